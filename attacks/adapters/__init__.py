@@ -1,0 +1,1 @@
+"""Other libraries' attacks under robustkd's contract."""

@@ -1,0 +1,98 @@
+"""The constraint: the points within eps of a clean image that are images themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustkd.contracts.random import SampleRng
+from robustkd.contracts.threat import Norm
+from robustkd.scoring.distances import distance, per_sample
+
+
+@dataclass(frozen=True)
+class Ball:
+    """{x : ||x - centre|| <= eps, low <= x <= high}, one for each sample.
+
+    Attributes:
+        centre: (B, *shape) the clean images.
+        eps: (B,) radii in pixel units.
+        norm: of the radius.
+        bounds: the range of valid pixels.
+    """
+
+    centre: Tensor
+    eps: Tensor
+    norm: Norm
+    bounds: tuple[float, float]
+
+    @classmethod
+    def around(cls, centre: Tensor, eps: float | Tensor, norm: Norm, bounds: tuple[float, float]) -> Ball:
+        """Balls of one radius, or of one radius a sample."""
+        radii = torch.as_tensor(eps, dtype=centre.dtype, device=centre.device).expand(len(centre))
+        return cls(centre, radii, norm, bounds)
+
+    def select(self, rows: Tensor) -> Ball:
+        """The balls of some rows."""
+        return Ball(self.centre[rows], self.eps[rows], self.norm, self.bounds)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Back into the balls, then into the pixel range. Clamping moves every pixel towards the centre, so the radius
+        still holds afterwards.
+        """
+        radius = per_sample(self.eps, x)
+        if self.norm == "linf":
+            inside = torch.minimum(torch.maximum(x, self.centre - radius), self.centre + radius)
+        elif self.norm == "l2":
+            delta = x - self.centre
+            length = per_sample(distance(delta, "l2"), x)
+            inside = self.centre + delta * (radius / length.clamp_min(1e-12)).clamp_max(1)
+        else:
+            inside = self.centre + project_l1(x - self.centre, self.eps)
+        return inside.clamp(*self.bounds)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The direction of unit norm along which a linear function rises most: sign for linf, g/||g|| for l2, and for
+        l1 the largest-gradient pixels that can still move (Tramer & Boneh 2019, with 1 % of them).
+        """
+        if self.norm == "linf":
+            return gradient.sign()
+        if self.norm == "l2":
+            return gradient / per_sample(distance(gradient, "l2"), gradient).clamp_min(1e-30)
+        flat = gradient.flatten(1)
+        kept = max(1, flat.shape[1] // 100)
+        threshold = flat.abs().topk(kept, dim=1).values[:, -1:]
+        sparse = torch.where(flat.abs() >= threshold, flat.sign(), 0).view_as(gradient)
+        return sparse / per_sample(distance(sparse, "l1"), gradient).clamp_min(1)
+
+    def random_point(self, rng: SampleRng) -> Tensor:
+        """Uniform in the ball (for l1 a random direction and radius), cut to the pixel range."""
+        shape = self.centre.shape[1:]
+        dtype = self.centre.dtype
+        radius = per_sample(self.eps, self.centre)
+        if self.norm == "linf":
+            return self.project(self.centre + radius * rng.uniform(shape, -1, 1, dtype=dtype))
+        direction = rng.normal(shape, dtype=dtype)
+        direction = direction / per_sample(distance(direction, self.norm), direction)
+        dimension = self.centre[0].numel()
+        length = rng.uniform((1,), dtype=dtype).squeeze(1) ** (1 / dimension if self.norm == "l2" else 1)
+        return self.project(self.centre + radius * per_sample(length, direction) * direction)
+
+
+def project_l1(delta: Tensor, eps: Tensor) -> Tensor:
+    """Euclidean projection of each row onto the l1 ball of radius eps.
+
+    Source: Duchi et al. 2008, figure 1 (by sorting).
+    """
+    flat = delta.flatten(1)
+    magnitude = flat.abs()
+    ordered = magnitude.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(1) - eps.unsqueeze(1)
+    count = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
+    last = ((ordered * count > excess).sum(1, keepdim=True) - 1).clamp_min(0)
+    threshold = (excess.gather(1, last) / (last + 1)).clamp_min(0)
+    outside = magnitude.sum(1, keepdim=True) > eps.unsqueeze(1)
+    shrunk = flat.sign() * (magnitude - threshold).clamp_min(0)
+    return torch.where(outside, shrunk, flat).view_as(delta)

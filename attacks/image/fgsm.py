@@ -1,0 +1,50 @@
+"""FGSM: one step of size eps along the steepest direction.
+
+    x~ = clip(x + eps * sign(grad_x CE(f(x), y)))
+
+Source: Goodfellow, Shlens, Szegedy: Explaining and harnessing adversarial examples (ICLR 2015), section 4.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.ascent import Found, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.losses import LossName
+from robustkd.attacks.image.objective import FAMILY_OF, for_batch
+from robustkd.attacks.oracle import Oracle
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+
+
+class FGSMParams(Params):
+    """Parameters of ``fgsm``."""
+
+    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+
+
+class FGSM(Attack):
+    """Fast gradient (sign) method."""
+
+    Params = FGSMParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    iterative = False
+    source = "Goodfellow et al. 2015, arXiv:1412.6572"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return FAMILY_OF[self.params.loss]
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """Two forward passes and one backward pass for each sample that is classified rightly."""
+        objective = for_batch(self.params.loss, batch)
+
+        def run(oracle: Oracle, rows: Tensor, ball: Ball, restart: int) -> Found:
+            return ascend(oracle, rows, ball, ball.centre, objective=objective, rule=SteepestStep(threat.eps), steps=1)
+
+        return fixed_budget(target, batch, threat, run)

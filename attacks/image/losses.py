@@ -1,0 +1,71 @@
+"""What an attack climbs: functions of logits, one value a sample, larger is more adversarial.
+
+Each takes (B, K) logits and (B,) classes. Untargeted, the classes are the labels to get away from; the targeted forms
+take the classes to reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustkd.contracts import AttackError
+
+LossName = Literal["ce", "margin", "dlr"]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax(z)_y."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """max_{j != y} z_j - z_y: positive exactly when the sample is misclassified (Carlini & Wagner 2017, f_6)."""
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1) - own
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio: the margin over z_(1) - z_(3), so that scaling the logits changes nothing.
+
+    Source: Croce & Hein 2020, equation 6. Needs three classes.
+    """
+    if logits.shape[1] < 3:
+        raise AttackError(f"the DLR loss needs at least 3 classes, there are {logits.shape[1]}", fix="use loss: margin")
+    ordered = logits.topk(3, dim=1).values
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+
+
+def targeted(loss: LossName) -> Loss:
+    """The form of ``loss`` that grows as the given class is approached.
+
+    For ``dlr`` the denominator leaves the third and fourth logits, as in Croce & Hein 2020, equation 7.
+    """
+    return {"ce": _targeted_ce, "margin": _targeted_margin, "dlr": _targeted_dlr}[loss]
+
+
+def untargeted(loss: LossName) -> Loss:
+    """The loss function of that name."""
+    return {"ce": cross_entropy, "margin": margin, "dlr": dlr}[loss]
+
+
+def _targeted_ce(logits: Tensor, goals: Tensor) -> Tensor:
+    return -cross_entropy(logits, goals)
+
+
+def _targeted_margin(logits: Tensor, goals: Tensor) -> Tensor:
+    return -margin(logits, goals)
+
+
+def _targeted_dlr(logits: Tensor, goals: Tensor) -> Tensor:
+    if logits.shape[1] < 4:
+        raise AttackError(
+            f"the targeted DLR loss needs at least 4 classes, there are {logits.shape[1]}", fix="use loss: margin"
+        )
+    ordered = logits.topk(4, dim=1).values
+    return -margin(logits, goals) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)

@@ -1,0 +1,69 @@
+"""PGD: projected steps along the steepest direction from a random start, with restarts.
+
+    x_0   = random point of the ball (or x)
+    x_t+1 = project(x_t + size * steepest(grad_x loss(f(x_t), y)))
+
+Source: Madry et al.: Towards deep learning models resistant to adversarial attacks (ICLR 2018), section 2.1; with a margin
+loss it is the CW_inf of the distillation papers (Carlini & Wagner 2017 used the same loss in another search).
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.ascent import Found, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.losses import LossName
+from robustkd.attacks.image.objective import FAMILY_OF, for_batch
+from robustkd.attacks.oracle import Oracle
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+
+
+class PGDParams(Params):
+    """Parameters of ``pgd``."""
+
+    steps: int = Field(20, ge=1, description="steps in each restart")
+    step_size: float | None = Field(None, gt=0, description="in pixel units; default 2.5 * eps / steps")
+    restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
+    random_start: bool = Field(True, description="start at a random point of the ball, else at the clean image")
+    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    stop_when_broken: bool = Field(True, description="stop at a sample's first adversarial point")
+
+
+class PGD(Attack):
+    """Projected gradient descent."""
+
+    Params = PGDParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    source = "Madry et al. 2018, arXiv:1706.06083"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return FAMILY_OF[self.params.loss]
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""
+        p = self.params
+        objective = for_batch(p.loss, batch)
+        size = p.step_size if p.step_size is not None else 2.5 * threat.eps / p.steps
+
+        def run(oracle: Oracle, rows: Tensor, ball: Ball, restart: int) -> Found:
+            draws = rng.fork(restart).select(rows)
+            start = ball.random_point(draws) if p.random_start else ball.centre
+            return ascend(
+                oracle,
+                rows,
+                ball,
+                start,
+                objective=objective,
+                rule=SteepestStep(size),
+                steps=p.steps,
+                stop_when_broken=p.stop_when_broken,
+            )
+
+        return fixed_budget(target, batch, threat, run, restarts=p.restarts)

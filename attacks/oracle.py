@@ -1,0 +1,94 @@
+"""The target as an attack sees it: frozen, and with every pass counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from robustkd.contracts import Batch, Target, TargetError
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""(B, K) logits and the (B,) rows they belong to -> (B,) values to climb."""
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without weight gradients; each submodule's mode and each parameter's flag are restored."""
+    modes = {child: child.training for child in module.modules()}
+    flags = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.eval()
+    for parameter in flags:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+
+
+class Oracle:
+    """Queries of one target about the samples of one batch.
+
+    Rows name samples by their place in the batch, so that counts and criteria stay right however few samples are
+    still being attacked.
+
+    Args:
+        target: to be used inside ``frozen(target.module)``.
+        batch: the samples; with ``goals``, an adversarial sample is one that reaches its goal.
+    """
+
+    def __init__(self, target: Target, batch: Batch) -> None:
+        self.target = target
+        self.labels = batch.labels
+        self.goals = batch.goals
+        self.forwards = torch.zeros(len(batch), dtype=torch.int64, device=batch.inputs.device)
+        self.backwards = self.forwards.clone()
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """(B, K) outputs without a graph."""
+        with torch.no_grad():
+            logits = self.target(x)
+        self.forwards[rows] += 1
+        return _finite(logits)
+
+    def climb(self, x: Tensor, rows: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, values of ``objective`` and its gradient at ``x``: one forward and one backward pass, inputs only.
+
+        Raises:
+            TargetError: the output is NaN, or does not depend differentiably on the input.
+        """
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.target(x)
+            values = objective(_finite(logits), rows)
+        if not values.requires_grad:
+            raise TargetError(
+                "the model's output has no gradient with respect to its input",
+                fix="use a black-box attack, or give the non-differentiable stage a backward pass (BPDA)",
+            )
+        (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+        self.forwards[rows] += 1
+        self.backwards[rows] += 1
+        if gradient is None:
+            gradient = torch.zeros_like(x)
+        return logits.detach(), values.detach(), gradient
+
+    def is_adversarial(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(B,) bool: the goal class is predicted, or, without goals, another class than the label."""
+        predicted = logits.argmax(1)
+        return predicted != self.labels[rows] if self.goals is None else predicted == self.goals[rows]
+
+
+def _finite(logits: Tensor) -> Tensor:
+    bad = ~torch.isfinite(logits.detach()).all(1)
+    if bad.any():
+        raise TargetError(
+            f"the model returned NaN or infinite logits for {int(bad.sum())} of {len(logits)} samples",
+            fix="a NaN is not a success: repair the model (overflow in half precision, log of 0, division by 0)",
+        )
+    return logits

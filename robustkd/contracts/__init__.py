@@ -1,0 +1,49 @@
+"""The contracts that plug-ins implement and that the platform is built on. Importing them does not import torch."""
+
+from robustkd.contracts.attack import Attack, AttackResult, Batch
+from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding
+from robustkd.contracts.data import Arrays, Dataset, RawData
+from robustkd.contracts.defense import Defense, FitContext
+from robustkd.contracts.errors import (
+    AttackError,
+    DataError,
+    PluginError,
+    RobustkdError,
+    StoreError,
+    TargetError,
+    UsageError,
+    suggestion,
+)
+from robustkd.contracts.model import Model
+from robustkd.contracts.params import Params, TargetRef, target_references
+from robustkd.contracts.target import Target
+from robustkd.contracts.threat import ThreatModel
+
+__all__ = [
+    "Arrays",
+    "Attack",
+    "AttackError",
+    "AttackEvidence",
+    "AttackResult",
+    "Batch",
+    "Check",
+    "CheckContext",
+    "DataError",
+    "Dataset",
+    "Defense",
+    "Finding",
+    "FitContext",
+    "Model",
+    "Params",
+    "PluginError",
+    "RawData",
+    "RobustkdError",
+    "StoreError",
+    "Target",
+    "TargetError",
+    "TargetRef",
+    "ThreatModel",
+    "UsageError",
+    "suggestion",
+    "target_references",
+]

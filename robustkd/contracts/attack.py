@@ -1,0 +1,141 @@
+"""The attack contract."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from robustkd.contracts.params import Params
+from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustkd.contracts.random import SampleRng
+    from robustkd.contracts.target import Target
+
+AttackKind = Literal["fixed-budget", "minimum-norm"]
+LossFamily = Literal["cross-entropy", "margin", "none", "unknown"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples an attack is given.
+
+    Attributes:
+        inputs: (B, *shape) inside the target's bounds.
+        labels: (B,) int64, the true classes.
+        index: (B,) int64, each sample's position in its data set (it seeds the sample's random stream).
+        logits: (B, K) the target's output on ``inputs``, when the caller has it already: it saves a forward pass.
+        goals: (B,) int64, the classes to reach, for a targeted threat model.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    index: Tensor
+    logits: Tensor | None = None
+    goals: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def select(self, rows: Tensor) -> Batch:
+        """The given rows (indices or mask)."""
+        return Batch(
+            self.inputs[rows],
+            self.labels[rows],
+            self.index[rows],
+            None if self.logits is None else self.logits[rows],
+            None if self.goals is None else self.goals[rows],
+        )
+
+    def to(self, device: Any) -> Batch:
+        """The same samples on ``device``."""
+        return replace(
+            self,
+            **{
+                name: value.to(device)
+                for name in ("inputs", "labels", "index", "logits", "goals")
+                if (value := getattr(self, name)) is not None
+            },
+        )
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack found, sample by sample.
+
+    The platform does not take an attack's word for it: it measures the distance and runs the target on
+    ``adversarial`` again before anything is counted as a success.
+
+    Attributes:
+        adversarial: (B, *shape), the best input found. Where the attack failed this is its best try inside the
+            budget (fixed budget) or the clean input (minimum norm); never zeros.
+        success: (B,) bool, whether the attack holds it for adversarial.
+        forwards: (B,) int64, forward passes spent on each sample, exactly.
+        backwards: (B,) int64, backward passes likewise.
+        loss: (B,) the attack's own loss at ``adversarial`` (larger is more adversarial), or None.
+    """
+
+    adversarial: Tensor
+    success: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    loss: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Attack(ABC):
+    """An attack: parameters, what it can be used for, and ``run``.
+
+    A subclass sets the class attributes that are true of it and implements ``run``. It must leave the target as it
+    found it, take randomness from ``rng`` alone, and treat every sample on its own: the result for a sample must not
+    depend on the batch it came in.
+
+    Attributes:
+        kind: a fixed-budget attack looks for any adversarial input inside ``threat.eps``; a minimum-norm attack looks
+            for the closest one in its own norm and is judged against ``threat`` afterwards.
+        norms: for a fixed-budget attack the norms it can respect, for a minimum-norm attack the one it minimises.
+        gradients: whether it differentiates the target (a black-box attack does not).
+        iterative: whether it takes more than one step (what the one-step attacks are compared against).
+        version: raise it when the attack's numbers change; results of another version are computed again.
+        source: the paper.
+    """
+
+    Params: ClassVar[type[Params]] = Params
+    kind: ClassVar[AttackKind] = "fixed-budget"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    goals: ClassVar[tuple[Goal, ...]] = ("untargeted",)
+    space: ClassVar[Space] = "pixels"
+    gradients: ClassVar[bool] = True
+    iterative: ClassVar[bool] = True
+    version: ClassVar[str] = "1"
+    source: ClassVar[str] = ""
+
+    def __init__(self, params: Any = None) -> None:
+        self.params: Any = self.Params() if params is None else params
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """The kind of loss it climbs; lets checks compare attacks that differ in the loss alone."""
+        return "unknown"
+
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """Why this attack cannot be used under ``threat``; None when it can."""
+        if threat.space != self.space:
+            return f"attacks {self.space}, the threat model is about {threat.space}"
+        if threat.goal not in self.goals:
+            return f"cannot be {threat.goal} (it can be {_listing(self.goals)})"
+        if self.kind == "fixed-budget" and threat.norm not in self.norms:
+            return f"cannot respect a budget in {threat.norm} (it can in {_listing(self.norms)})"
+        return None
+
+    @abstractmethod
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """Attack the samples of ``batch``; B rows in, B rows out, in the same order."""
+
+
+def _listing(words: Iterable[str]) -> str:
+    return ", ".join(words)

@@ -1,0 +1,68 @@
+"""The exceptions that robustkd raises on purpose.
+
+Every one of them is meant for a person: the message says what is wrong and where, ``fix`` says what to do about it.
+The command line prints both and exits with ``exit_code``; anything that is not a ``RobustkdError`` is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RobustkdError(Exception):
+    """Something the user can act on: a message, and optionally the fix."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  fix: {self.fix}" if self.fix else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors travel from the cell's process to the driver, keyword arguments included.
+        return _rebuild, (type(self), self.message, self.fix)
+
+
+def _rebuild(kind: type[RobustkdError], message: str, fix: str | None) -> RobustkdError:
+    error = kind.__new__(kind)
+    RobustkdError.__init__(error, message, fix=fix)
+    return error
+
+
+class UsageError(RobustkdError):
+    """The command line, a campaign file or an argument is wrong."""
+
+    exit_code = 2
+
+
+class PluginError(RobustkdError):
+    """A plug-in is unknown, or failed to import."""
+
+    exit_code = 2
+
+
+class DataError(RobustkdError):
+    """A dataset is missing, or holds values outside its contract (pixels in [0, 1], labels in range)."""
+
+
+class TargetError(RobustkdError):
+    """A model broke its contract: wrong output shape, NaN logits, no gradient, a damaged checkpoint."""
+
+
+class AttackError(RobustkdError):
+    """An attack broke its contract, or cannot run under the threat model that was asked for."""
+
+
+class StoreError(RobustkdError):
+    """The results folder cannot be read or written."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str | None:
+    """The known name closest to ``word``, as a "did you mean" sentence, or None when nothing is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
+    return f"did you mean '{close[0]}'?" if close else None

@@ -1,0 +1,58 @@
+"""Parameters of plug-ins: typed, documented, closed against unknown keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Params(BaseModel):
+    """Base of every plug-in's ``Params``.
+
+    Unknown keys are errors, values are frozen, NaN and infinities are refused. Field descriptions become the text of
+    ``robustkd describe``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class TargetReference:
+    """Marks a string parameter as the name of another defense of the same campaign (see ``TargetRef``)."""
+
+
+TargetRef = Annotated[str, TargetReference()]
+"""A parameter type: the name of another defense, which is trained first and handed over by ``FitContext.target``."""
+
+
+def target_references(params: BaseModel) -> list[str]:
+    """Names of the other defenses that ``params`` refers to, in field order, without repeats."""
+    found: list[str] = []
+    for name, field in type(params).model_fields.items():
+        value = getattr(params, name)
+        marked = _is_reference(field.annotation) or any(isinstance(mark, TargetReference) for mark in field.metadata)
+        found += _strings(value) if marked else [ref for inner in _models(value) for ref in target_references(inner)]
+    return list(dict.fromkeys(found))
+
+
+def _is_reference(annotation: Any) -> bool:
+    arguments = get_args(annotation)
+    return any(isinstance(item, TargetReference) or _is_reference(item) for item in arguments)
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [text for item in value.values() for text in _strings(item)]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _strings(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def _models(value: Any) -> list[BaseModel]:
+    if isinstance(value, BaseModel):
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [model for item in items for model in _models(item)]

@@ -1,0 +1,87 @@
+"""Random numbers that belong to a sample, not to a batch.
+
+A sample's attack must not depend on which other samples shared its batch, on their order, or on the device. So random
+numbers are a pure function of (seed, sample index, stream, draw): a counter-based generator, SplitMix64
+(Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014), in integer tensor operations that
+give the same bits on every device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX1 = _signed(0xBF58476D1CE4E5B9)
+_MIX2 = _signed(0x94D049BB133111EB)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    # int64's >> copies the sign bit; the mask makes it the logical shift that the algorithm needs.
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift_right(z, 30)) * _MIX1
+    z = (z ^ _shift_right(z, 27)) * _MIX2
+    return z ^ _shift_right(z, 31)
+
+
+class SampleRng:
+    """One independent random stream for each sample of a batch.
+
+    Args:
+        seed: the campaign's seed of this cell.
+        index: (B,) int64, each sample's position in its data set; equal positions give equal streams.
+        stream: names a purpose; streams of different names are independent.
+    """
+
+    def __init__(self, seed: int, index: Tensor, stream: str = "") -> None:
+        digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+        self.seed = seed
+        self.stream = stream
+        self.index = index
+        self._keys = _mix(index.to(torch.int64) * _GOLDEN + _signed(int.from_bytes(digest[:8], "little")))
+        self._draws = 0
+
+    def fork(self, name: str | int) -> SampleRng:
+        """A stream of the same samples for another purpose, independent of this one and of its draws so far."""
+        return SampleRng(self.seed, self.index, f"{self.stream}/{name}")
+
+    def select(self, rows: Tensor) -> SampleRng:
+        """The streams of some rows (indices or mask), at the same draw."""
+        chosen = SampleRng.__new__(SampleRng)
+        chosen.seed, chosen.stream, chosen._draws = self.seed, self.stream, self._draws
+        chosen.index, chosen._keys = self.index[rows], self._keys[rows]
+        return chosen
+
+    def bits(self, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) int64: 64 random bits each; advances every stream by one draw."""
+        count = math.prod(shape)
+        self._draws += 1
+        draw = _mix(self._keys + _signed(self._draws * (_GOLDEN % (1 << 64)) % (1 << 64)))
+        counter = torch.arange(1, count + 1, device=self._keys.device) * _GOLDEN
+        return _mix(draw.unsqueeze(1) + counter).reshape(len(draw), *shape)
+
+    def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, *shape) uniform in [low, high)."""
+        unit = _shift_right(self.bits(shape), 40).to(dtype) / (1 << 24)
+        return low + (high - low) * unit
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, *shape) standard normal (Box-Muller)."""
+        radius = (-2 * torch.log1p(-self.uniform(shape, dtype=dtype))).sqrt()
+        return radius * torch.cos(2 * math.pi * self.uniform(shape, dtype=dtype))
+
+    def integers(self, shape: Sequence[int], high: int) -> Tensor:
+        """(B, *shape) int64 uniform in {0, .., high - 1}; the bias of the modulus is below high / 2^63."""
+        return _shift_right(self.bits(shape), 1) % high

@@ -1,0 +1,114 @@
+"""Plug-ins by name, found through entry points.
+
+Built-in attacks, defenses, checks, datasets, models and engines are registered in ``setup.py`` under the same
+groups that any installed package may use. Listing reads package metadata only; a plug-in's module is imported when
+its name is asked for, so one that is broken is reported by name and takes nothing else down.
+
+An entry point may also name a *family*: an object with ``members()`` and ``member(name)``. ``torchattacks:PGD`` is the
+member ``PGD`` of the family ``torchattacks``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+from robustkd.contracts.errors import PluginError, RobustkdError, suggestion
+
+Group = Literal["attacks", "defenses", "judges", "checks", "datasets", "models", "engines"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """A registered plug-in: its name, the package it comes from and where its code is. Nothing of it is imported."""
+
+    group: Group
+    name: str
+    package: str
+    package_version: str
+    location: str
+
+
+@runtime_checkable
+class Family(Protocol):
+    """Many plug-ins behind one entry point, addressed as ``family:member``."""
+
+    def members(self) -> list[str]:
+        """The names of the members."""
+
+    def member(self, name: str) -> type[Any]:
+        """The plug-in class called ``name``; KeyError when there is none."""
+
+
+def names(group: Group) -> list[str]:
+    """The registered names of a group, sorted; family members are not listed."""
+    return sorted(_entry_points(group))
+
+
+def listing(group: Group) -> list[PluginInfo]:
+    """What is registered in a group, sorted by name, without importing any of it."""
+    found = []
+    for name, point in sorted(_entry_points(group).items()):
+        package = point.dist.name if point.dist else "unknown"
+        found.append(PluginInfo(group, name, package, point.dist.version if point.dist else "", point.value))
+    return found
+
+
+def load(group: Group, name: str) -> type[Any]:
+    """Import the plug-in class called ``name``; ``PluginError`` when it is unknown or its import fails."""
+    head, colon, member = name.partition(":")
+    points = _entry_points(group)
+    singular = group.removesuffix("s")
+    if head not in points:
+        hint = suggestion(head, points)
+        raise PluginError(f"unknown {singular} '{name}'", fix=hint or f"one of: {', '.join(points) or 'none is installed'}")
+    loaded = _import(group, head)
+    if isinstance(loaded, Family):
+        if not colon:
+            raise PluginError(
+                f"'{name}' is a family of {group}, not one of them", fix=f"name a member, such as {head}:{loaded.members()[0]}"
+            )
+        try:
+            return _named(loaded.member(member), name)
+        except KeyError:
+            members = loaded.members()
+            hint = suggestion(member, members)
+            raise PluginError(f"{head} has no {singular} '{member}'", fix=hint or f"one of: {', '.join(members)}") from None
+    if colon:
+        raise PluginError(f"unknown {singular} '{name}'", fix=f"'{head}' is a single {singular}; write '{head}'")
+    return _named(loaded, name)
+
+
+def family(group: Group, name: str) -> Family | None:
+    """The family called ``name``, or None when the name is a single plug-in."""
+    loaded = _import(group, name)
+    return loaded if isinstance(loaded, Family) else None
+
+
+def _named(plugin: type[Any], name: str) -> type[Any]:
+    if getattr(plugin, "name", None) != name:
+        plugin.name = name
+    return plugin
+
+
+@functools.cache
+def _entry_points(group: Group) -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=f"robustkd.{group}")}
+
+
+@functools.cache
+def _import(group: Group, name: str) -> Any:
+    point = _entry_points(group)[name]
+    package = point.dist.name if point.dist else "an unknown package"
+    try:
+        return point.load()
+    except RobustkdError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{group.removesuffix('s')} '{name}' of package {package} cannot be imported: {type(error).__name__}: {error}",
+            fix=f"repair or uninstall {package}; every other plug-in still works",
+        ) from error

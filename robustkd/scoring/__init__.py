@@ -1,0 +1,1 @@
+"""From per-sample evidence to numbers: distances, judged outcomes, intervals, worst cases."""

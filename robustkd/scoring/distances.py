@@ -1,0 +1,23 @@
+"""Distances between images, one number a sample."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustkd.contracts.threat import Norm
+
+
+def distance(difference: Tensor, norm: Norm) -> Tensor:
+    """The norm of each row: (B, *shape) -> (B,). ``l0`` counts the pixels that differ in any channel."""
+    if norm == "l0":
+        changed = (difference != 0).any(dim=1) if difference.ndim > 3 else difference != 0
+        return changed.flatten(1).sum(1).to(difference.dtype)
+    flat = difference.flatten(1)
+    if norm == "linf":
+        return flat.abs().amax(1)
+    return flat.norm(p=2 if norm == "l2" else 1, dim=1)
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) reshaped to (B, 1, .., 1) so that it broadcasts over the samples of ``like``."""
+    return values.view(-1, *([1] * (like.ndim - 1)))

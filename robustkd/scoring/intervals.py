@@ -1,0 +1,20 @@
+"""Intervals of proportions."""
+
+from __future__ import annotations
+
+import math
+
+Z95 = 1.959963984540054  # the 97.5 % point of the standard normal
+
+
+def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """The Wilson score interval of a proportion, 95 % by default; (0, 1) when n is 0.
+
+    Source: Wilson: Probable inference, the law of succession, and statistical inference (JASA 1927).
+    """
+    if n == 0:
+        return 0.0, 1.0
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,121 @@
+"""The platform's own judgement of an attack's result.
+
+A plug-in's claim is not evidence. Each adversarial input is measured against the threat model and shown to the target
+once more; what is counted is what was seen here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Target, ThreatModel
+from robustkd.scoring.distances import distance
+
+TOLERANCE = 1e-6
+"""How far float32 rounding may carry a projected point outside its budget (checks.md, threat-model audit)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to each sample; every array has shape (N,).
+
+    Attributes:
+        index: position in the data set.
+        label, before, after: true class, predicted class of the clean and of the returned input.
+        correct: classified rightly before the attack.
+        success: was classified rightly, and the attack reached its goal inside the budget.
+        distance: of the returned input from the clean one, in the threat model's norm.
+        norm: of a minimum-norm attack, the distance in its own norm (inf where it found nothing); else ``distance``.
+        loss: the attack's own (NaN when it reports none).
+        forwards, backwards: passes spent.
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    correct: np.ndarray
+    success: np.ndarray
+    distance: np.ndarray
+    norm: np.ndarray
+    loss: np.ndarray
+    forwards: np.ndarray
+    backwards: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def standing(self) -> np.ndarray:
+        """(N,) bool: classified rightly before, and not broken by this attack."""
+        return self.correct & ~self.success
+
+    @classmethod
+    def joined(cls, parts: list[Outcome]) -> Outcome:
+        """The outcomes of consecutive batches as one."""
+        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+
+def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, result: AttackResult) -> Outcome:
+    """Measure ``result`` and run the target on it.
+
+    Raises:
+        AttackError: the result is no answer to the question that was asked: wrong shape, not finite, outside the pixel
+            range, or (fixed budget) outside the budget.
+    """
+    adversarial = result.adversarial
+    name = type(attack).__name__
+    if adversarial.shape != batch.inputs.shape:
+        raise AttackError(
+            f"{name} returned inputs of shape {tuple(adversarial.shape)} for a batch of {tuple(batch.inputs.shape)}",
+            fix="return one adversarial input for each sample, in the order given",
+        )
+    difference = adversarial - batch.inputs
+    spent = distance(difference, threat.norm)
+    _audit(name, attack, adversarial, spent, threat, getattr(target, "bounds", (0.0, 1.0)))
+    with torch.no_grad():
+        before = (batch.logits if batch.logits is not None else target(batch.inputs)).argmax(1)
+        after = target(adversarial).argmax(1)
+    correct = before == batch.labels
+    reached = after != batch.labels if batch.goals is None else after == batch.goals
+    success = correct & reached & (spent <= threat.eps + TOLERANCE)
+    norm = spent
+    if attack.kind == "minimum-norm":
+        norm = torch.where(reached, distance(difference, attack.norms[0]), torch.inf)
+    loss = result.loss if result.loss is not None else torch.full_like(spent, torch.nan)
+    columns = {
+        "index": batch.index,
+        "label": batch.labels,
+        "before": before,
+        "after": after,
+        "correct": correct,
+        "success": success,
+        "distance": spent,
+        "norm": norm,
+        "loss": loss,
+        "forwards": result.forwards,
+        "backwards": result.backwards,
+    }
+    return Outcome(**{key: value.detach().cpu().numpy() for key, value in columns.items()})
+
+
+def _audit(
+    name: str, attack: Attack, adversarial: torch.Tensor, spent: torch.Tensor, threat: ThreatModel, bounds: tuple[float, float]
+) -> None:
+    if not bool(torch.isfinite(adversarial).all()):
+        raise AttackError(f"{name} returned NaN or infinite pixels", fix="a failed sample is returned as its best valid try")
+    low, high = float(adversarial.min()), float(adversarial.max())
+    if low < bounds[0] - TOLERANCE or high > bounds[1] + TOLERANCE:
+        raise AttackError(
+            f"{name} left the pixel range: its results reach from {low:.4g} to {high:.4g}, allowed is [{bounds[0]:g}, {bounds[1]:g}]",
+            fix="clip the adversarial inputs to the target's bounds",
+        )
+    worst = float(spent.max())
+    if attack.kind == "fixed-budget" and worst > threat.eps * (1 + TOLERANCE) + TOLERANCE:
+        raise AttackError(
+            f"{name} left its budget: {threat.norm} distance {worst:.6g}, allowed is {threat.eps:.6g}",
+            fix="project the perturbation onto the eps ball (eps is in units of [0, 1] pixels, not 0..255)",
+        )

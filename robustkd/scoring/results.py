@@ -1,0 +1,134 @@
+"""The finished campaign as data: what ``results.json`` holds, and what the report and MLflow are made from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from robustkd.contracts.check import Finding, Verdict
+
+CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Robust accuracy at one eps, with its interval."""
+
+    eps: float
+    robust_accuracy: float
+    ci_low: float
+    ci_high: float
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One attack on one trained defense with one seed.
+
+    Accuracies are shares of all n samples; one that was misclassified before the attack counts as not robust, and is
+    not counted as a success of the attack. ``attack_success_rate`` is over the samples that were classified rightly.
+    ``error`` says why a cell has no numbers; its ``status`` is then not ``done``.
+    """
+
+    cell_id: str
+    defense: str
+    attack: str
+    seed: int
+    status: CellStatus
+    norm: str
+    eps: float
+    n: int = 0
+    clean_accuracy: float | None = None
+    robust_accuracy: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    attack_success_rate: float | None = None
+    median_norm: float | None = None
+    forward_passes: int = 0
+    backward_passes: int = 0
+    wall_seconds: float = 0.0
+    curve: list[CurvePoint] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class DefenseResult:
+    """One trained defense with one seed: the worst case per sample over its attacks, and whether it can be believed.
+
+    ``attacks`` names the attacks behind ``robust_accuracy`` (those under the campaign's threat model); ``other_threats``
+    holds the worst case under each other threat model that an attack of the campaign asked for.
+    ``verdict`` is None while an attack is missing, ``status`` then says why.
+    """
+
+    defense: str
+    seed: int
+    kind: str
+    status: CellStatus
+    norm: str
+    eps: float
+    n: int = 0
+    clean_accuracy: float | None = None
+    robust_accuracy: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    attacks: list[str] = field(default_factory=list)
+    verdict: Verdict | None = None
+    checks: list[Finding] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
+    other_threats: dict[str, float] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    target_hash: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A pair that was planned out, and why."""
+
+    defense: str
+    attack: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """A campaign's numbers.
+
+    Attributes:
+        campaign: its name.
+        threat: the headline threat model, as ``{"norm": .., "eps": ..}``.
+        data: name, number of test samples, content hash.
+        environment: versions and machine, for the record only.
+    """
+
+    campaign: str
+    threat: dict[str, Any]
+    data: dict[str, Any]
+    cells: list[CellResult]
+    defenses: list[DefenseResult]
+    skipped: list[Skipped] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether some cell has no number."""
+        return any(item.status != "done" for item in (*self.cells, *self.defenses))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Results:
+        """The inverse of ``to_json``."""
+
+        def curve(item: dict[str, Any]) -> list[CurvePoint]:
+            return [CurvePoint(**point) for point in item["curve"]]
+
+        cells = [CellResult(**{**item, "curve": curve(item)}) for item in raw["cells"]]
+        defenses = [
+            DefenseResult(**{**item, "curve": curve(item), "checks": [Finding(**check) for check in item["checks"]]})
+            for item in raw["defenses"]
+        ]
+        skipped = [Skipped(**item) for item in raw["skipped"]]
+        return cls(raw["campaign"], raw["threat"], raw["data"], cells, defenses, skipped, raw["environment"])

@@ -1,0 +1,125 @@
+"""An image classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustkd import plugins
+from robustkd.contracts import Target, TargetError
+from robustkd.targets.code import call_by_reference
+
+
+class ClassifierTarget(Target):
+    """A network from images in ``bounds`` to logits.
+
+    Args:
+        module: (B, C, H, W) in ``bounds`` -> (B, K) logits; normalisation is part of it.
+        num_classes: K.
+        input_shape: (C, H, W).
+        origin: how to build ``module`` again: ``{"model": name, "params": {..}}`` for a model plug-in, or
+            ``{"code": "package.module:function"}`` for the user's own. None for a target that is never saved.
+        bounds: the range of valid pixels.
+    """
+
+    kind = "classifier"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        num_classes: int,
+        input_shape: Sequence[int],
+        origin: dict[str, Any] | None = None,
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self.module = module
+        self.num_classes = num_classes
+        self.input_shape = tuple(input_shape)
+        self.origin = origin
+        self.bounds = bounds
+
+    @classmethod
+    def from_model(
+        cls, name: str, params: dict[str, Any] | None = None, *, input_shape: Sequence[int], num_classes: int
+    ) -> ClassifierTarget:
+        """A freshly initialised model plug-in, by name (the caller has seeded torch)."""
+        plugin = plugins.load("models", name)
+        model = plugin(plugin.Params(**(params or {})))
+        origin = {"model": name, "params": model.params.model_dump(mode="json")}
+        return cls(model.build(input_shape, num_classes), num_classes=num_classes, input_shape=input_shape, origin=origin)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, C, H, W) in ``bounds`` -> (B, K) logits.
+
+        Raises:
+            TargetError: the output has another shape.
+        """
+        logits = self.module(inputs)
+        if not isinstance(logits, Tensor) or logits.shape != (len(inputs), self.num_classes):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise TargetError(
+                f"the model returned {shape} for a batch of {len(inputs)}, expected ({len(inputs)}, {self.num_classes})",
+                fix=f"return one row of {self.num_classes} logits for each image",
+            )
+        return logits
+
+    def card(self) -> dict[str, Any]:
+        if self.origin is None:
+            raise TargetError(
+                "this model cannot be saved: robustkd does not know how to build it again",
+                fix="give it an origin: a model plug-in's name and params, or code as 'package.module:function'",
+            )
+        return {
+            "target": self.kind,
+            "origin": self.origin,
+            "num_classes": self.num_classes,
+            "input_shape": list(self.input_shape),
+            "bounds": list(self.bounds),
+        }
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> ClassifierTarget:
+        origin = card["origin"]
+        shape, classes = tuple(card["input_shape"]), int(card["num_classes"])
+        if "model" in origin:
+            plugin = plugins.load("models", origin["model"])
+            module = plugin(plugin.Params(**origin["params"])).build(shape, classes)
+        else:
+            module = call_by_reference(origin["code"], origin.get("kwargs", {}))
+        low, high = card["bounds"]
+        return cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=(float(low), float(high)))
+
+    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The outputs of named submodules, as forward hooks see them.
+
+        Raises:
+            TargetError: there is no submodule of that name.
+        """
+        captured: dict[str, Tensor] = {}
+        modules = dict(self.module.named_modules())
+        missing = [layer for layer in layers if layer not in modules]
+        if missing:
+            raise TargetError(f"the model has no layer {missing[0]!r}", fix=f"one of: {', '.join(n for n in modules if n)}")
+
+        def keep(layer: str) -> Any:
+            def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
+                captured[layer] = output
+
+            return hook
+
+        hooks = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
+        try:
+            self(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return captured
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are (the CPU for a network without any)."""
+        return next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))

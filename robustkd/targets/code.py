@@ -1,0 +1,68 @@
+"""The user's own code, named in a campaign as ``module:function`` or ``path/to/file.py:function``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robustkd.contracts import TargetError, UsageError, suggestion
+
+
+def source_file(reference: str) -> Path | None:
+    """The file behind a ``file.py:function`` reference; None for an importable module."""
+    location = reference.rpartition(":")[0]
+    return Path(location) if location.endswith(".py") else None
+
+
+def call_by_reference(reference: str, kwargs: dict[str, Any]) -> nn.Module:
+    """Import ``module:function`` (or ``file.py:function``), call it and return the network it builds.
+
+    Raises:
+        UsageError: the reference has no such shape, file or function.
+        TargetError: the function raised or returned something else than a network.
+    """
+    location, colon, attribute = reference.rpartition(":")
+    if not colon or not location or not attribute:
+        raise UsageError(
+            f"'{reference}' is not a reference to code", fix="write package.module:function or path/to/file.py:function"
+        )
+    module = _module(location, reference)
+    build = getattr(module, attribute, None)
+    if build is None:
+        known = [name for name in vars(module) if not name.startswith("_")]
+        raise UsageError(f"{location} has no '{attribute}'", fix=suggestion(attribute, known))
+    try:
+        network = build(**kwargs) if callable(build) and not isinstance(build, nn.Module) else build
+    except Exception as error:
+        raise TargetError(f"{reference} raised {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise TargetError(f"{reference} returned {type(network).__name__}", fix="return a torch.nn.Module")
+    return network
+
+
+def _module(location: str, reference: str) -> Any:
+    try:
+        if not location.endswith(".py"):
+            return importlib.import_module(location)
+        path = Path(location)
+        if not path.is_file():
+            raise UsageError(f"'{reference}': there is no file {path}", fix="give the path from the campaign file's folder")
+        name = f"robustkd_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{location} cannot be imported: {type(error).__name__}: {error}", fix="see that it imports in Python"
+        ) from error

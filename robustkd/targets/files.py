@@ -1,0 +1,97 @@
+"""Targets on disk: ``weights.safetensors`` and ``card.json``, never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from robustkd.contracts import Target, TargetError
+from robustkd.targets.classifier import ClassifierTarget
+
+WEIGHTS, CARD = "weights.safetensors", "card.json"
+_KINDS: dict[str, type[Target]] = {ClassifierTarget.kind: ClassifierTarget}
+
+
+def save_target(target: Target, folder: Path) -> None:
+    """Write a target's weights and card into ``folder``, which exists."""
+    state = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in target.module.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    (folder / CARD).write_text(json.dumps(target.card(), indent=1, sort_keys=True))
+
+
+def load_target(folder: Path) -> Target:
+    """Read a target back, in evaluation mode.
+
+    Raises:
+        TargetError: the folder holds no target, or a damaged one.
+    """
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        kind = _KINDS[card["target"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TargetError(
+            f"{folder} holds no saved target ({type(error).__name__}: {error})", fix=f"a target is {WEIGHTS} and {CARD}"
+        ) from error
+    target = kind.from_card(card)
+    load_weights(target.module, folder / WEIGHTS)
+    target.module.eval()
+    return target
+
+
+def load_weights(module: nn.Module, file: Path) -> None:
+    """Load a safetensors file, or a torch file of plain tensors, into a network.
+
+    Raises:
+        TargetError: the file is missing or damaged, would run code when read, or does not fit the network.
+    """
+    if not file.is_file():
+        raise TargetError(f"there is no weights file {file}")
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else _torch_state(file)
+    except SafetensorError as error:
+        raise TargetError(f"{file} is damaged: {error}", fix="copy it again, or train again") from error
+    mine = module.state_dict()
+    missing, unexpected = sorted(set(mine) - set(state)), sorted(set(state) - set(mine))
+    # BatchNorm's step counter is not written by older checkpoints and has no effect on the output in eval mode.
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    wrong = [key for key in mine if key in state and mine[key].shape != state[key].shape]
+    if missing or unexpected or wrong:
+        problems = (("lacks", missing), ("has unknown", unexpected), ("differs in shape at", wrong))
+        said = "; it ".join(f"{text} {', '.join(keys[:3])}" for text, keys in problems if keys)
+        raise TargetError(f"{file} does not fit the network: it {said}", fix="check the architecture and its parameters")
+    module.load_state_dict(state, strict=False)
+
+
+def _torch_state(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TargetError(
+            f"{file} cannot be read safely: {type(error).__name__}: {str(error).splitlines()[0]}",
+            fix="convert it to safetensors, or save only its state_dict with torch.save",
+        ) from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise TargetError(f"{file} holds no state_dict", fix="save model.state_dict()")
+    return {key.removeprefix("module."): value for key, value in loaded.items()}
+
+
+def fingerprint(target: Target) -> str:
+    """SHA-256 over a target's card and every parameter and buffer: what it computes, whatever device it is on."""
+    state = hashlib.sha256(json.dumps(target.card(), sort_keys=True).encode() if _saveable(target) else b"")
+    for name, tensor in sorted(target.module.state_dict().items()):
+        state.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def _saveable(target: Target) -> bool:
+    return getattr(target, "origin", True) is not None
