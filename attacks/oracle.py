@@ -1,34 +1,19 @@
-"""The target as an attack sees it: frozen, and with every pass counted."""
+"""The target as an attack sees it: frozen (``frozen``), and with every pass counted (``Oracle``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustkd.contracts import Batch, Target, TargetError
+from robustkd.targets import frozen
+
+__all__ = ["Objective", "Oracle", "frozen"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(B, K) logits and the (B,) rows they belong to -> (B,) values to climb."""
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without weight gradients; each submodule's mode and each parameter's flag are restored."""
-    modes = {child: child.training for child in module.modules()}
-    flags = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    module.eval()
-    for parameter in flags:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for child, mode in modes.items():
-            child.training = mode
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
 
 
 class Oracle:

@@ -2,5 +2,6 @@
 
 from robustkd.targets.classifier import ClassifierTarget
 from robustkd.targets.files import fingerprint, load_target, save_target
+from robustkd.targets.frozen import frozen
 
-__all__ = ["ClassifierTarget", "fingerprint", "load_target", "save_target"]
+__all__ = ["ClassifierTarget", "fingerprint", "frozen", "load_target", "save_target"]

@@ -68,6 +68,7 @@ class ClassifierTarget(Target):
         return logits
 
     def card(self) -> dict[str, Any]:
+        """See ``Target.card``."""
         if self.origin is None:
             raise TargetError(
                 "this model cannot be saved: robustkd does not know how to build it again",
@@ -83,6 +84,7 @@ class ClassifierTarget(Target):
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> ClassifierTarget:
+        """See ``Target.from_card``."""
         origin = card["origin"]
         shape, classes = tuple(card["input_shape"]), int(card["num_classes"])
         if "model" in origin:

@@ -55,7 +55,8 @@ def _module(location: str, reference: str) -> Any:
             raise UsageError(f"'{reference}': there is no file {path}", fix="give the path from the campaign file's folder")
         name = f"robustkd_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
         spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)

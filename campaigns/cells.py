@@ -1,0 +1,36 @@
+"""The units of work. A cell is small, frozen and travels to another process as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+CellKind = Literal["train", "attack", "checks"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work of a campaign.
+
+    Attributes:
+        id: hash of everything that decides its outcome.
+        kind: train a defense, attack it, or run the checks on it.
+        defense, seed: of which defense.
+        attack: which attack, for an attack cell.
+        needs: ids of the cells that must be finished first. A checks cell may also run when some of its attacks failed.
+        target: the id of the train cell whose target is used (its own id for a train cell).
+    """
+
+    id: str
+    kind: CellKind
+    defense: str
+    seed: int
+    needs: tuple[str, ...]
+    target: str
+    attack: str | None = None
+
+    @property
+    def title(self) -> str:
+        """For people: ``mtard × pgd · seed 0``."""
+        what = {"train": "train", "checks": "checks", "attack": f"× {self.attack}"}[self.kind]
+        return f"{self.defense} {what} · seed {self.seed}"

@@ -1,0 +1,44 @@
+"""Store -> pictures: adversarial images to look at, from the cells that kept them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robustkd.campaigns import samples
+from robustkd.campaigns.cells import Cell
+from robustkd.campaigns.plan import Plan
+from robustkd.campaigns.store import Store
+from robustkd.report.gallery import GalleryItem
+
+SHOWN = 4
+
+
+def gallery_items(plan: Plan, store: Store) -> list[GalleryItem]:
+    """The first broken samples of each defense and attack, of the first seed."""
+    first = plan.campaign.seeds[0]
+    return [item for cell in plan.of("attack") if cell.seed == first for item in cell_gallery(plan, store, cell, SHOWN)]
+
+
+def cell_gallery(plan: Plan, store: Store, cell: Cell, count: int) -> list[GalleryItem]:
+    """Up to ``count`` broken samples of one attack cell; none when it is not finished."""
+    entry = store.get(cell.id)
+    if entry is None:
+        return []
+    record = samples.read(entry.folder)
+    outcome, clean, classes = record.outcome, plan.data.test, plan.data.classes
+    rows = np.flatnonzero(outcome.success[: len(record.adversarial)])[:count]
+    return [
+        GalleryItem(
+            defense=cell.defense,
+            attack=cell.attack or "",
+            seed=cell.seed,
+            clean=clean.select(rows[i : i + 1]).unit()[0],
+            adversarial=record.adversarial[row],
+            label=classes[outcome.label[row]],
+            before=classes[outcome.before[row]],
+            after=classes[outcome.after[row]],
+            distance=float(outcome.distance[row]),
+            norm=plan.campaign.attacks[cell.attack or ""].threat.norm,
+        )
+        for i, row in enumerate(rows)
+    ]

@@ -1,0 +1,20 @@
+"""Campaign files that come with the package, run by name: ``robustkd run quickstart``."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from robustkd.contracts import UsageError, suggestion
+
+
+def names() -> list[str]:
+    """The packaged campaigns."""
+    return sorted(item.name.removesuffix(".yaml") for item in files(__package__).iterdir() if item.name.endswith(".yaml"))
+
+
+def read(name: str) -> str:
+    """The text of a packaged campaign; ``UsageError`` when there is none of that name."""
+    if name not in names():
+        hint = suggestion(name, names()) or f"presets: {', '.join(names())}"
+        raise UsageError(f"'{name}' is neither a campaign file nor a preset", fix=hint)
+    return files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")

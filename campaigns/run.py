@@ -1,0 +1,146 @@
+"""Plan -> Results: run what is not in the store yet, tell the observers, and write results.json."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from robustkd.campaigns import samples
+from robustkd.campaigns.cells import Cell
+from robustkd.campaigns.collect import Failure, attack_result, collect
+from robustkd.campaigns.engines import Engine
+from robustkd.campaigns.plan import Plan
+from robustkd.campaigns.schedule import Schedule
+from robustkd.campaigns.store import Store, write_text
+from robustkd.campaigns.worker import Job
+from robustkd.contracts import AttackError, RobustkdError, StoreError
+from robustkd.scoring.results import CellResult, Results
+
+
+class Observer:
+    """Told what happens during a run; every method may be left as it is."""
+
+    def planned(self, plan: Plan, finished: int, todo: int) -> None:
+        """The run begins: so many distinct cells are in the store already, so many will be run."""
+
+    def started(self, cell: Cell) -> None:
+        """A cell has begun."""
+
+    def progressed(self, cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
+        """A training has finished an epoch."""
+
+    def succeeded(self, cell: Cell, result: CellResult | None) -> None:
+        """A cell is finished; ``result`` is the number of an attack cell."""
+
+    def failed(self, cell: Cell, failure: Failure) -> None:
+        """A cell ended without a result."""
+
+    def finished(self, results: Results) -> None:
+        """Everything that could be run has been run, and results.json is written."""
+
+
+def run(plan: Plan, out: Path, engine: Engine, *, device: str = "auto", observers: Sequence[Observer] = ()) -> Results:
+    """Run a plan into the folder ``out``. What is finished there already is not done again.
+
+    Raises:
+        StoreError: the folder cannot be written, or another run is using it.
+        KeyboardInterrupt: stopped; every finished cell is kept, and running again goes on.
+    """
+    store = Store(out)
+    with _alone(out):
+        store.prepare()
+        write_text(out / "campaign.yaml", plan.campaign.text)
+        finished = finished_cells(plan, store)
+        distinct = {cell.id: cell for cell in plan.cells}
+        driver = _Driver(plan, store, observers)
+        for observer in observers:
+            observer.planned(plan, len(finished), len(distinct) - len(finished))
+        if len(finished) < len(distinct):
+            campaign = plan.campaign
+            job = Job(campaign.text, campaign.origin, str(campaign.folder), str(out.resolve()), device)
+            engine.run(job, Schedule(distinct.values(), finished), driver)
+        results = collect(plan, store, driver.failures)
+        write_text(out / "results.json", json.dumps(results.to_json(), indent=1, allow_nan=False))
+        for observer in observers:
+            observer.finished(results)
+    return results
+
+
+def finished_cells(plan: Plan, store: Store) -> set[str]:
+    """Ids of the cells that need not be run.
+
+    A cell is also done again when its target has been trained anew and came out different (see STORE.md).
+    """
+    fingerprints: dict[str, str] = {}
+    done: set[str] = set()
+    for cell in plan.cells:
+        entry = store.get(cell.id)
+        if entry is None:
+            continue
+        if cell.kind == "train":
+            fingerprints[cell.id] = entry.meta["fingerprint"]
+        elif entry.meta.get("target") != fingerprints.get(cell.target) or (
+            cell.kind == "checks" and not done.issuperset(cell.needs)
+        ):
+            continue
+        done.add(cell.id)
+    return done
+
+
+@dataclass
+class _Driver:
+    """Turns an engine's reports into what observers are told, and remembers failures."""
+
+    plan: Plan
+    store: Store
+    observers: Sequence[Observer]
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+    def started(self, cell: Cell) -> None:
+        for observer in self.observers:
+            observer.started(cell)
+
+    def progressed(self, cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
+        for observer in self.observers:
+            observer.progressed(cell, epoch, metrics)
+
+    def succeeded(self, cell: Cell) -> None:
+        result = None
+        if cell.kind == "attack" and (entry := self.store.get(cell.id)):
+            result = attack_result(self.plan, cell, entry, samples.read(entry.folder))
+        for observer in self.observers:
+            observer.succeeded(cell, result)
+
+    def failed(self, cell: Cell, error: RobustkdError) -> None:
+        self._failed(cell, Failure("invalid" if isinstance(error, AttackError) else "failed", str(error)))
+
+    def blocked(self, cell: Cell, by: Cell) -> None:
+        self._failed(cell, Failure("blocked", f"needs '{by.title}', which failed"))
+
+    def _failed(self, cell: Cell, failure: Failure) -> None:
+        self.failures[cell.id] = failure
+        for observer in self.observers:
+            observer.failed(cell, failure)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system releases it however the process ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise StoreError(
+            f"the output folder {out} cannot be written: {error.strerror}",
+            fix="correct its permissions, or choose another with --out",
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(f"another run is using {out}", fix="wait for it, or choose another folder with --out") from error
+        yield

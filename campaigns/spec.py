@@ -1,0 +1,367 @@
+"""campaign.yaml -> Campaign: every key known, every plug-in found, every parameter typed, before anything runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from robustkd import plugins
+from robustkd.campaigns import presets
+from robustkd.campaigns.yaml_source import KeyPath, Source, parse
+from robustkd.contracts import Attack, Check, Defense, PluginError, ThreatModel, UsageError, suggestion, target_references
+from robustkd.contracts.threat import Goal, Norm
+from robustkd.data import SplitParams
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+
+
+def _plain_name(value: Any) -> Any:
+    if not isinstance(value, str) or not NAME.match(value):
+        raise ValueError("names have up to 64 letters, digits, '-', '_' and '.', and begin with a letter or digit")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_plain_name)]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Use(BaseModel):
+    """A plug-in and its parameters; the parameters are validated by the plug-in's own ``Params``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str
+
+
+class ThreatSpec(_Block):
+    """The ``threat`` block."""
+
+    norm: Norm = "linf"
+    eps: float = Field(ge=0, description="budget in pixel units of [0, 1]")
+    goal: Goal = "untargeted"
+    curve: tuple[Annotated[float, Field(ge=0)], ...] = Field((), description="more eps, for the accuracy curve")
+
+    def model(self) -> ThreatModel:
+        """The threat model it describes."""
+        return ThreatModel(norm=self.norm, eps=self.eps, goal=self.goal)
+
+
+class Exclusion(_Block):
+    """A pair that is not run; a missing side means all."""
+
+    defense: str | None = None
+    attack: str | None = None
+
+
+class Matrix(_Block):
+    """The ``matrix`` block."""
+
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    exclude: tuple[Exclusion, ...] = ()
+
+
+class GateSpec(_Block):
+    """One of the ``gates``: a bound on a metric of a defense, that its interval must clear."""
+
+    defense: str
+    metric: Literal["robust_accuracy", "clean_accuracy"] = "robust_accuracy"
+    at_least: float = Field(ge=0, le=1)
+
+
+class _Document(_Block):
+    version: Literal[1]
+    name: Name
+    description: str = ""
+    data: dict[str, Any]
+    threat: ThreatSpec
+    defenses: dict[Name, _Use] = Field(min_length=1)
+    attacks: dict[Name, _Use] = Field(min_length=1)
+    matrix: Matrix = Matrix()
+    checks: Literal["standard", "none"] = "standard"
+    gates: tuple[GateSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class DefenseUse:
+    """A defense of the campaign: its plug-in with validated parameters."""
+
+    name: str
+    kind: str
+    plugin: Defense
+
+    @property
+    def references(self) -> list[str]:
+        """The defenses that must be trained first."""
+        return target_references(self.plugin.params)
+
+
+@dataclass(frozen=True)
+class AttackUse:
+    """An attack of the campaign, and the threat model it is judged under."""
+
+    name: str
+    kind: str
+    plugin: Attack
+    threat: ThreatModel
+    curve: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DataUse:
+    """The data block: a dataset plug-in's name and parameters, and how it is split."""
+
+    name: str
+    params: dict[str, Any]
+    split: SplitParams
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A validated campaign.
+
+    Attributes:
+        text: the file as it was written.
+        origin: where it was read from, for messages.
+        folder: what relative paths in it are relative to.
+    """
+
+    name: str
+    text: str
+    origin: str
+    folder: Path
+    data: DataUse
+    threat: ThreatModel
+    defenses: dict[str, DefenseUse]
+    attacks: dict[str, AttackUse]
+    seeds: tuple[int, ...]
+    exclude: tuple[Exclusion, ...]
+    checks: tuple[str, ...]
+    gates: tuple[GateSpec, ...] = ()
+    description: str = field(default="", compare=False)
+
+    def excluded(self, defense: str, attack: str) -> bool:
+        """Whether the matrix leaves this pair out."""
+        return any(item.defense in (None, defense) and item.attack in (None, attack) for item in self.exclude)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    path: KeyPath
+    message: str
+    fix: str | None = None
+
+
+def load(reference: str | Path) -> Campaign:
+    """Read a campaign file, or a packaged preset by its name.
+
+    Raises:
+        UsageError: with every problem of the file, each with file, line, key and fix.
+    """
+    path = Path(reference)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", fix="give a YAML file's path"
+            ) from error
+        return from_text(text, str(path), path.resolve().parent)
+    return from_text(presets.read(str(reference)), f"preset {reference}", Path.cwd())
+
+
+def from_text(text: str, origin: str, folder: Path) -> Campaign:
+    """Validate the text of a campaign file; ``load`` says how it fails."""
+    source = parse(text, origin)
+    if not isinstance(source.data, dict):
+        raise UsageError(f"{origin}: a campaign is a mapping of keys", fix="begin with 'version: 1' and 'name: my-campaign'")
+    try:
+        document = _Document.model_validate(source.data)
+    except ValidationError as error:
+        raise _complaint(source, _problems(error, _Document, ())) from None
+    problems: list[_Problem] = []
+    data = _data(document.data, folder, problems)
+    defenses = {
+        name: DefenseUse(name, use.kind, plugin)
+        for name, use in document.defenses.items()
+        if (plugin := _plugin("defenses", use, ("defenses", name), folder, problems)) is not None
+    }
+    attacks = {
+        name: attack
+        for name, use in document.attacks.items()
+        if (attack := _attack(name, use, document.threat, folder, problems)) is not None
+    }
+    problems += _unknown_names(document, defenses)
+    if not problems:
+        problems += _cycles(defenses)
+    if problems or data is None:
+        raise _complaint(source, problems)
+    return Campaign(
+        name=document.name,
+        text=text,
+        origin=origin,
+        folder=folder,
+        data=data,
+        threat=document.threat.model(),
+        defenses=defenses,
+        attacks=attacks,
+        seeds=tuple(dict.fromkeys(document.matrix.seeds)),
+        exclude=document.matrix.exclude,
+        checks=tuple(plugins.names("checks")) if document.checks == "standard" else (),
+        gates=document.gates,
+        description=document.description,
+    )
+
+
+def load_check(name: str) -> Check:
+    """A check plug-in with its default parameters."""
+    check: Check = plugins.load("checks", name)()
+    return check
+
+
+def _data(block: Mapping[str, Any], folder: Path, problems: list[_Problem]) -> DataUse | None:
+    block = dict(block)
+    name = block.pop("name", None)
+    if not isinstance(name, str):
+        problems.append(_Problem(("data",), "the data block has no name", "add 'name: digits'"))
+        return None
+    shared = {key: block.pop(key) for key in list(block) if key in SplitParams.model_fields}
+    split = _validated(SplitParams, shared, ("data",), folder, problems, also=())
+    try:
+        model = plugins.load("datasets", name).Params
+    except PluginError as error:
+        problems.append(_Problem(("data", "name"), error.message, error.fix))
+        return None
+    params = _validated(model, block, ("data",), folder, problems, also=(*SplitParams.model_fields, "name"))
+    if split is None or params is None:
+        return None
+    return DataUse(name, params.model_dump(mode="json"), split)
+
+
+def _plugin(group: plugins.Group, use: _Use, path: KeyPath, folder: Path, problems: list[_Problem]) -> Any:
+    try:
+        plugin = plugins.load(group, use.kind)
+    except PluginError as error:
+        problems.append(_Problem((*path, "kind"), error.message, error.fix))
+        return None
+    params = _validated(plugin.Params, dict(use.model_extra or {}), path, folder, problems, also=("kind",))
+    return None if params is None else plugin(params)
+
+
+def _attack(name: str, use: _Use, default: ThreatSpec, folder: Path, problems: list[_Problem]) -> AttackUse | None:
+    extra = dict(use.model_extra or {})
+    path: KeyPath = ("attacks", name)
+    threat: ThreatSpec | None = default
+    if "threat" in extra:
+        threat = _validated(ThreatSpec, extra.pop("threat"), (*path, "threat"), folder, problems, also=())
+    plugin = _plugin("attacks", _Use(kind=use.kind, **extra), path, folder, problems)
+    if plugin is None or threat is None:
+        return None
+    return AttackUse(name, use.kind, plugin, threat.model(), threat.curve)
+
+
+def _validated(
+    model: type[BaseModel], raw: Any, path: KeyPath, folder: Path, problems: list[_Problem], *, also: tuple[str, ...]
+) -> Any:
+    try:
+        return model.model_validate(raw, context={"folder": folder})
+    except ValidationError as error:
+        problems += _problems(error, model, path, also)
+        return None
+
+
+def _unknown_names(document: _Document, defenses: Mapping[str, DefenseUse]) -> list[_Problem]:
+    problems = []
+    for use in defenses.values():
+        for reference in use.references:
+            if reference not in document.defenses:
+                fix = _close(reference, document.defenses)
+                problems.append(
+                    _Problem(("defenses", use.name), f"refers to the defense '{reference}', which is not in this file", fix)
+                )
+    for position, item in enumerate(document.matrix.exclude):
+        for side, known in (("defense", document.defenses), ("attack", document.attacks)):
+            named = getattr(item, side)
+            if named is not None and named not in known:
+                problems.append(
+                    _Problem(("matrix", "exclude", position, side), f"there is no {side} '{named}'", _close(named, known))
+                )
+    for position, gate in enumerate(document.gates):
+        if gate.defense not in document.defenses:
+            path = ("gates", position, "defense")
+            problems.append(_Problem(path, f"there is no defense '{gate.defense}'", _close(gate.defense, document.defenses)))
+    return problems
+
+
+def _cycles(defenses: Mapping[str, DefenseUse]) -> list[_Problem]:
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> list[_Problem]:
+        if name in trail:
+            circle = " -> ".join((*trail[trail.index(name) :], name))
+            return [_Problem(("defenses", name), f"defenses refer to each other in a circle: {circle}", "break the circle")]
+        if name in done:
+            return []
+        found = [problem for reference in defenses[name].references for problem in visit(reference, (*trail, name))]
+        done.add(name)
+        return found
+
+    for name in defenses:
+        if found := visit(name, ()):
+            return found[:1]
+    return []
+
+
+def _problems(error: ValidationError, model: type[BaseModel], prefix: KeyPath, also: tuple[str, ...] = ()) -> list[_Problem]:
+    found = []
+    for item in error.errors():
+        path = tuple(part for part in item["loc"] if not str(part).endswith("]"))  # the marker of a mapping's key
+        if item["type"] == "extra_forbidden":
+            known = [*_keys_at(model, path[:-1]), *(also if len(path) == 1 else ())]
+            found.append(_Problem((*prefix, *path), "unknown key", _close(str(path[-1]), known)))
+        elif item["type"] == "missing":
+            found.append(_Problem((*prefix, *path), "this key is missing", None))
+        else:
+            message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            given = item.get("input")
+            shown = (
+                f"{json.dumps(given, default=str)[:60]} is not allowed: " if isinstance(given, str | int | float | None) else ""
+            )
+            article = "" if item["type"] == "value_error" else "it should be "
+            found.append(_Problem((*prefix, *path), f"{shown}{article}{message}"))
+    return found
+
+
+def _keys_at(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    """The keys that are known where ``path`` leads inside ``model``."""
+    for part in path:
+        field_info = model.model_fields.get(str(part))
+        inner = [] if field_info is None else _models_in(field_info.annotation)
+        if inner:
+            model = inner[0]
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for item in getattr(annotation, "__args__", ()) for model in _models_in(item)]
+
+
+def _close(word: str, known: Any) -> str:
+    return suggestion(word, known) or f"known here: {', '.join(known)}"
+
+
+def _complaint(source: Source, problems: list[_Problem]) -> UsageError:
+    lines = []
+    for problem in problems:
+        key = ".".join(str(part) for part in problem.path)
+        lines.append(f"{source.place(problem.path)}: {key}: {problem.message}" + (f" ({problem.fix})" if problem.fix else ""))
+    return UsageError("\n".join(lines), fix="correct the file and run again; nothing was started")

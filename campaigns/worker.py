@@ -1,0 +1,184 @@
+"""What happens inside a cell: train, attack or check, and write the outcome to the store. Runs in a child process."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustkd.campaigns import samples, spec
+from robustkd.campaigns.cells import Cell
+from robustkd.campaigns.collect import FINDINGS
+from robustkd.campaigns.store import Store
+from robustkd.contracts import (
+    AttackEvidence,
+    Batch,
+    CheckContext,
+    FitContext,
+    StoreError,
+    Target,
+    TargetError,
+)
+from robustkd.contracts.random import SampleRng
+from robustkd.data import Splits, load_splits
+from robustkd.evaluation import evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.targets import fingerprint, load_target, save_target
+
+Report = Callable[[Cell, int, Mapping[str, float]], None]
+"""``report(cell, epoch, metrics)`` while a cell is running."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a child must know to work on the cells of a campaign; none of it enters a cell's identity but through ``text``."""
+
+    text: str
+    origin: str
+    folder: str
+    store: str
+    device: str = "auto"
+    threads: int = 1
+
+
+def device_named(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+class Worker:
+    """One process's hold on a campaign: its data and the targets it used last stay loaded between cells."""
+
+    def __init__(self, job: Job, report: Report = lambda cell, epoch, metrics: None) -> None:
+        torch.set_num_threads(job.threads)
+        self._campaign = spec.from_text(job.text, job.origin, Path(job.folder))
+        self._store = Store(Path(job.store))
+        self._device = device_named(job.device)
+        self._report = report
+        self._data: Splits | None = None
+        self._ready: OrderedDict[tuple[str, int], tuple[Target, Batch]] = OrderedDict()
+
+    @property
+    def data(self) -> Splits:
+        """The campaign's data, loaded once."""
+        if self._data is None:
+            block = self._campaign.data
+            self._data = load_splits(block.name, block.params, block.split)
+        return self._data
+
+    def run(self, cell: Cell) -> None:
+        """Do a cell whose needs are in the store, and write it there."""
+        torch.manual_seed(cell.seed)
+        meta: dict[str, Any] = {
+            "id": cell.id,
+            "kind": cell.kind,
+            "defense": cell.defense,
+            "attack": cell.attack,
+            "seed": cell.seed,
+            "device": str(self._device),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        started = time.perf_counter()
+        {"train": self._train, "attack": self._attack, "checks": self._checks}[cell.kind](cell, meta, started)
+
+    def _train(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
+        use, data = self._campaign.defenses[cell.defense], self.data
+        history: list[dict[str, float]] = []
+
+        def log(epoch: int, metrics: Mapping[str, float]) -> None:
+            history.append({"epoch": epoch, **metrics})
+            self._report(cell, epoch, metrics)
+
+        if use.plugin.uses_data and (data.train is None or data.validation is None):
+            raise StoreError(
+                f"defense '{cell.defense}' trains, but the data '{self._campaign.data.name}' have no training part",
+                fix="use a data set with one, or a defense of kind 'external'",
+            )
+        teachers = dict(zip(use.references, cell.needs, strict=True))
+        context = FitContext(
+            train=data.train,  # type: ignore[arg-type]  # a defense that uses no data is not given any
+            validation=data.validation,  # type: ignore[arg-type]
+            input_shape=data.input_shape,
+            num_classes=data.num_classes,
+            threat=self._campaign.threat,
+            seed=cell.seed,
+            device=self._device,
+            checkpoints=self._store.checkpoints(cell.id),
+            targets={name: self._target(teacher) for name, teacher in teachers.items()},
+            log=log,
+        )
+        target = use.plugin.fit(context)
+        target.module.eval()
+        meta |= {"fingerprint": fingerprint(target), "history": history, "wall_seconds": time.perf_counter() - started}
+        with self._store.write(cell.id, meta) as folder:
+            save_target(target, folder)
+        self._store.discard_checkpoints(cell.id)
+
+    def _attack(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
+        use = self._campaign.attacks[cell.attack or ""]
+        target, batch = self._attacked(cell.target, cell.seed)
+        if use.threat.goal == "targeted":
+            batch = _with_goals(batch, cell.seed, self.data.num_classes)
+        found = evaluate_attack(target, use.plugin, batch, use.threat, seed=cell.seed, curve=use.curve)
+        record = samples.AttackRecord(found.outcome, found.broken_at, found.adversarial.numpy())
+        meta |= {"target": self._fingerprint(cell.target), "wall_seconds": time.perf_counter() - started}
+        with self._store.write(cell.id, meta) as folder:
+            samples.write(record, folder)
+
+    def _checks(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
+        target, batch = self._attacked(cell.target, cell.seed)
+        context = CheckContext(target, batch, self._campaign.threat, self._evidence(cell), cell.seed)
+        findings = [spec.load_check(name).run(context) for name in self._campaign.checks]
+        meta |= {"target": self._fingerprint(cell.target), "wall_seconds": time.perf_counter() - started}
+        with self._store.write(cell.id, meta) as folder:
+            (folder / FINDINGS).write_text(json.dumps([asdict(finding) for finding in findings], indent=1))
+
+    def _evidence(self, cell: Cell) -> dict[str, AttackEvidence]:
+        finished = {}
+        for need in cell.needs[1:]:
+            entry = self._store.get(need)
+            if entry is None:  # the attack failed; the checks speak about the others
+                continue
+            record = samples.read(entry.folder)
+            use = next(use for use in self._campaign.attacks.values() if use.name == entry.meta["attack"])
+            finished[use.name] = evidence_of(use.name, use.plugin, use.threat, record.outcome, record.adversarial)
+        return finished
+
+    def _target(self, cell_id: str) -> Target:
+        entry = self._store.get(cell_id)
+        if entry is None:
+            raise TargetError(
+                f"the trained target {cell_id} is missing or damaged", fix="run the campaign again: it trains it anew"
+            )
+        return load_target(entry.folder).to(self._device)
+
+    def _fingerprint(self, cell_id: str) -> str:
+        entry = self._store.get(cell_id)
+        return str(entry.meta["fingerprint"]) if entry else ""
+
+    def _attacked(self, cell_id: str, seed: int) -> tuple[Target, Batch]:
+        """A target on the device and the test batch with its clean logits; the last few are kept."""
+        key = (cell_id, seed)
+        if key not in self._ready:
+            target, test = self._target(cell_id), self.data.test
+            batch = make_batch(test.unit(), test.labels, index=self.data.test_index, device=self._device)
+            self._ready[key] = target, with_clean_logits(target, batch)
+            while len(self._ready) > 2:
+                self._ready.popitem(last=False)
+        self._ready.move_to_end(key)
+        return self._ready[key]
+
+
+def _with_goals(batch: Batch, seed: int, num_classes: int) -> Batch:
+    """Each sample's goal: one of the wrong classes, drawn from the sample's own stream."""
+    offset = 1 + SampleRng(seed, batch.index, "goals").integers((), num_classes - 1)
+    return Batch(batch.inputs, batch.labels, batch.index, batch.logits, (batch.labels + offset) % num_classes)

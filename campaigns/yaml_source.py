@@ -1,0 +1,99 @@
+"""YAML with line numbers, so that every complaint can name the line it is about."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from robustkd.contracts import UsageError
+
+KeyPath = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also reads numbers as people in this field write them: 8/255 and 1e-3."""
+
+
+_Loader.yaml_implicit_resolvers = {key: list(rules) for key, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_FRACTION = re.compile(r"^\d+(?:\.\d+)?/\d+(?:\.\d+)?$")
+_EXPONENT = re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("!fraction", _FRACTION, list("0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+
+
+def _fraction(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    numerator, denominator = str(node.value).split("/")
+    if float(denominator) == 0:
+        raise yaml.constructor.ConstructorError(None, None, f"{node.value} divides by zero", node.start_mark)
+    return float(numerator) / float(denominator)
+
+
+_Loader.add_constructor("!fraction", _fraction)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed YAML file: its data, and the line on which each key stands."""
+
+    name: str
+    data: Any
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+
+    def place(self, path: KeyPath) -> str:
+        """``file:line`` of a key, or of the closest key above it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        line = self.lines.get(path)
+        return f"{self.name}:{line}" if line else self.name
+
+
+def parse(text: str, name: str) -> Source:
+    """Parse one YAML document.
+
+    Raises:
+        UsageError: it is no valid YAML, has a key twice, or asks for anything but plain data.
+    """
+    lines: dict[KeyPath, int] = {}
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                _note_lines(node, (), lines, name)
+            data = loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UsageError(
+            f"{name}{line}: this is no valid YAML: {problem}", fix="check indentation, quotes and colons"
+        ) from error
+    except (RecursionError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"{name}: this YAML cannot be read: {error}", fix="use plain keys, lists, numbers and texts"
+        ) from error
+    return Source(name, data, lines)
+
+
+def _note_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str, depth: int = 0) -> None:
+    if depth > 50:
+        raise UsageError(f"{name}: nested more than 50 levels deep", fix="a campaign needs about five")
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(getattr(key, "value", key)))
+            line = key.start_mark.line + 1
+            if here in lines:
+                raise UsageError(
+                    f"{name}:{line}: the key '{here[-1]}' stands twice (first on line {lines[here]})", fix="remove one"
+                )
+            lines[here] = line
+            _note_lines(value, here, lines, name, depth + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for position, value in enumerate(node.value):
+            _note_lines(value, (*path, position), lines, name, depth + 1)

@@ -1,0 +1,220 @@
+"""The Python interface for notebooks: attack or evaluate any ``nn.Module`` that takes images in [0, 1].
+
+found = robustkd.attack("pgd", model, x, y, norm="linf", eps=8 / 255, steps=20)
+report = robustkd.evaluate(model, x, y, attacks=["pgd", {"kind": "pgd", "loss": "margin"}], norm="linf", eps=8 / 255)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from robustkd import plugins
+from robustkd.contracts import Attack, Batch, CheckContext, Finding, Target, ThreatModel, UsageError, suggestion
+from robustkd.contracts.check import Verdict
+from robustkd.contracts.threat import Norm
+from robustkd.evaluation import BATCH_SIZE, evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.scoring.intervals import wilson
+from robustkd.scoring.judging import Outcome
+from robustkd.scoring.verdict import verdict
+from robustkd.targets import ClassifierTarget, frozen
+
+
+@dataclass(frozen=True)
+class AttackReport:
+    """One attack on one model, sample by sample.
+
+    Attributes:
+        adversarial: (N, *shape) the inputs found, on the CPU.
+        outcome: per-sample arrays: predictions before and after, success, distance, passes (see ``Outcome``).
+    """
+
+    adversarial: Tensor
+    outcome: Outcome
+
+    @property
+    def success(self) -> np.ndarray:
+        """(N,) bool: was classified rightly, and is not any more."""
+        return self.outcome.success
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of all samples classified rightly before and after this attack: an upper bound on robust accuracy."""
+        return float(self.outcome.standing.mean())
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of the samples classified rightly before."""
+        return float(self.outcome.correct.mean())
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """A model under several attacks: the worst case per sample, and whether it can be believed.
+
+    Attributes:
+        clean_accuracy, robust_accuracy: shares of all samples.
+        interval: 95 % Wilson interval of ``robust_accuracy``.
+        verdict: ``credible``, ``suspect`` or ``not credible``.
+        findings: every check with its evidence.
+        attacks: each attack's own report, by name.
+        standing: (N,) bool, classified rightly and broken by no attack.
+    """
+
+    clean_accuracy: float
+    robust_accuracy: float
+    interval: tuple[float, float]
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    attacks: dict[str, AttackReport]
+    standing: np.ndarray
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        fired = ", ".join(finding.name for finding in self.findings if finding.fired)
+        lines = [
+            f"clean accuracy  {self.clean_accuracy:6.1%}   n = {len(self.standing)}",
+            f"robust accuracy {self.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   {self.verdict}"
+            + (f" ({fired})" if fired else ""),
+        ]
+        return "\n".join([*lines, *(f"  {name:<20} {report.robust_accuracy:6.1%}" for name, report in self.attacks.items())])
+
+
+def attack(
+    name: str,
+    model: nn.Module | Target,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    norm: Norm = "linf",
+    eps: float = 8 / 255,
+    targets: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    **params: Any,
+) -> AttackReport:
+    """Attack ``model`` on the samples (x, y).
+
+    Args:
+        name: an attack plug-in, such as ``pgd``, ``cw-l2`` or ``torchattacks:PGD`` (``robustkd list attacks``).
+        model: (N, C, H, W) in [0, 1] -> (N, K) logits. It is used where it is, in evaluation mode, and left as found.
+        x: (N, C, H, W) images in [0, 1].
+        y: (N,) integer labels.
+        norm, eps: the budget, in pixel units. A minimum-norm attack is judged against it.
+        targets: (N,) classes to reach, for a targeted attack.
+        seed: seeds each sample's own random stream.
+        batch_size: samples attacked at once; no result depends on it.
+        params: the attack's own parameters (``robustkd describe NAME``).
+
+    Raises:
+        UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
+        DataError, TargetError: the data or the model break their contract.
+    """
+    plugin = _plugin({"kind": name, **params})
+    target = _target(model, x)
+    with frozen(target.module):
+        batch = _batch(target, x, y, targets, batch_size)
+        threat = ThreatModel(norm, eps, goal="untargeted" if targets is None else "targeted")
+        found = evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size)
+    return AttackReport(found.adversarial, found.outcome)
+
+
+def evaluate(
+    model: nn.Module | Target,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    attacks: Sequence[str | Mapping[str, Any]] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"}),
+    norm: Norm = "linf",
+    eps: float = 8 / 255,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+) -> EvaluationReport:
+    """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
+
+    Args:
+        model, x, y, norm, eps, seed, batch_size: as for ``attack``.
+        attacks: names, or mappings of ``kind`` and parameters.
+    """
+    target = _target(model, x)
+    threat = ThreatModel(norm, eps)
+    used = {_label(spec): _plugin(spec) for spec in attacks}
+    if not used:
+        raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
+    with frozen(target.module):
+        batch = _batch(target, x, y, None, batch_size)
+        found = {
+            name: evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size)
+            for name, plugin in used.items()
+        }
+        evidence = {name: evidence_of(name, used[name], threat, r.outcome, r.adversarial.numpy()) for name, r in found.items()}
+        context = CheckContext(target, batch, threat, evidence, seed)
+        findings = tuple(plugins.load("checks", name)().run(context) for name in plugins.names("checks"))
+    standing = np.logical_and.reduce([result.outcome.standing for result in found.values()])
+    correct = next(iter(found.values())).outcome.correct
+    return EvaluationReport(
+        clean_accuracy=float(correct.mean()),
+        robust_accuracy=float(standing.mean()),
+        interval=wilson(int(standing.sum()), len(standing)),
+        verdict=verdict(findings),
+        findings=findings,
+        attacks={name: AttackReport(result.adversarial, result.outcome) for name, result in found.items()},
+        standing=standing,
+    )
+
+
+def _plugin(spec: str | Mapping[str, Any]) -> Attack:
+    kind, params = (
+        (spec, {}) if isinstance(spec, str) else (spec.get("kind", ""), {k: v for k, v in spec.items() if k != "kind"})
+    )
+    plugin = plugins.load("attacks", kind)
+    try:
+        made: Attack = plugin(plugin.Params(**params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = list(plugin.Params.model_fields)
+        fix = suggestion(key, known) or f"parameters of {kind}: {', '.join(known) or 'none'}"
+        raise UsageError(f"attack '{kind}': {key}: {first['msg']}", fix=fix) from None
+    return made
+
+
+def _label(spec: str | Mapping[str, Any]) -> str:
+    if isinstance(spec, str):
+        return spec
+    rest = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "kind")
+    return f"{spec.get('kind', '')}({rest})" if rest else str(spec.get("kind", ""))
+
+
+def _target(model: nn.Module | Target, x: Any) -> Target:
+    if isinstance(model, Target):
+        return model
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"the model is a {type(model).__name__}", fix="pass a torch.nn.Module or a robustkd Target")
+    shape = tuple(x.shape[1:])
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)
+    probe = torch.as_tensor(x[:1]).to(device, dtype)
+    classes = _classes(model, probe)
+    return ClassifierTarget(model, num_classes=classes, input_shape=shape)
+
+
+def _classes(model: nn.Module, probe: Tensor) -> int:
+    target = ClassifierTarget(model, num_classes=0, input_shape=probe.shape[1:])
+    with frozen(target.module), torch.no_grad():
+        output = model(probe)
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UsageError(f"the model returned {shape} for one image", fix="a classifier returns (N, K) logits")
+    return output.shape[1]
+
+
+def _batch(target: Target, x: Any, y: Any, goals: Tensor | None, batch_size: int) -> Batch:
+    device = next((tensor.device for tensor in target.module.parameters()), torch.device("cpu"))
+    return with_clean_logits(target, make_batch(x, y, device=device, goals=goals), batch_size)

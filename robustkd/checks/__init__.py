@@ -1,0 +1,1 @@
+"""Checks: evidence on whether a robust accuracy can be believed."""

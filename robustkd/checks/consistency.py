@@ -1,0 +1,60 @@
+"""Checks that compare attacks with each other: a stronger attack must not do worse than a weaker one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding
+
+
+class OneStepBeatsIterative(Check):
+    """Does one step succeed where many do not?"""
+
+    severity = "warning"
+    rule = "one-step attacks break more than 1 % of the samples that every iterative gradient attack left standing"
+    source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; Carlini et al. 2019"
+
+    def run(self, context: CheckContext) -> Finding:
+        """Compare per sample, under the headline threat model."""
+        same = [a for a in context.attacks.values() if a.threat == context.threat and a.gradients and a.kind == "fixed-budget"]
+        return _beaten(
+            self, [a for a in same if not a.iterative], [a for a in same if a.iterative], 0.01, "a one-step", "an iterative"
+        )
+
+
+class BlackBoxBeatsWhiteBox(Check):
+    """Does an attack that sees no gradient succeed where those that see it do not?"""
+
+    severity = "severe"
+    rule = "black-box attacks break more than 0.2 % of the samples that every white-box attack left standing"
+    source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; threshold of checks.md"
+
+    def run(self, context: CheckContext) -> Finding:
+        """Compare per sample, under the headline threat model."""
+        same = [a for a in context.attacks.values() if a.threat == context.threat]
+        return _beaten(
+            self, [a for a in same if not a.gradients], [a for a in same if a.gradients], 0.002, "a black-box", "a white-box"
+        )
+
+
+def _beaten(
+    check: Check, weak: Sequence[AttackEvidence], strong: Sequence[AttackEvidence], limit: float, a: str, b: str
+) -> Finding:
+    if not weak or not strong:
+        return check.not_applicable(f"it compares {a} attack with {b} one")
+    left = np.logical_and.reduce([attack.standing for attack in strong])
+    lost = left & ~np.logical_and.reduce([attack.standing for attack in weak])
+    share = float(lost.sum() / max(1, int(left.sum())))
+    return check.finding(
+        share > limit,
+        fix="the stronger attack is broken by masked gradients or too few steps: add restarts, another loss, or a transfer attack",
+        explanation=(
+            f"{', '.join(x.name for x in weak)} breaks {int(lost.sum())} of the {int(left.sum())} samples "
+            f"that {', '.join(x.name for x in strong)} left standing"
+        ),
+        broken_only_by_weaker=int(lost.sum()),
+        standing_under_stronger=int(left.sum()),
+        share=share,
+    )

@@ -1,0 +1,82 @@
+"""The command line. A command's module is imported only when it is called, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+# name -> what it does; the command is the function of the same name in robustkd.cli.<name>.
+COMMANDS = {
+    "run": "Run a campaign: train its defenses, attack them, judge and report.",
+    "plan": "Show what a campaign would do, and what it leaves out and why.",
+    "report": "Write the report of a campaign that was run, again.",
+    "track": "Write a campaign that was run to MLflow, again.",
+    "ui": "Open the MLflow dashboard of a campaign.",
+    "attack": "Attack a saved or external model once, without a campaign.",
+    "list": "List plug-ins and presets.",
+    "describe": "Tell everything about one plug-in: parameters, defaults, source.",
+    "doctor": "Check the installation; --fix repairs it.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"robustkd.cli.{name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from robustkd.contracts.errors import suggestion
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = suggestion(args[0], COMMANDS) or "robustkd --help lists the commands"
+            raise click.UsageError(f"there is no command '{args[0]}' ({hint})")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"robustkd {version('robustkd')}")
+        ctx.exit()
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
+def cli() -> None:
+    """Does this defense hold? robustkd answers from one campaign file.
+
+    Begin with `robustkd run quickstart`. Exit codes: 0 done, 1 failure, 2 usage, 3 incomplete (cells failed), 4 a gate failed.
+    """
+
+
+def main() -> None:
+    """The entry point: errors of ours become one message and an exit code."""
+    from robustkd.contracts.errors import RobustkdError
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; what is finished is kept, and running again goes on from there", err=True)
+        sys.exit(130)
+    except RobustkdError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

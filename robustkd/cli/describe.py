@@ -1,0 +1,80 @@
+"""``robustkd describe``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+import click
+
+from robustkd import plugins
+from robustkd.cli.options import json_option
+from robustkd.contracts import PluginError, suggestion
+
+
+@click.command("describe")
+@click.argument("name")
+@click.option("--group", type=click.Choice(plugins.GROUPS), help="Where a name stands in several groups.")
+@json_option
+def command(name: str, group: plugins.Group | None, as_json: bool) -> None:
+    """Tell everything about one plug-in."""
+    where = [g for g in plugins.GROUPS if name.partition(":")[0] in plugins.names(g) and group in (None, g)]
+    if not where:
+        known = sorted({item for g in plugins.GROUPS for item in plugins.names(g)})
+        raise PluginError(f"there is no plug-in '{name}'", fix=suggestion(name, known) or "robustkd list shows them all")
+    described = [_describe(g, name) for g in where]
+    if as_json:
+        click.echo(json.dumps(described, indent=1))
+        return
+    for item in described:
+        _print(item)
+
+
+def _describe(group: plugins.Group, name: str) -> dict[str, Any]:
+    plugin = plugins.load(group, name)
+    item: dict[str, Any] = {"name": name, "group": group, "summary": inspect.cleandoc(plugin.__doc__ or "")}
+    for trait in ("kind", "norms", "goals", "severity", "rule", "uses_threat", "version", "source"):
+        if value := getattr(plugin, trait, None):
+            item[trait] = list(value) if isinstance(value, tuple) else value
+    schema = getattr(plugin, "Params", None)
+    item["params"] = schema.model_json_schema() if schema else {}
+    return item
+
+
+def _print(item: dict[str, Any]) -> None:
+    click.secho(f"{item['name']}  ({item['group'].removesuffix('s')})", bold=True)
+    click.echo(f"\n{item['summary']}\n")
+    for trait in ("kind", "norms", "goals", "severity", "rule", "version", "source"):
+        if trait in item:
+            value = item[trait]
+            click.echo(f"  {trait:<9} {', '.join(value) if isinstance(value, list) else value}")
+    schema = item["params"]
+    properties = schema.get("properties", {})
+    if properties:
+        click.secho("\n  parameters", bold=True)
+    for key, field in properties.items():
+        default = "required" if key in schema.get("required", []) else f"default {json.dumps(field.get('default'))}"
+        click.echo(f"    {key}: {_type(field)}, {default}")
+        if text := field.get("description"):
+            click.echo(f"        {text}")
+    if item["group"] in ("attacks", "defenses"):
+        kind = f"'{item['name']}'" if ":" in item["name"] else item["name"]
+        keys = ", ".join([f"kind: {kind}", *(f"{key}: .." for key in schema.get("required", []))])
+        click.secho("\n  in a campaign", bold=True)
+        click.echo(f"    my-{item['name'].split(':')[0]}: {{{keys}}}\n")
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "enum" in field:
+        return " | ".join(str(value) for value in field["enum"])
+    if "anyOf" in field:
+        return " | ".join(_type(option) for option in field["anyOf"])
+    if "$ref" in field:
+        return str(field["$ref"]).rsplit("/", 1)[-1]
+    bounds = [f"{sign} {field[key]}" for key, sign in _BOUNDS.items() if key in field]
+    return " ".join([str(field.get("type", "any")), *bounds])
+
+
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+

@@ -1,0 +1,31 @@
+"""``robustkd doctor``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from robustkd.cli.options import json_option
+
+
+@click.command("doctor")
+@click.option("--fix", is_flag=True, help="Install what is missing and repair what is broken, then check again.")
+@json_option
+def command(fix: bool, as_json: bool) -> None:
+    """Check that torch, MLflow, torchattacks, foolbox and robustbench are usable together."""
+    from robustkd import doctor
+
+    if fix:
+        doctor.repair()
+    findings = doctor.examine()
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            click.echo(f"{click.style('ok   ', fg='green') if finding.ok else click.style('wrong', fg='red')} {finding.name}: {finding.detail}")
+            if not finding.ok and finding.fix:
+                click.echo(f"      fix: {finding.fix}")
+    if not all(finding.ok for finding in findings):
+        raise click.exceptions.Exit(1)

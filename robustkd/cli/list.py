@@ -1,0 +1,50 @@
+"""``robustkd list``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from robustkd import plugins
+from robustkd.cli.options import json_option
+
+
+@click.command("list")
+@click.argument("group", required=False, type=click.Choice([*plugins.GROUPS, "presets"]))
+@click.option("--members", is_flag=True, help="Also list the members of families, such as torchattacks:PGD (imports them).")
+@json_option
+def command(group: str | None, members: bool, as_json: bool) -> None:
+    """List what is installed: attacks, defenses, checks, datasets, models, engines, presets."""
+    from robustkd.campaigns import presets
+
+    found = {name: plugins.listing(name) for name in plugins.GROUPS if group in (None, name)}
+    rows = {name: [asdict(item) | _members(item, members) for item in items] for name, items in found.items()}
+    if group in (None, "presets"):
+        rows["presets"] = [{"name": name, "package": "robustkd"} for name in presets.names()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for name, items in rows.items():
+        if not items:
+            continue
+        click.secho(name, bold=True)
+        for item in items:
+            origin = "" if item["package"] == "robustkd" else f"   ({item['package']} {item.get('package_version', '')})"
+            click.echo(f"  {item['name']}{origin}")
+            for member in item.get("members", []):
+                click.echo(f"    {item['name']}:{member}")
+
+
+def _members(item: plugins.PluginInfo, wanted: bool) -> dict[str, list[str]]:
+    if not wanted:
+        return {}
+    from robustkd.contracts import PluginError
+
+    try:
+        found = plugins.family(item.group, item.name)
+        return {"members": found.members()} if found else {}
+    except PluginError as error:
+        click.echo(f"warning: {error}", err=True)
+        return {}

@@ -1,0 +1,21 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from robustkd.campaigns.spec import Campaign
+
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Results folder [default: runs/<name of the campaign>]."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def results_folder(campaign: Campaign, out: Path | None) -> Path:
+    """Where a campaign's results are."""
+    return out or Path("runs") / campaign.name

@@ -1,0 +1,45 @@
+"""``robustkd plan``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from robustkd.cli.options import json_option, out_option, results_folder
+
+
+@click.command("plan")
+@click.argument("campaign")
+@out_option
+@json_option
+def command(campaign: str, out: Path | None, as_json: bool) -> None:
+    """Show the cells of a campaign, which of them are finished, and the pairs that are left out."""
+    from robustkd.campaigns import plan, spec
+    from robustkd.campaigns.run import finished_cells
+    from robustkd.campaigns.store import Store
+
+    loaded = spec.load(campaign)
+    laid_out = plan.build(loaded)
+    done = finished_cells(laid_out, Store(results_folder(loaded, out)))
+    if as_json:
+        cells = [asdict(cell) | {"finished": cell.id in done} for cell in laid_out.cells]
+        click.echo(json.dumps({"plan": laid_out.id, "cells": cells, "skipped": [asdict(item) for item in laid_out.skipped]}, indent=1))
+        return
+    data = laid_out.data
+    click.echo(f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({len(data.test)} test samples), seeds {_list(loaded.seeds)}")
+    for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks")):
+        cells = {cell.id: cell for cell in laid_out.of(kind)}
+        click.echo(f"  {len(cells):>5} {what:<15} {len(done.intersection(cells))} finished")
+    for name, use in loaded.defenses.items():
+        after = f" after {_list(use.references)}" if use.references else ""
+        attacked = dict.fromkeys(cell.attack for cell in laid_out.of("attack") if cell.defense == name)
+        click.echo(f"  {name} ({use.kind}){after}: {_list(attacked)}")
+    for item in laid_out.skipped:
+        click.echo(f"  skipped {item.defense} × {item.attack}: {item.reason}")
+
+
+def _list(items: object) -> str:
+    return ", ".join(str(item) for item in items)  # type: ignore[attr-defined]

@@ -1,0 +1,98 @@
+"""What a running campaign shows: a live bar on a terminal, one plain line a finished cell elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+import click
+
+from robustkd.campaigns.cells import Cell
+from robustkd.campaigns.collect import Failure
+from robustkd.campaigns.plan import Plan
+from robustkd.campaigns.run import Observer
+from robustkd.scoring.results import CellResult, Results
+
+
+def follower(stream: TextIO) -> Observer:
+    """The observer that fits ``stream``."""
+    return _Live(stream) if stream.isatty() else _Lines(stream)
+
+
+class _Lines(Observer):
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._done = self._todo = 0
+        self._began = time.monotonic()
+
+    def planned(self, plan: Plan, finished: int, todo: int) -> None:
+        self._todo = todo
+        kept = f", {finished} finished before" if finished else ""
+        self.say(f"{plan.campaign.name}: {todo} cells to do{kept}")
+
+    def succeeded(self, cell: Cell, result: CellResult | None) -> None:
+        number = f"   robust accuracy {result.robust_accuracy:.1%}" if result and result.robust_accuracy is not None else ""
+        self._done += 1
+        self.say(f"[{self._done}/{self._todo}] {cell.title}{number}")
+
+    def failed(self, cell: Cell, failure: Failure) -> None:
+        self._done += 1
+        self.say(f"[{self._done}/{self._todo}] {cell.title}   {failure.status}: {failure.error.splitlines()[0]}")
+
+    def say(self, text: str) -> None:
+        click.echo(text, file=self._stream)
+
+
+class _Live(_Lines):
+    """The same lines above a bar with what is running now and the time that is left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        super().__init__(stream)
+        self._bar = Progress(
+            BarColumn(30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=Console(file=stream, highlight=False),
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._now: dict[str, str] = {}
+
+    def planned(self, plan: Plan, finished: int, todo: int) -> None:
+        super().planned(plan, finished, todo)
+        if todo:
+            self._bar.update(self._task, total=todo)
+            self._bar.start()
+
+    def started(self, cell: Cell) -> None:
+        self._show(cell, cell.title)
+
+    def progressed(self, cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._show(cell, f"{cell.title}, epoch {epoch + 1}")
+
+    def succeeded(self, cell: Cell, result: CellResult | None) -> None:
+        super().succeeded(cell, result)
+        self._end(cell)
+
+    def failed(self, cell: Cell, failure: Failure) -> None:
+        super().failed(cell, failure)
+        self._end(cell)
+
+    def finished(self, results: Results) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, soft_wrap=True)
+
+    def _show(self, cell: Cell, text: str) -> None:
+        self._now[cell.id] = text
+        self._bar.update(self._task, description="; ".join(self._now.values()))
+
+    def _end(self, cell: Cell) -> None:
+        self._now.pop(cell.id, None)
+        self._bar.update(self._task, completed=self._done, description="; ".join(self._now.values()))

@@ -1,0 +1,44 @@
+"""``robustkd run``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from robustkd.cli.options import json_option, out_option, results_folder
+
+
+@click.command("run")
+@click.argument("campaign")
+@out_option
+@click.option("--workers", type=click.IntRange(1), help="Child processes [default: one a core; one on a GPU].")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
+@click.option("--no-track", is_flag=True, help="Do not write to MLflow.")
+@click.option("--quiet", "-q", is_flag=True, help="Only the table.")
+@json_option
+def command(
+    campaign: str, out: Path | None, workers: int | None, device: str, no_track: bool, quiet: bool, as_json: bool
+) -> None:
+    """Run a campaign file, or a preset by its name.
+
+    What is finished already is not done again: after an interruption, or a change to the file, only the rest is run.
+    """
+    from robustkd.cli import session
+    from robustkd.campaigns import spec
+    from robustkd.campaigns.gate import judge_gates
+    from robustkd.cli.table import print_results
+
+    loaded = spec.load(campaign)
+    folder = results_folder(loaded, out)
+    results = session.run(loaded, folder, workers=workers, device=device, track=not no_track, quiet=quiet or as_json)
+    gates = judge_gates(loaded.gates, results)
+    if as_json:
+        click.echo(json.dumps(results.to_json(), indent=1))
+    else:
+        print_results(results, gates, folder, tracked=not no_track, shown=campaign)
+    if results.incomplete:
+        raise click.exceptions.Exit(3)
+    if any(gate.outcome == "failed" for gate in gates):
+        raise click.exceptions.Exit(4)

@@ -1,0 +1,71 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from robustkd.report.summary import DefenseSummary, attack_names, summary_rows
+from robustkd.scoring.results import Results
+
+if TYPE_CHECKING:
+    from robustkd.campaigns.gate import GateResult
+
+_COLOURS = {"credible": "green", "suspect": "yellow", "not credible": "red"}
+
+
+def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *, tracked: bool, shown: str) -> None:
+    """Print the summary with verdicts, what failed, the gates, and where everything is."""
+    console = Console(highlight=False)
+    seeds = sorted({row.seed for row in results.defenses})
+    attacks = attack_names(results)
+    caption = f"{results.threat['norm']} eps {results.threat['eps']:.4g}, {results.data['name']}, n = {results.data['n']}, "
+    caption += f"{len(seeds)} seeds: means; [95 % intervals of all seeds]" if len(seeds) > 1 else "[95 % interval]"
+    table = Table(title=results.campaign, caption=caption, title_justify="left", caption_justify="left", box=None, pad_edge=False)
+    table.add_column("defense", no_wrap=True)
+    for name in ("clean", *attacks, "worst case"):
+        table.add_column(name, justify="right", no_wrap=name == "worst case")
+    table.add_column("verdict", no_wrap=True)
+    for row in summary_rows(results):
+        numbers = [_share(row.clean_accuracy), *(_share(row.per_attack.get(attack)) for attack in attacks)]
+        table.add_row(row.defense, *numbers, _worst(row), Text(row.verdict or row.status, style=_COLOURS.get(row.verdict or "", "red")))
+    console.print(table)
+    _print_evidence(results)
+    for item in (*results.defenses, *results.cells):
+        if item.error:
+            name = getattr(item, "attack", None)
+            what = f"{item.defense} × {name}" if name else item.defense
+            click.echo(f"{item.status}: {what}, seed {item.seed}: {item.error}", err=True)
+    for gate in gates:
+        value = "no number" if gate.value is None else f"{gate.value:.1%} [{gate.ci_low:.1%}, {gate.ci_high:.1%}]"
+        click.echo(f"gate {gate.outcome}: {gate.defense} {gate.metric} at least {gate.at_least:.1%}: {value}")
+    click.echo(f"\nreport     {folder / 'report.html'}\nnumbers    {folder / 'results.json'}")
+    if tracked:
+        click.echo(f"dashboard  robustkd ui {shown}" + ("" if folder == Path("runs") / results.campaign else f" --out {folder}"))
+
+
+def _print_evidence(results: Results) -> None:
+    """One line for each severe finding: why a number must not be believed."""
+    said: set[tuple[str, str]] = set()
+    for row in results.defenses:
+        for finding in row.checks:
+            if finding.fired and finding.severity == "severe" and (row.defense, finding.name) not in said:
+                said.add((row.defense, finding.name))
+                evidence = finding.evidence.get("explanation", "")
+                click.echo(f"{row.defense}: {finding.name} (seed {row.seed}): {evidence}")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _worst(row: DefenseSummary) -> str:
+    if row.robust_accuracy is None or row.ci_low is None or row.ci_high is None:
+        return "-"
+    return f"{row.robust_accuracy:.1%} [{row.ci_low:.1%}, {row.ci_high:.1%}]"

@@ -1,0 +1,21 @@
+"""``robustkd track``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from robustkd.cli.options import out_option, results_folder
+
+
+@click.command("track")
+@click.argument("campaign")
+@out_option
+def command(campaign: str, out: Path | None) -> None:
+    """Write a campaign's stored results to MLflow; what is there already is not written twice."""
+    from robustkd.cli import session
+    from robustkd.campaigns import spec
+
+    loaded = spec.load(campaign)
+    click.echo(session.track(loaded, results_folder(loaded, out)))

@@ -1,0 +1,25 @@
+"""``robustkd ui``."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import click
+
+from robustkd.cli.options import out_option, results_folder
+
+
+@click.command("ui")
+@click.argument("campaign", default="quickstart")
+@out_option
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+def command(campaign: str, out: Path | None, port: int) -> None:
+    """Serve the MLflow dashboard of a campaign on this machine, until Ctrl-C."""
+    from robustkd.campaigns import spec
+    from robustkd.tracking import ui_command
+
+    folder = results_folder(spec.load(campaign), out)
+    arguments = ui_command(folder, port)
+    click.echo(f"http://127.0.0.1:{port}   (Ctrl-C ends it)")
+    raise click.exceptions.Exit(subprocess.run(arguments, check=False).returncode)

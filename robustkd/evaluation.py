@@ -1,0 +1,209 @@
+"""Run an attack on a target and judge it: the one path that campaigns, the command line and the Python interface share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustkd.contracts import (
+    Attack,
+    AttackError,
+    AttackEvidence,
+    Batch,
+    DataError,
+    Target,
+    TargetError,
+    ThreatModel,
+    UsageError,
+)
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.judging import Outcome, judge
+
+BATCH_SIZE = 256
+"""Samples attacked at once where nothing else is said. No result depends on it."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One attack on one target.
+
+    Attributes:
+        outcome: per sample, at ``threat.eps``.
+        adversarial: (N, *shape) on the CPU, the inputs found at ``threat.eps``.
+        broken_at: (N,) the smallest of all eps tried at which a sample was broken; inf where none did.
+    """
+
+    outcome: Outcome
+    adversarial: Tensor
+    broken_at: np.ndarray
+
+
+def evidence_of(
+    name: str, attack: Attack, threat: ThreatModel, outcome: Outcome, adversarial: np.ndarray | None
+) -> AttackEvidence:
+    """A finished attack as checks see it."""
+    return AttackEvidence(
+        name=name,
+        kind=attack.kind,
+        loss_family=attack.loss_family,
+        gradients=attack.gradients,
+        iterative=attack.iterative,
+        threat=threat,
+        correct_before=outcome.correct,
+        standing=outcome.standing,
+        distance=outcome.distance,
+        adversarial=adversarial,
+    )
+
+
+def make_batch(
+    images: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor,
+    *,
+    index: np.ndarray | Tensor | None = None,
+    device: torch.device | str = "cpu",
+    goals: Tensor | None = None,
+) -> Batch:
+    """A batch from arrays or tensors, checked at the door.
+
+    Args:
+        images: (N, *shape) in [0, 1].
+        labels: (N,) integers.
+        index: (N,) positions in the data set; 0..N-1 by default.
+        device: where the attack will run.
+        goals: (N,) classes to reach, for a targeted threat model.
+
+    Raises:
+        DataError: pixels outside [0, 1] or not finite, or labels that do not fit.
+    """
+    inputs = torch.as_tensor(images)
+    classes = torch.as_tensor(labels)
+    if not inputs.is_floating_point():
+        raise DataError(f"images are {inputs.dtype}", fix="convert them to floating point in [0, 1] (divide bytes by 255)")
+    if len(inputs) == 0 or classes.shape != inputs.shape[:1] or classes.is_floating_point():
+        raise DataError(
+            f"{len(inputs)} images but labels of shape {tuple(classes.shape)} ({classes.dtype})", fix="one integer per image"
+        )
+    low, high = float(inputs.min()), float(inputs.max())
+    if not (low >= 0 and high <= 1):
+        raise DataError(
+            f"pixels reach from {low:.4g} to {high:.4g}, outside [0, 1]",
+            fix="give images in [0, 1]; normalise inside the model",
+        )
+    position = torch.arange(len(inputs)) if index is None else torch.as_tensor(index)
+    return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=goals).to(device)
+
+
+def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE) -> Batch:
+    """The batch with the target's output on it, which every attack then shares.
+
+    Raises:
+        TargetError: the target raised, or returned NaN.
+        DataError: a label is not one of the target's classes.
+    """
+    with torch.no_grad():
+        try:
+            logits = torch.cat([target(part) for part in batch.inputs.split(batch_size)])
+        except TargetError:
+            raise
+        except Exception as error:
+            raise TargetError(
+                f"the model raised {type(error).__name__}: {error}", fix="see that it runs on such a batch"
+            ) from error
+    if not bool(torch.isfinite(logits).all()):
+        bad = int((~torch.isfinite(logits).all(1)).sum())
+        raise TargetError(f"the model returns NaN or infinite logits for {bad} of {len(batch)} clean samples")
+    if int(batch.labels.min()) < 0 or int(batch.labels.max()) >= logits.shape[1]:
+        raise DataError(
+            f"labels reach from {int(batch.labels.min())} to {int(batch.labels.max())}, the model has {logits.shape[1]} classes",
+            fix=f"use labels 0..{logits.shape[1] - 1}",
+        )
+    return Batch(batch.inputs, batch.labels, batch.index, logits, batch.goals)
+
+
+def evaluate_attack(
+    target: Target,
+    attack: Attack,
+    batch: Batch,
+    threat: ThreatModel,
+    *,
+    seed: int = 0,
+    curve: Sequence[float] = (),
+    batch_size: int = BATCH_SIZE,
+) -> Evaluation:
+    """Attack every sample of ``batch`` (with clean logits) at ``threat.eps``, then at each eps of ``curve``.
+
+    The result at ``threat.eps`` is the attack's own, on all samples. The curve costs less than its points would each:
+    a sample broken at one eps counts as broken at every larger one, so upwards only the standing samples are attacked,
+    and downwards only the broken ones. A minimum-norm attack is run once; its distances give every point.
+
+    Raises:
+        AttackError: the attack cannot be used under this threat model, or its result breaks it.
+        TargetError: the target failed under attack.
+    """
+    if reason := attack.refusal(threat):
+        raise UsageError(
+            f"attack '{getattr(attack, 'name', type(attack).__name__)}' {reason}", fix="choose another norm or attack"
+        )
+    if batch.goals is None and threat.goal == "targeted":
+        raise UsageError("a targeted threat model needs the classes to reach", fix="pass goals, one class a sample")
+
+    def run(part: Batch, eps: float) -> tuple[Outcome, Tensor]:
+        budget = ThreatModel(threat.norm, eps, threat.space, threat.goal, threat.knowledge)
+        outcomes, found = [], []
+        for rows in torch.arange(len(part), device=part.inputs.device).split(batch_size):
+            some = part.select(rows)
+            result = attack.run(target, some, budget, SampleRng(seed, some.index))
+            outcomes.append(judge(target, attack, some, budget, result))
+            found.append(result.adversarial.detach().cpu())
+        return Outcome.joined(outcomes), torch.cat(found)
+
+    before = _marks(target)
+    evaluation = _evaluate(run, attack, batch, threat, curve)
+    if _marks(target) != before:
+        raise AttackError(
+            f"{type(attack).__name__} left the model changed (mode, flags, weights or buffers)",
+            fix="an attack restores training mode and requires_grad, and never writes weights or BatchNorm statistics",
+        )
+    return evaluation
+
+
+def _marks(target: Target) -> list[tuple[object, ...]]:
+    """What an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is needed."""
+    tensors = [*target.module.named_parameters(), *target.module.named_buffers()]
+    modes = [(name, module.training) for name, module in target.module.named_modules()]
+    return [*((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors), *modes]
+
+
+def _evaluate(
+    run: Callable[[Batch, float], tuple[Outcome, Tensor]],
+    attack: Attack,
+    batch: Batch,
+    threat: ThreatModel,
+    curve: Sequence[float],
+) -> Evaluation:
+    outcome, adversarial = run(batch, threat.eps)
+    broken_at = np.where(outcome.success, threat.eps, np.inf)
+    if attack.kind == "minimum-norm":
+        within = outcome.correct & np.isfinite(outcome.norm)
+        broken_at = np.where(within, np.minimum(broken_at, outcome.distance), broken_at)
+        return Evaluation(outcome, adversarial, broken_at)
+
+    def extend(rows: np.ndarray, eps: float) -> None:
+        if rows.any():
+            at = torch.as_tensor(np.flatnonzero(rows), device=batch.inputs.device)
+            further, _ = run(batch.select(at), eps)
+            broken_at[np.flatnonzero(rows)[further.success]] = eps
+
+    points = set(curve)
+    for eps in sorted(point for point in points if point > threat.eps):
+        extend(outcome.correct & np.isinf(broken_at), eps)
+    lower = threat.eps
+    for eps in sorted((point for point in points if point < threat.eps), reverse=True):
+        extend(broken_at == lower, eps)
+        lower = eps
+    return Evaluation(outcome, adversarial, broken_at)

@@ -1,0 +1,25 @@
+"""Use a network without leaving a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without weight gradients; each submodule's mode and each parameter's flag are restored."""
+    modes = {child: child.training for child in module.modules()}
+    flags = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.eval()
+    for parameter in flags:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
