@@ -39,6 +39,7 @@ setup(
         "jinja2>=3.1.4",
         "pillow>=10.4",
         "foolbox>=3.3.4,<4",
+        "packaging>=24",  # `robustkd doctor` reads requirements
         # torchattacks and robustbench cannot be required here: torchattacks pins requests 2.25, which MLflow 3 refuses,
         # and drops a robustbench/ of its own over the real one. `robustkd doctor --fix` installs both rightly.
     ],
@@ -48,8 +49,9 @@ setup(
             "timm>=1.0.9",
             "gdown>=5.1",
             "geotorch>=0.3",
+            "torchdiffeq>=0.2.3",
             "tqdm>=4.56",
-            "setuptools<81",  # its loaders import pkg_resources
+            # Not setuptools<81 for the pkg_resources that its loaders import: see robustkd/robustbench_bridge.py.
         ],
         "dev": [
             "pytest>=8.3",
@@ -112,6 +114,7 @@ setup(
             "black-box-beats-white-box = robustkd.checks.consistency:BlackBoxBeatsWhiteBox",
         ],
         "robustkd.engines": [
+            "inline = robustkd.campaigns.engines.inline:InlineEngine",
             "local = robustkd.campaigns.engines.local:LocalEngine",
         ],
     },

@@ -18,6 +18,7 @@ class Cell:
         defense, seed: of which defense.
         attack: which attack, for an attack cell.
         needs: ids of the cells that must be finished first. A checks cell may also run when some of its attacks failed.
+        attacks: of a checks cell, the names of the attacks whose ids follow the target's in ``needs``.
         target: the id of the train cell whose target is used (its own id for a train cell).
     """
 
@@ -28,6 +29,7 @@ class Cell:
     needs: tuple[str, ...]
     target: str
     attack: str | None = None
+    attacks: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:

@@ -111,7 +111,7 @@ def _defense_result(
 ) -> DefenseResult:
     campaign = plan.campaign
     mine = [cell for cell in plan.cells if cell.defense == name and cell.seed == seed]
-    train = next((cell for cell in mine if cell.kind == "train"), None) or _shared_training(plan, name)
+    train = next(cell for cell in mine if cell.kind == "train")
     attacks = [cell for cell in mine if cell.kind == "attack"]
     checks = next((cell for cell in mine if cell.kind == "checks"), None)
     entry = entries[train.id]
@@ -166,12 +166,6 @@ def _defense_result(
         other_threats=_other_threats(plan, attacks, records),
         **base,
     )
-
-
-def _shared_training(plan: Plan, name: str) -> Cell:
-    """The train cell of a defense that is loaded once for all seeds."""
-    target = next(cell.target for cell in plan.cells if cell.defense == name)
-    return next(cell for cell in plan.cells if cell.id == target)
 
 
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

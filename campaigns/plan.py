@@ -118,4 +118,5 @@ def _checks_cell(campaign: Campaign, defense: str, seed: int, target: str, attac
     # The evidence names the attacks as the campaign does, so these names belong to the identity.
     basis = [[cell.attack, cell.id] for cell in attacks]
     identifier = digest("checks", checks, [campaign.threat.norm, campaign.threat.eps], basis, seed)
-    return Cell(identifier, "checks", defense, seed, (target, *(cell.id for cell in attacks)), target)
+    needs = (target, *(cell.id for cell in attacks))
+    return Cell(identifier, "checks", defense, seed, needs, target, attacks=tuple(cell.attack or "" for cell in attacks))

@@ -54,15 +54,17 @@ def run(plan: Plan, out: Path, engine: Engine, *, device: str = "auto", observer
     with _alone(out):
         store.prepare()
         write_text(out / "campaign.yaml", plan.campaign.text)
-        finished = finished_cells(plan, store)
         distinct = {cell.id: cell for cell in plan.cells}
+        finished = finished_cells(plan, store)
         driver = _Driver(plan, store, observers)
         for observer in observers:
             observer.planned(plan, len(finished), len(distinct) - len(finished))
-        if len(finished) < len(distinct):
-            campaign = plan.campaign
-            job = Job(campaign.text, campaign.origin, str(campaign.folder), str(out.resolve()), device)
+        campaign = plan.campaign
+        job = Job(campaign.text, campaign.origin, str(campaign.folder), str(out.resolve()), device)
+        while not finished.union(driver.failures).issuperset(distinct):
             engine.run(job, Schedule(distinct.values(), finished), driver)
+            # A target that had to be trained again and came out different makes finished cells stale: hence the loop.
+            finished = finished_cells(plan, store)
         results = collect(plan, store, driver.failures)
         write_text(out / "results.json", json.dumps(results.to_json(), indent=1, allow_nan=False))
         for observer in observers:
@@ -73,7 +75,7 @@ def run(plan: Plan, out: Path, engine: Engine, *, device: str = "auto", observer
 def finished_cells(plan: Plan, store: Store) -> set[str]:
     """Ids of the cells that need not be run.
 
-    A cell is also done again when its target has been trained anew and came out different (see STORE.md).
+    A cell that stands on targets which have since been trained anew, and came out different, is not among them (STORE.md).
     """
     fingerprints: dict[str, str] = {}
     done: set[str] = set()
@@ -81,12 +83,12 @@ def finished_cells(plan: Plan, store: Store) -> set[str]:
         entry = store.get(cell.id)
         if entry is None:
             continue
+        if any(fingerprints.get(target, seen) != seen for target, seen in entry.meta.get("targets", {}).items()):
+            continue
+        if cell.kind == "checks" and not done.issuperset(cell.needs[1:]):
+            continue
         if cell.kind == "train":
             fingerprints[cell.id] = entry.meta["fingerprint"]
-        elif entry.meta.get("target") != fingerprints.get(cell.target) or (
-            cell.kind == "checks" and not done.issuperset(cell.needs)
-        ):
-            continue
         done.add(cell.id)
     return done
 

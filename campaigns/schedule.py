@@ -44,10 +44,10 @@ class Schedule:
         self._settled.add(cell.id)
         self._failed.add(cell.id)
         blocked = []
-        for waiting in list(self._waiting.values()):
+        for waiting in list(self._waiting.values()):  # in order, so a blocked cell comes before those that need it
             required = waiting.needs[:1] if waiting.kind == "checks" else waiting.needs
             if any(need in self._failed for need in required):
-                del self._waiting[waiting.id]
-                blocked.append(waiting)
-                blocked += self.fail(waiting)
+                blocked.append(self._waiting.pop(waiting.id))
+                self._settled.add(waiting.id)
+                self._failed.add(waiting.id)
         return blocked

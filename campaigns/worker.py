@@ -116,6 +116,7 @@ class Worker:
             targets={name: self._target(teacher) for name, teacher in teachers.items()},
             log=log,
         )
+        meta["targets"] = {teacher: self._fingerprint(teacher) for teacher in cell.needs}
         target = use.plugin.fit(context)
         target.module.eval()
         meta |= {"fingerprint": fingerprint(target), "history": history, "wall_seconds": time.perf_counter() - started}
@@ -130,7 +131,7 @@ class Worker:
             batch = _with_goals(batch, cell.seed, self.data.num_classes)
         found = evaluate_attack(target, use.plugin, batch, use.threat, seed=cell.seed, curve=use.curve)
         record = samples.AttackRecord(found.outcome, found.broken_at, found.adversarial.numpy())
-        meta |= {"target": self._fingerprint(cell.target), "wall_seconds": time.perf_counter() - started}
+        meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, "wall_seconds": time.perf_counter() - started}
         with self._store.write(cell.id, meta) as folder:
             samples.write(record, folder)
 
@@ -138,19 +139,19 @@ class Worker:
         target, batch = self._attacked(cell.target, cell.seed)
         context = CheckContext(target, batch, self._campaign.threat, self._evidence(cell), cell.seed)
         findings = [spec.load_check(name).run(context) for name in self._campaign.checks]
-        meta |= {"target": self._fingerprint(cell.target), "wall_seconds": time.perf_counter() - started}
+        meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, "wall_seconds": time.perf_counter() - started}
         with self._store.write(cell.id, meta) as folder:
             (folder / FINDINGS).write_text(json.dumps([asdict(finding) for finding in findings], indent=1))
 
     def _evidence(self, cell: Cell) -> dict[str, AttackEvidence]:
         finished = {}
-        for need in cell.needs[1:]:
+        for name, need in zip(cell.attacks, cell.needs[1:], strict=True):
             entry = self._store.get(need)
             if entry is None:  # the attack failed; the checks speak about the others
                 continue
             record = samples.read(entry.folder)
-            use = next(use for use in self._campaign.attacks.values() if use.name == entry.meta["attack"])
-            finished[use.name] = evidence_of(use.name, use.plugin, use.threat, record.outcome, record.adversarial)
+            use = self._campaign.attacks[name]
+            finished[name] = evidence_of(name, use.plugin, use.threat, record.outcome, record.adversarial)
         return finished
 
     def _target(self, cell_id: str) -> Target:

@@ -96,3 +96,28 @@ def project_l1(delta: Tensor, eps: Tensor) -> Tensor:
     outside = magnitude.sum(1, keepdim=True) > eps.unsqueeze(1)
     shrunk = flat.sign() * (magnitude - threshold).clamp_min(0)
     return torch.where(outside, shrunk, flat).view_as(delta)
+
+
+def project_l1_in_box(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+    """Euclidean projection of each row onto {d : ||d||_1 <= eps, low <= d <= high}, for low <= 0 <= high.
+
+    Projecting onto ball and box in turn would waste budget: what the box cuts off, other pixels could use. The solution is
+    d_i = sign(delta_i) * clip(|delta_i| - t, 0, cap_i) with cap the room on that side. The norm falls with t, linearly
+    between the points |delta_i| (a pixel becomes 0) and |delta_i| - cap_i (a pixel is no longer held by the box), so t
+    comes from sorting these.
+
+    Source: Croce & Hein 2021 (arXiv:2103.01208), proposition 2.1 and appendix A.
+    """
+    size = delta.flatten(1).abs()
+    room = torch.where(delta >= 0, high, -low).flatten(1)
+    bends, order = torch.cat([size, size - room], 1).sort(1, descending=True)
+    # Coming down from t = inf (norm 0), each bend passed lets one more pixel grow as t falls, or stops one.
+    growing = torch.where(order < size.shape[1], 1.0, -1.0).to(delta.dtype).cumsum(1)
+    norm_at = ((bends[:, :-1] - bends[:, 1:]) * growing[:, :-1]).cumsum(1)
+    norm_at = torch.cat([torch.zeros_like(norm_at[:, :1]), norm_at], 1)
+    last = (norm_at <= eps.unsqueeze(1)).sum(1, keepdim=True) - 1  # the last bend at which the budget still holds
+    left = (eps.unsqueeze(1) - norm_at.gather(1, last)) / growing.gather(1, last).clamp_min(1)
+    threshold = (bends.gather(1, last) - left).clamp_min(0)
+    within = (size.minimum(room).sum(1) <= eps).unsqueeze(1)
+    shrunk = (size - torch.where(within, 0, threshold)).clamp_min(0).minimum(room)
+    return torch.where(delta >= 0, shrunk.view_as(delta), -shrunk.view_as(delta))

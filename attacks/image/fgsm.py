@@ -10,11 +10,10 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.image.ascent import Found, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.ascent import Found, Search, SteepestStep, ascend, fixed_budget
 from robustkd.attacks.image.ball import Ball
 from robustkd.attacks.image.losses import LossName
 from robustkd.attacks.image.objective import FAMILY_OF, for_batch
-from robustkd.attacks.oracle import Oracle
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
@@ -44,7 +43,7 @@ class FGSM(Attack):
         """Two forward passes and one backward pass for each sample that is classified rightly."""
         objective = for_batch(self.params.loss, batch)
 
-        def run(oracle: Oracle, rows: Tensor, ball: Ball, restart: int) -> Found:
-            return ascend(oracle, rows, ball, ball.centre, objective=objective, rule=SteepestStep(threat.eps), steps=1)
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=SteepestStep(threat.eps), steps=1)
 
         return fixed_budget(target, batch, threat, run)

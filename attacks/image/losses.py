@@ -41,6 +41,16 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
+def scale_free(logits: Tensor, labels: Tensor) -> Tensor:
+    """``dlr`` where it is defined; with two classes the margin, of which it would be a multiple by a constant."""
+    return dlr(logits, labels) if logits.shape[1] >= 3 else margin(logits, labels)
+
+
+def scale_free_towards(logits: Tensor, goals: Tensor) -> Tensor:
+    """Targeted ``dlr`` where it is defined, from four classes on; below, the targeted margin."""
+    return (_targeted_dlr if logits.shape[1] >= 4 else _targeted_margin)(logits, goals)
+
+
 def targeted(loss: LossName) -> Loss:
     """The form of ``loss`` that grows as the given class is approached.
 

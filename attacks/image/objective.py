@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustkd.attacks.image.losses import LossName, targeted, untargeted
+from robustkd.attacks.image.losses import Loss, LossName, targeted, untargeted
 from robustkd.attacks.oracle import Objective
 from robustkd.contracts import Batch
 from robustkd.contracts.attack import LossFamily
@@ -14,10 +14,13 @@ FAMILY_OF: dict[str, LossFamily] = {"ce": "cross-entropy", "margin": "margin", "
 
 def for_batch(loss: LossName, batch: Batch) -> Objective:
     """The objective of an attack on ``batch``: targeted where the batch has goals."""
-    function = untargeted(loss) if batch.goals is None else targeted(loss)
-    classes = batch.labels if batch.goals is None else batch.goals
+    return bound(untargeted(loss), batch.labels) if batch.goals is None else bound(targeted(loss), batch.goals)
+
+
+def bound(loss: Loss, classes: Tensor) -> Objective:
+    """``loss`` with respect to the (B,) ``classes`` of a batch."""
 
     def objective(logits: Tensor, rows: Tensor) -> Tensor:
-        return function(logits, classes[rows])
+        return loss(logits, classes[rows])
 
     return objective

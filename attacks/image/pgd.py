@@ -12,11 +12,10 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.image.ascent import Found, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.ascent import Found, Search, SteepestStep, ascend, fixed_budget
 from robustkd.attacks.image.ball import Ball
 from robustkd.attacks.image.losses import LossName
 from robustkd.attacks.image.objective import FAMILY_OF, for_batch
-from robustkd.attacks.oracle import Oracle
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
@@ -52,11 +51,11 @@ class PGD(Attack):
         objective = for_batch(p.loss, batch)
         size = p.step_size if p.step_size is not None else 2.5 * threat.eps / p.steps
 
-        def run(oracle: Oracle, rows: Tensor, ball: Ball, restart: int) -> Found:
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
             draws = rng.fork(restart).select(rows)
             start = ball.random_point(draws) if p.random_start else ball.centre
             return ascend(
-                oracle,
+                search.oracle,
                 rows,
                 ball,
                 start,

@@ -9,23 +9,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.engines import Engine, Listener
+from robustkd.campaigns.engines import CellCrash, Engine, Listener
 from robustkd.campaigns.schedule import Schedule
 from robustkd.campaigns.worker import Job, Worker
 from robustkd.contracts import RobustkdError
 
 _SPAWN = multiprocessing.get_context("spawn")
-
-
-class CellCrash(RobustkdError):
-    """A cell ended by something nobody foresaw: a bug in a plug-in, or the death of its process."""
 
 
 @dataclass
@@ -42,12 +37,8 @@ class _Child:
 class LocalEngine(Engine):
     """Child processes on this machine.
 
-    Args:
-        workers: how many; by default one for each core (one in all on a GPU), but no more than there are cells.
+    By default as many as there are cores (one in all on a GPU), but no more than there are cells.
     """
-
-    def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers
 
     def run(self, job: Job, schedule: Schedule, listener: Listener) -> None:
         """Run every cell of ``schedule``."""
@@ -69,10 +60,33 @@ class LocalEngine(Engine):
                     return
                 for ready in wait([child.pipe for child in busy]):
                     child = next(child for child in busy if child.pipe is ready)
-                    if not _hear(child, schedule, listener):
+                    if not self._hear(child, schedule, listener):
                         children.remove(child)
         finally:
             _stop(children)
+
+    def _hear(self, child: _Child, schedule: Schedule, listener: Listener) -> bool:
+        """Take one message of a child; False when the child is dead."""
+        cell = child.cell
+        assert cell is not None
+        try:
+            kind, content = child.pipe.recv()
+        except (EOFError, OSError):
+            child.process.join()
+            code = child.process.exitcode
+            how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+            fix = "it may have run out of memory: use fewer --workers or smaller data" if code == -signal.SIGKILL else None
+            self.failed(cell, CellCrash(f"its process died ({how})", fix=fix), schedule, listener)
+            return False
+        if kind == "progress":
+            listener.progressed(cell, *content)
+            return True
+        child.cell = None
+        if kind == "done":
+            self.succeeded(cell, schedule, listener)
+        else:
+            self.failed(cell, content, schedule, listener)
+        return True
 
 
 def default_workers(device: str) -> int:
@@ -85,37 +99,6 @@ def default_workers(device: str) -> int:
         if torch.cuda.is_available():
             return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _hear(child: _Child, schedule: Schedule, listener: Listener) -> bool:
-    """Take one message of a child; False when the child is dead."""
-    cell = child.cell
-    assert cell is not None
-    try:
-        kind, content = child.pipe.recv()
-    except (EOFError, OSError):
-        child.process.join()
-        code = child.process.exitcode
-        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        fix = "it may have run out of memory: use fewer --workers or smaller data" if code == -signal.SIGKILL else None
-        _fail(cell, CellCrash(f"its process died ({how})", fix=fix), schedule, listener)
-        return False
-    if kind == "progress":
-        listener.progressed(cell, *content)
-        return True
-    child.cell = None
-    if kind == "done":
-        schedule.succeed(cell)
-        listener.succeeded(cell)
-    else:
-        _fail(cell, content, schedule, listener)
-    return True
-
-
-def _fail(cell: Cell, error: RobustkdError, schedule: Schedule, listener: Listener) -> None:
-    listener.failed(cell, error)
-    for waiting in schedule.fail(cell):
-        listener.blocked(waiting, cell)
 
 
 def _start(job: Job) -> _Child:
@@ -158,6 +141,4 @@ def _child_main(job: Job, pipe: Connection) -> None:
         except RobustkdError as error:
             pipe.send(("failed", error))
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
-            pipe.send(("failed", CellCrash(text, fix="this is a bug in that plug-in or model, or in robustkd")))
+            pipe.send(("failed", CellCrash.of(error)))

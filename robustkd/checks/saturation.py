@@ -24,7 +24,7 @@ class LossDisagreement(Check):
     """
 
     severity = "severe"
-    rule = "robust accuracy under margin attacks lies 5 points or more below the 95 % interval of that under iterative cross-entropy attacks"
+    rule = "robust accuracy under margin attacks lies over 5 points below the 95 % interval of that under iterative cross-entropy ones"
     source = "Carlini & Wagner 2016, Defensive distillation is not robust; Croce & Hein 2020, section 4"
 
     # Published honest networks lose up to 3.3 points from PGD on the cross entropy to CW (AdaAD's 56.78 to 53.51 %).

@@ -65,18 +65,18 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point: errors of ours become one message and an exit code."""
-    from robustkd.contracts.errors import RobustkdError
-
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        sys.exit(cli.main(standalone_mode=False))  # the code that a command gave to Exit, or None
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is finished is kept, and running again goes on from there", err=True)
         sys.exit(130)
-    except RobustkdError as error:
+    except Exception as error:
+        from robustkd.contracts.errors import RobustkdError  # late: it loads pydantic and NumPy, which --help does not need
+
+        if not isinstance(error, RobustkdError):
+            raise
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

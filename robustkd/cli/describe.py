@@ -77,4 +77,3 @@ def _type(field: dict[str, Any]) -> str:
 
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-

@@ -24,7 +24,9 @@ def command(fix: bool, as_json: bool) -> None:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
-            click.echo(f"{click.style('ok   ', fg='green') if finding.ok else click.style('wrong', fg='red')} {finding.name}: {finding.detail}")
+            click.echo(
+                f"{click.style('ok   ', fg='green') if finding.ok else click.style('wrong', fg='red')} {finding.name}: {finding.detail}"
+            )
             if not finding.ok and finding.fix:
                 click.echo(f"      fix: {finding.fix}")
     if not all(finding.ok for finding in findings):

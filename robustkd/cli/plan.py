@@ -26,10 +26,14 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     done = finished_cells(laid_out, Store(results_folder(loaded, out)))
     if as_json:
         cells = [asdict(cell) | {"finished": cell.id in done} for cell in laid_out.cells]
-        click.echo(json.dumps({"plan": laid_out.id, "cells": cells, "skipped": [asdict(item) for item in laid_out.skipped]}, indent=1))
+        click.echo(
+            json.dumps({"plan": laid_out.id, "cells": cells, "skipped": [asdict(item) for item in laid_out.skipped]}, indent=1)
+        )
         return
     data = laid_out.data
-    click.echo(f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({len(data.test)} test samples), seeds {_list(loaded.seeds)}")
+    click.echo(
+        f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({len(data.test)} test samples), seeds {_list(loaded.seeds)}"
+    )
     for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks")):
         cells = {cell.id: cell for cell in laid_out.of(kind)}
         click.echo(f"  {len(cells):>5} {what:<15} {len(done.intersection(cells))} finished")

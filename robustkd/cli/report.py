@@ -14,8 +14,8 @@ from robustkd.cli.options import out_option, results_folder
 @out_option
 def command(campaign: str, out: Path | None) -> None:
     """Write report.html, report.md and the figures of a campaign from its stored results."""
-    from robustkd.cli import session
     from robustkd.campaigns import spec
+    from robustkd.cli import session
 
     loaded = spec.load(campaign)
     folder = results_folder(loaded, out)

@@ -13,7 +13,7 @@ from robustkd.cli.options import json_option, out_option, results_folder
 @click.command("run")
 @click.argument("campaign")
 @out_option
-@click.option("--workers", type=click.IntRange(1), help="Child processes [default: one a core; one on a GPU].")
+@click.option("--workers", type=click.IntRange(0), help="Child processes [default: one a core; one on a GPU]; 0: none.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..")
 @click.option("--no-track", is_flag=True, help="Do not write to MLflow.")
 @click.option("--quiet", "-q", is_flag=True, help="Only the table.")
@@ -25,9 +25,9 @@ def command(
 
     What is finished already is not done again: after an interruption, or a change to the file, only the rest is run.
     """
-    from robustkd.cli import session
     from robustkd.campaigns import spec
     from robustkd.campaigns.gate import judge_gates
+    from robustkd.cli import session
     from robustkd.cli.table import print_results
 
     loaded = spec.load(campaign)

@@ -1,40 +1,49 @@
-"""A campaign as a user runs it: the plan run, followed on the terminal, tracked in MLflow and written up."""
+"""A campaign as a user runs it: the plan run, followed on the terminal, written up and tracked in MLflow."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import click
 
 from robustkd import plugins
 from robustkd.campaigns import plan as planning
 from robustkd.campaigns import run as running
 from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.collect import collect
-from robustkd.campaigns.gallery import gallery_items
+from robustkd.campaigns.collect import Failure, attack_result, collect
+from robustkd.campaigns.gallery import cell_gallery, gallery_items
 from robustkd.campaigns.plan import Plan
-from robustkd.campaigns.spec import Campaign
+from robustkd.campaigns.run import Observer
+from robustkd.campaigns.spec import AttackUse, Campaign, DefenseUse
 from robustkd.campaigns.store import Store
 from robustkd.cli.progress import follower
 from robustkd.contracts import StoreError
-from robustkd.report import ReportFiles, write_report
+from robustkd.report import GalleryItem, ReportFiles, write_report
 from robustkd.scoring.results import CellResult, Results
-from robustkd.tracking import MlflowTracker, rebuild, tracking_uri
+from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
+
+SHOWN = 16
+"""Images of an attack that are kept in MLflow."""
 
 
 def run(campaign: Campaign, folder: Path, *, workers: int | None, device: str, track: bool, quiet: bool) -> Results:
     """Run a campaign into ``folder``, with everything around it."""
     plan = planning.build(campaign)
-    engine = plugins.load("engines", "local")(workers)
-    observers: list[running.Observer] = [] if quiet else [follower(sys.stderr)]
-    if track:
-        observers.append(_Tracking(plan, folder))
+    engine = plugins.load("engines", "inline" if workers == 0 else "local")(workers)
+    # In this order: the tracked run takes the report along, so the report is written first.
+    observers: list[Observer] = [] if quiet else [follower(sys.stderr)]
     observers.append(_Reporting(plan, folder))
-    # The report is an artefact of the tracked run, so it is written first; tracking ends last.
-    observers.sort(key=lambda observer: isinstance(observer, _Tracking))
-    return running.run(plan, folder, engine, device=device, observers=observers)
+    tracking = _Tracking(plan, folder) if track else None
+    if tracking:
+        observers.append(tracking)
+    try:
+        return running.run(plan, folder, engine, device=device, observers=observers)
+    finally:
+        if tracking:
+            tracking.tracker.close()
 
 
 def report(campaign: Campaign, folder: Path) -> ReportFiles:
@@ -46,21 +55,85 @@ def report(campaign: Campaign, folder: Path) -> ReportFiles:
 def track(campaign: Campaign, folder: Path) -> str:
     """Write what is stored in ``folder`` to MLflow; returns where to."""
     plan, results = _stored(campaign, folder)
-    tracking = _Tracking(plan, folder)
+    store = Store(folder)
     rebuild(
-        tracking.tracker,
+        folder,
+        _tracked(plan),
         results,
-        params=tracking.params,
-        galleries=tracking.galleries(),
-        targets=tracking.targets(),
-        artifacts=tracking.artifacts(),
+        gallery=_gallery(plan, store),
+        targets=_targets(plan, store),
+        artifacts=_artifacts(folder),
     )
     return tracking_uri(folder)
+
+
+class _Reporting(Observer):
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._plan, self._folder = plan, folder
+
+    def finished(self, results: Results) -> None:
+        write_report(results, self._folder, gallery_items(self._plan, Store(self._folder)))
+
+
+class _Tracking(Observer):
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._plan, self._folder, self._store = plan, folder, Store(folder)
+        self.tracker = MlflowTracker(folder, _tracked(plan), warn=lambda text: click.echo(f"warning: {text}", err=True))
+
+    def progressed(self, cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
+        self.tracker.log_progress(cell.defense, cell.seed, epoch, metrics)
+
+    def succeeded(self, cell: Cell, result: CellResult | None) -> None:
+        if result is not None:
+            self.tracker.log_cell(result, cell_gallery(self._plan, self._store, cell, SHOWN))
+
+    def failed(self, cell: Cell, failure: Failure) -> None:
+        if cell.kind == "attack":
+            self.tracker.log_cell(attack_result(self._plan, cell, None, None, failure))
+
+    def finished(self, results: Results) -> None:
+        self.tracker.finish(
+            results,
+            gallery=_gallery(self._plan, self._store),
+            targets=_targets(self._plan, self._store),
+            artifacts=_artifacts(self._folder),
+        )
+
+
+def _tracked(plan: Plan) -> TrackedCampaign:
+    campaign = plan.campaign
+    return TrackedCampaign(
+        name=campaign.name,
+        plan_id=plan.id,
+        text=campaign.text,
+        data={"name": campaign.data.name, "n": len(plan.data.test), "digest": plan.data.digest},
+        defenses=_parameters(campaign.defenses),
+        attacks=_parameters(campaign.attacks),
+    )
+
+
+def _parameters(uses: Mapping[str, DefenseUse] | Mapping[str, AttackUse]) -> dict[str, dict[str, Any]]:
+    return {name: {"kind": use.kind, **use.plugin.params.model_dump(mode="json")} for name, use in uses.items()}
+
+
+def _gallery(plan: Plan, store: Store) -> list[GalleryItem]:
+    return [item for cell in plan.of("attack") for item in cell_gallery(plan, store, cell, SHOWN)]
+
+
+def _targets(plan: Plan, store: Store) -> dict[tuple[str, int], Path]:
+    return {(cell.defense, cell.seed): store.path(cell.id) for cell in plan.of("train") if store.path(cell.id).is_dir()}
+
+
+def _artifacts(folder: Path) -> list[Path]:
+    names = ("campaign.yaml", "results.json", "report.html", "report.md", "curves.png", "heatmap.png", "gallery.png")
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _stored(campaign: Campaign, folder: Path) -> tuple[Plan, Results]:
     plan = planning.build(campaign)
     store = Store(folder)
     if not running.finished_cells(plan, store):
-        raise StoreError(f"{folder} holds no finished cell of this campaign", fix="robustkd run it first, or name its folder with --out")
+        raise StoreError(
+            f"{folder} holds no finished cell of this campaign", fix="robustkd run it first, or name its folder with --out"
+        )
     return plan, collect(plan, store, {})

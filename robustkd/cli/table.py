@@ -27,14 +27,18 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
     attacks = attack_names(results)
     caption = f"{results.threat['norm']} eps {results.threat['eps']:.4g}, {results.data['name']}, n = {results.data['n']}, "
     caption += f"{len(seeds)} seeds: means; [95 % intervals of all seeds]" if len(seeds) > 1 else "[95 % interval]"
-    table = Table(title=results.campaign, caption=caption, title_justify="left", caption_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=results.campaign, caption=caption, title_justify="left", caption_justify="left", box=None, pad_edge=False
+    )
     table.add_column("defense", no_wrap=True)
     for name in ("clean", *attacks, "worst case"):
         table.add_column(name, justify="right", no_wrap=name == "worst case")
     table.add_column("verdict", no_wrap=True)
     for row in summary_rows(results):
         numbers = [_share(row.clean_accuracy), *(_share(row.per_attack.get(attack)) for attack in attacks)]
-        table.add_row(row.defense, *numbers, _worst(row), Text(row.verdict or row.status, style=_COLOURS.get(row.verdict or "", "red")))
+        table.add_row(
+            row.defense, *numbers, _worst(row), Text(row.verdict or row.status, style=_COLOURS.get(row.verdict or "", "red"))
+        )
     console.print(table)
     _print_evidence(results)
     for item in (*results.defenses, *results.cells):
@@ -47,7 +51,9 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
         click.echo(f"gate {gate.outcome}: {gate.defense} {gate.metric} at least {gate.at_least:.1%}: {value}")
     click.echo(f"\nreport     {folder / 'report.html'}\nnumbers    {folder / 'results.json'}")
     if tracked:
-        click.echo(f"dashboard  robustkd ui {shown}" + ("" if folder == Path("runs") / results.campaign else f" --out {folder}"))
+        click.echo(
+            f"dashboard  robustkd ui {shown}" + ("" if folder == Path("runs") / results.campaign else f" --out {folder}")
+        )
 
 
 def _print_evidence(results: Results) -> None:

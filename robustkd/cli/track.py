@@ -14,8 +14,8 @@ from robustkd.cli.options import out_option, results_folder
 @out_option
 def command(campaign: str, out: Path | None) -> None:
     """Write a campaign's stored results to MLflow; what is there already is not written twice."""
-    from robustkd.cli import session
     from robustkd.campaigns import spec
+    from robustkd.cli import session
 
     loaded = spec.load(campaign)
     click.echo(session.track(loaded, results_folder(loaded, out)))

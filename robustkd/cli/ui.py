@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,6 @@ def command(campaign: str, out: Path | None, port: int) -> None:
     from robustkd.tracking import ui_command
 
     folder = results_folder(spec.load(campaign), out)
-    arguments = ui_command(folder, port)
+    server = ui_command(folder, port)
     click.echo(f"http://127.0.0.1:{port}   (Ctrl-C ends it)")
-    raise click.exceptions.Exit(subprocess.run(arguments, check=False).returncode)
+    raise click.exceptions.Exit(subprocess.run(server.argv, env=os.environ | server.env, check=False).returncode)

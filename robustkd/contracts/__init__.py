@@ -15,7 +15,7 @@ from robustkd.contracts.errors import (
     suggestion,
 )
 from robustkd.contracts.model import Model
-from robustkd.contracts.params import Params, TargetRef, target_references
+from robustkd.contracts.params import CampaignPath, Params, TargetRef, target_references
 from robustkd.contracts.target import Target
 from robustkd.contracts.threat import ThreatModel
 
@@ -26,6 +26,7 @@ __all__ = [
     "AttackEvidence",
     "AttackResult",
     "Batch",
+    "CampaignPath",
     "Check",
     "CheckContext",
     "DataError",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 
 class Params(BaseModel):
@@ -56,3 +57,17 @@ def _models(value: Any) -> list[BaseModel]:
         return [value]
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return [model for item in items for model in _models(item)]
+
+
+def _inside_campaign(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    if path.is_absolute() or folder is None:
+        return path
+    resolved = (Path(folder) / path).resolve()
+    if not resolved.is_relative_to(Path(folder).resolve()):
+        raise ValueError("leads out of the campaign file's folder; give an absolute path if that is meant")
+    return resolved
+
+
+CampaignPath = Annotated[Path, AfterValidator(_inside_campaign)]
+"""A parameter type: a path relative to the campaign file, which may not lead out of its folder; or an absolute path."""

@@ -1,0 +1,43 @@
+# The commands of the README. `make install` is a no-op until setup.py or pyproject.toml changes.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: install quickstart test test-slow check bench docs clean
+
+install: $(STAMP)
+
+$(STAMP): setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit("robustkd needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % v[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,robustbench]'
+	@# robustkd works without the peers; what is wrong is said, and does not keep anybody from the quickstart.
+	$(BIN)/robustkd doctor --fix || echo "Some of the above is missing. Run '$(BIN)/robustkd doctor --fix' when it can be had."
+	touch $@
+
+quickstart: install
+	$(BIN)/robustkd run quickstart
+
+test: install
+	$(BIN)/pytest -n 2 -m "not slow and not network"
+
+test-slow: install
+	$(BIN)/pytest -m "slow or network"
+
+check: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+docs: install
+	$(BIN)/pytest tests/docs
+
+clean:
+	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

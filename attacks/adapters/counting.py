@@ -1,0 +1,176 @@
+"""What the adapters of other packages' attacks share: a target that counts, and a model left as it was found.
+
+A peer's attack is driven as it is, whole batches at a time, and is not trusted afterwards: what it returns is put back
+into the budget, shown to the target once more (that forward pass is counted too), and replaced by the clean image
+where the peer found nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.oracle import Oracle, frozen
+from robustkd.contracts import Attack, AttackError, AttackResult, Batch, RobustkdError, Target, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import distance, per_sample
+from robustkd.scoring.judging import TOLERANCE
+
+
+class CountedModel(nn.Module):
+    """A target as a peer sees it: a network whose passes are counted and whose weights are out of reach.
+
+    The target's network is no submodule of it, so a peer's ``model.train()``, ``zero_grad()`` or ``to()`` does not
+    arrive there.
+
+    A call with as many rows as there are samples (or a multiple: restarts, copies for gradient averaging) counts for
+    each of them. The rows of any other call are spread evenly over the samples: then totals are exact, single samples'
+    counts are not.
+    """
+
+    def __init__(self, target: Target, batch: Batch) -> None:
+        super().__init__()
+        device = batch.inputs.device
+        # Peers read the device off the parameters; an empty one says it and gives nothing else away.
+        self.anchor = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+        self.target = target
+        self.rows = torch.arange(len(batch))
+        # Counted on the CPU: an accelerator has nothing to wait for, and not every one has float64.
+        self._forwards = torch.zeros(len(batch), dtype=torch.float64)
+        self._backwards = self._forwards.clone()
+        self.eval()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, *shape) -> (B, K) logits, counted; a backward pass through them is counted when it happens."""
+        logits = self.target(inputs)
+        rows, share = self.rows, len(inputs) / len(self.rows)
+        self._forwards[rows] += share
+
+        def count(gradient: Tensor) -> None:
+            self._backwards[rows] += share
+
+        if logits.requires_grad:
+            logits.register_hook(count)  # type: ignore[no-untyped-call]
+        return logits
+
+    @contextmanager
+    def only(self, rows: Tensor) -> Iterator[CountedModel]:
+        """Until the end of the block, calls are about these rows of the batch."""
+        before, self.rows = self.rows, rows
+        try:
+            yield self
+        finally:
+            self.rows = before
+
+    @property
+    def forwards(self) -> Tensor:
+        """(B,) int64."""
+        return _whole(self._forwards).to(self.anchor.device)
+
+    @property
+    def backwards(self) -> Tensor:
+        """(B,) int64."""
+        return _whole(self._backwards).to(self.anchor.device)
+
+
+def _whole(shares: Tensor) -> Tensor:
+    # Rounding the running total keeps the sum of all samples exact; whole shares stay as they are.
+    total = shares.cumsum(0).round()
+    return torch.diff(total, prepend=total.new_zeros(1)).to(torch.int64)
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """``frozen``, and every buffer restored."""
+    buffers = {buffer: buffer.detach().clone() for buffer in module.buffers()}
+    with frozen(module):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in buffers.items():
+                    buffer.copy_(value)
+
+
+@contextmanager
+def global_seed(rng: SampleRng, device: torch.device) -> Iterator[int]:
+    """Seed the global generators of torch, NumPy and Python from ``rng``, and restore them afterwards; gives the seed."""
+    seed = int(rng.bits((1,)).sum()) % 2**32
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield seed
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+class PeerAttack(Attack):
+    """An attack of another package.
+
+    Its randomness comes from the global generators, seeded for each batch: the same batch gives the same result, but a
+    sample's result may depend on the batch it came in, which attacks of our own rule out. Those that go through a batch
+    sample by sample anyway (``one_by_one``) are given each sample alone, which makes them independent of it.
+    """
+
+    name: str = ""
+    one_by_one: bool = False
+
+    @abstractmethod
+    def drive(self, model: CountedModel, batch: Batch, threat: ThreatModel, seed: int) -> Tensor:
+        """The peer's answer for ``batch``; the model counts its passes."""
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """Drive the peer and verify what it returns.
+
+        Raises:
+            AttackError: the peer raised.
+        """
+        model = CountedModel(target, batch)
+        oracle = Oracle(target, batch)
+        found = torch.empty_like(batch.inputs)
+        with untouched(target.module):
+            for rows in torch.split(model.rows, 1 if self.one_by_one else len(batch)):
+                with model.only(rows), global_seed(rng.select(rows), batch.inputs.device) as seed, torch.enable_grad():
+                    found[rows] = self._driven(model, batch.select(rows), threat, seed)
+            adversarial = self._inside(found, target, batch, threat)
+            success = oracle.is_adversarial(oracle.logits(adversarial, model.rows), model.rows)
+        if self.kind == "minimum-norm":
+            adversarial = torch.where(per_sample(success, adversarial), adversarial, batch.inputs)
+        return AttackResult(adversarial, success, model.forwards + oracle.forwards, model.backwards)
+
+    def _driven(self, model: CountedModel, batch: Batch, threat: ThreatModel, seed: int) -> Tensor:
+        try:
+            return self.drive(model, batch, threat, seed).detach()
+        except (RobustkdError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            raise AttackError(
+                f"{self.name} cannot attack this target: {type(error).__name__}: {said}",
+                fix="the error is the peer's own; exclude this pair, or use one of robustkd's own attacks",
+            ) from error
+
+    def _inside(self, found: Tensor, target: Target, batch: Batch, threat: ThreatModel) -> Tensor:
+        clean, bounds = batch.inputs, getattr(target, "bounds", (0.0, 1.0))
+        failed = ~torch.isfinite(found).flatten(1).all(1)
+        if self.kind == "minimum-norm":
+            # An image of zeros is how foolbox says that it found nothing.
+            failed |= (found == 0).flatten(1).all(1) & (clean != 0).flatten(1).any(1)
+        found = torch.where(per_sample(failed, found), clean, found).clamp(*bounds)
+        if self.kind == "fixed-budget":
+            outside = distance(found - clean, threat.norm) > threat.eps + TOLERANCE
+            # In l0 there is no nearest point that is still the peer's idea.
+            near = clean if threat.norm == "l0" else Ball.around(clean, threat.eps, threat.norm, bounds).project(found)
+            found = torch.where(per_sample(outside, found), near, found)
+        return found

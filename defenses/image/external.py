@@ -1,0 +1,128 @@
+"""A defense that was trained elsewhere: the user's own code or a registered architecture, and its weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.machinery import PathFinder
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, PrivateAttr, TypeAdapter, ValidationInfo, model_validator
+
+from robustkd.contracts import CampaignPath, Defense, FitContext, Params, Target, TargetError
+from robustkd.targets import ClassifierTarget
+from robustkd.targets.code import call_by_reference, source_file
+from robustkd.targets.files import load_weights
+
+
+class ExternalParams(Params):
+    """Parameters of ``external``."""
+
+    code: str | None = Field(
+        None, description="what builds the network: package.module:function, or path/to/file.py:function beside the campaign"
+    )
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="the function's arguments")
+    model: str | None = Field(None, description="instead of code: a registered architecture")
+    model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    weights: CampaignPath | None = Field(None, description="a safetensors file, or a state_dict written by torch.save")
+    num_classes: int | None = Field(None, ge=2, description="default: the data's")
+    input_shape: tuple[int, ...] | None = Field(None, description="(channels, height, width); default: the data's")
+
+    # The file is kept apart from the text, so that moving the campaign's folder makes no other defense of it.
+    _file: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _one_network(self, info: ValidationInfo) -> ExternalParams:
+        if (self.code is None) == (self.model is None):
+            raise ValueError("give either code or model")
+        if self.model is not None and self.weights is None:
+            raise ValueError("an architecture without weights is an untrained network; give weights")
+        if self.code is not None and (file := source_file(self.code)):
+            self._file = TypeAdapter(CampaignPath).validate_python(file, context=info.context)
+        return self
+
+    @property
+    def reference(self) -> str:
+        """``code`` with the file's place resolved."""
+        code = self.code or ""
+        return f"{self._file}:{code.rpartition(':')[2]}" if self._file else code
+
+    @property
+    def code_file(self) -> Path | None:
+        """The file that ``code`` is in, as far as it can be told without running any of it."""
+        return self._file or _module_file((self.code or "").rpartition(":")[0])
+
+
+class External(Defense):
+    """A network from elsewhere. It is run once on a few images, so that a mistake shows before the attacks begin."""
+
+    Params = ExternalParams
+    uses_data = False
+
+    def files(self) -> list[Path]:
+        """The code's file and the weights."""
+        return [file for file in (self.params.code_file, self.params.weights) if file is not None]
+
+    def fit(self, context: FitContext) -> Target:
+        """Build the network, load its weights and try it.
+
+        Raises:
+            TargetError: it cannot be built, the weights do not fit, or it gives no logits.
+        """
+        p = self.params
+        shape = p.input_shape or context.input_shape
+        classes = p.num_classes or context.num_classes
+        if p.model is not None:
+            target = ClassifierTarget.from_model(p.model, p.model_params, input_shape=shape, num_classes=classes)
+        else:
+            network = call_by_reference(p.reference, p.kwargs)
+            origin = {"code": p.reference, "kwargs": p.kwargs}
+            target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
+        if p.weights is not None:
+            load_weights(target.module, p.weights)
+        return tried(target, context)
+
+
+def tried(target: ClassifierTarget, context: FitContext) -> ClassifierTarget:
+    """The target in evaluation mode on the context's device, after one forward pass over two images.
+
+    Raises:
+        TargetError: the network raised, or returned anything but finite logits of the right shape.
+    """
+    target.to(context.device)
+    target.module.eval()
+    # A defense that uses no data is given none.
+    samples = context.validation or context.train
+    images = torch.from_numpy(samples.select(np.arange(2)).unit()) if samples else torch.zeros(2, *target.input_shape)
+    try:
+        with torch.no_grad():
+            logits = target(images.to(context.device))
+    except TargetError:
+        raise
+    except Exception as error:
+        said = "\n".join(str(error).splitlines()[:5])[:600]
+        raise TargetError(
+            f"the model raised {type(error).__name__} on a batch of shape {tuple(images.shape)}: {said}",
+            fix="it is called with float32 images in [0, 1], (N, channels, height, width); preprocessing belongs inside it",
+        ) from error
+    if not torch.isfinite(logits).all():
+        raise TargetError(
+            "the model returned NaN or infinite logits for an ordinary image",
+            fix="check that the weights belong to this network and that it takes pixels in [0, 1]",
+        )
+    return target
+
+
+def _module_file(name: str) -> Path | None:
+    # importlib.util.find_spec imports the parents of a dotted name; planning a campaign should run nobody's code.
+    first, *rest = accumulate(name.split("."), "{}.{}".format)
+    try:
+        spec = importlib.util.find_spec(first)
+        for full in rest:
+            spec = PathFinder.find_spec(full, spec.submodule_search_locations) if spec else None
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.has_location and spec.origin else None

@@ -1,0 +1,189 @@
+"""MTARD: multi-teacher adversarial robustness distillation, in its conference and its journal form (B-MTARD).
+
+A student S learns from two frozen teachers, T_nat on clean and T_adv on adversarial images, without hard labels:
+
+    x~ = argmax_{x' in ball(x)} CE(S(x'), y)                                    PGD-10 from x + 0.001 * N(0, 1)
+    L_nat = KL(T_nat(x; tau_nat) || S(x)),   L_adv = KL(T_adv(x~; tau_adv) || S(x~))
+    min_S  w_nat * L_nat + w_adv * L_adv,    w_nat + w_adv = 1
+
+after each step, both balances move by what it showed:
+
+    loss balance:     w_nat <- w_nat - r_w * (w_nat - l_nat^beta / (l_nat^beta + l_adv^beta)),   l_k = L_k / L_k(0)
+    entropy balance:  tau_adv <- clip(tau_adv - r_tau * sign(H_adv / H_nat - 1)), tau_nat the other way;   journal only
+
+Sources: Zhao et al.: Enhanced accuracy and robustness via multi-teacher adversarial distillation (ECCV 2022);
+Zhao, Wang, Wei: Mitigating accuracy-robustness trade-off via balanced multi-teacher adversarial distillation (TPAMI 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.oracle import frozen
+from robustkd.contracts import Defense, FitContext, Params, Target, TargetRef, ThreatModel
+from robustkd.defenses.training import (
+    Adversary,
+    InnerMaximisation,
+    Minibatch,
+    Recipe,
+    TrainParams,
+    entropy,
+    fresh_network,
+    kl,
+    teacher,
+    train,
+)
+from robustkd.defenses.training.inner import Start
+from robustkd.targets import ClassifierTarget
+
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1.0, 10.0
+
+
+class MTARDTeachers(Params):
+    """The two teachers."""
+
+    clean: TargetRef = Field(description="T_nat, a defense trained for clean accuracy")
+    robust: TargetRef = Field(description="T_adv, a defense trained for robustness")
+
+
+class MTARDInner(InnerMaximisation):
+    """The paper's inner maximisation."""
+
+    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+
+
+class MTARDParams(TrainParams):
+    """Parameters of ``mtard``. The papers train on CIFAR with ``augment: crop-flip``."""
+
+    milestone_fractions: ClassVar[tuple[float, ...]] = (215 / 300, 260 / 300, 285 / 300)
+
+    epochs: int = Field(300, ge=1, description="passes over the training data")
+    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    teachers: MTARDTeachers
+    student: str = Field(description="the student's architecture: a model plug-in")
+    student_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    inner: MTARDInner = Field(default_factory=MTARDInner, description="the examples of the adversarial branch")
+    form: Literal["conference", "journal"] = Field("conference", description="journal also balances the teachers' temperatures")
+    balance_loss: bool = Field(True, description="let the weights follow the relative losses, else 1/2 each")
+    weight_rate: float = Field(0.025, gt=0, lt=1, description="r_w; it falls with the learning rate")
+    beta: float = Field(1.0, gt=0, description="exponent of the relative losses")
+    temperature_rate: float = Field(0.001, gt=0, description="r_tau of the journal form; it falls with the learning rate")
+    reference_steps: int = Field(
+        10, ge=1, description="L_k(0) is the mean loss of so many first steps; 1 is the papers' and hangs on one minibatch"
+    )
+    kl_reduction: Literal["batch", "batch-and-class"] = Field(
+        "batch-and-class",
+        description="batch-and-class, the authors': KL / K, which the papers' learning rate for sgd belongs to; "
+        "batch, the definition: K times as large, to be used with a smaller lr",
+    )
+
+
+def balanced_weight(weight: float, relative: float, opposite: float, *, rate: float, beta: float = 1.0) -> float:
+    """w <- w - r_w * (w - l^beta / (l^beta + l_opposite^beta)): the branch that has fallen less gains weight.
+
+    The journal form updates both weights by this rule, floors them at 0 and renormalises. The rule is a convex combination
+    and keeps their sum, so one update and ``w_adv = 1 - w_nat`` is the same thing.
+    """
+    total = relative**beta + opposite**beta
+    share = relative**beta / total if total > 0 else 0.5
+    return weight - rate * (weight - share)
+
+
+def balanced_temperatures(
+    tau_nat: float, tau_adv: float, entropy_nat: float, entropy_adv: float, *, rate: float
+) -> tuple[float, float]:
+    """tau_k <- clip(tau_k - r_tau * sign(H_k / H_other - 1), 1, 10): the softer teacher is sharpened, the other softened."""
+    softer = (entropy_adv > entropy_nat) - (entropy_adv < entropy_nat)
+    return _clipped(tau_nat + rate * softer), _clipped(tau_adv - rate * softer)
+
+
+def _clipped(temperature: float) -> float:
+    return min(max(temperature, LOWEST_TEMPERATURE), HIGHEST_TEMPERATURE)
+
+
+class MTARDRecipe(Recipe):
+    """The two losses and what the balances have learnt.
+
+    The student sees x~ and x in two forward passes, as in the papers: its BatchNorm normalises each branch by the branch's own
+    statistics, and the running ones that are deployed take in both in turn, x last.
+
+    Attributes:
+        w_nat: weight of the clean branch.
+        tau_nat, tau_adv: the teachers' temperatures.
+        first_nat, first_adv: L_k(0), the mean over the first steps, of which there were ``first_steps``.
+    """
+
+    state = ("w_nat", "tau_nat", "tau_adv", "first_nat", "first_adv", "first_steps")
+
+    def __init__(
+        self, clean: ClassifierTarget, robust: ClassifierTarget, adversary: Adversary, threat: ThreatModel, params: MTARDParams
+    ) -> None:
+        self.clean, self.robust, self.adversary, self.threat, self.params = clean, robust, adversary, threat, params
+        self.w_nat = 0.5
+        self.tau_nat = self.tau_adv = LOWEST_TEMPERATURE
+        self.first_nat = self.first_adv = 0.0
+        self.first_steps = 0
+        self._decay = 1.0
+
+    def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """w_nat * L_nat + w_adv * L_adv, and what the balances need."""
+        x, x_adv, reduction = batch.x, self.adversary(target, batch), self.params.kl_reduction
+        with torch.no_grad():
+            z_nat, z_adv = self.clean(x), self.robust(x_adv)
+        loss_adv = kl(z_adv, target(x_adv), teacher_temperature=self.tau_adv, reduction=reduction)
+        loss_nat = kl(z_nat, target(x), teacher_temperature=self.tau_nat, reduction=reduction)
+        return self.w_nat * loss_nat + (1 - self.w_nat) * loss_adv, {
+            "loss_nat": loss_nat,
+            "loss_adv": loss_adv,
+            "entropy_nat": entropy(z_nat, self.tau_nat).mean(),
+            "entropy_adv": entropy(z_adv, self.tau_adv).mean(),
+            "weight_nat": loss_nat.new_tensor(self.w_nat),
+            "temperature_nat": loss_nat.new_tensor(self.tau_nat),
+            "temperature_adv": loss_nat.new_tensor(self.tau_adv),
+        }
+
+    def start_epoch(self, epoch: int, decay: float) -> None:
+        """r_w and r_tau fall with the learning rate."""
+        self._decay = decay
+
+    def after_step(self, metrics: Mapping[str, float]) -> None:
+        """The balances' updates."""
+        p, nat, adv = self.params, metrics["loss_nat"], metrics["loss_adv"]
+        if self.first_steps < p.reference_steps:
+            self.first_steps += 1
+            self.first_nat += (nat - self.first_nat) / self.first_steps
+            self.first_adv += (adv - self.first_adv) / self.first_steps
+        if p.balance_loss:
+            # l_nat : l_adv without dividing by a first loss that may be 0 (a student that starts as its teacher).
+            relative, opposite = nat * self.first_adv, adv * self.first_nat
+            self.w_nat = balanced_weight(self.w_nat, relative, opposite, rate=p.weight_rate * self._decay, beta=p.beta)
+        if p.form == "journal":
+            self.tau_nat, self.tau_adv = balanced_temperatures(
+                self.tau_nat,
+                self.tau_adv,
+                metrics["entropy_nat"],
+                metrics["entropy_adv"],
+                rate=p.temperature_rate * self._decay,
+            )
+
+
+class MTARD(Defense):
+    """A student of a clean and a robust teacher."""
+
+    Params = MTARDParams
+    uses_threat = True
+    source = "Zhao et al. 2022 (ECCV) and 2024 (TPAMI, arXiv:2306.16170)"
+
+    def fit(self, context: FitContext) -> Target:
+        """Distil; the epoch is chosen by robust validation accuracy."""
+        p = self.params
+        clean, robust = teacher(context, p.teachers.clean), teacher(context, p.teachers.robust)
+        student = fresh_network(context, p.student, p.student_params)
+        with frozen(clean.module), frozen(robust.module):
+            recipe = MTARDRecipe(clean, robust, Adversary.under(p.inner, context.threat), context.threat, p)
+            return train(context, student, recipe, p)

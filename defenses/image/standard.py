@@ -1,0 +1,32 @@
+"""Standard training: no defense, the baseline that every other one is compared with.
+
+min_theta  mean CE(f(x), y)
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustkd.contracts import Defense, FitContext, Target
+from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
+from robustkd.targets import ClassifierTarget
+
+
+class StandardRecipe(Recipe):
+    """Cross entropy on clean images."""
+
+    def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """CE(f(x), y)."""
+        return F.cross_entropy(target(batch.x), batch.y), {}
+
+
+class Standard(Defense):
+    """A network trained plainly."""
+
+    Params = NetworkParams
+
+    def fit(self, context: FitContext) -> Target:
+        """Train on clean images."""
+        p = self.params
+        return train(context, fresh_network(context, p.model, p.model_params), StandardRecipe(), p)

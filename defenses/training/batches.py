@@ -1,0 +1,84 @@
+"""The training data as a stream of minibatches that is a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustkd.contracts import Arrays
+from robustkd.contracts.random import SampleRng
+from robustkd.defenses.training.seeding import derived_seed
+
+_RESIDENT_SHARE = 0.25
+"""Of a device's free memory that the data may take before they stay on the host."""
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """What one step is computed from.
+
+    Attributes:
+        x: (B, C, H, W) float32 in [0, 1], augmented.
+        y: (B,) int64 labels.
+        index: (B,) int64 positions in the training data.
+        seed: the training's.
+        epoch: counted from 0.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    seed: int
+    epoch: int
+
+    def rng(self, purpose: str) -> SampleRng:
+        """Each sample's random stream for ``purpose`` in this epoch, whatever minibatch it is in."""
+        return SampleRng(self.seed, self.index, f"{purpose}/epoch/{self.epoch}")
+
+
+class Samples:
+    """Labelled images where the training runs: on the device when they fit, else brought over row by row.
+
+    They stay in their own type until they are taken: uint8 needs a quarter of the memory of float32.
+    """
+
+    def __init__(self, arrays: Arrays, device: torch.device) -> None:
+        self.device = device
+        self.labels = torch.tensor(arrays.labels, dtype=torch.int64, device=device)
+        self._host = arrays.images
+        self._resident = torch.tensor(arrays.images, device=device) if _fits(arrays, device) else None
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W) float32 in [0, 1] and y (B,) at the positions ``rows``, an int64 tensor of the host."""
+        there = rows.to(self.device)
+        resident = self._resident
+        images = torch.from_numpy(self._host[rows.numpy()]).to(self.device) if resident is None else resident[there]
+        x = images.to(torch.float32)
+        return (x / 255 if images.dtype == torch.uint8 else x), self.labels[there]
+
+
+def _fits(arrays: Arrays, device: torch.device) -> bool:
+    if device.type == "cpu":
+        return False  # they are in host memory already; a second copy would gain nothing
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return arrays.images.nbytes < _RESIDENT_SHARE * free
+
+
+def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """The rows of each minibatch of an epoch: every row once, in an order of (seed, epoch) alone.
+
+    A single row left over joins the batch before it: batch statistics of one sample are undefined.
+    """
+    generator = torch.Generator().manual_seed(derived_seed(seed, f"order/{epoch}"))
+    order = torch.randperm(count, generator=generator)
+    parts = [order[first : first + batch_size] for first in range(0, count, batch_size)]
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts

@@ -1,0 +1,59 @@
+"""Fresh networks, initialised from the training's seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from robustkd.contracts import FitContext, Target, UsageError
+from robustkd.defenses.training.seeding import derived_seed, preserved_rng
+from robustkd.targets import ClassifierTarget
+
+
+def fresh_network(context: FitContext, model: str, params: Mapping[str, Any], *, role: str = "student") -> ClassifierTarget:
+    """A model plug-in by name for the context's images; two roles of one training start from different weights.
+
+    Raises:
+        UsageError: ``params`` are not the model's.
+    """
+    with preserved_rng(context.device):
+        torch.manual_seed(derived_seed(context.seed, f"initialise/{role}"))
+        try:
+            return ClassifierTarget.from_model(
+                model, dict(params), input_shape=context.input_shape, num_classes=context.num_classes
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UsageError(
+                f"model '{model}' does not take its parameters: {where}: {first['msg']}", fix=f"robustkd describe model {model}"
+            ) from error
+
+
+def fresh_copy(context: FitContext, target: Target, *, role: str = "student") -> ClassifierTarget:
+    """The architecture of ``target`` with weights of its own."""
+    with preserved_rng(context.device):
+        torch.manual_seed(derived_seed(context.seed, f"initialise/{role}"))
+        return ClassifierTarget.from_card(target.card())
+
+
+def teacher(context: FitContext, name: str) -> ClassifierTarget:
+    """The finished target called ``name``, on the device.
+
+    Raises:
+        UsageError: it is no classifier of the campaign's images and classes.
+    """
+    found = context.target(name)
+    if not isinstance(found, ClassifierTarget):
+        raise UsageError(f"teacher '{name}' is a {found.kind}, not a classifier", fix="name a defense that trains a classifier")
+    if found.num_classes != context.num_classes or found.input_shape != tuple(context.input_shape):
+        raise UsageError(
+            f"teacher '{name}' maps {found.input_shape} to {found.num_classes} classes, "
+            f"the campaign's data are {tuple(context.input_shape)} with {context.num_classes}",
+            fix="name a teacher of the same data",
+        )
+    found.to(context.device)
+    return found

@@ -1,0 +1,54 @@
+"""What a defense adds to the training loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from robustkd.contracts import ThreatModel
+from robustkd.defenses.training.batches import Minibatch
+from robustkd.targets import ClassifierTarget
+
+
+class Recipe(ABC):
+    """A loss, and what it learns on the way. Everything else is the loop's.
+
+    What changes from step to step must be named in ``state``, or a resumed training is another training. Randomness comes from
+    ``batch.rng``.
+
+    Attributes:
+        threat: what the deployed epoch is selected against; None selects on clean accuracy.
+        state: names of the attributes that change from step to step; their values are plain JSON.
+    """
+
+    threat: ThreatModel | None = None
+    state: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and scalars to log; ``target.module`` is in train mode."""
+
+    def start_epoch(self, epoch: int, decay: float) -> None:
+        """Before the steps of ``epoch`` (from 0), also when it is taken up in the middle.
+
+        Args:
+            epoch: counted from 0.
+            decay: the factor that is on the learning rate now, for rates of the recipe's own that fall with it.
+        """
+        return None
+
+    def after_step(self, metrics: Mapping[str, float]) -> None:
+        """After the weights moved: the values that ``loss`` returned for this step."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The recipe's own state as plain JSON."""
+        return {name: getattr(self, name) for name in self.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state that ``state_dict`` gave."""
+        for name in self.state:
+            setattr(self, name, state[name])

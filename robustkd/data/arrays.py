@@ -1,0 +1,26 @@
+"""The types that the data contract asks for, from whatever a file or a plug-in gives."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robustkd.contracts import Arrays, DataError
+
+
+def as_arrays(images: np.ndarray, labels: np.ndarray, name: str) -> Arrays:
+    """``Arrays`` of uint8 or float32 images and int64 labels; ranges and shapes are left to ``Arrays.validated``.
+
+    Args:
+        name: the data set, for the message.
+
+    Raises:
+        DataError: the images are neither uint8 nor floating point, or the labels are not integers.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8:
+        if images.dtype.kind != "f":
+            raise DataError(f"data '{name}': images are {images.dtype}", fix="store them as uint8, or as floats in [0, 1]")
+        images = images.astype(np.float32, copy=False)
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"data '{name}': labels are {labels.dtype}", fix="store them as integers 0..K-1")
+    return Arrays(np.ascontiguousarray(images), labels.astype(np.int64, copy=False))

@@ -1,0 +1,133 @@
+"""From a dataset by name to the samples of a campaign: sub-sampled, split, checked and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from robustkd import plugins
+from robustkd.contracts import Arrays, DataError, Params, RawData
+from robustkd.data.arrays import as_arrays
+from robustkd.data.order import stratified_order
+
+_TEST, _TRAIN = 0, 1  # the two parts are ordered by independent random streams
+
+
+class SplitParams(Params):
+    """How much of a dataset a campaign uses."""
+
+    train: int | None = Field(None, ge=1, description="training samples, the validation part included; all by default")
+    test: int | None = Field(None, ge=1, description="test samples; all by default")
+    validation: int | float = Field(0.1, ge=0, description="samples (or, below 1, the fraction) carved from the training ones")
+    seed: int = Field(0, ge=0, description="chooses the samples and their order")
+
+    @field_validator("validation")
+    @classmethod
+    def _validation_is_a_count_or_a_fraction(cls, value: int | float) -> int | float:
+        if isinstance(value, float) and value >= 1:
+            raise ValueError(f"{value} is neither a fraction below 1 nor a whole number of samples")
+        return value
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The samples of a campaign.
+
+    Attributes:
+        train, validation: disjoint, both from the dataset's training part; None when it has none (``validation`` also
+            when none was asked for).
+        test: from the dataset's test part; any prefix is a fair sample.
+        test_index: (N,) int64, the position of each test sample in the dataset's test part.
+        classes: the K class names.
+        input_shape: (C, H, W).
+        digest: SHA-256 over the three parts, their order and the class names.
+    """
+
+    train: Arrays | None
+    validation: Arrays | None
+    test: Arrays
+    test_index: np.ndarray
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    digest: str
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+
+def load_splits(name: str, params: Mapping[str, Any] | None = None, split: SplitParams | None = None) -> Splits:
+    """Load the dataset called ``name`` and take the samples that ``split`` asks for.
+
+    Samples are drawn by class proportions, by ``split.seed`` alone: the test samples do not depend on the other
+    sizes, and of two sizes the larger sample contains the smaller.
+
+    Args:
+        params: the dataset's own parameters.
+
+    Raises:
+        PluginError: there is no such dataset.
+        DataError: the data are missing or out of range, or more is asked for than there is.
+    """
+    split = split or SplitParams()
+    plugin = plugins.load("datasets", name)
+    raw = _checked(plugin(plugin.Params(**(params or {}))).load(), name)
+    test_index = stratified_order(raw.test.labels, split.seed, _TEST)[: _count(split.test, len(raw.test), "test", name)]
+    test = raw.test.select(test_index)
+    train, validation = _training(raw.train, split, name)
+    digest = _digest(raw.classes, train, validation, test)
+    return Splits(train, validation, test, test_index, raw.classes, test.images.shape[1:], digest)
+
+
+def _training(part: Arrays | None, split: SplitParams, name: str) -> tuple[Arrays | None, Arrays | None]:
+    if part is None:
+        if split.train is not None:
+            raise DataError(
+                f"data '{name}': {split.train} training samples are asked for, but there is only a test part",
+                fix="add the training files beside the test files, or leave 'train' out and load trained models",
+            )
+        return None, None
+    total = _count(split.train, len(part), "training", name)
+    wanted = split.validation
+    held = wanted if isinstance(wanted, int) else max(round(wanted * total), int(wanted > 0))
+    if held >= total:
+        raise DataError(
+            f"data '{name}': {held} of {total} training samples are asked for as validation, which leaves none to train on",
+            fix="lower 'validation' or raise 'train'",
+        )
+    rows = stratified_order(part.labels, split.seed, _TRAIN)[:total]
+    return part.select(rows[held:]), part.select(rows[:held]) if held else None
+
+
+def _count(asked: int | None, available: int, part: str, name: str) -> int:
+    if asked is not None and asked > available:
+        raise DataError(
+            f"data '{name}': {asked} {part} samples are asked for, there are {available}",
+            fix=f"ask for at most {available}, or leave the number out to use all",
+        )
+    return available if asked is None else asked
+
+
+def _checked(raw: RawData, name: str) -> RawData:
+    def checked(part: Arrays) -> Arrays:
+        return as_arrays(part.images, part.labels, name).validated(name, len(raw.classes))
+
+    train, test = None if raw.train is None else checked(raw.train), checked(raw.test)
+    if train is not None and train.images.shape[1:] != test.images.shape[1:]:
+        raise DataError(
+            f"data '{name}': training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}",
+            fix="bring all images to one size and number of channels",
+        )
+    return RawData(train, test, tuple(raw.classes))
+
+
+def _digest(classes: tuple[str, ...], *parts: Arrays | None) -> str:
+    contents = [None if part is None else part.digest() for part in parts]
+    return hashlib.sha256(json.dumps([classes, contents]).encode()).hexdigest()

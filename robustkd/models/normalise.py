@@ -1,0 +1,31 @@
+"""Normalisation as the first layer of a network, so that eps stays a distance between pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalise(nn.Module):
+    """``(x - mean) / std`` per channel, for images (B, C, H, W) in [0, 1].
+
+    Args:
+        mean, std: C numbers each.
+
+    The constants follow the module to its device but stay out of its ``state_dict``: a checkpoint's keys are the same
+    with and without normalisation, and the parameters of the model say which constants were used.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return (images - self.mean) / self.std

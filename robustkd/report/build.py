@@ -1,0 +1,75 @@
+"""Results in, files out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustkd.report import figures
+from robustkd.report.gallery import GalleryItem, selected
+from robustkd.report.markdown import markdown
+from robustkd.report.page import page
+from robustkd.report.summary import summary_rows
+from robustkd.scoring.results import Results
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What was written; a figure is None when the campaign has nothing to show in it."""
+
+    html: Path
+    markdown: Path
+    curves: Path | None
+    heatmap: Path | None
+    gallery: Path | None
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every file that exists."""
+        return tuple(path for path in (self.html, self.markdown, self.curves, self.heatmap, self.gallery) if path)
+
+
+def write_report(
+    results: Results,
+    folder: Path,
+    gallery: Sequence[GalleryItem] = (),
+    samples: Mapping[str, str] | None = None,
+) -> ReportFiles:
+    """Write ``report.html`` (self-contained), ``report.md`` and the figures into ``folder``, over any older ones.
+
+    Args:
+        results: the finished, or unfinished, campaign.
+        folder: made when it does not exist.
+        gallery: attacked samples to show; more than the page can hold are left out.
+        samples: from a cell's id to its per-sample file, relative to ``folder``; the cells' table links to it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    summaries = summary_rows(results)
+    shown = selected(gallery)
+    files = ReportFiles(
+        html=folder / "report.html",
+        markdown=folder / "report.md",
+        curves=_figure(folder / "curves.png", lambda path: figures.curves(results, summaries, path)),
+        heatmap=_figure(folder / "heatmap.png", lambda path: figures.heatmap(results, summaries, path)),
+        gallery=_figure(folder / "gallery.png", lambda path: figures.gallery(shown, path)),
+    )
+    _write(files.html, page(results, summaries, shown, samples or {}))
+    _write(files.markdown, markdown(results, summaries, [path.name for path in files.all if path.suffix == ".png"]))
+    return files
+
+
+def _figure(path: Path, draw: Callable[[Path], bool]) -> Path | None:
+    """Draw into ``path``; an older figure that no longer belongs is removed."""
+    partial = path.with_suffix(".partial")
+    if draw(partial):
+        partial.replace(path)  # a reader, or a kill, never meets half a file
+        return path
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.replace(path)

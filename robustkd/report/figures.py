@@ -1,0 +1,166 @@
+"""The figures as PNG files, for a README, a chat or MLflow: light, and readable on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from robustkd.report.formatting import threat
+from robustkd.report.gallery import GalleryItem, selected, thumbnail
+from robustkd.report.grid import grid
+from robustkd.report.palette import HEAT, INK, SERIES, heat, readable_on
+from robustkd.report.story import NO_VERDICT
+from robustkd.report.summary import DefenseSummary, attack_names, curve_of, mean_curve
+from robustkd.scoring.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 160
+MARKERS = "osD^vP*X"
+GALLERY_COLUMNS = 12
+WIDEST_UPRIGHT = 11
+"""Longer names of attacks are set at an angle."""
+GREY = "#5b6470"
+
+
+def curves(results: Results, summaries: Sequence[DefenseSummary], path: Path) -> bool:
+    """Write robust accuracy against eps, one line per defense; False when there are no curves."""
+    lines = [(row, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense)) for row in summaries]
+    lines = [(row, points) for row, points in lines if points]
+    if not lines:
+        return False
+    figure = _figure(7.2, 4.4)
+    axes = figure.add_subplot()
+    for index, (row, points) in enumerate(lines):
+        eps = [point.eps for point in points]
+        colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
+        means = [100 * p.robust_accuracy for p in points]
+        axes.plot(eps, means, label=_named(row, ", "), color=colour, marker=marker, markersize=4, linewidth=1.8)
+        axes.fill_between(
+            eps, [100 * p.ci_low for p in points], [100 * p.ci_high for p in points], color=colour, alpha=0.14, lw=0
+        )
+    norm, eps_mark = str(results.threat.get("norm", "")), results.threat.get("eps")
+    if eps_mark is not None:
+        axes.axvline(float(eps_mark), color=GREY, linewidth=0.9, linestyle=(0, (2, 3)))
+    axes.set(ylim=(-2, 102), xlabel=f"eps ({threat(norm, None)})", ylabel="worst-case robust accuracy (%)")
+    axes.set_title(f"{_short(results.campaign, 40)}: accuracy against eps", loc="left", fontsize=11, color=INK)
+    axes.grid(axis="y", color="#e2e4e8", linewidth=0.8)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1))
+    _quiet(axes)
+    _save(figure, path)
+    return True
+
+
+def heatmap(results: Results, summaries: Sequence[DefenseSummary], path: Path) -> bool:
+    """Write defense x attack with its numbers; the last column is the worst case per sample. False when there are no attacks."""
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Rectangle
+
+    rows, attacks = grid(results), attack_names(results)
+    if not rows or not attacks:
+        return False
+    figure = _figure(2.6 + 0.86 * (len(attacks) + 1), 1.3 + 0.46 * len(rows))
+    axes = figure.add_subplot()
+    for y, (cells, row) in enumerate(zip(rows, summaries, strict=True)):
+        values: list[tuple[float, float | None, str]] = [(x, cell.value, cell.status) for x, cell in enumerate(cells)]
+        values.append((len(attacks) + 0.15, row.robust_accuracy, row.status))
+        for x, value, status in values:
+            fill = "#f1f2f4" if value is None else heat(value)
+            hatch = "////" if value is None else None
+            axes.add_patch(Rectangle((x, y), 0.96, 0.94, facecolor=fill, edgecolor="#c9ced6", linewidth=0, hatch=hatch))
+            text, colour = (status, INK) if value is None else (f"{100 * value:.1f}", readable_on(fill))
+            axes.text(
+                x + 0.48, y + 0.48, text, ha="center", va="center", color=colour, fontsize=8.5 if value is not None else 7.5
+            )
+    axes.set(xlim=(0, len(attacks) + 1.15), ylim=(len(rows), 0))
+    axes.set_xticks(
+        [x + 0.48 for x in range(len(attacks))] + [len(attacks) + 0.63],
+        [*(_short(attack, 24) for attack in attacks), "worst case"],
+    )
+    axes.set_yticks([y + 0.48 for y in range(len(rows))], [_named(row, "\n") for row in summaries])
+    axes.xaxis.tick_top()
+    if max(map(len, attacks)) > WIDEST_UPRIGHT:
+        for label in axes.get_xticklabels():
+            label.set(rotation=30, ha="left", rotation_mode="anchor")
+    _quiet(axes)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    scale = LinearSegmentedColormap.from_list("heat", HEAT)
+    from matplotlib.cm import ScalarMappable
+
+    bar = figure.colorbar(ScalarMappable(cmap=scale), ax=axes, fraction=0.04, pad=0.02, aspect=14, ticks=[0, 0.5, 1])
+    bar.ax.set_yticklabels(["0", "50", "100"], fontsize=8, color=GREY)
+    model = threat(str(results.threat.get("norm", "")), results.threat.get("eps"))
+    figure.suptitle(f"{_short(results.campaign, 40)}: robust accuracy under {model}", x=0.01, ha="left", fontsize=11, color=INK)
+    bar.outline.set_visible(False)
+    bar.set_label("robust accuracy (%)", fontsize=8, color=GREY)
+    _save(figure, path)
+    return True
+
+
+def gallery(items: Sequence[GalleryItem], path: Path) -> bool:
+    """Write clean, amplified perturbation and adversarial images in columns; False when there are none."""
+    items = selected(items, per_pair=2, at_most=2 * GALLERY_COLUMNS)
+    if not items:
+        return False
+    bands = [items[start : start + GALLERY_COLUMNS] for start in range(0, len(items), GALLERY_COLUMNS)]
+    width, height = 0.45 + 1.1 * len(bands[0]), 4.3 * len(bands) + 0.15
+    figure = _figure(width, height, layout=None)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))  # one for all: an axes per picture costs seconds
+    for top, band in enumerate(bands):
+        for row, name in enumerate(("clean", "change", "adversarial")):
+            axes.text(0.28, 4.3 * top + 1.25 + 1.2 * row, name, rotation=90, ha="center", va="center", fontsize=8, color=INK)
+        for column, item in enumerate(band):
+            _column(axes, item, 0.45 + 1.1 * column, 4.3 * top)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    _save(figure, path)
+    return True
+
+
+def _column(axes: Axes, item: GalleryItem, left: float, top: float) -> None:
+    """One sample: what it is, and its three pictures with what the defense says to each."""
+    head = f"{_short(item.defense)}\n{_short(item.attack)}\ntruly {_short(item.label)}"
+    axes.text(left + 0.5, top + 0.68, head, ha="center", va="bottom", fontsize=7, color=INK, linespacing=1.35)
+    told = (f"says {_short(item.before)}", f"\N{MULTIPLICATION SIGN}{item.factor}", f"says {_short(item.after)}")
+    for row, (image, text) in enumerate(zip((item.clean, item.perturbation(), item.adversarial), told, strict=True)):
+        picture, y = thumbnail(image), top + 0.75 + 1.2 * row
+        high, wide = (side / max(picture.shape[:2]) for side in picture.shape[:2])
+        axes.imshow(picture, extent=(left, left + wide, y + high, y), interpolation="nearest", aspect="equal")
+        axes.text(left + 0.5, y + 1.02, text, ha="center", va="top", fontsize=7, color=GREY)
+
+
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """A figure of its own: pyplot keeps every figure in a global list."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=DPI, format="png")
+
+
+def _quiet(axes: Axes) -> None:
+    axes.tick_params(colors=INK, labelsize=8.5, width=0.6)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("#b8bec7")
+
+
+def _named(row: DefenseSummary, joint: str) -> str:
+    """A defense's name is never without its verdict where its worst case is shown."""
+    return f"{_short(row.defense, 32)}{joint}{row.verdict or NO_VERDICT}"
+
+
+def _short(text: object, width: int = 14) -> str:
+    """Text that fits, with no character that matplotlib would read as mathematics."""
+    plain = str(text).replace("$", r"\$")
+    return plain if len(plain) <= width else plain[: width - 1] + "…"

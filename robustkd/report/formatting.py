@@ -1,0 +1,111 @@
+"""Numbers as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+MISSING = "—"
+THIN = "\N{NARROW NO-BREAK SPACE}"
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+SHARES = ("share", "accuracy", "rate", "fraction", "robust", "standing", "ci_low", "ci_high")
+MAX_ITEMS = 8
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """``0.2034`` as `20.3 %`."""
+    if share is None or not math.isfinite(share):
+        return MISSING
+    return f"{100 * share:.{digits}f}{THIN}%"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Two shares as `17.0 to 24.1 %`, or as one number where they read the same."""
+    if low is None or high is None:
+        return MISSING
+    first, last = f"{100 * low:.1f}", percent(high)
+    return last if last.startswith(f"{first}{THIN}") else f"{first} to {last}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with ``digits`` significant digits."""
+    if value is None:
+        return MISSING
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:.{digits}g}"
+
+
+def count(value: int) -> str:
+    """``1234567`` as `1 234 567`."""
+    return f"{value:,}".replace(",", THIN)
+
+
+def seconds(value: float) -> str:
+    """`0.42 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    if value < 10:
+        return f"{value:.2g} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def epsilon(eps: float) -> str:
+    """`8/255` where eps is a whole number of grey levels, else the plain number."""
+    levels = eps * 255
+    if 0 < levels < 64 and abs(levels - round(levels)) < 1e-6:
+        return f"{round(levels)}/255"
+    return number(eps)
+
+
+def threat(norm: str, eps: float | None) -> str:
+    """`L∞ ≤ 8/255`."""
+    name = NORMS.get(norm, norm)
+    return name if eps is None else f"{name} ≤ {epsilon(eps)}"
+
+
+def words(key: str) -> str:
+    """An identifier as words."""
+    return key.replace("_", " ")
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 check`, `3 checks`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def evidence(value: Any, key: str = "") -> str:
+    """One piece of a check's evidence, whatever its type; shares (told by their key) become percentages."""
+    if value is None:
+        return MISSING
+    if isinstance(value, (str, Mapping, list, tuple)) and not value:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Integral):
+        return count(int(value))
+    if isinstance(value, Real):
+        share = 0 <= float(value) <= 1 and any(word in key for word in SHARES)
+        return percent(float(value)) if share else number(float(value))
+    if isinstance(value, Mapping):
+        return _shortened([f"{words(str(name))} {evidence(item, f'{key} {name}')}" for name, item in value.items()])
+    if isinstance(value, (list, tuple)):
+        return _shortened([evidence(item, key) for item in value])
+    return str(value)
+
+
+def _shortened(items: list[str]) -> str:
+    shown = ", ".join(items[:MAX_ITEMS])
+    return shown if len(items) <= MAX_ITEMS else f"{shown}, … ({len(items)} in all)"

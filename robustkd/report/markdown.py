@@ -1,0 +1,110 @@
+"""The report as Markdown: the same tables, for a README, an issue or a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from robustkd.report.formatting import MISSING, count, interval, number, percent, seconds, threat
+from robustkd.report.grid import grid, troubled
+from robustkd.report.story import NO_VERDICT, answer, tell
+from robustkd.report.summary import DefenseSummary, attack_names
+from robustkd.scoring.results import Results
+
+SIGNS = {"credible": "✅", "suspect": "⚠️", "not credible": "❌"}
+READING = (
+    "A robust accuracy is an upper bound: the share of all test samples that are classified rightly and that none of these attacks broke. "
+    "A sample that was misclassified before the attack counts as not robust. The worst case is taken per sample over the attacks. "
+    "With several seeds, accuracies are means and an interval is the envelope of the seeds' own 95 % Wilson intervals."
+)
+
+
+def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Sequence[str] = ()) -> str:
+    """The whole report; ``figures`` are file names beside it."""
+    norm = threat(str(results.threat.get("norm", "")), results.threat.get("eps"))
+    parts = [
+        f"# {escape(results.campaign)}: does this defense hold?",
+        f"Threat model {norm}; data {escape(results.data.get('name', 'unknown'))}. {escape(answer(summaries))}",
+        _summary(summaries),
+        *(f"**{escape(row.defense)}** ({verdict(row.verdict)}). {escape(tell(results, row).paragraph)}" for row in summaries),
+        f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
+        *(f"![{name.removesuffix('.png')}]({name})" for name in figures),
+        f"## Cells\n\n{_cells(results)}",
+        f"## How to read this\n\n{READING}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: object) -> str:
+    """Text that Markdown and the HTML in it leave as it is, on one line."""
+    plain = " ".join(str(text).split())
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", plain.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def verdict(value: str | None) -> str:
+    """The verdict with its sign."""
+    return f"{SIGNS[value]} {value}" if value else f"❔ {NO_VERDICT}"
+
+
+def _summary(summaries: Sequence[DefenseSummary]) -> str:
+    rows = (
+        [
+            escape(row.defense),
+            percent(row.clean_accuracy),
+            percent(row.robust_accuracy),
+            verdict(row.verdict),
+            interval(row.ci_low, row.ci_high),
+            interval(row.spread_low, row.spread_high) if len(row.seeds) > 1 else MISSING,
+            escape(row.strongest_attack or MISSING),
+        ]
+        for row in summaries
+    )
+    head = ["defense", "clean accuracy", "robust accuracy", "verdict", "95 % interval", "between seeds", "strongest attack"]
+    return _table(head, "lrrlrrl", rows)
+
+
+def _grid(results: Results) -> str:
+    attacks, rows = attack_names(results), grid(results)
+    lines = (
+        [escape(cells[0].defense), *(percent(cell.value) if cell.value is not None else cell.status for cell in cells)]
+        for cells in rows
+        if cells
+    )
+    notes = [
+        f"- {escape(cell.defense)}, {escape(cell.attack)}: {cell.status}, {escape(cell.reason)}" for cell in troubled(rows)
+    ]
+    return "\n\n".join(
+        part for part in (_table(["defense", *map(escape, attacks)], "l" + "r" * len(attacks), lines), "\n".join(notes)) if part
+    )
+
+
+def _cells(results: Results) -> str:
+    head = [
+        "defense", "attack", "seed", "status", "threat", "n", "robust accuracy", "95 % interval", "success rate",
+        "median norm", "forward", "backward", "time", "error",
+    ]  # fmt: skip
+    rows = (
+        [
+            escape(cell.defense),
+            escape(cell.attack),
+            str(cell.seed),
+            cell.status,
+            threat(cell.norm, cell.eps),
+            count(cell.n),
+            percent(cell.robust_accuracy),
+            interval(cell.ci_low, cell.ci_high),
+            percent(cell.attack_success_rate),
+            number(cell.median_norm, 3),
+            count(cell.forward_passes),
+            count(cell.backward_passes),
+            seconds(cell.wall_seconds),
+            escape(cell.error or ""),
+        ]
+        for cell in results.cells
+    )
+    return _table(head, "llrllrrrrrrrrl", rows)
+
+
+def _table(head: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
+    rule = ("---:" if side == "r" else "---" for side in align)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, list(rule), *rows))

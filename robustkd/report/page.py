@@ -1,0 +1,185 @@
+"""The HTML page: what each part of the template needs, gathered here so that the template only lays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from robustkd.report import formatting, palette
+from robustkd.report.gallery import GalleryItem, by_defense, data_uri
+from robustkd.report.grid import grid, troubled
+from robustkd.report.plots import Plot, Series, curve, plot
+from robustkd.report.story import NO_VERDICT, CheckRow, Story, answer, check_rows, tell
+from robustkd.report.summary import DefenseSummary, attack_names, curve_of, is_headline, mean_curve, seeds_of
+from robustkd.scoring.results import CellResult, DefenseResult, Results
+
+TIMES = ("finished", "date", "time", "created", "started")
+SIZES = ("n", "n_test", "test", "samples")
+HASHES = ("digest", "hash", "data_hash", "sha256")
+OPEN_ROWS = 24
+"""Longer tables start folded."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One defense on the page."""
+
+    anchor: str
+    row: DefenseSummary
+    story: Story
+    trained: tuple[DefenseResult, ...]
+    checks: tuple[CheckRow, ...]
+    history: tuple[Plot, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one defense took."""
+
+    defense: str
+    train_seconds: float
+    attack_seconds: float
+    forwards: int
+    backwards: int
+
+
+def page(
+    results: Results, summaries: Sequence[DefenseSummary], gallery: Sequence[GalleryItem], samples: Mapping[str, str]
+) -> str:
+    """The whole report as one HTML document that loads nothing."""
+    sections = [_section(results, row, index) for index, row in enumerate(summaries, 1)]
+    rows = grid(results)
+    curves, attack_curves = _defense_curves(results, summaries), _attack_curves(results, summaries)
+    html: str = _template().render(
+        results=results,
+        answer=answer(summaries),
+        sections=sections,
+        anchors={section.row.defense: section.anchor for section in sections},
+        facts=_facts(results),
+        several_seeds=len(seeds_of(results)) > 1,
+        unfinished=sum(cell.status != "done" for cell in results.cells),
+        attacks=attack_names(results),
+        other_threats=_other_threats(results),
+        grid=rows,
+        troubled=troubled(rows),
+        curves=curves,
+        attack_curves=attack_curves,
+        lines=list({line.label: line for drawn in attack_curves for line in drawn.lines}.values()),
+        gallery=by_defense(gallery),
+        samples={cell_id: quote(path) for cell_id, path in samples.items()},
+        costs=[_cost(results, row.defense) for row in summaries],
+        no_verdict=NO_VERDICT,
+        open_rows=OPEN_ROWS,
+        palette=palette,
+    )
+    return html
+
+
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # for every file: the default goes by a name that ends in .html, and ours end in .j2
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("percent", "interval", "number", "count", "seconds", "words", "evidence", "listed"):
+        environment.filters[name] = getattr(formatting, name)
+    environment.filters["heat"] = palette.heat
+    environment.filters["readable_on"] = palette.readable_on
+    environment.globals.update(threat=formatting.threat, data_uri=data_uri, missing=formatting.MISSING)
+    return environment.get_template("report.html.j2")
+
+
+def _facts(results: Results) -> dict[str, str]:
+    """The header's small print, in reading order."""
+    threat, data, environment = results.threat, results.data, results.environment
+    model = formatting.threat(str(threat.get("norm", "")), threat.get("eps"))
+    extra = [str(value) for key, value in threat.items() if key not in ("norm", "eps")]
+    n = _first(data, SIZES) or max((cell.n for cell in results.cells), default=0)
+    digest = _first(data, HASHES)
+    facts = {
+        "Threat model": ", ".join([model, *extra]),
+        "Data": f"{data.get('name', 'unknown')}, {formatting.counted(int(n), 'test sample')}",
+        "Data hash": str(digest)[:16] if digest else "",
+        "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
+        "Date": str(_first(environment, TIMES) or ""),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _first(mapping: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((mapping[key] for key in keys if mapping.get(key)), None)
+
+
+def _section(results: Results, row: DefenseSummary, index: int) -> Section:
+    trained = tuple(item for item in results.defenses if item.defense == row.defense)
+    return Section(f"defense-{index}", row, tell(results, row), trained, tuple(check_rows(trained)), tuple(_history(trained)))
+
+
+def _other_threats(results: Results) -> dict[str, str]:
+    """Attacks that ran under another threat model than the campaign's, and which."""
+    return {cell.attack: formatting.threat(cell.norm, cell.eps) for cell in results.cells if not is_headline(results, cell)}
+
+
+def _defense_curves(results: Results, summaries: Sequence[DefenseSummary]) -> Plot | None:
+    series = [
+        curve(row.defense, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense))
+        for row in summaries
+    ]
+    return _eps_plot(results, "Worst case over the attacks", series)
+
+
+def _attack_curves(results: Results, summaries: Sequence[DefenseSummary]) -> list[Plot]:
+    """One small plot per attack, each defense in the colour it has in the large one."""
+
+    def cells(defense: str, attack: str) -> list[CellResult]:
+        return [cell for cell in results.cells if (cell.defense, cell.attack) == (defense, attack)]
+
+    plots = []
+    for attack in attack_names(results):
+        series = [curve(row.defense, mean_curve(curve_of(cell) for cell in cells(row.defense, attack))) for row in summaries]
+        plots.append(_eps_plot(results, attack, series, n_ticks=4))
+    return [drawn for drawn in plots if drawn]
+
+
+def _eps_plot(results: Results, title: str, series: Sequence[Series], n_ticks: int = 6) -> Plot | None:
+    norm, eps = str(results.threat.get("norm", "")), results.threat.get("eps")
+    label = f"eps ({formatting.threat(norm, None)}, pixels in [0, 1])"
+    return plot(title, series, label, mark=None if eps is None else float(eps), n_ticks=n_ticks)
+
+
+def _history(trained: Sequence[DefenseResult]) -> list[Plot]:
+    """Training curves: one small plot per recorded number, one line per seed."""
+    names = dict.fromkeys(
+        key for item in trained for entry in item.history for key in entry if key not in ("epoch", "step", "seconds")
+    )
+    draw = partial(plot, x_label="epoch", shares=False, n_ticks=4)
+    plots = []
+    for name in names:
+        series = []
+        for item in trained:
+            points = [
+                (entry.get("epoch", entry.get("step", n)), entry[name]) for n, entry in enumerate(item.history) if name in entry
+            ]
+            series.append(Series(f"seed {item.seed}", [x for x, _ in points], [y for _, y in points]))
+        if any(len(line.x) > 1 for line in series):
+            plots.append(draw(formatting.words(name), series))
+    return [drawn for drawn in plots if drawn]
+
+
+def _cost(results: Results, defense: str) -> Cost:
+    cells = [cell for cell in results.cells if cell.defense == defense]
+    return Cost(
+        defense,
+        sum(item.train_seconds for item in results.defenses if item.defense == defense),
+        sum(cell.wall_seconds for cell in cells),
+        sum(cell.forward_passes for cell in cells),
+        sum(cell.backward_passes for cell in cells),
+    )

@@ -1,0 +1,235 @@
+"""The tracker that the driver of a campaign uses.
+
+MLflow takes seconds to import and to open, and a server may be slow or away. So everything happens in order on one thread
+of its own: the campaign never waits for MLflow before ``finish``, and never fails because of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustkd.contracts import RobustkdError
+from robustkd.scoring.results import CellResult, DefenseResult, Results
+from robustkd.tracking.location import default_store, redacted, tracking_uri
+from robustkd.tracking.records import (
+    RunKey,
+    TrackedCampaign,
+    campaign_record,
+    cell_record,
+    defense_record,
+    history_points,
+    package_version,
+    training_record,
+)
+
+if TYPE_CHECKING:
+    from robustkd.report import GalleryItem
+    from robustkd.tracking.runbook import Attach, RunBook
+
+MARK = ".mlflow-tracked"
+"""A file in the results folder: what was tracked last, so that a finished campaign need not open MLflow again."""
+
+Job = Callable[["RunBook"], None]
+
+
+class TrackingError(RobustkdError):
+    """MLflow did not take what it was given."""
+
+
+class MlflowTracker:
+    """Logs one campaign to MLflow. Methods return at once and never raise; ``finish`` waits.
+
+    Args:
+        folder: the results folder, home of the default store.
+        warn: told, once and from the tracker's own thread, that tracking has stopped and how to make up for it.
+    """
+
+    def __init__(self, folder: Path, campaign: TrackedCampaign, *, warn: Callable[[str], None] | None = None) -> None:
+        self.problem: str | None = None
+        self._folder, self._campaign = folder, campaign
+        self._warn = warn or logging.getLogger(__name__).warning
+        self._book: RunBook | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def log_progress(self, defense: str, seed: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch of a training: its curves can be watched while it lasts."""
+        points = history_points([{**metrics, "epoch": epoch}])
+        started = training_record(self._campaign, defense, seed)
+        self._later(lambda book: book.progress(RunKey(defense, "", seed), started, points))
+
+    def log_cell(self, cell: CellResult, gallery: Sequence[GalleryItem] = ()) -> None:
+        """An attack's result, finished or failed; one that is pending is left out."""
+        self._later(lambda book: self._put_cell(book, cell, gallery))
+
+    def log_defense(self, result: DefenseResult, target_folder: Path | None = None) -> None:
+        """A defense's worst case and verdict, and its trained target as a model."""
+        self._later(lambda book: self._put_defense(book, result, target_folder))
+
+    def finish(
+        self,
+        results: Results,
+        *,
+        gallery: Sequence[GalleryItem] = (),
+        targets: Mapping[tuple[str, int], Path] | None = None,
+        artifacts: Sequence[Path] = (),
+        force: bool = False,
+    ) -> None:
+        """Bring MLflow in line with the results, whatever was logged before, and wait for it.
+
+        Args:
+            gallery: of the whole campaign.
+            targets: the folder of each trained target, by defense and seed.
+            artifacts: files for the parent run: the plan, the report, figures.
+            force: look into MLflow even when this folder's mark says that it has all this already.
+        """
+        mark = self._mark(results, artifacts, len(gallery))
+        if self._thread is None and not force and self._marked(mark):
+            return
+        self._later(lambda book: self._put_everything(book, results, gallery, targets or {}, artifacts))
+        self._drain()
+        if self.problem is None:
+            (self._folder / MARK).write_text(mark)
+
+    def close(self) -> None:
+        """Stop early: what is being written is finished, what waits is dropped (the next run makes up for it)."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _put_everything(
+        self,
+        book: RunBook,
+        results: Results,
+        gallery: Sequence[GalleryItem],
+        targets: Mapping[tuple[str, int], Path],
+        artifacts: Sequence[Path],
+    ) -> None:
+        pictures: dict[RunKey, list[GalleryItem]] = {}
+        for item in gallery:
+            pictures.setdefault(RunKey(item.defense, item.attack, item.seed), []).append(item)
+        defenses = {(item.defense, item.seed): item for item in results.defenses}
+        for cell in results.cells:
+            defended = defenses.get((cell.defense, cell.seed))
+            key = RunKey(cell.defense, cell.attack, cell.seed)
+            self._put_cell(book, cell, pictures.get(key, ()), defended)
+        for trained, result in defenses.items():
+            self._put_defense(book, result, targets.get(trained))
+        self._put_campaign(book, results, artifacts)
+
+    def _put_cell(
+        self, book: RunBook, cell: CellResult, gallery: Sequence[GalleryItem], defended: DefenseResult | None = None
+    ) -> None:
+        if cell.status == "pending":
+            return
+        record = cell_record(self._campaign, cell, defended.verdict if defended else None, len(gallery))
+        book.put(RunKey(cell.defense, cell.attack, cell.seed), record, _sheet(gallery) if gallery else None)
+
+    def _put_defense(self, book: RunBook, result: DefenseResult, folder: Path | None) -> None:
+        if result.status == "pending" and result.robust_accuracy is None:
+            return
+        attach: Attach | None = None
+        if folder is not None and result.target_hash:
+            from robustkd.tracking.models import log_model
+
+            def attach(book: RunBook, run_id: str) -> str:
+                return log_model(book, run_id, result, folder)
+
+        record = defense_record(self._campaign, result, model=attach is not None)
+        book.put(RunKey(result.defense, "", result.seed), record, attach)
+
+    def _put_campaign(self, book: RunBook, results: Results, artifacts: Sequence[Path]) -> None:
+        record = campaign_record(self._campaign, results, [f"{path.name} {_sha256(path)}" for path in artifacts])
+
+        def attach(book: RunBook, run_id: str) -> None:
+            book.upload(run_id, {path.name: path for path in artifacts})
+            # This tag makes MLflow show the file as a table. Its own log_table appends to what a former run left.
+            shown = json.dumps([{"path": "cells.json", "type": "table"}])
+            book.client.set_tag(run_id, "mlflow.loggedArtifacts", shown)
+
+        book.put_parent(record, attach)
+
+    def _later(self, job: Job) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._thread.submit(self._do, job)
+
+    def _do(self, job: Job) -> None:
+        if self.problem is not None:
+            return
+        try:
+            if self._book is None:
+                from robustkd.tracking.runbook import RunBook
+
+                self._book = RunBook(tracking_uri(self._folder), self._folder, self._campaign)
+            job(self._book)
+        except Exception as error:
+            # Whatever a store or its driver raises: the campaign's numbers are safe in its own folder.
+            self.problem = redacted(f"{type(error).__name__}: {str(error).strip()}")
+            self._warn(
+                f"MLflow tracking stopped: {self.problem}\nThe campaign goes on. To fill MLflow in afterwards: robustkd track CAMPAIGN"
+            )
+
+    def _drain(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+
+    def _mark(self, results: Results, artifacts: Sequence[Path], images: int) -> str:
+        store = redacted(tracking_uri(self._folder))
+        content = [
+            package_version(),
+            store,
+            self._campaign.plan_id,
+            results.to_json(),
+            images,
+            [_sha256(path) for path in artifacts],
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _marked(self, mark: str) -> bool:
+        store, file = default_store(self._folder), self._folder / MARK
+        return (store is None or store.is_file()) and file.is_file() and file.read_text() == mark
+
+
+def rebuild(
+    folder: Path,
+    campaign: TrackedCampaign,
+    results: Results,
+    *,
+    gallery: Sequence[GalleryItem] = (),
+    targets: Mapping[tuple[str, int], Path] | None = None,
+    artifacts: Sequence[Path] = (),
+) -> None:
+    """Log a whole campaign from its results folder: what ``robustkd track`` does.
+
+    Raises:
+        TrackingError: MLflow did not take it.
+    """
+    tracker = MlflowTracker(folder, campaign, warn=lambda message: None)
+    tracker.finish(results, gallery=gallery, targets=targets, artifacts=artifacts, force=True)
+    if tracker.problem:
+        raise TrackingError(
+            f"MLflow did not take the campaign: {tracker.problem}",
+            fix="check MLFLOW_TRACKING_URI and that the server answers, then track again",
+        )
+
+
+def _sheet(gallery: Sequence[GalleryItem]) -> Attach:
+    def attach(book: RunBook, run_id: str) -> None:
+        from robustkd.tracking.images import save_sheet
+
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch, "examples.png")
+            save_sheet(gallery, path)
+            book.upload(run_id, {f"images/{path.name}": path})
+
+    return attach
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,76 @@
+"""Trained targets as MLflow's logged models: the target's own two files and an MLmodel beside them, never pickle.
+
+MLflow's flavours for PyTorch either pickle or trace the network from an example input; neither gives back a target. The
+folder of a logged model made here is a target's folder: ``load_target`` reads it, and so does ``mlflow.pyfunc``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from robustkd.contracts import StoreError
+from robustkd.scoring.results import DefenseResult
+from robustkd.tracking.records import defense_name, flattened
+from robustkd.tracking.runbook import RunBook
+
+WEIGHTS, CARD = "weights.safetensors", "card.json"  # robustkd.targets.files has them too, but importing it imports torch
+HASH = "robustkd.target_hash"
+
+
+def log_model(book: RunBook, run_id: str, result: DefenseResult, folder: Path) -> str:
+    """The logged model of a trained target: found by the target's hash, or else made from the files in ``folder``.
+
+    Raises:
+        StoreError: ``folder`` holds no saved target.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    client = book.client
+    query = f"tags.`{HASH}` = '{result.target_hash}'"
+    found = list(client.search_logged_models([book.experiment_id], query))
+    model = next((model for model in found if model.status == LoggedModelStatus.READY), next(iter(found), None))
+    if model is None:
+        model = client.create_logged_model(
+            book.experiment_id,
+            re.sub(r"[^\w\- ]", "_", f"{result.defense}-seed{result.seed}"),
+            run_id,
+            tags={HASH: str(result.target_hash), "robustkd.defense": result.defense, "robustkd.seed": str(result.seed)},
+            params={
+                key: text[:250] for key, text in flattened(book.campaign.defenses.get(result.defense, {}), "defense").items()
+            },
+            model_type="robustkd-target",
+        )
+    if model.status != LoggedModelStatus.READY:
+        _upload(book, model.model_id, run_id, folder, defense_name(result.defense, result.seed))
+    outputs = client.get_run(run_id).outputs
+    if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    return str(model.model_id)
+
+
+def _upload(book: RunBook, model_id: str, run_id: str, folder: Path, title: str) -> None:
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder} holds no saved target: {error}", fix="train it again") from error
+    import numpy as np
+
+    described = Model(run_id=run_id, model_id=model_id, metadata={"title": title, "robustkd": card["target"]})
+    described.add_flavor("python_function", loader_module="robustkd.tracking.pyfunc")
+    if "num_classes" in card:
+        described.signature = ModelSignature(
+            Schema([TensorSpec(np.dtype("float32"), (-1, *card["input_shape"]))]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, card["num_classes"]))]),
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        described.save(str(Path(scratch, "MLmodel")))
+        for path in (folder / WEIGHTS, folder / CARD, Path(scratch, "MLmodel")):
+            book.client.log_model_artifact(model_id, str(path))
+    book.client.finalize_logged_model(model_id, "READY")

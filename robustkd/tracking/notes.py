@@ -1,0 +1,125 @@
+"""What a person reads on an MLflow page: the number, the verdict beside it, and the evidence, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from robustkd.contracts.check import Finding, Verdict
+from robustkd.report import summary_rows
+from robustkd.report.formatting import count, counted, epsilon, interval, percent, seconds, threat
+from robustkd.report.markdown import escape
+from robustkd.report.markdown import verdict as signed
+from robustkd.report.story import answer, sentence
+from robustkd.scoring.results import CellResult, DefenseResult, Results
+from robustkd.tracking.location import redacted
+
+MAX_NOTE = 8000
+"""MLflow's longest tag."""
+
+EXPERIMENT = """\
+**Does this defense hold?** One robustkd campaign. Each run *campaign* is one plan; below it lies one run per attack
+(`defense × attack · seed`), and one per trained defense (`defense · worst case · seed`): the share of samples that
+*no* attack broke, which is the number to quote, **never without its verdict** (tag `robustkd.verdict`; the run's colour is
+green for credible, yellow for suspect, red for not credible).
+
+Useful filters: `tags."robustkd.kind" = 'defense'` for the worst cases, `params.attack = 'pgd'` for one attack.
+`robust_accuracy` counts samples misclassified before the attack as not robust; `ci_low` and `ci_high` bound it (95 %, Wilson).
+"""
+
+
+def cell(result: CellResult, verdict: Verdict | None) -> str:
+    """The note of one attack's run."""
+    title = (
+        f"**{escape(result.attack)}** on **{escape(result.defense)}**, {threat(result.norm, result.eps)}, seed {result.seed}"
+    )
+    if result.status != "done":
+        return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
+    lines = [
+        f"{title}: **{percent(result.robust_accuracy)}** robust (95 % interval {interval(result.ci_low, result.ci_high)}) "
+        f"of {counted(result.n, 'sample')}; {percent(result.clean_accuracy)} are right without an attack.",
+        f"Verdict on this defense: {signed(verdict)}." if verdict else "",
+        f"Cost: {count(result.forward_passes)} forward and {count(result.backward_passes)} backward passes, "
+        f"{seconds(result.wall_seconds)}.",
+    ]
+    return fit("\n\n".join(line for line in lines if line))
+
+
+def defense(result: DefenseResult) -> str:
+    """The note of a trained defense's run: worst case, verdict, evidence."""
+    title = f"**{escape(result.defense)}** ({escape(result.kind)}), {threat(result.norm, result.eps)}, seed {result.seed}"
+    if result.robust_accuracy is None:
+        return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
+    curve = [[epsilon(p.eps), percent(p.robust_accuracy), interval(p.ci_low, p.ci_high)] for p in result.curve]
+    others = result.other_threats.items()
+    parts = [
+        f"{title}: **{percent(result.robust_accuracy)}** robust against {counted(len(result.attacks), 'attack')} together "
+        f"({escape(', '.join(result.attacks))}; 95 % interval {interval(result.ci_low, result.ci_high)}) of "
+        f"{counted(result.n, 'sample')}; {percent(result.clean_accuracy)} are right without an attack.",
+        f"## Verdict: {signed(result.verdict)}",
+        *_findings(result.checks),
+        _quoted(result.error) if result.error else "",
+        _table(["eps", "robust", "95 % interval"], curve) if len(curve) > 1 else "",
+        _table(["other threat model", "robust"], [[escape(name), percent(share)] for name, share in others]),
+    ]
+    return fit("\n\n".join(part for part in parts if part))
+
+
+def campaign(results: Results) -> str:
+    """The note of the parent run: every defense with its number and its verdict."""
+    rows = summary_rows(results)
+    norm = threat(str(results.threat.get("norm", "")), results.threat.get("eps"))
+    lines = [
+        [
+            escape(row.defense),
+            percent(row.clean_accuracy),
+            f"**{percent(row.robust_accuracy)}**",
+            signed(row.verdict),
+            interval(row.ci_low, row.ci_high),
+            escape(row.strongest_attack or ""),
+            escape(", ".join(row.fired_checks)),
+        ]
+        for row in rows
+    ]
+    head = ["defense", "clean", "robust", "verdict", "95 % interval", "strongest attack", "checks that fired"]
+    failed = [item for item in results.cells if item.status != "done"]
+    parts = [
+        f"{escape(answer(rows))} Threat model {norm}; data {escape(results.data.get('name', 'unknown'))}.",
+        _table(head, lines),
+        f"**{counted(len(failed), 'cell')} without a result:**" if failed else "",
+        "\n".join(f"- {escape(c.defense)} × {escape(c.attack)}, seed {c.seed}: {c.status}" for c in failed[:20]),
+        "Every cell is in the artefact `cells.json`, the whole story in `report.html`.",
+    ]
+    return fit("\n\n".join(part for part in parts if part))
+
+
+def fit(text: str, limit: int = MAX_NOTE) -> str:
+    """At most ``limit`` characters, cut at a line's end."""
+    if len(text) <= limit:
+        return text
+    ending = "\n\n… (cut here: MLflow keeps no longer notes)"
+    kept = text[: limit - len(ending)]
+    return (kept.rpartition("\n")[0] or kept) + ending
+
+
+def _findings(checks: Sequence[Finding]) -> list[str]:
+    fired = [finding for finding in checks if finding.fired]
+    lines = [
+        f"- **{escape(finding.name)}** ({finding.severity}): {escape(sentence(finding))}"
+        + (f" *Fix:* {escape(finding.fix)}" if finding.fix else "")
+        for finding in fired
+    ]
+    quiet = [finding.name for finding in checks if finding.applicable and not finding.fired]
+    away = [finding.name for finding in checks if not finding.applicable]
+    told = f"Did not fire: {escape(', '.join(quiet))}." if quiet else ""
+    told += f" Did not apply: {escape(', '.join(away))}." if away else ""
+    return ["\n".join(lines), told.strip()]
+
+
+def _quoted(error: str | None) -> str:
+    text = redacted(error or "no reason was given")
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body]) if body else ""

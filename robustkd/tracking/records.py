@@ -1,0 +1,278 @@
+"""Results -> what an MLflow run of them holds. Pure functions; MLflow is not needed here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, NamedTuple
+
+from robustkd.contracts.check import Verdict
+from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
+from robustkd.tracking import notes
+from robustkd.tracking.location import redacted
+
+MAX_PARAM = 6000
+"""MLflow cuts longer ones silently."""
+
+COLOURS = {"credible": "#009e73", "suspect": "#e69f00", "not credible": "#d55e00"}
+CELL_METRICS = (
+    "clean_accuracy", "robust_accuracy", "ci_low", "ci_high", "attack_success_rate", "median_norm",
+    "forward_passes", "backward_passes", "wall_seconds", "n",
+)  # fmt: skip
+DEFENSE_METRICS = ("clean_accuracy", "robust_accuracy", "ci_low", "ci_high", "train_seconds", "n")
+
+
+@dataclass(frozen=True)
+class TrackedCampaign:
+    """What tracking has to know of a campaign beside its results.
+
+    Attributes:
+        plan_id: the same for the same plan; another one starts another parent run.
+        text: the resolved campaign file.
+        data: as in ``Results.data``: name, n, digest.
+        defenses, attacks: kind and parameters by name, nested as they are.
+    """
+
+    name: str
+    plan_id: str
+    text: str
+    data: Mapping[str, Any]
+    defenses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class RunKey(NamedTuple):
+    """Which child run of a plan's parent; ``attack`` is empty for a defense's worst case."""
+
+    defense: str
+    attack: str
+    seed: int
+
+
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    metric: str
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The whole content of one run.
+
+    Attributes:
+        seconds: what MLflow shows as the run's duration.
+        files: small texts to keep as artefacts, by path.
+        attached: what else is attached to the run, in any words that change when it changes.
+    """
+
+    name: str
+    status: Literal["FINISHED", "FAILED"]
+    tags: dict[str, str]
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: tuple[Point, ...] = ()
+    seconds: float = 0.0
+    files: dict[str, str] = field(default_factory=dict)
+    attached: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Hash of it all: a finished run that carries it need not be written again."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def cell_record(campaign: TrackedCampaign, cell: CellResult, verdict: Verdict | None = None, images: int = 0) -> RunRecord:
+    """The run of one attack on one defense; ``verdict`` is that on the defense, once it is known."""
+    params, files = _params(campaign, cell, cell.attack)
+    tags = _tags(campaign, cell, "cell", cell.cell_id, verdict) | {"mlflow.note.content": notes.cell(cell, verdict)}
+    return RunRecord(
+        name=f"{cell.defense} × {cell.attack} · seed {cell.seed}",
+        status="FINISHED" if cell.status == "done" else "FAILED",
+        tags=tags,
+        params=params,
+        metrics=tuple(_points(cell, CELL_METRICS)) if cell.status == "done" else (),
+        seconds=cell.wall_seconds,
+        files=files,
+        attached=(f"{images} images",),
+    )
+
+
+def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: bool = False) -> RunRecord:
+    """The run of one trained defense: its worst case over the attacks, its verdict and its training."""
+    params, files = _params(campaign, result, "worst case")
+    tags = _tags(campaign, result, "defense", f"{result.defense}/{result.seed}", result.verdict)
+    if result.target_hash:
+        tags["robustkd.target_hash"] = result.target_hash
+    return RunRecord(
+        name=defense_name(result.defense, result.seed),
+        status="FINISHED" if result.status == "done" else "FAILED",
+        tags=tags | {"mlflow.note.content": notes.defense(result)},
+        params=params,
+        metrics=(*_points(result, DEFENSE_METRICS), *history_points(result.history)),
+        seconds=result.train_seconds,
+        files=files,
+        attached=("model",) if model else (),
+    )
+
+
+def training_record(campaign: TrackedCampaign, defense: str, seed: int) -> RunRecord:
+    """The run of a defense whose training has begun: no more than its name."""
+    tags = {"robustkd.kind": "defense", "robustkd.plan_id": campaign.plan_id, "robustkd.status": "training"}
+    tags |= {"robustkd.defense": defense, "robustkd.attack": "", "robustkd.seed": str(seed)}
+    return RunRecord(defense_name(defense, seed), "FINISHED", tags)
+
+
+def campaign_record(campaign: TrackedCampaign, results: Results, attached: Iterable[str] = ()) -> RunRecord:
+    """The parent run."""
+    done = [cell for cell in results.cells if cell.status == "done"]
+    totals = {
+        "cells": len(results.cells),
+        "cells_failed": len(results.cells) - len(done),
+        "cells_skipped": len(results.skipped),
+        "defenses": len(results.defenses),
+        "forward_passes": sum(cell.forward_passes for cell in done),
+        "backward_passes": sum(cell.backward_passes for cell in done),
+        "wall_seconds": sum(cell.wall_seconds for cell in done) + sum(item.train_seconds for item in results.defenses),
+        "n": results.data.get("n", 0),
+    }
+    params = {"data": results.data.get("name"), "norm": results.threat.get("norm"), "eps": results.threat.get("eps")}
+    return RunRecord(
+        name=campaign_name(campaign),
+        status="FAILED" if results.incomplete else "FINISHED",
+        tags={
+            "robustkd.kind": "campaign",
+            "robustkd.plan_id": campaign.plan_id,
+            "robustkd.status": "incomplete" if results.incomplete else "done",
+            "robustkd.version": package_version(),
+            "mlflow.note.content": notes.campaign(results),
+        },
+        params={key: _text(value) for key, value in params.items() if value is not None},
+        metrics=tuple(Point(key, 0, float(value)) for key, value in totals.items()),
+        files={"campaign.yaml": campaign.text, "cells.json": table(results)},
+        attached=tuple(attached),
+    )
+
+
+def campaign_name(campaign: TrackedCampaign) -> str:
+    """The parent run's name."""
+    return f"{campaign.name} · campaign {campaign.plan_id[:8]}"
+
+
+def defense_name(defense: str, seed: int) -> str:
+    """The name of a defense's run."""
+    return f"{defense} · worst case · seed {seed}"
+
+
+def table(results: Results) -> str:
+    """Every cell as one JSON table, in the form that MLflow's artefact page shows as one."""
+    verdicts = {(item.defense, item.seed): item.verdict for item in results.defenses}
+    head = ("defense", "attack", "seed", "status", "verdict", "norm", "eps", *CELL_METRICS, "error")
+    items: list[CellResult | DefenseResult] = [*results.defenses, *results.cells]
+    rows = []
+    for item in items:
+        known = (
+            {"attack": "worst case", "wall_seconds": None} | vars(item) | {"verdict": verdicts.get((item.defense, item.seed))}
+        )
+        rows.append([_finite(known.get(name)) for name in head])
+    return json.dumps({"columns": head, "data": rows}, allow_nan=False)
+
+
+def history_points(history: Iterable[Mapping[str, float]]) -> list[Point]:
+    """A training's history; its step is the epoch."""
+    return [
+        Point(_legal(name), int(entry.get("epoch", position)), float(value))
+        for position, entry in enumerate(history)
+        for name, value in entry.items()
+        if name != "epoch" and math.isfinite(value)
+    ]
+
+
+def flattened(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
+    """Nested parameters as ``prefix.outer.inner``: text; what is None is left out."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        key = f"{prefix}.{_legal(str(name))}"
+        if isinstance(value, Mapping):
+            flat |= flattened(value, key)
+        elif value is not None:
+            flat[key] = _text(value)
+    return flat
+
+
+@cache
+def package_version() -> str:
+    """The version of robustkd."""
+    try:
+        return version("robustkd")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _legal(name: str) -> str:
+    """A name of a metric or a parameter as MLflow takes it."""
+    return re.sub(r"[^a-zA-Z0-9_\-. :/]", "_", name)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _params(campaign: TrackedCampaign, item: CellResult | DefenseResult, attack: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The parameters of a run, and the texts of those that are too long to be one."""
+    axes = {"defense": item.defense, "attack": attack, "seed": str(item.seed), "norm": item.norm, "eps": _text(item.eps)}
+    params = flattened(campaign.defenses.get(item.defense, {}), "defense")
+    params |= flattened(campaign.attacks.get(item.attack, {}), "attack") if isinstance(item, CellResult) else {}
+    if isinstance(item, DefenseResult):
+        params.setdefault("defense.kind", item.kind)
+    long = {key: text for key, text in params.items() if len(text) > MAX_PARAM}
+    files = {f"params/{re.sub('[ :/]', '_', key)}.txt": text for key, text in long.items()}
+    return axes | params | {key: f"{text[:200]} … (whole in params/)" for key, text in long.items()}, files
+
+
+def _tags(
+    campaign: TrackedCampaign, item: CellResult | DefenseResult, kind: str, cell_id: str, verdict: Verdict | None
+) -> dict[str, str]:
+    tags = {
+        "robustkd.kind": kind,
+        "robustkd.plan_id": campaign.plan_id,
+        "robustkd.cell_id": cell_id,
+        "robustkd.defense": item.defense,
+        "robustkd.attack": item.attack if isinstance(item, CellResult) else "",
+        "robustkd.seed": str(item.seed),
+        "robustkd.status": item.status,
+        "robustkd.version": package_version(),
+    }
+    if verdict:
+        tags |= {"robustkd.verdict": verdict, "mlflow.runColor": COLOURS[verdict]}
+    if item.error:
+        tags["robustkd.error"] = notes.fit(redacted(item.error), 2000)
+    return tags
+
+
+def _points(item: CellResult | DefenseResult, names: Iterable[str]) -> list[Point]:
+    values = ((name, getattr(item, name)) for name in names)
+    points = [Point(name, 0, float(value)) for name, value in values if value is not None and math.isfinite(value)]
+    return points + _curve(item.curve)
+
+
+def _curve(curve: Iterable[CurvePoint]) -> list[Point]:
+    """Step i of both metrics is the i-th eps, so that the two line up."""
+    return [
+        Point(name, step, float(value))
+        for step, point in enumerate(curve)
+        for name, value in (("eps", point.eps), ("robust_accuracy_at_eps", point.robust_accuracy))
+        if math.isfinite(value)
+    ]

@@ -1,0 +1,226 @@
+"""Writing runs to an MLflow store so that writing them again changes nothing.
+
+A run is told apart by its parent and its axes, not by its cell's id: the id of a cell that is still blocked may change
+when what it waits for is there. A finished run that carries its record's digest is left alone; any other is completed
+where it is: parameters and metric values it already has are not sent again, so a curve never shows a point twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustkd.contracts import StoreError
+from robustkd.tracking import notes
+from robustkd.tracking.location import artifact_location, redacted
+from robustkd.tracking.records import (
+    Point,
+    RunKey,
+    RunRecord,
+    TrackedCampaign,
+    campaign_name,
+    package_version,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
+
+PARAMS_PER_CALL, METRICS_PER_CALL = 100, 800  # the limits are 100, 1,000, and 1,000 of everything together
+RUNS_PER_PAGE = 1000
+DIGEST = "robustkd.digest"
+
+Attach = Callable[["RunBook", str], "str | None"]
+"""``attach(book, run_id)`` uploads what belongs to a run; returns the id of the logged model its metrics are about."""
+
+
+@dataclass
+class OpenRun:
+    """A run as the store has it."""
+
+    id: str
+    started: int
+    ended: bool = False
+    fresh: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
+    params: set[str] = field(default_factory=set)
+    points: dict[str, set[tuple[int, float]]] = field(default_factory=dict)
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store, without MLflow's chatter. Takes seconds the first time."""
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+    # MLflow's own default waits minutes for a server that is away.
+    for name, value in (quiet | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "GIT_PYTHON_REFRESH": "quiet"}).items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(uri)
+
+
+class RunBook:
+    """The runs of one plan: a parent, and its children by ``RunKey``."""
+
+    def __init__(self, uri: str, folder: Path, campaign: TrackedCampaign) -> None:
+        self.client = connect(uri)
+        self.campaign = campaign
+        self.experiment_id = self._experiment(folder, uri)
+        self._dataset = _dataset_input(campaign.data)
+        runs = list(self._runs())
+        parents = [run for run in runs if run.data.tags.get("robustkd.kind") == "campaign"]
+        self._parent = _known(parents[0]) if parents else self._new_parent()
+        children = (run for run in runs if run.data.tags.get("mlflow.parentRunId") == self._parent.id)
+        self._children = {_key(run.data.tags): _known(run) for run in children}
+        if self._parent.ended and self._parent.tags.get("robustkd.status") != "done":
+            self.client.update_run(self._parent.id, status="RUNNING")
+            self._parent.ended = False
+
+    def put(self, key: RunKey, record: RunRecord, attach: Attach | None = None) -> None:
+        """Make the child run what the record says."""
+        run = self._children.get(key)
+        if run is None:
+            run = self._children[key] = self._new_child(record)
+        self._complete(run, record, attach)
+
+    def put_parent(self, record: RunRecord, attach: Attach | None = None) -> None:
+        """Make the parent run what the record says."""
+        self._complete(self._parent, record, attach, ended=_now())
+
+    def progress(self, key: RunKey, started: RunRecord, points: Sequence[Point]) -> None:
+        """Add points to a child that is under way; the first call opens it."""
+        run = self._children.get(key)
+        if run is None:
+            run = self._children[key] = self._new_child(started)
+        self._batch(run, {}, points, {}, None)
+
+    def upload(self, run_id: str, files: Mapping[str, str | Path]) -> None:
+        """Texts and files as artefacts of a run, by path."""
+        for target, content in files.items():
+            folder, _, name = target.rpartition("/")
+            with tempfile.TemporaryDirectory() as scratch:
+                path = content if isinstance(content, Path) and content.name == name else Path(scratch, name)
+                if isinstance(content, Path) and path is not content:
+                    path.write_bytes(content.read_bytes())
+                elif isinstance(content, str):
+                    path.write_text(content, encoding="utf-8")
+                self.client.log_artifact(run_id, str(path), folder or None)
+
+    def _complete(self, run: OpenRun, record: RunRecord, attach: Attach | None, ended: int | None = None) -> None:
+        digest = record.digest
+        if run.ended and run.tags.get(DIGEST) == digest:
+            return
+        # Everything else first: the digest, with the last batch, says that all of it is there.
+        self.upload(run.id, record.files)
+        if self._dataset is not None:
+            self.client.log_inputs(run.id, [self._dataset])
+        model_id = attach(self, run.id) if attach else None
+        for name in [name for name in run.tags if name.startswith("robustkd.") and name not in record.tags and name != DIGEST]:
+            self.client.delete_tag(run.id, name)
+            del run.tags[name]
+        self._batch(run, record.params, record.metrics, record.tags | {DIGEST: digest}, model_id)
+        self.client.set_terminated(run.id, record.status, ended or run.started + round(1000 * record.seconds))
+        run.ended = True
+
+    def _batch(
+        self, run: OpenRun, params: Mapping[str, str], points: Sequence[Point], tags: Mapping[str, str], model_id: str | None
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = _now()
+        news = [point for point in dict.fromkeys(points) if (point.step, point.value) not in self._recorded(run, point.metric)]
+        metrics = [Metric(point.metric, point.value, now, point.step, model_id=model_id) for point in news]
+        # A parameter cannot be changed once it is there, and sending another value for it fails the whole batch.
+        settings = [Param(key, value) for key, value in params.items() if key not in run.params]
+        changed = [RunTag(key, value) for key, value in tags.items() if run.tags.get(key) != value]
+        rounds = max(-(-len(metrics) // METRICS_PER_CALL), -(-len(settings) // PARAMS_PER_CALL), 1)
+        for turn in range(rounds):
+            self.client.log_batch(
+                run.id,
+                metrics[turn * METRICS_PER_CALL : (turn + 1) * METRICS_PER_CALL],
+                settings[turn * PARAMS_PER_CALL : (turn + 1) * PARAMS_PER_CALL],
+                changed if turn == rounds - 1 else [],
+            )
+        run.params |= params.keys()
+        run.tags |= tags
+        for point in news:
+            run.points[point.metric].add((point.step, point.value))
+
+    def _recorded(self, run: OpenRun, metric: str) -> set[tuple[int, float]]:
+        """(step, value) of a metric that the run has already."""
+        if metric not in run.points:
+            history = [] if run.fresh else self.client.get_metric_history(run.id, metric)
+            run.points[metric] = {(entry.step, entry.value) for entry in history}
+        return run.points[metric]
+
+    def _experiment(self, folder: Path, uri: str) -> str:
+        name, location = self.campaign.name, artifact_location(folder, uri)
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            if location:
+                Path(location.removeprefix("file://")).mkdir(parents=True, exist_ok=True)
+            # The kind makes MLflow open the page of runs, not the one of LLM traces.
+            tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": notes.EXPERIMENT}
+            return str(self.client.create_experiment(name, location, tags))
+        where = str(found.artifact_location)
+        if where.startswith("file://") and not Path(where.removeprefix("file://")).is_dir():
+            raise StoreError(
+                f"the MLflow experiment '{name}' keeps its files in {redacted(where)}, which is gone (was the folder moved?)",
+                fix="move it back, or delete the folder's mlflow.db and run: robustkd track CAMPAIGN",
+            )
+        return str(found.experiment_id)
+
+    def _runs(self) -> Iterable[Run]:
+        query, token = f"tags.`robustkd.plan_id` = '{self.campaign.plan_id}'", None
+        while True:
+            page = self.client.search_runs([self.experiment_id], query, max_results=RUNS_PER_PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _new_parent(self) -> OpenRun:
+        tags = {"robustkd.kind": "campaign", "robustkd.plan_id": self.campaign.plan_id, "robustkd.status": "running"}
+        return self._create(campaign_name(self.campaign), tags | {"robustkd.version": package_version()}, _now())
+
+    def _new_child(self, record: RunRecord) -> OpenRun:
+        # Begun as long ago as it took, so that MLflow's own duration is the cell's.
+        tags = record.tags | {"mlflow.parentRunId": self._parent.id}
+        return self._create(record.name, tags, _now() - round(1000 * record.seconds))
+
+    def _create(self, name: str, tags: dict[str, str], started: int) -> OpenRun:
+        tags = tags | {"mlflow.source.name": "robustkd", "mlflow.source.type": "LOCAL"}
+        run = self.client.create_run(self.experiment_id, started, tags, name)
+        return OpenRun(run.info.run_id, started, fresh=True, tags=tags)
+
+
+def _known(run: Run) -> OpenRun:
+    ended = run.info.status in ("FINISHED", "FAILED")
+    return OpenRun(run.info.run_id, run.info.start_time, ended, tags=dict(run.data.tags), params=set(run.data.params))
+
+
+def _key(tags: Mapping[str, str]) -> RunKey:
+    return RunKey(tags.get("robustkd.defense", ""), tags.get("robustkd.attack", ""), int(tags.get("robustkd.seed", -1)))
+
+
+def _dataset_input(data: Mapping[str, Any]) -> DatasetInput | None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    digest = str(data.get("digest", ""))
+    if not digest:
+        return None
+    source = f'{{"name": "{data.get("name")}", "sha256": "{digest}"}}'
+    # MLflow keeps 36 characters of a digest; the tag has it whole.
+    dataset = Dataset(str(data.get("name")), digest[:36], "robustkd", source, profile=f'{{"test_samples": {data.get("n", 0)}}}')
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation"), InputTag("robustkd.digest", digest)])
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

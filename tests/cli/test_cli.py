@@ -1,0 +1,184 @@
+"""The command line as a user types it: what it prints, and the exit code."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from robustkd.cli import COMMANDS, main
+
+TINY = """\
+version: 1
+name: tiny
+data: {name: digits, train: 200, test: 40}
+threat: {norm: linf, eps: 0.1}
+defenses:
+  plain: {kind: standard, model: tiny-cnn, epochs: 1}
+attacks:
+  fgsm: {kind: fgsm}
+"""
+
+
+@pytest.fixture
+def robustkd(capsys, monkeypatch, tmp_path):
+    """Call ``robustkd ARGS`` in an empty folder; returns (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return code or 0, captured.out, captured.err
+
+    call.folder = tmp_path
+    return call
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = "import sys; sys.argv = ['robustkd', '--help']\nfrom robustkd.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+    code += "print(sorted({'torch', 'mlflow', 'pydantic', 'numpy'} & set(sys.modules)))"
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        times.append(time.perf_counter() - began)
+    assert out.splitlines()[-1] == "[]"
+    assert all(name in out for name in COMMANDS)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(robustkd, name):
+    code, out, _ = robustkd(name, "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+def test_listing_imports_no_torch():
+    code = "import sys; sys.argv = ['robustkd', 'list']\nfrom robustkd.cli import main\nmain() if False else None\n"
+    code += "from robustkd.cli import cli\ntry:\n    cli(['list'], standalone_mode=False)\nfinally:\n    print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False"
+    assert {"attacks", "  pgd", "defenses", "  mtard", "presets", "  quickstart"} <= set(out.splitlines())
+
+
+def test_describe_tells_parameters_and_source(robustkd):
+    code, out, _ = robustkd("describe", "pgd")
+    assert code == 0
+    for part in ("steps: integer >= 1, default 20", "Madry", "linf, l2, l1", "kind: pgd"):
+        assert part in out
+    code, out, _ = robustkd("describe", "pgd", "--json")
+    assert json.loads(out)[0]["params"]["properties"]["steps"]["default"] == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["rnu"], 2, "did you mean 'run'?"),
+        (["run"], 2, "Missing argument"),
+        (["run", "quickstrat"], 2, "did you mean 'quickstart'?"),
+        (["run", "gone.yaml"], 2, "gone.yaml cannot be read"),
+        (["run", "tiny.yaml", "--wrokers", "2"], 2, "--workers"),
+        (["describe", "pdg"], 2, "did you mean 'pgd'?"),
+        (["report", "tiny.yaml"], 1, "holds no finished cell"),
+        (["run", "tiny.yaml", "--no-track", "--out", "/proc/nothing"], 1, "cannot be written"),
+    ],
+)
+def test_mistakes_have_a_message_and_a_code(robustkd, arguments, code, said):
+    got, out, err = robustkd(*arguments)
+    assert said in err + out
+    assert got == code
+    assert len(err.splitlines()) < 15
+
+
+def test_run_report_and_run_again(robustkd):
+    code, out, err = robustkd("run", "tiny.yaml", "--no-track", "--workers", "1", "--device", "cpu")
+    assert code == 0, err
+    assert "verdict" in out
+    assert "plain" in out
+    assert "3 cells to do" in err
+    folder = robustkd.folder / "runs" / "tiny"
+    results = json.loads((folder / "results.json").read_text())
+    assert (folder / "report.html").stat().st_size < 5e6
+    assert results["defenses"][0]["verdict"] in ("credible", "suspect", "not credible")
+
+    code, again, err = robustkd("run", "tiny.yaml", "--no-track", "--workers", "0")
+    assert code == 0
+    assert again == out
+    assert "0 cells to do, 3 finished before" in err
+
+    (folder / "report.html").unlink()
+    assert robustkd("report", "tiny.yaml")[0] == 0
+    assert (folder / "report.html").exists()
+
+    code, out, _ = robustkd("run", "tiny.yaml", "--no-track", "--workers", "0", "--json")
+    assert json.loads(out)["cells"] == results["cells"]
+
+    code, out, _ = robustkd("plan", "tiny.yaml")
+    assert code == 0
+    assert "1 trainings" in out
+    assert "1 finished" in out
+
+
+def test_a_failed_gate_is_exit_code_4(robustkd):
+    (robustkd.folder / "gated.yaml").write_text(TINY + "gates:\n  - {defense: plain, at_least: 0.99}\n")
+    code, out, _ = robustkd("run", "gated.yaml", "--no-track", "--workers", "0")
+    assert code == 4
+    assert "gate failed: plain robust_accuracy at least 99.0%" in out
+
+
+def test_a_failed_cell_is_exit_code_3(robustkd):
+    (robustkd.folder / "net.py").write_text("def build(): raise RuntimeError('no weights today')")
+    (robustkd.folder / "broken.yaml").write_text(
+        TINY.replace("attacks:", "  bad: {kind: external, code: 'net.py:build'}\nattacks:")
+    )
+    code, out, err = robustkd("run", "broken.yaml", "--no-track", "--workers", "0")
+    assert code == 3
+    assert "no weights today" in err
+    assert "plain" in out
+
+
+def test_attacking_one_model(robustkd):
+    (robustkd.folder / "net.py").write_text(
+        "import torch\ndef build():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    )
+    arguments = [
+        "attack",
+        "pgd",
+        "--model",
+        "net.py:build",
+        "--data",
+        "digits",
+        "--n",
+        "50",
+        "--eps",
+        "0.1",
+        "--set",
+        "steps=3",
+    ]
+    code, out, err = robustkd(*arguments, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["n"] == 50
+    assert report["robust_accuracy"] <= report["clean_accuracy"]
+    assert report["forward_passes"] > 0
+    code, out, err = robustkd(*arguments[:-1], "stesp=3")
+    assert code == 2
+    assert "did you mean 'steps'" in err
+
+
+def test_attacking_a_target_that_a_campaign_trained(robustkd):
+    robustkd("run", "tiny.yaml", "--no-track", "--workers", "0")
+    card = next((robustkd.folder / "runs/tiny/cells").rglob("card.json"))
+    code, out, err = robustkd("attack", "fgsm", "--model", str(card.parent), "--data", "digits", "--n", "40", "--eps", "0.1")
+    assert code == 0, err
+    assert "robust accuracy" in out

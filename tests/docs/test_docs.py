@@ -1,0 +1,77 @@
+"""Every file, command and code block of the README and the docs works as it stands there."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustkd.campaigns import spec
+from robustkd.cli import COMMANDS, cli, main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+FILE = re.compile(r"# file: (\S+)\n")
+MAKE = re.compile(r"^([a-z-]+):", re.MULTILINE)
+# These take minutes or never end; that they exist, and read their file, is checked here, and they are run elsewhere.
+LONG = {"quickstart", "ui", "doctor"}
+
+
+def blocks(page, language):
+    return [text for kind, text in BLOCK.findall(page.read_text()) if kind == language]
+
+
+def commands(page):
+    return [line[2:] for text in blocks(page, "console") for line in text.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture
+def folder(request, tmp_path, monkeypatch):
+    """A folder with the files that a page shows."""
+    for language in ("yaml", "python"):
+        for text in blocks(request.param, language):
+            if match := FILE.search(text):
+                (tmp_path / match[1]).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return request.param, tmp_path
+
+
+@pytest.mark.parametrize("folder", PAGES, ids=lambda page: page.name, indirect=True)
+def test_commands_and_code_run(folder, monkeypatch, capsys):
+    page, _ = folder
+    for line in commands(page):
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["make"]:
+            assert set(words[1:]) <= set(MAKE.findall((ROOT / "Makefile").read_text())), line
+        elif words[:1] == ["robustkd"]:
+            robustkd(words[1:], monkeypatch)
+        else:
+            assert words[0] in {"git", "cd", "pip", "python", "sudo"}, line
+    for text in blocks(page, "python"):
+        if text.startswith("# run\n"):
+            exec(compile(text, str(page), "exec"), {})
+    sys.modules.pop("my_model", None)
+    capsys.readouterr()
+
+
+def robustkd(words, monkeypatch):
+    if LONG & set(words):
+        assert words[0] in COMMANDS
+        if words[0] in {"run", "plan", "report", "track", "ui"}:
+            spec.load(words[1])
+        cli.get_command(None, words[0]).make_context(words[0], list(words[1:]))
+        return
+    monkeypatch.setattr(sys, "argv", ["robustkd", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
