@@ -55,7 +55,7 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, Failure]) -> Result
         cells=cells,
         defenses=defenses,
         skipped=list(plan.skipped),
-        environment=environment(),
+        environment=environment() | ({"finished": max(times)} if (times := _finished(entries)) else {}),
     )
 
 
@@ -63,6 +63,10 @@ def environment() -> dict[str, str]:
     """Versions and machine, for the record."""
     found = {name: version(name) for name in ("robustkd", "torch", "numpy", "mlflow")}
     return found | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+
+
+def _finished(entries: Mapping[str, Entry | None]) -> list[str]:
+    return [str(entry.meta["finished"]) for entry in entries.values() if entry]
 
 
 def attack_result(

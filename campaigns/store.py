@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,9 @@ class Store:
         try:
             draft.mkdir(parents=True)
             yield draft
+            finished = datetime.now(UTC).isoformat(timespec="seconds")
             files = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
-            (draft / META).write_text(json.dumps(meta | {"files": files}, indent=1, sort_keys=True))
+            (draft / META).write_text(json.dumps(meta | {"files": files, "finished": finished}, indent=1, sort_keys=True))
             for file in draft.iterdir():
                 _flush(file)
             final = self.path(cell_id)

@@ -1,0 +1,1 @@
+"""Defenses: a recipe each, around one training loop."""

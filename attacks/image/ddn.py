@@ -11,10 +11,8 @@ from torch import Tensor
 
 from robustkd.attacks.image.losses import LossName
 from robustkd.attacks.image.nearest import Nearest, Question, Seekers, minimum_norm
-from robustkd.attacks.image.objective import FAMILY_OF, for_batch
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
-from robustkd.contracts.random import SampleRng
+from robustkd.attacks.image.objective import for_batch
+from robustkd.contracts import Attack, Params
 from robustkd.scoring.distances import distance, per_sample
 
 

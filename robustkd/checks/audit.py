@@ -41,5 +41,5 @@ class ThreatModelAudit(Check):
             fix="correct the attack: project onto the ball and clip to the pixel range",
             outside=outside,
             training_mode=training,
-            **{f"largest_distance[{name}]": value for name, value in spent.items()},
+            largest_distance=spent,
         )

@@ -38,7 +38,10 @@ class ZeroGradient(Check):
         inputs, labels = batch.inputs[right], batch.labels[right]
         shares = {name: self._share(context, inputs, labels, loss) for name, loss in _LOSSES.items()}
         ce, margin = shares["cross_entropy"], shares["margin"]
-        said = f"for {ce:.0%} of the samples the input gradient of the cross entropy is exactly zero (of the logit margin: {margin:.0%})"
+        said = (
+            f"for {100 * ce:.0f} % of the samples the input gradient of the cross entropy is exactly zero "
+            f"(of the logit margin: {100 * margin:.0f} %)"
+        )
         return self.finding(
             max(shares.values()) > LIMIT,
             fix="attack with a margin loss or rescaled logits; where the margin's gradient is zero too, use BPDA or a black-box attack",

@@ -15,6 +15,9 @@ from robustkd.contracts.random import SampleRng
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.judging import judge
 
+SLACK = 0.05
+"""Honest networks lose a few points between two losses (AdaAD: 56.78 % under PGD, 53.51 % under CW), and that is no symptom."""
+
 
 class LossDisagreement(Check):
     """Do attacks that climb a logit margin break what attacks on the cross entropy leave standing?
@@ -26,9 +29,6 @@ class LossDisagreement(Check):
     severity = "severe"
     rule = "robust accuracy under margin attacks lies over 5 points below the 95 % interval of that under iterative cross-entropy ones"
     source = "Carlini & Wagner 2016, Defensive distillation is not robust; Croce & Hein 2020, section 4"
-
-    # Published honest networks lose up to 3.3 points from PGD on the cross entropy to CW (AdaAD's 56.78 to 53.51 %).
-    slack = 0.05
 
     def run(self, context: CheckContext) -> Finding:
         """Compare the campaign's own attacks under the headline threat model, per sample."""
@@ -43,11 +43,12 @@ class LossDisagreement(Check):
         ce, other = float(under_entropy.mean()), float(under_margin.mean())
         only = int((under_entropy & ~under_margin).sum())
         said = (
-            f"attacks on the cross entropy ({', '.join(a.name for a in entropy)}) leave {ce:.1%} standing, attacks on the logit "
-            f"margin ({', '.join(a.name for a in margin)}) {other:.1%}: the margin breaks {only} samples that the cross entropy does not"
+            f"attacks on the cross entropy ({', '.join(a.name for a in entropy)}) leave {100 * ce:.1f} % standing, "
+            f"attacks on the logit margin ({', '.join(a.name for a in margin)}) {100 * other:.1f} %: "
+            f"the margin breaks {only} samples that the cross entropy does not"
         )
         return self.finding(
-            other < low - self.slack,
+            other < low - SLACK,
             fix="believe the margin attacks; the cross entropy is saturated, so its gradient leads nowhere",
             explanation=said,
             robust_accuracy_cross_entropy=ce,
@@ -71,9 +72,7 @@ class LogitScaleInvariance(Check):
 
     Params = ScaleParams
     severity = "severe"
-    rule = (
-        "CE-PGD on logits divided by their mean gap leaves fewer standing than the 95 % interval of CE-PGD on the logits allows"
-    )
+    rule = "CE-PGD on logits divided by their mean gap ends over 5 points below the 95 % interval of CE-PGD on the logits"
     source = "Carlini & Wagner 2016, Defensive distillation is not robust, section 4; checks.md"
 
     def run(self, context: CheckContext) -> Finding:
@@ -95,11 +94,11 @@ class LogitScaleInvariance(Check):
         low, high = wilson(int(plain.sum()), len(plain))
         before, after = float(plain.mean()), float(scaled.mean())
         said = (
-            f"dividing the logits by {scale:.4g} changes no decision, but PGD on the cross entropy then leaves {after:.1%} "
-            f"standing instead of {before:.1%}"
+            f"dividing the logits by {scale:.4g} changes no decision, but PGD on the cross entropy then leaves {100 * after:.1f} % "
+            f"standing instead of {100 * before:.1f} %"
         )
         return self.finding(
-            after < low,
+            after < low - SLACK,
             fix="evaluate with a loss that does not depend on the scale of the logits (margin, DLR)",
             explanation=said,
             scale=scale,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -20,7 +21,9 @@ def command(group: str | None, members: bool, as_json: bool) -> None:
     from robustkd.campaigns import presets
 
     found = {name: plugins.listing(name) for name in plugins.GROUPS if group in (None, name)}
-    rows = {name: [asdict(item) | _members(item, members) for item in items] for name, items in found.items()}
+    rows: dict[str, list[dict[str, Any]]] = {
+        name: [asdict(item) | _members(item, members) for item in items] for name, items in found.items()
+    }
     if group in (None, "presets"):
         rows["presets"] = [{"name": name, "package": "robustkd"} for name in presets.names()]
     if as_json:

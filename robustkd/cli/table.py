@@ -41,11 +41,11 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
         )
     console.print(table)
     _print_evidence(results)
-    for item in (*results.defenses, *results.cells):
-        if item.error:
-            name = getattr(item, "attack", None)
-            what = f"{item.defense} × {name}" if name else item.defense
-            click.echo(f"{item.status}: {what}, seed {item.seed}: {item.error}", err=True)
+    lost = [(row.status, row.defense, row.seed, row.error) for row in results.defenses]
+    lost += [(cell.status, f"{cell.defense} × {cell.attack}", cell.seed, cell.error) for cell in results.cells]
+    for status, what, seed, error in lost:
+        if error:
+            click.echo(f"{status}: {what}, seed {seed}: {error}", err=True)
     for gate in gates:
         value = "no number" if gate.value is None else f"{gate.value:.1%} [{gate.ci_low:.1%}, {gate.ci_high:.1%}]"
         click.echo(f"gate {gate.outcome}: {gate.defense} {gate.metric} at least {gate.at_least:.1%}: {value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from robustkd.contracts.threat import Norm
@@ -15,7 +16,7 @@ def distance(difference: Tensor, norm: Norm) -> Tensor:
     flat = difference.flatten(1)
     if norm == "linf":
         return flat.abs().amax(1)
-    return flat.norm(p=2 if norm == "l2" else 1, dim=1)
+    return torch.linalg.vector_norm(flat, 2 if norm == "l2" else 1, dim=1)
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Outcome:
     @property
     def standing(self) -> np.ndarray:
         """(N,) bool: classified rightly before, and not broken by this attack."""
-        return self.correct & ~self.success
+        return np.logical_and(self.correct, ~self.success)
 
     @classmethod
     def joined(cls, parts: list[Outcome]) -> Outcome:

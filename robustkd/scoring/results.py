@@ -112,7 +112,8 @@ class Results:
     @property
     def incomplete(self) -> bool:
         """Whether some cell has no number."""
-        return any(item.status != "done" for item in (*self.cells, *self.defenses))
+        statuses = [cell.status for cell in self.cells] + [defense.status for defense in self.defenses]
+        return any(status != "done" for status in statuses)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -12,6 +12,7 @@ from typing import Any
 
 DEFENSES, CELLS, MEANS = "robustkd-defenses", "robustkd-cells", "robustkd-means"
 _TAG = "mlflow.sharedViewState."
+_NAME = "attributes.`Run Name`"
 _VERDICT, _STATUS = "tags.`robustkd.verdict`", "tags.`robustkd.status`"
 _ACCURACIES = ["metrics.`robust_accuracy`", "metrics.`ci_low`", "metrics.`ci_high`", "metrics.`clean_accuracy`"]
 _COSTS = ["metrics.`forward_passes`", "metrics.`backward_passes`", "metrics.`wall_seconds`"]
@@ -23,12 +24,29 @@ def experiment_tags() -> dict[str, str]:
     defenses = _view(
         "Defenses: worst case and verdict",
         "tags.`robustkd.kind` = 'defense'",
-        [_VERDICT, *_ACCURACIES, "params.`defense`", "params.`defense.kind`", "params.`seed`", "attributes.`Models`"],
+        [
+            *_ACCURACIES[:1],
+            _VERDICT,
+            *_ACCURACIES[1:],
+            "params.`defense`",
+            "params.`defense.kind`",
+            "params.`seed`",
+            "attributes.`Models`",
+        ],
     )
     cells = _view(
         "Cells: every attack",
         "tags.`robustkd.kind` = 'cell'",
-        [*_ACCURACIES, "metrics.`attack_success_rate`", "metrics.`median_norm`", *_COSTS, *_AXES, _VERDICT, _STATUS],
+        [
+            *_ACCURACIES[:1],
+            _VERDICT,
+            *_ACCURACIES[1:],
+            "metrics.`attack_success_rate`",
+            "metrics.`median_norm`",
+            *_COSTS,
+            *_AXES,
+            _STATUS,
+        ],
     )
     grouped = {
         "aggregateFunction": "average",
@@ -55,6 +73,9 @@ def _view(name: str, query: str, columns: list[str], **more: Any) -> str:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
+        # Without an order MLflow sorts metrics by name and shows tags, so the verdict, last.
+        "columnOrder": [_NAME, *columns, "runDateAndNestInfo", "duration"],
+        "columnWidths": {_NAME: 260} | dict.fromkeys(columns, 125),
         "runsHiddenMode": "SHOW_ALL",
         **more,
     }

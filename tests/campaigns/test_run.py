@@ -129,8 +129,8 @@ def test_running_again_does_nothing(finished):
     assert again == results
 
 
-def test_a_changed_attack_reruns_what_depends_on_it_only(finished, tmp_path):
-    plan, out, _, _ = finished
+def test_a_changed_attack_reruns_what_depends_on_it_only(finished):
+    plan = finished[0]
     changed = plan_of(SMALL.replace("pgd: {kind: pgd, steps: 5}", "pgd: {kind: pgd, steps: 6}"))
     old, new = {cell.id for cell in plan.cells}, {cell.id: cell for cell in changed.cells}
     fresh = [cell.title for id_, cell in new.items() if id_ not in old]

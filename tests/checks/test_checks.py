@@ -89,7 +89,7 @@ def test_saturation_is_explained_with_both_numbers(honest, digits):
     report = evaluated(Then(honest, lambda z: z * 1e3), digits)
     said = next(f for f in report.findings if f.name == "loss-disagreement").evidence
     assert said["robust_accuracy_cross_entropy"] > said["robust_accuracy_margin"] + 0.1
-    assert f"{said['robust_accuracy_margin']:.1%}" in said["explanation"]
+    assert f"{100 * said['robust_accuracy_margin']:.1f} %" in said["explanation"]
 
 
 def evidence(name, standing, **traits):

@@ -129,8 +129,17 @@ def test_a_torchvision_that_does_not_load_is_said_with_what_is_lost(monkeypatch:
     assert "--force-reinstall torch torchvision" in finding.fix
 
 
+def test_the_check_after_a_repair_runs_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = 'a warning\n[{"name": "torch", "ok": false, "detail": "gone", "fix": "reinstall"}]\n'
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 0, output, ""))
+    assert doctor.examine_afresh() == [doctor.Finding("torch", False, "gone", "reinstall")]
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1, "", "Traceback"))
+    with pytest.raises(RobustkdError, match="Traceback"):
+        doctor.examine_afresh()
+
+
 def test_the_report_of_this_environment() -> None:
-    findings = {finding.name: finding for finding in doctor.examine_afresh()}
+    findings = {finding.name: finding for finding in doctor.examine()}
     expected = ["python", "torch", "numpy", "torchvision", "mlflow", "foolbox", "torchattacks", "robustbench"]
     assert list(findings)[: len(expected)] == expected
     assert "CPU" in findings["devices"].detail

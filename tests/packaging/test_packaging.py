@@ -38,12 +38,11 @@ print(json.dumps({
 LOAD = """
 import importlib.metadata as metadata, json
 failures = {}
-for point in metadata.entry_points():
-    if point.dist and point.dist.name == "robustkd":
-        try:
-            point.load()
-        except Exception as error:
-            failures[f"{point.group} {point.name}"] = f"{type(error).__name__}: {error}"
+for point in metadata.distribution("robustkd").entry_points:
+    try:
+        point.load()
+    except Exception as error:
+        failures[f"{point.group} {point.name}"] = f"{type(error).__name__}: {error}"
 print(json.dumps(failures))
 """
 
