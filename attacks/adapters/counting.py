@@ -57,7 +57,7 @@ class CountedModel(nn.Module):
             self._backwards[rows] += share
 
         if logits.requires_grad:
-            logits.register_hook(count)  # type: ignore[no-untyped-call]
+            logits.register_hook(count)
         return logits
 
     @contextmanager

@@ -83,6 +83,11 @@ class Slope(Protocol):
         """(A, *shape); asks ``oracle`` for the passes that it needs."""
 
 
+def gradient_at_point(oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
+    """The plain gradient: what a slope of slopes ends in."""
+    return oracle.climb(climbers.x, climbers.rows, objective)[2]
+
+
 def no_slope(oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
     """For a step rule that goes by values alone (random search): no backward pass."""
     return climbers.gradient

@@ -17,9 +17,7 @@ def command(fix: bool, as_json: bool) -> None:
     """Check that torch, MLflow, torchattacks, foolbox and robustbench are usable together."""
     from robustkd import doctor
 
-    if fix:
-        doctor.repair()
-    findings = doctor.examine()
+    findings = doctor.repair() if fix else doctor.examine()
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

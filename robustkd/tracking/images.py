@@ -33,7 +33,7 @@ def save_sheet(items: Sequence[GalleryItem], path: Path) -> None:
     for place, strip in enumerate(strips):
         row, column = divmod(place, columns)
         sheet.paste(strip, (column * (width + 3 * GAP), row * (height + GAP)))
-    sheet.save(path, optimize=True)
+    sheet.save(path)
 
 
 def _strip(item: GalleryItem) -> Image:

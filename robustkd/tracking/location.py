@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from robustkd.contracts import UsageError
+from robustkd.tracking import views
 
-DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+DATABASE, ARTIFACTS, MARK = "mlflow.db", "mlartifacts", ".mlflow-tracked"
 
 
 class UiCommand(NamedTuple):
-    """A server to start: its command line, and what its environment needs beside the present one."""
+    """A server to start: its command line, what its environment needs beside the present one, and the page to open."""
 
     argv: list[str]
     env: dict[str, str]
+    url: str
+
+
+class Mark(NamedTuple):
+    """What a results folder remembers of its last tracking: a digest of what was logged, and the experiment."""
+
+    digest: str
+    experiment_id: str
 
 
 def tracking_uri(folder: Path) -> str:
@@ -36,9 +48,37 @@ def artifact_location(folder: Path, uri: str) -> str | None:
     return None if served else (folder.resolve() / ARTIFACTS).as_uri()
 
 
+def local_path(uri: str) -> Path | None:
+    """The folder that a ``file:`` URI names; None for any other."""
+    return Path(url2pathname(urlsplit(uri).path)) if uri.startswith("file:") else None
+
+
 def redacted(text: str) -> str:
     """Text without the credentials that a URI in it may carry."""
-    return re.sub(r"(?<=://)[^/\s@]*(?::[^/\s]*)?@", "***@", text)
+    text = re.sub(r"(?<=://)[^/\s]+@", "***@", text)
+    return re.sub(r"(?i)\b(password|passwd|token|secret|api_?key)=[^&\s]+", r"\1=***", text)
+
+
+def read_mark(folder: Path) -> Mark | None:
+    """The folder's mark; None when there is none, or its store is gone."""
+    database = default_store(folder)
+    if database is not None and not database.is_file():
+        return None
+    try:
+        return Mark(*json.loads((folder / MARK).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_mark(folder: Path, mark: Mark) -> None:
+    """Remember what was logged: a finished campaign need not open MLflow again to find out."""
+    (folder / MARK).write_text(json.dumps(mark))
+
+
+def page_url(folder: Path, server: str) -> str:
+    """The page of a results folder's experiment on an MLflow server."""
+    mark = read_mark(folder)
+    return redacted(server.rstrip("/")) + views.page(mark.experiment_id if mark else None)
 
 
 def ui_command(folder: Path, port: int = 5000) -> UiCommand:
@@ -49,13 +89,12 @@ def ui_command(folder: Path, port: int = 5000) -> UiCommand:
     """
     uri, database = tracking_uri(folder), default_store(folder)
     if uri.startswith(("http://", "https://")):
-        raise UsageError(
-            "MLFLOW_TRACKING_URI names a server, which has its own pages", fix=f"open {redacted(uri)} in a browser"
-        )
+        raise UsageError("MLFLOW_TRACKING_URI names a server, which has its own pages", fix=f"open {page_url(folder, uri)}")
     if database is not None and not database.is_file():
         raise UsageError(f"{folder} holds no {DATABASE}", fix="run the campaign, or rebuild it with: robustkd track CAMPAIGN")
     argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # By environment, not by argument: a database URI may hold a password, and command lines are public on a machine.
     env = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    location = artifact_location(folder, uri)
-    return UiCommand(argv, env | {"MLFLOW_DEFAULT_ARTIFACT_ROOT": location} if location else env)
+    if location := artifact_location(folder, uri):
+        env["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = location
+    return UiCommand(argv, env, page_url(folder, f"http://127.0.0.1:{port}"))

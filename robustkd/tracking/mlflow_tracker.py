@@ -12,12 +12,13 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import RobustkdError
 from robustkd.scoring.results import CellResult, DefenseResult, Results
-from robustkd.tracking.location import default_store, redacted, tracking_uri
+from robustkd.tracking.location import Mark, read_mark, redacted, tracking_uri, write_mark
 from robustkd.tracking.records import (
     RunKey,
     TrackedCampaign,
@@ -32,9 +33,6 @@ from robustkd.tracking.records import (
 if TYPE_CHECKING:
     from robustkd.report import GalleryItem
     from robustkd.tracking.runbook import Attach, RunBook
-
-MARK = ".mlflow-tracked"
-"""A file in the results folder: what was tracked last, so that a finished campaign need not open MLflow again."""
 
 Job = Callable[["RunBook"], None]
 
@@ -60,9 +58,13 @@ class MlflowTracker:
 
     def log_progress(self, defense: str, seed: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """An epoch of a training: its curves can be watched while it lasts."""
-        points = history_points([{**metrics, "epoch": epoch}])
-        started = training_record(self._campaign, defense, seed)
-        self._later(lambda book: book.progress(RunKey(defense, "", seed), started, points))
+        self._later(
+            lambda book: book.progress(
+                RunKey(defense, "", seed),
+                training_record(self._campaign, defense, seed),
+                history_points([{**metrics, "epoch": epoch}]),
+            )
+        )
 
     def log_cell(self, cell: CellResult, gallery: Sequence[GalleryItem] = ()) -> None:
         """An attack's result, finished or failed; one that is pending is left out."""
@@ -89,18 +91,21 @@ class MlflowTracker:
             artifacts: files for the parent run: the plan, the report, figures.
             force: look into MLflow even when this folder's mark says that it has all this already.
         """
-        mark = self._mark(results, artifacts, len(gallery))
-        if self._thread is None and not force and self._marked(mark):
+        artifacts = [path for path in artifacts if path.is_file()]
+        digest, mark = self._digest(results, artifacts, len(gallery)), read_mark(self._folder)
+        if self._thread is None and not force and mark is not None and mark.digest == digest:
             return
         self._later(lambda book: self._put_everything(book, results, gallery, targets or {}, artifacts))
-        self._drain()
-        if self.problem is None:
-            (self._folder / MARK).write_text(mark)
+        self.close(drop=False)
+        if self.problem is None and self._book is not None:
+            with suppress(OSError):  # without the mark, the next run only looks again
+                write_mark(self._folder, Mark(digest, self._book.experiment_id))
 
-    def close(self) -> None:
-        """Stop early: what is being written is finished, what waits is dropped (the next run makes up for it)."""
+    def close(self, *, drop: bool = True) -> None:
+        """Stop: what is being written is finished, what waits is dropped (the next run makes up for it)."""
         if self._thread is not None:
-            self._thread.shutdown(wait=True, cancel_futures=True)
+            self._thread.shutdown(wait=True, cancel_futures=drop)
+            self._thread = None
 
     def _put_everything(
         self,
@@ -147,7 +152,8 @@ class MlflowTracker:
         record = campaign_record(self._campaign, results, [f"{path.name} {_sha256(path)}" for path in artifacts])
 
         def attach(book: RunBook, run_id: str) -> None:
-            book.upload(run_id, {path.name: path for path in artifacts})
+            for path in artifacts:
+                book.client.log_artifact(run_id, str(path))
             # This tag makes MLflow show the file as a table. Its own log_table appends to what a former run left.
             shown = json.dumps([{"path": "cells.json", "type": "table"}])
             book.client.set_tag(run_id, "mlflow.loggedArtifacts", shown)
@@ -172,28 +178,14 @@ class MlflowTracker:
             # Whatever a store or its driver raises: the campaign's numbers are safe in its own folder.
             self.problem = redacted(f"{type(error).__name__}: {str(error).strip()}")
             self._warn(
-                f"MLflow tracking stopped: {self.problem}\nThe campaign goes on. To fill MLflow in afterwards: robustkd track CAMPAIGN"
+                f"MLflow tracking stopped: {self.problem}\n"
+                "The campaign goes on. To fill MLflow in afterwards: robustkd track CAMPAIGN"
             )
 
-    def _drain(self) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(wait=True)
-
-    def _mark(self, results: Results, artifacts: Sequence[Path], images: int) -> str:
-        store = redacted(tracking_uri(self._folder))
-        content = [
-            package_version(),
-            store,
-            self._campaign.plan_id,
-            results.to_json(),
-            images,
-            [_sha256(path) for path in artifacts],
-        ]
+    def _digest(self, results: Results, artifacts: Sequence[Path], images: int) -> str:
+        content: list[object] = [package_version(), redacted(tracking_uri(self._folder)), self._campaign.plan_id]
+        content += [results.to_json(), images, [_sha256(path) for path in artifacts]]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-    def _marked(self, mark: str) -> bool:
-        store, file = default_store(self._folder), self._folder / MARK
-        return (store is None or store.is_file()) and file.is_file() and file.read_text() == mark
 
 
 def rebuild(
@@ -226,7 +218,7 @@ def _sheet(gallery: Sequence[GalleryItem]) -> Attach:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "examples.png")
             save_sheet(gallery, path)
-            book.upload(run_id, {f"images/{path.name}": path})
+            book.client.log_artifact(run_id, str(path), "images")
 
     return attach
 

@@ -17,12 +17,13 @@ MAX_NOTE = 8000
 """MLflow's longest tag."""
 
 EXPERIMENT = """\
-**Does this defense hold?** One robustkd campaign. Each run *campaign* is one plan; below it lies one run per attack
-(`defense × attack · seed`), and one per trained defense (`defense · worst case · seed`): the share of samples that
-*no* attack broke, which is the number to quote, **never without its verdict** (tag `robustkd.verdict`; the run's colour is
-green for credible, yellow for suspect, red for not credible).
+**Does this defense hold?** Choose *Views › Defenses*, at the top right, for every number beside its verdict.
 
-Useful filters: `tags."robustkd.kind" = 'defense'` for the worst cases, `params.attack = 'pgd'` for one attack.
+A run called *campaign* is one plan. Below it lies one run per attack (`defense × attack · seed`), and one per trained
+defense (`defense · worst case · seed`): the share of samples that *no* attack broke. That is the number to quote, and
+never without its verdict: a run's colour is green for credible, yellow for suspect, red for not credible.
+
+Filters: `tags."robustkd.kind" = 'defense'` for the worst cases, `params.attack = 'pgd'` for one attack.
 `robust_accuracy` counts samples misclassified before the attack as not robust; `ci_low` and `ci_high` bound it (95 %, Wilson).
 """
 
@@ -51,11 +52,11 @@ def defense(result: DefenseResult) -> str:
         return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
     curve = [[epsilon(p.eps), percent(p.robust_accuracy), interval(p.ci_low, p.ci_high)] for p in result.curve]
     others = result.other_threats.items()
+    attacks = counted(len(result.attacks), "attack")
     parts = [
-        f"{title}: **{percent(result.robust_accuracy)}** robust against {counted(len(result.attacks), 'attack')} together "
+        f"{signed(result.verdict)}: {title}, **{percent(result.robust_accuracy)}** robust against {attacks} together "
         f"({escape(', '.join(result.attacks))}; 95 % interval {interval(result.ci_low, result.ci_high)}) of "
         f"{counted(result.n, 'sample')}; {percent(result.clean_accuracy)} are right without an attack.",
-        f"## Verdict: {signed(result.verdict)}",
         *_findings(result.checks),
         _quoted(result.error) if result.error else "",
         _table(["eps", "robust", "95 % interval"], curve) if len(curve) > 1 else "",

@@ -20,6 +20,9 @@ from robustkd.tracking.location import redacted
 MAX_PARAM = 6000
 """MLflow cuts longer ones silently."""
 
+WORST_CASE = "worst case"
+"""What stands in the place of an attack's name on a defense's run."""
+
 COLOURS = {"credible": "#009e73", "suspect": "#e69f00", "not credible": "#d55e00"}
 CELL_METRICS = (
     "clean_accuracy", "robust_accuracy", "ci_low", "ci_high", "attack_success_rate", "median_norm",
@@ -106,7 +109,7 @@ def cell_record(campaign: TrackedCampaign, cell: CellResult, verdict: Verdict | 
 
 def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: bool = False) -> RunRecord:
     """The run of one trained defense: its worst case over the attacks, its verdict and its training."""
-    params, files = _params(campaign, result, "worst case")
+    params, files = _params(campaign, result, WORST_CASE)
     tags = _tags(campaign, result, "defense", f"{result.defense}/{result.seed}", result.verdict)
     if result.target_hash:
         tags["robustkd.target_hash"] = result.target_hash
@@ -125,7 +128,7 @@ def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: b
 def training_record(campaign: TrackedCampaign, defense: str, seed: int) -> RunRecord:
     """The run of a defense whose training has begun: no more than its name."""
     tags = {"robustkd.kind": "defense", "robustkd.plan_id": campaign.plan_id, "robustkd.status": "training"}
-    tags |= {"robustkd.defense": defense, "robustkd.attack": "", "robustkd.seed": str(seed)}
+    tags |= {"robustkd.defense": defense, "robustkd.attack": WORST_CASE, "robustkd.seed": str(seed)}
     return RunRecord(defense_name(defense, seed), "FINISHED", tags)
 
 
@@ -154,8 +157,8 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
             "mlflow.note.content": notes.campaign(results),
         },
         params={key: _text(value) for key, value in params.items() if value is not None},
-        metrics=tuple(Point(key, 0, float(value)) for key, value in totals.items()),
-        files={"campaign.yaml": campaign.text, "cells.json": table(results)},
+        metrics=tuple(Point(key, 0, _rounded(value)) for key, value in totals.items()),
+        files={"campaign.yaml": redacted(campaign.text), "cells.json": table(results)},
         attached=tuple(attached),
     )
 
@@ -177,17 +180,15 @@ def table(results: Results) -> str:
     items: list[CellResult | DefenseResult] = [*results.defenses, *results.cells]
     rows = []
     for item in items:
-        known = (
-            {"attack": "worst case", "wall_seconds": None} | vars(item) | {"verdict": verdicts.get((item.defense, item.seed))}
-        )
-        rows.append([_finite(known.get(name)) for name in head])
+        known = {"attack": WORST_CASE, "wall_seconds": None} | vars(item) | {"verdict": verdicts.get((item.defense, item.seed))}
+        rows.append([_plain(known.get(name)) for name in head])
     return json.dumps({"columns": head, "data": rows}, allow_nan=False)
 
 
 def history_points(history: Iterable[Mapping[str, float]]) -> list[Point]:
     """A training's history; its step is the epoch."""
     return [
-        Point(_legal(name), int(entry.get("epoch", position)), float(value))
+        Point(_legal(name), int(entry.get("epoch", position)), _rounded(value))
         for position, entry in enumerate(history)
         for name, value in entry.items()
         if name != "epoch" and math.isfinite(value)
@@ -220,14 +221,21 @@ def _legal(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_\-. :/]", "_", name)
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return redacted(value) if isinstance(value, str) else value
+
+
+def _rounded(value: float) -> float:
+    """Six digits fit a column of MLflow's tables; results.json has them all. Counts stay exact."""
+    return float(value) if float(value).is_integer() else float(f"{value:.6g}")
 
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return redacted(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
 def _params(campaign: TrackedCampaign, item: CellResult | DefenseResult, attack: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -250,7 +258,7 @@ def _tags(
         "robustkd.plan_id": campaign.plan_id,
         "robustkd.cell_id": cell_id,
         "robustkd.defense": item.defense,
-        "robustkd.attack": item.attack if isinstance(item, CellResult) else "",
+        "robustkd.attack": item.attack if isinstance(item, CellResult) else WORST_CASE,
         "robustkd.seed": str(item.seed),
         "robustkd.status": item.status,
         "robustkd.version": package_version(),
@@ -264,14 +272,14 @@ def _tags(
 
 def _points(item: CellResult | DefenseResult, names: Iterable[str]) -> list[Point]:
     values = ((name, getattr(item, name)) for name in names)
-    points = [Point(name, 0, float(value)) for name, value in values if value is not None and math.isfinite(value)]
+    points = [Point(name, 0, _rounded(value)) for name, value in values if value is not None and math.isfinite(value)]
     return points + _curve(item.curve)
 
 
 def _curve(curve: Iterable[CurvePoint]) -> list[Point]:
     """Step i of both metrics is the i-th eps, so that the two line up."""
     return [
-        Point(name, step, float(value))
+        Point(name, step, _rounded(value))
         for step, point in enumerate(curve)
         for name, value in (("eps", point.eps), ("robust_accuracy_at_eps", point.robust_accuracy))
         if math.isfinite(value)

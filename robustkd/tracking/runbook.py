@@ -7,6 +7,8 @@ where it is: parameters and metric values it already has are not sent again, so 
 
 from __future__ import annotations
 
+import getpass
+import json
 import logging
 import os
 import tempfile
@@ -17,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import StoreError
-from robustkd.tracking import notes
-from robustkd.tracking.location import artifact_location, redacted
+from robustkd.tracking import notes, views
+from robustkd.tracking.location import artifact_location, local_path
 from robustkd.tracking.records import (
     Point,
     RunKey,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 PARAMS_PER_CALL, METRICS_PER_CALL = 100, 800  # the limits are 100, 1,000, and 1,000 of everything together
 RUNS_PER_PAGE = 1000
 DIGEST = "robustkd.digest"
+MODEL_METRICS = ("robust_accuracy", "ci_low", "ci_high", "clean_accuracy")
 
 Attach = Callable[["RunBook", str], "str | None"]
 """``attach(book, run_id)`` uploads what belongs to a run; returns the id of the logged model its metrics are about."""
@@ -101,16 +104,13 @@ class RunBook:
             run = self._children[key] = self._new_child(started)
         self._batch(run, {}, points, {}, None)
 
-    def upload(self, run_id: str, files: Mapping[str, str | Path]) -> None:
-        """Texts and files as artefacts of a run, by path."""
-        for target, content in files.items():
-            folder, _, name = target.rpartition("/")
-            with tempfile.TemporaryDirectory() as scratch:
-                path = content if isinstance(content, Path) and content.name == name else Path(scratch, name)
-                if isinstance(content, Path) and path is not content:
-                    path.write_bytes(content.read_bytes())
-                elif isinstance(content, str):
-                    path.write_text(content, encoding="utf-8")
+    def upload(self, run_id: str, texts: Mapping[str, str]) -> None:
+        """Texts as artefacts of a run, by path."""
+        with tempfile.TemporaryDirectory() as scratch:
+            for target, text in texts.items():
+                folder, _, name = target.rpartition("/")
+                path = Path(scratch, name)
+                path.write_text(text, encoding="utf-8")
                 self.client.log_artifact(run_id, str(path), folder or None)
 
     def _complete(self, run: OpenRun, record: RunRecord, attach: Attach | None, ended: int | None = None) -> None:
@@ -134,12 +134,17 @@ class RunBook:
     ) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        now = _now()
+        now, about = _now(), self._about(model_id)
         news = [point for point in dict.fromkeys(points) if (point.step, point.value) not in self._recorded(run, point.metric)]
-        metrics = [Metric(point.metric, point.value, now, point.step, model_id=model_id) for point in news]
+        metrics = [
+            Metric(point.metric, point.value, now, point.step, **(about if point.metric in MODEL_METRICS else {}))
+            for point in news
+        ]
         # A parameter cannot be changed once it is there, and sending another value for it fails the whole batch.
         settings = [Param(key, value) for key, value in params.items() if key not in run.params]
         changed = [RunTag(key, value) for key, value in tags.items() if run.tags.get(key) != value]
+        if not (metrics or settings or changed):
+            return
         rounds = max(-(-len(metrics) // METRICS_PER_CALL), -(-len(settings) // PARAMS_PER_CALL), 1)
         for turn in range(rounds):
             self.client.log_batch(
@@ -153,6 +158,13 @@ class RunBook:
         for point in news:
             run.points[point.metric].add((point.step, point.value))
 
+    def _about(self, model_id: str | None) -> dict[str, str]:
+        """What a metric says of the model and the data it was measured on."""
+        if model_id is None:
+            return {}
+        data = self._dataset.dataset if self._dataset else None
+        return {"model_id": model_id} | ({"dataset_name": data.name, "dataset_digest": data.digest} if data else {})
+
     def _recorded(self, run: OpenRun, metric: str) -> set[tuple[int, float]]:
         """(step, value) of a metric that the run has already."""
         if metric not in run.points:
@@ -164,15 +176,15 @@ class RunBook:
         name, location = self.campaign.name, artifact_location(folder, uri)
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            if location:
-                Path(location.removeprefix("file://")).mkdir(parents=True, exist_ok=True)
+            if location and (home := local_path(location)):
+                home.mkdir(parents=True, exist_ok=True)
             # The kind makes MLflow open the page of runs, not the one of LLM traces.
             tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": notes.EXPERIMENT}
             return str(self.client.create_experiment(name, location, tags))
-        where = str(found.artifact_location)
-        if where.startswith("file://") and not Path(where.removeprefix("file://")).is_dir():
+        home = local_path(str(found.artifact_location))
+        if home is not None and not home.is_dir():
             raise StoreError(
-                f"the MLflow experiment '{name}' keeps its files in {redacted(where)}, which is gone (was the folder moved?)",
+                f"the MLflow experiment '{name}' keeps its files in {home}, which is gone (was the folder moved?)",
                 fix="move it back, or delete the folder's mlflow.db and run: robustkd track CAMPAIGN",
             )
         return str(found.experiment_id)
@@ -188,6 +200,9 @@ class RunBook:
 
     def _new_parent(self) -> OpenRun:
         tags = {"robustkd.kind": "campaign", "robustkd.plan_id": self.campaign.plan_id, "robustkd.status": "running"}
+        # MLflow's saved views show the newest plan: numbers of different plans do not belong in one table.
+        for name, view in views.experiment_tags(self.campaign.plan_id).items():
+            self.client.set_experiment_tag(self.experiment_id, name, view)
         return self._create(campaign_name(self.campaign), tags | {"robustkd.version": package_version()}, _now())
 
     def _new_child(self, record: RunRecord) -> OpenRun:
@@ -196,18 +211,19 @@ class RunBook:
         return self._create(record.name, tags, _now() - round(1000 * record.seconds))
 
     def _create(self, name: str, tags: dict[str, str], started: int) -> OpenRun:
-        tags = tags | {"mlflow.source.name": "robustkd", "mlflow.source.type": "LOCAL"}
+        tags = tags | {"mlflow.source.name": "robustkd", "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
         run = self.client.create_run(self.experiment_id, started, tags, name)
         return OpenRun(run.info.run_id, started, fresh=True, tags=tags)
 
 
 def _known(run: Run) -> OpenRun:
-    ended = run.info.status in ("FINISHED", "FAILED")
+    ended = run.info.status in ("FINISHED", "FAILED", "KILLED")
     return OpenRun(run.info.run_id, run.info.start_time, ended, tags=dict(run.data.tags), params=set(run.data.params))
 
 
 def _key(tags: Mapping[str, str]) -> RunKey:
-    return RunKey(tags.get("robustkd.defense", ""), tags.get("robustkd.attack", ""), int(tags.get("robustkd.seed", -1)))
+    attack = "" if tags.get("robustkd.kind") == "defense" else tags.get("robustkd.attack", "")
+    return RunKey(tags.get("robustkd.defense", ""), attack, int(tags.get("robustkd.seed", -1)))
 
 
 def _dataset_input(data: Mapping[str, Any]) -> DatasetInput | None:
@@ -216,10 +232,18 @@ def _dataset_input(data: Mapping[str, Any]) -> DatasetInput | None:
     digest = str(data.get("digest", ""))
     if not digest:
         return None
-    source = f'{{"name": "{data.get("name")}", "sha256": "{digest}"}}'
-    # MLflow keeps 36 characters of a digest; the tag has it whole.
-    dataset = Dataset(str(data.get("name")), digest[:36], "robustkd", source, profile=f'{{"test_samples": {data.get("n", 0)}}}')
+    source = json.dumps({"name": data.get("name"), "sha256": digest})
+    profile = json.dumps({"test_samples": data.get("n")})
+    # MLflow keeps at most 36 characters of a digest and shows them all; the tag has it whole.
+    dataset = Dataset(str(data.get("name")), digest[:16], "robustkd", source, profile=profile)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation"), InputTag("robustkd.digest", digest)])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container may run under a number without a name
+        return "unknown"
 
 
 def _now() -> int:

@@ -12,48 +12,26 @@ from typing import Any
 
 DEFENSES, CELLS, MEANS = "robustkd-defenses", "robustkd-cells", "robustkd-means"
 _TAG = "mlflow.sharedViewState."
-_NAME = "attributes.`Run Name`"
-_VERDICT, _STATUS = "tags.`robustkd.verdict`", "tags.`robustkd.status`"
-_ACCURACIES = ["metrics.`robust_accuracy`", "metrics.`ci_low`", "metrics.`ci_high`", "metrics.`clean_accuracy`"]
-_COSTS = ["metrics.`forward_passes`", "metrics.`backward_passes`", "metrics.`wall_seconds`"]
-_AXES = ["params.`defense`", "params.`attack`", "params.`seed`"]
+_NAME, _CREATED, _DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
 
 
-def experiment_tags() -> dict[str, str]:
-    """The saved views, as tags of the experiment."""
-    defenses = _view(
-        "Defenses: worst case and verdict",
-        "tags.`robustkd.kind` = 'defense'",
-        [
-            *_ACCURACIES[:1],
-            _VERDICT,
-            *_ACCURACIES[1:],
-            "params.`defense`",
-            "params.`defense.kind`",
-            "params.`seed`",
-            "attributes.`Models`",
-        ],
-    )
-    cells = _view(
-        "Cells: every attack",
-        "tags.`robustkd.kind` = 'cell'",
-        [
-            *_ACCURACIES[:1],
-            _VERDICT,
-            *_ACCURACIES[1:],
-            "metrics.`attack_success_rate`",
-            "metrics.`median_norm`",
-            *_COSTS,
-            *_AXES,
-            _STATUS,
-        ],
-    )
-    grouped = {
+def experiment_tags(plan_id: str) -> dict[str, str]:
+    """The saved views on one plan's runs, as tags of the experiment."""
+    number = [_metric("robust_accuracy"), _tag("robustkd.verdict"), *map(_metric, ("ci_low", "ci_high", "clean_accuracy"))]
+    strength = map(_metric, ("attack_success_rate", "median_norm", "forward_passes", "backward_passes", "wall_seconds"))
+    defenses = [*number, *map(_param, ("defense", "defense.kind", "seed")), "attributes.`Models`"]
+    cells = [*number, *strength, *map(_param, ("defense", "attack", "seed")), _tag("robustkd.status")]
+    # No intervals with the means: a mean of the seeds' intervals would not be one.
+    means = [*map(_metric, ("robust_accuracy", "clean_accuracy", "attack_success_rate"))]
+    seeds_together = {
         "aggregateFunction": "average",
         "groupByKeys": [{"mode": "param", "groupByData": name} for name in ("defense", "attack")],
     }
-    means = _view("Defense x attack: mean over seeds", "tags.`robustkd.kind` = 'cell'", _ACCURACIES, groupBy=grouped)
-    return {_TAG + DEFENSES: defenses, _TAG + CELLS: cells, _TAG + MEANS: means}
+    return {
+        _TAG + DEFENSES: _view("Defenses: worst case and verdict", _runs("defense", plan_id), defenses),
+        _TAG + CELLS: _view("Cells: every attack", _runs("cell", plan_id), cells),
+        _TAG + MEANS: _view("Means over seeds", _runs("cell", plan_id), means, groupBy=seeds_together),
+    }
 
 
 def page(experiment_id: str | None) -> str:
@@ -66,18 +44,34 @@ def page(experiment_id: str | None) -> str:
 def _view(name: str, query: str, columns: list[str], **more: Any) -> str:
     state = {
         "searchFilter": query,
-        "orderByKey": "metrics.`robust_accuracy`",
+        "orderByKey": _metric("robust_accuracy"),
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
-        # Without an order MLflow sorts metrics by name and shows tags, so the verdict, last.
-        "columnOrder": [_NAME, *columns, "runDateAndNestInfo", "duration"],
-        "columnWidths": {_NAME: 260} | dict.fromkeys(columns, 125),
+        # Without an order MLflow sorts metrics by name and puts tags, so the verdict, last.
+        "columnOrder": [_NAME, *columns, _CREATED, _DURATION],
+        "columnWidths": {_NAME: 280} | dict.fromkeys(columns, 135),
         "runsHiddenMode": "SHOW_ALL",
         **more,
     }
     now = int(time.time() * 1000)
     return json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)})
+
+
+def _runs(kind: str, plan_id: str) -> str:
+    return f"tags.`robustkd.kind` = '{kind}' AND tags.`robustkd.plan_id` = '{plan_id}'"
+
+
+def _metric(name: str) -> str:
+    return f"metrics.`{name}`"
+
+
+def _param(name: str) -> str:
+    return f"params.`{name}`"
+
+
+def _tag(name: str) -> str:
+    return f"tags.`{name}`"

@@ -1,0 +1,117 @@
+"""EOT around any attack: a randomised defense is attacked through its mean output.
+
+    f(x) = E_t[ logits_t(x) ],  estimated with n passes, so that  grad f(x) = 1/n * sum_i grad logits_{t_i}(x)
+
+Without it an attack on a network that draws random numbers climbs the noise of a single draw.
+
+Source: Athalye, Engstrom, Ilyas, Kwok: Synthesizing robust adversarial examples (ICML 2018), section 2; as a way around
+randomised defenses, Athalye, Carlini, Wagner: Obfuscated gradients give a false sense of security (ICML 2018), section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError, field_validator
+from torch import Tensor
+
+from robustkd import plugins
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+
+
+class MeanTarget(Target):
+    """A target whose output is the mean over ``samples`` passes. All of them are in one graph: memory grows with them."""
+
+    kind = "mean"
+
+    def __init__(self, target: Target, samples: int) -> None:
+        self.target = target
+        self.samples = samples
+        self.module = target.module
+
+    def __getattr__(self, name: str) -> Any:
+        # Bounds, number of classes and whatever else an attack may ask about are the wrapped target's.
+        if name == "target":
+            raise AttributeError(name)
+        return getattr(self.target, name)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, *shape) -> (B, K)."""
+        return torch.stack([self.target(inputs) for _ in range(self.samples)]).mean(0)
+
+    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Those of a single pass."""
+        return self.target.features(inputs, layers)
+
+    def card(self) -> dict[str, Any]:
+        """That of the wrapped target: taking the mean belongs to the attack, not to the defense."""
+        return self.target.card()
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> Target:
+        """Not possible: see ``card``."""
+        raise UsageError("a mean over passes is made by the attack 'eot', it is not stored")
+
+
+class EOTParams(Params):
+    """Parameters of ``eot``."""
+
+    attack: dict[str, Any] = Field({"kind": "pgd"}, description="the attack to wrap: its kind and its parameters")
+    samples: int = Field(10, ge=1, description="passes that make up one query")
+
+    @field_validator("attack", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
+class EOT(Attack):
+    """Expectation over transformation, around another attack."""
+
+    Params = EOTParams
+    norms = ("linf", "l2", "l1", "l0")
+    goals = ("untargeted", "targeted")
+    source = "Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420"
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self.inner = made(self.params.attack)
+        # What is true of the attack inside is true of this one.
+        traits = ("kind", "norms", "goals", "space", "gradients", "iterative")
+        vars(self).update({name: getattr(self.inner, name) for name in traits})
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """That of the wrapped attack."""
+        return self.inner.loss_family
+
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """That of the wrapped attack."""
+        return self.inner.refusal(threat)
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """``samples`` times the passes of the wrapped attack."""
+        samples = self.params.samples
+        found = self.inner.run(MeanTarget(target, samples), batch, threat, rng)
+        return replace(found, forwards=samples * found.forwards, backwards=samples * found.backwards)
+
+
+def made(spec: dict[str, Any]) -> Attack:
+    """The attack plug-in of that ``kind`` with these parameters.
+
+    Raises:
+        UsageError: a parameter is unknown or out of range.
+    """
+    plugin = plugins.load("attacks", str(spec.get("kind", "")))
+    try:
+        attack: Attack = plugin(plugin.Params(**{key: value for key, value in spec.items() if key != "kind"}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"attack '{spec['kind']}': {key}: {first['msg']}", fix=f"robustkd describe {spec['kind']}") from None
+    return attack

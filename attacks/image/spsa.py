@@ -1,0 +1,78 @@
+"""SPSA: Adam on a gradient estimated with directions of random signs.
+
+    g_t     = 1/n * sum_i (J(x_t + delta u_i) - J(x_t - delta u_i)) / (2 delta) u_i,   u_i in {-1, 1}^d
+    x_{t+1} = project(x_t + Adam(g_t))
+
+Source: Uesato et al.: Adversarial risk and the dangers of evaluating against weak attacks (ICML 2018), section 4 and
+appendix; the estimate is Spall's (1992).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.estimates import FiniteDifferences, rademacher
+from robustkd.attacks.image.losses import LossName
+from robustkd.attacks.image.objective import FAMILY_OF, for_batch
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+
+_BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's own
+
+
+@dataclass(frozen=True)
+class AdamStep:
+    """Adam (Kingma & Ba 2015, algorithm 1), uphill, each sample on its own."""
+
+    lr: float
+
+    def step(self, climbers: Climbers, t: int) -> Tensor:
+        """x_{t+1} before its projection."""
+        g, memory = climbers.gradient, climbers.memory
+        first, second = (memory["first"], memory["second"]) if t else (torch.zeros_like(g), torch.zeros_like(g))
+        memory["first"] = first = _BETA1 * first + (1 - _BETA1) * g
+        memory["second"] = second = _BETA2 * second + (1 - _BETA2) * g**2
+        corrected = (second / (1 - _BETA2 ** (t + 1))).sqrt()
+        return climbers.x + self.lr * first / (1 - _BETA1 ** (t + 1)) / (corrected + _TINY)
+
+
+class SPSAParams(Params):
+    """Parameters of ``spsa``; it makes ``steps * (2 * pairs + 1)`` queries at most."""
+
+    steps: int = Field(100, ge=1, description="steps")
+    pairs: int = Field(64, ge=1, description="directions for each estimate, each looked at both ways")
+    delta: float = Field(0.01, gt=0, description="how far to look, in pixel units")
+    lr: float = Field(0.01, gt=0, description="Adam's learning rate, in pixel units")
+    loss: LossName = Field("margin", description="what is climbed: cross entropy, logit margin, or DLR")
+
+
+class SPSA(Attack):
+    """Simultaneous perturbation stochastic approximation: needs no gradient."""
+
+    Params = SPSAParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    gradients = False
+    source = "Uesato et al. 2018, arXiv:1802.05666"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return FAMILY_OF[self.params.loss]
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
+        p, objective = self.params, for_batch(self.params.loss, batch)
+        rule, slope = AdamStep(p.lr), FiniteDifferences(rng, p.pairs, p.delta, rademacher)
+
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=p.steps, slope=slope)
+
+        return fixed_budget(target, batch, threat, run)

@@ -1,0 +1,5 @@
+"""``python -m robustkd`` is the command ``robustkd``."""
+
+from robustkd.cli import main
+
+main()

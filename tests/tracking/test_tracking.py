@@ -1,0 +1,443 @@
+"""Real MLflow on SQLite throughout: what matters is what its store, and nothing of ours, says afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustkd.contracts import UsageError
+from robustkd.contracts.check import Finding
+from robustkd.report import GalleryItem
+from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
+from robustkd.tracking import MlflowTracker, TrackedCampaign, TrackingError, rebuild, tracking_uri, ui_command
+from robustkd.tracking.images import MAX_IMAGES, save_sheet
+from robustkd.tracking.location import read_mark, redacted
+from robustkd.tracking.notes import MAX_NOTE, fit
+from robustkd.tracking.records import RunKey, cell_record
+from robustkd.tracking.runbook import RunBook, connect
+
+SECRET = "hunter2-do-not-log"
+DATA = {"name": "digits", "n": 100, "digest": "0123456789abcdef" * 4}
+
+
+def cell(defense: str = "mtard", attack: str = "pgd", seed: int = 0, **changes) -> CellResult:
+    curve = [CurvePoint(eps, 0.9 - eps, 0.8 - eps, 0.95 - eps) for eps in (0.0, 0.05, 0.1)]
+    numbers = {
+        "status": "done", "norm": "linf", "eps": 0.1, "n": 100, "clean_accuracy": 0.9, "robust_accuracy": 0.8, "ci_low": 0.71,
+        "ci_high": 0.87, "attack_success_rate": 1 / 9, "forward_passes": 2100, "backward_passes": 2000, "wall_seconds": 1.5,
+        "curve": curve,
+    }  # fmt: skip
+    return CellResult(f"id-{defense}-{attack}-{seed}", defense, attack, seed, **{**numbers, **changes})
+
+
+def failed(defense: str, attack: str, seed: int, error: str) -> CellResult:
+    return CellResult("", defense, attack, seed, "failed", "linf", 0.1, error=error)
+
+
+def defended(defense: str = "mtard", seed: int = 0, **changes) -> DefenseResult:
+    check = Finding("zero-gradient", "severe", True, {"explanation": "93 % of the gradients are zero"}, "attack the logits")
+    history = [{"epoch": epoch, "train_loss": 2.0 / (1 + epoch), "validation_accuracy": 0.5 + epoch / 10} for epoch in range(3)]
+    values = {
+        "n": 100, "clean_accuracy": 0.9, "robust_accuracy": 0.75, "ci_low": 0.65, "ci_high": 0.82, "attacks": ["pgd", "cw"],
+        "verdict": "not credible", "checks": [check], "history": history, "train_seconds": 7.0, "target_hash": f"hash-{defense}-{seed}",
+        "curve": cell().curve, "other_threats": {"l2 <= 0.5": 0.3},
+    }  # fmt: skip
+    return DefenseResult(defense, seed, "mtard", "done", "linf", 0.1, **{**values, **changes})
+
+
+def results(*cells: CellResult, defenses: tuple[DefenseResult, ...] = ()) -> Results:
+    return Results("quick", {"norm": "linf", "eps": 0.1}, DATA, list(cells), list(defenses))
+
+
+def campaign(plan_id: str = "plan-1", **changes) -> TrackedCampaign:
+    defenses = {
+        "mtard": {"kind": "mtard", "epochs": 4, "inner": {"kind": "pgd", "steps": 7}, "teachers": ["a", "b"], "init": None}
+    }
+    settings = {"defenses": defenses, "attacks": {"pgd": {"kind": "pgd", "steps": 20}}} | changes
+    return TrackedCampaign("quick", plan_id, "version: 1\n", DATA, **settings)
+
+
+def gallery(count: int, attack: str = "pgd") -> list[GalleryItem]:
+    clean = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+    return [GalleryItem("mtard", attack, 0, clean, np.clip(clean + 0.1, 0, 1), 3, 3, 5, 0.1, "linf") for _ in range(count)]
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """MLflow needs a second to create its tables: done once, copied by every test."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def folder(empty_store, tmp_path, monkeypatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    out = tmp_path / "out with a space"
+    out.mkdir()
+    shutil.copy(empty_store, out / "mlflow.db")
+    return out
+
+
+def client(folder: Path):
+    return connect(tracking_uri(folder))
+
+
+def runs(folder: Path, query: str = "") -> dict[str, object]:
+    """Every run of the experiment, by name; names must be unique."""
+    store = client(folder)
+    found = store.search_runs([store.get_experiment_by_name("quick").experiment_id], query)
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+def track(folder: Path, outcome: Results, plan: TrackedCampaign | None = None, **more) -> MlflowTracker:
+    problems: list[str] = []
+    tracker = MlflowTracker(folder, plan or campaign(), warn=problems.append)
+    tracker.finish(outcome, force=True, **more)
+    assert problems == []
+    return tracker
+
+
+CELL, WORST, PARENT = "mtard × pgd · seed 0", "mtard · worst case · seed 0", "quick · campaign plan-1"
+
+
+def test_what_a_campaign_looks_like(folder):
+    outcome = results(cell(), cell(attack="cw", median_norm=0.03), defenses=(defended(),))
+    (folder / "report.html").write_text("<h1>hello</h1>")
+    track(folder, outcome, artifacts=[folder / "report.html", folder / "gone.png"])
+    found = runs(folder)
+    assert set(found) == {CELL, "mtard × cw · seed 0", WORST, PARENT}
+    parent, child, worst = found[PARENT], found[CELL], found[WORST]
+    store = client(folder)
+
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert child.data.tags["mlflow.parentRunId"] == worst.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert "mlflow.parentRunId" not in parent.data.tags
+    assert child.data.params == {
+        "defense": "mtard", "attack": "pgd", "seed": "0", "norm": "linf", "eps": "0.1", "attack.kind": "pgd", "attack.steps": "20",
+        "defense.kind": "mtard", "defense.epochs": "4", "defense.inner.kind": "pgd", "defense.inner.steps": "7",
+        "defense.teachers": '["a", "b"]',
+    }  # fmt: skip
+    assert child.data.metrics["robust_accuracy"] == 0.8
+    assert child.data.metrics["attack_success_rate"] == 0.111111
+    assert child.data.metrics["forward_passes"] == 2100
+    assert child.info.end_time - child.info.start_time == 1500
+    assert worst.info.end_time - worst.info.start_time == 7000
+    curve = {metric: store.get_metric_history(child.info.run_id, metric) for metric in ("eps", "robust_accuracy_at_eps")}
+    assert [(point.step, point.value) for point in curve["eps"]] == [(0, 0.0), (1, 0.05), (2, 0.1)]
+    assert [(point.step, point.value) for point in curve["robust_accuracy_at_eps"]] == [(0, 0.9), (1, 0.85), (2, 0.8)]
+    losses = store.get_metric_history(worst.info.run_id, "train_loss")
+    assert [(point.step, point.value) for point in losses] == [(0, 2.0), (1, 1.0), (2, 0.666667)]
+    assert worst.data.params["attack"] == "worst case"
+
+    assert {file.path for file in store.list_artifacts(parent.info.run_id)} == {"campaign.yaml", "cells.json", "report.html"}
+    local = Path(store.download_artifacts(parent.info.run_id, "cells.json"))
+    assert local.resolve().is_relative_to(folder.resolve() / "mlartifacts")
+    table = json.loads(local.read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [(row["attack"], row["verdict"]) for row in rows] == [
+        (attack, "not credible") for attack in ("worst case", "pgd", "cw")
+    ]
+
+
+def test_the_verdict_stands_beside_the_number_everywhere(folder):
+    outcome = results(cell(), defenses=(defended(), defended("pgd-at", verdict="credible", checks=[])))
+    track(folder, outcome)
+    found = runs(folder)
+    assert found[CELL].data.tags["robustkd.verdict"] == found[WORST].data.tags["robustkd.verdict"] == "not credible"
+    note = found[WORST].data.tags["mlflow.note.content"]
+    assert "not credible" in note.splitlines()[0]
+    assert "75.0" in note.splitlines()[0]
+    assert "93 % of the gradients are zero" in note
+    assert "attack the logits" in note
+    assert "not credible" in found[CELL].data.tags["mlflow.note.content"]
+    summary = found[PARENT].data.tags["mlflow.note.content"]
+    assert next(line for line in summary.splitlines() if line.startswith("| mtard")).count("not credible") == 1
+    assert found[WORST].data.tags["mlflow.runColor"] != found["pgd-at · worst case · seed 0"].data.tags["mlflow.runColor"]
+
+
+def test_logging_again_changes_nothing(folder):
+    outcome = results(cell(), failed("mtard", "cw", 0, "out of memory"), defenses=(defended(),))
+    tracker = MlflowTracker(folder, campaign())
+    for epoch in range(3):
+        tracker.log_progress(
+            "mtard", 0, epoch, {key: value for key, value in defended().history[epoch].items() if key != "epoch"}
+        )
+    for _ in range(2):
+        tracker.log_cell(outcome.cells[0])
+    tracker.finish(outcome)
+    assert tracker.problem is None
+    first = (folder / "mlflow.db").read_bytes()
+    track(folder, outcome)
+    track(folder, outcome)
+    assert len(runs(folder)) == 4
+    for name, metric in ((CELL, "robust_accuracy_at_eps"), (WORST, "train_loss"), (WORST, "eps")):
+        assert len(client(folder).get_metric_history(runs(folder)[name].info.run_id, metric)) == 3
+    assert runs(folder)[PARENT].info.status == "FAILED"
+    assert len(first) == (folder / "mlflow.db").stat().st_size
+
+
+def test_a_finished_campaign_does_not_even_open_mlflow(folder, monkeypatch):
+    outcome = results(cell(), defenses=(defended(),))
+    track(folder, outcome)
+    monkeypatch.setattr("robustkd.tracking.runbook.RunBook.__init__", lambda *_: pytest.fail("opened"))
+    again = MlflowTracker(folder, campaign(), warn=pytest.fail)
+    again.finish(outcome)
+    again.log_cell(cell())  # after finish: a new thread, and no exception
+    again.close()
+
+
+def test_the_mark_of_a_deleted_store_does_not_count(folder):
+    track(folder, results(cell()))
+    assert read_mark(folder) is not None
+    (folder / "mlflow.db").unlink()
+    assert read_mark(folder) is None
+
+
+def test_what_a_killed_driver_left_is_completed(folder):
+    book = RunBook(tracking_uri(folder), folder, campaign())
+    record = cell_record(campaign(), cell())
+
+    def killed(book: RunBook, run_id: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        book.put(RunKey("mtard", "pgd", 0), record, killed)
+    # Killed once more, between the metrics and the end.
+    book.client.set_terminated = lambda *_: killed(book, "")
+    with pytest.raises(KeyboardInterrupt):
+        book.put(RunKey("mtard", "pgd", 0), record)
+    before = runs(folder)
+    assert {before[name].info.status for name in (CELL, PARENT)} == {"RUNNING"}
+    track(folder, results(cell()))
+    after = runs(folder)
+    assert set(after) == {CELL, PARENT}
+    assert after[CELL].info.run_id == before[CELL].info.run_id
+    assert {run.info.status for run in after.values()} == {"FINISHED"}
+    assert len(client(folder).get_metric_history(after[CELL].info.run_id, "robust_accuracy_at_eps")) == 3
+
+
+def test_a_failed_cell_says_why_and_can_succeed_later(folder):
+    track(folder, results(failed("mtard", "pgd", 0, "CUDA out of memory\n  fix: lower batch_size")))
+    run = runs(folder)[CELL]
+    assert run.info.status == "FAILED"
+    assert "out of memory" in run.data.tags["robustkd.error"]
+    assert "lower batch_size" in run.data.tags["mlflow.note.content"]
+    assert run.data.metrics == {}
+    assert runs(folder)[PARENT].info.status == "FAILED"
+    assert "without a result" in runs(folder)[PARENT].data.tags["mlflow.note.content"]
+
+    track(folder, results(cell()))  # its id changed too: a blocked cell has none yet
+    again = runs(folder)[CELL]
+    assert again.info.run_id == run.info.run_id
+    assert again.info.status == runs(folder)[PARENT].info.status == "FINISHED"
+    assert "robustkd.error" not in again.data.tags
+    assert again.data.tags["robustkd.cell_id"] == "id-mtard-pgd-0"
+
+
+def test_pending_cells_are_left_out_and_new_numbers_replace_old_ones(folder):
+    track(folder, results(cell(), replace(cell(attack="cw"), status="pending")))
+    assert set(runs(folder)) == {CELL, PARENT}
+    track(folder, results(cell(robust_accuracy=0.6)))
+    assert runs(folder)[CELL].data.metrics["robust_accuracy"] == 0.6
+
+
+def test_another_plan_gets_another_parent(folder):
+    track(folder, results(cell()))
+    track(folder, results(cell()), campaign("plan-2"))
+    store = client(folder)
+    found = store.search_runs([store.get_experiment_by_name("quick").experiment_id])
+    assert len(found) == 4
+    assert len({run.data.tags.get("mlflow.parentRunId") for run in found}) == 3
+
+
+def test_infinite_and_missing_metrics_are_not_logged(folder):
+    worst = defended(history=[{"train_loss": float("nan"), "bad (name)@1": 1.0}], curve=[])
+    track(folder, results(cell(median_norm=float("inf"), ci_low=float("nan"), attack_success_rate=None), defenses=(worst,)))
+    metrics = runs(folder)[CELL].data.metrics
+    assert not {"median_norm", "ci_low", "attack_success_rate"} & set(metrics)
+    assert {"bad _name__1"} == {name for name in runs(folder)[WORST].data.metrics if "bad" in name or "loss" in name}
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_long_and_many_params(folder):
+    settings = {"prompt": "x" * 7000, "odd*key": 1} | {f"p{i}": i for i in range(250)}
+    plan = campaign(attacks={"pgd": {"kind": "pgd", **settings}})
+    track(folder, results(cell(), defenses=(defended(history=[{"train_loss": float(i)} for i in range(1700)]),)), plan)
+    run = runs(folder)[CELL]
+    assert run.data.params["attack.p249"] == "249"
+    assert run.data.params["attack.odd_key"] == "1"
+    assert len(run.data.params["attack.prompt"]) < 300
+    whole = client(folder).download_artifacts(run.info.run_id, "params/attack.prompt.txt")
+    assert Path(whole).read_text() == "x" * 7000
+    assert len(client(folder).get_metric_history(runs(folder)[WORST].info.run_id, "train_loss")) == 1700
+
+
+def test_images(folder, tmp_path):
+    track(folder, results(cell()), gallery=[*gallery(40), *gallery(3, "cw")])
+    run = runs(folder)[CELL]
+    files = client(folder).list_artifacts(run.info.run_id, "images")
+    assert [file.path for file in files] == ["images/examples.png"]
+    from PIL import Image
+
+    save_sheet(gallery(MAX_IMAGES), tmp_path / "full.png")
+    save_sheet(gallery(1), tmp_path / "one.png")
+    sizes = [
+        Image.open(path).size
+        for path in (client(folder).download_artifacts(run.info.run_id, files[0].path), tmp_path / "full.png")
+    ]
+    assert sizes[0] == sizes[1]  # 40 were offered, 16 are shown
+    assert np.unique(np.asarray(Image.open(tmp_path / "one.png"))[:112, :112, 0]).size == 64  # enlarged without new values
+
+
+def test_the_data_and_their_whole_hash(folder):
+    track(folder, results(cell(), defenses=(defended(),)))
+    for name in (CELL, WORST, PARENT):
+        (used,) = client(folder).get_run(runs(folder)[name].info.run_id).inputs.dataset_inputs
+        assert used.dataset.name == "digits"
+        assert DATA["digest"].startswith(used.dataset.digest)
+        assert {tag.key: tag.value for tag in used.tags}["robustkd.digest"] == DATA["digest"]
+
+
+def test_a_trained_target_is_a_model_that_loads_again(folder):
+    import torch
+
+    from robustkd.targets import ClassifierTarget, load_target, save_target
+    from robustkd.targets.files import CARD, WEIGHTS
+    from robustkd.tracking import models
+
+    assert (models.CARD, models.WEIGHTS) == (CARD, WEIGHTS)
+    torch.manual_seed(0)
+    target = ClassifierTarget.from_model("tiny-cnn", input_shape=(1, 8, 8), num_classes=10)
+    target.module.eval()
+    trained = folder / "trained"
+    trained.mkdir()
+    save_target(target, trained)
+    (trained / "meta.json").write_text("{}")
+    outcome = results(cell(), defenses=(defended(),))
+    for plan in ("plan-1", "plan-1", "plan-2"):
+        track(folder, outcome, campaign(plan), targets={("mtard", 0): trained})
+
+    store = client(folder)
+    (model,) = store.search_logged_models([store.get_experiment_by_name("quick").experiment_id])
+    assert model.status == "READY"
+    assert model.tags["robustkd.target_hash"] == "hash-mtard-0"
+    assert {metric.key: metric.value for metric in model.metrics}["robust_accuracy"] == 0.75
+    for name in (WORST,):
+        found = store.search_runs([model.experiment_id], f"attributes.run_name = '{name}'")
+        assert [[output.model_id for output in run.outputs.model_outputs] for run in found] == 2 * [[model.model_id]]
+
+    import mlflow.artifacts
+    import mlflow.pyfunc
+
+    mlflow.set_tracking_uri(tracking_uri(folder))
+    uri = f"models:/{model.model_id}"
+    downloaded = Path(mlflow.artifacts.download_artifacts(uri))
+    assert {path.name for path in downloaded.iterdir()} >= {WEIGHTS, CARD, "MLmodel"}
+    assert not [path for path in downloaded.rglob("*") if path.suffix in (".pkl", ".pt", ".pth")]
+    images = torch.rand(4, 1, 8, 8)
+    expected = target(images).detach()
+    assert torch.equal(load_target(downloaded)(images), expected)
+    served = mlflow.pyfunc.load_model(uri).predict(images.numpy())
+    np.testing.assert_array_equal(served, expected.numpy())
+
+
+def test_no_secret_is_logged(folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", SECRET)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    error = f"cannot reach postgresql://bob:{SECRET}@db/x?password={SECRET}"
+    plan = campaign(attacks={"pgd": {"weights": f"https://{SECRET}@host/w.pt"}})
+    outcome = results(cell(), failed("mtard", "cw", 0, error), defenses=(defended(error=error),))
+    track(folder, outcome, replace(plan, text=f"url: {error}"), gallery=gallery(2))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 4
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("postgresql://u:p@ss@host:5432/db", "postgresql://***@host:5432/db"),
+        ("http://token@host/x", "http://***@host/x"),
+        ("http://host/a@b", "http://host/a@b"),
+        ("x?password=abc&y=1", "x?password=***&y=1"),
+        ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
+    ],
+)
+def test_credentials_are_cut_out(text, clean):
+    assert redacted(text) == clean
+
+
+def test_a_broken_store_is_reported_once_and_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"nosuchdatabase://bob:{SECRET}@host/db")
+    warnings: list[str] = []
+    tracker = MlflowTracker(tmp_path, campaign(), warn=warnings.append)
+    tracker.log_progress("mtard", 0, 0, {"train_loss": 1.0})
+    tracker.log_cell(cell())
+    tracker.finish(results(cell()))
+    assert len(warnings) == 1
+    assert "robustkd track" in warnings[0]
+    assert SECRET not in warnings[0]
+    with pytest.raises(TrackingError) as caught:
+        rebuild(tmp_path, campaign(), results(cell()))
+    assert SECRET not in str(caught.value)
+
+
+def test_rebuild_is_the_same_as_logging_live(folder):
+    rebuild(folder, campaign(), results(cell(), defenses=(defended(),)))
+    assert set(runs(folder)) == {CELL, WORST, PARENT}
+
+
+def test_a_moved_folder_is_noticed(folder, tmp_path):
+    track(folder, results(cell()))
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(TrackingError, match=r"moved\?"):
+        rebuild(tmp_path / "elsewhere", campaign(), results(cell()))
+
+
+def test_the_experiment_opens_on_tables_with_the_verdict(folder):
+    track(folder, results(cell()))
+    tags = client(folder).get_experiment_by_name("quick").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "Does this defense hold?" in tags["mlflow.note.content"].splitlines()[0]
+    view = json.loads(json.loads(tags["mlflow.sharedViewState.robustkd-defenses"])["state"])
+    assert "plan-1" in view["searchFilter"]
+    assert view["columnOrder"][1:3] == ["metrics.`robust_accuracy`", "tags.`robustkd.verdict`"]
+    assert "viewStateShareKey=robustkd-defenses" in ui_command(folder).url
+    assert runs(folder, view["searchFilter"]) == {}  # the query is one that MLflow understands
+
+
+def test_the_command_of_the_pages(folder, tmp_path, monkeypatch):
+    command = ui_command(folder, 5123)
+    assert command.argv[1:] == ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "5123", "--workers", "1"]
+    assert command.env["MLFLOW_BACKEND_STORE_URI"] == tracking_uri(folder)
+    with pytest.raises(UsageError, match="robustkd track"):
+        ui_command(tmp_path / "nothing")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://bob:{SECRET}@mlflow.team")
+    with pytest.raises(UsageError, match=r"open http://\*\*\*@mlflow.team/#/experiments") as caught:
+        ui_command(folder)
+    assert SECRET not in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://bob:{SECRET}@db/mlflow")
+    assert SECRET not in " ".join(ui_command(folder).argv)
+
+
+def test_a_note_is_cut_at_a_line():
+    long = fit("\n".join(f"line {i}" for i in range(4000)))
+    assert len(long) <= MAX_NOTE
+    assert long.split("\n\n")[-1].startswith("… (cut here")
+
+
+def test_importing_is_light():
+    code = "import sys, robustkd.tracking; print({'mlflow', 'torch', 'pandas', 'matplotlib', 'PIL'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert done.stdout.strip() == "set()"
