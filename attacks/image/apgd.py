@@ -121,10 +121,14 @@ class SparseStep:
             m["count"], m["changed"] = changed / 1.5, changed
             x = torch.where(per_sample(sparser, x), c.best_x, x)
             gradient = torch.where(per_sample(sparser, x), m["best_gradient"], gradient)
-        magnitude = gradient.flatten(1).abs()
+        low, high = c.ball.bounds
+        # A pixel that its bound stops would take a place among the largest and not move (2021, proposition 3.1).
+        free = torch.where(gradient > 0, x < high, x > low)
+        magnitude = (gradient.abs() * free).flatten(1)
         last = (m["count"].long() - 1).clamp(0, pixels - 1).unsqueeze(1)
         threshold = magnitude.sort(1, descending=True).values.gather(1, last)
-        signs = torch.where(magnitude >= threshold, gradient.flatten(1).sign(), 0).view_as(x)
+        chosen = (magnitude >= threshold) & (magnitude > 0)
+        signs = (gradient.flatten(1).sign() * chosen).view_as(x)
         direction = signs / per_sample(distance(signs, "l1"), x).clamp_min(1)
         return _into_l1(c.ball, x + per_sample(m["size"], x) * direction)
 

@@ -13,7 +13,7 @@ class OneStepBeatsIterative(Check):
     """Does one step succeed where many do not?"""
 
     severity = "warning"
-    rule = "one-step attacks break more than 1 % of the samples that every iterative gradient attack left standing"
+    rule = "one-step attacks break samples that every iterative gradient attack left standing, more than 1 % of all"
     source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; Carlini et al. 2019"
 
     def run(self, context: CheckContext) -> Finding:
@@ -28,7 +28,7 @@ class BlackBoxBeatsWhiteBox(Check):
     """Does an attack that sees no gradient succeed where those that see it do not?"""
 
     severity = "severe"
-    rule = "black-box attacks break more than 0.2 % of the samples that every white-box attack left standing"
+    rule = "black-box attacks break samples that every white-box attack left standing, more than 0.2 % of all"
     source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; threshold of checks.md"
 
     def run(self, context: CheckContext) -> Finding:
@@ -46,7 +46,7 @@ def _beaten(
         return check.not_applicable(f"it compares {a} attack with {b} one")
     left = np.logical_and.reduce([attack.standing for attack in strong])
     lost = left & ~np.logical_and.reduce([attack.standing for attack in weak])
-    share = float(lost.sum() / max(1, int(left.sum())))
+    share = float(lost.mean())
     return check.finding(
         share > limit,
         fix="the stronger attack is broken by masked gradients or too few steps: add restarts, another loss, or a transfer attack",

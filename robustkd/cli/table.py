@@ -23,6 +23,8 @@ _COLOURS = {"credible": "green", "suspect": "yellow", "not credible": "red"}
 def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *, tracked: bool, shown: str) -> None:
     """Print the summary with verdicts, what failed, the gates, and where everything is."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a pipe has no width to keep to
     seeds = sorted({row.seed for row in results.defenses})
     attacks = attack_names(results)
     caption = f"{results.threat['norm']} eps {results.threat['eps']:.4g}, {results.data['name']}, n = {results.data['n']}, "
