@@ -124,6 +124,7 @@ def ascend(
     steps: int,
     slope: Slope | None = None,
     stop_when_broken: bool = True,
+    kin: Tensor | None = None,
     recorder: Recorder | None = None,
 ) -> Found:
     """Climb ``objective`` from ``start`` for ``steps`` steps: at most ``steps + 1`` forward and ``steps`` backward passes.
@@ -140,6 +141,7 @@ def ascend(
         steps: how often.
         slope: replaces the gradient at the point.
         stop_when_broken: let broken samples leave; otherwise their highest adversarial point is sought.
+        kin: (A,) rows of equal number are attempts on one sample, side by side: where one succeeds, all leave.
         recorder: is told every iterate.
     """
     lowest = torch.full((len(rows),), -torch.inf, dtype=start.dtype, device=start.device)
@@ -158,6 +160,8 @@ def ascend(
             recorder(t, now.rows, now.x, now.value)
         _keep_best(now, oracle.is_adversarial(logits, now.rows))
         leaving = now.broken if stop_when_broken else torch.zeros_like(now.broken)
+        if kin is not None:
+            leaving = torch.isin(kin[places], kin[places[leaving]])
         if t == steps:
             leaving = torch.ones_like(now.broken)
         if bool(leaving.any()):

@@ -7,16 +7,17 @@ rule is done with it. Every sample is on its own: nothing is summed, stopped or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from robustkd.attacks.image.losses import targeted, untargeted
 from robustkd.attacks.oracle import Oracle, frozen
-from robustkd.contracts import AttackResult, Batch, Target
+from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.threat import Norm
 from robustkd.scoring.distances import distance, per_sample
 
@@ -36,6 +37,16 @@ class Nearest:
 
     x: Tensor
     norm: Tensor
+
+    def select(self, rows: Tensor) -> Nearest:
+        """Some of the samples (indices or mask)."""
+        return Nearest(self.x[rows], self.norm[rows])
+
+    def updated(self, rows: Tensor, those: Nearest) -> Nearest:
+        """With other points for some of the samples (indices or mask)."""
+        x, norm = self.x.clone(), self.norm.clone()
+        x[rows], norm[rows] = those.x, those.norm
+        return Nearest(x, norm)
 
 
 @dataclass
@@ -88,6 +99,11 @@ class MoveRule(Protocol):
         """(A, *shape) the next points, inside the pixel range; ``t`` counts from 0."""
 
 
+def cosine(t: int, steps: int, first: float, last: float) -> float:
+    """From ``first`` at t = 0 along half a cosine to ``last`` at t = steps."""
+    return last + (first - last) * (1 + math.cos(math.pi * t / steps)) / 2
+
+
 Query = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """(A, *shape) points and their (A,) rows -> logits, (A, ..) values and their gradients."""
 
@@ -100,11 +116,13 @@ class Question:
         clean: (B, *shape) every sample of the oracle's batch.
         norm: what is minimised.
         confidence: the margin that counts as adversarial.
+        logits: (B, K) the target's output on ``clean``.
     """
 
-    def __init__(self, oracle: Oracle, clean: Tensor, norm: Norm, confidence: float = 0.0) -> None:
+    def __init__(self, oracle: Oracle, clean: Tensor, norm: Norm, confidence: float, logits: Tensor) -> None:
         self.oracle = oracle
         self.clean = clean
+        self.logits = logits
         self.norm = norm
         self.confidence = confidence
         self.bounds: tuple[float, float] = getattr(oracle.target, "bounds", (0.0, 1.0))
@@ -125,7 +143,8 @@ class Question:
 
     def slack(self, logits: Tensor) -> Tensor:
         """(A,) how large a margin must be to mean something: the confidence, and the rounding of the logits."""
-        return self.confidence + _ROUNDING * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+        rounding = _ROUNDING * torch.finfo(logits.dtype).eps
+        return self.confidence + rounding * logits.abs().amax(1).to(self.clean.dtype)
 
     def adversarial(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(A,) bool, beyond doubt."""
@@ -144,6 +163,7 @@ class Question:
         start: Tensor | None = None,
         known: Nearest | None = None,
         query: Query | None = None,
+        enough: float | None = None,
     ) -> Nearest:
         """Follow ``rule``: at most ``steps + 1`` forward and ``steps`` backward passes (and the rule's own).
 
@@ -154,19 +174,21 @@ class Question:
             start: (A, *shape) where from; default the clean images.
             known: (A,) the nearest points of an earlier search, to be improved on.
             query: what is asked at each point; default ``slope``.
+            enough: a sample leaves once it is adversarial within this distance.
         """
         clean = self.clean[rows]
         start = clean if start is None else start
         known = self.unknown(rows) if known is None else known
         query = self.slope if query is None else query
-        whole = Nearest(known.x.clone(), known.norm.clone())
+        whole = known
         places = torch.arange(len(rows), device=rows.device)  # of the seekers among the rows of `whole`
         nothing = torch.zeros_like(known.norm)
         no = torch.zeros_like(rows, dtype=torch.bool)
         now = Seekers(rows, clean, start, nothing, start, nothing, no, nothing, known.x, known.norm, no)
         for t in range(steps + 1):
             if t < steps:
-                logits, now.value, now.gradient = query(now.x, now.rows)
+                logits, value, now.gradient = query(now.x, now.rows)
+                now.value = value.to(clean.dtype)
             else:
                 logits = self.oracle.logits(now.x, now.rows)
                 now.done = torch.ones_like(now.done)
@@ -176,9 +198,10 @@ class Question:
             now.offer(now.x, now.adversarial, now.distance)
             if t < steps:
                 now.x = rule.step(now, t)
+            if enough is not None:
+                now.done = now.done | (now.best <= enough)
             if bool(now.done.any()):
-                out = places[now.done]
-                whole.x[out], whole.norm[out] = now.best_x[now.done], now.best[now.done]
+                whole = whole.updated(places[now.done], Nearest(now.best_x[now.done], now.best[now.done]))
                 now, places = now.select(~now.done), places[~now.done]
                 if not len(places):
                     break
@@ -188,22 +211,19 @@ class Question:
         """Halve ``steps`` times the part of the segment from the clean image that holds the boundary: at most ``steps``
         forward passes. Not for l0, where a shorter perturbation is as long.
         """
-        keep = found.norm.isfinite().nonzero().squeeze(1)
-        best, norm = found.x.clone(), found.norm.clone()
-        if not len(keep):
+        hit = found.norm.isfinite()
+        if not bool(hit.any()):
             return found
-        rows, clean, far = rows[keep], self.clean[rows[keep]], found.x[keep]
-        low, high = torch.zeros_like(norm[keep]), torch.ones_like(norm[keep])
-        nearest, nearest_norm = far, norm[keep]
+        near, rows = found.select(hit), rows[hit]
+        clean, far = self.clean[rows], near.x
+        low, high = torch.zeros_like(near.norm), torch.ones_like(near.norm)
         for _ in range(steps):
             middle = (low + high) / 2
             x = (clean + per_sample(middle, far) * (far - clean)).clamp(*self.bounds)
             there = self.adversarial(self.oracle.logits(x, rows), rows)
             low, high = torch.where(there, low, middle), torch.where(there, middle, high)
-            nearest = torch.where(per_sample(there, x), x, nearest)
-            nearest_norm = torch.where(there, self.length(x - clean), nearest_norm)
-        best[keep], norm[keep] = nearest, nearest_norm
-        return Nearest(best, norm)
+            near = Nearest(torch.where(per_sample(there, x), x, near.x), torch.where(there, self.length(x - clean), near.norm))
+        return found.updated(hit, near)
 
 
 def minimum_norm(
@@ -228,6 +248,28 @@ def minimum_norm(
         norms = torch.where(already, 0.0, torch.inf).to(batch.inputs.dtype)
         todo = rows[~already]
         if len(todo):
-            found = search(Question(oracle, batch.inputs, norm, confidence), todo)
+            found = search(Question(oracle, batch.inputs, norm, confidence, logits), todo)
             nearest[todo], norms[todo] = found.x, found.norm
     return AttackResult(nearest, norms.isfinite(), oracle.forwards, oracle.backwards, extras={"norm": norms})
+
+
+class NormOfThreat(Attack):
+    """A minimum-norm attack in several norms: it minimises its parameter ``norm``, or where that is None the threat's."""
+
+    kind = "minimum-norm"
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        if self.params.norm is not None:
+            self.norms = (self.params.norm,)  # type: ignore[misc]  # of this instance
+
+    def minimises(self, threat: ThreatModel) -> Norm:
+        """The norm that is minimised under ``threat``."""
+        norm: Norm | None = self.params.norm
+        return threat.norm if norm is None else norm
+
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """See ``Attack.refusal``."""
+        if self.minimises(threat) not in self.norms:
+            return f"cannot minimise {threat.norm} (it can {', '.join(self.norms)}); give it a norm of its own"
+        return super().refusal(threat)

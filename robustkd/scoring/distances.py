@@ -16,7 +16,8 @@ def distance(difference: Tensor, norm: Norm) -> Tensor:
     flat = difference.flatten(1)
     if norm == "linf":
         return flat.abs().amax(1)
-    return torch.linalg.vector_norm(flat, 2 if norm == "l2" else 1, dim=1)
+    length: Tensor = torch.linalg.vector_norm(flat, 2 if norm == "l2" else 1, dim=1)
+    return length
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ class Outcome:
     @property
     def standing(self) -> np.ndarray:
         """(N,) bool: classified rightly before, and not broken by this attack."""
-        return np.logical_and(self.correct, ~self.success)
+        standing: np.ndarray = self.correct & ~self.success
+        return standing
 
     @classmethod
     def joined(cls, parts: list[Outcome]) -> Outcome:

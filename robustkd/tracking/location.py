@@ -78,7 +78,7 @@ def write_mark(folder: Path, mark: Mark) -> None:
 def page_url(folder: Path, server: str) -> str:
     """The page of a results folder's experiment on an MLflow server."""
     mark = read_mark(folder)
-    return redacted(server.rstrip("/")) + views.page(mark.experiment_id if mark else None)
+    return redacted(server.rstrip("/")) + "/" + views.page(mark.experiment_id if mark else None)
 
 
 def ui_command(folder: Path, port: int = 5000) -> UiCommand:

@@ -14,6 +14,7 @@ from typing import Any
 
 from robustkd.contracts import StoreError
 from robustkd.scoring.results import DefenseResult
+from robustkd.tracking import notes
 from robustkd.tracking.records import defense_name, flattened
 from robustkd.tracking.runbook import RunBook
 
@@ -46,6 +47,9 @@ def log_model(book: RunBook, run_id: str, result: DefenseResult, folder: Path) -
         )
     if model.status != LoggedModelStatus.READY:
         _upload(book, model.model_id, run_id, folder, defense_name(result.defense, result.seed))
+    client.set_logged_model_tags(
+        model.model_id, {"robustkd.verdict": str(result.verdict), "mlflow.note.content": notes.defense(result)}
+    )
     outputs = client.get_run(run_id).outputs
     if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])

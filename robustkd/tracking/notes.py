@@ -13,11 +13,12 @@ from robustkd.report.story import answer, sentence
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 from robustkd.tracking.location import redacted
 
+_GAP = "\N{NO-BREAK SPACE}" * 3
 MAX_NOTE = 8000
 """MLflow's longest tag."""
 
 EXPERIMENT = """\
-**Does this defense hold?** Choose *Views › Defenses*, at the top right, for every number beside its verdict.
+**Does this defense hold?** [Every defense beside its verdict]({defenses}) · [every attack]({cells}) · [means over seeds]({means})
 
 A run called *campaign* is one plan. Below it lies one run per attack (`defense × attack · seed`), and one per trained
 defense (`defense · worst case · seed`): the share of samples that *no* attack broke. That is the number to quote, and
@@ -122,5 +123,6 @@ def _quoted(error: str | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body]) if body else ""
+    # MLflow draws tables without any padding; these spaces are kept where plain ones are trimmed.
+    lines = ["| " + " | ".join(f"{cell}{_GAP}" for cell in row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + " --- |" * len(head), *lines[1:]]) if len(lines) > 1 else ""

@@ -178,9 +178,12 @@ class RunBook:
         if found is None:
             if location and (home := local_path(location)):
                 home.mkdir(parents=True, exist_ok=True)
-            # The kind makes MLflow open the page of runs, not the one of LLM traces.
-            tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": notes.EXPERIMENT}
-            return str(self.client.create_experiment(name, location, tags))
+            identifier = str(
+                self.client.create_experiment(name, location, {"mlflow.experimentKind": "custom_model_development"})
+            )
+            pages = {view: views.page(identifier, key) for view, key in views.KEYS.items()}
+            self.client.set_experiment_tag(identifier, "mlflow.note.content", notes.EXPERIMENT.format(**pages))
+            return identifier
         home = local_path(str(found.artifact_location))
         if home is not None and not home.is_dir():
             raise StoreError(

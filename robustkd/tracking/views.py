@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 DEFENSES, CELLS, MEANS = "robustkd-defenses", "robustkd-cells", "robustkd-means"
+KEYS = {"defenses": DEFENSES, "cells": CELLS, "means": MEANS}
 _TAG = "mlflow.sharedViewState."
 _NAME, _CREATED, _DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
 
@@ -22,7 +23,7 @@ def experiment_tags(plan_id: str) -> dict[str, str]:
     defenses = [*number, *map(_param, ("defense", "defense.kind", "seed")), "attributes.`Models`"]
     cells = [*number, *strength, *map(_param, ("defense", "attack", "seed")), _tag("robustkd.status")]
     # No intervals with the means: a mean of the seeds' intervals would not be one.
-    means = [*map(_metric, ("robust_accuracy", "clean_accuracy", "attack_success_rate"))]
+    means = [*number[:2], *map(_metric, ("clean_accuracy", "attack_success_rate"))]
     seeds_together = {
         "aggregateFunction": "average",
         "groupByKeys": [{"mode": "param", "groupByData": name} for name in ("defense", "attack")],
@@ -34,11 +35,14 @@ def experiment_tags(plan_id: str) -> dict[str, str]:
     }
 
 
-def page(experiment_id: str | None) -> str:
-    """Where in MLflow's pages a person should land: what follows the server's address."""
+def page(experiment_id: str | None, view: str = DEFENSES) -> str:
+    """A page of MLflow, as it follows the server's address: a view, or the list of experiments.
+
+    Without the workflow in the address, MLflow opens a page about LLM traces.
+    """
     if experiment_id is None:
-        return "/#/experiments?workflowType=machine_learning"
-    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={DEFENSES}"
+        return "#/experiments?workflowType=machine_learning"
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={view}"
 
 
 def _view(name: str, query: str, columns: list[str], **more: Any) -> str:

@@ -140,9 +140,7 @@ def test_what_a_campaign_looks_like(folder):
     assert worst.data.params["attack"] == "worst case"
 
     assert {file.path for file in store.list_artifacts(parent.info.run_id)} == {"campaign.yaml", "cells.json", "report.html"}
-    local = Path(store.download_artifacts(parent.info.run_id, "cells.json"))
-    assert local.resolve().is_relative_to(folder.resolve() / "mlartifacts")
-    table = json.loads(local.read_text())
+    table = json.loads((folder / "mlartifacts" / parent.info.run_id / "artifacts" / "cells.json").read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [(row["attack"], row["verdict"]) for row in rows] == [
         (attack, "not credible") for attack in ("worst case", "pgd", "cw")

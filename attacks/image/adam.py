@@ -1,0 +1,30 @@
+"""Adam, with moments and age of each sample its own."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustkd.scoring.distances import per_sample
+
+_BETA1, _TINY = 0.9, 1e-8  # Adam's own
+# Adam's own 0.999 remembers a thousand gradients. An attack takes some hundred steps and its first gradients are by far the
+# largest, so with 0.999 they would hold the steps small to the end.
+_BETA2 = 0.99
+
+
+def adam(memory: dict[str, Tensor], gradient: Tensor, age: Tensor) -> Tensor:
+    """(A, *shape) the direction to go down, before the learning rate; keeps its moments in ``memory``.
+
+    Args:
+        memory: ``first`` and ``second``, (A, *shape) each, zeros at the start.
+        gradient: (A, *shape).
+        age: (A,) steps since the start, from 0.
+
+    Source: Kingma & Ba: Adam (ICLR 2015), algorithm 1.
+    """
+    memory["first"] = _BETA1 * memory["first"] + (1 - _BETA1) * gradient
+    memory["second"] = _BETA2 * memory["second"] + (1 - _BETA2) * gradient**2
+    count = age.to(gradient.dtype) + 1
+    first = memory["first"] / per_sample(1 - _BETA1**count, gradient)
+    second = memory["second"] / per_sample(1 - _BETA2**count, gradient)
+    return first / (second.sqrt() + _TINY)

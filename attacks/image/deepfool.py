@@ -1,0 +1,78 @@
+"""DeepFool: step onto the nearest linearised boundary until the decision changes.
+
+    r_k   = proj_p(x_k, pi_k) - x_k            pi_k: the nearest of the hyperplanes that f looks like at x_k
+    x_k+1 = clip(x + (1 + overshoot) sum_j r_j)
+
+It takes few steps and gives an upper bound of the distance rather than the least one.
+
+Source: Moosavi-Dezfooli, Fawzi, Frossard: DeepFool: a simple and accurate method to fool deep neural networks (CVPR 2016),
+algorithm 2. There the projection knows no pixel range; here it is the one inside the range (as in FAB), because clipped
+afterwards it falls short of the boundary wherever pixels are black or white.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.linearise import boundaries, nearest_boundary, onto_hyperplane
+from robustkd.attacks.image.nearest import Nearest, NormOfThreat, Question, Seekers, minimum_norm
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+from robustkd.contracts.threat import Norm
+
+
+class DeepFoolParams(Params):
+    """Parameters of ``deepfool``; the defaults of the authors' code."""
+
+    norm: Literal["linf", "l2", "l1"] | None = Field(None, description="what is minimised; default: the threat's norm")
+    steps: int = Field(50, ge=1, description="at most")
+    overshoot: float = Field(0.02, ge=0, description="how much farther than the hyperplanes, as a share")
+    targets: int = Field(9, ge=1, description="other classes whose boundaries are looked at, the highest ones")
+
+
+class DeepFool(NormOfThreat):
+    """DeepFool."""
+
+    Params = DeepFoolParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    source = "Moosavi-Dezfooli et al. 2016, arXiv:1511.04599"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """It linearises logit margins."""
+        return "margin"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``steps + 1`` forward passes, and ``steps`` backward passes for each class looked at."""
+        p = self.params
+        norm = self.minimises(threat)
+
+        def search(question: Question, rows: Tensor) -> Nearest:
+            rule = DeepFoolStep(norm, p.overshoot, question.bounds)
+            return question.seek(rows, rule, p.steps, query=boundaries(question, p.targets))
+
+        return minimum_norm(target, batch, norm, search)
+
+
+@dataclass(frozen=True)
+class DeepFoolStep:
+    """One step of the algorithm; done at the first adversarial point."""
+
+    norm: Norm
+    overshoot: float
+    bounds: tuple[float, float]
+
+    def step(self, now: Seekers, t: int) -> Tensor:
+        """See ``MoveRule``."""
+        now.done = now.done | now.adversarial
+        value, gradient = nearest_boundary(now.value, now.gradient, self.norm)
+        delta = now.memory.get("delta", now.x - now.clean)
+        delta = delta + onto_hyperplane(now.x, value, gradient, self.norm, self.bounds) - now.x
+        now.memory["delta"] = delta
+        return (now.clean + (1 + self.overshoot) * delta).clamp(*self.bounds)

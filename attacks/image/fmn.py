@@ -1,0 +1,118 @@
+"""FMN: keep the perturbation on a ball whose radius follows the boundary, in any of four norms.
+
+    e_k+1 = (1 - gamma_k) e_k, at most the best norm     if x + d_k is adversarial
+            (1 + gamma_k) e_k                            if it is not, but an earlier one was
+            ||d_k||_p + |margin| / ||g_k||_q             if none was: where the linearised boundary lies
+    d_k+1 = clip(project_p(d_k + a_k * g_k / ||g_k||_2, e_k+1))      g: gradient of the margin
+
+with a_k and gamma_k falling along a cosine. In L0 the radius counts pixels, so it changes by one at least.
+
+Source: Pintor, Roli, Brendel, Biggio: Fast minimum-norm adversarial attacks through adaptive norm constraints (NeurIPS 2021),
+algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.nearest import Nearest, NormOfThreat, Question, Seekers, cosine, minimum_norm
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+from robustkd.contracts.threat import Norm
+from robustkd.scoring.distances import distance, per_sample
+
+_FALL = 100  # a_k ends at a hundredth of its first value
+_LAST_GAMMA = 0.001
+_DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
+_TINY = 1e-30
+
+
+class FMNParams(Params):
+    """Parameters of ``fmn``; the paper's defaults."""
+
+    norm: Literal["linf", "l2", "l1", "l0"] | None = Field(None, description="what is minimised; default: the threat's norm")
+    steps: int = Field(100, ge=1, description="steps")
+    step_size: float = Field(1.0, gt=0, description="the first step, in L2; it falls to a hundredth")
+    gamma: float = Field(0.05, gt=0, lt=1, description="by how much the radius changes at first; it falls to 0.001")
+
+
+class FMN(NormOfThreat):
+    """Fast minimum-norm attack."""
+
+    Params = FMNParams
+    norms = ("linf", "l2", "l1", "l0")
+    goals = ("untargeted", "targeted")
+    source = "Pintor et al. 2021, arXiv:2102.12827"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """It climbs the logit margin."""
+        return "margin"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """``steps + 1`` forward and ``steps`` backward passes a sample."""
+        p = self.params
+        norm = self.minimises(threat)
+
+        def search(question: Question, rows: Tensor) -> Nearest:
+            return question.seek(rows, FMNStep(p.steps, p.step_size, p.gamma, norm, question.bounds), p.steps)
+
+        return minimum_norm(target, batch, norm, search)
+
+
+@dataclass(frozen=True)
+class FMNStep:
+    """One step of the algorithm."""
+
+    steps: int
+    step_size: float
+    gamma: float
+    norm: Norm
+    bounds: tuple[float, float]
+
+    def step(self, now: Seekers, t: int) -> Tensor:
+        """See ``MoveRule``."""
+        radius = self._radius(now, t)
+        now.memory["radius"] = radius
+        direction = now.gradient / per_sample(distance(now.gradient, "l2").clamp_min(_TINY), now.x)
+        x = now.x + cosine(t, self.steps, self.step_size, self.step_size / _FALL) * direction
+        if self.norm == "l0":
+            return (now.clean + largest(x - now.clean, radius)).clamp(*self.bounds)
+        return Ball(now.clean, radius, self.norm, self.bounds).project(x)
+
+    def _radius(self, now: Seekers, t: int) -> Tensor:
+        gamma = cosine(t, self.steps, self.gamma, _LAST_GAMMA)
+        radius = now.memory.get("radius", torch.zeros_like(now.best))
+        if self.norm == "l0":
+            inwards, outwards = (radius * (1 - gamma)).floor().minimum(radius - 1), (radius * (1 + gamma)).ceil()
+            return torch.where(now.adversarial, inwards.minimum(now.best), outwards.maximum(radius + 1)).clamp_min(1)
+        inwards, outwards = radius * (1 - gamma), radius * (1 + gamma)
+        steepness = distance(now.gradient, _DUAL[self.norm]).clamp_min(_TINY)
+        linearised = now.distance + (now.value.abs() / steepness).clamp_max(now.x[0].numel())
+        outwards = torch.where(now.best.isfinite(), outwards, linearised)
+        return torch.where(now.adversarial, inwards.minimum(now.best), outwards)
+
+
+def largest(delta: Tensor, count: Tensor) -> Tensor:
+    """Project each row onto {d : ||d||_0 <= count}: its ``count`` largest pixels, 0 elsewhere.
+
+    Args:
+        delta: (A, *shape); of an image (C, H, W) a pixel is all channels, as in ``distance``.
+        count: (A,) whole numbers.
+    """
+    size = distance_of_pixels(delta)
+    rank = size.flatten(1).argsort(1, descending=True, stable=True).argsort(1)
+    kept = (rank < count.unsqueeze(1)).view_as(size)
+    return torch.where(kept, delta, 0)
+
+
+def distance_of_pixels(delta: Tensor) -> Tensor:
+    """(A, *shape), with one channel left where there are channels: the L2 norm of each pixel."""
+    return delta.norm(dim=1, keepdim=True) if delta.ndim > 3 else delta.abs()
