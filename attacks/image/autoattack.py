@@ -3,7 +3,6 @@
     standard   APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square
     plus       APGD-CE, APGD-DLR, FAB (5 restarts each), Square, APGD-T, FAB-T
     rand       APGD-CE, APGD-DLR, on the mean of 20 passes: for randomised defenses
-    adaptive   the conclusion of ``standard`` at a fraction of its passes: see ``adaptive``
 
 For campaigns it is one attack: a sample stands when it withstood all of them.
 
@@ -13,13 +12,13 @@ Source: Croce & Hein: Reliable evaluation of adversarial robustness with an ense
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from robustkd.attacks.image.adaptive import adaptive
 from robustkd.attacks.image.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
 from robustkd.attacks.image.ascent import Found, Search
 from robustkd.attacks.image.eot import MeanTarget
@@ -30,14 +29,15 @@ from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, Thre
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance, per_sample
+from robustkd.scoring.judging import TOLERANCE
 
-Version = Literal["standard", "plus", "rand", "adaptive"]
+Version = Literal["standard", "plus", "rand"]
 
 
 class AutoAttackParams(Params):
     """Parameters of ``autoattack``; the defaults are the authors'."""
 
-    version: Version = Field("standard", description="which attacks: standard, plus, rand, adaptive")
+    version: Version = Field("standard", description="which attacks: standard, plus, rand")
     steps: int = Field(100, ge=1, description="steps of each run of APGD and FAB")
     targets: int = Field(9, ge=1, description="wrong classes that the targeted attacks aim at, at most all of them")
     queries: int = Field(5000, ge=1, description="of Square")
@@ -56,31 +56,55 @@ class AutoAttack(Attack):
         """Most of its attacks climb margins."""
         return "margin"
 
-    def stages(self) -> list[tuple[str, Attack]]:
-        """The attacks of the version, by name, in order."""
+    def stages(self, threat: ThreatModel) -> list[tuple[str, Attack]]:
+        """The attacks of the version, by name, in order. Towards a given class, APGD-DLR takes the place of APGD-T."""
         p = self.params
         restarts = 5 if p.version == "plus" else 1
         entropy = ("apgd-ce", APGDCE(APGDParams(steps=p.steps, restarts=restarts)))
         ratio = ("apgd-dlr", APGDDLR(APGDParams(steps=p.steps, restarts=restarts)))
-        targeted = ("apgd-t", APGDT(APGDTParams(steps=p.steps, targets=p.targets)))
-        fab = ("fab", FAB(FABParams(steps=p.steps, restarts=restarts)))
-        fab_t = ("fab-t", FAB(FABParams(steps=p.steps, targeted=True, targets=p.targets)))
+        each_class = ("apgd-t", APGDT(APGDTParams(steps=p.steps, targets=p.targets)))
+        enough = threat.eps or None  # closer is no use here
+        fab = ("fab", FAB(FABParams(steps=p.steps, restarts=restarts, enough=enough)))
+        fab_t = ("fab-t", FAB(FABParams(steps=p.steps, targeted=True, targets=p.targets, enough=enough)))
         square = ("square", Square(SquareParams(queries=p.queries)))
-        return {
-            "standard": [entropy, targeted, fab_t, square],
-            "plus": [entropy, ratio, fab, square, targeted, fab_t],
+        stages: dict[Version, list[tuple[str, Attack]]] = {
+            "standard": [entropy, each_class if threat.goal == "untargeted" else ratio, fab_t, square],
+            "plus": [entropy, ratio, fab, square, *([each_class, fab_t] if threat.goal == "untargeted" else [])],
             "rand": [entropy, ratio],
-        }[p.version]
+        }
+        version: Version = p.version
+        return stages[version]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """The sum of the passes of all stages that a sample went through."""
+        """The passes of all stages that a sample went through."""
         p = self.params
-        if p.version == "adaptive":
-            return adaptive(target, batch, threat, rng)
-        if p.version == "rand":
-            target = MeanTarget(target, p.samples)
-        with frozen(target.module):
-            search = Search.begin(target, batch, threat)
-            for name, attack in self.stages():
-                ...
-        return result
+        if p.version != "rand":
+            return cascade(self.stages(threat), target, batch, threat, rng)
+        found = cascade(self.stages(threat), MeanTarget(target, p.samples), batch, threat, rng)
+        return replace(found, forwards=p.samples * found.forwards, backwards=p.samples * found.backwards)
+
+
+def cascade(
+    stages: Sequence[tuple[str, Attack]], target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng
+) -> AttackResult:
+    """Attacks in a row, each on the samples that all earlier ones left standing.
+
+    What is returned for a sample that withstood all of them is the first one's best try. There is no common loss: those of
+    different attacks cannot be compared.
+    """
+    with frozen(target.module):
+        search = Search.begin(target, batch, threat)
+        batch = replace(batch, logits=search.clean)
+        for name, attack in stages:
+            rows = search.standing
+            if not len(rows):
+                break
+            part = batch.select(rows)
+            found = attack.run(target, part, threat, rng.select(rows).fork(name))
+            search.oracle.forwards[rows] += found.forwards
+            search.oracle.backwards[rows] += found.backwards
+            # A minimum-norm attack may come back from further away than the budget reaches.
+            inside = distance(found.adversarial - part.inputs, threat.norm) <= threat.eps * (1 + TOLERANCE)
+            x = torch.where(per_sample(inside, part.inputs), found.adversarial, part.inputs)
+            search.record(rows, Found(x, torch.zeros_like(search.value[rows]), found.success & inside))
+        return replace(search.result(), loss=None)

@@ -18,18 +18,19 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.image.linearise import boundaries, nearest_boundary, onto_hyperplane
+from robustkd.attacks.image.linearise import boundaries, nearest_boundary, nearest_point
 from robustkd.attacks.image.nearest import Nearest, NormOfThreat, Question, Seekers, minimum_norm
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
+from robustkd.scoring.distances import distance, per_sample
 
 
 class DeepFoolParams(Params):
     """Parameters of ``deepfool``; the defaults of the authors' code."""
 
-    norm: Literal["linf", "l2", "l1"] | None = Field(None, description="what is minimised; default: the threat's norm")
+    norm: Literal["linf", "l2"] | None = Field(None, description="what is minimised; default: the threat's norm")
     steps: int = Field(50, ge=1, description="at most")
     overshoot: float = Field(0.02, ge=0, description="how much farther than the hyperplanes, as a share")
     targets: int = Field(9, ge=1, description="other classes whose boundaries are looked at, the highest ones")
@@ -39,7 +40,7 @@ class DeepFool(NormOfThreat):
     """DeepFool."""
 
     Params = DeepFoolParams
-    norms = ("linf", "l2", "l1")
+    norms = ("linf", "l2")
     goals = ("untargeted", "targeted")
     source = "Moosavi-Dezfooli et al. 2016, arXiv:1511.04599"
 
@@ -71,8 +72,9 @@ class DeepFoolStep:
     def step(self, now: Seekers, t: int) -> Tensor:
         """See ``MoveRule``."""
         now.done = now.done | now.adversarial
-        value, gradient = nearest_boundary(now.value, now.gradient, self.norm)
-        delta = now.memory.get("delta", now.x - now.clean)
-        delta = delta + onto_hyperplane(now.x, value, gradient, self.norm, self.bounds) - now.x
-        now.memory["delta"] = delta
-        return (now.clean + (1 + self.overshoot) * delta).clamp(*self.bounds)
+        value, gradient = nearest_boundary(now.value - now.slack.unsqueeze(1), now.gradient, self.norm)
+        way = nearest_point(value, gradient, self.norm)
+        needed = distance(way, self.norm)
+        # The overshoot is a share of the whole perturbation, so that no step is too small to cross a curved boundary.
+        stretch = 1 + self.overshoot * (now.distance + needed) / needed.clamp_min(1e-30)
+        return (now.x + per_sample(stretch, way) * way).clamp(*self.bounds)

@@ -78,6 +78,6 @@ class DI2FGSM(MIFGSM):
     Params = DI2FGSMParams
     source = "Xie et al. 2019, arXiv:1803.06978"
 
-    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope:
+    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope | None:
         """The gradient at a random copy."""
         return Diverse(rng, self.params.probability, self.params.smallest)

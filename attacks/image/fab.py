@@ -58,7 +58,7 @@ class FABTParams(FABParams):
 class FAB(NormOfThreat):
     """Fast adaptive boundary attack."""
 
-    Params: type[FABParams] = FABParams
+    Params = FABParams
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     source = "Croce & Hein 2020, arXiv:1907.02044"
@@ -131,6 +131,8 @@ class FABStep:
         alpha = (length / (length + drawn_length).clamp_min(1e-30)).clamp_max(self.alpha_max)
         alpha = per_sample(alpha, clean)
         x = ((1 - alpha) * (now.x + self.eta * forwards) + alpha * (clean + self.eta * drawn)).clamp(*bounds)
-        adversarial = question.adversarial(question.oracle.logits(x, now.rows), now.rows)
-        now.offer(x, adversarial, question.length(x - clean))
-        return torch.where(per_sample(adversarial, x), clean + self.beta * (x - clean), x)
+        logits = question.oracle.logits(x, now.rows)
+        now.offer(x, question.adversarial(logits, now.rows), question.length(x - clean))
+        # On the boundary, as far as rounding can tell, no hyperplane would move it any more: back from there too.
+        beyond = question.margin(logits, now.rows) > -question.slack(logits)
+        return torch.where(per_sample(beyond, x), clean + self.beta * (x - clean), x)

@@ -11,7 +11,7 @@ from robustkd.attacks.image.nearest import Query, Question
 from robustkd.attacks.oracle import Oracle
 from robustkd.attacks.oracle import _finite as finite
 from robustkd.contracts.threat import Norm
-from robustkd.scoring.distances import distance
+from robustkd.scoring.distances import distance, per_sample
 
 DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 """|<g, d>| <= ||g||_dual ||d||_norm, so a hyperplane of value v and gradient g is at distance |v| / ||g||_dual."""
@@ -79,6 +79,25 @@ def nearest_boundary(value: Tensor, gradient: Tensor, norm: Norm) -> tuple[Tenso
     return value[each, nearest], gradient[each, nearest]
 
 
+def nearest_point(value: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
+    """The shortest way, in ``norm``, from a point of that value onto the hyperplane, whatever the pixel range.
+
+    Args:
+        value: (A,) of the linear function at the point.
+        gradient: (A, *shape) of it.
+        norm: linf, l2 or l1.
+    """
+    length = -value / distance(gradient, DUAL[norm]).clamp_min(1e-30)
+    if norm == "linf":
+        way = gradient.sign()
+    elif norm == "l2":
+        way = gradient / per_sample(distance(gradient, "l2").clamp_min(1e-30), gradient)
+    else:
+        steepest = gradient.flatten(1).abs().argmax(1, keepdim=True)
+        way = torch.zeros_like(gradient.flatten(1)).scatter(1, steepest, 1.0).view_as(gradient) * gradient.sign()
+    return per_sample(length, gradient) * way
+
+
 def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, bounds: tuple[float, float]) -> Tensor:
     """The point of the hyperplane {z : value + <gradient, z - x> = 0} nearest to x in ``norm`` inside the pixel range; where
     the range does not reach the hyperplane, its corner on that side.
@@ -103,7 +122,7 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
     steep, needed = uphill.abs(), value.abs().unsqueeze(1)
     room = torch.where(uphill > 0, high - flat, flat - low)
     if norm == "l1":
-        order = steep.argsort(1, descending=True, stable=True)
+        order = steep.argsort(dim=1, descending=True, stable=True)
         steep_then, room_then = steep.gather(1, order), room.gather(1, order)
         gained = (steep_then * room_then).cumsum(1)
         missing = needed - (gained - steep_then * room_then)
@@ -112,7 +131,7 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
     else:
         speed = torch.ones_like(steep) if norm == "linf" else steep
         # A flat pixel gains nothing: it stays, and never meets the range.
-        bends, order = torch.where(steep > 0, room / speed.clamp_min(1e-30), torch.inf).sort(1, stable=True)
+        bends, order = torch.where(steep > 0, room / speed.clamp_min(1e-30), torch.inf).sort(dim=1, stable=True)
         steep_then, speed_then, room_then = (tensor.gather(1, order) for tensor in (steep, speed, room))
         held = (steep_then * room_then).cumsum(1)  # gained by the pixels that have met the range
         rates = (steep_then * speed_then).flip(1).cumsum(1).flip(1)  # gained per time by those from this bend on

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustkd.attacks.image.ascent import Found, Search, StepRule, ascend
-from robustkd.attacks.image.losses import scale_free_towards
+from robustkd.attacks.image.losses import targeted
 from robustkd.attacks.image.objective import bound
 from robustkd.attacks.oracle import Oracle
 from robustkd.contracts import Batch
@@ -71,7 +71,7 @@ def pursue(search: Search, batch: Batch, lanes: Lanes, rule: StepRule, steps: in
             torch.arange(len(kin), device=kin.device),
             search.ball.select(kin),
             lanes.x[part].flatten(0, 1),
-            objective=bound(scale_free_towards, lanes.goals[part].flatten()),
+            objective=bound(targeted("margin"), lanes.goals[part].flatten()),
             rule=rule,
             steps=steps,
             kin=kin,

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robustkd.attacks.image.adam import adam
 from robustkd.attacks.image.ascent import Climbers, Found, Search, ascend, fixed_budget
 from robustkd.attacks.image.ball import Ball
 from robustkd.attacks.image.estimates import FiniteDifferences, rademacher
@@ -24,23 +25,19 @@ from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, Thre
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 
-_BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's own
-
 
 @dataclass(frozen=True)
 class AdamStep:
-    """Adam (Kingma & Ba 2015, algorithm 1), uphill, each sample on its own."""
+    """Adam, uphill."""
 
     lr: float
 
     def step(self, climbers: Climbers, t: int) -> Tensor:
         """x_{t+1} before its projection."""
-        g, memory = climbers.gradient, climbers.memory
-        first, second = (memory["first"], memory["second"]) if t else (torch.zeros_like(g), torch.zeros_like(g))
-        memory["first"] = first = _BETA1 * first + (1 - _BETA1) * g
-        memory["second"] = second = _BETA2 * second + (1 - _BETA2) * g**2
-        corrected = (second / (1 - _BETA2 ** (t + 1))).sqrt()
-        return climbers.x + self.lr * first / (1 - _BETA1 ** (t + 1)) / (corrected + _TINY)
+        if t == 0:
+            climbers.memory["first"] = climbers.memory["second"] = torch.zeros_like(climbers.x)
+        age = torch.full_like(climbers.rows, t)
+        return climbers.x + self.lr * adam(climbers.memory, climbers.gradient, age)
 
 
 class SPSAParams(Params):

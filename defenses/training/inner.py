@@ -4,7 +4,8 @@
     x_t+1 = project(x_t + size * steepest(grad_x CE(f(x_t), y)))
 
 It is the attack engine's loop (exactly ``steps`` passes each way, gradients of the input alone), with the network in evaluation
-mode: BatchNorm uses the statistics it will be deployed with and does not learn from unfinished examples, dropout is off.
+mode, as TRADES and MTARD have it: BatchNorm uses the statistics it will be deployed with and does not learn from unfinished
+examples, dropout is off. (Rice et al. attack in train mode.)
 
 Source: Madry et al.: Towards deep learning models resistant to adversarial attacks (ICLR 2018), equation 2.1.
 """
@@ -29,7 +30,7 @@ from robustkd.targets import ClassifierTarget
 
 Start = Literal["uniform", "noise", "clean"]
 NOISE = 0.001
-"""Deviation of the ``noise`` start, in pixel units: TRADES' value, which ARD, RSLAD and MTARD took over."""
+"""Deviation of the ``noise`` start, in pixel units: the value of TRADES and MTARD."""
 
 
 class InnerMaximisation(Params):

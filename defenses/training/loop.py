@@ -149,7 +149,7 @@ class _Training:
             fix = "; ".join(filter(None, (self._calmer(), error.fix)))
             raise TargetError(f"{self._here()}: {error.message}", fix=fix) from error
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         # One transfer for all numbers of the step: each would wait for the device.
         values = torch.stack([loss.detach().float(), *(value.detach().float() for value in measured.values())]).tolist()
         metrics = dict(zip(("train_loss", *measured), values, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from robustkd.contracts import StoreError
 from robustkd.report import GalleryItem, ReportFiles, write_report
 from robustkd.scoring.results import CellResult, Results
 from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
+from robustkd.tracking.location import redacted
 
 SHOWN = 16
 """Images of an attack that are kept in MLflow."""
@@ -64,7 +65,7 @@ def track(campaign: Campaign, folder: Path) -> str:
         targets=_targets(plan, store),
         artifacts=_artifacts(folder),
     )
-    return tracking_uri(folder)
+    return redacted(tracking_uri(folder))
 
 
 class _Reporting(Observer):
@@ -116,8 +117,10 @@ def _parameters(uses: Mapping[str, DefenseUse] | Mapping[str, AttackUse]) -> dic
     return {name: {"kind": use.kind, **use.plugin.params.model_dump(mode="json")} for name, use in uses.items()}
 
 
-def _gallery(plan: Plan, store: Store) -> list[GalleryItem]:
-    return [item for cell in plan.of("attack") for item in cell_gallery(plan, store, cell, SHOWN)]
+def _gallery(plan: Plan, store: Store) -> Callable[[CellResult], list[GalleryItem]]:
+    """The images of a cell, read only when MLflow lacks them."""
+    cells = {(cell.defense, cell.attack, cell.seed): cell for cell in plan.of("attack")}
+    return lambda result: cell_gallery(plan, store, cells[result.defense, result.attack, result.seed], SHOWN)
 
 
 def _targets(plan: Plan, store: Store) -> dict[tuple[str, int], Path]:

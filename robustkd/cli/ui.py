@@ -22,5 +22,5 @@ def command(campaign: str, out: Path | None, port: int) -> None:
 
     folder = results_folder(spec.load(campaign), out)
     server = ui_command(folder, port)
-    click.echo(f"http://127.0.0.1:{port}   (Ctrl-C ends it)")
+    click.echo(f"{server.url}   (Ctrl-C ends it)")
     raise click.exceptions.Exit(subprocess.run(server.argv, env=os.environ | server.env, check=False).returncode)

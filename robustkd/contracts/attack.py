@@ -132,6 +132,10 @@ class Attack(ABC):
             return f"cannot respect a budget in {threat.norm} (it can in {_listing(self.norms)})"
         return None
 
+    def minimises(self, threat: ThreatModel) -> Norm:
+        """The norm that a minimum-norm attack minimises when it is judged under ``threat``."""
+        return self.norms[0]
+
     @abstractmethod
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Attack the samples of ``batch``; B rows in, B rows out, in the same order."""

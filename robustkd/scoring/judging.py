@@ -85,7 +85,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
     success = correct & reached & (spent <= threat.eps + TOLERANCE)
     norm = spent
     if attack.kind == "minimum-norm":
-        norm = torch.where(reached, distance(difference, attack.norms[0]), torch.inf)
+        norm = torch.where(reached, distance(difference, attack.minimises(threat)), torch.inf)
     loss = result.loss if result.loss is not None else torch.full_like(spent, torch.nan)
     columns = {
         "index": batch.index,

@@ -1,7 +1,8 @@
 """Campaigns in MLflow. The driver is the only writer; importing this imports neither MLflow nor torch."""
 
-from robustkd.tracking.location import UiCommand, tracking_uri, ui_command
-from robustkd.tracking.mlflow_tracker import MlflowTracker, TrackingError, rebuild
+from robustkd.tracking.location import TrackingError, UiCommand, tracking_uri, ui_command
+from robustkd.tracking.mlflow_tracker import MlflowTracker, rebuild
 from robustkd.tracking.records import TrackedCampaign
+from robustkd.tracking.registry import promote
 
-__all__ = ["MlflowTracker", "TrackedCampaign", "TrackingError", "UiCommand", "rebuild", "tracking_uri", "ui_command"]
+__all__ = ["MlflowTracker", "TrackedCampaign", "TrackingError", "UiCommand", "promote", "rebuild", "tracking_uri", "ui_command"]

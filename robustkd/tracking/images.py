@@ -47,6 +47,6 @@ def _strip(item: GalleryItem) -> Image:
     for place, panel in enumerate(panels):
         strip.paste(Image.fromarray(panel), (place * (width + GAP), 0))
     moved = f"{item.before} > {item.after}" if item.before != item.after else f"stays {item.after}"
-    caption = f"{item.label}: {moved}, {item.outcome}   {item.norm} {item.distance:.3g}   (x{item.factor})"
+    caption = f"label {item.label}: {moved}, {item.outcome}   {item.norm} {item.distance:.3g}   (x{item.factor})"
     ImageDraw.Draw(strip).text((0, height + 3), caption, "black", ImageFont.load_default(size=12))
     return strip

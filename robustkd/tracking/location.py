@@ -11,10 +11,14 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from robustkd.contracts import UsageError
+from robustkd.contracts import RobustkdError, UsageError
 from robustkd.tracking import views
 
 DATABASE, ARTIFACTS, MARK = "mlflow.db", "mlartifacts", ".mlflow-tracked"
+
+
+class TrackingError(RobustkdError):
+    """MLflow did not take what it was given."""
 
 
 class UiCommand(NamedTuple):
@@ -78,7 +82,8 @@ def write_mark(folder: Path, mark: Mark) -> None:
 def page_url(folder: Path, server: str) -> str:
     """The page of a results folder's experiment on an MLflow server."""
     mark = read_mark(folder)
-    return redacted(server.rstrip("/")) + "/" + views.page(mark.experiment_id if mark else None)
+    # Without the credentials, not with them masked: a person is to open it.
+    return redacted(server.rstrip("/")).replace("***@", "") + "/" + views.page(mark.experiment_id if mark else None)
 
 
 def ui_command(folder: Path, port: int = 5000) -> UiCommand:

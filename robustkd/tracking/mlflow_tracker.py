@@ -16,9 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustkd.contracts import RobustkdError
 from robustkd.scoring.results import CellResult, DefenseResult, Results
-from robustkd.tracking.location import Mark, read_mark, redacted, tracking_uri, write_mark
+from robustkd.tracking.location import Mark, TrackingError, read_mark, redacted, tracking_uri, write_mark
 from robustkd.tracking.records import (
     RunKey,
     TrackedCampaign,
@@ -32,13 +31,11 @@ from robustkd.tracking.records import (
 
 if TYPE_CHECKING:
     from robustkd.report import GalleryItem
-    from robustkd.tracking.runbook import Attach, RunBook
+    from robustkd.tracking.runbook import Attach, LogModel, RunBook
+
+    Gallery = Sequence[GalleryItem] | Callable[[CellResult], Sequence[GalleryItem]]
 
 Job = Callable[["RunBook"], None]
-
-
-class TrackingError(RobustkdError):
-    """MLflow did not take what it was given."""
 
 
 class MlflowTracker:
@@ -66,7 +63,7 @@ class MlflowTracker:
             )
         )
 
-    def log_cell(self, cell: CellResult, gallery: Sequence[GalleryItem] = ()) -> None:
+    def log_cell(self, cell: CellResult, gallery: Gallery = ()) -> None:
         """An attack's result, finished or failed; one that is pending is left out."""
         self._later(lambda book: self._put_cell(book, cell, gallery))
 
@@ -78,7 +75,7 @@ class MlflowTracker:
         self,
         results: Results,
         *,
-        gallery: Sequence[GalleryItem] = (),
+        gallery: Gallery = (),
         targets: Mapping[tuple[str, int], Path] | None = None,
         artifacts: Sequence[Path] = (),
         force: bool = False,
@@ -86,13 +83,13 @@ class MlflowTracker:
         """Bring MLflow in line with the results, whatever was logged before, and wait for it.
 
         Args:
-            gallery: of the whole campaign.
+            gallery: of the whole campaign; as a function it is called for the cells that lack their images only.
             targets: the folder of each trained target, by defense and seed.
             artifacts: files for the parent run: the plan, the report, figures.
             force: look into MLflow even when this folder's mark says that it has all this already.
         """
         artifacts = [path for path in artifacts if path.is_file()]
-        digest, mark = self._digest(results, artifacts, len(gallery)), read_mark(self._folder)
+        digest, mark = self._digest(results, artifacts), read_mark(self._folder)
         if self._thread is None and not force and mark is not None and mark.digest == digest:
             return
         self._later(lambda book: self._put_everything(book, results, gallery, targets or {}, artifacts))
@@ -111,42 +108,36 @@ class MlflowTracker:
         self,
         book: RunBook,
         results: Results,
-        gallery: Sequence[GalleryItem],
+        gallery: Gallery,
         targets: Mapping[tuple[str, int], Path],
         artifacts: Sequence[Path],
     ) -> None:
-        pictures: dict[RunKey, list[GalleryItem]] = {}
-        for item in gallery:
-            pictures.setdefault(RunKey(item.defense, item.attack, item.seed), []).append(item)
         defenses = {(item.defense, item.seed): item for item in results.defenses}
         for cell in results.cells:
-            defended = defenses.get((cell.defense, cell.seed))
-            key = RunKey(cell.defense, cell.attack, cell.seed)
-            self._put_cell(book, cell, pictures.get(key, ()), defended)
+            self._put_cell(book, cell, gallery, defenses.get((cell.defense, cell.seed)))
         for trained, result in defenses.items():
             self._put_defense(book, result, targets.get(trained))
         self._put_campaign(book, results, artifacts)
 
-    def _put_cell(
-        self, book: RunBook, cell: CellResult, gallery: Sequence[GalleryItem], defended: DefenseResult | None = None
-    ) -> None:
+    def _put_cell(self, book: RunBook, cell: CellResult, gallery: Gallery, defended: DefenseResult | None = None) -> None:
         if cell.status == "pending":
             return
-        record = cell_record(self._campaign, cell, defended.verdict if defended else None, len(gallery))
-        book.put(RunKey(cell.defense, cell.attack, cell.seed), record, _sheet(gallery) if gallery else None)
+        attach = _sheet(gallery, cell) if cell.status == "done" else None
+        record = cell_record(self._campaign, cell, defended.verdict if defended else None, images=attach is not None)
+        book.put(RunKey(cell.defense, cell.attack, cell.seed), record, attach)
 
     def _put_defense(self, book: RunBook, result: DefenseResult, folder: Path | None) -> None:
         if result.status == "pending" and result.robust_accuracy is None:
             return
-        attach: Attach | None = None
+        model: LogModel | None = None
         if folder is not None and result.target_hash:
             from robustkd.tracking.models import log_model
 
-            def attach(book: RunBook, run_id: str) -> str:
+            def model(book: RunBook, run_id: str) -> str:
                 return log_model(book, run_id, result, folder)
 
-        record = defense_record(self._campaign, result, model=attach is not None)
-        book.put(RunKey(result.defense, "", result.seed), record, attach)
+        record = defense_record(self._campaign, result, model=model is not None)
+        book.put(RunKey(result.defense, "", result.seed), record, model=model)
 
     def _put_campaign(self, book: RunBook, results: Results, artifacts: Sequence[Path]) -> None:
         record = campaign_record(self._campaign, results, [f"{path.name} {_sha256(path)}" for path in artifacts])
@@ -182,9 +173,9 @@ class MlflowTracker:
                 "The campaign goes on. To fill MLflow in afterwards: robustkd track CAMPAIGN"
             )
 
-    def _digest(self, results: Results, artifacts: Sequence[Path], images: int) -> str:
+    def _digest(self, results: Results, artifacts: Sequence[Path]) -> str:
         content: list[object] = [package_version(), redacted(tracking_uri(self._folder)), self._campaign.plan_id]
-        content += [results.to_json(), images, [_sha256(path) for path in artifacts]]
+        content += [results.to_json(), [_sha256(path) for path in artifacts]]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -193,7 +184,7 @@ def rebuild(
     campaign: TrackedCampaign,
     results: Results,
     *,
-    gallery: Sequence[GalleryItem] = (),
+    gallery: Gallery = (),
     targets: Mapping[tuple[str, int], Path] | None = None,
     artifacts: Sequence[Path] = (),
 ) -> None:
@@ -211,13 +202,22 @@ def rebuild(
         )
 
 
-def _sheet(gallery: Sequence[GalleryItem]) -> Attach:
+def _sheet(gallery: Gallery, cell: CellResult) -> Attach | None:
+    """What uploads a cell's images; None when there are none."""
+    key = (cell.defense, cell.attack, cell.seed)
+    given = None if callable(gallery) else [item for item in gallery if (item.defense, item.attack, item.seed) == key]
+    if given == []:
+        return None
+
     def attach(book: RunBook, run_id: str) -> None:
         from robustkd.tracking.images import save_sheet
 
+        items = gallery(cell) if callable(gallery) else given
+        if not items:
+            return
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "examples.png")
-            save_sheet(gallery, path)
+            save_sheet(items, path)
             book.client.log_artifact(run_id, str(path), "images")
 
     return attach

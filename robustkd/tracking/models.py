@@ -48,7 +48,7 @@ def log_model(book: RunBook, run_id: str, result: DefenseResult, folder: Path) -
     if model.status != LoggedModelStatus.READY:
         _upload(book, model.model_id, run_id, folder, defense_name(result.defense, result.seed))
     client.set_logged_model_tags(
-        model.model_id, {"robustkd.verdict": str(result.verdict), "mlflow.note.content": notes.defense(result)}
+        model.model_id, {"robustkd.verdict": result.verdict or "none yet", "mlflow.note.content": notes.defense(result)}
     )
     outputs = client.get_run(run_id).outputs
     if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:

@@ -73,7 +73,7 @@ class RunRecord:
     Attributes:
         seconds: what MLflow shows as the run's duration.
         files: small texts to keep as artefacts, by path.
-        attached: what else is attached to the run, in any words that change when it changes.
+        attached: the other artefacts, in any words that change when they change.
     """
 
     name: str
@@ -87,11 +87,13 @@ class RunRecord:
 
     @property
     def digest(self) -> str:
-        """Hash of it all: a finished run that carries it need not be written again."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+        """Hash of the artefacts, a dash, hash of it all: a finished run that carries it need not be written again."""
+        return f"{_sha256((self.files, self.attached))[:16]}-{_sha256(asdict(self))[:16]}"
 
 
-def cell_record(campaign: TrackedCampaign, cell: CellResult, verdict: Verdict | None = None, images: int = 0) -> RunRecord:
+def cell_record(
+    campaign: TrackedCampaign, cell: CellResult, verdict: Verdict | None = None, *, images: bool = False
+) -> RunRecord:
     """The run of one attack on one defense; ``verdict`` is that on the defense, once it is known."""
     params, files = _params(campaign, cell, cell.attack)
     tags = _tags(campaign, cell, "cell", cell.cell_id, verdict) | {"mlflow.note.content": notes.cell(cell, verdict)}
@@ -103,7 +105,7 @@ def cell_record(campaign: TrackedCampaign, cell: CellResult, verdict: Verdict | 
         metrics=tuple(_points(cell, CELL_METRICS)) if cell.status == "done" else (),
         seconds=cell.wall_seconds,
         files=files,
-        attached=(f"{images} images",),
+        attached=(f"images of {cell.cell_id}",) if images else (),
     )
 
 
@@ -214,6 +216,10 @@ def package_version() -> str:
         return version("robustkd")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _sha256(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _legal(name: str) -> str:

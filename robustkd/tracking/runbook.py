@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 
 PARAMS_PER_CALL, METRICS_PER_CALL = 100, 800  # the limits are 100, 1,000, and 1,000 of everything together
 RUNS_PER_PAGE = 1000
-DIGEST = "robustkd.digest"
+DIGEST, MODEL = "robustkd.digest", "robustkd.model_id"
 MODEL_METRICS = ("robust_accuracy", "ci_low", "ci_high", "clean_accuracy")
 
-Attach = Callable[["RunBook", str], "str | None"]
-"""``attach(book, run_id)`` uploads what belongs to a run; returns the id of the logged model its metrics are about."""
+Attach = Callable[["RunBook", str], None]
+"""``attach(book, run_id)`` uploads a run's artefacts."""
+LogModel = Callable[["RunBook", str], str]
+"""``model(book, run_id)`` logs a model, or finds it, and returns its id."""
 
 
 @dataclass
@@ -53,7 +55,7 @@ class OpenRun:
     fresh: bool = False
     tags: dict[str, str] = field(default_factory=dict)
     params: set[str] = field(default_factory=set)
-    points: dict[str, set[tuple[int, float]]] = field(default_factory=dict)
+    points: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 def connect(uri: str) -> MlflowClient:
@@ -86,12 +88,12 @@ class RunBook:
             self.client.update_run(self._parent.id, status="RUNNING")
             self._parent.ended = False
 
-    def put(self, key: RunKey, record: RunRecord, attach: Attach | None = None) -> None:
+    def put(self, key: RunKey, record: RunRecord, attach: Attach | None = None, model: LogModel | None = None) -> None:
         """Make the child run what the record says."""
         run = self._children.get(key)
         if run is None:
             run = self._children[key] = self._new_child(record)
-        self._complete(run, record, attach)
+        self._complete(run, record, attach, model)
 
     def put_parent(self, record: RunRecord, attach: Attach | None = None) -> None:
         """Make the parent run what the record says."""
@@ -104,8 +106,34 @@ class RunBook:
             run = self._children[key] = self._new_child(started)
         self._batch(run, {}, points, {}, None)
 
-    def upload(self, run_id: str, texts: Mapping[str, str]) -> None:
-        """Texts as artefacts of a run, by path."""
+    def _complete(
+        self,
+        run: OpenRun,
+        record: RunRecord,
+        attach: Attach | None,
+        model: LogModel | None = None,
+        ended: int | None = None,
+    ) -> None:
+        digest = record.digest
+        if run.ended and run.tags.get(DIGEST) == digest:
+            return
+        # Everything else first: the digest, with the last batch, says that all of it is there.
+        if run.tags.get(DIGEST, "").partition("-")[0] != digest.partition("-")[0]:
+            self._upload(run.id, record.files)
+            if self._dataset is not None:
+                self.client.log_inputs(run.id, [self._dataset])
+            if attach:
+                attach(self, run.id)
+        model_id = model(self, run.id) if model else None
+        for name in [name for name in run.tags if name.startswith("robustkd.") and name not in (*record.tags, DIGEST, MODEL)]:
+            self.client.delete_tag(run.id, name)
+            del run.tags[name]
+        tags = record.tags | {DIGEST: digest} | ({MODEL: model_id} if model_id else {})
+        self._batch(run, record.params, record.metrics, tags, model_id)
+        self.client.set_terminated(run.id, record.status, ended or run.started + round(1000 * record.seconds))
+        run.ended = True
+
+    def _upload(self, run_id: str, texts: Mapping[str, str]) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             for target, text in texts.items():
                 folder, _, name = target.rpartition("/")
@@ -113,29 +141,19 @@ class RunBook:
                 path.write_text(text, encoding="utf-8")
                 self.client.log_artifact(run_id, str(path), folder or None)
 
-    def _complete(self, run: OpenRun, record: RunRecord, attach: Attach | None, ended: int | None = None) -> None:
-        digest = record.digest
-        if run.ended and run.tags.get(DIGEST) == digest:
-            return
-        # Everything else first: the digest, with the last batch, says that all of it is there.
-        self.upload(run.id, record.files)
-        if self._dataset is not None:
-            self.client.log_inputs(run.id, [self._dataset])
-        model_id = attach(self, run.id) if attach else None
-        for name in [name for name in run.tags if name.startswith("robustkd.") and name not in record.tags and name != DIGEST]:
-            self.client.delete_tag(run.id, name)
-            del run.tags[name]
-        self._batch(run, record.params, record.metrics, record.tags | {DIGEST: digest}, model_id)
-        self.client.set_terminated(run.id, record.status, ended or run.started + round(1000 * record.seconds))
-        run.ended = True
-
     def _batch(
         self, run: OpenRun, params: Mapping[str, str], points: Sequence[Point], tags: Mapping[str, str], model_id: str | None
     ) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         now, about = _now(), self._about(model_id)
-        news = [point for point in dict.fromkeys(points) if (point.step, point.value) not in self._recorded(run, point.metric)]
+        # A value that is there already says nothing of a model that was logged after it.
+        again = MODEL_METRICS if model_id and run.tags.get(MODEL) != model_id else ()
+        news = [
+            point
+            for point in points
+            if point.metric in again or self._recorded(run, point.metric).get(point.step) != point.value
+        ]
         metrics = [
             Metric(point.metric, point.value, now, point.step, **(about if point.metric in MODEL_METRICS else {}))
             for point in news
@@ -156,7 +174,7 @@ class RunBook:
         run.params |= params.keys()
         run.tags |= tags
         for point in news:
-            run.points[point.metric].add((point.step, point.value))
+            self._recorded(run, point.metric)[point.step] = point.value
 
     def _about(self, model_id: str | None) -> dict[str, str]:
         """What a metric says of the model and the data it was measured on."""
@@ -165,11 +183,11 @@ class RunBook:
         data = self._dataset.dataset if self._dataset else None
         return {"model_id": model_id} | ({"dataset_name": data.name, "dataset_digest": data.digest} if data else {})
 
-    def _recorded(self, run: OpenRun, metric: str) -> set[tuple[int, float]]:
-        """(step, value) of a metric that the run has already."""
+    def _recorded(self, run: OpenRun, metric: str) -> dict[int, float]:
+        """The values of a metric that the run has already, by step: the newest of each."""
         if metric not in run.points:
             history = [] if run.fresh else self.client.get_metric_history(run.id, metric)
-            run.points[metric] = {(entry.step, entry.value) for entry in history}
+            run.points[metric] = {entry.step: entry.value for entry in sorted(history, key=lambda entry: entry.timestamp)}
         return run.points[metric]
 
     def _experiment(self, folder: Path, uri: str) -> str:
@@ -184,6 +202,8 @@ class RunBook:
             pages = {view: views.page(identifier, key) for view, key in views.KEYS.items()}
             self.client.set_experiment_tag(identifier, "mlflow.note.content", notes.EXPERIMENT.format(**pages))
             return identifier
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
         home = local_path(str(found.artifact_location))
         if home is not None and not home.is_dir():
             raise StoreError(

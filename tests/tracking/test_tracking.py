@@ -17,7 +17,7 @@ from robustkd.contracts import UsageError
 from robustkd.contracts.check import Finding
 from robustkd.report import GalleryItem
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
-from robustkd.tracking import MlflowTracker, TrackedCampaign, TrackingError, rebuild, tracking_uri, ui_command
+from robustkd.tracking import MlflowTracker, TrackedCampaign, TrackingError, promote, rebuild, tracking_uri, ui_command
 from robustkd.tracking.images import MAX_IMAGES, save_sheet
 from robustkd.tracking.location import read_mark, redacted
 from robustkd.tracking.notes import MAX_NOTE, fit
@@ -245,8 +245,21 @@ def test_a_failed_cell_says_why_and_can_succeed_later(folder):
 def test_pending_cells_are_left_out_and_new_numbers_replace_old_ones(folder):
     track(folder, results(cell(), replace(cell(attack="cw"), status="pending")))
     assert set(runs(folder)) == {CELL, PARENT}
-    track(folder, results(cell(robust_accuracy=0.6)))
-    assert runs(folder)[CELL].data.metrics["robust_accuracy"] == 0.6
+    for accuracy in (0.6, 0.8):
+        track(folder, results(cell(robust_accuracy=accuracy)))
+        assert runs(folder)[CELL].data.metrics["robust_accuracy"] == accuracy
+
+
+def test_what_was_deleted_in_mlflow_comes_back(folder):
+    track(folder, results(cell()))
+    store = client(folder)
+    store.delete_experiment(store.get_experiment_by_name("quick").experiment_id)
+    track(folder, results(cell()))
+    assert set(runs(folder)) == {CELL, PARENT}
+    store.delete_run(runs(folder)[CELL].info.run_id)
+    assert set(runs(folder)) == {PARENT}
+    track(folder, results(cell()))
+    assert set(runs(folder)) == {CELL, PARENT}
 
 
 def test_another_plan_gets_another_parent(folder):
@@ -297,6 +310,23 @@ def test_images(folder, tmp_path):
     assert np.unique(np.asarray(Image.open(tmp_path / "one.png"))[:112, :112, 0]).size == 64  # enlarged without new values
 
 
+def test_images_are_drawn_once(folder):
+    asked: list[str] = []
+
+    def draw(done: CellResult) -> list[GalleryItem]:
+        asked.append(done.attack)
+        return gallery(2, done.attack) if done.attack == "pgd" else []
+
+    outcome = results(cell(), cell(attack="cw"), failed("mtard", "fgsm", 0, "no"), defenses=(defended(),))
+    tracker = MlflowTracker(folder, campaign())
+    tracker.log_cell(outcome.cells[0], draw)
+    tracker.finish(outcome, gallery=draw)  # the run of pgd gets its verdict now, and keeps its images
+    track(folder, outcome, gallery=draw)
+    assert asked == ["pgd", "cw"]
+    assert runs(folder)[CELL].data.tags["robustkd.verdict"] == "not credible"
+    assert client(folder).list_artifacts(runs(folder)[CELL].info.run_id, "images")
+
+
 def test_the_data_and_their_whole_hash(folder):
     track(folder, results(cell(), defenses=(defended(),)))
     for name in (CELL, WORST, PARENT):
@@ -322,6 +352,7 @@ def test_a_trained_target_is_a_model_that_loads_again(folder):
     save_target(target, trained)
     (trained / "meta.json").write_text("{}")
     outcome = results(cell(), defenses=(defended(),))
+    track(folder, outcome)  # its metrics are there before the model is
     for plan in ("plan-1", "plan-1", "plan-2"):
         track(folder, outcome, campaign(plan), targets={("mtard", 0): trained})
 
@@ -347,6 +378,17 @@ def test_a_trained_target_is_a_model_that_loads_again(folder):
     assert torch.equal(load_target(downloaded)(images), expected)
     served = mlflow.pyfunc.load_model(uri).predict(images.numpy())
     np.testing.assert_array_equal(served, expected.numpy())
+
+    assert model.tags["robustkd.verdict"] == "not credible"
+    with pytest.raises(UsageError, match="not credible"):
+        promote(folder, "quick", "mtard", 0)
+    with pytest.raises(UsageError, match="no model of defense 'mtrd'"):
+        promote(folder, "quick", "mtrd", 0)
+    names = [promote(folder, "quick", "mtard", 0, force=True) for _ in range(2)]
+    assert names == ["models:/quick-mtard@champion"] * 2
+    (version,) = store.search_model_versions("name = 'quick-mtard'")
+    assert version.tags["robustkd.verdict"] == "not credible"
+    assert torch.equal(load_target(Path(mlflow.artifacts.download_artifacts(names[0])))(images), expected)
 
 
 def test_no_secret_is_logged(folder, monkeypatch):
@@ -422,7 +464,7 @@ def test_the_command_of_the_pages(folder, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="robustkd track"):
         ui_command(tmp_path / "nothing")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://bob:{SECRET}@mlflow.team")
-    with pytest.raises(UsageError, match=r"open http://\*\*\*@mlflow.team/#/experiments") as caught:
+    with pytest.raises(UsageError, match=r"open http://mlflow.team/#/experiments") as caught:
         ui_command(folder)
     assert SECRET not in str(caught.value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://bob:{SECRET}@db/mlflow")
