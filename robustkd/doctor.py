@@ -9,6 +9,7 @@ being robustbench's, together with what robustbench really needs (the extra ``ro
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import importlib
 import importlib.metadata as metadata
@@ -95,11 +96,13 @@ def examine_afresh() -> list[Finding]:
 def foreign_files(package: str) -> list[str]:
     """The files of an installed package's import folder that are missing, or not the ones that it was installed with."""
     try:
-        recorded = metadata.distribution(package).files or []
+        installed = metadata.distribution(package)
     except metadata.PackageNotFoundError:
         return []
-    own = [file for file in recorded if file.parts[0] == package and file.hash is not None]
-    return [str(file) for file in own if not _is_as_recorded(file)]
+    # Not installed.files: from Python 3.12 on it leaves missing files out.
+    record = csv.reader((installed.read_text("RECORD") or "").splitlines())
+    own = [(name, recorded) for name, recorded, _ in record if name.startswith(f"{package}/") and recorded]
+    return [name for name, recorded in own if not _is_as_recorded(Path(str(installed.locate_file(name))), recorded)]
 
 
 def unmet(extra: str) -> list[Requirement]:
@@ -111,12 +114,13 @@ def unmet(extra: str) -> list[Requirement]:
     return [Requirement(f"{need.name}{need.specifier}") for need in missing]
 
 
-def _is_as_recorded(file: metadata.PackagePath) -> bool:
-    path = Path(str(file.locate()))
-    if not path.is_file() or file.hash is None:
+def _is_as_recorded(path: Path, recorded: str) -> bool:
+    """Whether a file has the hash that RECORD gives it, as ``sha256=<urlsafe base64 without padding>``."""
+    mode, _, expected = recorded.partition("=")
+    if not path.is_file():
         return False
-    digest = hashlib.new(file.hash.mode, path.read_bytes()).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == file.hash.value
+    digest = hashlib.new(mode, path.read_bytes()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == expected
 
 
 def _version(package: str) -> str | None:
