@@ -226,6 +226,15 @@ def test_an_unwritable_folder_is_named(tmp_path):
         run(plan_of(SMALL), blocked / "out", LocalEngine(1))
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run as a background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_what_is_finished_and_goes_on(tmp_path):
     plan = plan_of(SMALL.replace("epochs: 2", "epochs: 3"))
 
