@@ -84,6 +84,7 @@ setup(
             "spsa = robustkd.attacks.image.spsa:SPSA",
             "autoattack = robustkd.attacks.image.autoattack:AutoAttack",
             "eot = robustkd.attacks.image.eot:EOT",
+            "bpda = robustkd.attacks.image.bpda:BPDA",
             "cw-l2 = robustkd.attacks.image.cw_l2:CWL2",
             "ddn = robustkd.attacks.image.ddn:DDN",
             "fmn = robustkd.attacks.image.fmn:FMN",
@@ -97,6 +98,7 @@ setup(
         "robustkd.defenses": [
             "standard = robustkd.defenses.image.standard:Standard",
             "pgd-at = robustkd.defenses.image.pgd_at:PGDAT",
+            "trades = robustkd.defenses.image.trades:TRADES",
             "defensive-distillation = robustkd.defenses.image.defensive_distillation:DefensiveDistillation",
             "mtard = robustkd.defenses.image.mtard:MTARD",
             "external = robustkd.defenses.image.external:External",

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robustkd.contracts import Defense, StoreError
+from robustkd.contracts import Attack, Defense, StoreError
 
 
 def digest(*parts: Any) -> str:
@@ -19,11 +19,11 @@ def digest(*parts: Any) -> str:
 def described(kind: str, plugin: Any) -> dict[str, Any]:
     """A plug-in's identity: its name, version and parameters.
 
-    Files that a defense reads count by their content, not by where they lie.
+    Files that it reads count by their content, not by where they lie.
     """
     params = plugin.params.model_dump(mode="json")
-    if isinstance(plugin, Defense):
-        contents = {str(file): _content(file) for file in plugin.files()}
+    contents = {str(file): _content(file) for file in plugin.files()} if isinstance(plugin, Attack | Defense) else {}
+    if contents or isinstance(plugin, Defense):
         params = _replaced(params, contents) | {"files": sorted(contents.values())}
     return {"kind": kind, "version": plugin.version, "params": params}
 

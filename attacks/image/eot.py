@@ -15,12 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field
 from torch import Tensor
 
-from robustkd import plugins
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
-from robustkd.contracts.attack import LossFamily
+from robustkd.attacks.wrapper import InnerAttack, Wrapper
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 
 
@@ -61,57 +60,20 @@ class MeanTarget(Target):
 class EOTParams(Params):
     """Parameters of ``eot``."""
 
-    attack: dict[str, Any] = Field({"kind": "pgd"}, description="the attack to wrap: its kind and its parameters")
+    attack: InnerAttack = Field(
+        {"kind": "pgd"}, validate_default=True, description="the attack to wrap: its kind and parameters"
+    )
     samples: int = Field(10, ge=1, description="passes that make up one query")
 
-    @field_validator("attack", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
 
-
-class EOT(Attack):
+class EOT(Wrapper):
     """Expectation over transformation, around another attack."""
 
     Params = EOTParams
-    norms = ("linf", "l2", "l1", "l0")
-    goals = ("untargeted", "targeted")
     source = "Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420"
-
-    def __init__(self, params: Any = None) -> None:
-        super().__init__(params)
-        self.inner = made(self.params.attack)
-        # What is true of the attack inside is true of this one.
-        traits = ("kind", "norms", "goals", "space", "gradients", "iterative")
-        vars(self).update({name: getattr(self.inner, name) for name in traits})
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """That of the wrapped attack."""
-        return self.inner.loss_family
-
-    def refusal(self, threat: ThreatModel) -> str | None:
-        """That of the wrapped attack."""
-        return self.inner.refusal(threat)
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """``samples`` times the passes of the wrapped attack."""
         samples = self.params.samples
         found = self.inner.run(MeanTarget(target, samples), batch, threat, rng)
         return replace(found, forwards=samples * found.forwards, backwards=samples * found.backwards)
-
-
-def made(spec: dict[str, Any]) -> Attack:
-    """The attack plug-in of that ``kind`` with these parameters.
-
-    Raises:
-        UsageError: a parameter is unknown or out of range.
-    """
-    plugin = plugins.load("attacks", str(spec.get("kind", "")))
-    try:
-        attack: Attack = plugin(plugin.Params(**{key: value for key, value in spec.items() if key != "kind"}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"attack '{spec['kind']}': {key}: {first['msg']}", fix=f"robustkd describe {spec['kind']}") from None
-    return attack

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustkd.contracts.params import Params
@@ -135,6 +136,10 @@ class Attack(ABC):
     def minimises(self, threat: ThreatModel) -> Norm:
         """The norm that a minimum-norm attack minimises when it is judged under ``threat``."""
         return self.norms[0]
+
+    def files(self) -> list[Path]:
+        """Files outside the campaign whose content decides the outcome (code); hashed into its identity."""
+        return []
 
     @abstractmethod
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:

@@ -19,7 +19,8 @@ class Target(ABC):
 
     Attributes:
         kind: the target's type, as written in its card.
-        module: the network, callable on a batch of inputs.
+        module: the network, callable on a batch of inputs. A stage of it (any submodule) without a useful gradient may
+            declare one by a method ``surrogate(inputs) -> Tensor``, called like ``forward``: see ``targets.surrogate``.
     """
 
     kind: ClassVar[str]
@@ -46,3 +47,35 @@ class Target(ABC):
         """Move the weights; returns itself."""
         self.module.to(device)
         return self
+
+
+class WrappedTarget(Target):
+    """A target that answers through another one. A subclass overrides ``__call__``; bounds, classes and the rest are the inner one's."""
+
+    kind = "wrapped"
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.module = target.module
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "target":  # not yet set: while unpickling, say
+            raise AttributeError(name)
+        return getattr(self.target, name)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The inner target's answer."""
+        return self.target(inputs)
+
+    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The inner target's."""
+        return self.target.features(inputs, layers)
+
+    def card(self) -> dict[str, Any]:
+        """The inner target's: a wrapper lives as long as what uses it."""
+        return self.target.card()
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> Target:
+        """Not possible, see ``card``."""
+        raise NotImplementedError("a wrapper is never stored")

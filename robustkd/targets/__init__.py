@@ -3,5 +3,14 @@
 from robustkd.targets.classifier import ClassifierTarget
 from robustkd.targets.files import fingerprint, load_target, save_target
 from robustkd.targets.frozen import frozen
+from robustkd.targets.surrogate import backward_surrogates, declared_surrogates
 
-__all__ = ["ClassifierTarget", "fingerprint", "frozen", "load_target", "save_target"]
+__all__ = [
+    "ClassifierTarget",
+    "backward_surrogates",
+    "declared_surrogates",
+    "fingerprint",
+    "frozen",
+    "load_target",
+    "save_target",
+]

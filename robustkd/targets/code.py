@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,7 @@ def call_by_reference(reference: str, kwargs: dict[str, Any]) -> nn.Module:
         UsageError: the reference has no such shape, file or function.
         TargetError: the function raised or returned something else than a network.
     """
-    location, colon, attribute = reference.rpartition(":")
-    if not colon or not location or not attribute:
-        raise UsageError(
-            f"'{reference}' is not a reference to code", fix="write package.module:function or path/to/file.py:function"
-        )
-    module = _module(location, reference)
-    build = getattr(module, attribute, None)
-    if build is None:
-        known = [name for name in vars(module) if not name.startswith("_")]
-        raise UsageError(f"{location} has no '{attribute}'", fix=suggestion(attribute, known))
+    build = _attribute(reference)
     try:
         network = build(**kwargs) if callable(build) and not isinstance(build, nn.Module) else build
     except Exception as error:
@@ -44,6 +36,33 @@ def call_by_reference(reference: str, kwargs: dict[str, Any]) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise TargetError(f"{reference} returned {type(network).__name__}", fix="return a torch.nn.Module")
     return network
+
+
+def function_by_reference(reference: str) -> Callable[..., Any]:
+    """Import ``module:function`` (or ``file.py:function``) and return the function itself.
+
+    Raises:
+        UsageError: the reference has no such shape, file or function.
+    """
+    function = _attribute(reference)
+    if not callable(function):
+        raise UsageError(f"{reference} is a {type(function).__name__}", fix="name a function")
+    found: Callable[..., Any] = function
+    return found
+
+
+def _attribute(reference: str) -> Any:
+    location, colon, attribute = reference.rpartition(":")
+    if not colon or not location or not attribute:
+        raise UsageError(
+            f"'{reference}' is not a reference to code", fix="write package.module:function or path/to/file.py:function"
+        )
+    module = _module(location, reference)
+    found = getattr(module, attribute, None)
+    if found is None:
+        known = [name for name in vars(module) if not name.startswith("_")]
+        raise UsageError(f"{location} has no '{attribute}'", fix=suggestion(attribute, known))
+    return found
 
 
 def _module(location: str, reference: str) -> Any:
