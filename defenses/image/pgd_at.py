@@ -11,40 +11,28 @@ in adversarially robust deep learning (ICML 2020), without which robust accuracy
 from __future__ import annotations
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from robustkd.contracts import Defense, FitContext, Target, ThreatModel
-from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, NetworkParams, Recipe, fresh_network, train
+from robustkd.defenses.training import AdversarialParams, AdversarialRecipe, AdversarialTraining, Minibatch
 from robustkd.targets import ClassifierTarget
 
 
-class PGDATParams(NetworkParams):
+class PGDATParams(AdversarialParams):
     """Parameters of ``pgd-at``."""
 
-    inner: InnerMaximisation = Field(default_factory=InnerMaximisation, description="the examples to train on")
 
-
-class PGDATRecipe(Recipe):
+class PGDATRecipe(AdversarialRecipe):
     """Cross entropy on adversarial examples."""
 
-    def __init__(self, adversary: Adversary, threat: ThreatModel) -> None:
-        self.adversary, self.threat = adversary, threat
-
-    def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """CE(f(x~), y)."""
-        return F.cross_entropy(target(self.adversary(target, batch)), batch.y), {}
+        (x_adv,) = given
+        return F.cross_entropy(target(x_adv), batch.y), {}
 
 
-class PGDAT(Defense):
+class PGDAT(AdversarialTraining):
     """A network trained on its own adversarial examples."""
 
     Params = PGDATParams
-    uses_threat = True
+    recipe = PGDATRecipe
     source = "Madry et al. 2018, arXiv:1706.06083"
-
-    def fit(self, context: FitContext) -> Target:
-        """Train on adversarial examples; the epoch is chosen by robust validation accuracy."""
-        p = self.params
-        recipe = PGDATRecipe(Adversary.under(p.inner, context.threat), context.threat)
-        return train(context, fresh_network(context, p.model, p.model_params), recipe, p)

@@ -1,27 +1,50 @@
 """What trained defenses share: the loop, its parameters, the inner maximisation, the divergences.
 
-A defense of your own subclasses ``Recipe`` (its loss) and ``TrainParams`` (its parameters) and calls ``train``.
+A defense of your own subclasses ``Recipe`` (its loss) and ``TrainParams`` (its parameters) and calls ``train``; one that trains on
+adversarial examples subclasses ``AdversarialRecipe`` and names it in an ``AdversarialTraining`` or a ``RobustDistillation``.
 """
 
+from robustkd.defenses.training.adversarial import (
+    AdversarialParams,
+    AdversarialRecipe,
+    AdversarialTraining,
+    DistillationParams,
+    RobustDistillation,
+    RobustDistillationParams,
+    TaughtRecipe,
+)
+from robustkd.defenses.training.awp import AWPParams
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.divergence import entropy, kl
-from robustkd.defenses.training.inner import Adversary, InnerMaximisation
+from robustkd.defenses.training.inner import Adversary, InnerMaximisation, TaughtInner
 from robustkd.defenses.training.loop import train
 from robustkd.defenses.training.networks import fresh_copy, fresh_network, teacher
 from robustkd.defenses.training.params import NetworkParams, TrainParams
 from robustkd.defenses.training.recipe import Recipe
+from robustkd.defenses.training.teachers import Teacher, teaching
 
 __all__ = [
+    "AWPParams",
+    "AdversarialParams",
+    "AdversarialRecipe",
+    "AdversarialTraining",
     "Adversary",
+    "DistillationParams",
     "InnerMaximisation",
     "Minibatch",
     "NetworkParams",
     "Recipe",
+    "RobustDistillation",
+    "RobustDistillationParams",
+    "TaughtInner",
+    "TaughtRecipe",
+    "Teacher",
     "TrainParams",
     "entropy",
     "fresh_copy",
     "fresh_network",
     "kl",
     "teacher",
+    "teaching",
     "train",
 ]

@@ -1,11 +1,18 @@
-"""The inner maximisation of adversarial training: max over the ball of CE(f(x'), y), by PGD on the current weights.
+"""The inner maximisation of adversarial training: the highest loss in the ball, by PGD on the current weights.
 
     x_0   = a point near x
-    x_t+1 = project(x_t + size * steepest(grad_x CE(f(x_t), y)))
+    x_t+1 = project(x_t + size * steepest(grad_x loss(x_t)))
+
+where ``loss`` is one of
+
+    ce                  CE(S(x'), y)            Madry et al., ARD, IAD, MTARD
+    kl-student-clean    KL(S(x) || S(x'))       TRADES
+    kl-teacher-clean    KL(T(x) || S(x'))       RSLAD; T(x) is a constant
+    kl-teacher-adv      KL(T(x') || S(x'))      AdaAD; the gradient goes through the teacher as well
 
 It is the attack engine's loop (exactly ``steps`` passes each way, gradients of the input alone), with the network in evaluation
 mode, as TRADES and MTARD have it: BatchNorm uses the statistics it will be deployed with and does not learn from unfinished
-examples, dropout is off. (Rice et al. attack in train mode.)
+examples, dropout is off. (Rice et al., ARD and IAD attack in train mode.)
 
 Source: Madry et al.: Towards deep learning models resistant to adversarial attacks (ICLR 2018), equation 2.1.
 """
@@ -13,34 +20,58 @@ Source: Madry et al.: Towards deep learning models resistant to adversarial atta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from robustkd.attacks.image.ascent import SteepestStep, climb_to_last
 from robustkd.attacks.image.ball import Ball
 from robustkd.attacks.image.objective import for_batch
 from robustkd.attacks.image.pgd import PGD
-from robustkd.attacks.oracle import Oracle, frozen
+from robustkd.attacks.oracle import Objective, Oracle, frozen
 from robustkd.contracts import Batch, Params, ThreatModel, UsageError
 from robustkd.defenses.training.batches import Minibatch
+from robustkd.defenses.training.divergence import kl
+from robustkd.defenses.training.teachers import Teacher
 from robustkd.targets import ClassifierTarget
 
 Start = Literal["uniform", "noise", "clean"]
 NOISE = 0.001
 """Deviation of the ``noise`` start, in pixel units: the value of TRADES and MTARD."""
 
+OwnLoss = Literal["ce", "kl-student-clean"]
+InnerLoss = Literal["ce", "kl-student-clean", "kl-teacher-clean", "kl-teacher-adv"]
 
-class InnerMaximisation(Params):
-    """How the examples to train on are made; the norm is the campaign's."""
 
-    kind: Literal["pgd"] = Field("pgd", description="projected gradient ascent of the cross entropy")
+class TaughtInner(Params):
+    """How the examples to train on are made; the norm is the campaign's.
+
+    Attributes:
+        step_share: the default step as a share of eps.
+    """
+
+    step_share: ClassVar[float] = 1 / 4
+
+    kind: Literal["pgd"] = Field("pgd", description="projected gradient ascent of the loss")
     steps: int = Field(10, ge=1, description="steps for each example")
     eps: float | None = Field(None, gt=0, description="radius in pixel units; default the campaign's")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / 4")
     start: Start = Field("uniform", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    loss: InnerLoss = Field("ce", description="what is climbed: cross entropy, or a divergence of student and teacher outputs")
+
+    @model_validator(mode="after")
+    def _has_a_slope(self) -> TaughtInner:
+        if self.loss == "kl-student-clean" and self.start == "clean":
+            raise ValueError("KL(S(x) || S(x')) has no gradient at x' = x: use start: noise or uniform")
+        return self
+
+
+class InnerMaximisation(TaughtInner):
+    """The same without a teacher."""
+
+    loss: OwnLoss = Field("ce", description="what is climbed: cross entropy, or the divergence from the output on x")
 
 
 @dataclass(frozen=True)
@@ -49,16 +80,17 @@ class Adversary:
 
     Attributes:
         threat: norm and radius.
-        steps, step_size, start: see ``InnerMaximisation``.
+        steps, step_size, start, loss: see ``TaughtInner``.
     """
 
     threat: ThreatModel
     steps: int
     step_size: float
     start: Start
+    loss: InnerLoss = "ce"
 
     @classmethod
-    def under(cls, inner: InnerMaximisation, threat: ThreatModel) -> Adversary:
+    def under(cls, inner: TaughtInner, threat: ThreatModel) -> Adversary:
         """What ``inner`` means under the campaign's threat model.
 
         Raises:
@@ -70,22 +102,44 @@ class Adversary:
         if reason is not None:
             fix = f"use a threat model in pixels with one of the norms {', '.join(PGD.norms)}"
             raise UsageError(f"adversarial training is done with PGD, which {reason}", fix=fix)
-        return cls(trained_against, inner.steps, inner.step_size if inner.step_size is not None else eps / 4, inner.start)
+        step_size = inner.step_size if inner.step_size is not None else inner.step_share * eps
+        return cls(trained_against, inner.steps, step_size, inner.start, inner.loss)
 
-    def __call__(self, target: ClassifierTarget, batch: Minibatch) -> Tensor:
-        """x~ (B, C, H, W) inside the ball and the pixel range; the target is left as found and no weight gets a gradient."""
+    def __call__(self, target: ClassifierTarget, batch: Minibatch, teacher: Teacher | None = None) -> Tensor:
+        """x~ (B, C, H, W) inside the ball and the pixel range; the target is left as found and no weight gets a gradient.
+
+        Args:
+            target: S.
+            batch: x and y.
+            teacher: T, where the loss asks for one.
+        """
         samples = Batch(batch.x, batch.y, batch.index)
         ball = Ball.around(batch.x, self.threat.eps, self.threat.norm, target.bounds)
         with frozen(target.module):
+            climbed, objective = self._objective(target, batch, samples, teacher)
             return climb_to_last(
-                Oracle(target, samples),
+                Oracle(climbed, samples),
                 torch.arange(len(samples), device=batch.x.device),
                 ball,
                 self._start(ball, batch),
-                objective=for_batch("ce", samples),
+                objective=objective,
                 rule=SteepestStep(self.step_size),
                 steps=self.steps,
             )
+
+    def _objective(
+        self, target: ClassifierTarget, batch: Minibatch, samples: Batch, teacher: Teacher | None
+    ) -> tuple[ClassifierTarget, Objective]:
+        """What is climbed, and the network that it is a function of."""
+        if self.loss == "ce":
+            return target, for_batch("ce", samples)
+        if self.loss == "kl-student-clean":
+            with torch.no_grad():
+                return target, _divergence_from(target(batch.x))
+        assert teacher is not None  # Params without a teacher have no other loss
+        if self.loss == "kl-teacher-clean":
+            return target, _divergence_from(teacher.clean(batch))
+        return _side_by_side(teacher.target, target), _divergence_of_halves
 
     def _start(self, ball: Ball, batch: Minibatch) -> Tensor:
         if self.start == "clean":
@@ -95,3 +149,31 @@ class Adversary:
             return ball.random_point(rng)
         # The projection only matters for an eps of the size of the noise, and for pixels at the end of their range.
         return ball.project(batch.x + NOISE * rng.normal(batch.x.shape[1:], dtype=batch.x.dtype))
+
+
+def _divergence_from(fixed: Tensor) -> Objective:
+    def objective(logits: Tensor, rows: Tensor) -> Tensor:
+        return kl(fixed[rows], logits, reduction="none")
+
+    return objective
+
+
+def _divergence_of_halves(logits: Tensor, rows: Tensor) -> Tensor:
+    moving_teacher, student = logits.chunk(2, dim=1)
+    return kl(moving_teacher, student, reduction="none")
+
+
+class _SideBySide(nn.Module):
+    """(B, C, H, W) -> (B, 2 K): the logits of two networks."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.first(x), self.second(x)], 1)
+
+
+def _side_by_side(first: ClassifierTarget, second: ClassifierTarget) -> ClassifierTarget:
+    module = _SideBySide(first.module, second.module)
+    return ClassifierTarget(module, num_classes=2 * second.num_classes, input_shape=second.input_shape, bounds=second.bounds)

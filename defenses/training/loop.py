@@ -5,7 +5,7 @@ A defense hands over a freshly initialised target, a ``Recipe`` (the loss) and `
 - everything comes from ``context.seed``: order, augmentation and inner maximisation are functions of (seed, epoch, sample), and
   what a network draws from torch's generator (dropout) of (seed, epoch, step). Nothing depends on draws made before, so
 - a training that is killed at any instant and run again ends, on a CPU, with the same bits;
-- the epoch to deploy is chosen on ``context.validation``;
+- the epoch to deploy is chosen on ``context.validation``, and never one that the recipe holds for broken;
 - a loss that is not finite stops the training before it reaches the weights.
 """
 
@@ -70,7 +70,7 @@ def train(
     for epoch, metrics in enumerate(training.progress.history):
         context.log(epoch, metrics)
     with preserved_rng(context.device):
-        while training.progress.epoch < settings.epochs:
+        while training.progress.epoch < settings.epochs and not training.progress.collapsed:
             training.run_epoch(checkpoint, checkpoint_seconds)
             checkpoint.write(training.snapshot())
             context.log(training.progress.epoch - 1, training.progress.history[-1])
@@ -87,6 +87,7 @@ class _Progress:
         seen: samples of the running epoch so far; ``sums`` and ``seconds`` are about them.
         history: metrics of the finished epochs.
         best: the rank of the selected epoch.
+        collapsed: the recipe found the last epoch broken: the training is over.
     """
 
     epoch: int = 0
@@ -97,6 +98,7 @@ class _Progress:
     sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
+    collapsed: bool = False
 
 
 class _Training:
@@ -129,7 +131,8 @@ class _Training:
             group["lr"] = base_lr(self.settings) * factor
         self.recipe.start_epoch(now.epoch, factor)
         self.target.module.train()
-        order = epoch_order(len(self.data), self.settings.batch_size, self.seed, now.epoch)
+        batches = epoch_order(len(self.data), self.settings.batch_size, self.seed, now.epoch)
+        order = [rows for rows in batches for _ in range(self.recipe.replays)]
         while now.step < len(order):
             self._step(order[now.step])
             now.seconds = time.monotonic() - started
@@ -176,8 +179,10 @@ class _Training:
         metrics = {name: total / now.seen for name, total in now.sums.items()}
         with self._averaged():
             metrics |= self.validation.measure(self.target)
+            now.collapsed = self.recipe.collapsed([*now.history, metrics])
             # Of equal epochs the later: it has seen more of a falling learning rate.
-            if self.settings.selection == "last" or rank(metrics) >= now.best:
+            better = self.settings.selection == "last" or rank(metrics) >= now.best
+            if better and not now.collapsed:
                 now.best, self.best = rank(metrics), _copied(self.target.module)
         metrics |= {"lr": lr, "seconds": time.monotonic() - started}
         now.history.append(metrics)
@@ -203,7 +208,7 @@ class _Training:
 
     def snapshot(self) -> Snapshot:
         """All that ``restore`` needs."""
-        groups: dict[str, dict[str, Tensor]] = {"model": self.target.module.state_dict(), "best": self.best}
+        groups = {"model": self.target.module.state_dict(), "best": self.best, "recipe": self.recipe.tensors()}
         if self.average is not None:
             groups["average"] = self.average.weights
             self.progress.averaged = self.average.steps
@@ -222,6 +227,7 @@ class _Training:
             groups.setdefault(group, {})[name] = tensor
         self.target.module.load_state_dict(groups.pop("model"))
         self.best = self._on_device(groups.pop("best", {}))
+        self.recipe.load_tensors(self._on_device(groups.pop("recipe", {})))
         if self.average is not None:
             self.average.weights, self.average.steps = self._on_device(groups.pop("average")), self.progress.averaged
         # The optimiser brings its state to the device itself, all but Adam's step counts, which must stay on the host.

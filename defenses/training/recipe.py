@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -16,16 +16,18 @@ from robustkd.targets import ClassifierTarget
 class Recipe(ABC):
     """A loss, and what it learns on the way. Everything else is the loop's.
 
-    What changes from step to step must be named in ``state``, or a resumed training is another training. Randomness comes from
-    ``batch.rng``.
+    What changes from step to step must be named in ``state`` or given by ``tensors``, or a resumed training is another
+    training. Randomness comes from ``batch.rng``.
 
     Attributes:
         threat: what the deployed epoch is selected against; None selects on clean accuracy.
         state: names of the attributes that change from step to step; their values are plain JSON.
+        replays: how many steps in a row are made of each minibatch.
     """
 
     threat: ThreatModel | None = None
     state: ClassVar[tuple[str, ...]] = ()
+    replays: int = 1
 
     @abstractmethod
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -44,6 +46,13 @@ class Recipe(ABC):
         """After the weights moved: the values that ``loss`` returned for this step."""
         return None
 
+    def collapsed(self, history: Sequence[Mapping[str, float]]) -> bool:
+        """Whether the last of the measured epochs shows that the training has broken down for good.
+
+        Such an epoch is not deployed, and none is trained after it.
+        """
+        return False
+
     def state_dict(self) -> dict[str, Any]:
         """The recipe's own state as plain JSON."""
         return {name: getattr(self, name) for name in self.state}
@@ -52,3 +61,11 @@ class Recipe(ABC):
         """Take up a state that ``state_dict`` gave."""
         for name in self.state:
             setattr(self, name, state[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The part of its state that is tensors, by name."""
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up tensors that ``tensors`` gave; they are on the training's device."""
+        return None

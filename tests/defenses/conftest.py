@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,31 @@ def minibatch(digits: Splits) -> Minibatch:
 @pytest.fixture
 def tiny() -> Callable[..., ClassifierTarget]:
     return tiny_target
+
+
+@pytest.fixture
+def linear() -> Callable[..., ClassifierTarget]:
+    """``linear(seed, scale)``: a network whose gradients can be written down."""
+
+    def make(seed: int, scale: float = 1.0) -> ClassifierTarget:
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        with torch.no_grad():
+            module[1].weight.mul_(scale)
+        return ClassifierTarget(module, num_classes=10, input_shape=(1, 8, 8))
+
+    return make
+
+
+@pytest.fixture
+def softmax() -> Callable[..., np.ndarray]:
+    """``softmax(logits, temperature)`` by numpy, in double precision."""
+
+    def table(logits: Tensor, temperature: float = 1.0) -> np.ndarray:
+        powers = np.exp(logits.detach().double().numpy() / temperature)
+        return powers / powers.sum(1, keepdims=True)
+
+    return table
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def standing(target: Target, digits: Splits, attack: Attack | None = None, eps: 
     [
         ("standard", {"model": "tiny-cnn"}),
         ("pgd-at", {"model": "tiny-cnn"}),
+        ("trades", {"model": "tiny-cnn"}),
         ("defensive-distillation", {"model": "tiny-cnn"}),
         ("mtard", {"teachers": {"clean": "a", "robust": "b"}, "student": "tiny-cnn"}),
     ],
@@ -62,7 +63,7 @@ def test_defenses_are_registered_and_described(name: str, needs: dict[str, Any])
     params = plugin.Params(**needs)
     assert plugin.Params(**params.model_dump(mode="json")) == params
     assert all(field.description for key, field in plugin.Params.model_fields.items() if key != "teachers")
-    assert plugin.uses_threat == (name in ("pgd-at", "mtard"))
+    assert plugin.uses_threat == (name not in ("standard", "defensive-distillation"))
     with pytest.raises(ValidationError, match="epoch\n"):
         plugin.Params(**needs, epoch=3)
 
@@ -91,9 +92,10 @@ def test_adversarial_training_minimises_the_loss_on_its_own_examples(minibatch: 
     from robustkd.defenses.training import Adversary
 
     threat = ThreatModel(eps=EPS)
-    adversary, target = Adversary.under(PGDATParams(model="tiny-cnn").inner, threat), tiny()
+    p = PGDATParams(model="tiny-cnn")
+    adversary, target = Adversary.under(p.inner, threat), tiny()
     target.module.eval()
-    loss, _ = PGDATRecipe(adversary, threat).loss(target, minibatch)
+    loss, _ = PGDATRecipe(adversary, threat, p).loss(target, minibatch)
     x = adversary(target, minibatch)
     assert adversary.start == "uniform"
     assert loss.item() == pytest.approx(F.cross_entropy(target(x), minibatch.y).item())

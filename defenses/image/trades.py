@@ -1,0 +1,66 @@
+"""TRADES: accuracy on x, and outputs that stay the same in the ball around it.
+
+    x~ = argmax_{x' in ball(x)} KL(f(x) || f(x'))                 from x + 0.001 * N(0, 1)
+    min_theta  CE(f(x), y) + beta * KL(f(x) || f(x~))             both arguments are differentiated
+
+Source: Zhang et al.: Theoretically principled trade-off between robustness and accuracy (ICML 2019), algorithm 1; beta is the
+paper's 1/lambda, 6 in its experiments.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.defenses.training import (
+    AdversarialParams,
+    AdversarialRecipe,
+    AdversarialTraining,
+    InnerMaximisation,
+    Minibatch,
+    kl,
+)
+from robustkd.defenses.training.inner import OwnLoss, Start
+from robustkd.targets import ClassifierTarget
+
+
+class TRADESInner(InnerMaximisation):
+    """The paper's inner maximisation."""
+
+    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    loss: OwnLoss = Field(
+        "kl-student-clean", description="what is climbed: cross entropy, or the divergence from the output on x"
+    )
+
+
+class TRADESParams(AdversarialParams):
+    """Parameters of ``trades``."""
+
+    milestone_fractions: ClassVar[tuple[float, ...]] = (75 / 100, 90 / 100)
+
+    epochs: int = Field(100, ge=1, description="passes over the training data")
+    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    inner: TRADESInner = Field(default_factory=TRADESInner, description="the examples to train on")
+    beta: float = Field(6.0, ge=0, description="weight of the divergence between the outputs on x and on x~")
+
+
+class TRADESRecipe(AdversarialRecipe):
+    """Cross entropy on x, divergence between x and x~."""
+
+    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """CE(f(x), y) + beta * KL(f(x) || f(x~))."""
+        (x_adv,) = given
+        clean = target(batch.x)
+        natural, robust = F.cross_entropy(clean, batch.y), kl(clean, target(x_adv), reduction="batch")
+        return natural + self.params.beta * robust, {"loss_natural": natural, "loss_robust": robust}
+
+
+class TRADES(AdversarialTraining):
+    """A network that is trained to answer alike in the whole ball."""
+
+    Params = TRADESParams
+    recipe = TRADESRecipe
+    source = "Zhang et al. 2019, arXiv:1901.08573"

@@ -1,0 +1,123 @@
+"""What every adversarial training and robust distillation shares: find x~, then take one loss at it.
+
+    x~ = argmax_{x' in ball(x)} inner loss          defenses/training/inner.py
+    min_w  outer loss(x, x~, y)                     at w, or with ``awp`` at the worst weights nearby
+
+A method is an outer loss: a subclass of ``AdversarialRecipe``. Its defense names it and the loop is run by ``AdversarialTraining``
+(one network) or ``RobustDistillation`` (a student of a frozen teacher).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.contracts import Defense, FitContext, Target, TargetRef, ThreatModel
+from robustkd.defenses.training.awp import AWPParams, perturbed
+from robustkd.defenses.training.batches import Minibatch
+from robustkd.defenses.training.inner import Adversary, InnerMaximisation, TaughtInner
+from robustkd.defenses.training.loop import train
+from robustkd.defenses.training.networks import fresh_network
+from robustkd.defenses.training.params import NetworkParams, TrainParams
+from robustkd.defenses.training.recipe import Recipe
+from robustkd.defenses.training.teachers import Teacher, teaching
+from robustkd.targets import ClassifierTarget
+
+_AWP = "adversarial weight perturbation: {} turns it on, {gamma: .., warmup: ..} sets it"
+
+
+class AdversarialParams(NetworkParams):
+    """Parameters of every adversarial training."""
+
+    inner: InnerMaximisation = Field(default_factory=InnerMaximisation, description="the examples to train on")
+    awp: AWPParams | None = Field(None, description=_AWP)
+
+
+class DistillationParams(TrainParams):
+    """Parameters of every distillation from one teacher."""
+
+    teacher: TargetRef = Field(description="another defense; one of kind external or robustbench brings weights from elsewhere")
+    student: str = Field(description="the student's architecture: a model plug-in")
+    student_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+
+
+class RobustDistillationParams(DistillationParams):
+    """Parameters of every robust distillation from one teacher."""
+
+    inner: TaughtInner = Field(default_factory=TaughtInner, description="the examples of the adversarial branch")
+    awp: AWPParams | None = Field(None, description=_AWP)
+
+
+class AdversarialRecipe(Recipe):
+    """An outer loss at the examples of the inner maximisation.
+
+    Args:
+        adversary: the inner maximisation.
+        threat: what the deployed epoch is selected against.
+        params: the defense's.
+    """
+
+    def __init__(self, adversary: Adversary, threat: ThreatModel, params: Any) -> None:
+        self.adversary, self.threat, self.params = adversary, threat, params
+
+    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """What the outer loss is taken at, fixed while it is: x~, and a teacher's logits where there is one."""
+        return (self.adversary(target, batch),)
+
+    @abstractmethod
+    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and scalars to log; ``target.module`` is in train mode."""
+
+    def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both levels of the min-max problem."""
+        given, awp = self.given(target, batch), self.params.awp
+        if awp is not None and batch.epoch >= awp.warmup:
+            target = perturbed(target, lambda at: self.outer(at, batch, given)[0], awp.gamma)
+        return self.outer(target, batch, given)
+
+
+class TaughtRecipe(AdversarialRecipe):
+    """An outer loss that a frozen teacher has a part in."""
+
+    def __init__(self, teacher: Teacher, adversary: Adversary, threat: ThreatModel, params: Any) -> None:
+        super().__init__(adversary, threat, params)
+        self.teacher = teacher
+
+
+class AdversarialTraining(Defense):
+    """A network trained on its own adversarial examples.
+
+    Attributes:
+        recipe: the outer loss.
+    """
+
+    uses_threat = True
+    recipe: ClassVar[type[AdversarialRecipe]]
+
+    def fit(self, context: FitContext) -> Target:
+        """Train on adversarial examples; the epoch is chosen by robust validation accuracy."""
+        p = self.params
+        recipe = self.recipe(Adversary.under(p.inner, context.threat), context.threat, p)
+        return train(context, fresh_network(context, p.model, p.model_params), recipe, p)
+
+
+class RobustDistillation(Defense):
+    """A student of a frozen teacher, trained on its own adversarial examples.
+
+    Attributes:
+        recipe: the outer loss.
+    """
+
+    uses_threat = True
+    recipe: ClassVar[type[TaughtRecipe]]
+
+    def fit(self, context: FitContext) -> Target:
+        """Distil; the epoch is chosen by robust validation accuracy."""
+        p = self.params
+        adversary = Adversary.under(p.inner, context.threat)
+        with teaching(context, p.teacher, p) as teacher:
+            student = fresh_network(context, p.student, p.student_params)
+            return train(context, student, self.recipe(teacher, adversary, context.threat, p), p)

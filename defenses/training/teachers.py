@@ -1,0 +1,64 @@
+"""A frozen teacher, and its outputs on the training images, which are computed once where they are always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from robustkd.contracts import FitContext
+from robustkd.defenses.training.batches import Minibatch, Samples
+from robustkd.defenses.training.networks import teacher
+from robustkd.defenses.training.params import TrainParams
+from robustkd.targets import ClassifierTarget
+from robustkd.targets.frozen import frozen
+
+_BATCH = 500
+_LARGEST_TABLE = 1 << 30
+"""Bytes of logits that are kept at most."""
+
+
+class Teacher:
+    """A teacher of one training.
+
+    Args:
+        target: T, in evaluation mode and frozen by the caller.
+        images: the training images when each minibatch shows them unchanged; None when they are augmented.
+    """
+
+    def __init__(self, target: ClassifierTarget, images: Samples | None = None) -> None:
+        self.target = target
+        self._images = images
+        self._table: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """T(x) without a graph: (B, C, H, W) -> (B, K)."""
+        with torch.no_grad():
+            return self.target(x)
+
+    def clean(self, batch: Minibatch) -> Tensor:
+        """T(x) on the minibatch's images: looked up where they are never augmented, else computed."""
+        if self._images is None:
+            return self(batch.x)
+        if self._table is None:
+            # All at once, so that a resumed training looks up the same bits, whichever minibatch asks first.
+            rows = torch.arange(len(self._images)).split(_BATCH)
+            with torch.autocast(self._images.device.type, enabled=False):
+                self._table = torch.cat([self(self._images.take(part)[0]) for part in rows])
+        return self._table[batch.index]
+
+
+@contextmanager
+def teaching(context: FitContext, name: str, settings: TrainParams) -> Iterator[Teacher]:
+    """The finished target called ``name`` as a frozen teacher; it is left as found.
+
+    Raises:
+        UsageError: it is no classifier of the campaign's images and classes.
+    """
+    target = teacher(context, name)
+    fits = 4 * len(context.train) * target.num_classes <= _LARGEST_TABLE
+    with frozen(target.module):
+        unchanged = settings.augment == "none" and fits
+        yield Teacher(target, Samples(context.train, context.device) if unchanged else None)
