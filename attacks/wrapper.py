@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    SerializeAsAny,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    model_serializer,
-    model_validator,
-)
+from pydantic import WithJsonSchema
 
 from robustkd import plugins
-from robustkd.contracts import Attack, Params, PluginError, ThreatModel
+from robustkd.contracts import Attack, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.threat import Norm
+from robustkd.nested import PluginSpec
 
 
-class AttackSpec(BaseModel):
-    """An attack by its ``kind``, with validated parameters: ``pgd``, or ``{kind: pgd, steps: 40}``."""
+class AttackSpec(PluginSpec):
+    """An attack by its kind, with its parameters."""
 
-    model_config = ConfigDict(frozen=True)
-    kind: str
-    params: SerializeAsAny[Params]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, AttackSpec):
-            return value
-        rest = {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {}
-        kind = rest.pop("kind", None)
-        if not isinstance(kind, str):
-            raise ValueError("write an attack's kind, or a mapping of its kind and its parameters")
-        try:
-            params = plugins.load("attacks", kind).Params.model_validate(rest, context=info.context)
-        except PluginError as error:
-            raise ValueError(f"{error.message} ({error.fix})") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"attack '{kind}': {key}: {first['msg'].removeprefix('Value error, ')}") from None
-        return {"kind": kind, "params": params}
-
-    @model_serializer
-    def _write(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.params.model_dump(mode="json")}
+    group: ClassVar[plugins.Group] = "attacks"
 
     def make(self) -> Attack:
         """The attack."""
-        attack: Attack = plugins.load("attacks", self.kind)(self.params)
+        attack: Attack = super().make()
         return attack
 
 

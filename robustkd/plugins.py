@@ -1,6 +1,6 @@
 """Plug-ins by name, found through entry points.
 
-Built-in attacks, defenses, checks, datasets, models and engines are registered in ``setup.py`` under the same
+Built-in attacks, defenses, checks, datasets, models, transforms, targets and engines are registered in ``setup.py`` under the same
 groups that any installed package may use. Listing reads package metadata only; a plug-in's module is imported when
 its name is asked for, so one that is broken is reported by name and takes nothing else down.
 
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from robustkd.contracts.errors import PluginError, RobustkdError, suggestion
 
-Group = Literal["attacks", "defenses", "judges", "checks", "datasets", "models", "engines"]
+Group = Literal["attacks", "defenses", "judges", "checks", "datasets", "models", "transforms", "targets", "engines"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 
@@ -80,6 +81,12 @@ def load(group: Group, name: str) -> type[Any]:
     if colon:
         raise PluginError(f"unknown {singular} '{name}'", fix=f"'{head}' is a single {singular}; write '{head}'")
     return _named(loaded, name)
+
+
+def make(group: Group, spec: Mapping[str, Any]) -> Any:
+    """The plug-in that a mapping of its ``kind`` and its parameters describes; parameters are checked by its own ``Params``."""
+    plugin = load(group, str(spec["kind"]))
+    return plugin(plugin.Params(**{key: value for key, value in spec.items() if key != "kind"}))
 
 
 def family(group: Group, name: str) -> Family | None:

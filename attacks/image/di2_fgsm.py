@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -22,20 +21,7 @@ from robustkd.attacks.oracle import Objective, Oracle
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import per_sample
-
-
-def shrunk(x: Tensor, scale: Tensor, place: Tensor) -> Tensor:
-    """Each image at ``scale`` of its size, at ``place`` in a canvas of its size, zeros around it; differentiable.
-
-    Args:
-        x: (A, C, H, W).
-        scale: (A,) in (0, 1].
-        place: (A, 2) in [-1, 1], from the left and upper to the right and lower edge.
-    """
-    shift = -place * ((1 - scale) / scale).unsqueeze(1)
-    zoom = torch.diag_embed((1 / scale).unsqueeze(1).expand(-1, 2))
-    grid = F.affine_grid(torch.cat([zoom, shift.unsqueeze(2)], 2), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)
+from robustkd.transforms.resize_pad import shrunk
 
 
 @dataclass(frozen=True)

@@ -10,51 +10,28 @@ randomised defenses, Athalye, Carlini, Wagner: Obfuscated gradients give a false
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.wrapper import InnerAttack, Wrapper
-from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel, UsageError
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import WrappedTarget
 
 
-class MeanTarget(Target):
+class MeanTarget(WrappedTarget):
     """A target whose output is the mean over ``samples`` passes. All of them are in one graph: memory grows with them."""
 
-    kind = "mean"
-
     def __init__(self, target: Target, samples: int) -> None:
-        self.target = target
+        super().__init__(target)
         self.samples = samples
-        self.module = target.module
-
-    def __getattr__(self, name: str) -> Any:
-        # Bounds, number of classes and whatever else an attack may ask about are the wrapped target's.
-        if name == "target":
-            raise AttributeError(name)
-        return getattr(self.target, name)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, *shape) -> (B, K)."""
         return torch.stack([self.target(inputs) for _ in range(self.samples)]).mean(0)
-
-    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Those of a single pass."""
-        return self.target.features(inputs, layers)
-
-    def card(self) -> dict[str, Any]:
-        """That of the wrapped target: taking the mean belongs to the attack, not to the defense."""
-        return self.target.card()
-
-    @classmethod
-    def from_card(cls, card: dict[str, Any]) -> Target:
-        """Not possible: see ``card``."""
-        raise UsageError("a mean over passes is made by the attack 'eot', it is not stored")
 
 
 class EOTParams(Params):

@@ -16,8 +16,9 @@ from robustkd.contracts.errors import (
 )
 from robustkd.contracts.model import Model
 from robustkd.contracts.params import CampaignPath, Params, TargetRef, target_references
-from robustkd.contracts.target import Target
+from robustkd.contracts.target import Target, WrappedTarget
 from robustkd.contracts.threat import ThreatModel
+from robustkd.contracts.transform import Transform
 
 __all__ = [
     "Arrays",
@@ -44,7 +45,9 @@ __all__ = [
     "TargetError",
     "TargetRef",
     "ThreatModel",
+    "Transform",
     "UsageError",
+    "WrappedTarget",
     "suggestion",
     "target_references",
 ]

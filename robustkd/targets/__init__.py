@@ -2,15 +2,21 @@
 
 from robustkd.targets.classifier import ClassifierTarget
 from robustkd.targets.files import fingerprint, load_target, save_target
-from robustkd.targets.frozen import frozen
+from robustkd.targets.frozen import frozen, untouched
+from robustkd.targets.image import ImageTarget
+from robustkd.targets.pipeline import PipelineTarget, TransformSpec
 from robustkd.targets.surrogate import backward_surrogates, declared_surrogates
 
 __all__ = [
     "ClassifierTarget",
+    "ImageTarget",
+    "PipelineTarget",
+    "TransformSpec",
     "backward_surrogates",
     "declared_surrogates",
     "fingerprint",
     "frozen",
     "load_target",
     "save_target",
+    "untouched",
 ]

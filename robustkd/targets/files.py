@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustkd.contracts import Target, TargetError
-from robustkd.targets.classifier import ClassifierTarget
+from robustkd.targets.cards import target_from_card
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
-_KINDS: dict[str, type[Target]] = {ClassifierTarget.kind: ClassifierTarget}
 
 
 def save_target(target: Target, folder: Path) -> None:
@@ -34,12 +33,11 @@ def load_target(folder: Path) -> Target:
     """
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text())
-        kind = _KINDS[card["target"]]
+        target = target_from_card(card)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TargetError(
             f"{folder} holds no saved target ({type(error).__name__}: {error})", fix=f"a target is {WEIGHTS} and {CARD}"
         ) from error
-    target = kind.from_card(card)
     load_weights(target.module, folder / WEIGHTS)
     target.module.eval()
     return target
@@ -86,12 +84,15 @@ def _torch_state(file: Path) -> dict[str, torch.Tensor]:
 
 def fingerprint(target: Target) -> str:
     """SHA-256 over a target's card and every parameter and buffer: what it computes, whatever device it is on."""
-    state = hashlib.sha256(json.dumps(target.card(), sort_keys=True).encode() if _saveable(target) else b"")
+    state = hashlib.sha256(_card_if_any(target))
     for name, tensor in sorted(target.module.state_dict().items()):
         state.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
 
 
-def _saveable(target: Target) -> bool:
-    return getattr(target, "origin", True) is not None
+def _card_if_any(target: Target) -> bytes:
+    try:
+        return json.dumps(target.card(), sort_keys=True).encode()
+    except TargetError:  # it cannot be saved
+        return b""

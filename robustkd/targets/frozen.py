@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -23,3 +24,17 @@ def frozen(module: nn.Module) -> Iterator[None]:
             child.training = mode
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """``frozen``, and every buffer restored."""
+    buffers = {buffer: buffer.detach().clone() for buffer in module.buffers()}
+    with frozen(module):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in buffers.items():
+                    if not torch.equal(buffer, value):
+                        buffer.copy_(value)

@@ -443,7 +443,7 @@ def test_eot_wraps_by_name_and_takes_over_what_the_attack_is():
     assert wrapped.norms == ("l2",)
     assert wrapped.loss_family == "margin"
     assert "linf" in plugin(plugin.Params(attack={"kind": "apgd-t"})).norms
-    for spec, said in (({"kind": "pgd", "stepz": 3}, "stepz"), ("pgdd", "did you mean 'pgd'"), (3, "an attack's kind")):
+    for spec, said in (({"kind": "pgd", "stepz": 3}, "stepz"), ("pgdd", "did you mean 'pgd'"), (3, "the attack's kind")):
         with pytest.raises(UsageError, match=said):
             robustkd.attack("eot", nn.Linear(4, 2), torch.rand(1, 4), torch.zeros(1).long(), attack=spec)
 

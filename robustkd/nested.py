@@ -1,0 +1,48 @@
+"""A plug-in as a parameter of another plug-in: an attack around an attack, the transforms in front of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, ValidationInfo, model_serializer, model_validator
+
+from robustkd import plugins
+from robustkd.contracts import Params, PluginError
+
+
+class PluginSpec(BaseModel):
+    """A plug-in by its ``kind``, with validated parameters: ``pgd``, or ``{kind: pgd, steps: 40}``. A subclass says the group."""
+
+    model_config = ConfigDict(frozen=True)
+    group: ClassVar[plugins.Group]
+
+    kind: str
+    params: SerializeAsAny[Params]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, PluginSpec):
+            return value
+        rest = {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {}
+        kind, what = rest.pop("kind", None), cls.group.removesuffix("s")
+        if not isinstance(kind, str):
+            raise ValueError(f"write the {what}'s kind, or a mapping of its kind and its parameters")
+        try:
+            params = plugins.load(cls.group, kind).Params.model_validate(rest, context=info.context)
+        except PluginError as error:
+            raise ValueError(f"{error.message} ({error.fix})") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"{what} '{kind}': {key}: {first['msg'].removeprefix('Value error, ')}") from None
+        return {"kind": kind, "params": params}
+
+    @model_serializer
+    def _write(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.params.model_dump(mode="json")}
+
+    def make(self) -> Any:
+        """The plug-in."""
+        return plugins.load(self.group, self.kind)(self.params)

@@ -1,0 +1,87 @@
+"""What every image classifier is asked, however it comes to its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustkd.contracts import Target, TargetError
+
+
+class ImageTarget(Target):
+    """A classifier of images in ``bounds``; a subclass knows how to build its module again.
+
+    Args:
+        module: (B, C, H, W) in ``bounds`` -> (B, K).
+        num_classes: K.
+        input_shape: (C, H, W).
+        bounds: the range of valid pixels.
+
+    Attributes:
+        output: what the module returns, as far as that is known for certain. On log-probabilities every loss means what it
+            means on logits: they differ by a number that is the same for all classes of a sample.
+    """
+
+    output: Literal["logits", "log-probabilities"] = "logits"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        num_classes: int,
+        input_shape: Sequence[int],
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self.module = module
+        self.num_classes = num_classes
+        self.input_shape = tuple(input_shape)
+        self.bounds = bounds
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, C, H, W) in ``bounds`` -> (B, K) logits.
+
+        Raises:
+            TargetError: the output has another shape.
+        """
+        logits = self.module(inputs)
+        if not isinstance(logits, Tensor) or logits.shape != (len(inputs), self.num_classes):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise TargetError(
+                f"the model returned {shape} for a batch of {len(inputs)}, expected ({len(inputs)}, {self.num_classes})",
+                fix=f"return one row of {self.num_classes} logits for each image",
+            )
+        return logits
+
+    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The outputs of named submodules, as forward hooks see them.
+
+        Raises:
+            TargetError: there is no submodule of that name.
+        """
+        captured: dict[str, Tensor] = {}
+        modules = dict(self.module.named_modules())
+        missing = [layer for layer in layers if layer not in modules]
+        if missing:
+            raise TargetError(f"the model has no layer {missing[0]!r}", fix=f"one of: {', '.join(n for n in modules if n)}")
+
+        def keep(layer: str) -> Any:
+            def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
+                captured[layer] = output
+
+            return hook
+
+        hooks = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
+        try:
+            self(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return captured
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are (the CPU for a network without any)."""
+        return next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))

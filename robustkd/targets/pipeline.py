@@ -1,0 +1,80 @@
+"""A model behind input transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from robustkd import plugins
+from robustkd.contracts import TargetError, Transform, UsageError
+from robustkd.nested import PluginSpec
+from robustkd.targets.cards import target_from_card
+from robustkd.targets.image import ImageTarget
+
+
+class TransformSpec(PluginSpec):
+    """A transform by its kind, with its parameters."""
+
+    group: ClassVar[plugins.Group] = "transforms"
+
+    def make(self) -> Transform:
+        """The transform."""
+        transform: Transform = super().make()
+        return transform
+
+
+class Pipeline(nn.Module):
+    """x -> model(t_n(.. t_1(x)))."""
+
+    def __init__(self, transforms: Sequence[nn.Module], model: nn.Module) -> None:
+        super().__init__()
+        self.transforms = nn.Sequential(*transforms)
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> what the model returns."""
+        return self.model(self.transforms(images))
+
+
+class PipelineTarget(ImageTarget):
+    """Input transforms, then a classifier.
+
+    Args:
+        base: the classifier; it shares its weights with the pipeline.
+        transforms: in the order in which they are applied; each a transform plug-in, or a module of one's own (such a target
+            cannot be saved). A stage without a useful gradient may declare a backward surrogate (``targets.surrogate``).
+
+    Raises:
+        UsageError: the classifier does not take pixels in [0, 1].
+    """
+
+    kind = "pipeline"
+
+    def __init__(self, base: ImageTarget, transforms: Sequence[TransformSpec | nn.Module]) -> None:
+        if base.bounds != (0.0, 1.0):
+            raise UsageError(f"transforms work on pixels in [0, 1], the model's are in {base.bounds}")
+        stages = [item if isinstance(item, nn.Module) else item.make().build(base.input_shape) for item in transforms]
+        module = Pipeline(stages, base.module)
+        super().__init__(module, num_classes=base.num_classes, input_shape=base.input_shape)
+        self.base = base
+        self.transforms = tuple(transforms)
+        self.output = base.output
+
+    def card(self) -> dict[str, Any]:
+        """See ``Target.card``."""
+        specs = [item.model_dump(mode="json") for item in self.transforms if isinstance(item, TransformSpec)]
+        if len(specs) < len(self.transforms):
+            raise TargetError(
+                "this pipeline cannot be saved: robustkd does not know how to build its stages again",
+                fix="use transform plug-ins (robustkd list transforms)",
+            )
+        return {"target": self.kind, "transforms": specs, "base": self.base.card()}
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> PipelineTarget:
+        """See ``Target.from_card``."""
+        base = target_from_card(card["base"])
+        assert isinstance(base, ImageTarget)
+        return cls(base, [TransformSpec.model_validate(item) for item in card["transforms"]])

@@ -1,0 +1,1 @@
+"""Input transforms: stages that a defense puts in front of a model."""

@@ -1,0 +1,61 @@
+"""JPEG: images are compressed and read back, by the real codec."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustkd.contracts import Params, Transform, UsageError
+
+
+class JPEGParams(Params):
+    """Parameters of ``jpeg``."""
+
+    quality: int = Field(75, ge=1, le=95, description="of the compression, as Pillow counts it")
+
+
+class Compress(nn.Module):
+    """Pillow's JPEG, image by image on the CPU. It has no gradient; as a surrogate it declares the identity."""
+
+    def __init__(self, quality: int) -> None:
+        super().__init__()
+        self.quality = quality
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 1 or 3, H, W) in [0, 1] -> the same, in 256 levels."""
+        pixels = (images.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).movedim(1, 3).numpy()
+        read = np.stack([self._compressed(image.squeeze(2) if image.shape[2] == 1 else image) for image in pixels])
+        return torch.from_numpy(read).reshape(pixels.shape).movedim(3, 1).to(images) / 255
+
+    def surrogate(self, images: Tensor) -> Tensor:
+        """x."""
+        return images
+
+    def _compressed(self, image: np.ndarray) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "jpeg", quality=self.quality)
+        return np.asarray(Image.open(file))
+
+
+class JPEG(Transform):
+    """JPEG compression."""
+
+    Params: ClassVar[type[Params]] = JPEGParams
+    source = "Guo et al.: Countering adversarial images using input transformations (ICLR 2018), arXiv:1711.00117"
+
+    def build(self, input_shape: Sequence[int]) -> nn.Module:
+        """The stage.
+
+        Raises:
+            UsageError: the images are neither grey nor RGB.
+        """
+        if input_shape[0] not in (1, 3):
+            raise UsageError(f"JPEG knows grey and RGB images, these have {input_shape[0]} channels")
+        return Compress(self.params.quality)

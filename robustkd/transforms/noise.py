@@ -1,0 +1,41 @@
+"""Gaussian noise on the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustkd.contracts import Params, Transform
+
+
+class GaussianNoiseParams(Params):
+    """Parameters of ``gaussian-noise``."""
+
+    std: float = Field(0.1, gt=0, description="standard deviation, in pixel units")
+
+
+class AddNoise(nn.Module):
+    """x -> x + std * n, n ~ N(0, I) anew at every pass; not clipped, so that no gradient is lost at black and white."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return images + self.std * torch.randn_like(images)
+
+
+class GaussianNoise(Transform):
+    """Gaussian noise, in training and in use."""
+
+    Params: ClassVar[type[Params]] = GaussianNoiseParams
+    source = "Liu et al.: Towards robust neural networks via random self-ensemble (ECCV 2018), arXiv:1712.00673"
+
+    def build(self, input_shape: Sequence[int]) -> nn.Module:
+        """The stage."""
+        return AddNoise(self.params.std)
