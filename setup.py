@@ -109,6 +109,8 @@ setup(
             "adaad = robustkd.defenses.image.adaad:AdaAD",
             "defensive-distillation = robustkd.defenses.image.defensive_distillation:DefensiveDistillation",
             "mtard = robustkd.defenses.image.mtard:MTARD",
+            "ciard = robustkd.defenses.image.ciard:CIARD",
+            "ensemble = robustkd.defenses.image.ensemble:Ensemble",
             "input-transform = robustkd.defenses.image.transform:InputTransform",
             "external = robustkd.defenses.image.external:External",
             "robustbench = robustkd.defenses.image.robustbench:RobustBench",
@@ -143,6 +145,7 @@ setup(
         ],
         "robustkd.targets": [
             "classifier = robustkd.targets.classifier:ClassifierTarget",
+            "ensemble = robustkd.targets.ensemble:EnsembleTarget",
             "pipeline = robustkd.targets.pipeline:PipelineTarget",
         ],
         "robustkd.checks": [

@@ -100,9 +100,8 @@ def _train_cell(
     threat = [campaign.threat.norm, campaign.threat.eps] if use.plugin.uses_threat else None
     seen = training_digest if use.plugin.uses_data else None
     # A defense that is loaded, not trained, is the same for every seed; the cells of its attacks still differ by theirs.
-    identifier = digest(
-        "train", identity, threat, seen, seed if use.plugin.uses_data else None, list(data.input_shape), data.num_classes
-    )
+    drawn = use.training_seed(seed) if use.plugin.uses_data else None
+    identifier = digest("train", identity, threat, seen, drawn, list(data.input_shape), data.num_classes)
     return Cell(identifier, "train", use.name, seed, tuple(teachers.values()), identifier)
 
 

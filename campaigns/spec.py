@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -54,6 +55,12 @@ class ThreatSpec(_Block):
         return ThreatModel(norm=self.norm, eps=self.eps, goal=self.goal)
 
 
+class _DefenseBlock(_Block):
+    """What may be said about every defense, beside the parameters of its plug-in."""
+
+    replica: int = Field(0, ge=0, description="another number: the same recipe trained with other random draws")
+
+
 class Exclusion(_Block):
     """A pair that is not run; a missing side means all."""
 
@@ -91,16 +98,27 @@ class _Document(_Block):
 
 @dataclass(frozen=True)
 class DefenseUse:
-    """A defense of the campaign: its plug-in with validated parameters."""
+    """A defense of the campaign: its plug-in with validated parameters.
+
+    Attributes:
+        replica: which training of the same recipe; another number means other random draws (the members of an ensemble).
+    """
 
     name: str
     kind: str
     plugin: Defense
+    replica: int = 0
 
     @property
     def references(self) -> list[str]:
         """The defenses that must be trained first."""
         return target_references(self.plugin.params)
+
+    def training_seed(self, seed: int) -> int:
+        """What seeds the training, in the campaign's cell of ``seed``."""
+        if not self.replica:
+            return seed
+        return int.from_bytes(hashlib.sha256(f"{seed}/replica/{self.replica}".encode()).digest()[:8], "little") >> 1
 
 
 @dataclass(frozen=True)
@@ -189,9 +207,9 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
     problems: list[_Problem] = []
     data = _data(document.data, folder, problems)
     defenses = {
-        name: DefenseUse(name, use.kind, plugin)
+        name: defense
         for name, use in document.defenses.items()
-        if (plugin := _plugin("defenses", use, ("defenses", name), folder, problems)) is not None
+        if (defense := _defense(name, use, folder, problems)) is not None
     }
     attacks = {
         name: attack
@@ -245,14 +263,27 @@ def _data(block: Mapping[str, Any], folder: Path, problems: list[_Problem]) -> D
     return DataUse(name, params.model_dump(mode="json"), split)
 
 
-def _plugin(group: plugins.Group, use: _Use, path: KeyPath, folder: Path, problems: list[_Problem]) -> Any:
+def _plugin(
+    group: plugins.Group, use: _Use, path: KeyPath, folder: Path, problems: list[_Problem], also: tuple[str, ...] = ()
+) -> Any:
     try:
         plugin = plugins.load(group, use.kind)
     except PluginError as error:
         problems.append(_Problem((*path, "kind"), error.message, error.fix))
         return None
-    params = _validated(plugin.Params, dict(use.model_extra or {}), path, folder, problems, also=("kind",))
+    params = _validated(plugin.Params, dict(use.model_extra or {}), path, folder, problems, also=("kind", *also))
     return None if params is None else plugin(params)
+
+
+def _defense(name: str, use: _Use, folder: Path, problems: list[_Problem]) -> DefenseUse | None:
+    extra = dict(use.model_extra or {})
+    common = {key: extra.pop(key) for key in list(extra) if key in _DefenseBlock.model_fields}
+    path: KeyPath = ("defenses", name)
+    block = _validated(_DefenseBlock, common, path, folder, problems, also=())
+    plugin = _plugin("defenses", _Use(kind=use.kind, **extra), path, folder, problems, also=tuple(_DefenseBlock.model_fields))
+    if plugin is None or block is None:
+        return None
+    return DefenseUse(name, use.kind, plugin, block.replica)
 
 
 def _attack(name: str, use: _Use, default: ThreatSpec, folder: Path, problems: list[_Problem]) -> AttackUse | None:

@@ -110,7 +110,7 @@ class Worker:
             input_shape=data.input_shape,
             num_classes=data.num_classes,
             threat=self._campaign.threat,
-            seed=cell.seed,
+            seed=use.training_seed(cell.seed),
             device=self._device,
             checkpoints=self._store.checkpoints(cell.id),
             targets={name: self._target(teacher) for name, teacher in teachers.items()},

@@ -1,6 +1,7 @@
 """Targets: what attacks are run against."""
 
 from robustkd.targets.classifier import ClassifierTarget
+from robustkd.targets.ensemble import EnsembleTarget
 from robustkd.targets.files import fingerprint, load_target, save_target
 from robustkd.targets.frozen import frozen, untouched
 from robustkd.targets.image import ImageTarget
@@ -9,6 +10,7 @@ from robustkd.targets.surrogate import backward_surrogates, declared_surrogates
 
 __all__ = [
     "ClassifierTarget",
+    "EnsembleTarget",
     "ImageTarget",
     "PipelineTarget",
     "TransformSpec",

@@ -1,0 +1,80 @@
+"""Several classifiers that answer together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustkd.contracts import UsageError
+from robustkd.targets.cards import target_from_card
+from robustkd.targets.image import ImageTarget
+
+
+def log_mean_probability(logits: Tensor) -> Tensor:
+    """log( 1/M sum_m softmax(z_m) ), for (M, B, K) logits: (B, K) log-probabilities, exact however small they are.
+
+    Its argmax is the ensemble's decision, its cross entropy the ensemble's, and its margin log p_j - log p_y.
+    """
+    return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
+
+
+class MeanProbability(nn.Module):
+    """The members' mean probability, as its logarithm."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K) log-probabilities."""
+        return log_mean_probability(torch.stack([member(images) for member in self.members]))
+
+
+class EnsembleTarget(ImageTarget):
+    """Classifiers of the same images, whose probabilities are averaged.
+
+    Its output are log-probabilities. Every loss on logits may be used on them; taken for logits under a mask of zeros instead of
+    -inf, as in some public code for ensembles, they make a margin whose best wrong class is always 0, and that is no margin.
+
+    Args:
+        members: at least one; they share their weights with the ensemble.
+
+    Raises:
+        UsageError: there is none, or they do not map the same images to the same classes.
+    """
+
+    kind = "ensemble"
+    output = "log-probabilities"
+
+    def __init__(self, members: Sequence[ImageTarget]) -> None:
+        if not members:
+            raise UsageError("an ensemble without members", fix="name at least one")
+        first = members[0]
+        for member in members:
+            if (member.num_classes, member.input_shape, member.bounds) != (first.num_classes, first.input_shape, first.bounds):
+                raise UsageError(
+                    f"the members of an ensemble differ: one maps {first.input_shape} in {first.bounds} to {first.num_classes} "
+                    f"classes, another {member.input_shape} in {member.bounds} to {member.num_classes}",
+                    fix="name members that are trained on the same data",
+                )
+        super().__init__(
+            MeanProbability([member.module for member in members]),
+            num_classes=first.num_classes,
+            input_shape=first.input_shape,
+            bounds=first.bounds,
+        )
+        self.members = tuple(members)
+
+    def card(self) -> dict[str, Any]:
+        """See ``Target.card``."""
+        return {"target": self.kind, "members": [member.card() for member in self.members]}
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> EnsembleTarget:
+        """See ``Target.from_card``."""
+        members = [target_from_card(item) for item in card["members"]]
+        return cls([member for member in members if isinstance(member, ImageTarget)])
