@@ -20,22 +20,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.oracle import frozen
 from robustkd.contracts import Defense, FitContext, Params, Target, TargetRef, ThreatModel
 from robustkd.defenses.training import (
+    AdversarialRecipe,
     Adversary,
+    AWPParams,
     InnerMaximisation,
     Minibatch,
-    Recipe,
+    Teacher,
     TrainParams,
     entropy,
     fresh_network,
     kl,
-    teacher,
+    teaching,
     train,
 )
 from robustkd.defenses.training.inner import Start
@@ -68,6 +68,7 @@ class MTARDParams(TrainParams):
     student: str = Field(description="the student's architecture: a model plug-in")
     student_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
     inner: MTARDInner = Field(default_factory=MTARDInner, description="the examples of the adversarial branch")
+    awp: AWPParams | None = Field(None, description="adversarial weight perturbation: {} turns it on")
     form: Literal["conference", "journal"] = Field("conference", description="journal also balances the teachers' temperatures")
     balance_loss: bool = Field(True, description="let the weights follow the relative losses, else 1/2 each")
     weight_rate: float = Field(0.025, gt=0, lt=1, description="r_w; it falls with the learning rate")
@@ -106,7 +107,7 @@ def _clipped(temperature: float) -> float:
     return min(max(temperature, LOWEST_TEMPERATURE), HIGHEST_TEMPERATURE)
 
 
-class MTARDRecipe(Recipe):
+class MTARDRecipe(AdversarialRecipe):
     """The two losses and what the balances have learnt.
 
     The student sees x~ and x in two forward passes, as in the papers: its BatchNorm normalises each branch by the branch's own
@@ -120,23 +121,31 @@ class MTARDRecipe(Recipe):
 
     state = ("w_nat", "tau_nat", "tau_adv", "first_nat", "first_adv", "first_steps")
 
-    def __init__(
-        self, clean: ClassifierTarget, robust: ClassifierTarget, adversary: Adversary, threat: ThreatModel, params: MTARDParams
-    ) -> None:
-        self.clean, self.robust, self.adversary, self.threat, self.params = clean, robust, adversary, threat, params
+    def __init__(self, clean: Teacher, robust: Teacher, adversary: Adversary, threat: ThreatModel, params: MTARDParams) -> None:
+        super().__init__(adversary, threat, params)
+        self.clean, self.robust = clean, robust
         self.w_nat = 0.5
         self.tau_nat = self.tau_adv = LOWEST_TEMPERATURE
         self.first_nat = self.first_adv = 0.0
         self.first_steps = 0
         self._decay = 1.0
 
-    def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """x~, T_nat(x) and T_adv(x~)."""
+        x_adv = self.adversary(target, batch)
+        return x_adv, self.clean.clean(batch), self.robust(x_adv)
+
+    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """w_nat * L_nat + w_adv * L_adv, and what the balances need."""
-        x, x_adv, reduction = batch.x, self.adversary(target, batch), self.params.kl_reduction
-        with torch.no_grad():
-            z_nat, z_adv = self.clean(x), self.robust(x_adv)
-        loss_adv = kl(z_adv, target(x_adv), teacher_temperature=self.tau_adv, reduction=reduction)
-        loss_nat = kl(z_nat, target(x), teacher_temperature=self.tau_nat, reduction=reduction)
+        x_adv, z_nat, z_adv = given
+        s_adv, s_nat = target(x_adv), target(batch.x)
+        return self.balanced(z_nat, s_nat, z_adv, s_adv)
+
+    def balanced(self, z_nat: Tensor, s_nat: Tensor, z_adv: Tensor, s_adv: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same from (B, K) logits of teachers (z) and student (s)."""
+        reduction = self.params.kl_reduction
+        loss_nat = kl(z_nat, s_nat, teacher_temperature=self.tau_nat, reduction=reduction)
+        loss_adv = kl(z_adv, s_adv, teacher_temperature=self.tau_adv, reduction=reduction)
         return self.w_nat * loss_nat + (1 - self.w_nat) * loss_adv, {
             "loss_nat": loss_nat,
             "loss_adv": loss_adv,
@@ -182,8 +191,7 @@ class MTARD(Defense):
     def fit(self, context: FitContext) -> Target:
         """Distil; the epoch is chosen by robust validation accuracy."""
         p = self.params
-        clean, robust = teacher(context, p.teachers.clean), teacher(context, p.teachers.robust)
-        student = fresh_network(context, p.student, p.student_params)
-        with frozen(clean.module), frozen(robust.module):
-            recipe = MTARDRecipe(clean, robust, Adversary.under(p.inner, context.threat), context.threat, p)
-            return train(context, student, recipe, p)
+        adversary = Adversary.under(p.inner, context.threat)
+        with teaching(context, p.teachers.clean, p) as clean, teaching(context, p.teachers.robust, p) as robust:
+            student = fresh_network(context, p.student, p.student_params)
+            return train(context, student, MTARDRecipe(clean, robust, adversary, context.threat, p), p)

@@ -10,7 +10,7 @@ A method is an outer loss: a subclass of ``AdversarialRecipe``. Its defense name
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -42,6 +42,11 @@ class DistillationParams(TrainParams):
     teacher: TargetRef = Field(description="another defense; one of kind external or robustbench brings weights from elsewhere")
     student: str = Field(description="the student's architecture: a model plug-in")
     student_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    kl_reduction: Literal["batch", "batch-and-class"] = Field(
+        "batch",
+        description="batch, the definition; batch-and-class: KL / K, what much public code computes and its rate for sgd "
+        "belongs to",
+    )
 
 
 class RobustDistillationParams(DistillationParams):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustkd.contracts import Arrays, FitContext, Target, ThreatModel
 from robustkd.data import Splits, load_splits
 from robustkd.data.splits import SplitParams
-from robustkd.defenses.training import Minibatch
+from robustkd.defenses.training import Minibatch, Recipe, train
 from robustkd.targets import ClassifierTarget
 
 EPS = 0.15
@@ -106,6 +106,33 @@ def same_weights() -> Callable[[Target, Target], bool]:
         return set(mine) == set(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
     return same
+
+
+@pytest.fixture
+def survives_kills(monkeypatch: pytest.MonkeyPatch, same_weights: Callable[[Target, Target], bool]) -> Callable[..., bool]:
+    """``survives_kills(fit, recipe, after)``: whether ``fit("killed")``, killed each time after so many more steps of
+    ``recipe``, ends with the weights of ``fit("whole")``.
+    """
+
+    def survives(fit: Callable[[str], Target], recipe: type[Recipe], after: Sequence[int]) -> bool:
+        monkeypatch.setitem(train.__kwdefaults__, "checkpoint_seconds", 0)
+        whole, loss, left = fit("whole"), recipe.loss, 0
+
+        def dying(self: Recipe, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+            nonlocal left
+            if left == 0:
+                raise SystemExit("killed")
+            left -= 1
+            return loss(self, target, batch)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(recipe, "loss", dying)
+            for left in after:  # noqa: B007 (counted down above)
+                with pytest.raises(SystemExit):
+                    fit("killed")
+        return same_weights(whole, fit("killed"))
+
+    return survives
 
 
 class Curve:

@@ -55,7 +55,9 @@ def standing(target: Target, digits: Splits, attack: Attack | None = None, eps: 
         ("pgd-at", {"model": "tiny-cnn"}),
         ("trades", {"model": "tiny-cnn"}),
         ("defensive-distillation", {"model": "tiny-cnn"}),
-        ("mtard", {"teachers": {"clean": "a", "robust": "b"}, "student": "tiny-cnn"}),
+        *((name, {"model": "tiny-cnn"}) for name in ("mart", "fast", "free")),
+        *((name, {"teacher": "a", "student": "tiny-cnn"}) for name in ("kd", "ard", "rslad", "iad", "adaad")),
+        *((name, {"teachers": {"clean": "a", "robust": "b"}, "student": "tiny-cnn"}) for name in ("mtard", "ciard")),
     ],
 )
 def test_defenses_are_registered_and_described(name: str, needs: dict[str, Any]) -> None:
@@ -63,7 +65,8 @@ def test_defenses_are_registered_and_described(name: str, needs: dict[str, Any])
     params = plugin.Params(**needs)
     assert plugin.Params(**params.model_dump(mode="json")) == params
     assert all(field.description for key, field in plugin.Params.model_fields.items() if key != "teachers")
-    assert plugin.uses_threat == (name not in ("standard", "defensive-distillation"))
+    assert plugin.uses_threat == (name not in ("standard", "defensive-distillation", "kd"))
+    assert plugin.source or name == "standard"
     with pytest.raises(ValidationError, match="epoch\n"):
         plugin.Params(**needs, epoch=3)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustkd.contracts import Target, ThreatModel, UsageError, target_references
 from robustkd.defenses.image.mtard import MTARD, MTARDParams, MTARDRecipe, balanced_temperatures, balanced_weight
-from robustkd.defenses.training import Adversary, Minibatch
+from robustkd.defenses.training import Adversary, Minibatch, Teacher
 from robustkd.targets import ClassifierTarget
 
 EPS = 0.15
@@ -30,7 +30,7 @@ def linear(seed: int) -> ClassifierTarget:
 
 def recipe(clean: ClassifierTarget | None = None, robust: ClassifierTarget | None = None, **changes: Any) -> MTARDRecipe:
     p, threat = params(**changes), ThreatModel(eps=EPS)
-    return MTARDRecipe(clean or linear(1), robust or linear(2), Adversary.under(p.inner, threat), threat, p)
+    return MTARDRecipe(Teacher(clean or linear(1)), Teacher(robust or linear(2)), Adversary.under(p.inner, threat), threat, p)
 
 
 def softmax(logits: Tensor, temperature: float = 1.0) -> np.ndarray:

@@ -1,0 +1,57 @@
+"""AdaAD: adaptive adversarial distillation. x~ is where student and teacher disagree most, and the teacher moves with it.
+
+    x~ = argmax_{x' in ball(x)} KL(T(x') || S(x'))         from x + 0.001 * N(0, 1); T is differentiated as well
+    min_S  l * KL(T(x~) || S(x~)) + (1 - l) * KL(T(x) || S(x)),   l = 1
+
+Source: Huang et al.: Boosting accuracy and robustness of student models via adaptive adversarial distillation (CVPR 2023).
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtInner, TaughtRecipe, kl
+from robustkd.defenses.training.inner import InnerLoss, Start
+from robustkd.targets import ClassifierTarget
+
+
+class AdaADInner(TaughtInner):
+    """The paper's inner maximisation."""
+
+    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    loss: InnerLoss = Field("kl-teacher-adv", description="what is climbed: cross entropy, or a divergence of outputs")
+
+
+class AdaADParams(RobustDistillationParams):
+    """Parameters of ``adaad``. The paper trains on CIFAR with ``augment: crop-flip``."""
+
+    inner: AdaADInner = Field(default_factory=AdaADInner, description="the examples of the adversarial branch")
+    weight: float = Field(1.0, ge=0, le=1, description="l of the adversarial branch; the clean one gets the rest")
+
+
+class AdaADRecipe(TaughtRecipe):
+    """Divergence from the teacher where it is: on x~, and with l < 1 on x."""
+
+    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """x~ and T(x~)."""
+        x_adv = self.adversary(target, batch, self.teacher)
+        return x_adv, self.teacher(x_adv)
+
+    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """l * KL(T(x~) || S(x~)) + (1 - l) * KL(T(x) || S(x))."""
+        x_adv, soft = given
+        share, reduction = self.params.weight, self.params.kl_reduction
+        loss_adv = kl(soft, target(x_adv), reduction=reduction)
+        loss = share * loss_adv
+        if share < 1:
+            loss = loss + (1 - share) * kl(self.teacher.clean(batch), target(batch.x), reduction=reduction)
+        return loss, {"loss_adv": loss_adv}
+
+
+class AdaAD(RobustDistillation):
+    """A student taught where it differs most from its teacher."""
+
+    Params = AdaADParams
+    recipe = AdaADRecipe
+    source = "Huang et al. 2023 (CVPR)"

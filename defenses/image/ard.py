@@ -1,0 +1,51 @@
+"""ARD: adversarially robust distillation. The student answers on x~ as its teacher answers on x.
+
+    x~ = argmax_{x' in ball(x)} CE(S(x'), y)                                          from a uniform point
+    min_S  alpha * tau^2 * KL(T(x; tau) || S(x~; tau)) + (1 - alpha) * CE(S(x), y)
+
+Source: Goldblum et al.: Adversarially robust distillation (AAAI 2020), algorithm 1. The authors' code averages the divergence over
+batch and classes (``kl_reduction: batch-and-class``).
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtRecipe, kl
+from robustkd.targets import ClassifierTarget
+
+
+class ARDParams(RobustDistillationParams):
+    """Parameters of ``ard``. The paper trains on CIFAR with ``augment: crop-flip``."""
+
+    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    temperature: float = Field(30.0, gt=0, description="tau, of teacher and student")
+    alpha: float = Field(1.0, ge=0, le=1, description="weight of the soft labels; clean cross entropy gets the rest")
+
+
+class ARDRecipe(TaughtRecipe):
+    """Divergence of S(x~) from T(x), and some cross entropy on x."""
+
+    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """x~ and T(x)."""
+        return self.adversary(target, batch, self.teacher), self.teacher.clean(batch)
+
+    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """alpha * tau^2 * KL(T(x; tau) || S(x~; tau)) + (1 - alpha) * CE(S(x), y)."""
+        x_adv, soft = given
+        p, tau = self.params, self.params.temperature
+        loss_adv = kl(soft, target(x_adv), teacher_temperature=tau, student_temperature=tau, reduction=p.kl_reduction)
+        loss = p.alpha * tau**2 * loss_adv
+        if p.alpha < 1:
+            loss = loss + (1 - p.alpha) * F.cross_entropy(target(batch.x), batch.y)
+        return loss, {"loss_adv": loss_adv}
+
+
+class ARD(RobustDistillation):
+    """A student that matches its teacher's clean outputs on adversarial images."""
+
+    Params = ARDParams
+    recipe = ARDRecipe
+    source = "Goldblum et al. 2020, arXiv:1905.09747"

@@ -1,0 +1,80 @@
+"""MART: misclassification aware adversarial training.
+
+    x~ = argmax_{x' in ball(x)} CE(f(x'), y)                                  from x + 0.001 * N(0, 1)
+    min_theta  BCE(f(x~), y) + beta * KL(f(x) || f(x~)) * (1 - p_y(x))        averaged over the batch
+
+    BCE = -log p_y(x~) - log(1 - max_{k != y} p_k(x~))
+
+The second factor is differentiated too: what is misclassified on x counts in full, and is pushed to count for less.
+
+Source: Wang et al.: Improving adversarial robustness requires revisiting misclassified examples (ICLR 2020), equation 11.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.defenses.training import (
+    AdversarialParams,
+    AdversarialRecipe,
+    AdversarialTraining,
+    InnerMaximisation,
+    Minibatch,
+    kl,
+)
+from robustkd.defenses.training.divergence import tempered_log_softmax
+from robustkd.defenses.training.inner import Start
+from robustkd.targets import ClassifierTarget
+
+
+class MARTInner(InnerMaximisation):
+    """The authors' inner maximisation."""
+
+    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+
+
+class MARTParams(AdversarialParams):
+    """Parameters of ``mart``; rate and weight decay are the authors' for ResNet-18."""
+
+    milestone_fractions: ClassVar[tuple[float, ...]] = (75 / 120, 90 / 120)
+
+    epochs: int = Field(120, ge=1, description="passes over the training data")
+    lr: float | None = Field(0.01, gt=0, description="learning rate at the start")
+    weight_decay: float = Field(3.5e-3, ge=0, description="L2 penalty (decoupled for adamw)")
+    inner: MARTInner = Field(default_factory=MARTInner, description="the examples to train on")
+    beta: float = Field(5.0, ge=0, description="weight of the divergence between the outputs on x and on x~")
+
+
+def boosted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,) -log p_y - log(1 - max_{k != y} p_k), from (B, K) logits; exact however saturated they are."""
+    log_p = tempered_log_softmax(logits, 1.0)
+    of_label = F.one_hot(labels, logits.shape[1]).bool()
+    rival = log_p.masked_fill(of_label, -float("inf")).argmax(1, keepdim=True)
+    # log(1 - p_k) as the logarithm of the sum of all other probabilities: nothing cancels.
+    all_but_rival = log_p.scatter(1, rival, -float("inf")).logsumexp(1)
+    return -log_p.gather(1, labels[:, None]).squeeze(1) - all_but_rival
+
+
+class MARTRecipe(AdversarialRecipe):
+    """Boosted cross entropy on x~, and a divergence that counts by how badly x itself is classified."""
+
+    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """BCE(f(x~), y) + beta * KL(f(x) || f(x~)) * (1 - p_y(x))."""
+        (x_adv,) = given
+        clean, adversarial = target(batch.x), target(x_adv)
+        missed = 1 - clean.float().softmax(1).gather(1, batch.y[:, None]).squeeze(1)
+        boosted = boosted_cross_entropy(adversarial, batch.y).mean()
+        robust = (kl(clean, adversarial, reduction="none") * missed).mean()
+        return boosted + self.params.beta * robust, {"loss_boosted": boosted, "loss_robust": robust}
+
+
+class MART(AdversarialTraining):
+    """A network that is trained hardest on what it misclassifies."""
+
+    Params = MARTParams
+    recipe = MARTRecipe
+    source = "Wang et al. 2020 (ICLR, openreview rklOg6EFwS)"

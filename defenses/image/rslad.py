@@ -1,0 +1,60 @@
+"""RSLAD: robust soft label adversarial distillation. The robust teacher's outputs replace every hard label, in the inner loss too.
+
+    x~ = argmax_{x' in ball(x)} KL(T(x) || S(x'))                           from x + 0.001 * N(0, 1)
+    min_S  w * KL(T(x) || S(x~)) + (1 - w) * KL(T(x) || S(x)),   w = 5/6
+
+Source: Zi, Zhao, Ma, Jiang: Revisiting adversarial robustness distillation: robust soft labels make student better (ICCV 2021),
+equation 5. The authors' code averages the divergence over batch and classes (``kl_reduction: batch-and-class``).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtInner, TaughtRecipe, kl
+from robustkd.defenses.training.inner import InnerLoss, Start
+from robustkd.targets import ClassifierTarget
+
+
+class RSLADInner(TaughtInner):
+    """The paper's inner maximisation."""
+
+    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    loss: InnerLoss = Field("kl-teacher-clean", description="what is climbed: cross entropy, or a divergence of outputs")
+
+
+class RSLADParams(RobustDistillationParams):
+    """Parameters of ``rslad``. The paper trains on CIFAR with ``augment: crop-flip``."""
+
+    milestone_fractions: ClassVar[tuple[float, ...]] = (215 / 300, 260 / 300, 285 / 300)
+
+    epochs: int = Field(300, ge=1, description="passes over the training data")
+    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    inner: RSLADInner = Field(default_factory=RSLADInner, description="the examples of the adversarial branch")
+    weight: float = Field(5 / 6, ge=0, le=1, description="w of the adversarial branch; the clean one gets the rest")
+
+
+class RSLADRecipe(TaughtRecipe):
+    """Divergence from T(x), on x~ and on x."""
+
+    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """x~ and T(x)."""
+        return self.adversary(target, batch, self.teacher), self.teacher.clean(batch)
+
+    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """w * KL(T(x) || S(x~)) + (1 - w) * KL(T(x) || S(x))."""
+        x_adv, soft = given
+        w, reduction = self.params.weight, self.params.kl_reduction
+        loss_adv, loss_nat = (kl(soft, target(at), reduction=reduction) for at in (x_adv, batch.x))
+        return w * loss_adv + (1 - w) * loss_nat, {"loss_adv": loss_adv, "loss_nat": loss_nat}
+
+
+class RSLAD(RobustDistillation):
+    """A student of its teacher's soft labels alone."""
+
+    Params = RSLADParams
+    recipe = RSLADRecipe
+    source = "Zi et al. 2021, arXiv:2108.07969"

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustkd.contracts import FitContext, ThreatModel, UsageError, target_references
+from robustkd.defenses.image.adaad import AdaAD, AdaADParams, AdaADRecipe
+from robustkd.defenses.image.ard import ARD, ARDParams, ARDRecipe
+from robustkd.defenses.image.iad import IAD, IADParams, IADRecipe
+from robustkd.defenses.image.kd import KD, KDParams, KDRecipe
+from robustkd.defenses.image.rslad import RSLAD, RSLADParams, RSLADRecipe
+from robustkd.defenses.training import AdversarialRecipe, Adversary, Minibatch, TaughtInner, Teacher, TrainParams, teaching
+from robustkd.targets import ClassifierTarget
+
+EPS = 0.15
+Make = Callable[..., Any]
+THREAT = ThreatModel(eps=EPS)
+NAMES = {"teacher": "robust", "student": "tiny-cnn", "student_params": {"width": 4}}
+ROWS = np.arange(32)
+
+
+def recipe(kind: Any, params: Any, teacher: ClassifierTarget, **changes: Any) -> Any:
+    p = params(**NAMES, **changes)
+    return kind(Teacher(teacher), Adversary.under(p.inner, THREAT), THREAT, p)
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return (p * np.log(p / q)).sum(1)
+
+
+# --- losses ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reduction", "divisor"), [("batch", 1), ("batch-and-class", 10)])
+def test_kd_is_hintons_formula(linear: Make, softmax: Make, minibatch: Minibatch, reduction: str, divisor: int) -> None:
+    student, teacher = linear(0, 3), linear(1, 3)
+    p = KDParams(**NAMES, temperature=3.0, alpha=0.7, kl_reduction=reduction)
+    loss, measured = KDRecipe(Teacher(teacher), p).loss(student, minibatch)
+    at = minibatch.x
+    soft = divergence(softmax(teacher(at), 3.0), softmax(student(at), 3.0)).mean() / divisor
+    hard = -np.log(softmax(student(at))[ROWS, minibatch.y.numpy()]).mean()
+    assert loss.item() == pytest.approx(0.7 * 9 * soft + 0.3 * hard, rel=1e-5)
+    assert measured["loss_soft"].item() == pytest.approx(soft, rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.6])
+def test_ard_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Minibatch, alpha: float) -> None:
+    student, teacher = linear(0, 3), linear(1, 3)
+    r = recipe(ARDRecipe, ARDParams, teacher, alpha=alpha, temperature=20.0)
+    loss, _ = r.loss(student, minibatch)
+    x_adv, soft = r.given(student, minibatch)
+    torch.testing.assert_close(soft, teacher(minibatch.x))
+    taught = divergence(softmax(soft, 20.0), softmax(student(x_adv), 20.0)).mean()
+    hard = -np.log(softmax(student(minibatch.x))[ROWS, minibatch.y.numpy()]).mean()
+    assert loss.item() == pytest.approx(alpha * 400 * taught + (1 - alpha) * hard, rel=1e-4)
+    assert (r.adversary.loss, r.adversary.start, ARDParams(**NAMES).temperature) == ("ce", "uniform", 30.0)
+
+
+def test_rslad_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Minibatch) -> None:
+    student, teacher = linear(0, 3), linear(1, 3)
+    r = recipe(RSLADRecipe, RSLADParams, teacher)
+    loss, _ = r.loss(student, minibatch)
+    x_adv = r.given(student, minibatch)[0]
+    soft = softmax(teacher(minibatch.x))
+    adversarial, natural = (divergence(soft, softmax(student(at))).mean() for at in (x_adv, minibatch.x))
+    assert loss.item() == pytest.approx(5 / 6 * adversarial + 1 / 6 * natural, rel=1e-5)
+    assert (r.adversary.loss, r.adversary.start) == ("kl-teacher-clean", "noise")
+
+
+def test_iad_listens_to_itself_where_the_teacher_fails_and_not_before_its_epoch(
+    linear: Make, softmax: Make, minibatch: Minibatch
+) -> None:
+    student, teacher, y = linear(0, 3), linear(1, 3), minibatch.y.numpy()
+    # The minibatch is of epoch 1: 30 % of 3 epochs are 1, of 10 they are 3.
+    early, late = (recipe(IADRecipe, IADParams, teacher, epochs=epochs, temperature=2.0, beta=0.5) for epochs in (10, 3))
+    x_adv = early.given(student, minibatch)[0]
+    clean, adversarial = student(minibatch.x), student(x_adv)
+    taught = 4 * divergence(softmax(teacher(minibatch.x), 2.0), softmax(adversarial, 2.0)).mean()
+    assert early.loss(student, minibatch)[0].item() == pytest.approx(taught, rel=1e-5)
+    doubt = 1 - softmax(teacher(x_adv))[ROWS, y] ** 0.5
+    own = (doubt * divergence(softmax(clean), softmax(adversarial))).mean()
+    assert late.loss(student, minibatch)[0].item() == pytest.approx(taught + own, rel=1e-5)
+    assert own > 0.01
+    p = IADParams(**NAMES)
+    assert round(p.introspect_from * p.epochs) == 60
+    assert (p.beta, p.temperature, late.adversary.loss, late.adversary.start) == (0.1, 1.0, "ce", "uniform")
+
+
+@pytest.mark.parametrize("share", [1.0, 0.8])
+def test_adaad_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Minibatch, share: float) -> None:
+    student, teacher = linear(0, 3), linear(1, 3)
+    r = recipe(AdaADRecipe, AdaADParams, teacher, weight=share)
+    loss, _ = r.loss(student, minibatch)
+    x_adv = r.given(student, minibatch)[0]
+    adversarial, natural = (divergence(softmax(teacher(at)), softmax(student(at))).mean() for at in (x_adv, minibatch.x))
+    assert loss.item() == pytest.approx(share * adversarial + (1 - share) * natural, rel=1e-5)
+    assert (r.adversary.loss, r.adversary.start) == ("kl-teacher-adv", "noise")
+
+
+# --- what is differentiated --------------------------------------------------------------------------------------------
+
+
+def one_step(linear: Make, minibatch: Minibatch, loss: str) -> tuple[Tensor, ClassifierTarget, ClassifierTarget]:
+    student, teacher = linear(0, 3), linear(1, 3)
+    inner = TaughtInner(steps=1, start="noise", loss=loss)  # type: ignore[arg-type]
+    return Adversary.under(inner, THREAT)(student, minibatch, Teacher(teacher)), student, teacher
+
+
+def stepped(minibatch: Minibatch, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    noise = 0.001 * minibatch.rng("inner").normal(minibatch.x.shape[1:])
+    start = (minibatch.x + noise).clamp(0, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(start), start)
+    return (start.detach() + EPS / 4 * gradient.sign()).clamp(0, 1)
+
+
+def kl_sum(p: Tensor, q: Tensor) -> Tensor:
+    return F.kl_div(q.log_softmax(1), p.softmax(1), reduction="sum")
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    # Not quite equal: the sign of a gradient of about 0 is the processor's.
+    return (one - other).abs().gt(1e-6).float().mean().item() < 0.01
+
+
+def test_each_inner_loss_goes_up_its_own_gradient(linear: Make, minibatch: Minibatch) -> None:
+    x, y = minibatch.x, minibatch.y
+    ce, student, _ = one_step(linear, minibatch, "ce")
+    assert alike(ce, stepped(minibatch, lambda at: F.cross_entropy(student(at), y)))
+    own, student, _ = one_step(linear, minibatch, "kl-student-clean")
+    assert alike(own, stepped(minibatch, lambda at: kl_sum(student(x).detach(), student(at))))
+    taught, student, teacher = one_step(linear, minibatch, "kl-teacher-clean")
+    assert alike(taught, stepped(minibatch, lambda at: kl_sum(teacher(x).detach(), student(at))))
+
+
+def test_adaads_teacher_is_differentiated_and_ards_is_not(linear: Make, minibatch: Minibatch) -> None:
+    moving, student, teacher = one_step(linear, minibatch, "kl-teacher-adv")
+    through_both = stepped(minibatch, lambda at: kl_sum(teacher(at), student(at)))
+    through_student = stepped(minibatch, lambda at: kl_sum(teacher(at).detach(), student(at)))
+    assert alike(moving, through_both)
+    assert not alike(through_both, through_student)
+    r = recipe(ARDRecipe, ARDParams, teacher, inner={"steps": 1, "start": "noise"})
+    assert alike(r.given(student, minibatch)[0], stepped(minibatch, lambda at: F.cross_entropy(student(at), minibatch.y)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"), [(ARDRecipe, ARDParams), (RSLADRecipe, RSLADParams), (IADRecipe, IADParams), (AdaADRecipe, AdaADParams)]
+)
+def test_no_weight_gets_a_gradient_but_the_students_and_only_from_the_outer_loss(
+    linear: Make, minibatch: Minibatch, kind: Any, params: Any
+) -> None:
+    student, teacher = linear(0, 3), linear(1, 3)
+    passes = {"weights": 0, "student": 0, "teacher": 0}
+    for target, name in ((student, "student"), (teacher, "teacher")):
+        target.module.register_forward_hook(lambda *_, name=name: passes.__setitem__(name, passes[name] + 1))
+        for weight in target.module.parameters():
+            weight.register_hook(lambda _: passes.__setitem__("weights", passes["weights"] + 1))
+    loss, _ = recipe(kind, params, teacher, inner={"steps": 4}, epochs=2).loss(student, minibatch)
+    assert passes["weights"] == 0
+    loss.backward()
+    assert passes["weights"] == 2  # weight and bias of the student, once
+    assert all(weight.grad is None for weight in teacher.module.parameters())
+    expected = {ARDRecipe: (4 + 1, 1), RSLADRecipe: (4 + 2, 2), IADRecipe: (4 + 2, 2), AdaADRecipe: (4 + 1, 4 + 1)}
+    assert (passes["student"], passes["teacher"]) == expected[kind]
+
+
+# --- teachers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_teachers_outputs_on_images_that_never_change_are_computed_once(
+    context: Make, tiny: Make, minibatch: Minibatch
+) -> None:
+    teacher, passes = tiny(1), []
+    teacher.module.register_forward_hook(lambda module, given, _: passes.append(len(given[0])))
+    given: FitContext = context(targets={"robust": teacher})
+    x, y = torch.from_numpy(given.train.unit()), torch.from_numpy(given.train.labels)
+    rows = torch.tensor([7, 250, 3])
+    some = Minibatch(x[rows], y[rows], rows, seed=0, epoch=0)
+    with teaching(given, "robust", TrainParams()) as cached:
+        first, again = cached.clean(some), cached.clean(some)
+        assert passes == [300]
+        torch.testing.assert_close(first, teacher(x[rows]))
+        assert torch.equal(first, again)
+        assert not first.requires_grad
+    passes.clear()
+    with teaching(given, "robust", TrainParams(augment="crop-flip")) as computed:
+        shifted = Minibatch(x[rows].flip(3), y[rows], rows, seed=0, epoch=0)
+        torch.testing.assert_close(computed.clean(shifted), teacher(x[rows].flip(3)).detach())
+    assert passes == [3, 3]
+
+
+DISTILLATIONS = [
+    (KD, {}),
+    (ARD, {"inner": {"steps": 1}, "alpha": 0.5}),
+    (RSLAD, {"inner": {"steps": 1}, "augment": "crop-flip"}),
+    (IAD, {"inner": {"steps": 1}, "introspect_from": 0.4, "awp": {"warmup": 2}}),
+    (AdaAD, {"inner": {"steps": 1}, "weight": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("defense", "changes"), DISTILLATIONS)
+def test_killed_at_any_step_a_distillation_ends_with_the_same_bits(
+    context: Make, tiny: Make, survives_kills: Make, defense: Any, changes: dict[str, Any]
+) -> None:
+    p = defense.Params(**NAMES, epochs=3, batch_size=100, lr=0.02, **changes)
+    kind = KDRecipe if defense is KD else AdversarialRecipe
+
+    def fit(folder: str) -> Any:
+        return defense(p).fit(context(folder=folder, targets={"robust": tiny(1)}))
+
+    assert survives_kills(fit, kind, (2, 1, 4))
+
+
+@pytest.mark.parametrize(("defense", "changes"), DISTILLATIONS)
+def test_a_distillation_names_its_teacher_and_leaves_it_as_found(
+    context: Make, tiny: Make, same_weights: Make, defense: Any, changes: dict[str, Any]
+) -> None:
+    p = defense.Params(**NAMES, epochs=1, batch_size=150, **changes)
+    assert target_references(p) == ["robust"]
+    assert defense.Params(**p.model_dump(mode="json")) == p
+    teacher = tiny(1)
+    teacher.module.train()
+    student = defense(p).fit(context(targets={"robust": teacher}))
+    assert same_weights(teacher, tiny(1))
+    assert teacher.module.training
+    assert all(weight.requires_grad and weight.grad is None for weight in teacher.module.parameters())
+    assert not student.module.training
+    other = ClassifierTarget(nn.Flatten(), num_classes=64, input_shape=(1, 8, 8))
+    with pytest.raises(UsageError, match=r"teacher 'robust' maps \(1, 8, 8\) to 64 classes"):
+        defense(p).fit(context(folder="other", targets={"robust": other}))
