@@ -18,15 +18,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from robustkd.attacks.oracle import frozen
 from robustkd.contracts import Defense, FitContext, Target, TargetRef
-from robustkd.defenses.training import Minibatch, Recipe, TrainParams, fresh_copy, fresh_network, kl, teacher, train
+from robustkd.defenses.training import Minibatch, Recipe, Teacher, TrainParams, fresh_copy, fresh_network, kl, teaching, train
 from robustkd.targets import ClassifierTarget
+
+_OWN = "own teacher"
 
 
 class DefensiveDistillationParams(TrainParams):
@@ -36,10 +36,12 @@ class DefensiveDistillationParams(TrainParams):
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty; it works against the large logits")
     teacher: TargetRef | None = Field(
         None,
-        description="another defense to distil as it is, its logits tempered here; default: a teacher of the student's "
-        "architecture is trained first, at the temperature, as in the paper. Logits only grow if the teacher was trained at a "
-        "temperature: distilling one that was trained plainly masks nothing",
+        description="another defense to distil as it is, its logits tempered here; default: a teacher is trained first, at the "
+        "temperature, as in the paper. Logits only grow if the teacher was trained at a temperature: distilling one that was "
+        "trained plainly masks nothing",
     )
+    teacher_model: str | None = Field(None, description="the architecture of the teacher trained first; default the student's")
+    teacher_model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
     model: str | None = Field(None, description="the student's architecture; default the teacher's")
     model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
     temperature: float = Field(20.0, gt=0, description="tau in both trainings; the paper goes up to 100")
@@ -50,6 +52,10 @@ class DefensiveDistillationParams(TrainParams):
             raise ValueError("name a model to train, or a teacher whose architecture is taken")
         if self.model is None and self.model_params:
             raise ValueError("model_params belong to model, and none is named")
+        if self.teacher is not None and (self.teacher_model is not None or self.teacher_model_params):
+            raise ValueError("teacher names a trained defense, teacher_model one to train: give one of them")
+        if self.teacher_model is None and self.teacher_model_params:
+            raise ValueError("teacher_model_params belong to teacher_model, and none is named")
         return self
 
 
@@ -67,14 +73,12 @@ class TemperedRecipe(Recipe):
 class DistillationRecipe(Recipe):
     """Divergence from a frozen teacher, both at a temperature: the student's training."""
 
-    def __init__(self, teacher: ClassifierTarget, temperature: float) -> None:
+    def __init__(self, teacher: Teacher, temperature: float) -> None:
         self.teacher, self.temperature = teacher, temperature
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """KL(softmax(z_T / tau) || softmax(z_S / tau)): the paper's cross entropy less the teacher's entropy, a constant."""
-        with torch.no_grad():
-            soft = self.teacher(batch.x)
-        tau = self.temperature
+        soft, tau = self.teacher.clean(batch), self.temperature
         return kl(soft, target(batch.x), teacher_temperature=tau, student_temperature=tau, reduction="batch"), {}
 
 
@@ -87,10 +91,10 @@ class DefensiveDistillation(Defense):
     def fit(self, context: FitContext) -> Target:
         """Train the teacher, unless one is named, then the student; each training resumes on its own."""
         p = self.params
-        taught = self._own_teacher(context) if p.teacher is None else teacher(context, p.teacher)
-        student = fresh_copy(context, taught) if p.model is None else fresh_network(context, p.model, p.model_params)
         own = replace(context, checkpoints=context.checkpoints / "student")
-        with frozen(taught.module):
+        named = context if p.teacher is not None else replace(context, targets={_OWN: self._own_teacher(context)})
+        with teaching(named, p.teacher or _OWN, p) as taught:
+            student = fresh_copy(context, taught.target) if p.model is None else fresh_network(context, p.model, p.model_params)
             return train(own, student, DistillationRecipe(taught, p.temperature), p)
 
     def _own_teacher(self, context: FitContext) -> ClassifierTarget:
@@ -98,6 +102,7 @@ class DefensiveDistillation(Defense):
             context.log(epoch, {f"teacher_{name}": value for name, value in metrics.items()})
 
         p = self.params
-        network = fresh_network(context, p.model, p.model_params, role="teacher")
+        model, params = (p.model, p.model_params) if p.teacher_model is None else (p.teacher_model, p.teacher_model_params)
+        network = fresh_network(context, model, params, role="teacher")
         own = replace(context, checkpoints=context.checkpoints / "teacher", log=log)
         return train(own, network, TemperedRecipe(p.temperature), p)

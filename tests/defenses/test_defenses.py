@@ -167,11 +167,30 @@ def test_a_named_teacher_is_distilled_as_it_is_into_its_own_architecture(context
         assert student(x).abs().max() < 2 * plain(x).abs().max()
 
 
+def test_a_teacher_of_another_architecture_is_trained_first(
+    context: Make, curve: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robustkd.defenses.image import defensive_distillation as module
+
+    seen: list[Target] = []
+    original = module.DistillationRecipe.__init__
+    monkeypatch.setattr(
+        module.DistillationRecipe, "__init__", lambda self, t, tau: (seen.append(t.target), original(self, t, tau))[1]
+    )
+    log = curve()
+    p = DefensiveDistillationParams(**DISTILLED, epochs=1, teacher_model="small-cnn", teacher_model_params={"width": 4})
+    student = DefensiveDistillation(p).fit(context(log=log))
+    assert [target.card()["origin"]["model"] for target in (seen[0], student)] == ["small-cnn", "tiny-cnn"]
+    assert ["teacher_lr" in row for row in log.metrics] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({}, "name a model to train, or a teacher"),
         ({"teacher": "a", "model_params": {"width": 3}}, "model_params belong to model"),
+        ({"teacher": "a", "teacher_model": "tiny-cnn"}, "give one of them"),
+        ({"model": "tiny-cnn", "teacher_model_params": {"width": 3}}, "teacher_model_params belong to teacher_model"),
     ],
 )
 def test_distillation_says_what_is_missing(given: dict[str, Any], said: str) -> None:
