@@ -85,6 +85,7 @@ setup(
             "autoattack = robustkd.attacks.image.autoattack:AutoAttack",
             "eot = robustkd.attacks.image.eot:EOT",
             "bpda = robustkd.attacks.image.bpda:BPDA",
+            "transfer = robustkd.attacks.image.transfer:Transfer",
             "cw-l2 = robustkd.attacks.image.cw_l2:CWL2",
             "ddn = robustkd.attacks.image.ddn:DDN",
             "fmn = robustkd.attacks.image.fmn:FMN",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import WithJsonSchema
 
 from robustkd import plugins
-from robustkd.contracts import Attack, ThreatModel
+from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.nested import PluginSpec
 
@@ -30,7 +35,10 @@ InnerAttack = Annotated[AttackSpec, WithJsonSchema({"type": "attack"})]
 
 
 class Wrapper(Attack):
-    """An attack around ``params.attack``: whatever is true of the one inside is true of this one, unless a subclass says not."""
+    """An attack around ``params.attack``: whatever is true of the one inside is true of this one.
+
+    A subclass says how the one inside sees the target.
+    """
 
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
@@ -38,7 +46,7 @@ class Wrapper(Attack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.inner: Attack = self.params.attack.make()
-        traits = ("kind", "norms", "goals", "space", "gradients", "iterative")
+        traits = ("kind", "norms", "goals", "space", "gradients", "iterative", "learns")
         vars(self).update({name: getattr(self.inner, name) for name in traits})
         vars(self)["version"] = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
 
@@ -58,3 +66,26 @@ class Wrapper(Attack):
     def minimises(self, threat: ThreatModel) -> Norm:
         """What the wrapped attack minimises."""
         return self.inner.minimises(threat)
+
+    def with_targets(self, targets: Mapping[str, Target]) -> Self:
+        """The wrapped attack is who refers to them."""
+        return self._around(self.inner.with_targets(targets))
+
+    def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
+        """Fit the wrapped attack."""
+        with self.seen(target) as seen:
+            return self._around(self.inner.fit(seen, data, threat, rng))
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """Run the wrapped attack."""
+        with self.seen(target) as seen:
+            return self.inner.run(seen, batch, threat, rng)
+
+    @abstractmethod
+    def seen(self, target: Target) -> AbstractContextManager[Target]:
+        """The target as the wrapped attack sees it, inside the block."""
+
+    def _around(self, inner: Attack) -> Self:
+        other = copy(self)
+        other.inner = inner
+        return other

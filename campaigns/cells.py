@@ -17,7 +17,8 @@ class Cell:
         kind: train a defense, attack it, or run the checks on it.
         defense, seed: of which defense.
         attack: which attack, for an attack cell.
-        needs: ids of the cells that must be finished first. A checks cell may also run when some of its attacks failed.
+        needs: ids of the cells that must be finished first; of an attack cell its target's, then those of the defenses that
+            the attack refers to. A checks cell may also run when some of its attacks failed.
         attacks: of a checks cell, the names of the attacks whose ids follow the target's in ``needs``.
         target: the id of the train cell whose target is used (its own id for a train cell).
     """

@@ -56,7 +56,7 @@ def build(campaign: Campaign) -> Plan:
             cells.append(train)
         for name in campaign.defenses:
             attacks = [
-                _attack_cell(campaign, test_digest, name, attack, seed, trained[name])
+                _attack_cell(campaign, training_digest, test_digest, name, attack, seed, trained)
                 for attack in campaign.attacks
                 if (name, attack) not in left_out
             ]
@@ -105,11 +105,23 @@ def _train_cell(
     return Cell(identifier, "train", use.name, seed, tuple(teachers.values()), identifier)
 
 
-def _attack_cell(campaign: Campaign, test_digest: str, defense: str, attack: str, seed: int, target: str) -> Cell:
-    use = campaign.attacks[attack]
+def _attack_cell(
+    campaign: Campaign,
+    training_digest: list[str],
+    test_digest: str,
+    defense: str,
+    attack: str,
+    seed: int,
+    trained: dict[str, str],
+) -> Cell:
+    use, target = campaign.attacks[attack], trained[defense]
+    others = {name: trained[name] for name in use.references}
+    identity = described(use.kind, use.plugin)
+    identity["params"] = renamed(identity["params"], others)
     threat = [use.threat.norm, use.threat.eps, use.threat.goal, sorted(set(use.curve))]
-    identifier = digest("attack", described(use.kind, use.plugin), threat, test_digest, target, seed)
-    return Cell(identifier, "attack", defense, seed, (target,), target, attack)
+    seen = [training_digest] if use.plugin.learns else []
+    identifier = digest("attack", identity, threat, test_digest, target, seed, *seen)
+    return Cell(identifier, "attack", defense, seed, (target, *others.values()), target, attack)
 
 
 def _checks_cell(campaign: Campaign, defense: str, seed: int, target: str, attacks: list[Cell]) -> Cell:

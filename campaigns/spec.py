@@ -131,6 +131,11 @@ class AttackUse:
     threat: ThreatModel
     curve: tuple[float, ...]
 
+    @property
+    def references(self) -> list[str]:
+        """The defenses whose targets the attack uses beside the one that it attacks."""
+        return target_references(self.plugin.params)
+
 
 @dataclass(frozen=True)
 class DataUse:
@@ -216,7 +221,7 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         for name, use in document.attacks.items()
         if (attack := _attack(name, use, document.threat, folder, problems)) is not None
     }
-    problems += _unknown_names(document, defenses)
+    problems += _unknown_names(document, defenses, attacks)
     if not problems:
         problems += _cycles(defenses)
     if problems or data is None:
@@ -308,15 +313,18 @@ def _validated(
         return None
 
 
-def _unknown_names(document: _Document, defenses: Mapping[str, DefenseUse]) -> list[_Problem]:
-    problems = []
-    for use in defenses.values():
-        for reference in use.references:
-            if reference not in document.defenses:
-                fix = _close(reference, document.defenses)
-                problems.append(
-                    _Problem(("defenses", use.name), f"refers to the defense '{reference}', which is not in this file", fix)
-                )
+def _unknown_names(document: _Document, defenses: Mapping[str, DefenseUse], attacks: Mapping[str, AttackUse]) -> list[_Problem]:
+    uses = [("defenses", use) for use in defenses.values()] + [("attacks", use) for use in attacks.values()]
+    problems = [
+        _Problem(
+            (block, use.name),
+            f"refers to the defense '{reference}', which is not in this file",
+            _close(reference, document.defenses),
+        )
+        for block, use in uses
+        for reference in use.references
+        if reference not in document.defenses
+    ]
     for position, item in enumerate(document.matrix.exclude):
         for side, known in (("defense", document.defenses), ("attack", document.attacks)):
             named = getattr(item, side)

@@ -18,6 +18,7 @@ from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.collect import FINDINGS
 from robustkd.campaigns.store import Store
 from robustkd.contracts import (
+    Attack,
     AttackEvidence,
     Batch,
     CheckContext,
@@ -129,9 +130,25 @@ class Worker:
         target, batch = self._attacked(cell.target, cell.seed)
         if use.threat.goal == "targeted":
             batch = _with_goals(batch, cell.seed, self.data.num_classes)
-        found = evaluate_attack(target, use.plugin, batch, use.threat, seed=cell.seed, curve=use.curve)
+        if use.plugin.learns and self.data.train is None:
+            raise StoreError(
+                f"attack '{use.name}' learns, but the data '{self._campaign.data.name}' have no training part",
+                fix="use a data set with one",
+            )
+        meta["others"] = dict(zip(use.references, cell.needs[1:], strict=True))
+        attack = self._holding(use.plugin, meta["others"])
+        found = evaluate_attack(
+            target,
+            attack,
+            batch,
+            use.threat,
+            seed=cell.seed,
+            curve=use.curve,
+            fit_data=self.data.train if attack.learns else None,
+        )
         record = samples.AttackRecord(found.outcome, found.broken_at, found.adversarial.numpy())
-        meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, "wall_seconds": time.perf_counter() - started}
+        targets = {need: self._fingerprint(need) for need in cell.needs}
+        meta |= {"targets": targets, "wall_seconds": time.perf_counter() - started}
         with self._store.write(cell.id, meta) as folder:
             samples.write(record, folder)
 
@@ -151,8 +168,13 @@ class Worker:
                 continue
             record = samples.read(entry.folder)
             use = self._campaign.attacks[name]
-            finished[name] = evidence_of(name, use.plugin, use.threat, record.outcome, record.adversarial)
+            attack = self._holding(use.plugin, entry.meta.get("others", {}))
+            finished[name] = evidence_of(name, attack, use.threat, record.outcome, record.adversarial)
         return finished
+
+    def _holding(self, attack: Attack, others: Mapping[str, str]) -> Attack:
+        """The attack with the targets that it refers to."""
+        return attack.with_targets({name: self._target(cell_id) for name, cell_id in others.items()}) if others else attack
 
     def _target(self, cell_id: str) -> Target:
         entry = self._store.get(cell_id)

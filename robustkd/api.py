@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustkd import plugins
-from robustkd.contracts import Attack, Batch, CheckContext, Finding, Target, ThreatModel, UsageError, suggestion
+from robustkd.contracts import Arrays, Attack, Batch, CheckContext, Finding, Target, ThreatModel, UsageError, suggestion
 from robustkd.contracts.check import Verdict
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation import BATCH_SIZE, evaluate_attack, evidence_of, make_batch, with_clean_logits
@@ -97,6 +97,8 @@ def attack(
     targets: Tensor | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
+    models: Mapping[str, nn.Module | Target] | None = None,
+    fit_data: tuple[Any, Any] | None = None,
     **params: Any,
 ) -> AttackReport:
     """Attack ``model`` on the samples (x, y).
@@ -110,18 +112,21 @@ def attack(
         targets: (N,) classes to reach, for a targeted attack.
         seed: seeds each sample's own random stream.
         batch_size: samples attacked at once; no result depends on it.
+        models: other models, by the names that the attack's parameters give them (``transfer``).
+        fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
         params: the attack's own parameters (``robustkd describe NAME``).
 
     Raises:
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    plugin = _plugin({"kind": name, **params})
+    plugin = _holding(_plugin({"kind": name, **params}), models, x)
     target = _target(model, x)
     with frozen(target.module):
         batch = _batch(target, x, y, targets, batch_size)
         threat = ThreatModel(norm, eps, goal="untargeted" if targets is None else "targeted")
-        found = evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size)
+        data = _arrays(fit_data)
+        found = evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size, fit_data=data)
     return AttackReport(found.adversarial, found.outcome)
 
 
@@ -190,6 +195,14 @@ def _label(spec: str | Mapping[str, Any]) -> str:
         return spec
     rest = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "kind")
     return f"{spec.get('kind', '')}({rest})" if rest else str(spec.get("kind", ""))
+
+
+def _holding(attack: Attack, models: Mapping[str, nn.Module | Target] | None, x: Any) -> Attack:
+    return attack.with_targets({name: _target(model, x) for name, model in models.items()}) if models else attack
+
+
+def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
+    return None if data is None else Arrays(*(torch.as_tensor(part).cpu().numpy() for part in data))
 
 
 def _target(model: nn.Module | Target, x: Any) -> Target:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustkd.contracts import (
+    Arrays,
     Attack,
     AttackError,
     AttackEvidence,
@@ -134,12 +135,14 @@ def evaluate_attack(
     seed: int = 0,
     curve: Sequence[float] = (),
     batch_size: int = BATCH_SIZE,
+    fit_data: Arrays | None = None,
 ) -> Evaluation:
     """Attack every sample of ``batch`` (with clean logits) at ``threat.eps``, then at each eps of ``curve``.
 
     The result at ``threat.eps`` is the attack's own, on all samples. The curve costs less than its points would each:
     a sample broken at one eps counts as broken at every larger one, so upwards only the standing samples are attacked,
-    and downwards only the broken ones. A minimum-norm attack is run once; its distances give every point.
+    and downwards only the broken ones. A minimum-norm attack is run once; its distances give every point. An attack that
+    learns is fitted on ``fit_data``, anew for each eps.
 
     Raises:
         AttackError: the attack cannot be used under this threat model, or its result breaks it.
@@ -154,10 +157,11 @@ def evaluate_attack(
 
     def run(part: Batch, eps: float) -> tuple[Outcome, Tensor]:
         budget = ThreatModel(threat.norm, eps, threat.space, threat.goal, threat.knowledge)
+        able = _fitted(attack, target, fit_data, budget, seed, part) if attack.learns else attack
         outcomes, found = [], []
         for rows in torch.arange(len(part), device=part.inputs.device).split(batch_size):
             some = part.select(rows)
-            result = attack.run(target, some, budget, SampleRng(seed, some.index))
+            result = able.run(target, some, budget, SampleRng(seed, some.index))
             outcomes.append(judge(target, attack, some, budget, result))
             found.append(result.adversarial.detach().cpu())
         return Outcome.joined(outcomes), torch.cat(found)
@@ -170,6 +174,15 @@ def evaluate_attack(
             fix="an attack restores training mode and requires_grad, and never writes weights or BatchNorm statistics",
         )
     return evaluation
+
+
+def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatModel, seed: int, batch: Batch) -> Attack:
+    if data is None:
+        raise UsageError(
+            f"attack '{getattr(attack, 'name', type(attack).__name__)}' learns from training data, and was given none",
+            fix="pass fit_data=(x, y): samples that are not attacked",
+        )
+    return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=batch.inputs.device), "fit"))
 
 
 def _marks(target: Target) -> list[tuple[object, ...]]:

@@ -10,6 +10,8 @@ Source: Athalye, Carlini, Wagner: Obfuscated gradients give a false sense of sec
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +19,7 @@ from pydantic import Field, PrivateAttr, TypeAdapter, ValidationInfo, model_vali
 from torch import Tensor
 
 from robustkd.attacks.wrapper import InnerAttack, Wrapper
-from robustkd.contracts import AttackResult, Batch, CampaignPath, Params, Target, TargetError, ThreatModel
-from robustkd.contracts.random import SampleRng
+from robustkd.contracts import CampaignPath, Params, Target, TargetError
 from robustkd.targets.code import function_by_reference, source_file
 from robustkd.targets.surrogate import Surrogate, backward_surrogates, declared_surrogates
 
@@ -81,8 +82,9 @@ class BPDA(Wrapper):
         """The code of surrogates of one's own, and what the wrapped attack reads."""
         return [*self.params.code_files, *super().files()]
 
-    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """The passes of the wrapped attack; a surrogate's own computation is part of the backward pass that it serves.
+    @contextmanager
+    def seen(self, target: Target) -> Iterator[Target]:
+        """The target itself, its stages with the surrogates' gradients. A surrogate's own computation is part of the backward pass.
 
         Raises:
             TargetError: no stage of the target declares a surrogate and none is named, or a named stage does not exist.
@@ -94,4 +96,4 @@ class BPDA(Wrapper):
                 fix="give the stage a method surrogate(inputs), or name it: surrogates: {stage: identity}",
             )
         with backward_surrogates(target.module, surrogates):
-            return self.inner.run(target, batch, threat, rng)
+            yield target

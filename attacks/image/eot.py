@@ -10,6 +10,8 @@ randomised defenses, Athalye, Carlini, Wagner: Obfuscated gradients give a false
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -49,8 +51,12 @@ class EOT(Wrapper):
     Params = EOTParams
     source = "Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420"
 
+    @contextmanager
+    def seen(self, target: Target) -> Iterator[Target]:
+        """Its mean over ``samples`` passes."""
+        yield MeanTarget(target, self.params.samples)
+
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """``samples`` times the passes of the wrapped attack."""
-        samples = self.params.samples
-        found = self.inner.run(MeanTarget(target, samples), batch, threat, rng)
+        samples, found = self.params.samples, super().run(target, batch, threat, rng)
         return replace(found, forwards=samples * found.forwards, backwards=samples * found.backwards)

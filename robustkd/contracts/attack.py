@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from robustkd.contracts.errors import UsageError
 from robustkd.contracts.params import Params
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robustkd.contracts.data import Arrays
     from robustkd.contracts.random import SampleRng
     from robustkd.contracts.target import Target
 
@@ -101,8 +104,10 @@ class Attack(ABC):
         norms: for a fixed-budget attack the norms it can respect, for a minimum-norm attack the one it minimises.
         gradients: whether it differentiates the target (a black-box attack does not).
         iterative: whether it takes more than one step (what the one-step attacks are compared against).
+        learns: whether ``fit`` must come before ``run`` (a universal perturbation, a generator).
         version: raise it when the attack's numbers change; results of another version are computed again.
         source: the paper.
+        targets: other targets that the attack uses: those of the defenses that its parameters refer to, same seed.
     """
 
     Params: ClassVar[type[Params]] = Params
@@ -112,11 +117,32 @@ class Attack(ABC):
     space: ClassVar[Space] = "pixels"
     gradients: ClassVar[bool] = True
     iterative: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
     version: ClassVar[str] = "1"
     source: ClassVar[str] = ""
 
     def __init__(self, params: Any = None) -> None:
         self.params: Any = self.Params() if params is None else params
+        self.targets: Mapping[str, Target] = {}
+
+    def with_targets(self, targets: Mapping[str, Target]) -> Self:
+        """This attack, holding the finished targets of the defenses that its parameters refer to (``TargetRef``), by name."""
+        holding = copy.copy(self)
+        holding.targets = dict(targets)
+        return holding
+
+    def target(self, name: str) -> Target:
+        """The target called ``name`` that was handed over.
+
+        Raises:
+            UsageError: none was.
+        """
+        if name not in self.targets:
+            raise UsageError(
+                f"the attack refers to '{name}', which was not handed over",
+                fix="in a campaign, name a defense of the same file; in Python, pass models={" + repr(name) + ": a network}",
+            )
+        return self.targets[name]
 
     @property
     def loss_family(self) -> LossFamily:
@@ -140,6 +166,17 @@ class Attack(ABC):
     def files(self) -> list[Path]:
         """Files outside the campaign whose content decides the outcome (code); hashed into its identity."""
         return []
+
+    def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Attack:
+        """Learn from ``data``; returns the attack that can be run. Called for each target and each budget, if it ``learns``.
+
+        Args:
+            target: will be attacked later, on other samples.
+            data: training data; the attacked samples are not among them.
+            threat: the budget.
+            rng: a stream for each sample of ``data``, on the device of the attack.
+        """
+        return self
 
     @abstractmethod
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:

@@ -26,7 +26,8 @@ class TargetReference:
 
 
 TargetRef = Annotated[str, TargetReference()]
-"""A parameter type: the name of another defense, which is trained first and handed over by ``FitContext.target``."""
+"""A parameter type: the name of another defense, which is trained first and handed over by ``FitContext.target`` or, to an
+attack, by ``Attack.target``."""
 
 
 def target_references(params: BaseModel) -> list[str]:
