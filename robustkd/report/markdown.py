@@ -15,6 +15,7 @@ SIGNS = {"credible": "✅", "suspect": "⚠️", "not credible": "❌"}
 READING = (
     "A robust accuracy is an upper bound: the share of all test samples that are classified rightly and that none of these attacks broke. "
     "A sample that was misclassified before the attack counts as not robust. The worst case is taken per sample over the attacks. "
+    "W-Robust is the mean of clean and worst-case robust accuracy, NRR their harmonic mean. "
     "With several seeds, accuracies are means and an interval is the envelope of the seeds' own 95 % Wilson intervals."
 )
 
@@ -55,12 +56,17 @@ def _summary(summaries: Sequence[DefenseSummary]) -> str:
             verdict(row.verdict),
             interval(row.ci_low, row.ci_high),
             interval(row.spread_low, row.spread_high) if len(row.seeds) > 1 else MISSING,
+            percent(row.w_robust),
+            percent(row.nrr),
             escape(row.strongest_attack or MISSING),
         ]
         for row in summaries
     )
-    head = ["defense", "clean accuracy", "robust accuracy", "verdict", "95 % interval", "between seeds", "strongest attack"]
-    return _table(head, "lrrlrrl", rows)
+    head = [
+        "defense", "clean accuracy", "robust accuracy", "verdict", "95 % interval", "between seeds", "W-Robust", "NRR",
+        "strongest attack",
+    ]  # fmt: skip
+    return _table(head, "lrrlrrrrl", rows)
 
 
 def _grid(results: Results) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
+from robustkd.scoring.tradeoff import nrr, w_robust
 
 STATUS_WORST_FIRST: tuple[CellStatus, ...] = ("failed", "invalid", "blocked", "pending", "done")
 SEVERITY_WORST_FIRST = ("severe", "warning", "info")
@@ -25,6 +26,7 @@ class DefenseSummary:
         clean_accuracy, robust_accuracy: means over the seeds that have them.
         ci_low, ci_high: the envelope of the seeds' 95 % intervals of the robust accuracy.
         spread_low, spread_high: the lowest and the highest seed's robust accuracy.
+        w_robust, nrr: arithmetic and harmonic mean of clean and robust accuracy, averaged over the seeds.
         strongest_attack: of those behind ``robust_accuracy``, the one with the lowest mean; the first of equals.
         verdict: the worst over seeds; None while a seed lacks one, unless another seed's is `not credible` already.
         fired_checks: names, severe ones first.
@@ -40,6 +42,8 @@ class DefenseSummary:
     ci_high: float | None
     spread_low: float | None
     spread_high: float | None
+    w_robust: float | None
+    nrr: float | None
     strongest_attack: str | None
     verdict: Verdict | None
     fired_checks: tuple[str, ...]
@@ -130,6 +134,11 @@ def _summary(results: Results, name: str) -> DefenseSummary:
         attack: mean(cell.robust_accuracy for cell in cells if cell.attack == attack) for attack in attack_names(results)
     }
     robust = [item.robust_accuracy for item in trained if item.robust_accuracy is not None]
+    pairs = [
+        (item.clean_accuracy, item.robust_accuracy)
+        for item in trained
+        if item.clean_accuracy is not None and item.robust_accuracy is not None
+    ]
     return DefenseSummary(
         defense=name,
         seeds=tuple(sorted({item.seed for item in trained} | {cell.seed for cell in cells})),
@@ -139,6 +148,8 @@ def _summary(results: Results, name: str) -> DefenseSummary:
         ci_high=max((item.ci_high for item in trained if item.ci_high is not None), default=None),
         spread_low=min(robust, default=None),
         spread_high=max(robust, default=None),
+        w_robust=mean(w_robust(*pair) for pair in pairs),
+        nrr=mean(nrr(*pair) for pair in pairs),
         strongest_attack=_strongest(results, trained, cells, per_attack),
         verdict=worst_verdict([item.verdict for item in trained]),
         fired_checks=tuple(_unique(finding.name for finding in fired(trained))),

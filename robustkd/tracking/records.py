@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from robustkd.contracts.check import Verdict
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
+from robustkd.scoring.tradeoff import nrr, w_robust
 from robustkd.tracking import notes
 from robustkd.tracking.location import redacted
 
@@ -120,7 +121,7 @@ def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: b
         status="FINISHED" if result.status == "done" else "FAILED",
         tags=tags | {"mlflow.note.content": notes.defense(result)},
         params=params,
-        metrics=(*_points(result, DEFENSE_METRICS), *history_points(result.history)),
+        metrics=(*_points(result, DEFENSE_METRICS), *_tradeoff(result), *history_points(result.history)),
         seconds=result.train_seconds,
         files=files,
         attached=("model",) if model else (),
@@ -280,6 +281,13 @@ def _points(item: CellResult | DefenseResult, names: Iterable[str]) -> list[Poin
     values = ((name, getattr(item, name)) for name in names)
     points = [Point(name, 0, _rounded(value)) for name, value in values if value is not None and math.isfinite(value)]
     return points + _curve(item.curve)
+
+
+def _tradeoff(result: DefenseResult) -> list[Point]:
+    clean, robust = result.clean_accuracy, result.robust_accuracy
+    if clean is None or robust is None:
+        return []
+    return [Point("w_robust", 0, _rounded(w_robust(clean, robust))), Point("nrr", 0, _rounded(nrr(clean, robust)))]
 
 
 def _curve(curve: Iterable[CurvePoint]) -> list[Point]:

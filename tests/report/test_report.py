@@ -211,6 +211,10 @@ def test_seeds_are_combined_by_mean_envelope_and_spread():
     assert row.ci_high == wilson(round(0.812 * N), N)[1]
     assert (row.strongest_attack, row.verdict, row.status, row.fired_checks) == ("pgd-logits", "credible", "done", ())
     assert row.per_attack["pgd"] == pytest.approx(0.811)
+    trained = [item for item in campaign().defenses if item.defense == "pgd-at"]
+    pairs = [(item.clean_accuracy, item.robust_accuracy) for item in trained]
+    assert row.w_robust == pytest.approx(sum(clean + robust for clean, robust in pairs) / 6)
+    assert row.nrr == pytest.approx(sum(2 / (1 / clean + 1 / robust) for clean, robust in pairs) / 3)
 
 
 def test_one_seed_keeps_its_own_interval_and_equals_go_to_the_first_attack():
