@@ -14,7 +14,7 @@ from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
 
-EPS = 0.05
+EPS = 0.1
 
 
 class Counting(nn.Module):
