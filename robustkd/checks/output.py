@@ -9,7 +9,10 @@ from robustkd.contracts import Check, CheckContext, Finding, Params
 
 
 class OutputType(Check):
-    """Are these logits? Margin losses mean something else on probabilities, and gradients are squashed twice."""
+    """Are these logits? Margin losses mean something else on probabilities, and gradients are squashed twice.
+
+    Not asked of a target that declares its output (``output``: an ensemble's log-probabilities): there it is meant, and right.
+    """
 
     severity = "warning"
     rule = "outputs lie in [0, 1] and sum to 1 (tolerance 1e-5), or their logsumexp is 0 (log-probabilities)"
@@ -26,7 +29,7 @@ class OutputType(Check):
         logarithms = off_zero < 1e-4
         kind = "probabilities" if probabilities else "log-probabilities" if logarithms else "logits"
         return self.finding(
-            kind != "logits",
+            kind not in ("logits", getattr(context.target, "output", "logits")),
             fix="return logits: remove the last softmax",
             outputs=kind,
             sum_minus_one=off_one,
