@@ -1,10 +1,10 @@
 """RobustBench's model zoo, made importable.
 
 robustbench 1.1.1 cannot be imported from a clean installation: it wants ``autoattack``, which is on no registry under
-that name, and ``pkg_resources``, which setuptools 81 dropped. Both are needed by functions that robustkd never calls,
-at the moment of import only. So they are lent for that moment, where no real ones are installed, and taken out of
-``sys.modules`` again, where nobody else mistakes them for the real ones. (Requiring setuptools < 81 instead would hold
-back the whole environment's build tool, and ``import robustbench`` would still fail for want of ``autoattack``.)
+that name, and ``pkg_resources``, which setuptools 81 dropped. Both are lent at the moment of import, where no real ones are
+installed, and taken out of ``sys.modules`` again, where nobody else mistakes them for the real ones. What is lent as AutoAttack is
+robustkd's own: ``robustbench.benchmark`` runs on this engine. (Requiring setuptools < 81 instead would hold back the whole
+environment's build tool, and ``import robustbench`` would still fail for want of ``autoattack``.)
 """
 
 from __future__ import annotations
@@ -22,33 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from robustkd.autoattack_bridge import AutoAttack, EvaluationState
 from robustkd.contracts import PluginError, TargetError, UsageError, suggestion
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-class AutoAttack:
-    """Stands where RobustBench expects AutoAttack, and says that it is not there."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        raise NotImplementedError(
-            "robustbench.benchmark needs AutoAttack, which robustkd does not provide yet: nothing was evaluated. "
-            "Load the model with kind: robustbench in a campaign and attack it there (torchattacks:AutoAttack runs the "
-            "standard ensemble)."
-        )
-
-
-class EvaluationState:
-    """Stands where RobustBench expects AutoAttack's saved state."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        AutoAttack()
-
-    @classmethod
-    def from_disk(cls, *args: object, **kwargs: object) -> EvaluationState:
-        """There is no state to read."""
-        return cls()
 
 
 def import_robustbench() -> ModuleType:
