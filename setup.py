@@ -53,6 +53,7 @@ setup(
             "tqdm>=4.56",
             # Not setuptools<81 for the pkg_resources that its loaders import: see robustkd/robustbench_bridge.py.
         ],
+        "torchvision": ["torchvision>=0.23"],  # resnet101, resnext50-32x4d, densenet201, vgg19
         "dev": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",
@@ -86,7 +87,9 @@ setup(
             "eot = robustkd.attacks.image.eot:EOT",
             "bpda = robustkd.attacks.image.bpda:BPDA",
             "transfer = robustkd.attacks.image.transfer:Transfer",
+            "universal = robustkd.attacks.image.universal:Universal",
             "cw-l2 = robustkd.attacks.image.cw_l2:CWL2",
+            "cw-linf = robustkd.attacks.image.cw_linf:CWLinf",
             "ddn = robustkd.attacks.image.ddn:DDN",
             "fmn = robustkd.attacks.image.fmn:FMN",
             "fab = robustkd.attacks.image.fab:FAB",
@@ -137,6 +140,11 @@ setup(
             "preact-resnet18 = robustkd.models.resnet:PreActResNet18",
             "wrn = robustkd.models.wide_resnet:WideResNet",
             "mobilenet-v2 = robustkd.models.mobilenet:MobileNetV2",
+            "tiny-vit = robustkd.models.vit:TinyViT",
+            "resnet101 = robustkd.models.torchvision_models:ResNet101",
+            "resnext50-32x4d = robustkd.models.torchvision_models:ResNeXt50",
+            "densenet201 = robustkd.models.torchvision_models:DenseNet201",
+            "vgg19 = robustkd.models.torchvision_models:VGG19",
         ],
         "robustkd.transforms": [
             "bit-depth = robustkd.transforms.bit_depth:BitDepth",
