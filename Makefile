@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install quickstart test test-slow check bench docs clean
+.PHONY: install quickstart test test-slow check peers bench-attacks verify-strength bench docs clean
 
 install: $(STAMP)
 
@@ -32,8 +32,18 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
-	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file; done
+# What the benchmarks compare with. adv-lib comes without its requirements: visdom, for plots, does not build everywhere.
+peers: install
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps 'adv-lib==0.2.8' 'pyautoattack==0.2.0' tqdm
+
+bench-attacks: peers
+	@set -e; for name in overhead pgd autoattack; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+
+verify-strength: peers
+	@status=0; for name in published strength autoattack; do \
+	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --strict || status=1; done; exit $$status
+
+bench: bench-attacks verify-strength
 
 docs: install
 	$(BIN)/pytest tests/docs

@@ -1,0 +1,257 @@
+"""Where contenders meet: the same network, the same images, a process of their own, one judge.
+
+Passes are counted from outside, around the network, for everybody alike: a pass is one image through the network, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+RESULTS = Path(__file__).with_name("results")
+SLACK = 1e-4
+"""Share of eps by which a contender may overshoot: rounding of the libraries' own projections."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One contender's turn.
+
+    Attributes:
+        duel: which attack, a key of ``_duels.DUELS``.
+        contender: ``robustkd`` or a peer.
+        network: a name that ``_networks.load`` knows.
+        images: how many of its test images.
+        eps: the budget of a fixed-budget attack; what is asked of a minimum-norm one does not depend on it.
+        budget: steps, restarts, .. : the same numbers for every contender.
+        threads: CPU threads.
+        device: where the network is.
+    """
+
+    duel: str
+    contender: str
+    network: str
+    images: int
+    eps: float
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    device: str = "cpu"
+
+
+class Counted(nn.Module):
+    """A network that counts the images going through it, each way."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.forwards = self.backwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        logits: Tensor = self.network(x)
+        if logits.requires_grad:
+            logits.register_hook(self._backward)
+        return logits
+
+    def _backward(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+def measure(job: Job, *, limit: float | None = None) -> dict[str, Any]:
+    """Run a job in a fresh process. The row says what happened also when that was an exception or the time limit."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(job, sender))
+    child.start()
+    sender.close()
+    try:
+        row = receiver.recv() if receiver.poll(limit) else {"error": f"not done after {limit:.0f} s"}
+    except EOFError:
+        row = {"error": f"the process died (exit code {child.exitcode})"}
+    child.terminate()
+    child.join()
+    return {**asdict(job), **row}
+
+
+def _child(job: Job, sender: Any) -> None:
+    try:
+        with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet):  # the peers print
+            row = _run(job)
+    except Exception as error:
+        traceback.print_exc()
+        row = {"error": f"{type(error).__name__}: {error}"}
+    sender.send(row)
+
+
+def _run(job: Job) -> dict[str, Any]:
+    import _duels
+    import _networks
+
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(0)
+    network, x, y = _networks.load(job.network, job.images, job.device)
+    model = Counted(network).eval()
+    contend = _duels.contender(job)
+    model(x[:8].clone().requires_grad_()).sum().backward()  # the first pass of a process pays for set-up
+    model.zero_grad()
+    model.forwards = model.backwards = 0
+    before = _peak_mib(job.device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    adversarial = contend(model, x, y)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {
+        "wall": wall,
+        "cpu": cpu,
+        "forwards": model.forwards / len(x),
+        "backwards": model.backwards / len(x),
+        "peak_mib": _peak_mib(job.device) - before,
+        **judge(network, x, y, adversarial.detach(), _duels.DUELS[job.duel].norm, job.eps),
+    }
+
+
+def _peak_mib(device: str) -> float:
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@torch.no_grad()
+def judge(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, norm: str, eps: float) -> dict[str, float]:
+    """Robust accuracy at eps, and the distances, of anybody's adversarial images.
+
+    An image that is not inside [0, 1], is not finite, or is all zero (what foolbox returns for a failed search) is a failure.
+    Distances are over the images classified rightly; a failure is infinitely far.
+    """
+    right = network(x).argmax(1) == y
+    wrong = torch.cat([network(part).argmax(1) for part in adversarial.split(256)]) != y
+    flat = adversarial.flatten(1)
+    valid = flat.isfinite().all(1) & (flat.amin(1) >= -1e-6) & (flat.amax(1) <= 1 + 1e-6) & (flat != 0).any(1)
+    delta = (flat - x.flatten(1)).double()
+    order = {"linf": torch.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}[norm]
+    far = torch.linalg.vector_norm(delta, ord=order, dim=1)
+    if norm == "l0":  # pixels, not channel values
+        far = (delta.view(x.shape).abs().amax(1) > 0).flatten(1).sum(1).double()
+    found = wrong & valid & right
+    far = torch.where(found, far, torch.inf)[right]
+    within = far <= eps * (1 + SLACK)
+    return {
+        "clean_accuracy": float(right.double().mean()),
+        "robust_accuracy": (len(far) - int(within.sum())) / len(x),
+        "success": float(found.sum() / right.sum()),
+        "median_norm": float(far.median()),
+        "mean_norm": float(far[far.isfinite()].mean()) if bool(far.isfinite().any()) else float("nan"),
+    }
+
+
+def fastest(rows: Iterable[Mapping[str, Any]], key: str = "wall") -> Mapping[str, Any] | None:
+    """The peer with the smallest ``key``."""
+    done = [row for row in rows if "error" not in row and row["contender"] != "robustkd"]
+    return min(done, key=lambda row: row[key], default=None)
+
+
+def earlier(name: str, job: Job) -> dict[str, Any] | None:
+    """What an earlier run on this machine measured for the same job: peers do not change while we do."""
+    file = RESULTS / f"{name}.json"
+    content = json.loads(file.read_text()) if file.is_file() else {"machine": None, "rows": []}
+    wanted = json.loads(json.dumps(asdict(job)))
+    same = [row for row in content["rows"] if {key: row.get(key) for key in wanted} == wanted and "error" not in row]
+    return same[0] | {"earlier": True} if same and content["machine"] == machine(job.device) else None
+
+
+def repeated(count: int, once: Callable[[], float]) -> float:
+    """The median of ``count`` runs."""
+    return statistics.median(once() for _ in range(count))
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the numbers were measured on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    peers = {}
+    for name in ("torchattacks", "foolbox", "adv-lib", "pyautoattack"):
+        with contextlib.suppress(PackageNotFoundError):
+            peers[name] = version(name)
+    named = torch.cuda.get_device_name() if device.startswith("cuda") else _cpu()
+    return {"device": named, "cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__, **peers}
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@dataclass
+class Verdicts:
+    """The targets of a benchmark, and whether they were met."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def expect(self, what: str, value: float, at_most: float) -> None:
+        """Note a figure that should not exceed ``at_most``."""
+        self.lines.append({"what": what, "value": value, "at_most": at_most, "met": bool(value <= at_most)})
+
+    def print(self) -> None:
+        for line in self.lines:
+            print(
+                f"  {'met   ' if line['met'] else 'MISSED'}  {line['what']}: {line['value']:.3f} (at most {line['at_most']:.3f})"
+            )
+
+    @property
+    def all_met(self) -> bool:
+        return all(line["met"] for line in self.lines)
+
+
+def write(name: str, rows: Sequence[Mapping[str, Any]], verdicts: Verdicts, device: str = "cpu") -> None:
+    """Keep what was measured, with the machine's name."""
+    RESULTS.mkdir(exist_ok=True)
+    content = {"machine": machine(device), "rows": list(rows), "targets": verdicts.lines}
+    file = RESULTS / f"{name}.json"
+    file.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written to {file}")
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> None:
+    """Print rows; ``columns`` are (key, heading, format)."""
+    cells = [[_cell(row, key, form) for key, _, form in columns] for row in rows]
+    heads = [heading for _, heading, _ in columns]
+    widths = [max(len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
+    for line in [heads, *cells]:
+        print(
+            "  ".join(text.ljust(w) if i < 2 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True)))
+        )
+    for row in rows:
+        if "error" in row:
+            print(f"  {row['contender']} on {row['network']}: {row['error']}")
+
+
+def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
+    return format(row[key], form) if key in row else "-"
+
+
+COST = [
+    ("network", "network", ""),
+    ("contender", "contender", ""),
+    ("wall", "wall s", ".2f"),
+    ("cpu", "CPU s", ".2f"),
+    ("forwards", "forwards", ".1f"),
+    ("backwards", "backwards", ".1f"),
+    ("peak_mib", "peak MiB", ".0f"),
+]

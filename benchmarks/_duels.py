@@ -1,0 +1,279 @@
+"""Who meets whom: each attack of robustkd that a peer has too, at the same budget.
+
+Every contender is ``(model, x, y) -> adversarial images``. What a library cannot be told (a step schedule, say) stays its own.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from _arena import Job
+from torch import Tensor, nn
+
+import robustkd
+
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Maker = Callable[[Job], Attack]
+
+
+@dataclass(frozen=True)
+class Duel:
+    """An attack of ours and its counterparts.
+
+    Attributes:
+        norm: in which the results are judged.
+        ours: the plug-in, and our names of the budget's entries.
+        peers: by library.
+        params: parameters of ours beside the budget.
+    """
+
+    norm: str
+    ours: str
+    peers: Mapping[str, Maker]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+def contender(job: Job) -> Attack:
+    """The attack that a job asks for."""
+    duel = DUELS[job.duel]
+    return _robustkd(duel, job) if job.contender == "robustkd" else duel.peers[job.contender](job)
+
+
+def _robustkd(duel: Duel, job: Job) -> Attack:
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        report = robustkd.attack(
+            duel.ours, model, x, y, norm=duel.norm, eps=job.eps, batch_size=len(x), **job.budget, **duel.params
+        )
+        return report.adversarial.to(x.device)
+
+    return run
+
+
+def _torchattacks(name: str, **renamed: Any) -> Maker:
+    """``renamed``: their parameter -> our budget's entry, or a function of the job."""
+
+    def make(job: Job) -> Attack:
+        import torchattacks
+
+        params = {theirs: job.budget[ours] if isinstance(ours, str) else ours(job) for theirs, ours in renamed.items()}
+
+        def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            return getattr(torchattacks, name)(model, **params)(x, y)
+
+        return run
+
+    return make
+
+
+def _foolbox(name: str, *, fixed: bool, **renamed: Any) -> Maker:
+    def make(job: Job) -> Attack:
+        import foolbox
+
+        params = {theirs: job.budget[ours] if isinstance(ours, str) else ours(job) for theirs, ours in renamed.items()}
+
+        def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+            raw, _, _ = getattr(foolbox.attacks, name)(**params)(wrapped, x, y, epsilons=job.eps if fixed else None)
+            return raw
+
+        return run
+
+    return make
+
+
+def _adv_lib(name: str, *, fixed: bool, given: Mapping[str, Any] | None = None, **renamed: Any) -> Maker:
+    def make(job: Job) -> Attack:
+        sys.modules.setdefault("visdom", types.ModuleType("visdom"))  # imported for plots that nobody asks for
+        import adv_lib.attacks
+
+        params = {theirs: job.budget[ours] if isinstance(ours, str) else ours(job) for theirs, ours in renamed.items()}
+        attack = partial(getattr(adv_lib.attacks, name), **params, **(given or {}))
+
+        def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            return attack(model, x, y, job.eps) if fixed else attack(model, x, y)
+
+        return run
+
+    return make
+
+
+def _pyautoattack(version: str = "standard", attacks: list[str] | None = None) -> Maker:
+    def make(job: Job) -> Attack:
+        from pyautoattack import AutoAttack
+
+        def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[DUELS[job.duel].norm]
+            made = AutoAttack(model, attacks=attacks, device=job.device, eps=job.eps, norm=norm, seed=0, version=version)
+            found = made.run_standard_evaluation(x, y, batch_size=len(x))
+            return found[0] if isinstance(found, tuple) else found
+
+        return run
+
+    return make
+
+
+def _eps(job: Job) -> float:
+    return job.eps
+
+
+def _always(value: Any) -> Callable[[Job], Any]:
+    return lambda job: value
+
+
+def _total(job: Job) -> int:
+    """torchattacks' CW has no binary search: it gets all of the steps at once."""
+    return int(job.budget["steps"] * job.budget["binary_steps"])
+
+
+_STEPS = {"eps": _eps, "alpha": "step_size", "steps": "steps"}
+
+DUELS: dict[str, Duel] = {
+    "fgsm": Duel("linf", "fgsm", {"torchattacks": _torchattacks("FGSM", eps=_eps), "foolbox": _foolbox("FGSM", fixed=True)}),
+    "bim": Duel(
+        "linf",
+        "bim",
+        {
+            "torchattacks": _torchattacks("BIM", **_STEPS),
+            "foolbox": _foolbox("LinfBasicIterativeAttack", fixed=True, abs_stepsize="step_size", steps="steps"),
+        },
+    ),
+    "pgd": Duel(
+        "linf",
+        "pgd",
+        {
+            "torchattacks": _torchattacks("PGD", **_STEPS),
+            "foolbox": _foolbox("LinfPGD", fixed=True, abs_stepsize="step_size", steps="steps"),
+            "adv-lib": _adv_lib("pgd_linf", fixed=True, absolute_step_size="step_size", steps="steps"),
+        },
+    ),
+    "pgd-l2": Duel(
+        "l2",
+        "pgd",
+        {
+            "torchattacks": _torchattacks("PGDL2", **_STEPS),
+            "foolbox": _foolbox("L2PGD", fixed=True, abs_stepsize="step_size", steps="steps"),
+        },
+    ),
+    "mi-fgsm": Duel("linf", "mi-fgsm", {"torchattacks": _torchattacks("MIFGSM", **_STEPS)}),
+    "ni-fgsm": Duel("linf", "ni-fgsm", {"torchattacks": _torchattacks("NIFGSM", **_STEPS)}),
+    "di2-fgsm": Duel("linf", "di2-fgsm", {"torchattacks": _torchattacks("DIFGSM", **_STEPS, decay=_always(1.0))}),
+    "ti-fgsm": Duel("linf", "ti-fgsm", {"torchattacks": _torchattacks("TIFGSM", **_STEPS, decay=_always(1.0))}),
+    "si-fgsm": Duel("linf", "si-fgsm", {"torchattacks": _torchattacks("SINIFGSM", **_STEPS)}),
+    "vmi-fgsm": Duel("linf", "vmi-fgsm", {"torchattacks": _torchattacks("VMIFGSM", **_STEPS)}),
+    "apgd-ce": Duel(
+        "linf",
+        "apgd-ce",
+        {
+            "torchattacks": _torchattacks("APGD", eps=_eps, steps="steps"),
+            "pyautoattack": _pyautoattack("custom", ["apgd-ce"]),
+            "adv-lib": _adv_lib("apgd", fixed=True, given={"norm": float("inf"), "loss_function": "ce"}, n_iter="steps"),
+        },
+    ),
+    "apgd-dlr": Duel(
+        "linf",
+        "apgd-dlr",
+        {
+            "torchattacks": _torchattacks("APGD", eps=_eps, steps="steps", loss=_always("dlr")),
+            "adv-lib": _adv_lib("apgd", fixed=True, given={"norm": float("inf"), "loss_function": "dlr"}, n_iter="steps"),
+        },
+    ),
+    "apgd-t": Duel(
+        "linf",
+        "apgd-t",
+        {
+            "torchattacks": _torchattacks("APGDT", eps=_eps, steps="steps"),
+            "pyautoattack": _pyautoattack("custom", ["apgd-t"]),
+            "adv-lib": _adv_lib("apgd_targeted", fixed=True, given={"norm": float("inf")}, n_iter="steps"),
+        },
+    ),
+    "square": Duel(
+        "linf",
+        "square",
+        {
+            "torchattacks": _torchattacks("Square", eps=_eps, n_queries="queries"),
+            "pyautoattack": _pyautoattack("custom", ["square"]),
+        },
+    ),
+    "autoattack": Duel(
+        "linf",
+        "autoattack",
+        {"torchattacks": _torchattacks("AutoAttack", eps=_eps, seed=_always(0)), "pyautoattack": _pyautoattack()},
+    ),
+    "autoattack-adaptive": Duel("linf", "autoattack", {}, {"version": "adaptive"}),
+    "cw-l2": Duel(
+        "l2",
+        "cw-l2",
+        {
+            "foolbox": _foolbox("L2CarliniWagnerAttack", fixed=False, binary_search_steps="binary_steps", steps="steps"),
+            "adv-lib": _adv_lib("carlini_wagner_l2", fixed=False, binary_search_steps="binary_steps", max_iterations="steps"),
+            "torchattacks": _torchattacks("CW", steps=_total),
+        },
+    ),
+    "cw-linf": Duel("linf", "cw-linf", {"adv-lib": _adv_lib("carlini_wagner_linf", fixed=False, max_iterations=_total)}),
+    "ddn": Duel(
+        "l2",
+        "ddn",
+        {"foolbox": _foolbox("DDNAttack", fixed=False, steps="steps"), "adv-lib": _adv_lib("ddn", fixed=False, steps="steps")},
+    ),
+    **{
+        f"fmn-{norm}": Duel(
+            norm,
+            "fmn",
+            {
+                "foolbox": _foolbox(f"{theirs}FMNAttack", fixed=False, steps="steps"),
+                "adv-lib": _adv_lib("fmn", fixed=False, given={"norm": order}, steps="steps"),
+            },
+        )
+        for norm, theirs, order in (("linf", "LInf", float("inf")), ("l2", "L2", 2), ("l1", "L1", 1), ("l0", "L0", 0))
+    },
+    **{
+        f"fab-{norm}": Duel(
+            norm,
+            "fab",
+            {
+                "torchattacks": _torchattacks("FAB", eps=_eps, steps="steps", norm=_always(theirs)),
+                "adv-lib": _adv_lib("fab", fixed=False, given={"norm": order}, n_iter="steps"),
+            },
+        )
+        for norm, theirs, order in (("linf", "Linf", float("inf")), ("l2", "L2", 2), ("l1", "L1", 1))
+    },
+    "deepfool-l2": Duel(
+        "l2",
+        "deepfool",
+        {
+            "torchattacks": _torchattacks("DeepFool", steps="steps"),
+            "foolbox": _foolbox("L2DeepFoolAttack", fixed=False, steps="steps"),
+        },
+    ),
+    "deepfool-linf": Duel("linf", "deepfool", {"foolbox": _foolbox("LinfDeepFoolAttack", fixed=False, steps="steps")}),
+    "ead": Duel(
+        "l1",
+        "ead",
+        {
+            "foolbox": _foolbox(
+                "EADAttack", fixed=False, binary_search_steps="binary_steps", steps="steps", decision_rule=_always("L1")
+            ),
+            "torchattacks": _torchattacks("EADL1", binary_search_steps="binary_steps", max_iterations="steps"),
+        },
+    ),
+}
+
+MINIMUM_NORM = (
+    "cw-l2",
+    "cw-linf",
+    "ddn",
+    "fmn-linf",
+    "fmn-l2",
+    "fmn-l1",
+    "fmn-l0",
+    "fab-linf",
+    "fab-l2",
+    "fab-l1",
+    "deepfool-l2",
+)
+MINIMUM_NORM += ("deepfool-linf", "ead")

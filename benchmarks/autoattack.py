@@ -1,0 +1,69 @@
+"""AutoAttack, standard and adaptive, against torchattacks' and pyautoattack's: robust accuracy, wall time, passes.
+
+Hours on two cores with the default numbers of images; ``--images`` makes it shorter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import _networks
+import click
+from _arena import COST, Job, Verdicts, earlier, fastest, measure, table, write
+
+# (network, images, standard's share of the best peer's wall time: 0.5 where most samples survive, 0.25 where half do)
+BOUTS = (("cifar10_resnet20", 500, 0.25), ("pgd_at", 500, 0.25), ("mnist_lenet5_adv", 1000, 0.5))
+TURNS = (
+    ("autoattack", "robustkd"),
+    ("autoattack-adaptive", "robustkd"),
+    ("autoattack", "pyautoattack"),
+    ("autoattack", "torchattacks"),
+)
+
+
+@click.command()
+@click.option("--networks", default=",".join(bout[0] for bout in BOUTS), show_default=True)
+@click.option("--images", default=0, help="Instead of each network's own number.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--name", default="autoattack", help="Of the file in results/.")
+@click.option("--contenders", default="robustkd,pyautoattack,torchattacks", show_default=True)
+@click.option("--reuse", is_flag=True, help="Take the peers' rows from the file in results/ where they are there.")
+@click.option("--strict", is_flag=True, help="Fail when a target of strength is missed.")
+def main(networks: str, images: int, device: str, name: str, contenders: str, reuse: bool, strict: bool) -> None:
+    """Print the table and write results/autoattack.json."""
+    rows: list[dict[str, Any]] = []
+    strength, speed = Verdicts(), Verdicts()
+    for network, count, share in BOUTS:
+        if network not in networks.split(",") or not _networks.there(network):
+            continue
+        eps = _networks.EPS[network]
+        bout = []
+        for duel, who in TURNS:
+            if who not in contenders.split(","):
+                continue
+            job = Job(duel, who, network, images or count, eps, device=device)
+            bout.append((earlier(name, job) if reuse and who != "robustkd" else None) or measure(job))
+            print(f"{network}: {who} {duel} done", flush=True)
+        rows += bout
+        standard, adaptive, *peers = bout
+        if standard["contender"] != "robustkd" or any("error" in row for row in (standard, adaptive)):
+            continue
+        for peer in peers:
+            if "error" not in peer:
+                said = f"{network}: robust accuracy of standard above {peer['contender']}'s, points"
+                strength.expect(said, 100 * (standard["robust_accuracy"] - peer["robust_accuracy"]), 0.1)
+        said = f"{network}: robust accuracy of adaptive above standard's, points"
+        strength.expect(said, 100 * (adaptive["robust_accuracy"] - standard["robust_accuracy"]), 0.2)
+        if best := fastest(peers):
+            speed.expect(f"{network}: standard's wall time to {best['contender']}'s", standard["wall"] / best["wall"], share)
+            speed.expect(f"{network}: adaptive's wall time to {best['contender']}'s", adaptive["wall"] / best["wall"], 0.10)
+    table(rows, [*COST[:1], ("duel", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".3f")])
+    verdicts = Verdicts(strength.lines + speed.lines)
+    verdicts.print()
+    write(name, rows, verdicts, device)
+    if strict and not strength.all_met:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What robustkd's engine costs beside the network: PGD against the bare passes it is made of, and against the peers' PGD.
+
+The samples get a budget in which nothing breaks, so that none leaves the batch: every contender makes the same passes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import _networks
+import click
+import torch
+from _arena import Job, Verdicts, measure, repeated, table, write
+from torch import Tensor, nn
+
+import robustkd
+from robustkd.targets import frozen
+
+UNBREAKABLE = 1e-7
+
+
+@click.command()
+@click.option("--networks", default="resnet18,cifar10_resnet20,pgd_at,mnist_lenet5_adv", show_default=True)
+@click.option("--images", default=16, show_default=True)
+@click.option("--steps", default=20, show_default=True)
+@click.option("--repeats", default=7, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+def main(networks: str, images: int, steps: int, repeats: int, device: str) -> None:
+    """Print the table and write results/overhead.json."""
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    verdicts = Verdicts()
+    for name in filter(_networks.there, networks.split(",")):
+        network, x, y = _networks.load(name, images, device)
+        with torch.no_grad():
+            y = network(x).argmax(1)  # a sample that is wrong before the attack would cost nothing
+        pairs = [(_bare(network, x, y, steps), _ours(network, x, y, steps)) for _ in range(repeats)]
+        ratio = repeated(repeats, iter([ours / bare for bare, ours in pairs]).__next__)
+        bare = repeated(repeats, iter([bare for bare, _ in pairs]).__next__)
+        rows.append({"network": name, "contender": "bare passes", "ms_per_step": 1e3 * bare / steps, "ratio": 1.0})
+        rows.append({"network": name, "contender": "robustkd", "ms_per_step": 1e3 * bare * ratio / steps, "ratio": ratio})
+        verdicts.expect(f"{name}: PGD without anything leaving, to its bare passes", ratio, 1.10)
+        for peer in ("torchattacks", "foolbox", "adv-lib"):
+            budget = {"steps": steps, "step_size": UNBREAKABLE}
+            row = measure(Job("pgd", peer, name, images, UNBREAKABLE, budget, device=device))
+            took = row.get("wall" if device != "cpu" else "cpu", float("nan"))
+            rows.append(row | {"ms_per_step": 1e3 * took / steps, "ratio": took / bare})
+    columns = [
+        ("network", "network", ""),
+        ("contender", "contender", ""),
+        ("ms_per_step", "ms/step", ".2f"),
+        ("ratio", "to bare", ".2f"),
+    ]
+    table(rows, columns)
+    verdicts.print()
+    write("overhead", rows, verdicts, device)
+
+
+def _now(x: Tensor) -> float:
+    """CPU time, which other processes do not disturb; wall time where the work is done elsewhere."""
+    if not x.is_cuda:
+        return time.process_time()
+    torch.cuda.synchronize(x.device)
+    return time.perf_counter()
+
+
+def _bare(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> float:
+    """The passes that PGD cannot do without: the clean one, ``steps`` with the input's gradient, and a last look; and the judge's."""
+    started = _now(x)
+    with frozen(network):
+        for _ in range(3):
+            with torch.no_grad():
+                network(x)
+        for _ in range(steps):
+            leaf = x.clone().requires_grad_()
+            torch.autograd.grad(nn.functional.cross_entropy(network(leaf), y, reduction="sum"), leaf)
+    return _now(x) - started
+
+
+def _ours(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> float:
+    started = _now(x)
+    robustkd.attack("pgd", network, x, y, eps=UNBREAKABLE, steps=steps, step_size=UNBREAKABLE)
+    return _now(x) - started
+
+
+if __name__ == "__main__":
+    main()

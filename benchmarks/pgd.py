@@ -1,0 +1,87 @@
+"""PGD-40 against the peers', where most samples break and where most survive; and four budgets in one run against four runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import _networks
+import click
+import torch
+from _arena import COST, Job, Verdicts, fastest, measure, table, write
+
+import robustkd
+from robustkd.attacks.image.pgd import PGD
+from robustkd.contracts import ThreatModel
+from robustkd.evaluation import evaluate_attack, make_batch, with_clean_logits
+from robustkd.targets import ClassifierTarget
+
+# (network, eps, images, at most this share of the best peer's wall time)
+BOUTS = (("cifar10_resnet20", 8 / 255, 200, 0.25), ("mnist_lenet5_adv", 0.3, 500, 0.80), ("pgd_at", 0.1, 500, 0.80))
+PEERS = ("torchattacks", "foolbox", "adv-lib")
+SHARES = (0.25, 0.5, 0.75, 1.0)
+
+
+@click.command()
+@click.option("--networks", default=",".join(bout[0] for bout in BOUTS), show_default=True)
+@click.option("--images", default=0, help="Instead of each network's own number.")
+@click.option("--steps", default=40, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+def main(networks: str, images: int, steps: int, device: str) -> None:
+    """Print the tables and write results/pgd.json."""
+    rows: list[dict[str, Any]] = []
+    verdicts = Verdicts()
+    for name, eps, count, share in BOUTS:
+        if name not in networks.split(",") or not _networks.there(name):
+            continue
+        budget = {"steps": steps, "step_size": eps / 10}
+        jobs = [Job("pgd", who, name, images or count, eps, budget, device=device) for who in ("robustkd", *PEERS)]
+        bout = [measure(job) for job in jobs]
+        rows += bout
+        if (best := fastest(bout)) and "error" not in bout[0]:
+            verdicts.expect(f"{name}: wall time to {best['contender']}'s", bout[0]["wall"] / best["wall"], share)
+        several = _four_budgets(name, eps, images or count, device)
+        rows.append({"network": name, "contender": "robustkd, 4 eps at once", **several})
+        verdicts.expect(f"{name}: passes of four eps in one run, to those of four runs", several["share_of_passes"], 0.5)
+        verdicts.expect(f"{name}: wall time of four eps in one run, to that of four runs", several["share_of_wall"], 0.5)
+    table(rows, [*COST, ("robust_accuracy", "robust", ".3f")])
+    verdicts.print()
+    write("pgd", rows, verdicts, device)
+
+
+def _four_budgets(name: str, eps: float, images: int, device: str) -> dict[str, float]:
+    torch.set_num_threads(1)
+    network, x, y = _networks.load(name, images, device)
+    target = ClassifierTarget(network, num_classes=10, input_shape=x.shape[1:])
+    batch = with_clean_logits(target, make_batch(x, y, device=device))
+    attack = PGD(PGD.Params(steps=20))
+    budgets = [share * eps for share in SHARES]
+    before = _passes(network)
+    started = time.perf_counter()
+    evaluate_attack(target, attack, batch, ThreatModel("linf", eps), curve=budgets)
+    together, wall = _passes(network) - before, time.perf_counter() - started
+    before, started = _passes(network), time.perf_counter()
+    for budget in budgets:
+        robustkd.attack("pgd", network, x, y, eps=budget, steps=20)
+    return {
+        "wall": wall,
+        "forwards": together / images,
+        "share_of_passes": together / (_passes(network) - before),
+        "share_of_wall": wall / (time.perf_counter() - started),
+    }
+
+
+def _passes(network: torch.nn.Module) -> int:
+    """Images that have gone through so far; the counter is put in place at the first call."""
+    if not hasattr(network, "_passed"):
+        network._passed = 0  # type: ignore[assignment]
+        network.register_forward_hook(_count)
+    return int(network._passed)
+
+
+def _count(network: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    network._passed += len(output)  # type: ignore[operator]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Our attacks on networks that others published figures about, on all 10,000 images: are ours as strong as theirs were?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import _networks
+import click
+from _arena import COST, Job, Verdicts, measure, table, write
+
+# advertorch published these with the networks. (duel, network, budget, key, published)
+FIGURES: tuple[tuple[str, str, dict[str, Any], str, float], ...] = (
+    ("pgd", "mnist_lenet5_adv", {"steps": 40, "step_size": 0.01, "random_start": False}, "robust_accuracy", 0.932),
+    ("fab-linf", "mnist_lenet5_clean", {"steps": 100}, "median_norm", 0.112),
+    ("fab-linf", "mnist_lenet5_adv", {"steps": 100}, "median_norm", 0.3509),
+    ("fab-l2", "mnist_lenet5_clean", {"steps": 100}, "median_norm", 1.423),
+    ("fab-l2", "mnist_lenet5_adv", {"steps": 100}, "median_norm", 3.04),
+    ("ddn", "mnist_lenet5_clean", {"steps": 1000}, "mean_norm", 1.38),
+    ("ddn", "mnist_lenet5_adv", {"steps": 1000}, "mean_norm", 1.917),
+)
+
+
+@click.command()
+@click.option("--images", default=10_000, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--strict", is_flag=True, help="Fail when a target is missed.")
+def main(images: int, device: str, strict: bool) -> None:
+    """Print the table and write results/published.json."""
+    rows: list[dict[str, Any]] = []
+    verdicts = Verdicts()
+    for duel, network, budget, key, published in FIGURES:
+        if not _networks.there(network):
+            continue
+        row = measure(Job(duel, "robustkd", network, images, 0.3, budget, device=device)) | {"published": published}
+        rows.append(row)
+        print(f"{network}: {duel} done", flush=True)
+        if "error" in row:
+            continue
+        if key == "robust_accuracy":  # published as a rate of success over all images
+            verdicts.expect(f"{network}: {duel}: away from the published {1 - published:.3f}", abs(row[key] - published), 0.002)
+        else:
+            verdicts.expect(f"{network}: {duel}: {key} to the published {published}", row[key] / published, 1.02)
+    figures = ("median_norm", "median", ".4f"), ("mean_norm", "mean", ".4f"), ("published", "published", ".4f")
+    table(rows, [*COST[:1], ("duel", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".4f"), *figures])
+    verdicts.print()
+    write("published", rows, verdicts, device)
+    if strict and not verdicts.all_met:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
