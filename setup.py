@@ -88,6 +88,7 @@ setup(
             "bpda = robustkd.attacks.image.bpda:BPDA",
             "transfer = robustkd.attacks.image.transfer:Transfer",
             "universal = robustkd.attacks.image.universal:Universal",
+            "mora = robustkd.attacks.image.mora:MORA",
             "cw-l2 = robustkd.attacks.image.cw_l2:CWL2",
             "cw-linf = robustkd.attacks.image.cw_linf:CWLinf",
             "ddn = robustkd.attacks.image.ddn:DDN",

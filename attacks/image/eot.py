@@ -31,6 +31,11 @@ class MeanTarget(WrappedTarget):
         super().__init__(target)
         self.samples = samples
 
+    @property
+    def members(self) -> list[MeanTarget]:
+        """Those of an ensemble, each its own mean."""
+        return [MeanTarget(member, self.samples) for member in self.target.members]  # type: ignore[attr-defined]
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, *shape) -> (B, K)."""
         return torch.stack([self.target(inputs) for _ in range(self.samples)]).mean(0)
