@@ -7,7 +7,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from robustkd.campaigns.samples import AttackRecord
 from robustkd.campaigns.store import Entry, Store
 from robustkd.contracts.check import Finding
 from robustkd.scoring.intervals import wilson
+from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.verdict import verdict
 
@@ -146,8 +146,9 @@ def _defense_result(
         return DefenseResult(status=failure.status, error=failure.error, **base)
     correct, standing, broken_at = _worst_case(list(found.values()))
     low, high = wilson(int(standing.sum()), len(standing))
-    findings, checked = _findings(checks, entries)
-    unchecked = checks is not None and not checked
+    examined = _examined(checks, entries)
+    unchecked = checks is not None and examined is None
+    findings, remedy = examined or ([], None)
     status: CellStatus = "done"
     error = None
     if missing or unchecked:
@@ -166,6 +167,7 @@ def _defense_result(
         attacks=list(found),
         verdict=verdict(findings, complete=not missing) if not unchecked and checks is not None else None,
         checks=findings,
+        remedy=remedy,
         curve=_curve(correct, broken_at, points),
         other_threats=_other_threats(plan, attacks, records),
         **base,
@@ -189,15 +191,13 @@ def _other_threats(plan: Plan, attacks: Sequence[Cell], records: Mapping[str, At
     return {threat: float(_worst_case(group)[1].mean()) for threat, group in groups.items()}
 
 
-def _findings(checks: Cell | None, entries: Mapping[str, Entry | None]) -> tuple[list[Finding], bool]:
+def _examined(checks: Cell | None, entries: Mapping[str, Entry | None]) -> tuple[list[Finding], Remedy | None] | None:
+    """What a checks cell found; None when there is none yet."""
     entry = entries[checks.id] if checks is not None else None
-    return ([Finding(**raw) for raw in read_findings(entry.folder)], True) if entry else ([], False)
-
-
-def read_findings(folder: Path) -> list[dict[str, Any]]:
-    """The raw findings of a checks cell."""
-    found: list[dict[str, Any]] = json.loads((folder / FINDINGS).read_text())
-    return found
+    if entry is None:
+        return None
+    raw: dict[str, Any] = json.loads((entry.folder / FINDINGS).read_text())
+    return [Finding(**finding) for finding in raw["findings"]], Remedy(**raw["remedy"]) if raw["remedy"] else None
 
 
 def _curve(correct: np.ndarray, broken_at: np.ndarray, points: set[float]) -> list[CurvePoint]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.identity import described, digest, renamed
-from robustkd.campaigns.spec import Campaign, DefenseUse, load_check
+from robustkd.campaigns.spec import Campaign, DefenseUse
 from robustkd.data import Splits, load_splits
 from robustkd.scoring.results import Skipped
 
@@ -125,7 +125,7 @@ def _attack_cell(
 
 
 def _checks_cell(campaign: Campaign, defense: str, seed: int, target: str, attacks: list[Cell]) -> Cell:
-    checks = [described(name, load_check(name)) for name in campaign.checks]
+    checks = [described(check.name, check) for check in campaign.checks]
     # The evidence names the attacks as the campaign does, so these names belong to the identity.
     basis = [[cell.attack, cell.id] for cell in attacks]
     identifier = digest("checks", checks, [campaign.threat.norm, campaign.threat.eps], basis, seed)

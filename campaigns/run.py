@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,7 @@ def run(plan: Plan, out: Path, engine: Engine, *, device: str = "auto", observer
         while not finished.union(driver.failures).issuperset(distinct):
             engine.run(job, Schedule(distinct.values(), finished), driver)
             # A target that had to be trained again and came out different makes finished cells stale: hence the loop.
-            finished = finished_cells(plan, store)
+            finished = finished_cells(plan, store, driver.failures)
         results = collect(plan, store, driver.failures)
         write_text(out / "results.json", json.dumps(results.to_json(), indent=1, allow_nan=False))
         for observer in observers:
@@ -72,8 +72,8 @@ def run(plan: Plan, out: Path, engine: Engine, *, device: str = "auto", observer
     return results
 
 
-def finished_cells(plan: Plan, store: Store) -> set[str]:
-    """Ids of the cells that need not be run.
+def finished_cells(plan: Plan, store: Store, failed: Collection[str] = ()) -> set[str]:
+    """Ids of the cells that need not be run. The checks are finished when the attacks that they speak about are, or have ``failed``.
 
     A cell that stands on targets which have since been trained anew, and came out different, is not among them (STORE.md).
     """
@@ -85,7 +85,7 @@ def finished_cells(plan: Plan, store: Store) -> set[str]:
             continue
         if any(fingerprints.get(target, seen) != seen for target, seen in entry.meta.get("targets", {}).items()):
             continue
-        if cell.kind == "checks" and not done.issuperset(cell.needs[1:]):
+        if cell.kind == "checks" and not done.union(failed).issuperset(cell.needs[1:]):
             continue
         if cell.kind == "train":
             fingerprints[cell.id] = entry.meta["fingerprint"]

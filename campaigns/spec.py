@@ -15,7 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from robustkd import plugins
 from robustkd.campaigns import presets
 from robustkd.campaigns.yaml_source import KeyPath, Source, parse
+from robustkd.checking import check_names, make_check
 from robustkd.contracts import Attack, Check, Defense, PluginError, ThreatModel, UsageError, suggestion, target_references
+from robustkd.contracts.check import Level
 from robustkd.contracts.threat import Goal, Norm
 from robustkd.data import SplitParams
 
@@ -83,6 +85,17 @@ class GateSpec(_Block):
     at_least: float = Field(ge=0, le=1)
 
 
+class ChecksSpec(_Block):
+    """The ``checks`` block; a bare word is its level."""
+
+    level: Level | Literal["none"] = "standard"
+    samples: int | None = Field(None, ge=1, description="samples that each check looks at, at most")
+
+
+def _level_alone(value: Any) -> Any:
+    return {"level": value} if isinstance(value, str) else value
+
+
 class _Document(_Block):
     version: Literal[1]
     name: Name
@@ -92,7 +105,7 @@ class _Document(_Block):
     defenses: dict[Name, _Use] = Field(min_length=1)
     attacks: dict[Name, _Use] = Field(min_length=1)
     matrix: Matrix = Matrix()
-    checks: Literal["standard", "none"] = "standard"
+    checks: Annotated[ChecksSpec, BeforeValidator(_level_alone)] = ChecksSpec()
     gates: tuple[GateSpec, ...] = ()
 
 
@@ -166,7 +179,7 @@ class Campaign:
     attacks: dict[str, AttackUse]
     seeds: tuple[int, ...]
     exclude: tuple[Exclusion, ...]
-    checks: tuple[str, ...]
+    checks: tuple[Check, ...]
     gates: tuple[GateSpec, ...] = ()
     description: str = field(default="", compare=False)
 
@@ -237,16 +250,14 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         attacks=attacks,
         seeds=tuple(dict.fromkeys(document.matrix.seeds)),
         exclude=document.matrix.exclude,
-        checks=tuple(plugins.names("checks")) if document.checks == "standard" else (),
+        checks=_checks(document.checks),
         gates=document.gates,
         description=document.description,
     )
 
 
-def load_check(name: str) -> Check:
-    """A check plug-in with its default parameters."""
-    check: Check = plugins.load("checks", name)()
-    return check
+def _checks(block: ChecksSpec) -> tuple[Check, ...]:
+    return () if block.level == "none" else tuple(make_check(name, block.samples) for name in check_names(block.level))
 
 
 def _data(block: Mapping[str, Any], folder: Path, problems: list[_Problem]) -> DataUse | None:

@@ -17,6 +17,7 @@ from robustkd.campaigns import samples, spec
 from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.collect import FINDINGS
 from robustkd.campaigns.store import Store
+from robustkd.checking import run_checks, run_remedies
 from robustkd.contracts import (
     Attack,
     AttackEvidence,
@@ -155,10 +156,12 @@ class Worker:
     def _checks(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
         target, batch = self._attacked(cell.target, cell.seed)
         context = CheckContext(target, batch, self._campaign.threat, self._evidence(cell), cell.seed)
-        findings = [spec.load_check(name).run(context) for name in self._campaign.checks]
+        findings = run_checks(context, self._campaign.checks)
+        remedy = run_remedies(context, findings)
         meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, "wall_seconds": time.perf_counter() - started}
         with self._store.write(cell.id, meta) as folder:
-            (folder / FINDINGS).write_text(json.dumps([asdict(finding) for finding in findings], indent=1))
+            found = {"findings": [asdict(finding) for finding in findings], "remedy": asdict(remedy) if remedy else None}
+            (folder / FINDINGS).write_text(json.dumps(found, indent=1))
 
     def _evidence(self, cell: Cell) -> dict[str, AttackEvidence]:
         finished = {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustkd.api import AttackReport, EvaluationReport, attack, evaluate
+    from robustkd.api import AttackReport, EvaluationReport, attack, audit, evaluate
 
-__all__ = ["AttackReport", "EvaluationReport", "attack", "evaluate"]
+__all__ = ["AttackReport", "EvaluationReport", "attack", "audit", "evaluate"]
 
 
 def __getattr__(name: str) -> Any:

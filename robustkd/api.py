@@ -2,12 +2,13 @@
 
 found = robustkd.attack("pgd", model, x, y, norm="linf", eps=8 / 255, steps=20)
 report = robustkd.evaluate(model, x, y, attacks=["pgd", {"kind": "pgd", "loss": "margin"}], norm="linf", eps=8 / 255)
+doubts = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,33 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, Attack, Batch, CheckContext, Finding, Target, ThreatModel, UsageError, suggestion
-from robustkd.contracts.check import Verdict
+from robustkd.checking import check_names, make_check, run_checks, run_remedies
+from robustkd.contracts import (
+    Arrays,
+    Attack,
+    AttackError,
+    Batch,
+    CheckContext,
+    Finding,
+    Target,
+    TargetError,
+    ThreatModel,
+    UsageError,
+    suggestion,
+)
+from robustkd.contracts.check import Level, Verdict
 from robustkd.contracts.threat import Norm
-from robustkd.evaluation import BATCH_SIZE, evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.evaluation import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.judging import Outcome
+from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.verdict import verdict
-from robustkd.targets import ClassifierTarget, frozen
+from robustkd.targets import ClassifierTarget, frozen, untouched
+
+AttackLike = str | Mapping[str, Any] | Attack
+"""``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
+
+DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
 
 
 @dataclass(frozen=True)
@@ -59,31 +79,38 @@ class EvaluationReport:
     """A model under several attacks: the worst case per sample, and whether it can be believed.
 
     Attributes:
-        clean_accuracy, robust_accuracy: shares of all samples.
+        clean_accuracy, robust_accuracy: shares of all samples; the latter None when no attack gave a number.
         interval: 95 % Wilson interval of ``robust_accuracy``.
         verdict: ``credible``, ``suspect`` or ``not credible``.
         findings: every check with its evidence.
         attacks: each attack's own report, by name.
         standing: (N,) bool, classified rightly and broken by no attack.
+        remedy: what stronger attacks leave, where a check named some.
+        failed: attacks without a number, and why: what they returned broke the threat model (`invalid`), or the model failed.
     """
 
     clean_accuracy: float
-    robust_accuracy: float
+    robust_accuracy: float | None
     interval: tuple[float, float]
     verdict: Verdict
     findings: tuple[Finding, ...]
     attacks: dict[str, AttackReport]
     standing: np.ndarray
+    remedy: Remedy | None = None
+    failed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         low, high = self.interval
         fired = ", ".join(finding.name for finding in self.findings if finding.fired)
+        number = "no number" if self.robust_accuracy is None else f"{self.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]"
         lines = [
             f"clean accuracy  {self.clean_accuracy:6.1%}   n = {len(self.standing)}",
-            f"robust accuracy {self.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   {self.verdict}"
-            + (f" ({fired})" if fired else ""),
+            f"robust accuracy {number}   {self.verdict}" + (f" ({fired})" if fired else ""),
         ]
-        return "\n".join([*lines, *(f"  {name:<20} {report.robust_accuracy:6.1%}" for name, report in self.attacks.items())])
+        if self.remedy:
+            lines.append(f"with remedy     {self.remedy.robust_accuracy:6.1%}   ({', '.join(self.remedy.names)})")
+        lines += [f"  {name:<20} {report.robust_accuracy:6.1%}" for name, report in self.attacks.items()]
+        return "\n".join([*lines, *(f"  {name:<20} {why}" for name, why in self.failed.items())])
 
 
 def attack(
@@ -135,46 +162,119 @@ def evaluate(
     x: Tensor | np.ndarray,
     y: Tensor | np.ndarray,
     *,
-    attacks: Sequence[str | Mapping[str, Any]] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"}),
+    attacks: Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
     eps: float = 8 / 255,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
+    models: Mapping[str, nn.Module | Target] | None = None,
+    fit_data: tuple[Any, Any] | None = None,
 ) -> EvaluationReport:
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, eps, seed, batch_size: as for ``attack``.
-        attacks: names, or mappings of ``kind`` and parameters.
+        model, x, y, norm, eps, seed, batch_size, models, fit_data: as for ``attack``.
+        attacks: names, mappings of ``kind`` and parameters, or attacks of one's own.
     """
-    target = _target(model, x)
-    threat = ThreatModel(norm, eps)
-    used = {_label(spec): _plugin(spec) for spec in attacks}
-    if not used:
-        raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
+    target, batch, threat = _asked(model, x, y, norm, eps, batch_size)
+    used = {label: _holding(plugin, models, x) for label, plugin in _named(attacks).items()}
+    data = _arrays(fit_data)
     with frozen(target.module):
-        batch = _batch(target, x, y, None, batch_size)
         found = {
-            name: evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size)
+            name: evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size, fit_data=data)
             for name, plugin in used.items()
         }
-        evidence = {name: evidence_of(name, used[name], threat, r.outcome, r.adversarial.numpy()) for name, r in found.items()}
-        context = CheckContext(target, batch, threat, evidence, seed)
-        findings = tuple(plugins.load("checks", name)().run(context) for name in plugins.names("checks"))
-    standing = np.logical_and.reduce([result.outcome.standing for result in found.values()])
-    correct = next(iter(found.values())).outcome.correct
+        return _checked(target, batch, threat, used, found, {}, "standard", None, seed, batch_size)
+
+
+def audit(
+    model: nn.Module | Target,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    eps: float = 8 / 255,
+    norm: Norm = "linf",
+    attack: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
+    level: Level = "standard",
+    samples: int | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+) -> EvaluationReport:
+    """Can a robust accuracy of ``model`` under ``attack`` be believed? Runs every check of ``level`` and the remedies that they name.
+
+    Unlike ``evaluate`` it goes on where an attack fails: that it does is part of the answer (``EvaluationReport.failed``).
+
+    Args:
+        model, x, y, norm, eps, seed, batch_size: as for ``attack``.
+        attack: the attack under examination, or several: names, mappings of ``kind`` and parameters, or attacks of one's own.
+        level: ``thorough`` adds the checks that cost thousands of passes a sample.
+        samples: how many samples a check looks at, at most; each has a default of its own.
+    """
+    target, batch, threat = _asked(model, x, y, norm, eps, batch_size)
+    used = _named([attack] if isinstance(attack, str | Mapping | Attack) else attack)
+    found: dict[str, Evaluation] = {}
+    failed: dict[str, str] = {}
+    with untouched(target.module):
+        for name, plugin in used.items():
+            try:
+                found[name] = evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size)
+            except AttackError as error:
+                failed[name] = f"invalid: {error}"
+            except TargetError as error:
+                failed[name] = f"failed: {error}"
+        return _checked(target, batch, threat, used, found, failed, level, samples, seed, batch_size)
+
+
+def _checked(
+    target: Target,
+    batch: Batch,
+    threat: ThreatModel,
+    used: Mapping[str, Attack],
+    found: Mapping[str, Evaluation],
+    failed: dict[str, str],
+    level: Level,
+    samples: int | None,
+    seed: int,
+    batch_size: int,
+) -> EvaluationReport:
+    evidence = {name: evidence_of(name, used[name], threat, r.outcome, r.adversarial.numpy()) for name, r in found.items()}
+    context = CheckContext(target, batch, threat, evidence, seed)
+    findings = run_checks(context, [make_check(name, samples) for name in check_names(level)])
+    remedy = run_remedies(context, findings, batch_size=batch_size)
+    assert batch.logits is not None
+    correct = (batch.logits.argmax(1) == batch.labels).cpu().numpy()
+    standing = np.logical_and.reduce([correct, *(result.outcome.standing for result in found.values())])
     return EvaluationReport(
         clean_accuracy=float(correct.mean()),
-        robust_accuracy=float(standing.mean()),
-        interval=wilson(int(standing.sum()), len(standing)),
-        verdict=verdict(findings),
-        findings=findings,
+        robust_accuracy=float(standing.mean()) if found else None,
+        interval=wilson(int(standing.sum()), len(standing) if found else 0),
+        verdict=verdict(findings, complete=not failed),
+        findings=tuple(findings),
         attacks={name: AttackReport(result.adversarial, result.outcome) for name, result in found.items()},
         standing=standing,
+        remedy=remedy,
+        failed=failed,
     )
 
 
-def _plugin(spec: str | Mapping[str, Any]) -> Attack:
+def _asked(
+    model: nn.Module | Target, x: Any, y: Any, norm: Norm, eps: float, batch_size: int
+) -> tuple[Target, Batch, ThreatModel]:
+    target = _target(model, x)
+    with frozen(target.module):
+        return target, _batch(target, x, y, None, batch_size), ThreatModel(norm, eps)
+
+
+def _named(attacks: Sequence[AttackLike]) -> dict[str, Attack]:
+    used = {_label(spec): _plugin(spec) for spec in attacks}
+    if not used:
+        raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
+    return used
+
+
+def _plugin(spec: AttackLike) -> Attack:
+    if isinstance(spec, Attack):
+        return spec
     kind, params = (
         (spec, {}) if isinstance(spec, str) else (spec.get("kind", ""), {k: v for k, v in spec.items() if k != "kind"})
     )
@@ -190,7 +290,9 @@ def _plugin(spec: str | Mapping[str, Any]) -> Attack:
     return made
 
 
-def _label(spec: str | Mapping[str, Any]) -> str:
+def _label(spec: AttackLike) -> str:
+    if isinstance(spec, Attack):
+        return getattr(spec, "name", type(spec).__name__)
     if isinstance(spec, str):
         return spec
     rest = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "kind")

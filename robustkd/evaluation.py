@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,7 @@ def evidence_of(
         standing=outcome.standing,
         distance=outcome.distance,
         adversarial=adversarial,
+        attack=attack,
     )
 
 
@@ -168,7 +170,14 @@ def evaluate_attack(
 
     before = _marks(target)
     evaluation = _evaluate(run, attack, batch, threat, curve)
-    if _marks(target) != before:
+    if (after := _marks(target)) != before:
+        with torch.no_grad():
+            target(batch.inputs[:2])
+        if _marks(target) != after:
+            raise TargetError(
+                "the model changes its own weights or buffers when it is run",
+                fix="put every part of it into evaluation mode (BatchNorm with batch statistics keeps a running mean)",
+            )
         raise AttackError(
             f"{type(attack).__name__} left the model changed (mode, flags, weights or buffers)",
             fix="an attack restores training mode and requires_grad, and never writes weights or BatchNorm statistics",
@@ -186,10 +195,17 @@ def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatM
 
 
 def _marks(target: Target) -> list[tuple[object, ...]]:
-    """What an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is needed."""
+    """What an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is needed; but batch
+    normalisation writes its buffers past it, so they are hashed.
+    """
     tensors = [*target.module.named_parameters(), *target.module.named_buffers()]
     modes = [(name, module.training) for name, module in target.module.named_modules()]
-    return [*((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors), *modes]
+    contents = [(name, _hash(buffer)) for name, buffer in target.module.named_buffers()]
+    return [*((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors), *modes, *contents]
+
+
+def _hash(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).digest()
 
 
 def _evaluate(

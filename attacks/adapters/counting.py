@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from robustkd.attacks.image.ball import Ball
-from robustkd.attacks.oracle import Oracle, frozen
+from robustkd.attacks.oracle import Oracle
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, RobustkdError, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance, per_sample
 from robustkd.scoring.judging import TOLERANCE
+from robustkd.targets import untouched
 
 
 class CountedModel(nn.Module):
@@ -84,19 +85,6 @@ def _whole(shares: Tensor) -> Tensor:
     # Rounding the running total keeps the sum of all samples exact; whole shares stay as they are.
     total = shares.cumsum(0).round()
     return torch.diff(total, prepend=total.new_zeros(1)).to(torch.int64)
-
-
-@contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """``frozen``, and every buffer restored."""
-    buffers = {buffer: buffer.detach().clone() for buffer in module.buffers()}
-    with frozen(module):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in buffers.items():
-                    buffer.copy_(value)
 
 
 @contextmanager

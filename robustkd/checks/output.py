@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from robustkd.contracts import Check, CheckContext, Finding, Params
+from robustkd.checks.probe import headline
+from robustkd.contracts import Attack, Check, CheckContext, Finding, Params
 
 
 class OutputType(Check):
@@ -31,6 +32,8 @@ class OutputType(Check):
         return self.finding(
             kind not in ("logits", getattr(context.target, "output", "logits")),
             fix="return logits: remove the last softmax",
+            explanation=f"the model returns {kind}",
+            remedies=[{"kind": "pgd", "loss": "margin", "steps": 40}],
             outputs=kind,
             sum_minus_one=off_one,
             logsumexp=off_zero,
@@ -45,12 +48,17 @@ class RandomisedParams(Params):
 
 
 class RandomisedOutput(Check):
-    """Does the same input give the same output? If not, one gradient is one draw, and the attack climbs noise."""
+    """Does the same input give the same output? If not, one gradient is one draw, and the attack climbs noise.
+
+    With an attack on the expectation among those of the campaign (``eot``, or AutoAttack's version ``rand``) this is no more
+    than worth knowing. 1e-4 of the logits' size is a hundred times float32's rounding.
+    """
 
     Params = RandomisedParams
     severity = "severe"
-    rule = "over 5 passes a prediction changes, or the logits differ by more than 1e-4 of their size"
+    rule = "over 5 passes a prediction changes, or the logits differ by more than 1e-4 of their size, and no attack averages over passes"
     source = "AutoAttack's flag for randomised defenses (Croce & Hein 2020); checks.md"
+    cost = "5 forward passes a sample, on 64 samples"
 
     def run(self, context: CheckContext) -> Finding:
         """Ask several times."""
@@ -60,11 +68,49 @@ class RandomisedOutput(Check):
         predictions = outputs.argmax(2)
         changed = float((predictions != predictions[0]).any(0).float().mean())
         gap = float((outputs - outputs[0]).abs().amax() / outputs[0].abs().amax().clamp_min(1e-12))
+        averaging = [a.name for a in headline(context) if a.attack is not None and _averages(a.attack)]
+        said = f"the same input gives other logits from pass to pass (they differ by {100 * gap:.2g} % of their size)"
         return self.finding(
             changed > 0 or gap > 1e-4,
+            severity="info" if averaging else None,
             fix="evaluate with expectation over transformation: average gradients and decisions over many draws",
+            explanation=said + (f"; {', '.join(averaging)} averages over passes" if averaging else ""),
+            remedies=[]
+            if averaging
+            else [{"kind": "eot", "attack": {"kind": "pgd", "steps": 40, "loss": "margin"}, "samples": 10}],
             predictions_changed=changed,
             relative_gap=gap,
             passes=self.params.passes,
             n=len(inputs),
+        )
+
+
+def _averages(attack: Attack) -> bool:
+    return getattr(attack, "name", "") == "eot" or getattr(attack.params, "version", "") == "rand"
+
+
+class TooFewClasses(Check):
+    """Are there enough classes for the losses that AutoAttack relies on?
+
+    DLR divides by the gap to the third logit, its targeted form needs a fourth. Attacks of ours fall back on the margin, which with
+    two classes is the same up to a constant; so the warning is for campaigns in which no attack climbs a margin at all.
+    """
+
+    severity = "warning"
+    rule = "fewer than 4 classes, and no attack on a logit margin"
+    source = "AutoAttack's flag for few classes (Croce & Hein 2020)"
+
+    def run(self, context: CheckContext) -> Finding:
+        """Count."""
+        logits = context.batch.logits
+        assert logits is not None
+        classes = logits.shape[1]
+        margins = [attack.name for attack in headline(context) if attack.loss_family == "margin"]
+        return self.finding(
+            classes < 4 and not margins,
+            fix="add an attack on the margin: {kind: pgd, loss: margin}",
+            explanation=f"there are {classes} classes, too few for DLR, and no attack climbs a margin instead",
+            remedies=[{"kind": "pgd", "loss": "margin", "steps": 40}],
+            classes=classes,
+            attacks_on_the_margin=margins,
         )

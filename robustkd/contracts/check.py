@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,10 +14,11 @@ from robustkd.contracts.threat import ThreatModel
 if TYPE_CHECKING:
     import numpy as np
 
-    from robustkd.contracts.attack import Batch
+    from robustkd.contracts.attack import Attack, Batch
     from robustkd.contracts.target import Target
 
 Severity = Literal["severe", "warning", "info"]
+Level = Literal["standard", "thorough"]
 Verdict = Literal["credible", "suspect", "not credible"]
 
 
@@ -30,6 +31,9 @@ class Finding:
         evidence: the numbers behind it.
         fix: what to do when it fired.
         applicable: False when the campaign lacks what the check needs; ``evidence["reason"]`` says what.
+        remedies: attacks that may do better, as in a campaign file (``{"kind": "square"}``). The platform runs them on the
+            samples that still stand, and shows the number that they leave beside the campaign's own.
+        forward_passes, backward_passes: what the check cost, over all samples; counted by the platform.
     """
 
     name: str
@@ -38,6 +42,9 @@ class Finding:
     evidence: dict[str, Any] = field(default_factory=dict)
     fix: str = ""
     applicable: bool = True
+    remedies: list[dict[str, Any]] = field(default_factory=list)
+    forward_passes: int = 0
+    backward_passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class AttackEvidence:
     Attributes:
         standing: (N,) bool, classified rightly before and after.
         correct_before: (N,) bool.
-        adversarial: (N, *shape) float32, or None when perturbations were not kept.
+        adversarial: (M, *shape) float32, of the first M <= N samples, or None when perturbations were not kept.
+        attack: the attack itself, so that a check can run it again on other samples, with other parameters.
     """
 
     name: str
@@ -60,6 +68,7 @@ class AttackEvidence:
     standing: np.ndarray
     distance: np.ndarray
     adversarial: np.ndarray | None = None
+    attack: Attack | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,10 @@ class Check(ABC):
         severity: ``severe`` makes the verdict `not credible`, ``warning`` makes it `suspect`, ``info`` changes nothing.
         rule: the rule in one sentence, with its threshold.
         source: where the rule or the threshold comes from.
+        thorough: whether it is so costly that only ``checks: thorough`` runs it.
+        cost: its passes, in words.
+
+    A check whose ``Params`` have ``samples`` looks at no more than so many; ``checks: {samples: N}`` sets it.
     """
 
     Params: ClassVar[type[Params]] = Params
@@ -87,6 +100,8 @@ class Check(ABC):
     rule: ClassVar[str] = ""
     version: ClassVar[str] = "1"
     source: ClassVar[str] = ""
+    thorough: ClassVar[bool] = False
+    cost: ClassVar[str] = "none"
     name: ClassVar[str]
 
     def __init__(self, params: Any = None) -> None:
@@ -96,9 +111,19 @@ class Check(ABC):
     def run(self, context: CheckContext) -> Finding:
         """Look for the symptom."""
 
-    def finding(self, fired: bool, fix: str = "", **evidence: Any) -> Finding:
-        """A ``Finding`` of this check."""
-        return Finding(self.name, self.severity, fired, evidence, fix)
+    def finding(
+        self,
+        fired: bool,
+        fix: str = "",
+        *,
+        severity: Severity | None = None,
+        remedies: Sequence[Mapping[str, Any]] = (),
+        **evidence: Any,
+    ) -> Finding:
+        """A ``Finding`` of this check; ``severity`` where it is milder than the check's own."""
+        return Finding(
+            self.name, severity or self.severity, fired, evidence, fix, remedies=[dict(item) for item in remedies if fired]
+        )
 
     def not_applicable(self, reason: str) -> Finding:
         """A ``Finding`` that says the campaign lacks what this check needs."""

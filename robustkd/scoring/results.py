@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from robustkd.contracts.check import Finding, Verdict
+from robustkd.scoring.remedy import Remedy
 
 CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
 
@@ -56,7 +57,8 @@ class DefenseResult:
 
     ``attacks`` names the attacks behind ``robust_accuracy`` (those under the campaign's threat model); ``other_threats``
     holds the worst case under each other threat model that an attack of the campaign asked for.
-    ``verdict`` is None while an attack is missing, ``status`` then says why.
+    ``verdict`` is None while an attack is missing, ``status`` then says why. ``remedy`` is what stronger attacks leave, where a
+    check named some.
     """
 
     defense: str
@@ -73,6 +75,7 @@ class DefenseResult:
     attacks: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
     checks: list[Finding] = field(default_factory=list)
+    remedy: Remedy | None = None
     curve: list[CurvePoint] = field(default_factory=list)
     other_threats: dict[str, float] = field(default_factory=dict)
     train_seconds: float = 0.0
@@ -128,7 +131,14 @@ class Results:
 
         cells = [CellResult(**{**item, "curve": curve(item)}) for item in raw["cells"]]
         defenses = [
-            DefenseResult(**{**item, "curve": curve(item), "checks": [Finding(**check) for check in item["checks"]]})
+            DefenseResult(
+                **{
+                    **item,
+                    "curve": curve(item),
+                    "checks": [Finding(**check) for check in item["checks"]],
+                    "remedy": Remedy(**item["remedy"]) if item.get("remedy") else None,
+                }
+            )
             for item in raw["defenses"]
         ]
         skipped = [Skipped(**item) for item in raw["skipped"]]

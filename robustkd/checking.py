@@ -1,0 +1,122 @@
+"""Run checks on an evaluated target, and the remedies that they name: what campaigns and ``robustkd.audit`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from robustkd import plugins
+from robustkd.contracts import Check, CheckContext, Finding, RobustkdError, Target, WrappedTarget
+from robustkd.contracts.check import Level
+from robustkd.evaluation import BATCH_SIZE, evaluate_attack
+from robustkd.scoring.remedy import Remedy
+from robustkd.targets import untouched
+
+
+def check_names(level: Level) -> list[str]:
+    """The checks of a level: ``standard`` leaves out the costly ones."""
+    return [name for name in plugins.names("checks") if level == "thorough" or not plugins.load("checks", name).thorough]
+
+
+def make_check(name: str, samples: int | None = None) -> Check:
+    """A check, looking at no more than ``samples`` samples where it has such a parameter."""
+    plugin = plugins.load("checks", name)
+    given = {"samples": samples} if samples is not None and "samples" in plugin.Params.model_fields else {}
+    check: Check = plugin(plugin.Params(**given))
+    return check
+
+
+@contextmanager
+def _reproducible(context: CheckContext) -> Iterator[None]:
+    """Seed torch's generator, for targets that draw random numbers of their own, and restore it."""
+    device = context.batch.inputs.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(context.seed)
+        yield
+
+
+class CountedTarget(WrappedTarget):
+    """A target that counts passes: one for each row of a batch, backward ones when they happen."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self.forwards = self.backwards = 0
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The inner target's answer, counted."""
+        logits = self.target(inputs)
+        rows = len(inputs)
+        self.forwards += rows
+
+        def count(gradient: Tensor) -> None:
+            self.backwards += rows
+
+        if logits.requires_grad:
+            logits.register_hook(count)
+        return logits
+
+
+def run_checks(context: CheckContext, checks: Sequence[Check]) -> list[Finding]:
+    """Every check's finding, with its passes counted. The target is left as it was found, and torch's generator too.
+
+    A check that raises takes no other one down. It becomes a warning, unless a severe finding says already why the target cannot
+    be examined (one without gradients, say).
+    """
+    findings, broken = [], {}
+    for check in checks:
+        counted = CountedTarget(context.target)
+        with _reproducible(context), untouched(context.target.module), torch.enable_grad():
+            try:
+                finding = check.run(replace(context, target=counted))
+            except Exception as error:  # a plug-in's own, or the target's under examination
+                finding = check.not_applicable(f"it could not be run: {type(error).__name__}: {error}")
+                broken[check.name] = finding.evidence["reason"]
+        findings.append(replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards))
+    if any(finding.fired and finding.severity == "severe" for finding in findings):
+        return findings
+    return [
+        replace(finding, severity="warning", fired=True, applicable=True, evidence={"explanation": broken[finding.name]})
+        if finding.name in broken
+        else finding
+        for finding in findings
+    ]
+
+
+def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_size: int = BATCH_SIZE) -> Remedy | None:
+    """The attacks that fired findings name, each on the samples that still stand; None when no finding names one.
+
+    One that the target or the threat model has no use for (``bpda`` without a declared stage) is noted and left out. Where such
+    an attack is followed by one that needs less (``square``), that one still gets its turn.
+    """
+    specs = list({str(spec): spec for finding in findings if finding.fired for spec in finding.remedies}.values())
+    headline = [attack for attack in context.attacks.values() if attack.threat == context.threat]
+    if not specs:
+        return None
+    assert context.batch.logits is not None
+    correct = (context.batch.logits.argmax(1) == context.batch.labels).cpu().numpy()
+    before = np.logical_and.reduce([correct, *(attack.standing for attack in headline)])
+    standing = before.copy()
+    used, skipped = [], {}
+    counted = CountedTarget(context.target)
+    for spec in specs:
+        rows = torch.as_tensor(np.flatnonzero(standing), device=context.batch.inputs.device)
+        if not len(rows):
+            break
+        with _reproducible(context), untouched(context.target.module):
+            try:
+                batch = context.batch.select(rows)
+                found = evaluate_attack(
+                    counted, plugins.make("attacks", spec), batch, context.threat, seed=context.seed, batch_size=batch_size
+                )
+            except (RobustkdError, ValidationError) as error:
+                skipped[str(spec["kind"])] = str(error).splitlines()[0]
+                continue
+        standing[np.flatnonzero(standing)] = found.outcome.standing
+        used.append(spec)
+    return Remedy.of(used, skipped, before, standing, counted.forwards, counted.backwards)

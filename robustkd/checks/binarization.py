@@ -1,0 +1,200 @@
+"""The binarization test: a problem that has an adversarial example by construction. Does the attack find it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustkd.checks.probe import apart, attacked, owners, pgd, random_points, right, white_box
+from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
+from robustkd.contracts.check import Severity
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import distance, per_sample
+
+INSIDE = 0.95
+
+
+class BinarizationParams(Params):
+    """Parameters of ``binarization-test``."""
+
+    samples: int = Field(32, ge=1, description="samples that get a problem of their own")
+    inner: int = Field(999, ge=1, description="inner points of each")
+
+
+class BinarizationTest(Check):
+    """Does the attack solve a problem whose solution is known to exist?
+
+    Around each sample 999 points are drawn inside 0.95 eps (one of them the sample itself) and one at distance eps. A fresh
+    linear head on the frozen penultimate features tells that one from the others; so the sample, shown to the network with this
+    head, has an adversarial example within eps. The campaign's strongest gradient attack is run against it, and beside it a random
+    search with as many points as there are inner ones, which an attack worth its name must beat.
+
+    The head is Fisher's discriminant in closed form, its threshold half way between the boundary point and the innermost point
+    next to it; a sample whose points it cannot separate has no problem and is left out. In linf the boundary point is a corner of
+    the ball (the paper's ``sample_from_corners``): a uniform point drawn to the surface is next to inner ones in most features.
+    """
+
+    Params = BinarizationParams
+    severity = "severe"
+    rule = "the attack solves fewer than 90 % of the problems (severe) or 95 % (warning), or fewer than random search does"
+    source = "Zimmermann et al. 2022, Increasing confidence in adversarial robustness evaluations, section 4; thresholds of checks.md"
+    thorough = True
+    cost = "2,000 forward passes a sample and the strongest attack once, on 32 samples"
+
+    def run(self, context: CheckContext) -> Finding:
+        """Pose the problems and attack them."""
+        threat = context.threat
+        if threat.norm not in ("linf", "l2") or threat.eps == 0 or threat.goal != "untargeted":
+            return self.not_applicable("it is defined for untargeted attacks in linf and l2")
+        head = _last_linear(context)
+        if head is None:
+            return self.not_applicable("the network has no linear layer that gives its classes, so its features are not known")
+        attack = white_box(context) or pgd(steps=40)
+        batch = apart(right(context, self.params.samples), threat)
+        problems, solvable = self._posed(context, batch, head)
+        if not solvable:
+            return self.not_applicable("no sample's points could be told apart by a linear head")
+        posed = batch.select(torch.tensor(solvable, device=batch.inputs.device))
+        posed = replace(posed, labels=torch.zeros_like(posed.labels), logits=None)
+        binary = _Binary(context.target, head, posed, threat, problems)
+        posed = replace(posed, logits=binary(posed.inputs).detach())
+        solved = float((~attacked(context, attack, binary, posed, threat).standing).mean())
+        chance = self._random_search(context, binary, posed)
+        severity: Severity = "severe" if solved < 0.9 or solved < chance else "warning"
+        return self.finding(
+            solved < 0.95 or solved < chance,
+            severity=severity,
+            fix="the attack misses adversarial examples that are known to be there: more steps, another loss, BPDA, EOT, no gradients",
+            explanation=(
+                f"on {len(posed)} problems with a known adversarial example the attack finds one in {100 * solved:.1f} %, "
+                f"random search in {100 * chance:.1f} %"
+            ),
+            remedies=[{"kind": "square", "queries": 1000}],
+            solved_share=solved,
+            random_search_share=chance,
+            n=len(posed),
+        )
+
+    def _posed(self, context: CheckContext, batch: Batch, head: nn.Linear) -> tuple[list[_Problem], list[int]]:
+        bounds = getattr(context.target, "bounds", (0.0, 1.0))
+        problems, solvable = [], []
+        for row in range(len(batch)):
+            centre = batch.inputs[row : row + 1]
+            many = torch.arange(self.params.inner, device=centre.device)
+            rng = SampleRng(context.seed, many, f"binarization/{int(batch.index[row])}")
+            inner = random_points(
+                centre.expand(len(many), *centre.shape[1:]), INSIDE * context.threat.eps, context.threat.norm, rng, bounds
+            )
+            inner[0] = centre[0]
+            outer = _boundary_point(centre, context.threat, rng.select(many[:1]).fork("boundary"), bounds)
+            with torch.no_grad(), _Features(head) as features:
+                context.target(torch.cat([inner, outer]))
+            problem = _Problem.told_apart(features.last.double())
+            if problem is not None:
+                problems.append(problem)
+                solvable.append(row)
+        return problems, solvable
+
+    def _random_search(self, context: CheckContext, binary: _Binary, posed: Batch) -> float:
+        bounds = getattr(context.target, "bounds", (0.0, 1.0))
+        found = 0
+        for row in range(len(posed)):
+            many = torch.arange(self.params.inner + 1, device=posed.inputs.device)
+            rng = SampleRng(context.seed, many, f"random search/{int(posed.index[row])}")
+            centre = posed.inputs[row : row + 1].expand(len(many), *posed.inputs.shape[1:])
+            points = random_points(centre, context.threat.eps, context.threat.norm, rng, bounds)
+            with torch.no_grad():
+                found += bool((binary(points).argmax(1) == 1).any())
+        return found / len(posed)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """score(f) = f . weight - threshold: positive for the boundary point, negative for every inner one."""
+
+    weight: Tensor
+    threshold: Tensor
+    scale: Tensor
+
+    @classmethod
+    def told_apart(cls, features: Tensor) -> _Problem | None:
+        """Of (P, F) features, the last row's against the others'; None when they cannot be separated."""
+        inner, outer = features[:-1], features[-1]
+        middle = inner.mean(0)
+        spread = (inner - middle).T @ (inner - middle) / len(inner)
+        ridge = 1e-3 * spread.diagonal().mean() + 1e-12
+        weight = torch.linalg.solve(
+            spread + ridge * torch.eye(len(spread), dtype=spread.dtype, device=spread.device), outer - middle
+        )
+        nearest, beyond = (inner @ weight).max(), outer @ weight
+        if not bool(beyond > nearest + 1e-6 * beyond.abs()):
+            return None
+        return cls(weight, (nearest + beyond) / 2, (beyond - (inner @ weight).mean()).abs())
+
+
+class _Features:
+    """What a layer is given, while the block lasts."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+        self.last = torch.empty(0)
+
+    def __enter__(self) -> _Features:
+        def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.last = inputs[0]
+
+        self._hook = self._layer.register_forward_pre_hook(keep)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._hook.remove()
+
+
+class _Binary(WrappedTarget):
+    """The target with, for each point, the head of the sample in whose ball it lies: (B, 2) logits, class 1 is the boundary point's."""
+
+    num_classes = 2
+
+    def __init__(self, target: Target, head: nn.Linear, batch: Batch, threat: ThreatModel, problems: list[_Problem]) -> None:
+        super().__init__(target)
+        self._head, self._centres, self._threat = head, batch.inputs, threat
+        self._weight = torch.stack([problem.weight / problem.scale for problem in problems])
+        self._threshold = torch.stack([problem.threshold / problem.scale for problem in problems])
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        with _Features(self._head) as features:
+            self.target(inputs)
+        mine = owners(inputs.detach(), self._centres, self._threat).clamp_min(0)
+        score = (features.last.double() * self._weight[mine]).sum(1) - self._threshold[mine]
+        return torch.stack([-score, score], 1).to(inputs.dtype)
+
+
+def _last_linear(context: CheckContext) -> nn.Linear | None:
+    """The linear layer that ran last, on one feature vector a sample, with an output for each class."""
+    logits = context.batch.logits
+    assert logits is not None
+    seen: list[nn.Linear] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(layer, nn.Linear) and inputs[0].ndim == 2 and output.shape[1] == logits.shape[1]:
+            seen.append(layer)
+
+    hooks = [layer.register_forward_hook(note) for layer in context.target.module.modules() if isinstance(layer, nn.Linear)]
+    try:
+        with torch.no_grad():
+            context.target(context.batch.inputs[:2])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # Members of an ensemble, or a layer used twice, have no single feature vector behind the answer.
+    return seen[-1] if len(seen) == 1 else None
+
+
+def _boundary_point(centre: Tensor, threat: ThreatModel, rng: SampleRng, bounds: tuple[float, float]) -> Tensor:
+    """(1, *shape) at distance eps as far as the pixel range allows: a corner in linf, a random direction in l2."""
+    direction = rng.normal(centre.shape[1:], dtype=centre.dtype)
+    step = direction.sign() if threat.norm == "linf" else direction / per_sample(distance(direction, "l2"), direction)
+    return (centre + threat.eps * step).clamp(*bounds)

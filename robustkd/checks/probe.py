@@ -1,0 +1,102 @@
+"""What several checks share: which samples to look at, attacks run again, points of a ball, and whose point one is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustkd import plugins
+from robustkd.contracts import Attack, AttackEvidence, Batch, CheckContext, Target, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.contracts.threat import Norm
+from robustkd.scoring.distances import distance, per_sample
+from robustkd.scoring.judging import TOLERANCE, Outcome, judge
+
+SMALL = 0.002
+"""0.2 points: what separates chance from a symptom where an attack breaks what a stronger one left (checks.md)."""
+
+
+def headline(context: CheckContext) -> list[AttackEvidence]:
+    """The finished attacks under the threat model that the verdict is about."""
+    return [attack for attack in context.attacks.values() if attack.threat == context.threat]
+
+
+def gradient_attacks(context: CheckContext) -> list[AttackEvidence]:
+    """Of these, the iterative fixed-budget ones that differentiate the target; the one that broke most comes first."""
+    usable = [a for a in headline(context) if a.gradients and a.iterative and a.kind == "fixed-budget"]
+    return sorted(usable, key=lambda attack: int(attack.standing.sum()))
+
+
+def right(context: CheckContext, most: int) -> Batch:
+    """The first ``most`` samples that are classified rightly."""
+    logits = context.batch.logits
+    assert logits is not None
+    return context.batch.select((logits.argmax(1) == context.batch.labels).nonzero().squeeze(1)[:most])
+
+
+def survivors(context: CheckContext, attacks: list[AttackEvidence], most: int) -> Batch:
+    """The first ``most`` samples that every one of ``attacks`` left standing."""
+    standing = np.logical_and.reduce([attack.standing for attack in attacks])
+    return context.batch.select(torch.as_tensor(np.flatnonzero(standing)[:most], device=context.batch.inputs.device))
+
+
+def pgd(**params: Any) -> Attack:
+    """Plain PGD, where a check needs an attack of its own."""
+    attack: Attack = plugins.make("attacks", {"kind": "pgd", **params})
+    return attack
+
+
+def attacked(context: CheckContext, attack: Attack, target: Target, batch: Batch, threat: ThreatModel) -> Outcome:
+    """One attack run again, and judged as the platform judges every attack."""
+    result = attack.run(target, batch, threat, SampleRng(context.seed, batch.index))
+    return judge(target, attack, batch, threat, result)
+
+
+def random_points(centre: Tensor, eps: float, norm: Norm, rng: SampleRng, bounds: tuple[float, float]) -> Tensor:
+    """(B, *shape) uniform in each sample's ball (for l1 a random direction and radius), cut to the pixel range."""
+    shape, dtype = centre.shape[1:], centre.dtype
+    if norm == "linf":
+        return (centre + eps * rng.uniform(shape, -1, 1, dtype=dtype)).clamp(*bounds)
+    direction = rng.normal(shape, dtype=dtype)
+    direction = direction / per_sample(distance(direction, norm), direction)
+    length = rng.uniform((1,), dtype=dtype).squeeze(1) ** (1 / centre[0].numel() if norm == "l2" else 1)
+    return (centre + eps * per_sample(length, direction) * direction).clamp(*bounds)
+
+
+def rescaled_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """max_{j != y} z_j - z_y over the largest minus the mean logit: positive when misclassified, blind to the logits' scale.
+
+    The scale-free loss of the platform's checks; DLR (Croce & Hein 2020, equation 6) divides by z_(1) - z_(3), which needs three
+    classes and is 0 where three logits tie.
+    """
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    best_other = logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
+    spread = logits.amax(1) - logits.mean(1)
+    return (best_other - own) / spread.clamp_min(torch.finfo(logits.dtype).tiny)
+
+
+def apart(batch: Batch, threat: ThreatModel) -> Batch:
+    """The samples whose balls meet no other sample's ball, so that a point inside one tells whose it is."""
+    rows = torch.arange(len(batch), device=batch.inputs.device)
+    kept: list[int] = []
+    for row in rows.tolist():
+        others = batch.inputs[kept]
+        if not kept or float(distance(others - batch.inputs[row], threat.norm).min()) > 2 * threat.eps * (1 + 1e-3) + 1e-3:
+            kept.append(row)
+    return batch.select(rows[kept])
+
+
+def owners(points: Tensor, centres: Tensor, threat: ThreatModel) -> Tensor:
+    """(P,) the row of ``centres`` in whose ball each point lies, -1 for none; the balls must be ``apart``."""
+    away = torch.stack([distance(points - centre, threat.norm) for centre in centres], 1)
+    nearest = away.min(1)
+    inside = nearest.values <= threat.eps * (1 + TOLERANCE) + TOLERANCE
+    return torch.where(inside, nearest.indices, -1)
+
+
+def white_box(context: CheckContext) -> Attack | None:
+    """The campaign's strongest iterative gradient attack, to be run again; None when it has none."""
+    return next((a.attack for a in gradient_attacks(context) if a.attack is not None), None)

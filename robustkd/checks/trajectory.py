@@ -1,0 +1,163 @@
+"""Checks of the way that an attack takes: it is run again on a few samples, and every point that it tries is written down."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.checks.probe import apart, gradient_attacks, headline, owners, rescaled_margin, survivors
+from robustkd.contracts import AttackEvidence, Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.judging import Outcome, judge
+
+
+class Diary(WrappedTarget):
+    """A target that writes down the rescaled margin of every point inside some sample's ball, sample by sample.
+
+    The samples' balls must not meet (``apart``): then it is known whose point one is, in whatever batch an attack asks.
+    """
+
+    def __init__(self, target: Target, batch: Batch, threat: ThreatModel) -> None:
+        super().__init__(target)
+        self._batch, self._threat = batch, threat
+        self.margins: list[list[float]] = [[] for _ in range(len(batch))]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The inner target's answer, noted."""
+        logits = self.target(inputs)
+        owner = owners(inputs.detach(), self._batch.inputs, self._threat)
+        inside = owner >= 0
+        values = rescaled_margin(logits.detach()[inside], self._batch.labels[owner[inside]])
+        for row, value in zip(owner[inside].tolist(), values.tolist(), strict=True):
+            self.margins[row].append(value)
+        return logits
+
+
+class SilentSuccessParams(Params):
+    """Parameters of ``silent-success``."""
+
+    samples: int = Field(16, ge=1, description="survivors on which each attack is run again")
+
+
+class IncompleteOptimisationParams(Params):
+    """Parameters of ``incomplete-optimisation``."""
+
+    samples: int = Field(8, ge=1, description="survivors on which an attack is run again")
+
+
+def _comparable(evidence: AttackEvidence, threat: ThreatModel) -> bool:
+    """Whether what the attack returns is the best, for ``threat``, of what it met: one that minimises another norm may pass by."""
+    attack = evidence.attack
+    return attack is not None and (attack.kind == "fixed-budget" or attack.minimises(threat) == threat.norm)
+
+
+def _followed(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> tuple[Outcome, list[list[float]]]:
+    """The attack run again: its outcome, and the margins of the points that it tried, sample by sample."""
+    assert evidence.attack is not None
+    diary = Diary(context.target, batch, context.threat)
+    result = evidence.attack.run(diary, batch, context.threat, SampleRng(context.seed, batch.index))
+    return judge(context.target, evidence.attack, batch, context.threat, result), diary.margins
+
+
+def _randomised(context: CheckContext, batch: Batch) -> bool:
+    with torch.no_grad():
+        return not torch.equal(context.target(batch.inputs), context.target(batch.inputs))
+
+
+class SilentSuccess(Check):
+    """Did an attack meet an adversarial example and come back without it?
+
+    One such sample is proof of a bug (an attack that returns its last point instead of its best one), so there is no share to
+    allow for. A margin counts as adversarial from 1e-6 on: below, the verdict may be float32 rounding between batch sizes.
+    """
+
+    Params = SilentSuccessParams
+    severity = "severe"
+    rule = "a point that the attack tried, inside its budget, was misclassified, and the point that it returned is not"
+    source = "Pintor et al. 2022, Indicators of attack failure (silent success)"
+    cost = "every attack once more, on 16 of its survivors"
+
+    def run(self, context: CheckContext) -> Finding:
+        """Follow every attack on samples that it left standing."""
+        known = [attack for attack in headline(context) if _comparable(attack, context.threat)]
+        if not known:
+            return self.not_applicable("no finished attack can be run again")
+        lost: dict[str, int] = {}
+        seen = 0
+        for evidence in known:
+            batch = apart(survivors(context, [evidence], self.params.samples), context.threat)
+            if not len(batch):
+                continue
+            if _randomised(context, batch):
+                return self.not_applicable("the target answers differently from pass to pass")
+            seen += len(batch)
+            outcome, paths = _followed(context, evidence, batch)
+            met = [max(path, default=-math.inf) > 1e-6 for path in paths]
+            forgotten = sum(found and bool(stands) for found, stands in zip(met, outcome.standing, strict=True))
+            if forgotten:
+                lost[evidence.name] = forgotten
+        said = "; ".join(f"{name} met and forgot an adversarial example for {count} samples" for name, count in lost.items())
+        return self.finding(
+            bool(lost),
+            fix="return the best point of the whole run, not the last one",
+            explanation=said,
+            forgotten=lost,
+            n=seen,
+        )
+
+
+LAST, LIMIT = 10, 0.05
+
+
+class IncompleteOptimisation(Check):
+    """Was the strongest attack still getting somewhere when it stopped?
+
+    What is followed is the best rescaled margin so far, restarts included: it never falls, so a rise over the last ten points
+    (the last quarter of a run of fewer than forty) means that more steps would go further. The rise counts as a share of the
+    whole climb, from the first point on.
+    """
+
+    Params = IncompleteOptimisationParams
+    severity = "warning"
+    rule = (
+        "the last 10 points (at most a quarter) of the strongest gradient attack still bring over 5 % of its climb, on average"
+    )
+    source = "Pintor et al. 2022, Indicators of attack failure (incomplete optimisation); thresholds of checks.md"
+    cost = "the strongest attack once more, on 8 survivors"
+
+    def run(self, context: CheckContext) -> Finding:
+        """Follow the strongest attack on samples that it left standing."""
+        strongest = next((a for a in gradient_attacks(context) if a.attack is not None), None)
+        if strongest is None:
+            return self.not_applicable("the campaign has no iterative gradient attack of fixed budget")
+        everything = [a for a in headline(context) if len(a.standing) == len(strongest.standing)]
+        batch = apart(survivors(context, everything, self.params.samples), context.threat)
+        shares = _gains(context, strongest, batch)
+        if not shares:
+            return self.not_applicable("no sample is left standing")
+        gain = sum(shares) / len(shares)
+        return self.finding(
+            gain > LIMIT,
+            fix="give the attack more steps or a better step size (APGD adapts it)",
+            explanation=f"the last points that {strongest.name} tries still bring {100 * gain:.1f} % of its climb",
+            remedies=[{"kind": "apgd-dlr"}],
+            share_of_climb=gain,
+            attack=strongest.name,
+            n=len(shares),
+        )
+
+
+def _gains(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> list[float]:
+    """For each sample, the share of the climb that the last points brought."""
+    if not len(batch):
+        return []
+    gains = []
+    for path in _followed(context, evidence, batch)[1]:
+        last = min(LAST, len(path) // 4)
+        if last:
+            climb = max(path) - path[0]
+            gains.append((max(path) - max(path[:-last])) / climb if climb > 0 else 0.0)
+    return gains
