@@ -45,8 +45,14 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, Failure]) -> Result
         attack_result(plan, cell, entries[cell.id], records.get(cell.id), failures.get(cell.id, _PENDING))
         for cell in plan.of("attack")
     ]
+    # A defense that the matrix keeps out of every attack is there for others (a teacher, a surrogate); it has no result of its own.
+    untrained = {cell.defense for cell in plan.of("train") if not entries[cell.id]}
+    shown = untrained.union(cell.defense for cell in plan.of("attack"))
     defenses = [
-        _defense_result(plan, name, seed, entries, records, failures) for name in campaign.defenses for seed in campaign.seeds
+        _defense_result(plan, name, seed, entries, records, failures)
+        for name in campaign.defenses
+        if name in shown
+        for seed in campaign.seeds
     ]
     return Results(
         campaign=campaign.name,

@@ -143,6 +143,7 @@ def test_in_a_campaign(tmp_path):
     clean = results.defenses[0].clean_accuracy
     assert robust["pgd"] <= robust["transfer"] < clean - 0.05
     assert results.defenses[0].verdict is not None
+    assert [item.defense for item in results.defenses] == ["victim"]  # the helper is only there to help
 
 
 def test_what_the_surrogate_is_belongs_to_the_identity_and_its_name_does_not(tmp_path):
