@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.image.adam import adam
+from robustkd.attacks.image.finish import finish
 from robustkd.attacks.image.nearest import Nearest, Question, Seekers, minimum_norm
 from robustkd.attacks.image.penalty import ConstantSearch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -32,7 +33,6 @@ from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance, per_sample
 
 _STRIDE = 0.3  # of the linearised distance, the largest step in each pixel's share of it
-_TIGHTEN = 8  # halvings of the last segment
 
 
 class CWL2Params(Params):
@@ -53,7 +53,7 @@ class CWL2(Attack):
     kind = "minimum-norm"
     norms = ("l2",)
     goals = ("untargeted", "targeted")
-    version = "2"
+    version = "3"
     source = "Carlini & Wagner 2017, arXiv:1608.04644"
 
     @property
@@ -62,13 +62,13 @@ class CWL2(Attack):
         return "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and 8 forward passes."""
+        """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``finish``."""
         p = self.params
         constants = ConstantSearch(p.steps, p.binary_steps, p.abort_early)
 
         def search(question: Question, rows: Tensor) -> Nearest:
             rule = CWStep(constants, p.initial_const, p.lr, question.bounds)
-            return question.tighten(rows, question.seek(rows, rule, constants.passes), _TIGHTEN)
+            return finish(question, rows, question.seek(rows, rule, constants.passes))
 
         return minimum_norm(target, batch, "l2", search, confidence=p.confidence)
 

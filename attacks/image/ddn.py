@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robustkd.attacks.image.finish import finish
 from robustkd.attacks.image.losses import LossName
 from robustkd.attacks.image.nearest import Nearest, Question, Seekers, cosine, minimum_norm
 from robustkd.attacks.image.objective import FAMILY_OF, for_batch
@@ -47,6 +48,7 @@ class DDN(Attack):
     kind = "minimum-norm"
     norms = ("l2",)
     goals = ("untargeted", "targeted")
+    version = "2"
     source = "Rony et al. 2019, arXiv:1811.09600"
 
     @property
@@ -55,7 +57,7 @@ class DDN(Attack):
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """``steps + 1`` forward and ``steps`` backward passes a sample."""
+        """``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``finish``."""
         p = self.params
         objective = for_batch(p.loss, batch)
 
@@ -63,7 +65,8 @@ class DDN(Attack):
             def query(x: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 return question.oracle.climb(x, asked, objective)
 
-            return question.seek(rows, DDNStep(p.steps, p.gamma, p.init_norm, question.bounds), p.steps, query=query)
+            rule = DDNStep(p.steps, p.gamma, p.init_norm, question.bounds)
+            return finish(question, rows, question.seek(rows, rule, p.steps, query=query))
 
         return minimum_norm(target, batch, "l2", search)
 

@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from robustkd.attacks.image.finish import finish
 from robustkd.attacks.image.linearise import boundaries, nearest_boundary, nearest_point
 from robustkd.attacks.image.nearest import Nearest, NormOfThreat, Question, Seekers, minimum_norm
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
@@ -42,6 +43,7 @@ class DeepFool(NormOfThreat):
     Params = DeepFoolParams
     norms = ("linf", "l2")
     goals = ("untargeted", "targeted")
+    version = "2"
     source = "Moosavi-Dezfooli et al. 2016, arXiv:1511.04599"
 
     @property
@@ -50,13 +52,15 @@ class DeepFool(NormOfThreat):
         return "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps + 1`` forward passes, and ``steps`` backward passes for each class looked at."""
+        """At most ``steps + 1`` forward passes, and ``steps`` backward passes for each class looked at, and those of
+        ``finish``.
+        """
         p = self.params
         norm = self.minimises(threat)
 
         def search(question: Question, rows: Tensor) -> Nearest:
             rule = DeepFoolStep(norm, p.overshoot, question.bounds)
-            return question.seek(rows, rule, p.steps, query=boundaries(question, p.targets))
+            return finish(question, rows, question.seek(rows, rule, p.steps, query=boundaries(question, p.targets)))
 
         return minimum_norm(target, batch, norm, search)
 

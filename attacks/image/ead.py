@@ -22,14 +22,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robustkd.attacks.image.finish import finish
 from robustkd.attacks.image.nearest import Nearest, Question, Seekers, minimum_norm
 from robustkd.attacks.image.penalty import ConstantSearch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance, per_sample
-
-_TIGHTEN = 8  # halvings of the last segment
 
 
 class EADParams(Params):
@@ -51,6 +50,7 @@ class EAD(Attack):
     kind = "minimum-norm"
     norms = ("l1",)
     goals = ("untargeted", "targeted")
+    version = "2"
     source = "Chen et al. 2018, arXiv:1709.04114"
 
     @property
@@ -59,13 +59,13 @@ class EAD(Attack):
         return "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and 8 forward passes."""
+        """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``finish``."""
         p = self.params
         constants = ConstantSearch(p.steps, p.binary_steps, p.abort_early)
 
         def search(question: Question, rows: Tensor) -> Nearest:
             rule = EADStep(constants, p.initial_const, p.beta, p.lr, question.bounds)
-            return question.tighten(rows, question.seek(rows, rule, constants.passes), _TIGHTEN)
+            return finish(question, rows, question.seek(rows, rule, constants.passes))
 
         return minimum_norm(target, batch, "l1", search, confidence=p.confidence)
 

@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.finish import finish
 from robustkd.attacks.image.linearise import boundaries, boundary_with, nearest_boundary, onto_hyperplane
 from robustkd.attacks.image.nearest import Nearest, NormOfThreat, Query, Question, Seekers, minimum_norm
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
@@ -31,8 +32,6 @@ from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.scoring.distances import per_sample
-
-_TIGHTEN = 3  # halvings of the last segment: the paper's final search
 
 
 class FABParams(Params):
@@ -61,6 +60,7 @@ class FAB(NormOfThreat):
     Params = FABParams
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
+    version = "2"
     source = "Croce & Hein 2020, arXiv:1907.02044"
 
     @property
@@ -69,7 +69,9 @@ class FAB(NormOfThreat):
         return "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """A run is at most ``2 * steps + 1`` forward passes, and ``steps`` backward passes for each class looked at."""
+        """A run is at most ``2 * steps + 1`` forward passes, and ``steps`` backward passes for each class looked at; at the end
+        come those of ``finish``.
+        """
         p = self.params
         norm = self.minimises(threat)
 
@@ -89,7 +91,8 @@ class FAB(NormOfThreat):
                         start = Ball.around(start, radius, norm, question.bounds).random_point(draws)
                     found = question.seek(asked, rule, p.steps, start=start, known=known, query=query, enough=p.enough)
                     best = best.updated(going, found)
-            return question.tighten(rows, best, _TIGHTEN)
+            far = best.norm > (0 if p.enough is None else p.enough)
+            return best.updated(far, finish(question, rows[far], best.select(far)))
 
         return minimum_norm(target, batch, norm, search)
 

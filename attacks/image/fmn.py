@@ -25,8 +25,10 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.finish import finish
 from robustkd.attacks.image.linearise import DUAL
 from robustkd.attacks.image.nearest import Nearest, NormOfThreat, Question, Seekers, cosine, minimum_norm
+from robustkd.attacks.image.sparse import largest
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
@@ -55,6 +57,7 @@ class FMN(NormOfThreat):
     Params = FMNParams
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
+    version = "2"
     source = "Pintor et al. 2021, arXiv:2102.12827"
 
     @property
@@ -63,13 +66,14 @@ class FMN(NormOfThreat):
         return "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """``steps + 1`` forward and ``steps`` backward passes a sample."""
+        """``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``finish``."""
         p = self.params
         norm = self.minimises(threat)
         size = p.step_size if p.step_size is not None else (10.0 if norm == "l0" else 1.0)
 
         def search(question: Question, rows: Tensor) -> Nearest:
-            return question.seek(rows, FMNStep(p.steps, size, p.gamma, norm, question.bounds), p.steps)
+            rule = FMNStep(p.steps, size, p.gamma, norm, question.bounds)
+            return finish(question, rows, question.seek(rows, rule, p.steps))
 
         return minimum_norm(target, batch, norm, search)
 
@@ -107,21 +111,3 @@ class FMNStep:
             linearised = (now.distance + now.value.abs() / steepness).maximum(outwards)
             outwards = torch.where(now.best.isfinite(), outwards, linearised).clamp_max(now.x[0].numel())
         return torch.where(now.adversarial, inwards.minimum(now.best), outwards)
-
-
-def largest(delta: Tensor, count: Tensor) -> Tensor:
-    """Project each row onto {d : ||d||_0 <= count}: its ``count`` largest pixels, 0 elsewhere.
-
-    Args:
-        delta: (A, *shape); of an image (C, H, W) a pixel is all channels, as in ``distance``.
-        count: (A,) whole numbers.
-    """
-    size = distance_of_pixels(delta)
-    rank = size.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    kept = (rank < count.unsqueeze(1)).view_as(size)
-    return torch.where(kept, delta, 0)
-
-
-def distance_of_pixels(delta: Tensor) -> Tensor:
-    """(A, *shape), with one channel left where there are channels: the L2 norm of each pixel."""
-    return delta.norm(dim=1, keepdim=True) if delta.ndim > 3 else delta.abs()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustkd.attacks.image.nearest import Query, Question
+from robustkd.attacks.image.sparse import pixel_gains
 from robustkd.attacks.oracle import Oracle
 from robustkd.attacks.oracle import _finite as finite
 from robustkd.contracts.threat import Norm
@@ -104,13 +105,14 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
 
     Every pixel moves along (or against) its gradient until it meets the range: all at one speed for linf, at a speed of |g_i|
     for l2. What is gained by time t is concave and piecewise linear; its bends, sorted, give the t at which the value is
-    reached. For l1 the pixels move one after the other, the one of the largest |g_i| first.
+    reached. For l1 the pixels move one after the other, the one of the largest |g_i| first; for l0 the one first that gains
+    most on its way to the range.
 
     Args:
         x: (A, *shape) points inside ``bounds``.
         value: (A,) of the linear function at ``x``.
         gradient: (A, *shape) of it.
-        norm: linf, l2 or l1.
+        norm: linf, l2, l1 or l0.
         bounds: the pixel range.
 
     Source: Croce & Hein 2020 (arXiv:1907.02044), section 2.2 and supplement A; for l2 and linf these are the quadratic and
@@ -121,8 +123,9 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
     uphill = -(gradient.flatten(1) * value.sign().unsqueeze(1))  # along which the value comes nearer to 0
     steep, needed = uphill.abs(), value.abs().unsqueeze(1)
     room = torch.where(uphill > 0, high - flat, flat - low)
-    if norm == "l1":
-        order = steep.argsort(dim=1, descending=True, stable=True)
+    if norm in ("l1", "l0"):
+        merit = steep if norm == "l1" else pixel_gains((steep * room).view_as(x)).flatten(1)
+        order = merit.argsort(dim=1, descending=True, stable=True)
         steep_then, room_then = steep.gather(1, order), room.gather(1, order)
         gained = (steep_then * room_then).cumsum(1)
         missing = needed - (gained - steep_then * room_then)

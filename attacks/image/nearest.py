@@ -207,24 +207,6 @@ class Question:
                     break
         return whole
 
-    def tighten(self, rows: Tensor, found: Nearest, steps: int) -> Nearest:
-        """Halve ``steps`` times the part of the segment from the clean image that holds the boundary: at most ``steps``
-        forward passes. Not for l0, where a shorter perturbation is as long.
-        """
-        hit = found.norm.isfinite()
-        if not bool(hit.any()):
-            return found
-        near, rows = found.select(hit), rows[hit]
-        clean, far = self.clean[rows], near.x
-        low, high = torch.zeros_like(near.norm), torch.ones_like(near.norm)
-        for _ in range(steps):
-            middle = (low + high) / 2
-            x = (clean + per_sample(middle, far) * (far - clean)).clamp(*self.bounds)
-            there = self.adversarial(self.oracle.logits(x, rows), rows)
-            low, high = torch.where(there, low, middle), torch.where(there, middle, high)
-            near = Nearest(torch.where(per_sample(there, x), x, near.x), torch.where(there, self.length(x - clean), near.norm))
-        return found.updated(hit, near)
-
 
 def minimum_norm(
     target: Target,

@@ -1,0 +1,112 @@
+"""What must hold for every minimum-norm attack: a sample is on its own, counts and claims are true, goals are reached."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustkd.contracts import Batch, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.plugins import load
+from robustkd.scoring.distances import distance
+from robustkd.targets import ClassifierTarget
+
+CASES = [
+    ("cw-l2", "l2", {"steps": 30, "binary_steps": 3}),
+    ("cw-linf", "linf", {"steps": 150, "patience": 15}),
+    ("ddn", "l2", {"steps": 30}),
+    ("deepfool", "linf", {}),
+    ("deepfool", "l2", {}),
+    ("ead", "l1", {"steps": 100, "binary_steps": 3}),
+    *[("fmn", norm, {"steps": 30}) for norm in ("linf", "l2", "l1", "l0")],
+    *[("fab", norm, {"steps": 30, "restarts": 2}) for norm in ("linf", "l2", "l1")],
+    *[("fab-t", norm, {"steps": 30, "targets": 2}) for norm in ("linf", "l2", "l1")],
+]
+every = pytest.mark.parametrize(("name", "norm", "params"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+
+
+class Counting(nn.Module):
+    """Counts the rows that pass forwards and backwards."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.forwards, self.backwards = net, 0, 0
+
+    def forward(self, x):
+        self.forwards += len(x)
+        out = self.net(x)
+        if out.requires_grad:
+            out.register_hook(lambda gradient: setattr(self, "backwards", self.backwards + len(gradient)))
+        return out
+
+
+def network(classes):
+    torch.manual_seed(classes)
+    return nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 5 * 6, classes)).eval()
+
+
+def samples(net, count=9):
+    torch.manual_seed(1)
+    x = torch.rand(count, 2, 5, 6).mul(1.4).sub(0.2).clamp(0, 1)  # not square, some pixels black or white
+    y = net(x).argmax(1)
+    y[0] = (y[0] + 1) % net[-1].out_features  # misclassified as it comes
+    return Batch(x, y, torch.arange(100, 100 + count))
+
+
+def run(name, norm, params, net, batch):
+    plugin = load("attacks", name)
+    target = ClassifierTarget(net, num_classes=net[-1].out_features, input_shape=(2, 5, 6))
+    return plugin(plugin.Params(**params)).run(target, batch, ThreatModel(norm, 1.0), SampleRng(0, batch.index))
+
+
+@every
+def test_a_result_depends_on_the_sample_alone(name, norm, params):
+    net = network(5)
+    batch = samples(net)
+    whole = run(name, norm, params, net, batch)
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(3))
+    permuted = run(name, norm, params, net, batch.select(order))
+    for row in range(0, len(batch), 4):
+        single = run(name, norm, params, net, batch.select(torch.tensor([row])))
+        there = int((order == row).nonzero())
+        for other, place in ((permuted, there), (single, 0)):
+            assert whole.success[row] == other.success[place]
+            length, same = whole.extras["norm"][row], other.extras["norm"][place]
+            assert torch.allclose(length, same, rtol=0.02, atol=1e-6)
+
+
+@every
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_claims_counts_and_range(name, norm, params, classes):
+    net = network(classes)
+    batch = samples(net)
+    counting = Counting(net)
+    plugin = load("attacks", name)
+    target = ClassifierTarget(counting, num_classes=classes, input_shape=(2, 5, 6))
+    found = plugin(plugin.Params(**params)).run(target, batch, ThreatModel(norm, 1.0), SampleRng(0, batch.index))
+    assert int(found.forwards.sum()) == counting.forwards
+    assert int(found.backwards.sum()) == counting.backwards
+    assert found.adversarial.min() >= 0
+    assert found.adversarial.max() <= 1
+    assert found.success.all()
+    assert (net(found.adversarial).argmax(1) != batch.labels).all()
+    assert torch.allclose(found.extras["norm"], distance(found.adversarial - batch.inputs, norm), rtol=1e-5)
+    assert torch.equal(found.adversarial[0], batch.inputs[0])
+    assert found.forwards[0] == 1
+
+
+@every
+def test_a_goal_is_reached_and_costs_more_than_any_change(name, norm, params):
+    net = network(4)
+    batch = samples(net)
+    any_change = run(name, norm, params, net, batch).extras["norm"]
+    now = net(batch.inputs).argmax(1)
+    goals = (now + 1) % 4
+    goals[1] = now[1]  # there as it comes
+    found = run(name, norm, params, net, Batch(batch.inputs, now, batch.index, goals=goals))
+    reached = net(found.adversarial).argmax(1) == goals
+    assert torch.equal(found.success, reached)
+    assert reached.sum() >= len(batch) - 1  # one goal is farther than the fewest steps go
+    assert found.extras["norm"][1] == 0
+    farther = found.extras["norm"][2:]
+    assert (farther >= 0.8 * any_change[2:]).all()  # each search is only near to its optimum
+    assert farther.median() > any_change[2:].median()
