@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +18,7 @@ from robustkd.campaigns.samples import AttackRecord
 from robustkd.campaigns.store import Entry, Store
 from robustkd.contracts.check import Finding
 from robustkd.scoring.intervals import wilson
+from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.verdict import verdict
@@ -61,6 +62,7 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, Failure]) -> Result
         cells=cells,
         defenses=defenses,
         skipped=list(plan.skipped),
+        comparisons=compared(_standing(plan, records)),
         environment=environment() | ({"finished": max(times)} if (times := _finished(entries)) else {}),
     )
 
@@ -143,6 +145,9 @@ def _defense_result(
     headline = [cell for cell in attacks if campaign.attacks[cell.attack or ""].threat == campaign.threat]
     found = {cell.attack or "": records[cell.id] for cell in headline if cell.id in records}
     missing = [cell for cell in attacks if cell.id not in records]
+    examined = _examined(checks, entries)
+    findings, remedy = examined or ([], None)
+    base |= {"checks": findings, "remedy": remedy}
     if not found:
         failure = (
             failures.get(missing[0].id, _PENDING)
@@ -152,9 +157,7 @@ def _defense_result(
         return DefenseResult(status=failure.status, error=failure.error, **base)
     correct, standing, broken_at = _worst_case(list(found.values()))
     low, high = wilson(int(standing.sum()), len(standing))
-    examined = _examined(checks, entries)
     unchecked = checks is not None and examined is None
-    findings, remedy = examined or ([], None)
     status: CellStatus = "done"
     error = None
     if missing or unchecked:
@@ -172,12 +175,21 @@ def _defense_result(
         ci_high=high,
         attacks=list(found),
         verdict=verdict(findings, complete=not missing) if not unchecked and checks is not None else None,
-        checks=findings,
-        remedy=remedy,
         curve=_curve(correct, broken_at, points),
         other_threats=_other_threats(plan, attacks, records),
         **base,
     )
+
+
+def _standing(plan: Plan, records: Mapping[str, AttackRecord]) -> Iterator[tuple[str, int, np.ndarray]]:
+    """The samples that withstand every attack under the campaign's threat model, of each defense that all of them have finished on."""
+    campaign = plan.campaign
+    headline = [cell for cell in plan.of("attack") if campaign.attacks[cell.attack or ""].threat == campaign.threat]
+    for seed in campaign.seeds:
+        for name in campaign.defenses:
+            mine = [cell.id for cell in headline if (cell.defense, cell.seed) == (name, seed)]
+            if mine and all(cell_id in records for cell_id in mine):
+                yield name, seed, _worst_case([records[cell_id] for cell_id in mine])[1]
 
 
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -108,13 +108,14 @@ class EvaluationReport:
             f"robust accuracy {number}   {self.verdict}" + (f" ({fired})" if fired else ""),
         ]
         if self.remedy:
-            lines.append(f"with remedy     {self.remedy.robust_accuracy:6.1%}   ({', '.join(self.remedy.names)})")
+            steps = ", ".join(f"{name} {left:.1%}" for name, left in self.remedy.steps.items())
+            lines.append(f"with remedy     {self.remedy.robust_accuracy:6.1%}   ({steps or 'none could be used'})")
         lines += [f"  {name:<20} {report.robust_accuracy:6.1%}" for name, report in self.attacks.items()]
         return "\n".join([*lines, *(f"  {name:<20} {why}" for name, why in self.failed.items())])
 
 
 def attack(
-    name: str,
+    name: str | Attack,
     model: nn.Module | Target,
     x: Tensor | np.ndarray,
     y: Tensor | np.ndarray,
@@ -131,7 +132,8 @@ def attack(
     """Attack ``model`` on the samples (x, y).
 
     Args:
-        name: an attack plug-in, such as ``pgd``, ``cw-l2`` or ``torchattacks:PGD`` (``robustkd list attacks``).
+        name: an attack plug-in, such as ``pgd``, ``cw-l2`` or ``torchattacks:PGD`` (``robustkd list attacks``), or an attack of
+            one's own, with its parameters.
         model: (N, C, H, W) in [0, 1] -> (N, K) logits. It is used where it is, in evaluation mode, and left as found.
         x: (N, C, H, W) images in [0, 1].
         y: (N,) integer labels.
@@ -147,7 +149,9 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    plugin = _holding(_plugin({"kind": name, **params}), models, x)
+    if isinstance(name, Attack) and params:
+        raise UsageError(f"{', '.join(params)}: an attack of one's own has its parameters already")
+    plugin = _holding(_plugin(name if isinstance(name, Attack) else {"kind": name, **params}), models, x)
     target = _target(model, x)
     with frozen(target.module):
         batch = _batch(target, x, y, targets, batch_size)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,10 +92,11 @@ def run_checks(context: CheckContext, checks: Sequence[Check]) -> list[Finding]:
 def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_size: int = BATCH_SIZE) -> Remedy | None:
     """The attacks that fired findings name, each on the samples that still stand; None when no finding names one.
 
-    One that the target or the threat model has no use for (``bpda`` without a declared stage) is noted and left out. Where such
-    an attack is followed by one that needs less (``square``), that one still gets its turn.
+    One that the target or the threat model has no use for (``bpda`` without a declared stage) is noted and left out.
     """
-    specs = list({str(spec): spec for finding in findings if finding.fired for spec in finding.remedies}.values())
+    named = {str(spec): spec for finding in findings if finding.fired for spec in finding.remedies}
+    # Attacks that follow a gradient first: they cost less, and leave less to random search.
+    specs = sorted(named.values(), key=lambda spec: not plugins.load("attacks", str(spec["kind"])).gradients)
     headline = [attack for attack in context.attacks.values() if attack.threat == context.threat]
     if not specs:
         return None
@@ -102,7 +104,8 @@ def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_si
     correct = (context.batch.logits.argmax(1) == context.batch.labels).cpu().numpy()
     before = np.logical_and.reduce([correct, *(attack.standing for attack in headline)])
     standing = before.copy()
-    used, skipped = [], {}
+    used: list[tuple[Mapping[str, Any], np.ndarray]] = []
+    skipped = {}
     counted = CountedTarget(context.target)
     for spec in specs:
         rows = torch.as_tensor(np.flatnonzero(standing), device=context.batch.inputs.device)
@@ -118,5 +121,5 @@ def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_si
                 skipped[str(spec["kind"])] = str(error).splitlines()[0]
                 continue
         standing[np.flatnonzero(standing)] = found.outcome.standing
-        used.append(spec)
-    return Remedy.of(used, skipped, before, standing, counted.forwards, counted.backwards)
+        used.append((spec, standing.copy()))
+    return Remedy.of(used, skipped, before, counted.forwards, counted.backwards)

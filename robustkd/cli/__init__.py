@@ -16,6 +16,7 @@ COMMANDS = {
     "track": "Write a campaign that was run to MLflow, again.",
     "ui": "Open the MLflow dashboard of a campaign.",
     "attack": "Attack a saved or external model once, without a campaign.",
+    "audit": "Check whether a model's robust accuracy can be believed, without a campaign.",
     "list": "List plug-ins and presets.",
     "describe": "Tell everything about one plug-in: parameters, defaults, source.",
     "doctor": "Check the installation; --fix repairs it.",

@@ -34,7 +34,7 @@ def command(name: str, group: plugins.Group | None, as_json: bool) -> None:
 def _describe(group: plugins.Group, name: str) -> dict[str, Any]:
     plugin = plugins.load(group, name)
     item: dict[str, Any] = {"name": name, "group": group, "summary": inspect.cleandoc(plugin.__doc__ or "")}
-    for trait in ("kind", "norms", "goals", "severity", "rule", "uses_threat", "version", "source"):
+    for trait in ("kind", "norms", "goals", "severity", "rule", "cost", "uses_threat", "version", "source"):
         if value := getattr(plugin, trait, None):
             item[trait] = list(value) if isinstance(value, tuple) else value
     schema = getattr(plugin, "Params", None)
@@ -45,7 +45,7 @@ def _describe(group: plugins.Group, name: str) -> dict[str, Any]:
 def _print(item: dict[str, Any]) -> None:
     click.secho(f"{item['name']}  ({item['group'].removesuffix('s')})", bold=True)
     click.echo(f"\n{item['summary']}\n")
-    for trait in ("kind", "norms", "goals", "severity", "rule", "version", "source"):
+    for trait in ("kind", "norms", "goals", "severity", "rule", "cost", "version", "source"):
         if trait in item:
             value = item[trait]
             click.echo(f"  {trait:<9} {', '.join(value) if isinstance(value, list) else value}")

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from robustkd.report.page import cost
 from robustkd.report.summary import DefenseSummary, attack_names, summary_rows
+from robustkd.report.versus import undecided
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:
@@ -36,13 +38,21 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
     for name in ("clean", *attacks, "worst case"):
         table.add_column(name, justify="right", no_wrap=name == "worst case")
     table.add_column("verdict", no_wrap=True)
-    for row in summary_rows(results):
+    rows = summary_rows(results)
+    remedied = any(row.remedied is not None for row in rows)
+    if remedied:
+        table.add_column("with remedy", no_wrap=True)
+    for row in rows:
         numbers = [_share(row.clean_accuracy), *(_share(row.per_attack.get(attack)) for attack in attacks)]
-        table.add_row(
-            row.defense, *numbers, _worst(row), Text(row.verdict or row.status, style=_COLOURS.get(row.verdict or "", "red"))
-        )
+        verdict = Text(row.verdict or row.status, style=_COLOURS.get(row.verdict or "", "red"))
+        table.add_row(row.defense, *numbers, _worst(row), verdict, *([_remedied(row)] if remedied else []))
     console.print(table)
     _print_evidence(results)
+    for sentence in undecided(results):
+        click.echo(sentence)
+    total = cost(results, [row.defense for row in rows])
+    if total.added and total.check_forwards:
+        click.echo(f"the checks added {total.added:.1%} to the attacks' passes")
     lost = [(row.status, row.defense, row.seed, row.error) for row in results.defenses]
     lost += [(cell.status, f"{cell.defense} × {cell.attack}", cell.seed, cell.error) for cell in results.cells]
     for status, what, seed, error in lost:
@@ -71,6 +81,11 @@ def _print_evidence(results: Results) -> None:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
+
+
+def _remedied(row: DefenseSummary) -> str:
+    steps = ", ".join(f"{name} {_share(left)}" for name, left in row.remedies.items())
+    return f"{_share(row.remedied)} ({steps or 'none usable'})" if row.remedied is not None else ""
 
 
 def _worst(row: DefenseSummary) -> str:

@@ -9,6 +9,7 @@ from robustkd.report.formatting import MISSING, count, interval, number, percent
 from robustkd.report.grid import grid, troubled
 from robustkd.report.story import NO_VERDICT, answer, tell
 from robustkd.report.summary import DefenseSummary, attack_names
+from robustkd.report.versus import pairs, points, probability
 from robustkd.scoring.results import Results
 
 SIGNS = {"credible": "✅", "suspect": "⚠️", "not credible": "❌"}
@@ -16,6 +17,7 @@ READING = (
     "A robust accuracy is an upper bound: the share of all test samples that are classified rightly and that none of these attacks broke. "
     "A sample that was misclassified before the attack counts as not robust. The worst case is taken per sample over the attacks. "
     "W-Robust is the mean of clean and worst-case robust accuracy, NRR their harmonic mean. "
+    "With remedy: what is left when the stronger attacks that the checks call for are added. "
     "With several seeds, accuracies are means and an interval is the envelope of the seeds' own 95 % Wilson intervals."
 )
 
@@ -29,6 +31,7 @@ def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Seq
         _summary(summaries),
         *(f"**{escape(row.defense)}** ({verdict(row.verdict)}). {escape(tell(results, row).paragraph)}" for row in summaries),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
+        _versus(results),
         *(f"![{name.removesuffix('.png')}]({name})" for name in figures),
         f"## Cells\n\n{_cells(results)}",
         f"## How to read this\n\n{READING}",
@@ -54,6 +57,7 @@ def _summary(summaries: Sequence[DefenseSummary]) -> str:
             percent(row.clean_accuracy),
             percent(row.robust_accuracy),
             verdict(row.verdict),
+            percent(row.remedied) if row.remedied is not None else MISSING,
             interval(row.ci_low, row.ci_high),
             interval(row.spread_low, row.spread_high) if len(row.seeds) > 1 else MISSING,
             percent(row.w_robust),
@@ -63,10 +67,25 @@ def _summary(summaries: Sequence[DefenseSummary]) -> str:
         for row in summaries
     )
     head = [
-        "defense", "clean accuracy", "robust accuracy", "verdict", "95 % interval", "between seeds", "W-Robust", "NRR",
-        "strongest attack",
+        "defense", "clean accuracy", "robust accuracy", "verdict", "with remedy", "95 % interval", "between seeds", "W-Robust",
+        "NRR", "strongest attack",
     ]  # fmt: skip
-    return _table(head, "lrrlrrrrl", rows)
+    return _table(head, "lrrlrrrrrl", rows)
+
+
+def _versus(results: Results) -> str:
+    rows = (
+        [
+            f"{escape(pair.a)} − {escape(pair.b)}",
+            points(pair.difference),
+            f"{100 * pair.ci_low:.1f} to {points(pair.ci_high)}",
+            probability(pair.p),
+            escape(pair.sentence),
+        ]
+        for pair in pairs(results)
+    )
+    table = _table(["pair", "difference", "95 % interval", "p", "what these samples can say"], "lrrrl", rows)
+    return f"## Which is better?\n\n{table}" if results.comparisons else ""
 
 
 def _grid(results: Results) -> str:

@@ -15,6 +15,7 @@ from robustkd.report.grid import grid, troubled
 from robustkd.report.plots import Plot, Series, curve, plot
 from robustkd.report.story import NO_VERDICT, CheckRow, Story, answer, check_rows, tell
 from robustkd.report.summary import DefenseSummary, attack_names, curve_of, is_headline, mean_curve, seeds_of
+from robustkd.report.versus import pairs, points, probability
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 TIMES = ("finished", "date", "time", "created", "started")
@@ -45,6 +46,14 @@ class Cost:
     attack_seconds: float
     forwards: int
     backwards: int
+    check_forwards: int = 0
+    check_backwards: int = 0
+
+    @property
+    def added(self) -> float | None:
+        """Passes of the checks as a share of the attacks' passes."""
+        attacks = self.forwards + self.backwards
+        return (self.check_forwards + self.check_backwards) / attacks if attacks else None
 
 
 def page(
@@ -71,7 +80,10 @@ def page(
         lines=list({line.label: line for drawn in attack_curves for line in drawn.lines}.values()),
         gallery=by_defense(gallery),
         samples={cell_id: quote(path) for cell_id, path in samples.items()},
-        costs=[_cost(results, row.defense) for row in summaries],
+        costs=[cost(results, [row.defense]) for row in summaries],
+        total=cost(results, [row.defense for row in summaries]),
+        pairs=pairs(results),
+        any_remedy=any(row.remedied is not None for row in summaries),
         no_verdict=NO_VERDICT,
         open_rows=OPEN_ROWS,
         palette=palette,
@@ -91,6 +103,8 @@ def _template() -> Any:
     )
     for name in ("percent", "interval", "number", "count", "seconds", "words", "evidence", "listed"):
         environment.filters[name] = getattr(formatting, name)
+    environment.filters["points"] = points
+    environment.filters["probability"] = probability
     environment.filters["heat"] = palette.heat
     environment.filters["readable_on"] = palette.readable_on
     environment.globals.update(threat=formatting.threat, data_uri=data_uri, missing=formatting.MISSING)
@@ -174,12 +188,17 @@ def _history(trained: Sequence[DefenseResult]) -> list[Plot]:
     return [drawn for drawn in plots if drawn]
 
 
-def _cost(results: Results, defense: str) -> Cost:
-    cells = [cell for cell in results.cells if cell.defense == defense]
+def cost(results: Results, defenses: Sequence[str]) -> Cost:
+    """What these defenses took together; ``defense`` is the name of a single one."""
+    cells = [cell for cell in results.cells if cell.defense in defenses]
+    trained = [item for item in results.defenses if item.defense in defenses]
+    findings = [finding for item in trained for finding in item.checks]
     return Cost(
-        defense,
-        sum(item.train_seconds for item in results.defenses if item.defense == defense),
+        defenses[0] if len(defenses) == 1 else "all",
+        sum(item.train_seconds for item in trained),
         sum(cell.wall_seconds for cell in cells),
         sum(cell.forward_passes for cell in cells),
         sum(cell.backward_passes for cell in cells),
+        sum(finding.forward_passes for finding in findings),
+        sum(finding.backward_passes for finding in findings),
     )

@@ -58,19 +58,32 @@ class Story:
     attacks: str
     reasons: tuple[Reason, ...]
     conclusion: str
+    remedy: str = ""
 
     @property
     def paragraph(self) -> str:
         """All of it as one paragraph."""
         told = (reason.sentence for reason in self.reasons if reason.finding.severity != "info")
-        return " ".join(part for part in (self.attacks, *told, self.conclusion) if part)
+        return " ".join(part for part in (self.attacks, *told, self.conclusion, self.remedy) if part)
 
 
 def tell(results: Results, summary: DefenseSummary) -> Story:
     """The story of one defense."""
     trained = [item for item in results.defenses if item.defense == summary.defense]
     reasons = tuple(_reasons(trained))
-    return Story(_attacks(results, summary, trained), reasons, _conclusion(results, summary, trained))
+    return Story(_attacks(results, summary, trained), reasons, _conclusion(results, summary, trained), remedy_told(summary))
+
+
+def remedy_told(summary: DefenseSummary) -> str:
+    """What the attacks that the checks named left."""
+    if summary.remedied is None:
+        return ""
+    if not summary.remedies:
+        return "None of the attacks that the checks call for could be used here."
+    if summary.remedied == summary.robust_accuracy:
+        return f"The attacks that the checks call for ({listed(list(summary.remedies))}) break no further sample."
+    steps = [f"{name} leaves {percent(left)}" for name, left in summary.remedies.items()]
+    return f"The attacks that the checks call for, one after the other: {listed(steps)}."
 
 
 def answer(summaries: Sequence[DefenseSummary]) -> str:

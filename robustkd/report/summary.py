@@ -7,7 +7,7 @@ envelope of the seeds' own intervals, and the spread between seeds is a second, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.scoring.intervals import wilson
@@ -32,6 +32,9 @@ class DefenseSummary:
         fired_checks: names, severe ones first.
         status: the worst over seeds.
         per_attack: every attack of the campaign, in its order, to its mean robust accuracy on this defense.
+        remedied: mean of what the attacks that checks named leave (where none was needed, of the robust accuracy itself); None
+            when no seed has such a number.
+        remedies: their kinds, in order, each with the mean of what is left after it, over the seeds that it was run on.
     """
 
     defense: str
@@ -49,6 +52,8 @@ class DefenseSummary:
     fired_checks: tuple[str, ...]
     status: CellStatus
     per_attack: dict[str, float | None]
+    remedied: float | None = None
+    remedies: dict[str, float] = field(default_factory=dict)
 
 
 def summary_rows(results: Results) -> list[DefenseSummary]:
@@ -57,12 +62,8 @@ def summary_rows(results: Results) -> list[DefenseSummary]:
 
 
 def defense_names(results: Results) -> list[str]:
-    """Every defense of the campaign, in its order."""
-    return _unique(
-        [item.defense for item in results.defenses]
-        + [cell.defense for cell in results.cells]
-        + [pair.defense for pair in results.skipped]
-    )
+    """Every defense that has a result, or should have one, in the campaign's order; not one that only helps others."""
+    return _unique([item.defense for item in results.defenses] + [cell.defense for cell in results.cells])
 
 
 def attack_names(results: Results) -> list[str]:
@@ -155,7 +156,20 @@ def _summary(results: Results, name: str) -> DefenseSummary:
         fired_checks=tuple(_unique(finding.name for finding in fired(trained))),
         status=worst_status(item.status for item in trained),
         per_attack=per_attack,
+        remedied=_remedied(trained),
+        remedies=_remedies(trained),
     )
+
+
+def _remedies(trained: Sequence[DefenseResult]) -> dict[str, float]:
+    steps = [item.remedy.steps for item in trained if item.remedy]
+    return {name: mean(step.get(name) for step in steps) or 0.0 for name in _unique(name for step in steps for name in step)}
+
+
+def _remedied(trained: Sequence[DefenseResult]) -> float | None:
+    if not any(item.remedy for item in trained):
+        return None
+    return mean(item.remedy.robust_accuracy if item.remedy else item.robust_accuracy for item in trained)
 
 
 def fired(trained: Iterable[DefenseResult]) -> list[Finding]:

@@ -18,7 +18,8 @@ class Remedy:
     It is an upper bound too, and has not been checked in its turn.
 
     Attributes:
-        attacks: what was run on the samples that still stood, in order, as in a campaign file.
+        attacks: what was run, in order, as in a campaign file; each on the samples that all before it had left standing.
+        left: the robust accuracy after each of them.
         skipped: kinds that could not be used here, and why.
         robust_accuracy, ci_low, ci_high: share of all n samples that stand in the end, with its 95 % Wilson interval.
         broken: samples that only these attacks broke.
@@ -31,36 +32,42 @@ class Remedy:
     ci_high: float
     broken: int
     n: int
+    left: list[float] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     forward_passes: int = 0
     backward_passes: int = 0
 
     @property
+    def steps(self) -> dict[str, float]:
+        """Each kind of attack, in order, and what is left after it."""
+        return {str(attack["kind"]): left for attack, left in zip(self.attacks, self.left, strict=True)}
+
+    @property
     def names(self) -> list[str]:
         """The kinds of its attacks."""
-        return list(dict.fromkeys(str(attack["kind"]) for attack in self.attacks))
+        return list(self.steps)
 
     @classmethod
     def of(
         cls,
-        attacks: Sequence[Mapping[str, Any]],
+        attacks: Sequence[tuple[Mapping[str, Any], np.ndarray]],
         skipped: Mapping[str, str],
         before: np.ndarray,
-        after: np.ndarray,
         forwards: int,
         backwards: int,
     ) -> Remedy:
-        """From the (N,) samples that stood before and after."""
+        """From the (N,) samples that stood before, and after each attack."""
+        after = attacks[-1][1] if attacks else before
         low, high = wilson(int(after.sum()), len(after))
-        broken = int(before.sum() - after.sum())
         return cls(
-            [dict(spec) for spec in attacks],
-            float(after.mean()),
-            low,
-            high,
-            broken,
-            len(after),
-            dict(skipped),
-            forwards,
-            backwards,
+            attacks=[dict(spec) for spec, _ in attacks],
+            robust_accuracy=float(after.mean()),
+            ci_low=low,
+            ci_high=high,
+            broken=int(before.sum() - after.sum()),
+            n=len(after),
+            left=[float(standing.mean()) for _, standing in attacks],
+            skipped=dict(skipped),
+            forward_passes=forwards,
+            backward_passes=backwards,
         )

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from robustkd.contracts.check import Finding, Verdict
+from robustkd.scoring.paired import Comparison
 from robustkd.scoring.remedy import Remedy
 
 CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
@@ -75,13 +76,13 @@ class DefenseResult:
     attacks: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
     checks: list[Finding] = field(default_factory=list)
-    remedy: Remedy | None = None
     curve: list[CurvePoint] = field(default_factory=list)
     other_threats: dict[str, float] = field(default_factory=dict)
     train_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     target_hash: str | None = None
     error: str | None = None
+    remedy: Remedy | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Results:
         threat: the headline threat model, as ``{"norm": .., "eps": ..}``.
         data: name, number of test samples, content hash.
         environment: versions and machine, for the record only.
+        comparisons: every two defenses of the same seed, on the test samples that they share.
     """
 
     campaign: str
@@ -111,6 +113,7 @@ class Results:
     defenses: list[DefenseResult]
     skipped: list[Skipped] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
 
     @property
     def incomplete(self) -> bool:
@@ -142,4 +145,5 @@ class Results:
             for item in raw["defenses"]
         ]
         skipped = [Skipped(**item) for item in raw["skipped"]]
-        return cls(raw["campaign"], raw["threat"], raw["data"], cells, defenses, skipped, raw["environment"])
+        comparisons = [Comparison(**item) for item in raw.get("comparisons", [])]
+        return cls(raw["campaign"], raw["threat"], raw["data"], cells, defenses, skipped, raw["environment"], comparisons)

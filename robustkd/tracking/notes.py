@@ -58,6 +58,7 @@ def defense(result: DefenseResult) -> str:
         f"{signed(result.verdict)}: {title}, **{percent(result.robust_accuracy)}** robust against {attacks} together "
         f"({escape(', '.join(result.attacks))}; 95 % interval {interval(result.ci_low, result.ci_high)}) of "
         f"{counted(result.n, 'sample')}; {percent(result.clean_accuracy)} are right without an attack.",
+        _remedy(result),
         *_findings(result.checks),
         _quoted(result.error) if result.error else "",
         _table(["eps", "robust", "95 % interval"], curve) if len(curve) > 1 else "",
@@ -76,13 +77,14 @@ def campaign(results: Results) -> str:
             percent(row.clean_accuracy),
             f"**{percent(row.robust_accuracy)}**",
             signed(row.verdict),
+            percent(row.remedied) if row.remedied is not None else "",
             interval(row.ci_low, row.ci_high),
             escape(row.strongest_attack or ""),
             escape(", ".join(row.fired_checks)),
         ]
         for row in rows
     ]
-    head = ["defense", "clean", "robust", "verdict", "95 % interval", "strongest attack", "checks that fired"]
+    head = ["defense", "clean", "robust", "verdict", "with remedy", "95 % interval", "strongest attack", "checks that fired"]
     failed = [item for item in results.cells if item.status != "done"]
     parts = [
         f"{escape(answer(rows))} Threat model {norm}; data {escape(results.data.get('name', 'unknown'))}.",
@@ -115,6 +117,16 @@ def _findings(checks: Sequence[Finding]) -> list[str]:
     told = f"Did not fire: {escape(', '.join(quiet))}." if quiet else ""
     told += f" Did not apply: {escape(', '.join(away))}." if away else ""
     return ["\n".join(lines), told.strip()]
+
+
+def _remedy(result: DefenseResult) -> str:
+    if result.remedy is None:
+        return ""
+    named = escape(", ".join(result.remedy.names) or "none of which could be used here")
+    return (
+        f"With the attacks that the checks call for ({named}): **{percent(result.remedy.robust_accuracy)}** "
+        f"(95 % interval {interval(result.remedy.ci_low, result.remedy.ci_high)})."
+    )
 
 
 def _quoted(error: str | None) -> str:

@@ -121,7 +121,13 @@ def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: b
         status="FINISHED" if result.status == "done" else "FAILED",
         tags=tags | {"mlflow.note.content": notes.defense(result)},
         params=params,
-        metrics=(*_points(result, DEFENSE_METRICS), *_tradeoff(result), *history_points(result.history)),
+        metrics=(
+            *_points(result, DEFENSE_METRICS),
+            *_remedied(result),
+            *_check_passes(result),
+            *_tradeoff(result),
+            *history_points(result.history),
+        ),
         seconds=result.train_seconds,
         files=files,
         attached=("model",) if model else (),
@@ -281,6 +287,15 @@ def _points(item: CellResult | DefenseResult, names: Iterable[str]) -> list[Poin
     values = ((name, getattr(item, name)) for name in names)
     points = [Point(name, 0, _rounded(value)) for name, value in values if value is not None and math.isfinite(value)]
     return points + _curve(item.curve)
+
+
+def _remedied(result: DefenseResult) -> list[Point]:
+    return [Point("robust_accuracy_with_remedy", 0, _rounded(result.remedy.robust_accuracy))] if result.remedy else []
+
+
+def _check_passes(result: DefenseResult) -> list[Point]:
+    names = ("forward_passes", "backward_passes")
+    return [Point(f"check_{name}", 0, float(sum(getattr(f, name) for f in result.checks))) for name in names if result.checks]
 
 
 def _tradeoff(result: DefenseResult) -> list[Point]:

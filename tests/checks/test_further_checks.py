@@ -297,7 +297,7 @@ def test_remedies_run_on_what_stands_and_are_recorded(honest, digits):
     finding = run("zero-gradient", context)
     remedy = run_remedies(context, [finding])
     assert "bpda" in remedy.skipped
-    assert remedy.names == ["square"]
+    assert remedy.steps == {"square": remedy.robust_accuracy}
     assert remedy.robust_accuracy < before - 0.1
     assert remedy.ci_low <= remedy.robust_accuracy <= remedy.ci_high
     assert remedy.broken == round((before - remedy.robust_accuracy) * 80)

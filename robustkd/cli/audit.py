@@ -1,0 +1,118 @@
+"""``robustkd audit``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustkd.cli.one_model import budget, loaded_model, one_model_options, settings, value
+from robustkd.cli.options import json_option
+
+if TYPE_CHECKING:
+    from robustkd.api import EvaluationReport
+
+
+@click.command("audit")
+@click.argument("model")
+@one_model_options
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    help="The attack that is examined: a name, or '{kind: pgd, steps: 40}'; may be repeated [default: fgsm, pgd, pgd on the margin].",
+)
+@click.option("--level", default="standard", show_default=True, type=click.Choice(["standard", "thorough"]))
+@click.option("--samples", type=click.IntRange(1), help="Samples that a check looks at, at most [default: its own].")
+@json_option
+def command(
+    model: str,
+    weights: Path | None,
+    data: str,
+    data_settings: tuple[str, ...],
+    n: int | None,
+    norm: Any,
+    eps: str,
+    attacks: tuple[str, ...],
+    level: Any,
+    samples: int | None,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Can a robust accuracy of MODEL be believed? Runs every check on it, without a campaign.
+
+    MODEL is a saved target's folder, or code: package.module:function or file.py:function.
+
+    Exit codes: 0 credible or suspect, 1 failure, 2 usage, 3 an attack gave no number (invalid or failed), 4 not credible.
+    """
+    from robustkd import api
+    from robustkd.campaigns.worker import device_named
+    from robustkd.data import SplitParams, load_splits
+
+    splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
+    target = loaded_model(model, weights, splits.input_shape, splits.num_classes).to(device_named(device))
+    report = api.audit(
+        target,
+        splits.test.unit(),
+        splits.test.labels,
+        eps=budget(eps),
+        norm=norm,
+        attack=[value("--attack", attack) for attack in attacks] or api.DEFAULT_ATTACKS,
+        level=level,
+        samples=samples,
+        seed=seed,
+    )
+    if as_json:
+        click.echo(json.dumps(_plain(report), indent=1))
+    else:
+        _print(report)
+    if report.verdict == "not credible":
+        raise click.exceptions.Exit(4)
+    if report.failed:
+        raise click.exceptions.Exit(3)
+
+
+def _plain(report: EvaluationReport) -> dict[str, Any]:
+    return {
+        "verdict": report.verdict,
+        "n": len(report.standing),
+        "clean_accuracy": report.clean_accuracy,
+        "robust_accuracy": report.robust_accuracy,
+        "ci_low": report.interval[0],
+        "ci_high": report.interval[1],
+        "attacks": {name: attack.robust_accuracy for name, attack in report.attacks.items()},
+        "failed": report.failed,
+        "remedy": asdict(report.remedy) if report.remedy else None,
+        "checks": [asdict(finding) for finding in report.findings],
+    }
+
+
+def _print(report: EvaluationReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"severe": "red", "warning": "yellow"}
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a pipe has no width to keep to
+    table = Table(box=None, pad_edge=False)
+    for name in ("check", "severity", "outcome"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("passes a sample of the audit", justify="right")
+    table.add_column("evidence")
+    for finding in sorted(report.findings, key=lambda item: (not item.fired, not item.applicable)):
+        outcome = "fired" if finding.fired else "quiet" if finding.applicable else "does not apply"
+        passes = (finding.forward_passes + finding.backward_passes) / len(report.standing)
+        told = str(finding.evidence.get("explanation") or finding.evidence.get("reason") or "")
+        style = colours.get(finding.severity, "") if finding.fired else ""
+        table.add_row(finding.name, finding.severity, Text(outcome, style=style), f"{passes:.1f}", told)
+        if finding.fired and finding.fix:
+            table.add_row("", "", "", "", Text(f"fix: {finding.fix}", style="dim"))
+    console.print(table)
+    click.echo("")
+    click.echo(str(report))

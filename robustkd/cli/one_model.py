@@ -1,0 +1,83 @@
+"""What the commands about a single model share: which model, which data, which budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+_OPTIONS = (
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Weights for code: safetensors, or a torch state_dict.",
+    ),
+    click.option(
+        "--data", default="digits", show_default=True, help="A data set (robustkd list datasets); its test part is used."
+    ),
+    click.option(
+        "--data-set",
+        "data_settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="A parameter of the data set, such as root=PATH.",
+    ),
+    click.option("--n", type=click.IntRange(1), help="How many test samples [default: all]."),
+    click.option("--norm", default="linf", show_default=True, type=click.Choice(["linf", "l2", "l1", "l0"])),
+    click.option("--eps", default="8/255", show_default=True, help="Budget in pixel units of [0, 1]."),
+    click.option("--seed", default=0, show_default=True),
+    click.option("--device", default="auto", show_default=True),
+)
+
+
+def one_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that such a command has beside its own."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def budget(text: str) -> float:
+    """``--eps``, as a number or a fraction."""
+    from robustkd.contracts import UsageError
+
+    eps = value("--eps", text)
+    if not isinstance(eps, int | float) or eps < 0:
+        raise UsageError(f"--eps is '{text}'", fix="give a number >= 0, such as 0.03 or 8/255")
+    return float(eps)
+
+
+def loaded_model(reference: str, weights: Path | None, shape: tuple[int, ...], classes: int) -> Any:
+    """A saved target, or the user's code with its weights, as a target."""
+    from robustkd.targets import ClassifierTarget, load_target
+    from robustkd.targets.code import call_by_reference
+    from robustkd.targets.files import load_weights
+
+    if Path(reference).is_dir():
+        return load_target(Path(reference))
+    module = call_by_reference(reference, {})
+    if weights is not None:
+        load_weights(module, weights)
+    return ClassifierTarget(module.eval(), num_classes=classes, input_shape=shape)
+
+
+def settings(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Pairs of KEY=VALUE as a mapping."""
+    from robustkd.contracts import UsageError
+
+    found = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign:
+            raise UsageError(f"{option} '{pair}' is no KEY=VALUE", fix=f"such as {option} steps=40")
+        found[key] = value(option, text)
+    return found
+
+
+def value(option: str, text: str) -> Any:
+    """A value as it would be read in a campaign file: 40, 0.01, 8/255, true, or a text."""
+    from robustkd.campaigns.yaml_source import parse
+
+    return parse(text, option).data

@@ -1,0 +1,142 @@
+"""Two classifiers on the same samples: the samples on which they disagree say which is better, and how surely.
+
+    only_a   samples that withstand on a alone              difference = (only_a - only_b) / n
+    only_b   samples that withstand on b alone
+
+Samples on which both stand, or neither, carry no information about the difference. Comparing the two intervals of the single
+accuracies instead would waste most of the power that sharing the samples gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from robustkd.scoring.intervals import Z95
+
+Z80 = 0.8416212335729143  # the 80 % point of the standard normal: the usual power
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided exact p-value of "neither is better": each disagreement is a fair coin. 1 when there is none.
+
+    Source: McNemar: Note on the sampling error of the difference between correlated proportions (Psychometrika 1947); the exact
+    form is the sign test, a two-sided binomial test on the disagreements.
+    """
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return float(min(1.0, 2 * tail / 2**n)) if n else 1.0
+
+
+def paired_interval(only_a: int, only_b: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Tango's score interval of (only_a - only_b) / n, 95 % by default; (-1, 1) when n is 0.
+
+    The differences d that the score test does not reject:  (b - c - n d)^2 <= z^2 * n * (2 q + d (1 - d)),  b = only_a, c = only_b,
+    where q is the likeliest probability of "only b" given d, the larger root of
+
+        2 n q^2 + (c d - b d - (b + c) + 2 n d) q - c d (1 - d) = 0.
+
+    Unlike the Wald interval it keeps its coverage when disagreements are few, and is never empty or beyond [-1, 1].
+
+    Source: Tango: Equivalence test and confidence interval for the difference in proportions for the paired-sample design
+    (Statistics in Medicine 1998).
+    """
+    if n == 0:
+        return -1.0, 1.0
+    centre = (only_a - only_b) / n
+
+    def score(d: float) -> float:
+        linear = -only_a - only_b + (2 * n - only_a + only_b) * d
+        root = (math.sqrt(max(0.0, linear * linear + 8 * n * only_b * d * (1 - d))) - linear) / (4 * n)
+        variance = n * (2 * root + d * (1 - d))
+        gap = only_a - only_b - n * d
+        return math.copysign(math.inf, gap) if variance <= 0 and gap else gap / math.sqrt(variance) if variance > 0 else 0.0
+
+    def crossing(inside: float, outside: float, level: float) -> float:
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if abs(score(middle)) <= level else (inside, middle)
+        return inside
+
+    return crossing(centre, -1.0, z), crossing(centre, 1.0, z)
+
+
+def samples_to_tell(only_a: int, only_b: int, n: int, *, z: float = Z95, power: float = Z80) -> int | None:
+    """How many samples a 5 % test would need to tell the two apart with 80 % power, if the shares seen here are the true ones.
+
+        (z sqrt(psi) + z_power sqrt(psi - delta^2))^2 / delta^2,   psi = (only_a + only_b) / n,   delta = (only_a - only_b) / n
+
+    None when the difference seen is 0: no number of samples tells two equals apart.
+
+    Source: Connor: Sample size for testing differences in proportions for the paired-sample design (Biometrics 1987).
+    """
+    if n == 0 or only_a == only_b:
+        return None
+    psi, delta = (only_a + only_b) / n, abs(only_a - only_b) / n
+    return math.ceil((z * math.sqrt(psi) + power * math.sqrt(psi - delta * delta)) ** 2 / delta**2)
+
+
+def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % t interval of the mean over trainings: how far it would move with other seeds. None for fewer than two.
+
+    It is about the training, and says nothing about the samples, which the seeds share: the two kinds of uncertainty are shown
+    apart and never pooled.
+    """
+    if len(values) < 2:
+        return None
+    from scipy.stats import t  # late, because it is slow to import; scikit-learn brings it
+
+    centre, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = float(t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    return centre - half, centre + half
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Defense ``a`` against defense ``b`` with one seed, sample by sample, in the worst case over the attacks of each.
+
+    Attributes:
+        only_a, only_b: samples that withstand on that one alone.
+        difference, ci_low, ci_high: robust accuracy of a minus that of b, with Tango's 95 % interval.
+        p: exact McNemar test.
+        needed: samples that would tell the two apart (80 % power), if the shares seen are the true ones; None for equals.
+    """
+
+    a: str
+    b: str
+    seed: int
+    n: int
+    only_a: int
+    only_b: int
+    difference: float
+    ci_low: float
+    ci_high: float
+    p: float
+    needed: int | None
+
+    @property
+    def told_apart(self) -> bool:
+        """At the 5 % level."""
+        return self.p < 0.05
+
+    @classmethod
+    def of(cls, a: str, b: str, seed: int, stands_a: np.ndarray, stands_b: np.ndarray) -> Comparison:
+        """From the (N,) samples that withstand on each."""
+        only_a, only_b, n = int((stands_a & ~stands_b).sum()), int((stands_b & ~stands_a).sum()), len(stands_a)
+        low, high = paired_interval(only_a, only_b, n)
+        p, needed = mcnemar(only_a, only_b), samples_to_tell(only_a, only_b, n)
+        return cls(a, b, seed, n, only_a, only_b, (only_a - only_b) / n if n else 0.0, low, high, p, needed)
+
+
+def compared(standing: Iterable[tuple[str, int, np.ndarray]]) -> list[Comparison]:
+    """Every two defenses of the same seed, in the order given; each item is a defense, a seed and its (N,) standing samples."""
+    known = list(standing)
+    return [
+        Comparison.of(a, b, seed, stands_a, stands_b)
+        for place, (a, seed, stands_a) in enumerate(known)
+        for b, other, stands_b in known[place + 1 :]
+        if seed == other and len(stands_a) == len(stands_b)
+    ]

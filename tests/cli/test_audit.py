@@ -1,0 +1,134 @@
+"""``robustkd audit`` as a user types it, and cells that must never become a number."""
+
+import importlib.metadata
+import json
+import sys
+
+import pytest
+
+from robustkd import plugins
+from robustkd.cli import main
+
+NET = """\
+import torch
+from torch import nn
+
+class Quantised(nn.Module):
+    def __init__(self, levels):
+        super().__init__()
+        self.levels, self.net = levels, nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    def forward(self, x):
+        return self.net((x * self.levels).round() / self.levels if self.levels else x)
+
+def fitted(levels):
+    from sklearn.datasets import load_digits
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.tensor(x, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(y)
+    torch.manual_seed(0)
+    net = Quantised(levels)
+    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(100):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net.net(x), y).backward()
+        optimiser.step()
+    return net
+
+def honest(): return fitted(0)
+def masked(): return fitted(16)
+"""
+
+BROKEN = """\
+import torch
+from robustkd.contracts import Attack, AttackResult
+
+class GreyLevels(Attack):
+    def run(self, target, batch, threat, rng):
+        ones = torch.ones(len(batch), dtype=torch.int64)
+        return AttackResult((batch.inputs + 255 * threat.eps).clamp(0, 1), ones.bool(), ones, ones)
+"""
+
+
+@pytest.fixture
+def robustkd(capsys, monkeypatch, tmp_path):
+    """Call ``robustkd ARGS`` in a folder with the models above; returns (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "broken_attack.py").write_text(BROKEN)
+    point = importlib.metadata.EntryPoint("grey-levels", "broken_attack:GreyLevels", "robustkd.attacks")
+    monkeypatch.setitem(plugins._entry_points("attacks"), "grey-levels", point)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code or 0, captured.out, captured.err
+
+    yield call
+    plugins._import.cache_clear()
+
+
+ABOUT = ("--data", "digits", "--n", "80", "--eps", "0.1", "--device", "cpu")
+
+
+def test_an_honest_model(robustkd):
+    code, out, err = robustkd("audit", "net.py:honest", *ABOUT)
+    assert code == 0, err
+    assert "credible" in out
+    assert "not credible" not in out
+    for name in ("broken-graph", "transfer-beats-white-box", "silent-success"):
+        assert name in out
+    assert "binarization-test" not in out
+
+
+def test_a_masked_model_has_both_numbers_and_code_4(robustkd):
+    code, out, err = robustkd("audit", "net.py:masked", *ABOUT, "--attack", "{kind: pgd, steps: 10}", "--json")
+    assert code == 4, err
+    found = json.loads(out)
+    assert found["verdict"] == "not credible"
+    assert found["remedy"]["robust_accuracy"] < found["robust_accuracy"] - 0.1
+    fired = {check["name"] for check in found["checks"] if check["fired"]}
+    assert "zero-gradient" in fired
+    assert sum(check["forward_passes"] for check in found["checks"]) > 0
+
+
+def test_an_attack_that_breaks_the_threat_model_gives_no_number(robustkd):
+    code, out, _ = robustkd("audit", "net.py:honest", *ABOUT, "--attack", "grey-levels")
+    assert code == 3
+    assert "no number" in out
+    assert "eps is in units of [0, 1] pixels" in out
+    code, _, err = robustkd("audit", "net.py:honest", "--eps", "-1")
+    assert code == 2
+    assert "give a number >= 0" in err
+
+
+def test_in_a_campaign_its_cell_is_invalid_everywhere(robustkd, tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "version: 1\nname: c\ndata: {name: digits, test: 40}\nthreat: {norm: linf, eps: 0.1}\n"
+        "defenses:\n  mine: {kind: external, code: 'net.py:honest'}\n"
+        "attacks:\n  pgd: {kind: pgd, steps: 5}\n  bad: {kind: grey-levels}\nchecks: {level: standard, samples: 16}\n"
+    )
+    code, out, err = robustkd("run", "c.yaml", "--no-track", "--workers", "0", "--device", "cpu")
+    assert code == 3
+    assert "invalid: mine × bad, seed 0: GreyLevels left its budget" in err
+    results = json.loads((tmp_path / "runs/c/results.json").read_text())
+    cells = {cell["attack"]: cell for cell in results["cells"]}
+    assert cells["bad"]["status"] == "invalid"
+    assert cells["bad"]["robust_accuracy"] is None
+    assert results["defenses"][0]["attacks"] == ["pgd"]
+    assert results["defenses"][0]["verdict"] == "suspect"
+    row = next(line for line in out.splitlines() if line.startswith("mine"))
+    assert "suspect" in row
+    page = (tmp_path / "runs/c/report.html").read_text()
+    assert "invalid" in page
+    assert "left its budget" in page
+    from robustkd.scoring.results import Results
+    from robustkd.tracking import notes
+
+    note = notes.cell(next(cell for cell in Results.from_json(results).cells if cell.attack == "bad"), None)
+    assert "**invalid**, no number" in note

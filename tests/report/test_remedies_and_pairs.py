@@ -1,0 +1,100 @@
+"""Remedies, comparisons and the checks' cost, wherever a person reads a number."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from robustkd.cli.table import print_results
+from robustkd.contracts.check import Finding
+from robustkd.report import write_report
+from robustkd.report.story import remedy_told, tell
+from robustkd.report.summary import summary_rows
+from robustkd.report.versus import pairs, undecided
+from robustkd.scoring.paired import compared
+from robustkd.scoring.remedy import Remedy
+from robustkd.scoring.results import CellResult, DefenseResult, Results
+from robustkd.tracking import notes
+
+N = 200
+
+
+def standing(count: int, seed: int) -> np.ndarray:
+    stands = np.zeros(N, bool)
+    stands[np.random.default_rng(seed).permutation(N)[:count]] = True
+    return stands
+
+
+@pytest.fixture
+def results() -> Results:
+    worst = {"masked": standing(150, 0), "honest": standing(80, 1), "twin": standing(84, 2)}
+    remedy = Remedy.of(
+        [({"kind": "apgd-dlr"}, worst["honest"] & worst["masked"])], {"bpda": "nothing to replace"}, worst["masked"], 900, 300
+    )
+    severe = Finding("zero-gradient", "severe", True, {"explanation": "no way up"}, forward_passes=100, backward_passes=50)
+    cells = [
+        CellResult(name, name, "pgd", 0, "done", "linf", 0.1, n=N, clean_accuracy=1.0, robust_accuracy=float(stands.mean()),
+                   ci_low=0.0, ci_high=1.0, forward_passes=600, backward_passes=400)
+        for name, stands in worst.items()
+    ]  # fmt: skip
+    defenses = [
+        DefenseResult(name, 0, "standard", "done", "linf", 0.1, n=N, clean_accuracy=1.0, robust_accuracy=float(stands.mean()),
+                      ci_low=0.0, ci_high=1.0, attacks=["pgd"], verdict="not credible" if name == "masked" else "credible",
+                      checks=[severe] if name == "masked" else [], remedy=remedy if name == "masked" else None)
+        for name, stands in worst.items()
+    ]  # fmt: skip
+    comparisons = compared((name, 0, stands) for name, stands in worst.items())
+    return Results("c", {"norm": "linf", "eps": 0.1}, {"name": "digits", "n": N}, cells, defenses, comparisons=comparisons)
+
+
+def test_results_survive_json(results):
+    again = Results.from_json(json.loads(json.dumps(results.to_json())))
+    assert again == results
+    assert again.defenses[0].remedy.broken == 150 - round(again.defenses[0].remedy.robust_accuracy * N)
+
+
+def test_both_numbers_are_in_the_table(results, tmp_path, capsys):
+    print_results(results, [], tmp_path, tracked=False, shown="c")
+    out = capsys.readouterr().out
+    left = f"{results.defenses[0].remedy.robust_accuracy:.1%}"
+    row = next(line for line in out.splitlines() if line.startswith("masked"))
+    assert "75.0%" in row
+    assert "not credible" in row
+    assert f"{left} (apgd-dlr {left})" in row
+    assert "the checks added 5.0% to the attacks' passes" in out  # 150 of 3,000
+    assert re.search(r"n = 200 cannot tell honest from twin; .* samples would\.", out)
+    assert "tell masked from" not in out
+
+
+def test_both_numbers_are_in_the_report_and_the_note(results, tmp_path):
+    files = write_report(results, tmp_path)
+    left = f"{100 * results.defenses[0].remedy.robust_accuracy:.1f}"
+    for text in (
+        files.html.read_text(),
+        files.markdown.read_text(),
+        notes.defense(results.defenses[0]),
+        notes.campaign(results),
+    ):
+        assert left in text
+        assert "75.0" in text
+    page = files.html.read_text()
+    assert 'href="#versus"' in page
+    assert "cannot tell honest from twin" in page
+    assert "Checks add" in page
+    told = tell(results, summary_rows(results)[0])
+    assert told.paragraph.endswith(f"apgd-dlr leaves {left}\N{NARROW NO-BREAK SPACE}%.")
+    assert remedy_told(summary_rows(results)[1]) == ""
+
+
+def test_pairs_say_what_the_samples_can_say(results):
+    masked_honest, masked_twin, honest_twin = pairs(results)
+    assert masked_honest.apart
+    assert masked_honest.sentence.startswith("masked withstands more than honest, by 35.0")
+    assert masked_twin.apart
+    assert not honest_twin.apart
+    assert honest_twin.needed > N
+    assert undecided(results) == [honest_twin.sentence]
+    same = standing(50, 0)
+    (equal,) = pairs(Results("c", {}, {}, [], [], comparisons=compared([("a", 0, same), ("b", 0, same)])))
+    assert equal.sentence == "n = 200 cannot tell a from b; no difference was seen."
