@@ -59,7 +59,7 @@ def evidence_of(
         standing=outcome.standing,
         distance=outcome.distance,
         adversarial=adversarial,
-        attack=attack,
+        attack=None if attack.learns else attack,  # what it learnt is not kept
     )
 
 
