@@ -76,6 +76,10 @@ class StepRule(Protocol):
         """(A, *shape) the next points, before they are projected; ``t`` counts from 0."""
 
 
+GiveUp = Callable[[Climbers, int], Tensor]
+"""``give_up(climbers, t)``: (A,) bool, the samples that are not worth another step."""
+
+
 class Slope(Protocol):
     """Which way is up, where that is not the gradient at the point: a smoothed, averaged, estimated or looked-ahead one."""
 
@@ -125,6 +129,7 @@ def ascend(
     slope: Slope | None = None,
     stop_when_broken: bool = True,
     kin: Tensor | None = None,
+    give_up: GiveUp | None = None,
     recorder: Recorder | None = None,
 ) -> Found:
     """Climb ``objective`` from ``start`` for ``steps`` steps: at most ``steps + 1`` forward and ``steps`` backward passes.
@@ -142,6 +147,7 @@ def ascend(
         slope: replaces the gradient at the point.
         stop_when_broken: let broken samples leave; otherwise their highest adversarial point is sought.
         kin: (A,) rows of equal number are attempts on one sample, side by side: where one succeeds, all leave.
+        give_up: lets samples leave that are not broken.
         recorder: is told every iterate.
     """
     lowest = torch.full((len(rows),), -torch.inf, dtype=start.dtype, device=start.device)
@@ -162,6 +168,8 @@ def ascend(
         leaving = now.broken if stop_when_broken else torch.zeros_like(now.broken)
         if kin is not None:
             leaving = torch.isin(kin[places], kin[places[leaving]])
+        if give_up is not None:
+            leaving = leaving | give_up(now, t)
         if t == steps:
             leaving = torch.ones_like(now.broken)
         if bool(leaving.any()):

@@ -3,6 +3,7 @@
     standard   APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square
     plus       APGD-CE, APGD-DLR, FAB (5 restarts each), Square, APGD-T, FAB-T
     rand       APGD-CE, APGD-DLR, on the mean of 20 passes: for randomised defenses
+    adaptive   the conclusion of standard for a few per cent of its passes (``adaptive.py``)
 
 For campaigns it is one attack: a sample stands when it withstood all of them.
 
@@ -12,26 +13,22 @@ Source: Croce & Hein: Reliable evaluation of adversarial robustness with an ense
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from pydantic import Field
 
+from robustkd.attacks.image.adaptive import Effort, adaptive
 from robustkd.attacks.image.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
-from robustkd.attacks.image.ascent import Found, Search
+from robustkd.attacks.image.cascade import cascade
 from robustkd.attacks.image.eot import MeanTarget
 from robustkd.attacks.image.fab import FAB, FABParams
 from robustkd.attacks.image.square import Square, SquareParams
-from robustkd.attacks.oracle import frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
-from robustkd.scoring.distances import distance, per_sample
-from robustkd.scoring.judging import TOLERANCE
 
-Version = Literal["standard", "plus", "rand"]
+Version = Literal["standard", "plus", "rand", "adaptive"]
 
 
 class AutoAttackParams(Params):
@@ -49,6 +46,7 @@ class AutoAttack(Attack):
 
     Params = AutoAttackParams
     norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
     source = "Croce & Hein 2020, arXiv:2003.01690"
 
     @property
@@ -56,21 +54,31 @@ class AutoAttack(Attack):
         """Most of its attacks climb margins."""
         return "margin"
 
-    def stages(self, threat: ThreatModel) -> list[tuple[str, Attack]]:
-        """The attacks of the version, by name, in order. Towards a given class, APGD-DLR takes the place of APGD-T."""
+    def stages(self, threat: ThreatModel, steps: int | None = None) -> list[tuple[str, Attack]]:
+        """The attacks of the version, by name, in order. Towards a given class, APGD-DLR takes the place of APGD-T.
+
+        Those of ``adaptive`` are those of ``standard``.
+
+        Args:
+            threat: the budget and the goal.
+            steps: in place of the parameter.
+        """
         p = self.params
+        steps = steps or p.steps
         restarts = 5 if p.version == "plus" else 1
-        entropy = ("apgd-ce", APGDCE(APGDParams(steps=p.steps, restarts=restarts)))
-        ratio = ("apgd-dlr", APGDDLR(APGDParams(steps=p.steps, restarts=restarts)))
-        each_class = ("apgd-t", APGDT(APGDTParams(steps=p.steps, targets=p.targets)))
+        entropy = ("apgd-ce", APGDCE(APGDParams(steps=steps, restarts=restarts)))
+        ratio = ("apgd-dlr", APGDDLR(APGDParams(steps=steps, restarts=restarts)))
+        each_class = ("apgd-t", APGDT(APGDTParams(steps=steps, targets=p.targets)))
         enough = threat.eps or None  # closer is no use here
-        fab = ("fab", FAB(FABParams(steps=p.steps, restarts=restarts, enough=enough)))
-        fab_t = ("fab-t", FAB(FABParams(steps=p.steps, targeted=True, targets=p.targets, enough=enough)))
+        fab = ("fab", FAB(FABParams(steps=steps, restarts=restarts, enough=enough)))
+        fab_t = ("fab-t", FAB(FABParams(steps=steps, targeted=True, targets=p.targets, enough=enough)))
         square = ("square", Square(SquareParams(queries=p.queries)))
+        standard: list[tuple[str, Attack]] = [entropy, each_class if threat.goal == "untargeted" else ratio, fab_t, square]
         stages: dict[Version, list[tuple[str, Attack]]] = {
-            "standard": [entropy, each_class if threat.goal == "untargeted" else ratio, fab_t, square],
+            "standard": standard,
             "plus": [entropy, ratio, fab, square, *([each_class, fab_t] if threat.goal == "untargeted" else [])],
             "rand": [entropy, ratio],
+            "adaptive": standard,
         }
         version: Version = p.version
         return stages[version]
@@ -78,33 +86,11 @@ class AutoAttack(Attack):
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """The passes of all stages that a sample went through."""
         p = self.params
+        if p.version == "adaptive":
+            # Where gradients mislead, random search breaks most: it comes first.
+            standard, light = self.stages(threat)[::-1], self.stages(threat, max(1, p.steps // 5))[:2]
+            return adaptive(target, batch, threat, rng, Effort(p.steps, p.targets, p.queries), light=light, standard=standard)
         if p.version != "rand":
             return cascade(self.stages(threat), target, batch, threat, rng)
         found = cascade(self.stages(threat), MeanTarget(target, p.samples), batch, threat, rng)
         return replace(found, forwards=p.samples * found.forwards, backwards=p.samples * found.backwards)
-
-
-def cascade(
-    stages: Sequence[tuple[str, Attack]], target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng
-) -> AttackResult:
-    """Attacks in a row, each on the samples that all earlier ones left standing.
-
-    What is returned for a sample that withstood all of them is the first one's best try. There is no common loss: those of
-    different attacks cannot be compared.
-    """
-    with frozen(target.module):
-        search = Search.begin(target, batch, threat)
-        batch = replace(batch, logits=search.clean)
-        for name, attack in stages:
-            rows = search.standing
-            if not len(rows):
-                break
-            part = batch.select(rows)
-            found = attack.run(target, part, threat, rng.select(rows).fork(name))
-            search.oracle.forwards[rows] += found.forwards
-            search.oracle.backwards[rows] += found.backwards
-            # A minimum-norm attack may come back from further away than the budget reaches.
-            inside = distance(found.adversarial - part.inputs, threat.norm) <= threat.eps * (1 + TOLERANCE)
-            x = torch.where(per_sample(inside, part.inputs), found.adversarial, part.inputs)
-            search.record(rows, Found(x, torch.zeros_like(search.value[rows]), found.success & inside))
-        return replace(search.result(), loss=None)

@@ -43,6 +43,10 @@ class Lanes:
         value = torch.full(goals.shape, -torch.inf, dtype=start.dtype, device=start.device)
         return cls(rows, goals, x, value, torch.zeros_like(goals, dtype=torch.bool))
 
+    def select(self, keep: Tensor) -> Lanes:
+        """Only the samples in the (S,) mask ``keep``."""
+        return Lanes(self.rows[keep], self.goals[keep], self.x[keep], self.value[keep], self.broken[keep])
+
     def best(self, count: int) -> Lanes:
         """Each sample's ``count`` most promising attempts."""
         order = (self.value + self.broken * torch.finfo(self.value.dtype).max).sort(dim=1, descending=True, stable=True).indices

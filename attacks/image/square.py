@@ -149,6 +149,21 @@ class BumpSquare:
         return values.unsqueeze(1) * inside
 
 
+def square_rule(ball: Ball, rng: SampleRng, queries: int, first: float) -> LinfSquare | BumpSquare:
+    """The proposals for a ball: ``queries`` of them are planned, the first window takes the share ``first`` of the image.
+
+    Raises:
+        AttackError: the inputs have no height and width.
+    """
+    if ball.centre.ndim != 4:
+        raise AttackError(
+            f"square attacks images, the inputs have shape {tuple(ball.centre.shape[1:])}", fix="reshape them to (C, H, W)"
+        )
+    if ball.norm == "linf":
+        return LinfSquare(rng, queries, first)
+    return BumpSquare(rng, queries, first, power=2 if ball.norm == "l2" else 1)
+
+
 class SquareParams(Params):
     """Parameters of ``square``; the defaults are AutoAttack's."""
 
@@ -178,19 +193,10 @@ class Square(Attack):
             AttackError: the inputs have no height and width.
         """
         p = self.params
-        if batch.inputs.ndim != 4:
-            raise AttackError(
-                f"square attacks images, the inputs have shape {tuple(batch.inputs.shape[1:])}", fix="reshape them to (C, H, W)"
-            )
         objective = for_batch("margin" if batch.goals is None else "ce", batch)
 
         def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
-            draws = rng.fork(restart)
-            rule: LinfSquare | BumpSquare
-            if threat.norm == "linf":
-                rule = LinfSquare(draws, p.queries, p.first_share)
-            else:
-                rule = BumpSquare(draws, p.queries, p.first_share, power=2 if threat.norm == "l2" else 1)
+            rule = square_rule(ball, rng.fork(restart), p.queries, p.first_share)
             start = rule.start(ball, rows)
             steps = p.queries - 1
             return ascend(search.oracle, rows, ball, start, objective=objective, rule=rule, steps=steps, slope=no_slope)

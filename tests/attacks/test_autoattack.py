@@ -4,6 +4,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import robustkd
+from robustkd.data import SplitParams, load_splits
+from robustkd.plugins import load
+from robustkd.targets.files import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def test_it_is_at_least_as_strong_as_its_parts(trained):
         assert not (whole & ~robustkd.attack(part, net, x, y, eps=0.06).outcome.standing).any()
 
 
-@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+@pytest.mark.parametrize("version", ["standard", "plus", "rand", "adaptive"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_few_classes_and_every_version(version, classes):
     torch.manual_seed(0)
@@ -48,3 +51,95 @@ def test_few_classes_and_every_version(version, classes):
     x = torch.rand(4, 1, 3, 3)
     found = robustkd.attack("autoattack", net, x, net(x).argmax(1), eps=1.0, version=version, steps=10, queries=50, samples=2)
     assert found.success.all()
+
+
+# --- adaptive --------------------------------------------------------------------------------------------------------
+
+
+class Wrapped(nn.Module):
+    """A network between two functions."""
+
+    def __init__(self, net, before=lambda x: x, after=lambda z: z):
+        super().__init__()
+        self.net, self.before, self.after = net, before, after
+
+    def forward(self, x):
+        return self.after(self.net(self.before(x)))
+
+
+def reaches(net, x, y, norm, eps, **params):
+    """Standing under adaptive and under standard, and the share of the passes."""
+    found = [
+        robustkd.attack("autoattack", net, x, y, norm=norm, eps=eps, version=v, **params) for v in ("adaptive", "standard")
+    ]
+    passes = [int(report.outcome.forwards.sum() + report.outcome.backwards.sum()) for report in found]
+    return *(int(report.outcome.standing.sum()) for report in found), passes[0] / passes[1]
+
+
+BUDGETS = {"linf": 0.06, "l2": 0.35, "l1": 0.9}
+
+
+@pytest.mark.parametrize("norm", BUDGETS)
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_adaptive_comes_to_the_conclusion_of_standard_for_a_tenth_of_its_passes(trained, norm, scale):
+    net, x, y = trained
+    adaptive, standard, share = reaches(Wrapped(net, after=lambda z: scale * z), x[:20], y[:20], norm, BUDGETS[norm])
+    assert 2 < standard < 18
+    assert adaptive <= standard
+    assert share < 0.1
+
+
+MASKS = {
+    "quantised": lambda net: Wrapped(net, before=lambda x: (7 * x).round() / 7 + 0 * x),
+    "saturated": lambda net: Wrapped(net, after=lambda z: (1000 * z).softmax(1)),
+    "of another function": lambda net: Wrapped(net, after=lambda z: z.detach() + z.flip(1) - z.flip(1).detach()),
+}
+
+
+@pytest.mark.parametrize("norm", BUDGETS)
+@pytest.mark.parametrize("mask", MASKS)
+def test_adaptive_does_not_fall_behind_where_gradients_mislead(trained, norm, mask):
+    net, x, y = trained
+    params = {"steps": 10, "queries": 300}
+    adaptive, standard, _ = reaches(MASKS[mask](net), x[:20], y[:20], norm, 1.8 * BUDGETS[norm], **params)
+    assert adaptive <= standard + 1
+
+
+def test_adaptive_reaches_given_classes_as_standard_does(trained):
+    net, x, y = trained
+    goals = (y + 1) % 10
+    adaptive, standard, share = reaches(net, x[:20], y[:20], "linf", 0.12, targets=goals[:20])
+    assert 2 < standard < 18
+    assert adaptive <= standard
+    assert share < 0.1
+
+
+def test_adaptive_does_not_depend_on_the_batch(trained):
+    net, x, y = trained
+    masked = MASKS["saturated"](net)  # some samples doubted, some not
+    whole, parts = (
+        robustkd.attack("autoattack", masked, x, y, eps=0.15, version="adaptive", steps=10, queries=200, batch_size=size)
+        for size in (60, 7)
+    )
+    assert (whole.success == parts.success).all()
+    assert (whole.outcome.forwards == parts.outcome.forwards).all()
+    assert torch.allclose(whole.adversarial, parts.adversarial, atol=1e-5)
+
+
+def test_adaptive_spends_nothing_without_a_budget_or_on_what_is_wrong_already(trained):
+    net, x, y = trained
+    assert (robustkd.attack("autoattack", net, x, y, eps=0.0, version="adaptive").outcome.forwards == 0).all()
+    wrong = (net(x).argmax(1) + 1) % 10
+    assert (robustkd.attack("autoattack", net, x, wrong, eps=0.1, version="adaptive").outcome.forwards == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_adaptive_on_a_network_whose_gradients_mislead(shared_data):
+    plugin = load("models", "lenet5")
+    net = plugin(plugin.Params()).build((1, 28, 28), 10)
+    load_weights(net, shared_data / "networks" / "mnist_lenet5_adv.safetensors")
+    data = load_splits("mnist", {"root": str(shared_data / "mnist")}, SplitParams(test=100))
+    adaptive, standard, share = reaches(net, data.test.unit(), data.test.labels, "linf", 0.3)
+    assert adaptive <= standard
+    assert share < 0.1

@@ -1,0 +1,41 @@
+"""Attacks in a row, each on the samples that all earlier ones left standing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from robustkd.attacks.image.ascent import Found, Search
+from robustkd.attacks.oracle import frozen
+from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import distance, per_sample
+from robustkd.scoring.judging import TOLERANCE
+
+
+def cascade(
+    stages: Sequence[tuple[str, Attack]], target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng
+) -> AttackResult:
+    """Attacks in a row, each on the samples that all earlier ones left standing.
+
+    What is returned for a sample that withstood all of them is the first one's best try. There is no common loss: those of
+    different attacks cannot be compared.
+    """
+    with frozen(target.module):
+        search = Search.begin(target, batch, threat)
+        batch = replace(batch, logits=search.clean)
+        for name, attack in stages:
+            rows = search.standing
+            if not len(rows):
+                break
+            part = batch.select(rows)
+            found = attack.run(target, part, threat, rng.select(rows).fork(name))
+            search.oracle.forwards[rows] += found.forwards
+            search.oracle.backwards[rows] += found.backwards
+            # A minimum-norm attack may come back from further away than the budget reaches.
+            inside = distance(found.adversarial - part.inputs, threat.norm) <= threat.eps * (1 + TOLERANCE)
+            x = torch.where(per_sample(inside, part.inputs), found.adversarial, part.inputs)
+            search.record(rows, Found(x, torch.zeros_like(search.value[rows]), found.success & inside))
+        return replace(search.result(), loss=None)
