@@ -31,14 +31,42 @@ class Oracle:
         self.target = target
         self.labels = batch.labels
         self.goals = batch.goals
-        self.forwards = torch.zeros(len(batch), dtype=torch.int64, device=batch.inputs.device)
-        self.backwards = self.forwards.clone()
+        self._forwards = torch.zeros(len(batch), dtype=torch.int64, device=batch.inputs.device)
+        self._backwards = self._forwards.clone()
+        # Most passes are about the rows of the pass before: they are written down once these change.
+        self._rows, self._pending = self._forwards[:0], (0, 0)
+
+    @property
+    def forwards(self) -> Tensor:
+        """(B,) forward passes of each sample; to be added to in place."""
+        self._write_down()
+        return self._forwards
+
+    @property
+    def backwards(self) -> Tensor:
+        """(B,) backward passes likewise."""
+        self._write_down()
+        return self._backwards
+
+    def _count(self, rows: Tensor, forwards: int, backwards: int) -> None:
+        if rows is not self._rows:
+            self._write_down()
+            self._rows = rows
+        self._pending = (self._pending[0] + forwards, self._pending[1] + backwards)
+
+    def _write_down(self) -> None:
+        forwards, backwards = self._pending
+        self._pending = (0, 0)
+        if forwards:
+            self._forwards[self._rows] += forwards
+        if backwards:
+            self._backwards[self._rows] += backwards
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """(B, K) outputs without a graph."""
         with torch.no_grad():
             logits = self.target(x)
-        self.forwards[rows] += 1
+        self._count(rows, 1, 0)
         return _finite(logits)
 
     def climb(self, x: Tensor, rows: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,8 +85,7 @@ class Oracle:
                 fix="use a black-box attack, or give the non-differentiable stage a backward pass (BPDA)",
             )
         (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
-        self.forwards[rows] += 1
-        self.backwards[rows] += 1
+        self._count(rows, 1, 1)
         if gradient is None:
             gradient = torch.zeros_like(x)
         return logits.detach(), values.detach(), gradient
@@ -74,10 +101,10 @@ class Oracle:
 
 
 def _finite(logits: Tensor) -> Tensor:
-    bad = ~torch.isfinite(logits.detach()).all(1)
-    if bad.any():
+    finite = torch.isfinite(logits.detach())
+    if not finite.all():
         raise TargetError(
-            f"the model returned NaN or infinite logits for {int(bad.sum())} of {len(logits)} samples",
+            f"the model returned NaN or infinite logits for {int((~finite.all(1)).sum())} of {len(logits)} samples",
             fix="a NaN is not a success: repair the model (overflow in half precision, log of 0, division by 0)",
         )
     return logits
