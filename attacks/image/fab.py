@@ -126,7 +126,8 @@ class FABStep:
     def step(self, now: Seekers, t: int) -> Tensor:
         """See ``MoveRule``."""
         question, bounds, clean = self.question, self.question.bounds, now.clean
-        value, gradient = nearest_boundary(now.value, now.gradient, self.norm)
+        # Aimed at the boundary itself, a coarse model (bfloat16) would never be sure that it was crossed.
+        value, gradient = nearest_boundary(now.value - 2 * now.slack.unsqueeze(1), now.gradient, self.norm)
         value_at_clean = value + (gradient * (clean - now.x)).flatten(1).sum(1)
         forwards = onto_hyperplane(now.x, value, gradient, self.norm, bounds) - now.x
         drawn = onto_hyperplane(clean, value_at_clean, gradient, self.norm, bounds) - clean

@@ -19,8 +19,8 @@ from robustkd.attacks.image.nearest import Seekers
 
 _LARGEST = 1e10  # as in the authors' code: beyond it, c is not raised further
 _FACTOR = 10.0  # by which c grows until it is large enough, and falls until it is too small (authors' code)
-_STALLED = 0.999  # of its earlier value: an objective above that has stopped falling; looked at ten times in each search
-_PATIENCE = 3  # values of c that bring a sample no closer, before its remaining ones are given up
+_STALLED = 0.99  # of its earlier value: an objective above that has stopped falling; looked at ten times in each search
+_PATIENCE = 2  # values of c that bring a sample no closer, before its remaining ones are given up
 
 
 @dataclass(frozen=True)

@@ -110,3 +110,31 @@ def test_a_goal_is_reached_and_costs_more_than_any_change(name, norm, params):
     farther = found.extras["norm"][2:]
     assert (farther >= 0.8 * any_change[2:]).all()  # each search is only near to its optimum
     assert farther.median() > any_change[2:].median()
+
+
+class InBfloat16(nn.Module):
+    """Float images in, logits of 8 bits out: decisions near a boundary are rounding."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net.bfloat16()
+
+    def forward(self, x):
+        return self.net(x.bfloat16())
+
+
+@every
+@pytest.mark.parametrize("precision", ["bfloat16", "float64"])
+def test_other_precisions(name, norm, params, precision):
+    exact = run(name, norm, params, network(5), samples(network(5)))
+    batch, net = samples(network(5)), network(5)
+    if precision == "float64":
+        net, batch = net.double(), Batch(batch.inputs.double(), batch.labels, batch.index)
+    else:
+        net = InBfloat16(net)
+    target = ClassifierTarget(net, num_classes=5, input_shape=(2, 5, 6))
+    plugin = load("attacks", name)
+    found = plugin(plugin.Params(**params)).run(target, batch, ThreatModel(norm, 1.0), SampleRng(0, batch.index))
+    assert found.success.all()
+    assert (net(found.adversarial).argmax(1) != batch.labels).all()
+    assert found.extras["norm"].median() == pytest.approx(float(exact.extras["norm"].median()), rel=0.25)
