@@ -130,6 +130,7 @@ def test_what_a_campaign_looks_like(folder):
     assert child.data.metrics["robust_accuracy"] == 0.8
     assert child.data.metrics["attack_success_rate"] == 0.111111
     assert child.data.metrics["forward_passes"] == 2100
+    assert (worst.data.metrics["w_robust"], worst.data.metrics["nrr"]) == (0.825, 0.818182)
     assert child.info.end_time - child.info.start_time == 1500
     assert worst.info.end_time - worst.info.start_time == 7000
     curve = {metric: store.get_metric_history(child.info.run_id, metric) for metric in ("eps", "robust_accuracy_at_eps")}
