@@ -43,17 +43,21 @@ class ImageTarget(Target):
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, C, H, W) in ``bounds`` -> (B, K) logits.
 
+        Images and weights may differ in precision: the images are cast for the network, and losses are computed in the
+        precision of the images, or of the logits where that is higher.
+
         Raises:
             TargetError: the output has another shape.
         """
-        logits = self.module(inputs)
+        weight = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), inputs)
+        logits = self.module(inputs.to(weight.dtype))
         if not isinstance(logits, Tensor) or logits.shape != (len(inputs), self.num_classes):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise TargetError(
                 f"the model returned {shape} for a batch of {len(inputs)}, expected ({len(inputs)}, {self.num_classes})",
                 fix=f"return one row of {self.num_classes} logits for each image",
             )
-        return logits
+        return logits.to(torch.promote_types(logits.dtype, inputs.dtype))
 
     def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """The outputs of named submodules, as forward hooks see them.
