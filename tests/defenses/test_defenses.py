@@ -196,3 +196,28 @@ def test_a_teacher_of_another_architecture_is_trained_first(
 def test_distillation_says_what_is_missing(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         DefensiveDistillationParams(**given)
+
+
+ONE = {"epochs": 1, "batch_size": 100, "precision": "bf16", "awp": {}}
+TAUGHT = {"teacher": "a", "student": "tiny-cnn", "inner": {"steps": 1}, **ONE}
+TAUGHT_TWICE = {"teachers": {"clean": "a", "robust": "b"}, "student": "tiny-cnn", "inner": {"steps": 1}, **ONE}
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        *((name, {**MODEL, "inner": {"steps": 1}, **ONE}) for name in ("pgd-at", "trades", "mart", "fast")),
+        ("free", {**MODEL, "replays": 2, **ONE}),
+        *((name, TAUGHT) for name in ("ard", "rslad", "iad", "adaad")),
+        *((name, TAUGHT_TWICE) for name in ("mtard", "ciard")),
+    ],
+)
+def test_every_robust_training_runs_in_bf16_in_l2_at_perturbed_weights(
+    context: Make, tiny: Make, curve: Make, name: str, given: dict[str, Any]
+) -> None:
+    plugin, log = plugins.load("defenses", name), curve()
+    targets = {"a": tiny(1), "b": tiny(2)}
+    target = plugin(plugin.Params(**given)).fit(context(log=log, targets=targets, threat=ThreatModel(norm="l2", eps=0.5)))
+    assert {weight.dtype for weight in target.module.parameters()} == {torch.float32}
+    assert all(weight.isfinite().all() for weight in target.module.parameters())
+    assert {"train_loss", "validation_robust_accuracy"} <= set(log.metrics[0])
