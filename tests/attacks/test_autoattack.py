@@ -139,7 +139,7 @@ def test_adaptive_on_a_network_whose_gradients_mislead(shared_data):
     plugin = load("models", "lenet5")
     net = plugin(plugin.Params()).build((1, 28, 28), 10)
     load_weights(net, shared_data / "networks" / "mnist_lenet5_adv.safetensors")
-    data = load_splits("mnist", {"root": str(shared_data / "mnist")}, SplitParams(test=100))
+    data = load_splits("mnist", {"root": str(shared_data / "mnist")}, SplitParams(test=20))
     adaptive, standard, share = reaches(net, data.test.unit(), data.test.labels, "linf", 0.3)
     assert adaptive <= standard
     assert share < 0.1
