@@ -116,6 +116,7 @@ setup(
             "mtard = robustkd.defenses.image.mtard:MTARD",
             "ciard = robustkd.defenses.image.ciard:CIARD",
             "ensemble = robustkd.defenses.image.ensemble:Ensemble",
+            "lq-vae = robustkd.defenses.image.lq_vae:LQVAE",
             "input-transform = robustkd.defenses.image.transform:InputTransform",
             "external = robustkd.defenses.image.external:External",
             "robustbench = robustkd.defenses.image.robustbench:RobustBench",
@@ -151,6 +152,7 @@ setup(
             "bit-depth = robustkd.transforms.bit_depth:BitDepth",
             "jpeg = robustkd.transforms.jpeg:JPEG",
             "gaussian-noise = robustkd.transforms.noise:GaussianNoise",
+            "lq-vae = robustkd.transforms.lq_vae:LQVAEFilter",
             "resize-pad = robustkd.transforms.resize_pad:ResizePad",
         ],
         "robustkd.targets": [

@@ -11,7 +11,7 @@ Carlini, Wagner: Obfuscated gradients give a false sense of security (ICML 2018)
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from robustkd.contracts import Defense, FitContext, Params, Target, TargetRef, UsageError
 from robustkd.targets import ImageTarget, PipelineTarget, TransformSpec
@@ -24,6 +24,14 @@ class InputTransformParams(Params):
     transforms: tuple[TransformSpec, ...] = Field(
         min_length=1, description="in order; each a kind (robustkd list transforms) and its parameters"
     )
+
+    @field_validator("transforms")
+    @classmethod
+    def _ready(cls, transforms: tuple[TransformSpec, ...]) -> tuple[TransformSpec, ...]:
+        for spec in transforms:
+            if spec.make().learns:
+                raise ValueError(f"transform '{spec.kind}' must be trained; use the defense that does")
+        return transforms
 
 
 class InputTransform(Defense):

@@ -18,9 +18,14 @@ class Transform(ABC):
     The stage it builds maps (B, C, H, W) in [0, 1] to the same shape and range. Where it cannot be differentiated, or its
     gradient is zero, it declares a backward surrogate (see ``Target.module``); random numbers come from torch's global
     generator. It belongs to the defense: an attack may use the surrogate, but what is judged is the stage itself.
+
+    Attributes:
+        learns: whether it is worth nothing until a defense has trained it.
+        source: the paper.
     """
 
     Params: ClassVar[type[Params]] = Params
+    learns: ClassVar[bool] = False
     source: ClassVar[str] = ""
 
     def __init__(self, params: Any = None) -> None:

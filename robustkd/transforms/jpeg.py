@@ -22,7 +22,7 @@ class JPEGParams(Params):
 
 
 class Compress(nn.Module):
-    """Pillow's JPEG, image by image on the CPU. It has no gradient; as a surrogate it declares the identity."""
+    """Pillow's JPEG, image by image on the CPU. Its gradient is zero; as a surrogate it declares the identity."""
 
     def __init__(self, quality: int) -> None:
         super().__init__()
@@ -32,7 +32,8 @@ class Compress(nn.Module):
         """(B, 1 or 3, H, W) in [0, 1] -> the same, in 256 levels."""
         pixels = (images.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).movedim(1, 3).numpy()
         read = np.stack([self._compressed(image.squeeze(2) if image.shape[2] == 1 else image) for image in pixels])
-        return torch.from_numpy(read).reshape(pixels.shape).movedim(3, 1).to(images) / 255
+        # A step function's gradient is zero, not missing: an attack that knows nothing of it runs, and gets nowhere.
+        return torch.from_numpy(read).reshape(pixels.shape).movedim(3, 1).to(images) / 255 + 0 * images
 
     def surrogate(self, images: Tensor) -> Tensor:
         """x."""

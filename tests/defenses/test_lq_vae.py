@@ -102,10 +102,10 @@ checks: none
 
 
 def test_the_filter_draws_digits_masks_gradients_and_falls_to_bpda(tmp_path):
+    """Measured, 100 samples, seed 0: 83 % clean, PGD-20 says 82 % robust, the same with BPDA 9 %."""
     planned = plan.build(spec.from_text(CAMPAIGN, "filter.yaml", tmp_path))
     results = run(planned, tmp_path / "out", plugins.load("engines", "inline")(0))
     robust = {cell.attack: cell.robust_accuracy for cell in results.cells}
-    print(results.defenses[0].clean_accuracy, robust)
     cells = {cell.defense: Store(tmp_path / "out").get(cell.id).folder for cell in planned.of("train")}
     plain, filtered = load_target(cells["plain"]), load_target(cells["filter"])
     for name, tensor in plain.module.state_dict().items():
@@ -115,7 +115,7 @@ def test_the_filter_draws_digits_masks_gradients_and_falls_to_bpda(tmp_path):
     drawn = filtered.module.transforms(x)
     assert (drawn - x).square().mean() < 0.6 * x.var()
     assert results.defenses[0].clean_accuracy > 0.5
-    assert robust["bpda"] < robust["pgd"] - 0.1
+    assert robust["bpda"] < robust["pgd"] - 0.5
     oblivious = robustkd.attack(
         "transfer", filtered, x, data.test.labels, eps=0.15, surrogates="plain", models={"plain": plain}
     )

@@ -65,7 +65,7 @@ def test_jpeg_is_the_real_one(channels):
     Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(file, "jpeg", quality=30)
     wanted = np.asarray(Image.open(file)).reshape(16, 24, channels) / 255
     assert found.shape == x.shape
-    assert np.allclose(found[1].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
+    assert np.allclose(found[1].detach().permute(1, 2, 0).numpy(), wanted, atol=1e-6)
     with pytest.raises(UsageError, match="grey and RGB"):
         stage("jpeg", (2, 8, 8))
 
@@ -99,6 +99,16 @@ def test_a_pipeline_comes_back_the_same(tmp_path):
     seen = again.features(x, ["transforms.0", "model"])
     assert torch.equal(seen["model"], again(x))
     assert len(seen["transforms.0"].unique()) <= 4
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "bit-depth"])
+def test_a_step_has_a_zero_gradient_rather_than_none(kind):
+    """So that an attack that knows nothing of it runs, and its failure is seen."""
+    x = torch.rand(3, 1, 8, 8)
+    target = pipeline({"kind": kind})
+    found = robustkd.attack("fgsm", target, x, target(x).argmax(1), eps=0.3)
+    assert not found.success.any()
+    assert (found.outcome.backwards > 0).all()
 
 
 def test_what_declares_a_surrogate_and_what_needs_none():
