@@ -51,6 +51,7 @@ def command(
         norm=norm,
         eps=allowed,
         seed=seed,
+        fit_data=(splits.train.unit(), splits.train.labels) if splits.train is not None else None,
         **settings("--set", chosen),
     )
     outcome = report.outcome

@@ -1,14 +1,18 @@
 """Universal perturbations: on a linear model the best one is known; on digits it must be worth more than noise of its size."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import robustkd
 from robustkd import plugins
 from robustkd.campaigns import plan, spec
 from robustkd.campaigns.run import run
+from robustkd.cli import cli
 from robustkd.contracts import Arrays, Batch, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.data import SplitParams, load_splits
@@ -111,6 +115,16 @@ def test_in_a_campaign_it_learns_from_the_training_part(tmp_path):
     curve = {point.eps: point.robust_accuracy for point in cell.curve}
     assert cell.robust_accuracy <= curve[0.1]
     assert cell.robust_accuracy < results.defenses[0].clean_accuracy
+
+
+def test_the_command_line_fits_it_to_the_training_part(tmp_path, monkeypatch):
+    code = "import torch\ndef build():\n    torch.manual_seed(0)\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    (tmp_path / "net.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    asked = ["attack", "universal", "--model", "net.py:build", "--n", "20", "--set", "epochs=1", "--json"]
+    answer = CliRunner().invoke(cli, asked)
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.output)["backward_passes"] == 0
 
 
 def test_what_it_refuses():
