@@ -118,7 +118,7 @@ def test_in_a_campaign_it_learns_from_the_training_part(tmp_path):
 
 
 def test_the_command_line_fits_it_to_the_training_part(tmp_path, monkeypatch):
-    code = "import torch\ndef build():\n    torch.manual_seed(0)\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    code = "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     (tmp_path / "net.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     asked = ["attack", "universal", "--model", "net.py:build", "--n", "20", "--set", "epochs=1", "--json"]
