@@ -104,8 +104,7 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
     the range does not reach the hyperplane, its corner on that side.
 
     Every pixel moves along (or against) its gradient until it meets the range: all at one speed for linf, at a speed of |g_i|
-    for l2. What is gained by time t is concave and piecewise linear; its bends, sorted, give the t at which the value is
-    reached. For l1 the pixels move one after the other, the one of the largest |g_i| first; for l0 the one first that gains
+    for l2. For l1 the pixels move one after the other, the one of the largest |g_i| first; for l0 the one first that gains
     most on its way to the range.
 
     Args:
@@ -132,16 +131,25 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
         moved = (missing.clamp_min(0) / steep_then.clamp_min(1e-30)).minimum(room_then)
         size = torch.zeros_like(moved).scatter(1, order, moved)
     else:
-        speed = torch.ones_like(steep) if norm == "linf" else steep
-        # A flat pixel gains nothing: it stays, and never meets the range.
-        bends, order = torch.where(steep > 0, room / speed.clamp_min(1e-30), torch.inf).sort(dim=1, stable=True)
-        steep_then, speed_then, room_then = (tensor.gather(1, order) for tensor in (steep, speed, room))
-        held = (steep_then * room_then).cumsum(1)  # gained by the pixels that have met the range
-        rates = (steep_then * speed_then).flip(1).cumsum(1).flip(1)  # gained per time by those from this bend on
-        before = torch.cat([torch.zeros_like(held[:, :1]), held[:, :-1]], 1)
-        at_bend = torch.where(bends.isfinite(), before + bends * rates, torch.inf)
-        k = (at_bend < needed).sum(1, keepdim=True).clamp_max(flat.shape[1] - 1)  # the first bend beyond what is needed
-        time = (needed - before.gather(1, k)).clamp_min(0) / rates.gather(1, k).clamp_min(1e-30)
-        time = torch.where(needed > 0, time, 0)
-        size = torch.where(steep > 0, (speed * time).minimum(room), 0)
+        rate, speed = (steep, torch.ones_like(steep)) if norm == "linf" else (steep.square(), steep)  # gain and way by time
+        bend = torch.where(steep > 0, room / speed.clamp_min(1e-30), 0)  # a flat pixel gains nothing: it stays
+        size = speed * bend.minimum(_time_to_gain(needed, rate, bend))
     return (flat + uphill.sign() * size).view_as(x).clamp(low, high)
+
+
+def _time_to_gain(needed: Tensor, rate: Tensor, bend: Tensor) -> Tensor:
+    """(A, 1) the time t at which sum_i rate_i * min(t, bend_i) reaches ``needed`` (A, 1); the last bend where it never does.
+
+    The sum is concave and piecewise linear in t, so Newton's steps from t = 0 never overshoot, and end exactly: each one
+    passes a bend, or is the last. A handful does, where sorting the bends would cost several times as much.
+    """
+    time = torch.zeros_like(needed)
+    for _ in range(rate.shape[1]):
+        slope = (rate * (bend > time)).sum(1, keepdim=True)
+        missing = (needed - (rate * bend.minimum(time)).sum(1, keepdim=True)).clamp_min(0)
+        further = torch.where(slope > 0, time + missing / slope.clamp_min(1e-30), bend.amax(1, keepdim=True))
+        going = further > time * (1 + 16 * torch.finfo(time.dtype).eps)
+        if not bool(going.any()):
+            break
+        time = torch.where(going, further, time)  # a sample that has arrived stays, however long others take
+    return time
