@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install quickstart test test-slow check peers bench-attacks verify-strength bench docs clean
+.PHONY: install quickstart test test-slow check peers bench-attacks verify-strength bench zoo docs clean
 
 install: $(STAMP)
 
@@ -44,6 +44,9 @@ verify-strength: peers
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --strict || status=1; done; exit $$status
 
 bench: bench-attacks verify-strength
+
+zoo: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo/zoo.py
 
 docs: install
 	$(BIN)/pytest tests/docs

@@ -214,11 +214,14 @@ DUELS: dict[str, Duel] = {
             "torchattacks": _torchattacks("CW", steps=_total),
         },
     ),
-    "cw-linf": Duel("linf", "cw-linf", {"adv-lib": _adv_lib("carlini_wagner_linf", fixed=False, max_iterations=_total)}),
+    "cw-linf": Duel("linf", "cw-linf", {"adv-lib": _adv_lib("carlini_wagner_linf", fixed=False, max_iterations="steps")}),
     "ddn": Duel(
         "l2",
         "ddn",
-        {"foolbox": _foolbox("DDNAttack", fixed=False, steps="steps"), "adv-lib": _adv_lib("ddn", fixed=False, steps="steps")},
+        {
+            "foolbox": _foolbox("DDNAttack", fixed=False, steps="steps"),
+            "adv-lib": _adv_lib("ddn", fixed=False, given={"levels": None}, steps="steps"),
+        },
     ),
     **{
         f"fmn-{norm}": Duel(

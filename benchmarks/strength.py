@@ -19,7 +19,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "apgd-t": {"steps": 100},
     "square": {"queries": 1000},
     "cw-l2": {"steps": 200, "binary_steps": 9},
-    "cw-linf": {"steps": 100, "binary_steps": 10},
+    "cw-linf": {"steps": 1000},
     "ead": {"steps": 200, "binary_steps": 9},
     "deepfool-l2": {"steps": 50},
     "deepfool-linf": {"steps": 50},
