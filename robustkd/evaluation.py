@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ def evidence_of(
         distance=outcome.distance,
         adversarial=adversarial,
         attack=None if attack.learns else attack,  # what it learnt is not kept
+        passes=outcome.forwards + outcome.backwards,
     )
 
 
@@ -70,6 +71,7 @@ def make_batch(
     index: np.ndarray | Tensor | None = None,
     device: torch.device | str = "cpu",
     goals: Tensor | None = None,
+    eps: Tensor | None = None,
 ) -> Batch:
     """A batch from arrays or tensors, checked at the door.
 
@@ -79,9 +81,10 @@ def make_batch(
         index: (N,) positions in the data set; 0..N-1 by default.
         device: where the attack will run.
         goals: (N,) classes to reach, for a targeted threat model.
+        eps: (N,) a budget for each sample.
 
     Raises:
-        DataError: pixels outside [0, 1] or not finite, or labels that do not fit.
+        DataError: pixels outside [0, 1] or not finite, or labels or budgets that do not fit.
     """
     inputs = torch.as_tensor(images)
     classes = torch.as_tensor(labels)
@@ -98,7 +101,11 @@ def make_batch(
             fix="give images in [0, 1]; normalise inside the model",
         )
     position = torch.arange(len(inputs)) if index is None else torch.as_tensor(index)
-    return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=goals).to(device)
+    if eps is not None:
+        eps = eps.to(inputs.dtype)
+        if eps.shape != classes.shape or not bool((eps >= 0).all()):
+            raise DataError(f"budgets of shape {tuple(eps.shape)} for {len(inputs)} images", fix="one eps >= 0 per image")
+    return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=goals, eps=eps).to(device)
 
 
 def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE) -> Batch:
@@ -125,7 +132,7 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
             f"labels reach from {int(batch.labels.min())} to {int(batch.labels.max())}, the model has {logits.shape[1]} classes",
             fix=f"use labels 0..{logits.shape[1] - 1}",
         )
-    return Batch(batch.inputs, batch.labels, batch.index, logits, batch.goals)
+    return replace(batch, logits=logits)
 
 
 def evaluate_attack(
@@ -156,6 +163,8 @@ def evaluate_attack(
         )
     if batch.goals is None and threat.goal == "targeted":
         raise UsageError("a targeted threat model needs the classes to reach", fix="pass goals, one class a sample")
+    if batch.eps is not None and (curve or float(batch.eps.max()) > threat.eps):
+        raise UsageError("budgets of the samples' own stay below the threat's eps, and have no curve")
 
     def run(part: Batch, eps: float) -> tuple[Outcome, Tensor]:
         budget = ThreatModel(threat.norm, eps, threat.space, threat.goal, threat.knowledge)

@@ -13,8 +13,13 @@ from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Targ
 from robustkd.contracts.check import Severity
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance, per_sample
+from robustkd.scoring.intervals import wilson
 
 INSIDE = 0.95
+RIDGE = 1.0
+"""Of the features' mean variance. With 1e-3 the head lives on what is left of a nonlinear net in its quietest directions: PGD with
+20 steps then found 38 % of the planted examples on a standard CNN and 31 % on one trained with PGD; with 1 all of 24 on either.
+"""
 
 
 class BinarizationParams(Params):
@@ -32,14 +37,18 @@ class BinarizationTest(Check):
     head, has an adversarial example within eps. The campaign's strongest gradient attack is run against it, and beside it a random
     search with as many points as there are inner ones, which an attack worth its name must beat.
 
-    The head is Fisher's discriminant in closed form, its threshold half way between the boundary point and the innermost point
-    next to it; a sample whose points it cannot separate has no problem and is left out. In linf the boundary point is a corner of
-    the ball (the paper's ``sample_from_corners``): a uniform point drawn to the surface is next to inner ones in most features.
+    The head is Fisher's discriminant in closed form, regularised (``RIDGE``), its threshold half way between the boundary point and
+    the innermost point next to it; a sample whose points it cannot separate has no problem and is left out. In linf the boundary
+    point is a corner of the ball (the paper's ``sample_from_corners``): a uniform point drawn to the surface is next to inner ones
+    in most features. The 90 and 95 % of checks.md are asked of the interval, for with 32 problems one or two more or less are chance.
     """
 
     Params = BinarizationParams
     severity = "severe"
-    rule = "the attack solves fewer than 90 % of the problems (severe) or 95 % (warning), or fewer than random search does"
+    rule = (
+        "the 95 % interval of the share of problems that the attack solves lies below 90 % (severe) or 95 % (warning), "
+        "or random search solves more"
+    )
     source = "Zimmermann et al. 2022, Increasing confidence in adversarial robustness evaluations, section 4; thresholds of checks.md"
     thorough = True
     cost = "2,000 forward passes a sample and the strongest attack once, on 32 samples"
@@ -63,9 +72,10 @@ class BinarizationTest(Check):
         posed = replace(posed, logits=binary(posed.inputs).detach())
         solved = float((~attacked(context, attack, binary, posed, threat).standing).mean())
         chance = self._random_search(context, binary, posed)
-        severity: Severity = "severe" if solved < 0.9 or solved < chance else "warning"
+        low, high = wilson(round(solved * len(posed)), len(posed))
+        severity: Severity = "severe" if high < 0.9 or solved < chance else "warning"
         return self.finding(
-            solved < 0.95 or solved < chance,
+            high < 0.95 or solved < chance,
             severity=severity,
             fix="the attack misses adversarial examples that are known to be there: more steps, another loss, BPDA, EOT, no gradients",
             explanation=(
@@ -74,6 +84,8 @@ class BinarizationTest(Check):
             ),
             remedies=[{"kind": "square", "queries": 1000}],
             solved_share=solved,
+            ci_low=low,
+            ci_high=high,
             random_search_share=chance,
             n=len(posed),
         )
@@ -125,7 +137,7 @@ class _Problem:
         inner, outer = features[:-1], features[-1]
         middle = inner.mean(0)
         spread = (inner - middle).T @ (inner - middle) / len(inner)
-        ridge = 1e-3 * spread.diagonal().mean() + 1e-12
+        ridge = RIDGE * spread.diagonal().mean() + 1e-12
         weight = torch.linalg.solve(
             spread + ridge * torch.eye(len(spread), dtype=spread.dtype, device=spread.device), outer - middle
         )

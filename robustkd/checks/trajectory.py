@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -45,7 +46,23 @@ class SilentSuccessParams(Params):
 class IncompleteOptimisationParams(Params):
     """Parameters of ``incomplete-optimisation``."""
 
-    samples: int = Field(8, ge=1, description="survivors on which an attack is run again")
+    samples: int = Field(16, ge=1, description="survivors on which the attack is run again")
+
+
+FREE, SHARE = 3200, 0.05
+"""What running an attack again may cost: 3,200 passes (16 samples of PGD with 100 steps), or 5 % of the campaign's on this target."""
+
+
+def _few(context: CheckContext, attacks: list[AttackEvidence], again: AttackEvidence, most: int) -> Batch:
+    """Samples that ``attacks`` left standing, as many as running ``again`` on them may cost, and one at least."""
+    batch = apart(survivors(context, attacks, most), context.threat)
+    if again.passes is None or not len(batch):
+        return batch
+    total = sum(int(attack.passes.sum()) for attack in headline(context) if attack.passes is not None)
+    standing = np.logical_and.reduce([attack.standing for attack in attacks])
+    typical = float(np.median(again.passes[standing]))
+    afforded = max(1, int(max(FREE, SHARE * total) / max(typical, 1)))
+    return batch.select(torch.arange(min(len(batch), afforded), device=batch.inputs.device))
 
 
 def _comparable(evidence: AttackEvidence, threat: ThreatModel) -> bool:
@@ -78,7 +95,7 @@ class SilentSuccess(Check):
     severity = "severe"
     rule = "a point that the attack tried, inside its budget, was misclassified, and the point that it returned is not"
     source = "Pintor et al. 2022, Indicators of attack failure (silent success)"
-    cost = "every attack once more, on 16 of its survivors"
+    cost = "every attack once more, on 16 of its survivors (costly ones on fewer: 5 % of the campaign's passes)"
 
     def run(self, context: CheckContext) -> Finding:
         """Follow every attack on samples that it left standing."""
@@ -88,7 +105,7 @@ class SilentSuccess(Check):
         lost: dict[str, int] = {}
         seen = 0
         for evidence in known:
-            batch = apart(survivors(context, [evidence], self.params.samples), context.threat)
+            batch = _few(context, [evidence], evidence, self.params.samples)
             if not len(batch):
                 continue
             if _randomised(context, batch):
@@ -109,7 +126,7 @@ class SilentSuccess(Check):
         )
 
 
-LAST, LIMIT = 10, 0.05
+LAST, LIMIT = 10, 0.1
 
 
 class IncompleteOptimisation(Check):
@@ -117,16 +134,18 @@ class IncompleteOptimisation(Check):
 
     What is followed is the best rescaled margin so far, restarts included: it never falls, so a rise over the last ten points
     (the last quarter of a run of fewer than forty) means that more steps would go further. The rise counts as a share of the
-    whole climb, from the first point on.
+    whole climb, from the first point on. A climb that has not slowed down at all brings 25 % of itself in its last quarter; PGD
+    with 20 steps and 2 restarts brought 0.4 to 5.4 % on the networks of the quickstart, so that the 5 % of checks.md, meant for
+    longer runs, would be chance here.
     """
 
     Params = IncompleteOptimisationParams
     severity = "warning"
     rule = (
-        "the last 10 points (at most a quarter) of the strongest gradient attack still bring over 5 % of its climb, on average"
+        "the last 10 points (at most a quarter) of the strongest gradient attack still bring over 10 % of its climb, on average"
     )
     source = "Pintor et al. 2022, Indicators of attack failure (incomplete optimisation); thresholds of checks.md"
-    cost = "the strongest attack once more, on 8 survivors"
+    cost = "the strongest attack once more, on 16 survivors (5 % of the campaign's passes, if that is less)"
 
     def run(self, context: CheckContext) -> Finding:
         """Follow the strongest attack on samples that it left standing."""
@@ -134,7 +153,7 @@ class IncompleteOptimisation(Check):
         if strongest is None:
             return self.not_applicable("the campaign has no iterative gradient attack of fixed budget")
         everything = [a for a in headline(context) if len(a.standing) == len(strongest.standing)]
-        batch = apart(survivors(context, everything, self.params.samples), context.threat)
+        batch = _few(context, everything, strongest, self.params.samples)
         shares = _gains(context, strongest, batch)
         if not shares:
             return self.not_applicable("no sample is left standing")

@@ -56,6 +56,7 @@ class AttackEvidence:
         correct_before: (N,) bool.
         adversarial: (M, *shape) float32, of the first M <= N samples, or None when perturbations were not kept.
         attack: the attack itself, so that a check can run it again on other samples, with other parameters.
+        passes: (N,) int64, forward and backward passes that it spent on each sample.
     """
 
     name: str
@@ -69,6 +70,7 @@ class AttackEvidence:
     distance: np.ndarray
     adversarial: np.ndarray | None = None
     attack: Attack | None = None
+    passes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
