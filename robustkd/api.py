@@ -121,8 +121,8 @@ def attack(
     y: Tensor | np.ndarray,
     *,
     norm: Norm = "linf",
-    eps: float = 8 / 255,
-    targets: Tensor | None = None,
+    eps: float | Tensor = 8 / 255,
+    goals: Tensor | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     models: Mapping[str, nn.Module | Target] | None = None,
@@ -137,8 +137,8 @@ def attack(
         model: (N, C, H, W) in [0, 1] -> (N, K) logits. It is used where it is, in evaluation mode, and left as found.
         x: (N, C, H, W) images in [0, 1].
         y: (N,) integer labels.
-        norm, eps: the budget, in pixel units. A minimum-norm attack is judged against it.
-        targets: (N,) classes to reach, for a targeted attack.
+        norm, eps: the budget, in pixel units; eps may be (N,), one for each sample. A minimum-norm attack is judged against it.
+        goals: (N,) classes to reach, for a targeted attack.
         seed: seeds each sample's own random stream.
         batch_size: samples attacked at once; no result depends on it.
         models: other models, by the names that the attack's parameters give them (``transfer``).
@@ -154,8 +154,10 @@ def attack(
     plugin = _holding(_plugin(name if isinstance(name, Attack) else {"kind": name, **params}), models, x)
     target = _target(model, x)
     with frozen(target.module):
-        batch = _batch(target, x, y, targets, batch_size)
-        threat = ThreatModel(norm, eps, goal="untargeted" if targets is None else "targeted")
+        each = eps if isinstance(eps, Tensor) and eps.ndim else None
+        batch = _batch(target, x, y, goals, batch_size, each)
+        largest = float(eps.max()) if isinstance(eps, Tensor) else eps
+        threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
         data = _arrays(fit_data)
         found = evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size, fit_data=data)
     return AttackReport(found.adversarial, found.outcome)
@@ -334,6 +336,6 @@ def _classes(model: nn.Module, probe: Tensor) -> int:
     return output.shape[1]
 
 
-def _batch(target: Target, x: Any, y: Any, goals: Tensor | None, batch_size: int) -> Batch:
+def _batch(target: Target, x: Any, y: Any, goals: Tensor | None, batch_size: int, eps: Tensor | None = None) -> Batch:
     device = next((tensor.device for tensor in target.module.parameters()), torch.device("cpu"))
-    return with_clean_logits(target, make_batch(x, y, device=device, goals=goals), batch_size)
+    return with_clean_logits(target, make_batch(x, y, device=device, goals=goals, eps=eps), batch_size)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from robustkd.attacks.image.ball import Ball
 from robustkd.attacks.oracle import Oracle
-from robustkd.contracts import Attack, AttackError, AttackResult, Batch, RobustkdError, Target, ThreatModel
+from robustkd.contracts import Attack, AttackError, AttackResult, Batch, RobustkdError, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance, per_sample
 from robustkd.scoring.judging import TOLERANCE
@@ -123,7 +123,12 @@ class PeerAttack(Attack):
 
         Raises:
             AttackError: the peer raised.
+            UsageError: the samples have budgets of their own, which no peer knows of.
         """
+        if batch.eps is not None:
+            raise UsageError(
+                f"{self.name} takes one budget for all samples", fix="give a single eps, or use an attack of robustkd's own"
+            )
         model = CountedModel(target, batch)
         oracle = Oracle(target, batch)
         found = torch.empty_like(batch.inputs)

@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.ball import Ball, StepSize
 from robustkd.attacks.oracle import Objective, Oracle, frozen
 from robustkd.contracts import AttackResult, Batch, Target, ThreatModel
 from robustkd.scoring.distances import per_sample
@@ -101,11 +101,11 @@ def no_slope(oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -
 class SteepestStep:
     """x + size * the steepest direction of the norm: the step of FGSM, BIM and PGD."""
 
-    size: float
+    size: StepSize
 
     def step(self, climbers: Climbers, t: int) -> Tensor:
         """One step uphill."""
-        return climbers.x + self.size * climbers.ball.steepest(climbers.gradient)
+        return climbers.x + self.size.within(climbers.ball) * climbers.ball.steepest(climbers.gradient)
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class Search:
         oracle = Oracle(target, batch)
         rows = torch.arange(len(batch), device=batch.inputs.device)
         clean = oracle.logits(batch.inputs, rows) if batch.logits is None else batch.logits
-        ball = Ball.around(batch.inputs, threat.eps, threat.norm, getattr(target, "bounds", (0.0, 1.0)))
+        ball = Ball.around(batch.inputs, batch.budget(threat), threat.norm, getattr(target, "bounds", (0.0, 1.0)))
         value = torch.full((len(batch),), -torch.inf, dtype=batch.inputs.dtype, device=batch.inputs.device)
         return cls(oracle, ball, clean, batch.inputs.clone(), value, oracle.is_adversarial(clean, rows))
 

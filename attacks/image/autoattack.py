@@ -54,7 +54,7 @@ class AutoAttack(Attack):
         """Most of its attacks climb margins."""
         return "margin"
 
-    def stages(self, threat: ThreatModel, steps: int | None = None) -> list[tuple[str, Attack]]:
+    def stages(self, threat: ThreatModel, steps: int | None = None, *, enough: float | None = None) -> list[tuple[str, Attack]]:
         """The attacks of the version, by name, in order. Towards a given class, APGD-DLR takes the place of APGD-T.
 
         Those of ``adaptive`` are those of ``standard``.
@@ -62,6 +62,7 @@ class AutoAttack(Attack):
         Args:
             threat: the budget and the goal.
             steps: in place of the parameter.
+            enough: where FAB may stop.
         """
         p = self.params
         steps = steps or p.steps
@@ -69,7 +70,6 @@ class AutoAttack(Attack):
         entropy = ("apgd-ce", APGDCE(APGDParams(steps=steps, restarts=restarts)))
         ratio = ("apgd-dlr", APGDDLR(APGDParams(steps=steps, restarts=restarts)))
         each_class = ("apgd-t", APGDT(APGDTParams(steps=steps, targets=p.targets)))
-        enough = threat.eps or None  # closer is no use here
         fab = ("fab", FAB(FABParams(steps=steps, restarts=restarts, enough=enough)))
         fab_t = ("fab-t", FAB(FABParams(steps=steps, targeted=True, targets=p.targets, enough=enough)))
         square = ("square", Square(SquareParams(queries=p.queries)))
@@ -86,11 +86,13 @@ class AutoAttack(Attack):
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """The passes of all stages that a sample went through."""
         p = self.params
+        enough = threat.eps or None if batch.eps is None else None  # within the budget, closer is no use
+        stages = self.stages(threat, enough=enough)
         if p.version == "adaptive":
             # Where gradients mislead, random search breaks most: it comes first.
-            standard, light = self.stages(threat)[::-1], self.stages(threat, max(1, p.steps // 5))[:2]
+            standard, light = stages[::-1], self.stages(threat, max(1, p.steps // 5))[:2]
             return adaptive(target, batch, threat, rng, Effort(p.steps, p.targets, p.queries), light=light, standard=standard)
         if p.version != "rand":
-            return cascade(self.stages(threat), target, batch, threat, rng)
-        found = cascade(self.stages(threat), MeanTarget(target, p.samples), batch, threat, rng)
+            return cascade(stages, target, batch, threat, rng)
+        found = cascade(stages, MeanTarget(target, p.samples), batch, threat, rng)
         return replace(found, forwards=p.samples * found.forwards, backwards=p.samples * found.backwards)

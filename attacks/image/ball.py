@@ -81,6 +81,18 @@ class Ball:
         return self.project(self.centre + radius * per_sample(length, direction) * direction)
 
 
+@dataclass(frozen=True)
+class StepSize:
+    """How far a step goes: ``pixels``, or, where that is None, a ``share`` of each sample's own eps."""
+
+    pixels: float | None = None
+    share: float = 1.0
+
+    def within(self, ball: Ball) -> float | Tensor:
+        """In pixel units, to be multiplied with a (B, *shape) direction."""
+        return per_sample(self.share * ball.eps, ball.centre) if self.pixels is None else self.pixels
+
+
 def project_l1(delta: Tensor, eps: Tensor) -> Tensor:
     """Euclidean projection of each row onto the l1 ball of radius eps.
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.image.ascent import Found, Search, SteepestStep, ascend, fixed_budget
-from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.ball import Ball, StepSize
 from robustkd.attacks.image.losses import LossName
 from robustkd.attacks.image.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -43,7 +43,7 @@ class BIM(Attack):
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """At most ``steps + 1`` forward and ``steps`` backward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
-        rule = SteepestStep(p.step_size if p.step_size is not None else 1.25 * threat.eps / p.steps)
+        rule = SteepestStep(StepSize(p.step_size, share=1.25 / p.steps))
 
         def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
             return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=p.steps)

@@ -35,7 +35,7 @@ def cascade(
             search.oracle.forwards[rows] += found.forwards
             search.oracle.backwards[rows] += found.backwards
             # A minimum-norm attack may come back from further away than the budget reaches.
-            inside = distance(found.adversarial - part.inputs, threat.norm) <= threat.eps * (1 + TOLERANCE)
+            inside = distance(found.adversarial - part.inputs, threat.norm) <= part.budget(threat) * (1 + TOLERANCE)
             x = torch.where(per_sample(inside, part.inputs), found.adversarial, part.inputs)
             search.record(rows, Found(x, torch.zeros_like(search.value[rows]), found.success & inside))
         return replace(search.result(), loss=None)

@@ -86,7 +86,7 @@ class FAB(NormOfThreat):
                     asked, known = rows[going], best.select(going)
                     start = question.clean[asked]
                     if restart:
-                        radius = known.norm.clamp_max(threat.eps) / 2
+                        radius = known.norm.minimum(batch.budget(threat)[asked]) / 2
                         draws = rng.fork(f"{number}/{restart}").select(asked)
                         start = Ball.around(start, radius, norm, question.bounds).random_point(draws)
                     found = question.seek(asked, rule, p.steps, start=start, known=known, query=query, enough=p.enough)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.image.ascent import Found, Search, SteepestStep, ascend, fixed_budget
-from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.ball import Ball, StepSize
 from robustkd.attacks.image.losses import LossName
 from robustkd.attacks.image.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -44,6 +44,7 @@ class FGSM(Attack):
         objective = for_batch(self.params.loss, batch)
 
         def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
-            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=SteepestStep(threat.eps), steps=1)
+            rule = SteepestStep(StepSize(share=1.0))
+            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=1)
 
         return fixed_budget(target, batch, threat, run)

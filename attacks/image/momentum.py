@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.image.ascent import Climbers, Found, Search, Slope, StepRule, ascend, fixed_budget
-from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.ball import Ball, StepSize
 from robustkd.attacks.image.losses import LossName
 from robustkd.attacks.image.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -31,7 +31,7 @@ from robustkd.scoring.distances import distance, per_sample
 class MomentumStep:
     """One step along the accumulated slope (``memory["momentum"]``)."""
 
-    size: float
+    size: StepSize
     decay: float
 
     def step(self, climbers: Climbers, t: int) -> Tensor:
@@ -40,7 +40,7 @@ class MomentumStep:
         unit = slope / per_sample(distance(slope, "l1"), slope).clamp_min(torch.finfo(slope.dtype).tiny)
         momentum = unit if t == 0 else self.decay * climbers.memory["momentum"] + unit
         climbers.memory["momentum"] = momentum
-        return climbers.x + self.size * climbers.ball.steepest(momentum)
+        return climbers.x + self.size.within(climbers.ball) * climbers.ball.steepest(momentum)
 
 
 class MomentumParams(Params):
@@ -65,14 +65,14 @@ class MIFGSM(Attack):
         """By its loss."""
         return FAMILY_OF[self.params.loss]
 
-    def size(self, threat: ThreatModel) -> float:
-        """Of a step, in pixel units."""
-        p = self.params
-        return float(p.step_size if p.step_size is not None else threat.eps / p.steps)
+    @property
+    def size(self) -> StepSize:
+        """Of a step."""
+        return StepSize(self.params.step_size, share=1 / self.params.steps)
 
     def rule(self, threat: ThreatModel) -> StepRule:
         """How to move."""
-        return MomentumStep(self.size(threat), self.params.decay)
+        return MomentumStep(self.size, self.params.decay)
 
     def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope | None:
         """Which way is up; None for the gradient at the point."""

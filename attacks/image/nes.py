@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.image.ascent import Found, Search, SteepestStep, ascend, fixed_budget
-from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.ball import Ball, StepSize
 from robustkd.attacks.image.estimates import FiniteDifferences, gaussian
 from robustkd.attacks.image.losses import LossName
 from robustkd.attacks.image.objective import FAMILY_OF, for_batch
@@ -49,7 +49,7 @@ class NES(Attack):
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """At most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
-        rule = SteepestStep(p.step_size if p.step_size is not None else 2.5 * threat.eps / p.steps)
+        rule = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
         slope = FiniteDifferences(rng, p.pairs, p.sigma, gaussian)
 
         def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from robustkd.attacks.image.ascent import Climbers, Slope, gradient_at_point
+from robustkd.attacks.image.ball import StepSize
 from robustkd.attacks.image.momentum import MIFGSM
 from robustkd.attacks.oracle import Objective, Oracle
 from robustkd.contracts import ThreatModel
@@ -25,7 +26,7 @@ from robustkd.contracts.random import SampleRng
 class LookAhead:
     """The slope ``of`` the point that the momentum alone would lead to."""
 
-    size: float
+    size: StepSize
     decay: float
     of: Slope = gradient_at_point
 
@@ -33,8 +34,9 @@ class LookAhead:
         """(A, *shape)."""
         if t == 0:
             return self.of(oracle, climbers, objective, t)
-        ahead = climbers.x + self.size * self.decay * climbers.ball.steepest(climbers.memory["momentum"])
-        return self.of(oracle, replace(climbers, x=ahead.clamp(*climbers.ball.bounds)), objective, t)
+        ball = climbers.ball
+        ahead = climbers.x + self.size.within(ball) * self.decay * ball.steepest(climbers.memory["momentum"])
+        return self.of(oracle, replace(climbers, x=ahead.clamp(*ball.bounds)), objective, t)
 
 
 class NIFGSM(MIFGSM):
@@ -44,4 +46,4 @@ class NIFGSM(MIFGSM):
 
     def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope:
         """The gradient ahead."""
-        return LookAhead(self.size(threat), self.params.decay)
+        return LookAhead(self.size, self.params.decay)

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.image.ascent import Found, Search, SteepestStep, ascend, fixed_budget
-from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.ball import Ball, StepSize
 from robustkd.attacks.image.losses import LossName
 from robustkd.attacks.image.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -49,7 +49,7 @@ class PGD(Attack):
         """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""
         p = self.params
         objective = for_batch(p.loss, batch)
-        size = p.step_size if p.step_size is not None else 2.5 * threat.eps / p.steps
+        rule = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
 
         def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
             draws = rng.fork(restart).select(rows)
@@ -60,7 +60,7 @@ class PGD(Attack):
                 ball,
                 start,
                 objective=objective,
-                rule=SteepestStep(size),
+                rule=rule,
                 steps=p.steps,
                 stop_when_broken=p.stop_when_broken,
             )

@@ -53,4 +53,4 @@ class SIFGSM(MIFGSM):
         """The mean over scales, here or ahead."""
         p = self.params
         over_scales = OverScales(p.copies)
-        return LookAhead(self.size(threat), p.decay, over_scales) if p.look_ahead else over_scales
+        return LookAhead(self.size, p.decay, over_scales) if p.look_ahead else over_scales

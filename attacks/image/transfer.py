@@ -113,7 +113,7 @@ class Transfer(Attack):
                     found = attack.run(surrogate, part, threat, rng.select(rows).fork(f"{name}/{number}"))
                     search.oracle.forwards[rows] += found.forwards
                     search.oracle.backwards[rows] += found.backwards
-                    x = _inside(found.adversarial, part.inputs, threat)
+                    x = _inside(found.adversarial, part, threat)
                     logits = search.oracle.logits(x, rows)
                     _same_classes(name, surrogate, logits)
                     broken = search.oracle.is_adversarial(logits, rows)
@@ -121,9 +121,10 @@ class Transfer(Attack):
             return search.result()
 
 
-def _inside(x: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
+def _inside(x: Tensor, batch: Batch, threat: ThreatModel) -> Tensor:
     # A minimum-norm attack may come back from further away than the budget reaches.
-    return torch.where(per_sample(distance(x - clean, threat.norm) <= threat.eps * (1 + TOLERANCE), x), x, clean)
+    inside = distance(x - batch.inputs, threat.norm) <= batch.budget(threat) * (1 + TOLERANCE)
+    return torch.where(per_sample(inside, x), x, batch.inputs)
 
 
 def _same_classes(name: str, surrogate: Target, logits: Tensor) -> None:

@@ -95,12 +95,14 @@ class Universal(Attack):
         """Two forward passes a sample, no backward pass.
 
         Raises:
-            UsageError: it was not fitted.
+            UsageError: it was not fitted, or the samples have budgets of their own.
         """
         if self.perturbation is None:
             raise UsageError(
                 "a universal perturbation must be fitted before it is used", fix="call fit, and run what it returns"
             )
+        if batch.eps is not None:
+            raise UsageError("one perturbation for all samples cannot have a budget for each", fix="give a single eps")
         objective = for_batch("margin", batch)
         with frozen(target.module):
             search = Search.begin(target, batch, threat)

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from robustkd.attacks.image.ascent import SteepestStep, climb_to_last
-from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.ball import Ball, StepSize
 from robustkd.attacks.image.objective import for_batch
 from robustkd.attacks.image.pgd import PGD
 from robustkd.attacks.oracle import Objective, Oracle, frozen
@@ -123,7 +123,7 @@ class Adversary:
                 ball,
                 self._start(ball, batch),
                 objective=objective,
-                rule=SteepestStep(self.step_size),
+                rule=SteepestStep(StepSize(self.step_size)),
                 steps=self.steps,
             )
 

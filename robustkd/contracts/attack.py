@@ -34,6 +34,7 @@ class Batch:
         index: (B,) int64, each sample's position in its data set (it seeds the sample's random stream).
         logits: (B, K) the target's output on ``inputs``, when the caller has it already: it saves a forward pass.
         goals: (B,) int64, the classes to reach, for a targeted threat model.
+        eps: (B,) a budget for each sample, none above the threat model's, which it takes the place of.
     """
 
     inputs: Tensor
@@ -41,6 +42,13 @@ class Batch:
     index: Tensor
     logits: Tensor | None = None
     goals: Tensor | None = None
+    eps: Tensor | None = None
+
+    def budget(self, threat: ThreatModel) -> Tensor:
+        """(B,) each sample's eps, in the type of the inputs."""
+        if self.eps is not None:
+            return self.eps
+        return self.inputs.new_full((len(self.inputs),), threat.eps)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -53,6 +61,7 @@ class Batch:
             self.index[rows],
             None if self.logits is None else self.logits[rows],
             None if self.goals is None else self.goals[rows],
+            None if self.eps is None else self.eps[rows],
         )
 
     def to(self, device: Any) -> Batch:
@@ -61,7 +70,7 @@ class Batch:
             self,
             **{
                 name: value.to(device)
-                for name in ("inputs", "labels", "index", "logits", "goals")
+                for name in ("inputs", "labels", "index", "logits", "goals", "eps")
                 if (value := getattr(self, name)) is not None
             },
         )

@@ -76,13 +76,14 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
         )
     difference = adversarial - batch.inputs
     spent = distance(difference, threat.norm)
-    _audit(name, attack, adversarial, spent, threat, getattr(target, "bounds", (0.0, 1.0)))
+    allowed = batch.budget(threat)
+    _audit(name, attack, adversarial, spent, allowed, threat, getattr(target, "bounds", (0.0, 1.0)))
     with torch.no_grad():
         before = (batch.logits if batch.logits is not None else target(batch.inputs)).argmax(1)
         after = target(adversarial).argmax(1)
     correct = before == batch.labels
     reached = after != batch.labels if batch.goals is None else after == batch.goals
-    success = correct & reached & (spent <= threat.eps + TOLERANCE)
+    success = correct & reached & (spent <= allowed + TOLERANCE)
     norm = spent
     if attack.kind == "minimum-norm":
         norm = torch.where(reached, distance(difference, attack.minimises(threat)), torch.inf)
@@ -104,7 +105,13 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
 
 
 def _audit(
-    name: str, attack: Attack, adversarial: torch.Tensor, spent: torch.Tensor, threat: ThreatModel, bounds: tuple[float, float]
+    name: str,
+    attack: Attack,
+    adversarial: torch.Tensor,
+    spent: torch.Tensor,
+    allowed: torch.Tensor,
+    threat: ThreatModel,
+    bounds: tuple[float, float],
 ) -> None:
     if not bool(torch.isfinite(adversarial).all()):
         raise AttackError(f"{name} returned NaN or infinite pixels", fix="a failed sample is returned as its best valid try")
@@ -114,9 +121,10 @@ def _audit(
             f"{name} left the pixel range: its results reach from {low:.4g} to {high:.4g}, allowed is [{bounds[0]:g}, {bounds[1]:g}]",
             fix="clip the adversarial inputs to the target's bounds",
         )
-    worst = float(spent.max())
-    if attack.kind == "fixed-budget" and worst > threat.eps * (1 + TOLERANCE) + TOLERANCE:
+    if attack.kind == "fixed-budget" and bool((over := spent > allowed * (1 + TOLERANCE) + TOLERANCE).any()):
+        worst = int((spent - allowed).argmax())
         raise AttackError(
-            f"{name} left its budget: {threat.norm} distance {worst:.6g}, allowed is {threat.eps:.6g}",
+            f"{name} left its budget on {int(over.sum())} of {len(over)} samples: {threat.norm} distance {float(spent[worst]):.6g}, "
+            f"allowed is {float(allowed[worst]):.6g}",
             fix="project the perturbation onto the eps ball (eps is in units of [0, 1] pixels, not 0..255)",
         )

@@ -108,7 +108,7 @@ def test_adaptive_does_not_fall_behind_where_gradients_mislead(trained, norm, ma
 def test_adaptive_reaches_given_classes_as_standard_does(trained):
     net, x, y = trained
     goals = (y + 1) % 10
-    adaptive, standard, share = reaches(net, x[:20], y[:20], "linf", 0.12, targets=goals[:20])
+    adaptive, standard, share = reaches(net, x[:20], y[:20], "linf", 0.12, goals=goals[:20])
     assert 2 < standard < 18
     assert adaptive <= standard
     assert share < 0.1

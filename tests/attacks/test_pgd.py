@@ -8,6 +8,7 @@ from torch import nn
 
 import robustkd
 from robustkd.attacks.image.ascent import SteepestStep, ascend
+from robustkd.attacks.image.ball import Ball, StepSize
 from robustkd.attacks.image.ball import Ball, project_l1
 from robustkd.attacks.image.objective import for_batch
 from robustkd.attacks.oracle import Oracle, frozen
@@ -46,7 +47,7 @@ def last_iterate(net, x, y, *, norm, eps, size, steps):
             ball := Ball.around(x, eps, norm, (0.0, 1.0)),
             ball.centre,
             objective=for_batch("ce", batch),
-            rule=SteepestStep(size),
+            rule=SteepestStep(StepSize(size)),
             steps=steps,
             stop_when_broken=False,
             recorder=lambda t, rows, at, values: seen.update({t: at.clone()}),
@@ -206,7 +207,7 @@ def test_few_classes(classes, loss):
 def test_a_targeted_attack_reaches_its_class(net, data):
     x, y = data
     goals = (y + 3) % 10
-    found = robustkd.attack("pgd", net, x, y, eps=0.5, steps=40, targets=goals)
+    found = robustkd.attack("pgd", net, x, y, eps=0.5, steps=40, goals=goals)
     reached = torch.as_tensor(found.success)
     assert reached.float().mean() > 0.8
     assert torch.equal(net(found.adversarial).argmax(1)[reached], goals[reached])
