@@ -93,3 +93,18 @@ def test_an_unknown_preset_is_named():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"nothing\.yaml cannot be read"):
         spec.load(tmp_path / "nothing.yaml")
+
+
+def test_checks_are_a_word_or_a_block(tmp_path):
+    def checks(text):
+        file = tmp_path / "checks.yaml"
+        file.write_text(GOOD + text)
+        return {check.name: check.params.model_dump() for check in spec.load(file).checks}
+
+    assert checks("") == checks("checks: standard\n") == checks("checks: {level: standard}\n")
+    assert checks("checks: none\n") == {}
+    few = checks("checks: {level: thorough, samples: 7}\n")
+    assert few["binarization-test"]["samples"] == few["randomised-output"]["samples"] == 7
+    assert "binarization-test" not in checks("")
+    assert "standard" in complaint(GOOD + "checks: thorogh\n", tmp_path)
+    assert "samples" in complaint(GOOD + "checks: {samples: 0}\n", tmp_path)

@@ -34,6 +34,15 @@ def fitted(levels):
         optimiser.step()
     return net
 
+class Cut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = fitted(0)
+
+    def forward(self, x):
+        return self.net(x.detach())
+
+def cut(): return Cut()
 def honest(): return fitted(0)
 def masked(): return fitted(16)
 """
@@ -132,3 +141,20 @@ def test_in_a_campaign_its_cell_is_invalid_everywhere(robustkd, tmp_path):
 
     note = notes.cell(next(cell for cell in Results.from_json(results).cells if cell.attack == "bad"), None)
     assert "**invalid**, no number" in note
+
+
+def test_a_model_without_gradients_still_gets_a_number_from_the_black_box(robustkd, tmp_path):
+    (tmp_path / "d.yaml").write_text(
+        "version: 1\nname: d\ndata: {name: digits, test: 40}\nthreat: {norm: linf, eps: 0.1}\n"
+        "defenses:\n  cut: {kind: external, code: 'net.py:cut'}\nattacks:\n  pgd: {kind: pgd, steps: 5}\n"
+    )
+    code, out, err = robustkd("run", "d.yaml", "--no-track", "--workers", "0", "--device", "cpu")
+    assert code == 3
+    assert "no gradient with respect to its input" in err
+    (found,) = json.loads((tmp_path / "runs/d/results.json").read_text())["defenses"]
+    assert found["status"] == "failed"
+    assert found["robust_accuracy"] is None
+    assert found["verdict"] is None
+    assert {"broken-graph", "zero-gradient"} <= {check["name"] for check in found["checks"] if check["fired"]}
+    assert found["remedy"]["robust_accuracy"] < 0.9
+    assert "square" in out
