@@ -94,6 +94,5 @@ class LQVAE(Defense):
             torch.manual_seed(derived_seed(context.seed, "initialise/filter"))
             target = PipelineTarget(base, [TransformSpec.model_validate(stage)])
         with frozen(base.module):
-            # The loop asks for no more than any classifier of images has.
-            train(context, target, LQVAERecipe(), p)  # type: ignore[arg-type]
+            train(context, target, LQVAERecipe(), p)
         return target

@@ -35,7 +35,7 @@ from robustkd.contracts import Batch, Params, ThreatModel, UsageError
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.divergence import kl
 from robustkd.defenses.training.teachers import Teacher
-from robustkd.targets import ClassifierTarget
+from robustkd.targets import ClassifierTarget, ImageTarget
 
 Start = Literal["uniform", "noise", "clean"]
 NOISE = 0.001
@@ -105,7 +105,7 @@ class Adversary:
         step_size = inner.step_size if inner.step_size is not None else inner.step_share * eps
         return cls(trained_against, inner.steps, step_size, inner.start, inner.loss)
 
-    def __call__(self, target: ClassifierTarget, batch: Minibatch, teacher: Teacher | None = None) -> Tensor:
+    def __call__(self, target: ImageTarget, batch: Minibatch, teacher: Teacher | None = None) -> Tensor:
         """x~ (B, C, H, W) inside the ball and the pixel range; the target is left as found and no weight gets a gradient.
 
         Args:
@@ -128,8 +128,8 @@ class Adversary:
             )
 
     def _objective(
-        self, target: ClassifierTarget, batch: Minibatch, samples: Batch, teacher: Teacher | None
-    ) -> tuple[ClassifierTarget, Objective]:
+        self, target: ImageTarget, batch: Minibatch, samples: Batch, teacher: Teacher | None
+    ) -> tuple[ImageTarget, Objective]:
         """What is climbed, and the network that it is a function of."""
         if self.loss == "ce":
             return target, for_batch("ce", samples)
@@ -174,6 +174,6 @@ class _SideBySide(nn.Module):
         return torch.cat([self.first(x), self.second(x)], 1)
 
 
-def _side_by_side(first: ClassifierTarget, second: ClassifierTarget) -> ClassifierTarget:
+def _side_by_side(first: ImageTarget, second: ImageTarget) -> ClassifierTarget:
     module = _SideBySide(first.module, second.module)
     return ClassifierTarget(module, num_classes=2 * second.num_classes, input_shape=second.input_shape, bounds=second.bounds)

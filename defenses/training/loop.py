@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,10 @@ from robustkd.defenses.training.batches import Minibatch, Samples, epoch_order
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot
 from robustkd.defenses.training.optim import base_lr, decay, optimiser
 from robustkd.defenses.training.params import TrainParams
-from robustkd.defenses.training.recipe import Recipe
+from robustkd.defenses.training.recipe import Recipe, Trained
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
 from robustkd.defenses.training.selection import Validation, rank
-from robustkd.targets import ClassifierTarget
+from robustkd.targets import ImageTarget
 
 CHECKPOINT_SECONDS = 60.0
 """How much work a kill may cost: inside an epoch that is longer, a checkpoint is written as often as this."""
@@ -40,12 +41,12 @@ CHECKPOINT_SECONDS = 60.0
 
 def train(
     context: FitContext,
-    target: ClassifierTarget,
-    recipe: Recipe,
+    target: Trained,
+    recipe: Recipe[Trained],
     settings: TrainParams,
     *,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> ClassifierTarget:
+) -> Trained:
     """Train ``target`` in place and return it, in evaluation mode, with the weights of the selected epoch.
 
     Each epoch's metrics go to ``context.log``: ``train_loss``, the recipe's own, ``validation_accuracy``,
@@ -104,7 +105,7 @@ class _Progress:
 class _Training:
     """One training: the mutable middle of ``train``."""
 
-    def __init__(self, context: FitContext, target: ClassifierTarget, recipe: Recipe, settings: TrainParams) -> None:
+    def __init__(self, context: FitContext, target: ImageTarget, recipe: Recipe[Any], settings: TrainParams) -> None:
         self.seed, self.device = context.seed, context.device
         self.target, self.recipe, self.settings = target, recipe, settings
         target.to(self.device)
@@ -248,7 +249,7 @@ def _copied(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def _identity(context: FitContext, target: ClassifierTarget, recipe: Recipe, settings: TrainParams) -> str:
+def _identity(context: FitContext, target: ImageTarget, recipe: Recipe[Any], settings: TrainParams) -> str:
     """A hash of what decides a training's course; a checkpoint of another course is not taken up."""
     shapes = {name: list(tensor.shape) for name, tensor in target.module.state_dict().items()}
     course = [

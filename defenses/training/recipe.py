@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
 from robustkd.contracts import ThreatModel
 from robustkd.defenses.training.batches import Minibatch
-from robustkd.targets import ClassifierTarget
+from robustkd.targets import ImageTarget
+
+Trained = TypeVar("Trained", bound=ImageTarget)
+"""What a training trains: a single network, or an ensemble."""
 
 
-class Recipe(ABC):
+class Recipe(ABC, Generic[Trained]):
     """A loss, and what it learns on the way. Everything else is the loop's.
 
     What changes from step to step must be named in ``state`` or given by ``tensors``, or a resumed training is another
@@ -30,7 +33,7 @@ class Recipe(ABC):
     replays: int = 1
 
     @abstractmethod
-    def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, target: Trained, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, and scalars to log; ``target.module`` is in train mode."""
 
     def start_epoch(self, epoch: int, decay: float) -> None:

@@ -13,7 +13,7 @@ from robustkd.contracts import Batch, FitContext, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.seeding import derived_seed
-from robustkd.targets import ClassifierTarget
+from robustkd.targets import ImageTarget
 
 ACCURACY, ROBUST_ACCURACY = "validation_accuracy", "validation_robust_accuracy"
 _BATCH = 500
@@ -38,7 +38,7 @@ class Validation:
         self._threat = None if threat is None else replace(threat, goal="untargeted")
         self._attack = PGD(PGDParams(steps=10, loss="margin"))
 
-    def measure(self, target: ClassifierTarget) -> dict[str, float]:
+    def measure(self, target: ImageTarget) -> dict[str, float]:
         """The metrics of a target, in evaluation mode; it is left as found."""
         right = standing = 0
         with frozen(target.module):
