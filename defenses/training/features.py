@@ -1,0 +1,105 @@
+"""The features of any network at one of its layers, as a target: what an attack climbs instead of logits.
+
+A layer is the name of a submodule (its output, by a forward hook) or a number: the input of the n-th activation function that the
+forward pass calls, whether it is a module or a plain function, so before the ReLU; after the last of them, the logits. A pass ends
+where the features are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from robustkd.contracts import TargetError, WrappedTarget
+from robustkd.targets import ImageTarget
+
+Layer = str | int
+
+_ACTIVATIONS = {F.relu, F.leaky_relu, F.gelu, F.silu, F.elu, F.hardtanh, torch.relu, torch.tanh, Tensor.relu, Tensor.tanh}
+
+
+class _Reached(Exception):
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+
+
+class _Activations(TorchFunctionMode):
+    """Tells the input of each activation function that is called inside the block."""
+
+    def __init__(self, tell: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _ACTIVATIONS:
+            self.tell(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+class AtLayer(WrappedTarget):
+    """A classifier that answers with the features of one layer.
+
+    Args:
+        target: the classifier.
+        layer: a submodule's name, or a number from 0 to ``layer_count(target) - 1``.
+
+    Raises:
+        TargetError: there is no submodule of that name.
+    """
+
+    def __init__(self, target: ImageTarget, layer: Layer) -> None:
+        super().__init__(target)
+        modules = dict(target.module.named_modules())
+        if isinstance(layer, str) and layer not in modules:
+            raise TargetError(f"the model has no layer '{layer}'", fix=f"one of: {', '.join(name for name in modules if name)}")
+        self.layer = layer
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D), flattened."""
+        try:
+            with self._watched():
+                logits = self.target(inputs)
+        except _Reached as reached:
+            return reached.features.flatten(1).to(inputs.dtype)
+        return logits
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        if isinstance(self.layer, int):
+            with _Activations(self._counting(self.layer)):
+                yield
+            return
+
+        def stop(module: Any, arguments: Any, output: Tensor) -> None:
+            raise _Reached(output)
+
+        hook = self.module.get_submodule(self.layer).register_forward_hook(stop)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _counting(self, number: int) -> Callable[[Tensor], None]:
+        left = number
+
+        def tell(features: Tensor) -> None:
+            nonlocal left
+            if left == 0:
+                raise _Reached(features)
+            left -= 1
+
+        return tell
+
+
+def layer_count(target: ImageTarget) -> int:
+    """How many numbered layers there are: one for each activation function of a forward pass, and the logits."""
+    inputs: list[Tensor] = []
+    with torch.no_grad(), _Activations(inputs.append):
+        target(torch.full((1, *target.input_shape), 0.5, device=target.device))
+    return len(inputs) + 1
