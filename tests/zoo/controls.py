@@ -7,7 +7,7 @@ one plainly trained CNN (``Zoo.plain``), so their robustness is that CNN's, whic
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from robustkd import plugins
 from robustkd.contracts import Attack, AttackResult, FitContext, Target, ThreatModel
 from robustkd.data import SplitParams, Splits, load_splits
+from robustkd.targets import ClassifierTarget, EnsembleTarget
 
 EPS = 0.1
 AUDITED = 150
@@ -156,15 +157,6 @@ class TrainingBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias, training=True)
-
-
-class Ensemble(nn.Module):
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([member(x) for member in self.members]).mean(0)
 
 
 class TinyViT(nn.Module):
@@ -348,9 +340,10 @@ def trades(zoo: Zoo) -> Target:
     return zoo.defense({"kind": "trades", **SMALL, "epochs": 20, "inner": {"steps": 3, "step_size": 0.05}})
 
 
-def ensemble(zoo: Zoo) -> nn.Module:
+def ensemble(zoo: Zoo) -> Target:
     torch.manual_seed(100 + zoo.seed)
-    return Ensemble([zoo.trained(cnn(), epochs=15) for _ in range(3)]).eval()
+    nets = [zoo.trained(cnn(), epochs=15) for _ in range(3)]
+    return EnsembleTarget([ClassifierTarget(net, num_classes=10, input_shape=(1, 8, 8)) for net in nets])
 
 
 POSITIVE = (
