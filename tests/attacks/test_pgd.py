@@ -8,8 +8,7 @@ from torch import nn
 
 import robustkd
 from robustkd.attacks.image.ascent import SteepestStep, ascend
-from robustkd.attacks.image.ball import Ball, StepSize
-from robustkd.attacks.image.ball import Ball, project_l1
+from robustkd.attacks.image.ball import Ball, StepSize, project_l1
 from robustkd.attacks.image.objective import for_batch
 from robustkd.attacks.oracle import Oracle, frozen
 from robustkd.contracts import Batch, TargetError, UsageError
