@@ -187,6 +187,10 @@ setup(
             "budget-sensitivity = robustkd.checks.budget:BudgetSensitivity",
             "binarization-test = robustkd.checks.binarization:BinarizationTest",
         ],
+        "robustkd.analyses": [
+            "transferability = robustkd.defenses.analyses.transferability:Transferability",
+            "diversity = robustkd.defenses.analyses.diversity:Diversity",
+        ],
         "robustkd.engines": [
             "inline = robustkd.campaigns.engines.inline:InlineEngine",
             "local = robustkd.campaigns.engines.local:LocalEngine",

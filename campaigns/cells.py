@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-CellKind = Literal["train", "attack", "checks"]
+CellKind = Literal["train", "attack", "checks", "analysis"]
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,12 @@ class Cell:
 
     Attributes:
         id: hash of everything that decides its outcome.
-        kind: train a defense, attack it, or run the checks on it.
+        kind: train a defense, attack it, run the checks on it or an analysis of it.
         defense, seed: of which defense.
         attack: which attack, for an attack cell.
         needs: ids of the cells that must be finished first; of an attack cell its target's, then those of the defenses that
             the attack refers to. A checks cell may also run when some of its attacks failed.
+        analysis: which analysis, for an analysis cell.
         attacks: of a checks cell, the names of the attacks whose ids follow the target's in ``needs``.
         target: the id of the train cell whose target is used (its own id for a train cell).
     """
@@ -31,9 +32,10 @@ class Cell:
     target: str
     attack: str | None = None
     attacks: tuple[str, ...] = ()
+    analysis: str | None = None
 
     @property
     def title(self) -> str:
         """For people: ``mtard × pgd · seed 0``."""
-        what = {"train": "train", "checks": "checks", "attack": f"× {self.attack}"}[self.kind]
+        what = {"train": "train", "checks": "checks", "attack": f"× {self.attack}", "analysis": self.analysis}[self.kind]
         return f"{self.defense} {what} · seed {self.seed}"

@@ -16,6 +16,7 @@ from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.samples import AttackRecord
 from robustkd.campaigns.store import Entry, Store
+from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import compared
@@ -23,7 +24,7 @@ from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.verdict import verdict
 
-FINDINGS = "findings.json"
+FINDINGS, TABLE = "findings.json", "table.json"
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,9 @@ def _defense_result(
     missing = [cell for cell in attacks if cell.id not in records]
     examined = _examined(checks, entries)
     findings, remedy = examined or ([], None)
-    base |= {"checks": findings, "remedy": remedy}
+    analyses = [cell for cell in mine if cell.kind == "analysis"]
+    tables = {cell.analysis: _table(made) for cell in analyses if (made := entries[cell.id])}
+    base |= {"checks": findings, "remedy": remedy, "analyses": tables}
     if not found:
         failure = (
             failures.get(missing[0].id, _PENDING)
@@ -160,8 +163,9 @@ def _defense_result(
     unchecked = checks is not None and examined is None
     status: CellStatus = "done"
     error = None
-    if missing or unchecked:
-        lost = [*missing, *([checks] if unchecked and checks else [])]
+    unanalysed = [cell for cell in analyses if not entries[cell.id]]
+    if missing or unchecked or unanalysed:
+        lost = [*missing, *([checks] if unchecked and checks else []), *unanalysed]
         failure = failures.get(lost[0].id, _PENDING)
         status, error = failure.status, f"{len(lost)} of its cells have no result; the first: {lost[0].title}: {failure.error}"
     points = {campaign.threat.eps}.union(*(campaign.attacks[attack].curve for attack in found))
@@ -216,6 +220,10 @@ def _examined(checks: Cell | None, entries: Mapping[str, Entry | None]) -> tuple
         return None
     raw: dict[str, Any] = json.loads((entry.folder / FINDINGS).read_text())
     return [Finding(**finding) for finding in raw["findings"]], Remedy(**raw["remedy"]) if raw["remedy"] else None
+
+
+def _table(entry: Entry) -> Table:
+    return Table(**json.loads((entry.folder / TABLE).read_text()))
 
 
 def _curve(correct: np.ndarray, broken_at: np.ndarray, points: set[float]) -> list[CurvePoint]:

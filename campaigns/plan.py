@@ -63,6 +63,11 @@ def build(campaign: Campaign) -> Plan:
             cells += attacks
             if campaign.checks and attacks:
                 cells.append(_checks_cell(campaign, name, seed, trained[name], attacks))
+            cells += [
+                _analysis_cell(campaign, test_digest, name, analysis, seed, trained[name])
+                for analysis, use in campaign.analyses.items()
+                if name in use.defenses
+            ]
     return Plan(campaign, tuple(cells), tuple(skipped), data)
 
 
@@ -131,3 +136,10 @@ def _checks_cell(campaign: Campaign, defense: str, seed: int, target: str, attac
     identifier = digest("checks", checks, [campaign.threat.norm, campaign.threat.eps], basis, seed)
     needs = (target, *(cell.id for cell in attacks))
     return Cell(identifier, "checks", defense, seed, needs, target, attacks=tuple(cell.attack or "" for cell in attacks))
+
+
+def _analysis_cell(campaign: Campaign, test_digest: str, defense: str, analysis: str, seed: int, target: str) -> Cell:
+    use = campaign.analyses[analysis]
+    threat = [campaign.threat.norm, campaign.threat.eps]
+    identifier = digest("analysis", described(use.kind, use.plugin), threat, test_digest, target, seed)
+    return Cell(identifier, "analysis", defense, seed, (target,), target, analysis=analysis)

@@ -16,7 +16,17 @@ from robustkd import plugins
 from robustkd.campaigns import presets
 from robustkd.campaigns.yaml_source import KeyPath, Source, parse
 from robustkd.checking import check_names, make_check
-from robustkd.contracts import Attack, Check, Defense, PluginError, ThreatModel, UsageError, suggestion, target_references
+from robustkd.contracts import (
+    Analysis,
+    Attack,
+    Check,
+    Defense,
+    PluginError,
+    ThreatModel,
+    UsageError,
+    suggestion,
+    target_references,
+)
 from robustkd.contracts.check import Level
 from robustkd.contracts.threat import Goal, Norm
 from robustkd.data import SplitParams
@@ -63,6 +73,12 @@ class _DefenseBlock(_Block):
     replica: int = Field(0, ge=0, description="another number: the same recipe trained with other random draws")
 
 
+class _AnalysisBlock(_Block):
+    """What must be said about every analysis, beside the parameters of its plug-in."""
+
+    defenses: tuple[str, ...] = Field(min_length=1, description="the defenses that it is made of")
+
+
 class Exclusion(_Block):
     """A pair that is not run; a missing side means all."""
 
@@ -104,6 +120,7 @@ class _Document(_Block):
     threat: ThreatSpec
     defenses: dict[Name, _Use] = Field(min_length=1)
     attacks: dict[Name, _Use] = Field(min_length=1)
+    analyses: dict[Name, _Use] = {}
     matrix: Matrix = Matrix()
     checks: Annotated[ChecksSpec, BeforeValidator(_level_alone)] = ChecksSpec()
     gates: tuple[GateSpec, ...] = ()
@@ -151,6 +168,16 @@ class AttackUse:
 
 
 @dataclass(frozen=True)
+class AnalysisUse:
+    """An analysis of the campaign, and the defenses that it is made of."""
+
+    name: str
+    kind: str
+    plugin: Analysis
+    defenses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class DataUse:
     """The data block: a dataset plug-in's name and parameters, and how it is split."""
 
@@ -177,6 +204,7 @@ class Campaign:
     threat: ThreatModel
     defenses: dict[str, DefenseUse]
     attacks: dict[str, AttackUse]
+    analyses: dict[str, AnalysisUse]
     seeds: tuple[int, ...]
     exclude: tuple[Exclusion, ...]
     checks: tuple[Check, ...]
@@ -234,6 +262,11 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         for name, use in document.attacks.items()
         if (attack := _attack(name, use, document.threat, folder, problems)) is not None
     }
+    analyses = {
+        name: analysis
+        for name, use in document.analyses.items()
+        if (analysis := _analysis(name, use, document.defenses, folder, problems)) is not None
+    }
     problems += _unknown_names(document, defenses, attacks)
     if not problems:
         problems += _cycles(defenses)
@@ -248,6 +281,7 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         threat=document.threat.model(),
         defenses=defenses,
         attacks=attacks,
+        analyses=analyses,
         seeds=tuple(dict.fromkeys(document.matrix.seeds)),
         exclude=document.matrix.exclude,
         checks=_checks(document.checks),
@@ -312,6 +346,22 @@ def _attack(name: str, use: _Use, default: ThreatSpec, folder: Path, problems: l
     if plugin is None or threat is None:
         return None
     return AttackUse(name, use.kind, plugin, threat.model(), threat.curve)
+
+
+def _analysis(name: str, use: _Use, defenses: Mapping[str, _Use], folder: Path, problems: list[_Problem]) -> AnalysisUse | None:
+    extra = dict(use.model_extra or {})
+    path: KeyPath = ("analyses", name)
+    common = {key: extra.pop(key) for key in list(extra) if key in _AnalysisBlock.model_fields}
+    block = _validated(_AnalysisBlock, common, path, folder, problems, also=())
+    plugin = _plugin("analyses", _Use(kind=use.kind, **extra), path, folder, problems, also=tuple(_AnalysisBlock.model_fields))
+    if plugin is None or block is None:
+        return None
+    problems += [
+        _Problem((*path, "defenses", position), f"there is no defense '{named}'", _close(named, defenses))
+        for position, named in enumerate(block.defenses)
+        if named not in defenses
+    ]
+    return AnalysisUse(name, use.kind, plugin, tuple(dict.fromkeys(block.defenses)))
 
 
 def _validated(

@@ -1,4 +1,4 @@
-"""What happens inside a cell: train, attack or check, and write the outcome to the store. Runs in a child process."""
+"""What happens inside a cell: train, attack, check or analyse, and write the outcome to the store. Runs in a child process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from robustkd.campaigns import samples, spec
 from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.collect import FINDINGS
+from robustkd.campaigns.collect import FINDINGS, TABLE
 from robustkd.campaigns.store import Store
 from robustkd.checking import run_checks, run_remedies
 from robustkd.contracts import (
@@ -31,7 +31,7 @@ from robustkd.contracts import (
 from robustkd.contracts.random import SampleRng
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation import evaluate_attack, evidence_of, make_batch, with_clean_logits
-from robustkd.targets import fingerprint, load_target, save_target
+from robustkd.targets import fingerprint, load_target, save_target, untouched
 
 Report = Callable[[Cell, int, Mapping[str, float]], None]
 """``report(cell, epoch, metrics)`` while a cell is running."""
@@ -90,7 +90,8 @@ class Worker:
             "python": platform.python_version(),
         }
         started = time.perf_counter()
-        {"train": self._train, "attack": self._attack, "checks": self._checks}[cell.kind](cell, meta, started)
+        work = {"train": self._train, "attack": self._attack, "checks": self._checks, "analysis": self._analyse}
+        work[cell.kind](cell, meta, started)
 
     def _train(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
         use, data = self._campaign.defenses[cell.defense], self.data
@@ -162,6 +163,15 @@ class Worker:
         with self._store.write(cell.id, meta) as folder:
             found = {"findings": [asdict(finding) for finding in findings], "remedy": asdict(remedy) if remedy else None}
             (folder / FINDINGS).write_text(json.dumps(found, indent=1))
+
+    def _analyse(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
+        use = self._campaign.analyses[cell.analysis or ""]
+        target, batch = self._attacked(cell.target, cell.seed)
+        with untouched(target.module):
+            table = use.plugin.run(target, batch, self._campaign.threat, cell.seed)
+        meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, "wall_seconds": time.perf_counter() - started}
+        with self._store.write(cell.id, meta) as folder:
+            (folder / TABLE).write_text(json.dumps(asdict(table), indent=1, allow_nan=False))
 
     def _evidence(self, cell: Cell) -> dict[str, AttackEvidence]:
         finished = {}

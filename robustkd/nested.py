@@ -26,7 +26,7 @@ class PluginSpec(BaseModel):
         if isinstance(value, PluginSpec):
             return value
         rest = {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {}
-        kind, what = rest.pop("kind", None), cls.group.removesuffix("s")
+        kind, what = rest.pop("kind", None), plugins.one_of(cls.group)
         if not isinstance(kind, str):
             raise ValueError(f"write the {what}'s kind, or a mapping of its kind and its parameters")
         try:

@@ -1,7 +1,7 @@
 """Plug-ins by name, found through entry points.
 
-Built-in attacks, defenses, checks, datasets, models, transforms, targets and engines are registered in ``setup.py`` under the same
-groups that any installed package may use. Listing reads package metadata only; a plug-in's module is imported when
+Built-in attacks, defenses, checks, analyses, datasets, models, transforms, targets and engines are registered in ``setup.py``
+under the same groups that any installed package may use. Listing reads package metadata only; a plug-in's module is imported when
 its name is asked for, so one that is broken is reported by name and takes nothing else down.
 
 An entry point may also name a *family*: an object with ``members()`` and ``member(name)``. ``torchattacks:PGD`` is the
@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from robustkd.contracts.errors import PluginError, RobustkdError, suggestion
 
-Group = Literal["attacks", "defenses", "judges", "checks", "datasets", "models", "transforms", "targets", "engines"]
+Group = Literal["attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "targets", "engines"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 
@@ -44,6 +44,11 @@ class Family(Protocol):
         """The plug-in class called ``name``; KeyError when there is none."""
 
 
+def one_of(group: str) -> str:
+    """What a member of the group is called."""
+    return "analysis" if group == "analyses" else group.removesuffix("s")
+
+
 def names(group: Group) -> list[str]:
     """The registered names of a group, sorted; family members are not listed."""
     return sorted(_entry_points(group))
@@ -62,7 +67,7 @@ def load(group: Group, name: str) -> type[Any]:
     """Import the plug-in class called ``name``; ``PluginError`` when it is unknown or its import fails."""
     head, colon, member = name.partition(":")
     points = _entry_points(group)
-    singular = group.removesuffix("s")
+    singular = one_of(group)
     if head not in points:
         hint = suggestion(head, points)
         raise PluginError(f"unknown {singular} '{name}'", fix=hint or f"one of: {', '.join(points) or 'none is installed'}")
@@ -116,6 +121,6 @@ def _import(group: Group, name: str) -> Any:
         raise
     except Exception as error:
         raise PluginError(
-            f"{group.removesuffix('s')} '{name}' of package {package} cannot be imported: {type(error).__name__}: {error}",
+            f"{one_of(group)} '{name}' of package {package} cannot be imported: {type(error).__name__}: {error}",
             fix=f"repair or uninstall {package}; every other plug-in still works",
         ) from error

@@ -43,7 +43,7 @@ def _describe(group: plugins.Group, name: str) -> dict[str, Any]:
 
 
 def _print(item: dict[str, Any]) -> None:
-    click.secho(f"{item['name']}  ({item['group'].removesuffix('s')})", bold=True)
+    click.secho(f"{item['name']}  ({plugins.one_of(item['group'])})", bold=True)
     click.echo(f"\n{item['summary']}\n")
     for trait in ("kind", "norms", "goals", "severity", "rule", "cost", "version", "source"):
         if trait in item:
@@ -58,7 +58,7 @@ def _print(item: dict[str, Any]) -> None:
         click.echo(f"    {key}: {_type(field)}, {default}")
         if text := field.get("description"):
             click.echo(f"        {text}")
-    if item["group"] in ("attacks", "defenses"):
+    if item["group"] in ("attacks", "defenses", "analyses"):
         kind = f"'{item['name']}'" if ":" in item["name"] else item["name"]
         keys = ", ".join([f"kind: {kind}", *(f"{key}: .." for key in schema.get("required", []))])
         click.secho("\n  in a campaign", bold=True)

@@ -34,9 +34,10 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     click.echo(
         f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({len(data.test)} test samples), seeds {_list(loaded.seeds)}"
     )
-    for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks")):
+    for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks"), ("analysis", "analyses")):
         ids = {cell.id for cell in laid_out.of(kind)}
-        click.echo(f"  {len(ids):>5} {what:<15} {len(done & ids)} finished")
+        if ids or kind != "analysis":
+            click.echo(f"  {len(ids):>5} {what:<15} {len(done & ids)} finished")
     for name, use in loaded.defenses.items():
         after = f" after {_list(use.references)}" if use.references else ""
         attacked = dict.fromkeys(cell.attack for cell in laid_out.of("attack") if cell.defense == name)

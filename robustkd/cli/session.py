@@ -128,7 +128,8 @@ def _targets(plan: Plan, store: Store) -> dict[tuple[str, int], Path]:
 
 
 def _artifacts(folder: Path) -> list[Path]:
-    names = ("campaign.yaml", "results.json", "report.html", "report.md", "curves.png", "heatmap.png", "gallery.png")
+    figures = ("curves.png", "heatmap.png", "gallery.png", "analyses.png")
+    names = ("campaign.yaml", "results.json", "report.html", "report.md", *figures)
     return [folder / name for name in names if (folder / name).is_file()]
 
 

@@ -1,5 +1,6 @@
 """The contracts that plug-ins implement and that the platform is built on. Importing them does not import torch."""
 
+from robustkd.contracts.analysis import Analysis, Table
 from robustkd.contracts.attack import Attack, AttackResult, Batch
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding
 from robustkd.contracts.data import Arrays, Dataset, RawData
@@ -21,6 +22,7 @@ from robustkd.contracts.threat import ThreatModel
 from robustkd.contracts.transform import Transform
 
 __all__ = [
+    "Analysis",
     "Arrays",
     "Attack",
     "AttackError",
@@ -41,6 +43,7 @@ __all__ = [
     "RawData",
     "RobustkdError",
     "StoreError",
+    "Table",
     "Target",
     "TargetError",
     "TargetRef",

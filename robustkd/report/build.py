@@ -23,11 +23,13 @@ class ReportFiles:
     curves: Path | None
     heatmap: Path | None
     gallery: Path | None
+    analyses: Path | None = None
 
     @property
     def all(self) -> tuple[Path, ...]:
         """Every file that exists."""
-        return tuple(path for path in (self.html, self.markdown, self.curves, self.heatmap, self.gallery) if path)
+        figures = (self.curves, self.heatmap, self.gallery, self.analyses)
+        return tuple(path for path in (self.html, self.markdown, *figures) if path)
 
 
 def write_report(
@@ -53,6 +55,7 @@ def write_report(
         curves=_figure(folder / "curves.png", lambda path: figures.curves(results, summaries, path)),
         heatmap=_figure(folder / "heatmap.png", lambda path: figures.heatmap(results, summaries, path)),
         gallery=_figure(folder / "gallery.png", lambda path: figures.gallery(shown, path)),
+        analyses=_figure(folder / "analyses.png", lambda path: figures.analyses(results, path)),
     )
     _write(files.html, page(results, summaries, shown, samples or {}))
     _write(files.markdown, markdown(results, summaries, [path.name for path in files.all if path.suffix == ".png"]))

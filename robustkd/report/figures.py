@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from robustkd.report.analyses import shown_tables
 from robustkd.report.formatting import threat
 from robustkd.report.gallery import GalleryItem, selected, thumbnail
 from robustkd.report.grid import grid
@@ -98,6 +99,37 @@ def heatmap(results: Results, summaries: Sequence[DefenseSummary], path: Path) -
     figure.suptitle(f"{_short(results.campaign, 40)}: robust accuracy under {model}", x=0.01, ha="left", fontsize=11, color=INK)
     bar.outline.set_visible(False)
     bar.set_label("robust accuracy (%)", fontsize=8, color=GREY)
+    _save(figure, path)
+    return True
+
+
+def analyses(results: Results, path: Path) -> bool:
+    """Write the tables of the campaign's analyses, one beside the other; False when there are none."""
+    from matplotlib.patches import Rectangle
+
+    tables = shown_tables(results)
+    if not tables:
+        return False
+    columns = min(len(tables), 3)
+    rows = -(-len(tables) // columns)
+    deepest, widest = max(len(s.table.rows) for s in tables), max(len(s.table.columns) for s in tables)
+    figure = _figure(columns * (1.7 + 0.8 * widest), rows * (1.1 + 0.46 * deepest))
+    for place, shown in enumerate(tables, 1):
+        axes, table = figure.add_subplot(rows, columns, place), shown.table
+        for y, line in enumerate(table.values):
+            for x, value in enumerate(line):
+                fill = shown.fill(value) or "#f1f2f4"
+                axes.add_patch(Rectangle((x, y), 0.96, 0.94, facecolor=fill, linewidth=0))
+                axes.text(x + 0.48, y + 0.48, shown.text(value), ha="center", va="center", fontsize=8, color=readable_on(fill))
+        axes.set(xlim=(0, len(table.columns)), ylim=(len(table.rows), 0))
+        axes.set_xticks([x + 0.48 for x in range(len(table.columns))], [_short(name) for name in table.columns])
+        axes.set_yticks([y + 0.48 for y in range(len(table.rows))], [_short(name, 24) for name in table.rows])
+        axes.xaxis.tick_top()
+        axes.set_title(_short(f"{shown.defense}: {shown.analysis}", 40), fontsize=10, color=INK, loc="left")
+        _quiet(axes)
+        axes.tick_params(length=0, labelsize=7.5)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
     _save(figure, path)
     return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from robustkd.report.analyses import ShownTable, shown_tables
 from robustkd.report.formatting import MISSING, count, interval, number, percent, seconds, threat
 from robustkd.report.grid import grid, troubled
 from robustkd.report.story import NO_VERDICT, answer, tell
@@ -31,6 +32,7 @@ def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Seq
         _summary(summaries),
         *(f"**{escape(row.defense)}** ({verdict(row.verdict)}). {escape(tell(results, row).paragraph)}" for row in summaries),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
+        *(_analysis(shown) for shown in shown_tables(results)),
         _versus(results),
         *(f"![{name.removesuffix('.png')}]({name})" for name in figures),
         f"## Cells\n\n{_cells(results)}",
@@ -71,6 +73,14 @@ def _summary(summaries: Sequence[DefenseSummary]) -> str:
         "NRR", "strongest attack",
     ]  # fmt: skip
     return _table(head, "lrrlrrrrrl", rows)
+
+
+def _analysis(shown: ShownTable) -> str:
+    table = shown.table
+    lines = ([escape(name), *(shown.text(value) for value in row)] for name, row in zip(table.rows, table.values, strict=True))
+    drawn = _table(["", *map(escape, table.columns)], "l" + "r" * len(table.columns), lines)
+    unit = "In percent: " if table.shares else ""
+    return f"## {escape(shown.defense)}: {escape(shown.analysis)}\n\n{drawn}\n\n{unit}{escape(table.caption)}."
 
 
 def _versus(results: Results) -> str:

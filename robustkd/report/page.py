@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from robustkd.report import formatting, palette
+from robustkd.report.analyses import shown_tables
 from robustkd.report.gallery import GalleryItem, by_defense, data_uri
 from robustkd.report.grid import grid, troubled
 from robustkd.report.plots import Plot, Series, curve, plot
@@ -83,6 +84,7 @@ def page(
         costs=[cost(results, [row.defense]) for row in summaries],
         total=cost(results, [row.defense for row in summaries]),
         pairs=pairs(results),
+        analyses=shown_tables(results),
         any_remedy=any(row.remedied is not None for row in summaries),
         no_verdict=NO_VERDICT,
         open_rows=OPEN_ROWS,

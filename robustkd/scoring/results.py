@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.scoring.paired import Comparison
 from robustkd.scoring.remedy import Remedy
@@ -59,7 +60,7 @@ class DefenseResult:
     ``attacks`` names the attacks behind ``robust_accuracy`` (those under the campaign's threat model); ``other_threats``
     holds the worst case under each other threat model that an attack of the campaign asked for.
     ``verdict`` is None while an attack is missing, ``status`` then says why. ``remedy`` is what stronger attacks leave, where a
-    check named some.
+    check named some. ``analyses`` holds the tables of the campaign's analyses of it, by their names.
     """
 
     defense: str
@@ -83,6 +84,7 @@ class DefenseResult:
     target_hash: str | None = None
     error: str | None = None
     remedy: Remedy | None = None
+    analyses: dict[str, Table] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Results:
                     **item,
                     "curve": curve(item),
                     "checks": [Finding(**check) for check in item["checks"]],
+                    "analyses": {name: Table(**table) for name, table in item.get("analyses", {}).items()},
                     "remedy": Remedy(**item["remedy"]) if item.get("remedy") else None,
                 }
             )

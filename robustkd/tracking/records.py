@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -126,6 +127,7 @@ def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: b
             *_remedied(result),
             *_check_passes(result),
             *_tradeoff(result),
+            *_analysed(result),
             *history_points(result.history),
         ),
         seconds=result.train_seconds,
@@ -303,6 +305,16 @@ def _tradeoff(result: DefenseResult) -> list[Point]:
     if clean is None or robust is None:
         return []
     return [Point("w_robust", 0, _rounded(w_robust(clean, robust))), Point("nrr", 0, _rounded(nrr(clean, robust)))]
+
+
+def _analysed(result: DefenseResult) -> list[Point]:
+    """The same analysis with other parameters gives the next step of the same metrics."""
+    steps: Counter[str] = Counter()
+    points = []
+    for table in result.analyses.values():
+        points += [Point(_legal(name), steps[name], _rounded(value)) for name, value in table.metrics.items()]
+        steps.update(table.metrics.keys())
+    return points
 
 
 def _curve(curve: Iterable[CurvePoint]) -> list[Point]:

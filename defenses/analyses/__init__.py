@@ -1,0 +1,1 @@
+"""Tables about trained defenses, beside their robust accuracy."""

@@ -1,0 +1,54 @@
+"""What the analyses of ensembles share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustkd.contracts import Batch, Target, TargetError
+from robustkd.targets import ImageTarget
+
+BATCH = 256
+
+
+def members_of(target: Target, analysis: str) -> Sequence[ImageTarget]:
+    """The members of an ensemble of at least two.
+
+    Raises:
+        TargetError: it is no such thing.
+    """
+    members: Sequence[ImageTarget] = getattr(target, "members", ())
+    if len(members) < 2:
+        raise TargetError(
+            f"{analysis} is about the members of an ensemble, this is a {target.kind}", fix="list ensembles in its 'defenses'"
+        )
+    return members
+
+
+def all_right(members: Sequence[ImageTarget], batch: Batch, most: int) -> Batch:
+    """The first ``most`` samples that every member classifies rightly, so the ensemble does too; without logits.
+
+    Raises:
+        TargetError: there are none.
+    """
+    right = torch.cat([_all_right(members, batch.inputs[rows], batch.labels[rows]) for rows in _parts(len(batch))])
+    rows = right.nonzero().squeeze(1)[:most]
+    if not len(rows):
+        raise TargetError("there is no sample that every member classifies rightly", fix="train the members longer")
+    return Batch(batch.inputs[rows], batch.labels[rows], batch.index[rows])
+
+
+def parts(batch: Batch, size: int = BATCH) -> list[Batch]:
+    """The batch in pieces that fit."""
+    return [Batch(batch.inputs[rows], batch.labels[rows], batch.index[rows]) for rows in _parts(len(batch), size)]
+
+
+def _parts(count: int, size: int = BATCH) -> list[slice]:
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def _all_right(members: Sequence[ImageTarget], x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.stack([member(x).argmax(1) == y for member in members]).all(0)

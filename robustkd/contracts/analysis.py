@@ -1,0 +1,66 @@
+"""The analysis contract: a table about one trained defense, beside its robust accuracy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from robustkd.contracts.params import Params
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from robustkd.contracts.attack import Batch
+    from robustkd.contracts.target import Target
+    from robustkd.contracts.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Table:
+    """What an analysis found.
+
+    Attributes:
+        caption: what a value is, in one sentence, with its settings and the number of samples.
+        rows, columns: their names.
+        values: one list for each row.
+        shares: whether a value is the share of samples that are broken, in [0, 1]; else any number.
+        metrics: the table in a few numbers, by names that may be metrics in MLflow.
+    """
+
+    caption: str
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float]]
+    shares: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Analysis(ABC):
+    """An analysis: parameters, and ``run``.
+
+    Attributes:
+        version: raise it when the numbers change; tables of another version are computed again.
+        source: the paper.
+    """
+
+    Params: ClassVar[type[Params]] = Params
+    version: ClassVar[str] = "1"
+    source: ClassVar[str] = ""
+
+    def __init__(self, params: Any = None) -> None:
+        self.params: Any = self.Params() if params is None else params
+
+    @abstractmethod
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> Table:
+        """The table.
+
+        Args:
+            target: in evaluation mode; it is to be left as found.
+            batch: the test samples, with their clean logits.
+            threat: the campaign's.
+            seed: of whatever is drawn.
+
+        Raises:
+            TargetError: the analysis cannot be made of this target.
+        """
