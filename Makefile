@@ -37,10 +37,10 @@ peers: install
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps 'adv-lib==0.2.8' 'pyautoattack==0.2.0' tqdm
 
 bench-attacks: peers
-	@set -e; for name in overhead pgd autoattack; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	@set -e; for name in overhead pgd autoattacks; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 verify-strength: peers
-	@status=0; for name in published strength autoattack; do \
+	@status=0; for name in published strength autoattacks; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --strict || status=1; done; exit $$status
 
 bench: bench-attacks verify-strength

@@ -25,12 +25,12 @@ TURNS = (
 @click.option("--networks", default=",".join(bout[0] for bout in BOUTS), show_default=True)
 @click.option("--images", default=0, help="Instead of each network's own number.")
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--name", default="autoattack", help="Of the file in results/.")
+@click.option("--name", default="autoattacks", help="Of the file in results/.")
 @click.option("--contenders", default="robustkd,pyautoattack,torchattacks", show_default=True)
 @click.option("--reuse", is_flag=True, help="Take the peers' rows from the file in results/ where they are there.")
 @click.option("--strict", is_flag=True, help="Fail when a target of strength is missed.")
 def main(networks: str, images: int, device: str, name: str, contenders: str, reuse: bool, strict: bool) -> None:
-    """Print the table and write results/autoattack.json."""
+    """Print the table and write results/autoattacks.json."""
     rows: list[dict[str, Any]] = []
     strength, speed = Verdicts(), Verdicts()
     for network, count, share in BOUTS:
