@@ -50,6 +50,7 @@ class MomentumParams(Params):
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / steps, as in the papers")
     decay: float = Field(1.0, ge=0, description="how much of the accumulated gradient stays in each step")
     loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    random_start: bool = Field(False, description="start at a random point of the ball, else at the clean image")
 
 
 class MIFGSM(Attack):
@@ -84,6 +85,7 @@ class MIFGSM(Attack):
 
         def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
             steps = self.params.steps
-            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=steps, slope=slope)
+            start = ball.random_point(rng.fork("start").select(rows)) if self.params.random_start else ball.centre
+            return ascend(search.oracle, rows, ball, start, objective=objective, rule=rule, steps=steps, slope=slope)
 
         return fixed_budget(target, batch, threat, run)

@@ -66,6 +66,24 @@ def test_on_linear_models_it_breaks_exactly_what_it_must(samples):
     assert torch.equal(torch.as_tensor(both.success), wanted["one"] | wanted["two"])
 
 
+def test_momentum_attacks_may_begin_anywhere_in_the_ball_each_of_a_list_elsewhere(samples):
+    x, y = samples
+    target = ClassifierTarget(linear(0), num_classes=2, input_shape=(1, 4, 4))
+    batch, rng = Batch(x, y, torch.arange(len(x))), SampleRng(0, torch.arange(len(x)))
+
+    def away(fork, **params):
+        kind = load("attacks", "mi-fgsm")
+        attack = kind(kind.Params(steps=1, step_size=1e-6, **params))
+        return attack.run(target, batch, ThreatModel(eps=EPS), rng.fork(fork)).adversarial - x
+
+    one, other, clean = away(0, random_start=True), away(1, random_start=True), away(0)
+    assert clean.abs().max() < 1e-5
+    assert not torch.allclose(one, other)
+    for moved in (one, other):
+        assert moved.abs().max() <= EPS + 1e-6
+        assert moved.flatten(1).abs().amax(1).min() > EPS / 2  # of 16 uniform numbers the largest
+
+
 def test_a_surrogate_that_is_wrong_from_the_start_is_climbed_all_the_same(samples):
     x, y = samples
     target, other = linear(0), linear(1)

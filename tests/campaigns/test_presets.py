@@ -45,3 +45,34 @@ def test_the_report_has_the_temperature_on_its_axis(name: str) -> None:
     distilled = [use.plugin.params for use in spec.load(name).defenses.values() if use.kind == "defensive-distillation"]
     assert [params.temperature for params in distilled] == [1, 5, 10, 20, 50, 100]
     assert len({params.model_dump_json(exclude={"temperature"}) for params in distilled}) == 1
+
+
+@pytest.mark.parametrize("name", ["dverge-small", "dverge-cifar10"])
+def test_the_ensembles_are_attacked_from_networks_that_none_of_them_has_seen(name: str) -> None:
+    campaign = spec.load(name)
+    attacked = {defense for defense in campaign.defenses if not campaign.excluded(defense, "transfer")}
+    assert {"dverge", "adp", "gal"} < attacked
+    kinds = {campaign.defenses[defense].kind for defense in attacked}
+    assert kinds <= {"ensemble", "dverge", "adp", "gal", "trs", "ensemble-at"}
+    seen = {member for defense in attacked for member in campaign.defenses[defense].references}
+    outside = {m for surrogate in campaign.attacks["transfer"].references for m in campaign.defenses[surrogate].references}
+    assert len(outside) >= 3
+    assert not seen & outside
+    trained = [campaign.defenses[member] for member in (*seen, *outside)]
+    assert len({use.training_seed(0) for use in trained}) == len(trained)
+    assert set(campaign.analyses["transferability"].defenses) == attacked
+
+
+@pytest.mark.parametrize("name", ["dverge-small", "dverge-cifar10"])
+def test_the_transfer_takes_both_losses_restarts_and_diverse_inputs(name: str) -> None:
+    attacks = [attack.params for attack in spec.load(name).attacks["transfer"].plugin.params.attacks]
+    for loss in ("ce", "margin"):
+        mine = [params for params in attacks if params.loss == loss]
+        assert sum(hasattr(params, "probability") for params in mine) == 1
+        assert len(mine) >= 3
+    assert all(params.random_start and params.decay == 1 for params in attacks)
+    white = spec.load(name).attacks
+    assert white["mora"].kind == "mora"
+    assert any(
+        use.kind == "pgd" and use.plugin.params.loss == "margin" and use.plugin.params.steps == 50 for use in white.values()
+    )
