@@ -60,7 +60,7 @@ class LossDisagreement(Check):
 class ScaleParams(Params):
     """Parameters of ``logit-scale-invariance``."""
 
-    samples: int = Field(128, ge=1, description="samples that are attacked")
+    samples: int = Field(256, ge=1, description="samples that are attacked")
     steps: int = Field(20, ge=1, description="steps of PGD")
 
 
@@ -71,7 +71,7 @@ class LogitScaleInvariance(Check):
     severity = "severe"
     rule = "CE-PGD on logits divided by their mean gap ends over 5 points below the 95 % interval of CE-PGD on the logits"
     source = "Carlini & Wagner 2016, Defensive distillation is not robust, section 4; checks.md"
-    cost = "at most 42 forward and 40 backward passes a sample, on 128 samples"
+    cost = "at most 42 forward and 40 backward passes a sample, on 256 samples"
 
     def run(self, context: CheckContext) -> Finding:
         """Two runs of the same attack, from the same random starts."""
