@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install quickstart test test-slow check peers bench-attacks verify-strength bench zoo docs clean
+.PHONY: install quickstart test test-slow check peers bench-attacks bench-training verify-strength bench zoo docs clean
 
 install: $(STAMP)
 
@@ -39,11 +39,14 @@ peers: install
 bench-attacks: peers
 	@set -e; for name in overhead pgd autoattacks; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
+bench-training: install
+	$(BIN)/python benchmarks/training.py --strict
+
 verify-strength: peers
 	@status=0; for name in published strength autoattacks; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --strict || status=1; done; exit $$status
 
-bench: bench-attacks verify-strength
+bench: bench-attacks bench-training verify-strength
 
 zoo: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo/zoo.py
