@@ -53,16 +53,41 @@ def _print(item: dict[str, Any]) -> None:
     properties = schema.get("properties", {})
     if properties:
         click.secho("\n  parameters", bold=True)
-    for key, field in properties.items():
-        default = "required" if key in schema.get("required", []) else f"default {json.dumps(field.get('default'))}"
-        click.echo(f"    {key}: {_type(field)}, {default}")
-        if text := field.get("description"):
-            click.echo(f"        {text}")
+    _print_fields(schema, schema.get("$defs", {}), "    ")
     if item["group"] in ("attacks", "defenses", "analyses"):
         kind = f"'{item['name']}'" if ":" in item["name"] else item["name"]
         keys = ", ".join([f"kind: {kind}", *(f"{key}: .." for key in schema.get("required", []))])
+        keys += ", defenses: [..]" if item["group"] == "analyses" else ""
         click.secho("\n  in a campaign", bold=True)
         click.echo(f"    my-{item['name'].split(':')[0]}: {{{keys}}}\n")
+
+
+def _print_fields(schema: dict[str, Any], models: dict[str, Any], indent: str) -> None:
+    """One parameter and its text; the parameters of a nested block follow, further in."""
+    for key, field in schema.get("properties", {}).items():
+        nested = _nested(field, models)
+        default = "required" if key in schema.get("required", []) else f"default {_default(field, nested)}"
+        click.echo(f"{indent}{key}: {_type(field)}, {default}")
+        if text := field.get("description"):
+            click.echo(f"{indent}    {text}")
+        if nested:
+            _print_fields(nested, models, indent + "    ")
+
+
+def _nested(field: dict[str, Any], models: dict[str, Any]) -> dict[str, Any] | None:
+    """The schema of the block that a parameter is, or may be."""
+    for option in (field, *field.get("anyOf", ())):
+        model: dict[str, Any] = models.get(str(option.get("$ref", "")).rsplit("/", 1)[-1], {})
+        if model.get("properties"):
+            return model
+    return None
+
+
+def _default(field: dict[str, Any], nested: dict[str, Any] | None) -> str:
+    """What a parameter is when it is left out: a block that has no default of its own is made of its parameters'."""
+    if "default" in field:
+        return json.dumps(field["default"])
+    return "as below" if nested else "{}" if field.get("type") == "object" else "null"
 
 
 def _type(field: dict[str, Any]) -> str:
@@ -71,7 +96,7 @@ def _type(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " | ".join(_type(option) for option in field["anyOf"])
     if "$ref" in field:
-        return str(field["$ref"]).rsplit("/", 1)[-1]
+        return "block"
     bounds = [f"{sign} {field[key]}" for key, sign in _BOUNDS.items() if key in field]
     return " ".join([str(field.get("type", "any")), *bounds])
 

@@ -37,6 +37,8 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
     table.add_column("defense", no_wrap=True)
     for name in ("clean", *attacks, "worst case"):
         table.add_column(name, justify="right", no_wrap=name == "worst case")
+    for name in ("W-Robust", "NRR"):  # the mean and the harmonic mean of clean and worst case
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     rows = summary_rows(results)
     remedied = any(row.remedied is not None for row in rows)
@@ -45,7 +47,8 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
     for row in rows:
         numbers = [_share(row.clean_accuracy), *(_share(row.per_attack.get(attack)) for attack in attacks)]
         verdict = Text(row.verdict or row.status, style=_COLOURS.get(row.verdict or "", "red"))
-        table.add_row(row.defense, *numbers, _worst(row), verdict, *([_remedied(row)] if remedied else []))
+        both = (_share(row.w_robust), _share(row.nrr))
+        table.add_row(row.defense, *numbers, _worst(row), *both, verdict, *([_remedied(row)] if remedied else []))
     console.print(table)
     _print_evidence(results)
     for sentence in undecided(results):

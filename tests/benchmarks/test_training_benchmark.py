@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-import training  # noqa: E402
+import training
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,20 @@ def test_describe_tells_parameters_and_source(robustkd):
     assert json.loads(out)[0]["params"]["properties"]["steps"]["default"] == 20
 
 
+def test_describe_goes_into_nested_blocks(robustkd):
+    code, out, _ = robustkd("describe", "mtard")
+    assert code == 0
+    lines = out.splitlines()
+    inner = lines.index("    inner: block, default as below")
+    assert "        steps: integer >= 1, default 10" in lines[inner:]
+    assert lines.index("        clean: string, required") == lines.index("    teachers: block, required") + 1
+    assert lines.index("    awp: block | null, default null") < lines.index("        gamma: number > 0, default 0.01")
+    assert "    student_params: object, default {}" in lines
+    code, out, _ = robustkd("describe", "diversity")
+    assert out.startswith("diversity  (analysis)")
+    assert "my-diversity: {kind: diversity, defenses: [..]}" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -107,6 +121,10 @@ def test_run_report_and_run_again(robustkd):
     assert "3 cells to do" in err
     folder = robustkd.folder / "runs" / "tiny"
     results = json.loads((folder / "results.json").read_text())
+    clean, robust = (results["defenses"][0][name] for name in ("clean_accuracy", "robust_accuracy"))
+    row = next(line for line in out.splitlines() if line.startswith("plain"))
+    assert out.index("W-Robust") < out.index("NRR") < out.index("verdict")
+    assert row.split()[-3:-1] == [f"{(clean + robust) / 2:.1%}", f"{2 * clean * robust / (clean + robust):.1%}"]
     assert (folder / "report.html").stat().st_size < 5e6
     assert results["defenses"][0]["verdict"] in ("credible", "suspect", "not credible")
 
