@@ -8,7 +8,8 @@ Small cosines alone bound the transfer only between smooth networks: hence the s
 the epochs. All gradients are differentiated once more.
 
 Source: Yang et al.: TRS: transferability reduced ensemble via promoting gradient diversity and model smoothness (NeurIPS 2021),
-section 4. The inner steps and the growth of the ball are those of the authors' code.
+section 4. The inner steps and the growth of the ball are those of the authors' code, which squares the lengths and looks for x'
+beside half of the images only.
 """
 
 from __future__ import annotations
