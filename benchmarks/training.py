@@ -39,6 +39,7 @@ class Setting:
     student: ClassifierTarget
     clean: ClassifierTarget
     robust: ClassifierTarget
+    scratch: tempfile.TemporaryDirectory[str]
 
     @classmethod
     def of(cls, student: str, teacher: str, images: int, batch: int, device: torch.device) -> Setting:
@@ -51,6 +52,7 @@ class Setting:
                 torch.rand(count, *shape, generator=generator).numpy(), torch.randint(10, (count,), generator=generator).numpy()
             )
 
+        scratch = tempfile.TemporaryDirectory(prefix="robustkd-training-")
         context = FitContext(
             train=noise(images),
             validation=noise(1),
@@ -59,14 +61,14 @@ class Setting:
             threat=ThreatModel(eps=EPS),
             seed=0,
             device=device,
-            checkpoints=Path(tempfile.mkdtemp(prefix="robustkd-training-")),
+            checkpoints=Path(scratch.name),
         )
         names = MTARDTeachers(clean="clean", robust="robust")
         params = MTARDParams(teachers=names, student=student, epochs=1, batch_size=batch, precision="float32", lr=1e-3)
         networks = [fresh_network(context, name, {}, role=name) for name in (student, teacher, teacher)]
         for network in networks:
             network.to(device)
-        return cls(context, params, *networks)
+        return cls(context, params, *networks, scratch)
 
     def epoch(self) -> None:
         """By robustkd, from the recipe to the checkpoint; the teachers' outputs are not looked up, as when images are augmented."""

@@ -267,7 +267,7 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         for name, use in document.analyses.items()
         if (analysis := _analysis(name, use, document.defenses, folder, problems)) is not None
     }
-    problems += _unknown_names(document, defenses, attacks)
+    problems += _unknown_names(document, defenses, attacks) + _nowhere_to_show(document, analyses)
     if not problems:
         problems += _cycles(defenses)
     if problems or data is None:
@@ -398,6 +398,19 @@ def _unknown_names(document: _Document, defenses: Mapping[str, DefenseUse], atta
             path = ("gates", position, "defense")
             problems.append(_Problem(path, f"there is no defense '{gate.defense}'", _close(gate.defense, document.defenses)))
     return problems
+
+
+def _nowhere_to_show(document: _Document, analyses: Mapping[str, AnalysisUse]) -> list[_Problem]:
+    """Analyses of defenses that the matrix keeps out of every attack: such a defense has no result of its own."""
+    kept_out = {item.defense for item in document.matrix.exclude if item.attack is None}
+    return [
+        _Problem(
+            ("analyses", use.name), f"the matrix keeps '{name}' out of every attack", "let one attack it, or leave it out here"
+        )
+        for use in analyses.values()
+        for name in use.defenses
+        if name in kept_out
+    ]
 
 
 def _cycles(defenses: Mapping[str, DefenseUse]) -> list[_Problem]:

@@ -172,6 +172,7 @@ def test_what_is_missing_makes_the_campaign_incomplete(tmp_path: Path) -> None:
     [
         (("kind: diversity", "kind: diversty"), "unknown analysis 'diversty'.*'diversity'"),
         (("defenses: [both], samples", "defenses: [bth], samples"), "no defense 'bth'.*'both'"),
+        (("defenses: [both], samples", "defenses: [two], samples"), "keeps 'two' out of every attack"),
         (("samples: 40", "sample: 40"), "unknown key.*'samples'"),
         (("defenses: [both], samples: 40", "samples: 40"), "analyses.diversity.*missing"),
     ],
