@@ -79,7 +79,10 @@ def reaches(net, x, y, norm, eps, **params):
 BUDGETS = {"linf": 0.06, "l2": 0.35, "l1": 0.9}
 
 
-@pytest.mark.parametrize("norm", BUDGETS)
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=SLOW), pytest.param("l1", marks=SLOW)])
 @pytest.mark.parametrize("scale", [1, 1000])
 def test_adaptive_comes_to_the_conclusion_of_standard_for_a_tenth_of_its_passes(trained, norm, scale):
     net, x, y = trained
