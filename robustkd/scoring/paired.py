@@ -79,21 +79,6 @@ def samples_to_tell(only_a: int, only_b: int, n: int, *, z: float = Z95, power: 
     return math.ceil((z * math.sqrt(psi) + power * math.sqrt(psi - delta * delta)) ** 2 / delta**2)
 
 
-def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % t interval of the mean over trainings: how far it would move with other seeds. None for fewer than two.
-
-    It is about the training, and says nothing about the samples, which the seeds share: the two kinds of uncertainty are shown
-    apart and never pooled.
-    """
-    if len(values) < 2:
-        return None
-    from scipy.stats import t  # late, because it is slow to import; scikit-learn brings it
-
-    centre, spread = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
-    return centre - half, centre + half
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Defense ``a`` against defense ``b`` with one seed, sample by sample, in the worst case over the attacks of each.
