@@ -10,7 +10,7 @@ accuracies instead would waste most of the power that sharing the samples gives.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
