@@ -102,19 +102,17 @@ def _adv_lib(name: str, *, fixed: bool, given: Mapping[str, Any] | None = None, 
     return make
 
 
-def _pyautoattack(version: str = "standard", attacks: list[str] | None = None) -> Maker:
-    def make(job: Job) -> Attack:
-        from pyautoattack import AutoAttack
+def _pyautoattack(job: Job) -> Attack:
+    """As a whole only: of its parts it fixes steps, restarts and queries itself."""
+    from pyautoattack import AutoAttack
 
-        def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[DUELS[job.duel].norm]
-            made = AutoAttack(model, attacks=attacks, device=job.device, eps=job.eps, norm=norm, seed=0, version=version)
-            found = made.run_standard_evaluation(x, y, batch_size=len(x))
-            return found[0] if isinstance(found, tuple) else found
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[DUELS[job.duel].norm]
+        made = AutoAttack(model, device=job.device, eps=job.eps, norm=norm, seed=0, version="standard")
+        found = made.run_standard_evaluation(x, y, batch_size=len(x))
+        return found[0] if isinstance(found, tuple) else found
 
-        return run
-
-    return make
+    return run
 
 
 def _eps(job: Job) -> float:
@@ -170,7 +168,6 @@ DUELS: dict[str, Duel] = {
         "apgd-ce",
         {
             "torchattacks": _torchattacks("APGD", eps=_eps, steps="steps"),
-            "pyautoattack": _pyautoattack("custom", ["apgd-ce"]),
             "adv-lib": _adv_lib("apgd", fixed=True, given={"norm": float("inf"), "loss_function": "ce"}, n_iter="steps"),
         },
     ),
@@ -187,7 +184,6 @@ DUELS: dict[str, Duel] = {
         "apgd-t",
         {
             "torchattacks": _torchattacks("APGDT", eps=_eps, steps="steps"),
-            "pyautoattack": _pyautoattack("custom", ["apgd-t"]),
             "adv-lib": _adv_lib("apgd_targeted", fixed=True, given={"norm": float("inf")}, n_iter="steps"),
         },
     ),
@@ -196,13 +192,12 @@ DUELS: dict[str, Duel] = {
         "square",
         {
             "torchattacks": _torchattacks("Square", eps=_eps, n_queries="queries"),
-            "pyautoattack": _pyautoattack("custom", ["square"]),
         },
     ),
     "autoattack": Duel(
         "linf",
         "autoattack",
-        {"torchattacks": _torchattacks("AutoAttack", eps=_eps, seed=_always(0)), "pyautoattack": _pyautoattack()},
+        {"torchattacks": _torchattacks("AutoAttack", eps=_eps, seed=_always(0)), "pyautoattack": _pyautoattack},
     ),
     "autoattack-adaptive": Duel("linf", "autoattack", {}, {"version": "adaptive"}),
     "cw-l2": Duel(
