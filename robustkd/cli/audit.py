@@ -96,6 +96,8 @@ def _print(report: EvaluationReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from robustkd.report.story import evidence_rows
+
     colours = {"severe": "red", "warning": "yellow"}
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -108,7 +110,9 @@ def _print(report: EvaluationReport) -> None:
     for finding in sorted(report.findings, key=lambda item: (not item.fired, not item.applicable)):
         outcome = "fired" if finding.fired else "quiet" if finding.applicable else "does not apply"
         passes = (finding.forward_passes + finding.backward_passes) / len(report.standing)
-        told = str(finding.evidence.get("explanation") or finding.evidence.get("reason") or "")
+        told = str(finding.evidence.get("explanation" if finding.fired else "reason") or "")
+        if not told:  # an explanation tells of a symptom: where there is none, the numbers speak
+            told = ", ".join(f"{name} {number}" for name, number in list(evidence_rows(finding).items())[:4])
         style = colours.get(finding.severity, "") if finding.fired else ""
         table.add_row(finding.name, finding.severity, Text(outcome, style=style), f"{passes:.1f}", told)
         if finding.fired and finding.fix:

@@ -42,8 +42,10 @@ class CheckRow:
 
     @property
     def told(self) -> str:
-        """What the check says of itself: its explanation, or why it does not apply."""
-        return _explained(self.finding) or ("" if self.finding.applicable else str(self.finding.evidence.get("reason", "")))
+        """What the check says of itself: its explanation where it fired, or why it does not apply."""
+        if not self.finding.applicable:
+            return str(self.finding.evidence.get("reason", ""))
+        return _explained(self.finding) if self.finding.fired else ""  # it tells of a symptom that is not there
 
     @property
     def evidence(self) -> dict[str, str]:
