@@ -10,7 +10,7 @@ from torch import Tensor
 from robustkd.contracts import Batch, Target, TargetError
 from robustkd.targets import frozen
 
-__all__ = ["Objective", "Oracle", "frozen"]
+__all__ = ["Objective", "Oracle", "finite", "frozen"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(B, K) logits and the (B,) rows they belong to -> (B,) values to climb."""
@@ -67,7 +67,7 @@ class Oracle:
         with torch.no_grad():
             logits = self.target(x)
         self._count(rows, 1, 0)
-        return _finite(logits)
+        return finite(logits)
 
     def climb(self, x: Tensor, rows: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, values of ``objective`` and its gradient at ``x``: one forward and one backward pass, inputs only.
@@ -78,7 +78,7 @@ class Oracle:
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.target(x)
-            values = objective(_finite(logits), rows)
+            values = objective(finite(logits), rows)
         if not values.requires_grad:
             raise TargetError(
                 "the model's output has no gradient with respect to its input",
@@ -100,11 +100,16 @@ class Oracle:
         return predicted != self.labels[rows] if self.goals is None else predicted == self.goals[rows]
 
 
-def _finite(logits: Tensor) -> Tensor:
-    finite = torch.isfinite(logits.detach())
-    if not finite.all():
+def finite(logits: Tensor) -> Tensor:
+    """The logits themselves.
+
+    Raises:
+        TargetError: some are NaN or infinite.
+    """
+    valid = torch.isfinite(logits.detach())
+    if not valid.all():
         raise TargetError(
-            f"the model returned NaN or infinite logits for {int((~finite.all(1)).sum())} of {len(logits)} samples",
+            f"the model returned NaN or infinite logits for {int((~valid.all(1)).sum())} of {len(logits)} samples",
             fix="a NaN is not a success: repair the model (overflow in half precision, log of 0, division by 0)",
         )
     return logits

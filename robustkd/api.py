@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustkd import plugins
@@ -29,7 +28,6 @@ from robustkd.contracts import (
     TargetError,
     ThreatModel,
     UsageError,
-    suggestion,
 )
 from robustkd.contracts.check import Level, Verdict
 from robustkd.contracts.threat import Norm
@@ -281,18 +279,7 @@ def _named(attacks: Sequence[AttackLike]) -> dict[str, Attack]:
 def _plugin(spec: AttackLike) -> Attack:
     if isinstance(spec, Attack):
         return spec
-    kind, params = (
-        (spec, {}) if isinstance(spec, str) else (spec.get("kind", ""), {k: v for k, v in spec.items() if k != "kind"})
-    )
-    plugin = plugins.load("attacks", kind)
-    try:
-        made: Attack = plugin(plugin.Params(**params))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = list(plugin.Params.model_fields)
-        fix = suggestion(key, known) or f"parameters of {kind}: {', '.join(known) or 'none'}"
-        raise UsageError(f"attack '{kind}': {key}: {first['msg']}", fix=fix) from None
+    made: Attack = plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
     return made
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -63,12 +62,7 @@ class AutoAttack:
     ) -> None:
         if norm not in NORMS:
             raise UsageError(f"AutoAttack has no norm '{norm}'", fix=f"one of: {', '.join(NORMS)}")
-        plugin = plugins.load("attacks", "autoattack")
-        try:
-            self._attack = plugin(plugin.Params(version=version, **params))
-        except ValidationError as error:
-            key, said = str(error.errors()[0]["loc"][0]), error.errors()[0]["msg"]
-            raise UsageError(f"AutoAttack: {key}: {said}", fix="robustkd describe autoattack") from error
+        self._attack = plugins.make("attacks", {"kind": "autoattack", "version": version, **params})
         self.model, self.version = model, version
         self.threat = ThreatModel(NORMS[norm], float(eps))
         self.seed = seed or 0

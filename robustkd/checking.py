@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from robustkd import plugins
@@ -97,12 +96,11 @@ def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_si
     named = {str(spec): spec for finding in findings if finding.fired for spec in finding.remedies}
     # Attacks that follow a gradient first: they cost less, and leave less to random search.
     specs = sorted(named.values(), key=lambda spec: not plugins.load("attacks", str(spec["kind"])).gradients)
-    headline = [attack for attack in context.attacks.values() if attack.threat == context.threat]
     if not specs:
         return None
     assert context.batch.logits is not None
     correct = (context.batch.logits.argmax(1) == context.batch.labels).cpu().numpy()
-    before = np.logical_and.reduce([correct, *(attack.standing for attack in headline)])
+    before = np.logical_and.reduce([correct, *(attack.standing for attack in context.headline)])
     standing = before.copy()
     used: list[tuple[Mapping[str, Any], np.ndarray]] = []
     skipped = {}
@@ -117,7 +115,7 @@ def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_si
                 found = evaluate_attack(
                     counted, plugins.make("attacks", spec), batch, context.threat, seed=context.seed, batch_size=batch_size
                 )
-            except (RobustkdError, ValidationError) as error:
+            except RobustkdError as error:
                 skipped[str(spec["kind"])] = str(error).splitlines()[0]
                 continue
         standing[np.flatnonzero(standing)] = found.outcome.standing

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from robustkd.contracts.errors import PluginError, RobustkdError, suggestion
+from robustkd.contracts.errors import PluginError, RobustkdError, UsageError, suggestion
 
 Group = Literal["attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "targets", "engines"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -89,9 +89,24 @@ def load(group: Group, name: str) -> type[Any]:
 
 
 def make(group: Group, spec: Mapping[str, Any]) -> Any:
-    """The plug-in that a mapping of its ``kind`` and its parameters describes; parameters are checked by its own ``Params``."""
-    plugin = load(group, str(spec["kind"]))
-    return plugin(plugin.Params(**{key: value for key, value in spec.items() if key != "kind"}))
+    """The plug-in that a mapping of its ``kind`` and its parameters describes.
+
+    Raises:
+        PluginError: there is no such plug-in, or it cannot be imported.
+        UsageError: a parameter is unknown or out of range.
+    """
+    from pydantic import ValidationError  # late: listing plug-ins must not wait for it
+
+    kind = str(spec.get("kind", ""))
+    plugin = load(group, kind)
+    try:
+        return plugin(plugin.Params(**{key: value for key, value in spec.items() if key != "kind"}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = list(plugin.Params.model_fields)
+        fix = suggestion(key, known) or f"parameters of {kind}: {', '.join(known) or 'none'}"
+        raise UsageError(f"{one_of(group)} '{kind}': {key}: {first['msg']}", fix=fix) from None
 
 
 def family(group: Group, name: str) -> Family | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
-from robustkd.scoring.distances import distance, per_sample
+from robustkd.scoring.distances import distance, per_sample, random_offsets
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,8 @@ class Ball:
 
     def random_point(self, rng: SampleRng) -> Tensor:
         """Uniform in the ball (for l1 a random direction and radius), cut to the pixel range."""
-        shape = self.centre.shape[1:]
-        dtype = self.centre.dtype
         radius = per_sample(self.eps, self.centre)
-        if self.norm == "linf":
-            return self.project(self.centre + radius * rng.uniform(shape, -1, 1, dtype=dtype))
-        direction = rng.normal(shape, dtype=dtype)
-        direction = direction / per_sample(distance(direction, self.norm), direction)
-        dimension = self.centre[0].numel()
-        length = rng.uniform((1,), dtype=dtype).squeeze(1) ** (1 / dimension if self.norm == "l2" else 1)
-        return self.project(self.centre + radius * per_sample(length, direction) * direction)
+        return self.project(self.centre + random_offsets(radius, self.centre.shape[1:], self.norm, rng, self.centre.dtype))
 
 
 @dataclass(frozen=True)

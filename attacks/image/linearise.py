@@ -9,8 +9,7 @@ from torch import Tensor
 
 from robustkd.attacks.image.nearest import Query, Question
 from robustkd.attacks.image.sparse import pixel_gains
-from robustkd.attacks.oracle import Oracle
-from robustkd.attacks.oracle import _finite as finite
+from robustkd.attacks.oracle import Oracle, finite
 from robustkd.contracts.threat import Norm
 from robustkd.scoring.distances import distance, per_sample
 

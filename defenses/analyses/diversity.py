@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robustkd.attacks.image.ball import StepSize
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, ThreatModel
-from robustkd.defenses.analyses.members import all_right, members_of, parts
+from robustkd.defenses.analyses.members import all_right, mean_over_pairs, members_of, names_of, parts
 from robustkd.defenses.image.dverge import distilled
 from robustkd.defenses.training.features import layer_count
 
@@ -54,15 +54,14 @@ class Diversity(Analysis):
                 x = distilled(member, layer, source.inputs, goal.inputs, eps=p.eps, size=size, steps=p.steps)
                 total[i] += torch.stack([_loss(judge, x, goal.labels) for judge in members])
         values = (total / len(samples)).tolist()
-        others = [values[i][j] for i in range(len(members)) for j in range(len(members)) if i != j]
-        names = [f"member {number}" for number in range(len(members))]
+        names = names_of(members)
         return Table(
             caption=f"cross entropy of the column's member on what the row's member distils (eps {p.eps:.4g}, {p.steps} steps, "
             f"{len(samples)} samples that every member classifies rightly); high is diverse",
             rows=[f"distilled by {name}" for name in names],
             columns=names,
             values=values,
-            metrics={"diversity": sum(others) / len(others)},
+            metrics={"diversity": mean_over_pairs(values)},
         )
 
 

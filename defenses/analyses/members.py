@@ -52,3 +52,14 @@ def _parts(count: int, size: int = BATCH) -> list[slice]:
 def _all_right(members: Sequence[ImageTarget], x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.stack([member(x).argmax(1) == y for member in members]).all(0)
+
+
+def names_of(members: Sequence[ImageTarget]) -> list[str]:
+    """What their rows and columns are called."""
+    return [f"member {number}" for number in range(len(members))]
+
+
+def mean_over_pairs(values: Sequence[Sequence[float]]) -> float:
+    """The mean of the N x N part of a matrix of N rows without its diagonal."""
+    count = len(values)
+    return sum(values[i][j] for i in range(count) for j in range(count) if i != j) / (count * (count - 1))

@@ -18,7 +18,7 @@ from robustkd.attacks.image.transfer import Surrogate
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
-from robustkd.defenses.analyses.members import all_right, members_of, parts
+from robustkd.defenses.analyses.members import all_right, mean_over_pairs, members_of, names_of, parts
 from robustkd.targets import ImageTarget
 
 
@@ -43,12 +43,11 @@ class Transferability(Analysis):
         eps = p.eps if p.eps is not None else threat.eps
         samples = all_right(members, batch, p.samples)
         judges = [*members, target]
-        names = [f"member {number}" for number in range(len(members))]
+        names = names_of(members)
         rows = []
         for name, member in zip(names, members, strict=True):
             broken = torch.cat([self._broken(member, judges, part, threat.norm, eps, seed, name) for part in parts(samples)])
             rows.append(broken.double().mean(0).tolist())
-        others = [rows[i][j] for i in range(len(members)) for j in range(len(members)) if i != j]
         onto = [row[-1] for row in rows]
         return Table(
             caption=f"share of {len(samples)} samples, all of which every member classifies rightly, that PGD-{p.steps} with "
@@ -57,7 +56,7 @@ class Transferability(Analysis):
             columns=[*names, "ensemble"],
             values=rows,
             shares=True,
-            metrics={"transferability": sum(others) / len(others), "transferability_to_ensemble": sum(onto) / len(onto)},
+            metrics={"transferability": mean_over_pairs(rows), "transferability_to_ensemble": sum(onto) / len(onto)},
         )
 
     def _broken(

@@ -18,7 +18,7 @@ class OneStepBeatsIterative(Check):
 
     def run(self, context: CheckContext) -> Finding:
         """Compare per sample, under the headline threat model."""
-        same = [a for a in context.attacks.values() if a.threat == context.threat and a.gradients and a.kind == "fixed-budget"]
+        same = [a for a in context.headline if a.gradients and a.kind == "fixed-budget"]
         return _beaten(
             self, [a for a in same if not a.iterative], [a for a in same if a.iterative], 0.01, "a one-step", "an iterative"
         )
@@ -33,7 +33,7 @@ class BlackBoxBeatsWhiteBox(Check):
 
     def run(self, context: CheckContext) -> Finding:
         """Compare per sample, under the headline threat model."""
-        same = [a for a in context.attacks.values() if a.threat == context.threat]
+        same = context.headline
         return _beaten(
             self, [a for a in same if not a.gradients], [a for a in same if a.gradients], 0.002, "a black-box", "a white-box"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from robustkd.checks.probe import SMALL, headline, random_points, survivors
+from robustkd.checks.probe import SMALL, random_points, survivors
 from robustkd.contracts import Check, CheckContext, Finding, Params
 from robustkd.contracts.random import SampleRng
 
@@ -34,7 +34,7 @@ class NoiseBeatsAttack(Check):
 
     def run(self, context: CheckContext) -> Finding:
         """Draw points around each survivor until one is adversarial."""
-        attacks = headline(context)
+        attacks = context.headline
         if not attacks or context.threat.norm == "l0":
             return self.not_applicable("it draws from the ball of a finished attack's survivors, in linf, l2 or l1")
         batch = survivors(context, attacks, self.params.samples)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from robustkd.checks.probe import headline
 from robustkd.contracts import Attack, Check, CheckContext, Finding, Params
 
 
@@ -68,7 +67,7 @@ class RandomisedOutput(Check):
         predictions = outputs.argmax(2)
         changed = float((predictions != predictions[0]).any(0).float().mean())
         gap = float((outputs - outputs[0]).abs().amax() / outputs[0].abs().amax().clamp_min(1e-12))
-        averaging = [a.name for a in headline(context) if a.attack is not None and _averages(a.attack)]
+        averaging = [a.name for a in context.headline if a.attack is not None and _averages(a.attack)]
         said = f"the same input gives other logits from pass to pass (they differ by {100 * gap:.2g} % of their size)"
         return self.finding(
             changed > 0 or gap > 1e-4,
@@ -105,7 +104,7 @@ class TooFewClasses(Check):
         logits = context.batch.logits
         assert logits is not None
         classes = logits.shape[1]
-        margins = [attack.name for attack in headline(context) if attack.loss_family == "margin"]
+        margins = [attack.name for attack in context.headline if attack.loss_family == "margin"]
         return self.finding(
             classes < 4 and not margins,
             fix="add an attack on the margin: {kind: pgd, loss: margin}",

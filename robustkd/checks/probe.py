@@ -12,21 +12,16 @@ from robustkd import plugins
 from robustkd.contracts import Attack, AttackEvidence, Batch, CheckContext, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
-from robustkd.scoring.distances import distance, per_sample
+from robustkd.scoring.distances import distance, random_offsets
 from robustkd.scoring.judging import TOLERANCE, Outcome, judge
 
 SMALL = 0.002
 """0.2 points: what separates chance from a symptom where an attack breaks what a stronger one left (checks.md)."""
 
 
-def headline(context: CheckContext) -> list[AttackEvidence]:
-    """The finished attacks under the threat model that the verdict is about."""
-    return [attack for attack in context.attacks.values() if attack.threat == context.threat]
-
-
 def gradient_attacks(context: CheckContext) -> list[AttackEvidence]:
-    """Of these, the iterative fixed-budget ones that differentiate the target; the one that broke most comes first."""
-    usable = [a for a in headline(context) if a.gradients and a.iterative and a.kind == "fixed-budget"]
+    """Of the headline's, the iterative fixed-budget ones that differentiate the target; the one that broke most comes first."""
+    usable = [a for a in context.headline if a.gradients and a.iterative and a.kind == "fixed-budget"]
     return sorted(usable, key=lambda attack: int(attack.standing.sum()))
 
 
@@ -57,13 +52,7 @@ def attacked(context: CheckContext, attack: Attack, target: Target, batch: Batch
 
 def random_points(centre: Tensor, eps: float, norm: Norm, rng: SampleRng, bounds: tuple[float, float]) -> Tensor:
     """(B, *shape) uniform in each sample's ball (for l1 a random direction and radius), cut to the pixel range."""
-    shape, dtype = centre.shape[1:], centre.dtype
-    if norm == "linf":
-        return (centre + eps * rng.uniform(shape, -1, 1, dtype=dtype)).clamp(*bounds)
-    direction = rng.normal(shape, dtype=dtype)
-    direction = direction / per_sample(distance(direction, norm), direction)
-    length = rng.uniform((1,), dtype=dtype).squeeze(1) ** (1 / centre[0].numel() if norm == "l2" else 1)
-    return (centre + eps * per_sample(length, direction) * direction).clamp(*bounds)
+    return (centre + random_offsets(eps, centre.shape[1:], norm, rng, centre.dtype)).clamp(*bounds)
 
 
 def rescaled_margin(logits: Tensor, labels: Tensor) -> Tensor:

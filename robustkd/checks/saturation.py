@@ -28,7 +28,7 @@ class LossDisagreement(Check):
 
     def run(self, context: CheckContext) -> Finding:
         """Compare the campaign's own attacks under the headline threat model, per sample."""
-        usable = [a for a in context.attacks.values() if a.threat == context.threat and a.iterative and a.gradients]
+        usable = [a for a in context.headline if a.iterative and a.gradients]
         entropy = [a for a in usable if a.loss_family == "cross-entropy"]
         margin = [a for a in usable if a.loss_family == "margin" and a.kind == "fixed-budget"]
         if not entropy or not margin:

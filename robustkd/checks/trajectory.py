@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.checks.probe import apart, gradient_attacks, headline, owners, rescaled_margin, survivors
+from robustkd.checks.probe import apart, gradient_attacks, owners, rescaled_margin, survivors
 from robustkd.contracts import AttackEvidence, Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.judging import Outcome, judge
@@ -58,7 +58,7 @@ def _few(context: CheckContext, attacks: list[AttackEvidence], again: AttackEvid
     batch = apart(survivors(context, attacks, most), context.threat)
     if again.passes is None or not len(batch):
         return batch
-    total = sum(int(attack.passes.sum()) for attack in headline(context) if attack.passes is not None)
+    total = sum(int(attack.passes.sum()) for attack in context.headline if attack.passes is not None)
     standing = np.logical_and.reduce([attack.standing for attack in attacks])
     typical = float(np.median(again.passes[standing]))
     afforded = max(1, int(max(FREE, SHARE * total) / max(typical, 1)))
@@ -99,7 +99,7 @@ class SilentSuccess(Check):
 
     def run(self, context: CheckContext) -> Finding:
         """Follow every attack on samples that it left standing."""
-        known = [attack for attack in headline(context) if _comparable(attack, context.threat)]
+        known = [attack for attack in context.headline if _comparable(attack, context.threat)]
         if not known:
             return self.not_applicable("no finished attack can be run again")
         lost: dict[str, int] = {}
@@ -152,7 +152,7 @@ class IncompleteOptimisation(Check):
         strongest = next((a for a in gradient_attacks(context) if a.attack is not None), None)
         if strongest is None:
             return self.not_applicable("the campaign has no iterative gradient attack of fixed budget")
-        everything = [a for a in headline(context) if len(a.standing) == len(strongest.standing)]
+        everything = [a for a in context.headline if len(a.standing) == len(strongest.standing)]
         batch = _few(context, everything, strongest, self.params.samples)
         shares = _gains(context, strongest, batch)
         if not shares:

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustkd import plugins
-from robustkd.checks.probe import headline, pgd
+from robustkd.checks.probe import pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, WrappedTarget
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.judging import judge
@@ -41,7 +41,7 @@ class TransferBeatsWhiteBox(Check):
 
     def run(self, context: CheckContext) -> Finding:
         """Train the substitute, attack it, and show the result to the target."""
-        white = [attack for attack in headline(context) if attack.gradients]
+        white = [attack for attack in context.headline if attack.gradients]
         attack = pgd(steps=20, loss="margin", stop_when_broken=False)
         if not white or attack.refusal(context.threat) or context.batch.inputs.ndim != 4:
             return self.not_applicable("it compares with a white-box attack, by PGD on images")

@@ -83,6 +83,11 @@ class CheckContext:
     attacks: Mapping[str, AttackEvidence]
     seed: int
 
+    @property
+    def headline(self) -> list[AttackEvidence]:
+        """The finished attacks under the threat model that the verdict is about."""
+        return [attack for attack in self.attacks.values() if attack.threat == self.threat]
+
 
 class Check(ABC):
     """One symptom: a rule, its severity, and ``run``, which returns the evidence.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 
 
@@ -23,3 +27,17 @@ def distance(difference: Tensor, norm: Norm) -> Tensor:
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """(B,) reshaped to (B, 1, .., 1) so that it broadcasts over the samples of ``like``."""
     return values.view(-1, *([1] * (like.ndim - 1)))
+
+
+def random_offsets(radius: float | Tensor, shape: Sequence[int], norm: Norm, rng: SampleRng, dtype: torch.dtype) -> Tensor:
+    """(B, *shape), one for each sample of ``rng``: uniform in a ball around 0 (for l1 a random direction and length).
+
+    Args:
+        radius: of all balls, or of each, shaped to broadcast over ``shape``.
+    """
+    if norm == "linf":
+        return radius * rng.uniform(shape, -1, 1, dtype=dtype)
+    direction = rng.normal(shape, dtype=dtype)
+    direction = direction / per_sample(distance(direction, norm), direction)
+    length = rng.uniform((1,), dtype=dtype).squeeze(1) ** (1 / math.prod(shape) if norm == "l2" else 1)
+    return radius * per_sample(length, direction) * direction

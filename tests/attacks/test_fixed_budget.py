@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from counting import Counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -64,21 +65,6 @@ def batch(net):
         y = net(x).argmax(1)
     y[:3] = (y[:3] + 1) % 10  # misclassified as they come
     return Batch(x, y, torch.arange(100, 124))
-
-
-class Counting(nn.Module):
-    """Counts each row's forward and backward passes by recognising the rows' number alone."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net, self.forwards, self.backwards = net, 0, 0
-
-    def forward(self, x):
-        self.forwards += len(x)
-        out = self.net(x)
-        if out.requires_grad:
-            out.register_hook(lambda gradient: setattr(self, "backwards", self.backwards + len(gradient)))
-        return out
 
 
 # --- what must hold for every attack ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from counting import Counting
 from torch import nn
 
 from robustkd.contracts import Batch, ThreatModel
@@ -22,21 +23,6 @@ CASES = [
     *[("fab-t", norm, {"steps": 30, "targets": 2}) for norm in ("linf", "l2", "l1")],
 ]
 every = pytest.mark.parametrize(("name", "norm", "params"), CASES, ids=lambda value: value if isinstance(value, str) else "")
-
-
-class Counting(nn.Module):
-    """Counts the rows that pass forwards and backwards."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net, self.forwards, self.backwards = net, 0, 0
-
-    def forward(self, x):
-        self.forwards += len(x)
-        out = self.net(x)
-        if out.requires_grad:
-            out.register_hook(lambda gradient: setattr(self, "backwards", self.backwards + len(gradient)))
-        return out
 
 
 def network(classes):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from counting import Counting
 from torch import nn
 
 import robustkd
@@ -46,19 +47,6 @@ def test_z_is_the_mixture():
     rival = whole[:, 1:].argmax(1) + 1
     pulled = torch.einsum("mb,mbk->bk", weights(logits, y, rival), logits)
     assert torch.allclose(reweighed(logits, whole, y, 1.0), pulled, atol=1e-6)
-
-
-class Counting(nn.Module):
-    def __init__(self, net):
-        super().__init__()
-        self.net, self.forwards, self.backwards = net, 0, 0
-
-    def forward(self, x):
-        self.forwards += len(x)
-        out = self.net(x)
-        if out.requires_grad:
-            out.register_hook(lambda gradient: setattr(self, "backwards", self.backwards + len(gradient)))
-        return out
 
 
 def small(seed):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from counting import Counting
 from torch import nn
 
 import robustkd
@@ -15,19 +16,6 @@ from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
 
 EPS = 0.1
-
-
-class Counting(nn.Module):
-    def __init__(self, net):
-        super().__init__()
-        self.net, self.forwards, self.backwards = net, 0, 0
-
-    def forward(self, x):
-        self.forwards += len(x)
-        out = self.net(x)
-        if out.requires_grad:
-            out.register_hook(lambda gradient: setattr(self, "backwards", self.backwards + len(gradient)))
-        return out
 
 
 def linear(seed):
