@@ -22,6 +22,7 @@ class Cell:
             the attack refers to. A checks cell may also run when some of its attacks failed.
         analysis: which analysis, for an analysis cell.
         attacks: of a checks cell, the names of the attacks whose ids follow the target's in ``needs``.
+        judges: ids of the train cells whose targets the campaign's judges judge with, by the defenses' names.
         target: the id of the train cell whose target is used (its own id for a train cell).
         identity: what ``id`` is the hash of, each part by its name; noted with the result, so that a change can be told later.
     """
@@ -35,6 +36,7 @@ class Cell:
     attack: str | None = None
     attacks: tuple[str, ...] = ()
     analysis: str | None = None
+    judges: Mapping[str, str] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

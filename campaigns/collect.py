@@ -74,7 +74,7 @@ def collect(
                 standing.append((name, seed, _worst_case([trained.records[cell.id] for cell in trained.headline])[1]))
     return Results(
         campaign=campaign.name,
-        threat={"norm": campaign.threat.norm, "eps": campaign.threat.eps},
+        threat={"norm": campaign.threat.measure, "eps": campaign.threat.eps},
         data={
             "name": campaign.data.name,
             "n": len(plan.data.test),
@@ -142,7 +142,7 @@ def attack_result(
     return CellResult(
         status="done",
         n=len(outcome),
-        clean_accuracy=float(outcome.correct.mean()),
+        clean_accuracy=_clean_accuracy(entry, outcome.correct),
         robust_accuracy=float(outcome.standing.mean()),
         ci_low=low,
         ci_high=high,
@@ -169,7 +169,7 @@ def _defense_result(trained: _Trained) -> DefenseResult:
         "defense": train.defense,
         "seed": train.seed,
         "kind": campaign.defenses[train.defense].kind,
-        "norm": campaign.threat.norm,
+        "norm": campaign.threat.measure,
         "eps": campaign.threat.eps,
     }
     if entry is None:
@@ -205,7 +205,9 @@ def _defense_result(trained: _Trained) -> DefenseResult:
         status=status,
         error=error,
         n=len(standing),
-        clean_accuracy=float(correct.mean()),
+        clean_accuracy=_clean_accuracy(
+            next(entry for cell in trained.headline if (entry := trained.entries[cell.id])), correct
+        ),
         robust_accuracy=float(standing.mean()),
         ci_low=low,
         ci_high=high,
@@ -215,6 +217,13 @@ def _defense_result(trained: _Trained) -> DefenseResult:
         other_threats=_other_threats(trained),
         **base,
     )
+
+
+def _clean_accuracy(entry: Entry, correct: np.ndarray) -> float:
+    """The share of samples that were classified rightly; of a model that is asked, of harmless requests that it does."""
+    if benign := entry.meta.get("benign"):
+        return float(benign[0] / benign[1])
+    return float(correct.mean())
 
 
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustkd.contracts import Attack, Defense, StoreError
+from robustkd.contracts import Attack, Defense, Judge, StoreError
 
 
 def digest(*parts: Any) -> str:
@@ -28,7 +28,7 @@ def described(kind: str, plugin: Any) -> dict[str, Any]:
     Files that it reads count by their content, not by where they lie.
     """
     params = plugin.params.model_dump(mode="json")
-    contents = {str(file): _content(file) for file in plugin.files()} if isinstance(plugin, Attack | Defense) else {}
+    contents = {str(file): _content(file) for file in plugin.files()} if isinstance(plugin, Attack | Defense | Judge) else {}
     if contents or isinstance(plugin, Defense):
         params = _replaced(params, contents) | {"files": sorted(contents.values())}
     return {"kind": kind, "version": plugin.version, "params": params}

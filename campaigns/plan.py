@@ -62,9 +62,9 @@ def build(campaign: Campaign) -> Plan:
             ]
             cells += attacks
             if campaign.checks and attacks:
-                cells.append(maker.checks(name, seed, trained[name], attacks))
+                cells.append(maker.checks(name, seed, trained, attacks))
             cells += [
-                maker.analysis(name, analysis, seed, trained[name])
+                maker.analysis(name, analysis, seed, trained)
                 for analysis, use in campaign.analyses.items()
                 if name in use.defenses
             ]
@@ -102,11 +102,12 @@ class _CellMaker:
     def __init__(self, campaign: Campaign, data: Splits) -> None:
         self._campaign, self._data = campaign, data
         self._training = [part.digest() for part in (data.train, data.validation) if part is not None]
-        self._test = data.test.digest()
+        self._test = data.test.digest() if data.benign is None else [data.test.digest(), data.benign.digest()]
         self._threat = [campaign.threat.norm, campaign.threat.eps]
         self._defenses = {name: described(use.kind, use.plugin) for name, use in campaign.defenses.items()}
         self._attacks = {name: described(use.kind, use.plugin) for name, use in campaign.attacks.items()}
         self._analyses = {name: described(use.kind, use.plugin) for name, use in campaign.analyses.items()}
+        self._judges = [described(use.kind, use.plugin) for use in campaign.judges.values()]
         self._checks = [described(check.name, check) for check in campaign.checks]
 
     def train(self, name: str, seed: int, trained: Mapping[str, str]) -> Cell:
@@ -126,7 +127,7 @@ class _CellMaker:
 
     def attack(self, defense: str, attack: str, seed: int, trained: Mapping[str, str]) -> Cell:
         use, target = self._campaign.attacks[attack], trained[defense]
-        others = {name: trained[name] for name in use.references}
+        others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
         parts: dict[str, Any] = {
             "plugin": _standing_on(self._attacks[attack], others),
             "threat": [use.threat.norm, use.threat.eps, use.threat.goal, sorted(set(use.curve))],
@@ -136,22 +137,35 @@ class _CellMaker:
         }
         if use.plugin.learns:
             parts["training data"] = self._training
+        if self._judges:  # of images there are none, and their cells keep their identities
+            parts["threat"] += [use.threat.space, use.threat.attempts]
+            parts["judges"] = [_standing_on(judge, judged) for judge in self._judges]
         identifier = identified("attack", parts)
-        return Cell(identifier, "attack", defense, seed, (target, *others.values()), target, attack, identity=parts)
+        needs = (target, *others.values(), *judged.values())
+        return Cell(identifier, "attack", defense, seed, needs, target, attack, judges=judged, identity=parts)
 
-    def checks(self, defense: str, seed: int, target: str, attacks: Sequence[Cell]) -> Cell:
+    def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Sequence[Cell]) -> Cell:
+        target = trained[defense]
         # The evidence names the attacks as the campaign does, so these names belong to the identity.
         basis = [[cell.attack, cell.id] for cell in attacks]
         parts: dict[str, Any] = {"checks": self._checks, "threat": self._threat, "attacks": basis, "seed": seed}
         needs, names = (target, *(cell.id for cell in attacks)), tuple(cell.attack or "" for cell in attacks)
-        return Cell(identified("checks", parts), "checks", defense, seed, needs, target, attacks=names, identity=parts)
+        identifier, judged = identified("checks", parts), self._judged(trained)
+        return Cell(identifier, "checks", defense, seed, needs, target, attacks=names, judges=judged, identity=parts)
 
-    def analysis(self, defense: str, analysis: str, seed: int, target: str) -> Cell:
+    def analysis(self, defense: str, analysis: str, seed: int, trained: Mapping[str, str]) -> Cell:
+        target = trained[defense]
+        judged = self._judged(trained)
         parts: dict[str, Any] = {"plugin": self._analyses[analysis], "threat": self._threat}
         parts |= {"test data": self._test, "target": target, "seed": seed}
-        return Cell(
-            identified("analysis", parts), "analysis", defense, seed, (target,), target, analysis=analysis, identity=parts
-        )
+        if self._judges:
+            parts["judges"] = [_standing_on(judge, judged) for judge in self._judges]
+        needs = (target, *judged.values())
+        identifier = identified("analysis", parts)
+        return Cell(identifier, "analysis", defense, seed, needs, target, analysis=analysis, judges=judged, identity=parts)
+
+    def _judged(self, trained: Mapping[str, str]) -> dict[str, str]:
+        return {name: trained[name] for judge in self._campaign.judges.values() for name in judge.references}
 
 
 def _standing_on(plugin: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:

@@ -176,6 +176,7 @@ def plugin_versions(campaign: Campaign) -> dict[str, dict[str, str]]:
     uses += [("defenses", use.kind, use.plugin.version) for use in campaign.defenses.values()]
     uses += [("attacks", use.kind, use.plugin.version) for use in campaign.attacks.values()]
     uses += [("analyses", use.kind, use.plugin.version) for use in campaign.analyses.values()]
+    uses += [("judges", use.kind, use.plugin.version) for use in campaign.judges.values()]
     uses += [("checks", check.name, check.version) for check in campaign.checks]
     origins = {(group, info.name): info for group in {group for group, _, _ in uses} for info in plugins.listing(group)}
     found = {}
@@ -190,6 +191,7 @@ def files_named(campaign: Campaign) -> list[Path]:
     """The files (and folders) that a campaign names: those that its plug-ins read, and its data's."""
     plugged = [path for use in campaign.defenses.values() for path in use.plugin.files()]
     plugged += [path for use in campaign.attacks.values() for path in use.plugin.files()]
+    plugged += [path for use in campaign.judges.values() for path in use.plugin.files()]
     named = [Path(value) for value in campaign.data.params.values() if isinstance(value, str) and Path(value).is_absolute()]
     return sorted({*plugged, *(path for path in named if path.exists())})
 

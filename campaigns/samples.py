@@ -1,8 +1,10 @@
-"""An attack cell's files: one row a sample as parquet, perturbed inputs as safetensors."""
+"""An attack cell's files: one row a sample as parquet, perturbed inputs as safetensors, transcripts as JSON lines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from robustkd.campaigns.store import PERTURBATIONS, Entry
+from robustkd.contracts import Transcript
 from robustkd.scoring.judging import Outcome
 
-SAMPLES = "samples.parquet"
+SAMPLES, TRANSCRIPTS = "samples.parquet", "transcripts.jsonl"
 _TYPES = {pa.int64(): np.int64, pa.float32(): np.float32, pa.float64(): np.float64}
 
 
@@ -36,12 +39,27 @@ def rows_kept(sample_bytes: int, limit: int) -> int:
     return max(1, limit // max(1, sample_bytes)) if limit else 0
 
 
-def write(record: AttackRecord, adversarial: np.ndarray, folder: Path) -> None:
-    """Write a record, and the (M, *shape) perturbed inputs of its first M <= N samples, into a cell's folder."""
+def write(
+    record: AttackRecord,
+    adversarial: np.ndarray,
+    folder: Path,
+    *,
+    clean: np.ndarray | None = None,
+    transcripts: Sequence[Transcript] = (),
+) -> None:
+    """Write a record, and the (M, *shape) perturbed inputs of its first M <= N samples, into a cell's folder.
+
+    Of an attack on prompts also what became of each request, and what a model drew for it (``adversarial``, and ``clean``
+    when it was not attacked).
+    """
     columns = {f.name: getattr(record.outcome, f.name) for f in fields(Outcome)} | {"broken_at": record.broken_at}
     pq.write_table(pa.table(columns), folder / SAMPLES)
     if len(adversarial):
-        (folder / PERTURBATIONS).write_bytes(save({"adversarial": np.ascontiguousarray(adversarial)}))
+        arrays = {"adversarial": adversarial} | ({} if clean is None else {"clean": clean})
+        (folder / PERTURBATIONS).write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    if transcripts:
+        lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in transcripts)
+        (folder / TRANSCRIPTS).write_text("".join(lines), encoding="utf-8")
 
 
 def read(entry: Entry) -> AttackRecord:
@@ -72,8 +90,27 @@ def _array(column: pa.Array) -> np.ndarray:
     return array[column.offset : column.offset + len(column)]
 
 
-def perturbed(entry: Entry) -> np.ndarray | None:
+def transcripts(entry: Entry) -> list[Transcript]:
+    """What became of each request of an attack on prompts; none for another attack.
+
+    Raises:
+        StoreError: their file is missing or damaged.
+    """
+    if not entry.has(TRANSCRIPTS):
+        return []
+    content = entry.read(TRANSCRIPTS)
+    try:
+        # Not splitlines: an answer may hold characters that it takes for the end of a line.
+        return [Transcript(**json.loads(line)) for line in content.decode("utf-8").split("\n") if line]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise entry.damaged(TRANSCRIPTS, str(error)) from error
+
+
+def perturbed(entry: Entry, which: str = "adversarial") -> np.ndarray | None:
     """(M, *shape) float32, the perturbed inputs of the first M samples; None when none were kept.
+
+    Args:
+        which: ``clean`` for what a model drew for the same requests when it was not attacked.
 
     Raises:
         StoreError: their file is missing or damaged.
@@ -82,6 +119,6 @@ def perturbed(entry: Entry) -> np.ndarray | None:
         return None
     content = entry.read(PERTURBATIONS)
     try:
-        return load(content)["adversarial"]
+        return load(content)[which]
     except (SafetensorError, KeyError, ValueError) as error:
         raise entry.damaged(PERTURBATIONS, str(error)) from error

@@ -33,10 +33,15 @@ def campaign_schema() -> Json:
     schema = _Document.model_json_schema(ref_template="#/$defs/{model}")
     definitions: Json = schema["$defs"]
     definitions.pop("_Use", None)
-    for group, also in (("attacks", _Threatened), ("defenses", _DefenseBlock), ("analyses", _AnalysisBlock)):
+    for group, also in (
+        ("attacks", _Threatened),
+        ("defenses", _DefenseBlock),
+        ("analyses", _AnalysisBlock),
+        ("judges", None),
+    ):
         definitions[plugins.one_of(group)] = _uses(group, "kind", definitions, also)  # type: ignore[arg-type]
         uses = {"type": "object", "additionalProperties": {"$ref": f"#/$defs/{plugins.one_of(group)}"}}
-        schema["properties"][group] = uses | ({"minProperties": 1} if group != "analyses" else {})
+        schema["properties"][group] = uses | ({"minProperties": 1} if group in ("attacks", "defenses") else {})
     definitions["transform"] = _uses("transforms", "kind", definitions, None)
     definitions["data"] = _uses("datasets", "name", definitions, SplitParams)
     schema["properties"]["data"] = {"$ref": "#/$defs/data"}

@@ -21,6 +21,8 @@ from robustkd.contracts import (
     Attack,
     Check,
     Defense,
+    Judge,
+    Modality,
     PluginError,
     ThreatModel,
     UsageError,
@@ -55,16 +57,30 @@ class _Use(BaseModel):
 
 
 class ThreatSpec(_Block):
-    """The ``threat`` block."""
+    """The ``threat`` block: a budget in pixels, or, of a model that is asked, in attempts."""
 
     norm: Norm = "linf"
-    eps: float = Field(ge=0, description="budget in pixel units of [0, 1]")
+    eps: float | None = Field(None, ge=0, description="of images: budget in pixel units of [0, 1]")
     goal: Goal = "untargeted"
     curve: tuple[Annotated[float, Field(ge=0)], ...] = Field((), description="more eps, for the accuracy curve")
+    attempts: int | None = Field(None, ge=1, description="of prompts: how many answers to each request may be judged")
 
     def model(self) -> ThreatModel:
         """The threat model it describes."""
-        return ThreatModel(norm=self.norm, eps=self.eps, goal=self.goal)
+        if self.attempts is not None:
+            return ThreatModel.by_prompt(self.attempts)
+        return ThreatModel(norm=self.norm, eps=self.eps or 0.0, goal=self.goal)
+
+    def problem(self, modality: Modality) -> tuple[str, str] | None:
+        """What is wrong with it for such data, and the fix."""
+        if modality == "images":
+            if self.attempts is not None:
+                return "attempts are for models that are asked", "of images, give 'norm' and 'eps'"
+            return ("this key is missing: eps", "give 'norm' and 'eps'") if self.eps is None else None
+        if self.attempts is None:
+            return "this key is missing: attempts", "say how many answers to each request may be judged, such as {attempts: 20}"
+        given = {"norm", "eps", "goal", "curve"} & self.model_fields_set
+        return (f"{', '.join(sorted(given))}: prompts have no such budget", "give 'attempts' alone") if given else None
 
 
 class _DefenseBlock(_Block):
@@ -121,6 +137,7 @@ class _Document(_Block):
     defenses: dict[Name, _Use] = Field(min_length=1)
     attacks: dict[Name, _Use] = Field(min_length=1)
     analyses: dict[Name, _Use] = {}
+    judges: dict[Name, _Use] = {}
     matrix: Matrix = Matrix()
     checks: Annotated[ChecksSpec, BeforeValidator(_level_alone)] = ChecksSpec()
     gates: tuple[GateSpec, ...] = ()
@@ -178,12 +195,27 @@ class AnalysisUse:
 
 
 @dataclass(frozen=True)
+class JudgeUse:
+    """A judge of the campaign; the first one's verdict counts."""
+
+    name: str
+    kind: str
+    plugin: Judge
+
+    @property
+    def references(self) -> list[str]:
+        """The defenses whose targets it judges with."""
+        return target_references(self.plugin.params)
+
+
+@dataclass(frozen=True)
 class DataUse:
-    """The data block: a dataset plug-in's name and parameters, and how it is split."""
+    """The data block: a dataset plug-in's name and parameters, how it is split, and what kind of data it is."""
 
     name: str
     params: dict[str, Any]
     split: SplitParams
+    modality: Modality = "images"
 
 
 @dataclass(frozen=True)
@@ -210,6 +242,7 @@ class Campaign:
     checks: tuple[Check, ...]
     gates: tuple[GateSpec, ...] = ()
     description: str = field(default="", compare=False)
+    judges: dict[str, JudgeUse] = field(default_factory=dict)
 
     def excluded(self, defense: str, attack: str) -> bool:
         """Whether the matrix leaves this pair out."""
@@ -239,6 +272,9 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         raise complaint(source, problems_of(error, _Document, ())) from None
     problems: list[Problem] = []
     data = _data(document.data, folder, problems)
+    modality: Modality = data.modality if data else "images"
+    if data and (wrong := document.threat.problem(modality)):
+        problems.append(Problem(("threat",), *wrong))
     defenses = {
         name: defense
         for name, use in document.defenses.items()
@@ -247,14 +283,17 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
     attacks = {
         name: attack
         for name, use in document.attacks.items()
-        if (attack := _attack(name, use, document.threat, folder, problems)) is not None
+        if (attack := _attack(name, use, document.threat, folder, problems, modality)) is not None
     }
+    judges = _judges(document.judges, data, folder, problems)
     analyses = {
         name: analysis
         for name, use in document.analyses.items()
         if (analysis := _analysis(name, use, document.defenses, folder, problems)) is not None
     }
-    problems += _unknown_names(document, defenses, attacks) + _nowhere_to_show(document, analyses)
+    problems += _unknown_names(document, defenses, attacks, judges) + _nowhere_to_show(document, analyses)
+    if data:
+        problems += _misplaced(modality, {"defenses": defenses, "attacks": attacks, "analyses": analyses, "judges": judges})
     if not problems:
         problems += _cycles(defenses)
     if problems or data is None:
@@ -271,14 +310,52 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         analyses=analyses,
         seeds=tuple(dict.fromkeys(document.matrix.seeds)),
         exclude=document.matrix.exclude,
-        checks=_checks(document.checks),
+        checks=_checks(document.checks, modality),
         gates=document.gates,
         description=document.description,
+        judges=judges,
     )
 
 
-def _checks(block: ChecksSpec) -> tuple[Check, ...]:
-    return () if block.level == "none" else tuple(make_check(name, block.samples) for name in check_names(block.level))
+def _checks(block: ChecksSpec, modality: Modality) -> tuple[Check, ...]:
+    if block.level == "none":
+        return ()
+    return tuple(make_check(name, block.samples) for name in check_names(block.level, modality))
+
+
+def _judges(block: Mapping[str, _Use], data: DataUse | None, folder: Path, problems: list[Problem]) -> dict[str, JudgeUse]:
+    """The judges that the file names, else those that the dataset comes with; prompts need one."""
+    if data is None or data.modality == "images":
+        return {
+            name: JudgeUse(name, use.kind, plugin)
+            for name, use in block.items()
+            if (plugin := _plugin("judges", use, ("judges", name), folder, problems)) is not None
+        }
+    uses = block or {name: _Use(**use) for name, use in plugins.load("datasets", data.name).judges.items()}
+    if not uses:
+        problems.append(
+            Problem(("judges",), f"'{data.name}' comes without judges", "name one, such as refusal: {kind: refusal-match}")
+        )
+    judges = {}
+    for name, use in uses.items():
+        plugin = _plugin("judges", use, ("judges", name), folder, problems)
+        if plugin is not None:
+            judges[name] = JudgeUse(name, use.kind, plugin)
+    return judges
+
+
+def _misplaced(modality: Modality, blocks: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
+    """Plug-ins that are for another kind of data than the campaign's."""
+    return [
+        Problem(
+            (block, use.name, "kind"),
+            f"'{use.kind}' is for {' and '.join(use.plugin.modalities)}, the data are {modality}",
+            f"`robustkd list {block} --modality {modality}` names those that fit",
+        )
+        for block, uses in blocks.items()
+        for use in uses.values()
+        if modality not in use.plugin.modalities
+    ]
 
 
 def _data(block: Mapping[str, Any], folder: Path, problems: list[Problem]) -> DataUse | None:
@@ -290,14 +367,15 @@ def _data(block: Mapping[str, Any], folder: Path, problems: list[Problem]) -> Da
     shared = {key: block.pop(key) for key in list(block) if key in SplitParams.model_fields}
     split = validated(SplitParams, shared, ("data",), folder, problems, also=())
     try:
-        model = plugins.load("datasets", name).Params
+        plugin = plugins.load("datasets", name)
+        model = plugin.Params
     except PluginError as error:
         problems.append(Problem(("data", "name"), error.message, error.fix))
         return None
     params = validated(model, block, ("data",), folder, problems, also=(*SplitParams.model_fields, "name"))
     if split is None or params is None:
         return None
-    return DataUse(name, params.model_dump(mode="json"), split)
+    return DataUse(name, params.model_dump(mode="json"), split, plugin.modality)
 
 
 def _plugin(
@@ -328,17 +406,22 @@ def _defense(name: str, use: _Use, folder: Path, problems: list[Problem]) -> Def
     return DefenseUse(name, use.kind, plugin, block.replica)
 
 
-def _attack(name: str, use: _Use, default: ThreatSpec, folder: Path, problems: list[Problem]) -> AttackUse | None:
+def _attack(
+    name: str, use: _Use, default: ThreatSpec, folder: Path, problems: list[Problem], modality: Modality
+) -> AttackUse | None:
     extra = dict(use.model_extra or {})
     path: KeyPath = ("attacks", name)
     threat: ThreatSpec | None = default
     if "threat" in extra:
         threat = validated(ThreatSpec, extra.pop("threat"), (*path, "threat"), folder, problems, also=())
+        if threat is not None and (wrong := threat.problem(modality)):
+            problems.append(Problem((*path, "threat"), *wrong))
     plugin = _plugin("attacks", _Use(kind=use.kind, **extra), path, folder, problems)
     if plugin is None or threat is None:
         return None
     if plugin.own_threat is None:
-        return AttackUse(name, use.kind, plugin, threat.model(), threat.curve)
+        judged = plugin.judged_under(threat.model())
+        return AttackUse(name, use.kind, plugin, judged, judged.steps or threat.curve)
     if "threat" in (use.model_extra or {}):
         problems.append(Problem((*path, "threat"), f"'{use.kind}' has no budget to set", "leave the threat out"))
     return AttackUse(name, use.kind, plugin, plugin.own_threat, ())
@@ -360,8 +443,14 @@ def _analysis(name: str, use: _Use, defenses: Mapping[str, _Use], folder: Path, 
     return AnalysisUse(name, use.kind, plugin, tuple(dict.fromkeys(block.defenses)))
 
 
-def _unknown_names(document: _Document, defenses: Mapping[str, DefenseUse], attacks: Mapping[str, AttackUse]) -> list[Problem]:
-    uses = [("defenses", use) for use in defenses.values()] + [("attacks", use) for use in attacks.values()]
+def _unknown_names(
+    document: _Document,
+    defenses: Mapping[str, DefenseUse],
+    attacks: Mapping[str, AttackUse],
+    judges: Mapping[str, JudgeUse],
+) -> list[Problem]:
+    uses: list[tuple[str, DefenseUse | AttackUse | JudgeUse]] = [("defenses", use) for use in defenses.values()]
+    uses += [("attacks", use) for use in attacks.values()] + [("judges", use) for use in judges.values()]
     problems = [
         Problem(
             (block, use.name),

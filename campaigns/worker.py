@@ -28,13 +28,18 @@ from robustkd.contracts import (
     Batch,
     CheckContext,
     FitContext,
+    GenerativeTarget,
+    Judge,
+    PromptAttack,
+    PromptBatch,
     StoreError,
     Target,
     TargetError,
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.data import Splits, load_splits
-from robustkd.evaluation import SHARD, evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.evaluation import SHARD, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.prompting import evaluate_prompt_attack, prepare
 from robustkd.targets import fingerprint, load_target, save_target, untouched
 
 Report = Callable[[Cell, int, Mapping[str, float]], None]
@@ -77,7 +82,8 @@ class Worker:
         self._device = device_named(job.device)
         self._report = report
         self._data: Splits | None = None
-        self._ready: OrderedDict[tuple[str, str, int], tuple[Target, Batch]] = OrderedDict()
+        self._ready: OrderedDict[tuple[str, str, int], tuple[Target, Any]] = OrderedDict()
+        self._judging: tuple[tuple[str, ...], dict[str, Judge]] | None = None
 
     @property
     def data(self) -> Splits:
@@ -127,8 +133,8 @@ class Worker:
             )
         teachers = dict(zip(use.references, cell.needs, strict=True))
         context = FitContext(
-            train=data.train,  # type: ignore[arg-type]  # a defense that uses no data is not given any
-            validation=data.validation,  # type: ignore[arg-type]
+            train=data.train,
+            validation=data.validation,
             input_shape=data.input_shape,
             num_classes=data.num_classes,
             threat=self._campaign.threat,
@@ -150,17 +156,27 @@ class Worker:
 
     def _attack(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
         use = self._campaign.attacks[cell.attack or ""]
-        target, batch = self._attacked(cell.target, cell.seed)
-        if use.threat.goal == "targeted":
-            batch = _with_goals(batch, cell.seed, self.data.num_classes)
+        target, batch = self._attacked(cell)
         if use.plugin.learns and self.data.train is None:
             raise StoreError(
                 f"attack '{use.name}' learns, but the data '{self._campaign.data.name}' have no training part",
                 fix="use a data set with one",
             )
-        meta["others"] = dict(zip(use.references, cell.needs[1:], strict=True))
+        meta["others"] = dict(zip(use.references, cell.needs[1:], strict=False))  # those of the judges follow
         attack = self._holding(use.plugin, meta["others"])
         targets = {need: self._fingerprint(need) for need in cell.needs}
+        if isinstance(batch, PromptBatch):
+            assert isinstance(attack, PromptAttack)  # the campaign's spec has seen to it
+            found = evaluate_prompt_attack(
+                target, attack, batch, use.threat, self._judges(cell), num_classes=self.data.num_classes, seed=cell.seed
+            )
+            kept = min(len(found.adversarial), samples.rows_kept(found.adversarial[:1].nbytes, self._job.keep_bytes))
+            if batch.benign is not None:
+                meta["benign"] = [int(batch.benign.complied.sum()), len(batch.benign.complied)]
+            self._commit(cell, meta | {"targets": targets}, found, kept, time.perf_counter() - started)
+            return
+        if use.threat.goal == "targeted":
+            batch = _with_goals(batch, cell.seed, self.data.num_classes)
         kept = min(len(batch), samples.rows_kept(batch.inputs[0].nbytes, self._job.keep_bytes))
         shards = ShardFiles(self._store.checkpoints(cell.id), digest(cell.id, targets, kept)) if len(batch) > SHARD else None
         found = evaluate_attack(
@@ -174,16 +190,21 @@ class Worker:
             kept=kept,
             shards=shards,
         )
-        record = samples.AttackRecord(found.outcome, found.broken_at)
         seconds = time.perf_counter() - started + (shards.seconds if shards else 0.0)
+        self._commit(cell, meta | {"targets": targets}, found, kept, seconds)
+
+    def _commit(self, cell: Cell, meta: dict[str, Any], found: Evaluation, kept: int, seconds: float) -> None:
+        """Write a finished attack, with what it found on the first ``kept`` samples."""
+        record = samples.AttackRecord(found.outcome, found.broken_at)
         passes = [int(found.outcome.forwards.sum()), int(found.outcome.backwards.sum())]
-        meta |= {"targets": targets, "kept": kept, "passes": passes, **_spent(seconds)}
+        meta |= {"kept": kept, "passes": passes, **_spent(seconds)}
+        clean = None if found.clean is None else found.clean[:kept].numpy()
         with self._store.write(cell.id, meta) as folder:
-            samples.write(record, found.adversarial.numpy(), folder)
+            samples.write(record, found.adversarial[:kept].numpy(), folder, clean=clean, transcripts=found.transcripts)
         self._store.discard_checkpoints([cell.id])
 
     def _checks(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
-        target, batch = self._attacked(cell.target, cell.seed)
+        target, batch = self._attacked(cell)
         evidence = self._evidence(cell)
         context = CheckContext(target, batch, self._campaign.threat, evidence, cell.seed)
         findings = run_checks(context, self._campaign.checks)
@@ -196,7 +217,7 @@ class Worker:
 
     def _analyse(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
         use = self._campaign.analyses[cell.analysis or ""]
-        target, batch = self._attacked(cell.target, cell.seed)
+        target, batch = self._attacked(cell)
         with untouched(target.module):
             table = use.plugin.run(target, batch, self._campaign.threat, cell.seed)
         meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, **_spent(time.perf_counter() - started)}
@@ -209,10 +230,10 @@ class Worker:
             entry = self._store.get(need)
             if entry is None:  # the attack failed; the checks speak about the others
                 continue
-            outcome, perturbed = samples.read(entry).outcome, samples.perturbed(entry)
+            outcome, perturbed, said = samples.read(entry).outcome, samples.perturbed(entry), samples.transcripts(entry)
             use = self._campaign.attacks[name]
             attack = self._holding(use.plugin, entry.meta.get("others", {}))
-            finished[name] = evidence_of(name, attack, use.threat, outcome, perturbed)
+            finished[name] = evidence_of(name, attack, use.threat, outcome, perturbed, said)
         return finished
 
     def _holding(self, attack: Attack, others: Mapping[str, str]) -> Attack:
@@ -231,13 +252,34 @@ class Worker:
         entry = self._store.get(cell_id)
         return str(entry.meta["fingerprint"]) if entry else ""
 
-    def _attacked(self, cell_id: str, seed: int) -> tuple[Target, Batch]:
-        """A target on the device and the test batch with its clean logits; the last few are kept."""
-        key = (cell_id, self._fingerprint(cell_id), seed)
+    def _judges(self, cell: Cell) -> dict[str, Judge]:
+        """The campaign's judges, with the targets that they judge with."""
+        if not cell.judges:
+            return {name: use.plugin for name, use in self._campaign.judges.items()}
+        key = tuple(self._fingerprint(cell_id) for cell_id in cell.judges.values())
+        if self._judging is None or self._judging[0] != key:
+            targets = {name: self._target(cell_id) for name, cell_id in cell.judges.items()}
+            self._judging = key, {name: use.plugin.with_targets(targets) for name, use in self._campaign.judges.items()}
+        return self._judging[1]
+
+    def _attacked(self, cell: Cell) -> tuple[Any, Any]:
+        """A target on the device, and the test samples with what it answers unattacked; the last few are kept."""
+        seed, data = cell.seed, self.data
+        key = (cell.target, self._fingerprint(cell.target), seed)
         if key not in self._ready:
-            target, test = self._target(cell_id), self.data.test
-            batch = make_batch(test.unit(), test.labels, index=self.data.test_index, device=self._device)
-            self._ready[key] = target, with_clean_logits(target, batch)
+            target, test = self._target(cell.target), data.test
+            if data.modality != "images":
+                if not isinstance(target, GenerativeTarget):
+                    raise TargetError(
+                        f"defense '{cell.defense}' answers no requests, and the data are prompts",
+                        fix="keep it out of the attacks and analyses by the matrix: it is there for others to use",
+                    )
+                torch.manual_seed(seed)
+                batch: Any = prepare(target, test, data.test_index, self._judges(cell), benign=data.benign, device=self._device)
+            else:
+                batch = make_batch(test.unit(), test.labels, index=data.test_index, device=self._device)
+                batch = with_clean_logits(target, batch)
+            self._ready[key] = target, batch
             while len(self._ready) > 2:
                 self._ready.popitem(last=False)
         self._ready.move_to_end(key)

@@ -12,16 +12,19 @@ import torch
 from torch import Tensor
 
 from robustkd import plugins
-from robustkd.contracts import Check, CheckContext, Finding, RobustkdError, Target, WrappedTarget
+from robustkd.contracts import Batch, Check, CheckContext, Finding, Modality, RobustkdError, Target, WrappedTarget
 from robustkd.contracts.check import Level
 from robustkd.evaluation import BATCH_SIZE, evaluate_attack
 from robustkd.scoring.remedy import Remedy
 from robustkd.targets import untouched
 
 
-def check_names(level: Level) -> list[str]:
-    """The checks of a level: ``standard`` leaves out the costly ones."""
-    return [name for name in plugins.names("checks") if level == "thorough" or not plugins.load("checks", name).thorough]
+def check_names(level: Level, modality: Modality = "images") -> list[str]:
+    """The checks of a level that are about such evaluations: ``standard`` leaves out the costly ones."""
+    known = {name: plugins.load("checks", name) for name in plugins.names("checks")}
+    return [
+        name for name, check in known.items() if modality in check.modalities and (level == "thorough" or not check.thorough)
+    ]
 
 
 def make_check(name: str, samples: int | None = None) -> Check:
@@ -35,7 +38,7 @@ def make_check(name: str, samples: int | None = None) -> Check:
 @contextmanager
 def _reproducible(context: CheckContext) -> Iterator[None]:
     """Seed torch's generator, for targets that draw random numbers of their own, and restore it."""
-    device = context.batch.inputs.device
+    device = context.batch.index.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(context.seed)
         yield
@@ -50,7 +53,7 @@ class CountedTarget(WrappedTarget):
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """The inner target's answer, counted."""
-        logits = self.target(inputs)
+        logits: Tensor = self.target(inputs)
         rows = len(inputs)
         self.forwards += rows
 
@@ -96,7 +99,7 @@ def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_si
     named = {str(spec): spec for finding in findings if finding.fired for spec in finding.remedies}
     # Attacks that follow a gradient first: they cost less, and leave less to random search.
     specs = sorted(named.values(), key=lambda spec: not plugins.load("attacks", str(spec["kind"])).gradients)
-    if not specs:
+    if not specs or not isinstance(context.batch, Batch):
         return None
     assert context.batch.logits is not None
     correct = (context.batch.logits.argmax(1) == context.batch.labels).cpu().numpy()

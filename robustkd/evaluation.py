@@ -22,6 +22,7 @@ from robustkd.contracts import (
     Target,
     TargetError,
     ThreatModel,
+    Transcript,
     UsageError,
 )
 from robustkd.contracts.random import SampleRng
@@ -40,12 +41,17 @@ class Evaluation:
     Attributes:
         outcome: per sample, at ``threat.eps``.
         adversarial: (M, *shape) on the CPU, the inputs found at ``threat.eps`` for the first M <= N samples; all by default.
+            Of a model that draws, what it drew; of one that writes, nothing.
         broken_at: (N,) the smallest of all eps tried at which a sample was broken; inf where none did.
+        transcripts: of an attack on prompts, the attempt that decided each request; else empty.
+        clean: of a model that draws, (N, *shape) what it drew when it was not attacked.
     """
 
     outcome: Outcome
     adversarial: Tensor
     broken_at: np.ndarray
+    transcripts: tuple[Transcript, ...] = ()
+    clean: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
@@ -68,7 +74,12 @@ class Shards(Protocol):
 
 
 def evidence_of(
-    name: str, attack: Attack, threat: ThreatModel, outcome: Outcome, adversarial: np.ndarray | None
+    name: str,
+    attack: Attack,
+    threat: ThreatModel,
+    outcome: Outcome,
+    adversarial: np.ndarray | None,
+    transcripts: Sequence[Transcript] = (),
 ) -> AttackEvidence:
     """A finished attack as checks see it."""
     return AttackEvidence(
@@ -84,6 +95,7 @@ def evidence_of(
         adversarial=adversarial,
         attack=None if attack.learns else attack,  # what it learnt is not kept
         passes=outcome.forwards + outcome.backwards,
+        transcripts=transcripts,
     )
 
 
@@ -222,7 +234,7 @@ def evaluate_attack(
             if shards:
                 torch.manual_seed(seed + first)
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
-            before = _marks(target)
+            before = marks_of(target)
             found = _evaluate(run, attack, part, threat, curve)
             _check_unchanged(target, attack, batch, before)
             if kept is not None:
@@ -234,17 +246,22 @@ def evaluate_attack(
 
 
 def _check_unchanged(target: Target, attack: Attack, batch: Batch, before: list[tuple[object, ...]]) -> None:
-    after = _marks(target)
+    after = marks_of(target)
     if after == before:
         return
     with torch.no_grad():
         target(batch.inputs[:2])
-    if _marks(target) != after:
+    if marks_of(target) != after:
         raise TargetError(
             "the model changes its own weights or buffers when it is run",
             fix="put every part of it into evaluation mode (BatchNorm with batch statistics keeps a running mean)",
         )
-    raise AttackError(
+    raise left_changed(attack)
+
+
+def left_changed(attack: Attack) -> AttackError:
+    """What is said of an attack that does not leave the target as it found it."""
+    return AttackError(
         f"{type(attack).__name__} left the model changed (mode, flags, weights or buffers)",
         fix="an attack restores training mode and requires_grad, and never writes weights or BatchNorm statistics",
     )
@@ -263,7 +280,7 @@ def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatM
         return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=device), "fit"))
 
 
-def _marks(target: Target) -> list[tuple[object, ...]]:
+def marks_of(target: Target) -> list[tuple[object, ...]]:
     """What an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is needed; but batch
     normalisation writes its buffers past it, so they are hashed.
     """

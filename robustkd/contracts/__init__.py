@@ -2,8 +2,8 @@
 
 from robustkd.contracts.analysis import Analysis, Table
 from robustkd.contracts.attack import Attack, AttackResult, Batch
-from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding
-from robustkd.contracts.data import Arrays, Dataset, RawData
+from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Transcript
+from robustkd.contracts.data import Arrays, Dataset, Modality, RawData, Samples
 from robustkd.contracts.defense import Defense, FitContext
 from robustkd.contracts.errors import (
     AttackError,
@@ -17,17 +17,21 @@ from robustkd.contracts.errors import (
 )
 from robustkd.contracts.model import Model
 from robustkd.contracts.params import CampaignPath, ModelName, Params, TargetRef, named_plugins, target_references
+from robustkd.contracts.prompts import Answered, Asked, Attempts, GenerativeTarget, Judge, PromptAttack, PromptBatch, Prompts
 from robustkd.contracts.target import Target, WrappedTarget
 from robustkd.contracts.threat import ThreatModel
 from robustkd.contracts.transform import Transform
 
 __all__ = [
     "Analysis",
+    "Answered",
     "Arrays",
+    "Asked",
     "Attack",
     "AttackError",
     "AttackEvidence",
     "AttackResult",
+    "Attempts",
     "Batch",
     "CampaignPath",
     "Check",
@@ -37,18 +41,26 @@ __all__ = [
     "Defense",
     "Finding",
     "FitContext",
+    "GenerativeTarget",
+    "Judge",
+    "Modality",
     "Model",
     "ModelName",
     "Params",
     "PluginError",
+    "PromptAttack",
+    "PromptBatch",
+    "Prompts",
     "RawData",
     "RobustkdError",
+    "Samples",
     "StoreError",
     "Table",
     "Target",
     "TargetError",
     "TargetRef",
     "ThreatModel",
+    "Transcript",
     "Transform",
     "UsageError",
     "WrappedTarget",

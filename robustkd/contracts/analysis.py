@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from robustkd.contracts.data import Modality
 from robustkd.contracts.params import Params
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from robustkd.contracts.attack import Batch
     from robustkd.contracts.target import Target
     from robustkd.contracts.threat import ThreatModel
 
@@ -40,11 +38,13 @@ class Analysis(ABC):
     """An analysis: parameters, and ``run``.
 
     Attributes:
+        modalities: of what it can be made.
         version: raise it when the numbers change; tables of another version are computed again.
         source: the paper.
     """
 
     Params: ClassVar[type[Params]] = Params
+    modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     version: ClassVar[str] = "1"
     source: ClassVar[str] = ""
 
@@ -52,12 +52,12 @@ class Analysis(ABC):
         self.params: Any = self.Params() if params is None else params
 
     @abstractmethod
-    def run(self, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> Table:
+    def run(self, target: Target, batch: Any, threat: ThreatModel, seed: int) -> Table:
         """The table.
 
         Args:
             target: in evaluation mode; it is to be left as found.
-            batch: the test samples, with their clean logits.
+            batch: the test samples with their clean logits (``Batch``), or the requests with the target's answers (``PromptBatch``).
             threat: the campaign's.
             seed: of whatever is drawn.
 

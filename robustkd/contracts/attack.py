@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import UsageError
 from robustkd.contracts.params import Params
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
@@ -108,6 +109,7 @@ class Attack(ABC):
     depend on the batch it came in.
 
     Attributes:
+        modalities: what it attacks.
         kind: a fixed-budget attack looks for any adversarial input inside ``threat.eps``; a minimum-norm attack looks
             for the closest one in its own norm and is judged against ``threat`` afterwards.
         norms: for a fixed-budget attack the norms it can respect, for a minimum-norm attack the one it minimises.
@@ -121,6 +123,7 @@ class Attack(ABC):
     """
 
     Params: ClassVar[type[Params]] = Params
+    modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     kind: ClassVar[AttackKind] = "fixed-budget"
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     goals: ClassVar[tuple[Goal, ...]] = ("untargeted",)
@@ -159,6 +162,10 @@ class Attack(ABC):
     def loss_family(self) -> LossFamily:
         """The kind of loss it climbs; lets checks compare attacks that differ in the loss alone."""
         return "unknown"
+
+    def judged_under(self, threat: ThreatModel) -> ThreatModel:
+        """The threat model that its result is judged under in a campaign about ``threat``."""
+        return self.own_threat or threat
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """Why this attack cannot be used under ``threat``; None when it can."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustkd.contracts.attack import AttackKind, LossFamily
+from robustkd.contracts.data import Modality
 from robustkd.contracts.params import Params
 from robustkd.contracts.threat import ThreatModel
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from robustkd.contracts.attack import Attack, Batch
+    from robustkd.contracts.attack import Attack
     from robustkd.contracts.target import Target
 
 Severity = Literal["severe", "warning", "info"]
@@ -48,6 +49,27 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Transcript:
+    """The attempt that decided a request: the first that succeeded, else the last.
+
+    Attributes:
+        index: of the request in its data set.
+        request, prompt, prefill: what is wanted, what was asked, and how the answer was made to begin.
+        output: the answer, where it is a text.
+        attempts: made so far.
+        verdicts: by judge, whether the output gives what the request asks for; the first judge's counts.
+    """
+
+    index: int
+    request: str
+    prompt: str
+    prefill: str
+    output: str
+    attempts: int
+    verdicts: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
 class AttackEvidence:
     """One finished attack on the target, as checks see it: per-sample arrays in the order of ``CheckContext.batch``.
 
@@ -57,6 +79,7 @@ class AttackEvidence:
         adversarial: (M, *shape) float32, of the first M <= N samples, or None when perturbations were not kept.
         attack: the attack itself, so that a check can run it again on other samples, with other parameters.
         passes: (N,) int64, forward and backward passes that it spent on each sample.
+        transcripts: of an attack on prompts, the attempt that decided each request; else empty.
     """
 
     name: str
@@ -71,14 +94,15 @@ class AttackEvidence:
     adversarial: np.ndarray | None = None
     attack: Attack | None = None
     passes: np.ndarray | None = None
+    transcripts: Sequence[Transcript] = ()
 
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What a check may use: the target, the attacked samples, and what every attack found."""
+    """What a check may use: the target, the attacked samples (``Batch`` or ``PromptBatch``), and what every attack found."""
 
     target: Target
-    batch: Batch
+    batch: Any
     threat: ThreatModel
     attacks: Mapping[str, AttackEvidence]
     seed: int
@@ -93,6 +117,7 @@ class Check(ABC):
     """One symptom: a rule, its severity, and ``run``, which returns the evidence.
 
     Attributes:
+        modalities: of which evaluations it is a symptom.
         severity: ``severe`` makes the verdict `not credible`, ``warning`` makes it `suspect`, ``info`` changes nothing.
         rule: the rule in one sentence, with its threshold.
         source: where the rule or the threshold comes from.
@@ -103,6 +128,7 @@ class Check(ABC):
     """
 
     Params: ClassVar[type[Params]] = Params
+    modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     severity: ClassVar[Severity] = "warning"
     rule: ClassVar[str] = ""
     version: ClassVar[str] = "1"

@@ -5,12 +5,35 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 
 from robustkd.contracts.errors import DataError
 from robustkd.contracts.params import Params
+
+Modality = Literal["images", "text", "text-to-image"]
+"""What is attacked: a classifier of images, a language model, a model that draws what a text says."""
+
+
+class Samples(Protocol):
+    """What data of every modality have in common."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64 in 0..K-1."""
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one image; () where there are none."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, rows: np.ndarray) -> Self:
+        """The given rows."""
+
+    def digest(self) -> str:
+        """SHA-256 over everything."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +50,11 @@ class Arrays:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return self.images.shape[1:]
 
     def select(self, rows: np.ndarray) -> Arrays:
         """The given rows."""
@@ -74,17 +102,32 @@ class Arrays:
 
 @dataclass(frozen=True)
 class RawData:
-    """What a dataset plug-in returns: its own train and test parts (``train`` None when there is only a test part)."""
+    """What a dataset plug-in returns.
 
-    train: Arrays | None
-    test: Arrays
+    Attributes:
+        train: None when there is only a test part.
+        test: what is attacked.
+        classes: names of the K classes, or of the categories of prompts.
+        benign: of prompts, harmless test requests, which a defense must still answer.
+    """
+
+    train: Any
+    test: Any
     classes: tuple[str, ...]
+    benign: Any = None
 
 
 class Dataset(ABC):
-    """A dataset by name. ``load`` reads it whole; splitting and sub-sampling are the platform's."""
+    """A dataset by name. ``load`` reads it whole; splitting and sub-sampling are the platform's.
+
+    Attributes:
+        modality: ``images`` for ``Arrays``, else ``Prompts``.
+        judges: of prompts, the judges of a campaign that names none, as in its file; the first one's verdict counts.
+    """
 
     Params: ClassVar[type[Params]] = Params
+    modality: ClassVar[Modality] = "images"
+    judges: ClassVar[dict[str, dict[str, Any]]] = {}
     source: ClassVar[str] = ""
 
     def __init__(self, params: Any = None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import UsageError, suggestion
 from robustkd.contracts.params import Params
 from robustkd.contracts.threat import ThreatModel
@@ -15,7 +16,6 @@ from robustkd.contracts.threat import ThreatModel
 if TYPE_CHECKING:
     import torch
 
-    from robustkd.contracts.data import Arrays
     from robustkd.contracts.target import Target
 
 MetricLog = Callable[[int, Mapping[str, float]], None]
@@ -27,7 +27,7 @@ class FitContext:
     """Everything a defense may use. The test data are not in it, so nothing can be selected on them.
 
     Attributes:
-        train, validation: the training data and the part carved from them for selection.
+        train, validation: the training data and the part carved from them for selection: ``Arrays`` or ``Prompts``.
         input_shape: (C, H, W) of one image.
         num_classes: K.
         threat: the campaign's threat model, the default of robust training.
@@ -38,8 +38,8 @@ class FitContext:
         log: called once an epoch with its metrics.
     """
 
-    train: Arrays
-    validation: Arrays
+    train: Any
+    validation: Any
     input_shape: tuple[int, ...]
     num_classes: int
     threat: ThreatModel
@@ -60,6 +60,7 @@ class Defense(ABC):
     """A defense: parameters, and ``fit``.
 
     Attributes:
+        modalities: what it defends.
         uses_threat: whether ``fit`` looks at ``context.threat``: then another threat model means another training.
         uses_data: whether ``fit`` looks at the training data.
         version: raise it when the trained target changes; results of another version are computed again.
@@ -67,6 +68,7 @@ class Defense(ABC):
     """
 
     Params: ClassVar[type[Params]] = Params
+    modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     uses_threat: ClassVar[bool] = False
     uses_data: ClassVar[bool] = True
     version: ClassVar[str] = "1"

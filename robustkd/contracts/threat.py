@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from robustkd.contracts.errors import UsageError
 
 Norm = Literal["linf", "l2", "l1", "l0"]
-Space = Literal["pixels", "corruption", "embeddings", "tokens", "latent"]
+Space = Literal["pixels", "corruption", "prompt", "embeddings", "prefill", "seed"]
 Goal = Literal["untargeted", "targeted"]
 Knowledge = Literal["white-box", "transfer", "black-box", "oblivious"]
 
@@ -20,6 +20,11 @@ class ThreatModel:
 
     ``eps`` is measured in the space's own units (pixels in [0, 1] for images), never in normalised units. In the space
     ``corruption`` any image in the pixel range is (``eps`` is its whole width): what comes there is no attacker's choice.
+
+    A generative model is asked, and ``attempts`` answers to each request may be judged. In the space ``prompt`` the attacker
+    words the request, in ``prefill`` also the beginning of the answer, in ``seed`` chooses the random numbers, and in
+    ``embeddings`` moves what the prompt is embedded to. ``eps`` then is the number of attempts, but in ``embeddings`` the
+    perturbation's size, relative to the mean norm of an embedding.
     """
 
     norm: Norm = "linf"
@@ -27,6 +32,12 @@ class ThreatModel:
     space: Space = "pixels"
     goal: Goal = "untargeted"
     knowledge: Knowledge = "white-box"
+    attempts: int = 1
+
+    @classmethod
+    def by_prompt(cls, attempts: int, space: Space = "prompt") -> ThreatModel:
+        """The threat model of an attacker who asks: ``attempts`` answers to each request may be judged."""
+        return cls(eps=float(attempts), space=space, attempts=attempts)
 
     def __post_init__(self) -> None:
         for name, allowed in (("norm", Norm), ("space", Space), ("goal", Goal), ("knowledge", Knowledge)):
@@ -39,9 +50,16 @@ class ThreatModel:
             raise UsageError(f"threat model: eps is {self.eps}", fix="eps is a finite number >= 0, in pixel units of [0, 1]")
 
     @property
+    def steps(self) -> tuple[float, ...]:
+        """Of an attacker who asks: the numbers of attempts at which a curve shows success."""
+        if self.space not in ("prompt", "prefill", "seed"):
+            return ()
+        return tuple(float(point) for point in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if point < self.attempts)
+
+    @property
     def measure(self) -> str:
         """What results file it under: the norm, or the space of what respects none."""
-        return self.space if self.space == "corruption" else self.norm
+        return self.norm if self.space == "pixels" else self.space
 
     def __str__(self) -> str:
-        return "corruptions" if self.space == "corruption" else f"{self.norm} <= {self.eps:.4g}"
+        return "corruptions" if self.space == "corruption" else f"{self.measure} <= {self.eps:.4g}"

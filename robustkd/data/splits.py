@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, DataError, Params, RawData
+from robustkd.contracts import Arrays, DataError, Modality, Params, Prompts, RawData
 from robustkd.data.arrays import as_arrays
 from robustkd.data.order import stratified_order
 
@@ -45,17 +45,21 @@ class Splits:
         test: from the dataset's test part; any prefix is a fair sample.
         test_index: (N,) int64, the position of each test sample in the dataset's test part.
         classes: the K class names.
-        input_shape: (C, H, W).
-        digest: SHA-256 over the three parts, their order and the class names.
+        input_shape: (C, H, W); () where there are no images.
+        digest: SHA-256 over the parts, their order and the class names.
+        modality: ``images`` when the parts are ``Arrays``, else they are ``Prompts``.
+        benign: of prompts, harmless test requests; all that the dataset has.
     """
 
-    train: Arrays | None
-    validation: Arrays | None
-    test: Arrays
+    train: Any
+    validation: Any
+    test: Any
     test_index: np.ndarray
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
     digest: str
+    modality: Modality = "images"
+    benign: Prompts | None = None
 
     @property
     def num_classes(self) -> int:
@@ -82,11 +86,12 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     test_index = stratified_order(raw.test.labels, split.seed, _TEST)[: _count(split.test, len(raw.test), "test", name)]
     test = raw.test.select(test_index)
     train, validation = _training(raw.train, split, name)
-    digest = _digest(raw.classes, train, validation, test)
-    return Splits(train, validation, test, test_index, raw.classes, test.images.shape[1:], digest)
+    digest = _digest(raw.classes, train, validation, test, *([raw.benign] if raw.benign else []))
+    shape = test.sample_shape or (train.sample_shape if train else ())
+    return Splits(train, validation, test, test_index, raw.classes, shape, digest, plugin.modality, raw.benign)
 
 
-def _training(part: Arrays | None, split: SplitParams, name: str) -> tuple[Arrays | None, Arrays | None]:
+def _training(part: Any, split: SplitParams, name: str) -> tuple[Any, Any]:
     if part is None:
         if split.train is not None:
             raise DataError(
@@ -116,18 +121,19 @@ def _count(asked: int | None, available: int, part: str, name: str) -> int:
 
 
 def _checked(raw: RawData, name: str) -> RawData:
-    def checked(part: Arrays) -> Arrays:
-        return as_arrays(part.images, part.labels, name).validated(name, len(raw.classes))
+    def checked(part: Any) -> Any:
+        part = part if isinstance(part, Prompts) else as_arrays(part.images, part.labels, name)
+        return part.validated(name, len(raw.classes))
 
-    train, test = None if raw.train is None else checked(raw.train), checked(raw.test)
-    if train is not None and train.images.shape[1:] != test.images.shape[1:]:
+    train, test, benign = (None if part is None else checked(part) for part in (raw.train, raw.test, raw.benign))
+    if isinstance(test, Arrays) and train is not None and train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
             f"data '{name}': training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}",
             fix="bring all images to one size and number of channels",
         )
-    return RawData(train, test, tuple(raw.classes))
+    return RawData(train, test, tuple(raw.classes), benign)
 
 
-def _digest(classes: tuple[str, ...], *parts: Arrays | None) -> str:
+def _digest(classes: tuple[str, ...], *parts: Any) -> str:
     contents = [None if part is None else part.digest() for part in parts]
     return hashlib.sha256(json.dumps([classes, contents]).encode()).hexdigest()

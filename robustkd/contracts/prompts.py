@@ -1,0 +1,275 @@
+"""Requests put to a generative model, what it answers, and who says whether it did what was asked.
+
+A defense of a generative model is judged twice by the same question: did the output give what the request asks for? Of a
+forbidden request that is a break, of a harmless one it is usefulness.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from robustkd.contracts.attack import Attack, AttackResult, Batch
+from robustkd.contracts.data import Modality
+from robustkd.contracts.errors import DataError, UsageError
+from robustkd.contracts.params import Params
+from robustkd.contracts.target import Target
+from robustkd.contracts.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustkd.contracts.random import SampleRng
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Requests, as a table of texts.
+
+    Attributes:
+        columns: by name, N strings each. There is always ``prompt``. Known to the platform are also ``prefill`` (the beginning
+            of an answer after which a model that knows what is asked goes on with it: how its knowledge is told from its
+            willingness) and ``seed`` (of what is drawn for it). Everything else is between data, defenses, attacks and judges.
+        labels: (N,) int64, the category of each request in 0..K-1.
+        images: (N, C, H, W) uint8 or float32 in [0, 1], what the prompts describe, where there are such.
+    """
+
+    columns: Mapping[str, tuple[str, ...]]
+    labels: np.ndarray
+    images: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, column: str) -> tuple[str, ...]:
+        """One column.
+
+        Raises:
+            DataError: there is none of that name.
+        """
+        if column not in self.columns:
+            raise DataError(f"these prompts have no column '{column}'", fix=f"they have: {', '.join(self.columns)}")
+        return self.columns[column]
+
+    def get(self, column: str) -> tuple[str, ...]:
+        """One column; empty texts where there is none of that name."""
+        return self.columns.get(column, ("",) * len(self))
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of the images; () without."""
+        return () if self.images is None else self.images.shape[1:]
+
+    def select(self, rows: np.ndarray) -> Prompts:
+        """The given rows (indices or mask)."""
+        rows = np.asarray(rows)
+        places = np.flatnonzero(rows) if rows.dtype == bool else rows
+        columns = {name: tuple(texts[place] for place in places) for name, texts in self.columns.items()}
+        return Prompts(columns, self.labels[places], None if self.images is None else self.images[places])
+
+    def where(self, column: str, *values: str) -> Prompts:
+        """The rows whose ``column`` is one of ``values``."""
+        return self.select(np.array([text in values for text in self[column]], dtype=bool))
+
+    def digest(self) -> str:
+        """SHA-256 over every text, label and image."""
+        state = hashlib.sha256()
+        for name in sorted(self.columns):
+            for text in (name, *self.columns[name]):
+                encoded = text.encode()
+                state.update(f"{len(encoded)}:".encode() + encoded)
+        for array in (self.labels.astype("<i8", copy=False), self.images):
+            if array is not None:
+                state.update(f"{array.dtype.str}{array.shape}".encode())
+                state.update(np.ascontiguousarray(array).data)
+        return state.hexdigest()
+
+    def validated(self, name: str, num_classes: int) -> Prompts:
+        """Itself, or ``DataError`` when columns, labels or images do not fit together."""
+        if len(self) == 0:
+            raise DataError(f"data '{name}' is empty")
+        if "prompt" not in self.columns:
+            raise DataError(
+                f"data '{name}': there is no column 'prompt'", fix=f"there are: {', '.join(self.columns) or 'none'}"
+            )
+        for column, texts in self.columns.items():
+            if len(texts) != len(self):
+                raise DataError(f"data '{name}': column '{column}' has {len(texts)} rows, there are {len(self)} labels")
+        if self.images is not None and len(self.images) != len(self):
+            raise DataError(f"data '{name}': {len(self.images)} images for {len(self)} prompts")
+        if self.labels.min() < 0 or self.labels.max() >= num_classes:
+            raise DataError(
+                f"data '{name}': labels reach from {self.labels.min()} to {self.labels.max()}, but there are {num_classes} categories"
+            )
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What is put to a generative target.
+
+    Attributes:
+        prompt: the text. It is shown as a text and nothing else, so tokens that do not survive decoding are no success.
+        prefill: the beginning of the answer, put into the model's mouth.
+        embeddings: (T, D) in place of the embedded prompt, as the target's ``embed`` lays it out.
+        seed: of what is drawn.
+    """
+
+    prompt: str
+    prefill: str = ""
+    embeddings: Tensor | None = None
+    seed: int | None = None
+
+
+class GenerativeTarget(Target):
+    """A target that answers requests: with texts, or with (C, H, W) images in [0, 1]."""
+
+    @abstractmethod
+    def respond(self, asked: Sequence[Asked]) -> Sequence[Any]:
+        """One answer each, a text or an image. What is drawn depends on each request's own seed, not on the batch."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The module's own output for a batch of its inputs."""
+        output: Tensor = self.module(inputs)
+        return output
+
+    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Not asked of a target that answers requests."""
+        raise UsageError("a generative target has no features by layer")
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """Requests, the target's outputs, and whether each gives what its request asks for, (N,) bool."""
+
+    requests: Prompts
+    outputs: Sequence[Any]
+    complied: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBatch:
+    """The forbidden requests that an attack is given.
+
+    Attributes:
+        requests: N of them.
+        index: (N,) int64, each one's position in its data set (it seeds its random stream), on the target's device.
+        unattacked: the same requests as they are, and what the target answers.
+        eligible: (N,) bool, whether the target could comply at all: it goes on with the ``prefill`` rightly. What it has
+            forgotten is no success of a defense, and is not counted as a success of an attack.
+        benign: harmless requests and the target's outputs, None where the data have none.
+    """
+
+    requests: Prompts
+    index: Tensor
+    unattacked: Answered
+    eligible: np.ndarray
+    benign: Answered | None = None
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+class Judge(ABC):
+    """Says whether an output gives what its request asks for.
+
+    Attributes:
+        modalities: what it can judge.
+        targets: the finished targets of the defenses that its parameters refer to (a trained classifier), same seed.
+        version: raise it when verdicts change.
+        source: the paper.
+    """
+
+    Params: ClassVar[type[Params]] = Params
+    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    version: ClassVar[str] = "1"
+    source: ClassVar[str] = ""
+
+    def __init__(self, params: Any = None) -> None:
+        self.params: Any = self.Params() if params is None else params
+        self.targets: Mapping[str, Target] = {}
+
+    def with_targets(self, targets: Mapping[str, Target]) -> Self:
+        """This judge, holding the finished targets of the defenses that its parameters refer to, by name."""
+        holding = copy.copy(self)
+        holding.targets = dict(targets)
+        return holding
+
+    def files(self) -> list[Path]:
+        """Files outside the campaign whose content decides the verdict; hashed into its identity."""
+        return []
+
+    @abstractmethod
+    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
+        """(N,) bool, one verdict for each request and its output; it does not depend on the other ones.
+
+        Raises:
+            DataError: the requests lack a column that it needs, or ask for something that it does not know.
+        """
+
+
+class Attempts(ABC):
+    """What an attack on prompts may do with the target's answers: have some of them judged, and no more.
+
+    Attributes:
+        budget: how many for each request.
+        broken: (N,) bool tensor, requests with a successful attempt. An attack can leave them.
+        used: (N,) int64 tensor, attempts made.
+    """
+
+    budget: int
+    broken: Tensor
+    used: Tensor
+
+    @abstractmethod
+    def __call__(self, rows: Tensor, asked: Sequence[Asked]) -> Tensor:
+        """Put one attempt for each of ``rows`` (positions in the batch, each once) to the target and have it judged.
+
+        Returns:
+            (len(rows),) bool: whether it succeeded.
+
+        Raises:
+            AttackError: an attempt uses what the threat model does not allow, or is one too many.
+        """
+
+    @abstractmethod
+    def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
+        """Note passes of the search itself, for each of ``rows``; the answers that are judged are counted anyway."""
+
+    @property
+    def open(self) -> Tensor:
+        """Positions of the requests that stand and have attempts left."""
+        return (~self.broken & (self.used < self.budget)).nonzero().squeeze(1)
+
+
+class PromptAttack(Attack):
+    """An attack on requests: it searches, and puts what it finds to the target by ``attempts``, where every answer is judged.
+
+    It must not depend on the batch, takes randomness from ``rng`` alone and leaves the target as found, like every attack.
+    """
+
+    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    space = "prompt"
+
+    @abstractmethod
+    def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+        """Attack the requests of ``batch``: all its effect is in the attempts that it makes."""
+
+    def judged_under(self, threat: ThreatModel) -> ThreatModel:
+        """As many attempts as the campaign allows, in the attack's own space."""
+        return ThreatModel.by_prompt(threat.attempts, self.space)
+
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """Why this attack cannot be used under ``threat``; None when it can."""
+        return None if threat.space == self.space else f"attacks by {self.space}, the threat model is about {threat.space}"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """Not for arrays: see ``search``."""
+        raise UsageError(f"attack '{getattr(self, 'name', type(self).__name__)}' is for prompts, not for arrays")
