@@ -60,6 +60,9 @@ setup(
         ],
         # A tracking store in PostgreSQL. What postgresql:// means is up to SQLAlchemy: psycopg2 to 2.0, psycopg from 2.1 on.
         "postgresql": ["psycopg2-binary>=2.9.10", "psycopg[binary]>=3.2"],
+        # Language models. 5.x reads and writes safetensors alone; peft for LoRA, gguf for GGUF files, which accelerate is not needed for.
+        "llm": ["transformers>=5.0,<6", "peft>=0.17", "gguf>=0.17"],
+        "diffusion": ["diffusers>=0.36", "transformers>=5.0,<6"],
         "torchvision": ["torchvision>=0.23"],  # resnet101, resnext50-32x4d, densenet201, vgg19
         # The engine 'dask'. dask-jobqueue, for Slurm and PBS, is the user's to add: it is of no use elsewhere.
         "dask": ["distributed>=2025.1"],
@@ -68,6 +71,10 @@ setup(
         "docs": ["sphinx>=8.2,<10", "myst-parser>=5,<6", "furo>=2025.9.25"],
         "dev": [
             "distributed>=2025.1",
+            "transformers>=5.0,<6",
+            "diffusers>=0.36",
+            "peft>=0.17",
+            "gguf>=0.17",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.112",
@@ -164,6 +171,8 @@ setup(
             "cifar100 = robustkd.data.cifar:CIFAR100",
             "image-folder = robustkd.data.image_folder:ImageFolder",
             "npz = robustkd.data.npz:NPZ",
+        ],
+        "robustkd.judges": [
         ],
         "robustkd.models": [
             "small-cnn = robustkd.models.small:SmallCNN",

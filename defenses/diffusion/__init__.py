@@ -1,0 +1,1 @@
+"""Unlearning: defenses of text-to-image models."""

@@ -1,0 +1,1 @@
+"""Judges: whether an output gives what its request asks for."""
