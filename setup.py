@@ -173,6 +173,8 @@ setup(
             "npz = robustkd.data.npz:NPZ",
         ],
         "robustkd.judges": [
+            "exact-match = robustkd.judges.exact_match:ExactMatch",
+            "refusal-match = robustkd.judges.refusal_match:RefusalMatch",
         ],
         "robustkd.models": [
             "small-cnn = robustkd.models.small:SmallCNN",
