@@ -17,7 +17,7 @@ from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.samples import AttackRecord
 from robustkd.campaigns.store import PERTURBATIONS, Entry, Store
 from robustkd.contracts.analysis import Table
-from robustkd.contracts.check import Finding
+from robustkd.contracts.check import Finding, Transcript
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
@@ -75,12 +75,7 @@ def collect(
     return Results(
         campaign=campaign.name,
         threat={"norm": campaign.threat.measure, "eps": campaign.threat.eps},
-        data={
-            "name": campaign.data.name,
-            "n": len(plan.data.test),
-            "digest": plan.data.digest,
-            "test_digest": plan.data.test.digest(),
-        },
+        data=_data(plan),
         cells=cells,
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
         skipped=list(plan.skipped),
@@ -152,9 +147,29 @@ def attack_result(
         backward_passes=int(outcome.backwards.sum()),
         wall_seconds=float(entry.meta["wall_seconds"]),
         perturbations=perturbations_kept(entry),
+        agreement=_agreement(samples.transcripts(entry)),
         curve=_curve(outcome.correct, record.broken_at, {use.threat.eps, *use.curve}),
         **names,
     )
+
+
+def _data(plan: Plan) -> dict[str, Any]:
+    data = plan.data
+    found = {
+        "name": plan.campaign.data.name,
+        "n": len(data.test),
+        "digest": data.digest,
+        "test_digest": data.test.digest(),
+    }
+    if data.modality == "images":
+        return found
+    return found | {"modality": data.modality, "benign": len(data.benign) if data.benign else 0}
+
+
+def _agreement(said: Sequence[Transcript]) -> dict[str, float]:
+    """Of each judge but the first, on what share of the answers it says what the first one says."""
+    deciding, *others = said[0].verdicts if said else [""]
+    return {name: sum(one.verdicts[name] == one.verdicts[deciding] for one in said) / len(said) for name in others}
 
 
 def perturbations_kept(entry: Entry) -> int | None:

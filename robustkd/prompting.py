@@ -163,7 +163,7 @@ class JudgedAttempts(Attempts):
             distance=used.astype(np.float32),
             norm=used.astype(np.float32),
             loss=np.full(len(batch), np.nan, dtype=np.float32),
-            forwards=self._passes[0].numpy(),
+            forwards=(self._passes[0] + self.used).numpy(),
             backwards=self._passes[1].numpy(),
         )
         broken_at = self._threat.eps if self._threat.space == "embeddings" else at
@@ -185,6 +185,7 @@ class JudgedAttempts(Attempts):
                 request=requests["prompt"][place],
                 prompt=found.asked.prompt,
                 prefill=found.asked.prefill,
+                seed=found.asked.seed,
                 output=found.output if isinstance(found.output, str) else "",
                 attempts=int(self.used[place]),
                 verdicts={name: bool(said[place]) for name, said in verdicts.items()},
@@ -202,9 +203,13 @@ class JudgedAttempts(Attempts):
             )
         space = self._threat.space
         for question in asked:
-            used = (("prefill", question.prefill), ("embeddings", question.embeddings is not None), ("seed", question.seed))
-            for what, given in used:
-                if given not in ("", False, None) and what != space:
+            used = {
+                "prefill": question.prefill != "",
+                "embeddings": question.embeddings is not None,
+                "seed": question.seed is not None,
+            }
+            for what, given in used.items():
+                if given and what != space:
                     raise AttackError(
                         f"{self._attack} sets the {what} of a request, but the threat model is about {space}",
                         fix=f"an attack that does declares it: own_threat with the space '{what}'",

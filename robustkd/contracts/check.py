@@ -58,6 +58,7 @@ class Transcript:
         output: the answer, where it is a text.
         attempts: made so far.
         verdicts: by judge, whether the output gives what the request asks for; the first judge's counts.
+        seed: of what was drawn; None where nothing is.
     """
 
     index: int
@@ -67,6 +68,7 @@ class Transcript:
     output: str
     attempts: int
     verdicts: Mapping[str, bool]
+    seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import DataError, UsageError
 from robustkd.contracts.params import Params
 from robustkd.contracts.target import Target
-from robustkd.contracts.threat import ThreatModel
+from robustkd.contracts.threat import Space, ThreatModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -241,7 +241,7 @@ class Attempts(ABC):
 
     @abstractmethod
     def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
-        """Note passes of the search itself, for each of ``rows``; the answers that are judged are counted anyway."""
+        """Note passes of the search itself, for each of ``rows``; an answer that is judged counts as one forward pass anyway."""
 
     @property
     def open(self) -> Tensor:
@@ -256,7 +256,7 @@ class PromptAttack(Attack):
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
-    space = "prompt"
+    space: ClassVar[Space] = "prompt"
 
     @abstractmethod
     def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from robustkd.contracts import StoreError
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Verdict
+from robustkd.contracts.data import Modality
 from robustkd.scoring.paired import Comparison
 from robustkd.scoring.remedy import Remedy
 
@@ -35,6 +36,10 @@ class CellResult:
     not counted as a success of the attack. ``attack_success_rate`` is over the samples that were classified rightly.
     ``perturbations`` is the number of samples, from the first on, whose perturbed inputs are in the store.
     ``error`` says why a cell has no numbers; its ``status`` is then not ``done``.
+
+    Of a model that is asked, a request that it could not comply with anyway is what a misclassified sample is of a classifier, and
+    ``clean_accuracy`` is its usefulness: the share of harmless requests that it complies with. ``agreement`` tells of every judge but
+    the deciding one on how many of the deciding answers it says the same, as a share.
     """
 
     cell_id: str
@@ -57,6 +62,7 @@ class CellResult:
     curve: list[CurvePoint] = field(default_factory=list)
     error: str | None = None
     perturbations: int | None = None
+    agreement: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,8 @@ class Results:
     Attributes:
         campaign: its name.
         threat: the headline threat model, as ``{"norm": .., "eps": ..}``.
-        data: name, number of test samples, content hash of all samples and of the test samples alone.
+        data: name, number of test samples, content hash of all samples and of the test samples alone; of prompts also the
+            modality, and the number of harmless requests.
         environment: versions and machine, for the record only.
         comparisons: every two defenses of the same seed, on the test samples that they share.
     """
@@ -122,6 +129,12 @@ class Results:
     skipped: list[Skipped] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
+
+    @property
+    def modality(self) -> Modality:
+        """What is attacked."""
+        modality: Modality = self.data.get("modality", "images")
+        return modality
 
     @property
     def incomplete(self) -> bool:

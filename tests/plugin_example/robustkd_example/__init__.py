@@ -1,1 +1,1 @@
-"""A defense and an attack from outside of robustkd."""
+"""A defense, an attack and a world of prompts from outside of robustkd."""
