@@ -205,6 +205,7 @@ setup(
             "classifier = robustkd.targets.classifier:ClassifierTarget",
             "ensemble = robustkd.targets.ensemble:EnsembleTarget",
             "pipeline = robustkd.targets.pipeline:PipelineTarget",
+            "text-to-image = robustkd.targets.text_to_image:TextToImageTarget",
         ],
         "robustkd.checks": [
             "threat-model-audit = robustkd.checks.audit:ThreatModelAudit",

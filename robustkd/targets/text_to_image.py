@@ -1,0 +1,290 @@
+"""Latent and pixel diffusion models that draw what a text says.
+
+One code path for Stable Diffusion 1.x/2.x and for the small models that a campaign trains: the same classes of diffusers and
+transformers, and without an autoencoder the latents are the pixels, in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from robustkd.contracts import Asked, DataError, GenerativeTarget, TargetError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_TOGETHER = 2**17  # latent values that are denoised together: 8 images of Stable Diffusion 1.x, 512 of 16x16 pixels
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class TextToImageTarget(GenerativeTarget):
+    """A conditional diffusion model with classifier-free guidance.
+
+    Args:
+        module: ``unet`` (UNet2DConditionModel), ``text_encoder`` (CLIPTextModel) and, of a latent model, ``vae`` (AutoencoderKL).
+        tokenizer: lower-cases and splits; it adds no special tokens.
+        special: the ids ``bos``, ``eos`` and ``pad``.
+        scheduler: any of diffusers that adds noise by ``alphas_cumprod``.
+        guidance: how far the prediction is moved from the one for an empty prompt to that for the prompt; 1 leaves the first out.
+        steps: of denoising.
+
+    Attributes:
+        max_tokens: T, positions of a prompt, ``bos`` and ``eos`` included.
+        timesteps: how many noise levels there are.
+        latent_shape: (C', H', W') of what is denoised.
+    """
+
+    kind = "text-to-image"
+
+    def __init__(
+        self,
+        module: nn.ModuleDict,
+        tokenizer: Tokenizer,
+        special: Mapping[str, int],
+        scheduler: Any,
+        *,
+        guidance: float = 7.5,
+        steps: int = 50,
+    ) -> None:
+        self.module, self.tokenizer, self.scheduler = module, tokenizer, scheduler
+        self.guidance, self.steps = guidance, steps
+        parts: Any = module
+        self.unet, self.text_encoder, self.vae = parts["unet"], parts["text_encoder"], getattr(parts, "vae", None)
+        self.special = dict(special)
+        self.bos, self.eos, self.pad = (self.special[name] for name in ("bos", "eos", "pad"))
+        self.max_tokens = int(self.text_encoder.config.max_position_embeddings)
+        self.timesteps = int(scheduler.config.num_train_timesteps)
+        side = self.unet.config.sample_size
+        self.latent_shape = (int(self.unet.config.in_channels), int(side), int(side))
+        if not hasattr(scheduler, "alphas_cumprod"):
+            raise TargetError(
+                f"the scheduler {type(scheduler).__name__} adds no noise by alphas_cumprod",
+                fix="use the model's own DDPM, DDIM, PNDM, Euler or DPM++ scheduler; flow matching models are not supported",
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.module.parameters()).dtype
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The table of token embeddings, (V, E)."""
+        table: nn.Embedding = self.text_encoder.get_input_embeddings()
+        return table
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """(B, T) int64: bos, the prompt, eos, padding.
+
+        Raises:
+            DataError: a prompt is longer than T - 2 tokens.
+        """
+        rows = [encoded.ids for encoded in self.tokenizer.encode_batch(list(prompts), add_special_tokens=False)]
+        room = self.max_tokens - 2
+        for prompt, ids in zip(prompts, rows, strict=True):
+            if len(ids) > room:
+                raise DataError(
+                    f"a prompt of {len(ids)} tokens is too long, the model reads {room}: {prompt[:60]!r}..",
+                    fix="shorten it: what is cut off silently would not be what was asked",
+                )
+        filled = [[self.bos, *ids, self.eos, *[self.pad] * (room - len(ids))] for ids in rows]
+        return torch.tensor(filled, dtype=torch.int64, device=self.device).reshape(-1, self.max_tokens)
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of some tokens, special ones left out."""
+        listed = [int(token) for token in ids if int(token) not in self.special.values()]
+        text: str = self.tokenizer.decode(listed, skip_special_tokens=True)
+        return text.replace("</w>", " ").strip()  # how CLIP's byte pairs mark the end of a word
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, E), the tokens' embeddings without positions."""
+        embedded: Tensor = self.embedding(ids.to(self.device))
+        return embedded
+
+    def encode(self, ids: Tensor | None = None, embeddings: Tensor | None = None) -> Tensor:
+        """(B, T, D), what the UNet attends to.
+
+        Args:
+            ids: (B, T), as ``tokenize`` gives them.
+            embeddings: (B, T, E) in place of ids, laid out as ``embed`` gives them; the result is differentiable in them.
+        """
+        if (ids is None) == (embeddings is None):
+            raise TargetError("a prompt is encoded from ids or from embeddings", fix="give one of the two")
+        if embeddings is None:
+            assert ids is not None
+            encoded: Tensor = self.text_encoder(input_ids=ids.to(self.device)).last_hidden_state
+            return encoded
+        anything = torch.full(embeddings.shape[:2], self.pad, device=self.device)
+        with _looked_up(self.embedding, embeddings.to(self.device, self.dtype)):
+            encoded = self.text_encoder(input_ids=anything).last_hidden_state
+        return encoded
+
+    def latents(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, C', H', W'), the mean of the autoencoder's latents, scaled; differentiable."""
+        scaled = 2 * images.to(self.device, self.dtype) - 1
+        if self.vae is None:
+            return scaled
+        z: Tensor = self.vae.encode(scaled).latent_dist.mode() * self.vae.config.scaling_factor
+        return z
+
+    def images(self, latents: Tensor) -> Tensor:
+        """(B, C', H', W') -> (B, C, H, W) float32 in [0, 1]."""
+        drawn = latents.to(self.dtype)
+        if self.vae is not None:
+            drawn = self.vae.decode(drawn / self.vae.config.scaling_factor).sample
+        return (drawn.float() / 2 + 0.5).clamp(0, 1)
+
+    def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """sqrt(a_t) z_0 + sqrt(1 - a_t) noise, with t (B,) int64 in [0, timesteps)."""
+        kept = self._kept(t)
+        return (kept.sqrt() * latents + (1 - kept).sqrt() * noise).to(latents.dtype)
+
+    def predict(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+        """(B, C', H', W') the noise that the UNet sees in noised latents; v-predictions and predicted latents are converted."""
+        output: Tensor = self.unet(latents.to(self.dtype), t.to(self.device), encoder_hidden_states=hidden).sample
+        kind = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return output
+        kept = self._kept(t)
+        if kind == "v_prediction":
+            return kept.sqrt() * output + (1 - kept).sqrt() * latents
+        return (latents - kept.sqrt() * output) / (1 - kept).sqrt()
+
+    @torch.no_grad()
+    def respond(self, asked: Sequence[Asked]) -> list[Tensor]:
+        """One (C, H, W) image in [0, 1] each, on the CPU. What is drawn depends on a request's seed (None is 0) alone."""
+        together = max(1, min(64, _TOGETHER // torch.Size(self.latent_shape).numel()))
+        empty = self.encode(self.tokenize([""])) if self.guidance != 1 else None
+        drawn: list[Tensor] = []
+        for first in range(0, len(asked), together):
+            chunk = asked[first : first + together]
+            drawn += self.images(self._denoised(chunk, self._asked_for(chunk), empty)).cpu()
+        return drawn
+
+    def _asked_for(self, asked: Sequence[Asked]) -> Tensor:
+        """(B, T, D), each request's prompt or what stands in its place."""
+        soft = [question.embeddings for question in asked]
+        if all(given is None for given in soft):
+            return self.encode(self.tokenize([question.prompt for question in asked]))
+        rows = [
+            self.embed(self.tokenize([question.prompt]))[0] if given is None else given.to(self.device)
+            for question, given in zip(asked, soft, strict=True)
+        ]
+        return self.encode(embeddings=torch.stack(rows))
+
+    def _denoised(self, asked: Sequence[Asked], hidden: Tensor, empty: Tensor | None) -> Tensor:
+        # The CPU's generators: the same seed draws the same image on every device. A copy of the scheduler, because some
+        # remember their last steps.
+        draws = [torch.Generator().manual_seed(question.seed or 0) for question in asked]
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(self.steps, device=self.device)
+        z = torch.stack([torch.randn(self.latent_shape, generator=draw) for draw in draws]).to(self.device)
+        z = z * scheduler.init_noise_sigma
+        random = {"generator": draws} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        if empty is not None:
+            hidden = torch.cat([empty.expand_as(hidden), hidden])
+        for t in scheduler.timesteps:
+            seen = scheduler.scale_model_input(z, t).to(self.dtype)
+            if empty is not None:
+                without, given = self.unet(torch.cat([seen, seen]), t, encoder_hidden_states=hidden).sample.float().chunk(2)
+                output = without + self.guidance * (given - without)
+            else:
+                output = self.unet(seen, t, encoder_hidden_states=hidden).sample.float()
+            z = scheduler.step(output, t, z, **random).prev_sample
+        return z
+
+    def _kept(self, t: Tensor) -> Tensor:
+        """a_t, (B, 1, 1, 1)."""
+        alphas: Tensor = self.scheduler.alphas_cumprod.to(self.device)[t.to(self.device)]
+        return alphas.reshape(-1, 1, 1, 1)
+
+    def card(self) -> dict[str, Any]:
+        """See ``Target.card``."""
+        parts = {"unet": _config(self.unet.config), "text_encoder": _config(self.text_encoder.config.to_diff_dict())}
+        return {
+            "target": self.kind,
+            "parts": parts | ({} if self.vae is None else {"vae": _config(self.vae.config)}),
+            "tokenizer": self.tokenizer.to_str(),
+            "special": self.special,
+            "scheduler": {"class": type(self.scheduler).__name__, "config": _config(self.scheduler.config)},
+            "guidance": self.guidance,
+            "steps": self.steps,
+            "precision": str(self.dtype).removeprefix("torch."),
+        }
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> TextToImageTarget:
+        """See ``Target.from_card``."""
+        require_diffusers()
+        import diffusers
+        from tokenizers import Tokenizer
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        configs = card["parts"]
+        parts: dict[str, Any] = {
+            "unet": diffusers.UNet2DConditionModel.from_config(configs["unet"]),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
+        }
+        if "vae" in configs:
+            parts["vae"] = diffusers.AutoencoderKL.from_config(configs["vae"])
+        module = nn.ModuleDict(parts).to(PRECISIONS[card["precision"]])
+        scheduler = scheduler_class(card["scheduler"]["class"]).from_config(card["scheduler"]["config"])
+        tokenizer = Tokenizer.from_str(card["tokenizer"])
+        return cls(module, tokenizer, card["special"], scheduler, guidance=card["guidance"], steps=card["steps"])
+
+
+def require_diffusers() -> None:
+    """Diffusers and transformers can be imported.
+
+    Raises:
+        TargetError: they are not installed.
+    """
+    try:
+        import diffusers  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise TargetError(f"text-to-image models need {error.name}", fix="pip install 'robustkd[diffusion]'") from error
+
+
+def scheduler_class(name: str) -> Any:
+    """A scheduler of diffusers by its class name.
+
+    Raises:
+        TargetError: diffusers has none of that name.
+    """
+    import diffusers
+
+    found = getattr(diffusers, name, None)
+    if not (inspect.isclass(found) and issubclass(found, diffusers.SchedulerMixin)):
+        raise TargetError(f"diffusers has no scheduler '{name}'", fix="one of its own, such as DDIMScheduler")
+    return found
+
+
+@contextmanager
+def _looked_up(table: nn.Embedding, embeddings: Tensor) -> Iterator[None]:
+    """Every look-up in ``table`` gives ``embeddings``: the encoder takes ids and nothing else."""
+    hook = table.register_forward_hook(lambda module, arguments, output: embeddings)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the network, as JSON: not where it was read from or by which release."""
+    about = ("architectures", "dtype", "torch_dtype", "transformers_version")
+    kept = {key: value for key, value in config.items() if not key.startswith("_") and key not in about}
+    plain: dict[str, Any] = json.loads(json.dumps(kept))
+    return plain
