@@ -68,8 +68,10 @@ setup(
         "dask": ["distributed>=2025.1"],
         # The site. Sphinx because it is well kept: mkdocs 1.x had its last release in 2024 and its theme material ends in May 2027,
         # zensical is an alpha. Sphinx 9.1 and later want Python 3.12; MyST reads Markdown, furo needs no network.
-        "docs": ["sphinx>=8.2,<10", "myst-parser>=5,<6", "furo>=2025.9.25"],
+        "docs": ["sphinx>=8.2,<10", "myst-parser>=5,<6", "myst-nb>=1.3", "furo>=2025.9.25"],
         "dev": [
+            "nbclient>=0.10",  # runs the notebooks
+            "ipykernel>=6.29",
             "distributed>=2025.1",
             "transformers>=5.0,<6",
             "diffusers>=0.36",
@@ -206,6 +208,7 @@ setup(
             "ensemble = robustkd.targets.ensemble:EnsembleTarget",
             "pipeline = robustkd.targets.pipeline:PipelineTarget",
             "text-to-image = robustkd.targets.text_to_image:TextToImageTarget",
+            "causal-lm = robustkd.targets.causal_lm:CausalLMTarget",
         ],
         "robustkd.checks": [
             "threat-model-audit = robustkd.checks.audit:ThreatModelAudit",

@@ -1,5 +1,7 @@
 """Targets: what attacks are run against."""
 
+from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.chat import TokenBatch, Tokens
 from robustkd.targets.classifier import ClassifierTarget
 from robustkd.targets.ensemble import EnsembleTarget
 from robustkd.targets.files import fingerprint, load_target, save_target
@@ -9,10 +11,13 @@ from robustkd.targets.pipeline import PipelineTarget, TransformSpec
 from robustkd.targets.surrogate import backward_surrogates, declared_surrogates
 
 __all__ = [
+    "CausalLMTarget",
     "ClassifierTarget",
     "EnsembleTarget",
     "ImageTarget",
     "PipelineTarget",
+    "TokenBatch",
+    "Tokens",
     "TransformSpec",
     "backward_surrogates",
     "declared_surrogates",

@@ -19,8 +19,13 @@ WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 
 def save_target(target: Target, folder: Path) -> None:
-    """Write a target's weights and card into ``folder``, which exists."""
-    state = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in target.module.state_dict().items()}
+    """Write a target's weights and card into ``folder``, which exists. What two names share (tied weights) is written once."""
+    tied = _tied(target.module)
+    state = {
+        name: tensor.detach().contiguous().cpu().clone()
+        for name, tensor in target.module.state_dict().items()
+        if name not in tied
+    }
     save_file(state, folder / WEIGHTS)
     (folder / CARD).write_text(json.dumps(target.card(), indent=1, sort_keys=True))
 
@@ -56,7 +61,9 @@ def load_weights(module: nn.Module, file: Path) -> None:
     except SafetensorError as error:
         raise TargetError(f"{file} is damaged: {error}", fix="copy it again, or train again") from error
     mine = module.state_dict()
-    missing, unexpected = sorted(set(mine) - set(state)), sorted(set(state) - set(mine))
+    tied = _tied(module)
+    missing = sorted(name for name in set(mine) - set(state) if tied.get(name) not in state)
+    unexpected = sorted(set(state) - set(mine))
     # BatchNorm's step counter is not written by older checkpoints and has no effect on the output in eval mode.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     wrong = [key for key in mine if key in state and mine[key].shape != state[key].shape]
@@ -65,6 +72,16 @@ def load_weights(module: nn.Module, file: Path) -> None:
         said = "; it ".join(f"{text} {', '.join(keys[:3])}" for text, keys in problems if keys)
         raise TargetError(f"{file} does not fit the network: it {said}", fix="check the architecture and its parameters")
     module.load_state_dict(state, strict=False)
+
+
+def _tied(module: nn.Module) -> dict[str, str]:
+    """The names of tensors that are another one under an earlier name, and that name."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    state = module.state_dict()
+    shared = {
+        name: first.setdefault((tensor.data_ptr(), tensor.shape), name) for name, tensor in state.items() if tensor.numel()
+    }
+    return {name: earlier for name, earlier in shared.items() if name != earlier}
 
 
 def _torch_state(file: Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,261 @@
+"""A language model that is talked to: a causal one of transformers, its tokeniser and its chat template."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from robustkd.contracts import Asked, GenerativeTarget, TargetError
+from robustkd.targets.chat import Chat, TokenBatch, Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_ROWS = 64
+"""Answers that are written at once."""
+
+
+class CausalLMTarget(GenerativeTarget):
+    """A causal language model behind its chat template. It answers greedily.
+
+    Args:
+        module: a causal language model of transformers.
+        tokenizer: its fast tokeniser, with a chat template.
+        max_new_tokens: how long an answer may be.
+        system: a message from the system before the user's, "" for none.
+
+    Raises:
+        TargetError: see ``Chat``.
+    """
+
+    kind = "causal-lm"
+    module: PreTrainedModel
+
+    def __init__(
+        self, module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, max_new_tokens: int = 64, system: str = ""
+    ) -> None:
+        self.module = module
+        self.chat = Chat(tokenizer, int(module.config.get_text_config().max_position_embeddings), system)
+        self.max_new_tokens = max_new_tokens
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokeniser, with its chat template."""
+        return self.chat.tokenizer
+
+    @property
+    def system(self) -> str:
+        """The system's message."""
+        return self.chat.system
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The table of token embeddings, (V, D)."""
+        table = self.module.get_input_embeddings()
+        assert isinstance(table, nn.Embedding)
+        return table
+
+    @property
+    def embedding_norm(self) -> float:
+        """The mean L2 norm of a token's embedding: the unit of a budget in embedding space."""
+        return float(self.embedding.weight.detach().float().norm(dim=1).mean())
+
+    def encode(self, prompt: str, completion: str = "", prefill: str = "", *, ends: bool = True) -> Tokens:
+        """See ``Chat.encode``."""
+        return self.chat.encode(prompt, completion, prefill, ends=ends)
+
+    def batch(self, items: Sequence[Tokens]) -> TokenBatch:
+        """Side by side, padded on the right, on the target's device."""
+        return self.chat.batch(items).to(self.device)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids of any shape -> their embeddings, (.., D)."""
+        embedded: Tensor = self.embedding(ids)
+        return embedded
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, T) ids -> (B, T, V) logits."""
+        logits: Tensor = self.module(input_ids=inputs, use_cache=False).logits
+        return logits
+
+    def prefix(self, ids: Tensor) -> Prefix:
+        """What the model makes of a common beginning, (P,) ids: computed once, used for many continuations of it."""
+        with torch.no_grad():
+            cache = self.module(input_ids=ids[None].to(self.device), use_cache=True, logits_to_keep=1).past_key_values
+        return Prefix(ids.to(self.device), tuple((layer.keys, layer.values) for layer in cache.layers))
+
+    def token_logprobs(self, batch: TokenBatch, embeddings: Tensor | None = None, prefix: Prefix | None = None) -> Tensor:
+        """The log-probability of each token of the completions, given what is before it.
+
+        Args:
+            batch: B conversations.
+            embeddings: (B, T, D) in place of the embedded ids.
+            prefix: of a beginning that all conversations share and that lies before their completions.
+
+        Returns:
+            (B, T) float32, 0 where no completion is; differentiable in ``embeddings`` and in the weights.
+
+        Raises:
+            TargetError: the conversations do not begin with ``prefix``.
+        """
+        skip = 0 if prefix is None else prefix.within(batch)
+        embedded = self.embed(batch.ids[:, skip:]) if embeddings is None else embeddings[:, skip:]
+        columns = batch.completion.any(0).nonzero().squeeze(1)
+        options: dict[str, Any] = {} if prefix is None else {"past_key_values": prefix.cache(len(batch))}
+        # Logits where they are needed alone: over a large vocabulary they are most of the memory.
+        logits = self.module(
+            inputs_embeds=embedded,
+            attention_mask=batch.mask.long(),
+            use_cache=prefix is not None,
+            logits_to_keep=columns - 1 - skip,
+            **options,
+        ).logits.float()
+        chosen = logits.log_softmax(-1).gather(2, batch.ids[:, columns, None]).squeeze(2)
+        chosen = torch.where(batch.completion[:, columns], chosen, 0.0)
+        return torch.zeros(batch.ids.shape, device=chosen.device).index_copy(1, columns, chosen)
+
+    def completion_logprob(self, batch: TokenBatch, embeddings: Tensor | None = None, prefix: Prefix | None = None) -> Tensor:
+        """(B,) mean log-probability of the completions' tokens."""
+        return self.token_logprobs(batch, embeddings, prefix).sum(1) / batch.completion.sum(1)
+
+    def respond(self, asked: Sequence[Asked]) -> list[str]:
+        """What the model answers, greedily; of a prefilled answer, what it adds.
+
+        ``Asked.embeddings``, (T, D) of any length, stand where the user's tokens would; the template around them stays.
+
+        Raises:
+            TargetError: a prompt leaves no room for an answer.
+        """
+        laid = [self._laid(question) for question in asked]
+        answers = [""] * len(laid)
+        # By length, so that little is padded.
+        order = sorted(range(len(laid)), key=lambda row: len(laid[row]))
+        for rows in (order[first : first + _ROWS] for first in range(0, len(order), _ROWS)):
+            for row, ids in zip(rows, self._written([laid[row] for row in rows]), strict=True):
+                answers[row] = self.chat.decode(ids).strip()
+        return answers
+
+    def _laid(self, asked: Asked) -> Tensor:
+        """(T, D): the embedded request, as far as the answer is to be written."""
+        tokens = self.encode(asked.prompt, prefill=asked.prefill)
+        text = self.embed(torch.tensor(tokens.ids, device=self.device))
+        if asked.embeddings is not None:
+            given = asked.embeddings.to(text)
+            text = torch.cat([text[: tokens.prompt.start], given, text[tokens.prompt.stop :]])
+        if len(text) >= self.chat.context:
+            raise TargetError(
+                f"the prompt leaves no room for an answer in a context of {self.chat.context} tokens: {asked.prompt[:60]!r}..",
+                fix="shorten it, or take a model with a longer context",
+            )
+        return text
+
+    @torch.no_grad()
+    def _written(self, laid: Sequence[Tensor]) -> list[list[int]]:
+        """The ids that the model adds to each of some (T, D) embedded texts, without what ends them."""
+        width = max(len(text) for text in laid)
+        embedded = torch.stack([nn.functional.pad(text, (0, 0, width - len(text), 0)) for text in laid])
+        lengths = torch.tensor([len(text) for text in laid], device=self.device)
+        mask = torch.arange(width, device=self.device) >= width - lengths[:, None]
+        ends = torch.tensor(sorted(self._ends), device=self.device)
+        # By each one's own length: how far an answer may go is no matter of the batch.
+        room = (self.chat.context - lengths).clamp_max(self.max_new_tokens)
+        written: list[Tensor] = []
+        running = torch.ones_like(room, dtype=torch.bool)
+        step: dict[str, Any] = {"inputs_embeds": embedded}
+        positions, cache = (mask.cumsum(1) - 1).clamp_min(0), None
+        while running.any():
+            output = self.module(
+                **step,
+                attention_mask=mask.long(),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            chosen, cache = output.logits[:, -1].argmax(-1), output.past_key_values
+            written.append(chosen)
+            running &= ~torch.isin(chosen, ends) & (room > len(written))
+            positions = (positions[:, -1:] + 1).clamp_max(self.chat.context - 1)
+            step = {"input_ids": chosen[:, None]}
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        rows = zip(torch.stack(written, 1).tolist(), room.tolist(), strict=True)
+        return [_until(row[:most], self._ends) for row, most in rows]
+
+    @functools.cached_property
+    def _ends(self) -> frozenset[int]:
+        configured = self.module.generation_config.eos_token_id if self.module.generation_config else None
+        several = configured if isinstance(configured, list) else [configured]
+        return frozenset({self.chat.end_of_turn, self.tokenizer.eos_token_id, *several} - {None})
+
+    def card(self) -> dict[str, Any]:
+        """See ``Target.card``: the architecture's configuration, the tokeniser and the chat template as texts."""
+        tokenizer = self.tokenizer
+        return {
+            "target": self.kind,
+            "config": self.module.config.to_dict(),
+            "dtype": str(self.embedding.weight.dtype).removeprefix("torch."),
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "special_tokens": {
+                name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
+            },
+            "chat_template": tokenizer.chat_template,
+            "ends": sorted(self._ends),
+            "max_new_tokens": self.max_new_tokens,
+            "system": self.system,
+        }
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> CausalLMTarget:
+        """See ``Target.from_card``."""
+        from tokenizers import Tokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+        config = AutoConfig.for_model(**card["config"])
+        module = AutoModelForCausalLM.from_config(config).to(getattr(torch, card["dtype"]))
+        if module.generation_config is not None:
+            module.generation_config.eos_token_id = card["ends"]
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(card["tokenizer"]),
+            chat_template=card["chat_template"],
+            **card["special_tokens"],
+        )
+        return cls(module, tokenizer, max_new_tokens=int(card["max_new_tokens"]), system=card["system"])
+
+
+class Prefix:
+    """Keys and values of a common beginning, one pair of (1, H, P, d) a layer.
+
+    Args:
+        ids: (P,).
+    """
+
+    def __init__(self, ids: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self.ids, self._layers = ids, layers
+
+    def within(self, batch: TokenBatch) -> int:
+        """P, when all of ``batch`` begins so and is asked for nothing before P + 1."""
+        count = len(self.ids)
+        if batch.ids.shape[1] <= count or not bool((batch.ids[:, :count] == self.ids).all()):
+            raise TargetError("the conversations do not begin with the given prefix", fix="make it of what they share")
+        if bool(batch.completion[:, : count + 1].any()):
+            raise TargetError("the given prefix reaches into an answer", fix="end it a token before the answers begin")
+        return count
+
+    def cache(self, rows: int) -> Any:
+        """A cache of transformers that holds it ``rows`` times."""
+        from transformers.cache_utils import DynamicCache
+
+        return DynamicCache([(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in self._layers])
+
+
+def _until(ids: list[int], ends: frozenset[int]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]

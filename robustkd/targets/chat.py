@@ -1,0 +1,200 @@
+"""From what is said to tokens: one path for clean, adversarial and preference texts, through the model's chat template.
+
+A template is a frame around the user's text: ``<user> `` before it, `` <assistant> `` behind it, an end of turn behind the
+answer. Everything up to where the answer begins is tokenised as one text, as it would be in use; what is put behind it never
+changes a token before it. So ``encode(p, a).ids`` begins with ``encode(p).ids`` for every answer ``a``, whatever the tokeniser.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from robustkd.contracts import TargetError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_LOG = logging.getLogger(__name__)
+_MARK = "\ue000"
+"""Stands for a text while a template is taken apart: of the private use area, so no template writes it."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One conversation: a request and, it may be, an answer.
+
+    Attributes:
+        ids: all of it, the template included.
+        prompt: the user's own text; where a tokeniser merges its edge with the template, that token too.
+        completion: the answer, with the end of turn.
+    """
+
+    ids: list[int]
+    prompt: slice
+    completion: slice
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Conversations side by side, padded on the right.
+
+    Attributes:
+        ids: (B, T) int64.
+        mask: (B, T) bool, what is no padding.
+        prompt, completion: (B, T) bool, see ``Tokens``.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    prompt: Tensor
+    completion: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """On another device."""
+        return TokenBatch(*(tensor.to(device) for tensor in self._tensors()))
+
+    def select(self, rows: Tensor) -> TokenBatch:
+        """Some of the rows (indices, a mask or a slice), as wide as before."""
+        return TokenBatch(*(tensor[rows] for tensor in self._tensors()))
+
+    def _tensors(self) -> Iterator[Tensor]:
+        return (getattr(self, part.name) for part in fields(self))
+
+
+class Chat:
+    """A tokeniser with its chat template.
+
+    Args:
+        tokenizer: a fast one of transformers (it knows where in the text a token comes from).
+        context: the most tokens that the model takes.
+        system: a message from the system before the user's, "" for none.
+
+    Attributes:
+        end_of_turn: the token that ends an answer.
+        pad: the token that fills a batch; it is masked, so its choice changes nothing.
+
+    Raises:
+        TargetError: there is no chat template, it does not show what the user says, or nothing ends an answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, context: int, system: str = "") -> None:
+        if not tokenizer.chat_template:
+            raise TargetError(
+                "the tokenizer has no chat template",
+                fix="give one as chat_template (Jinja), or take the model's instruction-tuned form",
+            )
+        if not tokenizer.is_fast:
+            raise TargetError("the tokenizer is a slow one", fix="give its folder a tokenizer.json")
+        self.tokenizer, self.context, self.system = tokenizer, context, system
+        self._before, self._behind = self._parts([_user(_MARK)], add_generation_prompt=True)
+        _, end = self._parts([_user("-"), {"role": "assistant", "content": _MARK}])
+        self.end_of_turn = self._first_special(end)
+        self.pad = self._pad()
+
+    @property
+    def special(self) -> frozenset[int]:
+        """Ids that stand for no text."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    def encode(self, prompt: str, completion: str = "", prefill: str = "", *, ends: bool = True) -> Tokens:
+        """A request and an answer to it.
+
+        Args:
+            prompt: what the user says.
+            completion: the answer, or its rest behind ``prefill``.
+            prefill: the beginning of an answer that is given, not predicted.
+            ends: whether the completion is the whole answer, so that the end of turn belongs to it.
+
+        Raises:
+            TargetError: it is longer than the context.
+        """
+        text = self._before + prompt + self._behind
+        ids, offsets = self._tokenised(text)
+        first, last = len(self._before), len(self._before) + len(prompt)
+        inside = [place for place, (start, stop) in enumerate(offsets) if start < last and stop > first and start < stop]
+        span = slice(inside[0], inside[-1] + 1) if inside else slice(*(2 * [_behind(offsets, first)]))
+        if prefill:
+            ids, text = ids + self._continuation(text, ids, prefill), text + prefill
+        begin = len(ids)
+        if completion:
+            ids = ids + self._continuation(text, ids, completion) + ([self.end_of_turn] if ends else [])
+        if len(ids) > self.context:
+            raise TargetError(
+                f"a prompt of {begin} tokens and {len(ids) - begin} of its answer are more than the model's context of "
+                f"{self.context}: {prompt[:60]!r}..",
+                fix="shorten it, or take a model with a longer context",
+            )
+        return Tokens(ids, span, slice(begin, len(ids)))
+
+    def batch(self, items: Sequence[Tokens]) -> TokenBatch:
+        """Side by side, padded on the right, on the CPU."""
+        shape = len(items), max(len(item.ids) for item in items)
+        ids = torch.full(shape, self.pad, dtype=torch.int64)
+        mask, prompt, completion = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
+        for row, item in enumerate(items):
+            ids[row, : len(item.ids)] = torch.tensor(item.ids)
+            mask[row, : len(item.ids)] = True
+            prompt[row, item.prompt] = True
+            completion[row, item.completion] = True
+        return TokenBatch(ids, mask, prompt, completion)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _continuation(self, before: str, ids: list[int], added: str) -> list[int]:
+        """The tokens of ``added`` behind ``before``; alone, where its first one would swallow what is before it."""
+        together, _ = self._tokenised(before + added)
+        return together[len(ids) :] if together[: len(ids)] == ids else self._tokenised(added)[0]
+
+    def _tokenised(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return found["input_ids"], found["offset_mapping"]
+
+    def _parts(self, messages: list[dict[str, str]], **options: Any) -> tuple[str, str]:
+        """What the template writes before and behind the mark."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        try:
+            text = str(self.tokenizer.apply_chat_template([*system, *messages], tokenize=False, **options))
+        except Exception as error:  # Jinja's errors, and those that templates raise themselves
+            raise TargetError(
+                f"the chat template fails: {type(error).__name__}: {error}",
+                fix="it is given messages of a user and an assistant" + (" and a system" if system else ""),
+            ) from error
+        before, mark, behind = text.partition(_MARK)
+        if not mark or _MARK in behind:
+            raise TargetError("the chat template does not show a message once, as it is", fix="give another chat_template")
+        return before, behind
+
+    def _first_special(self, end: str) -> int:
+        special = [token for token in self._tokenised(end)[0] if token in self.special]
+        found = special[0] if special else self.tokenizer.eos_token_id
+        if found is None:
+            raise TargetError(
+                "nothing ends an answer: no end of turn in the chat template", fix="give the tokenizer an eos_token"
+            )
+        return int(found)
+
+    def _pad(self) -> int:
+        if self.tokenizer.pad_token_id is not None:
+            return int(self.tokenizer.pad_token_id)
+        _LOG.warning("the tokenizer has no pad token: batches are filled with its end of turn, which is masked")
+        return self.end_of_turn
+
+
+def _user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def _behind(offsets: Sequence[tuple[int, int]], place: int) -> int:
+    """The first token that begins at ``place`` or later."""
+    return next((token for token, (start, _) in enumerate(offsets) if start >= place), len(offsets))
