@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install quickstart test test-slow check peers bench-attacks bench-training bench-scale verify-strength bench chaos zoo docs clean
+.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-scale verify-strength bench chaos zoo docs clean
 
 install: $(STAMP)
 
@@ -21,7 +21,11 @@ quickstart: install
 	$(BIN)/robustkd run quickstart
 
 test: install
-	$(BIN)/pytest -n 2 -m "not slow and not network"
+	$(BIN)/pytest -n 2 -m "not slow and not network and not notebook"
+
+# Run every notebook of the documentation; they fail where a cell does.
+notebooks: install
+	$(BIN)/pytest -m notebook tests/docs/test_notebooks.py
 
 test-slow: install
 	$(BIN)/pytest -m "slow or network"

@@ -21,8 +21,8 @@ html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-source_suffix = {".md": "markdown"}
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+nb_execution_mode = "off"  # they are committed as they ran, and `make notebooks` runs them again
 myst_heading_anchors = 3  # links to a heading are checked like links to a page
 highlight_language = "text"
 autodoc_typehints = "signature"
@@ -33,6 +33,7 @@ napoleon_use_ivar = True
 
 NAVIGATION = {
     "Begin": ["start", "concepts"],
+    "Notebooks": ["notebooks/does-it-hold", "notebooks/read-a-campaign"],
     "How to": [
         "own-model",
         "robustbench",

@@ -136,7 +136,8 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         known = list(plugin.Params.model_fields)
-        fix = suggestion(key, known) or f"parameters of {kind}: {', '.join(known) or 'none'}"
+        listed = f"parameters of {kind}: {', '.join(known) or 'none'}"
+        fix = f"see `robustkd describe {kind}`" if key in known else suggestion(key, known) or listed
         raise UsageError(f"{one_of(group)} '{kind}': {key}: {first['msg']}", fix=fix) from None
 
 
