@@ -253,10 +253,14 @@ class PromptAttack(Attack):
     """An attack on requests: it searches, and puts what it finds to the target by ``attempts``, where every answer is judged.
 
     It must not depend on the batch, takes randomness from ``rng`` alone and leaves the target as found, like every attack.
+
+    Attributes:
+        control: whether it searches for nothing, and is there for others to be compared with at the same number of attempts.
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     space: ClassVar[Space] = "prompt"
+    control: ClassVar[bool] = False
 
     @abstractmethod
     def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
