@@ -26,6 +26,7 @@ setup(
     package_data={
         "robustkd": ["py.typed"],
         "robustkd.campaigns": ["presets/*.yaml", "starters/*"],
+        "robustkd.judges": ["*.safetensors"],
         "robustkd.plugin_kit": ["templates/*"],
         "robustkd.report": ["templates/*"],
     },
@@ -177,6 +178,7 @@ setup(
         "robustkd.judges": [
             "exact-match = robustkd.judges.exact_match:ExactMatch",
             "refusal-match = robustkd.judges.refusal_match:RefusalMatch",
+            "refusal-classifier = robustkd.judges.refusal_classifier:RefusalClassifier",
         ],
         "robustkd.models": [
             "small-cnn = robustkd.models.small:SmallCNN",

@@ -1,0 +1,71 @@
+"""Tables of texts from the user's files: CSV with named columns, and JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustkd.contracts import DataError, suggestion
+
+_LONGEST = 10_000_000
+"""Characters of one cell; the module csv allows 131,072 unless told."""
+
+
+def read_csv(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV in UTF-8 whose first row names the columns; cells that a short row lacks are empty.
+
+    Args:
+        columns: those that must be there.
+
+    Raises:
+        DataError: it cannot be read, has no rows, or lacks a column; it names the file and the column.
+    """
+    csv.field_size_limit(_LONGEST)
+    try:
+        with file.expanduser().open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, restval="", strict=True)
+            rows = list(reader)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}", fix="correct the path") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is no CSV in UTF-8: {error}", fix="save it as CSV, separated by commas, in UTF-8") from error
+    names = [name for name in reader.fieldnames or () if name]
+    for column in columns:
+        if column not in names:
+            raise DataError(f"{file} has no column '{column}'", fix=suggestion(column, names) or f"it has {', '.join(names)}")
+    if not rows:
+        raise DataError(f"{file} has no rows", fix="give a row for each prompt below the names of the columns")
+    for row in rows:
+        if None in row:  # more cells than names
+            raise DataError(f"{file}: a row has more cells than there are columns: {row[None]}", fix="quote texts with commas")
+    return rows
+
+
+def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with its place (``file, line 3``); empty lines are passed over.
+
+    Raises:
+        DataError: it cannot be read, or a line is no JSON object.
+    """
+    try:
+        text = file.expanduser().read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}", fix="correct the path") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not in UTF-8: {error}", fix="save it in UTF-8") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        place = f"{file}, line {number}"
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{place} is no JSON: {error}", fix="give one JSON object in each line") from error
+        if not isinstance(found, dict):
+            raise DataError(
+                f"{place} is no JSON object", fix='give one in each line, such as {"prompt": "..", "response": ".."}'
+            )
+        yield place, found
