@@ -88,10 +88,11 @@ class CausalLMTarget(GenerativeTarget):
         return logits
 
     def prefix(self, ids: Tensor) -> Prefix:
-        """What the model makes of a common beginning, (P,) ids: computed once, used for many continuations of it."""
+        """What the model makes of a beginning, computed once and used for many continuations: (P,) ids, or several, (R, P)."""
+        ids = torch.atleast_2d(ids).to(self.device)
         with torch.no_grad():
-            cache = self.module(input_ids=ids[None].to(self.device), use_cache=True, logits_to_keep=1).past_key_values
-        return Prefix(ids.to(self.device), tuple((layer.keys, layer.values) for layer in cache.layers))
+            cache = self.module(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        return Prefix(ids, tuple((layer.keys, layer.values) for layer in cache.layers))
 
     def token_logprobs(self, batch: TokenBatch, embeddings: Tensor | None = None, prefix: Prefix | None = None) -> Tensor:
         """The log-probability of each token of the completions, given what is before it.
@@ -99,7 +100,7 @@ class CausalLMTarget(GenerativeTarget):
         Args:
             batch: B conversations.
             embeddings: (B, T, D) in place of the embedded ids.
-            prefix: of a beginning that all conversations share and that lies before their completions.
+            prefix: of the beginning that all conversations share, or of each one's own, which lies before their completions.
 
         Returns:
             (B, T) float32, 0 where no completion is; differentiable in ``embeddings`` and in the weights.
@@ -232,10 +233,10 @@ class CausalLMTarget(GenerativeTarget):
 
 
 class Prefix:
-    """Keys and values of a common beginning, one pair of (1, H, P, d) a layer.
+    """Keys and values of a beginning that conversations share (R = 1), or of R of them, one pair of (R, H, P, d) a layer.
 
     Args:
-        ids: (P,).
+        ids: (R, P).
     """
 
     def __init__(self, ids: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -243,15 +244,19 @@ class Prefix:
 
     def within(self, batch: TokenBatch) -> int:
         """P, when all of ``batch`` begins so and is asked for nothing before P + 1."""
-        count = len(self.ids)
+        count = self.ids.shape[1]
         if batch.ids.shape[1] <= count or not bool((batch.ids[:, :count] == self.ids).all()):
             raise TargetError("the conversations do not begin with the given prefix", fix="make it of what they share")
         if bool(batch.completion[:, : count + 1].any()):
             raise TargetError("the given prefix reaches into an answer", fix="end it a token before the answers begin")
         return count
 
+    def select(self, rows: Tensor) -> Prefix:
+        """Those of some conversations, in this order, any of them as often as wanted."""
+        return Prefix(self.ids[rows], [(keys[rows], values[rows]) for keys, values in self._layers])
+
     def cache(self, rows: int) -> Any:
-        """A cache of transformers that holds it ``rows`` times."""
+        """A cache of transformers for ``rows`` conversations: what they share is there for each of them."""
         from transformers.cache_utils import DynamicCache
 
         return DynamicCache([(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in self._layers])

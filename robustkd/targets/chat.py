@@ -135,6 +135,14 @@ class Chat:
             )
         return Tokens(ids, span, slice(begin, len(ids)))
 
+    def laid_out(self, prompts: Sequence[str]) -> list[list[int]]:
+        """``encode(prompt).ids`` of many prompts at once, however long."""
+        if not prompts:
+            return []
+        texts = [self._before + prompt + self._behind for prompt in prompts]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
     def batch(self, items: Sequence[Tokens]) -> TokenBatch:
         """Side by side, padded on the right, on the CPU."""
         shape = len(items), max(len(item.ids) for item in items)

@@ -91,7 +91,7 @@ def test_one_tokenisation_for_every_path(tokenizer, prompts, answers):
     for prompt in prompts:
         asked = chat.encode(prompt)
         template = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
-        assert asked.ids == template["input_ids"]
+        assert asked.ids == template["input_ids"] == chat.laid_out([prompt])[0]
         for completion, prefill in answers:
             answered = chat.encode(prompt, completion, prefill)
             begun = chat.encode(prompt, prefill=prefill)
