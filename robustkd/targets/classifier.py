@@ -23,6 +23,9 @@ class ClassifierTarget(ImageTarget):
         origin: how to build ``module`` again: ``{"model": name, "params": {..}}`` for a model plug-in, or
             ``{"code": "package.module:function"}`` for the user's own. None for a target that is never saved.
         bounds: the range of valid pixels.
+
+    Attributes:
+        classes: the K classes' names, where somebody must know them (a judge of images); else None.
     """
 
     kind = "classifier"
@@ -38,6 +41,7 @@ class ClassifierTarget(ImageTarget):
     ) -> None:
         super().__init__(module, num_classes=num_classes, input_shape=input_shape, bounds=bounds)
         self.origin = origin
+        self.classes: tuple[str, ...] | None = None
 
     @classmethod
     def from_model(
@@ -62,6 +66,7 @@ class ClassifierTarget(ImageTarget):
             "num_classes": self.num_classes,
             "input_shape": list(self.input_shape),
             "bounds": list(self.bounds),
+            **({} if self.classes is None else {"classes": list(self.classes)}),
         }
 
     @classmethod
@@ -75,4 +80,6 @@ class ClassifierTarget(ImageTarget):
         else:
             module = call_by_reference(origin["code"], origin.get("kwargs", {}))
         low, high = card["bounds"]
-        return cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=(float(low), float(high)))
+        target = cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=(float(low), float(high)))
+        target.classes = tuple(card["classes"]) if "classes" in card else None
+        return target
