@@ -109,12 +109,14 @@ class RawData:
         test: what is attacked.
         classes: names of the K classes, or of the categories of prompts.
         benign: of prompts, harmless test requests, which a defense must still answer.
+        validation: where more than the rows must be kept apart from training; None has it carved from ``train``.
     """
 
     train: Any
     test: Any
     classes: tuple[str, ...]
     benign: Any = None
+    validation: Any = None
 
 
 class Dataset(ABC):

@@ -40,8 +40,8 @@ class Splits:
     """The samples of a campaign.
 
     Attributes:
-        train, validation: disjoint, both from the dataset's training part; None when it has none (``validation`` also
-            when none was asked for).
+        train, validation: disjoint, both from the dataset's training part, unless it has a validation part of its own; None
+            when it has none (``validation`` also when none was asked for).
         test: from the dataset's test part; any prefix is a fair sample.
         test_index: (N,) int64, the position of each test sample in the dataset's test part.
         classes: the K class names.
@@ -85,13 +85,14 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     raw = _checked(plugin(plugin.Params(**(params or {}))).load(), name)
     test_index = stratified_order(raw.test.labels, split.seed, _TEST)[: _count(split.test, len(raw.test), "test", name)]
     test = raw.test.select(test_index)
-    train, validation = _training(raw.train, split, name)
+    train, validation = _training(raw, split, name)
     digest = _digest(raw.classes, train, validation, test, *([raw.benign] if raw.benign else []))
     shape = test.sample_shape or (train.sample_shape if train else ())
     return Splits(train, validation, test, test_index, raw.classes, shape, digest, plugin.modality, raw.benign)
 
 
-def _training(part: Any, split: SplitParams, name: str) -> tuple[Any, Any]:
+def _training(raw: RawData, split: SplitParams, name: str) -> tuple[Any, Any]:
+    part = raw.train
     if part is None:
         if split.train is not None:
             raise DataError(
@@ -101,6 +102,8 @@ def _training(part: Any, split: SplitParams, name: str) -> tuple[Any, Any]:
         return None, None
     total = _count(split.train, len(part), "training", name)
     wanted = split.validation
+    if wanted and raw.validation is not None:
+        return part.select(stratified_order(part.labels, split.seed, _TRAIN)[:total]), raw.validation
     held = wanted if isinstance(wanted, int) else max(round(wanted * total), int(wanted > 0))
     if held >= total:
         raise DataError(
@@ -125,13 +128,14 @@ def _checked(raw: RawData, name: str) -> RawData:
         part = part if isinstance(part, Prompts) else as_arrays(part.images, part.labels, name)
         return part.validated(name, len(raw.classes))
 
-    train, test, benign = (None if part is None else checked(part) for part in (raw.train, raw.test, raw.benign))
+    parts = (raw.train, raw.test, raw.benign, raw.validation)
+    train, test, benign, validation = (None if part is None else checked(part) for part in parts)
     if isinstance(test, Arrays) and train is not None and train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
             f"data '{name}': training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}",
             fix="bring all images to one size and number of channels",
         )
-    return RawData(train, test, tuple(raw.classes), benign)
+    return RawData(train, test, tuple(raw.classes), benign, validation)
 
 
 def _digest(classes: tuple[str, ...], *parts: Any) -> str:
