@@ -154,13 +154,13 @@ class _CellMaker:
         return Cell(identifier, "checks", defense, seed, needs, target, attacks=names, judges=judged, identity=parts)
 
     def analysis(self, defense: str, analysis: str, seed: int, trained: Mapping[str, str]) -> Cell:
-        target = trained[defense]
-        judged = self._judged(trained)
-        parts: dict[str, Any] = {"plugin": self._analyses[analysis], "threat": self._threat}
+        use, target = self._campaign.analyses[analysis], trained[defense]
+        others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
+        parts: dict[str, Any] = {"plugin": _standing_on(self._analyses[analysis], others), "threat": self._threat}
         parts |= {"test data": self._test, "target": target, "seed": seed}
         if self._judges:
             parts["judges"] = [_standing_on(judge, judged) for judge in self._judges]
-        needs = (target, *judged.values())
+        needs = (target, *others.values(), *judged.values())
         identifier = identified("analysis", parts)
         return Cell(identifier, "analysis", defense, seed, needs, target, analysis=analysis, judges=judged, identity=parts)
 

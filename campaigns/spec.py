@@ -193,6 +193,11 @@ class AnalysisUse:
     plugin: Analysis
     defenses: tuple[str, ...]
 
+    @property
+    def references(self) -> list[str]:
+        """The defenses whose targets it uses beside the one that it is about."""
+        return target_references(self.plugin.params)
+
 
 @dataclass(frozen=True)
 class JudgeUse:
@@ -291,7 +296,7 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         for name, use in document.analyses.items()
         if (analysis := _analysis(name, use, document.defenses, folder, problems)) is not None
     }
-    problems += _unknown_names(document, defenses, attacks, judges) + _nowhere_to_show(document, analyses)
+    problems += _unknown_names(document, defenses, attacks, judges, analyses) + _nowhere_to_show(document, analyses)
     if data:
         problems += _misplaced(modality, {"defenses": defenses, "attacks": attacks, "analyses": analyses, "judges": judges})
     if not problems:
@@ -448,9 +453,11 @@ def _unknown_names(
     defenses: Mapping[str, DefenseUse],
     attacks: Mapping[str, AttackUse],
     judges: Mapping[str, JudgeUse],
+    analyses: Mapping[str, AnalysisUse],
 ) -> list[Problem]:
-    uses: list[tuple[str, DefenseUse | AttackUse | JudgeUse]] = [("defenses", use) for use in defenses.values()]
+    uses: list[tuple[str, DefenseUse | AttackUse | JudgeUse | AnalysisUse]] = [("defenses", use) for use in defenses.values()]
     uses += [("attacks", use) for use in attacks.values()] + [("judges", use) for use in judges.values()]
+    uses += [("analyses", use) for use in analyses.values()]
     problems = [
         Problem(
             (block, use.name),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from robustkd.contracts.data import Modality
 from robustkd.contracts.params import Params
@@ -39,6 +41,7 @@ class Analysis(ABC):
 
     Attributes:
         modalities: of what it can be made.
+        targets: the finished targets of the defenses that its parameters refer to (a network of features), same seed.
         version: raise it when the numbers change; tables of another version are computed again.
         source: the paper.
     """
@@ -50,6 +53,13 @@ class Analysis(ABC):
 
     def __init__(self, params: Any = None) -> None:
         self.params: Any = self.Params() if params is None else params
+        self.targets: Mapping[str, Target] = {}
+
+    def with_targets(self, targets: Mapping[str, Target]) -> Self:
+        """This analysis, holding the finished targets of the defenses that its parameters refer to, by name."""
+        holding = copy.copy(self)
+        holding.targets = dict(targets)
+        return holding
 
     @abstractmethod
     def run(self, target: Target, batch: Any, threat: ThreatModel, seed: int) -> Table:
