@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from robustkd.campaigns.shards import ShardFiles
 from robustkd.campaigns.store import KEPT_BYTES, Store
 from robustkd.checking import run_checks, run_remedies
 from robustkd.contracts import (
+    Analysis,
     Attack,
     AttackEvidence,
     Batch,
@@ -42,6 +43,7 @@ from robustkd.evaluation import SHARD, Evaluation, evaluate_attack, evidence_of,
 from robustkd.prompting import evaluate_prompt_attack, prepare
 from robustkd.targets import fingerprint, load_target, save_target, untouched
 
+_Holder = TypeVar("_Holder", Attack, Analysis)
 Report = Callable[[Cell, int, Mapping[str, float]], None]
 """``report(cell, epoch, metrics)`` while a cell is running."""
 
@@ -218,8 +220,9 @@ class Worker:
     def _analyse(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
         use = self._campaign.analyses[cell.analysis or ""]
         target, batch = self._attacked(cell)
+        analysis = self._holding(use.plugin, dict(zip(use.references, cell.needs[1:], strict=False)))
         with untouched(target.module):
-            table = use.plugin.run(target, batch, self._campaign.threat, cell.seed)
+            table = analysis.run(target, batch, self._campaign.threat, cell.seed)
         meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, **_spent(time.perf_counter() - started)}
         with self._store.write(cell.id, meta) as folder:
             (folder / TABLE).write_text(json.dumps(asdict(table), indent=1, allow_nan=False))
@@ -236,9 +239,9 @@ class Worker:
             finished[name] = evidence_of(name, attack, use.threat, outcome, perturbed, said)
         return finished
 
-    def _holding(self, attack: Attack, others: Mapping[str, str]) -> Attack:
-        """The attack with the targets that it refers to."""
-        return attack.with_targets({name: self._target(cell_id) for name, cell_id in others.items()}) if others else attack
+    def _holding(self, plugin: _Holder, others: Mapping[str, str]) -> _Holder:
+        """An attack or analysis with the targets that it refers to."""
+        return plugin.with_targets({name: self._target(cell_id) for name, cell_id in others.items()}) if others else plugin
 
     def _target(self, cell_id: str) -> Target:
         entry = self._store.get(cell_id)
