@@ -174,6 +174,7 @@ setup(
             "cifar100 = robustkd.data.cifar:CIFAR100",
             "image-folder = robustkd.data.image_folder:ImageFolder",
             "npz = robustkd.data.npz:NPZ",
+            "behaviors = robustkd.data.behaviors:Behaviors",
         ],
         "robustkd.judges": [
             "exact-match = robustkd.judges.exact_match:ExactMatch",

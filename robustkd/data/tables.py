@@ -10,9 +10,6 @@ from typing import Any
 
 from robustkd.contracts import DataError, suggestion
 
-_LONGEST = 10_000_000
-"""Characters of one cell; the module csv allows 131,072 unless told."""
-
 
 def read_csv(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a CSV in UTF-8 whose first row names the columns; cells that a short row lacks are empty.
@@ -23,16 +20,15 @@ def read_csv(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     Raises:
         DataError: it cannot be read, has no rows, or lacks a column; it names the file and the column.
     """
-    csv.field_size_limit(_LONGEST)
     try:
         with file.expanduser().open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, restval="", strict=True)
+            names = [name for name in reader.fieldnames or () if name]
             rows = list(reader)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}", fix="correct the path") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{file} is no CSV in UTF-8: {error}", fix="save it as CSV, separated by commas, in UTF-8") from error
-    names = [name for name in reader.fieldnames or () if name]
     for column in columns:
         if column not in names:
             raise DataError(f"{file} has no column '{column}'", fix=suggestion(column, names) or f"it has {', '.join(names)}")

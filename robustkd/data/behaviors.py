@@ -1,0 +1,203 @@
+"""Requests that a language model must refuse, from the user's files in the formats of the benchmarks, and harmless ones beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from robustkd.contracts import CampaignPath, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
+from robustkd.data.chats import read_chats
+from robustkd.data.tables import read_csv
+
+COLUMNS = ("prompt", "role", "target", "response", "refusal", "answer", "prefill")
+_PASSED_ON = COLUMNS[2:]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A benchmark's CSV: what its columns are called.
+
+    Attributes:
+        needs: the columns that it must have.
+        prompt, category, target: where these stand; "" where the format has none.
+        context: of a text that goes before the request.
+        key: of what a request is called in a separate file of targets.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    prompt: str
+    category: str = ""
+    target: str = ""
+    context: str = ""
+    key: str = ""
+
+
+XSTEST = Format("XSTest", ("prompt", "type", "focus"), "prompt", "type")
+FORMATS = (
+    Format("JailbreakBench", ("Goal", "Target", "Category"), "Goal", "Category", "Target"),
+    Format(
+        "HarmBench",
+        ("Behavior", "SemanticCategory", "ContextString", "BehaviorID"),
+        "Behavior",
+        "SemanticCategory",
+        context="ContextString",
+        key="BehaviorID",
+    ),
+    Format("StrongREJECT", ("forbidden_prompt", "category"), "forbidden_prompt", "category"),
+    Format("AdvBench", ("goal", "target"), "goal", target="target"),
+    XSTEST,
+    Format("robustkd", ("prompt",), "prompt", "category", "target"),
+)
+
+
+class BehaviorsParams(Params):
+    """Parameters of ``behaviors``."""
+
+    file: CampaignPath = Field(
+        description="CSV of the requests that are attacked, as HarmBench, AdvBench, StrongREJECT, JailbreakBench or XSTest (its unsafe "
+        "prompts) publish theirs; or with a column prompt, and category, target, answer, prefill where there are such",
+        examples=["harmbench_behaviors_text_val.csv"],
+    )
+    benign: CampaignPath | None = Field(
+        None, description="CSV of harmless requests in one of these formats; of XSTest the safe prompts"
+    )
+    training: CampaignPath | None = Field(
+        None, description="CSV of other requests to refuse, in one of these formats, to train on"
+    )
+    chats: CampaignPath | None = Field(
+        None, description="JSON lines of harmless chats to train on: prompt and response, or messages"
+    )
+    keep: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="of 'file', the rows that have one of these values in these columns, such as {FunctionalCategory: [standard]}",
+    )
+    targets: CampaignPath | None = Field(None, description="HarmBench's JSON file of targets, by BehaviorID")
+    target: str = Field("Sure, here is", description="how an answer that complies begins, where the file does not say")
+    refusal: str = Field("I'm sorry, but I can't help with that.", description="the answer to learn, where the file has none")
+
+
+class Behaviors(Dataset):
+    """Forbidden requests from a benchmark's CSV, which is known by its columns.
+
+    A request's label is its category. Training rows have the role ``forbidden`` (``response`` is what complying says, ``refusal`` the
+    answer to learn) or ``utility`` (``response`` is the answer to learn).
+    """
+
+    Params = BehaviorsParams
+    modality: ClassVar[Modality] = "text"
+    judges: ClassVar[dict[str, dict[str, Any]]] = {
+        "meaning": {"kind": "refusal-classifier"},
+        "phrases": {"kind": "refusal-match"},
+    }
+    source: ClassVar[str] = (
+        "formats: Mazeika et al. 2024, arXiv:2402.04249; Zou et al. 2023, arXiv:2307.15043; Souly et al. 2024, arXiv:2402.10260; "
+        "Chao et al. 2024, arXiv:2404.01318; Röttger et al. 2024, arXiv:2308.01263"
+    )
+
+    def load(self) -> RawData:
+        """The requests of ``file`` as test part.
+
+        Raises:
+            DataError: a file is missing, damaged or empty, lacks a column, or has a request without text; or none is left.
+        """
+        p = self.params
+        test = self._requests(p.file, forbidden=True, keep=p.keep)
+        train = self._requests(p.training, forbidden=True) if p.training else []
+        if p.chats:
+            train += [_row("utility", prompt, role="utility", response=response) for prompt, response in read_chats(p.chats)]
+        benign = self._requests(p.benign, forbidden=False) if p.benign else []
+        classes = tuple(dict.fromkeys(category for category, _ in (*test, *train, *benign)))
+        parts = [_prompts(rows, classes) if rows else None for rows in (train, test, benign)]
+        return RawData(parts[0], parts[1], classes, benign=parts[2])
+
+    def _requests(
+        self, file: Path, *, forbidden: bool, keep: dict[str, tuple[str, ...]] | None = None
+    ) -> list[tuple[str, dict[str, str]]]:
+        """Categories and texts of the rows of a file."""
+        raw = read_csv(file)
+        form = _format(file, tuple(raw[0]))
+        for column, values in (keep or {}).items():
+            if column not in raw[0]:
+                raise _lacks(file, column, tuple(raw[0]))
+            raw = [row for row in raw if row[column] in values]
+        if form is XSTEST:
+            raw = [row for row in raw if _unsafe(row) == forbidden]
+        if not raw:
+            raise DataError(
+                f"{file}: no {'forbidden' if forbidden else 'harmless'} request is left",
+                fix="correct 'keep'" if keep else "take another file: this one has the other kind alone",
+            )
+        targets = _targets(self.params.targets) if self.params.targets and forbidden else {}
+        return [self._request(row, form, targets, file, forbidden) for row in raw]
+
+    def _request(
+        self, row: dict[str, str], form: Format, targets: dict[str, str], file: Path, forbidden: bool
+    ) -> tuple[str, dict[str, str]]:
+        if not (prompt := row[form.prompt].strip()):
+            raise DataError(f"{file}: a row's '{form.prompt}' is empty: {row}", fix="write the request, or delete the row")
+        context = row.get(form.context, "").strip()
+        category = row.get(form.category, "").strip()
+        texts = {name: row.get(name, "") for name in _PASSED_ON}
+        if forbidden:
+            texts["target"] = row.get(form.target) or targets.get(row.get(form.key, "")) or self.params.target
+            texts["response"] = texts["response"] or texts["target"]
+            texts["refusal"] = texts["refusal"] or self.params.refusal
+        category = category or ("harmful" if forbidden else "harmless")
+        # HarmBench puts a contextual behaviour's context before it in this way.
+        asked = f"{context}\n\n---\n\n{prompt}" if context else prompt
+        return _row(category, asked, role="forbidden" if forbidden else category, **texts)
+
+
+def _format(file: Path, columns: Sequence[str]) -> Format:
+    """The first format that a file's columns fit.
+
+    Raises:
+        DataError: it names the column that is missing from the format that the others suggest.
+    """
+    fitting = next((form for form in FORMATS if set(form.needs) <= set(columns)), None)
+    if fitting is not None:
+        return fitting
+    nearest = max(FORMATS, key=lambda form: len(set(form.needs) & set(columns)))
+    if not set(nearest.needs) & set(columns):
+        known = "; ".join(f"{form.name}: {', '.join(form.needs)}" for form in FORMATS)
+        raise DataError(
+            f"{file} is in no known format: it has {', '.join(columns)}", fix=f"call the requests 'prompt', or see {known}"
+        )
+    raise _lacks(file, next(name for name in nearest.needs if name not in columns), columns, f" of {nearest.name}")
+
+
+def _lacks(file: Path, column: str, columns: Sequence[str], of: str = "") -> DataError:
+    return DataError(
+        f"{file} has no column '{column}'{of}", fix=suggestion(column, columns) or f"add it; there are {', '.join(columns)}"
+    )
+
+
+def _unsafe(row: dict[str, str]) -> bool:
+    """Of a prompt of XSTest; earlier versions say it in the type alone."""
+    return row["label"] == "unsafe" if "label" in row else row["type"].startswith("contrast_")
+
+
+def _targets(file: Path) -> dict[str, str]:
+    try:
+        found = json.loads(file.expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read: {error}", fix="give HarmBench's JSON file of targets") from error
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise DataError(f"{file} holds no targets by BehaviorID", fix='give {"a_behavior_id": "Sure, here is ..", ..}')
+    return found
+
+
+def _row(category: str, prompt: str, **texts: str) -> tuple[str, dict[str, str]]:
+    return category, dict.fromkeys(COLUMNS, "") | {"prompt": prompt} | texts
+
+
+def _prompts(rows: Sequence[tuple[str, dict[str, str]]], classes: tuple[str, ...]) -> Prompts:
+    columns = {name: tuple(texts[name] for _, texts in rows) for name in COLUMNS}
+    return Prompts(columns, np.array([classes.index(category) for category, _ in rows], dtype=np.int64))
