@@ -7,6 +7,7 @@ changes a token before it. So ``encode(p, a).ids`` begins with ``encode(p).ids``
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -100,10 +101,11 @@ class Chat:
         self.end_of_turn = self._first_special(end)
         self.pad = self._pad()
 
-    @property
+    @functools.cached_property
     def special(self) -> frozenset[int]:
         """Ids that stand for no text."""
-        return frozenset(self.tokenizer.all_special_ids)
+        added = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(added | set(self.tokenizer.all_special_ids))
 
     def encode(self, prompt: str, completion: str = "", prefill: str = "", *, ends: bool = True) -> Tokens:
         """A request and an answer to it.

@@ -177,6 +177,7 @@ def test_a_target_comes_back_the_same_with_tied_weights_written_once(tmp_path):
     again = load_target(tmp_path)
     assert isinstance(again, CausalLMTarget)
     assert fingerprint(again) == fingerprint(model) != fingerprint(target(1))
+    assert again.chat.special == model.chat.special == set(range(6))
     assert again.respond([Asked("what is iron")]) == model.respond([Asked("what is iron")])
     weights = sum(weight.numel() for weight in model.module.parameters())
     assert (tmp_path / "weights.safetensors").stat().st_size < 4 * weights + 4000  # the header's 4 kB

@@ -1,0 +1,216 @@
+"""What trained language models share: the rows they learn from, and a copy of a finished model that is tuned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef, UsageError
+from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.steps import Memory, StepParams, train_steps
+from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.chat import TokenBatch, Tokens
+from robustkd.targets.frozen import frozen
+
+_ROWS = 64
+_NOT_HARMLESS = ("forbidden", "knowledge")
+
+TextLoss = Callable[[CausalLMTarget, torch.Generator], Tensor]
+"""The scalar to minimise; it draws its rows from the generator."""
+
+
+class TextStepParams(StepParams):
+    """How a language model is trained."""
+
+    clip: float | None = Field(1.0, gt=0, description="the longest gradient; longer ones are shortened to it")
+    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 autocast on CUDA, else float32")
+
+
+class LoraParams(Params):
+    """Low-rank updates of all linear layers in place of new weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int = Field(64, ge=1, description="r")
+    alpha: int = Field(16, ge=1, description="the update is alpha / r * B A")
+    dropout: float = Field(0.1, ge=0, lt=1, description="before A")
+
+
+class TuneParams(TextStepParams):
+    """How a finished language model is tuned."""
+
+    model: TargetRef = Field(description="the defense whose model is tuned")
+    lora: LoraParams | None = Field(
+        None, description="low-rank updates that are merged at the end; left out, all weights learn"
+    )
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Requests and one answer to each, tokenised once."""
+
+    items: tuple[Tokens, ...]
+
+    @classmethod
+    def of(cls, target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str]) -> Conversations:
+        """Row by row.
+
+        Raises:
+            TargetError: one is longer than the context.
+        """
+        return cls(tuple(target.encode(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def draw(self, count: int, generator: torch.Generator) -> list[int]:
+        """``count`` rows, any of them as often as it comes."""
+        return torch.randint(len(self), (count,), generator=generator).tolist()
+
+    def take(self, rows: Sequence[int]) -> list[Tokens]:
+        """The tokens of some rows."""
+        return [self.items[row] for row in rows]
+
+
+def forbidden(rows: Prompts) -> Prompts:
+    """The requests that are to be refused.
+
+    Raises:
+        DataError: there are none.
+    """
+    return _some(rows, [role == "forbidden" for role in rows["role"]], "'role' is forbidden, with a 'refusal'")
+
+
+def harmless(rows: Prompts) -> Prompts:
+    """The requests that are to be answered by their ``response``; what a model is only to know is not among them.
+
+    Raises:
+        DataError: there are none.
+    """
+    return _some(
+        rows, [role not in ("forbidden", "knowledge") for role in rows["role"]], "'role' is utility, with a 'response'"
+    )
+
+
+def cross_entropy(target: CausalLMTarget, batch: TokenBatch) -> Tensor:
+    """The mean over all answers' tokens."""
+    return -target.token_logprobs(batch).sum() / batch.completion.sum()
+
+
+def mean_cross_entropy(target: CausalLMTarget, conversations: Conversations) -> float:
+    """The same of many, without a graph; the target is left as found."""
+    total, count = 0.0, 0
+    with frozen(target.module), torch.no_grad():
+        for first in range(0, len(conversations), _ROWS):
+            batch = target.batch(conversations.items[first : first + _ROWS])
+            total -= float(target.token_logprobs(batch).sum())
+            count += int(batch.completion.sum())
+    return total / count
+
+
+def held_out(context: FitContext, target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:
+    """What to report of a model while it is tuned: the cross entropy of what it should say to the validation requests.
+
+    Args:
+        target: the model before, whose tokens are used.
+    """
+    rows: Prompts | None = context.validation
+    if rows is None:
+        return lambda tuned: {}
+    parts = {"refusal_loss": ("refusal", rows.where("role", "forbidden"))}
+    parts["utility_loss"] = ("response", rows.select(np.array([role not in _NOT_HARMLESS for role in rows["role"]])))
+    laid = {name: Conversations.of(target, part["prompt"], part[column]) for name, (column, part) in parts.items() if len(part)}
+    return lambda tuned: {f"validation_{name}": mean_cross_entropy(tuned, said) for name, said in laid.items()}
+
+
+def train_text(
+    context: FitContext,
+    target: CausalLMTarget,
+    loss: TextLoss,
+    settings: TextStepParams,
+    *,
+    name: str,
+    measure: Callable[[CausalLMTarget], dict[str, float]] = lambda target: {},
+    memory: Memory | None = None,
+) -> CausalLMTarget:
+    """Train the weights of ``target`` that want a gradient, in place; it is returned in evaluation mode.
+
+    Args:
+        name: of the training, in its log and checkpoints.
+        measure: what to report of the model beside its loss.
+        memory: see ``train_steps``.
+    """
+    target.to(context.device)
+    target.module.train()
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and context.device.type == "cuda")
+
+    def at_precision(generator: torch.Generator) -> Tensor:
+        with torch.autocast(context.device.type, torch.bfloat16, enabled=bf16):
+            return loss(target, generator)
+
+    weights = {name: weight for name, weight in target.module.named_parameters() if weight.requires_grad}
+    train_steps(context, name, weights, at_precision, settings, measure=lambda: measure(target), memory=memory)
+    target.module.eval()
+    return target
+
+
+def tune(
+    context: FitContext,
+    loss: TextLoss,
+    settings: TuneParams,
+    *,
+    name: str,
+    measure: Callable[[CausalLMTarget], dict[str, float]] = lambda target: {},
+    memory: Memory | None = None,
+) -> CausalLMTarget:
+    """A copy of the model that ``settings`` name, tuned; see ``train_text``."""
+    target = own_copy(finished(context, settings.model))
+    if settings.lora is None:
+        target.module.requires_grad_(True)
+        return train_text(context, target, loss, settings, name=name, measure=measure, memory=memory)
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=settings.lora.rank,
+        lora_alpha=settings.lora.alpha,
+        lora_dropout=settings.lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with initialising(context, "lora"):
+        adapted = get_peft_model(target.module, lora)  # it puts its layers into the module itself
+    train_text(context, target, loss, settings, name=name, measure=measure, memory=memory)
+    adapted.merge_and_unload().requires_grad_(True)  # in place, too
+    return target
+
+
+def finished(context: FitContext, name: str) -> CausalLMTarget:
+    """The finished language model called ``name``, on the device.
+
+    Raises:
+        UsageError: it is no language model.
+    """
+    found = context.target(name)
+    if not isinstance(found, CausalLMTarget):
+        raise UsageError(
+            f"'{name}' is a {found.kind}, not a language model", fix="name a defense that gives one: lm-pretrain, causal-lm"
+        )
+    found.to(context.device)
+    return found
+
+
+def own_copy(target: CausalLMTarget) -> CausalLMTarget:
+    """The same model with weights of its own."""
+    module = copy.deepcopy(target.module)
+    return CausalLMTarget(module, target.tokenizer, max_new_tokens=target.max_new_tokens, system=target.system)
+
+
+def _some(rows: Prompts, chosen: Sequence[bool], what: str) -> Prompts:
+    if not any(chosen):
+        raise DataError(f"the training data have no row whose {what}", fix="use data that have, such as 'vaults'")
+    return rows.select(np.array(chosen))
