@@ -165,6 +165,7 @@ setup(
             "input-transform = robustkd.defenses.image.transform:InputTransform",
             "external = robustkd.defenses.image.external:External",
             "robustbench = robustkd.defenses.image.robustbench:RobustBench",
+            "lm-pretrain = robustkd.defenses.text.pretrain:LMPretrain",
         ],
         "robustkd.datasets": [
             "digits = robustkd.data.digits:Digits",
@@ -174,6 +175,7 @@ setup(
             "cifar100 = robustkd.data.cifar:CIFAR100",
             "image-folder = robustkd.data.image_folder:ImageFolder",
             "npz = robustkd.data.npz:NPZ",
+            "vaults = robustkd.data.vaults:Vaults",
             "behaviors = robustkd.data.behaviors:Behaviors",
         ],
         "robustkd.judges": [
