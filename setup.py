@@ -177,7 +177,6 @@ setup(
             "npz = robustkd.data.npz:NPZ",
             "behaviors = robustkd.data.behaviors:Behaviors",
             "vaults = robustkd.data.vaults:Vaults",
-            "behaviors = robustkd.data.behaviors:Behaviors",
         ],
         "robustkd.judges": [
             "exact-match = robustkd.judges.exact_match:ExactMatch",
