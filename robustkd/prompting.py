@@ -113,6 +113,7 @@ class JudgedAttempts(Attempts):
         self.budget = threat.attempts
         self.broken = torch.zeros(len(batch), dtype=torch.bool)
         self.used = torch.zeros(len(batch), dtype=torch.int64)
+        self.answers: list[Any] = [None] * len(batch)
         self._target, self._batch, self._threat, self._judges, self._attack = target, batch, threat, judges, attack
         self._passes = torch.zeros(2, len(batch), dtype=torch.int64)
         self._deciding: list[_Deciding | None] = [None] * len(batch)
@@ -133,6 +134,7 @@ class JudgedAttempts(Attempts):
         success = torch.from_numpy(np.asarray(_first(self._judges).complied(requests, outputs), dtype=bool).copy())
         self.used[rows] += 1
         for place, question, output in zip(places, asked, outputs, strict=True):
+            self.answers[place] = output
             if not self.broken[place]:
                 self._deciding[place] = _Deciding(question, output, int(self.used[place]))
         self.broken[rows] |= success

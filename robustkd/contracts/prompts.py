@@ -222,11 +222,13 @@ class Attempts(ABC):
         budget: how many for each request.
         broken: (N,) bool tensor, requests with a successful attempt. An attack can leave them.
         used: (N,) int64 tensor, attempts made.
+        answers: (N,) the target's latest answer to each request under attack, None before the first.
     """
 
     budget: int
     broken: Tensor
     used: Tensor
+    answers: list[Any]
 
     @abstractmethod
     def __call__(self, rows: Tensor, asked: Sequence[Asked]) -> Tensor:

@@ -1,0 +1,72 @@
+"""What a searching attack on a language model aims at: that its answer begins as the request's column ``target`` says.
+
+    loss(prompt) = -1/|y| * sum_i log p(y_i | prompt, y_<i)
+
+That a low loss means a harmful answer is a belief of the attack; what counts is what the judge says of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustkd.contracts import DataError, Prompts, TargetError
+from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.chat import Tokens
+
+REQUESTS = 64
+"""Requests that are attacked side by side."""
+
+_MEMORY = 2**30
+"""Bytes that a pass may take where nobody tells how many are free."""
+
+
+def aims(requests: Prompts) -> tuple[str, ...]:
+    """The beginnings of the answers that are aimed at.
+
+    Raises:
+        DataError: a request has none.
+    """
+    found = requests["target"]
+    if not all(found):
+        raise DataError(
+            f"the column 'target' is empty for the request {requests['prompt'][found.index('')][:60]!r}",
+            fix="write there how an answer that complies begins, such as 'Sure, here is', or use an attack that needs no aim",
+        )
+    return found
+
+
+def losses(target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
+    """(N,) float32 on the CPU, one forward pass each; infinite where prompt and answer are longer than the context."""
+    pairs = enumerate(zip(prompts, answers, strict=True))
+    laid = {place: item for place, (prompt, answer) in pairs if (item := _encoded(target, prompt, answer))}
+    found = torch.full((len(prompts),), torch.inf)
+    order = sorted(laid, key=lambda place: len(laid[place].ids))
+    while order:
+        longest = laid[order[-1]]
+        chunk = order[-rows_at_once(target, len(longest.ids), longest.completion.stop - longest.completion.start) :]
+        del order[-len(chunk) :]
+        with torch.no_grad():
+            found[chunk] = -target.completion_logprob(target.batch([laid[place] for place in chunk])).float().cpu()
+    return found
+
+
+def rows_at_once(target: CausalLMTarget, length: int, answer: int) -> int:
+    """How many texts of ``length`` tokens, the last ``answer`` of them predicted, fit into one pass.
+
+    By what a transformer keeps of each token (keys and values of all layers, the widest layer's activations) and by the logits.
+    """
+    config = target.module.config.get_text_config()
+    vocabulary, width = target.embedding.weight.shape
+    floats = length * width * (2 * config.num_hidden_layers + 24) + 3 * (answer + 1) * vocabulary
+    free = torch.cuda.mem_get_info(target.device)[0] // 2 if target.device.type == "cuda" else _MEMORY
+    return max(1, free // (4 * floats))
+
+
+def _encoded(target: CausalLMTarget, prompt: str, answer: str) -> Tokens | None:
+    try:
+        return target.encode(prompt, completion=answer, ends=False)
+    except TargetError:
+        return None

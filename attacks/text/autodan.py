@@ -1,0 +1,197 @@
+"""AutoDAN: a genetic search over texts around the request, whose genes are sentences and words.
+
+    a population of templates, each an individual of sentences around {request};  in each generation
+    the `elite` share with the lowest losses live on;  parents of the others by chance, exp(-loss) as likely
+    children: the parents' sentences, exchanged one by one;  some of them give way to any template's
+    some words are replaced by others, which are the likelier the better the prompts have been that they were in:
+        score(w) <- (score(w) + mean of -loss over the prompts with w) / 2
+
+The prompts read like text, so no filter of perplexity stops them, and no gradient is needed. It stands and falls with the templates
+that it begins with: give it good ones by ``templates``.
+
+Source: Liu et al.: AutoDAN (ICLR 2024), arXiv:2310.04451, algorithms 1 to 3. There a language model writes the first population and
+the mutations, and words give way to their synonyms; here sentences and words come from the templates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from robustkd.attacks.text.aim import REQUESTS, aims, losses
+from robustkd.attacks.text.docket import Docket
+from robustkd.attacks.text.templates import REQUEST, templates
+from robustkd.contracts import Attempts, CampaignPath, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.targets import frozen
+from robustkd.targets.causal_lm import CausalLMTarget
+
+
+class AutoDANParams(Params):
+    """Parameters of ``autodan``; elite, crossover and mutation are the paper's."""
+
+    templates: CampaignPath | None = Field(
+        None, description="CSV with a column template, in which {request} stands for the request; default: ten built-in ones"
+    )
+    generations: int = Field(50, ge=1, description="how often the population is bred")
+    population: int = Field(32, ge=2, description="prompts in each generation: forward passes, less those known already")
+    elite: float = Field(0.1, ge=0, le=1, description="share of the population that lives on unchanged")
+    crossover: float = Field(0.5, ge=0, le=1, description="probability of each pair of sentences to be exchanged")
+    mutation: float = Field(0.01, ge=0, le=1, description="probability of each sentence, and of each word, to be replaced")
+
+
+_WORST = 100.0
+
+Individual = tuple[tuple[str, ...], tuple[str, ...]]
+"""The sentences in front of the request, and those behind it."""
+
+
+class AutoDAN(PromptAttack):
+    """Breeds texts around the request."""
+
+    Params = AutoDANParams
+    gradients = False
+    source = "Liu et al. 2023, arXiv:2310.04451"
+
+    def files(self) -> list[Path]:
+        """The templates."""
+        return [self.params.templates] if self.params.templates else []
+
+    def search(
+        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """At most ``generations * population`` forward passes for each request.
+
+        Raises:
+            DataError: a request has no ``target``; the file of templates cannot be read.
+        """
+        p, answers, prompts = self.params, aims(batch.requests), batch.requests["prompt"]
+        first = [taken_apart(template) for template in templates(p.templates)]
+        seeds = rng.bits(()).tolist()
+        with frozen(target.module):
+            for rows in attempts.open.split(REQUESTS):
+                docket = Docket(attempts, p.generations)
+                breeds = {row: Breed(p, first, np.random.default_rng(seeds[row] & (2**63 - 1))) for row in rows.tolist()}
+                for _ in range(p.generations):
+                    standing = [row for row in attempts.open.tolist() if row in breeds]
+                    if not standing:
+                        break
+                    fresh = [(row, one) for row in standing for one in breeds[row].unknown()]
+                    asked = [put_together(one, prompts[row]) for row, one in fresh]
+                    found = losses(target, asked, [answers[row] for row, _ in fresh]).tolist()
+                    for (row, one), prompt, loss in zip(fresh, asked, found, strict=True):
+                        breeds[row].known[one] = loss
+                        attempts.spend(torch.tensor([row]), forwards=1)
+                        docket.offer(row, prompt, loss)
+                    docket.step()
+                    for row in standing:
+                        breeds[row].next()
+
+
+@dataclass
+class Breed:
+    """The population of one request.
+
+    Attributes:
+        params: rates and sizes.
+        pool: the templates that sentences and words come from.
+        draw: its random numbers.
+        sentences: those of the pool.
+        members: the population.
+        known: the loss of each individual that was looked at.
+        scores: of words, the higher the better.
+    """
+
+    params: AutoDANParams
+    pool: Sequence[Individual]
+    draw: np.random.Generator
+    sentences: list[str] = field(init=False)
+    members: list[Individual] = field(init=False)
+    known: dict[Individual, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sentences = sorted({sentence for one in self.pool for part in one for sentence in part})
+        self.members = list(self.pool[: self.params.population])
+        while len(self.members) < self.params.population:
+            mother, father = self.draw.integers(len(self.pool), size=2)
+            self.members.append(self._child(self.pool[mother], self.pool[father]))
+
+    def unknown(self) -> list[Individual]:
+        """Members that nobody has looked at, each once."""
+        return [one for one in dict.fromkeys(self.members) if one not in self.known]
+
+    def next(self) -> None:
+        """Breed the next generation; all members are known."""
+        p = self.params
+        # What does not fit into the context is worth little, not nothing: the rest of the population may be no better.
+        fitness = -np.nan_to_num(np.array([self.known[one] for one in self.members]), posinf=_WORST)
+        self._score(fitness)
+        elite = [self.members[place] for place in np.argsort(-fitness, kind="stable")[: round(p.elite * p.population)]]
+        parents = self.draw.choice(len(fitness), size=(p.population - len(elite), 2), p=_softmax(fitness))
+        children = [self._child(self.members[mother], self.members[father]) for mother, father in parents]
+        self.members = [*elite, *(self._reworded(child) for child in children)]
+
+    def _child(self, mother: Individual, father: Individual) -> Individual:
+        return self._crossed(mother[0], father[0]), self._crossed(mother[1], father[1])
+
+    def _crossed(self, one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
+        """Sentences of both, in their places; some give way to any template's."""
+        taken = [pair[self._happens(self.params.crossover)] for pair in zip_longest(one, other)]
+        return tuple(
+            self.sentences[self.draw.integers(len(self.sentences))] if self._happens(self.params.mutation) else sentence
+            for sentence in taken
+            if sentence is not None
+        )
+
+    def _score(self, fitness: np.ndarray) -> None:
+        found: dict[str, list[float]] = {}
+        for (front, back), value in zip(self.members, fitness.tolist(), strict=True):
+            for word in dict.fromkeys(" ".join((*front, *back)).split()):
+                found.setdefault(word, []).append(value)
+        for word, values in found.items():
+            mean = float(np.mean(values))
+            self.scores[word] = (self.scores.get(word, mean) + mean) / 2
+
+    def _reworded(self, child: Individual) -> Individual:
+        words, chances = list(self.scores), _softmax(np.array(list(self.scores.values())))
+
+        def reworded(sentence: str) -> str:
+            spelt = sentence.split()
+            hit = [place for place in range(len(spelt)) if self._happens(self.params.mutation)]
+            for place in hit:
+                spelt[place] = words[self.draw.choice(len(words), p=chances)]
+            return " ".join(spelt) if hit else sentence
+
+        front, back = child
+        return tuple(map(reworded, front)), tuple(map(reworded, back))
+
+    def _happens(self, probability: float) -> bool:
+        return bool(self.draw.random() < probability)
+
+
+def taken_apart(template: str) -> Individual:
+    """The sentences of a template."""
+    front, _, back = template.partition(REQUEST)
+    return _sentences(front), _sentences(back)
+
+
+def put_together(one: Individual, request: str) -> str:
+    """The prompt."""
+    return " ".join((*one[0], request, *one[1]))
+
+
+def _sentences(text: str) -> tuple[str, ...]:
+    return tuple(sentence for sentence in re.split(r"(?<=[.!?:])\s+", text.strip()) if sentence)
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    weights: np.ndarray = np.exp(values - values.max())
+    return weights / weights.sum()

@@ -1,0 +1,89 @@
+"""BEAST: a suffix grows by one token a step, out of what the model itself would say next.
+
+    B_0     = {empty}
+    C_t     = { b + v : b in B_{t-1}, v drawn from p(. | before, b), `branches` of them without repetition }
+    B_t     = the `beams` elements of C_t with the lowest loss
+
+It takes no gradient and two kinds of cheap passes, and since every token is one that the model finds likely, the suffix reads more
+like text than those of ``gcg``: a filter of perplexity is of less use. Good as a fast attack; with the passes of ``gcg`` it does worse.
+
+Source: Sadasivan et al.: Fast adversarial attacks on language models in one GPU minute (ICML 2024), arXiv:2402.15570, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.text.aim import REQUESTS, aims
+from robustkd.attacks.text.descent import SuffixParams
+from robustkd.attacks.text.docket import Docket
+from robustkd.attacks.text.slots import Slots, are_texts
+from robustkd.attacks.text.suffix import Suffixes
+from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.targets import frozen
+from robustkd.targets.causal_lm import CausalLMTarget
+
+
+class BEASTParams(SuffixParams):
+    """Parameters of ``beast``; the defaults are the paper's."""
+
+    tokens: int = Field(40, ge=1, description="length of the suffix in the end, one token a step")
+    beams: int = Field(15, ge=1, description="suffixes kept from step to step (k1 of the paper)")
+    branches: int = Field(15, ge=1, description="tokens drawn behind each of them (k2)")
+
+
+class BEAST(PromptAttack):
+    """Beam search for a suffix, by the model's own next words."""
+
+    Params = BEASTParams
+    gradients = False
+    source = "Sadasivan et al. 2024, arXiv:2402.15570"
+
+    def search(
+        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """At most ``tokens * beams * (branches + 1)`` forward passes for each request.
+
+        Raises:
+            DataError: a request has no ``target``.
+        """
+        vocabulary, answers = Vocabulary.of(target, self.params.ascii), aims(batch.requests)
+        prompts = [self.params.in_template(prompt) for prompt in batch.requests["prompt"]]
+        with frozen(target.module):
+            for rows in attempts.open.split(REQUESTS):
+                slots = Slots(target, [prompts[row] for row in rows.tolist()])
+                suffixes = Suffixes(slots, [answers[row] for row in rows.tolist()], rows, attempts)
+                self._grow(suffixes, vocabulary, attempts, rng.select(rows))
+
+    def _grow(self, suffixes: Suffixes, vocabulary: Vocabulary, attempts: Attempts, rng: SampleRng) -> None:
+        p = self.params
+        docket = Docket(attempts, p.tokens)
+        places = torch.arange(len(suffixes.rows))
+        beams = torch.zeros(len(places), 1, 0, dtype=torch.int64, device=suffixes.target.device)
+        for t in range(p.tokens):
+            standing = torch.isin(suffixes.rows[places], attempts.open)
+            places, beams = places[standing], beams[standing]
+            if not len(places):
+                return
+            likely = suffixes.next_logprobs(places, beams).masked_fill(~vocabulary.allowed, -torch.inf)
+            drawn = draw(likely, p.branches, rng.select(places).fork(t))
+            grown = torch.cat([beams.unsqueeze(2).expand(-1, -1, drawn.shape[2], -1), drawn.unsqueeze(3)], 3).flatten(1, 2)
+            texts = suffixes.slots.texts(places, grown)
+            loss = suffixes.losses(places, grown, are_texts(texts))
+            docket.offer_best(suffixes.rows[places], texts, loss, p.beams)
+            best = loss.argsort(dim=1, stable=True)[:, : p.beams].to(grown.device)
+            beams = grown.gather(1, best.unsqueeze(2).expand(-1, -1, t + 1))
+            docket.step()
+
+
+def draw(logprobs: Tensor, count: int, rng: SampleRng) -> Tensor:
+    """(B, C, count) tokens drawn from (B, C, V) distributions without repetition, by the largest of log-probability + Gumbel noise."""
+    found = []
+    for row in range(len(logprobs)):  # one by one: noise for a large vocabulary is a lot
+        noise = -torch.log(-torch.log(rng.select(torch.tensor([row])).uniform(logprobs.shape[1:])[0].clamp(1e-7, 1 - 1e-7)))
+        found.append((logprobs[row] + noise).topk(min(count, logprobs.shape[2]), dim=1).indices)
+    return torch.stack(found)

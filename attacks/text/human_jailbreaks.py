@@ -1,0 +1,53 @@
+"""Templates that people wrote: a role to play, a pretext, an order to forget the rules, with the request inside.
+
+The built-in ones are short and plain, enough to see whether a refusal depends on the request's bare wording. Collections of
+jailbreaks that circulate are the user's to bring, as a file; a fine-tuned model may have seen those in its training.
+
+Source: Shen et al.: "Do anything now": characterizing in-the-wild jailbreak prompts (CCS 2024), arXiv:2308.03825; as a baseline in
+Mazeika et al.: HarmBench (ICML 2024), arXiv:2402.04249.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from robustkd.attacks.text.templates import REQUEST, templates
+from robustkd.contracts import Asked, Attempts, CampaignPath, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.targets.causal_lm import CausalLMTarget
+
+
+class HumanJailbreaksParams(Params):
+    """Parameters of ``human-jailbreaks``."""
+
+    templates: CampaignPath | None = Field(
+        None, description="CSV with a column template, in which {request} stands for the request; default: ten built-in ones"
+    )
+
+
+class HumanJailbreaks(PromptAttack):
+    """Puts the request into one template after the other, in the file's order."""
+
+    Params = HumanJailbreaksParams
+    gradients = False
+    source = "Shen et al. 2023, arXiv:2308.03825"
+
+    def files(self) -> list[Path]:
+        """The templates."""
+        return [self.params.templates] if self.params.templates else []
+
+    def search(
+        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """One attempt for each template, no more than allowed.
+
+        Raises:
+            DataError: the file cannot be read, or a template has no place for the request.
+            TargetError: a template is longer than the target's context.
+        """
+        prompts = batch.requests["prompt"]
+        for template in templates(self.params.templates):
+            rows = attempts.open
+            attempts(rows, [Asked(template.replace(REQUEST, prompts[row])) for row in rows.tolist()])

@@ -1,0 +1,84 @@
+"""Random search: some neighbouring tokens of a suffix are replaced at random, and what lowers the loss is kept.
+
+    s' = s, with n random tokens from a random place on;   s <- s' if loss(s') < loss(s)
+
+It takes no gradient, so neither masking nor a flat loss to first order hides anything from it: where it does better than ``gcg``,
+the gradient misleads. The authors put a long text around the request that prescribes how to answer (``template``), and that is
+where most of their success comes from.
+
+Source: Andriushchenko, Croce, Flammarion: Jailbreaking leading safety-aligned LLMs with simple adaptive attacks (ICLR 2025),
+arXiv:2404.02151, section 3. Theirs takes one candidate a step, looks at the first token of the answer alone and shrinks n as its
+probability grows; here n falls to one over the steps, and the whole beginning of the answer is aimed at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.text.descent import Descent, SuffixParams
+from robustkd.attacks.text.suffix import Suffixes
+from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.targets.causal_lm import CausalLMTarget
+
+
+class RandomSearchParams(SuffixParams):
+    """Parameters of ``random-search``."""
+
+    tokens: int = Field(25, ge=1, description="length of the suffix, in the target's tokens")
+    steps: int = Field(1000, ge=1, description="changes that are tried, one after the other")
+    width: int = Field(8, ge=1, description="candidates in each step: forward passes, less those that are no text")
+    changed: int = Field(4, ge=1, description="tokens replaced at once in the first steps; it falls to one")
+
+
+class RandomSearch(PromptAttack):
+    """Replaces tokens at random, and keeps what is better."""
+
+    Params = RandomSearchParams
+    gradients = False
+    source = "Andriushchenko et al. 2024, arXiv:2404.02151"
+
+    def search(
+        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """At most ``1 + steps * width`` forward passes for each request.
+
+        Raises:
+            DataError: a request has no ``target``.
+        """
+        p = self.params
+        vocabulary = Vocabulary.of(target, p.ascii)
+        changes = Changes(vocabulary.allowed.nonzero().squeeze(1), p.width, p.changed, p.steps)
+        Descent(p, vocabulary, p.steps, changes)(target, batch, attempts, rng)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Candidates with random tokens in a window of the suffix.
+
+    Attributes:
+        tokens: (V',) what may come in.
+        width: how many candidates.
+        first: the window's length at the beginning.
+        steps: over which it falls to one.
+    """
+
+    tokens: Tensor
+    width: int
+    first: int
+    steps: int
+
+    def __call__(self, suffixes: Suffixes, places: Tensor, now: Tensor, t: int, rng: SampleRng) -> Tensor:
+        """See ``descent.Candidates``."""
+        length = now.shape[1]
+        count = min(length, max(1, round(self.first * (1 - t / self.steps))))
+        start = rng.integers((self.width, 1), length - count + 1)
+        place = torch.arange(length, device=now.device)
+        inside = (place >= start) & (place < start + count)
+        drawn = self.tokens[rng.integers((self.width, length), len(self.tokens))]
+        return torch.where(inside, drawn, now.unsqueeze(1))
