@@ -60,7 +60,7 @@ def content(results: Results, data: Mapping[str, Any], index: np.ndarray, bits: 
         ],
         "index": _text(index.astype("<i8").tobytes()),
         "samples": [
-            {"defense": defense, "attack": attack, "seed": seed, "held": _text(np.packbits(held).tobytes())}
+            {"defense": defense, "attack": attack, "seed": seed, "n": len(held), "held": _text(np.packbits(held).tobytes())}
             for (defense, attack, seed), held in bits.items()
         ],
     }
@@ -80,7 +80,7 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
         index = np.frombuffer(_bytes(raw["index"]), "<i8")
         kept = {
             (row["defense"], row["attack"], int(row["seed"])): np.unpackbits(
-                np.frombuffer(_bytes(row["held"]), np.uint8), count=len(index)
+                np.frombuffer(_bytes(row["held"]), np.uint8), count=int(row.get("n", len(index)))
             ).astype(bool)
             for row in raw["samples"]
         }

@@ -13,11 +13,13 @@ import numpy as np
 
 from robustkd.campaigns import samples
 from robustkd.campaigns.cells import Cell
+from robustkd.campaigns.identity import digest
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.samples import AttackRecord
 from robustkd.campaigns.store import PERTURBATIONS, Entry, Store
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Transcript
+from robustkd.data import Splits
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
@@ -75,7 +77,7 @@ def collect(
     return Results(
         campaign=campaign.name,
         threat={"norm": campaign.threat.measure, "eps": campaign.threat.eps},
-        data=_data(plan),
+        data=data_told(plan),
         cells=cells,
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
         skipped=list(plan.skipped),
@@ -153,17 +155,23 @@ def attack_result(
     )
 
 
-def _data(plan: Plan) -> dict[str, Any]:
+def data_told(plan: Plan) -> dict[str, Any]:
+    """What results and tracking say of the data."""
     data = plan.data
     found = {
         "name": plan.campaign.data.name,
         "n": len(data.test),
         "digest": data.digest,
-        "test_digest": data.test.digest(),
+        "test_digest": test_digest(data),
     }
     if data.modality == "images":
         return found
     return found | {"modality": data.modality, "benign": len(data.benign) if data.benign else 0}
+
+
+def test_digest(data: Splits) -> str:
+    """The hash of what the numbers are of: the test samples and, of prompts, the harmless requests."""
+    return data.test.digest() if data.benign is None else digest([data.test.digest(), data.benign.digest()])
 
 
 def _agreement(said: Sequence[Transcript]) -> dict[str, float]:
@@ -237,7 +245,7 @@ def _defense_result(trained: _Trained) -> DefenseResult:
 def _clean_accuracy(entry: Entry, correct: np.ndarray) -> float:
     """The share of samples that were classified rightly; of a model that is asked, of harmless requests that it does."""
     if benign := entry.meta.get("benign"):
-        return float(benign[0] / benign[1])
+        return float(np.mean(benign))
     return float(correct.mean())
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from robustkd.campaigns.snapshot import CLEAN, WORST, Row, Snapshot
 from robustkd.contracts import UsageError, suggestion
+from robustkd.report.formatting import budget
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
 
 Direction = Literal["better", "worse", "not told apart"]
@@ -121,7 +122,7 @@ def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) 
                 if before is None or after is None:
                     notes.append(f"{title}: {attack}, seed {seed}: no number in {'A' if before is None else 'B'}")
                 elif not before.under(after):
-                    told = f"{before.norm} {before.eps:.4g} in A, {after.norm} {after.eps:.4g} in B"
+                    told = f"{budget(before.norm, before.eps)} in A, {budget(after.norm, after.eps)} in B"
                     notes.append(f"{title}: {attack}: other threat models, not compared ({told})")
                     break
                 else:

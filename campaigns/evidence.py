@@ -34,7 +34,11 @@ class Gathering:
         """Every defense and seed that has an attack, in the campaign's order."""
         places = {name: place for place, name in enumerate(self._plan.campaign.defenses)}
         parts = sorted(self._found.values(), key=lambda part: (places[part.defense], part.seed))
-        return SampleEvidence(self._plan.data.classes, parts)
+        data = self._plan.data
+        if data.modality == "images":
+            return SampleEvidence(data.classes, parts)
+        # A broken request is taken for nothing, and one that the model does not know neither: prompting.evaluate_prompt_attack.
+        return SampleEvidence((*data.classes, "", ""), parts, data.test["prompt"])
 
 
 def sample_evidence(plan: Plan, store: Store) -> SampleEvidence:

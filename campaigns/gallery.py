@@ -1,7 +1,8 @@
-"""Store -> pictures: adversarial images to look at, from the cells that kept them."""
+"""Store -> what to look at: adversarial images, or requests with what a model answered, from the cells that kept them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain, islice
 
 import numpy as np
@@ -9,30 +10,35 @@ import numpy as np
 from robustkd.campaigns import samples
 from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.plan import Plan
-from robustkd.campaigns.store import Store
-from robustkd.contracts import StoreError
+from robustkd.campaigns.store import Entry, Store
+from robustkd.contracts import StoreError, Transcript
 from robustkd.report.gallery import AT_MOST, GalleryItem
+from robustkd.report.transcripts import PromptItem
+from robustkd.scoring.judging import Outcome
 
 SHOWN = 4
 
 
-def gallery_items(plan: Plan, store: Store) -> list[GalleryItem]:
-    """The first broken samples of each defense and attack, of the first seed; of a large campaign, of the pairs that a page shows."""
+def gallery_items(plan: Plan, store: Store) -> list[GalleryItem | PromptItem]:
+    """A few samples of each defense and attack, of the first seed; of a large campaign, of the pairs that a page shows."""
     first = plan.campaign.seeds[0]
     found = (items for cell in plan.of("attack") if cell.seed == first and (items := cell_gallery(plan, store, cell, SHOWN)))
     return list(chain.from_iterable(islice(found, AT_MOST)))
 
 
-def cell_gallery(plan: Plan, store: Store, cell: Cell, count: int) -> list[GalleryItem]:
-    """Up to ``count`` broken samples of one attack cell; none when it is not finished, or holds no sound perturbations."""
+def cell_gallery(plan: Plan, store: Store, cell: Cell, count: int) -> Sequence[GalleryItem | PromptItem]:
+    """Up to ``count`` samples of one attack cell; none when it is not finished, or its files are not sound."""
     entry = store.get(cell.id)
     if entry is None:
         return []
-    outcome, clean, classes = samples.read(entry).outcome, plan.data.test, plan.data.classes
-    try:
-        perturbed = samples.perturbed(entry) if outcome.success.any() else None
-    except StoreError:  # `robustkd store verify` names it; a report does without its images
-        return []
+    outcome = samples.read(entry).outcome
+    return (_broken_images if plan.data.modality == "images" else _requests)(plan, cell, entry, outcome, count)
+
+
+def _broken_images(plan: Plan, cell: Cell, entry: Entry, outcome: Outcome, count: int) -> list[GalleryItem]:
+    """The first samples that were broken."""
+    clean, classes = plan.data.test, plan.data.classes
+    perturbed = _kept(entry, "adversarial") if outcome.success.any() else None
     if perturbed is None:
         return []
     rows = np.flatnonzero(outcome.success[: len(perturbed)])[:count]
@@ -51,3 +57,45 @@ def cell_gallery(plan: Plan, store: Store, cell: Cell, count: int) -> list[Galle
         )
         for i, row in enumerate(rows)
     ]
+
+
+def _requests(plan: Plan, cell: Cell, entry: Entry, outcome: Outcome, count: int) -> list[PromptItem]:
+    """The first requests that were broken and, at the end, one at least that held: a refusal must be seen to be one, too."""
+    said = _kept_transcripts(entry)
+    broken, held = np.flatnonzero(outcome.success), np.flatnonzero(outcome.standing)
+    before, after = _kept(entry, "clean"), _kept(entry, "adversarial")
+    first = broken[: max(0, count - min(1, len(held)))]
+    return [
+        PromptItem(
+            defense=cell.defense,
+            attack=cell.attack or "",
+            seed=cell.seed,
+            label=plan.data.classes[outcome.label[row]],
+            request=said[row].request,
+            prompt=said[row].prompt,
+            output=said[row].output,
+            attempts=said[row].attempts,
+            broken=bool(outcome.success[row]),
+            prefill=said[row].prefill,
+            counted=bool(outcome.correct[row]),
+            verdicts=said[row].verdicts,
+            before=None if before is None or row >= len(before) else before[row],
+            after=None if after is None or row >= len(after) else after[row],
+        )
+        for row in [*first, *held[: count - len(first)]]
+        if row < len(said)
+    ]
+
+
+def _kept(entry: Entry, which: str) -> np.ndarray | None:
+    try:
+        return samples.perturbed(entry, which)
+    except StoreError:  # `robustkd store verify` names it; a report does without its images
+        return None
+
+
+def _kept_transcripts(entry: Entry) -> Sequence[Transcript]:
+    try:
+        return samples.transcripts(entry)
+    except StoreError:
+        return []

@@ -14,6 +14,7 @@ from robustkd.campaigns.compare import Change, change, row_of, unpaired_because
 from robustkd.campaigns.snapshot import CLEAN, WORST, Snapshot
 from robustkd.campaigns.spec import GateSpec
 from robustkd.contracts.check import Verdict
+from robustkd.report.formatting import budget
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
 
@@ -75,7 +76,8 @@ def judge_gates(gates: Sequence[GateSpec], results: Results) -> list[GateResult]
         if not rows or any(value is None for value in values):
             judged.append(GateResult(gate.defense, gate.metric, rule, "inconclusive"))
             continue
-        intervals = [wilson(round(value * row.n), row.n) for value, row in zip(values, rows, strict=True)]
+        counts = [results.n_clean or row.n if gate.metric == "clean_accuracy" else row.n for row in rows]
+        intervals = [wilson(round(value * n), n) for value, n in zip(values, counts, strict=True)]
         low, high = min(pair[0] for pair in intervals), max(pair[1] for pair in intervals)
         outcome: GateOutcome = "passed" if low >= gate.at_least else "failed" if high < gate.at_least else "inconclusive"
         outcome, why = _believed(outcome, gate.metric, [row.verdict for row in rows])
@@ -150,7 +152,7 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) 
         if before is None or after is None:
             return f"seed {seed} has no number {'in the baseline' if before is None else 'here'}"
         if not before.under(after):
-            return f"the baseline is under {before.norm} {before.eps:.4g}, this under {after.norm} {after.eps:.4g}"
+            return f"the baseline is under {budget(before.norm, before.eps)}, this under {budget(after.norm, after.eps)}"
         changes.append(change(before, after, paired=paired))
     return changes
 

@@ -101,7 +101,7 @@ def _tables(plan: Plan, store: Store) -> Iterator[pa.Table]:
             "defense": cell.defense,
             "attack": use.name,
             "seed": cell.seed,
-            "threat_norm": use.threat.norm,
+            "threat_norm": use.threat.measure,
             "threat_eps": use.threat.eps,
             "cell_id": cell.id,
         }

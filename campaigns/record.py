@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from robustkd import plugins
+from robustkd.campaigns.collect import test_digest
 from robustkd.campaigns.durable import write_text
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.run import Observer
@@ -108,7 +109,7 @@ def execution(plan: Plan, command: Sequence[str]) -> Execution:
         packages=packages(),
         plugins=plugin_versions(campaign),
         seeds=list(campaign.seeds),
-        data={"name": campaign.data.name, "n": len(data.test), "digest": data.digest, "test_digest": data.test.digest()},
+        data={"name": campaign.data.name, "n": len(data.test), "digest": data.digest, "test_digest": test_digest(data)},
         files={_relative(path, campaign.folder): file_hash(path) for path in files_named(campaign)},
         started=_now(),
     )

@@ -164,11 +164,15 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         if cell.status != "done" or cell.robust_accuracy is None or cell.clean_accuracy is None:
             continue
         row = Row(cell.defense, cell.attack, cell.seed, cell.norm, cell.eps, cell.n, round(cell.robust_accuracy * cell.n))
-        clean = replace(row, attack=CLEAN, held=round(cell.clean_accuracy * cell.n))
+        n = results.n_clean
+        clean = replace(row, attack=CLEAN, n=n or cell.n, held=round(cell.clean_accuracy * (n or cell.n)))
         if entry := store.get(cell.cell_id):
             outcome = samples.read(entry).outcome
             index = outcome.index
-            row, clean = _held(row, outcome.standing), _held(clean, outcome.correct)
+            row, clean = (
+                _held(row, outcome.standing),
+                _held(clean, np.array(entry.meta.get("benign", outcome.correct), dtype=bool)),
+            )
         rows[cell.defense, cell.attack, cell.seed] = row
         rows.setdefault((cell.defense, CLEAN, cell.seed), clean)
     headline: dict[tuple[str, int], tuple[str, ...]] = {}

@@ -174,7 +174,7 @@ class Worker:
             )
             kept = min(len(found.adversarial), samples.rows_kept(found.adversarial[:1].nbytes, self._job.keep_bytes))
             if batch.benign is not None:
-                meta["benign"] = [int(batch.benign.complied.sum()), len(batch.benign.complied)]
+                meta["benign"] = batch.benign.complied.tolist()
             self._commit(cell, meta | {"targets": targets}, found, kept, time.perf_counter() - started)
             return
         if use.threat.goal == "targeted":

@@ -57,9 +57,10 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
         )
         return
     data = laid_out.data
-    click.echo(
-        f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({len(data.test)} test samples), seeds {_list(loaded.seeds)}"
-    )
+    tested = f"{len(data.test)} test samples"
+    if data.modality != "images":
+        tested = f"{len(data.test)} forbidden requests, {len(data.benign) if data.benign else 0} harmless"
+    click.echo(f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({tested}), seeds {_list(loaded.seeds)}")
     for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks"), ("analysis", "analyses")):
         ids = {cell.id for cell in laid_out.of(kind)}
         if ids or kind != "analysis":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import click
 from robustkd.campaigns import plan as planning
 from robustkd.campaigns import run as running
 from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.collect import Failure, attack_result, collect
+from robustkd.campaigns.collect import Failure, attack_result, collect, data_told
 from robustkd.campaigns.durable import unwritable
 from robustkd.campaigns.evidence import Gathering, sample_evidence
 from robustkd.campaigns.gallery import cell_gallery, gallery_items
@@ -26,11 +26,12 @@ from robustkd.campaigns.store import Store
 from robustkd.cli.progress import follower
 from robustkd.contracts import StoreError
 from robustkd.redaction import redacted
-from robustkd.report import GalleryItem, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
+from robustkd.report import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
 from robustkd.report.latex import latex
 from robustkd.report.markdown import markdown
 from robustkd.scoring.results import CellResult, Results
 from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
+from robustkd.tracking.transcripts import MOST
 
 SHOWN = 16
 """Images of an attack that are kept in MLflow."""
@@ -118,7 +119,7 @@ class _Tracking(Observer):
 
     def succeeded(self, cell: Cell, result: CellResult | None) -> None:
         if result is not None:
-            self.tracker.log_cell(result, cell_gallery(self._plan, self._store, cell, self._images))
+            self.tracker.log_cell(result, cell_gallery(self._plan, self._store, cell, _count(self._plan, self._images)))
 
     def failed(self, cell: Cell, failure: Failure) -> None:
         if cell.kind == "attack":
@@ -139,7 +140,7 @@ def _tracked(plan: Plan) -> TrackedCampaign:
         name=campaign.name,
         plan_id=plan.id,
         text=campaign.text,
-        data={"name": campaign.data.name, "n": len(plan.data.test), "digest": plan.data.digest},
+        data=data_told(plan),
         defenses=_parameters(campaign.defenses),
         attacks=_parameters(campaign.attacks),
     )
@@ -149,10 +150,16 @@ def _parameters(uses: Mapping[str, DefenseUse] | Mapping[str, AttackUse]) -> dic
     return {name: {"kind": use.kind, **use.plugin.params.model_dump(mode="json")} for name, use in uses.items()}
 
 
-def _gallery(plan: Plan, store: Store, images: int = SHOWN) -> Callable[[CellResult], list[GalleryItem]]:
-    """The images of a cell, read only when MLflow lacks them."""
+def _gallery(plan: Plan, store: Store, images: int = SHOWN) -> Callable[[CellResult], Sequence[Item]]:
+    """What is shown of a cell."""
     cells = {(cell.defense, cell.attack, cell.seed): cell for cell in plan.of("attack")}
-    return lambda result: cell_gallery(plan, store, cells[result.defense, result.attack, result.seed], images)
+    count = _count(plan, images)
+    return lambda result: cell_gallery(plan, store, cells[result.defense, result.attack, result.seed], count)
+
+
+def _count(plan: Plan, images: int) -> int:
+    """How many samples of a cell go to MLflow: of requests a whole table, unless nothing is to be shown."""
+    return images if plan.data.modality == "images" or not images else MOST
 
 
 def _targets(plan: Plan, store: Store) -> dict[tuple[str, int], Path]:

@@ -13,6 +13,9 @@ Space = Literal["pixels", "corruption", "prompt", "embeddings", "prefill", "seed
 Goal = Literal["untargeted", "targeted"]
 Knowledge = Literal["white-box", "transfer", "black-box", "oblivious"]
 
+BY_ATTEMPTS: dict[str, str] = {"prompt": "any wording", "prefill": "any beginning of the answer", "seed": "any seed"}
+"""Spaces whose budget is a number of attempts, and what the attacker chooses there."""
+
 
 @dataclass(frozen=True)
 class ThreatModel:
@@ -52,7 +55,7 @@ class ThreatModel:
     @property
     def steps(self) -> tuple[float, ...]:
         """Of an attacker who asks: the numbers of attempts at which a curve shows success."""
-        if self.space not in ("prompt", "prefill", "seed"):
+        if self.space not in BY_ATTEMPTS:
             return ()
         return tuple(float(point) for point in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if point < self.attempts)
 
@@ -62,4 +65,6 @@ class ThreatModel:
         return self.norm if self.space == "pixels" else self.space
 
     def __str__(self) -> str:
+        if self.space in BY_ATTEMPTS:
+            return f"{BY_ATTEMPTS[self.space]}, {self.attempts} attempt{'s' if self.attempts > 1 else ''}"
         return "corruptions" if self.space == "corruption" else f"{self.measure} <= {self.eps:.4g}"

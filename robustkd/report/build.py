@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustkd.report import figures
-from robustkd.report.gallery import GalleryItem, selected
+from robustkd.report.gallery import Item, selected
 from robustkd.report.latex import latex
 from robustkd.report.markdown import markdown
 from robustkd.report.page import page
@@ -38,7 +38,7 @@ class ReportFiles:
 def write_report(
     results: Results,
     folder: Path,
-    gallery: Sequence[GalleryItem] = (),
+    gallery: Sequence[Item] = (),
     evidence: SampleEvidence | None = None,
 ) -> ReportFiles:
     """Write ``report.html`` (self-contained), ``report.md``, ``report.tex`` and the figures into ``folder``, over any older ones.

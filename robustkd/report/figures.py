@@ -10,12 +10,13 @@ import numpy as np
 
 from robustkd.report.analyses import shown_tables
 from robustkd.report.formatting import threat
-from robustkd.report.gallery import GalleryItem, selected, thumbnail
+from robustkd.report.gallery import GalleryItem, Item, selected, thumbnail
 from robustkd.report.grid import GridCell, grid
 from robustkd.report.palette import HEAT, INK, SERIES, heat, readable_on
 from robustkd.report.story import NO_VERDICT
 from robustkd.report.summary import DefenseSummary, attack_names, curve_of, mean_curve
 from robustkd.report.tradeoff import charted
+from robustkd.report.wording import wording
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ def curves(results: Results, summaries: Sequence[DefenseSummary], path: Path) ->
         axes.fill_between(
             eps, [100 * p.ci_low for p in points], [100 * p.ci_high for p in points], color=colour, alpha=0.14, lw=0
         )
-    norm, eps_mark = str(results.threat.get("norm", "")), results.threat.get("eps")
+    said, eps_mark = wording(results), results.threat.get("eps")
     if eps_mark is not None:
         axes.axvline(float(eps_mark), color=GREY, linewidth=0.9, linestyle=(0, (2, 3)))
-    axes.set(ylim=(-2, 102), xlabel=f"eps ({threat(norm, None)})", ylabel="worst-case robust accuracy (%)")
-    axes.set_title(f"{_short(results.campaign, 40)}: accuracy against eps", loc="left", fontsize=11, color=INK)
+    axes.set(ylim=(-2, 102), xlabel=said.axis, ylabel="worst-case robust accuracy (%)")
+    axes.set_title(f"{_short(results.campaign, 40)}: accuracy against {said.curve}", loc="left", fontsize=11, color=INK)
     axes.grid(axis="y", color="#e2e4e8", linewidth=0.8)
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1))
     _quiet(axes)
@@ -159,32 +160,52 @@ def analyses(results: Results, path: Path) -> bool:
     return True
 
 
-def gallery(items: Sequence[GalleryItem], path: Path) -> bool:
-    """Write clean, amplified perturbation and adversarial images in columns; False when there are none."""
-    items = selected(items, per_pair=2, at_most=2 * GALLERY_COLUMNS)
-    if not items:
+def gallery(items: Sequence[Item], path: Path) -> bool:
+    """Write clean, amplified perturbation and adversarial images, or what a model drew before and under attack, in columns.
+
+    False when there are none.
+    """
+    shown = [
+        (item, pictures) for item in selected(items, per_pair=2, at_most=2 * GALLERY_COLUMNS) if (pictures := _pictures(item))
+    ]
+    if not shown:
         return False
-    bands = [items[start : start + GALLERY_COLUMNS] for start in range(0, len(items), GALLERY_COLUMNS)]
-    width, height = 0.45 + 1.1 * len(bands[0]), 4.3 * len(bands) + 0.15
+    bands = [shown[start : start + GALLERY_COLUMNS] for start in range(0, len(shown), GALLERY_COLUMNS)]
+    rows = [name for name, _, _ in shown[0][1]]
+    tall = 0.7 + 1.2 * len(rows)
+    width, height = 0.45 + 1.1 * len(bands[0]), tall * len(bands) + 0.15
     figure = _figure(width, height, layout=None)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))  # one for all: an axes per picture costs seconds
     for top, band in enumerate(bands):
-        for row, name in enumerate(("clean", "change", "adversarial")):
-            axes.text(0.28, 4.3 * top + 1.25 + 1.2 * row, name, rotation=90, ha="center", va="center", fontsize=8, color=INK)
-        for column, item in enumerate(band):
-            _column(axes, item, 0.45 + 1.1 * column, 4.3 * top)
+        for row, name in enumerate(rows):
+            axes.text(0.28, tall * top + 1.25 + 1.2 * row, name, rotation=90, ha="center", va="center", fontsize=8, color=INK)
+        for column, (item, pictures) in enumerate(band):
+            _column(axes, item, pictures, 0.45 + 1.1 * column, tall * top)
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     _save(figure, path)
     return True
 
 
-def _column(axes: Axes, item: GalleryItem, left: float, top: float) -> None:
-    """One sample: what it is, and its three pictures with what the defense says to each."""
-    head = f"{_short(item.defense)}\n{_short(item.attack)}\ntruly {_short(item.label)}"
+def _pictures(item: Item) -> list[tuple[str, np.ndarray, str]]:
+    """What there is to see of a sample: what it is, the picture, and what is said of it."""
+    if isinstance(item, GalleryItem):
+        return [
+            ("clean", item.clean, f"says {_short(item.before)}"),
+            ("change", item.perturbation(), f"\N{MULTIPLICATION SIGN}{item.factor}"),
+            ("adversarial", item.adversarial, f"says {_short(item.after)}"),
+        ]
+    if item.before is None or item.after is None:
+        return []
+    return [("not attacked", item.before, ""), ("attacked", item.after, "broken" if item.broken else "held")]
+
+
+def _column(axes: Axes, item: Item, pictures: Sequence[tuple[str, np.ndarray, str]], left: float, top: float) -> None:
+    """One sample: what it is, and its pictures."""
+    label = f"truly {_short(item.label)}" if isinstance(item, GalleryItem) else _short(item.label)
+    head = f"{_short(item.defense)}\n{_short(item.attack)}\n{label}"
     axes.text(left + 0.5, top + 0.68, head, ha="center", va="bottom", fontsize=7, color=INK, linespacing=1.35)
-    told = (f"says {_short(item.before)}", f"\N{MULTIPLICATION SIGN}{item.factor}", f"says {_short(item.after)}")
-    for row, (image, text) in enumerate(zip((item.clean, item.perturbation(), item.adversarial), told, strict=True)):
+    for row, (_, image, text) in enumerate(pictures):
         picture, y = thumbnail(image), top + 0.75 + 1.2 * row
         high, wide = (side / max(picture.shape[:2]) for side in picture.shape[:2])
         axes.imshow(picture, extent=(left, left + wide, y + high, y), interpolation="nearest", aspect="equal")

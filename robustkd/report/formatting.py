@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from robustkd.contracts.threat import BY_ATTEMPTS
+
 MISSING = "—"
 THIN = "\N{NARROW NO-BREAK SPACE}"
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
@@ -66,16 +68,29 @@ def epsilon(eps: float) -> str:
 
 
 def threat(norm: str, eps: float | None) -> str:
-    """`L∞ ≤ 8/255`; `corruptions`, which have no budget."""
+    """`L∞ ≤ 8/255`; `any wording, 20 attempts`; `corruptions`, which have no budget."""
     if norm == "corruption":
         return "corruptions"
+    if norm in BY_ATTEMPTS:
+        return BY_ATTEMPTS[norm] + ("" if eps is None else f", {counted(int(eps), 'attempt')}")
     name = NORMS.get(norm, norm)
     return name if eps is None else f"{name} ≤ {epsilon(eps)}"
+
+
+def budget(norm: str, eps: float) -> str:
+    """A threat model in plain letters, for a terminal: `linf eps 0.1`; `any wording, 20 attempts`."""
+    return f"{norm} eps {eps:.4g}" if norm in NORMS else threat(norm, eps).replace("≤", "<=")
 
 
 def words(key: str) -> str:
     """An identifier as words."""
     return key.replace("_", " ")
+
+
+def shortened(text: str, most: int) -> str:
+    """A text on one line, of at most so many characters, without those that are not to be seen."""
+    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return plain if len(plain) <= most else plain[: most - 1] + "…"
 
 
 def listed(names: Sequence[str]) -> str:

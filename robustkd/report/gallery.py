@@ -7,8 +7,11 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+
+from robustkd.report.transcripts import PromptItem
 
 PER_PAIR = 4
 AT_MOST = 48
@@ -62,12 +65,16 @@ class GalleryItem:
         return changed
 
 
-def selected(items: Iterable[GalleryItem], per_pair: int = PER_PAIR, at_most: int = AT_MOST) -> list[GalleryItem]:
+Item = GalleryItem | PromptItem
+Shown = TypeVar("Shown", GalleryItem, PromptItem)
+
+
+def selected(items: Iterable[Item], per_pair: int = PER_PAIR, at_most: int = AT_MOST) -> list[Item]:
     """At most ``per_pair`` items of each defense x attack and ``at_most`` in all, grouped by pair.
 
     When there are too many pairs, each gets its first item before any gets its second.
     """
-    pairs: dict[tuple[str, str], list[GalleryItem]] = {}
+    pairs: dict[tuple[str, str], list[Item]] = {}
     for item in items:
         pairs.setdefault((item.defense, item.attack), []).append(item)
     ranked = [(rank, n, item) for n, group in enumerate(pairs.values()) for rank, item in enumerate(group[:per_pair])]
@@ -101,9 +108,9 @@ def data_uri(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def by_defense(items: Sequence[GalleryItem]) -> dict[str, dict[str, list[GalleryItem]]]:
+def by_defense(items: Sequence[Shown]) -> dict[str, dict[str, list[Shown]]]:
     """Items as defense -> attack -> items, in order."""
-    tree: dict[str, dict[str, list[GalleryItem]]] = {}
+    tree: dict[str, dict[str, list[Shown]]] = {}
     for item in items:
         tree.setdefault(item.defense, {}).setdefault(item.attack, []).append(item)
     return tree

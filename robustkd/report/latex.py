@@ -9,12 +9,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from robustkd.report.formatting import epsilon
+from robustkd.report import formatting
 from robustkd.report.grid import grid
 from robustkd.report.samples import ClassTable
 from robustkd.report.story import NO_VERDICT
 from robustkd.report.summary import DefenseSummary, attack_names, seeds_of
 from robustkd.report.versus import main_pairs
+from robustkd.report.wording import wording
 from robustkd.scoring.results import Results
 
 NONE = "--"
@@ -44,6 +45,7 @@ NORMS = {"linf": r"L_\infty", "l2": "L_2", "l1": "L_1", "l0": "L_0"}
 def latex(results: Results, summaries: Sequence[DefenseSummary], classes: ClassTable | None = None) -> str:
     """Summary, defense by attack, pairs and classes; a table that the campaign has nothing for is left out."""
     threat, n = _threat(results), max((item.n for item in results.defenses), default=0)
+    said = wording(results)
     seeds = len(seeds_of(results))
     over = f", means of {seeds} seeds, the interval their envelope" if seeds > 1 else ""
     tables = [
@@ -51,7 +53,7 @@ def latex(results: Results, summaries: Sequence[DefenseSummary], classes: ClassT
             "summary",
             f"Worst-case robust accuracy in percent under {threat} (n = {n}{over}); 95\\,\\% Wilson intervals.",
             "lrrlrrll",
-            ["Defense", "Clean", "Robust", r"95\,\% interval", "W-Robust", "NRR", "Strongest attack", "Verdict"],
+            ["Defense", said.clean_short, "Robust", r"95\,\% interval", "W-Robust", "NRR", "Strongest attack", "Verdict"],
             (_summary(row) for row in summaries),
         ),
         _table(
@@ -82,11 +84,11 @@ def latex(results: Results, summaries: Sequence[DefenseSummary], classes: ClassT
         ),
     ]
     if classes:
-        kept = f" The {len(classes.columns)} weakest classes." if classes.left_out else ""
+        kept = f" The {len(classes.columns)} weakest." if classes.left_out else ""
         tables.append(
             _table(
                 "classes",
-                f"Worst-case robust accuracy in percent by true class, under {threat}.{kept}",
+                f"Worst-case robust accuracy in percent by {said.label.lower()}, under {threat}.{kept}",
                 "l" + "r" * len(classes.columns),
                 ["Defense", *map(escape, classes.columns)],
                 ([escape(name), *(_points(cell.robust) for cell in cells)] for name, cells in classes.cells.items()),
@@ -140,9 +142,9 @@ def _table(label: str, caption: str, columns: str, head: Sequence[str], rows: It
 
 def _threat(results: Results) -> str:
     norm, eps = str(results.threat.get("norm", "")), results.threat.get("eps")
-    name = NORMS.get(norm)
-    told = f"${name}$" if name else escape(norm)
-    return told if eps is None else f"{told} $\\leq$ {escape(epsilon(float(eps)))}"
+    if norm not in NORMS:
+        return escape(formatting.threat(norm, eps))
+    return f"${NORMS[norm]}$" if eps is None else f"${NORMS[norm]}$ $\\leq$ {escape(formatting.epsilon(float(eps)))}"
 
 
 def _points(share: float | None) -> str:

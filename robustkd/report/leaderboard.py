@@ -13,6 +13,7 @@ from pathlib import Path
 
 from robustkd.contracts import StoreError
 from robustkd.contracts.check import Verdict
+from robustkd.report.formatting import budget
 from robustkd.report.summary import summary_rows
 from robustkd.scoring.results import CellStatus, Results
 
@@ -99,7 +100,7 @@ def boards(found: dict[Path, Results]) -> list[Board]:
             str(data.get("name", "")),
             int(data.get("n", 0)),
             str(data.get("digest", "")),
-            f"{threat['norm']} eps {threat['eps']:.4g}{goal}",
+            f"{budget(str(threat['norm']), threat['eps'])}{goal}",
         )
         groups.setdefault(key, []).extend(_entries(folder, results))
     made = [Board(*key, _ranked(entries)) for key, entries in groups.items()]

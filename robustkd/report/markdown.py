@@ -11,13 +11,13 @@ from robustkd.report.grid import grid, troubled
 from robustkd.report.story import NO_VERDICT, answer, tell
 from robustkd.report.summary import DefenseSummary, attack_names
 from robustkd.report.versus import pairs, points, probability
+from robustkd.report.wording import Wording, wording
 from robustkd.scoring.results import Results
 
 SIGNS = {"credible": "✅", "suspect": "⚠️", "not credible": "❌"}
 READING = (
-    "A robust accuracy is an upper bound: the share of all test samples that are classified rightly and that none of these attacks broke. "
-    "A sample that was misclassified before the attack counts as not robust. The worst case is taken per sample over the attacks. "
-    "W-Robust is the mean of clean and worst-case robust accuracy, NRR their harmonic mean. "
+    "A robust accuracy is an upper bound. {} The worst case is taken per sample over the attacks. "
+    "W-Robust is the mean of {} and worst-case robust accuracy, NRR their harmonic mean. "
     "With remedy: what is left when the stronger attacks that the checks call for are added. "
     "With several seeds, accuracies are means and an interval is the envelope of the seeds' own 95 % Wilson intervals."
 )
@@ -25,11 +25,11 @@ READING = (
 
 def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Sequence[str] = ()) -> str:
     """The whole report; ``figures`` are file names beside it."""
-    norm = threat(str(results.threat.get("norm", "")), results.threat.get("eps"))
+    norm, said = threat(str(results.threat.get("norm", "")), results.threat.get("eps")), wording(results)
     parts = [
         f"# {escape(results.campaign)}: does this defense hold?",
-        f"Threat model {norm}; data {escape(results.data.get('name', 'unknown'))}. {escape(answer(summaries))}",
-        _summary(summaries),
+        f"Threat model {norm}; data {escape(results.data.get('name', 'unknown'))} ({said.data}). {escape(answer(results, summaries))}",
+        _summary(summaries, said),
         *(f"**{escape(row.defense)}** ({verdict(row.verdict)}). {escape(tell(results, row).paragraph)}" for row in summaries),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
         _measures(measures(results)),
@@ -37,7 +37,7 @@ def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Seq
         _versus(results),
         *(f"![{name.removesuffix('.png')}]({name})" for name in figures),
         f"## Cells\n\n{_cells(results)}",
-        f"## How to read this\n\n{READING}",
+        f"## How to read this\n\n{READING.format(' '.join(said.notes), said.clean.lower())}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -53,7 +53,7 @@ def verdict(value: str | None) -> str:
     return f"{SIGNS[value]} {value}" if value else f"❔ {NO_VERDICT}"
 
 
-def _summary(summaries: Sequence[DefenseSummary]) -> str:
+def _summary(summaries: Sequence[DefenseSummary], said: Wording) -> str:
     rows = (
         [
             escape(row.defense),
@@ -70,7 +70,7 @@ def _summary(summaries: Sequence[DefenseSummary]) -> str:
         for row in summaries
     )
     head = [
-        "defense", "clean accuracy", "robust accuracy", "verdict", "with remedy", "95 % interval", "between seeds", "W-Robust",
+        "defense", said.clean.lower(), "robust accuracy", "verdict", "with remedy", "95 % interval", "between seeds", "W-Robust",
         "NRR", "strongest attack",
     ]  # fmt: skip
     return _table(head, "lrrlrrrrrl", rows)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from robustkd.report import formatting, palette
 from robustkd.report.analyses import measures, shown_tables
-from robustkd.report.gallery import GalleryItem, by_defense, data_uri
+from robustkd.report.gallery import GalleryItem, Item, by_defense, data_uri
 from robustkd.report.grid import grid, troubled
 from robustkd.report.plots import Plot, Series, curve, plot
 from robustkd.report.published import SETTING, references
@@ -22,11 +22,12 @@ from robustkd.report.samples import SampleEvidence, class_table, falls, listing
 from robustkd.report.story import NO_VERDICT, CheckRow, Story, answer, check_rows, tell
 from robustkd.report.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.report.tradeoff import charted, tradeoff
+from robustkd.report.transcripts import PromptItem
 from robustkd.report.versus import main_pairs, points, probability
+from robustkd.report.wording import wording
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 TIMES = ("finished", "date", "time", "created", "started")
-SIZES = ("n", "n_test", "test", "samples")
 HASHES = ("digest", "hash", "data_hash", "sha256")
 TEMPLATES = Path(__file__).parent / "templates"
 OPEN_ROWS = 24
@@ -69,9 +70,7 @@ class Cost:
         return (self.check_forwards + self.check_backwards) / attacks if attacks else None
 
 
-def page(
-    results: Results, summaries: Sequence[DefenseSummary], gallery: Sequence[GalleryItem], evidence: SampleEvidence
-) -> str:
+def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequence[Item], evidence: SampleEvidence) -> str:
     """The whole report as one HTML document that loads nothing."""
     sections = [_section(results, row, index) for index, row in enumerate(summaries, 1)]
     rows = grid(results)
@@ -80,7 +79,8 @@ def page(
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     html: str = _template().render(
         results=results,
-        answer=answer(summaries),
+        answer=answer(results, summaries),
+        words=wording(results),
         sections=sections,
         anchors={section.row.defense: section.anchor for section in sections},
         facts=_facts(results),
@@ -93,14 +93,17 @@ def page(
         curves=curves,
         attack_curves=attack_curves,
         lines=list({line.label: line for drawn in attack_curves for line in drawn.lines}.values()),
-        gallery=by_defense(gallery),
+        gallery=by_defense([item for item in gallery if isinstance(item, GalleryItem)]),
+        transcripts=by_defense([item for item in gallery if isinstance(item, PromptItem)]),
+        agreement=_agreement(results),
+        drawn=results.modality == "text-to-image",
         unkept=sum(cell.perturbations == 0 for cell in results.cells if cell.status == "done"),
         tradeoff=tradeoff(drawn, references(results)),
         reference_setting=SETTING,
         uncharted=len(summaries) - len(drawn),
         classes=class_table(results, evidence),
         falls=falls(evidence),
-        listing=listing(evidence),
+        listing=listing(evidence, wording(results), _other_threats(results)),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         costs=[cost(results, [row.defense]) for row in summaries],
@@ -153,11 +156,10 @@ def _facts(results: Results) -> dict[str, str]:
     threat, data, environment = results.threat, results.data, results.environment
     model = formatting.threat(str(threat.get("norm", "")), threat.get("eps"))
     extra = [str(value) for key, value in threat.items() if key not in ("norm", "eps")]
-    n = _first(data, SIZES) or max((cell.n for cell in results.cells), default=0)
     digest = _first(data, HASHES)
     facts = {
         "Threat model": ", ".join([model, *extra]),
-        "Data": f"{data.get('name', 'unknown')}, {formatting.counted(int(n), 'test sample')}",
+        "Data": f"{data.get('name', 'unknown')}, {wording(results).data}",
         "Data hash": str(digest)[:16] if digest else "",
         "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
         "Date": str(_first(environment, TIMES) or ""),
@@ -179,9 +181,20 @@ def _other_threats(results: Results) -> dict[str, str]:
     return {cell.attack: formatting.threat(cell.norm, cell.eps) for cell in results.cells if not is_headline(results, cell)}
 
 
+def _agreement(results: Results) -> dict[str, float]:
+    """Of each judge but the first, on what share of all attacked requests it says what the first one says."""
+    judges = dict.fromkeys(name for cell in results.cells for name in cell.agreement)
+    told = {name: [cell for cell in results.cells if name in cell.agreement] for name in judges}
+    return {
+        name: sum(cell.agreement[name] * cell.n for cell in cells) / sum(cell.n for cell in cells)
+        for name, cells in told.items()
+    }
+
+
 def _defense_curves(results: Results, summaries: Sequence[DefenseSummary]) -> Plot | None:
+    named = wording(results).point
     series = [
-        curve(row.defense, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense))
+        curve(row.defense, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense), named)
         for row in summaries
     ]
     return _eps_plot(results, "Worst case over the attacks", series)
@@ -190,20 +203,20 @@ def _defense_curves(results: Results, summaries: Sequence[DefenseSummary]) -> Pl
 def _attack_curves(results: Results, summaries: Sequence[DefenseSummary]) -> list[Plot]:
     """One small plot per attack, each defense in the colour it has in the large one."""
 
-    pairs = cells_by_pair(results)
+    pairs, named = cells_by_pair(results), wording(results).point
     plots = []
     for attack in attack_names(results)[:MOST_PLOTS]:
         series = [
-            curve(row.defense, mean_curve(curve_of(cell) for cell in pairs.get((row.defense, attack), []))) for row in summaries
+            curve(row.defense, mean_curve(curve_of(cell) for cell in pairs.get((row.defense, attack), [])), named)
+            for row in summaries
         ]
         plots.append(_eps_plot(results, attack, series, n_ticks=4))
     return [drawn for drawn in plots if drawn]
 
 
 def _eps_plot(results: Results, title: str, series: Sequence[Series], n_ticks: int = 6) -> Plot | None:
-    norm, eps = str(results.threat.get("norm", "")), results.threat.get("eps")
-    label = f"eps ({formatting.threat(norm, None)}, pixels in [0, 1])"
-    return plot(title, series, label, mark=None if eps is None else float(eps), n_ticks=n_ticks)
+    eps = results.threat.get("eps")
+    return plot(title, series, wording(results).axis, mark=None if eps is None else float(eps), n_ticks=n_ticks)
 
 
 def _history(trained: Sequence[DefenseResult]) -> list[Plot]:

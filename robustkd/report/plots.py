@@ -7,7 +7,7 @@ size: a picture of a plot is either too small on a phone or too large on a desk.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from robustkd.report.formatting import interval, number, percent
@@ -68,8 +68,8 @@ class Plot:
     mark: float | None = None
 
 
-def curve(label: str, points: Sequence[CurvePoint]) -> Series:
-    """Robust accuracy against eps as a series."""
+def curve(label: str, points: Sequence[CurvePoint], named: Callable[[float], str]) -> Series:
+    """Robust accuracy against eps (or attempts) as a series; ``named`` says one of these in words."""
     kept = [p for p in points if math.isfinite(p.eps)]
     return Series(
         label,
@@ -77,7 +77,7 @@ def curve(label: str, points: Sequence[CurvePoint]) -> Series:
         [p.robust_accuracy for p in kept],
         [p.ci_low for p in kept],
         [p.ci_high for p in kept],
-        [f"eps {number(p.eps)}: {percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in kept],
+        [f"{named(p.eps)}: {percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in kept],
     )
 
 

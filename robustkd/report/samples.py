@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from robustkd.report.formatting import shortened
+from robustkd.report.wording import Wording
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
 
@@ -16,6 +18,7 @@ STANDS = -1
 MAX_OUTCOMES = 400_000
 """Outcomes on the page, about two bytes each: a page of 5 MB has other things to show too."""
 MAX_CLASSES = 20
+LONGEST_TEXT = 140
 FIRST_ROWS, NAMED = 25, 6
 """Rows of the table, and attacks named in one; report.js has the same."""
 
@@ -51,10 +54,17 @@ class AttackedSamples:
 
 @dataclass(frozen=True)
 class SampleEvidence:
-    """The samples of a campaign: every defense and seed that has an attack, and the names of the classes."""
+    """The samples of a campaign.
+
+    Attributes:
+        classes: names by what ``taken_for`` and ``before`` hold; one without a name says nothing.
+        attacked: every defense and seed that has an attack.
+        texts: of prompts, each request, in the order of the samples.
+    """
 
     classes: Sequence[str]
     attacked: Sequence[AttackedSamples]
+    texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,7 @@ class SampleRow:
     defense: str
     outcome: str
     fell: str
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,15 +181,23 @@ def first_seeds(evidence: SampleEvidence) -> list[AttackedSamples]:
     return list(first.values())
 
 
-def listing(evidence: SampleEvidence) -> Listing | None:
-    """Each defense's first seed, sample by sample, as far as a page has room; None without samples."""
+def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = ()) -> Listing | None:
+    """Each defense's first seed, sample by sample, as far as a page has room; None without samples.
+
+    Args:
+        others: attacks under another threat model than the campaign's: a sample that falls to nothing else held.
+    """
     parts = first_seeds(evidence)
     if not parts:
         return None
     of = len(parts[0].label)
     kept = min(of, max(1, MAX_OUTCOMES // sum(len(part.taken_for) for part in parts)))
+    texts = [shortened(text, LONGEST_TEXT) for text in evidence.texts[:kept]]
     data = {
         "classes": list(evidence.classes),
+        "requests": texts,
+        "unfit": [words.unfit, words.unfit_told],
+        "others": sorted(others),
         "index": parts[0].index[:kept].tolist(),
         "label": parts[0].label[:kept].tolist(),
         "defenses": [
@@ -191,19 +210,28 @@ def listing(evidence: SampleEvidence) -> Listing | None:
         ],
     }
     first = ((sample, part) for sample in range(kept) for part in parts)
-    rows = tuple(_row(part, sample, evidence.classes) for sample, part in islice(first, FIRST_ROWS))
+    rows = tuple(
+        _row(part, sample, evidence.classes, words, others, texts[sample] if texts else "")
+        for sample, part in islice(first, FIRST_ROWS)
+    )
     return Listing(data, rows, kept, of)
 
 
-def _row(part: AttackedSamples, sample: int, classes: Sequence[str]) -> SampleRow:
+def _row(
+    part: AttackedSamples, sample: int, classes: Sequence[str], words: Wording, others: Collection[str], text: str
+) -> SampleRow:
     names = int(part.index[sample]), classes[part.label[sample]], part.defense
     if not part.correct[sample]:
-        return SampleRow(
-            *names, "misclassified before the attack", f"taken for {classes[part.before[sample]]} without an attack"
-        )
-    fell = [f"{name} → {classes[taken[sample]]}" for name, taken in part.taken_for.items() if taken[sample] != STANDS]
+        return SampleRow(*names, words.unfit, words.unfit_told.replace("{}", classes[part.before[sample]]), text)
+
+    def fallen(name: str, taken: int) -> str:
+        return name + (f" → {classes[taken]}" if classes[taken] else "") + (" (another threat model)" if name in others else "")
+
+    fell = [fallen(name, taken[sample]) for name, taken in part.taken_for.items() if taken[sample] != STANDS]
     more = [f"and {len(fell) - NAMED} more"] if len(fell) > NAMED else []
-    return SampleRow(*names, "broken" if fell else "held", ", ".join([*fell[:NAMED], *more]) or "nothing")
+    counted = [name for name in part.taken_for if name not in others] if len(part.taken_for) > 1 else list(part.taken_for)
+    held = all(part.taken_for[name][sample] == STANDS for name in counted)
+    return SampleRow(*names, "held" if held else "broken", ", ".join([*fell[:NAMED], *more]) or "nothing", text)
 
 
 def _by_class(holds: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:

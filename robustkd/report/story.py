@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from robustkd.contracts.check import Finding
 from robustkd.report.formatting import counted, evidence, listed, percent, words
 from robustkd.report.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline
+from robustkd.report.wording import wording
 from robustkd.scoring.results import DefenseResult, Results
 
-NO_VERDICT = "no verdict: cells missing"
+NO_VERDICT = "no verdict"
 MAX_NUMBERS = 6
 
 
@@ -88,8 +89,9 @@ def remedy_told(summary: DefenseSummary) -> str:
     return f"The attacks that the checks call for, one after the other: {listed(steps)}."
 
 
-def answer(summaries: Sequence[DefenseSummary]) -> str:
+def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:
     """The campaign's answer to "does this defense hold?" in a sentence or two."""
+    samples = wording(results).samples
     tally = [
         (sum(row.verdict == verdict for row in summaries), verdict or "without a verdict")
         for verdict in ("credible", "suspect", "not credible", None)
@@ -98,19 +100,19 @@ def answer(summaries: Sequence[DefenseSummary]) -> str:
     if not parts:
         return "This campaign has no defense."
     if len(summaries) == 1:
-        return _single(summaries[0])
+        return _single(summaries[0], samples)
     told = f"Of {len(summaries)} robust accuracies, {listed(parts)}."
     believed = [row for row in summaries if row.verdict == "credible" and row.robust_accuracy is not None]
     if not believed:
         return told
     best = max(believed, key=lambda row: row.robust_accuracy or 0.0)
-    return f"{told} The highest credible one is {best.defense}: {percent(best.robust_accuracy)} of the test samples withstand every attack."
+    return f"{told} The highest credible one is {best.defense}: {percent(best.robust_accuracy)} of the {samples} withstand every attack."
 
 
-def _single(row: DefenseSummary) -> str:
+def _single(row: DefenseSummary, samples: str) -> str:
     if row.robust_accuracy is None:
         return f"{row.defense} has no robust accuracy yet."
-    told = f"{percent(row.robust_accuracy)} of the test samples withstand every attack on {row.defense}"
+    told = f"{percent(row.robust_accuracy)} of the {samples} withstand every attack on {row.defense}"
     return f"{told}; that number is {row.verdict}." if row.verdict else f"{told} so far; {NO_VERDICT}."
 
 
@@ -154,15 +156,16 @@ def _attacks(results: Results, summary: DefenseSummary, trained: Sequence[Defens
     )
     if not known:
         return ""
+    samples = wording(results).samples
     if len(known) == 1:
-        return f"{known[0][1]} is the only attack with a result: it leaves {percent(known[0][0])} of the test samples standing."
+        return f"{known[0][1]} is the only attack with a result: it leaves {percent(known[0][0])} of the {samples} standing."
     (most, weakest), strongest = known[0], summary.strongest_attack
     least = known[-1][0]
     if most == least:
-        told = f"Each of the {len(known)} attacks leaves {percent(most)} of the test samples standing"
+        told = f"Each of the {len(known)} attacks leaves {percent(most)} of the {samples} standing"
     else:
         told = (
-            f"The weakest attack ({weakest}) leaves {percent(most)} of the test samples standing, "
+            f"The weakest attack ({weakest}) leaves {percent(most)} of the {samples} standing, "
             f"the strongest ({strongest}) {percent(least)}"
         )
     if summary.robust_accuracy is None:
@@ -186,7 +189,7 @@ def _reasons(trained: Sequence[DefenseResult]) -> list[Reason]:
 def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:
     worst = percent(summary.robust_accuracy)
     if summary.verdict is None:
-        return f"There is {NO_VERDICT}{_missing(results, summary, trained)}."
+        return _unjudged(results, summary, trained)
     if summary.verdict == "credible":
         return _quiet(trained)
     if summary.robust_accuracy == 0:
@@ -207,11 +210,13 @@ def _quiet(trained: Sequence[DefenseResult]) -> str:
     return f"{told}. It stands as an upper bound."
 
 
-def _missing(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:
-    """Which cells keep the verdict away."""
+def _unjudged(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:
+    """What keeps the verdict away: the cells that are missing, or that nothing was asked to look."""
     away = [cell for cell in results.cells if cell.defense == summary.defense and cell.status != "done"]
     headline = [cell for cell in away if is_headline(results, cell)] or away
     named = list(dict.fromkeys(f"{cell.attack} {cell.status}" for cell in headline))
     if not named:
         named = list(dict.fromkeys(f"the defense itself {item.status}" for item in trained if item.status != "done"))
-    return f" ({', '.join(named[:MAX_NUMBERS])})" if named else ""
+    if named or summary.status != "done":
+        return f"There is {NO_VERDICT}: cells missing" + (f" ({', '.join(named[:MAX_NUMBERS])})." if named else ".")
+    return f"There is {NO_VERDICT}: no check looked for reasons to doubt the number."

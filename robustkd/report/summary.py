@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from robustkd.contracts.check import Finding, Verdict
+from robustkd.contracts.threat import BY_ATTEMPTS
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.tradeoff import nrr, w_robust
@@ -95,8 +96,8 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def curve_of(item: CellResult | DefenseResult) -> list[CurvePoint]:
-    """Its curve, from eps = 0: what stands without any change is what was classified rightly."""
-    if not item.curve or item.clean_accuracy is None or item.curve[0].eps <= 0:
+    """Its curve, of images from eps = 0: what stands without any change is what was classified rightly."""
+    if not item.curve or item.clean_accuracy is None or item.curve[0].eps <= 0 or item.norm in BY_ATTEMPTS:
         return item.curve
     low, high = wilson(round(item.clean_accuracy * item.n), item.n)
     return [CurvePoint(0.0, item.clean_accuracy, low, high), *item.curve]

@@ -137,6 +137,11 @@ class Results:
         return modality
 
     @property
+    def n_clean(self) -> int | None:
+        """Of how many harmless requests the clean accuracies are shares; None where they are of the test samples themselves."""
+        return self.data.get("benign") or None
+
+    @property
     def incomplete(self) -> bool:
         """Whether some cell has no number."""
         statuses = [cell.status for cell in self.cells] + [defense.status for defense in self.defenses]

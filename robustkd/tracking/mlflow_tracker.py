@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustkd.redaction import redacted
+from robustkd.report.transcripts import PromptItem
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 from robustkd.tracking.location import Mark, TrackingError, read_mark, tracking_uri, write_mark
 from robustkd.tracking.records import (
@@ -36,10 +37,10 @@ from robustkd.tracking.records import (
 )
 
 if TYPE_CHECKING:
-    from robustkd.report import GalleryItem
+    from robustkd.report import Item
     from robustkd.tracking.runbook import Attach, LogModel, RunBook
 
-    Gallery = Sequence[GalleryItem] | Callable[[CellResult], Sequence[GalleryItem]]
+    Gallery = Sequence[Item] | Callable[[CellResult], Sequence[Item]]
 
 Job = Callable[["RunBook"], None]
 
@@ -151,8 +152,13 @@ class MlflowTracker:
     def _put_cell(self, book: RunBook, cell: CellResult, gallery: Gallery, defended: DefenseResult | None = None) -> None:
         if cell.status == "pending":
             return
-        attach = _sheet(gallery, cell) if cell.status == "done" else None
-        record = cell_record(self._campaign, cell, defended.verdict if defended else None, images=attach is not None)
+        examples: Sequence[Item] = ()
+        if cell.status == "done" and "modality" in self._campaign.data:
+            examples = gallery = _of(gallery, cell)  # the note of an attack on prompts quotes some
+        attach = _shown(gallery, cell) if cell.status == "done" else None
+        record = cell_record(
+            self._campaign, cell, defended.verdict if defended else None, images=attach is not None, examples=examples
+        )
         book.put(RunKey(cell.defense, cell.attack, cell.seed), record, attach)
 
     def _put_defense(self, book: RunBook, result: DefenseResult, folder: Path | None) -> None:
@@ -174,9 +180,7 @@ class MlflowTracker:
         def attach(book: RunBook, run_id: str) -> None:
             for path in artifacts:
                 book.client.log_artifact(run_id, str(path))
-            # This tag makes MLflow show the file as a table. Its own log_table appends to what a former run left.
-            shown = json.dumps([{"path": "cells.json", "type": "table"}])
-            book.client.set_tag(run_id, "mlflow.loggedArtifacts", shown)
+            book.show_as_table(run_id, "cells.json")
 
         book.put_parent(record, attach)
 
@@ -252,23 +256,32 @@ def rebuild(
         )
 
 
-def _sheet(gallery: Gallery, cell: CellResult) -> Attach | None:
-    """What uploads a cell's images; None when there are none."""
+def _of(gallery: Gallery, cell: CellResult) -> Sequence[Item]:
+    """What there is to show of a cell."""
+    if callable(gallery):
+        return gallery(cell)
     key = (cell.defense, cell.attack, cell.seed)
-    given = None if callable(gallery) else [item for item in gallery if (item.defense, item.attack, item.seed) == key]
-    if given == []:
+    return [item for item in gallery if (item.defense, item.attack, item.seed) == key]
+
+
+def _shown(gallery: Gallery, cell: CellResult) -> Attach | None:
+    """What uploads a cell's images and transcripts; None when there are none."""
+    if not callable(gallery) and not _of(gallery, cell):
         return None
 
     def attach(book: RunBook, run_id: str) -> None:
+        from robustkd.tracking import transcripts
         from robustkd.tracking.images import save_sheet
 
-        items = gallery(cell) if callable(gallery) else given
-        if not items:
-            return
+        items = _of(gallery, cell)
+        requests = [item for item in items if isinstance(item, PromptItem)]
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "examples.png")
-            save_sheet(items, path)
-            book.client.log_artifact(run_id, str(path), "images")
+            if save_sheet(items, path):
+                book.client.log_artifact(run_id, str(path), "images")
+            if requests:
+                book.client.log_text(run_id, transcripts.table(requests), transcripts.FILE)
+                book.show_as_table(run_id, transcripts.FILE)
 
     return attach
 

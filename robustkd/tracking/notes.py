@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from robustkd.contracts.check import Finding, Verdict
+from robustkd.contracts.threat import BY_ATTEMPTS
 from robustkd.redaction import redacted
 from robustkd.report import summary_rows
-from robustkd.report.formatting import count, counted, epsilon, interval, percent, seconds, threat
+from robustkd.report.formatting import count, counted, epsilon, interval, percent, seconds, shortened, threat
 from robustkd.report.markdown import escape
 from robustkd.report.markdown import verdict as signed
 from robustkd.report.story import answer, sentence
+from robustkd.report.transcripts import PromptItem
+from robustkd.report.wording import wording
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 _GAP = "\N{NO-BREAK SPACE}" * 3
+EXAMPLES, LONGEST_TEXT = 2, 400
 MAX_NOTE = 8000
 """MLflow's longest tag."""
 
@@ -28,11 +32,12 @@ A run called `defense · over time` has one step for each plan that was executed
 
 Filters: `tags."robustkd.kind" = 'defense'` for the worst cases, `params.attack = 'pgd'` for one attack.
 `robust_accuracy` counts samples misclassified before the attack as not robust; `ci_low` and `ci_high` bound it (95 %, Wilson).
+Of models that are asked (language models, text to image), `clean_accuracy` is usefulness: the share of harmless requests complied with.
 """
 
 
-def cell(result: CellResult, verdict: Verdict | None) -> str:
-    """The note of one attack's run."""
+def cell(result: CellResult, verdict: Verdict | None, examples: Sequence[PromptItem] = ()) -> str:
+    """The note of one attack's run; of an attack on prompts with an example or two."""
     title = (
         f"**{escape(result.attack)}** on **{escape(result.defense)}**, {threat(result.norm, result.eps)}, seed {result.seed}"
     )
@@ -40,10 +45,12 @@ def cell(result: CellResult, verdict: Verdict | None) -> str:
         return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
     lines = [
         f"{title}: **{percent(result.robust_accuracy)}** robust (95 % interval {interval(result.ci_low, result.ci_high)}) "
-        f"of {counted(result.n, 'sample')}; {percent(result.clean_accuracy)} are right without an attack.",
+        f"of {_samples(result)}; {percent(result.clean_accuracy)} {_unattacked(result)}.",
         f"Verdict on this defense: {signed(verdict)}." if verdict else "",
         f"Cost: {count(result.forward_passes)} forward and {count(result.backward_passes)} backward passes, "
         f"{seconds(result.wall_seconds)}.",
+        *(f"Judge {escape(judge)} agrees on {percent(share)} of the answers." for judge, share in result.agreement.items()),
+        *(_example(item) for item in examples[:EXAMPLES]),
     ]
     return fit("\n\n".join(line for line in lines if line))
 
@@ -53,17 +60,18 @@ def defense(result: DefenseResult) -> str:
     title = f"**{escape(result.defense)}** ({escape(result.kind)}), {threat(result.norm, result.eps)}, seed {result.seed}"
     if result.robust_accuracy is None:
         return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
+    budget = "attempts" if result.norm in BY_ATTEMPTS else "eps"
     curve = [[epsilon(p.eps), percent(p.robust_accuracy), interval(p.ci_low, p.ci_high)] for p in result.curve]
     others = result.other_threats.items()
     attacks = counted(len(result.attacks), "attack")
     parts = [
         f"{signed(result.verdict)}: {title}, **{percent(result.robust_accuracy)}** robust against {attacks} together "
         f"({escape(', '.join(result.attacks))}; 95 % interval {interval(result.ci_low, result.ci_high)}) of "
-        f"{counted(result.n, 'sample')}; {percent(result.clean_accuracy)} are right without an attack.",
+        f"{_samples(result)}; {percent(result.clean_accuracy)} {_unattacked(result)}.",
         _remedy(result),
         *_findings(result.checks),
         _quoted(result.error) if result.error else "",
-        table(["eps", "robust", "95 % interval"], curve) if len(curve) > 1 else "",
+        table([budget, "robust", "95 % interval"], curve) if len(curve) > 1 else "",
         table(["other threat model", "robust"], [[escape(name), percent(share)] for name, share in others]),
     ]
     return fit("\n\n".join(part for part in parts if part))
@@ -84,7 +92,7 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
     rows = [
         ["threat model", threat(trained.norm, trained.eps)],
         ["worst case", f"{percent(trained.robust_accuracy)} (95 % interval {interval(trained.ci_low, trained.ci_high)})"],
-        ["clean accuracy", percent(trained.clean_accuracy)],
+        [wording(results).clean.lower(), percent(trained.clean_accuracy)],
         ["attacks, each alone", ", ".join(alone)],
         ["verdict", signed(trained.verdict)],
         ["gates", escape("; ".join(gates) or "none")],
@@ -102,7 +110,7 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
 def campaign(results: Results) -> str:
     """The note of the parent run: every defense with its number and its verdict."""
     rows = summary_rows(results)
-    norm = threat(str(results.threat.get("norm", "")), results.threat.get("eps"))
+    norm, said = threat(str(results.threat.get("norm", "")), results.threat.get("eps")), wording(results)
     lines = [
         [
             escape(row.defense),
@@ -116,10 +124,19 @@ def campaign(results: Results) -> str:
         ]
         for row in rows
     ]
-    head = ["defense", "clean", "robust", "verdict", "with remedy", "95 % interval", "strongest attack", "checks that fired"]
+    head = [
+        "defense",
+        said.clean_short.lower(),
+        "robust",
+        "verdict",
+        "with remedy",
+        "95 % interval",
+        "strongest attack",
+        "checks that fired",
+    ]
     failed = [item for item in results.cells if item.status != "done"]
     parts = [
-        f"{escape(answer(rows))} Threat model {norm}; data {escape(results.data.get('name', 'unknown'))}.",
+        f"{escape(answer(results, rows))} Threat model {norm}; data {escape(results.data.get('name', 'unknown'))} ({said.data}).",
         table(head, lines),
         f"**{counted(len(failed), 'cell')} without a result:**" if failed else "",
         "\n".join(f"- {escape(c.defense)} × {escape(c.attack)}, seed {c.seed}: {c.status}" for c in failed[:20]),
@@ -135,6 +152,29 @@ def fit(text: str, limit: int = MAX_NOTE) -> str:
     ending = "\n\n… (cut here: MLflow keeps no longer notes)"
     kept = text[: limit - len(ending)]
     return (kept.rpartition("\n")[0] or kept) + ending
+
+
+def _samples(result: CellResult | DefenseResult) -> str:
+    return counted(result.n, "forbidden request" if _asked(result) else "sample")
+
+
+def _unattacked(result: CellResult | DefenseResult) -> str:
+    return "of the harmless requests are complied with" if _asked(result) else "are right without an attack"
+
+
+def _asked(result: CellResult | DefenseResult) -> bool:
+    return result.norm in (*BY_ATTEMPTS, "embeddings")
+
+
+def _example(item: PromptItem) -> str:
+    """One request with its answer, as a quotation: its line breaks would be Markdown's."""
+    told = [
+        f"**{escape(item.outcome)}**: {escape(shortened(redacted(item.request), LONGEST_TEXT))}",
+        f"asked: {escape(shortened(redacted(item.prompt), LONGEST_TEXT))}" if item.prompt != item.request else "",
+        f"the answer was begun with: {escape(shortened(redacted(item.prefill), LONGEST_TEXT))}" if item.prefill else "",
+        f"answer: {escape(shortened(redacted(item.output), LONGEST_TEXT))}" if item.output else "",
+    ]
+    return "\n>\n".join(f"> {line}" for line in told if line)
 
 
 def _findings(checks: Sequence[Finding]) -> list[str]:

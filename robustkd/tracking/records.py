@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from robustkd.contracts.check import Verdict
 from robustkd.redaction import redacted
+from robustkd.report import Item, PromptItem
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.tradeoff import nrr, w_robust
 from robustkd.tracking import notes
@@ -40,7 +41,7 @@ class TrackedCampaign:
     Attributes:
         plan_id: the same for the same plan; another one starts another parent run.
         text: the resolved campaign file.
-        data: as in ``Results.data``: name, n, digest.
+        data: as in ``Results.data``: name, n, digest, and of prompts the modality.
         defenses, attacks: kind and parameters by name, nested as they are.
     """
 
@@ -94,11 +95,22 @@ class RunRecord:
 
 
 def cell_record(
-    campaign: TrackedCampaign, cell: CellResult, verdict: Verdict | None = None, *, images: bool = False
+    campaign: TrackedCampaign,
+    cell: CellResult,
+    verdict: Verdict | None = None,
+    *,
+    images: bool = False,
+    examples: Sequence[Item] = (),
 ) -> RunRecord:
-    """The run of one attack on one defense; ``verdict`` is that on the defense, once it is known."""
+    """The run of one attack on one defense; ``verdict`` is that on the defense, once it is known.
+
+    Args:
+        images: whether there is something to look at among its artefacts.
+        examples: attacked requests, the first of which its note quotes.
+    """
+    quoted = [item for item in examples if isinstance(item, PromptItem)]
     params, files = _params(campaign, cell, cell.attack)
-    tags = _tags(campaign, cell, "cell", cell.cell_id, verdict) | {"mlflow.note.content": notes.cell(cell, verdict)}
+    tags = _tags(campaign, cell, "cell", cell.cell_id, verdict) | {"mlflow.note.content": notes.cell(cell, verdict, quoted)}
     return RunRecord(
         name=f"{cell.defense} × {cell.attack} · seed {cell.seed}",
         status="FINISHED" if cell.status == "done" else "FAILED",

@@ -151,6 +151,10 @@ class RunBook:
         """Make the parent run what the record says."""
         self._complete(self._parent, record, attach, ended=_now())
 
+    def show_as_table(self, run_id: str, file: str) -> None:
+        """Have MLflow's artefact page show a JSON file as a table. Its own log_table appends to what a former run left."""
+        self.client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": file, "type": "table"}]))
+
     def put_trends(self, results: Results) -> None:
         """Add this execution to the run of each defense that follows it over time."""
         found = self._search("tags.`robustkd.kind` = 'trend'")

@@ -152,7 +152,7 @@ def test_what_cannot_be_paired_is_said(robustkd, tmp_path):
         held = round(change["a"] * N)
         assert (change["ci_low"], change["ci_high"]) == unpaired_interval(held, N, held, N)
     out = robustkd("compare", "a", "stronger")[1]
-    assert "other threat models, not compared (linf 0.1 in A, linf 0.2 in B)" in out
+    assert "other threat models, not compared (linf eps 0.1 in A, linf eps 0.2 in B)" in out
     out = json.loads(robustkd("compare", "a", "more", "--json")[1])
     assert out["movements"][-1]["over"] == ["pgd"]
     assert out["movements"][-1]["changes"][0]["difference"] == 0
@@ -228,7 +228,7 @@ def test_the_gate_s_three_outcomes(robustkd, tmp_path):
         ({("robust", 1): draw(0, pgd=0.6)}, {}, "no seed 0"),
         ({("robust", 0): draw(0, fgsm=0.9)}, {}, "no number of pgd"),
         ({("robust", 0): draw(0, pgd=0.6)}, {"test": "data-2"}, "write a new one"),
-        ({("robust", 0): draw(0, pgd=0.6)}, {"eps": 0.2}, "linf 0.1, this under linf 0.2"),
+        ({("robust", 0): draw(0, pgd=0.6)}, {"eps": 0.2}, "linf eps 0.1, this under linf eps 0.2"),
     ],
 )
 def test_what_the_gate_cannot_answer_is_inconclusive(tmp_path, drawn, more, told):

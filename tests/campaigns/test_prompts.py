@@ -14,6 +14,7 @@ from robustkd import plugins
 from robustkd.campaigns import plan as planning
 from robustkd.campaigns import samples, spec
 from robustkd.campaigns.engines.inline import InlineEngine
+from robustkd.campaigns.gallery import gallery_items
 from robustkd.campaigns.run import Observer, run
 from robustkd.campaigns.store import Store
 from robustkd.contracts import Asked, AttackError, PromptAttack, ThreatModel, UsageError
@@ -71,7 +72,7 @@ def test_the_numbers_are_those_of_the_rules(cupboards):
     )
     # The beginning of the answer is another threat than the wording of a request.
     assert rows["careful"].attacks == ["as-it-is", "extra-words"]
-    assert rows["careful"].other_threats == {"prefill <= 6": 0.0}
+    assert rows["careful"].other_threats == {"any beginning of the answer, 6 attempts": 0.0}
 
 
 def test_the_curve_is_over_attempts_and_falls(cupboards):
@@ -138,6 +139,9 @@ def test_pictures_are_kept_beside_those_of_the_unattacked(tmp_path):
     changed = np.abs(after - before).reshape(8, -1).max(1) > 0.1
     assert record.outcome.success.any()
     assert (changed == record.outcome.success).all()
+    shown = gallery_items(plan, Store(tmp_path))
+    assert [item.broken for item in shown] == [True, True, True, False]
+    assert all(np.abs(item.after - item.before).max() > 0.1 for item in shown[:3])
     # Each request draws with its own seed; an attack on the prompt cannot choose another.
     assert {one.seed for one in samples.transcripts(entry)} == {int(seed) for seed in plan.data.test["seed"]}
 

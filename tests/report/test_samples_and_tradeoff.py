@@ -17,6 +17,7 @@ from robustkd.report.page import page
 from robustkd.report.published import FROM_MEMORY, TRANSCRIBED, references
 from robustkd.report.samples import MAX_OUTCOMES, Fall, SampleRow, class_table, falls, listing
 from robustkd.report.tradeoff import MOST_LINES, charted, pareto, tradeoff
+from robustkd.report.wording import wording
 
 STANDS = -1
 
@@ -69,16 +70,16 @@ def test_what_an_attack_alone_breaks():
 
 
 def test_the_listing_says_of_each_sample_what_became_of_it():
-    listed = listing(SampleEvidence(["cat", "dog"], [two_attacks()]))
+    listed = listing(SampleEvidence(["cat", "dog"], [two_attacks()]), wording(campaign()))
     assert listed.data["defenses"][0]["taken"] == {"fgsm": [2, 2, 0, 0, 0, 0], "pgd": [2, 0, 0, 1, 0, 0]}
     assert listed.rows[0] == SampleRow(10, "cat", "standard", "broken", "fgsm → dog, pgd → dog")
     assert [row.outcome for row in listed.rows[2:]] == ["held", "broken", "held", "misclassified before the attack"]
     assert (listed.rows[2].fell, listed.rows[5].fell) == ("nothing", "taken for cat without an attack")
-    assert listing(SampleEvidence([], [])) is None
+    assert listing(SampleEvidence([], []), wording(campaign())) is None
 
 
 def test_the_listing_of_a_large_campaign_keeps_the_samples_that_fit():
-    listed = listing(evidence(large(30, 40), n=1000))
+    listed = listing(evidence(large(30, 40), n=1000), wording(campaign()))
     assert listed.kept == MAX_OUTCOMES // 1200 < listed.of == 1000
     assert sum(len(taken) for part in listed.data["defenses"] for taken in part["taken"].values()) <= MAX_OUTCOMES
 

@@ -21,12 +21,12 @@
 
 // The samples: one row per sample and defense, filtered and paged.
 if (document.getElementById("sample-data")) {
-  const { classes, index, label, defenses } = JSON.parse(document.getElementById("sample-data").textContent);
+  const { classes, requests, unfit, others, index, label, defenses } = JSON.parse(document.getElementById("sample-data").textContent);
   const PAGE = 25, NAMED = 6;
   const form = document.getElementById("filter"), found = document.getElementById("found");
   const body = document.getElementById("sample-table").tBodies[0];
   const back = document.getElementById("back"), more = document.getElementById("more");
-  const WORDS = { broken: "broken", held: "held", wrong: "misclassified before the attack" };
+  const WORDS = { broken: "broken", held: "held", wrong: unfit[0] };
   let rows = [], start = 0;
 
   const fill = (name, options) => {
@@ -38,7 +38,8 @@ if (document.getElementById("sample-data")) {
 
   const outcome = (defense, sample, attacks) => {
     if (defense.before[sample] !== label[sample]) return "wrong";
-    return attacks.some((attack) => defense.taken[attack][sample]) ? "broken" : "held";
+    const counted = attacks.length === 1 ? attacks : attacks.filter((attack) => !others.includes(attack));
+    return counted.some((attack) => defense.taken[attack][sample]) ? "broken" : "held";
   };
 
   const filter = () => {
@@ -59,9 +60,12 @@ if (document.getElementById("sample-data")) {
   };
 
   const fell = ({ sample, defense, attacks, result }) => {
-    if (result === "wrong") return `taken for ${classes[defense.before[sample]]} without an attack`;
+    if (result === "wrong") return unfit[1].replace("{}", classes[defense.before[sample]]);
     const names = attacks.filter((attack) => defense.taken[attack][sample]);
-    const told = names.slice(0, NAMED).map((attack) => `${attack} → ${classes[defense.taken[attack][sample] - 1]}`);
+    const told = names.slice(0, NAMED).map((attack) => {
+      const taken = classes[defense.taken[attack][sample] - 1];
+      return attack + (taken ? ` → ${taken}` : "") + (others.includes(attack) ? " (another threat model)" : "");
+    });
     if (names.length > NAMED) told.push(`and ${names.length - NAMED} more`);
     return told.join(", ") || "nothing";
   };
@@ -76,7 +80,15 @@ if (document.getElementById("sample-data")) {
         const cell = document.createElement(at ? "td" : "th");
         cell.textContent = text;
         cell.setAttribute("role", at ? "cell" : "rowheader");
-        if (at === 0) cell.scope = "row";
+        if (at === 0) {
+          cell.scope = "row";
+          if (requests.length) {
+            const request = document.createElement("span");
+            request.className = "request";
+            request.textContent = requests[row.sample];
+            cell.append(" ", request);
+          }
+        }
         line.append(cell);
       }
       return line;

@@ -1,0 +1,30 @@
+"""The attacked requests of one cell as a table that MLflow's artefact page shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from robustkd.redaction import redacted
+from robustkd.report.transcripts import PromptItem
+
+FILE = "transcripts.json"
+MOST = 200
+"""Requests of a cell; the store has all."""
+
+
+def table(items: Sequence[PromptItem]) -> str:
+    """One row a request: what was asked, what was answered, and what each judge says."""
+    judges = list(dict.fromkeys(name for item in items for name in item.verdicts))
+    head = ["outcome", "category", "request", "asked", "answer begun with", "answer", "attempts", *judges]
+    rows = [
+        [
+            item.outcome,
+            item.label,
+            *(redacted(text) for text in (item.request, item.prompt, item.prefill, item.output)),
+            item.attempts,
+            *(item.verdicts.get(name) for name in judges),
+        ]
+        for item in items[:MOST]
+    ]
+    return json.dumps({"columns": head, "data": rows}, ensure_ascii=False)
