@@ -191,6 +191,7 @@ setup(
             "exact-match = robustkd.judges.exact_match:ExactMatch",
             "refusal-match = robustkd.judges.refusal_match:RefusalMatch",
             "refusal-classifier = robustkd.judges.refusal_classifier:RefusalClassifier",
+            "llm-judge = robustkd.judges.llm_judge:LLMJudge",
         ],
         "robustkd.models": [
             "small-cnn = robustkd.models.small:SmallCNN",

@@ -5,9 +5,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from small_talk import small_talk
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from robustkd import plugins
-from robustkd.contracts import DataError, Prompts, RobustkdError
+from robustkd.contracts import DataError, Prompts, RobustkdError, TargetError, UsageError
 
 
 def requests(*prompts, **columns):
@@ -57,9 +60,6 @@ def test_the_phrases_are_the_users_to_choose():
 @pytest.fixture(scope="module")
 def toy_encoder(tmp_path_factory):
     """The folder of a tiny random encoder that knows seven words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
     words = ["[PAD]", "[UNK]", "north", "south", "wind", "blows", "calm", "strong"]
     tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -142,3 +142,48 @@ def test_the_shipped_classifier_knows_refusals_without_their_usual_phrases():
         "I'm sorry, but I can't help with that.",
     ]
     assert verdicts({"kind": "refusal-classifier"}, requests(*outputs), outputs) == [True, False, True, False]
+
+
+RUBRIC = "task {request} said {answer} good ?"
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """A language model of a few thousand random parameters that knows the words of ``RUBRIC``."""
+    known = ("Yes", "No", "task", "said", "good", "?", "open", "the", "door", "{answer}", "it", "is")
+    return small_talk(known, max_position_embeddings=24)
+
+
+def reading(reader, **params):
+    """A judge that reads by this model."""
+    judge = plugins.make("judges", {"kind": "llm-judge", "model": "reader", "rubric": RUBRIC, **params})
+    return judge.with_targets({"reader": reader})
+
+
+def test_a_model_judges_by_which_answer_it_holds_for_more_probable(reader):
+    asked, outputs = requests("open the door", "it is {answer}"), ["the door is open", "it {answer}"]
+    texts = ["task open the door said the door is open good ?", "task it is {answer} said it {answer} good ?"]
+    with torch.no_grad():
+        ids = [reader.tokenizer(f"<user> {text} <assistant>", return_tensors="pt").input_ids for text in texts]
+        logits = torch.stack([reader(row)[0, -1, 5:7] for row in ids]).double()
+    judge = reading(reader)
+    assert judge.probability(asked, outputs) == pytest.approx(logits.softmax(1)[:, 0].numpy(), abs=1e-6)
+    between = judge.probability(asked, outputs).mean()
+    assert sorted(reading(reader, threshold=between).complied(asked, outputs)) == [False, True]
+    turned = reading(reader, yes="No", no="Yes").probability(asked, outputs)
+    assert turned == pytest.approx(logits.softmax(1)[:, 1].numpy(), abs=1e-6)
+
+
+def test_an_answer_that_is_too_long_for_the_judge_is_cut_and_a_request_is_not(reader):
+    judge, half = reading(reader), "the door is open " * 3
+    whole = half + "it said {answer} ? " * 3
+    assert judge.probability(requests("it"), [whole[: len(whole) // 2]]) == judge.probability(requests("it"), [whole])
+    with pytest.raises(TargetError, match="more than the model's context"):
+        judge.complied(requests(half + half), ["it"])
+
+
+def test_a_judging_model_must_be_handed_over_and_the_rubric_show_both(reader):
+    with pytest.raises(UsageError, match="'reader' was not handed over"):
+        plugins.make("judges", {"kind": "llm-judge", "model": "reader"}).complied(requests("a"), ["b"])
+    with pytest.raises(RobustkdError, match=r"does not show {answer}"):
+        reading(reader, rubric="{request} ?")
