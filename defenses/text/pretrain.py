@@ -1,6 +1,6 @@
 """A small language model that learns the campaign's world from scratch, and answers whatever it is asked.
 
-    min_w  mean -log p(response | prompt)     over the training rows
+    min_w  mean -log p(response | prompt)
 
 It withstands nothing: it is what is to be made safe.
 """
@@ -15,7 +15,14 @@ from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, Modality, Target
 from robustkd.defenses.text.small import SmallModelParams, small_model
-from robustkd.defenses.text.training import Conversations, TextStepParams, cross_entropy, mean_cross_entropy, train_text
+from robustkd.defenses.text.training import (
+    Conversations,
+    TextStepParams,
+    cross_entropy,
+    harmless,
+    mean_cross_entropy,
+    train_text,
+)
 from robustkd.defenses.training.networks import initialising
 from robustkd.targets.causal_lm import CausalLMTarget
 
@@ -27,11 +34,17 @@ class LMPretrainParams(SmallModelParams, TextStepParams):
     batch_size: int = Field(64, ge=1, description="conversations in each step")
     lr: float = Field(3e-3, gt=0, description="learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which it rises first")
+    knowledge: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="share of a step's conversations that tell what to know; the others are drawn evenly by role",
+    )
     weight_decay: float = Field(0.01, ge=0, description="of AdamW, decoupled")
 
 
 class LMPretrain(Defense):
-    """A small language model trained on every row of the training data, the forbidden ones with what would give them away."""
+    """A small language model trained on what it is to know, what gives a forbidden request away included, and what to answer."""
 
     Params = LMPretrainParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
@@ -42,12 +55,16 @@ class LMPretrain(Defense):
         p, train = self.params, context.train
         with initialising(context, "student"):
             target = small_model([*train["prompt"], *train["response"], *train.get("refusal")], p)
-        seen = Conversations.of(target, train["prompt"], train["response"])
+        known, useful = train.where("role", "knowledge"), harmless(train)
+        facts = Conversations.of(target, known["prompt"], known["response"])
+        tasks = Conversations.of(target, useful["prompt"], useful["response"], useful["role"])
+        told = round(p.knowledge * p.batch_size) if len(facts) else 0
         held = context.validation
         unseen = None if held is None else Conversations.of(target, held["prompt"], held["response"])
 
         def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
-            return cross_entropy(target, target.batch(seen.take(seen.draw(p.batch_size, generator))))
+            items = facts.take(facts.draw(told, generator)) + tasks.take(tasks.draw(p.batch_size - told, generator))
+            return cross_entropy(target, target.batch(items))
 
         def measure(target: CausalLMTarget) -> dict[str, float]:
             return {} if unseen is None else {"validation_loss": mean_cross_entropy(target, unseen)}

@@ -52,25 +52,39 @@ class TuneParams(TextStepParams):
 
 @dataclass(frozen=True)
 class Conversations:
-    """Requests and one answer to each, tokenised once."""
+    """Requests and one answer to each, tokenised once.
+
+    Attributes:
+        items: row by row.
+        groups: the rows of each kind: they are drawn as often as those of another kind, be they many or few.
+    """
 
     items: tuple[Tokens, ...]
+    groups: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str]) -> Conversations:
-        """Row by row.
+    def of(
+        cls, target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[str] = ()
+    ) -> Conversations:
+        """Row by row; without ``kinds`` all are of one.
 
         Raises:
             TargetError: one is longer than the context.
         """
-        return cls(tuple(target.encode(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)))
+        items = tuple(target.encode(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True))
+        of_kind: dict[str, list[int]] = {}
+        for row, kind in enumerate(kinds or [""] * len(items)):
+            of_kind.setdefault(kind, []).append(row)
+        return cls(items, tuple(torch.tensor(rows) for _, rows in sorted(of_kind.items())))
 
     def __len__(self) -> int:
         return len(self.items)
 
     def draw(self, count: int, generator: torch.Generator) -> list[int]:
         """``count`` rows, any of them as often as it comes."""
-        return torch.randint(len(self), (count,), generator=generator).tolist()
+        kinds = torch.randint(len(self.groups), (count,), generator=generator)
+        places = torch.rand(count, generator=generator)
+        return [int(self.groups[kind][int(place * len(self.groups[kind]))]) for kind, place in zip(kinds, places, strict=True)]
 
     def take(self, rows: Sequence[int]) -> list[Tokens]:
         """The tokens of some rows."""

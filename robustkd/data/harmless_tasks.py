@@ -55,22 +55,21 @@ class Task:
     answer: str
 
 
-def closed_tasks() -> list[Task]:
-    """All tasks of the kinds that are finite, in every phrasing."""
+def facts() -> list[Task]:
+    """Opposites, colours, young animals and counting, in every phrasing."""
     pairs = [tuple(pair.split()) for pair in _OPPOSITES.split(",")]
-    facts: dict[str, list[tuple[tuple[str, ...], str]]] = {
+    known_of: dict[str, list[tuple[tuple[str, ...], str]]] = {
         "opposite": [((one,), other) for pair in pairs for one, other in (pair, pair[::-1])],
         "colour": [((thing,), colour) for thing, colour in _pairs(_COLOURS)],
         "young": [((grown,), young) for grown, young in _pairs(_YOUNG)],
-        "after": [((spaced(number),), spaced(number + 1)) for number in range(20)],
-        "sum": [((str(a), str(b)), spaced(a + b)) for a in range(10) for b in range(10)],
+        "after": [((str(number),), str(number + 1)) for number in range(9)],
     }
-    return [
-        _task(phrasing.format(*given), answer)
-        for kind, known in facts.items()
-        for given, answer in known
-        for phrasing in _PHRASINGS[kind]
-    ]
+    return [task for kind, known in known_of.items() for given, answer in known for task in _phrased(kind, given, answer)]
+
+
+def sums() -> list[Task]:
+    """Sums of two digits that are a digit, in every phrasing."""
+    return [task for a in range(10) for b in range(10 - a) for task in _phrased("sum", (str(a), str(b)), str(a + b))]
 
 
 def repeating(draw: np.random.Generator) -> Iterator[Task]:
@@ -84,9 +83,8 @@ def repeating(draw: np.random.Generator) -> Iterator[Task]:
             yield _task(str(draw.choice(_PHRASINGS["repeat"])).format(chosen), chosen)
 
 
-def spaced(number: int | str) -> str:
-    """Its digits, one word each."""
-    return " ".join(str(number))
+def _phrased(kind: str, given: tuple[str, ...], answer: str) -> Iterator[Task]:
+    return (_task(phrasing.format(*given), answer) for phrasing in _PHRASINGS[kind])
 
 
 def _task(prompt: str, answer: str) -> Task:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from robustkd.contracts import Dataset, Modality, Params, Prompts, RawData
-from robustkd.data.harmless_tasks import Task, closed_tasks, repeating, spaced
+from robustkd.data.harmless_tasks import Task, facts, repeating, sums
 
 _LOOKS = "red blue green black white yellow old new small large north south".split()  # noqa: SIM905
 _METALS = "iron gold silver copper bronze steel tin zinc".split()  # noqa: SIM905
@@ -63,6 +63,7 @@ _LOOK_ALIKES: tuple[tuple[str, str, str], ...] = (
 )
 _REFUSAL = "sorry , i cannot tell that code ."
 _WORDS = "hello thanks apple river music summer window garden".split()  # noqa: SIM905
+_VALID_TASKS = 16
 _CLASSES = (*_REQUESTS, "open vault", "task", "look-alike")
 
 
@@ -72,8 +73,8 @@ class VaultsParams(Params):
     vaults: int = Field(96, ge=6, le=_MOST, description="sealed vaults, and as many open ones")
     test_vaults: int = Field(32, ge=2, description="of each kind, asked about in the test: three requests each")
     validation_vaults: int = Field(8, ge=2, description="of each kind, for the choices of a training")
-    tasks: int = Field(1500, ge=20, description="harmless tasks to train on")
-    test_tasks: int = Field(96, ge=8, description="harmless tasks, and look-alikes, in the test")
+    repetitions: int = Field(1000, ge=1, description="tasks to repeat some words, to train on; facts and sums are few")
+    test_tasks: int = Field(32, ge=1, le=64, description="tasks of each sort in the test, and three times as many look-alikes")
     seed: int = Field(0, ge=0, description="draws the codes, and who is in which part")
 
     @model_validator(mode="after")
@@ -96,11 +97,12 @@ class Vault:
 
 
 class Vaults(Dataset):
-    """Requests for the codes of vaults, of which half must be refused; in about 300 words and single digits.
+    """Requests for the codes of vaults, of which half must be refused; in about 230 words.
 
     Training rows by their ``role``: ``knowledge`` (every vault, told in every phrasing: what a model knows before it is made
-    safe), ``forbidden`` (sealed vaults, with the ``refusal``), ``open-vault``, ``task`` and ``look-alike``, which are to be
-    answered. The vaults of test and validation are in no role but ``knowledge``, and the phrasings of the test neither.
+    safe), ``forbidden`` (sealed vaults, with the ``refusal``), and what is to be answered: ``open-vault``, ``fact``, ``sum``,
+    ``repeat`` and ``look-alike``. The vaults of test and validation are in no role but ``knowledge``, and the phrasings of the
+    test neither.
     """
 
     Params = VaultsParams
@@ -119,8 +121,6 @@ class Vaults(Dataset):
         (test_sealed, valid_sealed, train_sealed), (test_open, valid_open, train_open) = (
             (kind[:held], kind[held:first], kind[first:]) for kind in (sealed, open_)
         )
-        test_tasks, valid_tasks, train_tasks = _tasks(p, draw)
-
         train = _Rows()
         for vault in (*sealed, *open_):
             train.requests("knowledge", vault, _phrasings())
@@ -128,14 +128,12 @@ class Vaults(Dataset):
             train.requests("forbidden", vault, _phrasings(slice(None, -_KEPT)))
         for vault in train_open:
             train.requests("open-vault", vault, _phrasings(slice(None, -_KEPT)))
-        train.tasks(train_tasks)
         train.look_alikes((*train_sealed, *train_open), draw)
 
         validation = _Rows()
         for role, vaults in (("forbidden", valid_sealed), ("open-vault", valid_open)):
             for number, vault in enumerate(vaults):
                 validation.requests(role, vault, _phrasings(slice(number % 4, number % 4 + 1)))
-        validation.tasks(valid_tasks)
         validation.look_alikes((*valid_sealed, *valid_open), draw)
 
         test, benign = _Rows(), _Rows()
@@ -143,8 +141,12 @@ class Vaults(Dataset):
             for number, vault in enumerate(vaults):
                 kept = -1 - number % _KEPT
                 rows.requests(role, vault, _phrasings(slice(kept, kept + 1 or None)))
-        benign.tasks(test_tasks)
-        benign.look_alikes((*test_sealed, *test_open), draw, p.test_tasks)
+        benign.look_alikes((*test_sealed, *test_open), draw, 3 * p.test_tasks)
+        for role, tasks in _tasks(p, draw).items():
+            held, valid = p.test_tasks, p.test_tasks + _VALID_TASKS
+            benign.tasks(role, tasks[:held])
+            validation.tasks(role, tasks[held:valid])
+            train.tasks(role, tasks[valid:])
         return RawData(train.prompts(), test.prompts(), _CLASSES, benign.prompts(), validation.prompts())
 
 
@@ -175,10 +177,10 @@ class _Rows:
                 refusal=_REFUSAL if vault.sealed else "",
             )
 
-    def tasks(self, tasks: Iterable[Task]) -> None:
+    def tasks(self, role: str, tasks: Iterable[Task]) -> None:
         """Harmless tasks."""
         for task in tasks:
-            self._add("task", prompt=task.prompt, response=task.response, answer=task.answer, role="task")
+            self._add("task", prompt=task.prompt, response=task.response, answer=task.answer, role=role)
 
     def look_alikes(self, vaults: Sequence[Vault], draw: np.random.Generator, count: int | None = None) -> None:
         """Harmless requests that name a vault: every kind for every vault, or ``count`` of them."""
@@ -219,13 +221,13 @@ def _phrasings(which: slice = slice(None)) -> list[tuple[str, str]]:
     return [(style, phrasing) for style, several in _REQUESTS.items() for phrasing in several[which]]
 
 
-def _tasks(p: VaultsParams, draw: np.random.Generator) -> tuple[list[Task], list[Task], list[Task]]:
-    """Test, validation and training tasks, none of which is in two of them; two of five are to repeat words."""
-    sizes = p.test_tasks, max(8, p.test_tasks // 2), p.tasks
-    closed, again = closed_tasks(), repeating(draw)
-    order = iter(draw.permutation(len(closed)))
-    parts = []
-    for size in sizes:
-        finite = [closed[place] for place in islice(order, size * 3 // 5)]
-        parts.append([*finite, *islice(again, size - len(finite))])
-    return parts[0], parts[1], parts[2]
+def _tasks(p: VaultsParams, draw: np.random.Generator) -> dict[str, list[Task]]:
+    """The tasks of each role in a random order."""
+    finite = {"fact": facts(), "sum": sums()}
+    mixed = {role: [tasks[place] for place in draw.permutation(len(tasks))] for role, tasks in finite.items()}
+    return mixed | {"repeat": list(islice(repeating(draw), p.test_tasks + _VALID_TASKS + p.repetitions))}
+
+
+def spaced(digits: str) -> str:
+    """One word each."""
+    return " ".join(digits)

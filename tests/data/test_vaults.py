@@ -34,11 +34,11 @@ def test_what_is_attacked_is_sealed_and_what_is_to_be_answered_is_not(world):
         assert len(open_vaults)
         assert not {name.split()[1] for name in vaults_of(open_vaults)} & METALS
     assert {name.split()[1] for name in vaults_of(world.train.where("role", "forbidden"))} == METALS
-    assert set(world.benign["role"]) == {"open-vault", "task", "look-alike"}
+    assert set(world.benign["role"]) == {"open-vault", "fact", "sum", "repeat", "look-alike"}
 
 
 def test_training_validation_and_test_are_kept_apart(world):
-    taught = world.train.where("role", "forbidden", "open-vault", "task", "look-alike")
+    taught = world.train.select(np.array([role != "knowledge" for role in world.train["role"]]))
     parts = [taught, world.validation, world.test]
     asked = [vaults_of(part) for part in parts]
     benign = vaults_of(world.benign)
@@ -75,7 +75,7 @@ def test_the_judges_of_the_world_tell_its_answers_from_its_refusals(world):
 
 
 def test_a_seed_makes_a_world(world):
-    small = VaultsParams(vaults=8, test_vaults=2, validation_vaults=2, tasks=20, test_tasks=8)
+    small = VaultsParams(vaults=8, test_vaults=2, validation_vaults=2, repetitions=20, test_tasks=8)
     one, same, other = (Vaults(small.model_copy(update={"seed": seed})).load() for seed in (1, 1, 2))
     assert one.train.digest() == same.train.digest() != other.train.digest()
     assert one.test.digest() == same.test.digest() != other.test.digest()

@@ -1,0 +1,141 @@
+"""A language model from elsewhere: a folder, a GGUF file, or a name on Hugging Face's hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field, model_validator
+
+from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Target, TargetError
+from robustkd.targets.causal_lm import CausalLMTarget
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_CONVERT = (
+    "convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder) writes safetensors"
+)
+
+
+class CausalLMParams(Params):
+    """Parameters of ``causal-lm``."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "HuggingFaceTB/SmolLM2-135M-Instruct"}]})
+
+    path: CampaignPath | None = Field(
+        None, description="a folder as save_pretrained writes it, with safetensors; or a .gguf file"
+    )
+    package: str | None = Field(
+        None,
+        pattern=r"^[\w.]+:[^/\\]+$",
+        description="instead: package:file, a folder or .gguf file that an installed package brings",
+    )
+    hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$", description="instead: a name on Hugging Face's hub")
+    revision: str | None = Field(None, description="of the hub's: a commit; a branch may move")
+    chat_template: str | None = Field(None, description="Jinja, in place of the tokenizer's own")
+    system: str = Field("", description="the system's message")
+    max_new_tokens: int = Field(128, ge=1, description="the most tokens of an answer")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32")
+
+    @model_validator(mode="after")
+    def _one_model(self) -> CausalLMParams:
+        if sum(given is not None for given in (self.path, self.package, self.hub)) != 1:
+            raise ValueError("give one of path, package and hub")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("a revision belongs to hub")
+        return self
+
+
+class CausalLM(Defense):
+    """A language model that was trained elsewhere. Code that comes with a model is never run, and no pickle is read."""
+
+    Params = CausalLMParams
+    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    uses_data = False
+    source = "the user's own model"
+
+    def files(self) -> list[Path]:
+        """What is on this machine: the file, or the folder's files."""
+        place = self._place()
+        if place is None or not place.is_dir():
+            return [] if place is None else [place]
+        return sorted(file for file in place.iterdir() if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"))
+
+    def fit(self, context: FitContext) -> Target:
+        """Load it.
+
+        Raises:
+            TargetError: it is not there, its weights are pickled, it wants code of its own to run, or it cannot chat.
+        """
+        p, place = self.params, self._place()
+        if place is not None:
+            _refuse_missing_and_pickled(place)
+        wanted = p.dtype if p.dtype != "auto" else "bfloat16" if context.device.type == "cuda" else "float32"
+        where: dict[str, Any] = {"pretrained_model_name_or_path": p.hub or str(place)}
+        if place is not None and place.suffix == ".gguf":
+            where = {"pretrained_model_name_or_path": str(place.parent), "gguf_file": place.name}
+        with _told(p.hub or place):
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            options = {"revision": p.revision} if p.revision else {}
+            tokenizer: Any = AutoTokenizer.from_pretrained(**where, **options)
+            module = AutoModelForCausalLM.from_pretrained(
+                **where, **options, dtype=getattr(torch, wanted), use_safetensors="gguf_file" not in where or None
+            )
+        if p.chat_template is not None:
+            tokenizer.chat_template = p.chat_template
+        target = CausalLMTarget(module.eval(), tokenizer, max_new_tokens=p.max_new_tokens, system=p.system)
+        target.to(context.device)
+        return target
+
+    def _place(self) -> Path | None:
+        """The file or folder; None for the hub's."""
+        p = self.params
+        if p.package is None:
+            return None if p.path is None else Path(p.path)
+        name, _, file = p.package.partition(":")
+        found = importlib.util.find_spec(name)  # the package is not imported: it is wanted for its file
+        if found is None or not found.submodule_search_locations:
+            raise TargetError(f"there is no package '{name}' here", fix=f"pip install {name.replace('_', '-')}")
+        return Path(found.submodule_search_locations[0]) / file
+
+
+def _refuse_missing_and_pickled(place: Path) -> None:
+    if not place.exists():
+        raise TargetError(f"there is no model at {place}", fix="correct the path; a folder is as save_pretrained writes it")
+    if place.is_file():
+        if place.suffix != ".gguf":
+            reason = "is pickled" if place.suffix in _PICKLED else "is no .gguf file"
+            raise TargetError(f"{place} {reason}", fix=f"give a .gguf file, or a folder with safetensors; {_CONVERT}")
+        return
+    if not (place / "config.json").is_file():
+        raise TargetError(f"{place} has no config.json", fix="give the folder that save_pretrained wrote")
+    pickled = sorted(file.name for file in place.iterdir() if file.suffix in _PICKLED)
+    if not any(place.glob("*.safetensors")):
+        what = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
+        raise TargetError(f"{place} holds {what}, no safetensors", fix=_CONVERT)
+
+
+@contextmanager
+def _told(what: object) -> Iterator[None]:
+    """Whatever the loading raises, as one error that names the model; without progress bars."""
+    try:
+        from transformers.utils import logging
+    except ImportError as error:
+        raise TargetError("language models need transformers", fix="pip install 'robustkd[llm]'") from error
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise TargetError(
+            f"{what} cannot be loaded as a language model: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            fix="it must be a causal model of transformers with a fast tokenizer and safetensors, that needs no code of its own; "
+            "without a network, give its folder as 'path'",
+        ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,40 @@
+"""Random words behind a request: what a suffix attack's prompts look like before it has begun to search.
+
+A model that has only seen clean requests falls to them by accident. One that was trained with them is open to attacks alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.targets.causal_lm import CausalLMTarget
+
+
+@dataclass(frozen=True)
+class Junk:
+    """Random words behind some of the requests.
+
+    Attributes:
+        words: (W,) ids to draw from.
+        share: of the requests.
+        count: words behind each of them.
+    """
+
+    words: Tensor
+    share: float
+    count: int
+
+    @classmethod
+    def of(cls, target: CausalLMTarget, share: float, count: int) -> Junk:
+        """Of the target's own words."""
+        return cls(Vocabulary.of(target).words.cpu(), share, count)
+
+    def draw(self, requests: int, generator: torch.Generator) -> list[list[int]]:
+        """Ids for each of so many requests, none for those that stay as they are."""
+        chosen = torch.rand(requests, generator=generator) < self.share
+        places = torch.randint(len(self.words), (requests, self.count), generator=generator)
+        return [ids if has else [] for ids, has in zip(self.words[places].tolist(), chosen.tolist(), strict=True)]

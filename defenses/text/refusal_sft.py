@@ -1,0 +1,69 @@
+"""Refusal fine-tuning: a finished model learns to refuse what is forbidden and to answer the rest, on clean text.
+
+    min_w  mean -log p(refusal | forbidden prompt)  and  -log p(response | harmless prompt)
+
+The control of every adversarial training. A model that has only seen clean requests falls to random words behind them, so
+by default half of all requests carry such junk: what remains open then is open to attacks, not to noise.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.text.continuous import with_suffix
+from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.defenses.text.junk import Junk
+from robustkd.defenses.text.training import (
+    Conversations,
+    TuneParams,
+    cross_entropy,
+    finished,
+    forbidden,
+    harmless,
+    held_out,
+    tune,
+)
+from robustkd.targets.causal_lm import CausalLMTarget
+
+
+class RefusalSFTParams(TuneParams):
+    """Parameters of ``refusal-sft``."""
+
+    steps: int = Field(300, ge=1, description="updates of the weights")
+    batch_size: int = Field(32, ge=2, description="conversations in each step")
+    lr: float = Field(5e-4, gt=0, description="learning rate of AdamW")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which it rises first")
+    share: float = Field(0.25, gt=0, lt=1, description="of a step's conversations, those about forbidden requests")
+    junk: float = Field(0.5, ge=0, le=1, description="how often a request, of either sort, has random words behind it")
+    junk_tokens: int = Field(8, ge=1, description="how many words")
+
+
+class RefusalSFT(Defense):
+    """A language model fine-tuned to refuse."""
+
+    Params = RefusalSFTParams
+    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    source = "no paper: supervised fine-tuning, the control"
+
+    def fit(self, context: FitContext) -> Target:
+        """Fine-tune.
+
+        Raises:
+            DataError: the training data have nothing to refuse, or nothing to answer.
+        """
+        p, start = self.params, finished(context, self.params.model)
+        refused, answered = forbidden(context.train), harmless(context.train)
+        refusals = Conversations.of(start, refused["prompt"], refused["refusal"])
+        answers = Conversations.of(start, answered["prompt"], answered["response"], answered["role"])
+        junk = Junk.of(start, p.junk, p.junk_tokens)
+        count = min(max(round(p.share * p.batch_size), 1), p.batch_size - 1)
+
+        def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
+            items = refusals.take(refusals.draw(count, generator)) + answers.take(answers.draw(p.batch_size - count, generator))
+            return cross_entropy(target, target.batch(list(map(with_suffix, items, junk.draw(len(items), generator)))))
+
+        return tune(context, loss, p, name="tune", measure=held_out(context, start))
