@@ -174,6 +174,8 @@ setup(
             "input-transform = robustkd.defenses.image.transform:InputTransform",
             "external = robustkd.defenses.image.external:External",
             "robustbench = robustkd.defenses.image.robustbench:RobustBench",
+            "refusal-sft = robustkd.defenses.text.refusal_sft:RefusalSFT",
+            "causal-lm = robustkd.defenses.text.causal_lm:CausalLM",
             "lm-pretrain = robustkd.defenses.text.pretrain:LMPretrain",
         ],
         "robustkd.datasets": [
