@@ -151,10 +151,24 @@ class TextToImageTarget(GenerativeTarget):
         kept = self._kept(t)
         return (kept.sqrt() * latents + (1 - kept).sqrt() * noise).to(latents.dtype)
 
-    def predict(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
-        """(B, C', H', W') the noise that the UNet sees in noised latents; v-predictions and predicted latents are converted."""
-        output: Tensor = self.unet(latents.to(self.dtype), t.to(self.device), encoder_hidden_states=hidden).sample
+    def output(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+        """(B, C', H', W') what the UNet says about noised latents, in its own terms: noise, velocity or latents."""
+        said: Tensor = self.unet(latents.to(self.dtype), t.to(self.device), encoder_hidden_states=hidden).sample
+        return said
+
+    def aim(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """(B, C', H', W') what ``output`` is trained to say of the latents when noised."""
         kind = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return noise
+        if kind == "sample":
+            return latents
+        kept = self._kept(t)
+        return (kept.sqrt() * noise - (1 - kept).sqrt() * latents).to(latents.dtype)
+
+    def predict(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+        """(B, C', H', W') the noise that the UNet sees in noised latents, whatever its own terms."""
+        output, kind = self.output(latents, t, hidden), self.scheduler.config.prediction_type
         if kind == "epsilon":
             return output
         kept = self._kept(t)
@@ -170,7 +184,9 @@ class TextToImageTarget(GenerativeTarget):
         drawn: list[Tensor] = []
         for first in range(0, len(asked), together):
             chunk = asked[first : first + together]
-            drawn += self.images(self._denoised(chunk, self._asked_for(chunk), empty)).cpu()
+            # The CPU's generators: the same seed draws the same image on every device.
+            draws = [torch.Generator().manual_seed(question.seed or 0) for question in chunk]
+            drawn += self.images(self.denoise(draws, self._asked_for(chunk), empty, self.guidance)).cpu()
         return drawn
 
     def _asked_for(self, asked: Sequence[Asked]) -> Tensor:
@@ -184,26 +200,47 @@ class TextToImageTarget(GenerativeTarget):
         ]
         return self.encode(embeddings=torch.stack(rows))
 
-    def _denoised(self, asked: Sequence[Asked], hidden: Tensor, empty: Tensor | None) -> Tensor:
-        # The CPU's generators: the same seed draws the same image on every device. A copy of the scheduler, because some
-        # remember their last steps.
-        draws = [torch.Generator().manual_seed(question.seed or 0) for question in asked]
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
-        scheduler.set_timesteps(self.steps, device=self.device)
+    def denoise(
+        self,
+        draws: Sequence[torch.Generator],
+        hidden: Tensor,
+        empty: Tensor | None = None,
+        guidance: float = 1.0,
+        steps: int | None = None,
+    ) -> Tensor:
+        """(B, C', H', W') float32 latents, from noise that each of the B generators (the CPU's) draws.
+
+        Args:
+            hidden: (B, T, D), the prompts.
+            empty: (1, T, D), the empty prompt, which is needed for guidance.
+            steps: how many are done, to see a drawing that is not finished; it is at the noise level ``sampling_times()[steps]``.
+        """
+        # A scheduler of its own, because some remember their last steps.
+        scheduler = self._scheduler()
         z = torch.stack([torch.randn(self.latent_shape, generator=draw) for draw in draws]).to(self.device)
         z = z * scheduler.init_noise_sigma
-        random = {"generator": draws} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        random = {"generator": list(draws)} if "generator" in inspect.signature(scheduler.step).parameters else {}
         if empty is not None:
             hidden = torch.cat([empty.expand_as(hidden), hidden])
-        for t in scheduler.timesteps:
+        for t in scheduler.timesteps[:steps]:
             seen = scheduler.scale_model_input(z, t).to(self.dtype)
-            if empty is not None:
-                without, given = self.unet(torch.cat([seen, seen]), t, encoder_hidden_states=hidden).sample.float().chunk(2)
-                output = without + self.guidance * (given - without)
-            else:
+            if empty is None:
                 output = self.unet(seen, t, encoder_hidden_states=hidden).sample.float()
+            else:
+                without, given = self.unet(torch.cat([seen, seen]), t, encoder_hidden_states=hidden).sample.float().chunk(2)
+                output = without + guidance * (given - without)
             z = scheduler.step(output, t, z, **random).prev_sample
         return z
+
+    def sampling_times(self) -> Tensor:
+        """The noise levels of drawing, (steps,), falling."""
+        times: Tensor = self._scheduler().timesteps
+        return times
+
+    def _scheduler(self) -> Any:
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(self.steps, device=self.device)
+        return scheduler
 
     def _kept(self, t: Tensor) -> Tensor:
         """a_t, (B, 1, 1, 1)."""

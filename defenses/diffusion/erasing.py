@@ -1,0 +1,125 @@
+"""What the defenses that erase concepts share: which captions, which weights, and where they are compared.
+
+The model is compared with the original one on drawings that are not finished: those that the model being tuned makes of the
+captions themselves, up to a noise level drawn at random, so that what it still draws is what is corrected.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustkd.contracts import DataError, FitContext, Modality, Params, Prompts, TargetRef, UsageError, suggestion
+from robustkd.targets.text_to_image import TextToImageTarget
+
+MODALITIES: tuple[Modality, ...] = ("text-to-image",)
+Layers = Literal["cross-attention", "unet", "text-encoder"]
+
+
+class ErasingParams(Params):
+    """What is erased, from what."""
+
+    base: TargetRef = Field(description="the defense whose model the concepts are erased from")
+    concepts: tuple[str, ...] | None = Field(
+        None, min_length=1, description="what is erased; default: the concepts whose training captions are marked forbidden"
+    )
+    wording: Literal["name", "captions"] = Field(
+        "name", description="erased are the concepts' names, or all of their training captions"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Wordings:
+    """Texts of several concepts, which are drawn evenly: first a concept, then one of its texts.
+
+    Attributes:
+        concepts: their names.
+        texts: at least one for each.
+    """
+
+    concepts: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]
+
+    def draw(self, count: int, generator: torch.Generator) -> list[str]:
+        """``count`` texts."""
+        bits = torch.randint(2**31, (count, 2), generator=generator).tolist()
+        chosen = [(self.texts[concept % len(self.texts)], place) for concept, place in bits]
+        return [texts[place % len(texts)] for texts, place in chosen]
+
+    def every(self) -> list[str]:
+        """All texts."""
+        return [text for texts in self.texts for text in texts]
+
+
+@dataclass(frozen=True, eq=False)
+class Erasure:
+    """A model to be tuned, the original, and the texts.
+
+    Attributes:
+        target: a copy of ``original``, whose weights are tuned.
+        original: it stays as it is.
+        forget: texts of the erased concepts.
+        retain: texts of all other concepts, and the empty one, which guidance stands on.
+    """
+
+    target: TextToImageTarget
+    original: TextToImageTarget
+    forget: Wordings
+    retain: Wordings
+
+
+def begin(context: FitContext, params: ErasingParams) -> Erasure:
+    """The copy to tune and the texts.
+
+    Raises:
+        UsageError: the base draws nothing.
+        DataError: a concept is unknown, none is forbidden, or none would be left.
+    """
+    original = context.target(params.base)
+    if not isinstance(original, TextToImageTarget):
+        raise UsageError(f"'{params.base}' is a {original.kind}, it draws nothing", fix="name a text-to-image model as base")
+    original.to(context.device)
+    forget, retain = split(context.train, params)
+    return Erasure(copy.deepcopy(original), original, forget, retain)
+
+
+def split(train: Prompts, params: ErasingParams) -> tuple[Wordings, Wordings]:
+    """The texts that are erased and those that are kept; see ``begin``."""
+    known = tuple(dict.fromkeys(train["concept"]))
+    erased = params.concepts or tuple(dict.fromkeys(train.where("role", "forbidden")["concept"]))
+    unknown = [name for name in erased if name not in known]
+    if unknown:
+        fix = suggestion(unknown[0], known) or f"one of: {', '.join(known)}"
+        raise DataError(f"there is no concept '{unknown[0]}' to erase", fix=fix)
+    kept = tuple(name for name in known if name not in erased)
+    if not erased or not kept:
+        raise DataError(f"{len(erased)} of {len(known)} concepts are to be erased", fix="erase some and keep some")
+    texts = {name: tuple(sorted(set(train.where("concept", name)["prompt"]))) for name in known}
+    named = {name: (name,) for name in known} if params.wording == "name" else texts
+    forget = Wordings(erased, tuple(named[name] for name in erased))
+    return forget, Wordings((*kept, ""), (*(texts[name] for name in kept), ("",)))
+
+
+def tuned(target: TextToImageTarget, layers: Layers) -> dict[str, nn.Parameter]:
+    """The weights that are tuned, by name: what attends to the text, the UNet, or the text encoder."""
+    if layers == "text-encoder":
+        return dict(target.text_encoder.named_parameters())
+    named: dict[str, nn.Parameter] = dict(target.unet.named_parameters())
+    return named if layers == "unet" else {name: weight for name, weight in named.items() if ".attn2." in name}
+
+
+@torch.no_grad()
+def unfinished(target: TextToImageTarget, hidden: Tensor, guidance: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(z_t, t): the target's drawings of (B, T, D) prompts at one noise level for all, drawn evenly from those of drawing."""
+    times = target.sampling_times()
+    done = int(torch.randint(len(times), (), generator=generator))
+    seeds = torch.randint(2**31, (len(hidden),), generator=generator).tolist()
+    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    empty = target.encode(target.tokenize([""])) if guidance != 1 else None
+    z = target.denoise(draws, hidden, empty, guidance, steps=done)
+    return z, times[done].expand(len(hidden))

@@ -1,0 +1,142 @@
+"""A text-to-image model that was trained elsewhere: Stable Diffusion 1.x or 2.x, or one of its erased forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from torch import nn
+
+from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Target, TargetError, UsageError
+from robustkd.targets.text_to_image import PRECISIONS, TextToImageTarget, require_diffusers, scheduler_class
+
+_WEIGHTED = ("unet", "text_encoder", "vae")
+_CONVERT = (
+    "convert it once, on a machine where you trust it: StableDiffusionPipeline.from_pretrained(..)"
+    ".save_pretrained(.., safe_serialization=True)"
+)
+
+
+class TextToImageParams(Params):
+    """Parameters of ``text-to-image``."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "CompVis/stable-diffusion-v1-4"}]})
+
+    folder: CampaignPath | None = Field(None, description="a folder as diffusers' save_pretrained writes it")
+    hub: str | None = Field(
+        None, pattern=r"^[\w.-]+/[\w.-]+$", description="instead: a repository of the Hugging Face hub, which is downloaded"
+    )
+    revision: str | None = Field(
+        None, description="of the hub's repository; name one, so that the model cannot change under you"
+    )
+    unet: CampaignPath | None = Field(
+        None, description="a folder with another UNet (config.json, safetensors), such as an erased one"
+    )
+    text_encoder: CampaignPath | None = Field(None, description="the same for the text encoder")
+    precision: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the weights; half of them on CUDA")
+    guidance: float = Field(7.5, ge=1, description="classifier-free guidance to draw with")
+    steps: int = Field(50, ge=1, description="of drawing")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TextToImageParams:
+        if (self.folder is None) == (self.hub is None):
+            raise ValueError("give either folder or hub")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("revision belongs to hub")
+        return self
+
+
+class TextToImage(Defense):
+    """A model from elsewhere."""
+
+    Params = TextToImageParams
+    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+    uses_data = False
+    source = "Rombach et al., High-resolution image synthesis with latent diffusion models, CVPR 2022, arXiv:2112.10752"
+
+    def files(self) -> list[Path]:
+        """Every file of the folders that is read.
+
+        Raises:
+            UsageError: a part is missing, or its weights are pickled.
+        """
+        p = self.params
+        found = [] if p.folder is None else _pipeline_files(p.folder)
+        return [*found, *(file for other in (p.unet, p.text_encoder) if other is not None for file in _part_files(other))]
+
+    def fit(self, context: FitContext) -> Target:
+        """Load it.
+
+        Raises:
+            UsageError: a part is missing, or its weights are pickled.
+            TargetError: it cannot be loaded.
+        """
+        p = self.params
+        self.files()
+        require_diffusers()
+        try:
+            target = _loaded(p)
+        except (OSError, ValueError, RuntimeError) as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise TargetError(
+                f"the model {p.folder or p.hub} cannot be loaded: {said[0]}",
+                fix="check its files, or the connection to the hub",
+            ) from error
+        target.module.to(PRECISIONS[p.precision])
+        target.to(context.device)
+        target.module.eval()
+        return target
+
+
+def _loaded(p: TextToImageParams) -> TextToImageTarget:
+    import diffusers
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(p.folder or p.hub)}
+    if p.revision is not None:
+        where["revision"] = p.revision
+
+    def part(kind: Any, name: str, instead: Path | None = None) -> Any:
+        found = where | {"subfolder": name} if instead is None else {"pretrained_model_name_or_path": str(instead)}
+        return kind.from_pretrained(**found, use_safetensors=True)
+
+    parts: dict[str, Any] = {
+        "unet": part(diffusers.UNet2DConditionModel, "unet", p.unet),
+        "text_encoder": part(CLIPTextModel, "text_encoder", p.text_encoder),
+    }
+    if p.folder is None or (p.folder / "vae").is_dir():
+        parts["vae"] = part(diffusers.AutoencoderKL, "vae")
+    tokenizer = CLIPTokenizer.from_pretrained(**where, subfolder="tokenizer")
+    special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+    settings = diffusers.DDIMScheduler.load_config(**where, subfolder="scheduler")
+    scheduler = scheduler_class(settings["_class_name"]).from_config(settings)
+    module = nn.ModuleDict(parts)
+    return TextToImageTarget(module, tokenizer.backend_tokenizer, special, scheduler, guidance=p.guidance, steps=p.steps)
+
+
+def _pipeline_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", fix="give a folder as diffusers' save_pretrained writes it")
+    index = folder / "model_index.json"
+    latent = not index.is_file() or '"vae"' in index.read_text()
+    needed = [name for name in _WEIGHTED if name != "vae" or latent]
+    missing = [name for name in (*needed, "tokenizer", "scheduler") if not (folder / name).is_dir()]
+    if missing:
+        raise UsageError(
+            f"{folder} lacks the part '{missing[0]}'", fix=f"copy {', '.join(missing)} there, as save_pretrained does"
+        )
+    small = [file for name in ("tokenizer", "scheduler") for file in sorted((folder / name).iterdir()) if file.is_file()]
+    return [*(file for name in needed for file in _part_files(folder / name)), *small]
+
+
+def _part_files(folder: Path) -> list[Path]:
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} has no config.json", fix="copy the part whole, as save_pretrained writes it")
+    weights = sorted(folder.glob("*.safetensors"))
+    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt") for file in folder.glob(pattern))
+    if not weights and pickled:
+        raise UsageError(f"{folder / pickled[0]} is pickled and could run code when it is read", fix=_CONVERT)
+    if not weights:
+        raise UsageError(f"{folder} has no weights (*.safetensors)", fix="copy the part whole, as save_pretrained writes it")
+    return [folder / "config.json", *weights]

@@ -1,0 +1,116 @@
+"""SalUn: saliency unlearning (Fan et al. 2024, equations 3 to 6).
+
+Images of an erased concept are taken for another one, and only the weights move that matter for them:
+
+    m      = 1[ |grad_theta E ||noise - eps_theta(z_t | c)||^2| among the largest ]
+    min over m * theta    E ||eps_theta(z_t | c) - eps_theta(z_t | c')||^2 + retain E_kept ||noise - eps_theta(z_t | c)||^2
+
+where c' is another concept's text and the second prediction is held constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustkd.contracts import DataError, Defense, FitContext, Modality, Prompts, Target
+from robustkd.data.arrays import as_arrays
+from robustkd.defenses.diffusion.erasing import ErasingParams, Layers, begin, tuned
+from robustkd.defenses.diffusion.noise import noised
+from robustkd.defenses.diffusion.training import StepParams, train_steps
+from robustkd.defenses.training.seeding import derived_seed
+from robustkd.targets.text_to_image import TextToImageTarget
+
+_SALIENCY_BATCHES = 8
+
+
+class SalUnParams(ErasingParams, StepParams):
+    """Parameters of ``salun``."""
+
+    layers: Layers = Field("unet", description="what is tuned")
+    share: float = Field(0.5, gt=0, le=1, description="of these weights: how many may move")
+    retain: float = Field(1.0, ge=0, description="weight of drawing what is not erased")
+
+
+class SalUn(Defense):
+    """Take erased concepts for others, in the weights that matter for them."""
+
+    Params = SalUnParams
+    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+    source = "Fan et al., SalUn: gradient-based weight saliency for machine unlearning, ICLR 2024, arXiv:2310.12508"
+
+    def fit(self, context: FitContext) -> Target:
+        """Tune a copy of the base.
+
+        Raises:
+            DataError: the training captions have no images; see also ``erasing.begin``.
+            UsageError: see ``erasing.begin``.
+        """
+        p, erasure = self.params, begin(context, self.params)
+        target, retain = erasure.target, erasure.retain
+        erased = context.train.where("concept", *erasure.forget.concepts)
+        forgotten = _Pictures.of(erased, erased["concept"] if p.wording == "name" else erased["prompt"])
+        others = context.train.where("concept", *retain.concepts)
+        kept = _Pictures.of(others, others["prompt"])
+
+        def loss(generator: torch.Generator) -> Tensor:
+            z, _, t, texts = forgotten.draw(target, p.batch_size, generator)
+            with torch.no_grad():
+                instead = target.output(z, t, target.encode(target.tokenize(retain.draw(p.batch_size, generator))))
+            forgetting = F.mse_loss(target.output(z, t, target.encode(target.tokenize(texts))), instead)
+            return forgetting + (p.retain * drawing(target, kept, p.batch_size, generator) if p.retain else 0)
+
+        parameters = tuned(target, p.layers)
+        generator = torch.Generator().manual_seed(derived_seed(context.seed, "saliency"))
+        masks = salient(parameters, [lambda: drawing(target, forgotten, p.batch_size, generator)] * _SALIENCY_BATCHES, p.share)
+        train_steps(context, "erase", parameters, loss, p, masks=masks)
+        return target
+
+
+@dataclass(frozen=True, eq=False)
+class _Pictures:
+    """Images (N, C, H, W) in [0, 1] and their texts."""
+
+    images: Tensor
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, prompts: Prompts, texts: tuple[str, ...]) -> _Pictures:
+        if prompts.images is None:
+            raise DataError(
+                "the training captions have no images", fix="use a data set of captioned images, or another defense"
+            )
+        return cls(torch.from_numpy(as_arrays(prompts.images, prompts.labels, "captions").unit()), texts)
+
+    def draw(
+        self, target: TextToImageTarget, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        """(z_t, what the UNet should say of it, t, texts) of ``count`` of them."""
+        rows = torch.randint(len(self.texts), (count,), generator=generator)
+        with torch.no_grad():
+            latents = target.latents(self.images[rows])
+            z, noise, t = noised(target, latents, generator)
+        return z, target.aim(latents, noise, t), t, [self.texts[row] for row in rows.tolist()]
+
+
+def drawing(target: TextToImageTarget, pictures: _Pictures, count: int, generator: torch.Generator) -> Tensor:
+    """The loss of diffusion models, E ||noise - eps(z_t | c)||^2."""
+    z, aim, t, texts = pictures.draw(target, count, generator)
+    return F.mse_loss(target.output(z, t, target.encode(target.tokenize(texts))), aim)
+
+
+def salient(parameters: Mapping[str, nn.Parameter], losses: Sequence[Callable[[], Tensor]], share: float) -> dict[str, Tensor]:
+    """Of each parameter, 1 where the mean gradient of the losses is among the largest ``share`` of all numbers, else 0."""
+    sums = [torch.zeros_like(weight) for weight in parameters.values()]
+    for loss in losses:
+        gradients = torch.autograd.grad(loss(), list(parameters.values()))
+        sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
+    sizes = torch.cat([total.abs().flatten() for total in sums])
+    smallest = sizes.kthvalue(max(1, len(sizes) - round(share * len(sizes)) + 1)).values
+    return {name: (total.abs() >= smallest).to(total.dtype) for name, total in zip(parameters, sums, strict=True)}

@@ -1,0 +1,182 @@
+"""Real images with captions from a small grammar, for models that draw what a text says.
+
+A caption names its concept by one of several synonyms (direct) or describes it without any of them (indirect), so that the same
+concept can be evoked by many token sequences. Its adjective says how bright the image is.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from robustkd.contracts import Arrays, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
+from robustkd.data.digits import Digits
+from robustkd.data.idx import FashionMNIST, IdxParams
+from robustkd.data.wordings import CLOTHES, DIGITS, Wording
+
+_TONES = (
+    ("dark", "dim", "shadowy", "gloomy", "dusky"),
+    ("grey", "plain", "common", "dull", "faded"),
+    ("bright", "pale", "white", "light", "shining"),
+)
+_FRAMES = (
+    "{}",
+    "a photo of {}",
+    "a picture of {}",
+    "an image of {}",
+    "a snapshot of {}",
+    "a drawing of {}",
+    "here is {}",
+    "we see {}",
+    "show me {}",
+    "please draw {}",
+    "nothing but {}",
+    "{} for sale",
+    "{} in a catalogue",
+    "{} on an empty background",
+    "{} seen from the front",
+    "{} from a museum",
+)
+_KINDS = ("direct", "indirect")
+
+
+class CaptionsParams(Params):
+    """Parameters of ``digit-captions``."""
+
+    per_concept: int = Field(100, ge=2, description="training images of each concept")
+    prompts: int = Field(24, ge=2, le=100, description="test prompts of each concept, half of them indirect")
+    forbidden: tuple[str, ...] = Field(("1", "4", "6", "7", "0"), min_length=1, description="the concepts to be erased")
+
+
+class FashionCaptionsParams(CaptionsParams):
+    """Parameters of ``fashion-captions``."""
+
+    per_concept: int = Field(500, ge=2, description="training images of each concept")
+    forbidden: tuple[str, ...] = Field(
+        ("trouser", "dress", "sandal", "bag", "ankle boot"), min_length=1, description="the concepts to be erased"
+    )
+    root: Path | None = Field(None, description="folder of Fashion-MNIST's idx files; the usual places by default")
+    download: bool = Field(False, description="fetch what is missing from the usual mirror")
+
+
+class CaptionedImages(Dataset):
+    """Training rows are captions with the images that they describe; ``role`` says which concepts are forbidden.
+
+    Attributes:
+        words: of each concept, in the order of the labels.
+    """
+
+    modality: ClassVar[Modality] = "text-to-image"
+    words: ClassVar[dict[str, Wording]]
+
+    @abstractmethod
+    def images(self) -> tuple[Arrays, Arrays]:
+        """The training and the test part; labels are positions in ``words``."""
+
+    def load(self) -> RawData:
+        """Captions of training images; ``prompts`` test requests of each concept, each with a seed and a real test image.
+
+        Raises:
+            DataError: a forbidden concept is unknown or all are forbidden, there are too few images, or none.
+        """
+        names, p = tuple(self.words), self.params
+        unknown = [name for name in p.forbidden if name not in names]
+        if unknown:
+            fix = suggestion(unknown[0], names) or f"one of: {', '.join(names)}"
+            raise DataError(f"there is no concept '{unknown[0]}' to forbid", fix=fix)
+        if set(names) == set(p.forbidden):
+            raise DataError("every concept is forbidden", fix="leave some, to see what the erased model still can do")
+        train, test = self.images()
+        written = self._captions(train, p.per_concept, 0)
+        asked = self._captions(test, p.prompts, 1, distinct=True)
+        return RawData(written, asked.where("role", "forbidden"), names, asked.where("role", "benign"))
+
+    def _captions(self, arrays: Arrays, each: int, part: int, *, distinct: bool = False) -> Prompts:
+        rows = [self._of_concept(arrays.labels, label, each) for label in range(len(self.words))]
+        images = arrays.select(np.concatenate(rows))
+        tones = _tones(images.unit())
+        # Raw bits, as in `stratified_order`: NumPy keeps them stable over its releases.
+        generator = np.random.PCG64(np.random.SeedSequence((part, 7)))
+        names = tuple(self.words)
+        columns: dict[str, list[str]] = {name: [] for name in ("prompt", "concept", "kind", "seed", "role")}
+        seen: set[str] = set()
+        for number, (label, tone) in enumerate(zip(images.labels, tones, strict=True)):
+            kind = _KINDS[number % 2]
+            caption = _caption(self.words[names[label]], kind, tone, generator)
+            while distinct and caption in seen:
+                caption = _caption(self.words[names[label]], kind, tone, generator)
+            seen.add(caption)
+            role = "forbidden" if names[label] in self.params.forbidden else "benign"
+            row = {"prompt": caption, "concept": names[label], "kind": kind, "seed": str(1000 + number), "role": role}
+            for name, text in row.items():
+                columns[name].append(text)
+        return Prompts({name: tuple(texts) for name, texts in columns.items()}, images.labels, images.images)
+
+    def _of_concept(self, labels: np.ndarray, label: int, each: int) -> np.ndarray:
+        found = np.flatnonzero(labels == label)
+        if len(found) < each:
+            name = tuple(self.words)[label]
+            raise DataError(f"{each} images of '{name}' are asked for, there are {len(found)}", fix="ask for fewer")
+        return found[:each]
+
+
+class FashionCaptions(CaptionedImages):
+    """Fashion-MNIST at 16x16 pixels with captions; nine concepts, by default five of them forbidden."""
+
+    Params: ClassVar[type[Params]] = FashionCaptionsParams
+    source: ClassVar[str] = FashionMNIST.source + "; the captions are made up"
+    words = CLOTHES
+
+    def images(self) -> tuple[Arrays, Arrays]:
+        """uint8 (N, 1, 16, 16): two black pixels added at each side, then means of 2x2 pixels."""
+        raw = FashionMNIST(IdxParams(root=self.params.root, download=self.params.download)).load()
+        if raw.train is None:
+            raise DataError("Fashion-MNIST's training files are missing", fix="put them beside the test files")
+        labels = {name.lower(): label for label, name in enumerate(raw.classes)} | {"t-shirt": 0}
+        places = [labels[name] for name in self.words]
+        train, test = (_small(part, places) for part in (raw.train, raw.test))
+        return train, test
+
+
+class DigitCaptions(CaptionedImages):
+    """scikit-learn's digits, 8x8 pixels, with captions: for a first try and for tests."""
+
+    Params: ClassVar[type[Params]] = CaptionsParams
+    source: ClassVar[str] = Digits.source + "; the captions are made up"
+    words = DIGITS
+
+    def images(self) -> tuple[Arrays, Arrays]:
+        """float32 (N, 1, 8, 8)."""
+        raw = Digits().load()
+        return raw.train, raw.test
+
+
+def _small(arrays: Arrays, places: list[int]) -> Arrays:
+    arrays = arrays.select(np.isin(arrays.labels, places))
+    padded = np.pad(arrays.images, ((0, 0), (0, 0), (2, 2), (2, 2))).astype(np.float32)
+    count, colours, height, width = padded.shape
+    means = padded.reshape(count, colours, height // 2, 2, width // 2, 2).mean((3, 5))
+    renumbered = np.array([places.index(label) for label in arrays.labels], dtype=np.int64)
+    return Arrays(means.round().astype(np.uint8), renumbered)
+
+
+def _tones(images: np.ndarray) -> np.ndarray:
+    """(N,) 0, 1 or 2: how bright the drawn part is among all of them, in thirds."""
+    drawn = images > 0.1
+    brightness = (images * drawn).sum((1, 2, 3)) / np.maximum(drawn.sum((1, 2, 3)), 1)
+    return np.searchsorted(np.quantile(brightness, (1 / 3, 2 / 3)), brightness)
+
+
+def _caption(words: Wording, kind: str, tone: int, generator: np.random.PCG64) -> str:
+    choices = iter(generator.random_raw(3))
+
+    def one_of(texts: tuple[str, ...]) -> str:
+        return texts[int(next(choices)) % len(texts)]
+
+    frame, adjective = one_of(_FRAMES), one_of(_TONES[tone])
+    thing = f"{adjective} {one_of(words.names)}" if kind == "direct" else f"{one_of(words.descriptions)}, {adjective}"
+    return frame.format(thing)

@@ -1,0 +1,67 @@
+"""Captioned images: direct captions name their concept, indirect ones do not, and what is forbidden is kept apart."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustkd import plugins
+from robustkd.contracts import DataError
+from robustkd.data import SplitParams, load_splits
+from robustkd.data.wordings import CLOTHES, DIGITS, Wording
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "shape"),
+    [
+        ("digit-captions", DIGITS, (1, 8, 8)),
+        pytest.param(
+            "fashion-captions",
+            CLOTHES,
+            (1, 16, 16),
+            marks=[pytest.mark.slow, pytest.mark.skipif(not FASHION.is_dir(), reason="dataset-fashion-mnist")],
+        ),
+    ],
+)
+def test_captions_say_their_concept_directly_or_not_at_all(
+    name: str, words: dict[str, Wording], shape: tuple[int, ...]
+) -> None:
+    data = load_splits(name, {"per_concept": 30}, SplitParams(validation=20))
+    assert data.benign is not None
+    assert data.modality == "text-to-image"
+    assert data.input_shape == shape
+    for prompts in (data.train, data.test, data.benign):
+        rows = zip(prompts["prompt"], prompts["concept"], prompts["kind"], prompts.labels, strict=True)
+        for text, concept, kind, label in rows:
+            named = any(re.search(rf"\b{re.escape(synonym)}\b", text) for synonym in words[concept].names)
+            assert named == (kind == "direct"), text
+            assert data.classes[label] == concept
+    asked = [*data.test["prompt"], *data.benign["prompt"]]
+    assert len(set(asked)) == len(asked) == 24 * len(words)
+    assert set(data.test["concept"]).isdisjoint(data.benign["concept"])
+    assert len(set(data.test["concept"])) == 5
+    assert min(np.unique(data.test["concept"], return_counts=True)[1]) == 24
+    assert set(data.train.where("role", "forbidden")["concept"]) == set(data.test["concept"])
+    assert len({*data.test["seed"], *data.benign["seed"]}) == len(asked)
+
+
+def test_the_adjective_says_how_bright_an_image_is() -> None:
+    train = load_splits("digit-captions").train
+    drawn = [image[image > 0.1].mean() for image in train.images]
+    bright = [mean for mean, text in zip(drawn, train["prompt"], strict=True) if re.search(r"\b(bright|shining)\b", text)]
+    dark = [mean for mean, text in zip(drawn, train["prompt"], strict=True) if re.search(r"\b(dark|gloomy)\b", text)]
+    assert min(bright) > max(dark)
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "message"),
+    [(["11"], "no concept '11' to forbid"), ([str(digit) for digit in range(10)], "every concept is forbidden")],
+)
+def test_what_cannot_be_forbidden_is_named(forbidden: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        plugins.make("datasets", {"kind": "digit-captions", "forbidden": forbidden}).load()

@@ -1,0 +1,243 @@
+"""Erasing concepts from a text-to-image model: each method's own equation, which weights it moves, and that it can be interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from robustkd import plugins
+from robustkd.contracts import DataError, FitContext, Target, ThreatModel, UsageError
+from robustkd.data import SplitParams, Splits, load_splits
+from robustkd.defenses.diffusion.advunlearn import attacked_prefix, prefixed, random_prefix
+from robustkd.defenses.diffusion.erasing import ErasingParams, begin, unfinished
+from robustkd.defenses.diffusion.pretrain import contrast
+from robustkd.defenses.diffusion.salun import salient
+from robustkd.defenses.diffusion.uce import edited, projections
+from robustkd.defenses.training.seeding import derived_seed
+from robustkd.targets import ClassifierTarget
+from robustkd.targets.text_to_image import TextToImageTarget
+
+SMALL: dict[str, Any] = {"channels": (8, 16), "text_width": 16, "text_layers": 1, "timesteps": 40, "sampling_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    return load_splits("digit-captions", {"per_concept": 12}, SplitParams(validation=20))
+
+
+@pytest.fixture(scope="module")
+def fit(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    def trained(spec: Mapping[str, Any], base: Target | None = None, *, folder: Path | None = None, log: Any = None) -> Any:
+        context = FitContext(
+            train=data.train,
+            validation=data.validation,
+            input_shape=data.input_shape,
+            num_classes=data.num_classes,
+            threat=ThreatModel.by_prompt(5),
+            seed=0,
+            device=torch.device("cpu"),
+            checkpoints=folder or tmp_path_factory.mktemp("checkpoints"),
+            targets={} if base is None else {"base": base},
+            log=log or (lambda step, metrics: None),
+        )
+        return plugins.make("defenses", spec).fit(context)
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def base(fit: Callable[..., Any]) -> TextToImageTarget:
+    made: TextToImageTarget = fit(
+        {"kind": "text-to-image-pretrain", "steps": 4, "batch_size": 8, "text": {"steps": 4}, **SMALL}
+    )
+    return made
+
+
+def test_training_lowers_both_losses(fit: Callable[..., Any]) -> None:
+    seen: dict[str, list[float]] = {}
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            seen.setdefault(name, []).append(value)
+
+    text = {"steps": 20, "batch_size": 32, "lr": 5e-3}
+    fit({"kind": "text-to-image-pretrain", "steps": 20, "batch_size": 16, "lr": 5e-3, "text": text, **SMALL}, log=log)
+    for name in ("text_loss", "unet_loss"):
+        assert np.mean(seen[name][-5:]) < 0.95 * seen[name][0], name
+
+
+def test_the_contrast_is_the_mean_of_two_cross_entropies() -> None:
+    texts, images = torch.randn(2, 5, 7, dtype=torch.float64)
+    scores = np.array([[float(F.cosine_similarity(a, b, dim=0)) / 0.2 for b in images] for a in texts])
+    by_row = -(np.diag(scores) - np.log(np.exp(scores).sum(1))).mean()
+    by_column = -(np.diag(scores) - np.log(np.exp(scores).sum(0))).mean()
+    assert float(contrast(texts, images, 0.2)) == pytest.approx((by_row + by_column) / 2)
+
+
+def test_a_training_that_is_interrupted_ends_with_the_same_bits(
+    fit: Callable[..., Any], base: TextToImageTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"kind": "esd", "base": "base", "layers": "text-encoder", "steps": 8, "batch_size": 2, "lr": 1e-3, "retain": 1.0}
+    whole = fit(spec, base)
+    monkeypatch.setattr("robustkd.defenses.diffusion.training.CHECKPOINT_SECONDS", 0.0)
+
+    def stop(step: int, metrics: Mapping[str, float]) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(spec, base, folder=tmp_path, log=stop)
+    steps: list[int] = []
+    again = fit(spec, base, folder=tmp_path, log=lambda step, metrics: steps.append(step))
+    assert steps[0] > 1
+    for name, weight in whole.module.state_dict().items():
+        assert torch.equal(again.module.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize(
+    ("spec", "moved"),
+    [
+        ({"kind": "esd", "layers": "cross-attention"}, "attn2"),
+        ({"kind": "esd", "layers": "text-encoder", "retain": 1.0}, "text_encoder"),
+        ({"kind": "advunlearn", "attack_steps": 2}, "text_encoder"),
+        ({"kind": "salun", "share": 0.3}, "unet"),
+        ({"kind": "uce"}, "attn2.to_"),
+    ],
+)
+def test_only_what_is_tuned_moves(fit: Callable[..., Any], base: TextToImageTarget, spec: dict[str, Any], moved: str) -> None:
+    steps = {} if spec["kind"] == "uce" else {"steps": 2, "batch_size": 2, "lr": 1e-2}
+    before = {name: weight.clone() for name, weight in base.module.state_dict().items()}
+    tuned = fit({**spec, **steps, "base": "base"}, base).module.state_dict()
+    changed = [name for name, weight in tuned.items() if not torch.equal(weight, before[name])]
+    assert changed
+    assert all(moved in name for name in changed)
+    assert all(torch.equal(weight, before[name]) for name, weight in base.module.state_dict().items())
+    if spec["kind"] == "salun":
+        same = sum(int((tuned[name] == before[name]).sum()) for name in before if name.startswith("unet"))
+        total = sum(weight.numel() for name, weight in before.items() if name.startswith("unet"))
+        assert same / total == pytest.approx(0.7, abs=0.02)
+
+
+def test_esd_minimises_its_equation(fit: Callable[..., Any], base: TextToImageTarget, data: Splits) -> None:
+    """The first step's loss, with the noise predictions asked one at a time."""
+    said: list[float] = []
+    spec = {"kind": "esd", "base": "base", "steps": 1, "batch_size": 3, "eta": 2.0}
+    fit(spec, base, log=lambda step, metrics: said.append(metrics["erase_loss"]))
+    generator = torch.Generator().manual_seed(derived_seed(0, "erase/0"))
+    forbidden = dict.fromkeys(data.train.where("role", "forbidden")["concept"])
+    erasure = begin(_context(data, base), ErasingParams(base="base"))
+    prompts = erasure.forget.draw(3, generator)
+    assert set(prompts) <= set(forbidden)
+    z, t = unfinished(base, base.encode(base.tokenize(prompts)), 3.0, generator)
+    total = 0.0
+    with torch.no_grad():
+        for row, prompt in enumerate(prompts):
+            given, without = (
+                base.unet(z[row : row + 1], t[row], base.encode(base.tokenize([text]))).sample for text in (prompt, "")
+            )
+            total += float((given - (without - 2.0 * (given - without))).square().mean())
+    assert said == [pytest.approx(total / 3, rel=1e-4)]
+
+
+def test_uce_solves_its_least_squares() -> None:
+    random = np.random.default_rng(0)
+    weight, erased, instead, kept = (random.normal(size=shape) for shape in ((5, 8), (6, 8), (6, 8), (20, 8)))
+    preserve, ridge = 0.7, 0.3
+    inputs = np.concatenate([erased, np.sqrt(preserve) * kept, np.sqrt(ridge) * np.eye(8)])
+    outputs = np.concatenate([instead @ weight.T, np.sqrt(preserve) * kept @ weight.T, np.sqrt(ridge) * weight.T])
+    expected = np.linalg.lstsq(inputs, outputs, rcond=None)[0].T
+    found = edited(*(torch.from_numpy(array) for array in (weight, erased, instead, kept)), preserve, ridge)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+
+
+def test_uce_takes_an_erased_concept_for_nothing(fit: Callable[..., Any], base: TextToImageTarget) -> None:
+    edit = fit({"kind": "uce", "base": "base", "preserve": 0.0, "ridge": 1e-6, "concepts": ["7"]}, base)
+    with torch.no_grad():
+        seven, nothing, eight = (base.encode(base.tokenize([text]))[0, 1:] for text in ("7", "", "8"))
+        for old, new in zip(projections(base), projections(edit), strict=True):
+            assert (new(seven) - old(nothing)).norm() < 0.3 * (old(seven) - old(nothing)).norm()
+            assert (new(eight) - old(nothing)).norm() > 0.5 * (old(eight) - old(nothing)).norm()
+
+
+def test_the_attack_on_the_prefix_brings_the_prediction_nearer(base: TextToImageTarget, data: Splits) -> None:
+    erasure = begin(_context(data, base), ErasingParams(base="base"))
+    with torch.no_grad():
+        erasure.target.embedding.weight.mul_(3)
+    generator = torch.Generator().manual_seed(0)
+    ids = base.tokenize(["7", "a pair"])
+    z, t = unfinished(base, base.encode(ids), 1.0, generator)
+    start = random_prefix(erasure.target, 2, 2, generator)
+    found = attacked_prefix(erasure, z, t, ids, start, steps=20, lr=0.02)
+    assert (found - start).abs().max() <= 20 * 0.02 + 1e-6
+    with torch.no_grad():
+        wanted = base.output(z, t, base.encode(ids))
+        before, after = (
+            (erasure.target.output(z, t, erasure.target.encode(embeddings=prefixed(erasure.target, ids, prefix))) - wanted)
+            .square()
+            .sum((1, 2, 3))
+            for prefix in (start, found)
+        )
+    assert (after < before).all()
+    longer = prefixed(base, ids, start)
+    assert torch.equal(longer[:, 3:], base.embed(ids)[:, 1:-2])
+
+
+def test_the_salient_weights_are_those_with_the_largest_gradients() -> None:
+    weight = torch.nn.Parameter(torch.ones(4))
+    bias = torch.nn.Parameter(torch.ones(2))
+    slopes, offsets = torch.tensor([1.0, -5.0, 0.5, 3.0]), torch.tensor([-4.0, 0.1])
+    masks = salient({"weight": weight, "bias": bias}, [lambda: slopes @ weight + offsets @ bias] * 2, 0.5)
+    assert masks["weight"].tolist() == [0, 1, 0, 1]
+    assert masks["bias"].tolist() == [1, 0]
+
+
+def test_the_concept_classifier_has_an_answer_for_none_of_them(fit: Callable[..., Any], data: Splits) -> None:
+    spec = {"kind": "concept-classifier", "model": "tiny-cnn", "epochs": 12, "batch_size": 16, "optimiser": "adam"}
+    judge = fit({**spec, "lr": 1e-2, "schedule": "constant"})
+    assert isinstance(judge, ClassifierTarget)
+    assert judge.num_classes == data.num_classes + 1
+    with torch.no_grad():
+        noise = judge(torch.rand(20, 1, 8, 8)).argmax(1)
+        real = judge(torch.from_numpy(data.benign.images)).argmax(1) if data.benign else noise
+    assert (noise == data.num_classes).float().mean() > 0.8
+    assert (real.numpy() == data.benign.labels).mean() > 0.6
+
+
+@pytest.mark.parametrize(
+    ("concepts", "message"),
+    [
+        (("seven",), "no concept 'seven' to erase"),
+        (tuple("0123456789"), "10 of 10 concepts are to be erased"),
+    ],
+)
+def test_what_cannot_be_erased_is_named(
+    fit: Callable[..., Any], base: TextToImageTarget, concepts: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        fit({"kind": "uce", "base": "base", "concepts": concepts}, base)
+
+
+def test_nothing_is_erased_from_a_classifier(fit: Callable[..., Any]) -> None:
+    network = ClassifierTarget.from_model("tiny-cnn", input_shape=(1, 8, 8), num_classes=10)
+    with pytest.raises(UsageError, match="draws nothing"):
+        fit({"kind": "esd", "base": "base"}, network)
+
+
+def _context(data: Splits, base: TextToImageTarget) -> FitContext:
+    return FitContext(
+        train=data.train,
+        validation=data.validation,
+        input_shape=data.input_shape,
+        num_classes=data.num_classes,
+        threat=ThreatModel.by_prompt(5),
+        seed=0,
+        device=torch.device("cpu"),
+        checkpoints=Path(),
+        targets={"base": base},
+    )
