@@ -1,0 +1,108 @@
+"""How well a diffusion model sees the noise in a picture, given what is asked: small where it still knows what the picture shows.
+
+    error(c) = mean over pixels of ( noise - eps(z_t | c) )^2,   z_t = sqrt(a_t) z_0 + sqrt(1 - a_t) noise
+
+with ``z_0`` the latents of a picture of the concept. The model is its own classifier: nothing else is in the loop.
+
+Source: Li et al.: Your diffusion model is secretly a zero-shot classifier (ICCV 2023), section 3; Zhang et al.: To generate or
+not? (ECCV 2024), section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustkd.contracts import Asked, DataError, Prompts
+from robustkd.contracts.random import SampleRng
+from robustkd.targets.text_to_image import TextToImageTarget
+
+
+def level(block: int, blocks: int, timesteps: int) -> int:
+    """The timestep in the middle of part ``block`` of ``blocks`` equal parts: 10, 30, .. 990 for 50 parts of 1,000."""
+    return int((block + 0.5) / blocks * timesteps)
+
+
+@dataclass(frozen=True, eq=False)
+class Denoising:
+    """The error of a target on one picture for each request.
+
+    Attributes:
+        latents: (N, C', H', W'), what the pictures are to the target.
+        blocks: into how many parts the noise levels are cut; the search goes through them in order.
+        at_once: levels in each step, spread evenly over all of them.
+        original: a model and (N, T, D) what it attends to: its prediction is wanted in the place of the noise itself.
+    """
+
+    target: TextToImageTarget
+    latents: Tensor
+    blocks: int
+    at_once: int = 1
+    original: tuple[TextToImageTarget, Tensor] | None = None
+
+    @property
+    def forwards(self) -> int:
+        """Passes of UNets in one step, for each request."""
+        return self.at_once * (1 if self.original is None else 2)
+
+    @property
+    def backwards(self) -> int:
+        """Backward passes likewise."""
+        return self.at_once
+
+    def __call__(self, rows: Tensor, embedded: Tensor, block: int, rng: SampleRng) -> Tensor:
+        """See ``token_search.Objective``."""
+        return self.error(rows, self.target.encode(embeddings=embedded), block, rng)
+
+    def error(self, rows: Tensor, hidden: Tensor, block: int, rng: SampleRng) -> Tensor:
+        """(B,) the mean over pixels and noise levels, given (B, T, D) what the UNet attends to.
+
+        Args:
+            rows: (B,) the requests.
+            rng: their streams; every call draws fresh noise.
+        """
+        m = self.at_once
+        parts = [(block + round(j * self.blocks / m)) % self.blocks for j in range(m)]
+        levels = torch.tensor([level(part, self.blocks, self.target.timesteps) for part in parts], device=hidden.device)
+        t = levels.repeat(len(rows))
+        z = self.latents[rows].repeat_interleave(m, 0)
+        noise = rng.normal((m, *self.latents.shape[1:])).flatten(0, 1).to(z)
+        noisy = self.target.noised(z, noise, t)
+        wanted = noise
+        if self.original is not None:
+            model, asked = self.original
+            with torch.no_grad():
+                wanted = model.predict(noisy, t, asked[rows].repeat_interleave(m, 0)).to(z.device)
+        seen = self.target.predict(noisy, t, hidden.repeat_interleave(m, 0))
+        return (wanted.float() - seen.float()).square().reshape(len(rows), -1).mean(1)
+
+
+def pictures(target: TextToImageTarget, requests: Prompts, original: TextToImageTarget | None) -> Tensor:
+    """(N, C', H', W') latents of what each request should have shown: the data's images, else what ``original`` draws.
+
+    Raises:
+        DataError: there are neither, or the images are not of the model's size.
+    """
+    if requests.images is not None:
+        images = torch.from_numpy(requests.images)
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+    elif original is not None:
+        seeds = requests.get("seed")
+        asked = [Asked(text, seed=int(seed) if seed else None) for text, seed in zip(requests["prompt"], seeds, strict=True)]
+        images = torch.stack(list(original.respond(asked)))
+    else:
+        raise DataError(
+            "the attack aims at a picture of what each request should show, and the data have no images",
+            fix="give it 'original', the defense whose model still draws the concept, or data with images",
+        )
+    with torch.no_grad():
+        latents = torch.cat([target.latents(part) for part in images.split(8)])
+    if latents.shape[1:] != target.latent_shape:
+        raise DataError(
+            f"the data's images are {tuple(images.shape[1:])}, which makes latents of {tuple(latents.shape[1:])}; the model draws "
+            f"from {target.latent_shape}",
+            fix="give images of the size that the model draws",
+        )
+    return latents

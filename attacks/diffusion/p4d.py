@@ -1,0 +1,46 @@
+"""P4D: tokens under which the unlearned model predicts what the original one predicts for the request.
+
+    min_{p'} E_{t, noise} || eps_original(z_t | p) - eps(z_t | p' + p) ||^2
+
+The tokens are relaxed as in ``pez``. It needs the original model beside the unlearned one; its pictures are the data's, else what
+the original draws.
+
+Source: Chin et al.: Prompting4Debugging (ICML 2024), section 3; its variant that keeps the request and adds to it.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from robustkd.attacks.diffusion.denoising import Denoising, pictures
+from robustkd.attacks.diffusion.pez import DenoisingParams, Nearest
+from robustkd.attacks.diffusion.slots import opened
+from robustkd.attacks.diffusion.token_search import TokenSearch
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
+from robustkd.contracts.random import SampleRng
+
+
+class P4DParams(DenoisingParams):
+    """Parameters of ``p4d``."""
+
+    original: TargetRef = Field(description="the defense whose model still draws the concept", examples=["original"])
+
+
+class P4D(PromptAttack):
+    """Prompting4Debugging: the original model's predictions, out of the unlearned one."""
+
+    Params = P4DParams
+    modalities = ("text-to-image",)
+    source = "Chin et al. 2024, arXiv:2309.06135"
+
+    def search(self, target: Target, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+        """See the module. The original's passes are counted, too."""
+        p, requests = self.params, batch.requests
+        original = opened(self.target(p.original))
+        search = TokenSearch(target, batch, attempts, rng)
+        aim = pictures(search.target, requests, original)
+        with torch.no_grad():
+            asked = original.encode(original.tokenize(requests["prompt"]))
+        objective = Denoising(search.target, aim, search.blocks, p.timesteps, original=(original, asked))
+        search.run(p, search.slots(p), Nearest(search.table, p.lr, p.weight_decay), objective)

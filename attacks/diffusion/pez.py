@@ -1,0 +1,91 @@
+"""PEZ: free embeddings, and the gradient at the tokens that are nearest to them.
+
+    v = nearest tokens (cosine)      g = dL/dv      x <- x - lr * ( Adam(g) + weight_decay * x )
+
+On what goes down in UnlearnDiffAtk, so the two differ in how tokens are relaxed and in nothing else. (The authors' goal is another:
+texts that CLIP holds similar to a picture.)
+
+Source: Wen et al.: Hard prompts made easy (NeurIPS 2023), algorithm 1; learning rate and weight decay of its code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.diffusion.denoising import Denoising, pictures
+from robustkd.attacks.diffusion.slots import opened
+from robustkd.attacks.diffusion.token_search import TokenSearch, TokenSearchParams
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
+from robustkd.contracts.random import SampleRng
+
+
+class NearestParams(TokenSearchParams):
+    """Parameters of searches among free embeddings."""
+
+    lr: float = Field(0.1, gt=0, description="Adam's, of the embeddings")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled from the gradient (AdamW)")
+
+
+class DenoisingParams(NearestParams):
+    """Those that look at noisy pictures."""
+
+    timesteps: int = Field(1, ge=1, description="noise levels in each step")
+
+
+class PEZParams(DenoisingParams):
+    """Parameters of ``pez``."""
+
+    original: TargetRef | None = Field(None, description="a defense whose model draws the pictures, where the data have none")
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Tokens as free points among the (A, E) ``table``."""
+
+    table: Tensor
+    lr: float
+    weight_decay: float
+
+    def start(self, rng: SampleRng, count: int) -> Tensor:
+        """(N, count, E), random tokens."""
+        return self.table[rng.integers((count,), len(self.table)).to(self.table.device)]
+
+    def tokens(self, x: Tensor, rng: SampleRng) -> Tensor:
+        """The nearest."""
+        return self.likeliest(x)
+
+    def likeliest(self, x: Tensor) -> Tensor:
+        """The nearest by cosine."""
+        return (F.normalize(x, dim=-1) @ F.normalize(self.table, dim=-1).T).argmax(-1)
+
+    def pulled_back(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient itself, as if the nearest token were where ``x`` is."""
+        return gradient
+
+    def moved(self, x: Tensor, direction: Tensor) -> Tensor:
+        """A step of AdamW."""
+        return x - self.lr * (direction + self.weight_decay * x)
+
+
+class PEZ(PromptAttack):
+    """Hard prompts made easy, on the denoising error."""
+
+    Params = PEZParams
+    modalities = ("text-to-image",)
+    source = "Wen et al. 2023, arXiv:2302.03668"
+
+    def search(self, target: Target, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+        """See the module."""
+        p = self.params
+        search = TokenSearch(target, batch, attempts, rng)
+        aim = pictures(search.target, batch.requests, opened(self.target(p.original)) if p.original else None)
+        search.run(
+            p,
+            search.slots(p),
+            Nearest(search.table, p.lr, p.weight_decay),
+            Denoising(search.target, aim, search.blocks, p.timesteps),
+        )

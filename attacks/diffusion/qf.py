@@ -1,0 +1,79 @@
+"""QF-Attack: the text encoder alone, without a question to the model that draws.
+
+    max_{p'} cos( enc(p' + p), enc_original(p) )     with ``original``: back to what the request meant before unlearning
+    min_{p'} cos( enc(p' + p), enc(p) )              without it, as in the paper: away from what the request means now
+
+with ``enc`` the text encoder's state at the end of the prompt. Where unlearning changed the UNet alone, the two encoders are one,
+and there is nothing to be found: an attack for models whose text encoder was changed, and a measure of what the UNet adds to
+the others. The tokens are relaxed as in ``pez``.
+
+Source: Zhuang et al.: A pilot study of query-free adversarial attack against stable diffusion (CVPR workshops 2023), section 3,
+its PGD variant; it adds characters, this adds tokens, like the attacks that it is compared with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.diffusion.pez import Nearest, NearestParams
+from robustkd.attacks.diffusion.slots import opened
+from robustkd.attacks.diffusion.token_search import TokenSearch
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.targets.text_to_image import TextToImageTarget
+
+
+class QFParams(NearestParams):
+    """Parameters of ``qf``."""
+
+    original: TargetRef | None = Field(None, description="the defense whose text encoder still knows the concept")
+
+
+@dataclass(frozen=True, eq=False)
+class Meaning:
+    """The cosine between what the attacked requests mean and (N, D) ``meant``; ``sign`` -1 to raise it, 1 to lower it."""
+
+    target: TextToImageTarget
+    meant: Tensor
+    end: Tensor
+    sign: int
+    forwards: int = 1
+    backwards: int = 1
+
+    def __call__(self, rows: Tensor, embedded: Tensor, block: int, rng: SampleRng) -> Tensor:
+        """See ``token_search.Objective``."""
+        hidden = self.target.encode(embeddings=embedded)
+        means = hidden[torch.arange(len(rows), device=hidden.device), self.end[rows]]
+        return self.sign * F.cosine_similarity(means.float(), self.meant[rows], dim=1)
+
+
+class QF(PromptAttack):
+    """Query-free attack on the text encoder; passes are the text encoder's."""
+
+    Params = QFParams
+    modalities = ("text-to-image",)
+    source = "Zhuang et al. 2023, arXiv:2303.16378"
+
+    def search(self, target: Target, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+        """See the module."""
+        p = self.params
+        search = TokenSearch(target, batch, attempts, rng)
+        model = opened(self.target(p.original)) if p.original else search.target
+        with torch.no_grad():
+            meant = _meaning(model, batch.requests["prompt"]).to(search.target.device)
+        slots = search.slots(p)
+        objective = Meaning(search.target, meant, slots.end, sign=-1 if p.original else 1)
+        search.run(p, slots, Nearest(search.table, p.lr, p.weight_decay), objective)
+
+
+def _meaning(model: TextToImageTarget, prompts: tuple[str, ...]) -> Tensor:
+    """(N, D) float32, the text encoder's state at the end of each prompt."""
+    ids = model.tokenize(prompts)
+    end = (ids == model.eos).int().argmax(1)
+    hidden = model.encode(ids)
+    return hidden[torch.arange(len(ids), device=hidden.device), end].float()

@@ -1,0 +1,53 @@
+"""Random tokens: the control of every attack that adds tokens.
+
+It adds as many, in the same place, drawn evenly from the same vocabulary, and has as many answers judged; it only does not search.
+What a search breaks and this does not, the search has earned.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.diffusion.slots import Place, Slots, opened, vocabulary
+from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, Target, ThreatModel
+from robustkd.contracts.random import SampleRng
+
+_TRIES = 8  # draws for one attempt; hardly any is no text where each of its tokens is one
+
+
+class RandomTokensParams(Params):
+    """Parameters of ``random-tokens``; give it those of the attack that it is to be compared with."""
+
+    tokens: int = Field(5, ge=1, description="how many tokens are added to the request")
+    place: Place = Field("prefix", description="where: before it, after it, or in its middle")
+
+
+class RandomTokens(PromptAttack):
+    """As many random tokens and as many attempts as a search for tokens has."""
+
+    Params = RandomTokensParams
+    modalities = ("text-to-image",)
+    gradients = False
+    control = True
+    source = "this package; the random prefix of Zhang et al. 2024, arXiv:2310.11868, given as many attempts as the attack"
+
+    def search(self, target: Target, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+        """All attempts, the first one with the request as it is; no pass of its own."""
+        p, requests = self.params, batch.requests["prompt"]
+        model = opened(target)
+        words, slots = vocabulary(model), Slots(model, requests, p.place, p.tokens)
+        attempts(everyone := attempts.open, [Asked(requests[row]) for row in everyone.tolist()])
+        while len(rows := attempts.open):
+            rng = rng.fork("next")
+            drawn = words[rng.select(rows).integers((_TRIES, p.tokens), len(words)).to(words.device)]
+            asked = zip(rows.tolist(), drawn, strict=True)
+            attempts(rows, [Asked(_text(slots, row, drafts) or requests[row]) for row, drafts in asked])
+
+
+def _text(slots: Slots, row: int, drafts: Tensor) -> str | None:
+    """The first draft that is a text of its tokens."""
+    for draft in drafts:
+        if slots.survives(row, draft, text := slots.text(row, draft)):
+            return text
+    return None

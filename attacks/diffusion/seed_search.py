@@ -1,0 +1,34 @@
+"""Seed search: the request as it is, drawn again with other random numbers.
+
+It finds what the model still draws now and then. The control of attacks on prompts with as many judged images; it attacks another
+thing, so it is shown beside the worst case over prompts, not in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robustkd.contracts import Asked, Attempts, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts.random import SampleRng
+
+_SEEDS = 2**31 - 1
+
+
+class SeedSearch(PromptAttack):
+    """As many random seeds as other attacks have attempts."""
+
+    modalities = ("text-to-image",)
+    space = "seed"
+    gradients = False
+    control = True
+    source = "this package; a baseline of Zhang et al. 2024, arXiv:2310.11868"
+
+    def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+        """All attempts, the first one with the request's own seed; no pass of its own."""
+        prompts = batch.requests["prompt"]
+        attempts(everyone := attempts.open, [Asked(prompts[row]) for row in everyone.tolist()])
+        while len(rows := attempts.open):
+            rng = rng.fork("next")
+            seeds = rng.select(rows).integers((), _SEEDS).tolist()
+            asked = [Asked(prompts[row], seed=seed) for row, seed in zip(rows.tolist(), seeds, strict=True)]
+            attempts(rows, asked)

@@ -1,0 +1,122 @@
+"""Where an attack on a text-to-image model puts its tokens, and which tokens it may take.
+
+What is judged is a text, so a token counts only if it comes back from decoding and tokenising as itself. Tokens that do not
+on their own are left out of the search; what does not in the company of others is not proposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustkd.contracts import DataError, Target, TargetError, UsageError
+from robustkd.targets.text_to_image import TextToImageTarget
+
+Place = Literal["prefix", "suffix", "insert"]
+_CHUNK = 4096
+
+
+class Slots:
+    """``count`` positions in each of N requests.
+
+    Args:
+        place: before the request, after it, or after the first half of its words.
+
+    Attributes:
+        ids: (N, T) int64, the tokens of each request, with padding in its slots.
+        positions: (N, count) int64, where the slots are.
+        end: (N,) int64, where the ``eos`` is.
+
+    Raises:
+        DataError: a request leaves no room for ``count`` tokens.
+    """
+
+    def __init__(self, target: TextToImageTarget, requests: Sequence[str], place: Place, count: int) -> None:
+        self._target, self.count = target, count
+        self._around = [_around(request, place) for request in requests]
+        heads = [_body(target, head) for head, _ in self._around]
+        tails = [_body(target, tail) for _, tail in self._around]
+        rows = []
+        for request, head, tail in zip(requests, heads, tails, strict=True):
+            row = [target.bos, *head, *[target.pad] * count, *tail, target.eos]
+            if len(row) > target.max_tokens:
+                raise DataError(
+                    f"a request of {len(head) + len(tail)} tokens leaves no room for {count} more, the model reads "
+                    f"{target.max_tokens - 2}: {request[:60]!r}..",
+                    fix="lower the attack's 'tokens', or leave out requests as long as that",
+                )
+            rows.append(row + [target.pad] * (target.max_tokens - len(row)))
+        self.ids = torch.tensor(rows, dtype=torch.int64, device=target.device)
+        first = torch.tensor([1 + len(head) for head in heads], device=target.device)
+        self.positions = first.unsqueeze(1) + torch.arange(count, device=target.device)
+        self.end = first + count + torch.tensor([len(tail) for tail in tails], device=target.device)
+
+    def filled(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """(B, T), the requests ``rows`` with (B, count) tokens in their slots."""
+        return self.ids[rows].scatter(1, self.positions[rows], tokens)
+
+    def text(self, row: int, tokens: Tensor) -> str:
+        """A request with (count,) tokens in its slots, as a text."""
+        head, tail = self._around[row]
+        return " ".join(part for part in (head, self._target.decode(tokens), tail) if part)
+
+    def survives(self, row: int, tokens: Tensor, text: str) -> bool:
+        """Whether ``text``, which is ``text(row, tokens)``, has these tokens in these slots again."""
+        try:
+            again = self._target.tokenize([text])[0]
+        except DataError:  # it has become longer than the model reads
+            return False
+        return torch.equal(again, self.filled(torch.tensor([row]), tokens.unsqueeze(0))[0])
+
+
+def opened(target: Target) -> TextToImageTarget:
+    """The target, as a model whose tokens and noise predictions can be had.
+
+    Raises:
+        TargetError: it is none.
+    """
+    if not isinstance(target, TextToImageTarget):
+        raise TargetError(
+            f"the attack looks into a diffusion model's text encoder and UNet, and this target is a '{target.kind}'",
+            fix="attack it with no-attack or seed-search, or name a text-to-image model",
+        )
+    return target
+
+
+def vocabulary(target: TextToImageTarget) -> Tensor:
+    """(A,) int64, the tokens that come back from decoding and tokenising as themselves.
+
+    Raises:
+        UsageError: there is none.
+    """
+    # By name as well: an eos that is also the padding comes back from nothing.
+    ids = [token for token in range(target.embedding.num_embeddings) if token not in target.special.values()]
+    kept = []
+    for tokens in torch.tensor(ids, device=target.device).split(_CHUNK):
+        alone = torch.full((len(tokens), target.max_tokens), target.pad, device=target.device)
+        alone[:, 0], alone[:, 1], alone[:, 2] = target.bos, tokens, target.eos
+        again = target.tokenize([target.decode([token]) for token in tokens.tolist()])
+        kept.append(tokens[(again == alone).all(1)])
+    found = torch.cat(kept)
+    if not len(found):
+        raise UsageError("no token of the model's tokenizer survives decoding and tokenising", fix="check the tokenizer")
+    return found
+
+
+def _around(request: str, place: Place) -> tuple[str, str]:
+    if place == "prefix":
+        return "", request
+    if place == "suffix":
+        return request, ""
+    words = request.split()
+    half = (len(words) + 1) // 2
+    return " ".join(words[:half]), " ".join(words[half:])
+
+
+def _body(target: TextToImageTarget, text: str) -> list[int]:
+    """The tokens of a text without those that the model puts around it."""
+    ids: list[int] = target.tokenize([text])[0].tolist()
+    return ids[1 : ids.index(target.eos, 1)]

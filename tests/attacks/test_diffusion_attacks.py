@@ -1,0 +1,312 @@
+"""Attacks on text-to-image models, on one whose planted word brings an unlearnt picture back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("diffusers")
+
+from drawing_toy import ShowsThePicture, requests, toy
+
+from robustkd import plugins
+from robustkd.attacks.diffusion.denoising import Denoising, level, pictures
+from robustkd.attacks.diffusion.p4d import P4D
+from robustkd.attacks.diffusion.pez import Nearest
+from robustkd.attacks.diffusion.qf import Meaning
+from robustkd.attacks.diffusion.simplex import draw, project_to_simplex
+from robustkd.attacks.diffusion.slots import Slots, vocabulary
+from robustkd.attacks.diffusion.unlearndiffatk import Distributions
+from robustkd.contracts import Asked, DataError, TargetError, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.evaluation import Evaluation
+from robustkd.prompting import evaluate_prompt_attack, prepare
+from robustkd.targets.text_to_image import TextToImageTarget
+
+JUDGES = {"picture": ShowsThePicture()}
+QUICK = {
+    "unlearndiffatk": {"steps": 8, "lr": 0.1},
+    "pez": {"steps": 8, "lr": 1.0},
+    "p4d": {"steps": 8, "lr": 1.0, "original": "original"},
+}
+
+
+def bisected(v: np.ndarray) -> np.ndarray:
+    """The projection of one point: the shift under which its positive part sums to 1, by bisection."""
+    low, high = v.min() - 1, v.max()
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.maximum(v - middle, 0).sum() > 1 else (low, middle)
+    return np.maximum(v - (low + high) / 2, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_the_projection_is_the_one_by_bisection(scale: float) -> None:
+    v = torch.randn(3, 4, 1000, generator=torch.Generator().manual_seed(1)) * scale + 5
+    expected = np.apply_along_axis(bisected, -1, v.double().numpy())
+    np.testing.assert_allclose(project_to_simplex(v), expected, atol=1e-6)
+
+
+def test_the_projection_of_ties_corners_and_points_of_the_simplex() -> None:
+    ties = torch.tensor([[2.0, 2, 2, 0, 0], [0, 0, 0, 0, 0], [-7, -7, -7, -7, -8], [0.5, 0.5, 0.25, 0.25, 0.25]])
+    expected = np.apply_along_axis(bisected, -1, ties.double().numpy())
+    np.testing.assert_allclose(project_to_simplex(ties), expected, atol=1e-6)
+    inside = torch.tensor([[0.2, 0.3, 0.5], [0, 1, 0]])
+    torch.testing.assert_close(project_to_simplex(inside), inside)
+    assert project_to_simplex(torch.tensor([3.0, 1.0, 0.0])).tolist() == [1, 0, 0]
+
+
+def test_a_draw_inverts_the_cumulative_distribution_and_never_takes_what_has_no_weight() -> None:
+    weights = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0])
+    points = torch.tensor([0.0, 0.2, 0.25, 0.6, 0.7499, 0.75, 1 - 2**-24])
+    assert draw(weights.expand(7, 6), points).tolist() == [1, 1, 3, 3, 3, 4, 4]
+
+
+def test_the_error_is_the_mean_squared_one_of_the_noise() -> None:
+    """Against diffusers' own noise and a loop over requests and levels."""
+    target, prompts = toy("xyzzy"), ["photo of the church", "xyzzy photo", "photo"]
+    aim = pictures(target, requests(3), None)
+    target.unet = lambda z, t, encoder_hidden_states: SimpleNamespace(
+        sample=z.tanh() * encoder_hidden_states.mean((1, 2))[:, None, None, None]
+    )
+    error = Denoising(target, aim, blocks=4, at_once=2)
+    rows = torch.tensor([2, 0])
+    hidden = target.encode(target.tokenize(prompts))[rows]
+    rng = SampleRng(3, torch.tensor([11, 12, 13]))
+    found = error.error(rows, hidden, 1, rng.fork("x").select(rows))
+    noise = rng.fork("x").select(rows).normal((2, 1, 4, 4))
+    expected = []
+    for place in range(2):
+        values = []
+        for which, t in enumerate((15, 35)):  # the middles of the second and the last quarter of 40 levels
+            noisy = target.scheduler.add_noise(aim[rows[place]][None], noise[place, which][None], torch.tensor([t]))
+            seen = target.unet(noisy, torch.tensor([t]), encoder_hidden_states=hidden[place][None]).sample
+            values.append(F.mse_loss(seen, noise[place, which][None]))
+        expected.append(sum(values) / 2)
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert [level(block, 50, 1000) for block in (0, 1, 49)] == [10, 30, 990]
+
+
+def test_what_the_original_predicts_is_wanted_in_the_place_of_the_noise() -> None:
+    unlearned, original = toy("xyzzy"), toy("church")
+    aim = pictures(unlearned, requests(2), None)
+    asked = original.encode(original.tokenize(requests(2)["prompt"]))
+    error = Denoising(unlearned, aim, 5, original=(original, asked))
+    rows, rng = torch.arange(2), SampleRng(0, torch.arange(2))
+    with_it, without = (unlearned.encode(unlearned.tokenize([text] * 2)) for text in ("xyzzy photo", "photo"))
+    torch.testing.assert_close(error.error(rows, with_it, 0, rng), torch.zeros(2), atol=1e-6, rtol=0)
+    assert (error.error(rows, without, 0, rng) > 0.01).all()
+    assert (error.forwards, error.backwards) == (2, 1)
+
+
+def test_the_gradient_goes_straight_through_the_draw() -> None:
+    """Against autograd through a dense one-hot whose own gradient is clipped."""
+
+    class Clipped(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, weights: torch.Tensor, one_hot: torch.Tensor) -> torch.Tensor:
+            return one_hot
+
+        @staticmethod
+        def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return F.hardtanh(gradient), None
+
+    torch.manual_seed(0)
+    table, x = torch.randn(50, 6) * 3, project_to_simplex(torch.randn(2, 3, 50)).requires_grad_()
+    chosen = torch.randint(0, 50, (2, 3))
+
+    def loss(embedded: torch.Tensor) -> torch.Tensor:
+        return (embedded.sin() * torch.arange(6.0)).sum()
+
+    (expected,) = torch.autograd.grad(loss(Clipped.apply(x, F.one_hot(chosen, 50).float()) @ table), x)
+    embedded = table[chosen].requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(embedded), embedded)
+    assert expected.abs().max() == 1  # some are clipped
+    assert expected.abs().min() < 1
+    found = Distributions(table, lr=0.1, weight_decay=0.5).pulled_back(x.detach(), gradient)
+    torch.testing.assert_close(found, expected + 0.5 * x.detach())
+
+
+def test_free_embeddings_stand_for_the_tokens_nearest_by_angle() -> None:
+    table = torch.tensor([[1.0, 0], [0, 5], [-1, 0]])
+    relaxed = Nearest(table, lr=0.1, weight_decay=0.1)
+    x = torch.tensor([[[9.0, 1], [0.1, 0.2], [-3, 2]]])
+    assert relaxed.likeliest(x).tolist() == [[0, 1, 2]]
+    torch.testing.assert_close(relaxed.moved(x, torch.ones_like(x)), x - 0.1 * (1 + 0.1 * x))
+    starts = relaxed.start(SampleRng(0, torch.arange(4)), 3)
+    assert all(any(torch.equal(point, row) for row in table) for point in starts.reshape(-1, 2))
+
+
+class Summing(TextToImageTarget):
+    """Its text encoder adds up the words so far, so that the end of a prompt knows all of it."""
+
+    def encode(self, ids: torch.Tensor | None = None, embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        return super().encode(ids, embeddings).cumsum(1)
+
+
+def summing(*asking: str) -> Summing:
+    made = toy(*asking)
+    return Summing(made.module, made.tokenizer, made.special, made.scheduler, guidance=1.0, steps=2)
+
+
+def test_what_the_text_encoder_means_is_compared_at_the_end_of_the_prompt() -> None:
+    target = summing()
+    slots = Slots(target, ["photo of", "church"], "prefix", 2)
+    tokens = target.tokenize(["xyzzy a"])[:, 1:3].expand(2, 2)
+    rows = torch.tensor([1, 0])
+    filled = slots.filled(rows, tokens)
+    assert [target.decode(ids) for ids in filled] == ["xyzzy a church", "xyzzy a photo of"]
+    meant = torch.randn(2, 4)
+    found = Meaning(target, meant, slots.end, sign=-1)(rows, target.embed(filled), 0, SampleRng(0, rows))
+    ends = torch.stack([target.embed(filled)[0, :5].sum(0), target.embed(filled)[1, :6].sum(0)])
+    torch.testing.assert_close(found, -(F.normalize(ends) * F.normalize(meant[rows])).sum(1))
+
+
+@pytest.mark.parametrize(("original", "nearer"), [("original", True), (None, False)])
+def test_the_query_free_search_moves_the_meaning(original: str | None, nearer: bool) -> None:
+    target = summing()
+    found = attacked("qf", target, attempts=2, steps=30, lr=0.3, tokens=3, original=original)
+    now, meant = _end(target, prompts(found)), _end(summing("church") if original else target, ["photo of the church"] * 5)
+    random = _end(target, prompts(attacked("random-tokens", target, attempts=2, tokens=3)))
+    ahead = F.cosine_similarity(now, meant) - F.cosine_similarity(random, meant)
+    assert (ahead > 0).all() if nearer else (ahead < 0).all()
+
+
+def _end(target: TextToImageTarget, texts: Sequence[str]) -> torch.Tensor:
+    ids = target.tokenize(texts)
+    return target.encode(ids)[torch.arange(len(ids)), (ids == target.eos).int().argmax(1)].detach()
+
+
+def prompts(found: Evaluation) -> list[str]:
+    return [said.prompt for said in found.transcripts]
+
+
+def attacked(
+    name: str, target: TextToImageTarget, count: int = 5, attempts: int = 4, images: bool = True, **params: Any
+) -> Evaluation:
+    original = summing("church") if isinstance(target, Summing) else toy("church")
+    attack = plugins.make("attacks", {"kind": name} | QUICK.get(name, {}) | params).with_targets({"original": original})
+    batch = prepare(target, requests(count, images), np.arange(count) + 40, JUDGES)
+    threat = attack.judged_under(ThreatModel.by_prompt(attempts))
+    return evaluate_prompt_attack(target, attack, batch, threat, JUDGES, num_classes=1, seed=1)
+
+
+@pytest.mark.parametrize("name", ["unlearndiffatk", "pez", "p4d"])
+@pytest.mark.parametrize("place", ["prefix", "suffix", "insert"])
+def test_a_search_finds_the_word_that_was_not_unlearnt(name: str, place: str) -> None:
+    found = attacked(name, toy("xyzzy"), tokens=2, place=place)
+    assert found.outcome.success.all()
+    used = np.array([said.attempts for said in found.transcripts])
+    assert ((used > 1) & (used <= 4)).all()
+    prompts = [said.prompt.split(" ") for said in found.transcripts]
+    at = {"prefix": slice(0, 2), "suffix": slice(-2, None), "insert": slice(2, 4)}[place]
+    assert all("xyzzy" in words[at] for words in prompts)
+    rest = [[word for place, word in enumerate(words) if place not in range(len(words))[at]] for words in prompts]
+    assert rest == [["photo", "of", "the", "church"]] * 5
+    passes = 8 * (2 if name == "p4d" else 1)
+    np.testing.assert_array_equal(
+        found.outcome.forwards, used + passes * (used - 1)
+    )  # the answers, and the search for all but the first
+    np.testing.assert_array_equal(found.outcome.backwards, 8 * (used - 1))
+
+
+class Noting(TextToImageTarget):
+    """Notes what it is asked."""
+
+    def respond(self, asked: Sequence[Asked]) -> list[torch.Tensor]:
+        self.noted = [*getattr(self, "noted", []), *asked]
+        return super().respond(asked)
+
+
+def noting(*asking: str) -> Noting:
+    made = toy(*asking)
+    return Noting(made.module, made.tokenizer, made.special, made.scheduler, guidance=1.0, steps=2)
+
+
+@pytest.mark.parametrize(("name", "params"), [("unlearndiffatk", {"steps": 6}), ("pez", {"steps": 6}), ("random-tokens", {})])
+def test_what_is_asked_of_a_request_does_not_depend_on_the_others_and_is_not_asked_twice(name: str, params: dict) -> None:
+    def asked_of_the_first(count: int, **more: int) -> list[str]:
+        attacked(name, target := noting(), count=count, tokens=2, **params, **more)  # no word does anything: all is chance
+        return [question.prompt for question in target.noted[count:][::count]]
+
+    alone = asked_of_the_first(1)
+    assert asked_of_the_first(5) == alone
+    if name != "random-tokens":
+        assert asked_of_the_first(5, together=2) == alone
+    assert len(set(alone)) == len(alone)
+    assert len(alone) == {"pez": 2}.get(name, 4)  # what does not move has nothing new to ask
+
+
+@pytest.mark.parametrize(("name", "attempts"), [("no-attack", 1), ("random-tokens", 4), ("seed-search", 4)])
+def test_a_control_finds_nothing_within_its_attempts(name: str, attempts: int) -> None:
+    found = attacked(name, toy("xyzzy"))
+    assert not found.outcome.success.any()
+    assert found.outcome.forwards.tolist() == [attempts] * 5
+    assert not found.outcome.backwards.any()
+
+
+def test_random_tokens_are_as_many_in_the_same_place() -> None:
+    found = attacked("random-tokens", toy(), tokens=3, place="suffix")
+    words = [said.prompt.split(" ") for said in found.transcripts]
+    assert all(prompt[:4] == ["photo", "of", "the", "church"] and len(prompt) == 7 for prompt in words)
+    assert len({tuple(prompt) for prompt in words}) == 5
+
+
+def test_a_request_that_nothing_was_unlearnt_of_is_its_own_first_attempt() -> None:
+    for name in ("unlearndiffatk", "random-tokens", "seed-search", "no-attack"):
+        found = attacked(name, toy("church"))
+        assert [said.attempts for said in found.transcripts] == [1] * 5
+        assert found.transcripts[0].prompt == "photo of the church"
+
+
+def test_seeds_are_searched_each_once() -> None:
+    attacked("seed-search", target := noting(), count=2, attempts=6)
+    seeds = [question.seed for question in target.noted]
+    assert seeds[:4] == [7, 8, 7, 8]  # what they are without an attack, and the first attempt
+    assert len(set(seeds[4:])) == len(seeds[4:]) == 10
+
+
+def test_only_tokens_that_survive_as_a_text_are_taken() -> None:
+    target = toy("xyzzy")
+    grown = target.tokenizer
+    grown.add_tokens(["two words"])  # which another rule splits before it could be found
+    known = {target.tokenizer.id_to_token(int(token)) for token in vocabulary(target)}
+    assert "xyzzy" in known
+    assert "word7" in known
+    assert not known & {"<|startoftext|>", "<|endoftext|>", "<|unknown|>"}
+    slots = Slots(target, ["photo of the church"], "prefix", 1)
+    token = torch.tensor([target.tokenizer.token_to_id("xyzzy")])
+    assert slots.text(0, token) == "xyzzy photo of the church"
+    assert slots.survives(0, token, "xyzzy photo of the church")
+    assert not slots.survives(0, token, "xyzzy xyzzy photo of the church")
+    assert not slots.survives(0, token, "word1 " * 40)
+
+
+def test_without_pictures_the_original_draws_them_or_the_error_says_so() -> None:
+    unlearned, original = toy("xyzzy"), toy("church")
+    drawn = pictures(unlearned, requests(2, images=False), original)
+    torch.testing.assert_close(drawn, pictures(unlearned, requests(2), None), atol=1e-4, rtol=0)
+    assert attacked("unlearndiffatk", unlearned, count=2, images=False, tokens=2, original="original").outcome.success.all()
+    with pytest.raises(DataError, match="have no images"):
+        attacked("unlearndiffatk", unlearned, images=False)
+    wrong = requests(1)
+    big = type(wrong)(wrong.columns, wrong.labels, np.zeros((1, 1, 8, 8), dtype=np.float32))
+    with pytest.raises(DataError, match=r"latents of \(1, 8, 8\); the model draws from \(1, 4, 4\)"):
+        pictures(unlearned, big, None)
+
+
+def test_requests_without_room_and_targets_without_tokens_are_refused() -> None:
+    with pytest.raises(DataError, match="leaves no room for 7 more, the model reads 10"):
+        attacked("random-tokens", toy(), tokens=7)
+    attack = P4D(P4D.Params(original="original")).with_targets(
+        {"original": plugins.load("targets", "classifier").__new__(plugins.load("targets", "classifier"))}
+    )
+    batch = prepare(target := toy(), requests(1), np.arange(1), JUDGES)
+    with pytest.raises(TargetError, match="this target is a 'classifier'"):
+        evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(2), JUDGES, num_classes=1)
