@@ -105,16 +105,26 @@ class Descent:
             places = torch.isin(suffixes.rows, attempts.open).nonzero().squeeze(1)
             if not len(places):
                 return
-            draws = rng.select(places).fork(t)
-            candidates = self.candidates(suffixes, places, now[places], t, draws.fork("candidates"))
-            texts = suffixes.slots.texts(places, candidates)
-            losses = self.evaluation(suffixes, places, candidates, texts, draws.fork("evaluation"))
+            texts, losses = self.step(suffixes, places, now, loss, t, rng.select(places).fork(t))
             docket.offer_best(suffixes.rows[places], texts, losses)
-            found, column = losses.min(1)
-            moves = (found < loss[places]) if self.greedy else found.isfinite()
-            now[places[moves]] = candidates[moves.nonzero().squeeze(1), column[moves]]
-            loss[places[moves]] = found[moves]
             docket.step()
+
+    def step(
+        self, suffixes: Suffixes, places: Tensor, now: Tensor, loss: Tensor, t: int, rng: SampleRng
+    ) -> tuple[Texts, Tensor]:
+        """Move the suffixes (A, S) ``now``, and their (A,) ``loss``, of the requests at (B,) ``places`` on by one step, in place.
+
+        Returns:
+            the prompts and the (B, C) losses of the candidates.
+        """
+        candidates = self.candidates(suffixes, places, now[places], t, rng.fork("candidates"))
+        texts = suffixes.slots.texts(places, candidates)
+        losses = self.evaluation(suffixes, places, candidates, texts, rng.fork("evaluation"))
+        found, column = losses.min(1)
+        moves = (found < loss[places]) if self.greedy else found.isfinite()
+        now[places[moves]] = candidates[moves.nonzero().squeeze(1), column[moves]]
+        loss[places[moves]] = found[moves]
+        return texts, losses
 
     def _start(self, suffixes: Suffixes, docket: Docket, rng: SampleRng) -> tuple[Tensor, Tensor]:
         """(A, S) the best of the starting suffixes, and their (A,) losses."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from robustkd.attacks.text.aim import rows_at_once
 from robustkd.attacks.text.slots import Slots
-from robustkd.contracts import Attempts
 from robustkd.targets.causal_lm import Prefix
 from robustkd.targets.chat import TokenBatch, Tokens
 
@@ -40,6 +40,13 @@ class _Chunk:
     start: int
 
 
+class Purse(Protocol):
+    """Who is told what a search costs: the attempts of an attack."""
+
+    def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
+        """Passes for each of ``rows``."""
+
+
 class Suffixes:
     """The suffixes of A requests.
 
@@ -50,7 +57,7 @@ class Suffixes:
         attempts: is told the passes.
     """
 
-    def __init__(self, slots: Slots, answers: Sequence[str], rows: Tensor, attempts: Attempts) -> None:
+    def __init__(self, slots: Slots, answers: Sequence[str], rows: Tensor, attempts: Purse) -> None:
         self.slots, self.answers, self.rows, self._attempts = slots, answers, rows, attempts
         self.target = target = slots.target
         laid = [target.encode(prompt, answer, ends=False) for prompt, answer in zip(slots.prompts, answers, strict=True)]

@@ -1,0 +1,107 @@
+"""Embedding attack: gradient ascent on what the prompt is embedded to.
+
+    max_d log p(beginning of the answer | embedded prompt + d),   ||d_token|| <= eps * mean embedding norm
+
+It moves the embeddings of the whole prompt, or those of some tokens appended to it. What it finds corresponds to no text: it
+bounds what an attacker with the weights can do, and it is what continuous adversarial training trains against, so whether
+that carries over must be asked of attacks on the text (``gcg``, ``random-search``). At a large eps one ascent ends in a poor
+place: it is repeated from random starts, and at several eps.
+
+Source: Schwinn et al.: Soft prompt threats (NeurIPS 2024), equation 1; eps relative to the mean embedding norm as in Xhonneux
+et al. 2024, section 4.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.text.aim import aims
+from robustkd.attacks.text.continuous import Direction, Norm, Push, last_of, with_suffix
+from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.targets.causal_lm import CausalLMTarget
+
+ROWS = 32
+"""Requests that are attacked side by side."""
+
+
+class EmbeddingParams(Params):
+    """Parameters of ``embedding``."""
+
+    eps: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.1, 0.5, 1.0),
+        min_length=1,
+        description="how far each token may be moved, relative to the mean embedding norm; each is tried",
+    )
+    norm: Norm = Field("l2", description="of one token's perturbation; linf: the cube inside that ball")
+    slots: int = Field(0, ge=0, description="tokens appended to the prompt, which alone are moved; 0: the prompt's own are")
+    steps: int = Field(50, ge=1, description="steps of each ascent")
+    step_size: float = Field(0.1, gt=0, description="length of every token's step, relative to eps")
+    direction: Direction = Field("sign", description="step along the sign of the gradient, or along the gradient")
+    restarts: int = Field(2, ge=1, description="ascents at each eps; the first begins at the prompt, others at random points")
+
+
+class Embedding(PromptAttack):
+    """Ascent in embedding space inside a ball around each token."""
+
+    Params = EmbeddingParams
+    space = "embeddings"
+    source = "Schwinn et al. 2024, arXiv:2402.09063"
+
+    def judged_under(self, threat: ThreatModel) -> ThreatModel:
+        """The largest of its eps."""
+        p = self.params
+        return ThreatModel(norm=p.norm, eps=max(p.eps), space="embeddings", attempts=threat.attempts)
+
+    def search(
+        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """One attempt after each ascent, from the smallest eps to the largest: ``steps + 1`` forward passes, ``steps`` backward.
+
+        Raises:
+            DataError: a request has no ``target``.
+        """
+        p = self.params
+        words = Vocabulary.of(target).words
+        for eps in sorted(p.eps):
+            push = Push(eps, p.steps, p.step_size * eps, p.norm, p.direction)
+            for restart in range(p.restarts):
+                draws = rng.fork(f"{eps}/{restart}")
+                if not len(attempts.open):
+                    return
+                for rows in attempts.open.split(ROWS):
+                    own = draws.select(rows)
+                    suffix = words[own.fork("slots").integers((p.slots,), len(words))]
+                    asked = pushed(push, target, batch, rows, suffix, own if restart else None)
+                    attempts.spend(rows, forwards=p.steps + 1, backwards=p.steps)
+                    attempts(rows, asked)
+
+
+def pushed(
+    push: Push, target: CausalLMTarget, batch: PromptBatch, rows: Tensor, suffix: Tensor, rng: SampleRng | None
+) -> list[Asked]:
+    """Requests with the embeddings that make the beginnings of their answers as likely as they can.
+
+    Args:
+        push: the ascent.
+        target: who is asked.
+        batch: the requests; their column ``target`` is the beginning of the answer that is aimed at.
+        rows: (A,) which of them.
+        suffix: (A, S) ids of tokens appended to the prompts, which alone are moved; without any the prompts' own are.
+        rng: of a random start; None starts at the tokens themselves.
+    """
+    prompts, answers = ([column[row] for row in rows.tolist()] for column in (batch.requests["prompt"], aims(batch.requests)))
+    laid = [
+        with_suffix(target.encode(prompt, answer, ends=False), ids)
+        for prompt, answer, ids in zip(prompts, answers, suffix.tolist(), strict=True)
+    ]
+    tokens = target.batch(laid)
+    found = push(target, tokens, last_of(tokens.prompt, suffix.shape[1]) if suffix.shape[1] else tokens.prompt, rng)
+    embedded = target.embed(tokens.ids).detach()
+    embedded = (embedded + found.d).to(embedded.dtype)
+    spans = [embedded[row, item.prompt] for row, item in enumerate(laid)]
+    return [Asked(prompt, embeddings=span) for prompt, span in zip(prompts, spans, strict=True)]

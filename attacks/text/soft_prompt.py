@@ -1,0 +1,69 @@
+"""Soft prompt: some vectors appended to the embedded prompt, trained without a budget until the model begins its answer.
+
+    max_{v_1..v_k} log p(beginning of the answer | embedded prompt, v_1..v_k)
+
+The strongest that an attacker with the weights can append, and stronger than any text of as many tokens: no defense of the
+prompt alone has been seen to hold against it. It tells what a model still knows, beside ``prefill``.
+
+Source: Schwinn et al.: Soft prompt threats (NeurIPS 2024), section 3; Lester et al.: The power of scale for parameter-efficient
+prompt tuning (EMNLP 2021), whose initialisation by tokens of the vocabulary it takes.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from robustkd.attacks.text.continuous import Direction, Push
+from robustkd.attacks.text.embedding import ROWS, pushed
+from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.targets.causal_lm import CausalLMTarget
+
+
+class SoftPromptParams(Params):
+    """Parameters of ``soft-prompt``."""
+
+    slots: int = Field(8, ge=1, description="vectors appended to the prompt")
+    steps: int = Field(100, ge=1, description="steps of each training")
+    step_size: float = Field(0.1, gt=0, description="length of every vector's step, relative to the mean embedding norm")
+    direction: Direction = Field("sign", description="step along the sign of the gradient, or along the gradient")
+    restarts: int = Field(3, ge=1, description="trainings from other tokens of the vocabulary")
+
+
+class SoftPrompt(PromptAttack):
+    """Trained vectors behind the prompt."""
+
+    Params = SoftPromptParams
+    space = "embeddings"
+    source = "Schwinn et al. 2024, arXiv:2402.09063"
+
+    @property
+    def _reach(self) -> float:
+        """As far as its steps can take a vector: it has no other budget."""
+        return float(self.params.steps * self.params.step_size)
+
+    def judged_under(self, threat: ThreatModel) -> ThreatModel:
+        """Vectors anywhere that its steps can lead."""
+        return ThreatModel(norm="l2", eps=self._reach, space="embeddings", attempts=threat.attempts)
+
+    def search(
+        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """One attempt after each training: ``steps + 1`` forward passes, ``steps`` backward.
+
+        Raises:
+            DataError: a request has no ``target``.
+        """
+        p = self.params
+        words = Vocabulary.of(target).words
+        push = Push(self._reach, p.steps, p.step_size, "l2", p.direction)
+        for restart in range(p.restarts):
+            draws = rng.fork(restart)
+            if not len(attempts.open):
+                return
+            for rows in attempts.open.split(ROWS):
+                suffix = words[draws.select(rows).integers((p.slots,), len(words))]
+                asked = pushed(push, target, batch, rows, suffix, None)
+                attempts.spend(rows, forwards=p.steps + 1, backwards=p.steps)
+                attempts(rows, asked)

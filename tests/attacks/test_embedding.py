@@ -1,0 +1,110 @@
+"""Attacks in embedding space on a small random language model: what they put to it is inside their budget, and works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from small_talk import small_talk
+from torch import Tensor
+
+from robustkd.attacks.text.embedding import Embedding, EmbeddingParams
+from robustkd.attacks.text.soft_prompt import SoftPrompt, SoftPromptParams
+from robustkd.contracts import Asked, DataError, Judge, PromptAttack, Prompts, ThreatModel
+from robustkd.evaluation import Evaluation
+from robustkd.prompting import evaluate_prompt_attack, prepare
+from robustkd.targets import CausalLMTarget
+
+WORDS = tuple("abcdefghijklmn")
+REQUESTS = {"prompt": ("a b c", "d e", "f g h i"), "target": ("j k", "l", "m n")}
+
+
+class Begins(Judge):
+    """Whether an answer begins as it is aimed at."""
+
+    def complied(self, requests: Prompts, outputs: Sequence[str]) -> np.ndarray:
+        return np.array([said.startswith(aim) for said, aim in zip(outputs, requests["target"], strict=True)])
+
+
+class Listening(CausalLMTarget):
+    """Remembers what it was asked."""
+
+    heard: list[Asked]
+
+    def respond(self, asked: Sequence[Asked]) -> list[str]:
+        self.heard.extend(asked)
+        return super().respond(asked)
+
+
+def _attacked(attack: PromptAttack, rows: Sequence[int] = (0, 1, 2)) -> tuple[Evaluation, Listening]:
+    plain = small_talk(WORDS, hidden_size=32)
+    target = Listening(plain.module, plain.tokenizer, max_new_tokens=6)
+    target.heard = []
+    columns = {name: tuple(texts[row] for row in rows) for name, texts in REQUESTS.items()}
+    judges = {"begins": Begins()}
+    batch = prepare(target, Prompts(columns, np.zeros(len(rows), dtype=np.int64)), np.array(rows), judges)
+    target.heard.clear()
+    threat = attack.judged_under(ThreatModel.by_prompt(20))
+    found = evaluate_prompt_attack(target, attack, batch, threat, judges, num_classes=1)
+    assert not batch.unattacked.complied.any()
+    return found, target
+
+
+def _moves(target: Listening, asked: Asked) -> Tensor:
+    """(T, D) by how much the prompt's own tokens were moved."""
+    assert asked.embeddings is not None
+    clean = target.embed(target.batch([target.encode(asked.prompt)]).ids)[0, target.encode(asked.prompt).prompt]
+    return asked.embeddings[: len(clean)] - clean.detach()
+
+
+@pytest.mark.parametrize(("norm", "direction"), [("l2", "gradient"), ("linf", "sign")])
+def test_every_attempt_is_within_eps_of_the_prompt(norm: str, direction: str) -> None:
+    """The smallest eps comes first, each with its restarts; in linf a coordinate moves by eps / sqrt(D) at most."""
+    params = EmbeddingParams.model_validate(
+        {"eps": [1.5, 0.001], "steps": 12, "step_size": 0.2, "norm": norm, "direction": direction}
+    )
+    attack = Embedding(params)
+    found, target = _attacked(attack)
+    assert attack.judged_under(ThreatModel.by_prompt(20)) == ThreatModel(norm=norm, eps=1.5, space="embeddings", attempts=20)  # type: ignore[arg-type]
+    assert found.outcome.success.all()
+    radii = [0.001] * 6 + [1.5] * (len(target.heard) - 6)
+    assert len(radii) > 6
+    for asked, eps in zip(target.heard, radii, strict=True):
+        moves, budget = _moves(target, asked), eps * target.embedding_norm
+        size = moves.norm(dim=1) if norm == "l2" else moves.abs().amax(1) * moves.shape[1] ** 0.5
+        assert 0.5 * budget < size.max() <= budget * 1.001
+    assert (found.outcome.backwards == 12 * found.outcome.distance).all()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Embedding(EmbeddingParams(eps=(3.0,), slots=3, steps=20)),
+        SoftPrompt(SoftPromptParams(slots=3, steps=30)),
+    ],
+    ids=["embedding", "soft-prompt"],
+)
+def test_a_suffix_leaves_the_prompt_alone(attack: PromptAttack) -> None:
+    found, target = _attacked(attack)
+    assert found.outcome.success.all()
+    for asked in target.heard:
+        assert len(asked.embeddings) == len(asked.prompt.split()) + 3  # type: ignore[arg-type]
+        assert (_moves(target, asked) == 0).all()
+
+
+def test_a_requests_attempts_do_not_depend_on_the_batch() -> None:
+    attack = Embedding(EmbeddingParams(eps=(0.05,), slots=2, steps=4))
+    _, together = _attacked(attack)
+    _, alone = _attacked(attack, rows=[1])
+    heard = [asked.embeddings for asked in together.heard if asked.prompt == REQUESTS["prompt"][1]]
+    assert len(heard) == len(alone.heard) == 2
+    for one, other in zip(heard, alone.heard, strict=True):
+        torch.testing.assert_close(one, other.embeddings)
+
+
+def test_a_request_without_an_aim_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REQUESTS, "target", ("j k", "", "m n"))
+    with pytest.raises(DataError, match=r"'target' is empty .* 'd e'"):
+        _attacked(SoftPrompt())
