@@ -20,7 +20,7 @@ from torch import Tensor
 from robustkd.contracts import Defense, FitContext, Modality, Target, UsageError
 from robustkd.defenses.diffusion.erasing import Erasure, Layers, begin, tuned, unfinished
 from robustkd.defenses.diffusion.esd import ESDParams, led_away, retaining
-from robustkd.defenses.diffusion.training import train_steps
+from robustkd.defenses.training.steps import train_steps
 from robustkd.targets import frozen
 from robustkd.targets.text_to_image import TextToImageTarget
 

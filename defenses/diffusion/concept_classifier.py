@@ -18,6 +18,8 @@ from robustkd.defenses.image.standard import StandardRecipe
 from robustkd.defenses.training import NetworkParams, fresh_network, train
 from robustkd.defenses.training.seeding import derived_seed
 
+NONE = "none of them"
+
 
 class ConceptClassifierParams(NetworkParams):
     """Parameters of ``concept-classifier``."""
@@ -45,7 +47,11 @@ class ConceptClassifier(Defense):
             validation=with_none(context.validation, context.num_classes, p.none_share, derived_seed(context.seed, "none")),
             num_classes=context.num_classes + 1,
         )
-        return train(images, fresh_network(images, p.model, p.model_params), StandardRecipe(), p)
+        network = fresh_network(images, p.model, p.model_params)
+        named = dict(zip(context.train.labels.tolist(), context.train["concept"], strict=True))
+        # A concept without training images can be no answer, but its place is taken.
+        network.classes = (*(named.get(label, f"class {label}") for label in range(context.num_classes)), NONE)
+        return train(images, network, StandardRecipe(), p)
 
 
 def with_none(prompts: Prompts, none: int, share: float, seed: int) -> Arrays:

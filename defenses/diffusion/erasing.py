@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustkd.contracts import DataError, FitContext, Modality, Params, Prompts, TargetRef, UsageError, suggestion
+from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef, UsageError, suggestion
+from robustkd.defenses.training.steps import Schedule, StepParams
 from robustkd.targets.text_to_image import TextToImageTarget
 
-MODALITIES: tuple[Modality, ...] = ("text-to-image",)
 Layers = Literal["cross-attention", "unet", "text-encoder"]
 
 
@@ -31,6 +31,14 @@ class ErasingParams(Params):
     wording: Literal["name", "captions"] = Field(
         "name", description="erased are the concepts' names, or all of their training captions"
     )
+
+
+class TuningParams(ErasingParams, StepParams):
+    """The same of a defense that tunes the model. The papers make many small steps at a constant rate."""
+
+    batch_size: int = Field(1, ge=1, description="prompts in each step")
+    lr: float = Field(1e-5, gt=0, description="learning rate")
+    schedule: Schedule = Field("constant", description="how the learning rate falls over the steps")
 
 
 @dataclass(frozen=True, eq=False)

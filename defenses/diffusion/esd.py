@@ -21,12 +21,12 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, Modality, Target
-from robustkd.defenses.diffusion.erasing import ErasingParams, Erasure, Layers, begin, tuned, unfinished
-from robustkd.defenses.diffusion.training import StepParams, train_steps
+from robustkd.defenses.diffusion.erasing import Erasure, Layers, TuningParams, begin, tuned, unfinished
+from robustkd.defenses.training.steps import train_steps
 from robustkd.targets.text_to_image import TextToImageTarget
 
 
-class ESDParams(ErasingParams, StepParams):
+class ESDParams(TuningParams):
     """Parameters of ``esd``."""
 
     layers: Layers = Field("cross-attention", description="what is tuned")

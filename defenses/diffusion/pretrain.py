@@ -24,8 +24,8 @@ from robustkd.contracts import DataError, Defense, FitContext, Modality, Prompts
 from robustkd.data.arrays import as_arrays
 from robustkd.defenses.diffusion.noise import noised
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model
-from robustkd.defenses.diffusion.training import Schedule, StepParams, train_steps
 from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.steps import StepParams, train_steps
 from robustkd.targets.text_to_image import TextToImageTarget
 
 _ENCODED_TOGETHER = 256
@@ -34,20 +34,18 @@ _ENCODED_TOGETHER = 256
 class TextStepParams(StepParams):
     """The steps of the text encoder."""
 
-    steps: int = Field(500, ge=1, description="of Adam")
+    steps: int = Field(500, ge=1, description="updates of the weights")
     batch_size: int = Field(128, ge=2, description="captions and images in each step")
     lr: float = Field(2e-3, gt=0, description="learning rate at the start")
-    schedule: Schedule = Field("cosine", description="how the learning rate falls over the steps")
     temperature: float = Field(0.1, gt=0, description="tau of the contrast")
 
 
 class PretrainParams(SmallModelParams, StepParams):
     """Parameters of ``text-to-image-pretrain``."""
 
-    steps: int = Field(700, ge=1, description="of Adam on the UNet")
+    steps: int = Field(700, ge=1, description="updates of the UNet's weights")
     batch_size: int = Field(64, ge=1, description="images in each of these steps")
     lr: float = Field(2e-3, gt=0, description="learning rate at the start")
-    schedule: Schedule = Field("cosine", description="how the learning rate falls over the steps")
     drop: float = Field(0.1, ge=0, lt=1, description="how often a caption is left out, for classifier-free guidance")
     text: TextStepParams = Field(TextStepParams(), description="the training of the text encoder, before")
 

@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from robustkd.contracts import DataError, Defense, FitContext, Modality, Prompts, Target
 from robustkd.data.arrays import as_arrays
-from robustkd.defenses.diffusion.erasing import ErasingParams, Layers, begin, tuned
+from robustkd.defenses.diffusion.erasing import Layers, TuningParams, begin, tuned
 from robustkd.defenses.diffusion.noise import noised
-from robustkd.defenses.diffusion.training import StepParams, train_steps
 from robustkd.defenses.training.seeding import derived_seed
+from robustkd.defenses.training.steps import train_steps
 from robustkd.targets.text_to_image import TextToImageTarget
 
 _SALIENCY_BATCHES = 8
 
 
-class SalUnParams(ErasingParams, StepParams):
+class SalUnParams(TuningParams):
     """Parameters of ``salun``."""
 
     layers: Layers = Field("unet", description="what is tuned")
@@ -69,7 +69,10 @@ class SalUn(Defense):
         parameters = tuned(target, p.layers)
         generator = torch.Generator().manual_seed(derived_seed(context.seed, "saliency"))
         masks = salient(parameters, [lambda: drawing(target, forgotten, p.batch_size, generator)] * _SALIENCY_BATCHES, p.share)
-        train_steps(context, "erase", parameters, loss, p, masks=masks)
+        hooks = [weight.register_hook(masks[name].mul) for name, weight in parameters.items()]
+        train_steps(context, "erase", parameters, loss, p)
+        for hook in hooks:
+            hook.remove()
         return target
 
 
