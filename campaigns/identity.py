@@ -49,6 +49,7 @@ def _replaced(value: Any, by: dict[str, str]) -> Any:
 
 def _content(file: Path) -> str:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        with file.open("rb") as opened:  # not at once: the weights of a large model are gigabytes
+            return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror}", fix="correct the path in the campaign file") from error
