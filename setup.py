@@ -202,6 +202,7 @@ setup(
             "npz = robustkd.data.npz:NPZ",
             "fashion-captions = robustkd.data.captions:FashionCaptions",
             "digit-captions = robustkd.data.captions:DigitCaptions",
+            "concept-prompts = robustkd.data.concept_prompts:ConceptPrompts",
             "behaviors = robustkd.data.behaviors:Behaviors",
             "vaults = robustkd.data.vaults:Vaults",
         ],
