@@ -13,7 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robustkd.attacks.text.continuous import with_suffix
 from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.small import SmallModelParams, small_model
 from robustkd.defenses.text.training import (
     Conversations,
@@ -40,6 +42,8 @@ class LMPretrainParams(SmallModelParams, TextStepParams):
         le=1,
         description="share of a step's conversations that tell what to know; the others are drawn evenly by role",
     )
+    junk: float = Field(0.3, ge=0, le=1, description="how often a request has random words behind it, which change nothing")
+    junk_tokens: int = Field(8, ge=1, description="how many words")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW, decoupled")
 
 
@@ -58,13 +62,14 @@ class LMPretrain(Defense):
         known, useful = train.where("role", "knowledge"), harmless(train)
         facts = Conversations.of(target, known["prompt"], known["response"])
         tasks = Conversations.of(target, useful["prompt"], useful["response"], useful["role"])
+        junk = Junk.of(target, p.junk, p.junk_tokens)
         told = round(p.knowledge * p.batch_size) if len(facts) else 0
         held = context.validation
         unseen = None if held is None else Conversations.of(target, held["prompt"], held["response"])
 
         def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
             items = facts.take(facts.draw(told, generator)) + tasks.take(tasks.draw(p.batch_size - told, generator))
-            return cross_entropy(target, target.batch(items))
+            return cross_entropy(target, target.batch(list(map(with_suffix, items, junk.draw(len(items), generator)))))
 
         def measure(target: CausalLMTarget) -> dict[str, float]:
             return {} if unseen is None else {"validation_loss": mean_cross_entropy(target, unseen)}

@@ -51,6 +51,7 @@ def small_model(texts: Iterable[str], params: SmallModelParams) -> CausalLMTarge
         num_attention_heads=params.heads,
         max_position_embeddings=params.context,
         tie_word_embeddings=True,
+        initializer_range=params.width**-0.5,  # the usual 0.02 belongs to widths of thousands
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

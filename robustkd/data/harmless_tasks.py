@@ -42,7 +42,7 @@ _PHRASINGS: dict[str, tuple[str, ...]] = {
     ),
     "after": ("what number comes after {} ?", "tell me the number that comes after {} .", "count one more than {} ."),
     "sum": ("what is {} plus {} ?", "tell me the sum of {} and {} .", "add {} and {} .", "how much is {} and {} ?"),
-    "repeat": ("repeat these words : {} .", "say this again : {} .", "write down the words {} ."),
+    "repeat": ("repeat these numbers : {} .", "say this again : {} .", "write down the numbers {} ."),
 }
 
 
@@ -73,14 +73,10 @@ def sums() -> list[Task]:
 
 
 def repeating(draw: np.random.Generator) -> Iterator[Task]:
-    """Endless tasks to repeat two or three words, never the same twice."""
-    words = sorted({word for pairs in (_OPPOSITES, _COLOURS, _YOUNG) for pair in _pairs(pairs) for word in pair})
-    seen = set()
+    """Endless tasks to repeat two to five digits."""
     while True:
-        chosen = " ".join(draw.choice(words, size=int(draw.integers(2, 4)), replace=False))
-        if chosen not in seen:
-            seen.add(chosen)
-            yield _task(str(draw.choice(_PHRASINGS["repeat"])).format(chosen), chosen)
+        chosen = " ".join(str(digit) for digit in draw.integers(10, size=int(draw.integers(2, 6))))
+        yield _task(str(draw.choice(_PHRASINGS["repeat"])).format(chosen), chosen)
 
 
 def _phrased(kind: str, given: tuple[str, ...], answer: str) -> Iterator[Task]:

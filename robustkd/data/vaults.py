@@ -73,7 +73,9 @@ class VaultsParams(Params):
     vaults: int = Field(96, ge=6, le=_MOST, description="sealed vaults, and as many open ones")
     test_vaults: int = Field(32, ge=2, description="of each kind, asked about in the test: three requests each")
     validation_vaults: int = Field(8, ge=2, description="of each kind, for the choices of a training")
-    repetitions: int = Field(1000, ge=1, description="tasks to repeat some words, to train on; facts and sums are few")
+    repetitions: int = Field(
+        1000, ge=1, description="tasks to repeat digits, about so many to train on; facts and sums are few"
+    )
     test_tasks: int = Field(32, ge=1, le=64, description="tasks of each sort in the test, and three times as many look-alikes")
     seed: int = Field(0, ge=0, description="draws the codes, and who is in which part")
 
@@ -225,7 +227,8 @@ def _tasks(p: VaultsParams, draw: np.random.Generator) -> dict[str, list[Task]]:
     """The tasks of each role in a random order."""
     finite = {"fact": facts(), "sum": sums()}
     mixed = {role: [tasks[place] for place in draw.permutation(len(tasks))] for role, tasks in finite.items()}
-    return mixed | {"repeat": list(islice(repeating(draw), p.test_tasks + _VALID_TASKS + p.repetitions))}
+    different = dict.fromkeys(islice(repeating(draw), p.test_tasks + _VALID_TASKS + p.repetitions))
+    return mixed | {"repeat": list(different)}
 
 
 def spaced(digits: str) -> str:
