@@ -1,0 +1,157 @@
+"""What adversarial trainings of language models share: forbidden requests under attack, and harmless ones to stay useful by.
+
+    min_w  mean over forbidden requests of  outer(log p_w(refusal | attacked), log p_w(answer | attacked))
+           + utility_weight * mean over harmless requests of  -log p_w(response | request)
+
+A method is an outer loss and an adversary: who finds, for the weights as they are, what makes the answer that is to be withheld
+likely. What it finds is put in front of both answers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.text.continuous import with_suffix
+from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.defenses.text.junk import Junk
+from robustkd.defenses.text.losses import completion_mean
+from robustkd.defenses.text.training import Conversations, TuneParams, finished, forbidden, harmless, held_out, tune
+from robustkd.defenses.training.steps import Memory
+from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.chat import TokenBatch, Tokens
+
+
+class AdversarialTuneParams(TuneParams):
+    """Parameters of every adversarial training of a language model."""
+
+    share: float = Field(0.125, gt=0, le=1, description="of a step's conversations, those about forbidden requests")
+    utility_weight: float = Field(1.0, ge=0, description="weight of the harmless requests' loss; at 0 they are left out")
+    junk: float = Field(0.5, ge=0, le=1, description="how often a request, of either sort, has random words behind it")
+    junk_tokens: int = Field(8, ge=1, description="how many words")
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many forbidden and how many harmless requests a step has."""
+        attacked = max(1, round(self.share * self.batch_size))
+        return attacked, max(1, self.batch_size - attacked) if self.utility_weight else 0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """B forbidden requests, twice: before the refusal and before the answer that is to be withheld.
+
+    Attributes:
+        rows: (B,) which of the training's forbidden requests.
+        safe, harmful: the same tokens up to where the answers begin.
+    """
+
+    rows: Tensor
+    safe: TokenBatch
+    harmful: TokenBatch
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The forbidden requests of a training, and both answers to each, tokenised once.
+
+    Attributes:
+        prompts: what is asked.
+        answers: what is to be withheld.
+        safe, harmful: the requests with the refusals, and with those answers.
+    """
+
+    prompts: tuple[str, ...]
+    answers: tuple[str, ...]
+    safe: Conversations
+    harmful: Conversations
+
+    @classmethod
+    def of(cls, context: FitContext, target: CausalLMTarget) -> Requests:
+        """Those of the training data: their ``refusal`` is to be given, their ``response`` to be withheld.
+
+        Raises:
+            DataError: there are none.
+        """
+        rows = forbidden(context.train)
+        safe, harmful = (Conversations.of(target, rows["prompt"], rows[column]) for column in ("refusal", "response"))
+        return cls(rows["prompt"], rows["response"], safe, harmful)
+
+    def __len__(self) -> int:
+        return len(self.safe)
+
+    def pair(self, target: CausalLMTarget, rows: Sequence[int], suffixes: Sequence[Sequence[int]]) -> Pair:
+        """Some of them, each with a suffix of its own behind the prompt, which may be empty."""
+
+        def laid(conversations: Conversations) -> TokenBatch:
+            chosen: list[Tokens] = conversations.take(rows)
+            return target.batch([with_suffix(tokens, ids) for tokens, ids in zip(chosen, suffixes, strict=True)])
+
+        return Pair(torch.tensor(rows), laid(self.safe), laid(self.harmful))
+
+
+class Adversary(ABC):
+    """Who attacks the requests that are trained on.
+
+    Attributes:
+        memory: what it learns on the way, where it does.
+    """
+
+    memory: Memory | None = None
+
+    @abstractmethod
+    def pair(self, target: CausalLMTarget, count: int, generator: torch.Generator) -> Pair:
+        """``count`` requests, as the attacker words them."""
+
+    @abstractmethod
+    def logprobs(self, target: CausalLMTarget, pair: Pair) -> tuple[Tensor, Tensor]:
+        """(B, T) and (B, T') log-probabilities of the tokens of both answers under attack, differentiable in the weights alone."""
+
+
+Outer = Callable[[Pair, Tensor, Tensor], Tensor]
+"""``outer(pair, safe, harmful)``: (B,) losses of log-probabilities (B, T) of the refusals and (B, T') of the answers to withhold."""
+
+
+class AdversarialTuning(Defense):
+    """A language model that is tuned against an adversary."""
+
+    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+
+    @abstractmethod
+    def adversary(self, context: FitContext, target: CausalLMTarget, requests: Requests) -> Adversary:
+        """Who attacks the model ``target``, which is not tuned yet."""
+
+    @abstractmethod
+    def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
+        """What is minimised, where ``target`` is the model before the training."""
+
+    def fit(self, context: FitContext) -> Target:
+        """Tune a copy of the model.
+
+        Raises:
+            DataError: the training data have no forbidden requests, or no harmless ones where they are to be learnt.
+        """
+        p = self.params
+        base = finished(context, p.model)
+        requests = Requests.of(context, base)
+        adversary, outer = self.adversary(context, base, requests), self.outer(base, requests)
+        rows = harmless(context.train) if p.utility_weight else None
+        useful = None if rows is None else Conversations.of(base, rows["prompt"], rows["response"], rows["role"])
+        junk, (attacked, answered) = Junk.of(base, p.junk, p.junk_tokens), p.counts
+
+        def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
+            pair = adversary.pair(target, attacked, generator)
+            value = outer(pair, *adversary.logprobs(target, pair)).mean()
+            if useful is None:
+                return value
+            asked, behind = useful.take(useful.draw(answered, generator)), junk.draw(answered, generator)
+            batch = target.batch(list(map(with_suffix, asked, behind)))
+            return value - p.utility_weight * completion_mean(target.token_logprobs(batch), batch.completion).mean()
+
+        return tune(context, loss, p, name="train", measure=held_out(context, base), memory=adversary.memory)

@@ -1,0 +1,56 @@
+"""C-AdvUL: unlearn what an attack in embedding space brings out, and answer safely there.
+
+    d*      = the embeddings' worst move for (x, y_harm)                       (defenses/text/inner.py)
+    toward  = CE(y_safe | x + d*),   below 0.5 replaced by 0.5 + 0.001 * CE
+    away    = -CE(y_harm | x + d*),  below -5 replaced by -5 - 0.001 * CE
+    min_w   0.5 * toward + 0.5 * away + utility_weight * CE(y | x)  on harmless requests
+
+Good where attacks on the text are too slow to train against: ten steps on the embeddings cost less than one step of GCG. Whether
+it withstands such attacks is to be measured: at a small eps it may not, and its losses alone (``inner: {eps: 0}``, the control)
+can explain much of what it gains. Too much of it, and harmless requests are refused.
+
+Source: Xhonneux et al.: Efficient adversarial training in LLMs with continuous attacks (NeurIPS 2024), equation 4; the defaults are
+those of the authors' code, for LoRA of models of 2 to 14 billion parameters.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.contracts import FitContext
+from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
+from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary
+from robustkd.defenses.text.losses import away, toward
+from robustkd.targets.causal_lm import CausalLMTarget
+
+
+class CAdvULParams(ContinuousParams):
+    """Parameters of ``c-advul``."""
+
+    toward_weight: float = Field(0.5, ge=0, description="weight of the refusal's loss")
+    away_weight: float = Field(0.5, ge=0, description="weight of the withheld answer's loss")
+    toward_cut_off: float = Field(0.5, description="a refusal's loss below it is good enough")
+    away_cut_off: float = Field(-5.0, description="a withheld answer's loss below it is good enough")
+
+
+class CAdvUL(AdversarialTuning):
+    """Tuned toward refusals and away from answers under an attack on its embeddings."""
+
+    Params = CAdvULParams
+    source = "Xhonneux et al. 2024, arXiv:2405.15589"
+
+    def adversary(self, context: FitContext, target: CausalLMTarget, requests: Requests) -> Adversary:
+        """Who moves embeddings."""
+        return EmbeddingAdversary.under(target, requests, self.params)
+
+    def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
+        """Toward the one answer, away from the other."""
+        p = self.params
+
+        def losses(pair: Pair, safe: Tensor, harmful: Tensor) -> Tensor:
+            to_safe = toward(safe, pair.safe.completion, p.toward_cut_off)
+            from_harmful = away(harmful, pair.harmful.completion, p.away_cut_off)
+            return p.toward_weight * to_safe + p.away_weight * from_harmful
+
+        return losses

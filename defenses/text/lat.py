@@ -1,0 +1,163 @@
+"""LAT: latent adversarial training. As ``c-advul``, but what is moved are the residual streams of some blocks, not the embeddings.
+
+    d*      = argmax log p_w(y_harm | residual streams + d),   ||d_token|| <= eps * mean norm of the stream there
+    toward  = CE(y_safe | d*),    away = mean -log(1 - p_w(y_harm token | d*))
+    min_w   toward_weight * toward + away_weight * away + utility_weight * CE(y | x)  on harmless requests
+
+Good against what no input space names: an inner perturbation stands for many prompts, and reaches what the first blocks would
+filter. At a large eps it asks for the impossible, since a stream can be moved to where another answer is said anyway.
+
+Source: Sheshadri et al.: Latent adversarial training improves robustness to persistent harmful behaviors in LLMs (2024), section 3,
+with four of 32 blocks, 16 steps and the loss -log(1 - p). The authors' eps is a length; ours is a share of the stream's own, so
+that it means the same for every model and block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustkd.attacks.text.continuous import Climb, VectorBall, climb
+from robustkd.contracts import FitContext, TargetError
+from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
+from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary, InnerParams
+from robustkd.defenses.text.losses import completion_mean, unlikely
+from robustkd.targets import frozen
+from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.chat import TokenBatch
+
+
+class ResidualInnerParams(InnerParams):
+    """How the residual streams to train on are found."""
+
+    eps: float = Field(
+        0.1,
+        ge=0,
+        description="how far each token's stream may be moved, relative to its mean norm there; 0: a control without an attack",
+    )
+    steps: int = Field(16, ge=1, description="steps for each example")
+    depths: tuple[float, ...] = Field(
+        (0.25, 0.5, 0.75, 0.94), min_length=1, description="before which blocks, as shares of the model's depth"
+    )
+
+
+class LATParams(ContinuousParams):
+    """Parameters of ``lat``."""
+
+    inner: ResidualInnerParams = Field(default_factory=ResidualInnerParams, description="the attack that is trained against")
+    toward_weight: float = Field(1.0, ge=0, description="weight of the refusal's loss")
+    away_weight: float = Field(1.0, ge=0, description="weight of the withheld answer's loss")
+
+
+class LAT(AdversarialTuning):
+    """Tuned toward refusals and away from answers under an attack on its residual streams."""
+
+    Params = LATParams
+    source = "Sheshadri et al. 2024, arXiv:2407.15549"
+
+    def adversary(self, context: FitContext, target: CausalLMTarget, requests: Requests) -> Adversary:
+        """Who moves residual streams."""
+        return ResidualAdversary.under(target, requests, self.params)
+
+    def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
+        """Toward the one answer, away from the other."""
+        return toward_and_unlikely(self.params.toward_weight, self.params.away_weight)
+
+
+def toward_and_unlikely(toward_weight: float, away_weight: float) -> Outer:
+    """toward_weight * CE(y_safe) + away_weight * mean -log(1 - p(y_harm token)), neither cut off."""
+
+    def losses(pair: Pair, safe: Tensor, harmful: Tensor) -> Tensor:
+        to_safe = -completion_mean(safe, pair.safe.completion)
+        return toward_weight * to_safe + away_weight * unlikely(harmful, pair.harmful.completion)
+
+    return losses
+
+
+class ResidualAdversary(EmbeddingAdversary):
+    """Moves what enters some of the blocks, at the prompts' tokens."""
+
+    inner: ResidualInnerParams
+
+    def worst(self, target: CausalLMTarget, pair: Pair) -> Tensor:
+        """(B, L, T, D) perturbations of what enters L blocks."""
+        batch, blocks = pair.harmful, self._blocks(target)
+        streams = _entering(target, batch, blocks)
+        among = batch.prompt[:, None, :, None]
+        unit = (streams.norm(dim=-1, keepdim=True) * among).sum(2, keepdim=True) / among.sum(2, keepdim=True)
+
+        def likelihood(d: Tensor) -> Tensor:
+            with hooked(blocks, _adding(d)):
+                return target.completion_logprob(batch)
+
+        p = self.inner
+        ball = VectorBall(among, p.eps * unit, p.norm)
+        how = Climb(p.steps, p.step_size * p.eps * unit, p.direction)
+        return climb(target.module, likelihood, ball, torch.zeros_like(streams), how).d
+
+    def logprobs_at(self, target: CausalLMTarget, batch: TokenBatch, worst: Tensor) -> Tensor:
+        """See ``EmbeddingAdversary``."""
+        with hooked(self._blocks(target), _adding(worst)):
+            return target.token_logprobs(batch)
+
+    def _blocks(self, target: CausalLMTarget) -> list[nn.Module]:
+        every = blocks_of(target.module)
+        return [every[place] for place in sorted({min(int(depth * len(every)), len(every) - 1) for depth in self.inner.depths})]
+
+
+def blocks_of(module: nn.Module) -> Sequence[nn.Module]:
+    """The transformer blocks of a language model, in order.
+
+    Raises:
+        TargetError: they cannot be told.
+    """
+    count = module.config.get_text_config().num_hidden_layers  # type: ignore[operator, union-attr]
+    for part in module.modules():
+        if isinstance(part, nn.ModuleList) and len(part) == count:
+            return list(part)
+    raise TargetError(
+        f"{type(module).__name__} shows no list of {count} blocks",
+        fix="lat is for models that keep their blocks in one; use c-advul",
+    )
+
+
+@contextmanager
+def hooked(blocks: Sequence[nn.Module], change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """While it lasts, ``change(number, stream)`` takes the place of the (B, T, D) stream that enters each of ``blocks``."""
+
+    def hook(number: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+        return lambda block, entering: (change(number, entering[0]), *entering[1:])
+
+    handles = [block.register_forward_pre_hook(hook(number)) for number, block in enumerate(blocks)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _entering(target: CausalLMTarget, batch: TokenBatch, blocks: Sequence[nn.Module]) -> Tensor:
+    """(B, L, T, D) what enters each of L blocks when nothing is moved."""
+    seen: dict[int, Tensor] = {}
+
+    def look(number: int, stream: Tensor) -> Tensor:
+        seen[number] = stream.float()
+        return stream
+
+    with frozen(target.module), torch.no_grad(), hooked(blocks, look):
+        target.token_logprobs(batch)
+    return torch.stack([seen[number] for number in range(len(blocks))], 1)
+
+
+def _adding(d: Tensor) -> Callable[[int, Tensor], Tensor]:
+    def add(number: int, stream: Tensor) -> Tensor:
+        fitted = F.pad(d[:, number], (0, 0, 0, stream.shape[1] - d.shape[2]))
+        return (stream + fitted).to(stream.dtype)
+
+    return add
