@@ -130,7 +130,7 @@ setup(
             "qf = robustkd.attacks.diffusion.qf:QF",
             "random-tokens = robustkd.attacks.diffusion.random_tokens:RandomTokens",
             "seed-search = robustkd.attacks.diffusion.seed_search:SeedSearch",
-            "direct = robustkd.attacks.text.direct:Direct",
+            "direct = robustkd.attacks.no_attack:NoAttack",
             "random-prompt = robustkd.attacks.text.random_prompt:RandomPrompt",
             "prefill = robustkd.attacks.text.prefill:Prefill",
             "human-jailbreaks = robustkd.attacks.text.human_jailbreaks:HumanJailbreaks",

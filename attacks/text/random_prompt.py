@@ -27,6 +27,8 @@ class RandomPrompt(PromptAttack):
 
     Params = RandomPromptParams
     gradients = False
+    control = True
+    source = "this package"
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
