@@ -64,6 +64,7 @@ setup(
         # Language models. 5.x reads and writes safetensors alone; peft for LoRA, gguf for GGUF files, which accelerate is not needed for.
         "llm": ["transformers>=5.0,<6", "peft>=0.17", "gguf>=0.17"],
         "diffusion": ["diffusers>=0.36", "transformers>=5.0,<6"],
+        "onnx": ["onnxruntime>=1.20"],  # the judge onnx-classifier; 1.20 is the first with Python 3.13
         "torchvision": ["torchvision>=0.23"],  # resnet101, resnext50-32x4d, densenet201, vgg19
         # The engine 'dask'. dask-jobqueue, for Slurm and PBS, is the user's to add: it is of no use elsewhere.
         "dask": ["distributed>=2025.1"],
@@ -78,6 +79,8 @@ setup(
             "diffusers>=0.36",
             "peft>=0.17",
             "gguf>=0.17",
+            "onnx>=1.17",  # writes the file that the judge onnx-classifier is tested with
+            "onnxruntime>=1.20",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.112",
@@ -206,6 +209,7 @@ setup(
             "cifar100 = robustkd.data.cifar:CIFAR100",
             "image-folder = robustkd.data.image_folder:ImageFolder",
             "npz = robustkd.data.npz:NPZ",
+            "prompt-csv = robustkd.data.prompt_csv:PromptCSV",
             "fashion-captions = robustkd.data.captions:FashionCaptions",
             "digit-captions = robustkd.data.captions:DigitCaptions",
             "concept-prompts = robustkd.data.concept_prompts:ConceptPrompts",
@@ -213,6 +217,9 @@ setup(
             "vaults = robustkd.data.vaults:Vaults",
         ],
         "robustkd.judges": [
+            "concept-classifier = robustkd.judges.concept_classifier:ConceptClassifier",
+            "onnx-classifier = robustkd.judges.onnx_classifier:OnnxClassifier",
+            "clip-score = robustkd.judges.clip_score:ClipScore",
             "exact-match = robustkd.judges.exact_match:ExactMatch",
             "refusal-match = robustkd.judges.refusal_match:RefusalMatch",
             "refusal-classifier = robustkd.judges.refusal_classifier:RefusalClassifier",

@@ -1,0 +1,91 @@
+"""Judging by a classifier in an ONNX file: the user's choice of image judge, in whatever framework it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.contracts import CampaignPath, Judge, Prompts, TargetError
+from robustkd.judges.labels import Classes, LabelParams, named, shows, sized
+
+_TOGETHER = 16
+
+
+class OnnxClassifierParams(LabelParams):
+    """Parameters of ``onnx-classifier``."""
+
+    file: CampaignPath = Field(description="the ONNX file", examples=["judge.onnx"])
+    classes: Classes = Field(description="names of its classes, in its order, or 'imagenet'", examples=[["church", "none"]])
+    layout: Literal["nchw", "nhwc"] = Field("nchw", description="where the channels of its input are")
+    size: int | None = Field(None, ge=1, description="side of its input in pixels, where the file leaves it open")
+    mean: tuple[float, ...] = Field((0.0,), description="subtracted from pixels in [0, 1], for each channel or for all")
+    std: tuple[float, ...] = Field((1.0,), description="what they are then divided by")
+    output: Literal["logits", "probabilities"] = Field(
+        "logits", description="what it returns; of a detector of several things at once, probabilities of each"
+    )
+
+
+class OnnxClassifier(Judge):
+    """Complied when a network from an ONNX file sees the request's concept in the image. Its first output is (N, K)."""
+
+    Params = OnnxClassifierParams
+    modalities = ("text-to-image",)
+    source = "this package"
+
+    def files(self) -> list[Path]:
+        """The network's file."""
+        return [self.params.file]
+
+    def complied(self, requests: Prompts, outputs: Sequence[Tensor]) -> np.ndarray:
+        """(N,) bool.
+
+        Raises:
+            TargetError: onnxruntime is missing, or the file cannot be used.
+            DataError: it has no class for a request's concept.
+        """
+        p = self.params
+        scores = self._scores(outputs)
+        probabilities = scores.softmax(1) if p.output == "logits" else scores
+        return shows(probabilities, requests, named(p.classes), p)
+
+    def _scores(self, outputs: Sequence[Tensor]) -> Tensor:
+        """(N, K) float32."""
+        p, (given,) = self.params, self._session.get_inputs()[:1]
+        batch, *sides = (side if isinstance(side, int) else None for side in given.shape)
+        channels, height, width = sides if p.layout == "nchw" else (sides[2], sides[0], sides[1])
+        images = sized(outputs, (channels, p.size or height, p.size or width))
+        mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (p.mean, p.std))
+        images = (images - mean) / std
+        if p.layout == "nhwc":
+            images = images.permute(0, 2, 3, 1)
+        try:
+            found = [self._session.run(None, {given.name: part.numpy()})[0] for part in images.split(batch or _TOGETHER)]
+            scores = torch.from_numpy(np.concatenate(found)).float()
+        except Exception as error:  # onnxruntime has no class of its own for what a file may raise
+            raise TargetError(f"{p.file} cannot judge images of {tuple(images.shape[1:])}: {error}") from error
+        if scores.shape[:1] != (len(outputs),) or scores.dim() != 2:
+            raise TargetError(
+                f"{p.file} returns {tuple(scores.shape)} for {len(outputs)} images",
+                fix="its first output has one row for each image, and one column for each class",
+            )
+        return scores
+
+    @cached_property
+    def _session(self) -> Any:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise TargetError("the judge onnx-classifier needs onnxruntime", fix="pip install 'robustkd[onnx]'") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            return onnxruntime.InferenceSession(self.params.file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise TargetError(f"{self.params.file} cannot be loaded: {error}", fix="check that it is an ONNX file") from error
