@@ -141,6 +141,13 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
         raise UsageError(f"{one_of(group)} '{kind}': {key}: {first['msg']}", fix=fix) from None
 
 
+def modalities(plugin: type[Any]) -> tuple[str, ...]:
+    """What a plug-in is for, as its class says: ``images``, ``text``, ``text-to-image``; architectures and transforms are for images."""
+    if hasattr(plugin, "modality"):
+        return (plugin.modality,)
+    return tuple(getattr(plugin, "modalities", ("images",)))
+
+
 def family(group: Group, name: str) -> Family | None:
     """The family called ``name``, or None when the name is a single plug-in."""
     loaded = _import(group, name)

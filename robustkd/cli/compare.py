@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from robustkd.cli.names import outputs
 from robustkd.cli.options import console, json_option
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ _COLOURS = {"better": "green", "worse": "red"}
 
 
 @click.command("compare")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=outputs)
+@click.argument("b", shell_complete=outputs)
 @click.option("--match", "matches", multiple=True, metavar="A=B", help="Compare defense A of the first with B of the second.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the differences into this PNG file.")
 @json_option

@@ -39,6 +39,8 @@ def describe(group: plugins.Group, name: str) -> dict[str, Any]:
     item["method"] = inspect.cleandoc(inspect.getmodule(plugin).__doc__ or "")
     for trait in _TRAITS:
         value = getattr(plugin, trait, None)
+        if trait in _OF_IMAGES and "images" not in plugins.modalities(plugin):
+            continue
         if isinstance(value, str | bool | tuple) and value != "":
             item[trait] = list(value) if isinstance(value, tuple) else value
     item |= {"package": origin.package, "package_version": origin.package_version, "location": origin.location}
@@ -50,6 +52,8 @@ def describe(group: plugins.Group, name: str) -> dict[str, Any]:
 
 
 _TRAITS = {
+    "modalities": "modality",
+    "modality": "modality",
     "kind": "kind",
     "norms": "norms",
     "goals": "goals",
@@ -63,10 +67,14 @@ _TRAITS = {
     "rule": "rule",
     "cost": "cost",
     "thorough": "thorough",
+    "control": "control",
     "version": "version",
     "source": "source",
 }
 """Class attributes of the contracts, and the word that each stands behind."""
+
+_OF_IMAGES = ("kind", "norms", "goals")
+"""What says nothing of an attack on prompts, though its class has it."""
 
 _SAID = {
     "gradients": ("differentiates the target", "sees outputs only (black box)"),
@@ -75,6 +83,7 @@ _SAID = {
     "uses_threat": ("trained against the campaign's threat model", "trained without looking at the threat model"),
     "uses_data": ("trains on the training data", "does not look at the training data"),
     "thorough": ("runs under checks: thorough alone", "runs in every campaign with checks"),
+    "control": ("searches for nothing: others are compared with it", "a search"),
 }
 """What a flag means when it is on, and when it is off."""
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
+from robustkd.cli.names import outputs
 from robustkd.cli.options import json_option, out_option
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("gate")
-@click.argument("results")
+@click.argument("results", shell_complete=outputs)
 @out_option
 @click.option("--baseline", type=str, help="A baseline file, or an earlier output: nothing may have fallen below it.")
 @click.option(

@@ -14,19 +14,32 @@ from robustkd.cli.options import json_option
 
 @click.command("list")
 @click.argument("group", required=False, type=click.Choice([*plugins.GROUPS, "presets"]))
+@click.option(
+    "--modality",
+    type=click.Choice(("images", "text", "text-to-image")),
+    help="Only what is for such data (imports the plug-ins).",
+)
 @click.option("--members", is_flag=True, help="Also list the members of families, such as torchattacks:PGD (imports them).")
 @json_option
-def command(group: str | None, members: bool, as_json: bool) -> None:
-    """List what is installed, each with a line on what it is: attacks, defenses, checks, datasets, models, presets, and so on."""
+def command(group: str | None, modality: str | None, members: bool, as_json: bool) -> None:
+    """List what is installed, each with a line on what it is: attacks, defenses, judges, checks, datasets, presets, and so on."""
     from robustkd.campaigns import presets
 
-    found = {name: plugins.listing(name) for name in plugins.GROUPS if group in (None, name)}
+    found = {
+        name: [item for item in plugins.listing(name) if modality is None or _is_for(item, modality)]
+        for name in plugins.GROUPS
+        if group in (None, name)
+    }
     rows: dict[str, list[dict[str, Any]]] = {
         name: [asdict(item) | {"summary": plugins.summary(item)} | _members(item, members) for item in items]
         for name, items in found.items()
     }
     if group in (None, "presets"):
-        rows["presets"] = [{"name": name, "package": "robustkd", "summary": presets.summary(name)} for name in presets.names()]
+        rows["presets"] = [
+            {"name": name, "package": "robustkd", "summary": presets.summary(name)}
+            for name in presets.names()
+            if modality is None or _preset_is_for(name, modality)
+        ]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -40,6 +53,30 @@ def command(group: str | None, members: bool, as_json: bool) -> None:
             click.echo(f"  {item['name']:<{width}}  {item['summary']}{origin}".rstrip())
             for member in item.get("members", []):
                 click.echo(f"    {item['name']}:{member}")
+
+
+def _is_for(item: plugins.PluginInfo, modality: str) -> bool:
+    """Whether a plug-in is for such data; one that cannot be imported is told, and left out."""
+    from robustkd.contracts import PluginError
+
+    if item.group in ("targets", "engines"):
+        return False
+    try:
+        if plugins.family(item.group, item.name):
+            return modality == "images"
+        return modality in plugins.modalities(plugins.load(item.group, item.name))
+    except PluginError as error:
+        click.echo(f"warning: {error}", err=True)
+        return False
+
+
+def _preset_is_for(name: str, modality: str) -> bool:
+    import yaml
+
+    from robustkd.campaigns import presets
+
+    data = yaml.safe_load(presets.read(name))["data"]["name"]
+    return modality in plugins.modalities(plugins.load("datasets", data))
 
 
 def _members(item: plugins.PluginInfo, wanted: bool) -> dict[str, list[str]]:

@@ -59,3 +59,14 @@ def campaigns(ctx: click.Context, parameter: click.Parameter, begun: str) -> lis
     files = sorted(str(path) for suffix in ("*.yaml", "*.yml") for path in Path(begun).parent.glob(suffix))
     names = [name for name in [*presets.names(), *files] if name.startswith(begun)]
     return [CompletionItem(name) for name in names]
+
+
+def outputs(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Completes what was run: campaigns, and the output folders below ``runs`` and where one is typing."""
+    import os
+    from pathlib import Path
+
+    from click.shell_completion import CompletionItem
+
+    found = {str(file.parent) for at in ("runs", os.path.dirname(begun)) for file in Path(at).glob("*/results.json")}  # noqa: PTH120
+    return campaigns(ctx, parameter, begun) + [CompletionItem(name) for name in sorted(found) if name.startswith(begun)]

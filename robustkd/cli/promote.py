@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from robustkd.cli.names import outputs
 from robustkd.cli.options import out_option
 
 
 @click.command("promote")
-@click.argument("run")
+@click.argument("run", shell_complete=outputs)
 @click.argument("defense")
 @click.option("--seed", type=click.IntRange(0), help="Which training [default: the campaign's first].")
 @out_option

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import out_option, results_folder
+from robustkd.cli.options import json_option, out_option, results_folder
 
 
 @click.command("report")
@@ -21,14 +22,19 @@ from robustkd.cli.options import out_option, results_folder
     show_default=True,
     help="html writes the files; markdown and latex print the report, or its tables (booktabs).",
 )
-def command(campaign: str, out: Path | None, form: str) -> None:
+@json_option
+def command(campaign: str, out: Path | None, form: str, as_json: bool) -> None:
     """Write report.html, report.md, report.tex and the figures of a campaign from its stored results."""
     from robustkd.campaigns import spec
     from robustkd.cli import session
 
     loaded = spec.load(campaign)
     folder = results_folder(loaded, out)
-    if form == "html":
+    if as_json and form != "html":
+        raise click.UsageError(f"--json tells the files that are written; {form} is printed")
+    if as_json:
+        click.echo(json.dumps([str(path) for path in session.report(loaded, folder).all], indent=1))
+    elif form == "html":
         click.echo(session.report(loaded, folder).html)
     else:
         click.echo(session.printed(loaded, folder, form), nl=False)

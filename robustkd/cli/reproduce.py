@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from robustkd.cli.names import outputs
 from robustkd.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("reproduce")
-@click.argument("run")
+@click.argument("run", shell_complete=outputs)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="New folder [default: reproduced/<name of the campaign>]."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from robustkd.cli import names
 from robustkd.cli.options import json_option, out_option, results_folder
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.argument("campaigns", nargs=-1, required=True, metavar="CAMPAIGN...")
+@click.argument("campaigns", nargs=-1, required=True, metavar="CAMPAIGN...", shell_complete=names.campaigns)
 @out_option
 @json_option
 def list_cells(campaigns: tuple[str, ...], out: Path | None, as_json: bool) -> None:
@@ -44,7 +45,7 @@ def list_cells(campaigns: tuple[str, ...], out: Path | None, as_json: bool) -> N
 
 
 @command.command()
-@click.argument("campaign")
+@click.argument("campaign", shell_complete=names.campaigns)
 @out_option
 @click.option("--remove", is_flag=True, help="Remove the damaged cells, so that the next run does them again.")
 @json_option
@@ -73,7 +74,7 @@ def verify(campaign: str, out: Path | None, remove: bool, as_json: bool) -> None
 
 
 @command.command()
-@click.argument("campaigns", nargs=-1, required=True, metavar="CAMPAIGN...")
+@click.argument("campaigns", nargs=-1, required=True, metavar="CAMPAIGN...", shell_complete=names.campaigns)
 @out_option
 @click.option("--perturbations", is_flag=True, help="Drop the perturbed inputs of all cells instead; their numbers stay.")
 @click.option("--yes", is_flag=True, help="Do it. Without, only what would be removed is told.")
@@ -105,7 +106,7 @@ def prune(campaigns: tuple[str, ...], out: Path | None, perturbations: bool, yes
 
 
 @command.command("export")
-@click.argument("campaign")
+@click.argument("campaign", shell_complete=names.campaigns)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @out_option
 def export_samples(campaign: str, file: Path, out: Path | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -24,4 +24,6 @@ def command(campaign: str, out: Path | None, port: int) -> None:
     folder = results_folder(spec.load(campaign), out)
     server = ui_command(folder, port)
     click.echo(f"{server.url}   (Ctrl-C ends it)")
-    raise click.exceptions.Exit(subprocess.run(server.argv, env=os.environ | server.env, check=False).returncode)
+    sys.stdout.flush()
+    # In the place of this process, which would else wait with all that reading the campaign has imported.
+    os.execve(server.argv[0], server.argv, os.environ | server.env)

@@ -44,7 +44,7 @@ def example_params(group: plugins.Group, name: str, given: Mapping[str, Any] | N
 
 def example_block(group: plugins.Group, name: str) -> dict[str, Any] | None:
     """The keys of a campaign file that use the plug-in, with the other defenses that it needs; None where none is."""
-    if group in ("targets", "engines", "judges"):
+    if group in ("targets", "engines"):
         return None
     values = example_params(group, name)
     if group == "checks":
@@ -58,15 +58,21 @@ def example_block(group: plugins.Group, name: str) -> dict[str, Any] | None:
         return example_block("defenses", name) if name in plugins.names("defenses") else None  # what trains it
     if group == "transforms":
         behind = {"kind": "input-transform", "base": "plain", "transforms": [{"kind": name, **values}]}
-        return {"defenses": {"plain": _PLAIN, "filtered": behind}}
-    needed = target_references(plugins.load(group, name).Params.model_validate(values))
-    defenses: dict[str, Any] = {other: _plain(place) for place, other in enumerate(needed)}
+        return {"defenses": {"plain": _plain("images", 0), "filtered": behind}}
+    plugin = plugins.load(group, name)
+    modality = plugins.modalities(plugin)[0]
+    needed = target_references(plugin.Params.model_validate(values))
+    defenses: dict[str, Any] = {other: _plain(modality, place) for place, other in enumerate(needed)}
     mine = {f"my-{name.replace(':', '-')}": {"kind": name, **values}}
+    if group == "analyses" and modality != "images":
+        one = {"plain": _plain(modality, 0)}
+        return {"defenses": one, "analyses": {owner: {**use, "defenses": ["plain"]} for owner, use in mine.items()}}
     if group == "analyses":
-        two = {"one": _plain(0), "two": _plain(1), "both": {"kind": "ensemble", "members": ["one", "two"]}}
+        two = {name: _plain(modality, place) for place, name in enumerate(("one", "two"))}
+        two["both"] = {"kind": "ensemble", "members": ["one", "two"]}
         return {"defenses": two, "analyses": {owner: {**use, "defenses": ["both"]} for owner, use in mine.items()}}
-    if group == "attacks":
-        return ({"defenses": defenses} if defenses else {}) | {"attacks": mine}
+    if group in ("attacks", "judges"):
+        return ({"defenses": defenses} if defenses else {}) | {group: mine}
     return {"defenses": defenses | mine}
 
 
@@ -82,11 +88,16 @@ def as_yaml(block: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_PLAIN = {"kind": "standard", "model": "small-cnn"}
+_PLAIN = {
+    "images": {"kind": "standard", "model": "small-cnn"},
+    "text": {"kind": "lm-pretrain"},
+    "text-to-image": {"kind": "text-to-image-pretrain"},
+}
+"""The undefended model that others stand on."""
 
 
-def _plain(place: int) -> dict[str, Any]:
-    return _PLAIN | ({"replica": place} if place else {})
+def _plain(modality: str, place: int) -> dict[str, Any]:
+    return _PLAIN[modality] | ({"replica": place} if place else {})
 
 
 def _flow(value: Any) -> str:

@@ -23,7 +23,7 @@ MAX_NOTE = 8000
 
 EXPERIMENT = """\
 **Does this defense hold?** [Every defense beside its verdict]({defenses}) · [every attack]({cells}) · [means over seeds]({means}) · \
-[how each moved]({trend}) · [failures]({failures})
+[as charts]({charts}) · [how each moved]({trend}) · [failures]({failures})
 
 A run called *campaign* is one plan. Below it lies one run per attack (`defense × attack · seed`), and one per trained
 defense (`defense · worst case · seed`): the share of samples that *no* attack broke. That is the number to quote, and

@@ -11,20 +11,20 @@ import time
 from typing import Any
 
 DEFENSES, CELLS, MEANS = "robustkd-defenses", "robustkd-cells", "robustkd-means"
-TREND, FAILURES = "robustkd-trend", "robustkd-failures"
-KEYS = {"defenses": DEFENSES, "cells": CELLS, "means": MEANS, "trend": TREND, "failures": FAILURES}
+TREND, FAILURES, CHARTS = "robustkd-trend", "robustkd-failures", "robustkd-charts"
+KEYS = {"defenses": DEFENSES, "cells": CELLS, "means": MEANS, "trend": TREND, "failures": FAILURES, "charts": CHARTS}
 _TAG = "mlflow.sharedViewState."
 _NAME, _CREATED, _DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
 
 
 def experiment_tags(plan_id: str) -> dict[str, str]:
     """The saved views on one plan's runs, as tags of the experiment."""
-    number = [_metric("robust_accuracy"), _tag("robustkd.verdict"), *map(_metric, ("ci_low", "ci_high", "clean_accuracy"))]
+    number = [_metric("robust_accuracy"), _tag("robustkd.verdict"), *map(_metric, ("clean_accuracy", "ci_low", "ci_high"))]
     strength = map(_metric, ("attack_success_rate", "median_norm", "forward_passes", "backward_passes", "wall_seconds"))
     defenses = [*number, *map(_param, ("defense", "defense.kind", "seed")), "attributes.`Models`"]
     cells = [*number, *strength, *map(_param, ("defense", "attack", "seed")), _tag("robustkd.status")]
     # No intervals with the means: a mean of the seeds' intervals would not be one.
-    means = [*number[:2], *map(_metric, ("clean_accuracy", "attack_success_rate"))]
+    means = [*number[:3], _metric("attack_success_rate")]
     lost = [_tag("robustkd.status"), _tag("robustkd.error"), *map(_param, ("defense", "attack", "seed"))]
     failed = f"tags.`robustkd.status` != 'done' AND tags.`robustkd.kind` != 'campaign' AND {_of(plan_id)}"
     seeds_together = {
@@ -37,6 +37,7 @@ def experiment_tags(plan_id: str) -> dict[str, str]:
         _TAG + MEANS: _view("Means over seeds", _runs("cell", plan_id), means, groupBy=seeds_together),
         _TAG + TREND: _view("How each defense moved", "tags.`robustkd.kind` = 'trend'", [*number, _param("defense")]),
         _TAG + FAILURES: _view("Failures", failed, lost),
+        _TAG + CHARTS: _view("Charts: robust and clean accuracy", _runs("defense", plan_id), defenses, **_charts()),
     }
 
 
@@ -47,7 +48,8 @@ def page(experiment_id: str | None, view: str = DEFENSES) -> str:
     """
     if experiment_id is None:
         return "#/experiments?workflowType=machine_learning"
-    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={view}"
+    shown = "&compareRunsMode=CHART" if view == CHARTS else ""
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={view}{shown}"
 
 
 def _view(name: str, query: str, columns: list[str], **more: Any) -> str:
@@ -62,12 +64,28 @@ def _view(name: str, query: str, columns: list[str], **more: Any) -> str:
         "selectedColumns": columns,
         # Without an order MLflow sorts metrics by name and puts tags, so the verdict, last.
         "columnOrder": [_NAME, *columns, _CREATED, _DURATION],
-        "columnWidths": {_NAME: 280} | dict.fromkeys(columns, 135),
+        "columnWidths": {_NAME: 240} | dict.fromkeys(columns, 115),
         "runsHiddenMode": "SHOW_ALL",
         **more,
     }
     now = int(time.time() * 1000)
     return json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)})
+
+
+def _charts() -> dict[str, Any]:
+    """Both accuracies as bars, and one against the other; without this MLflow draws every metric, by the alphabet."""
+    section = "robustkd"
+    clean, robust = ({"key": name, "type": "METRIC"} for name in ("clean_accuracy", "robust_accuracy"))
+    cards: list[dict[str, Any]] = [
+        {"type": "BAR", "metricKey": robust["key"], "runsCountToCompare": 20},
+        {"type": "BAR", "metricKey": clean["key"], "runsCountToCompare": 20},
+        {"type": "SCATTER", "xaxis": clean, "yaxis": robust, "runsCountToCompare": 100},
+    ]
+    common = {"metricSectionId": section, "isGenerated": False, "deleted": False}
+    return {
+        "compareRunSections": [{"uuid": section, "name": "Does it hold?", "display": True, "isReordered": False}],
+        "compareRunCharts": [{"uuid": f"{section}-{place}", **common, **card} for place, card in enumerate(cards)],
+    }
 
 
 def _runs(kind: str, plan_id: str) -> str:

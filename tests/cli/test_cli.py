@@ -135,8 +135,11 @@ def test_run_report_and_run_again(robustkd):
     assert "0 cells to do, 3 finished before" in err
 
     (folder / "report.html").unlink()
-    assert robustkd("report", "tiny.yaml")[0] == 0
-    assert (folder / "report.html").exists()
+    code, out, _ = robustkd("report", "tiny.yaml", "--json")
+    assert code == 0
+    assert "runs/tiny/report.html" in json.loads(out)
+    assert all(robustkd.folder.joinpath(file).is_file() for file in json.loads(out))
+    assert robustkd("report", "tiny.yaml", "--json", "--format", "latex")[0] == 2
 
     code, out, _ = robustkd("run", "tiny.yaml", "--no-track", "--workers", "0", "--json")
     assert json.loads(out)["cells"] == results["cells"]

@@ -236,6 +236,37 @@ def test_names_are_completed(typed, offered, monkeypatch):
     assert {item.value for item in found} == offered
 
 
+@pytest.mark.parametrize("command", ["compare", "gate", "promote", "reproduce", "store list", "store verify"])
+def test_what_was_run_is_completed(command, tmp_path, monkeypatch):
+    from click.shell_completion import ShellComplete
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/mine", "elsewhere/yours"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "results.json").touch()
+    (tmp_path / "mine.yaml").touch()
+
+    def offered(begun):
+        found = ShellComplete(cli, {}, "robustkd", "_ROBUSTKD_COMPLETE").get_completions(command.split(), begun)
+        return {item.value for item in found}
+
+    assert offered("min") == {"mine.yaml"}
+    if not command.startswith("store"):
+        assert offered("run") == {"runs/mine"}
+        assert offered("elsewhere/") == {"elsewhere/yours"}
+
+
+def test_plugins_are_listed_by_what_they_are_for():
+    told = json.loads(run("list", "--modality", "text", "--json").output)
+    assert {"direct", "gcg"} <= {item["name"] for item in told["attacks"]}
+    assert not {"pgd", "torchattacks"} & {item["name"] for item in told["attacks"]}
+    assert told["models"] == told["engines"] == []
+    assert {"vaults"} == {item["name"] for item in told["datasets"]} & {"vaults", "digits"}
+    assert "quickstart" not in {item["name"] for item in told["presets"]}
+    assert "modality   text" in run("describe", "gcg").output
+    assert "norms" not in run("describe", "gcg").output
+
+
 def test_completing_imports_no_torch():
     code = FIRST.replace("import sys", "import sys; sys.argv = ['robustkd']") + (
         "try:\n    main()\nexcept SystemExit:\n    print(sorted({'torch', 'pydantic'} & set(sys.modules)))"

@@ -10,18 +10,30 @@ from robustkd import plugins
 from robustkd.campaigns import spec
 from robustkd.cli import main
 
-BLOCKS = ("attacks", "defenses", "checks", "analyses", "datasets", "models", "transforms")
+BLOCKS = ("attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms")
 NAMES = [(group, name) for group in BLOCKS for name in plugins.names(group) if plugins.family(group, name) is None]
 NAMES += [("attacks", "torchattacks:PGD"), ("attacks", "foolbox:LinfPGD"), ("attacks", "foolbox:VirtualAdversarialAttack")]
 
-REST = """
-version: 1
-name: example
-data: {name: digits}
-threat: {norm: linf, eps: 0.1}
-defenses: {some: {kind: standard, model: tiny-cnn}}
-attacks: {some: {kind: fgsm}}
-"""
+REST = {
+    "images": {
+        "data": {"name": "digits"},
+        "threat": {"norm": "linf", "eps": 0.1},
+        "defenses": {"some": {"kind": "standard", "model": "tiny-cnn"}},
+        "attacks": {"some": {"kind": "fgsm"}},
+    },
+    "text": {
+        "data": {"name": "vaults"},
+        "threat": {"attempts": 20},
+        "defenses": {"some": {"kind": "lm-pretrain"}},
+        "attacks": {"some": {"kind": "direct"}},
+    },
+    "text-to-image": {
+        "data": {"name": "digit-captions"},
+        "threat": {"attempts": 20},
+        "defenses": {"some": {"kind": "text-to-image-pretrain"}},
+        "attacks": {"some": {"kind": "no-attack"}},
+    },
+}
 
 
 def described(group, name, capsys, monkeypatch):
@@ -36,7 +48,7 @@ def described(group, name, capsys, monkeypatch):
 def test_the_example_of_every_plugin_is_valid(group, name, capsys, monkeypatch, tmp_path):
     item = described(group, name, capsys, monkeypatch)
     block = yaml.safe_load(item["example"])
-    document = yaml.safe_load(REST)
+    document = {"version": 1, "name": "example", **REST[plugins.modalities(plugins.load(group, name))[0]]}
     for key, value in block.items():
         document[key] = document.get(key, {}) | value if isinstance(value, dict) else value
     campaign = spec.from_text(yaml.safe_dump(document), "example.yaml", tmp_path)
