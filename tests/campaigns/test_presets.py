@@ -8,11 +8,12 @@ COMPARED = {"ard", "rslad", "iad", "adaad", "mtard", "ciard", "kd"}
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_preset_is_valid_and_compares_over_three_seeds(name: str) -> None:
+def test_every_preset_is_valid_and_compares_over_seeds(name: str) -> None:
     campaign = spec.load(name)
     assert campaign.name == name
     assert campaign.description
-    assert campaign.seeds == (0, 1, 2)
+    # A model that answers costs too much for three; its requests are many, and its intervals are over them.
+    assert campaign.seeds == ((0, 1, 2) if campaign.data.modality == "images" else (0,))
 
 
 def test_the_family_is_compared_with_the_same_teachers() -> None:

@@ -1,0 +1,55 @@
+"""The campaigns about erased text-to-image models: what is planned, and what a plan says is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustkd.campaigns import plan, spec
+from robustkd.contracts import RobustkdError
+
+PARTS = ("esd-church/unet", "salun-church/unet", "advunlearn-church/text_encoder")
+
+
+def test_every_method_is_attacked_beside_its_controls() -> None:
+    campaign = spec.load("unlearning-small")
+    attacked = {name for name in campaign.defenses if not campaign.excluded(name, "unlearndiffatk")}
+    assert {campaign.defenses[name].kind for name in attacked} == {
+        "text-to-image-pretrain",
+        "esd",
+        "uce",
+        "salun",
+        "advunlearn",
+    }
+    assert {"no-attack", "random-tokens", "seed-search"} < set(campaign.attacks)
+    searched, control = (campaign.defenses[name].plugin.params for name in ("advunlearn", "random-prefix"))
+    assert (searched.prefix, control.prefix) == ("attacked", "random")
+    attack = {"prefix", "attack_steps", "attack_lr"}
+    assert searched.model_dump(exclude=attack) == control.model_dump(exclude=attack)
+
+
+def test_a_plan_on_stable_diffusion_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def missing() -> str:
+        with pytest.raises(RobustkdError) as caught:
+            plan.build(spec.load("unlearning-sd14"))
+        return str(caught.value)
+
+    assert "prompts/church.csv cannot be read" in missing()
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "church.csv").write_text("prompt,evaluation_seed\nA church.,1\n")
+    for part in PARTS:
+        assert f"models/{part}" in missing()
+        folder = tmp_path / "models" / part
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        assert "no weights" in missing()
+        (folder / "model.safetensors").write_bytes(b"weights")
+    assert "judges/imagenet.onnx" in missing()
+    (tmp_path / "judges").mkdir()
+    (tmp_path / "judges" / "imagenet.onnx").write_bytes(b"network")
+    cells = plan.build(spec.load("unlearning-sd14")).cells
+    assert sum(cell.kind == "train" for cell in cells) == 4
+    assert sum(cell.kind == "attack" for cell in cells) == 18
