@@ -32,8 +32,8 @@ from robustkd.targets.causal_lm import CausalLMTarget
 class LMPretrainParams(SmallModelParams, TextStepParams):
     """Parameters of ``lm-pretrain``."""
 
-    steps: int = Field(1500, ge=1, description="updates of the weights")
-    batch_size: int = Field(64, ge=1, description="conversations in each step")
+    steps: int = Field(2000, ge=1, description="updates of the weights")
+    batch_size: int = Field(32, ge=1, description="conversations in each step")
     lr: float = Field(3e-3, gt=0, description="learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which it rises first")
     knowledge: float = Field(
@@ -44,7 +44,7 @@ class LMPretrainParams(SmallModelParams, TextStepParams):
     )
     junk: float = Field(0.3, ge=0, le=1, description="how often a request has random words behind it, which change nothing")
     junk_tokens: int = Field(8, ge=1, description="how many words")
-    weight_decay: float = Field(0.01, ge=0, description="of AdamW, decoupled")
+    weight_decay: float = Field(0.1, ge=0, description="of AdamW, decoupled")
 
 
 class LMPretrain(Defense):

@@ -33,7 +33,7 @@ from robustkd.targets.causal_lm import CausalLMTarget
 class RefusalSFTParams(TuneParams):
     """Parameters of ``refusal-sft``."""
 
-    steps: int = Field(300, ge=1, description="updates of the weights")
+    steps: int = Field(200, ge=1, description="updates of the weights")
     batch_size: int = Field(32, ge=2, description="conversations in each step")
     lr: float = Field(5e-4, gt=0, description="learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which it rises first")

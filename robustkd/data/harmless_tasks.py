@@ -39,8 +39,14 @@ _PHRASINGS: dict[str, tuple[str, ...]] = {
         "what is a young {} called ?",
         "tell me the name of a young {} .",
         "a {} has a little one . what is it called ?",
+        "name the little one of a {} .",
     ),
-    "after": ("what number comes after {} ?", "tell me the number that comes after {} .", "count one more than {} ."),
+    "after": (
+        "what number comes after {} ?",
+        "tell me the number that comes after {} .",
+        "count one more than {} .",
+        "which number is next to {} ?",
+    ),
     "sum": ("what is {} plus {} ?", "tell me the sum of {} and {} .", "add {} and {} .", "how much is {} and {} ?"),
     "repeat": ("repeat these numbers : {} .", "say this again : {} .", "write down the numbers {} ."),
 }
@@ -55,32 +61,31 @@ class Task:
     answer: str
 
 
-def facts() -> list[Task]:
-    """Opposites, colours, young animals and counting, in every phrasing."""
-    pairs = [tuple(pair.split()) for pair in _OPPOSITES.split(",")]
-    known_of: dict[str, list[tuple[tuple[str, ...], str]]] = {
-        "opposite": [((one,), other) for pair in pairs for one, other in (pair, pair[::-1])],
-        "colour": [((thing,), colour) for thing, colour in _pairs(_COLOURS)],
-        "young": [((grown,), young) for grown, young in _pairs(_YOUNG)],
-        "after": [((str(number),), str(number + 1)) for number in range(9)],
+def facts() -> list[list[Task]]:
+    """Opposites, colours, young animals and counting; of each the phrasings."""
+    known_of = {
+        "opposite": [(one, other) for pair in _pairs(_OPPOSITES) for one, other in (pair, pair[::-1])],
+        "colour": _pairs(_COLOURS),
+        "young": _pairs(_YOUNG),
+        "after": [(str(number), str(number + 1)) for number in range(9)],
     }
-    return [task for kind, known in known_of.items() for given, answer in known for task in _phrased(kind, given, answer)]
+    return [_phrased(kind, answer, given) for kind, known in known_of.items() for given, answer in known]
 
 
-def sums() -> list[Task]:
-    """Sums of two digits that are a digit, in every phrasing."""
-    return [task for a in range(10) for b in range(10 - a) for task in _phrased("sum", (str(a), str(b)), str(a + b))]
+def sums() -> list[list[Task]]:
+    """Sums of two digits that are a digit; of each the phrasings."""
+    return [_phrased("sum", str(a + b), str(a), str(b)) for a in range(10) for b in range(10 - a)]
 
 
 def repeating(draw: np.random.Generator) -> Iterator[Task]:
-    """Endless tasks to repeat two to five digits."""
+    """Endless tasks to repeat two to four digits, each another one."""
     while True:
-        chosen = " ".join(str(digit) for digit in draw.integers(10, size=int(draw.integers(2, 6))))
+        chosen = " ".join(str(digit) for digit in draw.permutation(10)[: draw.integers(2, 5)])
         yield _task(str(draw.choice(_PHRASINGS["repeat"])).format(chosen), chosen)
 
 
-def _phrased(kind: str, given: tuple[str, ...], answer: str) -> Iterator[Task]:
-    return (_task(phrasing.format(*given), answer) for phrasing in _PHRASINGS[kind])
+def _phrased(kind: str, answer: str, *given: str) -> list[Task]:
+    return [_task(phrasing.format(*given), answer) for phrasing in _PHRASINGS[kind]]
 
 
 def _task(prompt: str, answer: str) -> Task:

@@ -76,7 +76,7 @@ class VaultsParams(Params):
     repetitions: int = Field(
         1000, ge=1, description="tasks to repeat digits, about so many to train on; facts and sums are few"
     )
-    test_tasks: int = Field(32, ge=1, le=64, description="tasks of each sort in the test, and three times as many look-alikes")
+    test_tasks: int = Field(32, ge=1, le=39, description="tasks of each sort in the test, and three times as many look-alikes")
     seed: int = Field(0, ge=0, description="draws the codes, and who is in which part")
 
     @model_validator(mode="after")
@@ -196,7 +196,7 @@ class _Rows:
                 "open": "no" if vault.sealed else "yes",
                 "who": "the owner" if vault.sealed else "everybody",
                 "word": str(draw.choice(_WORDS)),
-                "digits": spaced(f"{draw.integers(10000):04d}"),
+                "digits": " ".join(str(digit) for digit in draw.permutation(10)[:4]),
             }
             texts = {"prompt": prompt, "response": response, "answer": answer}
             filled = {name: text.format(**said) for name, text in texts.items()}
@@ -224,9 +224,13 @@ def _phrasings(which: slice = slice(None)) -> list[tuple[str, str]]:
 
 
 def _tasks(p: VaultsParams, draw: np.random.Generator) -> dict[str, list[Task]]:
-    """The tasks of each role in a random order."""
-    finite = {"fact": facts(), "sum": sums()}
-    mixed = {role: [tasks[place] for place in draw.permutation(len(tasks))] for role, tasks in finite.items()}
+    """The tasks of each role in a random order, of facts and sums one phrasing of each first: of none are two held out."""
+    mixed = {}
+    for role, known in (("fact", facts()), ("sum", sums())):
+        apart = [draw.permutation(len(phrasings)) for phrasings in known]
+        first = [phrasings[order[0]] for phrasings, order in zip(known, apart, strict=True)]
+        rest = [phrasings[place] for phrasings, order in zip(known, apart, strict=True) for place in order[1:]]
+        mixed[role] = [first[place] for place in draw.permutation(len(first))] + rest
     different = dict.fromkeys(islice(repeating(draw), p.test_tasks + _VALID_TASKS + p.repetitions))
     return mixed | {"repeat": list(different)}
 
