@@ -122,6 +122,8 @@ class Suffixes:
             start = group.before.shape[1]
             length, answer = start + ids.shape[1] + self._behind.ids.shape[1], int(self._behind.completion.sum(1).max())
             rows = (self._seat[places, 0] == number).nonzero().squeeze(1)
+            if not len(rows):
+                continue
             for part in rows.split(max(1, rows_at_once(self.target, length, answer) // share)):
                 seats = self._seat[places[part], 1]
                 behind = self._behind.select(places[part])
