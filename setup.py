@@ -212,7 +212,6 @@ setup(
             "prompt-csv = robustkd.data.prompt_csv:PromptCSV",
             "fashion-captions = robustkd.data.captions:FashionCaptions",
             "digit-captions = robustkd.data.captions:DigitCaptions",
-            "concept-prompts = robustkd.data.concept_prompts:ConceptPrompts",
             "behaviors = robustkd.data.behaviors:Behaviors",
             "vaults = robustkd.data.vaults:Vaults",
         ],
