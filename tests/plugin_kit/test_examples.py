@@ -30,7 +30,8 @@ REST = {
     "text-to-image": {
         "data": {"name": "digit-captions"},
         "threat": {"attempts": 20},
-        "defenses": {"some": {"kind": "text-to-image-pretrain"}},
+        "defenses": {"some": {"kind": "text-to-image-pretrain"}, "judge": {"kind": "concept-classifier", "model": "tiny-cnn"}},
+        "judges": {"concept": {"kind": "concept-classifier", "classifier": "judge"}},
         "attacks": {"some": {"kind": "no-attack"}},
     },
 }
