@@ -210,6 +210,7 @@ setup(
             "image-folder = robustkd.data.image_folder:ImageFolder",
             "npz = robustkd.data.npz:NPZ",
             "prompt-csv = robustkd.data.prompt_csv:PromptCSV",
+            "behaviors = robustkd.data.behaviors:Behaviors",
             "fashion-captions = robustkd.data.captions:FashionCaptions",
             "digit-captions = robustkd.data.captions:DigitCaptions",
             "behaviors = robustkd.data.behaviors:Behaviors",
@@ -289,6 +290,8 @@ setup(
             "diversity = robustkd.defenses.analyses.diversity:Diversity",
             "calibration = robustkd.defenses.analyses.calibration:Calibration",
             "corruption-robustness = robustkd.defenses.analyses.corruption_robustness:CorruptionRobustness",
+            "usefulness = robustkd.defenses.analyses.usefulness:Usefulness",
+            "perplexity = robustkd.defenses.analyses.perplexity:Perplexity",
         ],
         "robustkd.engines": [
             "inline = robustkd.campaigns.engines.inline:InlineEngine",

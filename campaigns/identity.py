@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustkd.contracts import Attack, Defense, Judge, StoreError
+from robustkd.contracts import Analysis, Attack, Defense, Judge, StoreError
 
 
 def digest(*parts: Any) -> str:
@@ -28,7 +28,8 @@ def described(kind: str, plugin: Any) -> dict[str, Any]:
     Files that it reads count by their content, not by where they lie.
     """
     params = plugin.params.model_dump(mode="json")
-    contents = {str(file): _content(file) for file in plugin.files()} if isinstance(plugin, Attack | Defense | Judge) else {}
+    reads = isinstance(plugin, Analysis | Attack | Defense | Judge)
+    contents = {str(file): _content(file) for file in plugin.files()} if reads else {}
     if contents or isinstance(plugin, Defense):
         params = _replaced(params, contents) | {"files": sorted(contents.values())}
     return {"kind": kind, "version": plugin.version, "params": params}

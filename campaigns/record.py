@@ -193,6 +193,7 @@ def files_named(campaign: Campaign) -> list[Path]:
     plugged = [path for use in campaign.defenses.values() for path in use.plugin.files()]
     plugged += [path for use in campaign.attacks.values() for path in use.plugin.files()]
     plugged += [path for use in campaign.judges.values() for path in use.plugin.files()]
+    plugged += [path for use in campaign.analyses.values() for path in use.plugin.files()]
     named = [Path(value) for value in campaign.data.params.values() if isinstance(value, str) and Path(value).is_absolute()]
     return sorted({*plugged, *(path for path in named if path.exists())})
 

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from robustkd.contracts.data import Modality
@@ -60,6 +61,10 @@ class Analysis(ABC):
         holding = copy.copy(self)
         holding.targets = dict(targets)
         return holding
+
+    def files(self) -> list[Path]:
+        """Files outside the campaign whose content decides the table; hashed into its identity."""
+        return []
 
     @abstractmethod
     def run(self, target: Target, batch: Any, threat: ThreatModel, seed: int) -> Table:

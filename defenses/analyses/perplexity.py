@@ -1,0 +1,116 @@
+"""Perplexity: how surprised a language model is by good answers that it was not trained on.
+
+    perplexity = exp( - 1/T sum_t log p(y_t | request, y_<t) ),       t over the T tokens of all answers
+
+A defense that damages the model shows here before it shows in what the model answers. Perplexities of models with different
+tokenisers cannot be compared.
+
+Source: Jelinek et al.: Perplexity: a measure of the difficulty of speech recognition tasks (1977).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from robustkd.contracts import Analysis, CampaignPath, Modality, Params, PromptBatch, Table, Target, TargetError, ThreatModel
+from robustkd.data.chats import read_chats
+from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.chat import Tokens
+
+_ROWS = 16
+
+
+class PerplexityParams(Params):
+    """Parameters of ``perplexity``."""
+
+    chats: CampaignPath | None = Field(
+        None,
+        description="JSON lines of chats that nothing is trained on: prompt and response, or messages; by default the harmless "
+        "requests of the data, where they come with a response",
+    )
+    samples: int = Field(256, ge=1, description="chats at most")
+
+
+class Perplexity(Analysis):
+    """The perplexity of good answers to harmless requests, by the requests' role."""
+
+    Params = PerplexityParams
+    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    source = "Jelinek et al. 1977"
+
+    def files(self) -> list[Path]:
+        """The chats."""
+        return [self.params.chats] if self.params.chats else []
+
+    def run(self, target: Target, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
+        """A row for each role, and one for all; ``metrics``: the perplexity of all. Chats beyond the context are left out.
+
+        Raises:
+            TargetError: it is no language model, or no chat is left.
+            DataError: the file of chats is wrong.
+        """
+        if not isinstance(target, CausalLMTarget):
+            raise TargetError(f"perplexity is of a language model, this is a {target.kind}", fix="leave it out of 'defenses'")
+        chats = self._chats(batch)[: self.params.samples]
+        laid = [(role, tokens) for role, asked, answer in chats if (tokens := _encoded(target, asked, answer))]
+        if not laid:
+            raise TargetError(
+                "perplexity: there is no chat that the model's context holds",
+                fix="give 'chats', or data whose harmless requests have a column 'response'",
+            )
+        spent = _surprise(target, [tokens for _, tokens in laid])
+        roles = list(dict.fromkeys(role for role, _ in laid))
+        parts = [[found for (role, _), found in zip(laid, spent, strict=True) if role == name] for name in roles]
+        every, beyond = _row(spent), len(chats) - len(laid)
+        return Table(
+            caption=f"perplexity of the answers in {len(laid)} chats"
+            + (f"; {beyond} are longer than the context" if beyond else ""),
+            rows=[*roles, "all"],
+            columns=["perplexity", "tokens", "chats"],
+            values=[*(_row(part) for part in parts), every],
+            metrics={"perplexity": every[0]},
+        )
+
+    def _chats(self, batch: PromptBatch) -> list[tuple[str, str, str]]:
+        """Role, request and answer."""
+        if self.params.chats is not None:
+            return [("chat", *chat) for chat in read_chats(self.params.chats)]
+        if batch.benign is None:
+            return []
+        benign = batch.benign.requests
+        rows = zip(benign.get("role"), benign["prompt"], benign.get("response"), strict=True)
+        return [(role or "harmless", asked, answer) for role, asked, answer in rows if answer]
+
+
+def _encoded(target: CausalLMTarget, asked: str, answer: str) -> Tokens | None:
+    try:
+        return target.encode(asked, completion=answer)
+    except TargetError:
+        return None
+
+
+def _surprise(target: CausalLMTarget, laid: Sequence[Tokens]) -> list[tuple[float, int]]:
+    """For each chat -log p of its answer, and the answer's tokens."""
+    found: dict[int, tuple[float, int]] = {}
+    for rows in _of_like_length(laid):
+        batch = target.batch([laid[row] for row in rows])
+        with torch.no_grad():
+            lost = -target.token_logprobs(batch).double().sum(1)
+        found |= dict(zip(rows, zip(lost.tolist(), batch.completion.sum(1).tolist(), strict=True), strict=True))
+    return [found[row] for row in range(len(laid))]
+
+
+def _of_like_length(laid: Sequence[Tokens]) -> Iterator[list[int]]:
+    order = sorted(range(len(laid)), key=lambda row: len(laid[row].ids))
+    return (order[first : first + _ROWS] for first in range(0, len(order), _ROWS))
+
+
+def _row(spent: Sequence[tuple[float, int]]) -> list[float]:
+    lost, tokens = sum(loss for loss, _ in spent), sum(count for _, count in spent)
+    return [math.exp(lost / tokens), float(tokens), float(len(spent))]
