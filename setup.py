@@ -213,7 +213,6 @@ setup(
             "behaviors = robustkd.data.behaviors:Behaviors",
             "fashion-captions = robustkd.data.captions:FashionCaptions",
             "digit-captions = robustkd.data.captions:DigitCaptions",
-            "behaviors = robustkd.data.behaviors:Behaviors",
             "vaults = robustkd.data.vaults:Vaults",
         ],
         "robustkd.judges": [
