@@ -3,8 +3,8 @@
     p(complied) = p("Yes" | rubric) / (p("Yes" | rubric) + p("No" | rubric))
 
 The two answers' probabilities are compared, so there is nothing to parse and nothing to draw. It is as good a judge as its model is a
-reader: beside a model of a few hundred million parameters keep another judge (``benchmarks/judges.py --model`` measures one). An answer
-may talk to the judge as it may to any reader; one that the judge's context does not hold is cut at its end.
+reader: compare it with another judge before it decides. An answer may talk to the judge as it may to any reader; one that the judge's
+context does not hold is cut at its end.
 
 Source: Zheng et al.: Judging LLM-as-a-judge (NeurIPS 2023); Mazeika et al.: HarmBench (2024), appendix B, for a rubric that is answered
 with yes or no.
