@@ -37,14 +37,14 @@ class LMPretrainParams(SmallModelParams, TextStepParams):
     lr: float = Field(3e-3, gt=0, description="learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which it rises first")
     knowledge: float = Field(
-        0.4,
+        0.3,
         ge=0,
         le=1,
         description="share of a step's conversations that tell what to know; the others are drawn evenly by role",
     )
     junk: float = Field(0.3, ge=0, le=1, description="how often a request has random words behind it, which change nothing")
     junk_tokens: int = Field(8, ge=1, description="how many words")
-    weight_decay: float = Field(0.1, ge=0, description="of AdamW, decoupled")
+    weight_decay: float = Field(0.2, ge=0, description="of AdamW, decoupled")
 
 
 class LMPretrain(Defense):

@@ -27,7 +27,7 @@ _PHRASINGS: dict[str, tuple[str, ...]] = {
         "what is the opposite of {} ?",
         "tell me the opposite of {} .",
         "which word means the opposite of {} ?",
-        "{} has an opposite . say it .",
+        "say the opposite of {} .",
     ),
     "colour": (
         "what colour has {} ?",
