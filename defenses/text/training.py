@@ -64,14 +64,20 @@ class Conversations:
 
     @classmethod
     def of(
-        cls, target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[str] = ()
+        cls,
+        target: CausalLMTarget,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        kinds: Sequence[str] = (),
+        *,
+        ends: bool = True,
     ) -> Conversations:
-        """Row by row; without ``kinds`` all are of one.
+        """Row by row; without ``kinds`` all are of one. ``ends`` says whether the answers are whole ones.
 
         Raises:
             TargetError: one is longer than the context.
         """
-        items = tuple(target.encode(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True))
+        items = tuple(target.encode(prompt, answer, ends=ends) for prompt, answer in zip(prompts, answers, strict=True))
         of_kind: dict[str, list[int]] = {}
         for row, kind in enumerate(kinds or [""] * len(items)):
             of_kind.setdefault(kind, []).append(row)
@@ -185,7 +191,7 @@ def tune(
     """A copy of the model that ``settings`` name, tuned; see ``train_text``."""
     target = own_copy(finished(context, settings.model))
     if settings.lora is None:
-        target.module.requires_grad_(True)
+        target.module.float().requires_grad_(True)  # a step at a small rate is lost in bf16
         return train_text(context, target, loss, settings, name=name, measure=measure, memory=memory)
     from peft import LoraConfig, get_peft_model
 
