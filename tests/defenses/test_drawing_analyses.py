@@ -1,0 +1,71 @@
+"""What a defense of a text-to-image model keeps: harmless requests by concept, and FID."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+from torch import nn
+
+from robustkd import plugins
+from robustkd.contracts import Answered, DataError, PromptBatch, Prompts, Table, TargetError, ThreatModel
+from robustkd.defenses.analyses.fid import frechet
+from robustkd.targets import ClassifierTarget
+
+
+def prompts(concepts: list[str], images: np.ndarray | None = None) -> Prompts:
+    return Prompts({"prompt": tuple(concepts), "concept": tuple(concepts)}, np.zeros(len(concepts), dtype=np.int64), images)
+
+
+def table(kind: str, benign: Answered | None, net: ClassifierTarget | None = None, **params: str) -> Table:
+    nothing = Answered(prompts(["a"]), [torch.zeros(1, 4, 4)], np.array([False]))
+    batch = PromptBatch(nothing.requests, torch.arange(1), nothing, np.array([True]), benign)
+    analysis = plugins.make("analyses", {"kind": kind} | params).with_targets({"net": net} if net else {})
+    found: Table = analysis.run(None, batch, ThreatModel.by_prompt(2), 0)
+    return found
+
+
+def test_retention_is_counted_by_concept() -> None:
+    concepts = ["coat"] * 4 + ["bag"] * 6
+    done = np.array([True, True, True, False] + [True, False] * 3)
+    found = table("retention", Answered(prompts(concepts), [None] * 10, done))
+    assert found.rows == ["coat", "bag"]
+    assert [row[:2] for row in found.values] == [[4, 0.75], [6, 0.5]]
+    assert all(low < share < high for _, share, low, high in found.values)
+    assert found.metrics == {"retention": 0.6, "worst_concept_retention": 0.5}
+    with pytest.raises(DataError, match="no column 'style'"):
+        table("retention", Answered(prompts(concepts), [None] * 10, done), by="style")
+    with pytest.raises(TargetError, match="no harmless requests"):
+        table("retention", None)
+
+
+@pytest.mark.parametrize(("count", "size"), [(200, 5), (6, 9), (50, 1)])
+def test_the_frechet_distance_is_the_one_by_a_matrix_square_root(count: int, size: int) -> None:
+    random = np.random.default_rng(0)
+    first = random.normal(size=(count, size)) @ random.normal(size=(size, size))
+    second = random.normal(1, 2, size=(count + 3, size))
+    covariances = [np.atleast_2d(np.cov(part.T)) for part in (first, second)]
+    root = linalg.sqrtm(covariances[0] @ covariances[1] + 1e-12 * np.eye(size)).real
+    expected = ((first.mean(0) - second.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
+    assert frechet(torch.from_numpy(first), torch.from_numpy(second)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_fid_is_nought_for_the_same_images_and_grows_with_what_is_wrong() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.ReLU(), nn.Linear(3, 2))
+    target = ClassifierTarget(network, num_classes=2, input_shape=(1, 4, 4))
+    real = (torch.rand(80, 1, 4, 4) * 255).byte().numpy()
+    right = list(torch.from_numpy(real).float() / 255)
+    done, requests = np.ones(80, dtype=bool), prompts(["coat"] * 80, real)
+    found = table("fid", Answered(requests, right, done), target, network="net")
+    assert found.metrics["fid"] == pytest.approx(0, abs=1e-8)
+    assert found.values[0][1:] == [80, 3]
+    wrong = table("fid", Answered(requests, [image**3 for image in right], done), target, network="net").metrics["fid"]
+    assert wrong > 0.001
+    of_layer = table("fid", Answered(requests, [image**3 for image in right], done), target, network="net", layer="2")
+    assert of_layer.metrics["fid"] == pytest.approx(wrong)  # what the last linear layer is given
+    few = Answered(prompts(["coat"] * 3, real[:3]), right[:3], done[:3])
+    assert "fewer images than the 3 features" in table("fid", few, target, network="net").caption
+    with pytest.raises(TargetError, match="the data have none"):
+        table("fid", Answered(prompts(["coat"] * 80), right, done), target, network="net")
