@@ -65,6 +65,7 @@ setup(
         "llm": ["transformers>=5.0,<6", "peft>=0.17", "gguf>=0.17"],
         "diffusion": ["diffusers>=0.36", "transformers>=5.0,<6"],
         "onnx": ["onnxruntime>=1.20"],  # the judge onnx-classifier; 1.20 is the first with Python 3.13
+        "lm-eval": ["lm-eval>=0.4.13,<0.5"],  # the analysis 'lm-eval'; its interface changed within 0.4.x, 0.4.13 is tried
         "torchvision": ["torchvision>=0.23"],  # resnet101, resnext50-32x4d, densenet201, vgg19
         # The engine 'dask'. dask-jobqueue, for Slurm and PBS, is the user's to add: it is of no use elsewhere.
         "dask": ["distributed>=2025.1"],
@@ -294,6 +295,7 @@ setup(
             "fid = robustkd.defenses.analyses.fid:FID",
             "usefulness = robustkd.defenses.analyses.usefulness:Usefulness",
             "perplexity = robustkd.defenses.analyses.perplexity:Perplexity",
+            "lm-eval = robustkd.defenses.analyses.lm_eval_tasks:LMEval",
         ],
         "robustkd.engines": [
             "inline = robustkd.campaigns.engines.inline:InlineEngine",
