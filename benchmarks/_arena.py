@@ -192,7 +192,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     peers = {}
-    for name in ("torchattacks", "foolbox", "adv-lib", "pyautoattack"):
+    for name in ("torchattacks", "foolbox", "adv-lib", "pyautoattack", "nanogcg"):
         with contextlib.suppress(PackageNotFoundError):
             peers[name] = version(name)
     named = torch.cuda.get_device_name() if device.startswith("cuda") else _cpu()
