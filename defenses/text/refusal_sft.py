@@ -33,11 +33,11 @@ from robustkd.targets.causal_lm import CausalLMTarget
 class RefusalSFTParams(TuneParams):
     """Parameters of ``refusal-sft``."""
 
-    steps: int = Field(200, ge=1, description="updates of the weights")
+    steps: int = Field(250, ge=1, description="updates of the weights")
     batch_size: int = Field(32, ge=2, description="conversations in each step")
-    lr: float = Field(5e-4, gt=0, description="learning rate of AdamW")
+    lr: float = Field(7e-4, gt=0, description="learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which it rises first")
-    share: float = Field(0.25, gt=0, lt=1, description="of a step's conversations, those about forbidden requests")
+    share: float = Field(0.4, gt=0, lt=1, description="of a step's conversations, those about forbidden requests")
     junk: float = Field(0.5, ge=0, le=1, description="how often a request, of either sort, has random words behind it")
     junk_tokens: int = Field(8, ge=1, description="how many words")
 
