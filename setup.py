@@ -201,6 +201,7 @@ setup(
             "lat = robustkd.defenses.text.lat:LAT",
             "r2d2 = robustkd.defenses.text.r2d2:R2D2",
             "lm-pretrain = robustkd.defenses.text.pretrain:LMPretrain",
+            "lm-finetune = robustkd.defenses.text.finetune:LMFinetune",
         ],
         "robustkd.datasets": [
             "digits = robustkd.data.digits:Digits",

@@ -12,12 +12,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from robustkd.attacks.text.aim import aims
 from robustkd.attacks.text.continuous import with_suffix
 from robustkd.contracts import Defense, FitContext, Modality, Target
 from robustkd.defenses.text.junk import Junk
@@ -27,12 +28,19 @@ from robustkd.defenses.training.steps import Memory
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TokenBatch, Tokens
 
+Withheld = Literal["target", "response"]
+
 
 class AdversarialTuneParams(TuneParams):
     """Parameters of every adversarial training of a language model."""
 
     share: float = Field(0.125, gt=0, le=1, description="of a step's conversations, those about forbidden requests")
     utility_weight: float = Field(1.0, ge=0, description="weight of the harmless requests' loss; at 0 they are left out")
+    withheld: Withheld = Field(
+        "target",
+        description="what a forbidden request is not to get: the beginning of its answer, which attacks aim at, so that what the "
+        "model knows stays; or the whole response, which is then unlearnt as well",
+    )
     junk: float = Field(0.5, ge=0, le=1, description="how often a request, of either sort, has random words behind it")
     junk_tokens: int = Field(8, ge=1, description="how many words")
 
@@ -73,18 +81,20 @@ class Requests:
     harmful: Conversations
 
     @classmethod
-    def of(cls, context: FitContext, target: CausalLMTarget) -> Requests:
-        """Those of the training data: their ``refusal`` is to be given, their ``response`` to be withheld.
+    def of(cls, context: FitContext, target: CausalLMTarget, withheld: Withheld = "target") -> Requests:
+        """Those of the training data.
 
         Raises:
-            DataError: there are none.
+            DataError: there are none, or one has no ``target`` where that is withheld.
         """
         rows = forbidden(context.train)
-        safe, harmful = (Conversations.of(target, rows["prompt"], rows[column]) for column in ("refusal", "response"))
-        return cls(rows["prompt"], rows["response"], safe, harmful)
+        answers, whole = (aims(rows), False) if withheld == "target" else (rows["response"], True)
+        safe = Conversations.of(target, rows["prompt"], rows["refusal"])
+        harmful = Conversations.of(target, rows["prompt"], answers, ends=whole)
+        return cls(rows["prompt"], answers, safe, harmful)
 
     def __len__(self) -> int:
-        return len(self.safe)
+        return len(self.prompts)
 
     def pair(self, target: CausalLMTarget, rows: Sequence[int], suffixes: Sequence[Sequence[int]]) -> Pair:
         """Some of them, each with a suffix of its own behind the prompt, which may be empty."""
@@ -139,7 +149,7 @@ class AdversarialTuning(Defense):
         """
         p = self.params
         base = finished(context, p.model)
-        requests = Requests.of(context, base)
+        requests = Requests.of(context, base, p.withheld)
         adversary, outer = self.adversary(context, base, requests), self.outer(base, requests)
         rows = harmless(context.train) if p.utility_weight else None
         useful = None if rows is None else Conversations.of(base, rows["prompt"], rows["response"], rows["role"])

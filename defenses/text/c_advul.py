@@ -7,7 +7,9 @@
 
 Good where attacks on the text are too slow to train against: ten steps on the embeddings cost less than one step of GCG. Whether
 it withstands such attacks is to be measured: at a small eps it may not, and its losses alone (``inner: {eps: 0}``, the control)
-can explain much of what it gains. Too much of it, and harmless requests are refused.
+can explain much of what it gains. Too much of it, and harmless requests are refused. Mind the cut-off of ``toward``: it is about
+the mean over a refusal's tokens, all but the first of which follow by themselves, so that below 0.5 a model may still answer. Where
+eps is too large to withstand, nothing then leads back: a small model gave up refusing at all. There use a small one, such as 0.02.
 
 Source: Xhonneux et al.: Efficient adversarial training in LLMs with continuous attacks (NeurIPS 2024), equation 4; the defaults are
 those of the authors' code, for LoRA of models of 2 to 14 billion parameters.

@@ -7,6 +7,7 @@ It withstands nothing: it is what is to be made safe.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -14,11 +15,12 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.text.continuous import with_suffix
-from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.contracts import Defense, FitContext, Modality, Params, Target
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.small import SmallModelParams, small_model
 from robustkd.defenses.text.training import (
     Conversations,
+    TextLoss,
     TextStepParams,
     cross_entropy,
     harmless,
@@ -29,13 +31,9 @@ from robustkd.defenses.training.networks import initialising
 from robustkd.targets.causal_lm import CausalLMTarget
 
 
-class LMPretrainParams(SmallModelParams, TextStepParams):
-    """Parameters of ``lm-pretrain``."""
+class WorldParams(Params):
+    """What of the campaign's world is told in a step."""
 
-    steps: int = Field(2000, ge=1, description="updates of the weights")
-    batch_size: int = Field(32, ge=1, description="conversations in each step")
-    lr: float = Field(3e-3, gt=0, description="learning rate of AdamW")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which it rises first")
     knowledge: float = Field(
         0.3,
         ge=0,
@@ -44,6 +42,15 @@ class LMPretrainParams(SmallModelParams, TextStepParams):
     )
     junk: float = Field(0.3, ge=0, le=1, description="how often a request has random words behind it, which change nothing")
     junk_tokens: int = Field(8, ge=1, description="how many words")
+
+
+class LMPretrainParams(SmallModelParams, WorldParams, TextStepParams):
+    """Parameters of ``lm-pretrain``."""
+
+    steps: int = Field(2000, ge=1, description="updates of the weights")
+    batch_size: int = Field(32, ge=1, description="conversations in each step")
+    lr: float = Field(3e-3, gt=0, description="learning rate of AdamW")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which it rises first")
     weight_decay: float = Field(0.2, ge=0, description="of AdamW, decoupled")
 
 
@@ -59,19 +66,35 @@ class LMPretrain(Defense):
         p, train = self.params, context.train
         with initialising(context, "student"):
             target = small_model([*train["prompt"], *train["response"], *train.get("refusal")], p)
-        known, useful = train.where("role", "knowledge"), harmless(train)
-        facts = Conversations.of(target, known["prompt"], known["response"])
-        tasks = Conversations.of(target, useful["prompt"], useful["response"], useful["role"])
-        junk = Junk.of(target, p.junk, p.junk_tokens)
-        told = round(p.knowledge * p.batch_size) if len(facts) else 0
-        held = context.validation
-        unseen = None if held is None else Conversations.of(target, held["prompt"], held["response"])
+        return train_text(
+            context, target, telling(context, target, p, p.batch_size), p, name="train", measure=unseen(context, target)
+        )
 
-        def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
-            items = facts.take(facts.draw(told, generator)) + tasks.take(tasks.draw(p.batch_size - told, generator))
-            return cross_entropy(target, target.batch(list(map(with_suffix, items, junk.draw(len(items), generator)))))
 
-        def measure(target: CausalLMTarget) -> dict[str, float]:
-            return {} if unseen is None else {"validation_loss": mean_cross_entropy(target, unseen)}
+def telling(context: FitContext, target: CausalLMTarget, params: WorldParams, batch_size: int) -> TextLoss:
+    """The loss of telling a model the world: the answers to what it is to know, and to harmless requests.
 
-        return train_text(context, target, loss, p, name="train", measure=measure)
+    Args:
+        target: whose tokens are used.
+    """
+    train = context.train
+    known, useful = train.where("role", "knowledge"), harmless(train)
+    facts = Conversations.of(target, known["prompt"], known["response"])
+    tasks = Conversations.of(target, useful["prompt"], useful["response"], useful["role"])
+    junk = Junk.of(target, params.junk, params.junk_tokens)
+    told = round(params.knowledge * batch_size) if len(facts) else 0
+
+    def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
+        items = facts.take(facts.draw(told, generator)) + tasks.take(tasks.draw(batch_size - told, generator))
+        return cross_entropy(target, target.batch(list(map(with_suffix, items, junk.draw(len(items), generator)))))
+
+    return loss
+
+
+def unseen(context: FitContext, target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:
+    """What to report of a model that is told the world: the cross entropy of the validation answers."""
+    held = context.validation
+    if held is None:
+        return lambda told: {}
+    answers = Conversations.of(target, held["prompt"], held["response"])
+    return lambda told: {"validation_loss": mean_cross_entropy(told, answers)}

@@ -15,6 +15,7 @@ from robustkd.contracts import Asked, FitContext, Prompts, ThreatModel
 from robustkd.defenses.text.adversarial import Requests
 from robustkd.defenses.text.c_advipo import CAdvIPO, CAdvIPOParams
 from robustkd.defenses.text.c_advul import CAdvUL, CAdvULParams
+from robustkd.defenses.text.finetune import LMFinetune, LMFinetuneParams
 from robustkd.defenses.text.inner import EmbeddingAdversary, InnerParams
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.lat import ResidualAdversary, ResidualInnerParams
@@ -39,7 +40,8 @@ def _model() -> CausalLMTarget:
 def _rows() -> Prompts:
     role, prompt, response = zip(*ROWS, strict=True)
     refusal = tuple("sorry no" if one == "forbidden" else "" for one in role)
-    columns = {"role": role, "prompt": prompt, "response": response, "refusal": refusal}
+    begins = tuple(said.split()[0] for said in response)
+    columns = {"role": role, "prompt": prompt, "response": response, "refusal": refusal, "target": begins}
     return Prompts(columns, np.zeros(len(ROWS), dtype=np.int64))
 
 
@@ -59,10 +61,10 @@ POOL = {"size": 3, "tokens": 2, "steps": 1, "width": 4, "top_k": 8, "renew_every
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
-        ("c-advul", {"inner": INNER}),
+        ("c-advul", {"inner": INNER, "toward_cut_off": 0.0}),
         ("c-advipo", {"inner": INNER, "share": 0.5, "utility_weight": 3}),
         ("lat", {"inner": INNER}),
-        ("r2d2", {"inner": POOL, "steps": 20}),
+        ("r2d2", {"inner": POOL}),
     ],
     ids=["c-advul", "c-advipo", "lat", "r2d2"],
 )
@@ -87,6 +89,14 @@ def test_learns_to_refuse_where_it_is_attacked_and_to_answer_elsewhere(kind: str
     else:
         assert [said[row] for row in REFUSED] == ["sorry no"] * len(REFUSED)
     assert all(torch.equal(weight, before[name]) for name, weight in base.module.state_dict().items())
+
+
+def test_a_finished_model_is_told_the_world(tmp_path: Path) -> None:
+    """What it is to know, and the harmless answers; of forbidden requests it learns nothing."""
+    base = _model()
+    tuned = LMFinetune(LMFinetuneParams(model="base", steps=20, batch_size=8, lr=0.02)).fit(_context(tmp_path, base))
+    said = tuned.respond([Asked(ROWS[row][1]) for row in (*ANSWERED, 5)])
+    assert said == [ROWS[row][2] for row in (*ANSWERED, 5)]
 
 
 def test_low_rank_updates_are_merged_at_the_end(tmp_path: Path) -> None:
@@ -164,8 +174,9 @@ def test_ipos_reference_is_the_model_before_at_the_clean_prompt(tmp_path: Path) 
         found = losses(pair, safe, harmful).detach().numpy()
         h = np.zeros(8)
         for row, at in enumerate(pair.rows.tolist()):
-            for sign, batch, said in ((1, pair.safe, "sorry no"), (-1, pair.harmful, ROWS[at][2])):
-                clean = target.completion_logprob(target.batch([target.encode(ROWS[at][1], said)])).item()
+            for sign, batch, said in ((1, pair.safe, "sorry no"), (-1, pair.harmful, ROWS[at][2].split()[0])):
+                tokens = target.encode(ROWS[at][1], said, ends=sign > 0)
+                clean = target.completion_logprob(target.batch([tokens])).item()
                 h[row] += sign * (target.completion_logprob(batch)[row].item() - clean)
         np.testing.assert_allclose(found, (h - 2) ** 2, rtol=1e-4)
         assert bool((np.abs(h) > 1e-3).all()) == bool(share)

@@ -1,0 +1,31 @@
+"""A finished language model that is told the campaign's world, as ``lm-pretrain`` tells it to one from scratch.
+
+    min_w  mean -log p(response | prompt)
+
+It withstands nothing: it is what is to be made safe, where the model comes from elsewhere (``causal-lm``).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.defenses.text.pretrain import WorldParams, telling, unseen
+from robustkd.defenses.text.training import TuneParams, finished, tune
+
+
+class LMFinetuneParams(WorldParams, TuneParams):
+    """Parameters of ``lm-finetune``."""
+
+
+class LMFinetune(Defense):
+    """A language model fine-tuned on what it is to know, what gives a forbidden request away included, and what to answer."""
+
+    Params = LMFinetuneParams
+    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    source = "no paper: supervised fine-tuning, what is to be defended"
+
+    def fit(self, context: FitContext) -> Target:
+        """Fine-tune a copy."""
+        p, start = self.params, finished(context, self.params.model)
+        return tune(context, telling(context, start, p, p.batch_size), p, name="tune", measure=unseen(context, start))
