@@ -9,7 +9,7 @@ import click
 
 from robustkd.cli.options import json_option
 
-KINDS = ("defense", "attack", "check", "dataset", "model", "transform", "analysis")
+KINDS = ("defense", "attack", "check", "judge", "dataset", "model", "transform", "analysis")
 
 
 @click.command("new")

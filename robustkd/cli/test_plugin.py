@@ -56,6 +56,8 @@ def _print(group: plugins.Group, name: str, outcomes: list[Outcome], quiet: bool
     origin = next(info for info in plugins.listing(group) if info.name == name.partition(":")[0])
     count = sum(outcome.status == "failed" for outcome in outcomes)
     failed = f"{count} of {len(outcomes)} properties fail" if count else "conforms"
+    if (unseen := sum(outcome.status == "skipped" for outcome in outcomes)) and not quiet:
+        failed += f"; {unseen} of {len(outcomes)} properties could not be looked at, or do not apply"
     click.secho(f"{name}  ({plugins.one_of(group)} of {origin.package} {origin.package_version}): {failed}", bold=True)
     for outcome in outcomes:
         if quiet and outcome.status != "failed":

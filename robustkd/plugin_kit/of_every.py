@@ -20,6 +20,7 @@ from robustkd.plugin_kit.suite import Subject, listed, require
 CONTRACTS: dict[plugins.Group, type[Any]] = {
     "attacks": contracts.Attack,
     "defenses": contracts.Defense,
+    "judges": contracts.Judge,
     "checks": contracts.Check,
     "analyses": contracts.Analysis,
     "datasets": contracts.Dataset,

@@ -1,4 +1,4 @@
-"""Which properties are asked of which group."""
+"""Which properties are asked of which group, and of plug-ins for prompts in the place of those for images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from robustkd.plugin_kit.of_defenses import DEFENSE
 from robustkd.plugin_kit.of_every import EVERY
 from robustkd.plugin_kit.of_judgements import ANALYSIS, CHECK, DATASET
 from robustkd.plugin_kit.of_networks import MODEL, TRANSFORM
+from robustkd.plugin_kit.of_prompts import JUDGE, PROMPT_ATTACK, PROMPT_DATASET, PROMPT_DEFENSE
 from robustkd.plugin_kit.suite import Property
 from robustkd.plugins import Group
 
@@ -18,4 +19,13 @@ PROPERTIES: dict[Group, tuple[Property, ...]] = {
     "datasets": EVERY + DATASET,
     "models": EVERY + MODEL,
     "transforms": EVERY + TRANSFORM,
+}
+
+OF_PROMPTS: dict[Group, tuple[Property, ...]] = {
+    "attacks": EVERY + PROMPT_ATTACK,
+    "defenses": EVERY + PROMPT_DEFENSE,
+    "judges": EVERY + JUDGE,
+    "checks": EVERY + CHECK,
+    "analyses": EVERY + ANALYSIS,
+    "datasets": EVERY + PROMPT_DATASET,
 }

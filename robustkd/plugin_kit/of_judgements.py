@@ -13,7 +13,7 @@ from robustkd import plugins
 from robustkd.contracts import CheckContext, DataError, Finding, RawData, Table, Target, TargetError, ThreatModel
 from robustkd.contracts.check import Severity
 from robustkd.evaluation import evaluate_attack, evidence_of
-from robustkd.plugin_kit import bench
+from robustkd.plugin_kit import bench, bench_prompts
 from robustkd.plugin_kit.suite import NotApplicable, Subject, generators_at, require
 
 _EPS = bench.EPS["linf"]
@@ -24,7 +24,7 @@ QUICK_CHECK = {"samples": 4, "points": 200, "steps": 5, "restarts": 1}
 
 def finds(subject: Subject) -> None:
     """It returns a finding under its own name, with evidence that JSON can hold; a fired one says why and what to do."""
-    for context in (_evaluated(), _evaluated(attacked=False)):
+    for context in (_evaluated(subject), _evaluated(subject, attacked=False)):
         finding = _found(subject, context)
         require(isinstance(finding, Finding), f"run returned a {type(finding).__name__}", "return self.finding(..)")
         require(finding.name == subject.name, f"its finding is called '{finding.name}'", "use self.finding(..)")
@@ -45,13 +45,13 @@ def same_finding(subject: Subject) -> None:
     found = []
     for _ in range(2):
         with generators_at(0):  # as the platform runs checks
-            found.append(_found(subject, _evaluated()))
+            found.append(_found(subject, _evaluated(subject)))
     require(found[0] == found[1], "two runs differ", "draw from SampleRng(context.seed, ..)")
 
 
 def leaves_the_model(subject: Subject) -> None:
     """The model is left as it was."""
-    context = _evaluated()
+    context = _evaluated(subject)
     with bench.left_alone("it", context.target.module), generators_at(0):
         _found(subject, context)
 
@@ -125,8 +125,10 @@ def _found(subject: Subject, context: CheckContext) -> Finding:
     return finding
 
 
-def _evaluated(attacked: bool = True) -> CheckContext:
-    """A finished evaluation of an undefended network, with three attacks or with none."""
+def _evaluated(subject: Subject, attacked: bool = True) -> CheckContext:
+    """A finished evaluation of an undefended network (or of a model that is asked), with attacks or with none."""
+    if _of_prompts(subject):
+        return bench_prompts.evaluated(_draws(subject), attacked)
     target = bench.classifier()
     batch, threat = bench.batch(target), ThreatModel("linf", _EPS)
     evidence = {}
@@ -140,6 +142,8 @@ def _evaluated(attacked: bool = True) -> CheckContext:
 
 def _about(subject: Subject) -> Target:
     """A target that the analysis can be made of: a single network, or an ensemble."""
+    if _of_prompts(subject):
+        return bench_prompts.Oracle(_draws(subject))
     target: Target = bench.classifier()
     try:
         _table(subject, target)
@@ -150,8 +154,23 @@ def _about(subject: Subject) -> Target:
 
 def _table(subject: Subject, target: Target | None = None) -> Table:
     target = target or _about(subject)
+    if isinstance(target, bench_prompts.Oracle):
+        context = bench_prompts.evaluated(target.draws)
+        try:
+            found: Table = subject.make(QUICK_CHECK).run(target, context.batch, context.threat, 0)
+        except (DataError, TargetError) as error:
+            raise NotApplicable(f"it cannot be made of the suite's requests: {error.message}") from None
+        return found
     table: Table = subject.make(QUICK_CHECK).run(target, bench.batch(target), ThreatModel("linf", _EPS), 0)
     return table
+
+
+def _of_prompts(subject: Subject) -> bool:
+    return "images" not in plugins.modalities(subject.plugin)
+
+
+def _draws(subject: Subject) -> bool:
+    return "text" not in plugins.modalities(subject.plugin)
 
 
 def _raw(subject: Subject) -> RawData:

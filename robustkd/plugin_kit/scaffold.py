@@ -12,7 +12,8 @@ from robustkd import plugins
 from robustkd.contracts import UsageError
 
 KINDS: dict[str, plugins.Group] = {
-    plugins.one_of(group): group for group in ("attacks", "defenses", "checks", "datasets", "models", "transforms", "analyses")
+    plugins.one_of(group): group
+    for group in ("attacks", "defenses", "judges", "checks", "datasets", "models", "transforms", "analyses")
 }
 """What can be begun: the kind of plug-in, and the group of its entry point."""
 
@@ -21,6 +22,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _EXAMPLES = {
     "defense": "defenses:\n  teacher: {{kind: standard, model: small-cnn}}\n  mine: {{kind: {0}, teacher: teacher, student: tiny-cnn}}",
     "attack": "attacks:\n  mine: {{kind: {0}}}",
+    "judge": "judges:\n  mine: {{kind: {0}}}   # the first one decides, the others are recorded beside it",
     "check": "checks: standard   # {0} is one of them",
     "dataset": "data: {{name: {0}}}",
     "model": "defenses:\n  plain: {{kind: standard, model: {0}}}",

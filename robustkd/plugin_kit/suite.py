@@ -103,16 +103,19 @@ def subject(group: plugins.Group, name: str, settings: Mapping[str, Any] | None 
     return Subject(group, name, plugins.load(group, name), dict(settings or {}))
 
 
-def properties(group: plugins.Group) -> Sequence[Property]:
-    """What is asked of the plug-ins of a group.
+def properties(group: plugins.Group, plugin: type[Any] | None = None) -> Sequence[Property]:
+    """What is asked of the plug-ins of a group; of one that is given, what is asked of those for its kind of data.
 
     Raises:
         PluginError: the suite has nothing to ask of that group.
     """
-    from robustkd.plugin_kit.of_group import PROPERTIES  # late: the groups' modules build on this one
+    from robustkd.plugin_kit.of_group import OF_PROMPTS, PROPERTIES  # late: the groups' modules build on this one
 
+    if group in OF_PROMPTS and (group not in PROPERTIES or (plugin and "images" not in plugins.modalities(plugin))):
+        return OF_PROMPTS[group]
     if group not in PROPERTIES:
-        raise PluginError(f"there is no conformance suite for {group}", fix=f"there is one for {', '.join(PROPERTIES)}")
+        known = dict.fromkeys((*PROPERTIES, *OF_PROMPTS))
+        raise PluginError(f"there is no conformance suite for {group}", fix=f"there is one for {', '.join(known)}")
     return PROPERTIES[group]
 
 
@@ -142,9 +145,9 @@ def examine(group: plugins.Group, name: str, settings: Mapping[str, Any] | None 
         name: of the plug-in, or ``family:member``.
         settings: parameters to test it with, beside those that are required.
     """
-    wanted = properties(group)
+    properties(group)  # says so where there is no suite
     tested = subject(group, name, settings)
-    return [look(item, tested) for item in wanted]
+    return [look(item, tested) for item in properties(group, tested.plugin)]
 
 
 def conformance(group: plugins.Group, name: str, **settings: Any) -> Any:
@@ -158,8 +161,12 @@ def conformance(group: plugins.Group, name: str, **settings: Any) -> Any:
     import pytest
 
     tested: list[Subject] = []  # made by the first test: a plug-in that cannot be imported fails there
+    try:
+        plugin = plugins.load(group, name)
+    except PluginError:
+        plugin = None
 
-    @pytest.mark.parametrize("item", properties(group), ids=title)
+    @pytest.mark.parametrize("item", properties(group, plugin), ids=title)
     def test(item: Property) -> None:
         if not tested:
             tested.append(subject(group, name, settings))
@@ -174,12 +181,12 @@ def conformance(group: plugins.Group, name: str, **settings: Any) -> Any:
 
 def registered_by(distribution: str) -> list[tuple[plugins.Group, str]]:
     """The plug-ins of an installed distribution that there is a suite for; families are left out."""
-    from robustkd.plugin_kit.of_group import PROPERTIES
+    from robustkd.plugin_kit.of_group import OF_PROMPTS, PROPERTIES
 
     return [
         (group, info.name)
         for group in plugins.GROUPS
-        if group in PROPERTIES
+        if group in PROPERTIES or group in OF_PROMPTS
         for info in plugins.listing(group)
         if canonicalize_name(info.package) == canonicalize_name(distribution) and plugins.family(group, info.name) is None
     ]

@@ -105,7 +105,7 @@ def test_names_and_settings_are_checked(broken, robustkd):
 
 ALL = [
     (group, name)
-    for group in ("attacks", "defenses", "checks", "analyses", "datasets", "models", "transforms")
+    for group in ("attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms")
     for name in plugins.names(group)
     if plugins.family(group, name) is None
 ]
@@ -121,5 +121,5 @@ CHEAP = {
 @pytest.mark.parametrize(("group", "name"), [pair for pair in ALL if CHEAP.get(pair[1], {}) is not None], ids=str)
 def test_every_built_in_plugin_conforms(group, name):
     tested = subject(group, name, CHEAP.get(name))
-    outcomes = [look(item, tested) for item in properties(group)]
+    outcomes = [look(item, tested) for item in properties(group, tested.plugin)]
     assert [(outcome.property, outcome.why) for outcome in outcomes if outcome.status == "failed"] == []
