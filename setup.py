@@ -193,6 +193,7 @@ setup(
             "uce = robustkd.defenses.diffusion.uce:UCE",
             "salun = robustkd.defenses.diffusion.salun:SalUn",
             "advunlearn = robustkd.defenses.diffusion.advunlearn:AdvUnlearn",
+            "sfd = robustkd.defenses.diffusion.sfd:SFD",
             "text-to-image = robustkd.defenses.diffusion.external:TextToImage",
             "refusal-sft = robustkd.defenses.text.refusal_sft:RefusalSFT",
             "causal-lm = robustkd.defenses.text.causal_lm:CausalLM",

@@ -42,6 +42,7 @@ class TextToImageTarget(GenerativeTarget):
     """
 
     kind = "text-to-image"
+    module: nn.ModuleDict
 
     def __init__(
         self,
@@ -175,6 +176,16 @@ class TextToImageTarget(GenerativeTarget):
         if kind == "v_prediction":
             return kept.sqrt() * output + (1 - kept).sqrt() * latents
         return (latents - kept.sqrt() * output) / (1 - kept).sqrt()
+
+    def clean(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+        """(B, C', H', W') the latents without noise that the UNet sees in noised ones, whatever its own terms."""
+        output, kind = self.output(latents, t, hidden), self.scheduler.config.prediction_type
+        if kind == "sample":
+            return output
+        kept = self._kept(t)
+        if kind == "v_prediction":
+            return kept.sqrt() * latents - (1 - kept).sqrt() * output
+        return (latents - (1 - kept).sqrt() * output) / kept.sqrt()
 
     @torch.no_grad()
     def respond(self, asked: Sequence[Asked]) -> list[Tensor]:

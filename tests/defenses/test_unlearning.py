@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from robustkd import plugins
-from robustkd.contracts import DataError, FitContext, Target, ThreatModel, UsageError
+from robustkd.contracts import Asked, DataError, FitContext, Target, ThreatModel, UsageError
 from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.defenses.diffusion.advunlearn import attacked_prefix, prefixed, random_prefix
 from robustkd.defenses.diffusion.erasing import ErasingParams, begin, unfinished
 from robustkd.defenses.diffusion.pretrain import contrast
 from robustkd.defenses.diffusion.salun import salient
+from robustkd.defenses.diffusion.sfd import identity_loss
 from robustkd.defenses.diffusion.uce import edited, projections
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.steps import train_steps
@@ -195,6 +196,35 @@ def test_the_salient_weights_are_those_with_the_largest_gradients() -> None:
     masks = salient({"weight": weight, "bias": bias}, [lambda: slopes @ weight + offsets @ bias] * 2, 0.5)
     assert masks["weight"].tolist() == [0, 1, 0, 1]
     assert masks["bias"].tolist() == [1, 0]
+
+
+def test_a_distilled_generator_draws_in_one_step_what_its_network_sees_in_noise(
+    fit: Callable[..., Any], base: TextToImageTarget
+) -> None:
+    seen: list[float] = []
+    spec = {"kind": "sfd", "base": "base", "steps": 3, "batch_size": 4, "lr": 1e-3}
+    made = fit(spec, base, log=lambda step, metrics: seen.append(metrics["distil_loss"]))
+    assert (made.steps, made.guidance) == (1, 1.0)
+    assert np.isfinite(seen).all()
+    noise = torch.randn((1, *made.latent_shape), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        drawn = made.images(made.clean(noise, torch.tensor([made.timesteps - 1]), made.encode(made.tokenize(["8"]))))
+    torch.testing.assert_close(made.respond([Asked("8", seed=3)])[0], drawn[0], atol=1e-5, rtol=0)
+    moved = [
+        name for name, weight in made.module.state_dict().items() if not torch.equal(weight, base.module.state_dict()[name])
+    ]
+    assert moved
+    assert all(name.startswith("unet") for name in moved)
+
+
+def test_the_identity_loss_is_sids(base: TextToImageTarget) -> None:
+    random = np.random.default_rng(0)
+    drawn, real, fake = random.normal(size=(3, 2, 1, 3, 3))
+    found = identity_loss(*(torch.from_numpy(array) for array in (drawn, real, fake)), alpha=1.2).numpy()
+    for row in range(2):
+        x, phi, psi = (array[row].ravel() for array in (drawn, real, fake))
+        expected = (-0.2 * np.dot(phi - psi, phi - psi) + np.dot(phi - psi, psi - x)) / np.abs(x - phi).sum()
+        assert found[row] == pytest.approx(expected)
 
 
 def test_the_concept_classifier_has_an_answer_for_none_of_them(fit: Callable[..., Any], data: Splits) -> None:

@@ -90,6 +90,7 @@ def test_every_kind_of_prediction_is_told_as_noise(target: TextToImageTarget, ki
     told.unet = Knowing()
     hidden = torch.zeros(2, 8, 16)
     torch.testing.assert_close(told.predict(z, t, hidden), noise, atol=1e-4, rtol=0)
+    torch.testing.assert_close(told.clean(z, t, hidden), z0, atol=1e-4, rtol=0)
 
 
 def test_a_saved_target_draws_the_same(target: TextToImageTarget, tmp_path: Path) -> None:
