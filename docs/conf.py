@@ -40,6 +40,7 @@ NAVIGATION = {
         "ensembles",
         "adaptive-attacks",
         "verdicts",
+        "report",
         "write-a-plugin",
         "ci",
         "profiles",
