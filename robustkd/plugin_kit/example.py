@@ -62,11 +62,16 @@ def example_block(group: plugins.Group, name: str) -> dict[str, Any] | None:
     plugin = plugins.load(group, name)
     modality = plugins.modalities(plugin)[0]
     needed = target_references(plugin.Params.model_validate(values))
-    defenses: dict[str, Any] = {other: _plain(modality, place) for place, other in enumerate(needed)}
+    helper = modality == "text-to-image" and group in ("judges", "analyses")  # what they refer to looks at pictures
+    defenses: dict[str, Any] = {
+        other: dict(_LOOKS) if helper else _plain(modality, place) for place, other in enumerate(needed)
+    }
     mine = {f"my-{name.replace(':', '-')}": {"kind": name, **values}}
     if group == "analyses" and modality != "images":
-        one = {"plain": _plain(modality, 0)}
-        return {"defenses": one, "analyses": {owner: {**use, "defenses": ["plain"]} for owner, use in mine.items()}}
+        return {
+            "defenses": {"plain": _plain(modality, 0), **defenses},
+            "analyses": {owner: {**use, "defenses": ["plain"]} for owner, use in mine.items()},
+        }
     if group == "analyses":
         two = {name: _plain(modality, place) for place, name in enumerate(("one", "two"))}
         two["both"] = {"kind": "ensemble", "members": ["one", "two"]}
@@ -94,6 +99,7 @@ _PLAIN = {
     "text-to-image": {"kind": "text-to-image-pretrain"},
 }
 """The undefended model that others stand on."""
+_LOOKS = {"kind": "concept-classifier", "model": "small-cnn"}
 
 
 def _plain(modality: str, place: int) -> dict[str, Any]:

@@ -10,7 +10,17 @@ from typing import get_args
 import numpy as np
 
 from robustkd import plugins
-from robustkd.contracts import CheckContext, DataError, Finding, RawData, Table, Target, TargetError, ThreatModel
+from robustkd.contracts import (
+    CheckContext,
+    DataError,
+    Finding,
+    RawData,
+    Table,
+    Target,
+    TargetError,
+    ThreatModel,
+    target_references,
+)
 from robustkd.contracts.check import Severity
 from robustkd.evaluation import evaluate_attack, evidence_of
 from robustkd.plugin_kit import bench, bench_prompts
@@ -155,6 +165,8 @@ def _about(subject: Subject) -> Target:
 def _table(subject: Subject, target: Target | None = None) -> Table:
     target = target or _about(subject)
     if isinstance(target, bench_prompts.Oracle):
+        if target_references(subject.make(QUICK_CHECK).params):
+            raise NotApplicable("it looks with a model of the campaign: try it in one")
         context = bench_prompts.evaluated(target.draws)
         try:
             found: Table = subject.make(QUICK_CHECK).run(target, context.batch, context.threat, 0)
