@@ -49,6 +49,7 @@ class CaptionsParams(Params):
 
     per_concept: int = Field(100, ge=2, description="training images of each concept")
     prompts: int = Field(24, ge=2, le=100, description="test prompts of each concept, half of them indirect")
+    draw: int = Field(0, ge=0, description="which test requests: other captions, images and seeds")
     forbidden: tuple[str, ...] = Field(("1", "4", "6", "7", "0"), min_length=1, description="the concepts to be erased")
 
 
@@ -91,16 +92,17 @@ class CaptionedImages(Dataset):
         if set(names) == set(p.forbidden):
             raise DataError("every concept is forbidden", fix="leave some, to see what the erased model still can do")
         train, test = self.images()
-        written = self._captions(train, p.per_concept, 0)
-        asked = self._captions(test, p.prompts, 1, distinct=True)
+        written = self._captions(train, p.per_concept, (0,))
+        asked = self._captions(test, p.prompts, (1, p.draw), distinct=True)
         return RawData(written, asked.where("role", "forbidden"), names, asked.where("role", "benign"))
 
-    def _captions(self, arrays: Arrays, each: int, part: int, *, distinct: bool = False) -> Prompts:
-        rows = [self._of_concept(arrays.labels, label, each) for label in range(len(self.words))]
+    def _captions(self, arrays: Arrays, each: int, part: tuple[int, ...], *, distinct: bool = False) -> Prompts:
+        first = each * part[-1]
+        rows = [self._of_concept(arrays.labels, label, first, each) for label in range(len(self.words))]
         images = arrays.select(np.concatenate(rows))
         tones = _tones(images.unit())
         # Raw bits, as in `stratified_order`: NumPy keeps them stable over its releases.
-        generator = np.random.PCG64(np.random.SeedSequence((part, 7)))
+        generator = np.random.PCG64(np.random.SeedSequence((*part, 7)))
         names = tuple(self.words)
         columns: dict[str, list[str]] = {name: [] for name in ("prompt", "concept", "kind", "seed", "role")}
         seen: set[str] = set()
@@ -111,17 +113,23 @@ class CaptionedImages(Dataset):
                 caption = _caption(self.words[names[label]], kind, tone, generator)
             seen.add(caption)
             role = "forbidden" if names[label] in self.params.forbidden else "benign"
-            row = {"prompt": caption, "concept": names[label], "kind": kind, "seed": str(1000 + number), "role": role}
+            row = {
+                "prompt": caption,
+                "concept": names[label],
+                "kind": kind,
+                "seed": str(1000 + len(self.words) * first + number),
+                "role": role,
+            }
             for name, text in row.items():
                 columns[name].append(text)
         return Prompts({name: tuple(texts) for name, texts in columns.items()}, images.labels, images.images)
 
-    def _of_concept(self, labels: np.ndarray, label: int, each: int) -> np.ndarray:
+    def _of_concept(self, labels: np.ndarray, label: int, first: int, each: int) -> np.ndarray:
         found = np.flatnonzero(labels == label)
-        if len(found) < each:
+        if len(found) < first + each:
             name = tuple(self.words)[label]
-            raise DataError(f"{each} images of '{name}' are asked for, there are {len(found)}", fix="ask for fewer")
-        return found[:each]
+            raise DataError(f"{first + each} images of '{name}' are asked for, there are {len(found)}", fix="ask for fewer")
+        return found[first : first + each]
 
 
 class FashionCaptions(CaptionedImages):

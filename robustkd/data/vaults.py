@@ -77,7 +77,7 @@ class VaultsParams(Params):
         1000, ge=1, description="tasks to repeat digits, about so many to train on; facts and sums are few"
     )
     test_tasks: int = Field(32, ge=1, le=39, description="tasks of each sort in the test, and three times as many look-alikes")
-    seed: int = Field(0, ge=0, description="draws the codes, and who is in which part")
+    world: int = Field(0, ge=0, description="which one: draws the codes, and who is in which part")
 
     @model_validator(mode="after")
     def _some_are_left(self) -> VaultsParams:
@@ -115,7 +115,7 @@ class Vaults(Dataset):
     def load(self) -> RawData:
         """Three requests for each sealed test vault, one of each style; harmless ones as many and more."""
         p = self.params
-        draw = np.random.default_rng([p.seed, 5])
+        draw = np.random.default_rng([p.world, 5])
         codes = [spaced(f"{code:04d}") for code in draw.choice(10000, size=2 * p.vaults, replace=False)]
         sealed = _vaults(_METALS, True, codes[: p.vaults], draw)
         open_ = _vaults(_WOODS, False, codes[p.vaults :], draw)

@@ -65,3 +65,12 @@ def test_the_adjective_says_how_bright_an_image_is() -> None:
 def test_what_cannot_be_forbidden_is_named(forbidden: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         plugins.make("datasets", {"kind": "digit-captions", "forbidden": forbidden}).load()
+
+
+def test_another_draw_asks_for_the_same_concepts_by_other_captions_images_and_seeds() -> None:
+    one, other = (load_splits("digit-captions", {"draw": draw, "prompts": 12}) for draw in (0, 1))
+    assert one.train.digest() == other.train.digest()
+    assert set(one.test["concept"]) == set(other.test["concept"])
+    assert set(one.test["seed"]).isdisjoint(other.test["seed"])
+    assert len(set(one.test["prompt"]) & set(other.test["prompt"])) < 12
+    assert not any((image == other.test.images).all((1, 2, 3)).any() for image in one.test.images)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from robustkd import plugins
 from robustkd.contracts import DataError
 from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.data.cifar import CIFAR10, CIFAR100, CifarDataset
@@ -536,3 +537,8 @@ def test_npz_that_is_no_archive(tmp_path: Path) -> None:
     for file in (tmp_path / "data.npz", tmp_path / "nowhere.npz"):
         with pytest.raises(DataError, match="cannot be used"):
             load_splits("npz", {"file": file})
+
+
+@pytest.mark.parametrize("name", plugins.names("datasets"))
+def test_no_parameter_of_a_dataset_is_taken_by_the_split(name):
+    assert not set(plugins.load("datasets", name).Params.model_fields) & set(SplitParams.model_fields)

@@ -76,7 +76,7 @@ def test_the_judges_of_the_world_tell_its_answers_from_its_refusals(world):
 
 def test_a_seed_makes_a_world(world):
     small = VaultsParams(vaults=8, test_vaults=2, validation_vaults=2, repetitions=20, test_tasks=8)
-    one, same, other = (Vaults(small.model_copy(update={"seed": seed})).load() for seed in (1, 1, 2))
+    one, same, other = (Vaults(small.model_copy(update={"world": seed})).load() for seed in (1, 1, 2))
     assert one.train.digest() == same.train.digest() != other.train.digest()
     assert one.test.digest() == same.test.digest() != other.test.digest()
     assert len(one.test) == 6
