@@ -197,6 +197,15 @@ def test_small_memory_changes_nothing(target, monkeypatch):
     assert torch.allclose(suffixes.gradient(places, ids[:, 0]), expected[1], atol=1e-5)
 
 
+def test_requests_are_looked_at_alone_when_those_of_other_lengths_are_done(target):
+    suffixes, ids, texts = suffixes_of(target)
+    whole = suffixes.losses(torch.arange(4), ids, are_texts(texts))
+    for place in range(4):
+        alone, one = torch.tensor([place]), slice(place, place + 1)
+        assert torch.allclose(suffixes.losses(alone, ids[one], are_texts(texts)[one]), whole[one], atol=1e-5)
+        assert torch.isfinite(suffixes.gradient(alone, ids[one, 0])).all()
+
+
 def test_the_token_gradient_is_the_slope_towards_every_token(target):
     """By finite differences of the loss of the whole text, along the way from a token to each other one."""
     suffixes, ids, texts = suffixes_of(target, 1)
