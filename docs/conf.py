@@ -38,6 +38,8 @@ NAVIGATION = {
         "own-model",
         "robustbench",
         "ensembles",
+        "language-models",
+        "diffusion",
         "adaptive-attacks",
         "verdicts",
         "report",

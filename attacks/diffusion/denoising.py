@@ -2,7 +2,9 @@
 
     error(c) = mean over pixels of ( noise - eps(z_t | c) )^2,   z_t = sqrt(a_t) z_0 + sqrt(1 - a_t) noise
 
-with ``z_0`` the latents of a picture of the concept. The model is its own classifier: nothing else is in the loop.
+with ``z_0`` the latents of a picture of the concept. The model is its own classifier: nothing else is in the loop. A model that
+was trained to predict something else than the noise (velocity, say) is compared with that: in terms of the noise, the high levels,
+at which is decided what a picture shows, would weigh next to nothing.
 
 Source: Li et al.: Your diffusion model is secretly a zero-shot classifier (ICCV 2023), section 3; Zhang et al.: To generate or
 not? (ECCV 2024), section 4.
@@ -70,12 +72,12 @@ class Denoising:
         z = self.latents[rows].repeat_interleave(m, 0)
         noise = rng.normal((m, *self.latents.shape[1:])).flatten(0, 1).to(z)
         noisy = self.target.noised(z, noise, t)
-        wanted = noise
+        wanted = self.target.aim(z, noise, t)
         if self.original is not None:
             model, asked = self.original
             with torch.no_grad():
-                wanted = model.predict(noisy, t, asked[rows].repeat_interleave(m, 0)).to(z.device)
-        seen = self.target.predict(noisy, t, hidden.repeat_interleave(m, 0))
+                wanted = model.output(noisy, t, asked[rows].repeat_interleave(m, 0)).to(z.device)
+        seen = self.target.output(noisy, t, hidden.repeat_interleave(m, 0))
         return (wanted.float() - seen.float()).square().reshape(len(rows), -1).mean(1)
 
 
