@@ -28,8 +28,8 @@ class ErasingParams(Params):
     concepts: tuple[str, ...] | None = Field(
         None, min_length=1, description="what is erased; default: the concepts whose training captions are marked forbidden"
     )
-    wording: Literal["name", "captions"] = Field(
-        "name", description="erased are the concepts' names, or all of their training captions"
+    wording: Literal["name", "direct", "captions"] = Field(
+        "name", description="erased are the concepts' names, their training captions that use a name, or all of these"
     )
 
 
@@ -108,9 +108,16 @@ def split(train: Prompts, params: ErasingParams) -> tuple[Wordings, Wordings]:
     if not erased or not kept:
         raise DataError(f"{len(erased)} of {len(known)} concepts are to be erased", fix="erase some and keep some")
     texts = {name: tuple(sorted(set(train.where("concept", name)["prompt"]))) for name in known}
-    named = {name: (name,) for name in known} if params.wording == "name" else texts
+    worded = spoken(train, params)
+    forgotten = {name: tuple(sorted(set(worded.where("concept", name)["prompt"]))) for name in erased}
+    named = {name: (name,) for name in erased} if params.wording == "name" else forgotten
     forget = Wordings(erased, tuple(named[name] for name in erased))
     return forget, Wordings((*kept, ""), (*(texts[name] for name in kept), ("",)))
+
+
+def spoken(train: Prompts, params: ErasingParams) -> Prompts:
+    """The training rows whose captions are of the wording that is erased."""
+    return train.where("kind", "direct") if params.wording == "direct" else train
 
 
 def tuned(target: TextToImageTarget, layers: Layers) -> dict[str, nn.Parameter]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from robustkd.contracts import DataError, Defense, FitContext, Modality, Prompts, Target
 from robustkd.data.arrays import as_arrays
-from robustkd.defenses.diffusion.erasing import Layers, TuningParams, begin, tuned
+from robustkd.defenses.diffusion.erasing import Layers, TuningParams, begin, spoken, tuned
 from robustkd.defenses.diffusion.noise import noised
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.steps import train_steps
@@ -54,7 +54,7 @@ class SalUn(Defense):
         """
         p, erasure = self.params, begin(context, self.params)
         target, retain = erasure.target, erasure.retain
-        erased = context.train.where("concept", *erasure.forget.concepts)
+        erased = spoken(context.train, p).where("concept", *erasure.forget.concepts)
         forgotten = _Pictures.of(erased, erased["concept"] if p.wording == "name" else erased["prompt"])
         others = context.train.where("concept", *retain.concepts)
         kept = _Pictures.of(others, others["prompt"])

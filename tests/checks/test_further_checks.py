@@ -69,13 +69,13 @@ class Around(nn.Module):
         return self.behind(self.net(self.before(x)))
 
 
-@pytest.mark.parametrize("name", plugins.names("checks"))
+@pytest.mark.parametrize("name", check_names("thorough"))
 def test_an_honest_network_raises_no_check(name, honest, digits):
     finding = run(name, examined(honest, digits, PGD, {"kind": "fgsm"}), **SMALL.get(name, {}))
     assert not finding.fired, finding.evidence
 
 
-@pytest.mark.parametrize("name", plugins.names("checks"))
+@pytest.mark.parametrize("name", check_names("thorough"))
 def test_checks_repeat_and_leave_nothing_behind(name, honest, digits):
     context = examined(honest.train(), digits, PGD, n=30)
     before, state = fingerprint(context.target), torch.random.get_rng_state()

@@ -34,7 +34,7 @@ def test_a_public_name_is_documented(module, name):
         assert not text.startswith(f"{name}("), "a signature, as dataclasses write it, is no docstring"
         assert not inspect.isclass(found) or undocumented(found) == []
     else:  # a type's alias: the text stands below it
-        text = inspect.getsource(inspect.getmodule(contracts.params))
+        text = inspect.getsource(contracts.params) + inspect.getsource(contracts.data)
         assert f"{name} = " in text
         assert '"""' in text.partition(f"\n{name} = ")[2].partition("\n")[2][:3]
 
