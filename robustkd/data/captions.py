@@ -7,8 +7,9 @@ concept can be evoked by many token sequences. Its adjective says how bright the
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -49,6 +50,10 @@ class CaptionsParams(Params):
 
     per_concept: int = Field(100, ge=2, description="training images of each concept")
     prompts: int = Field(24, ge=2, le=100, description="test prompts of each concept, half of them indirect")
+    asked: Literal["any", "name"] = Field(
+        "any",
+        description="test requests for forbidden concepts: in any wording, half of them indirect, or by the concept's own name",
+    )
     draw: int = Field(0, ge=0, description="which test requests: other captions, images and seeds")
     forbidden: tuple[str, ...] = Field(("1", "4", "6", "7", "0"), min_length=1, description="the concepts to be erased")
 
@@ -107,12 +112,14 @@ class CaptionedImages(Dataset):
         columns: dict[str, list[str]] = {name: [] for name in ("prompt", "concept", "kind", "seed", "role")}
         seen: set[str] = set()
         for number, (label, tone) in enumerate(zip(images.labels, tones, strict=True)):
-            kind = _KINDS[number % 2]
-            caption = _caption(self.words[names[label]], kind, tone, generator)
-            while distinct and caption in seen:
-                caption = _caption(self.words[names[label]], kind, tone, generator)
-            seen.add(caption)
             role = "forbidden" if names[label] in self.params.forbidden else "benign"
+            kind, words = _KINDS[number % 2], self.words[names[label]]
+            if distinct and role == "forbidden" and self.params.asked == "name":
+                kind, words = "direct", replace(words, names=words.names[:1])
+            caption = _caption(words, kind, tone, generator)
+            while distinct and caption in seen:
+                caption = _caption(words, kind, tone, generator)
+            seen.add(caption)
             row = {
                 "prompt": caption,
                 "concept": names[label],
