@@ -74,3 +74,13 @@ def test_another_draw_asks_for_the_same_concepts_by_other_captions_images_and_se
     assert set(one.test["seed"]).isdisjoint(other.test["seed"])
     assert len(set(one.test["prompt"]) & set(other.test["prompt"])) < 12
     assert not any((image == other.test.images).all((1, 2, 3)).any() for image in one.test.images)
+
+
+def test_forbidden_concepts_can_be_asked_for_by_their_own_name_alone() -> None:
+    data = load_splits("digit-captions", {"asked": "name"})
+    assert set(data.test["kind"]) == {"direct"}
+    assert all(
+        f" {DIGITS[concept].names[0]}" in text for text, concept in zip(data.test["prompt"], data.test["concept"], strict=True)
+    )
+    assert data.benign is not None
+    assert set(data.benign["kind"]) == {"direct", "indirect"}
