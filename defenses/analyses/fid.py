@@ -61,7 +61,7 @@ class FID(Analysis):
         Raises:
             TargetError: there are no harmless requests with images, or the network has no such layer.
         """
-        network = self.targets[self.params.network]
+        network = self.target(self.params.network)
         if not isinstance(network, ImageTarget):
             raise TargetError(
                 f"'{self.params.network}' is a '{network.kind}', no network of images", fix="name a classifier of images"

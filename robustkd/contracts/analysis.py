@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustkd.contracts.data import Modality
-from robustkd.contracts.params import Params
+from robustkd.contracts.holder import TargetHolder
 
 if TYPE_CHECKING:
     from robustkd.contracts.target import Target
@@ -37,34 +34,14 @@ class Table:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Analysis(ABC):
+class Analysis(TargetHolder, ABC):
     """An analysis: parameters, and ``run``.
 
     Attributes:
         modalities: of what it can be made.
-        targets: the finished targets of the defenses that its parameters refer to (a network of features), same seed.
-        version: raise it when the numbers change; tables of another version are computed again.
-        source: the paper.
     """
 
-    Params: ClassVar[type[Params]] = Params
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
-    version: ClassVar[str] = "1"
-    source: ClassVar[str] = ""
-
-    def __init__(self, params: Any = None) -> None:
-        self.params: Any = self.Params() if params is None else params
-        self.targets: Mapping[str, Target] = {}
-
-    def with_targets(self, targets: Mapping[str, Target]) -> Self:
-        """This analysis, holding the finished targets of the defenses that its parameters refer to, by name."""
-        holding = copy.copy(self)
-        holding.targets = dict(targets)
-        return holding
-
-    def files(self) -> list[Path]:
-        """Files outside the campaign whose content decides the table; hashed into its identity."""
-        return []
 
     @abstractmethod
     def run(self, target: Target, batch: Any, threat: ThreatModel, seed: int) -> Table:

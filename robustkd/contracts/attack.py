@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustkd.contracts.data import Modality
-from robustkd.contracts.errors import UsageError
-from robustkd.contracts.params import Params
+from robustkd.contracts.holder import TargetHolder
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
 
 if TYPE_CHECKING:
@@ -101,7 +98,7 @@ class AttackResult:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Attack(ABC):
+class Attack(TargetHolder, ABC):
     """An attack: parameters, what it can be used for, and ``run``.
 
     A subclass sets the class attributes that are true of it and implements ``run``. It must leave the target as it
@@ -117,12 +114,8 @@ class Attack(ABC):
         iterative: whether it takes more than one step (what the one-step attacks are compared against).
         learns: whether ``fit`` must come before ``run`` (a universal perturbation, a generator).
         own_threat: what it is judged under whatever the campaign's threat model is (corruptions); None: the campaign's.
-        version: raise it when the attack's numbers change; results of another version are computed again.
-        source: the paper.
-        targets: other targets that the attack uses: those of the defenses that its parameters refer to, same seed.
     """
 
-    Params: ClassVar[type[Params]] = Params
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     kind: ClassVar[AttackKind] = "fixed-budget"
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
@@ -132,31 +125,6 @@ class Attack(ABC):
     iterative: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     own_threat: ClassVar[ThreatModel | None] = None
-    version: ClassVar[str] = "1"
-    source: ClassVar[str] = ""
-
-    def __init__(self, params: Any = None) -> None:
-        self.params: Any = self.Params() if params is None else params
-        self.targets: Mapping[str, Target] = {}
-
-    def with_targets(self, targets: Mapping[str, Target]) -> Self:
-        """This attack, holding the finished targets of the defenses that its parameters refer to (``TargetRef``), by name."""
-        holding = copy.copy(self)
-        holding.targets = dict(targets)
-        return holding
-
-    def target(self, name: str) -> Target:
-        """The target called ``name`` that was handed over.
-
-        Raises:
-            UsageError: none was.
-        """
-        if name not in self.targets:
-            raise UsageError(
-                f"the attack refers to '{name}', which was not handed over",
-                fix="in a campaign, name a defense of the same file; in Python, pass models={" + repr(name) + ": a network}",
-            )
-        return self.targets[name]
 
     @property
     def loss_family(self) -> LossFamily:
@@ -180,10 +148,6 @@ class Attack(ABC):
     def minimises(self, threat: ThreatModel) -> Norm:
         """The norm that a minimum-norm attack minimises when it is judged under ``threat``."""
         return self.norms[0]
-
-    def files(self) -> list[Path]:
-        """Files outside the campaign whose content decides the outcome (code); hashed into its identity."""
-        return []
 
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Attack:
         """Learn from ``data``; returns the attack that can be run. Called for each target and each budget, if it ``learns``.

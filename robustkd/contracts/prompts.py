@@ -6,20 +6,18 @@ forbidden request that is a break, of a harmless one it is usefulness.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from robustkd.contracts.attack import Attack, AttackResult, Batch
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import DataError, UsageError
-from robustkd.contracts.params import Params
+from robustkd.contracts.holder import TargetHolder
 from robustkd.contracts.target import Target
 from robustkd.contracts.threat import Space, ThreatModel
 
@@ -177,34 +175,14 @@ class PromptBatch:
         return len(self.requests)
 
 
-class Judge(ABC):
+class Judge(TargetHolder, ABC):
     """Says whether an output gives what its request asks for.
 
     Attributes:
         modalities: what it can judge.
-        targets: the finished targets of the defenses that its parameters refer to (a trained classifier), same seed.
-        version: raise it when verdicts change.
-        source: the paper.
     """
 
-    Params: ClassVar[type[Params]] = Params
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
-    version: ClassVar[str] = "1"
-    source: ClassVar[str] = ""
-
-    def __init__(self, params: Any = None) -> None:
-        self.params: Any = self.Params() if params is None else params
-        self.targets: Mapping[str, Target] = {}
-
-    def with_targets(self, targets: Mapping[str, Target]) -> Self:
-        """This judge, holding the finished targets of the defenses that its parameters refer to, by name."""
-        holding = copy.copy(self)
-        holding.targets = dict(targets)
-        return holding
-
-    def files(self) -> list[Path]:
-        """Files outside the campaign whose content decides the verdict; hashed into its identity."""
-        return []
 
     @abstractmethod
     def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:

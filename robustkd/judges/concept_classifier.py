@@ -43,7 +43,7 @@ class ConceptClassifier(Judge):
             DataError: the classifier has no class for a request's concept, or its classes have no names.
             UsageError: what is named as classifier is none.
         """
-        classifier = self.targets[self.params.classifier]
+        classifier = self.target(self.params.classifier)
         if not isinstance(classifier, ImageTarget):
             raise UsageError(
                 f"the judge's classifier '{self.params.classifier}' is a '{classifier.kind}', no classifier of images",
