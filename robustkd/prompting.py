@@ -66,6 +66,10 @@ def prepare(
     return PromptBatch(requests, torch.as_tensor(index, dtype=torch.int64, device=device), unattacked, eligible, harmless)
 
 
+TOLERANCE = 1e-3
+"""Of a budget in embeddings, relative: they are added up in the model's own precision."""
+
+
 def evaluate_prompt_attack(
     target: GenerativeTarget,
     attack: PromptAttack,
@@ -168,7 +172,7 @@ class JudgedAttempts(Attempts):
             forwards=(self._passes[0] + self.used).numpy(),
             backwards=self._passes[1].numpy(),
         )
-        broken_at = self._threat.eps if self._threat.space == "embeddings" else at
+        broken_at = at if self._threat.space != "embeddings" else [self._moved(found.asked) for found in deciding]
         pictures = [found.output for found in deciding if isinstance(found.output, Tensor)]
         return Evaluation(
             outcome,
@@ -177,6 +181,9 @@ class JudgedAttempts(Attempts):
             tuple(self._transcripts(deciding)),
             torch.stack(list(batch.unattacked.outputs)).cpu() if pictures else None,
         )
+
+    def _moved(self, asked: Asked) -> float:
+        return np.inf if asked.embeddings is None else min(self._target.strayed(asked), self._threat.eps)
 
     def _transcripts(self, deciding: Sequence[_Deciding]) -> list[Transcript]:
         requests, outputs = self._batch.requests, [found.output for found in deciding]
@@ -216,6 +223,11 @@ class JudgedAttempts(Attempts):
                         f"{self._attack} sets the {what} of a request, but the threat model is about {space}",
                         fix=f"an attack that does declares it: own_threat with the space '{what}'",
                     )
+            if question.embeddings is not None and (far := self._target.strayed(question)) > self._threat.eps * (1 + TOLERANCE):
+                raise AttackError(
+                    f"{self._attack} moved an embedding by {far:.4g} mean norms, allowed is {self._threat.eps:.4g}",
+                    fix="project what it adds to each token onto the ball of that radius",
+                )
 
 
 def _answered(target: GenerativeTarget, requests: Prompts, judge: Judge, prefilled: bool = False) -> Answered:

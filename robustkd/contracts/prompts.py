@@ -133,6 +133,15 @@ class GenerativeTarget(Target):
     def respond(self, asked: Sequence[Asked]) -> Sequence[Any]:
         """One answer each, a text or an image. What is drawn depends on each request's own seed, not on the batch."""
 
+    def strayed(self, asked: Asked) -> float:
+        """How far ``asked.embeddings`` are from a text, relative to the mean embedding norm: the largest distance of a token of the
+        prompt from its own embedding, of an added one from the nearest embedding there is.
+
+        Raises:
+            UsageError: this target has no embeddings that a request may set.
+        """
+        raise UsageError(f"the embeddings of a request to a {self.kind} cannot be set", fix="attack it by its prompt")
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """The module's own output for a batch of its inputs."""
         output: Tensor = self.module(inputs)

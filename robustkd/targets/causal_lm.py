@@ -94,6 +94,21 @@ class CausalLMTarget(GenerativeTarget):
             cache = self.module(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
         return Prefix(ids, tuple((layer.keys, layer.values) for layer in cache.layers))
 
+    @torch.no_grad()
+    def strayed(self, asked: Asked) -> float:
+        """See ``GenerativeTarget.strayed``; embeddings beyond the prompt's own tokens are added ones, at its end."""
+        assert asked.embeddings is not None
+        laid = self.encode(asked.prompt)
+        own = self.embed(torch.tensor(laid.ids[laid.prompt], device=self.device)).float()
+        given = asked.embeddings.to(own)
+        if len(given) < len(own):
+            raise TargetError(
+                f"{len(given)} embeddings for a prompt of {len(own)} tokens", fix="one for each token, added ones behind"
+            )
+        moved = (given[: len(own)] - own).norm(dim=1)
+        added = torch.cdist(given[len(own) :], self.embedding.weight.float()).min(1).values
+        return float(torch.cat([moved, added]).max()) / self.embedding_norm
+
     def token_logprobs(self, batch: TokenBatch, embeddings: Tensor | None = None, prefix: Prefix | None = None) -> Tensor:
         """The log-probability of each token of the completions, given what is before it.
 

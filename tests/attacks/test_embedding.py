@@ -12,7 +12,8 @@ from torch import Tensor
 
 from robustkd.attacks.text.embedding import Embedding, EmbeddingParams
 from robustkd.attacks.text.soft_prompt import SoftPrompt, SoftPromptParams
-from robustkd.contracts import Asked, DataError, Judge, PromptAttack, Prompts, ThreatModel
+from robustkd.contracts import Asked, AttackError, Attempts, DataError, Judge, PromptAttack, PromptBatch, Prompts, ThreatModel
+from robustkd.contracts.random import SampleRng
 from robustkd.evaluation import Evaluation
 from robustkd.prompting import evaluate_prompt_attack, prepare
 from robustkd.targets import CausalLMTarget
@@ -108,3 +109,30 @@ def test_a_request_without_an_aim_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(REQUESTS, "target", ("j k", "", "m n"))
     with pytest.raises(DataError, match=r"'target' is empty .* 'd e'"):
         _attacked(SoftPrompt())
+
+
+class TooFar(Embedding):
+    """Moves one token farther than it is judged by."""
+
+    def search(self, target: Listening, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+        prompt = batch.requests["prompt"][0]
+        own = target.embed(torch.tensor(target.encode(prompt).ids[target.encode(prompt).prompt])).detach().clone()
+        own[1, 0] += 1.5 * threat.eps * target.embedding_norm
+        attempts(torch.tensor([0]), [Asked(prompt, embeddings=own)])
+
+
+def test_the_platform_measures_what_was_moved() -> None:
+    with pytest.raises(AttackError, match=r"moved an embedding by 0\.3 mean norms, allowed is 0\.2"):
+        _attacked(TooFar(EmbeddingParams(eps=(0.2,))))
+
+
+def test_a_request_is_broken_at_the_size_that_it_took() -> None:
+    found, target = _attacked(Embedding(EmbeddingParams(eps=(0.05, 2.0), steps=10, restarts=1)))
+    broken = found.outcome.success
+    assert broken.any()
+    assert (found.broken_at[broken] <= 2.0 + 1e-6).all()
+    assert np.isinf(found.broken_at[~broken]).all()
+    for at, transcript in zip(found.broken_at[broken], np.array(found.transcripts)[broken], strict=True):
+        asked = [item for item in target.heard if item.prompt == transcript.prompt][transcript.attempts - 1]
+        moved = _moves(target, asked).norm(dim=1).max() / target.embedding_norm
+        assert at == pytest.approx(float(moved), rel=1e-3)
