@@ -63,8 +63,7 @@ def listing(group: Group) -> list[PluginInfo]:
     """What is registered in a group, sorted by name, without importing any of it."""
     found = []
     for name, point in sorted(_entry_points(group).items()):
-        package = point.dist.name if point.dist else "unknown"
-        found.append(PluginInfo(group, name, package, point.dist.version if point.dist else "", point.value))
+        found.append(PluginInfo(group, name, *_package(point.dist), point.value))
     return found
 
 
@@ -164,13 +163,19 @@ def _named(plugin: type[Any], name: str) -> type[Any]:
 def _entry_points(group: Group) -> dict[str, importlib.metadata.EntryPoint]:
     points = importlib.metadata.entry_points(group=f"robustkd.{group}")
     # Ours last: no package that happens to be installed takes the place of a built-in by its name.
-    return {point.name: point for point in sorted(points, key=lambda point: bool(point.dist and point.dist.name == "robustkd"))}
+    return {point.name: point for point in sorted(points, key=lambda point: _package(point.dist)[0] == "robustkd")}
+
+
+@functools.cache
+def _package(dist: importlib.metadata.Distribution | None) -> tuple[str, str]:
+    """Name and version of a package; reading them parses all of its metadata."""
+    return (dist.name, dist.version) if dist else ("unknown", "")
 
 
 @functools.cache
 def _import(group: Group, name: str) -> Any:
     point = _entry_points(group)[name]
-    package = point.dist.name if point.dist else "an unknown package"
+    package = _package(point.dist)[0]
     try:
         return point.load()
     except RobustkdError:
