@@ -101,11 +101,11 @@ def evaluate_prompt_attack(
 
 @dataclass(eq=False)
 class _Deciding:
-    """The attempt that decided a request so far."""
+    """The attempt that decided a request so far, and what it took: how many attempts, or how far embeddings were moved."""
 
     asked: Asked
     output: Any
-    at: int
+    took: float
 
 
 class JudgedAttempts(Attempts):
@@ -126,7 +126,7 @@ class JudgedAttempts(Attempts):
         """See ``Attempts``."""
         rows = rows.cpu()
         places = rows.tolist()
-        self._audit(places, asked)
+        took = self._audit(places, asked)
         if not places:
             return torch.zeros(0, dtype=torch.bool)
         requests = self._batch.requests.select(np.asarray(places))
@@ -137,10 +137,10 @@ class JudgedAttempts(Attempts):
         outputs = _respond(self._target, asked)
         success = torch.from_numpy(np.asarray(_first(self._judges).complied(requests, outputs), dtype=bool).copy())
         self.used[rows] += 1
-        for place, question, output in zip(places, asked, outputs, strict=True):
+        for place, question, output, cost in zip(places, asked, outputs, took, strict=True):
             self.answers[place] = output
             if not self.broken[place]:
-                self._deciding[place] = _Deciding(question, output, int(self.used[place]))
+                self._deciding[place] = _Deciding(question, output, cost)
         self.broken[rows] |= success
         return success
 
@@ -157,7 +157,6 @@ class JudgedAttempts(Attempts):
             found or _Deciding(Asked(prompt), output, 0)
             for found, prompt, output in zip(self._deciding, requests["prompt"], batch.unattacked.outputs, strict=True)
         ]
-        at = np.array([found.at for found in deciding], dtype=np.float32)
         used = self.used.numpy()
         outcome = Outcome(
             index=batch.index.cpu().numpy(),
@@ -172,18 +171,14 @@ class JudgedAttempts(Attempts):
             forwards=(self._passes[0] + self.used).numpy(),
             backwards=self._passes[1].numpy(),
         )
-        broken_at = at if self._threat.space != "embeddings" else [self._moved(found.asked) for found in deciding]
         pictures = [found.output for found in deciding if isinstance(found.output, Tensor)]
         return Evaluation(
             outcome,
             torch.stack(pictures).cpu() if pictures else torch.zeros(0),
-            np.where(success, broken_at, np.inf).astype(np.float64),
+            np.where(success, [found.took for found in deciding], np.inf).astype(np.float64),
             tuple(self._transcripts(deciding)),
             torch.stack(list(batch.unattacked.outputs)).cpu() if pictures else None,
         )
-
-    def _moved(self, asked: Asked) -> float:
-        return np.inf if asked.embeddings is None else min(self._target.strayed(asked), self._threat.eps)
 
     def _transcripts(self, deciding: Sequence[_Deciding]) -> list[Transcript]:
         requests, outputs = self._batch.requests, [found.output for found in deciding]
@@ -202,7 +197,8 @@ class JudgedAttempts(Attempts):
             for place, found in enumerate(deciding)
         ]
 
-    def _audit(self, places: Sequence[int], asked: Sequence[Asked]) -> None:
+    def _audit(self, places: Sequence[int], asked: Sequence[Asked]) -> list[float]:
+        """What each attempt takes of the budget, counted with those before."""
         if len(places) != len(asked) or len(set(places)) != len(places):
             raise AttackError(f"{self._attack} made {len(asked)} attempts for {len(places)} requests", fix="one for each row")
         if any(self.used[place] >= self.budget for place in places):
@@ -211,7 +207,8 @@ class JudgedAttempts(Attempts):
                 fix="stop at `attempts.open`, or at the budget",
             )
         space = self._threat.space
-        for question in asked:
+        took = [float(self.used[place]) + 1 for place in places]
+        for number, question in enumerate(asked):
             used = {
                 "prefill": question.prefill != "",
                 "embeddings": question.embeddings is not None,
@@ -221,13 +218,17 @@ class JudgedAttempts(Attempts):
                 if given and what != space:
                     raise AttackError(
                         f"{self._attack} sets the {what} of a request, but the threat model is about {space}",
-                        fix=f"an attack that does declares it: own_threat with the space '{what}'",
+                        fix=f"an attack that does declares it: space = '{what}'",
                     )
-            if question.embeddings is not None and (far := self._target.strayed(question)) > self._threat.eps * (1 + TOLERANCE):
-                raise AttackError(
-                    f"{self._attack} moved an embedding by {far:.4g} mean norms, allowed is {self._threat.eps:.4g}",
-                    fix="project what it adds to each token onto the ball of that radius",
-                )
+            if space == "embeddings":
+                far = 0.0 if question.embeddings is None else self._target.strayed(question)
+                if far > self._threat.eps * (1 + TOLERANCE):
+                    raise AttackError(
+                        f"{self._attack} moved an embedding by {far:.4g} mean norms, allowed is {self._threat.eps:.4g}",
+                        fix="project what it adds to each token onto the ball of that radius",
+                    )
+                took[number] = min(far, self._threat.eps)
+        return took
 
 
 def _answered(target: GenerativeTarget, requests: Prompts, judge: Judge, prefilled: bool = False) -> Answered:

@@ -19,7 +19,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,19 +26,16 @@ from pydantic import Field
 
 from robustkd.attacks.text.aim import REQUESTS, aims, losses
 from robustkd.attacks.text.docket import Docket
-from robustkd.attacks.text.templates import REQUEST, templates
-from robustkd.contracts import Attempts, CampaignPath, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.attacks.text.templates import REQUEST, TemplateAttack, TemplateParams, templates
+from robustkd.contracts import Attempts, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
 
 
-class AutoDANParams(Params):
+class AutoDANParams(TemplateParams):
     """Parameters of ``autodan``; elite, crossover and mutation are the paper's."""
 
-    templates: CampaignPath | None = Field(
-        None, description="CSV with a column template, in which {request} stands for the request; default: ten built-in ones"
-    )
     generations: int = Field(50, ge=1, description="how often the population is bred")
     population: int = Field(32, ge=2, description="prompts in each generation: forward passes, less those known already")
     elite: float = Field(0.1, ge=0, le=1, description="share of the population that lives on unchanged")
@@ -53,16 +49,11 @@ Individual = tuple[tuple[str, ...], tuple[str, ...]]
 """The sentences in front of the request, and those behind it."""
 
 
-class AutoDAN(PromptAttack):
+class AutoDAN(TemplateAttack):
     """Breeds texts around the request."""
 
     Params = AutoDANParams
-    gradients = False
     source = "Liu et al. 2023, arXiv:2310.04451"
-
-    def files(self) -> list[Path]:
-        """The templates."""
-        return [self.params.templates] if self.params.templates else []
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng

@@ -71,14 +71,30 @@ class Embedding(PromptAttack):
             push = Push(eps, p.steps, p.step_size * eps, p.norm, p.direction)
             for restart in range(p.restarts):
                 draws = rng.fork(f"{eps}/{restart}")
-                if not len(attempts.open):
-                    return
-                for rows in attempts.open.split(ROWS):
-                    own = draws.select(rows)
-                    suffix = words[own.fork("slots").integers((p.slots,), len(words))]
-                    asked = pushed(push, target, batch, rows, suffix, own if restart else None)
-                    attempts.spend(rows, forwards=p.steps + 1, backwards=p.steps)
-                    attempts(rows, asked)
+                ascended(push, target, batch, attempts, words, p.slots, draws.fork("slots"), draws if restart else None)
+
+
+def ascended(
+    push: Push,
+    target: CausalLMTarget,
+    batch: PromptBatch,
+    attempts: Attempts,
+    words: Tensor,
+    slots: int,
+    suffixes: SampleRng,
+    starts: SampleRng | None,
+) -> None:
+    """One attempt for every open request, after one ascent.
+
+    Args:
+        words: the tokens of which ``slots`` are drawn by ``suffixes`` and appended.
+        starts: draws where the ascents begin; None: at the tokens themselves.
+    """
+    for rows in attempts.open.split(ROWS) if len(attempts.open) else ():
+        suffix = words[suffixes.select(rows).integers((slots,), len(words))]
+        asked = pushed(push, target, batch, rows, suffix, starts.select(rows) if starts else None)
+        attempts.spend(rows, forwards=push.steps + 1, backwards=push.steps)
+        attempts(rows, asked)
 
 
 def pushed(

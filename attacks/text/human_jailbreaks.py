@@ -9,34 +9,21 @@ Mazeika et al.: HarmBench (ICML 2024), arXiv:2402.04249.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pydantic import Field
-
-from robustkd.attacks.text.templates import REQUEST, templates
-from robustkd.contracts import Asked, Attempts, CampaignPath, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.attacks.text.templates import REQUEST, TemplateAttack, TemplateParams, templates
+from robustkd.contracts import Asked, Attempts, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget
 
 
-class HumanJailbreaksParams(Params):
+class HumanJailbreaksParams(TemplateParams):
     """Parameters of ``human-jailbreaks``."""
 
-    templates: CampaignPath | None = Field(
-        None, description="CSV with a column template, in which {request} stands for the request; default: ten built-in ones"
-    )
 
-
-class HumanJailbreaks(PromptAttack):
+class HumanJailbreaks(TemplateAttack):
     """Puts the request into one template after the other, in the file's order."""
 
     Params = HumanJailbreaksParams
-    gradients = False
     source = "Shen et al. 2023, arXiv:2308.03825"
-
-    def files(self) -> list[Path]:
-        """The templates."""
-        return [self.params.templates] if self.params.templates else []
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from robustkd.attacks.text.continuous import Direction, Push
-from robustkd.attacks.text.embedding import ROWS, pushed
+from robustkd.attacks.text.embedding import ascended
 from robustkd.attacks.text.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -59,11 +59,4 @@ class SoftPrompt(PromptAttack):
         words = Vocabulary.of(target).words
         push = Push(self._reach, p.steps, p.step_size, "l2", p.direction)
         for restart in range(p.restarts):
-            draws = rng.fork(restart)
-            if not len(attempts.open):
-                return
-            for rows in attempts.open.split(ROWS):
-                suffix = words[draws.select(rows).integers((p.slots,), len(words))]
-                asked = pushed(push, target, batch, rows, suffix, None)
-                attempts.spend(rows, forwards=p.steps + 1, backwards=p.steps)
-                attempts(rows, asked)
+            ascended(push, target, batch, attempts, words, p.slots, rng.fork(restart), None)

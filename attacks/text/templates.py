@@ -1,10 +1,12 @@
-"""Texts around a request: a few of our own, plain ones, and those of the user's files."""
+"""Texts around a request: a few of our own, plain ones, and those of the user's files; and what attacks with them share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from robustkd.contracts import DataError
+from pydantic import Field
+
+from robustkd.contracts import CampaignPath, DataError, Params, PromptAttack
 from robustkd.data.tables import read_csv
 
 REQUEST = "{request}"
@@ -39,3 +41,21 @@ def templates(file: Path | None) -> tuple[str, ...]:
                 f"{file}: the template {template[:60]!r} does not hold {REQUEST} once", fix=f"write {REQUEST} in its place"
             )
     return found
+
+
+class TemplateParams(Params):
+    """What every attack with templates is told."""
+
+    templates: CampaignPath | None = Field(
+        None, description="CSV with a column template, in which {request} stands for the request; default: ten built-in ones"
+    )
+
+
+class TemplateAttack(PromptAttack):
+    """An attack that puts the request into templates."""
+
+    gradients = False
+
+    def files(self) -> list[Path]:
+        """The templates."""
+        return [self.params.templates] if self.params.templates else []

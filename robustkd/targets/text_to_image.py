@@ -6,6 +6,7 @@ transformers, and without an autoencoder the latents are the pixels, in [-1, 1].
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -249,7 +250,7 @@ class TextToImageTarget(GenerativeTarget):
         return times
 
     def _scheduler(self) -> Any:
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler = copy.deepcopy(self.scheduler)  # from_config imports half of diffusers
         scheduler.set_timesteps(self.steps, device=self.device)
         return scheduler
 
