@@ -93,6 +93,20 @@ def test_the_error_is_the_mean_squared_one_of_the_noise() -> None:
     assert [level(block, 50, 1000) for block in (0, 1, 49)] == [10, 30, 990]
 
 
+def test_a_model_that_says_velocities_is_compared_with_velocities() -> None:
+    """Against diffusers' own velocity."""
+    target = toy("xyzzy")
+    target.scheduler = type(target.scheduler).from_config(target.scheduler.config, prediction_type="v_prediction")
+    aim = pictures(target, requests(2), None)
+    target.unet = lambda z, t, encoder_hidden_states: SimpleNamespace(sample=z.tanh())
+    hidden, rows, rng = target.encode(target.tokenize(["photo"] * 2)), torch.arange(2), SampleRng(3, torch.arange(2))
+    found = Denoising(target, aim, blocks=4).error(rows, hidden, 2, rng.fork("x"))
+    noise, t = rng.fork("x").normal((1, 1, 4, 4))[:, 0], torch.tensor([25, 25])  # the middle of the third quarter of 40 levels
+    seen = target.scheduler.add_noise(aim, noise, t).tanh()
+    wanted = target.scheduler.get_velocity(aim, noise, t)
+    torch.testing.assert_close(found, (wanted - seen).square().mean((1, 2, 3)))
+
+
 def test_what_the_original_predicts_is_wanted_in_the_place_of_the_noise() -> None:
     unlearned, original = toy("xyzzy"), toy("church")
     aim = pictures(unlearned, requests(2), None)

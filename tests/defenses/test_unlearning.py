@@ -16,7 +16,7 @@ from robustkd import plugins
 from robustkd.contracts import Asked, DataError, FitContext, Target, ThreatModel, UsageError
 from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.defenses.diffusion.advunlearn import attacked_prefix, prefixed, random_prefix
-from robustkd.defenses.diffusion.erasing import ErasingParams, begin, unfinished
+from robustkd.defenses.diffusion.erasing import ErasingParams, begin, split, unfinished
 from robustkd.defenses.diffusion.pretrain import contrast
 from robustkd.defenses.diffusion.salun import salient
 from robustkd.defenses.diffusion.sfd import identity_loss
@@ -60,6 +60,16 @@ def base(fit: Callable[..., Any]) -> TextToImageTarget:
         {"kind": "text-to-image-pretrain", "steps": 4, "batch_size": 8, "text": {"steps": 4}, **SMALL}
     )
     return made
+
+
+@pytest.mark.parametrize(("wording", "kinds"), [("direct", {"direct"}), ("captions", {"direct", "indirect"})])
+def test_what_is_erased_are_the_captions_of_the_wording(data: Splits, wording: Any, kinds: set[str]) -> None:
+    forget, retain = split(data.train, ErasingParams(base="base", wording=wording))
+    forbidden = data.train.where("role", "forbidden").where("kind", *kinds)
+    assert set(forget.every()) == set(forbidden["prompt"])
+    assert set(retain.every()) == {*data.train.where("role", "benign")["prompt"], ""}
+    named, _ = split(data.train, ErasingParams(base="base"))
+    assert set(named.every()) == set(forget.concepts)
 
 
 def test_training_lowers_both_losses(fit: Callable[..., Any]) -> None:
