@@ -126,6 +126,7 @@ setup(
             "fab-t = robustkd.attacks.image.fab:FABT",
             "deepfool = robustkd.attacks.image.deepfool:DeepFool",
             "ead = robustkd.attacks.image.ead:EAD",
+            "diff-protect = robustkd.attacks.image.diff_protect:DiffProtect",
             "corruption = robustkd.attacks.image.corruption:Corruption",
             "no-attack = robustkd.attacks.no_attack:NoAttack",
             "unlearndiffatk = robustkd.attacks.diffusion.unlearndiffatk:UnlearnDiffAtk",
@@ -203,6 +204,7 @@ setup(
             "advunlearn = robustkd.defenses.diffusion.advunlearn:AdvUnlearn",
             "sfd = robustkd.defenses.diffusion.sfd:SFD",
             "text-to-image = robustkd.defenses.diffusion.external:TextToImage",
+            "sdedit = robustkd.defenses.diffusion.sdedit:SDEdit",
         ],
         "robustkd.datasets": [
             "digits = robustkd.data.digits:Digits",
@@ -256,6 +258,7 @@ setup(
             "classifier = robustkd.targets.classifier:ClassifierTarget",
             "ensemble = robustkd.targets.ensemble:EnsembleTarget",
             "pipeline = robustkd.targets.pipeline:PipelineTarget",
+            "redrawn = robustkd.targets.redrawn:RedrawnTarget",
             "text-to-image = robustkd.targets.text_to_image:TextToImageTarget",
             "causal-lm = robustkd.targets.causal_lm:CausalLMTarget",
         ],

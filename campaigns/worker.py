@@ -280,6 +280,11 @@ class Worker:
                 torch.manual_seed(seed)
                 batch: Any = prepare(target, test, data.test_index, self._judges(cell), benign=data.benign, device=self._device)
             else:
+                if isinstance(target, GenerativeTarget):
+                    raise TargetError(
+                        f"defense '{cell.defense}' draws or writes, and the data are images to be classified",
+                        fix="keep it out of the attacks and analyses by the matrix: it is there for others to use",
+                    )
                 batch = make_batch(test.unit(), test.labels, index=data.test_index, device=self._device)
                 batch = with_clean_logits(target, batch)
             self._ready[key] = target, batch

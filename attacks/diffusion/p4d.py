@@ -17,7 +17,7 @@ from robustkd.attacks.diffusion.denoising import Denoising, pictures
 from robustkd.attacks.diffusion.pez import DenoisingParams, Nearest
 from robustkd.attacks.diffusion.slots import opened
 from robustkd.attacks.diffusion.token_search import TokenSearch
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetError, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 
@@ -35,10 +35,20 @@ class P4D(PromptAttack):
     source = "Chin et al. 2024, arXiv:2309.06135"
 
     def search(self, target: Target, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
-        """See the module. The original's passes are counted, too."""
+        """See the module. The original's passes are counted, too.
+
+        Raises:
+            TargetError: the two models do not predict the same thing, so that they cannot be compared.
+        """
         p, requests = self.params, batch.requests
         original = opened(self.target(p.original))
         search = TokenSearch(target, batch, attempts, rng)
+        theirs, ours = (model.scheduler.config.prediction_type for model in (original, search.target))
+        if theirs != ours:
+            raise TargetError(
+                f"'{p.original}' predicts its {theirs}, the model under attack its {ours}",
+                fix="name the model that it was made from, or exclude this pair",
+            )
         aim = pictures(search.target, requests, original)
         with torch.no_grad():
             asked = original.encode(original.tokenize(requests["prompt"]))

@@ -196,13 +196,21 @@ def _keep_best(now: Climbers, broken: Tensor) -> None:
 
 
 def climb_to_last(
-    oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objective: Objective, rule: StepRule, steps: int
+    oracle: Oracle,
+    rows: Tensor,
+    ball: Ball,
+    start: Tensor,
+    *,
+    objective: Objective,
+    rule: StepRule,
+    steps: int,
+    slope: Slope = gradient_at_point,
 ) -> Tensor:
-    """The inner maximisation of adversarial training: exactly ``steps`` passes each way, and the last point, unjudged."""
+    """The inner maximisation of adversarial training: exactly ``steps`` slopes, and the last point, unjudged."""
     empty = torch.zeros(len(rows), dtype=start.dtype, device=start.device)
     now = Climbers(rows, ball, start, start, empty, start, empty, empty.bool(), empty.bool())
     for t in range(steps):
-        _, now.value, now.gradient = oracle.climb(now.x, rows, objective)
+        now.gradient = slope(oracle, now, objective, t)
         now.x = ball.project(rule.step(now, t))
     return now.x
 

@@ -51,7 +51,7 @@ class TextToImage(Defense):
     """A model from elsewhere."""
 
     Params = TextToImageParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image", "images")
     uses_data = False
     source = "Rombach et al., High-resolution image synthesis with latent diffusion models, CVPR 2022, arXiv:2112.10752"
 

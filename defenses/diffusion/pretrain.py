@@ -6,7 +6,8 @@ encoder frozen, the UNet:
     min_text    -1/2 (log softmax of s_ij over j + log softmax over i) at i = j,  s_ij = <text_i, image_j> / tau
     min_unet    E_{t, noise} ||v - v(z_t | caption)||^2,  v = sqrt(a_t) noise - sqrt(1 - a_t) z_0,  the caption left out now and then
 
-as in Radford et al. 2021, Salimans and Ho 2022, and Ho and Salimans 2022.
+as in Radford et al. 2021, Salimans and Ho 2022, and Ho and Salimans 2022. Of images without captions it learns to draw whatever
+there is, under the empty prompt.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustkd.contracts import DataError, Defense, FitContext, Modality, Prompts, Target
+from robustkd.contracts import Arrays, DataError, Defense, FitContext, Modality, Prompts, Target
 from robustkd.data.arrays import as_arrays
 from robustkd.defenses.diffusion.noise import noised
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model
@@ -51,10 +52,10 @@ class PretrainParams(SmallModelParams, StepParams):
 
 
 class TextToImagePretrain(Defense):
-    """A text-to-image model of the campaign's captioned images. It withstands nothing: it is what is to be erased from."""
+    """A text-to-image model of the campaign's images. It withstands nothing: it is what is to be erased from, or drawn with."""
 
     Params = PretrainParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image", "images")
     source = "Ho and Salimans, Classifier-free diffusion guidance, 2022, arXiv:2207.12598"
 
     def fit(self, context: FitContext) -> Target:
@@ -63,16 +64,14 @@ class TextToImagePretrain(Defense):
         Raises:
             DataError: the training captions have no images.
         """
-        train: Prompts = context.train
-        if train.images is None:
-            raise DataError("the training captions have no images", fix="use a data set of captioned images")
+        images, captions = _captioned(context.train)
         with initialising(context, "student"):
-            target = small_model(train["prompt"], train.sample_shape, self.params)
+            target = small_model(captions, images.sample_shape, self.params)
         target.to(context.device)
         target.module.eval()
-        images = as_arrays(train.images, train.labels, "captions").unit()
-        world = _World(target, torch.from_numpy(images), target.tokenize(train["prompt"]))
-        self._align(context, world)
+        world = _World(target, torch.from_numpy(images.unit()), target.tokenize(captions))
+        if any(captions):
+            self._align(context, world)
         self._draw(context, world)
         return target
 
@@ -116,6 +115,15 @@ class _World:
     target: TextToImageTarget
     images: Tensor
     ids: Tensor
+
+
+def _captioned(train: Arrays | Prompts) -> tuple[Arrays, tuple[str, ...]]:
+    """The images and their captions, empty ones where there are none."""
+    if isinstance(train, Arrays):
+        return train, ("",) * len(train)
+    if train.images is None:
+        raise DataError("the training captions have no images", fix="use a data set of captioned images")
+    return as_arrays(train.images, train.labels, "captions"), train["prompt"]
 
 
 def said(target: TextToImageTarget, ids: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from robustkd.contracts import CampaignPath, DataError, Dataset, Params, Prompts, RawData
 from robustkd.data.images import read_image
+from robustkd.data.tables import read_csv
 
 # Our columns, and what the benchmark calls them.
 _COLUMNS = {"number": "case_number", "prompt": "prompt", "seed": "evaluation_seed", "guidance": "evaluation_guidance"}
@@ -76,20 +76,8 @@ def _prompts(files: Mapping[str, Path], classes: tuple[str, ...]) -> Prompts:
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
-    try:
-        with file.expanduser().open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            there = reader.fieldnames or ()
-            if missing := [_COLUMNS[name] for name in _NEEDED if _COLUMNS[name] not in there]:
-                raise _wrong(
-                    f"{file} has no column '{missing[0]}'",
-                    f"its first line names the columns; it has: {', '.join(there) or 'none'}",
-                )
-            rows = [{name: (row.get(column) or "").strip() for name, column in _COLUMNS.items()} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _wrong(f"{file} cannot be read: {error}", "give a CSV file in UTF-8") from error
-    if not rows:
-        raise _wrong(f"{file} has no rows", "one line for each request, below the names of the columns")
+    needed = [_COLUMNS[name] for name in _NEEDED]
+    rows = [{name: row.get(column, "").strip() for name, column in _COLUMNS.items()} for row in read_csv(file, needed)]
     for line, row in enumerate(rows, start=1):
         if not row["prompt"]:
             raise _wrong(f"{file}: request {line} is empty", "write it, or leave the line out")

@@ -227,14 +227,53 @@ class TextToImageTarget(GenerativeTarget):
             empty: (1, T, D), the empty prompt, which is needed for guidance.
             steps: how many are done, to see a drawing that is not finished; it is at the noise level ``sampling_times()[steps]``.
         """
-        # A scheduler of its own, because some remember their last steps.
         scheduler = self._scheduler()
         z = torch.stack([torch.randn(self.latent_shape, generator=draw) for draw in draws]).to(self.device)
-        z = z * scheduler.init_noise_sigma
+        return self._down(
+            scheduler, scheduler.timesteps[:steps], z * scheduler.init_noise_sigma, draws, hidden, empty, guidance
+        )
+
+    def redraw(
+        self,
+        latents: Tensor,
+        draws: Sequence[torch.Generator],
+        hidden: Tensor,
+        empty: Tensor | None = None,
+        guidance: float = 1.0,
+        *,
+        steps: int,
+    ) -> Tensor:
+        """(B, C', H', W') float32 latents, noised to where the last ``steps`` steps of drawing begin and drawn from there.
+
+        Args:
+            latents: (B, C', H', W'); the result is differentiable in them.
+            draws: B generators of the noise (the CPU's).
+            hidden, empty, guidance: see ``denoise``.
+        """
+        scheduler = self._scheduler()
+        first = (self.steps - steps) * scheduler.order
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        times = scheduler.timesteps[first:]
+        noise = torch.stack([torch.randn(self.latent_shape, generator=draw) for draw in draws]).to(self.device)
+        z = scheduler.add_noise(latents.float(), noise, times[:1].expand(len(latents)))
+        return self._down(scheduler, times, z, draws, hidden, empty, guidance)
+
+    def _down(
+        self,
+        scheduler: Any,
+        times: Tensor,
+        z: Tensor,
+        draws: Sequence[torch.Generator],
+        hidden: Tensor,
+        empty: Tensor | None,
+        guidance: float,
+    ) -> Tensor:
+        """From noised latents through the noise levels ``times``."""
         random = {"generator": list(draws)} if "generator" in inspect.signature(scheduler.step).parameters else {}
         if empty is not None:
             hidden = torch.cat([empty.expand_as(hidden), hidden])
-        for t in scheduler.timesteps[:steps]:
+        for t in times:
             seen = scheduler.scale_model_input(z, t).to(self.dtype)
             if empty is None:
                 output = self.unet(seen, t, encoder_hidden_states=hidden).sample.float()
@@ -250,7 +289,8 @@ class TextToImageTarget(GenerativeTarget):
         return times
 
     def _scheduler(self) -> Any:
-        scheduler = copy.deepcopy(self.scheduler)  # from_config imports half of diffusers
+        # One for each drawing, because some remember their last steps; a copy, because from_config imports half of diffusers.
+        scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(self.steps, device=self.device)
         return scheduler
 

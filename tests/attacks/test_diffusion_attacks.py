@@ -211,6 +211,13 @@ def attacked(
     return evaluate_prompt_attack(target, attack, batch, threat, JUDGES, num_classes=1, seed=1)
 
 
+def test_models_that_predict_different_things_are_not_compared() -> None:
+    target = toy("xyzzy")
+    target.scheduler.register_to_config(prediction_type="v_prediction")
+    with pytest.raises(TargetError, match="'original' predicts its epsilon, the model under attack its v_prediction"):
+        attacked("p4d", target)
+
+
 @pytest.mark.parametrize("name", ["unlearndiffatk", "pez", "p4d"])
 @pytest.mark.parametrize("place", ["prefix", "suffix", "insert"])
 def test_a_search_finds_the_word_that_was_not_unlearnt(name: str, place: str) -> None:

