@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -38,27 +40,24 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
     if others:
         told = ", ".join(f"{attack}: {model}" for attack, model in others.items())
         caption += f"\n* not in the worst case, which is under the campaign's threat model: {told}"
-    table = Table(
-        title=results.campaign, caption=caption, title_justify="left", caption_justify="left", box=None, pad_edge=False
-    )
-    table.add_column("defense", no_wrap=True)
-    for name in (said.clean_short.lower(), *attacks, "worst case"):
-        table.add_column(f"{name}*" if name in others else name, justify="right", no_wrap=name == "worst case")
-    for name in ("W-Robust", "NRR"):  # the mean and the harmonic mean of clean accuracy and worst case
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
     rows = summary_rows(results)
-    remedied = any(row.remedied is not None for row in rows)
-    if remedied:
-        table.add_column("with remedy", no_wrap=True)
-    for row in rows:
-        numbers = [_share(row.clean_accuracy), *(_share(row.per_attack.get(attack)) for attack in attacks)]
-        verdict = Text(
-            row.verdict or (NO_VERDICT if row.status == "done" else row.status), style=_COLOURS.get(row.verdict or "", "red")
-        )
-        both = (_share(row.w_robust), _share(row.nrr))
-        table.add_row(row.defense, *numbers, _worst(row), *both, verdict, *([_remedied(row)] if remedied else []))
-    console().print(table)
+    columns = [_Column("defense", [row.defense for row in rows], "left")]
+    columns.append(_Column(said.clean_short.lower(), [_share(row.clean_accuracy) for row in rows]))
+    for attack in attacks:
+        name = f"{attack}*" if attack in others else attack
+        columns.append(_Column(name, [_share(row.per_attack.get(attack)) for row in rows], detail=True))
+    columns.append(_Column("worst case", [_worst(row) for row in rows]))
+    # The mean and the harmonic mean of clean accuracy and worst case.
+    columns.append(_Column("W-Robust", [_share(row.w_robust) for row in rows]))
+    columns.append(_Column("NRR", [_share(row.nrr) for row in rows]))
+    columns.append(_Column("verdict", [_verdict(row) for row in rows], "left"))
+    if any(row.remedied is not None for row in rows):
+        columns.append(_Column("with remedy", [_remedied(row) for row in rows], "left"))
+    screen = console()
+    screen.print(results.campaign, style="italic", soft_wrap=True)
+    for number, part in enumerate(_parts(columns, screen)):
+        screen.print(*([""] if number else []), _table(part), sep="\n")
+    screen.print(caption, style="dim italic")
     _print_evidence(results)
     sentences = undecided(results)
     for sentence in sentences[:MOST_PAIRS]:
@@ -80,6 +79,47 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
         click.echo(
             f"dashboard  robustkd ui {shown}" + ("" if folder == Path("runs") / results.campaign else f" --out {folder}")
         )
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A name and a cell for each row; a ``detail`` can do without the columns beside it."""
+
+    name: str
+    cells: Sequence[str | Text]
+    justify: Literal["left", "right"] = "right"
+    detail: bool = False
+
+
+def _parts(columns: Sequence[_Column], screen: Console) -> list[list[_Column]]:
+    """All of them where they fit beside each other; else the details below the rest, as many at a time as fit."""
+
+    def fits(together: Sequence[_Column]) -> bool:
+        wanted = screen.measure(_table(together), options=screen.options.update(width=10_000)).maximum
+        return wanted <= screen.width
+
+    if fits(columns):
+        return [list(columns)]
+    parts = [[column for column in columns if not column.detail], [columns[0]]]
+    for detail in (column for column in columns if column.detail):
+        if len(parts[-1]) > 1 and not fits([*parts[-1], detail]):
+            parts.append([columns[0]])
+        parts[-1].append(detail)
+    return parts
+
+
+def _table(columns: Sequence[_Column]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.name, justify=column.justify, no_wrap=column.name != "with remedy")
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*cells)
+    return table
+
+
+def _verdict(row: DefenseSummary) -> Text:
+    told = row.verdict or (NO_VERDICT if row.status == "done" else row.status)
+    return Text(told, style=_COLOURS.get(row.verdict or "", "red"))
 
 
 def _other_threats(results: Results) -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from robustkd.cli.table import print_results
 from robustkd.contracts.check import Finding
@@ -52,6 +54,23 @@ def test_results_survive_json(results):
     again = Results.from_json(json.loads(json.dumps(results.to_json())))
     assert again == results
     assert again.defenses[0].remedy.broken == 150 - round(again.defenses[0].remedy.robust_accuracy * N)
+
+
+@pytest.mark.parametrize(("columns", "parts"), [(72, 3), (90, 2), (250, 1)])
+def test_no_number_is_cut_off_in_a_narrow_terminal(results, tmp_path, capsys, monkeypatch, columns, parts):
+    names = ("first", "second", "third", "fourth", "fifth", "sixth")
+    many = tuple(replace(cell, attack=f"{cell.attack}-{name}") for cell in results.cells for name in names)
+    results = replace(results, cells=many)
+    monkeypatch.setattr("robustkd.cli.table.console", lambda: Console(width=columns, highlight=False))
+    print_results(results, [], tmp_path, tracked=False, shown="c")
+    out = capsys.readouterr().out
+    table = out[: out.index("linf eps")]
+    assert "…" not in table
+    assert max(map(len, table.splitlines())) <= columns
+    words = table.split()
+    for row in summary_rows(results):
+        assert all(f"{left:.1%}" in words for left in (row.clean_accuracy, row.w_robust, row.nrr, *row.per_attack.values()))
+    assert words.count("honest") == parts
 
 
 def test_both_numbers_are_in_the_table(results, tmp_path, capsys):
