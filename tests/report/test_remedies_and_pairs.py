@@ -56,9 +56,9 @@ def test_results_survive_json(results):
     assert again.defenses[0].remedy.broken == 150 - round(again.defenses[0].remedy.robust_accuracy * N)
 
 
-@pytest.mark.parametrize(("columns", "parts"), [(72, 3), (90, 2), (250, 1)])
+@pytest.mark.parametrize(("columns", "parts"), [(80, 3), (120, 2), (250, 1)])
 def test_no_number_is_cut_off_in_a_narrow_terminal(results, tmp_path, capsys, monkeypatch, columns, parts):
-    names = ("first", "second", "third", "fourth", "fifth", "sixth")
+    names = ("once", "twice", "by-night", "by-day", "from-afar", "from-within")
     many = tuple(replace(cell, attack=f"{cell.attack}-{name}") for cell in results.cells for name in names)
     results = replace(results, cells=many)
     monkeypatch.setattr("robustkd.cli.table.console", lambda: Console(width=columns, highlight=False))
