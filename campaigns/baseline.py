@@ -26,7 +26,7 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline file as data; ``samples`` are (n,) bool, ``threats`` norm and eps by attack."""
+    """A baseline file as data; ``samples`` are (n,) bool, ``threats`` norm and eps by attack, ``attacks`` what each is."""
 
     campaign: str
     data: dict[str, Any]
@@ -35,6 +35,7 @@ class Baseline:
     headline: dict[tuple[str, int], tuple[str, ...]]
     verdicts: dict[tuple[str, int], Verdict | None]
     targets: dict[tuple[str, int], str | None]
+    attacks: dict[str, dict[str, Any]]
     samples: dict[Key, np.ndarray]
 
 
@@ -46,6 +47,7 @@ def content(results: Results, data: Mapping[str, Any], index: np.ndarray, bits: 
         "robustkd": results.environment.get("robustkd"),
         "data": dict(data),
         "threats": {cell.attack: [cell.norm, cell.eps] for cell in results.cells},
+        "attacks": results.attacks,
         "defenses": [
             {
                 "defense": item.defense,
@@ -93,6 +95,7 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
             headline={key: tuple(row["attacks"]) for key, row in rows},
             verdicts={key: row["verdict"] for key, row in rows},
             targets={key: row.get("target") for key, row in rows},
+            attacks={name: dict(settings) for name, settings in raw.get("attacks", {}).items()},
             samples=kept,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -122,6 +122,11 @@ def _check_differences(was: Any, is_: Any) -> Iterator[str]:
             yield from (f"{name} {text}" for text in _value_differences("", old[name], new[name], {}))
 
 
+def set_otherwise(was: Identity, is_: Identity) -> str:
+    """How two descriptions of a plug-in of one name differ, as in ``steps 20 -> 40``; empty where they do not."""
+    return "; ".join(_value_differences("", dict(was), dict(is_), {}))
+
+
 def _value_differences(path: str, was: Any, is_: Any, names: Mapping[str, str]) -> Iterator[str]:
     if was == is_:
         return

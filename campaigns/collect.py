@@ -13,7 +13,7 @@ import numpy as np
 
 from robustkd.campaigns import samples
 from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.identity import digest
+from robustkd.campaigns.identity import described, digest
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.samples import AttackRecord
 from robustkd.campaigns.store import PERTURBATIONS, Entry, Store
@@ -82,6 +82,7 @@ def collect(
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
         skipped=list(plan.skipped),
         comparisons=compared(standing),
+        attacks={name: described(use.kind, use.plugin) for name, use in campaign.attacks.items()},
         environment=environment() | ({"finished": max(finished)} if finished else {}),
     )
 

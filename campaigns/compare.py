@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from robustkd.campaigns.changes import set_otherwise
 from robustkd.campaigns.snapshot import CLEAN, WORST, Row, Snapshot
 from robustkd.contracts import UsageError, suggestion
 from robustkd.report.formatting import budget
@@ -106,6 +107,9 @@ def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) 
     matched = _matched(a, b, matched)
     movements: list[Movement] = []
     notes = [reason] if (reason := unpaired_because(a, b)) else []
+    for name in dict.fromkeys(attack for _, attack, _ in a.rows):
+        if told := other_attack(a, b, name):
+            notes.append(f"{name}: not the same attack in A and B ({told})")
     for defense, other in matched.items():
         title = defense if defense == other else f"{defense} = {other}"
         seeds = [seed for seed in a.seeds(defense) if seed in b.seeds(other)]
@@ -172,6 +176,12 @@ def unpaired_because(a: Snapshot, b: Snapshot) -> str | None:
     assert a.index is not None
     assert b.index is not None
     return None if np.array_equal(a.index, b.index) else "the test samples are in another order: not paired"
+
+
+def other_attack(a: Snapshot, b: Snapshot, name: str) -> str:
+    """How the attacks of one name differ from A to B; empty where they do not, or where that was not noted."""
+    was, now = a.settings.get(name), b.settings.get(name)
+    return "" if was is None or now is None else set_otherwise(was, now)
 
 
 def shared_headline(a: Snapshot, b: Snapshot, defense: str, other: str, seed: int) -> tuple[str, ...]:

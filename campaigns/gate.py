@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from robustkd.campaigns.compare import Change, change, row_of, unpaired_because
+from robustkd.campaigns.compare import Change, change, other_attack, row_of, unpaired_because
 from robustkd.campaigns.snapshot import CLEAN, WORST, Snapshot
 from robustkd.campaigns.spec import GateSpec
 from robustkd.contracts.check import Verdict
@@ -142,6 +142,10 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) 
         return f"no seed {_listed(missing)} in the results"
     if baseline.data.get("test") != snapshot.data.get("test"):
         return "the test samples are not those of the baseline: write a new one"
+    counted = {name for seed in seeds for name in baseline.headline[defense, seed]} if attack == WORST else set()
+    for name in sorted(counted):
+        if told := other_attack(baseline, snapshot, name):
+            return f"{name} is not the attack of the baseline ({told}): write a new one"
     paired = unpaired_because(baseline, snapshot) is None
     changes = []
     for seed in seeds:

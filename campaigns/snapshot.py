@@ -63,6 +63,7 @@ class Snapshot:
         rows: by defense, attack and seed.
         headline: by defense and seed, the attacks that its worst case is taken over.
         verdicts, targets: by defense and seed; of the latter the hash.
+        settings: kind, version and parameters of each attack; of older files none.
         results: of a campaign's output; None for a baseline file.
         folder: of a campaign's output.
     """
@@ -75,6 +76,7 @@ class Snapshot:
     headline: dict[tuple[str, int], tuple[str, ...]]
     verdicts: dict[tuple[str, int], Verdict | None] = field(default_factory=dict)
     targets: dict[tuple[str, int], str | None] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     results: Results | None = None
     folder: Path | None = None
 
@@ -189,7 +191,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         whole = known and len(known) == len(parts)
         rows[item.defense, WORST, item.seed] = _held(worst, np.logical_and.reduce(known)) if whole else worst
     data = {"name": results.data.get("name"), "n": results.data.get("n"), "test": _test_hash(results.data)}
-    return Snapshot(origin, results.campaign, data, index, rows, headline, verdicts, targets, results, folder)
+    return Snapshot(origin, results.campaign, data, index, rows, headline, verdicts, targets, results.attacks, results, folder)
 
 
 def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:
@@ -198,7 +200,9 @@ def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:
     for (defense, attack, seed), bits in known.samples.items():
         norm, eps = known.threats.get(attack, ("", 0.0))
         rows[defense, attack, seed] = _held(Row(defense, attack, seed, norm, eps, len(bits), 0), bits)
-    snapshot = Snapshot(origin, known.campaign, known.data, known.index, rows, known.headline, known.verdicts, known.targets)
+    snapshot = Snapshot(
+        origin, known.campaign, known.data, known.index, rows, known.headline, known.verdicts, known.targets, known.attacks
+    )
     for (defense, seed), attacks in known.headline.items():
         if worst := snapshot.worst(defense, seed, attacks):
             rows[defense, WORST, seed] = worst

@@ -119,6 +119,7 @@ class Results:
             modality, and the number of harmless requests.
         environment: versions and machine, for the record only.
         comparisons: every two defenses of the same seed, on the test samples that they share.
+        attacks: kind, version and parameters of each attack, by its name.
     """
 
     campaign: str
@@ -129,6 +130,7 @@ class Results:
     skipped: list[Skipped] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
+    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def modality(self) -> Modality:

@@ -50,6 +50,7 @@ def write(
     eps: float = 0.1,
     verdict: str = "credible",
     target: str | None = None,
+    steps: int | None = 20,
 ) -> Path:
     """An output folder, as a campaign leaves it."""
     folder.mkdir(parents=True)
@@ -85,7 +86,9 @@ def write(
             )
         )
     data = {"name": "digits", "n": N, "digest": f"all of {test}", "test_digest": test}
-    results = Results("mine", {"norm": "linf", "eps": eps}, data, rows, defenses)
+    names = {row.attack for row in rows} if steps else ()
+    set_so = {name: {"kind": "pgd", "version": "1", "params": {"steps": steps}} for name in names}
+    results = Results("mine", {"norm": "linf", "eps": eps}, data, rows, defenses, attacks=set_so)
     (folder / "results.json").write_text(json.dumps(results.to_json()))
     return folder
 
@@ -229,6 +232,7 @@ def test_the_gate_s_three_outcomes(robustkd, tmp_path):
         ({("robust", 0): draw(0, fgsm=0.9)}, {}, "no number of pgd"),
         ({("robust", 0): draw(0, pgd=0.6)}, {"test": "data-2"}, "write a new one"),
         ({("robust", 0): draw(0, pgd=0.6)}, {"eps": 0.2}, "linf eps 0.1, this under linf eps 0.2"),
+        ({("robust", 0): draw(0, pgd=0.6)}, {"steps": 2}, "pgd is not the attack of the baseline (steps 20 -> 2)"),
     ],
 )
 def test_what_the_gate_cannot_answer_is_inconclusive(tmp_path, drawn, more, told):
@@ -236,6 +240,20 @@ def test_what_the_gate_cannot_answer_is_inconclusive(tmp_path, drawn, more, told
     (gate,) = judge_baseline(before, read(str(write(tmp_path / "b", drawn, **more))))
     assert gate.outcome == "inconclusive"
     assert told in gate.why
+
+
+def test_attacks_of_one_name_that_are_set_otherwise_are_told_apart(robustkd, tmp_path):
+    same = {("robust", 0): draw(0, pgd=0.6)}
+    for name, steps in (("a", 20), ("b", 40), ("old", None)):  # files from before this was noted hold no settings
+        write(tmp_path / name, same, steps=steps)
+    assert "pgd: not the same attack in A and B (steps 20 -> 40)" in robustkd("compare", "a", "b")[1]
+    robustkd("gate", "a", "--write-baseline", "baseline.json")
+    assert "pgd: not the same attack in A and B (steps 20 -> 40)" in robustkd("compare", "baseline.json", "b")[1]
+    assert "not the same attack" not in robustkd("compare", "a", "old")[1]
+    assert robustkd("gate", "old", "--baseline", "baseline.json")[1].startswith("gate passed")
+    # What is said of the clean accuracy does not hang on the attacks.
+    (gate,) = judge_baseline(read("baseline.json"), read("b"), metrics=["clean_accuracy"])
+    assert gate.outcome == "passed"
 
 
 def snapshot(standing: np.ndarray) -> Snapshot:
