@@ -66,6 +66,32 @@ def all_of_them(suffixes: Suffixes, places: Tensor, candidates: Tensor, texts: T
     return suffixes.losses(places, candidates, are_texts(texts))
 
 
+def together(now: Tensor, candidates: Tensor, losses: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The changes of the best candidates, made one upon the other: the best two, the best three, up to the best ``count``.
+
+    Where two would change the same token the better one does.
+
+    Args:
+        now: (B, S), which the (B, C, S) candidates change.
+        losses: (B, C), infinite for those that cannot be used.
+
+    Returns:
+        (B, count - 1, S), and (B, count - 1) whether each differs from the one before.
+
+    Source: Jia et al.: Improved techniques for optimization-based jailbreaking (2024), arXiv:2405.21018, section 3.4.
+    """
+    best = losses.topk(min(count, losses.shape[1]), dim=1, largest=False)
+    chosen = candidates.gather(1, best.indices.unsqueeze(2).expand(-1, -1, now.shape[1]))
+    changed = (chosen != now.unsqueeze(1)) & best.values.isfinite().unsqueeze(2)
+    merged = torch.where(changed[:, 0], chosen[:, 0], now)
+    several, new = chosen[:, 1:].clone(), changed[:, 1:].any(2)
+    for place in range(several.shape[1]):
+        free = changed[:, place + 1] & (merged == now)
+        merged = torch.where(free, several[:, place], merged)
+        several[:, place], new[:, place] = merged, free.any(1)
+    return several, new
+
+
 @dataclass(frozen=True)
 class Descent:
     """A search for a suffix.
@@ -78,6 +104,7 @@ class Descent:
         evaluation: what is found there.
         starts: it begins at the best of so many random suffixes.
         greedy: stay where no candidate is better; otherwise go to the best one anyway.
+        merged: of so many of the best candidates the changes are made together as well, see ``together``.
     """
 
     params: SuffixParams
@@ -87,6 +114,7 @@ class Descent:
     evaluation: Evaluation = all_of_them
     starts: int = 1
     greedy: bool = True
+    merged: int = 1
 
     def __call__(self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, rng: SampleRng) -> None:
         """Attack the requests of ``batch``."""
@@ -120,6 +148,12 @@ class Descent:
         candidates = self.candidates(suffixes, places, now[places], t, rng.fork("candidates"))
         texts = suffixes.slots.texts(places, candidates)
         losses = self.evaluation(suffixes, places, candidates, texts, rng.fork("evaluation"))
+        if min(self.merged, candidates.shape[1]) > 1:
+            more, new = together(now[places], candidates, losses, self.merged)
+            joint = suffixes.slots.texts(places, more)
+            losses = torch.cat([losses, suffixes.losses(places, more, new & are_texts(joint))], 1)
+            candidates = torch.cat([candidates, more], 1)
+            texts = [[*single, *several] for single, several in zip(texts, joint, strict=True)]
         found, column = losses.min(1)
         moves = (found < loss[places]) if self.greedy else found.isfinite()
         now[places[moves]] = candidates[moves.nonzero().squeeze(1), column[moves]]

@@ -7,7 +7,8 @@
 
 The gradient is a poor guide for a whole token's step, so most of the work is in the candidates' forward passes. Therefore:
 candidates are evaluated behind cached keys and values of what stands before the suffix; those that are no text are not evaluated;
-none is evaluated twice in a step; and with probe sampling a small draft model looks at all of them, the target at few:
+none is evaluated twice in a step; the best swaps may be tried together (``merge``), which pays where they are at different places;
+and with probe sampling a small draft model looks at all of them, the target at few:
 
     a  = rank correlation of both models' losses on a random 1/probe_share of the candidates
     of the rest, the target looks at the (1 - (1 + a) / 2) * width / probe_divisor that the draft likes best
@@ -16,7 +17,8 @@ Good as the standard white-box attack on text, and the one that defenses are tra
 needs no gradient, and `prefill`. Its suffixes are gibberish, so a filter of perplexity sees them. It fails where losses are flat.
 
 Source: Zou et al.: Universal and transferable adversarial attacks on aligned language models (2023), arXiv:2307.15043, algorithm 1;
-the buffer of nanoGCG (2024); probe sampling: Zhao et al.: Accelerating greedy coordinate gradient (NeurIPS 2024), arXiv:2403.01251.
+the buffer of nanoGCG (2024); several swaps: Jia et al.: Improved techniques for optimization-based jailbreaking (2024); probe
+sampling: Zhao et al.: Accelerating greedy coordinate gradient (NeurIPS 2024), arXiv:2403.01251.
 """
 
 from __future__ import annotations
@@ -48,6 +50,11 @@ class GCGParams(SuffixParams):
         description="0: each step goes on from its best candidate, even uphill, as in the paper; "
         "n: from the best suffix so far, the first being the best of n random ones",
     )
+    merge: int = Field(
+        1,
+        ge=1,
+        description="the best so many swaps are tried together as well, up to so many passes more in a step; 1 in the paper",
+    )
     draft: TargetRef | None = Field(
         None, description="probe sampling: the defense whose model, a small one, sees all candidates"
     )
@@ -76,7 +83,9 @@ class GCG(PromptAttack):
         if p.draft is not None:
             evaluation = Probe(language_model(self, p.draft), p.probe_share, p.probe_divisor)
         swaps = Swaps(target, vocabulary, p.width, p.top_k)
-        search = Descent(p, vocabulary, p.steps, swaps, evaluation, starts=max(1, p.buffer), greedy=p.buffer > 0)
+        search = Descent(
+            p, vocabulary, p.steps, swaps, evaluation, starts=max(1, p.buffer), greedy=p.buffer > 0, merged=p.merge
+        )
         search(target, batch, attempts, rng)
 
 

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from robustkd import plugins
 from robustkd.attacks.text.aim import losses, rows_at_once
+from robustkd.attacks.text.descent import together
 from robustkd.attacks.text.gcg import agreement
 from robustkd.attacks.text.slots import Slots, are_texts
 from robustkd.attacks.text.suffix import Suffixes
@@ -144,7 +145,7 @@ class Answers(Judge):
 
 
 SEARCHES = {
-    "gcg": {"tokens": 3, "steps": 4, "width": 8, "top_k": 6},
+    "gcg": {"tokens": 3, "steps": 4, "width": 8, "top_k": 6, "merge": 3},
     "random-search": {"tokens": 3, "steps": 4, "width": 4},
     "beast": {"tokens": 3, "beams": 3, "branches": 3},
     "autodan": {"generations": 3, "population": 6, "mutation": 0.1},
@@ -291,6 +292,31 @@ def test_the_best_of_a_tiny_space_is_found(kind, params):
     asked = attack(kind, target, attempts=Noted(4, budget=1), tokens=1, **params).asked
     for (one,), request, aim in zip(asked, REQUESTS, AIMS, strict=True):
         assert one.prompt == min((f"{request} {word}" for word in WORDS), key=lambda prompt: loss(target, prompt, aim))
+
+
+def test_the_changes_of_the_best_are_made_one_upon_the_other():
+    now = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    candidates = torch.tensor([[[1, 5, 3], [7, 2, 3], [1, 2, 8], [9, 2, 3]], [[4, 0, 6], [4, 5, 0], [0, 5, 6], [4, 1, 6]]])
+    values = torch.tensor([[torch.inf, 0.3, 0.2, 0.1], [0.3, 0.1, 0.2, 0.4]])
+    merged, new = together(now, candidates, values, 4)
+    assert merged.tolist() == [[[9, 2, 8], [9, 2, 8], [9, 2, 8]], [[0, 5, 0], [0, 0, 0], [0, 0, 0]]]
+    assert new.tolist() == [[True, False, False], [True, True, False]]
+
+
+def test_merging_swaps_costs_its_passes_and_helps_where_a_step_has_several(target):
+    found = {
+        merge: attack("gcg", target, attempts=Noted(4, budget=1), tokens=4, steps=2, width=40, top_k=12, merge=merge)
+        for merge in (1, 4)
+    }
+    lowest = {
+        merge: np.mean([loss(target, one.prompt, aim) for (one,), aim in zip(said.asked, AIMS, strict=True)])
+        for merge, said in found.items()
+    }
+    assert lowest[4] < lowest[1] - 1e-3
+    more = found[4].passes[0] - found[1].passes[0]
+    assert (more <= 2 * 3).all()
+    assert more.sum() > 0
+    assert torch.equal(found[4].passes[1], found[1].passes[1])
 
 
 def test_without_a_buffer_gcg_goes_uphill():
