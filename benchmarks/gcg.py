@@ -74,13 +74,25 @@ Contender = Callable[[str, str, str], list[tuple[int, str]]]
 @click.option("--width", default=64, show_default=True, help="Candidates in each step.")
 @click.option("--top-k", default=256, show_default=True)
 @click.option("--tokens", default=20, show_default=True, help="Length of the suffix.")
+@click.option(
+    "--merge", default=1, show_default=True, help="Our best swaps that are tried together; nanoGCG tries one at a time."
+)
 @click.option("--requests", default=len(REQUESTS), show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--strict", is_flag=True, help="Fail when a target is missed.")
 def main(
-    steps: int, width: int, top_k: int, tokens: int, requests: int, seed: int, threads: int, device: str, strict: bool
+    steps: int,
+    width: int,
+    top_k: int,
+    tokens: int,
+    merge: int,
+    requests: int,
+    seed: int,
+    threads: int,
+    device: str,
+    strict: bool,
 ) -> None:
     """Print the table and write results/gcg.json."""
     torch.set_num_threads(threads)
@@ -88,7 +100,15 @@ def main(
     assert isinstance(target, CausalLMTarget)
     passes, rows, verdicts = Passes(target.module), [], Verdicts()
     losses(target, ["Hello."], ["Hello"])  # the first pass of a process pays for set-up
-    settings = {"steps": steps, "width": width, "top_k": top_k, "tokens": tokens, "seed": seed, "threads": threads}
+    settings = {
+        "steps": steps,
+        "width": width,
+        "top_k": top_k,
+        "tokens": tokens,
+        "merge": merge,
+        "seed": seed,
+        "threads": threads,
+    }
     contenders = {"robustkd": _ours(target, passes, settings), "nanogcg": _theirs(target, passes, settings)}
     for request, aim in REQUESTS[:requests]:
         start = _start(target, request, tokens, seed)
@@ -145,7 +165,7 @@ def _ours(target: CausalLMTarget, passes: Passes, settings: dict[str, int]) -> C
             prompts, torch.tensor([0]), Answered(prompts, [""], np.zeros(1, dtype=bool)), np.ones(1, dtype=bool)
         )
         attempts = Noted(settings["steps"], passes)
-        params = {name: settings[name] for name in ("steps", "width", "top_k", "tokens")}
+        params = {name: settings[name] for name in ("steps", "width", "top_k", "tokens", "merge")}
         threat = ThreatModel.by_prompt(attempts.budget)
         GCG(GCG.Params(**params)).search(target, batch, attempts, threat, _streams(settings["seed"]))
         return attempts.found
