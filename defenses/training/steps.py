@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -30,6 +30,8 @@ StepLoss = Callable[[torch.Generator], Tensor]
 
 REPORTS = 20
 """How often a training reports: so many times, evenly."""
+MEASURE_STEPS = 10
+"""What is measured beside the loss may cost as much as a few steps: so many lie between."""
 
 
 class StepParams(Params):
@@ -74,8 +76,8 @@ def train_steps(
 ) -> None:
     """Minimise ``loss`` over ``parameters``, in place.
 
-    ``context.log`` is told ``REPORTS`` times: the mean ``<name>_loss``, what ``measure`` gives, ``lr`` and ``seconds``. A resumed
-    training tells it again.
+    ``context.log`` is told ``REPORTS`` times: the mean ``<name>_loss``, ``lr``, ``seconds`` and, as far as ``MEASURE_STEPS`` lie
+    between, what ``measure`` gives. A resumed training tells it again.
 
     Args:
         context: data, seed, device, checkpoints and log.
@@ -97,7 +99,8 @@ def train_steps(
         now = _restored(saved, parameters, optimiser, memory)
     for number, told in enumerate(now.history):
         context.log(number, told)
-    reports = {-(-settings.steps * part // REPORTS) for part in range(1, REPORTS + 1)}
+    reports = sorted({-(-settings.steps * part // REPORTS) for part in range(1, REPORTS + 1)})
+    measured = _apart(reports, MEASURE_STEPS)
     started = kept = time.monotonic()
     with preserved_rng(context.device):
         while now.step < settings.steps:
@@ -106,7 +109,8 @@ def train_steps(
             now.total += _step(context, name, parameters, loss, settings, optimiser, now.step)
             now.step, now.count = now.step + 1, now.count + 1
             if now.step in reports:
-                told = {f"{name}_loss": now.total / now.count, **measure(), "lr": optimiser.param_groups[0]["lr"]}
+                more = measure() if now.step in measured else {}
+                told = {f"{name}_loss": now.total / now.count, **more, "lr": optimiser.param_groups[0]["lr"]}
                 now.history.append(told | {"seconds": time.monotonic() - started})
                 now.total, now.count, started = 0.0, 0, time.monotonic()
                 context.log(len(now.history) - 1, now.history[-1])
@@ -115,6 +119,15 @@ def train_steps(
                 kept = time.monotonic()
     for parameter in parameters.values():
         parameter.grad = None
+
+
+def _apart(steps: Sequence[int], distance: int) -> set[int]:
+    """The first, the last, and of those between as many as keep the ``distance``."""
+    kept = [steps[0]]
+    for step in steps:
+        if step - kept[-1] >= distance:
+            kept.append(step)
+    return {*kept, steps[-1]}
 
 
 @dataclass
