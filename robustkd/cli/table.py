@@ -100,9 +100,9 @@ def _parts(columns: Sequence[_Column], screen: Console) -> list[list[_Column]]:
 
     if fits(columns):
         return [list(columns)]
-    parts = [[column for column in columns if not column.detail], [columns[0]]]
-    for detail in (column for column in columns if column.detail):
-        if len(parts[-1]) > 1 and not fits([*parts[-1], detail]):
+    parts = [[column for column in columns if not column.detail]]
+    for number, detail in enumerate(column for column in columns if column.detail):
+        if number == 0 or not fits([*parts[-1], detail]):
             parts.append([columns[0]])
         parts[-1].append(detail)
     return parts
