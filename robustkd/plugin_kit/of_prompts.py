@@ -20,6 +20,7 @@ from robustkd.contracts import (
     Prompts,
     RawData,
     RobustkdError,
+    TargetError,
     Transcript,
     target_references,
 )
@@ -193,6 +194,8 @@ def _run(subject: Subject, target: bench_prompts.Oracle, rows: Sequence[int] | N
         raise NotApplicable("it asks other models, too: try it in a campaign")
     try:
         return bench_prompts.attacked(attack, target, rows).transcripts
+    except TargetError as error:
+        raise NotApplicable(f"it is for another sort of model ({error.message}): try it in a campaign") from None
     except RobustkdError:
         raise
     except Exception as error:
