@@ -167,7 +167,8 @@ def _table(subject: Subject, target: Target | None = None) -> Table:
     if isinstance(target, bench_prompts.Oracle):
         if target_references(subject.make(QUICK_CHECK).params):
             raise NotApplicable("it looks with a model of the campaign: try it in one")
-        context = bench_prompts.evaluated(target.draws)
+        with generators_at(0):  # its modules draw their first weights
+            context = bench_prompts.evaluated(target.draws)
         try:
             found: Table = subject.make(QUICK_CHECK).run(target, context.batch, context.threat, 0)
         except (DataError, TargetError) as error:
