@@ -271,20 +271,17 @@ class Worker:
         key = (cell.target, self._fingerprint(cell.target), seed)
         if key not in self._ready:
             target, test = self._target(cell.target), data.test
-            if data.modality != "images":
-                if not isinstance(target, GenerativeTarget):
-                    raise TargetError(
-                        f"defense '{cell.defense}' answers no requests, and the data are prompts",
-                        fix="keep it out of the attacks and analyses by the matrix: it is there for others to use",
-                    )
+            asked = data.modality != "images"
+            if isinstance(target, GenerativeTarget) != asked:
+                prompts, images = "answers no requests, and the data are prompts", "draws or writes, and the data are images"
+                raise TargetError(
+                    f"defense '{cell.defense}' {prompts if asked else images}",
+                    fix="keep it out of the attacks and analyses by the matrix: it is there for others to use",
+                )
+            if isinstance(target, GenerativeTarget):
                 torch.manual_seed(seed)
                 batch: Any = prepare(target, test, data.test_index, self._judges(cell), benign=data.benign, device=self._device)
             else:
-                if isinstance(target, GenerativeTarget):
-                    raise TargetError(
-                        f"defense '{cell.defense}' draws or writes, and the data are images to be classified",
-                        fix="keep it out of the attacks and analyses by the matrix: it is there for others to use",
-                    )
                 batch = make_batch(test.unit(), test.labels, index=data.test_index, device=self._device)
                 batch = with_clean_logits(target, batch)
             self._ready[key] = target, batch

@@ -132,6 +132,21 @@ def test_an_answer_does_not_depend_on_the_batch_and_survives_saving(tmp_path: Pa
     torch.testing.assert_close(load_target(tmp_path / "saved")(images), logits, atol=1e-5, rtol=1e-5)
 
 
+def test_a_prompt_is_drawn_with_the_model_s_guidance() -> None:
+    classifier = ClassifierTarget(Brighter(), num_classes=2, input_shape=(1, 8, 8))
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+
+    def drawn(prompt: str, guidance: float) -> torch.Tensor:
+        drawing = small_drawing()
+        drawing.guidance = guidance
+        redrawn: torch.Tensor = RedrawnTarget(drawing, classifier, strength=0.5, prompt=prompt).module.redrawn(images)
+        return redrawn.detach()
+
+    torch.testing.assert_close(drawn("", 3.0), drawn("", 1.0))
+    assert (drawn("a red shirt", 1.0) - drawn("", 1.0)).abs().max() > 1e-5
+    assert (drawn("a red shirt", 3.0) - drawn("a red shirt", 1.0)).abs().max() > 1e-5
+
+
 def test_the_slope_is_what_the_unet_says_pulled_back_through_the_encoder_alone() -> None:
     from diffusers import AutoencoderKL
 
