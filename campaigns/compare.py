@@ -179,9 +179,18 @@ def unpaired_because(a: Snapshot, b: Snapshot) -> str | None:
 
 
 def other_attack(a: Snapshot, b: Snapshot, name: str) -> str:
-    """How the attacks of one name differ from A to B; empty where they do not, or where that was not noted."""
+    """How the attacks of one name differ from A to B; empty where they do not, or where that was not noted.
+
+    A parameter that one side alone knows came with a release in between: whether that made it another attack, its version says.
+    """
     was, now = a.settings.get(name), b.settings.get(name)
-    return "" if was is None or now is None else set_otherwise(was, now)
+    if was is None or now is None:
+        return ""
+    known = was["params"].keys() & now["params"].keys()
+    before, after = (
+        {**one, "params": {key: value for key, value in one["params"].items() if key in known}} for one in (was, now)
+    )
+    return set_otherwise(before, after)
 
 
 def shared_headline(a: Snapshot, b: Snapshot, defense: str, other: str, seed: int) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ def write(
     verdict: str = "credible",
     target: str | None = None,
     steps: int | None = 20,
+    **params: object,
 ) -> Path:
     """An output folder, as a campaign leaves it."""
     folder.mkdir(parents=True)
@@ -87,7 +88,7 @@ def write(
         )
     data = {"name": "digits", "n": N, "digest": f"all of {test}", "test_digest": test}
     names = {row.attack for row in rows} if steps else ()
-    set_so = {name: {"kind": "pgd", "version": "1", "params": {"steps": steps}} for name in names}
+    set_so = {name: {"kind": "pgd", "version": "1", "params": {"steps": steps, **params}} for name in names}
     results = Results("mine", {"norm": "linf", "eps": eps}, data, rows, defenses, attacks=set_so)
     (folder / "results.json").write_text(json.dumps(results.to_json()))
     return folder
@@ -251,6 +252,10 @@ def test_attacks_of_one_name_that_are_set_otherwise_are_told_apart(robustkd, tmp
     assert "pgd: not the same attack in A and B (steps 20 -> 40)" in robustkd("compare", "baseline.json", "b")[1]
     assert "not the same attack" not in robustkd("compare", "a", "old")[1]
     assert robustkd("gate", "old", "--baseline", "baseline.json")[1].startswith("gate passed")
+    # A parameter that came with a later release, the version of the attack being the same, makes it no other attack.
+    write(tmp_path / "later", same, steps=20, merge=1)
+    assert "not the same attack" not in robustkd("compare", "a", "later")[1]
+    assert robustkd("gate", "later", "--baseline", "baseline.json")[1].startswith("gate passed")
     # What is said of the clean accuracy does not hang on the attacks.
     (gate,) = judge_baseline(read("baseline.json"), read("b"), metrics=["clean_accuracy"])
     assert gate.outcome == "passed"
