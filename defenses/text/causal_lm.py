@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -77,6 +78,7 @@ class CausalLM(Defense):
         where: dict[str, Any] = {"pretrained_model_name_or_path": p.hub or str(place)}
         if place is not None and place.suffix == ".gguf":
             where = {"pretrained_model_name_or_path": str(place.parent), "gguf_file": place.name}
+            _without_a_bar()
         with _told(p.hub or place):
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -117,6 +119,15 @@ def _refuse_missing_and_pickled(place: Path) -> None:
     if not any(place.glob("*.safetensors")):
         what = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
         raise TargetError(f"{place} holds {what}, no safetensors", fix=_CONVERT)
+
+
+def _without_a_bar() -> None:
+    """The reader of GGUF files draws a bar of tqdm's own, which transformers' switch does not reach."""
+    with suppress(ImportError):  # then _told says what is missing
+        from tqdm.auto import tqdm
+        from transformers import modeling_gguf_pytorch_utils
+
+        modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)
 
 
 @contextmanager

