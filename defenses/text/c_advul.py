@@ -32,8 +32,8 @@ class CAdvULParams(ContinuousParams):
 
     toward_weight: float = Field(0.5, ge=0, description="weight of the refusal's loss")
     away_weight: float = Field(0.5, ge=0, description="weight of the withheld answer's loss")
-    toward_cut_off: float = Field(0.5, description="a refusal's loss below it is good enough")
-    away_cut_off: float = Field(-5.0, description="a withheld answer's loss below it is good enough")
+    toward_cut_off: float = Field(0.5, ge=0, description="a refusal's loss below it is good enough")
+    away_cut_off: float = Field(-5.0, le=0, description="a withheld answer's loss below it is good enough")
 
 
 class CAdvUL(AdversarialTuning):

@@ -115,6 +115,7 @@ CHEAP = {
     "robustbench": None,  # its weights are on a remote drive; tests/defenses/test_robustbench.py makes some
     "external": None,  # it is whatever its code is
     "onnx-classifier": None,  # it is whatever its file is
+    "causal-lm": None,  # its weights are on a hub; tests/defenses/test_text_training.py makes some
     "clip-score": None,  # its weights are on a hub
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
 }
