@@ -118,6 +118,8 @@ CHEAP = {
     "causal-lm": None,  # its weights are on a hub; tests/defenses/test_text_training.py makes some
     "clip-score": None,  # its weights are on a hub
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
+    "sdedit": None,  # so does it
+    "text-to-image": None,  # its weights are on a hub; tests/defenses/test_text_to_image_external.py makes some
 }
 
 
