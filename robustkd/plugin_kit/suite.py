@@ -104,14 +104,14 @@ def subject(group: plugins.Group, name: str, settings: Mapping[str, Any] | None 
 
 
 def properties(group: plugins.Group, plugin: type[Any] | None = None) -> Sequence[Property]:
-    """What is asked of the plug-ins of a group; of one that is given, what is asked of those for its kind of data.
+    """What is asked of the plug-ins of a group; of one that is given, what is asked of those for its first kind of data.
 
     Raises:
         PluginError: the suite has nothing to ask of that group.
     """
     from robustkd.plugin_kit.of_group import OF_PROMPTS, PROPERTIES  # late: the groups' modules build on this one
 
-    if group in OF_PROMPTS and (group not in PROPERTIES or (plugin and "images" not in plugins.modalities(plugin))):
+    if group in OF_PROMPTS and (group not in PROPERTIES or (plugin and plugins.modalities(plugin)[0] != "images")):
         return OF_PROMPTS[group]
     if group not in PROPERTIES:
         known = dict.fromkeys((*PROPERTIES, *OF_PROMPTS))
