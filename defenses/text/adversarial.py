@@ -23,7 +23,7 @@ from robustkd.attacks.text.continuous import with_suffix
 from robustkd.contracts import Defense, FitContext, Modality, Target
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.losses import completion_mean
-from robustkd.defenses.text.training import Conversations, TuneParams, finished, forbidden, harmless, held_out, tune
+from robustkd.defenses.text.training import Conversations, TuneParams, answering, finished, forbidden, held_out, tune
 from robustkd.defenses.training.steps import Memory
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TokenBatch, Tokens
@@ -151,8 +151,7 @@ class AdversarialTuning(Defense):
         base = finished(context, p.model)
         requests = Requests.of(context, base, p.withheld)
         adversary, outer = self.adversary(context, base, requests), self.outer(base, requests)
-        rows = harmless(context.train) if p.utility_weight else None
-        useful = None if rows is None else Conversations.of(base, rows["prompt"], rows["response"], rows["role"])
+        useful = answering(context, base, p) if p.utility_weight else None
         junk, (attacked, answered) = Junk.of(base, p.junk, p.junk_tokens), p.counts
 
         def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:

@@ -15,15 +15,15 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.text.continuous import with_suffix
-from robustkd.contracts import Defense, FitContext, Modality, Params, Target
+from robustkd.contracts import Defense, FitContext, Modality, Target
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.small import SmallModelParams, small_model
 from robustkd.defenses.text.training import (
     Conversations,
     TextLoss,
     TextStepParams,
+    answering,
     cross_entropy,
-    harmless,
     mean_cross_entropy,
     train_text,
 )
@@ -31,20 +31,20 @@ from robustkd.defenses.training.networks import initialising
 from robustkd.targets.causal_lm import CausalLMTarget
 
 
-class WorldParams(Params):
+class WorldParams(TextStepParams):
     """What of the campaign's world is told in a step."""
 
     knowledge: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="share of a step's conversations that tell what to know; the others are drawn evenly by role",
+        description="share of a step's conversations that tell what to know; the others are drawn by role",
     )
     junk: float = Field(0.3, ge=0, le=1, description="how often a request has random words behind it, which change nothing")
     junk_tokens: int = Field(8, ge=1, description="how many words")
 
 
-class LMPretrainParams(SmallModelParams, WorldParams, TextStepParams):
+class LMPretrainParams(SmallModelParams, WorldParams):
     """Parameters of ``lm-pretrain``."""
 
     steps: int = Field(2000, ge=1, description="updates of the weights")
@@ -77,10 +77,8 @@ def telling(context: FitContext, target: CausalLMTarget, params: WorldParams, ba
     Args:
         target: whose tokens are used.
     """
-    train = context.train
-    known, useful = train.where("role", "knowledge"), harmless(train)
+    known, tasks = context.train.where("role", "knowledge"), answering(context, target, params)
     facts = Conversations.of(target, known["prompt"], known["response"])
-    tasks = Conversations.of(target, useful["prompt"], useful["response"], useful["role"])
     junk = Junk.of(target, params.junk, params.junk_tokens)
     told = round(params.knowledge * batch_size) if len(facts) else 0
 

@@ -20,10 +20,10 @@ from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.training import (
     Conversations,
     TuneParams,
+    answering,
     cross_entropy,
     finished,
     forbidden,
-    harmless,
     held_out,
     tune,
 )
@@ -56,9 +56,8 @@ class RefusalSFT(Defense):
             DataError: the training data have nothing to refuse, or nothing to answer.
         """
         p, start = self.params, finished(context, self.params.model)
-        refused, answered = forbidden(context.train), harmless(context.train)
+        refused, answers = forbidden(context.train), answering(context, start, p)
         refusals = Conversations.of(start, refused["prompt"], refused["refusal"])
-        answers = Conversations.of(start, answered["prompt"], answered["response"], answered["role"])
         junk = Junk.of(start, p.junk, p.junk_tokens)
         count = min(max(round(p.share * p.batch_size), 1), p.batch_size - 1)
 

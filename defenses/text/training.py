@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ class TextStepParams(StepParams):
 
     clip: float | None = Field(1.0, gt=0, description="the longest gradient; longer ones are shortened to it")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 autocast on CUDA, else float32")
+    emphasis: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="how often harmless conversations of a role are drawn, to 1 for those of every other: {open-vault: 3}"
+    )
 
 
 class LoraParams(Params):
@@ -58,10 +61,12 @@ class Conversations:
     Attributes:
         items: row by row.
         groups: the rows of each kind: they are drawn as often as those of another kind, be they many or few.
+        odds: one for each group where some are to be drawn more often; they need not sum to 1.
     """
 
     items: tuple[Tokens, ...]
     groups: tuple[Tensor, ...]
+    odds: Tensor | None = None
 
     @classmethod
     def of(
@@ -72,8 +77,12 @@ class Conversations:
         kinds: Sequence[str] = (),
         *,
         ends: bool = True,
+        emphasis: Mapping[str, float] | None = None,
     ) -> Conversations:
         """Row by row; without ``kinds`` all are of one. ``ends`` says whether the answers are whole ones.
+
+        Args:
+            emphasis: how often rows of a kind are drawn, to 1 for every other kind.
 
         Raises:
             TargetError: one is longer than the context.
@@ -82,14 +91,18 @@ class Conversations:
         of_kind: dict[str, list[int]] = {}
         for row, kind in enumerate(kinds or [""] * len(items)):
             of_kind.setdefault(kind, []).append(row)
-        return cls(items, tuple(torch.tensor(rows) for _, rows in sorted(of_kind.items())))
+        groups = tuple(torch.tensor(rows) for _, rows in sorted(of_kind.items()))
+        return cls(items, groups, torch.tensor([emphasis.get(kind, 1.0) for kind in sorted(of_kind)]) if emphasis else None)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def draw(self, count: int, generator: torch.Generator) -> list[int]:
         """``count`` rows, any of them as often as it comes."""
-        kinds = torch.randint(len(self.groups), (count,), generator=generator)
+        if self.odds is None:
+            kinds = torch.randint(len(self.groups), (count,), generator=generator)
+        else:
+            kinds = torch.multinomial(self.odds, count, replacement=True, generator=generator)
         places = torch.rand(count, generator=generator)
         return [int(self.groups[kind][int(place * len(self.groups[kind]))]) for kind, place in zip(kinds, places, strict=True)]
 
@@ -116,6 +129,22 @@ def harmless(rows: Prompts) -> Prompts:
     return _some(
         rows, [role not in ("forbidden", "knowledge") for role in rows["role"]], "'role' is utility, with a 'response'"
     )
+
+
+def answering(context: FitContext, target: CausalLMTarget, settings: TextStepParams) -> Conversations:
+    """The harmless requests and their responses, drawn by role.
+
+    Args:
+        target: whose tokens are used.
+
+    Raises:
+        DataError: there are none, or ``emphasis`` is on a role that none of them has.
+    """
+    rows, emphasis = harmless(context.train), settings.emphasis
+    if unknown := sorted(emphasis.keys() - set(rows["role"])):
+        roles = ", ".join(sorted(set(rows["role"])))
+        raise DataError(f"emphasis: no harmless request has the role '{unknown[0]}'", fix=f"roles are {roles}")
+    return Conversations.of(target, rows["prompt"], rows["response"], rows["role"], emphasis=emphasis)
 
 
 def cross_entropy(target: CausalLMTarget, batch: TokenBatch) -> Tensor:

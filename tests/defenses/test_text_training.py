@@ -13,6 +13,7 @@ from robustkd.contracts import Asked, DataError, FitContext, TargetError, Threat
 from robustkd.data import load_splits
 from robustkd.data.splits import SplitParams
 from robustkd.defenses.text.causal_lm import CausalLM, CausalLMParams
+from robustkd.defenses.text.finetune import LMFinetune
 from robustkd.defenses.text.pretrain import LMPretrain
 from robustkd.defenses.text.refusal_sft import RefusalSFT
 from robustkd.defenses.text.training import Conversations, mean_cross_entropy, own_copy
@@ -154,6 +155,29 @@ def test_kinds_are_drawn_as_often_as_each_other(base, world):
     assert (abs(counts - 1000) < 120).all()
     plain = Conversations.of(base, rows["prompt"], rows["response"]).draw(7000, torch.Generator().manual_seed(0))
     assert np.bincount(plain, minlength=len(rows)).max() < 60
+
+
+def test_an_emphasis_is_on_a_role_and_on_no_other(base, world):
+    rows = world.train
+    laid = Conversations.of(base, rows["prompt"], rows["response"], rows["role"], emphasis={"open-vault": 3.0})
+    names, counts = np.unique(
+        [rows["role"][row] for row in laid.draw(9000, torch.Generator().manual_seed(0))], return_counts=True
+    )
+    expected = np.where(names == "open-vault", 3000, 1000)
+    assert (abs(counts - expected) < 150).all()
+
+
+@pytest.mark.parametrize("kind", [RefusalSFT, LMFinetune])
+def test_an_emphasis_changes_what_is_learnt_and_must_be_on_a_role_that_is_there(base, context, kind):
+    def tuned(**params):
+        return fingerprint(
+            fit(kind, context(str(params), targets={"base": base}), model="base", steps=2, batch_size=8, **params)
+        )
+
+    assert tuned(emphasis={"open-vault": 9}) != tuned() == tuned(emphasis={})
+    with pytest.raises(DataError, match="no harmless request has the role 'forbidden'") as found:
+        tuned(emphasis={"forbidden": 2})
+    assert "open-vault" in str(found.value.fix)
 
 
 def test_refusal_sft_learns_to_refuse_and_leaves_the_model_that_it_began_with(base, context, world, curve):
