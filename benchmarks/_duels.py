@@ -47,7 +47,16 @@ def contender(job: Job) -> Attack:
 def _robustkd(duel: Duel, job: Job) -> Attack:
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         report = robustkd.attack(
-            duel.ours, model, x, y, norm=duel.norm, eps=job.eps, batch_size=len(x), **job.budget, **duel.params
+            duel.ours,
+            model,
+            x,
+            y,
+            norm=duel.norm,
+            eps=job.eps,
+            seed=job.seed,
+            batch_size=len(x),
+            **job.budget,
+            **duel.params,
         )
         return report.adversarial.to(x.device)
 
@@ -108,7 +117,7 @@ def _pyautoattack(job: Job) -> Attack:
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[DUELS[job.duel].norm]
-        made = AutoAttack(model, device=job.device, eps=job.eps, norm=norm, seed=0, version="standard")
+        made = AutoAttack(model, device=job.device, eps=job.eps, norm=norm, seed=job.seed, version="standard")
         found = made.run_standard_evaluation(x, y, batch_size=len(x))
         return found[0] if isinstance(found, tuple) else found
 
