@@ -22,14 +22,16 @@ FIGURES: tuple[tuple[str, str, dict[str, Any], str, float], ...] = (
 
 @click.command()
 @click.option("--images", default=10_000, show_default=True)
+@click.option("--duels", default="pgd,fab-linf,fab-l2,ddn", show_default=True)
+@click.option("--name", default="published", help="Of the file in results/.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--strict", is_flag=True, help="Fail when a target is missed.")
-def main(images: int, device: str, strict: bool) -> None:
+def main(images: int, duels: str, name: str, device: str, strict: bool) -> None:
     """Print the table and write results/published.json."""
     rows: list[dict[str, Any]] = []
     verdicts = Verdicts()
     for duel, network, budget, key, published in FIGURES:
-        if not _networks.there(network):
+        if duel not in duels.split(",") or not _networks.there(network):
             continue
         row = measure(Job(duel, "robustkd", network, images, 0.3, budget, device=device)) | {"published": published}
         rows.append(row)
@@ -43,7 +45,7 @@ def main(images: int, device: str, strict: bool) -> None:
     figures = ("median_norm", "median", ".4f"), ("mean_norm", "mean", ".4f"), ("published", "published", ".4f")
     table(rows, [*COST[:1], ("duel", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".4f"), *figures])
     verdicts.print()
-    write("published", rows, verdicts, device)
+    write(name, rows, verdicts, device)
     if strict and not verdicts.all_met:
         raise SystemExit(1)
 
