@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,19 @@ def measure(job: Job, *, limit: float | None = None) -> dict[str, Any]:
 def _child(job: Job, sender: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet):  # the peers print
+        with quiet():
             row = _run(job)
     except Exception as error:
         traceback.print_exc()
         row = {"error": f"{type(error).__name__}: {error}"}
     sender.send(row)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the peers print."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _end_with_parent() -> None:

@@ -186,11 +186,9 @@ def other_attack(a: Snapshot, b: Snapshot, name: str) -> str:
     was, now = a.settings.get(name), b.settings.get(name)
     if was is None or now is None:
         return ""
-    known = was["params"].keys() & now["params"].keys()
-    before, after = (
-        {**one, "params": {key: value for key, value in one["params"].items() if key in known}} for one in (was, now)
-    )
-    return set_otherwise(before, after)
+    params = [one.get("params", {}) for one in (was, now)]
+    known = [{key: value for key, value in own.items() if all(key in other for other in params)} for own in params]
+    return set_otherwise({**was, "params": known[0]}, {**now, "params": known[1]})
 
 
 def shared_headline(a: Snapshot, b: Snapshot, defense: str, other: str, seed: int) -> tuple[str, ...]:
