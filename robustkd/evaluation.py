@@ -27,6 +27,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.judging import Outcome, judge
+from robustkd.targets.layout import channels_last
 
 BATCH_SIZE = 256
 """Samples attacked at once where nothing else is said. No result depends on it."""
@@ -152,7 +153,7 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
         TargetError: the target raised, or returned NaN.
         DataError: a label is not one of the target's classes.
     """
-    with torch.no_grad():
+    with torch.no_grad(), channels_last(target.module):
         try:
             logits = torch.cat([target(part) for part in batch.inputs.split(batch_size)])
         except TargetError:
@@ -235,7 +236,8 @@ def evaluate_attack(
                 torch.manual_seed(seed + first)
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
             before = marks_of(target)
-            found = _evaluate(run, attack, part, threat, curve)
+            with channels_last(target.module):
+                found = _evaluate(run, attack, part, threat, curve)
             _check_unchanged(target, attack, batch, before)
             if kept is not None:
                 found = replace(found, adversarial=found.adversarial[: max(0, kept - first)].clone())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkd.contracts import Target, TargetError
+from robustkd.targets.layout import as_found, contiguous_on_the_way_back, is_laid_out
 
 
 class ImageTarget(Target):
@@ -50,7 +51,7 @@ class ImageTarget(Target):
             TargetError: the output has another shape.
         """
         weight = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), inputs)
-        logits = self.module(inputs.to(weight.dtype))
+        logits = self._answer(inputs.to(weight.dtype))
         if not isinstance(logits, Tensor) or logits.shape != (len(inputs), self.num_classes):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise TargetError(
@@ -58,6 +59,16 @@ class ImageTarget(Target):
                 fix=f"return one row of {self.num_classes} logits for each image",
             )
         return logits.to(torch.promote_types(logits.dtype, inputs.dtype))
+
+    def _answer(self, inputs: Tensor) -> Any:
+        if inputs.requires_grad and is_laid_out(self.module):
+            inputs = contiguous_on_the_way_back(inputs)
+        try:
+            return self.module(inputs)
+        except RuntimeError:
+            if not as_found(self.module):
+                raise
+            return self.module(inputs)
 
     def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """The outputs of named submodules, as forward hooks see them.
