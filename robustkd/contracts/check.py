@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Severity = Literal["severe", "warning", "info"]
 Level = Literal["standard", "thorough"]
 Verdict = Literal["credible", "suspect", "not credible"]
+Doubt = Literal["number", "use"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Finding:
         remedies: attacks that may do better, as in a campaign file (``{"kind": "square"}``). The platform runs them on the
             samples that still stand, and shows the number that they leave beside the campaign's own.
         forward_passes, backward_passes: what the check cost, over all samples; counted by the platform.
+        doubts: see ``Check``.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Finding:
     remedies: list[dict[str, Any]] = field(default_factory=list)
     forward_passes: int = 0
     backward_passes: int = 0
+    doubts: Doubt = "number"
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ class Check(ABC):
         source: where the rule or the threshold comes from.
         thorough: whether it is so costly that only ``checks: thorough`` runs it.
         cost: its passes, in words.
+        doubts: what the symptom casts doubt on: that the ``number`` is right, or that a model with such a number is of ``use``.
 
     A check whose ``Params`` have ``samples`` looks at no more than so many; ``checks: {samples: N}`` sets it.
     """
@@ -137,6 +141,7 @@ class Check(ABC):
     source: ClassVar[str] = ""
     thorough: ClassVar[bool] = False
     cost: ClassVar[str] = "none"
+    doubts: ClassVar[Doubt] = "number"
     name: ClassVar[str]
 
     def __init__(self, params: Any = None) -> None:
@@ -156,10 +161,9 @@ class Check(ABC):
         **evidence: Any,
     ) -> Finding:
         """A ``Finding`` of this check; ``severity`` where it is milder than the check's own."""
-        return Finding(
-            self.name, severity or self.severity, fired, evidence, fix, remedies=[dict(item) for item in remedies if fired]
-        )
+        wanted = [dict(item) for item in remedies if fired]
+        return Finding(self.name, severity or self.severity, fired, evidence, fix, remedies=wanted, doubts=self.doubts)
 
     def not_applicable(self, reason: str) -> Finding:
         """A ``Finding`` that says the campaign lacks what this check needs."""
-        return Finding(self.name, self.severity, False, {"reason": reason}, "", applicable=False)
+        return Finding(self.name, self.severity, False, {"reason": reason}, "", applicable=False, doubts=self.doubts)

@@ -13,8 +13,6 @@ from robustkd.scoring.results import DefenseResult, Results
 
 NO_VERDICT = "no verdict"
 MAX_NUMBERS = 6
-_OF_USE = {"over-refusal", "forgotten"}
-"""Checks that doubt what a number is worth, not whether it is right."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +194,8 @@ def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[Def
         return _quiet(trained)
     if summary.robust_accuracy == 0:
         return f"So the evaluation is {summary.verdict}, though its number cannot fall below {worst}."
-    worries = {finding.name for finding in fired(trained) if finding.severity != "info"}
-    if worries and worries <= _OF_USE:
+    doubted = {finding.doubts for finding in fired(trained) if finding.severity != "info"}
+    if doubted == {"use"}:
         return f"So the number is {summary.verdict}: it may be right, and is that of a model of less use."
     below = "far below" if summary.verdict == "not credible" else "below"
     return f"So the number is {summary.verdict}: the true robust accuracy may be {below} {worst}."

@@ -83,6 +83,11 @@ def test_what_is_forgotten_is_not_defended(known, severity):
     assert finding.evidence["known"] == known / N
 
 
+@pytest.mark.parametrize(("name", "doubts"), [("forgotten", "use"), ("over-refusal", "use"), ("prefill-breaks", "number")])
+def test_a_finding_says_what_it_doubts(name, doubts):
+    assert found(name, SEARCH, of=batch(complied=10)).doubts == doubts
+
+
 def test_knowledge_is_measured_where_the_answers_beginning_is_known():
     half = replace(batch(known=35), requests=asked(prefill=("",) * 20 + ("It is",) * 30))
     assert found("forgotten", SEARCH, of=half).evidence == {
