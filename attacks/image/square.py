@@ -77,10 +77,12 @@ class LinfSquare:
         top, left = (bits[:, 0] >> 1).abs() % (height - side + 1), (bits[:, 1] >> 1).abs() % (width - side + 1)
         colour = per_sample(ball.eps, best) * signs(bits[:, 2:]).view(-1, channels, 1, 1)
         inside = window(top, left, side, height, width)
-        proposal = ball.project(torch.where(inside, ball.centre + colour, best))
+        proposal = torch.where(inside, (ball.centre + colour).clamp(*ball.bounds), best)
         # A window that has this colour already would be a wasted query (the authors draw again); the opposite colour is new.
         idle = (proposal == best).flatten(1).all(1)
-        return torch.where(inside & per_sample(idle, best), ball.centre - colour, proposal)
+        if bool(idle.any()):
+            proposal = torch.where(inside & per_sample(idle, best), ball.centre - colour, proposal)
+        return proposal
 
 
 def bump(height: int, width: int) -> Tensor:
