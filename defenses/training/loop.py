@@ -38,6 +38,7 @@ from robustkd.defenses.training.recipe import Recipe, Trained
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
 from robustkd.defenses.training.selection import Validation, rank
 from robustkd.targets import ImageTarget
+from robustkd.targets.layout import to_channels_last
 
 CHECKPOINT_SECONDS = 60.0
 """How much work a kill may cost: inside an epoch that is longer, a checkpoint is written as often as this."""
@@ -116,9 +117,9 @@ class _Training:
         self.target, self.recipe, self.settings = target, recipe, settings
         target.to(self.device)
         self._layout = torch.preserve_format
-        if self.device.type == "cuda":
+        blank = torch.zeros(2, *target.input_shape, device=self.device)
+        if self.device.type == "cuda" and to_channels_last(target.module, blank):
             self._layout = torch.channels_last
-            target.module.to(memory_format=torch.channels_last)
         self._bf16 = settings.precision == "bf16" or (
             settings.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         )

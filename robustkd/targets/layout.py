@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from robustkd.targets.frozen import untouched
+
 
 @contextmanager
 def channels_last(module: nn.Module) -> Iterator[None]:
@@ -39,6 +41,22 @@ def as_found(module: nn.Module) -> bool:
         whether there was something to put back.
     """
     return _put_back(_weights(module))
+
+
+def to_channels_last(module: nn.Module, images: Tensor) -> bool:
+    """Lay ``module`` out for good, unless it cannot answer ``images`` then.
+
+    Returns:
+        whether it is; images should come laid out so, too.
+    """
+    module.to(memory_format=torch.channels_last)
+    with untouched(module), torch.no_grad():
+        try:
+            module(images.contiguous(memory_format=torch.channels_last))
+        except RuntimeError:
+            module.to(memory_format=torch.contiguous_format)
+            return False
+    return True
 
 
 def is_laid_out(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import robustkd
 from robustkd.targets import ClassifierTarget
-from robustkd.targets.layout import channels_last
+from robustkd.targets.layout import channels_last, to_channels_last
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="convolutions gain by oneDNN alone")
 
@@ -27,9 +27,9 @@ def convolutional(colours: int = 3) -> nn.Sequential:
 class Viewing(nn.Module):
     """What much code for robust networks does: it takes the order in memory for granted."""
 
-    def __init__(self, seen: list[tuple[int, ...]]) -> None:
+    def __init__(self, seen: list[tuple[int, ...]], colours: int = 3) -> None:
         super().__init__()
-        self.body, self.head, self.seen = convolutional()[:4], convolutional()[5], seen
+        self.body, self.head, self.seen = convolutional(colours)[:4], convolutional()[5], seen
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.body(x)
@@ -142,3 +142,15 @@ def test_the_gradient_that_an_attack_sees_is_in_the_usual_order() -> None:
     assert laid.view(len(x), -1).shape == (6, 192)  # would raise for another order
     assert x._backward_hooks is None
     torch.testing.assert_close(laid, plain)
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_for_good_only_where_the_network_can_do_with_it(colours: int) -> None:
+    plain, viewing = convolutional(colours).train(), Viewing([], colours).train()
+    assert to_channels_last(plain, images(2, colours))
+    assert plain[3].weight.stride() == (54, 1, 18, 6)
+    assert plain.training
+    assert int(plain[1].num_batches_tracked) == 0
+    assert not to_channels_last(viewing, images(2, colours))
+    assert viewing.body[3].weight.stride() == (54, 9, 3, 1)
+    viewing(images(2, colours))
