@@ -1,4 +1,4 @@
-"""AutoAttack, standard and adaptive, against torchattacks' and pyautoattack's: robust accuracy, wall time, passes.
+"""AutoAttack, standard and adaptive, against torchattacks' and pyautoattack's: robust accuracy, time, passes.
 
 Hours on two cores with the default numbers of images; ``--images`` makes it shorter.
 """
@@ -9,9 +9,9 @@ from typing import Any
 
 import _networks
 import click
-from _arena import COST, Job, Verdicts, earlier, fastest, measure, table, write
+from _arena import COST, Job, Verdicts, earlier, fastest, measure, seconds, table, write
 
-# (network, images, standard's share of the best peer's wall time: 0.5 where most samples survive, 0.25 where half do)
+# (network, images, standard's share of the best peer's time: 0.5 where most samples survive, 0.25 where half do)
 BOUTS = (("cifar10_resnet20", 500, 0.25), ("pgd_at", 500, 0.25), ("mnist_lenet5_adv", 1000, 0.5))
 TURNS = (
     ("autoattack", "robustkd"),
@@ -45,24 +45,29 @@ def main(networks: str, images: int, device: str, name: str, contenders: str, re
             bout.append((earlier(name, job) if reuse and who != "robustkd" else None) or measure(job))
             print(f"{network}: {who} {duel} done", flush=True)
         rows += bout
-        standard, adaptive, *peers = bout
-        if standard["contender"] != "robustkd" or any("error" in row for row in (standard, adaptive)):
-            continue
-        for peer in peers:
-            if "error" not in peer:
-                said = f"{network}: robust accuracy of standard above {peer['contender']}'s, points"
-                strength.expect(said, 100 * (standard["robust_accuracy"] - peer["robust_accuracy"]), 0.1)
-        said = f"{network}: robust accuracy of adaptive above standard's, points"
-        strength.expect(said, 100 * (adaptive["robust_accuracy"] - standard["robust_accuracy"]), 0.2)
-        if best := fastest(peers):
-            speed.expect(f"{network}: standard's wall time to {best['contender']}'s", standard["wall"] / best["wall"], share)
-            speed.expect(f"{network}: adaptive's wall time to {best['contender']}'s", adaptive["wall"] / best["wall"], 0.10)
+        _compare(bout, share, strength, speed)
     table(rows, [*COST[:1], ("duel", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".3f")])
     verdicts = Verdicts(strength.lines + speed.lines)
     verdicts.print()
     write(name, rows, verdicts, device)
     if strict and not strength.all_met:
         raise SystemExit(1)
+
+
+def _compare(bout: list[dict[str, Any]], share: float, strength: Verdicts, speed: Verdicts) -> None:
+    standard, adaptive, *peers = bout
+    name = standard["network"]
+    if standard["contender"] != "robustkd" or any("error" in row for row in (standard, adaptive)):
+        return
+    for peer in peers:
+        if "error" not in peer:
+            said = f"{name}: robust accuracy of standard above {peer['contender']}'s, points"
+            strength.expect(said, 100 * (standard["robust_accuracy"] - peer["robust_accuracy"]), 0.1)
+    said = f"{name}: robust accuracy of adaptive above standard's, points"
+    strength.expect(said, 100 * (adaptive["robust_accuracy"] - standard["robust_accuracy"]), 0.2)
+    if best := fastest(peers):
+        speed.expect(f"{name}: standard's time to {best['contender']}'s", seconds(standard) / seconds(best), share)
+        speed.expect(f"{name}: adaptive's time to {best['contender']}'s", seconds(adaptive) / seconds(best), 0.10)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ The samples get a budget in which nothing breaks, so that none leaves the batch:
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import _networks
 import click
 import torch
-from _arena import Job, Verdicts, measure, repeated, table, write
+from _arena import Job, Verdicts, measure, now, repeated, seconds, table, write
 from torch import Tensor, nn
 
 import robustkd
@@ -44,7 +43,7 @@ def main(networks: str, images: int, steps: int, repeats: int, device: str) -> N
         for peer in ("torchattacks", "foolbox", "adv-lib"):
             budget = {"steps": steps, "step_size": UNBREAKABLE}
             row = measure(Job("pgd", peer, name, images, UNBREAKABLE, budget, device=device))
-            took = row.get("wall" if device != "cpu" else "cpu", float("nan"))
+            took = float("nan") if "error" in row else seconds(row)
             rows.append(row | {"ms_per_step": 1e3 * took / steps, "ratio": took / bare})
     columns = [
         ("network", "network", ""),
@@ -57,17 +56,9 @@ def main(networks: str, images: int, steps: int, repeats: int, device: str) -> N
     write("overhead", rows, verdicts, device)
 
 
-def _now(x: Tensor) -> float:
-    """CPU time, which other processes do not disturb; wall time where the work is done elsewhere."""
-    if not x.is_cuda:
-        return time.process_time()
-    torch.cuda.synchronize(x.device)
-    return time.perf_counter()
-
-
 def _bare(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> float:
     """The passes that PGD cannot do without: the clean one, ``steps`` with the input's gradient, and a last look; and the judge's."""
-    started = _now(x)
+    started = now(x.device)
     with frozen(network):
         for _ in range(3):
             with torch.no_grad():
@@ -75,13 +66,13 @@ def _bare(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> float:
         for _ in range(steps):
             leaf = x.clone().requires_grad_()
             torch.autograd.grad(nn.functional.cross_entropy(network(leaf), y, reduction="sum"), leaf)
-    return _now(x) - started
+    return now(x.device) - started
 
 
 def _ours(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> float:
-    started = _now(x)
+    started = now(x.device)
     robustkd.attack("pgd", network, x, y, eps=UNBREAKABLE, steps=steps, step_size=UNBREAKABLE)
-    return _now(x) - started
+    return now(x.device) - started
 
 
 if __name__ == "__main__":
