@@ -244,7 +244,7 @@ class Verdicts:
 
     def expect(self, what: str, value: float, at_most: float) -> None:
         """Note a figure that should not exceed ``at_most``."""
-        self.lines.append({"what": what, "value": value, "at_most": at_most, "met": bool(value <= at_most)})
+        self.lines.append({"what": what, "value": value, "at_most": at_most, "met": bool(value <= at_most + 1e-9)})
 
     def print(self) -> None:
         for line in self.lines:

@@ -19,7 +19,7 @@ from robustkd.attacks.image.nearest import Seekers
 
 _LARGEST = 1e10  # as in the authors' code: beyond it, c is not raised further
 _FACTOR = 10.0  # by which c grows until it is large enough, and falls until it is too small (authors' code)
-_STALLED = 0.99  # of its earlier value: an objective above that has stopped falling; looked at ten times in each search
+_STALLED = 0.99  # of its lowest value: an objective above that does not fall; looked at ten times in each search
 _PATIENCE = 2  # values of c that bring a sample no closer, before its remaining ones are given up
 
 
@@ -29,17 +29,20 @@ class ConstantSearch:
 
     What belongs to a sample is kept in its memory: ``c``, its bounds ``low`` and ``high``, ``age`` (steps since the search for
     this c began), ``tried`` (values of c so far), ``worked`` (this c has given an adversarial example), ``seen`` (the
-    objective when it was last looked at), ``idle`` and ``before`` (tries without progress, and the distance before them).
+    lowest objective at a look), ``still`` (looks in a row at which it had not fallen), ``idle`` and ``before`` (tries without
+    progress, and the distance before them).
 
     Attributes:
         steps: at most, for each c.
         values: of c, at most.
         abort_early: end the search for one c once its objective stalls, and all of it once no c helps any more.
+        looks: in a row that must find it no lower than the lowest seen. A search with momentum rises now and then.
     """
 
     steps: int
     values: int
     abort_early: bool
+    looks: int = 1
 
     @property
     def passes(self) -> int:
@@ -50,7 +53,7 @@ class ConstantSearch:
         """Fill the memory; ``first``: (A,) the first c of each sample."""
         zero, never, count = torch.zeros_like(now.best), torch.full_like(now.best, torch.inf), torch.zeros_like(now.rows)
         now.memory.update(c=first.clamp_max(_LARGEST), low=zero, high=never, seen=never, before=never)
-        now.memory.update(age=count, tried=count, idle=count, worked=torch.zeros_like(now.done))
+        now.memory.update(age=count, tried=count, idle=count, still=count, worked=torch.zeros_like(now.done))
 
     def ended(self, now: Seekers, objective: Tensor) -> Tensor:
         """(A,) bool: the search for c has ended at this point. The next c is then set already, and the age 0 again.
@@ -61,10 +64,12 @@ class ConstantSearch:
         """
         m = now.memory
         look = m["age"] % max(1, self.steps // 10) == 0
-        stalled = look & (objective > _STALLED * m["seen"]) if self.abort_early else torch.zeros_like(look)
-        ended = stalled | (m["age"] == self.steps)
+        falls = objective <= _STALLED * m["seen"]
+        m["still"] = torch.where(look, torch.where(falls, 0, m["still"] + 1), m["still"])
+        ended = (self.abort_early & (m["still"] == self.looks)) | (m["age"] == self.steps)
+        m["still"] = torch.where(ended, 0, m["still"])
         m["worked"] = m["worked"] | now.adversarial
-        m["seen"] = torch.where(ended, torch.inf, torch.where(look, objective, m["seen"]))
+        m["seen"] = torch.where(ended, torch.inf, torch.where(look, objective.minimum(m["seen"]), m["seen"]))
         m["age"] = torch.where(ended, 0, m["age"] + 1)
         if bool(ended.any()):
             self._conclude(now, ended)

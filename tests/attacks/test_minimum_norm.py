@@ -1,15 +1,21 @@
 """What must hold for every minimum-norm attack: a sample is on its own, counts and claims are true, goals are reached."""
 
+import numpy as np
 import pytest
 import torch
 from counting import Counting
 from torch import nn
 
+import robustkd
+from robustkd.attacks.image.nearest import Seekers
+from robustkd.attacks.image.penalty import ConstantSearch
 from robustkd.contracts import Batch, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.data import SplitParams, load_splits
 from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
+from robustkd.targets.files import load_weights
 
 CASES = [
     ("cw-l2", "l2", {"steps": 30, "binary_steps": 3}),
@@ -126,3 +132,28 @@ def test_other_precisions(name, norm, params, precision):
     assert found.success.all()
     assert (net(found.adversarial).argmax(1) != batch.labels).all()
     assert found.extras["norm"].median() == pytest.approx(float(exact.extras["norm"].median()), rel=0.25)
+
+
+@pytest.mark.parametrize(("looks", "ended_at"), [(1, 2), (2, 7)])
+def test_a_search_that_rises_for_once_may_go_on(looks, ended_at):
+    one, zero, no = torch.ones(1), torch.zeros(1), torch.zeros(1, dtype=torch.bool)
+    now = Seekers(torch.tensor([0]), one, one, zero, zero, zero, no, one, one, one * torch.inf, no)
+    search = ConstantSearch(steps=10, values=9, abort_early=True, looks=looks)
+    search.begin(now, first=one)
+    objectives = iter([5.0, 4.0, 4.5, 3.0, 2.0, 1.0, 1.0, 1.0, 0.5])
+    ended = [bool(search.ended(now, torch.tensor([value]))) for value in objectives]
+    assert ended.index(True) == ended_at
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_giving_up_early_costs_little_where_gradients_mislead(shared_data):
+    net = load("models", "lenet5")(load("models", "lenet5").Params()).build((1, 28, 28), 10)
+    load_weights(net, shared_data / "networks" / "mnist_lenet5_adv.safetensors")
+    test = load_splits("mnist", {"root": str(shared_data / "mnist")}, SplitParams(test=8)).test
+    far = [
+        robustkd.attack("ead", net, test.unit(), test.labels, norm="l1", eps=1.0, steps=100, binary_steps=6, abort_early=early)
+        for early in (True, False)
+    ]
+    early, late = (float(np.median(found.outcome.norm)) for found in far)
+    assert early <= 1.05 * late
