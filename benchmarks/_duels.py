@@ -168,9 +168,11 @@ DUELS: dict[str, Duel] = {
     ),
     "mi-fgsm": Duel("linf", "mi-fgsm", {"torchattacks": _torchattacks("MIFGSM", **_STEPS)}),
     "ni-fgsm": Duel("linf", "ni-fgsm", {"torchattacks": _torchattacks("NIFGSM", **_STEPS)}),
-    "di2-fgsm": Duel("linf", "di2-fgsm", {"torchattacks": _torchattacks("DIFGSM", **_STEPS, decay=_always(1.0))}),
+    "di2-fgsm": Duel(
+        "linf", "di2-fgsm", {"torchattacks": _torchattacks("DIFGSM", **_STEPS, decay=_always(1.0))}, {"decay": 1.0}
+    ),
     "ti-fgsm": Duel("linf", "ti-fgsm", {"torchattacks": _torchattacks("TIFGSM", **_STEPS, decay=_always(1.0))}),
-    "si-fgsm": Duel("linf", "si-fgsm", {"torchattacks": _torchattacks("SINIFGSM", **_STEPS)}),
+    "si-fgsm": Duel("linf", "si-fgsm", {"torchattacks": _torchattacks("SINIFGSM", **_STEPS)}, {"look_ahead": True}),
     "vmi-fgsm": Duel("linf", "vmi-fgsm", {"torchattacks": _torchattacks("VMIFGSM", **_STEPS)}),
     "apgd-ce": Duel(
         "linf",

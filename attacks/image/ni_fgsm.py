@@ -1,9 +1,9 @@
 """NI-FGSM: momentum with the gradient taken where the momentum leads.
 
-    slope_t = grad J(x_t + size * decay * steepest(g_t))
+    slope_t = grad J(x_t + size * decay * n * g_t),   n: the number of pixel values
 
-The paper writes g_t itself there; but divided by its 1-norm that is no jump at all, and its code divides by the mean
-instead. Here the jump is the step that the momentum alone would make.
+The paper writes g_t itself there; but made of slopes divided by their 1-norm that is no jump at all, and its code divides them by
+their mean size instead: hence n. In l2 and l1 the jump is the step that the momentum alone would make.
 
 Good for transfer, at the price of ``mi-fgsm``: one gradient a step. Not meant as a white-box attack.
 
@@ -36,14 +36,16 @@ class LookAhead:
         """(A, *shape)."""
         if t == 0:
             return self.of(oracle, climbers, objective, t)
-        ball = climbers.ball
-        ahead = climbers.x + self.size.within(ball) * self.decay * ball.steepest(climbers.memory["momentum"])
+        ball, momentum = climbers.ball, climbers.memory["momentum"]
+        jump = momentum * momentum[0].numel() if ball.norm == "linf" else ball.steepest(momentum)
+        ahead = climbers.x + self.size.within(ball) * self.decay * jump
         return self.of(oracle, replace(climbers, x=ahead.clamp(*ball.bounds)), objective, t)
 
 
 class NIFGSM(MIFGSM):
     """Nesterov iterative FGSM: two forward passes and one backward pass a step."""
 
+    version = "2"
     source = "Lin et al. 2020, arXiv:1908.06281"
 
     def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope:
