@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from typing import Any
 
 import _networks
 import click
 import torch
-from _arena import Verdicts, table, write
+from _arena import Verdicts, now, repeated, table, write
 from torch import Tensor, nn
 
 from robustkd.targets import frozen
@@ -56,12 +54,12 @@ def _ratio(network: nn.Module, x: Tensor, y: Tensor, repeats: int, *, back: bool
 
     def once() -> float:
         leaf = x.clone().requires_grad_(back)
-        started = time.process_time()
+        started = now(x.device)
         with torch.set_grad_enabled(back):
             loss = nn.functional.cross_entropy(network(leaf), y, reduction="sum")
         if back:
             torch.autograd.grad(loss, leaf)
-        return time.process_time() - started
+        return now(x.device) - started
 
     def pair() -> float:
         before = once()
@@ -71,7 +69,7 @@ def _ratio(network: nn.Module, x: Tensor, y: Tensor, repeats: int, *, back: bool
         return laid / before
 
     once()
-    return statistics.median(pair() for _ in range(repeats))
+    return repeated(repeats, pair)
 
 
 if __name__ == "__main__":

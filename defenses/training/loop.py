@@ -117,9 +117,9 @@ class _Training:
         self.target, self.recipe, self.settings = target, recipe, settings
         target.to(self.device)
         self._layout = torch.preserve_format
-        blank = torch.zeros(2, *target.input_shape, device=self.device)
-        if self.device.type == "cuda" and to_channels_last(target.module, blank):
-            self._layout = torch.channels_last
+        if self.device.type == "cuda":
+            blank = torch.zeros(2, *target.input_shape, device=self.device)
+            self._layout = torch.channels_last if to_channels_last(target.module, blank) else self._layout
         self._bf16 = settings.precision == "bf16" or (
             settings.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         )

@@ -1,6 +1,7 @@
 """Every fixed-budget attack beside FGSM and PGD: against analytic optima, other libraries and properties that must hold."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -345,6 +346,21 @@ def test_mi_fgsm_equals_torchattacks(net, batch):
     found = run("mi-fgsm", target_of(net), batch, ThreatModel("linf", 0.01), steps=8, step_size=0.002)
     broken = net(peer).argmax(1) != batch.labels
     assert torch.equal(found.success[3:], broken[3:])
+
+
+def test_ni_fgsm_looks_where_torchattacks_looks(net, batch):
+    torchattacks = pytest.importorskip("torchattacks")
+    inputs = 0.25 + batch.inputs / 2  # theirs looks beyond the pixel range, ours does not
+    inner = replace(batch, inputs=inputs, labels=net(inputs).argmax(1))
+    looked = []
+    hook = net.register_forward_pre_hook(lambda _, given: looked.append(given[0].detach()) if given[0].requires_grad else None)
+    found = run("ni-fgsm", target_of(net), inner, ThreatModel("linf", 1e-4), steps=4, step_size=5e-5)
+    ours, theirs = list(looked), looked
+    theirs.clear()
+    torchattacks.NIFGSM(net, eps=1e-4, alpha=5e-5, steps=4, decay=1.0)(inputs, inner.labels)
+    hook.remove()
+    assert not found.success.any()  # one that leaves is looked at no more
+    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=0, atol=1e-6)  # fifty times less than a step
 
 
 def test_the_family_reduces_to_mi_fgsm_where_it_should(net, batch):
