@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Job:
         budget: steps, restarts, .. : the same numbers for every contender.
         threads: CPU threads.
         device: where the network is.
-        seed: of robustkd and pyautoattack; the others take none.
+        seed: of a contender that takes one, and of torch's own generator, from which the others draw.
     """
 
     duel: str
@@ -121,10 +121,10 @@ def _run(job: Job) -> dict[str, Any]:
     import _networks
 
     torch.set_num_threads(job.threads)
-    torch.manual_seed(0)
     network, x, y = _networks.load(job.network, job.images, job.device)
     model = Counted(network).eval()
     contend = _duels.contender(job)
+    torch.manual_seed(job.seed)
     model(x[:8].clone().requires_grad_()).sum().backward()  # the first pass of a process pays for set-up
     model.zero_grad()
     model.forwards = model.backwards = 0
@@ -179,6 +179,17 @@ def judge(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, norm: s
         "median_norm": float(far.median()),
         "mean_norm": float(far[far.isfinite()].mean()) if bool(far.isfinite().any()) else float("nan"),
     }
+
+
+def over_seeds(job: Job, seeds: int, *, limit: float | None = None) -> dict[str, Any]:
+    """One row of a contender that draws: what it cost and how much withstood, on average, and ``robust_accuracies`` of each seed."""
+    rows = [measure(replace(job, seed=seed), limit=limit) for seed in range(seeds)]
+    failed = next((row for row in rows if "error" in row), None)
+    if failed:
+        return failed
+    varying = ("wall", "cpu", "forwards", "backwards", "peak_mib", "robust_accuracy", "success", "median_norm", "mean_norm")
+    means = {key: statistics.fmean(row[key] for row in rows) for key in varying}
+    return rows[0] | means | {"robust_accuracies": [row["robust_accuracy"] for row in rows]}
 
 
 def now(device: torch.device | str) -> float:

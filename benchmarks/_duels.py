@@ -128,6 +128,10 @@ def _eps(job: Job) -> float:
     return job.eps
 
 
+def _seed(job: Job) -> int:
+    return job.seed
+
+
 def _always(value: Any) -> Callable[[Job], Any]:
     return lambda job: value
 
@@ -171,14 +175,19 @@ DUELS: dict[str, Duel] = {
     "di2-fgsm": Duel(
         "linf", "di2-fgsm", {"torchattacks": _torchattacks("DIFGSM", **_STEPS, decay=_always(1.0))}, {"decay": 1.0}
     ),
-    "ti-fgsm": Duel("linf", "ti-fgsm", {"torchattacks": _torchattacks("TIFGSM", **_STEPS, decay=_always(1.0))}),
+    "ti-fgsm": Duel(
+        "linf",
+        "ti-fgsm",
+        {"torchattacks": _torchattacks("TIFGSM", **_STEPS, decay=_always(1.0))},
+        {"decay": 1.0, "probability": 0.5},
+    ),
     "si-fgsm": Duel("linf", "si-fgsm", {"torchattacks": _torchattacks("SINIFGSM", **_STEPS)}, {"look_ahead": True}),
-    "vmi-fgsm": Duel("linf", "vmi-fgsm", {"torchattacks": _torchattacks("VMIFGSM", **_STEPS)}),
+    "vmi-fgsm": Duel("linf", "vmi-fgsm", {"torchattacks": _torchattacks("VMIFGSM", **_STEPS)}, {"neighbours": 5}),
     "apgd-ce": Duel(
         "linf",
         "apgd-ce",
         {
-            "torchattacks": _torchattacks("APGD", eps=_eps, steps="steps"),
+            "torchattacks": _torchattacks("APGD", eps=_eps, steps="steps", seed=_seed),
             "adv-lib": _adv_lib("apgd", fixed=True, given={"norm": float("inf"), "loss_function": "ce"}, n_iter="steps"),
         },
     ),
@@ -186,7 +195,7 @@ DUELS: dict[str, Duel] = {
         "linf",
         "apgd-dlr",
         {
-            "torchattacks": _torchattacks("APGD", eps=_eps, steps="steps", loss=_always("dlr")),
+            "torchattacks": _torchattacks("APGD", eps=_eps, steps="steps", seed=_seed, loss=_always("dlr")),
             "adv-lib": _adv_lib("apgd", fixed=True, given={"norm": float("inf"), "loss_function": "dlr"}, n_iter="steps"),
         },
     ),
@@ -194,7 +203,7 @@ DUELS: dict[str, Duel] = {
         "linf",
         "apgd-t",
         {
-            "torchattacks": _torchattacks("APGDT", eps=_eps, steps="steps"),
+            "torchattacks": _torchattacks("APGDT", eps=_eps, steps="steps", seed=_seed),
             "adv-lib": _adv_lib("apgd_targeted", fixed=True, given={"norm": float("inf")}, n_iter="steps"),
         },
     ),
@@ -202,13 +211,13 @@ DUELS: dict[str, Duel] = {
         "linf",
         "square",
         {
-            "torchattacks": _torchattacks("Square", eps=_eps, n_queries="queries"),
+            "torchattacks": _torchattacks("Square", eps=_eps, n_queries="queries", seed=_seed),
         },
     ),
     "autoattack": Duel(
         "linf",
         "autoattack",
-        {"torchattacks": _torchattacks("AutoAttack", eps=_eps, seed=_always(0)), "pyautoattack": _pyautoattack},
+        {"torchattacks": _torchattacks("AutoAttack", eps=_eps, seed=_seed), "pyautoattack": _pyautoattack},
     ),
     "autoattack-adaptive": Duel("linf", "autoattack", {}, {"version": "adaptive"}),
     "cw-l2": Duel(

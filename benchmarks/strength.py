@@ -6,7 +6,7 @@ from typing import Any
 
 import _networks
 import click
-from _arena import COST, Job, Verdicts, measure, seconds, table, write
+from _arena import COST, Job, Verdicts, measure, over_seeds, seconds, table, write
 from _duels import DUELS, MINIMUM_NORM
 
 # Fixed budgets are chosen so that part of the samples survives: only there does strength show. (network, eps linf, eps l2, images)
@@ -25,16 +25,20 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "deepfool-linf": {"steps": 50},
 }
 
+# Where a contender starts at random or draws on the way: whether one image more falls is chance.
+DRAWN = ("pgd", "pgd-l2", "di2-fgsm", "ti-fgsm", "vmi-fgsm", "apgd-ce", "apgd-dlr", "apgd-t", "square")
+
 
 @click.command()
 @click.option("--networks", default="cifar10_resnet20,mnist_lenet5_adv,pgd_at", show_default=True)
 @click.option("--duels", default=",".join(d for d in DUELS if not d.startswith("autoattack")), help="Which; all by default.")
 @click.option("--images", default=0, help="Instead of each network's own number.")
+@click.option("--seeds", default=3, show_default=True, help="Over which fixed budgets that draw are averaged.")
 @click.option("--limit", default=600.0, show_default=True, help="Seconds that a contender may take.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--name", default="strength", help="Of the file in results/.")
 @click.option("--strict", is_flag=True, help="Fail when a target of strength is missed.")
-def main(networks: str, duels: str, images: int, limit: float, device: str, name: str, strict: bool) -> None:
+def main(networks: str, duels: str, images: int, seeds: int, limit: float, device: str, name: str, strict: bool) -> None:
     """Print the table and write results/strength.json."""
     rows: list[dict[str, Any]] = []
     strength, speed = Verdicts(), Verdicts()
@@ -44,10 +48,10 @@ def main(networks: str, duels: str, images: int, limit: float, device: str, name
         budget = BUDGETS.get(duel, {"steps": 100} if duel in MINIMUM_NORM else {"steps": 10, "step_size": eps / 4})
         if duel in ("mi-fgsm", "ni-fgsm", "di2-fgsm", "ti-fgsm", "si-fgsm", "vmi-fgsm"):
             budget = {"steps": 10, "step_size": eps / 10}
-        bout = [
-            measure(Job(duel, who, network, images or count, eps, budget, device=device), limit=limit)
-            for who in ("robustkd", *DUELS[duel].peers)
+        jobs = [
+            Job(duel, who, network, images or count, eps, budget, device=device) for who in ("robustkd", *DUELS[duel].peers)
         ]
+        bout = [over_seeds(job, seeds, limit=limit) if duel in DRAWN else measure(job, limit=limit) for job in jobs]
         rows += bout
         print(f"{network}: {duel} done", flush=True)
         _compare(network, duel, bout, strength, speed)

@@ -189,7 +189,7 @@ def ascend(
 
 
 def _keep_best(now: Climbers, broken: Tensor) -> None:
-    now.improved = (broken & ~now.broken) | ((broken == now.broken) & (now.value > now.best_value))
+    now.improved = torch.where(broken == now.broken, now.value > now.best_value, broken)
     now.best_x = torch.where(per_sample(now.improved, now.x), now.x, now.best_x)
     now.best_value = torch.where(now.improved, now.value, now.best_value)
     now.broken = now.broken | broken

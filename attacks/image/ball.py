@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,17 +39,22 @@ class Ball:
         """The balls of some rows."""
         return Ball(self.centre[rows], self.eps[rows], self.norm, self.bounds)
 
+    @cached_property
+    def _corners(self) -> tuple[Tensor, Tensor]:
+        """A linf ball within the pixel range is a box: its lowest and its highest point."""
+        radius = per_sample(self.eps, self.centre)
+        return (self.centre - radius).clamp(*self.bounds), (self.centre + radius).clamp(*self.bounds)
+
     def project(self, x: Tensor) -> Tensor:
         """Back into the balls, then into the pixel range. Clamping moves every pixel towards the centre, so the radius
         still holds afterwards.
         """
-        radius = per_sample(self.eps, x)
         if self.norm == "linf":
-            inside = torch.minimum(torch.maximum(x, self.centre - radius), self.centre + radius)
-        elif self.norm == "l2":
+            return x.clamp(*self._corners)
+        if self.norm == "l2":
             delta = x - self.centre
             length = per_sample(distance(delta, "l2"), x)
-            inside = self.centre + delta * (radius / length.clamp_min(1e-12)).clamp_max(1)
+            inside = self.centre + delta * (per_sample(self.eps, x) / length.clamp_min(1e-12)).clamp_max(1)
         else:
             inside = self.centre + project_l1(x - self.centre, self.eps)
         return inside.clamp(*self.bounds)
@@ -71,6 +77,15 @@ class Ball:
         """Uniform in the ball (for l1 a random direction and radius), cut to the pixel range."""
         radius = per_sample(self.eps, self.centre)
         return self.project(self.centre + random_offsets(radius, self.centre.shape[1:], self.norm, rng, self.centre.dtype))
+
+    def random_start(self, rng: SampleRng) -> Tensor:
+        """A random point to climb from; in l2 of random direction and distance. (Of a ball of many dimensions nearly all is at its
+        edge: a start uniform in it costs a short attack steps.)
+        """
+        point = self.random_point(rng)
+        if self.norm != "l2":
+            return point
+        return self.centre + per_sample(rng.uniform((1,), dtype=point.dtype).squeeze(1), point) * (point - self.centre)
 
 
 @dataclass(frozen=True)

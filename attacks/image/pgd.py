@@ -1,6 +1,6 @@
 """PGD: projected steps along the steepest direction from a random start, with restarts.
 
-    x_0   = random point of the ball (or x)
+    x_0   = random point of the ball (or x); in l2 of random direction and distance
     x_t+1 = project(x_t + size * steepest(grad_x loss(f(x_t), y)))
 
 Good for everything with honest gradients. It makes a defense look robust that it is not where the cross entropy saturates
@@ -42,6 +42,7 @@ class PGD(Attack):
     Params = PGDParams
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
+    version = "2"
     source = "Madry et al. 2018, arXiv:1706.06083"
 
     @property
@@ -57,7 +58,7 @@ class PGD(Attack):
 
         def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
             draws = rng.fork(restart).select(rows)
-            start = ball.random_point(draws) if p.random_start else ball.centre
+            start = ball.random_start(draws) if p.random_start else ball.centre
             return ascend(
                 search.oracle,
                 rows,

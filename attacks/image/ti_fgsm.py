@@ -6,7 +6,8 @@ Good for transfer to networks that look at other places of the image. The kernel
 blurs away what there is to follow.
 
 Source: Dong et al.: Evading defenses to transferable adversarial examples by translation-invariant attacks (CVPR 2019),
-section 3.2, with its Gaussian kernel of (2k + 1)^2 pixels and sigma = k / sqrt(3).
+section 3.2, with the Gaussian kernel of the authors' code: (2k + 1)^2 pixels, sigma = k / 3. (The paper writes k / sqrt(3), which
+blurs away more: white-box, fewer images fall.)
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def smoothed(gradient: Tensor, kernel: int) -> Tensor:
     """(A, C, H, W), each channel convolved with a Gaussian of ``kernel`` x ``kernel`` pixels, which has two factors."""
     half = kernel // 2
     at = torch.arange(-half, half + 1, dtype=gradient.dtype, device=gradient.device)
-    bell = torch.softmax(-1.5 * (at / max(half, 1)) ** 2, 0)  # exp(-at^2 / 2 sigma^2), sigma^2 = half^2 / 3
+    bell = torch.softmax(-4.5 * (at / max(half, 1)) ** 2, 0)  # exp(-at^2 / 2 sigma^2), sigma = half / 3
     channels = gradient.shape[1]
     tall = F.conv2d(gradient, bell.view(1, 1, -1, 1).expand(channels, 1, -1, 1), padding=(half, 0), groups=channels)
     return F.conv2d(tall, bell.view(1, 1, 1, -1).expand(channels, 1, 1, -1), padding=(0, half), groups=channels)
@@ -58,6 +59,7 @@ class TIFGSM(DI2FGSM):
     """Translation-invariant iterative FGSM, on (C, H, W) images."""
 
     Params = TIFGSMParams
+    version = "2"
     source = "Dong et al. 2019, arXiv:1904.02884"
 
     def rule(self, threat: ThreatModel) -> StepRule:

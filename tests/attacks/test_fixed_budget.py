@@ -388,13 +388,13 @@ def test_a_shrunk_image_keeps_its_content_inside_its_frame():
     assert torch.allclose(corner.flatten(1).sum(1), image.flatten(1).sum(1) / 4, rtol=0.1)
 
 
-def test_smoothing_is_a_gaussian_of_the_papers_width():
+def test_smoothing_is_a_gaussian_of_the_authors_width():
     point = torch.zeros(1, 2, 21, 21)
     point[0, 0, 10, 10] = 1
     bell = smoothed(point, 15)
     assert float(bell.sum()) == pytest.approx(1, abs=1e-5)
     assert bell[0, 1].abs().max() == 0
-    assert float(bell[0, 0, 10, 13] / bell[0, 0, 10, 10]) == pytest.approx(math.exp(-9 / (2 * 49 / 3)), abs=1e-5)
+    assert float(bell[0, 0, 10, 13] / bell[0, 0, 10, 10]) == pytest.approx(math.exp(-9 / (2 * 49 / 9)), abs=1e-5)
 
 
 # --- estimates and expectations --------------------------------------------------------------------------------------

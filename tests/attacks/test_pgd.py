@@ -12,6 +12,7 @@ from robustkd.attacks.image.ball import Ball, StepSize, project_l1
 from robustkd.attacks.image.objective import for_batch
 from robustkd.attacks.oracle import Oracle, frozen
 from robustkd.contracts import Batch, TargetError, UsageError
+from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
 
@@ -111,14 +112,21 @@ def test_projection_and_start_stay_inside(norm, eps, seed):
     centre = torch.rand(6, 1, 3, 3, generator=generator)
     ball = Ball.around(centre, eps, norm, (0.0, 1.0))
     far = centre + 3 * torch.randn(centre.shape, generator=generator)
-    from robustkd.contracts.random import SampleRng
-
-    for point in (ball.project(far), ball.random_point(SampleRng(seed, torch.arange(6)))):
+    rng = SampleRng(seed, torch.arange(6))
+    for point in (ball.project(far), ball.random_point(rng), ball.random_start(rng)):
         assert (distance(point - centre, norm) <= eps * (1 + 1e-5) + 1e-6).all()
         assert point.min() >= 0
         assert point.max() <= 1
     inside = ball.project(far)
     assert torch.allclose(ball.project(inside), inside, atol=1e-6)
+
+
+def test_a_start_in_l2_is_as_often_near_as_far():
+    centre = torch.full((2000, 1, 8, 8), 0.5)
+    start = Ball.around(centre, 0.4, "l2", (0.0, 1.0)).random_start(SampleRng(0, torch.arange(2000)))
+    reached = distance(start - centre, "l2") / 0.4
+    for share in (0.25, 0.5, 0.75):
+        assert float((reached < share).double().mean()) == pytest.approx(share, abs=0.04)
 
 
 def test_l1_projection_is_the_closest_point():
