@@ -202,6 +202,8 @@ class APGD(Attack):
 class APGDCE(APGD):
     """Auto-PGD on the cross entropy."""
 
+    version = "2"
+
     @property
     def loss_family(self) -> LossFamily:
         """By its loss."""

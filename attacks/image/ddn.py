@@ -51,7 +51,7 @@ class DDN(Attack):
     kind = "minimum-norm"
     norms = ("l2",)
     goals = ("untargeted", "targeted")
-    version = "2"
+    version = "3"
     source = "Rony et al. 2019, arXiv:1811.09600"
 
     @property

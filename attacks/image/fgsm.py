@@ -35,6 +35,7 @@ class FGSM(Attack):
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     iterative = False
+    version = "2"
     source = "Goodfellow et al. 2015, arXiv:1412.6572"
 
     @property

@@ -7,10 +7,9 @@ take the classes to reach.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from robustkd.contracts import AttackError
@@ -20,8 +19,31 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(z)_y."""
-    return F.cross_entropy(logits, labels, reduction="none")
+    """-log softmax(z)_y, with a gradient that survives a sure network."""
+    value: Tensor = _CrossEntropy.apply(logits, labels)
+    return value
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The usual gradient, softmax(z) - onehot(y), has p_y - 1 in it, of which float32 keeps no digit where p_y is 1 - 1e-7 and
+    more: an attack then starts in a direction that is noise, or in none. Here it is -sum_{j != y} p_j, which is the same number.
+
+    In double precision, because exponentials in float32 are rounded otherwise in one place of a batch than in another.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        own = labels.unsqueeze(1)
+        log_p = logits.double().log_softmax(1)
+        slope = log_p.exp().scatter_(1, own, 0.0)
+        rest = slope.sum(1, keepdim=True)
+        ctx.save_for_backward(slope.scatter_(1, own, -rest).to(logits.dtype))
+        value = torch.where(rest < 0.5, -torch.log1p(-rest), -log_p.gather(1, own))  # the one that has digits left
+        return value.squeeze(1).to(logits.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        return upstream.unsqueeze(1) * ctx.saved_tensors[0], None
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:

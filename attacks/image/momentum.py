@@ -61,6 +61,7 @@ class MIFGSM(Attack):
     Params = MomentumParams
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
+    version = "2"
     source = "Dong et al. 2018, arXiv:1710.06081"
 
     @property

@@ -129,6 +129,7 @@ class MORA(Attack):
 
     Params = MORAParams
     norms = ("linf", "l2")
+    version = "2"
     source = "Yu, Gao & Xu 2022, arXiv:2211.08008"
 
     @property

@@ -42,6 +42,7 @@ class NES(Attack):
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     gradients = False
+    version = "2"
     source = "Ilyas et al. 2018, arXiv:1804.08598"
 
     @property

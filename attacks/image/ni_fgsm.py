@@ -45,7 +45,7 @@ class LookAhead:
 class NIFGSM(MIFGSM):
     """Nesterov iterative FGSM: two forward passes and one backward pass a step."""
 
-    version = "2"
+    version = "3"
     source = "Lin et al. 2020, arXiv:1908.06281"
 
     def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope:

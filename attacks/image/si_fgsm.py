@@ -50,7 +50,7 @@ class SIFGSM(MIFGSM):
     """Scale-invariant momentum iterative FGSM."""
 
     Params = SIFGSMParams
-    version = "2"
+    version = "3"
     source = "Lin et al. 2020, arXiv:1908.06281"
 
     def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope:

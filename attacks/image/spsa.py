@@ -60,6 +60,7 @@ class SPSA(Attack):
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     gradients = False
+    version = "2"
     source = "Uesato et al. 2018, arXiv:1802.05666"
 
     @property

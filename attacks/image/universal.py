@@ -53,6 +53,7 @@ class Universal(Attack):
     Params = UniversalParams
     norms = ("linf", "l2")
     learns = True
+    version = "2"
     source = "Moosavi-Dezfooli et al. 2017, arXiv:1610.08401; Shafahi et al. 2020, arXiv:1811.11304"
 
     def __init__(self, params: Any = None) -> None:

@@ -25,10 +25,11 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robustkd.attacks.image.ascent import SteepestStep, climb_to_last
 from robustkd.attacks.image.ball import Ball, StepSize
-from robustkd.attacks.image.objective import for_batch
+from robustkd.attacks.image.objective import bound
 from robustkd.attacks.image.pgd import PGD
 from robustkd.attacks.oracle import Objective, Oracle, frozen
 from robustkd.contracts import Batch, Params, ThreatModel, UsageError
@@ -132,7 +133,7 @@ class Adversary:
     ) -> tuple[ImageTarget, Objective]:
         """What is climbed, and the network that it is a function of."""
         if self.loss == "ce":
-            return target, for_batch("ce", samples)
+            return target, bound(_cross_entropy, batch.y)
         if self.loss == "kl-student-clean":
             with torch.no_grad():
                 return target, _divergence_from(target(batch.x))
@@ -156,6 +157,11 @@ def _divergence_from(fixed: Tensor) -> Objective:
         return kl(fixed[rows], logits, reduction="none")
 
     return objective
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """In torch's fused form: a network in training is not as sure as those for which an attack's form is made."""
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def _divergence_of_halves(logits: Tensor, rows: Tensor) -> Tensor:
