@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.image.losses import cross_entropy
 from robustkd.checks.probe import right
 from robustkd.contracts import Check, CheckContext, Finding, Params
 
@@ -25,7 +25,7 @@ class ZeroGradient(Check):
     """For how many samples is there no direction to climb in?
 
     5 %: a share that would move a robust accuracy beyond the interval of a test set of a few hundred samples. Single dead samples
-    occur on honest networks, where the gradient of a very sure answer is below what float32 can hold.
+    occur on honest networks, where float32 rounds the cross entropy of a very sure answer to 0.
     """
 
     Params = ZeroGradientParams
@@ -78,7 +78,7 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cross_entropy": lambda logits, labels: cross_entropy(logits, labels).sum(),
+    "cross_entropy": lambda logits, labels: F.cross_entropy(logits, labels, reduction="sum"),
     "margin": _margin,
 }
 
