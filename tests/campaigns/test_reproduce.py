@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from robustkd.cli import main
+from robustkd.plugins import load
 
 TINY = """\
 version: 1
@@ -73,7 +74,10 @@ def test_a_run_is_recorded_and_comes_out_the_same_elsewhere(robustkd, tmp_path):
     assert entry["text"] == TINY
     assert entry["command"][1:3] == ["run", "code/tiny.yaml"]
     assert {"torch", "robustkd", "numpy"} <= set(entry["packages"])
-    assert entry["plugins"]["attacks/fgsm"] == {"version": "1", "package": f"robustkd {entry['packages']['robustkd']}"}
+    assert entry["plugins"]["attacks/fgsm"] == {
+        "version": load("attacks", "fgsm").version,
+        "package": f"robustkd {entry['packages']['robustkd']}",
+    }
     assert set(entry["targets"]) == {"plain/0", "mine/0"}
     assert list(entry["files"]) == ["models/net.py"]
     assert (entry["seeds"], entry["complete"], entry["data"]["n"]) == ([0], True, 40)

@@ -85,8 +85,9 @@ def test_nothing_is_told_when_nothing_was_finished_before(out, tmp_path):
 
 
 def test_a_new_version_of_a_plug_in_is_told(out, monkeypatch):
-    monkeypatch.setattr(PGD, "version", "1.1")
-    assert "pgd: version 1 -> 1.1 (2 cells)" in told(TEXT, out)
+    before = PGD.version
+    monkeypatch.setattr(PGD, "version", f"{before}.1")
+    assert f"pgd: version {before} -> {before}.1 (2 cells)" in told(TEXT, out)
 
 
 def test_a_run_tells_before_it_does_and_a_damaged_plan_file_hides_nothing_else(out, tmp_path):
