@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from robustkd.contracts import AttackError
 
@@ -42,6 +43,7 @@ class _CrossEntropy(torch.autograd.Function):
         return value.squeeze(1).to(logits.dtype)
 
     @staticmethod
+    @once_differentiable  # a second derivative would silently be another function's
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         return upstream.unsqueeze(1) * ctx.saved_tensors[0], None
 
