@@ -27,6 +27,8 @@ from torch import Tensor, nn
 RESULTS = Path(__file__).with_name("results")
 SLACK = 1e-4
 """Share of eps by which a contender may overshoot: rounding of the libraries' own projections."""
+_MOVED = 1e-6
+"""By which each seed but 0 moves the images: a search that hangs on rounding, as on a network whose gradients mislead, shows it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Job:
         budget: steps, restarts, .. : the same numbers for every contender.
         threads: CPU threads.
         device: where the network is.
-        seed: of a contender that takes one, and of torch's own generator, from which the others draw.
+        seed: of a contender that takes one, of torch's own generator, from which the others draw, and of how the images are moved.
     """
 
     duel: str
@@ -122,6 +124,8 @@ def _run(job: Job) -> dict[str, Any]:
 
     torch.set_num_threads(job.threads)
     network, x, y = _networks.load(job.network, job.images, job.device)
+    if job.seed:
+        x = (x + _MOVED * torch.randn(x.shape, generator=torch.Generator().manual_seed(job.seed)).to(x)).clamp(0, 1)
     model = Counted(network).eval()
     contend = _duels.contender(job)
     torch.manual_seed(job.seed)
@@ -182,14 +186,15 @@ def judge(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, norm: s
 
 
 def over_seeds(job: Job, seeds: int, *, limit: float | None = None) -> dict[str, Any]:
-    """One row of a contender that draws: what it cost and how much withstood, on average, and ``robust_accuracies`` of each seed."""
+    """One row of a contender: the means over seeds, and ``robust_accuracies`` and ``median_norms`` of each."""
     rows = [measure(replace(job, seed=seed), limit=limit) for seed in range(seeds)]
     failed = next((row for row in rows if "error" in row), None)
     if failed:
         return failed
     varying = ("wall", "cpu", "forwards", "backwards", "peak_mib", "robust_accuracy", "success", "median_norm", "mean_norm")
     means = {key: statistics.fmean(row[key] for row in rows) for key in varying}
-    return rows[0] | means | {"robust_accuracies": [row["robust_accuracy"] for row in rows]}
+    each = {"robust_accuracies": [row["robust_accuracy"] for row in rows], "median_norms": [row["median_norm"] for row in rows]}
+    return rows[0] | means | each
 
 
 def now(device: torch.device | str) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 import _networks
 import click
-from _arena import COST, Job, Verdicts, measure, over_seeds, seconds, table, write
+from _arena import COST, Job, Verdicts, over_seeds, seconds, table, write
 from _duels import DUELS, MINIMUM_NORM
 
 # Fixed budgets are chosen so that part of the samples survives: only there does strength show. (network, eps linf, eps l2, images)
@@ -25,15 +25,12 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "deepfool-linf": {"steps": 50},
 }
 
-# Where a contender starts at random or draws on the way: whether one image more falls is chance.
-DRAWN = ("pgd", "pgd-l2", "di2-fgsm", "ti-fgsm", "vmi-fgsm", "apgd-ce", "apgd-dlr", "apgd-t", "square")
-
 
 @click.command()
 @click.option("--networks", default="cifar10_resnet20,mnist_lenet5_adv,pgd_at", show_default=True)
 @click.option("--duels", default=",".join(d for d in DUELS if not d.startswith("autoattack")), help="Which; all by default.")
 @click.option("--images", default=0, help="Instead of each network's own number.")
-@click.option("--seeds", default=3, show_default=True, help="Over which fixed budgets that draw are averaged.")
+@click.option("--seeds", default=3, show_default=True, help="Over which each contender is averaged.")
 @click.option("--limit", default=600.0, show_default=True, help="Seconds that a contender may take.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--name", default="strength", help="Of the file in results/.")
@@ -51,7 +48,7 @@ def main(networks: str, duels: str, images: int, seeds: int, limit: float, devic
         jobs = [
             Job(duel, who, network, images or count, eps, budget, device=device) for who in ("robustkd", *DUELS[duel].peers)
         ]
-        bout = [over_seeds(job, seeds, limit=limit) if duel in DRAWN else measure(job, limit=limit) for job in jobs]
+        bout = [over_seeds(job, seeds, limit=limit) for job in jobs]
         rows += bout
         print(f"{network}: {duel} done", flush=True)
         _compare(network, duel, bout, strength, speed)
