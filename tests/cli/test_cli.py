@@ -1,9 +1,9 @@
 """The command line as a user types it: what it prints, and the exit code."""
 
 import json
-import resource
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -42,19 +42,14 @@ def robustkd(capsys, monkeypatch, tmp_path):
     return call
 
 
-def cpu_of_children():
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
 def test_help_is_quick_and_imports_nothing_heavy():
     code = "import sys; sys.argv = ['robustkd', '--help']\nfrom robustkd.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
     code += "print(sorted({'torch', 'mlflow', 'pydantic', 'numpy'} & set(sys.modules)))"
     times = []
     for _ in range(3):
-        began = cpu_of_children()  # other processes of a busy machine do not count
+        began = time.perf_counter()
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        times.append(cpu_of_children() - began)
+        times.append(time.perf_counter() - began)
     assert out.splitlines()[-1] == "[]"
     assert all(name in out for name in COMMANDS)
     assert min(times) < 0.5
