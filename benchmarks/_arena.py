@@ -186,11 +186,12 @@ def judge(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, norm: s
 
 
 def over_seeds(job: Job, seeds: int, *, limit: float | None = None) -> dict[str, Any]:
-    """One row of a contender: the means over seeds, and ``robust_accuracies`` and ``median_norms`` of each."""
-    rows = [measure(replace(job, seed=seed), limit=limit) for seed in range(seeds)]
-    failed = next((row for row in rows if "error" in row), None)
-    if failed:
-        return failed
+    """One row of a contender: the means over seeds, and ``robust_accuracies`` and ``median_norms`` of each; or its first error."""
+    rows: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        rows.append(measure(replace(job, seed=seed), limit=limit))
+        if "error" in rows[-1]:
+            return rows[-1]  # another seed would run into the same limit
     varying = ("wall", "cpu", "forwards", "backwards", "peak_mib", "robust_accuracy", "success", "median_norm", "mean_norm")
     means = {key: statistics.fmean(row[key] for row in rows) for key in varying}
     each = {"robust_accuracies": [row["robust_accuracy"] for row in rows], "median_norms": [row["median_norm"] for row in rows]}
