@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from robustkd.contracts import Batch, Target, TargetError
+from robustkd.contracts.target import Precision
 from robustkd.targets import frozen
 
 __all__ = ["Objective", "Oracle", "finite", "frozen"]
@@ -25,10 +27,13 @@ class Oracle:
     Args:
         target: to be used inside ``frozen(target.module)``.
         batch: the samples; with ``goals``, an adversarial sample is one that reaches its goal.
+        precision: of the passes that ``climb`` makes. With less than the target's own, a point that is adversarial is looked at
+            once more in that: rounding is no success.
     """
 
-    def __init__(self, target: Target, batch: Batch) -> None:
+    def __init__(self, target: Target, batch: Batch, precision: Precision = "full") -> None:
         self.target = target
+        self.precision = precision
         self.labels = batch.labels
         self.goals = batch.goals
         self._forwards = torch.zeros(len(batch), dtype=torch.int64, device=batch.inputs.device)
@@ -76,8 +81,11 @@ class Oracle:
             TargetError: the output is NaN, or does not depend differentiably on the input.
         """
         x = x.detach().requires_grad_()
+        reduced = self.precision == "bf16"
         with torch.enable_grad():
-            logits = self.target(x)
+            # Full is what the caller computes in: training has an autocast of its own.
+            with torch.autocast(x.device.type, torch.bfloat16) if reduced else nullcontext():
+                logits = self.target(x)
             values = objective(finite(logits), rows)
         if not values.requires_grad:
             raise TargetError(
@@ -88,7 +96,10 @@ class Oracle:
         self._count(rows, 1, 1)
         if gradient is None:
             gradient = torch.zeros_like(x)
-        return logits.detach(), values.detach(), gradient
+        logits = logits.detach()
+        if reduced and bool((seen := self.is_adversarial(logits, rows)).any()):
+            logits[seen] = self.logits(x[seen].detach(), rows[seen])
+        return logits, values.detach(), gradient
 
     def is_adversarial(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(B,) bool: the goal class is predicted, or, without goals, another class than the label. Never so on an ``endless``

@@ -18,6 +18,7 @@ from robustkd.campaigns.problems import Problem, complaint, problems_of, validat
 from robustkd.campaigns.store import KEPT_BYTES
 from robustkd.campaigns.yaml_source import parse, read
 from robustkd.contracts import Params, PluginError, UsageError
+from robustkd.contracts.target import Precision
 
 MIB = 2**20
 DEVICE = re.compile(r"^[a-z]+(:\d+)?$")
@@ -53,6 +54,7 @@ class _EngineUse(BaseModel):
 class _Document(Params):
     engine: _EngineUse = _EngineUse()
     devices: tuple[Annotated[str, AfterValidator(_device)], ...] = Field(("auto",), min_length=1)
+    precision: Precision = Field("full", description="in which attacks take gradients: the network's own, or bf16")
     training_processes: int = Field(1, ge=1, description="processes that share a training; on GPUs, each has one of its own")
     keep_perturbations: Annotated[int, BeforeValidator(_none_is_zero)] = Field(
         KEPT_BYTES // MIB, ge=0, description="MiB of perturbed inputs that an attack cell keeps, at most, or none"
@@ -69,6 +71,7 @@ class Profile:
         engine: name of an engine plug-in.
         params: its validated parameters.
         device: what cells run on; several devices are separated by commas.
+        precision: in which attacks take gradients.
         training_processes: how many share the training of one defense.
         keep_bytes: how much of the perturbed inputs an attack cell keeps, at most.
     """
@@ -78,6 +81,7 @@ class Profile:
     device: str
     limits: Limits
     tracking: TrackingSpec
+    precision: Precision = "full"
     training_processes: int = 1
     keep_bytes: int = KEPT_BYTES
 
@@ -91,6 +95,7 @@ class Profile:
         *,
         workers: int | None = None,
         device: str | None = None,
+        precision: Precision | None = None,
         max_hours: float | None = None,
         keep_perturbations: str | None = None,
         track: bool | None = None,
@@ -121,7 +126,7 @@ class Profile:
         if track is not None:
             tracking = tracking.model_copy(update={"enabled": track})
         changed = replace(self, engine=engine, params=params, device=device or self.device, limits=limits, tracking=tracking)
-        return replace(changed, keep_bytes=kept)
+        return replace(changed, keep_bytes=kept, precision=precision or self.precision)
 
 
 def load(file: Path | None) -> Profile:
@@ -156,4 +161,6 @@ def from_text(text: str, origin: str, folder: Path) -> Profile:
         raise complaint(source, problems)
     device = ",".join(document.devices)
     kept = document.keep_perturbations * MIB
-    return Profile(use.kind, params, device, document.limits, document.tracking, document.training_processes, kept)
+    return Profile(
+        use.kind, params, device, document.limits, document.tracking, document.precision, document.training_processes, kept
+    )

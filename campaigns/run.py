@@ -19,6 +19,7 @@ from robustkd.campaigns.schedule import Schedule
 from robustkd.campaigns.store import KEPT_BYTES, Entry, Store
 from robustkd.campaigns.worker import Job
 from robustkd.contracts import AttackError, RobustkdError
+from robustkd.contracts.target import Precision
 from robustkd.redaction import redacted
 from robustkd.scoring.results import CellResult, Results
 
@@ -57,6 +58,7 @@ def run(
     engine: Engine,
     *,
     device: str = "auto",
+    precision: Precision = "full",
     training_processes: int = 1,
     keep_bytes: int = KEPT_BYTES,
     observers: Sequence[Observer] = (),
@@ -64,6 +66,7 @@ def run(
     """Run a plan into the folder ``out``. What is finished there already is not done again.
 
     Args:
+        precision: in which attacks take gradients.
         training_processes: how many processes share the training of one defense (``robustkd.campaigns.torchrun``).
         keep_bytes: how much of the perturbed inputs an attack cell keeps, at most; no number depends on it.
 
@@ -91,6 +94,7 @@ def run(
             str(campaign.folder),
             str(out.resolve()),
             device,
+            precision=precision,
             keep_bytes=keep_bytes,
             training_processes=training_processes,
         )

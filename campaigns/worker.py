@@ -38,6 +38,7 @@ from robustkd.contracts import (
     TargetError,
 )
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Precision
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation import SHARD, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.prompting import evaluate_prompt_attack, prepare
@@ -57,6 +58,7 @@ class Job:
     folder: str
     store: str
     device: str = "auto"
+    precision: Precision = "full"
     threads: int = 1
     keep_bytes: int = KEPT_BYTES
     training_processes: int = 1
@@ -165,6 +167,7 @@ class Worker:
                 fix="use a data set with one",
             )
         meta["others"] = dict(zip(use.references, cell.needs[1:], strict=False))  # those of the judges follow
+        meta["precision"] = self._job.precision
         attack = self._holding(use.plugin, meta["others"])
         targets = {need: self._fingerprint(need) for need in cell.needs}
         if isinstance(batch, PromptBatch):
@@ -191,6 +194,7 @@ class Worker:
             fit_data=self.data.train if attack.learns else None,
             kept=kept,
             shards=shards,
+            precision=self._job.precision,
         )
         seconds = time.perf_counter() - started + (shards.seconds if shards else 0.0)
         self._commit(cell, meta | {"targets": targets}, found, kept, seconds)

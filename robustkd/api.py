@@ -30,6 +30,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.check import Level, Verdict
+from robustkd.contracts.target import Precision
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.scoring.intervals import wilson
@@ -123,6 +124,7 @@ def attack(
     goals: Tensor | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
+    precision: Precision = "full",
     models: Mapping[str, nn.Module | Target] | None = None,
     fit_data: tuple[Any, Any] | None = None,
     **params: Any,
@@ -139,6 +141,8 @@ def attack(
         goals: (N,) classes to reach, for a targeted attack.
         seed: seeds each sample's own random stream.
         batch_size: samples attacked at once; no result depends on it.
+        precision: ``bf16`` takes the gradients of robustkd's own attacks in bfloat16, for devices that are faster in it. Every
+            success is looked at again in the model's own precision.
         models: other models, by the names that the attack's parameters give them (``transfer``).
         fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
         params: the attack's own parameters (``robustkd describe NAME``).
@@ -158,7 +162,9 @@ def attack(
         asked = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
         threat = plugin.own_threat or asked
         data = _arrays(fit_data)
-        found = evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size, fit_data=data)
+        found = evaluate_attack(
+            target, plugin, batch, threat, seed=seed, batch_size=batch_size, fit_data=data, precision=precision
+        )
     return AttackReport(found.adversarial, found.outcome)
 
 
@@ -172,13 +178,14 @@ def evaluate(
     eps: float = 8 / 255,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
+    precision: Precision = "full",
     models: Mapping[str, nn.Module | Target] | None = None,
     fit_data: tuple[Any, Any] | None = None,
 ) -> EvaluationReport:
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, eps, seed, batch_size, models, fit_data: as for ``attack``.
+        model, x, y, norm, eps, seed, batch_size, precision, models, fit_data: as for ``attack``.
         attacks: names, mappings of ``kind`` and parameters, or attacks of one's own.
     """
     target, batch, threat = _asked(model, x, y, norm, eps, batch_size)
@@ -186,7 +193,9 @@ def evaluate(
     data = _arrays(fit_data)
     with frozen(target.module):
         found = {
-            name: evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size, fit_data=data)
+            name: evaluate_attack(
+                target, plugin, batch, threat, seed=seed, batch_size=batch_size, fit_data=data, precision=precision
+            )
             for name, plugin in used.items()
         }
         return _checked(target, batch, threat, used, found, {}, "standard", None, seed, batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Precision
 from robustkd.scoring.judging import Outcome, judge
 from robustkd.targets.layout import channels_last
 
@@ -185,6 +187,7 @@ def evaluate_attack(
     fit_data: Arrays | None = None,
     kept: int | None = None,
     shards: Shards | None = None,
+    precision: Precision = "full",
 ) -> Evaluation:
     """Attack every sample of ``batch`` (with clean logits) at ``threat.eps``, then at each eps of ``curve``.
 
@@ -197,6 +200,7 @@ def evaluate_attack(
         kept: of how many samples, from the first on, the inputs found are returned; all by default.
         shards: done one ``SHARD`` of samples after the other, those that are kept there already left out. Torch's own generator
             is seeded at the beginning of each, so that a target which draws from it gives the same numbers, interrupted or not.
+        precision: of the passes in which the attack takes gradients, if it is one of robustkd's.
 
     Raises:
         AttackError: the attack cannot be used under this threat model, or its result breaks it.
@@ -212,16 +216,20 @@ def evaluate_attack(
         raise UsageError("budgets of the samples' own stay below the threat's eps, and have no curve")
 
     fitted: dict[float, Attack] = {}
+    asked = target
+    if precision != "full":
+        asked = copy.copy(target)  # the same network; who judges asks the other one
+        asked.precision = precision
 
     def run(part: Batch, eps: float) -> tuple[Outcome, Tensor]:
         budget = ThreatModel(threat.norm, eps, threat.space, threat.goal, threat.knowledge)
         if attack.learns and eps not in fitted:
-            fitted[eps] = _fitted(attack, target, fit_data, budget, seed, part)
+            fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part)
         able = fitted.get(eps, attack)
         outcomes, found = [], []
         for rows in torch.arange(len(part), device=part.inputs.device).split(batch_size):
             some = part.select(rows)
-            result = able.run(target, some, budget, SampleRng(seed, some.index))
+            result = able.run(asked, some, budget, SampleRng(seed, some.index))
             outcomes.append(judge(target, attack, some, budget, result))
             found.append(result.adversarial.detach().cpu())
         return Outcome.joined(outcomes), torch.cat(found)

@@ -241,7 +241,7 @@ class Search:
 
         A sample that is adversarial as it comes (misclassified, or already at its goal) is a success, unchanged.
         """
-        oracle = Oracle(target, batch)
+        oracle = Oracle(target, batch, target.precision)
         rows = torch.arange(len(batch), device=batch.inputs.device)
         clean = oracle.logits(batch.inputs, rows) if batch.logits is None else batch.logits
         ball = Ball.around(batch.inputs, batch.budget(threat), threat.norm, getattr(target, "bounds", (0.0, 1.0)))

@@ -69,7 +69,7 @@ def pursue(search: Search, batch: Batch, lanes: Lanes, rule: StepRule, steps: in
     x, value, broken = lanes.x.clone(), lanes.value.clone(), lanes.broken.clone()
     for part in torch.arange(len(lanes.rows), device=lanes.rows.device).split(max(1, len(batch) // width)):
         kin = lanes.rows[part].repeat_interleave(width)
-        oracle = Oracle(search.oracle.target, batch.select(kin))
+        oracle = Oracle(search.oracle.target, batch.select(kin), search.oracle.precision)
         found = ascend(
             oracle,
             torch.arange(len(kin), device=kin.device),

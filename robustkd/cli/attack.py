@@ -10,7 +10,7 @@ import click
 
 from robustkd.cli.names import plugin_names
 from robustkd.cli.one_model import budget, loaded_model, one_model_options, settings
-from robustkd.cli.options import json_option
+from robustkd.cli.options import json_option, precision_option
 
 
 @click.command("attack")
@@ -20,6 +20,7 @@ from robustkd.cli.options import json_option
 )
 @one_model_options
 @click.option("--set", "chosen", multiple=True, metavar="KEY=VALUE", help="A parameter of the attack, such as steps=40.")
+@precision_option
 @json_option
 def command(
     name: str,
@@ -33,6 +34,7 @@ def command(
     chosen: tuple[str, ...],
     seed: int,
     device: str,
+    precision: Any,
     as_json: bool,
 ) -> None:
     """Attack one model once and print what it did."""
@@ -52,6 +54,7 @@ def command(
         norm=norm,
         eps=allowed,
         seed=seed,
+        precision=precision or "full",
         fit_data=(splits.train.unit(), splits.train.labels) if splits.train is not None else None,
         **settings("--set", chosen),
     )

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Results folder [default: runs/<name of the campaign>]."
 )
+precision_option = click.option(
+    "--precision", type=click.Choice(["full", "bf16"]), help="In which attacks take gradients [default: full, the model's own]."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, results_folder
+from robustkd.cli.options import json_option, out_option, precision_option, results_folder
 
 
 @click.command("run")
@@ -21,6 +22,7 @@ from robustkd.cli.options import json_option, out_option, results_folder
 )
 @click.option("--workers", type=click.IntRange(0), help="Child processes [default: one a core; one a GPU]; 0: none.")
 @click.option("--device", help="cpu, cuda, cuda:1, several as cuda:0,cuda:1 [default: a GPU where there is one].")
+@precision_option
 @click.option("--max-hours", type=click.FloatRange(0, min_open=True), help="Stop after so long; running again goes on.")
 @click.option("--keep-perturbations", metavar="none|MIB", help="Perturbed inputs that an attack cell keeps [default: 64].")
 @click.option("--no-track", is_flag=True, help="Do not write to MLflow.")
@@ -32,6 +34,7 @@ def command(
     profile: Path | None,
     workers: int | None,
     device: str | None,
+    precision: Any,
     max_hours: float | None,
     keep_perturbations: str | None,
     no_track: bool,
@@ -53,6 +56,7 @@ def command(
     how = profiles.load(profile).overridden(
         workers=workers,
         device=device,
+        precision=precision,
         max_hours=max_hours,
         keep_perturbations=keep_perturbations,
         track=False if no_track else None,

@@ -56,6 +56,7 @@ def run(campaign: Campaign, folder: Path, profile: Profile, *, quiet: bool) -> R
             folder,
             engine,
             device=profile.device,
+            precision=profile.precision,
             training_processes=profile.training_processes,
             keep_bytes=profile.keep_bytes,
             observers=observers,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Precision = Literal["full", "bf16"]
+"""In which fixed-budget attacks take gradients: the network's own precision, or bfloat16 (autocast)."""
 
 
 class Target(ABC):
@@ -21,10 +24,12 @@ class Target(ABC):
         kind: the target's type, as written in its card.
         module: the network, callable on a batch of inputs. A stage of it (any submodule) without a useful gradient may
             declare one by a method ``surrogate(inputs) -> Tensor``, called like ``forward``: see ``targets.surrogate``.
+        precision: in which a search that only goes uphill is to ask for gradients; whoever asks sees to it.
     """
 
     kind: ClassVar[str]
     module: nn.Module
+    precision: Precision = "full"
 
     @abstractmethod
     def card(self) -> dict[str, Any]:
@@ -57,6 +62,7 @@ class WrappedTarget(Target):
     def __init__(self, target: Target) -> None:
         self.target = target
         self.module = target.module
+        self.precision = target.precision
 
     def __getattr__(self, name: str) -> Any:
         if name == "target":  # not yet set: while unpickling, say

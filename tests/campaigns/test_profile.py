@@ -18,6 +18,7 @@ from robustkd.contracts import RobustkdError, UsageError
 FULL = """\
 engine: {kind: local, workers: 3, child_gb: 2}
 devices: [cuda:0, cuda:1]
+precision: bf16
 limits: {retries: 1, cell_hours: 0.5, max_hours: 8}
 tracking: {uri: http://tracking.example, images: 0}
 """
@@ -28,6 +29,7 @@ def test_a_profile_is_read_and_the_command_line_wins(tmp_path):
     (tmp_path / "profile.yaml").write_text(FULL)
     read = profile.load(tmp_path / "profile.yaml")
     assert (read.engine, read.params.workers, read.device) == ("local", 3, "cuda:0,cuda:1")
+    assert (read.precision, read.overridden(precision="full").precision) == ("bf16", "full")
     assert (read.limits.retries, read.limits.max_hours, read.tracking.images) == (1, 8, 0)
     other = read.overridden(workers=5, device="cpu", max_hours=1.0, track=False)
     assert (other.params.workers, other.params.child_gb, other.device) == (5, 2, "cpu")
@@ -41,13 +43,14 @@ def test_a_profile_is_read_and_the_command_line_wins(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("limits:", "limtis:", ["profile.yaml:3", "unknown key", "did you mean 'limits'?"]),
-        ("retries: 1", "retires: 1", ["profile.yaml:3", "limits.retires", "did you mean 'retries'?"]),
+        ("bf16", "fp16", ["profile.yaml:3", "precision", "'full' or 'bf16'"]),
+        ("limits:", "limtis:", ["profile.yaml:4", "unknown key", "did you mean 'limits'?"]),
+        ("retries: 1", "retires: 1", ["profile.yaml:4", "limits.retires", "did you mean 'retries'?"]),
         ("workers: 3", "wrokers: 3", ["profile.yaml:1", "engine.wrokers", "did you mean 'workers'?"]),
         ("workers: 3", "workers: 0", ["profile.yaml:1", "engine.workers", "greater than or equal to 1"]),
         ("kind: local", "kind: dusk", ["profile.yaml:1", "unknown engine 'dusk'", "did you mean 'dask'?"]),
         ("cuda:0", "/dev/nvidia0", ["profile.yaml:2", "devices.0", "cuda:1"]),
-        ("max_hours: 8", "max_hours: 0", ["profile.yaml:3", "limits.max_hours", "greater than 0"]),
+        ("max_hours: 8", "max_hours: 0", ["profile.yaml:4", "limits.max_hours", "greater than 0"]),
         ("engine: {", "- {", ["profile.yaml"]),
     ],
 )

@@ -193,9 +193,26 @@ def test_attacking_one_model(robustkd):
     assert report["n"] == 50
     assert report["robust_accuracy"] <= report["clean_accuracy"]
     assert report["forward_passes"] > 0
+    code, out, err = robustkd(*arguments, "--precision", "bf16", "--json")
+    assert code == 0, err
+    assert json.loads(out)["forward_passes"] > report["forward_passes"]  # successes are looked at twice
+    assert abs(json.loads(out)["robust_accuracy"] - report["robust_accuracy"]) <= 0.04
     code, out, err = robustkd(*arguments[:-1], "stesp=3")
     assert code == 2
     assert "did you mean 'steps'" in err
+
+
+def test_precision_is_recorded_and_does_nothing_again(robustkd):
+    code, _, err = robustkd("run", "tiny.yaml", "--no-track", "--workers", "0", "--precision", "bf16")
+    assert code == 0, err
+    metas = [json.loads(file.read_text()) for file in (robustkd.folder / "runs/tiny/cells").rglob("meta.json")]
+    assert [meta["precision"] for meta in metas if meta["kind"] == "attack"] == ["bf16"]
+    code, _, err = robustkd("run", "tiny.yaml", "--no-track", "--workers", "0")
+    assert code == 0, err
+    assert [json.loads(file.read_text()) for file in (robustkd.folder / "runs/tiny/cells").rglob("meta.json")] == metas
+    code, _, err = robustkd("run", "tiny.yaml", "--precision", "fp4")
+    assert code == 2
+    assert "'fp4' is not one of 'full', 'bf16'" in err
 
 
 def test_attacking_a_target_that_a_campaign_trained(robustkd):
