@@ -41,7 +41,7 @@ peers: install
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps 'adv-lib==0.2.8' 'pyautoattack==0.2.0' tqdm
 
 bench-attacks: peers
-	@set -e; for name in overhead pgd autoattacks; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	@set -e; for name in overhead pgd autoattacks precision layout gradients; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 bench-training: install
 	$(BIN)/python benchmarks/training.py

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -216,10 +215,7 @@ def evaluate_attack(
         raise UsageError("budgets of the samples' own stay below the threat's eps, and have no curve")
 
     fitted: dict[float, Attack] = {}
-    asked = target
-    if precision != "full":
-        asked = copy.copy(target)  # the same network; who judges asks the other one
-        asked.precision = precision
+    asked = target.in_precision(precision)
 
     def run(part: Batch, eps: float) -> tuple[Outcome, Tensor]:
         budget = ThreatModel(threat.norm, eps, threat.space, threat.goal, threat.knowledge)

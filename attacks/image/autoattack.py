@@ -91,6 +91,7 @@ class AutoAttack(Attack):
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """The passes of all stages that a sample went through."""
         p = self.params
+        target = target.in_precision("full")  # ``adaptive`` goes by differences that bfloat16 does not show
         enough = threat.eps or None if batch.eps is None else None  # within the budget, closer is no use
         stages = self.stages(threat, enough=enough)
         if p.version == "adaptive":

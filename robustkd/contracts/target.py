@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Precision = Literal["full", "bf16"]
-"""In which fixed-budget attacks take gradients: the network's own precision, or bfloat16 (autocast)."""
+"""In which fixed-budget attacks but AutoAttack take gradients: the network's own precision, or bfloat16 (autocast)."""
 
 
 class Target(ABC):
@@ -47,6 +48,14 @@ class Target(ABC):
     @abstractmethod
     def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """The outputs of named submodules of ``module`` for a batch."""
+
+    def in_precision(self, precision: Precision) -> Target:
+        """The same network, to be asked for gradients in ``precision``; itself where it is already."""
+        if precision == self.precision:
+            return self
+        asked = copy.copy(self)
+        asked.precision = precision
+        return asked
 
     def to(self, device: Any) -> Target:
         """Move the weights; returns itself."""

@@ -25,7 +25,7 @@ def test_a_success_is_one_in_float32(nearly_equal):
     with torch.autocast("cpu", torch.bfloat16):
         assert (network(x).argmax(1) != y).all()  # what an attack would believe
     assert (network(x).argmax(1) == y).all()
-    for name in ("fgsm", "pgd", "apgd-ce", "autoattack"):
+    for name in ("fgsm", "pgd", "apgd-ce", "apgd-t"):
         short, enough = (robustkd.attack(name, network, x, y, eps=eps, precision="bf16") for eps in (0.045, 0.055))
         assert (short.robust_accuracy, enough.robust_accuracy) == (1.0, 0.0), name
         assert (network(enough.adversarial).argmax(1) != y).all()
@@ -44,7 +44,8 @@ def test_an_attack_goes_on_where_rounding_would_end_it(nearly_equal):
     [
         ("pgd", {"steps": 2}, True),
         ("eot", {"attack": {"kind": "pgd", "steps": 2}, "samples": 2}, True),
-        ("autoattack", {"version": "rand", "steps": 2, "samples": 2}, True),
+        ("apgd-t", {"steps": 2, "targets": 2}, True),
+        ("autoattack", {"version": "rand", "steps": 2, "samples": 2}, False),  # the judge
         ("ddn", {"steps": 2}, False),  # looks for a distance: every digit counts
         ("square", {"queries": 5}, False),
         ("nes", {"steps": 2, "pairs": 2}, False),
