@@ -167,7 +167,6 @@ class Worker:
                 fix="use a data set with one",
             )
         meta["others"] = dict(zip(use.references, cell.needs[1:], strict=False))  # those of the judges follow
-        meta["precision"] = self._job.precision
         attack = self._holding(use.plugin, meta["others"])
         targets = {need: self._fingerprint(need) for need in cell.needs}
         if isinstance(batch, PromptBatch):
@@ -184,6 +183,7 @@ class Worker:
             batch = _with_goals(batch, cell.seed, self.data.num_classes)
         kept = min(len(batch), samples.rows_kept(batch.inputs[0].nbytes, self._job.keep_bytes))
         shards = ShardFiles(self._store.checkpoints(cell.id), digest(cell.id, targets, kept)) if len(batch) > SHARD else None
+        meta["precision"] = self._job.precision
         found = evaluate_attack(
             target,
             attack,

@@ -141,8 +141,8 @@ def attack(
         goals: (N,) classes to reach, for a targeted attack.
         seed: seeds each sample's own random stream.
         batch_size: samples attacked at once; no result depends on it.
-        precision: ``bf16`` takes the gradients of robustkd's own attacks in bfloat16, for devices that are faster in it. Every
-            success is looked at again in the model's own precision.
+        precision: ``bf16`` takes the gradients of robustkd's own fixed-budget attacks, but not of ``autoattack``, in bfloat16, for
+            devices that are faster in it. Every success is looked at again in the model's own precision.
         models: other models, by the names that the attack's parameters give them (``transfer``).
         fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
         params: the attack's own parameters (``robustkd describe NAME``).

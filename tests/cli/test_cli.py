@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -203,13 +204,20 @@ def test_attacking_one_model(robustkd):
 
 
 def test_precision_is_recorded_and_does_nothing_again(robustkd):
-    code, _, err = robustkd("run", "tiny.yaml", "--no-track", "--workers", "0", "--precision", "bf16")
-    assert code == 0, err
-    metas = [json.loads(file.read_text()) for file in (robustkd.folder / "runs/tiny/cells").rglob("meta.json")]
-    assert [meta["precision"] for meta in metas if meta["kind"] == "attack"] == ["bf16"]
-    code, _, err = robustkd("run", "tiny.yaml", "--no-track", "--workers", "0")
-    assert code == 0, err
-    assert [json.loads(file.read_text()) for file in (robustkd.folder / "runs/tiny/cells").rglob("meta.json")] == metas
+    (robustkd.folder / "tiny.yaml").write_text(TINY.replace("fgsm: {kind: fgsm}", "pgd: {kind: pgd, steps: 5}"))
+
+    def metas(out, *options):
+        code, _, err = robustkd("run", "tiny.yaml", "--no-track", "--workers", "0", "--out", out, *options)
+        assert code == 0, err
+        return {meta["id"]: meta for meta in map(json.loads, map(Path.read_text, (robustkd.folder / out).rglob("meta.json")))}
+
+    reduced = metas("runs/a", "--precision", "bf16")
+    assert metas("runs/a") == reduced
+    full = metas("runs/b")
+    assert full.keys() == reduced.keys()
+    (cell,) = (id_ for id_, meta in full.items() if meta["kind"] == "attack")
+    assert (reduced[cell]["precision"], full[cell]["precision"]) == ("bf16", "full")
+    assert reduced[cell]["passes"][0] > full[cell]["passes"][0]  # successes are looked at twice
     code, _, err = robustkd("run", "tiny.yaml", "--precision", "fp4")
     assert code == 2
     assert "'fp4' is not one of 'full', 'bf16'" in err
