@@ -9,6 +9,8 @@ from typing import Any
 
 from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.durable import write_text
+from robustkd.campaigns.finished import rebuilt_cells
+from robustkd.campaigns.identity import content_hash
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.store import Store
 
@@ -50,10 +52,15 @@ def reasons(plan: Plan, store: Store, finished: Collection[str]) -> list[str]:
     todo = {cell.id: cell for cell in plan.cells if cell.id not in finished}
     found = [f"{todo[id_].title}: {why}" for id_, why in store.damaged.items() if id_ in todo]
     there = [cell for cell in todo.values() if cell.id not in store.damaged and store.get(cell.id)]
-    if stale := [cell for cell in there if cell.kind != "checks"]:
-        found.append(_counted("made with a target that has been trained again since, and came out different", len(stale)))
-    if len(there) > len(stale):
-        found.append(_counted("checks that were made before an attack was finished", len(there) - len(stale)))
+    rebuilt = [cell for cell in there if cell.id in rebuilt_cells(plan)]
+    found += [f"{cell.defense}: {_rebuilt(store, plan.campaign.folder, cell)}" for cell in rebuilt]
+    if stale := [cell for cell in there if cell.kind != "checks" and cell not in rebuilt]:
+        names = ", ".join(dict.fromkeys(cell.defense for cell in stale))
+        found.append(
+            _counted(f"{names}: made with a target that was trained or built again, and came out different", len(stale))
+        )
+    if checks := len(there) - len(stale) - len(rebuilt):
+        found.append(_counted("checks of attacks that were not finished, or that are done again", checks))
     last = remembered(store.folder)
     before: dict[Place, tuple[str, Identity]] = {}
     for where in map(place, todo.values()):
@@ -62,6 +69,21 @@ def reasons(plan: Plan, store: Store, finished: Collection[str]) -> list[str]:
     names = {id_: defense for (kind, defense, _, _), id_ in last.items() if kind == "train"}
     names |= {cell.id: cell.defense for cell in plan.of("train")}
     return found + explain(before, todo.values(), names)
+
+
+def _rebuilt(store: Store, folder: Path, cell: Cell) -> str:
+    """What can be said of a target that is built anew in each run, before it is."""
+    changed = changed_files(store, folder, cell)
+    if changed:
+        return f"{' and '.join(changed)} changed since it was built"
+    return "it is built anew, to see whether it is still the same"
+
+
+def changed_files(store: Store, folder: Path, cell: Cell) -> list[str]:
+    """The files that the code of a train cell read when it built its target, and that are other ones now."""
+    entry = store.get(cell.id)
+    files = entry.meta.get("built", {}).get("files", {}) if entry else {}
+    return [name for name, hash_ in files.items() if not (folder / name).is_file() or content_hash(folder / name) != hash_]
 
 
 def explain(before: Mapping[Place, tuple[str, Identity]], now: Iterable[Cell], names: Mapping[str, str]) -> list[str]:
@@ -89,6 +111,11 @@ _RETRAINED = "attacks, checks and analyses, because it trains again"
 _ATTACKS = "checks, because its attacks changed"
 _TEST, _TRAINING = "the test samples differ", "the training samples differ"
 _INHERITED = {_RETRAINED, _ATTACKS}
+
+
+def differences(planned: Identity, seen: Cell) -> list[str]:
+    """How a cell differs from what was planned, in words."""
+    return list(_differences(seen, planned, {}))
 
 
 def _differences(cell: Cell, old: Identity, names: Mapping[str, str]) -> Iterator[str]:
@@ -138,6 +165,8 @@ def _value_differences(path: str, was: Any, is_: Any, names: Mapping[str, str]) 
         yield f"it stands on {names[is_]}, which trains again"
     elif path == "files":
         yield "a file that it reads differs"
+    elif path == "source":
+        yield "its source code differs"
     elif isinstance(was, list) and isinstance(is_, list) and len(was) == len(is_):
         for one, other in zip(was, is_, strict=True):
             yield from _value_differences(path, one, other, names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from robustkd.campaigns import samples
 from robustkd.campaigns.cells import Cell
+from robustkd.campaigns.finished import valid_cells
 from robustkd.campaigns.identity import described, digest
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.samples import AttackRecord
@@ -48,6 +49,7 @@ def collect(
     One trained defense after the other: the samples of all cells together would not fit into memory.
     """
     campaign = plan.campaign
+    valid = valid_cells(plan, store, failures)
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in plan.cells:
         groups.setdefault((cell.defense, cell.seed), []).append(cell)
@@ -58,7 +60,7 @@ def collect(
     shown: set[str] = set()
     for seed in campaign.seeds:
         for name in campaign.defenses:
-            trained = _Trained(plan, groups[name, seed], store, failures)
+            trained = _Trained(plan, groups[name, seed], store, failures, valid)
             finished += [str(entry.meta["finished"]) for entry in trained.entries.values() if entry]
             if seen:
                 for cell in trained.attacks:
@@ -96,7 +98,9 @@ class _Trained:
         records: of the attack cells that are finished.
     """
 
-    def __init__(self, plan: Plan, cells: Sequence[Cell], store: Store, failures: Mapping[str, Failure]) -> None:
+    def __init__(
+        self, plan: Plan, cells: Sequence[Cell], store: Store, failures: Mapping[str, Failure], valid: Collection[str]
+    ) -> None:
         campaign = plan.campaign
         self.plan, self.cells, self.failures = plan, cells, failures
         self.train = next(cell for cell in cells if cell.kind == "train")
@@ -104,7 +108,7 @@ class _Trained:
         self.headline = [cell for cell in self.attacks if campaign.attacks[cell.attack or ""].threat == campaign.threat]
         self.checks = next((cell for cell in cells if cell.kind == "checks"), None)
         self.analyses = [cell for cell in cells if cell.kind == "analysis"]
-        self.entries = {cell.id: store.get(cell.id) for cell in cells}
+        self.entries = {cell.id: store.get(cell.id) if cell.id in valid else None for cell in cells}
         self.records = {cell.id: samples.read(entry) for cell in self.attacks if (entry := self.entries[cell.id])}
 
     def failure(self, cell: Cell) -> Failure:

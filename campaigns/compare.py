@@ -106,7 +106,8 @@ def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) 
     """
     matched = _matched(a, b, matched)
     movements: list[Movement] = []
-    notes = [reason] if (reason := unpaired_because(a, b)) else []
+    reason = unpaired_because(a, b)
+    notes = [note for note in (reason, a.outdated, b.outdated) if note]
     for name in dict.fromkeys(attack for _, attack, _ in a.rows):
         if told := other_attack(a, b, name):
             notes.append(f"{name}: not the same attack in A and B ({told})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def build(campaign: Campaign) -> Plan:
     data = load_splits(campaign.data.name, campaign.data.params, campaign.data.split)
     skipped = _skipped(campaign)
     left_out = {(item.defense, item.attack) for item in skipped}
-    maker = _CellMaker(campaign, data)
+    maker = CellMaker(campaign, data)
     order = _training_order(campaign)
     cells: list[Cell] = []
     for seed in campaign.seeds:
@@ -62,7 +62,7 @@ def build(campaign: Campaign) -> Plan:
             ]
             cells += attacks
             if campaign.checks and attacks:
-                cells.append(maker.checks(name, seed, trained, attacks))
+                cells.append(maker.checks(name, seed, trained, {cell.attack or "": cell.id for cell in attacks}))
             cells += [
                 maker.analysis(name, analysis, seed, trained)
                 for analysis, use in campaign.analyses.items()
@@ -96,25 +96,49 @@ def _training_order(campaign: Campaign) -> list[str]:
     return list(order)
 
 
-class _CellMaker:
-    """Cells with their identities; what many cells share (the description of a plug-in reads files) is made once."""
+class CellMaker:
+    """Makes cells with their identities, as this process sees the plug-ins, the files and the data.
+
+    The description of a plug-in, which reads files, is made once and shared by many cells.
+    """
 
     def __init__(self, campaign: Campaign, data: Splits) -> None:
         self._campaign, self._data = campaign, data
+        self._known: dict[int, dict[str, Any]] = {}
         self._training = [part.digest() for part in (data.train, data.validation) if part is not None]
         self._test = data.test.digest() if data.benign is None else [data.test.digest(), data.benign.digest()]
         self._threat = [campaign.threat.norm, campaign.threat.eps]
-        self._defenses = {name: described(use.kind, use.plugin) for name, use in campaign.defenses.items()}
-        self._attacks = {name: described(use.kind, use.plugin) for name, use in campaign.attacks.items()}
-        self._analyses = {name: described(use.kind, use.plugin) for name, use in campaign.analyses.items()}
-        self._judges = [described(use.kind, use.plugin) for use in campaign.judges.values()]
-        self._checks = [described(check.name, check) for check in campaign.checks]
+
+    def forget(self) -> None:
+        """Describe plug-ins anew from now on: files may have changed."""
+        self._known.clear()
+
+    def again(self, cell: Cell) -> Cell:
+        """Make a cell of the campaign once more; it has another id where this process sees something else than who planned it."""
+        campaign = self._campaign
+        if cell.kind == "checks":
+            attacks = dict(zip(cell.attacks, cell.needs[1:], strict=True))
+            return self.checks(cell.defense, cell.seed, {cell.defense: cell.target, **cell.judges}, attacks)
+        if cell.kind == "train":
+            references, needs = campaign.defenses[cell.defense].references, cell.needs
+            return self.train(cell.defense, cell.seed, dict(zip(references, needs, strict=True)))
+        use = campaign.attacks[cell.attack] if cell.attack else campaign.analyses[cell.analysis or ""]
+        # Those of the judges follow in ``needs``.
+        others = dict(zip(use.references, cell.needs[1:], strict=False))
+        make = self.attack if cell.attack else self.analysis
+        return make(cell.defense, use.name, cell.seed, {**others, **cell.judges, cell.defense: cell.target})
+
+    def target(self, name: str, seed: int) -> Cell:
+        """The train cell of a defense, made from those of the defenses that it refers to."""
+        references = self._campaign.defenses[name].references
+        return self.train(name, seed, {reference: self.target(reference, seed).id for reference in references})
 
     def train(self, name: str, seed: int, trained: Mapping[str, str]) -> Cell:
+        """The cell that trains a defense; ``trained`` has the ids of the train cells that it stands on, by defense."""
         use, data = self._campaign.defenses[name], self._data
         teachers = {reference: trained[reference] for reference in use.references}
         parts: dict[str, Any] = {
-            "plugin": _standing_on(self._defenses[name], teachers),
+            "plugin": _standing_on(self._described(use.kind, use.plugin), teachers),
             "threat": self._threat if use.plugin.uses_threat else None,
             "training data": self._training if use.plugin.uses_data else None,
             # A defense that is loaded, not trained, is the same for every seed; the cells of its attacks still differ by theirs.
@@ -126,10 +150,11 @@ class _CellMaker:
         return Cell(identifier, "train", name, seed, tuple(teachers.values()), identifier, identity=parts)
 
     def attack(self, defense: str, attack: str, seed: int, trained: Mapping[str, str]) -> Cell:
+        """The cell of an attack on a defense."""
         use, target = self._campaign.attacks[attack], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
         parts: dict[str, Any] = {
-            "plugin": _standing_on(self._attacks[attack], others),
+            "plugin": _standing_on(self._described(use.kind, use.plugin), others),
             "threat": [use.threat.norm, use.threat.eps, use.threat.goal, sorted(set(use.curve))],
             "test data": self._test,
             "target": target,
@@ -137,32 +162,44 @@ class _CellMaker:
         }
         if use.plugin.learns:
             parts["training data"] = self._training
-        if self._judges:  # of images there are none, and their cells keep their identities
+        if self._campaign.judges:  # of images there are none, and their cells keep their identities
             parts["threat"] += [use.threat.space, use.threat.attempts]
-            parts["judges"] = [_standing_on(judge, judged) for judge in self._judges]
+            parts["judges"] = self._judges(judged)
         identifier = identified("attack", parts)
         needs = (target, *others.values(), *judged.values())
         return Cell(identifier, "attack", defense, seed, needs, target, attack, judges=judged, identity=parts)
 
-    def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Sequence[Cell]) -> Cell:
+    def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Mapping[str, str]) -> Cell:
+        """The cell of the checks on a defense; ``attacks`` has the ids of its attack cells, by attack."""
         target = trained[defense]
+        checks = [self._described(check.name, check) for check in self._campaign.checks]
         # The evidence names the attacks as the campaign does, so these names belong to the identity.
-        basis = [[cell.attack, cell.id] for cell in attacks]
-        parts: dict[str, Any] = {"checks": self._checks, "threat": self._threat, "attacks": basis, "seed": seed}
-        needs, names = (target, *(cell.id for cell in attacks)), tuple(cell.attack or "" for cell in attacks)
+        basis = [[name, id_] for name, id_ in attacks.items()]
+        parts: dict[str, Any] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
+        needs, names = (target, *attacks.values()), tuple(attacks)
         identifier, judged = identified("checks", parts), self._judged(trained)
         return Cell(identifier, "checks", defense, seed, needs, target, attacks=names, judges=judged, identity=parts)
 
     def analysis(self, defense: str, analysis: str, seed: int, trained: Mapping[str, str]) -> Cell:
+        """The cell of an analysis of a defense."""
         use, target = self._campaign.analyses[analysis], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
-        parts: dict[str, Any] = {"plugin": _standing_on(self._analyses[analysis], others), "threat": self._threat}
+        plugin = _standing_on(self._described(use.kind, use.plugin), others)
+        parts: dict[str, Any] = {"plugin": plugin, "threat": self._threat}
         parts |= {"test data": self._test, "target": target, "seed": seed}
-        if self._judges:
-            parts["judges"] = [_standing_on(judge, judged) for judge in self._judges]
+        if self._campaign.judges:
+            parts["judges"] = self._judges(judged)
         needs = (target, *others.values(), *judged.values())
         identifier = identified("analysis", parts)
         return Cell(identifier, "analysis", defense, seed, needs, target, analysis=analysis, judges=judged, identity=parts)
+
+    def _described(self, kind: str, plugin: Any) -> dict[str, Any]:
+        if id(plugin) not in self._known:
+            self._known[id(plugin)] = described(kind, plugin)
+        return self._known[id(plugin)]
+
+    def _judges(self, judged: dict[str, str]) -> list[dict[str, Any]]:
+        return [_standing_on(self._described(use.kind, use.plugin), judged) for use in self._campaign.judges.values()]
 
     def _judged(self, trained: Mapping[str, str]) -> dict[str, str]:
         return {name: trained[name] for judge in self._campaign.judges.values() for name in judge.references}

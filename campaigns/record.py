@@ -7,7 +7,6 @@ command line and the text are written without them, and the environment's variab
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -22,9 +21,12 @@ from typing import Any
 from robustkd import plugins
 from robustkd.campaigns.collect import test_digest
 from robustkd.campaigns.durable import write_text
+from robustkd.campaigns.finished import rebuilt_cells
+from robustkd.campaigns.identity import content_hash, relative
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.run import Observer
 from robustkd.campaigns.spec import Campaign
+from robustkd.campaigns.store import Store
 from robustkd.contracts import UsageError
 from robustkd.redaction import redacted, redacted_command
 from robustkd.scoring.results import Results
@@ -47,7 +49,8 @@ class Execution:
         packages: the version of every installed distribution.
         plugins: those of the campaign, as ``attacks/pgd``, with their version and the package that they come from.
         data: name, n, hashes.
-        files: the SHA-256 of each file that the campaign names, by its path relative to ``folder`` (or absolute).
+        files: the SHA-256 of each file that the campaign names, or that code of the user's own read when it built a target, by its
+            path relative to ``folder`` (or absolute).
         targets: the hash of each trained target, by ``defense/seed``.
         started, finished: in UTC; no end while it runs, or when it was killed.
     """
@@ -81,13 +84,15 @@ class Recorder(Observer):
     def planned(self, plan: Plan, finished: int, todo: int) -> None:
         """Note how the run begins."""
         self._before = _entries(self._folder / RECORD)
+        self._plan = plan
         self._now = asdict(execution(plan, self._command))
         self._write()
 
     def finished(self, results: Results) -> None:
         """Note how it ended."""
         targets = {f"{item.defense}/{item.seed}": item.target_hash for item in results.defenses if item.target_hash}
-        self._now |= {"targets": targets, "finished": _now(), "complete": not results.incomplete}
+        files = self._now["files"] | files_built_from(self._plan, Store(self._folder))
+        self._now |= {"targets": targets, "files": files, "finished": _now(), "complete": not results.incomplete}
         self._write()
 
     def _write(self) -> None:
@@ -110,7 +115,7 @@ def execution(plan: Plan, command: Sequence[str]) -> Execution:
         plugins=plugin_versions(campaign),
         seeds=list(campaign.seeds),
         data={"name": campaign.data.name, "n": len(data.test), "digest": data.digest, "test_digest": test_digest(data)},
-        files={_relative(path, campaign.folder): file_hash(path) for path in files_named(campaign)},
+        files={relative(path, campaign.folder): file_hash(path) for path in files_named(campaign)},
         started=_now(),
     )
 
@@ -198,16 +203,29 @@ def files_named(campaign: Campaign) -> list[Path]:
     return sorted({*plugged, *(path for path in named if path.exists())})
 
 
+def files_built_from(plan: Plan, store: Store) -> dict[str, str]:
+    """The files that code of the user's own read when it built targets, as it was noted then, with their hashes."""
+    entries = [store.get(cell_id) for cell_id in rebuilt_cells(plan)]
+    return {name: hash_ for entry in entries if entry for name, hash_ in entry.meta.get("built", {}).get("files", {}).items()}
+
+
+def changed_since(folder: Path) -> list[str]:
+    """The files that the last complete run into ``folder`` read and that are there with another content now.
+
+    Those that are not there are left out: a results folder may have come from another machine.
+    """
+    entry = next((entry for entry in reversed(_entries(folder / RECORD)) if entry.get("complete")), {})
+    files, home = entry.get("files"), entry.get("folder")
+    if not isinstance(files, dict) or not isinstance(home, str):
+        return []
+    return [
+        name for name, was in files.items() if was and (Path(home) / name).is_file() and file_hash(Path(home) / name) != was
+    ]
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file; empty for a folder, whose content the hash of the data speaks for."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+    return content_hash(path) if path.is_file() else ""
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

@@ -13,12 +13,13 @@ from robustkd.campaigns.collect import Failure, attack_result, collect
 from robustkd.campaigns.durable import write_text
 from robustkd.campaigns.engines import Engine
 from robustkd.campaigns.estimate import estimates
+from robustkd.campaigns.finished import finished_cells, rebuilt_cells
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.results_file import current, save
 from robustkd.campaigns.schedule import Schedule
-from robustkd.campaigns.store import KEPT_BYTES, Entry, Store
+from robustkd.campaigns.store import KEPT_BYTES, Store
 from robustkd.campaigns.worker import Job
-from robustkd.contracts import AttackError, RobustkdError
+from robustkd.contracts import AttackError, RobustkdError, UsageError, suggestion
 from robustkd.contracts.target import Precision
 from robustkd.redaction import redacted
 from robustkd.scoring.results import CellResult, Results
@@ -48,6 +49,9 @@ class Observer:
     def retried(self, cell: Cell, error: RobustkdError, wait: float) -> None:
         """A cell ended without a result, and is tried again in ``wait`` seconds."""
 
+    def extended(self, reasons: Sequence[str], todo: int) -> None:
+        """So many more cells have to be done than was known when the run began, and why."""
+
     def finished(self, results: Results) -> None:
         """Everything that could be run has been run, and results.json is written."""
 
@@ -61,11 +65,15 @@ def run(
     precision: Precision = "full",
     training_processes: int = 1,
     keep_bytes: int = KEPT_BYTES,
+    redo: Collection[str] = (),
     observers: Sequence[Observer] = (),
 ) -> Results:
     """Run a plan into the folder ``out``. What is finished there already is not done again.
 
+    A target that somebody's own code builds is built anew in each run. Where it comes out different, what stands on it is done again.
+
     Args:
+        redo: names of defenses, attacks and analyses whose cells are done again, with all that stands on them.
         precision: in which attacks take gradients.
         training_processes: how many processes share the training of one defense (``robustkd.campaigns.torchrun``).
         keep_bytes: how much of the perturbed inputs an attack cell keeps, at most; no number depends on it.
@@ -79,11 +87,14 @@ def run(
         store.prepare()
         write_text(out / "campaign.yaml", plan.campaign.text)
         distinct = {cell.id: cell for cell in plan.cells}
-        finished = finished_cells(plan, store)
+        for cell_id in cells_of(plan, redo):
+            if store.path(cell_id).is_dir():
+                store.remove(cell_id)
+        driver = _Driver(plan, store, observers)
+        finished = driver.finished()
         store.tidy(finished)
         again = reasons(plan, store, finished)
         remember(plan, out)
-        driver = _Driver(plan, store, observers)
         for observer in observers:
             observer.planned(plan, len(finished), len(distinct) - len(finished))
             observer.done_again(again)
@@ -99,14 +110,18 @@ def run(
             training_processes=training_processes,
         )
         while not (engine.out_of_time or finished.union(driver.failures).issuperset(distinct)):
-            before = driver.begun
+            before, done = driver.begun, finished
             engine.run(job, Schedule(distinct.values(), finished, _seconds(plan, store, finished, engine)), driver)
-            # A target that had to be trained again and came out different makes finished cells stale: hence the loop.
-            finished = finished_cells(plan, store, driver.failures)
+            driver.block()
+            # A target that was trained or built again and came out different makes finished cells stale: hence the loop.
+            finished = driver.finished()
+            if stale := done - finished:
+                for observer in observers:
+                    observer.extended(reasons(plan, store, finished), len(stale))
             if driver.begun == before:  # there is time, but for none of the cells that are left
                 break
         store.tidy(finished)  # children that were stopped in the midst of writing
-        results = None if driver.begun else current(plan, store)
+        results = current(plan, store) if finished.issuperset(distinct) else None
         if results is None:
             results = collect(plan, store, driver.failures)
             save(results, plan, store)
@@ -126,35 +141,23 @@ def _seconds(plan: Plan, store: Store, finished: Collection[str], engine: Engine
     return {id_: one.seconds for id_, one in found.items() if one.seconds and one.seconds <= 3600 * engine.limits.max_hours}
 
 
-def finished_cells(plan: Plan, store: Store, failed: Collection[str] = ()) -> set[str]:
-    """Ids of the cells that need not be run. The checks are finished when the attacks that they speak about are, or have ``failed``.
+def cells_of(plan: Plan, names: Collection[str]) -> list[str]:
+    """Ids of the cells that belong to the defenses, attacks and analyses called ``names``, and of those that stand on them.
 
-    A cell that stands on targets which have since been trained anew, and came out different, is not among them (STORE.md).
+    Raises:
+        UsageError: the campaign has none of that name.
     """
-    fingerprints: dict[str, str] = {}
-    done: set[str] = set()
-    for cell in plan.cells:
-        entry = store.get(cell.id)
-        if entry is None:
-            continue
-        if any(fingerprints.get(target, seen) != seen for target, seen in entry.meta.get("targets", {}).items()):
-            continue
-        if cell.kind == "checks" and any(need not in failed for need in _unseen(cell, entry, done)):
-            continue
-        if cell.kind == "train":
-            fingerprints[cell.id] = entry.meta["fingerprint"]
-        done.add(cell.id)
-    for cell in plan.of("checks"):
-        if cell.id not in done:  # it will look at the perturbations, which are verified only when somebody does
-            done -= {need for need in cell.needs[1:] if need in done and store.verify(need)}
-    return done
-
-
-def _unseen(checks: Cell, entry: Entry, done: Collection[str]) -> set[str]:
-    """Ids of the attacks that findings are not about, because they had failed when these were made."""
-    attacks = dict(zip(checks.attacks, checks.needs[1:], strict=True))
-    seen = entry.meta.get("seen")
-    return {need for name, need in attacks.items() if (need not in done if seen is None else name not in seen)}
+    campaign = plan.campaign
+    for name in names:
+        if name not in (known := {**campaign.defenses, **campaign.attacks, **campaign.analyses}):
+            hint = suggestion(name, known)
+            raise UsageError(f"--redo {name}: the campaign has no defense, attack or analysis of that name", fix=hint)
+    found: dict[str, None] = {}
+    for cell in plan.cells:  # each comes after what it needs
+        own = cell.attack or cell.analysis or (cell.defense if cell.kind == "train" else None)
+        if own in names or any(need in found for need in cell.needs):
+            found[cell.id] = None
+    return list(found)
 
 
 @dataclass
@@ -166,6 +169,18 @@ class _Driver:
     observers: Sequence[Observer]
     failures: dict[str, Failure] = field(default_factory=dict)
     begun: int = 0
+    done: set[str] = field(default_factory=set)
+
+    def finished(self) -> set[str]:
+        """Ids of the cells that need not be run any more; a target that is built anew in each run needs it once."""
+        return finished_cells(self.plan, self.store, self.failures) - (rebuilt_cells(self.plan) - self.done)
+
+    def block(self) -> None:
+        """Note that cells which are in the store cannot be believed where what they stand on failed in this run."""
+        for cell in self.plan.cells:
+            required = cell.needs[:1] if cell.kind == "checks" else cell.needs
+            if cell.id not in self.failures and (lost := next((need for need in required if need in self.failures), None)):
+                self.blocked(cell, next(by for by in self.plan.cells if by.id == lost))
 
     def started(self, cell: Cell) -> None:
         self.begun += 1
@@ -177,6 +192,7 @@ class _Driver:
             observer.progressed(cell, epoch, metrics)
 
     def succeeded(self, cell: Cell) -> None:
+        self.done.add(cell.id)
         result = None
         if cell.kind == "attack" and (entry := self.store.get(cell.id)):
             result = attack_result(self.plan, cell, entry, samples.read(entry))

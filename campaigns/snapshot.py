@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from robustkd.campaigns import baseline, samples, spec
+from robustkd.campaigns.record import changed_since
 from robustkd.campaigns.store import Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.contracts.check import Verdict
@@ -66,6 +67,7 @@ class Snapshot:
         settings: kind, version and parameters of each attack; of older files none.
         results: of a campaign's output; None for a baseline file.
         folder: of a campaign's output.
+        changed: files that the run read and that are other ones now, so that its numbers may not be those of today's model.
     """
 
     origin: str
@@ -79,12 +81,18 @@ class Snapshot:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     results: Results | None = None
     folder: Path | None = None
+    changed: tuple[str, ...] = ()
 
     @property
     def gates(self) -> tuple[spec.GateSpec, ...]:
         """The gates of the campaign file that lies beside the results."""
         file = self.folder / CAMPAIGN if self.folder else None
         return spec.load(file).gates if file is not None and file.is_file() else ()
+
+    @property
+    def outdated(self) -> str:
+        """Why the numbers may not be those of the models that are there now; empty where nothing speaks for it."""
+        return f"{' and '.join(self.changed)} changed since {self.origin} was run: run it again" if self.changed else ""
 
     @property
     def defenses(self) -> list[str]:
@@ -191,7 +199,20 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         whole = known and len(known) == len(parts)
         rows[item.defense, WORST, item.seed] = _held(worst, np.logical_and.reduce(known)) if whole else worst
     data = {"name": results.data.get("name"), "n": results.data.get("n"), "test": _test_hash(results.data)}
-    return Snapshot(origin, results.campaign, data, index, rows, headline, verdicts, targets, results.attacks, results, folder)
+    return Snapshot(
+        origin,
+        results.campaign,
+        data,
+        index,
+        rows,
+        headline,
+        verdicts,
+        targets,
+        results.attacks,
+        results,
+        folder,
+        tuple(changed_since(folder)),
+    )
 
 
 def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:

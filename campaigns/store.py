@@ -235,7 +235,7 @@ class Store:
         """A folder to fill; on leaving the block it becomes the cell, on an exception nothing does.
 
         ``meta`` may be added to inside the block. Where another process has written the same cell meanwhile, from the same
-        targets and the same attacks, that one stays: a reader never finds it missing.
+        targets, attacks and code, that one stays: a reader never finds it missing.
 
         Raises:
             StoreError: the disk is full or not writable.
@@ -268,7 +268,7 @@ class Store:
             present = self.get(cell_id)
             if (
                 present
-                and all(present.meta.get(key) == meta.get(key) for key in ("targets", "seen"))
+                and all(present.meta.get(key) == meta.get(key) for key in ("targets", "seen", "built"))
                 and not self.verify(cell_id)
             ):
                 return

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +17,10 @@ import torch
 
 from robustkd.campaigns import samples, spec
 from robustkd.campaigns.cells import Cell
+from robustkd.campaigns.changes import differences
 from robustkd.campaigns.collect import FINDINGS, TABLE
-from robustkd.campaigns.identity import digest
+from robustkd.campaigns.identity import content_hash, digest, relative
+from robustkd.campaigns.plan import CellMaker
 from robustkd.campaigns.shards import ShardFiles
 from robustkd.campaigns.store import KEPT_BYTES, Store
 from robustkd.checking import run_checks, run_remedies
@@ -30,6 +32,7 @@ from robustkd.contracts import (
     CheckContext,
     FitContext,
     GenerativeTarget,
+    IdentityError,
     Judge,
     PromptAttack,
     PromptBatch,
@@ -42,7 +45,9 @@ from robustkd.contracts.target import Precision
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation import SHARD, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.prompting import evaluate_prompt_attack, prepare
-from robustkd.targets import fingerprint, load_target, save_target, untouched
+from robustkd.sources import files_read
+from robustkd.targets import load_target, save_target, untouched
+from robustkd.targets.files import fingerprint, fingerprint_of_built
 
 _Holder = TypeVar("_Holder", Attack, Analysis)
 Report = Callable[[Cell, int, Mapping[str, float]], None]
@@ -86,6 +91,7 @@ class Worker:
         self._device = device_named(job.device)
         self._report = report
         self._data: Splits | None = None
+        self._makes: CellMaker | None = None
         self._ready: OrderedDict[tuple[str, str, int], tuple[Target, Any]] = OrderedDict()
         self._judging: tuple[tuple[str, ...], dict[str, Judge]] | None = None
 
@@ -98,7 +104,13 @@ class Worker:
         return self._data
 
     def run(self, cell: Cell) -> None:
-        """Do a cell whose needs are in the store, and write it there."""
+        """Do a cell whose needs are in the store, and write it there.
+
+        Raises:
+            IdentityError: plug-ins, files or data are not those that the cell was planned with.
+        """
+        self._maker.forget()
+        self._compare(cell, self._maker.again(cell))
         torch.manual_seed(cell.seed)
         meta: dict[str, Any] = {
             "id": cell.id,
@@ -136,6 +148,7 @@ class Worker:
                 fix="use a data set with one, or a defense of kind 'external'",
             )
         teachers = dict(zip(use.references, cell.needs, strict=True))
+        rebuilt = use.plugin.rebuilt
         context = FitContext(
             train=data.train,
             validation=data.validation,
@@ -145,15 +158,23 @@ class Worker:
             seed=use.training_seed(cell.seed),
             device=self._device,
             checkpoints=self._store.checkpoints(cell.id),
-            targets={name: self._target(teacher) for name, teacher in teachers.items()},
+            targets={name: self._target(name, teacher, cell.seed) for name, teacher in teachers.items()},
             log=log,
         )
         meta["targets"] = {teacher: self._fingerprint(teacher) for teacher in cell.needs}
-        target = use.plugin.fit(context)
+        with files_read() as read:
+            target = use.plugin.fit(context)
         target.module.eval()
+        if use.plugin.files():
+            self._maker.forget()
+            self._compare(cell, self._maker.again(cell))  # they may have changed while it read them
         if not self._writes:
             return
-        meta |= {"fingerprint": fingerprint(target), "history": history, **_spent(time.perf_counter() - started)}
+        meta |= {"fingerprint": fingerprint_of_built(target) if rebuilt else fingerprint(target), "history": history}
+        if rebuilt:
+            files = {relative(file, self._campaign.folder): content_hash(file) for file in read}
+            meta["built"] = {"fingerprint": meta["fingerprint"], "files": files, "card": digest(target.card())}
+        meta |= _spent(time.perf_counter() - started)
         with self._store.write(cell.id, meta) as folder:
             save_target(target, folder)
         self._store.discard_checkpoints([cell.id])
@@ -167,7 +188,7 @@ class Worker:
                 fix="use a data set with one",
             )
         meta["others"] = dict(zip(use.references, cell.needs[1:], strict=False))  # those of the judges follow
-        attack = self._holding(use.plugin, meta["others"])
+        attack = self._holding(use.plugin, meta["others"], cell.seed)
         targets = {need: self._fingerprint(need) for need in cell.needs}
         if isinstance(batch, PromptBatch):
             assert isinstance(attack, PromptAttack)  # the campaign's spec has seen to it
@@ -224,7 +245,7 @@ class Worker:
     def _analyse(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
         use = self._campaign.analyses[cell.analysis or ""]
         target, batch = self._attacked(cell)
-        analysis = self._holding(use.plugin, dict(zip(use.references, cell.needs[1:], strict=False)))
+        analysis = self._holding(use.plugin, dict(zip(use.references, cell.needs[1:], strict=False)), cell.seed)
         with untouched(target.module):
             table = analysis.run(target, batch, self._campaign.threat, cell.seed)
         meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, **_spent(time.perf_counter() - started)}
@@ -239,25 +260,48 @@ class Worker:
                 continue
             outcome, perturbed, said = samples.read(entry).outcome, samples.perturbed(entry), samples.transcripts(entry)
             use = self._campaign.attacks[name]
-            attack = self._holding(use.plugin, entry.meta.get("others", {}))
+            attack = self._holding(use.plugin, entry.meta.get("others", {}), cell.seed)
             finished[name] = evidence_of(name, attack, use.threat, outcome, perturbed, said)
         return finished
 
-    def _holding(self, plugin: _Holder, others: Mapping[str, str]) -> _Holder:
+    def _holding(self, plugin: _Holder, others: Mapping[str, str], seed: int) -> _Holder:
         """An attack or analysis with the targets that it refers to."""
-        return plugin.with_targets({name: self._target(cell_id) for name, cell_id in others.items()}) if others else plugin
+        targets = {name: self._target(name, cell_id, seed) for name, cell_id in others.items()}
+        return plugin.with_targets(targets) if targets else plugin
 
-    def _target(self, cell_id: str) -> Target:
+    def _compare(self, planned: Cell, seen: Cell, subject: str = "") -> None:
+        """Refuse a cell that this process sees otherwise than it was planned."""
+        if seen.id == planned.id:
+            return
+        use = self._campaign.defenses.get(planned.defense) if planned.kind == "train" else None
+        known = planned.identity.get("plugin", {}).get("params", {}).get("files", ())
+        changed = [file.name for file in use.plugin.files() if content_hash(file) not in known] if use else []
+        said = f"{' and '.join(changed)} changed" if changed else "; ".join(differences(planned.identity, seen))
+        raise IdentityError(
+            f"'{subject or planned.attack or planned.analysis or planned.defense}' is not what the campaign was planned with: {said}",
+            fix="leave files as they are while a campaign runs, install the same packages wherever its cells run, and run it again",
+        )
+
+    def _target(self, name: str, cell_id: str, seed: int) -> Target:
         entry = self._store.get(cell_id)
         if entry is None:
             raise TargetError(
                 f"the trained target {cell_id} is missing or damaged", fix="run the campaign again: it trains it anew"
             )
+        if name in self._campaign.defenses and self._campaign.defenses[name].plugin.rebuilt:
+            seen = self._maker.target(name, seed)  # its code runs again where it is loaded
+            self._compare(replace(seen, id=cell_id, identity=entry.meta["identity"]), seen)
         return load_target(entry.folder).to(self._device)
 
     def _fingerprint(self, cell_id: str) -> str:
         entry = self._store.get(cell_id)
         return str(entry.meta["fingerprint"]) if entry else ""
+
+    @property
+    def _maker(self) -> CellMaker:
+        if self._makes is None:
+            self._makes = CellMaker(self._campaign, self.data)
+        return self._makes
 
     def _judges(self, cell: Cell) -> dict[str, Judge]:
         """The campaign's judges, with the targets that they judge with."""
@@ -265,7 +309,7 @@ class Worker:
             return {name: use.plugin for name, use in self._campaign.judges.items()}
         key = tuple(self._fingerprint(cell_id) for cell_id in cell.judges.values())
         if self._judging is None or self._judging[0] != key:
-            targets = {name: self._target(cell_id) for name, cell_id in cell.judges.items()}
+            targets = {name: self._target(name, cell_id, cell.seed) for name, cell_id in cell.judges.items()}
             self._judging = key, {name: use.plugin.with_targets(targets) for name, use in self._campaign.judges.items()}
         return self._judging[1]
 
@@ -274,7 +318,7 @@ class Worker:
         seed, data = cell.seed, self.data
         key = (cell.target, self._fingerprint(cell.target), seed)
         if key not in self._ready:
-            target, test = self._target(cell.target), data.test
+            target, test = self._target(cell.defense, cell.target, seed), data.test
             asked = data.modality != "images"
             if isinstance(target, GenerativeTarget) != asked:
                 prompts, images = "answers no requests, and the data are prompts", "draws or writes, and the data are images"

@@ -21,8 +21,10 @@ from pathlib import Path
 from pydantic import Field, PrivateAttr, TypeAdapter, ValidationInfo, model_validator
 from torch import Tensor
 
+from robustkd import plugins
 from robustkd.attacks.wrapper import AttackSpec, Wrapper
 from robustkd.contracts import CampaignPath, Params, Target, TargetError
+from robustkd.sources import source_files
 from robustkd.targets.code import function_by_reference, source_file
 from robustkd.targets.surrogate import Surrogate, backward_surrogates, declared_surrogates
 
@@ -58,8 +60,10 @@ class BPDAParams(Params):
 
     @property
     def code_files(self) -> list[Path]:
-        """The files that hold the functions, as far as they lie beside the campaign."""
-        return list(self._files.values())
+        """The files that hold the functions, as far as they can be told without running any of them."""
+        modules = [reference.rpartition(":")[0] for reference in self.surrogates.values() if reference not in self._files]
+        found = [plugins.module_file(module) for module in modules if module]
+        return [*self._files.values(), *(file for file in found if file)]
 
     def function(self, reference: str) -> Surrogate:
         """The function that a value of ``surrogates`` names."""
@@ -82,8 +86,8 @@ class BPDA(Wrapper):
         return {stage: self.params.function(reference) for stage, reference in self.params.surrogates.items()}
 
     def files(self) -> list[Path]:
-        """The code of surrogates of one's own, and what the wrapped attack reads."""
-        return [*self.params.code_files, *super().files()]
+        """The code of surrogates of one's own with the modules that it imports, and what the wrapped attack reads."""
+        return [*(source for file in self.params.code_files for source in source_files(file)), *super().files()]
 
     @contextmanager
     def seen(self, target: Target) -> Iterator[Target]:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationInfo
 
 from robustkd import plugins
 from robustkd.contracts import CampaignPath, Defense, FitContext, ModelName, Params, Target, TargetError
+from robustkd.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.code import call_by_reference, source_file
 from robustkd.targets.files import load_weights
@@ -63,9 +64,15 @@ class External(Defense):
     uses_data = False
     source = "the user's own network"
 
+    @property
+    def rebuilt(self) -> bool:
+        """Code may read weights by itself, which no file of ``files()`` stands for."""
+        return self.params.code is not None
+
     def files(self) -> list[Path]:
-        """The code's file and the weights."""
-        return [file for file in (self.params.code_file, self.params.weights) if file is not None]
+        """The code's file, the modules beside the installed packages that it imports, and the weights."""
+        code, weights = self.params.code_file, self.params.weights
+        return [*(source_files(code) if code else []), *([weights] if weights else [])]
 
     def fit(self, context: FitContext) -> Target:
         """Build the network, load its weights and try it.

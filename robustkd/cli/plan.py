@@ -28,13 +28,14 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     from robustkd.campaigns import plan, spec
     from robustkd.campaigns.changes import reasons
     from robustkd.campaigns.estimate import cost, estimates
-    from robustkd.campaigns.run import finished_cells
+    from robustkd.campaigns.finished import finished_cells, rebuilt_cells
     from robustkd.campaigns.store import Store
 
     loaded = spec.load(campaign)
     laid_out = plan.build(loaded)
     store = Store(results_folder(loaded, out))
     done = finished_cells(laid_out, store)
+    done -= rebuilt_cells(laid_out)
     again = reasons(laid_out, store, done)
     expected = estimates(laid_out, store, done)
     total = cost(expected, store)

@@ -41,6 +41,10 @@ class _Lines(Observer):
         if len(reasons) > REASONS:
             self.say(f"again: {len(reasons) - REASONS} more reasons (robustkd plan lists them)")
 
+    def extended(self, reasons: Sequence[str], todo: int) -> None:
+        self._todo += todo
+        self.done_again(reasons)
+
     def succeeded(self, cell: Cell, result: CellResult | None) -> None:
         number = f"   robust accuracy {result.robust_accuracy:.1%}" if result and result.robust_accuracy is not None else ""
         self._done += 1
@@ -81,6 +85,10 @@ class _Live(_Lines):
         if todo:
             self._bar.update(self._task, total=todo)
             self._bar.start()
+
+    def extended(self, reasons: Sequence[str], todo: int) -> None:
+        super().extended(reasons, todo)
+        self._bar.update(self._task, total=self._todo)
 
     def started(self, cell: Cell) -> None:
         self._show(cell, cell.title)

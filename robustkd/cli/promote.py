@@ -33,7 +33,7 @@ def command(run: str, defense: str, seed: int | None, out: Path | None, name: st
         raise UsageError(f"{run} is a baseline file, not results", fix="name a campaign or its output folder")
     gates = [item for item in gate.judge_gates(found.gates, found.results) if item.defense == defense]
     sentences = [item.sentence for item in gates]
-    against = gate.objections(gates, defense)
+    against = gate.objections(gates, defense) + ([found.outdated] if found.outdated else [])
     click.echo(
         promote(
             found.folder,

@@ -25,6 +25,12 @@ from robustkd.cli.options import json_option, out_option, precision_option, resu
 @precision_option
 @click.option("--max-hours", type=click.FloatRange(0, min_open=True), help="Stop after so long; running again goes on.")
 @click.option("--keep-perturbations", metavar="none|MIB", help="Perturbed inputs that an attack cell keeps [default: 64].")
+@click.option(
+    "--redo",
+    multiple=True,
+    metavar="NAME",
+    help="Do a defense, an attack or an analysis again, and what stands on it, though it is finished; may be given several times.",
+)
 @click.option("--no-track", is_flag=True, help="Do not write to MLflow.")
 @click.option("--quiet", "-q", is_flag=True, help="Only the table.")
 @json_option
@@ -37,13 +43,15 @@ def command(
     precision: Any,
     max_hours: float | None,
     keep_perturbations: str | None,
+    redo: tuple[str, ...],
     no_track: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Run a campaign file, or a preset by its name.
 
-    What is finished already is not done again: after an interruption, or a change to the file, only the rest is run.
+    What is finished already is not done again: after an interruption, or a change to the file, only the rest is run. A network that
+    code of your own builds is built anew in each run, and attacked again where it came out different.
     """
     from robustkd.campaigns import profile as profiles
     from robustkd.campaigns import spec
@@ -61,7 +69,7 @@ def command(
         keep_perturbations=keep_perturbations,
         track=False if no_track else None,
     )
-    results = session.run(loaded, folder, how, quiet=quiet or as_json)
+    results = session.run(loaded, folder, how, quiet=quiet or as_json, redo=redo)
     gates = judge_gates(loaded.gates, results)
     if as_json:
         click.echo(json.dumps(results.to_json(), indent=1))

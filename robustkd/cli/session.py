@@ -16,6 +16,7 @@ from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.collect import Failure, attack_result, collect, data_told
 from robustkd.campaigns.durable import unwritable
 from robustkd.campaigns.evidence import Gathering, sample_evidence
+from robustkd.campaigns.finished import finished_cells
 from robustkd.campaigns.gallery import cell_gallery, gallery_items
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.profile import Profile
@@ -37,8 +38,8 @@ SHOWN = 16
 """Images of an attack that are kept in MLflow."""
 
 
-def run(campaign: Campaign, folder: Path, profile: Profile, *, quiet: bool) -> Results:
-    """Run a campaign into ``folder``, with everything around it."""
+def run(campaign: Campaign, folder: Path, profile: Profile, *, quiet: bool, redo: Sequence[str] = ()) -> Results:
+    """Run a campaign into ``folder``, with everything around it; ``redo`` names what is done again though it is finished."""
     if profile.tracking.uri:
         os.environ.setdefault("MLFLOW_TRACKING_URI", profile.tracking.uri)
     engine = profile.make_engine()
@@ -59,6 +60,7 @@ def run(campaign: Campaign, folder: Path, profile: Profile, *, quiet: bool) -> R
             precision=profile.precision,
             training_processes=profile.training_processes,
             keep_bytes=profile.keep_bytes,
+            redo=redo,
             observers=observers,
         )
     finally:
@@ -176,7 +178,7 @@ def _artifacts(folder: Path) -> list[Path]:
 def _stored(campaign: Campaign, folder: Path) -> tuple[Plan, Results, SampleEvidence]:
     plan = planning.build(campaign)
     store = Store(folder)
-    if not running.finished_cells(plan, store):
+    if not finished_cells(plan, store):
         raise StoreError(
             f"{folder} holds no finished cell of this campaign", fix="robustkd run it first, or name its folder with --out"
         )

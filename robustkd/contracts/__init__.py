@@ -8,6 +8,7 @@ from robustkd.contracts.defense import Defense, FitContext
 from robustkd.contracts.errors import (
     AttackError,
     DataError,
+    IdentityError,
     PluginError,
     RobustkdError,
     StoreError,
@@ -16,7 +17,15 @@ from robustkd.contracts.errors import (
     suggestion,
 )
 from robustkd.contracts.model import Model
-from robustkd.contracts.params import CampaignPath, ModelName, Params, TargetRef, named_plugins, target_references
+from robustkd.contracts.params import (
+    CampaignPath,
+    ModelName,
+    Params,
+    TargetRef,
+    inner_params,
+    named_plugins,
+    target_references,
+)
 from robustkd.contracts.prompts import Answered, Asked, Attempts, GenerativeTarget, Judge, PromptAttack, PromptBatch, Prompts
 from robustkd.contracts.target import Target, WrappedTarget
 from robustkd.contracts.threat import ThreatModel
@@ -42,6 +51,7 @@ __all__ = [
     "Finding",
     "FitContext",
     "GenerativeTarget",
+    "IdentityError",
     "Judge",
     "Modality",
     "Model",
@@ -64,6 +74,7 @@ __all__ = [
     "Transform",
     "UsageError",
     "WrappedTarget",
+    "inner_params",
     "named_plugins",
     "suggestion",
     "target_references",

@@ -77,6 +77,15 @@ class Defense(ABC):
     def __init__(self, params: Any = None) -> None:
         self.params: Any = self.Params() if params is None else params
 
+    @property
+    def rebuilt(self) -> bool:
+        """Whether the target is built again in each run, to see whether it is still the same.
+
+        It is so by default for a plug-in of another package that loads a network instead of training one: what it reads is not
+        in the campaign's identity. A loader whose ``files()`` are all that it reads may say False.
+        """
+        return not self.uses_data and type(self).__module__.partition(".")[0] != "robustkd"
+
     def files(self) -> list[Path]:
         """Files outside the campaign whose content decides the outcome (weights, code); hashed into its identity."""
         return []

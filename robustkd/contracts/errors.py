@@ -62,6 +62,10 @@ class StoreError(RobustkdError):
     """The results folder cannot be read or written."""
 
 
+class IdentityError(RobustkdError):
+    """Files, data or plug-ins are not those that the campaign was planned with."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str | None:
     """The known name closest to ``word``, as a "did you mean" sentence, or None when nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)

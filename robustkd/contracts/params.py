@@ -67,7 +67,7 @@ def target_references(params: BaseModel) -> list[str]:
     for name, field in type(params).model_fields.items():
         value = getattr(params, name)
         marked = _is_reference(field.annotation) or any(isinstance(mark, TargetReference) for mark in field.metadata)
-        found += _strings(value) if marked else [ref for inner in _models(value) for ref in target_references(inner)]
+        found += _strings(value) if marked else [ref for inner in inner_params(value) for ref in target_references(inner)]
     return list(dict.fromkeys(found))
 
 
@@ -84,11 +84,12 @@ def _strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def _models(value: Any) -> list[BaseModel]:
+def inner_params(value: Any) -> list[BaseModel]:
+    """The outermost models within a parameter's value: itself, or those in its lists and mappings."""
     if isinstance(value, BaseModel):
         return [value]
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [model for item in items for model in _models(item)]
+    return [model for item in items for model in inner_params(item)]
 
 
 def _inside_campaign(path: Path, info: ValidationInfo) -> Path:

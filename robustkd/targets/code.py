@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from robustkd.contracts import TargetError, UsageError, suggestion
@@ -30,7 +31,10 @@ def call_by_reference(reference: str, kwargs: dict[str, Any]) -> nn.Module:
     """
     build = _attribute(reference)
     try:
-        network = build(**kwargs) if callable(build) and not isinstance(build, nn.Module) else build
+        # What it draws without a seed of its own must not make another network of it each time.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = build(**kwargs) if callable(build) and not isinstance(build, nn.Module) else build
     except Exception as error:
         raise TargetError(f"{reference} raised {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):

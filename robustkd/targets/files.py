@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustkd.contracts import Target, TargetError
+from robustkd.sources import is_installed, source_files
 from robustkd.targets.cards import target_from_card
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
@@ -104,12 +106,40 @@ def fingerprint(target: Target) -> str:
     state = hashlib.sha256(_card_if_any(target))
     for name, tensor in sorted(target.module.state_dict().items()):
         state.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        state.update(_bytes(tensor))
     return state.hexdigest()
+
+
+def fingerprint_of_built(target: Target) -> str:
+    """SHA-256 over what somebody's own code built: its weights, every other tensor that its modules hold, and their classes' source.
+
+    The place of the code does not count.
+    """
+    state = hashlib.sha256(fingerprint(target).encode())
+    for name, module in target.module.named_modules():
+        held = {**vars(module), **module._buffers}
+        for key, tensor in sorted(held.items()):
+            if isinstance(tensor, torch.Tensor):
+                state.update(f"{name}.{key}{tensor.dtype}{tuple(tensor.shape)}".encode())
+                state.update(_bytes(tensor))
+    names = {type(module).__module__ for module in target.module.modules()}
+    files = {Path(file).resolve() for name in names if (file := getattr(sys.modules.get(name), "__file__", None))}
+    for source in sorted({source for file in files if not is_installed(file) for source in source_files(file)}):
+        state.update(hashlib.sha256(source.read_bytes()).digest())
+    return state.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    data: memoryview = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return data
 
 
 def _card_if_any(target: Target) -> bytes:
     try:
-        return json.dumps(target.card(), sort_keys=True).encode()
+        card = target.card()
     except TargetError:  # it cannot be saved
         return b""
+    origin = card.get("origin")
+    if isinstance(origin, dict) and "code" in origin:
+        card = card | {"origin": origin | {"code": Path(origin["code"]).name}}  # wherever it lies
+    return json.dumps(card, sort_keys=True).encode()

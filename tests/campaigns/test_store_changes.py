@@ -9,7 +9,8 @@ from robustkd.campaigns import plan as planning
 from robustkd.campaigns import spec
 from robustkd.campaigns.changes import PLAN, reasons
 from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.run import Observer, finished_cells, run
+from robustkd.campaigns.finished import finished_cells
+from robustkd.campaigns.run import Observer, run
 from robustkd.campaigns.samples import SAMPLES
 from robustkd.campaigns.store import PERTURBATIONS, Store
 

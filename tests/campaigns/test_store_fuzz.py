@@ -16,10 +16,11 @@ from robustkd.campaigns import changes, samples, snapshot, spec
 from robustkd.campaigns import plan as planning
 from robustkd.campaigns.collect import collect
 from robustkd.campaigns.engines.inline import InlineEngine
+from robustkd.campaigns.finished import finished_cells
 from robustkd.campaigns.gallery import gallery_items
 from robustkd.campaigns.inventory import inventory
 from robustkd.campaigns.results_file import NOTE, RESULTS, current
-from robustkd.campaigns.run import finished_cells, run
+from robustkd.campaigns.run import run
 from robustkd.campaigns.shards import ShardFiles
 from robustkd.campaigns.store import META, PERTURBATIONS, Store
 from robustkd.contracts import RobustkdError
