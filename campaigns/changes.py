@@ -55,9 +55,9 @@ def reasons(plan: Plan, store: Store, finished: Collection[str]) -> list[str]:
     rebuilt = [cell for cell in there if cell.id in rebuilt_cells(plan)]
     found += [f"{cell.defense}: {_rebuilt(store, plan.campaign.folder, cell)}" for cell in rebuilt]
     if stale := [cell for cell in there if cell.kind != "checks" and cell not in rebuilt]:
-        names = ", ".join(dict.fromkeys(cell.defense for cell in stale))
+        whose = ", ".join(dict.fromkeys(cell.defense for cell in stale))
         found.append(
-            _counted(f"{names}: made with a target that was trained or built again, and came out different", len(stale))
+            _counted(f"{whose}: made with a target that was trained or built again, and came out different", len(stale))
         )
     if checks := len(there) - len(stale) - len(rebuilt):
         found.append(_counted("checks of attacks that were not finished, or that are done again", checks))

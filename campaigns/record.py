@@ -214,8 +214,9 @@ def changed_since(folder: Path) -> list[str]:
 
     Those that are not there are left out: a results folder may have come from another machine.
     """
-    entry = next((entry for entry in reversed(_entries(folder / RECORD)) if entry.get("complete")), {})
-    files, home = entry.get("files"), entry.get("folder")
+    complete = [entry for entry in _entries(folder / RECORD) if entry.get("complete")]
+    last: dict[str, Any] = complete[-1] if complete else {}
+    files, home = last.get("files"), last.get("folder")
     if not isinstance(files, dict) or not isinstance(home, str):
         return []
     return [

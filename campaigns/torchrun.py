@@ -23,9 +23,9 @@ from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.engines import CellCrash, CellLost, error_of
 from robustkd.campaigns.engines.child import die_with_parent, environment
 from robustkd.campaigns.worker import Job, Report, Worker, device_named
-from robustkd.contracts import DataError, RobustkdError, StoreError, TargetError, UsageError
+from robustkd.contracts import DataError, IdentityError, RobustkdError, StoreError, TargetError, UsageError
 
-_ERRORS = {kind.__name__: kind for kind in (UsageError, DataError, TargetError, StoreError, CellLost)}
+_ERRORS = {kind.__name__: kind for kind in (UsageError, DataError, IdentityError, TargetError, StoreError, CellLost)}
 
 
 def train_together(job: Job, cell: Cell, folder: Path, report: Report) -> None:
