@@ -87,8 +87,9 @@ def module_file(name: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(first)
         for full in rest:
-            spec = PathFinder.find_spec(full, spec.submodule_search_locations) if spec else None
-    except (ImportError, ValueError):
+            inside = spec.submodule_search_locations if spec else None  # None of a module that is no package
+            spec = PathFinder.find_spec(full, inside) if inside is not None else None
+    except (ImportError, ValueError, KeyError):  # the last: a namespace package whose parent is not imported
         return None
     return Path(spec.origin) if spec and spec.has_location and spec.origin else None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import itertools
 import os
-import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -84,19 +83,23 @@ def _is_ordinary(path: Path) -> bool:
 
 def is_installed(file: Path) -> bool:
     """Return whether a resolved path belongs to Python, to an installed package or to robustkd itself."""
-    return any(folder in file.parents for folder in _installed_folders())
+    # By name: an environment may see the packages of another one.
+    if not _PACKAGES.isdisjoint(file.parts):
+        return True
+    return any(folder in file.parents for folder in _own_folders())
+
+
+_PACKAGES = {"site-packages", "dist-packages"}
 
 
 @cache
-def _installed_folders() -> frozenset[Path]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = {Path(sysconfig.get_path(name)) for name in names} | set(map(Path, site.getsitepackages()))
-    if user := site.getusersitepackages():
-        folders.add(Path(user))
+def _own_folders() -> tuple[Path, ...]:
+    """The folders of Python's standard library and of robustkd."""
     ours = Path(__file__).resolve().parent
     # In a checkout robustkd's folders lie beside each other, and links make one package of them.
-    folders |= {ours, *(link.resolve() for link in ours.iterdir() if link.is_symlink())}
-    return frozenset(folder.resolve() for folder in folders)
+    links = [link.resolve() for link in ours.iterdir() if link.is_symlink()]
+    standard = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+    return (*standard, ours, *links)
 
 
 def _package_folder(file: Path) -> Path | None:
