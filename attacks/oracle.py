@@ -11,6 +11,7 @@ from torch import Tensor
 from robustkd.contracts import Batch, Target, TargetError
 from robustkd.contracts.target import Precision
 from robustkd.targets import frozen
+from robustkd.targets.failure import failures_told
 
 __all__ = ["Objective", "Oracle", "finite", "frozen"]
 
@@ -92,7 +93,8 @@ class Oracle:
                 "the model's output has no gradient with respect to its input",
                 fix="use a black-box attack, or give the non-differentiable stage a backward pass (BPDA)",
             )
-        (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+        with failures_told(x):
+            (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
         self._count(rows, 1, 1)
         if gradient is None:
             gradient = torch.zeros_like(x)
