@@ -11,9 +11,9 @@ from robustkd.scoring.distances import TOLERANCE, within
 class ThreatModelAudit(Check):
     """Every counted success lies inside its budget and in the pixel range, on a target in evaluation mode.
 
-    A result outside its budget never counts as a success, and where more than a tenth of an attack's are outside its cell is
-    `invalid`. So this check repeats the measurement on what was kept, and records how much of the budget was used, and of how many
-    samples the perturbed inputs were there. The samples whose results were left out are named, as a warning.
+    A result outside its budget never counts as a success. Where more than a tenth of an attack's results are outside, or one by more
+    than twice, its cell is `invalid`. So this check repeats the measurement on what was kept, and records how much of the budget was
+    used, and of how many samples the perturbed inputs were there. Samples whose results were left out are named, as a warning.
     """
 
     severity = "severe"

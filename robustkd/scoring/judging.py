@@ -14,8 +14,9 @@ import torch
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Target, ThreatModel
 from robustkd.scoring.distances import TOLERANCE, distance, within
 
-STRAYS = 0.1
-"""The share of results outside their budget from which on the attack cannot have meant this budget."""
+STRAYS, GROSS = 0.1, 2.0
+"""The share of results outside their budget, and the multiple of it that one of them spends, beyond which the attack cannot have
+meant this budget."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
 
     Raises:
         AttackError: the result is no answer to the question that was asked: wrong shape, not finite, outside the pixel
-            range, or (fixed budget) outside the budget for more than ``STRAYS`` of the samples.
+            range, or (fixed budget) outside the budget: for more than ``STRAYS`` of the samples, or by more than ``GROSS`` times.
     """
     adversarial = result.adversarial
     name = type(attack).__name__
@@ -126,7 +127,8 @@ def _audit(
             fix="clip the adversarial inputs to the target's bounds",
         )
     over = int((~inside).sum())
-    if attack.kind == "fixed-budget" and over > STRAYS * len(inside):
+    gross = over > STRAYS * len(inside) or not bool(within(spent, GROSS * allowed, threat.norm, adversarial.shape[1:]).all())
+    if attack.kind == "fixed-budget" and gross:
         worst = int((spent - allowed).argmax())
         raise AttackError(
             f"{name} left its budget on {over} of {len(inside)} samples: {threat.norm} distance {float(spent[worst]):.6g}, "
