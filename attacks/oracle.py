@@ -8,11 +8,12 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from robustkd.contracts import Batch, Target, TargetError
+from robustkd.contracts import AttackError, Batch, Target, TargetError
 from robustkd.contracts.target import Precision
 from robustkd.targets import frozen
+from robustkd.targets.failure import failures_told
 
-__all__ = ["Objective", "Oracle", "finite", "frozen"]
+__all__ = ["Objective", "Oracle", "finite", "finite_or_zero", "frozen", "gradient_of"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(B, K) logits and the (B,) rows they belong to -> (B,) values to climb."""
@@ -72,13 +73,13 @@ class Oracle:
         with torch.no_grad():
             logits = self.target(x)
         self._count(rows, 1, 0)
-        return finite(logits)
+        return finite(logits, x)
 
     def climb(self, x: Tensor, rows: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, values of ``objective`` and its gradient at ``x``: one forward and one backward pass, inputs only.
 
         Raises:
-            TargetError: the output is NaN, or does not depend differentiably on the input.
+            TargetError: the output is NaN, or does not depend differentiably on the input, or the model raised.
         """
         x = x.detach().requires_grad_()
         reduced = self.precision == "bf16"
@@ -86,16 +87,10 @@ class Oracle:
             # Full is what the caller computes in: training has an autocast of its own.
             with torch.autocast(x.device.type, torch.bfloat16) if reduced else nullcontext():
                 logits = self.target(x)
-            values = objective(finite(logits), rows)
-        if not values.requires_grad:
-            raise TargetError(
-                "the model's output has no gradient with respect to its input",
-                fix="use a black-box attack, or give the non-differentiable stage a backward pass (BPDA)",
-            )
-        (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+            values = objective(finite(logits, x), rows)
+            total = values.sum()
+        gradient = gradient_of(total, x)
         self._count(rows, 1, 1)
-        if gradient is None:
-            gradient = torch.zeros_like(x)
         logits = logits.detach()
         if reduced and bool((seen := self.is_adversarial(logits, rows)).any()):
             logits[seen] = self.logits(x[seen].detach(), rows[seen])
@@ -111,14 +106,51 @@ class Oracle:
         return predicted != self.labels[rows] if self.goals is None else predicted == self.goals[rows]
 
 
-def finite(logits: Tensor) -> Tensor:
-    """The logits themselves.
+def gradient_of(values: Tensor, x: Tensor, upstream: Tensor | None = None, *, again: bool = False) -> Tensor:
+    """The gradient of ``values`` at ``x``, 0 in entries that are NaN or infinite. Every attack takes its gradients here.
+
+    A square root at 0 has no finite slope, though the network's answer there is right. Such a pixel stays where it is; the others
+    of the image, and the other samples of the batch, are not touched by it.
+
+    Args:
+        values: a scalar, or as many numbers as ``upstream`` has.
+        x: what to differentiate with respect to.
+        upstream: weights of ``values``.
+        again: keep the graph for another backward pass.
+
+    Raises:
+        TargetError: the values do not depend differentiably on anything, or the backward pass raised.
+    """
+    if not values.requires_grad:
+        raise TargetError(
+            "the model's output has no gradient with respect to its input",
+            fix="use a black-box attack, or give the non-differentiable stage a backward pass (BPDA)",
+        )
+    with failures_told(x):
+        (gradient,) = torch.autograd.grad(values, x, upstream, retain_graph=again or None, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else finite_or_zero(gradient)
+
+
+def finite_or_zero(gradient: Tensor) -> Tensor:
+    """The gradient with 0 in entries that are NaN or infinite."""
+    return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def finite(logits: Tensor, x: Tensor) -> Tensor:
+    """The logits of the inputs ``x`` themselves.
 
     Raises:
         TargetError: some are NaN or infinite.
+        AttackError: and so are pixels that the attack asked about.
     """
     valid = torch.isfinite(logits.detach())
     if not valid.all():
+        asked = torch.isfinite(x.detach()).flatten(1).all(1)
+        if not asked.all():
+            raise AttackError(
+                f"the attack asked about NaN or infinite pixels in {int((~asked).sum())} of {len(x)} images",
+                fix="this is a bug of the attack: its step divides by 0 or overflows",
+            )
         raise TargetError(
             f"the model returned NaN or infinite logits for {int((~valid.all(1)).sum())} of {len(logits)} samples",
             fix="a NaN is not a success: repair the model (overflow in half precision, log of 0, division by 0)",

@@ -38,6 +38,7 @@ from robustkd.scoring.judging import Outcome
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.verdict import verdict
 from robustkd.targets import ClassifierTarget, frozen, untouched
+from robustkd.targets.failure import failures_told
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
@@ -325,7 +326,7 @@ def _target(model: nn.Module | Target, x: Any) -> Target:
 
 def _classes(model: nn.Module, probe: Tensor) -> int:
     target = ClassifierTarget(model, num_classes=0, input_shape=probe.shape[1:])
-    with frozen(target.module), torch.no_grad():
+    with frozen(target.module), torch.no_grad(), failures_told(probe):
         output = model(probe)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -28,6 +28,7 @@ from robustkd.contracts import (
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Precision
 from robustkd.scoring.judging import Outcome, judge
+from robustkd.targets.failure import failures_told
 from robustkd.targets.layout import channels_last
 
 BATCH_SIZE = 256
@@ -155,14 +156,11 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
         DataError: a label is not one of the target's classes.
     """
     with torch.no_grad(), channels_last(target.module):
-        try:
-            logits = torch.cat([target(part) for part in batch.inputs.split(batch_size)])
-        except TargetError:
-            raise
-        except Exception as error:
-            raise TargetError(
-                f"the model raised {type(error).__name__}: {error}", fix="see that it runs on such a batch"
-            ) from error
+        parts = []
+        for part in batch.inputs.split(batch_size):
+            with failures_told(part):
+                parts.append(target(part))
+        logits = torch.cat(parts)
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits).all(1)).sum())
         raise TargetError(f"the model returns NaN or infinite logits for {bad} of {len(batch)} clean samples")

@@ -161,7 +161,7 @@ class PeerAttack(Attack):
             failed |= (found == 0).flatten(1).all(1) & (clean != 0).flatten(1).any(1)
         found = torch.where(per_sample(failed, found), clean, found).clamp(*bounds)
         if self.kind == "fixed-budget":
-            outside = ~within(distance(found - clean, threat.norm), threat.eps)
+            outside = ~within(distance(found - clean, threat.norm), threat.eps, threat.norm, clean.shape[1:])
             # In l0 there is no nearest point that is still the peer's idea.
             near = clean if threat.norm == "l0" else Ball.around(clean, threat.eps, threat.norm, bounds).project(found)
             found = torch.where(per_sample(outside, found), near, found)

@@ -143,7 +143,7 @@ def _changed(x: Tensor, ball: Ball) -> Tensor:
 
 def _into_l1(ball: Ball, x: Tensor) -> Tensor:
     low, high = ball.bounds
-    return ball.centre + project_l1_in_box(x - ball.centre, low - ball.centre, high - ball.centre, ball.eps)
+    return ball.moved(project_l1_in_box(x - ball.centre, low - ball.centre, high - ball.centre, ball.eps))
 
 
 def climb(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objective: Objective, steps: int) -> Found:
@@ -202,7 +202,7 @@ class APGD(Attack):
 class APGDCE(APGD):
     """Auto-PGD on the cross entropy."""
 
-    version = "2"
+    version = "3"
 
     @property
     def loss_family(self) -> LossFamily:
@@ -216,6 +216,8 @@ class APGDCE(APGD):
 
 class APGDDLR(APGD):
     """Auto-PGD on the difference of logits ratio; with two classes (targeted: three) on the margin."""
+
+    version = "2"
 
     @property
     def loss_family(self) -> LossFamily:
@@ -240,6 +242,7 @@ class APGDT(Attack):
     """
 
     Params = APGDTParams
+    version = "2"
     norms = APGD.norms
     source = APGD.source
 

@@ -153,6 +153,8 @@ def ascend(
     lowest = torch.full((len(rows),), -torch.inf, dtype=start.dtype, device=start.device)
     none = torch.zeros_like(rows, dtype=torch.bool)
     whole = Found(start.clone(), lowest.clone(), none.clone())
+    if not len(rows):
+        return whole
     places = torch.arange(len(rows), device=rows.device)  # of the climbers among the rows of `whole`
     now = Climbers(rows, ball, start, torch.zeros_like(start), lowest, start, lowest, none, none)
     for t in range(steps + 1):

@@ -49,7 +49,7 @@ class AutoAttack(Attack):
     """The ensemble of parameter-free attacks."""
 
     Params = AutoAttackParams
-    version = "3"
+    version = "4"
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     source = "Croce & Hein 2020, arXiv:2003.01690"

@@ -56,8 +56,19 @@ class Ball:
             length = per_sample(distance(delta, "l2"), x)
             inside = self.centre + delta * (per_sample(self.eps, x) / length.clamp_min(1e-12)).clamp_max(1)
         else:
-            inside = self.centre + project_l1(x - self.centre, self.eps)
+            return self.moved(project_l1(x - self.centre, self.eps))
         return inside.clamp(*self.bounds)
+
+    def moved(self, delta: Tensor) -> Tensor:
+        """``centre + delta`` in the pixel range, each pixel rounded towards the centre: an l1 norm is no larger for being stored.
+
+        Rounded to the nearest, all the pixels of a plain image may be rounded the same way, and the errors of thousands add up.
+        """
+        low, high = self.bounds
+        x = (self.centre + delta).clamp(low, high)
+        rounded_up = ((x - self.centre).abs() > delta.abs()) & (x > low) & (x < high)  # a pixel at its bound stays there
+        less = (delta.abs() - torch.finfo(x.dtype).eps / 2).clamp_min(0).copysign(delta)
+        return torch.where(rounded_up, self.centre + less, x)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The direction of unit norm along which a linear function rises most: sign for linf, g/||g|| for l2, and for

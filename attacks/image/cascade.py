@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from robustkd.attacks.image.ascent import Found, Search
 from robustkd.attacks.oracle import frozen
@@ -33,8 +34,19 @@ def cascade(
             found = attack.run(target, part, threat, rng.select(rows).fork(name))
             search.oracle.forwards[rows] += found.forwards
             search.oracle.backwards[rows] += found.backwards
-            # A minimum-norm attack may come back from further away than the budget reaches.
-            inside = within(distance(found.adversarial - part.inputs, threat.norm), part.budget(threat))
+            inside = usable(attack, found, part, threat)
             x = torch.where(per_sample(inside, part.inputs), found.adversarial, part.inputs)
             search.record(rows, Found(x, torch.zeros_like(search.value[rows]), found.success & inside))
         return replace(search.result(), loss=None)
+
+
+def usable(attack: Attack, found: AttackResult, batch: Batch, threat: ThreatModel) -> Tensor:
+    """(B,) bool: what ``attack`` found for a sample answers to the threat model.
+
+    A minimum-norm attack may come back from further away than the budget reaches. What an attack of a fixed budget returns is
+    kept, wherever it is: where the platform measures it, nothing is dropped in silence.
+    """
+    if attack.kind == "fixed-budget":
+        return torch.ones_like(found.success)
+    spent = distance(found.adversarial - batch.inputs, threat.norm)
+    return within(spent, batch.budget(threat), threat.norm, batch.inputs.shape[1:])

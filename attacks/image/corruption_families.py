@@ -57,9 +57,9 @@ def _gaussian_noise(x: Tensor, deviation: float, rng: SampleRng) -> Tensor:
 
 def _shot_noise(x: Tensor, photons: float, rng: SampleRng) -> Tensor:
     """Poisson counts of ``photons`` for a white pixel, by the inverse of their distribution."""
-    uniform = rng.uniform(x.shape[1:], dtype=torch.float64)
-    counts = torch.from_numpy(pdtrik(uniform.cpu().numpy(), (x.double() * photons).cpu().numpy())).to(x.device)
-    return counts.nan_to_num(0).ceil().clamp_min(0) / photons
+    uniform = rng.uniform(x.shape[1:]).cpu().double()  # its 24 bits are exact in float32, and some devices have no float64
+    counts = torch.from_numpy(pdtrik(uniform.numpy(), (x.cpu().double() * photons).numpy()))
+    return (counts.nan_to_num(0).ceil().clamp_min(0) / photons).to(x)
 
 
 def _impulse_noise(x: Tensor, share: float, rng: SampleRng) -> Tensor:

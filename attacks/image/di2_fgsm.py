@@ -19,7 +19,7 @@ from torch import Tensor
 
 from robustkd.attacks.image.ascent import Climbers, Slope
 from robustkd.attacks.image.momentum import MIFGSM, MomentumParams
-from robustkd.attacks.oracle import Objective, Oracle
+from robustkd.attacks.oracle import Objective, Oracle, gradient_of
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import per_sample
@@ -48,8 +48,7 @@ class Diverse:
             copy = shrunk(x, self.smallest + (1 - self.smallest) * draws[:, 1], 2 * draws[:, 2:] - 1)
             copy = torch.where(chosen, copy, x)
         _, _, slope = oracle.climb(copy, climbers.rows, objective)
-        (pulled_back,) = torch.autograd.grad(copy, x, slope)
-        return pulled_back
+        return gradient_of(copy, x, slope)
 
 
 class DI2FGSMParams(MomentumParams):

@@ -26,7 +26,7 @@ from torch import Tensor
 from robustkd.attacks.image.ascent import Climbers, Found, Search, SteepestStep, climb_to_last, fixed_budget
 from robustkd.attacks.image.ball import Ball, StepSize
 from robustkd.attacks.image.objective import for_batch
-from robustkd.attacks.oracle import Objective, Oracle
+from robustkd.attacks.oracle import Objective, Oracle, gradient_of
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -59,7 +59,7 @@ class ScoreDistillation:
         with torch.no_grad():
             noisy = drawing.noised(z, noise, level)
             excess = drawing.predict(noisy, level, self.hidden.expand(len(z), -1, -1)) - noise
-        (gradient,) = torch.autograd.grad(z, x, excess.to(z.dtype))
+        gradient = gradient_of(z, x, excess.to(z.dtype))
         oracle.forwards[climbers.rows] += 1
         oracle.backwards[climbers.rows] += 1
         return self.sign * gradient

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustkd.attacks.image.nearest import Query, Question
 from robustkd.attacks.image.sparse import pixel_gains
-from robustkd.attacks.oracle import Oracle, finite
+from robustkd.attacks.oracle import Oracle, finite, gradient_of
 from robustkd.contracts.threat import Norm
 from robustkd.scoring.distances import distance, per_sample
 
@@ -24,11 +24,11 @@ def slopes(
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = oracle.target(x)
-        values = objectives(finite(logits), rows)
-    columns = values.unbind(1)
-    gradients = [torch.autograd.grad(column.sum(), x, retain_graph=column is not columns[-1])[0] for column in columns]
+        values = objectives(finite(logits, x), rows)
+        totals = values.sum(0).unbind()
+    gradients = [gradient_of(total, x, again=total is not totals[-1]) for total in totals]
     oracle.forwards[rows] += 1
-    oracle.backwards[rows] += len(columns)
+    oracle.backwards[rows] += len(totals)
     return logits.detach(), values.detach(), torch.stack(gradients, 1)
 
 

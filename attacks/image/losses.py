@@ -29,13 +29,14 @@ class _CrossEntropy(torch.autograd.Function):
     """The usual gradient, softmax(z) - onehot(y), has p_y - 1 in it, of which float32 keeps no digit where p_y is 1 - 1e-7 and
     more: an attack then starts in a direction that is noise, or in none. Here it is -sum_{j != y} p_j, which is the same number.
 
-    In double precision, because exponentials in float32 are rounded otherwise in one place of a batch than in another.
+    In double precision, because exponentials in float32 are rounded otherwise in one place of a batch than in another; in float32
+    on a device that has no more, where a gradient may then differ by 1e-6 of itself with the sample's place.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         own = labels.unsqueeze(1)
-        log_p = logits.double().log_softmax(1)
+        log_p = logits.to(widest(logits)).log_softmax(1)
         slope = log_p.exp().scatter_(1, own, 0.0)
         rest = slope.sum(1, keepdim=True)
         ctx.save_for_backward(slope.scatter_(1, own, -rest).to(logits.dtype))
@@ -46,6 +47,14 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable  # a second derivative would silently be another function's
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         return upstream.unsqueeze(1) * ctx.saved_tensors[0], None
+
+
+def widest(values: Tensor) -> torch.dtype:
+    """float64 where the device of ``values`` has it (Apple's GPUs do not), else float32."""
+    try:
+        return values.new_empty((), dtype=torch.float64).dtype
+    except (TypeError, RuntimeError, NotImplementedError):
+        return torch.float32
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:

@@ -179,6 +179,8 @@ class Question:
         clean = self.clean[rows]
         start = clean if start is None else start
         known = self.unknown(rows) if known is None else known
+        if not len(rows):
+            return known
         query = self.slope if query is None else query
         whole = known
         places = torch.arange(len(rows), device=rows.device)  # of the seekers among the rows of `whole`

@@ -184,7 +184,7 @@ class Square(Attack):
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     gradients = False
-    version = "2"
+    version = "3"
     source = "Andriushchenko et al. 2020, arXiv:1912.00049; l1: Croce & Hein 2021, arXiv:2103.01208"
 
     @property

@@ -26,13 +26,14 @@ from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor
 
 from robustkd.attacks.image.ascent import Found, Search
+from robustkd.attacks.image.cascade import usable
 from robustkd.attacks.image.objective import for_batch
 from robustkd.attacks.oracle import frozen
 from robustkd.attacks.wrapper import AttackSpec
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, TargetError, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
-from robustkd.scoring.distances import distance, per_sample, within
+from robustkd.scoring.distances import per_sample
 
 
 class Surrogate(WrappedTarget):
@@ -118,18 +119,13 @@ class Transfer(Attack):
                     found = attack.run(surrogate, part, threat, rng.select(rows).fork(f"{name}/{number}"))
                     search.oracle.forwards[rows] += found.forwards
                     search.oracle.backwards[rows] += found.backwards
-                    x = _inside(found.adversarial, part, threat)
+                    inside = per_sample(usable(attack, found, part, threat), part.inputs)
+                    x = torch.where(inside, found.adversarial, part.inputs)
                     logits = search.oracle.logits(x, rows)
                     _same_classes(name, surrogate, logits)
                     broken = search.oracle.is_adversarial(logits, rows)
                     search.record(rows, Found(x, objective(logits, rows).to(x.dtype), broken))
             return search.result()
-
-
-def _inside(x: Tensor, batch: Batch, threat: ThreatModel) -> Tensor:
-    # A minimum-norm attack may come back from further away than the budget reaches.
-    inside = within(distance(x - batch.inputs, threat.norm), batch.budget(threat))
-    return torch.where(per_sample(inside, x), x, batch.inputs)
 
 
 def _same_classes(name: str, surrogate: Target, logits: Tensor) -> None:

@@ -56,7 +56,7 @@ class Calibration(Analysis):
         if logits is None:
             with torch.no_grad():
                 logits = torch.cat([target(part.inputs) for part in parts(batch)])
-        log_p, labels = logits.double().log_softmax(1).cpu(), batch.labels.cpu()
+        log_p, labels = logits.cpu().double().log_softmax(1), batch.labels.cpu()
         confidence, predicted = log_p.exp().max(1)
         right, bins = predicted == labels, self.params.bins
         wide = equal_width(confidence, bins)

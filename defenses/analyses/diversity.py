@@ -67,4 +67,4 @@ class Diversity(Analysis):
 
 def _loss(judge: Target, x: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
-        return F.cross_entropy(judge(x), labels, reduction="sum").double().cpu()
+        return F.cross_entropy(judge(x), labels, reduction="sum").cpu().double()

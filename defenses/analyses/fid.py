@@ -92,7 +92,7 @@ class FID(Analysis):
         """(N, D) float64 on the CPU."""
         parts = sized(images, network.input_shape).split(_TOGETHER)
         with torch.no_grad():
-            found = [_at(network, part.to(network.device), self.params.layer).flatten(1).double().cpu() for part in parts]
+            found = [_at(network, part.to(network.device), self.params.layer).flatten(1).cpu().double() for part in parts]
         return torch.cat(found)
 
 

@@ -101,7 +101,7 @@ def _surprise(target: CausalLMTarget, laid: Sequence[Tokens]) -> list[tuple[floa
     for rows in _of_like_length(laid):
         batch = target.batch([laid[row] for row in rows])
         with torch.no_grad():
-            lost = -target.token_logprobs(batch).double().sum(1)
+            lost = -target.token_logprobs(batch).cpu().double().sum(1)
         found |= dict(zip(rows, zip(lost.tolist(), batch.completion.sum(1).tolist(), strict=True), strict=True))
     return [found[row] for row in range(len(laid))]
 

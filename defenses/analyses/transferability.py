@@ -47,7 +47,7 @@ class Transferability(Analysis):
         rows = []
         for name, member in zip(names, members, strict=True):
             broken = torch.cat([self._broken(member, judges, part, threat.norm, eps, seed, name) for part in parts(samples)])
-            rows.append(broken.double().mean(0).tolist())
+            rows.append(broken.cpu().double().mean(0).tolist())
         onto = [row[-1] for row in rows]
         return Table(
             caption=f"share of {len(samples)} samples, all of which every member classifies rightly, that PGD-{p.steps} with "

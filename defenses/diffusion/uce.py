@@ -51,7 +51,7 @@ class UCE(Defense):
         # Position by position: the tokens of the other text, at the places of the erased ones.
         instead = encoded_tokens(target, [p.instead]).repeat(len(erasure.forget.every()), 1)
         for projection in projections(target):
-            weight = edited(projection.weight.double(), erased, instead, kept, p.preserve, p.ridge)
+            weight = edited(projection.weight.cpu().double(), erased, instead, kept, p.preserve, p.ridge)
             with torch.no_grad():
                 projection.weight.copy_(weight)
         return target
@@ -74,7 +74,10 @@ def edited(weight: Tensor, erased: Tensor, instead: Tensor, kept: Tensor, preser
 
 @torch.no_grad()
 def encoded_tokens(target: TextToImageTarget, texts: list[str]) -> Tensor:
-    """(len(texts) (T - 1), D) float64: every position but the first, which is the same for all texts."""
+    """(len(texts) (T - 1), D) float64 on the CPU, as not every device has that.
+
+    Every position but the first, which is the same for all texts.
+    """
     ids = target.tokenize(texts)
     hidden = torch.cat([target.encode(part) for part in ids.split(_ENCODED_TOGETHER)])
-    return hidden[:, 1:].flatten(0, 1).double()
+    return hidden[:, 1:].flatten(0, 1).cpu().double()

@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.oracle import finite_or_zero
 from robustkd.contracts import Defense, FitContext, Target, ThreatModel
 from robustkd.defenses.training import (
     AdversarialRecipe,
@@ -77,7 +78,7 @@ class FreeRecipe(AdversarialRecipe):
         threat, delta = self.adversary.threat, self._moving.detach()
         assert self._moving.grad is not None
         ball = Ball.around(torch.zeros_like(delta), threat.eps, threat.norm, (-1.0, 1.0))
-        self.delta[: len(delta)] = ball.project(delta + threat.eps * ball.steepest(self._moving.grad))
+        self.delta[: len(delta)] = ball.project(delta + threat.eps * ball.steepest(finite_or_zero(self._moving.grad)))
 
     def tensors(self) -> dict[str, Tensor]:
         """delta."""

@@ -104,7 +104,7 @@ class BinarizationTest(Check):
             outer = _boundary_point(centre, context.threat, rng.select(many[:1]).fork("boundary"), bounds)
             with torch.no_grad(), _Features(head) as features:
                 context.target(torch.cat([inner, outer]))
-            problem = _Problem.told_apart(features.last.double())
+            problem = _Problem.told_apart(features.last.cpu().double())
             if problem is not None:
                 problems.append(problem)
                 solvable.append(row)
@@ -180,8 +180,9 @@ class _Binary(WrappedTarget):
         with _Features(self._head) as features:
             self.target(inputs)
         mine = owners(inputs.detach(), self._centres, self._threat).clamp_min(0)
-        score = (features.last.double() * self._weight[mine]).sum(1) - self._threshold[mine]
-        return torch.stack([-score, score], 1).to(inputs.dtype)
+        mine = mine.cpu()  # where the problems are, in float64, which not every device has
+        score = (features.last.cpu().double() * self._weight[mine]).sum(1) - self._threshold[mine]
+        return torch.stack([-score, score], 1).to(inputs)
 
 
 def _last_linear(context: CheckContext) -> nn.Linear | None:

@@ -26,12 +26,18 @@ class ZeroGradient(Check):
 
     5 %: a share that would move a robust accuracy beyond the interval of a test set of a few hundred samples. Single dead samples
     occur on honest networks, where float32 rounds the cross entropy of a very sure answer to 0.
+
+    Entries that are NaN or infinite count as zero, as they do for the attacks; single ones are a warning, with the samples' names.
     """
 
     Params = ZeroGradientParams
     cost = "2 forward and 2 backward passes a sample, on 256 samples"
     severity = "severe"
-    rule = "for more than 5 % of the samples the input gradient of the loss is exactly zero or not finite"
+    rule = (
+        "for more than 5 % of the samples the input gradient of the loss is exactly zero, entries that are NaN or infinite taken as "
+        "zero; a warning where any sample's gradient has such entries"
+    )
+    version = "2"
     source = "AutoAttack's flag for zero gradients (Croce & Hein 2020); Athalye et al. 2018; the threshold is ours"
 
     def run(self, context: CheckContext) -> Finding:
@@ -39,37 +45,52 @@ class ZeroGradient(Check):
         batch = right(context, self.params.samples)
         if not len(batch):
             return self.not_applicable("no sample is classified rightly")
-        shares = {name: self._share(context, batch.inputs, batch.labels, loss) for name, loss in _LOSSES.items()}
-        ce, margin = shares["cross_entropy"], shares["margin"]
+        seen = {name: _gradients(context, batch.inputs, batch.labels, loss) for name, loss in _LOSSES.items()}
+        ce, margin = (float((flat.nan_to_num(0.0, 0.0, 0.0) == 0).all(1).float().mean()) for flat in seen.values())
+        invalid = torch.stack([~flat.isfinite() for flat in seen.values()]).any(0)
+        touched = batch.index[invalid.any(1)].tolist()
+        dead = max(ce, margin) > LIMIT
         said = (
             f"for {100 * ce:.0f} % of the samples the input gradient of the cross entropy is exactly zero "
             f"(of the logit margin: {100 * margin:.0f} %)"
         )
+        if touched:
+            kinds = " and ".join(
+                kind
+                for kind, test in (("NaN", torch.isnan), ("inf", torch.isinf))
+                if any(bool(test(flat).any()) for flat in seen.values())
+            )
+            named = ", ".join(map(str, touched[:5])) + (", .." if len(touched) > 5 else "")
+            beside = (
+                f"for {len(touched)} of {len(batch)} samples ({named}) {100 * float(invalid.float().mean()):.2g} % of all entries "
+                f"of the input gradient are {kinds}, which attacks take as 0"
+            )
+            said = f"{said}; {beside}" if dead else beside
+        blind = [{"kind": "bpda", "attack": {"kind": "pgd", "steps": 40}}, {"kind": "square", "queries": 1000}]
         return self.finding(
-            max(shares.values()) > LIMIT,
-            fix="attack with a margin loss or rescaled logits; where the margin's gradient is zero too, use BPDA or a black-box attack",
+            dead or bool(touched),
+            fix="attack with a margin loss or rescaled logits; where the margin's gradient is zero too, use BPDA or a black-box attack"
+            if dead
+            else "give the model a finite slope there, such as sqrt(x + 1e-12)",
+            severity=None if dead or not touched else "warning",
             explanation=said,
-            remedies=[{"kind": "bpda", "attack": {"kind": "pgd", "steps": 40}}, {"kind": "square", "queries": 1000}]
-            if margin > LIMIT
-            else [{"kind": "apgd-dlr"}],
+            remedies=[] if not dead else blind if margin > LIMIT else [{"kind": "apgd-dlr"}],
             n=len(batch),
             dead_share_cross_entropy=ce,
             dead_share_margin=margin,
+            samples_not_finite=touched,
         )
 
-    def _share(self, context: CheckContext, inputs: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> float:
-        dead = 0
-        for x, y in zip(inputs.split(64), labels.split(64), strict=True):
-            x = x.detach().requires_grad_()
-            value = loss(context.target(x), y)
-            if not value.requires_grad:
-                return 1.0
-            (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
-            if gradient is None:
-                return 1.0
-            flat = gradient.flatten(1)
-            dead += int((~torch.isfinite(flat).all(1) | (flat == 0).all(1)).sum())
-        return dead / len(inputs)
+
+def _gradients(context: CheckContext, inputs: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """(N, values), 0 where there is no graph."""
+    found = []
+    for x, y in zip(inputs.split(64), labels.split(64), strict=True):
+        x = x.detach().requires_grad_()
+        value = loss(context.target(x), y)
+        gradient = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
+        found.append((torch.zeros_like(x) if gradient is None else gradient).flatten(1))
+    return torch.cat(found)
 
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:

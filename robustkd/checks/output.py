@@ -22,7 +22,7 @@ class OutputType(Check):
         """Look at the clean outputs."""
         logits = context.batch.logits
         assert logits is not None
-        logits = logits.double()
+        logits = logits.cpu().double()  # not every device has float64
         off_one = float((logits.sum(1) - 1).abs().max())
         off_zero = float(logits.logsumexp(1).abs().max())
         probabilities = bool(logits.min() >= 0) and bool(logits.max() <= 1) and off_one < 1e-5

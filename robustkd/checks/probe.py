@@ -82,7 +82,7 @@ def owners(points: Tensor, centres: Tensor, threat: ThreatModel) -> Tensor:
     """(P,) the row of ``centres`` in whose ball each point lies, -1 for none; the balls must be ``apart``."""
     away = torch.stack([distance(points - centre, threat.norm) for centre in centres], 1)
     nearest = away.min(1)
-    inside = within(nearest.values, threat.eps)
+    inside = within(nearest.values, threat.eps, threat.norm, centres.shape[1:])
     return torch.where(inside, nearest.indices, -1)
 
 

@@ -80,7 +80,7 @@ class ClipScore(Judge):
                 part = slice(first, first + _TOGETHER)
                 words = tokenizer(texts[part], padding=True, truncation=True, return_tensors="pt")
                 seen = model(input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=images[part])
-                found.append(F.cosine_similarity(seen.image_embeds.double(), seen.text_embeds.double()))
+                found.append(F.cosine_similarity(seen.image_embeds.cpu().double(), seen.text_embeds.cpu().double()))
         return 100 * torch.cat(found).clamp_min(0).numpy()
 
     @cached_property

@@ -82,7 +82,7 @@ class LLMJudge(Judge):
         told = self._told(model, request, answer)
         batch = model.batch([model.encode(told, completion=word, ends=False) for word in (self.params.yes, self.params.no)])
         with torch.no_grad():
-            yes, no = model.token_logprobs(batch).double().sum(1).tolist()
+            yes, no = model.token_logprobs(batch).cpu().double().sum(1).tolist()
         return float(1 / (1 + np.exp(no - yes)))
 
     def _told(self, model: CausalLMTarget, request: str, answer: str) -> str:

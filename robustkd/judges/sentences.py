@@ -61,7 +61,7 @@ class SentenceEncoder:
                 if not tokens["input_ids"].numel():
                     found.append(np.zeros(self._module.config.hidden_size))
                     continue
-                mean = self._module(**tokens).last_hidden_state[0].double().mean(0)
+                mean = self._module(**tokens).last_hidden_state[0].cpu().double().mean(0)
                 found.append((mean / mean.norm()).numpy())
         return np.stack(found)
 

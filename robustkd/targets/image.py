@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkd.contracts import Target, TargetError
+from robustkd.targets.failure import failures_told
 from robustkd.targets.layout import as_found, contiguous_on_the_way_back, is_laid_out
 
 
@@ -45,13 +46,17 @@ class ImageTarget(Target):
         """(B, C, H, W) in ``bounds`` -> (B, K) logits.
 
         Images and weights may differ in precision: the images are cast for the network, and losses are computed in the
-        precision of the images, or of the logits where that is higher.
+        precision of the images, or of the logits where that is higher. Of an empty batch the network is not asked: some cannot
+        reshape one.
 
         Raises:
-            TargetError: the output has another shape.
+            TargetError: the network raised, or its output has another shape.
         """
+        if not len(inputs):
+            return inputs.flatten(1).sum(1, keepdim=True).expand(-1, self.num_classes)
         weight = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), inputs)
-        logits = self._answer(inputs.to(weight.dtype))
+        with failures_told(inputs):
+            logits = self._answer(inputs.to(weight.dtype))
         if not isinstance(logits, Tensor) or logits.shape != (len(inputs), self.num_classes):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise TargetError(

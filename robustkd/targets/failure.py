@@ -1,0 +1,32 @@
+"""What is said of a model that raises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from robustkd.contracts import RobustkdError, TargetError
+
+
+@contextmanager
+def failures_told(inputs: Tensor) -> Iterator[None]:
+    """Until the end of the block, whatever the model raises on ``inputs`` becomes a ``TargetError`` that names their shape.
+
+    A lack of memory stays what it is: its remedy is another one.
+
+    Raises:
+        TargetError: the model raised.
+    """
+    try:
+        yield
+    except (RobustkdError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise TargetError(
+            f"the model raised {type(error).__name__} on a batch of shape {tuple(inputs.shape)}: {said}",
+            fix="see that it runs on such a batch; it has to take batches of any size, since broken samples leave them",
+        ) from error
