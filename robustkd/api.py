@@ -7,6 +7,7 @@ doubts = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from robustkd.contracts import (
     Batch,
     CheckContext,
     Finding,
+    Params,
     Target,
     TargetError,
     ThreatModel,
@@ -33,6 +35,7 @@ from robustkd.contracts.check import Level, Verdict
 from robustkd.contracts.target import Precision
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.judging import Outcome
 from robustkd.scoring.remedy import Remedy
@@ -109,8 +112,9 @@ class EvaluationReport:
         if self.remedy:
             steps = ", ".join(f"{name} {left:.1%}" for name, left in self.remedy.steps.items())
             lines.append(f"with remedy     {self.remedy.robust_accuracy:6.1%}   ({steps or 'none could be used'})")
-        lines += [f"  {name:<20} {report.robust_accuracy:6.1%}" for name, report in self.attacks.items()]
-        return "\n".join([*lines, *(f"  {name:<20} {why}" for name, why in self.failed.items())])
+        width = max(20, *map(len, [*self.attacks, *self.failed]))
+        lines += [f"  {name:<{width}} {report.robust_accuracy:6.1%}" for name, report in self.attacks.items()]
+        return "\n".join([*lines, *(f"  {name:<{width}} {why}" for name, why in self.failed.items())])
 
 
 def attack(
@@ -186,7 +190,8 @@ def evaluate(
 
     Args:
         model, x, y, norm, eps, seed, batch_size, precision, models, fit_data: as for ``attack``.
-        attacks: names, mappings of ``kind`` and parameters, or attacks of one's own.
+        attacks: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its name and
+            the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike (`` #2``).
     """
     target, batch, threat = _asked(model, x, y, norm, eps, batch_size)
     used = {label: _holding(plugin, models, x) for label, plugin in _named(attacks).items()}
@@ -280,7 +285,12 @@ def _asked(
 
 
 def _named(attacks: Sequence[AttackLike]) -> dict[str, Attack]:
-    used = {_label(spec): _plugin(spec) for spec in attacks}
+    """The attacks by labels, all different: those that read alike are numbered."""
+    used: dict[str, Attack] = {}
+    for spec in attacks:
+        label = _label(spec)
+        numbered = (f"{label} #{number}" for number in itertools.count(2))
+        used[next(name for name in (label, *itertools.islice(numbered, len(used))) if name not in used)] = _plugin(spec)
     if not used:
         raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
     return used
@@ -294,12 +304,34 @@ def _plugin(spec: AttackLike) -> Attack:
 
 
 def _label(spec: AttackLike) -> str:
-    if isinstance(spec, Attack):
-        return getattr(spec, "name", type(spec).__name__)
+    """The attack's name, with the parameters that a mapping names or that differ from an object's defaults."""
     if isinstance(spec, str):
         return spec
-    rest = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "kind")
-    return f"{spec.get('kind', '')}({rest})" if rest else str(spec.get("kind", ""))
+    if isinstance(spec, Attack):
+        return _written(plugins.name_of("attacks", spec), _changed(spec.params))
+    return _written(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
+
+
+def _written(kind: str, params: Mapping[str, Any]) -> str:
+    listed = ", ".join(f"{key}={_value(value)}" for key, value in params.items())
+    return f"{kind}({listed})" if listed else kind
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, PluginSpec):
+        return _written(value.kind, _changed(value.params))
+    return f"[{', '.join(_value(item) for item in value)}]" if isinstance(value, list | tuple) else str(value)
+
+
+def _changed(params: Any) -> dict[str, Any]:
+    """The parameters that differ from their defaults; none of an attack that holds its parameters in some other way."""
+    if not isinstance(params, Params):
+        return {}
+    fields = {name: field for name, field in type(params).model_fields.items() if name in params.model_fields_set}
+    values = {name: getattr(params, name) for name in fields}
+    return {
+        name: values[name] for name, field in fields.items() if values[name] != field.get_default(call_default_factory=True)
+    }
 
 
 def _holding(attack: Attack, models: Mapping[str, nn.Module | Target] | None, x: Any) -> Attack:
