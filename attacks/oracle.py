@@ -87,12 +87,13 @@ class Oracle:
             with torch.autocast(x.device.type, torch.bfloat16) if reduced else nullcontext():
                 logits = self.target(x)
             values = objective(finite(logits), rows)
+            total = values.sum()
         if not values.requires_grad:
             raise TargetError(
                 "the model's output has no gradient with respect to its input",
                 fix="use a black-box attack, or give the non-differentiable stage a backward pass (BPDA)",
             )
-        (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+        (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
         self._count(rows, 1, 1)
         if gradient is None:
             gradient = torch.zeros_like(x)

@@ -42,7 +42,7 @@ from robustkd.contracts.target import Precision
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation import SHARD, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.prompting import evaluate_prompt_attack, prepare
-from robustkd.targets import fingerprint, load_target, save_target, untouched
+from robustkd.targets import fingerprint, load_target, recording_gradients, save_target, untouched
 
 _Holder = TypeVar("_Holder", Attack, Analysis)
 Report = Callable[[Cell, int, Mapping[str, float]], None]
@@ -97,6 +97,7 @@ class Worker:
             self._data = load_splits(block.name, block.params, block.split)
         return self._data
 
+    @recording_gradients()
     def run(self, cell: Cell) -> None:
         """Do a cell whose needs are in the store, and write it there."""
         torch.manual_seed(cell.seed)

@@ -40,7 +40,7 @@ from robustkd.scoring.intervals import wilson
 from robustkd.scoring.judging import Outcome
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.verdict import verdict
-from robustkd.targets import ClassifierTarget, frozen, untouched
+from robustkd.targets import ClassifierTarget, frozen, recording_gradients, untouched
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
@@ -117,6 +117,7 @@ class EvaluationReport:
         return "\n".join([*lines, *(f"  {name:<{width}} {why}" for name, why in self.failed.items())])
 
 
+@recording_gradients()
 def attack(
     name: str | Attack,
     model: nn.Module | Target,
@@ -172,6 +173,7 @@ def attack(
     return AttackReport(found.adversarial, found.outcome)
 
 
+@recording_gradients()
 def evaluate(
     model: nn.Module | Target,
     x: Tensor | np.ndarray,
@@ -206,6 +208,7 @@ def evaluate(
         return _checked(target, batch, threat, used, found, {}, "standard", None, seed, batch_size)
 
 
+@recording_gradients()
 def audit(
     model: nn.Module | Target,
     x: Tensor | np.ndarray,

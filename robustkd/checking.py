@@ -16,7 +16,7 @@ from robustkd.contracts import Batch, Check, CheckContext, Finding, Modality, Ro
 from robustkd.contracts.check import Level
 from robustkd.evaluation import BATCH_SIZE, evaluate_attack
 from robustkd.scoring.remedy import Remedy
-from robustkd.targets import untouched
+from robustkd.targets import recording_gradients, untouched
 
 
 def check_names(level: Level, modality: Modality = "images") -> list[str]:
@@ -65,6 +65,7 @@ class CountedTarget(WrappedTarget):
         return logits
 
 
+@recording_gradients()
 def run_checks(context: CheckContext, checks: Sequence[Check]) -> list[Finding]:
     """Every check's finding, with its passes counted. The target is left as it was found, and torch's generator too.
 
@@ -74,7 +75,7 @@ def run_checks(context: CheckContext, checks: Sequence[Check]) -> list[Finding]:
     findings, broken = [], {}
     for check in checks:
         counted = CountedTarget(context.target)
-        with _reproducible(context), untouched(context.target.module), torch.enable_grad():
+        with _reproducible(context), untouched(context.target.module):
             try:
                 finding = check.run(replace(context, target=counted))
             except Exception as error:  # a plug-in's own, or the target's under examination
@@ -91,6 +92,7 @@ def run_checks(context: CheckContext, checks: Sequence[Check]) -> list[Finding]:
     ]
 
 
+@recording_gradients()
 def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_size: int = BATCH_SIZE) -> Remedy | None:
     """The attacks that fired findings name, each on the samples that still stand; None when no finding names one.
 

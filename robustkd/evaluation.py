@@ -28,6 +28,7 @@ from robustkd.contracts import (
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Precision
 from robustkd.scoring.judging import Outcome, judge
+from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
 
 BATCH_SIZE = 256
@@ -125,6 +126,9 @@ def make_batch(
     """
     inputs = torch.as_tensor(images)
     classes = torch.as_tensor(labels)
+    inputs, classes, goals, eps = (
+        tensor.clone() if tensor is not None and tensor.is_inference() else tensor for tensor in (inputs, classes, goals, eps)
+    )
     if inputs.dtype in (torch.float16, torch.bfloat16):
         inputs = inputs.float()  # too coarse to measure a distance in; the network is given images in its own type
     if not inputs.is_floating_point():
@@ -174,6 +178,7 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
     return replace(batch, logits=logits)
 
 
+@recording_gradients()
 def evaluate_attack(
     target: Target,
     attack: Attack,

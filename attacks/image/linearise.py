@@ -25,10 +25,10 @@ def slopes(
     with torch.enable_grad():
         logits = oracle.target(x)
         values = objectives(finite(logits), rows)
-    columns = values.unbind(1)
-    gradients = [torch.autograd.grad(column.sum(), x, retain_graph=column is not columns[-1])[0] for column in columns]
+        sums = values.sum(0).unbind()
+    gradients = [torch.autograd.grad(total, x, retain_graph=total is not sums[-1])[0] for total in sums]
     oracle.forwards[rows] += 1
-    oracle.backwards[rows] += len(columns)
+    oracle.backwards[rows] += len(sums)
     return logits.detach(), values.detach(), torch.stack(gradients, 1)
 
 
