@@ -361,7 +361,12 @@ def _target(model: nn.Module | Target, x: Any) -> Target:
 def _classes(model: nn.Module, probe: Tensor) -> int:
     target = ClassifierTarget(model, num_classes=0, input_shape=probe.shape[1:])
     with frozen(target.module), torch.no_grad():
-        output = model(probe)
+        try:
+            output = model(probe)
+        except Exception as error:
+            raise TargetError(
+                f"the model raised {type(error).__name__} on one image: {error}", fix="see that it runs on such an image"
+            ) from error
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UsageError(f"the model returned {shape} for one image", fix="a classifier returns (N, K) logits")

@@ -54,7 +54,7 @@ def command(
     from robustkd.data import SplitParams, load_splits
 
     splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
-    target = loaded_model(model, weights, splits.input_shape, splits.num_classes).to(device_named(device))
+    target = loaded_model(model, weights).to(device_named(device))
     report = api.audit(
         target,
         splits.test.unit(),
