@@ -52,8 +52,11 @@ def reasons(plan: Plan, store: Store, finished: Collection[str]) -> list[str]:
     there = [cell for cell in todo.values() if cell.id not in store.damaged and store.get(cell.id)]
     if stale := [cell for cell in there if cell.kind != "checks"]:
         found.append(_counted("made with a target that has been trained again since, and came out different", len(stale)))
-    if len(there) > len(stale):
-        found.append(_counted("checks that were made before an attack was finished", len(there) - len(stale)))
+    entries = [entry for cell in there if cell.kind == "checks" and (entry := store.get(cell.id))]
+    if unrun := [entry for entry in entries if entry.meta.get("not run")]:
+        found.append(_counted("checks that could not all be run", len(unrun)))
+    if len(entries) > len(unrun):
+        found.append(_counted("checks that were made before an attack was finished", len(entries) - len(unrun)))
     last = remembered(store.folder)
     before: dict[Place, tuple[str, Identity]] = {}
     for where in map(place, todo.values()):

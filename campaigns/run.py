@@ -102,7 +102,7 @@ def run(
             before = driver.begun
             engine.run(job, Schedule(distinct.values(), finished, _seconds(plan, store, finished, engine)), driver)
             # A target that had to be trained again and came out different makes finished cells stale: hence the loop.
-            finished = finished_cells(plan, store, driver.failures)
+            finished = finished_cells(plan, store, driver.failures, driver.done)
             if driver.begun == before:  # there is time, but for none of the cells that are left
                 break
         store.tidy(finished)  # children that were stopped in the midst of writing
@@ -126,8 +126,10 @@ def _seconds(plan: Plan, store: Store, finished: Collection[str], engine: Engine
     return {id_: one.seconds for id_, one in found.items() if one.seconds and one.seconds <= 3600 * engine.limits.max_hours}
 
 
-def finished_cells(plan: Plan, store: Store, failed: Collection[str] = ()) -> set[str]:
+def finished_cells(plan: Plan, store: Store, failed: Collection[str] = (), tried: Collection[str] = ()) -> set[str]:
     """Ids of the cells that need not be run. The checks are finished when the attacks that they speak about are, or have ``failed``.
+
+    Checks of which one could not be run, for a reason that may have passed, are not finished, unless they have been ``tried``.
 
     A cell that stands on targets which have since been trained anew, and came out different, is not among them (STORE.md).
     """
@@ -140,6 +142,8 @@ def finished_cells(plan: Plan, store: Store, failed: Collection[str] = ()) -> se
         if any(fingerprints.get(target, seen) != seen for target, seen in entry.meta.get("targets", {}).items()):
             continue
         if cell.kind == "checks" and any(need not in failed for need in _unseen(cell, entry, done)):
+            continue
+        if entry.meta.get("not run") and cell.id not in tried:
             continue
         if cell.kind == "train":
             fingerprints[cell.id] = entry.meta["fingerprint"]
@@ -166,6 +170,7 @@ class _Driver:
     observers: Sequence[Observer]
     failures: dict[str, Failure] = field(default_factory=dict)
     begun: int = 0
+    done: set[str] = field(default_factory=set)
 
     def started(self, cell: Cell) -> None:
         self.begun += 1
@@ -177,6 +182,7 @@ class _Driver:
             observer.progressed(cell, epoch, metrics)
 
     def succeeded(self, cell: Cell) -> None:
+        self.done.add(cell.id)
         result = None
         if cell.kind == "attack" and (entry := self.store.get(cell.id)):
             result = attack_result(self.plan, cell, entry, samples.read(entry))

@@ -217,6 +217,8 @@ class Worker:
         findings = run_checks(context, self._campaign.checks)
         remedy = run_remedies(context, findings)
         meta["seen"] = sorted(evidence)
+        if unrun := [finding.name for finding in findings if finding.again]:
+            meta["not run"] = unrun
         meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, **_spent(time.perf_counter() - started)}
         with self._store.write(cell.id, meta) as folder:
             found = {"findings": [asdict(finding) for finding in findings], "remedy": asdict(remedy) if remedy else None}

@@ -25,6 +25,7 @@ from robustkd.contracts import (
     Batch,
     CheckContext,
     Finding,
+    GenerativeTarget,
     Params,
     Target,
     TargetError,
@@ -40,7 +41,7 @@ from robustkd.scoring.intervals import wilson
 from robustkd.scoring.judging import Outcome
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.verdict import verdict
-from robustkd.targets import ClassifierTarget, frozen, recording_gradients, untouched
+from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
@@ -104,11 +105,14 @@ class EvaluationReport:
     def __str__(self) -> str:
         low, high = self.interval
         fired = ", ".join(finding.name for finding in self.findings if finding.fired)
+        unrun = [finding.name for finding in self.findings if finding.outcome == "not run"]
         number = "no number" if self.robust_accuracy is None else f"{self.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]"
         lines = [
             f"clean accuracy  {self.clean_accuracy:6.1%}   n = {len(self.standing)}",
             f"robust accuracy {number}   {self.verdict}" + (f" ({fired})" if fired else ""),
         ]
+        if unrun:
+            lines.append(f"checks not run  {', '.join(unrun)}")
         if self.remedy:
             steps = ", ".join(f"{name} {left:.1%}" for name, left in self.remedy.steps.items())
             lines.append(f"with remedy     {self.remedy.robust_accuracy:6.1%}   ({steps or 'none could be used'})")
@@ -145,7 +149,7 @@ def attack(
         norm, eps: the budget, in pixel units; eps may be (N,), one for each sample. A minimum-norm attack is judged against it.
         goals: (N,) classes to reach, for a targeted attack.
         seed: seeds each sample's own random stream.
-        batch_size: samples attacked at once; no result depends on it.
+        batch_size: the most samples that the model is called with at once, by attacks and checks; no result depends on it.
         precision: ``bf16`` takes the gradients of robustkd's own fixed-budget attacks, but not of ``autoattack``, in bfloat16, for
             devices that are faster in it. Every success is looked at again in the model's own precision.
         models: other models, by the names that the attack's parameters give them (``transfer``).
@@ -158,8 +162,8 @@ def attack(
     """
     if isinstance(name, Attack) and params:
         raise UsageError(f"{', '.join(params)}: an attack of one's own has its parameters already")
-    plugin = _holding(_plugin(name if isinstance(name, Attack) else {"kind": name, **params}), models, x)
-    target = _target(model, x)
+    plugin = _holding(_plugin(name if isinstance(name, Attack) else {"kind": name, **params}), models, x, batch_size)
+    target = _target(model, x, batch_size)
     with frozen(target.module):
         each = eps if isinstance(eps, Tensor) and eps.ndim else None
         batch = _batch(target, x, y, goals, batch_size, each)
@@ -196,7 +200,7 @@ def evaluate(
             the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike (`` #2``).
     """
     target, batch, threat = _asked(model, x, y, norm, eps, batch_size)
-    used = {label: _holding(plugin, models, x) for label, plugin in _named(attacks).items()}
+    used = {label: _holding(plugin, models, x, batch_size) for label, plugin in _named(attacks).items()}
     data = _arrays(fit_data)
     with frozen(target.module):
         found = {
@@ -282,7 +286,7 @@ def _checked(
 def _asked(
     model: nn.Module | Target, x: Any, y: Any, norm: Norm, eps: float, batch_size: int
 ) -> tuple[Target, Batch, ThreatModel]:
-    target = _target(model, x)
+    target = _target(model, x, batch_size)
     with frozen(target.module):
         return target, _batch(target, x, y, None, batch_size), ThreatModel(norm, eps)
 
@@ -337,17 +341,24 @@ def _changed(params: Any) -> dict[str, Any]:
     }
 
 
-def _holding(attack: Attack, models: Mapping[str, nn.Module | Target] | None, x: Any) -> Attack:
-    return attack.with_targets({name: _target(model, x) for name, model in models.items()}) if models else attack
+def _holding(attack: Attack, models: Mapping[str, nn.Module | Target] | None, x: Any, batch_size: int) -> Attack:
+    if not models:
+        return attack
+    return attack.with_targets({name: _target(model, x, batch_size) for name, model in models.items()})
 
 
 def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
     return None if data is None else Arrays(*(torch.as_tensor(part).cpu().numpy() for part in data))
 
 
-def _target(model: nn.Module | Target, x: Any) -> Target:
-    if isinstance(model, Target):
+def _target(model: nn.Module | Target, x: Any, batch_size: int) -> Target:
+    """The model as a target, which no attack or check calls with more than ``batch_size`` samples."""
+    if isinstance(model, GenerativeTarget):  # an attack's helper: it draws or writes, and is asked for more than logits
         return model
+    return SplitTarget(model if isinstance(model, Target) else _classifier(model, x), batch_size)
+
+
+def _classifier(model: nn.Module, x: Any) -> Target:
     if not isinstance(model, nn.Module):
         raise UsageError(f"the model is a {type(model).__name__}", fix="pass a torch.nn.Module or a robustkd Target")
     shape = tuple(x.shape[1:])

@@ -69,27 +69,18 @@ class CountedTarget(WrappedTarget):
 def run_checks(context: CheckContext, checks: Sequence[Check]) -> list[Finding]:
     """Every check's finding, with its passes counted. The target is left as it was found, and torch's generator too.
 
-    A check that raises takes no other one down. It becomes a warning, unless a severe finding says already why the target cannot
-    be examined (one without gradients, say).
+    A check that raises takes no other one down: its finding says that it was not run, and why.
     """
-    findings, broken = [], {}
+    findings = []
     for check in checks:
         counted = CountedTarget(context.target)
         with _reproducible(context), untouched(context.target.module):
             try:
                 finding = check.run(replace(context, target=counted))
             except Exception as error:  # a plug-in's own, or the target's under examination
-                finding = check.not_applicable(f"it could not be run: {type(error).__name__}: {error}")
-                broken[check.name] = finding.evidence["reason"]
+                finding = check.not_run(error)
         findings.append(replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards))
-    if any(finding.fired and finding.severity == "severe" for finding in findings):
-        return findings
-    return [
-        replace(finding, severity="warning", fired=True, applicable=True, evidence={"explanation": broken[finding.name]})
-        if finding.name in broken
-        else finding
-        for finding in findings
-    ]
+    return findings
 
 
 @recording_gradients()

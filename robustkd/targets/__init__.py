@@ -8,6 +8,7 @@ from robustkd.targets.files import fingerprint, load_target, save_target
 from robustkd.targets.frozen import frozen, recording_gradients, untouched
 from robustkd.targets.image import ImageTarget
 from robustkd.targets.pipeline import PipelineTarget, TransformSpec
+from robustkd.targets.split import SplitTarget
 from robustkd.targets.surrogate import backward_surrogates, declared_surrogates
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "EnsembleTarget",
     "ImageTarget",
     "PipelineTarget",
+    "SplitTarget",
     "TokenBatch",
     "Tokens",
     "TransformSpec",
