@@ -126,9 +126,8 @@ def make_batch(
     """
     inputs = torch.as_tensor(images)
     classes = torch.as_tensor(labels)
-    inputs, classes, goals, eps = (
-        tensor.clone() if tensor is not None and tensor.is_inference() else tensor for tensor in (inputs, classes, goals, eps)
-    )
+    inputs, classes = _ordinary(inputs), _ordinary(classes)
+    goals, eps = goals if goals is None else _ordinary(goals), eps if eps is None else _ordinary(eps)
     if inputs.dtype in (torch.float16, torch.bfloat16):
         inputs = inputs.float()  # too coarse to measure a distance in; the network is given images in its own type
     if not inputs.is_floating_point():
@@ -149,6 +148,11 @@ def make_batch(
         if eps.shape != classes.shape or not bool((eps >= 0).all()):
             raise DataError(f"budgets of shape {tuple(eps.shape)} for {len(inputs)} images", fix="one eps >= 0 per image")
     return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=goals, eps=eps).to(device)
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy through which gradients can be taken, of one that was made inside ``torch.inference_mode``."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE) -> Batch:
