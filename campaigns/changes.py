@@ -59,8 +59,11 @@ def reasons(plan: Plan, store: Store, finished: Collection[str]) -> list[str]:
         found.append(
             _counted(f"{whose}: made with a target that was trained or built again, and came out different", len(stale))
         )
-    if checks := len(there) - len(stale) - len(rebuilt):
-        found.append(_counted("checks of attacks that were not finished, or that are done again", checks))
+    entries = [entry for cell in there if cell.kind == "checks" and (entry := store.get(cell.id))]
+    if unrun := [entry for entry in entries if entry.meta.get("not run")]:
+        found.append(_counted("checks that could not all be run", len(unrun)))
+    if len(entries) > len(unrun):
+        found.append(_counted("checks of attacks that were not finished, or that are done again", len(entries) - len(unrun)))
     last = remembered(store.folder)
     before: dict[Place, tuple[str, Identity]] = {}
     for where in map(place, todo.values()):

@@ -34,16 +34,17 @@ def valid_cells(plan: Plan, store: Store, failed: Collection[str] = ()) -> set[s
     return valid
 
 
-def finished_cells(plan: Plan, store: Store, failed: Collection[str] = ()) -> set[str]:
+def finished_cells(plan: Plan, store: Store, failed: Collection[str] = (), tried: Collection[str] = ()) -> set[str]:
     """Return the ids of the cells that need not be run.
 
-    These are the valid ones, but for checks of which an attack is missing that has not ``failed``, and for attacks whose
-    perturbations are damaged while checks that look at them have to be made.
+    These are the valid ones, but for checks of which an attack is missing that has not ``failed``, for those of which one could not
+    be run, for a reason that may have passed, unless they have been ``tried``, and for attacks whose perturbations are damaged while
+    checks that look at them have to be made.
     """
     done = valid_cells(plan, store, failed)
     for cell in plan.of("checks"):
         entry = store.get(cell.id)
-        if entry and not _unseen(cell, entry, done).issubset(failed):
+        if entry and (not _unseen(cell, entry, done).issubset(failed) or (entry.meta.get("not run") and cell.id not in tried)):
             done.discard(cell.id)
         if cell.id not in done:  # it will look at the perturbations, which are verified only when somebody does
             done -= {need for need in cell.needs[1:] if need in done and store.verify(need)}

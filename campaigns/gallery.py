@@ -12,6 +12,7 @@ from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.store import Entry, Store
 from robustkd.contracts import StoreError, Transcript
+from robustkd.report.formatting import class_name
 from robustkd.report.gallery import AT_MOST, GalleryItem
 from robustkd.report.transcripts import PromptItem
 from robustkd.scoring.judging import Outcome
@@ -49,9 +50,9 @@ def _broken_images(plan: Plan, cell: Cell, entry: Entry, outcome: Outcome, count
             seed=cell.seed,
             clean=clean.select(rows[i : i + 1]).unit()[0],
             adversarial=perturbed[row],
-            label=classes[outcome.label[row]],
-            before=classes[outcome.before[row]],
-            after=classes[outcome.after[row]],
+            label=class_name(classes, int(outcome.label[row])),
+            before=class_name(classes, int(outcome.before[row])),
+            after=class_name(classes, int(outcome.after[row])),
             distance=float(outcome.distance[row]),
             norm=plan.campaign.attacks[cell.attack or ""].threat.norm,
         )
@@ -70,7 +71,7 @@ def _requests(plan: Plan, cell: Cell, entry: Entry, outcome: Outcome, count: int
             defense=cell.defense,
             attack=cell.attack or "",
             seed=cell.seed,
-            label=plan.data.classes[outcome.label[row]],
+            label=class_name(plan.data.classes, int(outcome.label[row])),
             request=said[row].request,
             prompt=said[row].prompt,
             output=said[row].output,

@@ -173,7 +173,7 @@ class _Driver:
 
     def finished(self) -> set[str]:
         """Ids of the cells that need not be run any more; a target that is built anew in each run needs it once."""
-        return finished_cells(self.plan, self.store, self.failures) - (rebuilt_cells(self.plan) - self.done)
+        return finished_cells(self.plan, self.store, self.failures, self.done) - (rebuilt_cells(self.plan) - self.done)
 
     def block(self) -> None:
         """Note that cells which are in the store cannot be believed where what they stand on failed in this run."""

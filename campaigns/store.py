@@ -235,7 +235,7 @@ class Store:
         """A folder to fill; on leaving the block it becomes the cell, on an exception nothing does.
 
         ``meta`` may be added to inside the block. Where another process has written the same cell meanwhile, from the same
-        targets, attacks and code, that one stays: a reader never finds it missing.
+        targets, attacks and code, that one stays: a reader never finds it missing. (Not so where it lacks a check.)
 
         Raises:
             StoreError: the disk is full or not writable.
@@ -268,11 +268,14 @@ class Store:
             present = self.get(cell_id)
             if (
                 present
+                and "not run" not in present.meta
                 and all(present.meta.get(key) == meta.get(key) for key in ("targets", "seen", "built"))
                 and not self.verify(cell_id)
             ):
                 return
-            if final.exists():  # damaged, or made from a target that has been trained anew since
+            if (
+                final.exists()
+            ):  # damaged, made from a target that has been trained anew since, or checks that could not all be run
                 replaced = draft.with_suffix(".replaced")
                 with suppress(FileNotFoundError):
                     final.rename(replaced)

@@ -46,7 +46,7 @@ from robustkd.data import Splits, load_splits
 from robustkd.evaluation import SHARD, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.prompting import evaluate_prompt_attack, prepare
 from robustkd.sources import files_read
-from robustkd.targets import load_target, save_target, untouched
+from robustkd.targets import load_target, recording_gradients, save_target, untouched
 from robustkd.targets.files import fingerprint, fingerprint_of_built
 
 _Holder = TypeVar("_Holder", Attack, Analysis)
@@ -103,6 +103,7 @@ class Worker:
             self._data = load_splits(block.name, block.params, block.split)
         return self._data
 
+    @recording_gradients()
     def run(self, cell: Cell) -> None:
         """Do a cell whose needs are in the store, and write it there.
 
@@ -237,6 +238,8 @@ class Worker:
         findings = run_checks(context, self._campaign.checks)
         remedy = run_remedies(context, findings)
         meta["seen"] = sorted(evidence)
+        if unrun := [finding.name for finding in findings if finding.again]:
+            meta["not run"] = unrun
         meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, **_spent(time.perf_counter() - started)}
         with self._store.write(cell.id, meta) as folder:
             found = {"findings": [asdict(finding) for finding in findings], "remedy": asdict(remedy) if remedy else None}

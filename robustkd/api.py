@@ -7,6 +7,7 @@ doubts = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ from robustkd.contracts import (
     Batch,
     CheckContext,
     Finding,
+    GenerativeTarget,
+    Params,
     Target,
     TargetError,
     ThreatModel,
@@ -33,11 +36,12 @@ from robustkd.contracts.check import Level, Verdict
 from robustkd.contracts.target import Precision
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.judging import Outcome
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.verdict import verdict
-from robustkd.targets import ClassifierTarget, frozen, untouched
+from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 from robustkd.targets.failure import failures_told
 
 AttackLike = str | Mapping[str, Any] | Attack
@@ -102,18 +106,23 @@ class EvaluationReport:
     def __str__(self) -> str:
         low, high = self.interval
         fired = ", ".join(finding.name for finding in self.findings if finding.fired)
+        unrun = [finding.name for finding in self.findings if finding.outcome == "not run"]
         number = "no number" if self.robust_accuracy is None else f"{self.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]"
         lines = [
             f"clean accuracy  {self.clean_accuracy:6.1%}   n = {len(self.standing)}",
             f"robust accuracy {number}   {self.verdict}" + (f" ({fired})" if fired else ""),
         ]
+        if unrun:
+            lines.append(f"checks not run  {', '.join(unrun)}")
         if self.remedy:
             steps = ", ".join(f"{name} {left:.1%}" for name, left in self.remedy.steps.items())
             lines.append(f"with remedy     {self.remedy.robust_accuracy:6.1%}   ({steps or 'none could be used'})")
-        lines += [f"  {name:<20} {report.robust_accuracy:6.1%}" for name, report in self.attacks.items()]
-        return "\n".join([*lines, *(f"  {name:<20} {why}" for name, why in self.failed.items())])
+        width = max(20, *map(len, [*self.attacks, *self.failed]))
+        lines += [f"  {name:<{width}} {report.robust_accuracy:6.1%}" for name, report in self.attacks.items()]
+        return "\n".join([*lines, *(f"  {name:<{width}} {why}" for name, why in self.failed.items())])
 
 
+@recording_gradients()
 def attack(
     name: str | Attack,
     model: nn.Module | Target,
@@ -141,7 +150,7 @@ def attack(
         norm, eps: the budget, in pixel units; eps may be (N,), one for each sample. A minimum-norm attack is judged against it.
         goals: (N,) classes to reach, for a targeted attack.
         seed: seeds each sample's own random stream.
-        batch_size: samples attacked at once; no result depends on it.
+        batch_size: the most samples that the model is called with at once, by attacks and checks; no result depends on it.
         precision: ``bf16`` takes the gradients of robustkd's own fixed-budget attacks, but not of ``autoattack``, in bfloat16, for
             devices that are faster in it. Every success is looked at again in the model's own precision.
         models: other models, by the names that the attack's parameters give them (``transfer``).
@@ -154,8 +163,8 @@ def attack(
     """
     if isinstance(name, Attack) and params:
         raise UsageError(f"{', '.join(params)}: an attack of one's own has its parameters already")
-    plugin = _holding(_plugin(name if isinstance(name, Attack) else {"kind": name, **params}), models, x)
-    target = _target(model, x)
+    plugin = _holding(_plugin(name if isinstance(name, Attack) else {"kind": name, **params}), models, x, batch_size)
+    target = _target(model, x, batch_size)
     with frozen(target.module):
         each = eps if isinstance(eps, Tensor) and eps.ndim else None
         batch = _batch(target, x, y, goals, batch_size, each)
@@ -169,6 +178,7 @@ def attack(
     return AttackReport(found.adversarial, found.outcome)
 
 
+@recording_gradients()
 def evaluate(
     model: nn.Module | Target,
     x: Tensor | np.ndarray,
@@ -187,10 +197,11 @@ def evaluate(
 
     Args:
         model, x, y, norm, eps, seed, batch_size, precision, models, fit_data: as for ``attack``.
-        attacks: names, mappings of ``kind`` and parameters, or attacks of one's own.
+        attacks: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its name and
+            the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike (`` #2``).
     """
     target, batch, threat = _asked(model, x, y, norm, eps, batch_size)
-    used = {label: _holding(plugin, models, x) for label, plugin in _named(attacks).items()}
+    used = {label: _holding(plugin, models, x, batch_size) for label, plugin in _named(attacks).items()}
     data = _arrays(fit_data)
     with frozen(target.module):
         found = {
@@ -202,6 +213,7 @@ def evaluate(
         return _checked(target, batch, threat, used, found, {}, "standard", None, seed, batch_size)
 
 
+@recording_gradients()
 def audit(
     model: nn.Module | Target,
     x: Tensor | np.ndarray,
@@ -275,13 +287,18 @@ def _checked(
 def _asked(
     model: nn.Module | Target, x: Any, y: Any, norm: Norm, eps: float, batch_size: int
 ) -> tuple[Target, Batch, ThreatModel]:
-    target = _target(model, x)
+    target = _target(model, x, batch_size)
     with frozen(target.module):
         return target, _batch(target, x, y, None, batch_size), ThreatModel(norm, eps)
 
 
 def _named(attacks: Sequence[AttackLike]) -> dict[str, Attack]:
-    used = {_label(spec): _plugin(spec) for spec in attacks}
+    """The attacks by labels, all different: those that read alike are numbered."""
+    used: dict[str, Attack] = {}
+    for spec in attacks:
+        label = _label(spec)
+        numbered = (f"{label} #{number}" for number in itertools.count(2))
+        used[next(name for name in (label, *itertools.islice(numbered, len(used))) if name not in used)] = _plugin(spec)
     if not used:
         raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
     return used
@@ -295,25 +312,54 @@ def _plugin(spec: AttackLike) -> Attack:
 
 
 def _label(spec: AttackLike) -> str:
-    if isinstance(spec, Attack):
-        return getattr(spec, "name", type(spec).__name__)
+    """The attack's name, with the parameters that a mapping names or that differ from an object's defaults."""
     if isinstance(spec, str):
         return spec
-    rest = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "kind")
-    return f"{spec.get('kind', '')}({rest})" if rest else str(spec.get("kind", ""))
+    if isinstance(spec, Attack):
+        return _written(plugins.name_of("attacks", spec), _changed(spec.params))
+    return _written(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
 
 
-def _holding(attack: Attack, models: Mapping[str, nn.Module | Target] | None, x: Any) -> Attack:
-    return attack.with_targets({name: _target(model, x) for name, model in models.items()}) if models else attack
+def _written(kind: str, params: Mapping[str, Any]) -> str:
+    listed = ", ".join(f"{key}={_value(value)}" for key, value in params.items())
+    return f"{kind}({listed})" if listed else kind
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, PluginSpec):
+        return _written(value.kind, _changed(value.params))
+    return f"[{', '.join(_value(item) for item in value)}]" if isinstance(value, list | tuple) else str(value)
+
+
+def _changed(params: Any) -> dict[str, Any]:
+    """The parameters that differ from their defaults; none of an attack that holds its parameters in some other way."""
+    if not isinstance(params, Params):
+        return {}
+    fields = {name: field for name, field in type(params).model_fields.items() if name in params.model_fields_set}
+    values = {name: getattr(params, name) for name in fields}
+    return {
+        name: values[name] for name, field in fields.items() if values[name] != field.get_default(call_default_factory=True)
+    }
+
+
+def _holding(attack: Attack, models: Mapping[str, nn.Module | Target] | None, x: Any, batch_size: int) -> Attack:
+    if not models:
+        return attack
+    return attack.with_targets({name: _target(model, x, batch_size) for name, model in models.items()})
 
 
 def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
     return None if data is None else Arrays(*(torch.as_tensor(part).cpu().numpy() for part in data))
 
 
-def _target(model: nn.Module | Target, x: Any) -> Target:
-    if isinstance(model, Target):
+def _target(model: nn.Module | Target, x: Any, batch_size: int) -> Target:
+    """The model as a target, which no attack or check calls with more than ``batch_size`` samples."""
+    if isinstance(model, GenerativeTarget):  # an attack's helper: it draws or writes, and is asked for more than logits
         return model
+    return SplitTarget(model if isinstance(model, Target) else _classifier(model, x), batch_size)
+
+
+def _classifier(model: nn.Module, x: Any) -> Target:
     if not isinstance(model, nn.Module):
         raise UsageError(f"the model is a {type(model).__name__}", fix="pass a torch.nn.Module or a robustkd Target")
     shape = tuple(x.shape[1:])

@@ -24,7 +24,7 @@ from robustkd import plugins
 from robustkd.contracts import DataError, ThreatModel, UsageError
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation import evaluate_attack, make_batch, with_clean_logits
-from robustkd.targets import ClassifierTarget, frozen
+from robustkd.targets import ClassifierTarget, frozen, recording_gradients
 
 NORMS: dict[str, Norm] = {"Linf": "linf", "L2": "l2", "L1": "l1"}
 _UNKNOWN = -1
@@ -69,6 +69,7 @@ class AutoAttack:
         self.verbose, self.log_path = verbose, log_path
         self.device = torch.device(device) if device is not None else next((p.device for p in model.parameters()), None)
 
+    @recording_gradients()
     def run_standard_evaluation(
         self,
         x_orig: Tensor,

@@ -16,7 +16,7 @@ from robustkd.contracts import Batch, Check, CheckContext, Finding, Modality, Ro
 from robustkd.contracts.check import Level
 from robustkd.evaluation import BATCH_SIZE, evaluate_attack
 from robustkd.scoring.remedy import Remedy
-from robustkd.targets import untouched
+from robustkd.targets import recording_gradients, untouched
 
 
 def check_names(level: Level, modality: Modality = "images") -> list[str]:
@@ -65,32 +65,25 @@ class CountedTarget(WrappedTarget):
         return logits
 
 
+@recording_gradients()
 def run_checks(context: CheckContext, checks: Sequence[Check]) -> list[Finding]:
     """Every check's finding, with its passes counted. The target is left as it was found, and torch's generator too.
 
-    A check that raises takes no other one down. It becomes a warning, unless a severe finding says already why the target cannot
-    be examined (one without gradients, say).
+    A check that raises takes no other one down: its finding says that it was not run, and why.
     """
-    findings, broken = [], {}
+    findings = []
     for check in checks:
         counted = CountedTarget(context.target)
-        with _reproducible(context), untouched(context.target.module), torch.enable_grad():
+        with _reproducible(context), untouched(context.target.module):
             try:
                 finding = check.run(replace(context, target=counted))
             except Exception as error:  # a plug-in's own, or the target's under examination
-                finding = check.not_applicable(f"it could not be run: {type(error).__name__}: {error}")
-                broken[check.name] = finding.evidence["reason"]
+                finding = check.not_run(error)
         findings.append(replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards))
-    if any(finding.fired and finding.severity == "severe" for finding in findings):
-        return findings
-    return [
-        replace(finding, severity="warning", fired=True, applicable=True, evidence={"explanation": broken[finding.name]})
-        if finding.name in broken
-        else finding
-        for finding in findings
-    ]
+    return findings
 
 
+@recording_gradients()
 def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_size: int = BATCH_SIZE) -> Remedy | None:
     """The attacks that fired findings name, each on the samples that still stand; None when no finding names one.
 

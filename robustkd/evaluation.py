@@ -29,6 +29,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Precision
 from robustkd.scoring.judging import Outcome, judge
 from robustkd.targets.failure import failures_told
+from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
 
 BATCH_SIZE = 256
@@ -126,6 +127,8 @@ def make_batch(
     """
     inputs = torch.as_tensor(images)
     classes = torch.as_tensor(labels)
+    inputs, classes = _ordinary(inputs), _ordinary(classes)
+    goals, eps = goals if goals is None else _ordinary(goals), eps if eps is None else _ordinary(eps)
     if inputs.dtype in (torch.float16, torch.bfloat16):
         inputs = inputs.float()  # too coarse to measure a distance in; the network is given images in its own type
     if not inputs.is_floating_point():
@@ -146,6 +149,11 @@ def make_batch(
         if eps.shape != classes.shape or not bool((eps >= 0).all()):
             raise DataError(f"budgets of shape {tuple(eps.shape)} for {len(inputs)} images", fix="one eps >= 0 per image")
     return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=goals, eps=eps).to(device)
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy through which gradients can be taken, of one that was made inside ``torch.inference_mode``."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE) -> Batch:
@@ -172,6 +180,7 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
     return replace(batch, logits=logits)
 
 
+@recording_gradients()
 def evaluate_attack(
     target: Target,
     attack: Attack,

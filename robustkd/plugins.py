@@ -141,6 +141,17 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
         raise UsageError(f"{one_of(group)} '{kind}': {key}: {first['msg']}", fix=fix) from None
 
 
+def name_of(group: Group, plugin: object) -> str:
+    """The name of a plug-in object: what its class is registered as, else a ``name`` of its own, else the class's name.
+
+    It does not depend on what was loaded before: a subclass does not inherit the name that ``load`` gives to a class.
+    """
+    kind = type(plugin)
+    where = f"{kind.__module__}:{kind.__qualname__}"
+    registered = (name for name, point in sorted(_entry_points(group).items()) if point.value == where)
+    return next(registered, None) or {**vars(kind), **vars(plugin)}.get("name") or kind.__name__
+
+
 def modalities(plugin: type[Any]) -> tuple[str, ...]:
     """What a plug-in is for, as its class says: ``images``, ``text``, ``text-to-image``; architectures and transforms are for images."""
     if hasattr(plugin, "modality"):

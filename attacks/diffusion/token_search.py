@@ -132,10 +132,10 @@ class TokenSearch:
         """(B, count, E) float32, of the objective in the embeddings of the tokens."""
         embedded = self.target.embed(self._slots.filled(rows, tokens)).detach().requires_grad_()
         with torch.enable_grad():
-            value = self._objective(rows, embedded, block, draws)
-        # In half precision the gradient of a mean over pixels would vanish on its way back.
-        scale = 1.0 if embedded.dtype == torch.float32 else 2.0**12
-        (gradient,) = torch.autograd.grad(value.sum() * scale, embedded)
+            # In half precision the gradient of a mean over pixels would vanish on its way back.
+            scale = 1.0 if embedded.dtype == torch.float32 else 2.0**12
+            value = self._objective(rows, embedded, block, draws).sum() * scale
+        (gradient,) = torch.autograd.grad(value, embedded)
         at = self._slots.positions[rows].unsqueeze(2).expand(-1, -1, embedded.shape[2])
         return gradient.gather(1, at).float() / scale
 

@@ -115,11 +115,12 @@ def climb(module: nn.Module, value: Value, ball: VectorBall, start: Tensor, how:
             with torch.set_grad_enabled(not last):
                 d = d.detach().requires_grad_(not last)
                 now = value(d)
+                total = now.sum()
             better = now.detach() > highest
             best = torch.where(better.reshape(-1, *[1] * (d.dim() - 1)), d.detach(), best)
             highest = torch.where(better, now.detach().to(highest.dtype), highest)
             if not last:
-                (gradient,) = torch.autograd.grad(now.sum(), d)
+                (gradient,) = torch.autograd.grad(total, d)
                 d = ball.project(d.detach() + how.step(gradient))
     return Highest(best, highest)
 

@@ -15,6 +15,7 @@ from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.schedule import Schedule
 from robustkd.campaigns.worker import Job
 from robustkd.contracts import Params, RobustkdError, UsageError
+from robustkd.contracts.errors import lacks_memory
 
 
 class Listener(Protocol):
@@ -53,23 +54,13 @@ class CellTimeout(CellCrash):
 
 def error_of(error: Exception) -> RobustkdError:
     """What the driver is told of an exception that ended a cell. Whoever wrapped it, a lack of memory is told as such."""
-    if any(_lacks_memory(link) for link in _chain(error)):
+    if lacks_memory(error):
         return CellLost(f"out of memory: {_line(error)}", fix="use fewer workers, a smaller model or smaller data")
     if isinstance(error, RobustkdError):
         return error
     where = traceback.extract_tb(error.__traceback__)[-1]
     text = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
     return CellCrash(text, fix="this is a bug in that plug-in or model, or in robustkd")
-
-
-def _chain(error: BaseException | None) -> Iterable[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _lacks_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, of any device
 
 
 def _line(error: Exception) -> str:

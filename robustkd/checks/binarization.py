@@ -102,9 +102,10 @@ class BinarizationTest(Check):
             )
             inner[0] = centre[0]
             outer = _boundary_point(centre, context.threat, rng.select(many[:1]).fork("boundary"), bounds)
+            points = torch.cat([inner, outer])
             with torch.no_grad(), _Features(head) as features:
-                context.target(torch.cat([inner, outer]))
-            problem = _Problem.told_apart(features.last.cpu().double())
+                context.target(points)
+            problem = _Problem.told_apart(features.of(points).cpu().double())
             if problem is not None:
                 problems.append(problem)
                 solvable.append(row)
@@ -152,17 +153,21 @@ class _Features:
 
     def __init__(self, layer: nn.Module) -> None:
         self._layer = layer
-        self.last = torch.empty(0)
+        self._seen: list[Tensor] = []
 
     def __enter__(self) -> _Features:
         def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self.last = inputs[0]
+            self._seen.append(inputs[0])
 
         self._hook = self._layer.register_forward_pre_hook(keep)
         return self
 
     def __exit__(self, *details: object) -> None:
         self._hook.remove()
+
+    def of(self, points: Tensor) -> Tensor:
+        """(P, F) of the points that went through last; the network may have been called with a part of them at a time."""
+        return torch.cat(self._seen)[-len(points) :]
 
 
 class _Binary(WrappedTarget):
@@ -181,7 +186,7 @@ class _Binary(WrappedTarget):
             self.target(inputs)
         mine = owners(inputs.detach(), self._centres, self._threat).clamp_min(0)
         mine = mine.cpu()  # where the problems are, in float64, which not every device has
-        score = (features.last.cpu().double() * self._weight[mine]).sum(1) - self._threshold[mine]
+        score = (features.of(inputs).cpu().double() * self._weight[mine]).sum(1) - self._threshold[mine]
         return torch.stack([-score, score], 1).to(inputs)
 
 

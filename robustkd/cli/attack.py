@@ -45,7 +45,7 @@ def command(
 
     allowed = budget(eps)
     splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
-    target = loaded_model(reference, weights, splits.input_shape, splits.num_classes).to(device_named(device))
+    target = loaded_model(reference, weights).to(device_named(device))
     report = api.attack(
         name,
         target,

@@ -54,7 +54,7 @@ def command(
     from robustkd.data import SplitParams, load_splits
 
     splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
-    target = loaded_model(model, weights, splits.input_shape, splits.num_classes).to(device_named(device))
+    target = loaded_model(model, weights).to(device_named(device))
     report = api.audit(
         target,
         splits.test.unit(),
@@ -103,14 +103,14 @@ def _print(report: EvaluationReport) -> None:
         table.add_column(name, no_wrap=True)
     table.add_column("passes a sample of the audit", justify="right")
     table.add_column("evidence")
-    for finding in sorted(report.findings, key=lambda item: (not item.fired, not item.applicable)):
-        outcome = "fired" if finding.fired else "quiet" if finding.applicable else "does not apply"
+    order = ("fired", "not run", "quiet", "does not apply")
+    for finding in sorted(report.findings, key=lambda item: order.index(item.outcome)):
         passes = (finding.forward_passes + finding.backward_passes) / len(report.standing)
         told = str(finding.evidence.get("explanation" if finding.fired else "reason") or "")
         if not told:  # an explanation tells of a symptom: where there is none, the numbers speak
             told = ", ".join(f"{name} {number}" for name, number in list(evidence_rows(finding).items())[:4])
         style = colours.get(finding.severity, "") if finding.fired else ""
-        table.add_row(finding.name, finding.severity, Text(outcome, style=style), f"{passes:.1f}", told)
+        table.add_row(finding.name, finding.severity, Text(finding.outcome, style=style), f"{passes:.1f}", told)
         if finding.fired and finding.fix:
             table.add_row("", "", "", "", Text(f"fix: {finding.fix}", style="dim"))
     console().print(table)

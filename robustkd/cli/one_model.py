@@ -49,9 +49,9 @@ def budget(text: str) -> float:
     return float(eps)
 
 
-def loaded_model(reference: str, weights: Path | None, shape: tuple[int, ...], classes: int) -> Any:
-    """A saved target, or the user's code with its weights, as a target."""
-    from robustkd.targets import ClassifierTarget, load_target
+def loaded_model(reference: str, weights: Path | None) -> Any:
+    """A saved target, or the network that the user's code builds, with its weights: as many classes as it has outputs."""
+    from robustkd.targets import load_target
     from robustkd.targets.code import call_by_reference
     from robustkd.targets.files import load_weights
 
@@ -60,7 +60,7 @@ def loaded_model(reference: str, weights: Path | None, shape: tuple[int, ...], c
     module = call_by_reference(reference, {})
     if weights is not None:
         load_weights(module, weights)
-    return ClassifierTarget(module.eval(), num_classes=classes, input_shape=shape)
+    return module.eval()
 
 
 def settings(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:

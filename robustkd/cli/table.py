@@ -128,7 +128,7 @@ def _other_threats(results: Results) -> dict[str, str]:
 
 
 def _print_evidence(results: Results) -> None:
-    """One line for each severe finding: why a number must not be believed."""
+    """One line for each severe finding: why a number must not be believed; and one for the checks that could not be run."""
     said: set[tuple[str, str]] = set()
     for row in results.defenses:
         for finding in row.checks:
@@ -136,6 +136,11 @@ def _print_evidence(results: Results) -> None:
                 said.add((row.defense, finding.name))
                 evidence = finding.evidence.get("explanation", "")
                 click.echo(f"{row.defense}: {finding.name} (seed {row.seed}): {evidence}")
+        if unrun := [finding for finding in row.checks if finding.outcome == "not run"]:
+            names = ", ".join(finding.name for finding in unrun)
+            again = "; running the campaign again tries again" if any(finding.again for finding in unrun) else ""
+            why = str(unrun[0].evidence.get("reason", "")).splitlines()[:1]
+            click.echo(f"{row.defense}: not run (seed {row.seed}): {names}: {''.join(why)}{again}")
 
 
 def _share(value: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustkd.contracts.attack import AttackKind, LossFamily
 from robustkd.contracts.data import Modality
+from robustkd.contracts.errors import RobustkdError, lacks_memory
 from robustkd.contracts.params import Params
 from robustkd.contracts.threat import ThreatModel
 
@@ -22,6 +23,7 @@ Severity = Literal["severe", "warning", "info"]
 Level = Literal["standard", "thorough"]
 Verdict = Literal["credible", "suspect", "not credible"]
 Doubt = Literal["number", "use"]
+State = Literal["fired", "quiet", "does not apply", "not run"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Finding:
             samples that still stand, and shows the number that they leave beside the campaign's own.
         forward_passes, backward_passes: what the check cost, over all samples; counted by the platform.
         doubts: see ``Check``.
+        ran: False when the check could not be run, on a target that has no gradient or for want of memory, say;
+            ``evidence["reason"]`` says why, and ``evidence["again"]`` whether the next run of a campaign is to try again.
     """
 
     name: str
@@ -49,6 +53,19 @@ class Finding:
     forward_passes: int = 0
     backward_passes: int = 0
     doubts: Doubt = "number"
+    ran: bool = True
+
+    @property
+    def outcome(self) -> State:
+        """What became of the check, in a word or two."""
+        if not self.ran:
+            return "not run"
+        return "fired" if self.fired else "quiet" if self.applicable else "does not apply"
+
+    @property
+    def again(self) -> bool:
+        """Whether the check could not be run for a reason that may have passed by the next run of a campaign."""
+        return not self.ran and bool(self.evidence.get("again"))
 
 
 @dataclass(frozen=True)
@@ -167,3 +184,12 @@ class Check(ABC):
     def not_applicable(self, reason: str) -> Finding:
         """A ``Finding`` that says the campaign lacks what this check needs."""
         return Finding(self.name, self.severity, False, {"reason": reason}, "", applicable=False, doubts=self.doubts)
+
+    def not_run(self, error: Exception) -> Finding:
+        """A ``Finding`` that says what kept this check from running. It is no symptom: nobody has looked.
+
+        What robustkd says of a target will be the same next time; a want of memory, or an error that nobody foresaw, may not.
+        """
+        again = lacks_memory(error) or not isinstance(error, RobustkdError)
+        told = f"{type(error).__name__}: {error}".strip()
+        return Finding(self.name, self.severity, False, {"reason": told, "again": again}, doubts=self.doubts, ran=False)

@@ -70,3 +70,13 @@ def suggestion(word: str, known: Iterable[str]) -> str | None:
     """The known name closest to ``word``, as a "did you mean" sentence, or None when nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
     return f"did you mean '{close[0]}'?" if close else None
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception, or one that it was raised from, says that memory ran out, on whatever device."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, MemoryError) or type(link).__name__ == "OutOfMemoryError":  # the latter is torch's
+            return True
+        link = link.__cause__ or link.__context__
+    return False

@@ -66,10 +66,9 @@ class Target(ABC):
 class WrappedTarget(Target):
     """A target that answers through another one. A subclass overrides ``__call__``; bounds, classes and the rest are the inner one's."""
 
-    kind = "wrapped"
-
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.kind = target.kind  # type: ignore[misc]  # what is said about the target is said of the inner one
         self.module = target.module
         self.precision = target.precision
 

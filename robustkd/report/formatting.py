@@ -16,6 +16,11 @@ SHARES = ("share", "accuracy", "rate", "fraction", "robust", "standing", "ci_low
 MAX_ITEMS = 8
 
 
+def class_name(classes: Sequence[str], number: int) -> str:
+    """The name of class ``number`` among the data's ``classes``; `class 7` where the model knows more classes than the data."""
+    return classes[number] if number < len(classes) else f"class {number}"
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """``0.2034`` as `20.3 %`."""
     if share is None or not math.isfinite(share):

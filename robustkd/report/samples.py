@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from robustkd.report.formatting import shortened
+from robustkd.report.formatting import class_name, shortened
 from robustkd.report.wording import Wording
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
@@ -57,7 +57,8 @@ class SampleEvidence:
     """The samples of a campaign.
 
     Attributes:
-        classes: names by what ``taken_for`` and ``before`` hold; one without a name says nothing.
+        classes: the data's names, by what ``label``, ``before`` and ``taken_for`` hold; an empty one says nothing. A model may
+            know further classes, which have no name here.
         attacked: every defense and seed that has an attack.
         texts: of prompts, each request, in the order of the samples.
     """
@@ -156,7 +157,7 @@ def class_table(results: Results, evidence: SampleEvidence) -> ClassTable | None
         return ClassCell(share, float(right[name][at]), *wilson(round(share * n), n))
 
     return ClassTable(
-        tuple(evidence.classes[at] for at in shown),
+        tuple(class_name(evidence.classes, int(at)) for at in shown),
         tuple(int(sizes[at]) for at in shown),
         {name: tuple(cell(name, at) for at in shown) for name in holds},
         len(present) - len(shown),
@@ -194,7 +195,7 @@ def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = 
     kept = min(of, max(1, MAX_OUTCOMES // sum(len(part.taken_for) for part in parts)))
     texts = [shortened(text, LONGEST_TEXT) for text in evidence.texts[:kept]]
     data = {
-        "classes": list(evidence.classes),
+        "classes": _names(evidence.classes, parts),
         "requests": texts,
         "unfit": [words.unfit, words.unfit_told],
         "others": sorted(others),
@@ -220,18 +221,27 @@ def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = 
 def _row(
     part: AttackedSamples, sample: int, classes: Sequence[str], words: Wording, others: Collection[str], text: str
 ) -> SampleRow:
-    names = int(part.index[sample]), classes[part.label[sample]], part.defense
+    names = int(part.index[sample]), class_name(classes, int(part.label[sample])), part.defense
     if not part.correct[sample]:
-        return SampleRow(*names, words.unfit, words.unfit_told.replace("{}", classes[part.before[sample]]), text)
+        return SampleRow(
+            *names, words.unfit, words.unfit_told.replace("{}", class_name(classes, int(part.before[sample]))), text
+        )
 
     def fallen(name: str, taken: int) -> str:
-        return name + (f" → {classes[taken]}" if classes[taken] else "") + (" (another threat model)" if name in others else "")
+        to = class_name(classes, taken)
+        return name + (f" → {to}" if to else "") + (" (another threat model)" if name in others else "")
 
-    fell = [fallen(name, taken[sample]) for name, taken in part.taken_for.items() if taken[sample] != STANDS]
+    fell = [fallen(name, int(taken[sample])) for name, taken in part.taken_for.items() if taken[sample] != STANDS]
     more = [f"and {len(fell) - NAMED} more"] if len(fell) > NAMED else []
     counted = [name for name in part.taken_for if name not in others] if len(part.taken_for) > 1 else list(part.taken_for)
     held = all(part.taken_for[name][sample] == STANDS for name in counted)
     return SampleRow(*names, "held" if held else "broken", ", ".join([*fell[:NAMED], *more]) or "nothing", text)
+
+
+def _names(classes: Sequence[str], parts: Sequence[AttackedSamples]) -> list[str]:
+    """The name of every class that a sample has or is taken for."""
+    highest = max(int(seen.max()) for part in parts for seen in (part.before, *part.taken_for.values()))
+    return [class_name(classes, number) for number in range(max(len(classes), highest + 1))]
 
 
 def _by_class(holds: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:

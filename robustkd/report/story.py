@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from robustkd.contracts.check import Finding
 from robustkd.report.formatting import counted, evidence, listed, percent, words
-from robustkd.report.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline
+from robustkd.report.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
 from robustkd.report.wording import wording
 from robustkd.scoring.results import DefenseResult, Results
 
@@ -39,19 +39,19 @@ class CheckRow:
     @property
     def outcome(self) -> str:
         """In a word or two."""
-        return "fired" if self.finding.fired else "quiet" if self.finding.applicable else "does not apply"
+        return self.finding.outcome
 
     @property
     def told(self) -> str:
-        """What the check says of itself: its explanation where it fired, or why it does not apply."""
-        if not self.finding.applicable:
+        """What the check says of itself: its explanation where it fired, or why it does not apply or was not run."""
+        if self.outcome in ("does not apply", "not run"):
             return str(self.finding.evidence.get("reason", ""))
         return _explained(self.finding) if self.finding.fired else ""  # it tells of a symptom that is not there
 
     @property
     def evidence(self) -> dict[str, str]:
         """The numbers behind it, as text."""
-        return evidence_rows(self.finding) if self.finding.applicable else {}
+        return evidence_rows(self.finding) if self.outcome in ("fired", "quiet") else {}
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,21 @@ class Story:
     reasons: tuple[Reason, ...]
     conclusion: str
     remedy: str = ""
+    unrun: str = ""
 
     @property
     def paragraph(self) -> str:
         """All of it as one paragraph."""
         told = (reason.sentence for reason in self.reasons if reason.finding.severity != "info")
-        return " ".join(part for part in (self.attacks, *told, self.conclusion, self.remedy) if part)
+        return " ".join(part for part in (self.attacks, *told, self.conclusion, self.unrun, self.remedy) if part)
 
 
 def tell(results: Results, summary: DefenseSummary) -> Story:
     """The story of one defense."""
     trained = [item for item in results.defenses if item.defense == summary.defense]
     reasons = tuple(_reasons(trained))
-    return Story(_attacks(results, summary, trained), reasons, _conclusion(results, summary, trained), remedy_told(summary))
+    conclusion = _conclusion(results, summary, trained)
+    return Story(_attacks(results, summary, trained), reasons, conclusion, remedy_told(summary), _unrun(trained))
 
 
 def remedy_told(summary: DefenseSummary) -> str:
@@ -122,12 +124,12 @@ def evidence_rows(finding: Finding) -> dict[str, str]:
 
 
 def check_rows(trained: Sequence[DefenseResult]) -> list[CheckRow]:
-    """Every check that ran, check by check; seeds that say the same share a row."""
+    """Every check, one after the other; seeds that say the same share a row."""
     rows: dict[tuple[object, ...], CheckRow] = {}
     for name in dict.fromkeys(finding.name for item in trained for finding in item.checks):
         for item in trained:
             for finding in (finding for finding in item.checks if finding.name == name):
-                key = (name, finding.fired, finding.applicable, *evidence_rows(finding).items())
+                key = (name, finding.outcome, *evidence_rows(finding).items())
                 seeds = rows[key].seeds if key in rows else ()
                 rows[key] = CheckRow(finding, (*seeds, item.seed))
     return list(rows.values())
@@ -192,10 +194,12 @@ def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[Def
         return _unjudged(results, summary, trained)
     if summary.verdict == "credible":
         return _quiet(trained)
+    doubting = [finding for finding in fired(trained) if finding.severity != "info"]
+    if not doubting and not_run(trained):
+        return f"So the number is {summary.verdict}: nothing that was run speaks against it, but not every check that could was run."
     if summary.robust_accuracy == 0:
         return f"So the evaluation is {summary.verdict}, though its number cannot fall below {worst}."
-    doubted = {finding.doubts for finding in fired(trained) if finding.severity != "info"}
-    if doubted == {"use"}:
+    if {finding.doubts for finding in doubting} == {"use"}:
         return f"So the number is {summary.verdict}: it may be right, and is that of a model of less use."
     below = "far below" if summary.verdict == "not credible" else "below"
     return f"So the number is {summary.verdict}: the true robust accuracy may be {below} {worst}."
@@ -204,13 +208,18 @@ def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[Def
 def _quiet(trained: Sequence[DefenseResult]) -> str:
     """How many checks found nothing, and how many never looked."""
     every = {finding.name for item in trained for finding in item.checks}
-    ran = {finding.name for item in trained for finding in item.checks if finding.applicable}
+    ran = {finding.name for item in trained for finding in item.checks if finding.outcome in ("fired", "quiet")}
     if not ran:
         return "No check ran, so nothing but the attacks speaks for the number."
     told = f"{counted(len(ran), 'check')} ran and found no reason to doubt the number"
-    if every - ran:
-        told += f"; {len(every - ran)} did not apply"
+    if away := every - ran - {finding.name for finding in not_run(trained)}:
+        told += f"; {len(away)} did not apply"
     return f"{told}. It stands as an upper bound."
+
+
+def _unrun(trained: Sequence[DefenseResult]) -> str:
+    names = list(dict.fromkeys(finding.name for finding in not_run(trained)))
+    return f"{counted(len(names), 'check')} could not be run: {listed(names)}." if names else ""
 
 
 def _unjudged(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:

@@ -189,6 +189,11 @@ def fired(trained: Iterable[DefenseResult]) -> list[Finding]:
     return sorted(findings, key=lambda finding: SEVERITY_WORST_FIRST.index(finding.severity))
 
 
+def not_run(trained: Iterable[DefenseResult]) -> list[Finding]:
+    """The checks that could not be run on some seed."""
+    return [finding for item in trained for finding in item.checks if finding.outcome == "not run"]
+
+
 def headline_attacks(results: Results, trained: Sequence[DefenseResult], cells: Sequence[CellResult]) -> set[str]:
     """The attacks that count for the worst case; before scoring named them, those under the campaign's threat model."""
     named = {attack for item in trained for attack in item.attacks}

@@ -5,9 +5,10 @@ from robustkd.targets.chat import TokenBatch, Tokens
 from robustkd.targets.classifier import ClassifierTarget
 from robustkd.targets.ensemble import EnsembleTarget
 from robustkd.targets.files import fingerprint, load_target, save_target
-from robustkd.targets.frozen import frozen, untouched
+from robustkd.targets.frozen import frozen, recording_gradients, untouched
 from robustkd.targets.image import ImageTarget
 from robustkd.targets.pipeline import PipelineTarget, TransformSpec
+from robustkd.targets.split import SplitTarget
 from robustkd.targets.surrogate import backward_surrogates, declared_surrogates
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "EnsembleTarget",
     "ImageTarget",
     "PipelineTarget",
+    "SplitTarget",
     "TokenBatch",
     "Tokens",
     "TransformSpec",
@@ -24,6 +26,7 @@ __all__ = [
     "fingerprint",
     "frozen",
     "load_target",
+    "recording_gradients",
     "save_target",
     "untouched",
 ]

@@ -8,10 +8,30 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from robustkd.contracts import TargetError
+
+
+@contextmanager
+def recording_gradients() -> Iterator[None]:
+    """Until the end of the block (or of the function that it decorates) gradients can be taken, even inside the caller's
+    ``torch.no_grad`` or ``torch.inference_mode``.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without weight gradients; each submodule's mode and each parameter's flag are restored."""
+    """Evaluation mode without weight gradients; each submodule's mode and each parameter's flag are restored.
+
+    Raises:
+        TargetError: weights or buffers are inference tensors, through which no gradient can be taken.
+    """
+    if any(tensor.is_inference() for tensor in (*module.parameters(), *module.buffers())):
+        raise TargetError(
+            "the model's weights or buffers were made inside torch.inference_mode, so no gradient goes through them",
+            fix="build and load the model outside of inference_mode, or pass a copy.deepcopy of it that is made outside",
+        )
     modes = {child: child.training for child in module.modules()}
     flags = {parameter: parameter.requires_grad for parameter in module.parameters()}
     module.eval()

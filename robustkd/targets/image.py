@@ -59,9 +59,12 @@ class ImageTarget(Target):
             logits = self._answer(inputs.to(weight.dtype))
         if not isinstance(logits, Tensor) or logits.shape != (len(inputs), self.num_classes):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            fix = f"return one row of {self.num_classes} logits for each image"
+            if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] > self.num_classes:
+                fix += f", or say how many the model has (`num_classes: {logits.shape[1]}` of an `external` defense)"
             raise TargetError(
                 f"the model returned {shape} for a batch of {len(inputs)}, expected ({len(inputs)}, {self.num_classes})",
-                fix=f"return one row of {self.num_classes} logits for each image",
+                fix=fix,
             )
         return logits.to(torch.promote_types(logits.dtype, inputs.dtype))
 

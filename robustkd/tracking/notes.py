@@ -184,8 +184,13 @@ def _findings(checks: Sequence[Finding]) -> list[str]:
         + (f" *Fix:* {escape(finding.fix)}" if finding.fix else "")
         for finding in fired
     ]
-    quiet = [finding.name for finding in checks if finding.applicable and not finding.fired]
-    away = [finding.name for finding in checks if not finding.applicable]
+    lines += [
+        f"- **{escape(finding.name)}** (not run): {escape(str(finding.evidence.get('reason', '')))}"
+        for finding in checks
+        if finding.outcome == "not run"
+    ]
+    quiet = [finding.name for finding in checks if finding.outcome == "quiet"]
+    away = [finding.name for finding in checks if finding.outcome == "does not apply"]
     told = f"Did not fire: {escape(', '.join(quiet))}." if quiet else ""
     told += f" Did not apply: {escape(', '.join(away))}." if away else ""
     return ["\n".join(lines), told.strip()]

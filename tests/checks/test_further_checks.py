@@ -284,9 +284,9 @@ def test_a_check_that_raises_takes_no_other_down(honest, digits):
 
     context = examined(honest, digits, PGD)
     broken, other = run_checks(context, [Broken(), make_check("output-type")])
-    assert broken.fired
-    assert broken.severity == "warning"
-    assert "no samples" in broken.evidence["explanation"]
+    assert broken.outcome == "not run"
+    assert not broken.fired
+    assert broken.evidence == {"reason": "ZeroDivisionError: no samples", "again": True}
     assert not other.fired
 
 

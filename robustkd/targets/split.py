@@ -1,0 +1,41 @@
+"""A target that is asked about few samples at once, however many somebody wants to know about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from robustkd.contracts import Target, WrappedTarget
+
+
+class SplitTarget(WrappedTarget):
+    """A target whose network is never called with more than ``batch_size`` samples; the answers are joined.
+
+    Where a gradient is wanted through more samples than that, each part's intermediate results are computed again on the way
+    back, so that no more than one part's are in memory.
+    """
+
+    def __init__(self, target: Target, batch_size: int) -> None:
+        super().__init__(target)
+        self.batch_size = batch_size
+
+    @property
+    def members(self) -> list[SplitTarget]:
+        """Those of an ensemble, each split likewise."""
+        return [SplitTarget(member, self.batch_size) for member in self.target.members]  # type: ignore[attr-defined]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, *shape) -> (B, K)."""
+        if len(inputs) <= self.batch_size:
+            return self.target(inputs)
+        again = torch.is_grad_enabled() and inputs.requires_grad
+        parts = inputs.split(self.batch_size)
+        return torch.cat([checkpoint(self.target, x, use_reentrant=False) if again else self.target(x) for x in parts])
+
+    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Each layer's outputs, of which the first dimension is the samples'."""
+        parts = [self.target.features(part, layers) for part in inputs.split(self.batch_size)]
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
