@@ -13,11 +13,11 @@ from robustkd.campaigns.collect import Failure, attack_result, collect
 from robustkd.campaigns.durable import write_text
 from robustkd.campaigns.engines import Engine
 from robustkd.campaigns.estimate import estimates
+from robustkd.campaigns.job import Job
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.results_file import current, save
 from robustkd.campaigns.schedule import Schedule
 from robustkd.campaigns.store import KEPT_BYTES, Entry, Store
-from robustkd.campaigns.worker import Job
 from robustkd.contracts import AttackError, RobustkdError
 from robustkd.contracts.target import Precision
 from robustkd.redaction import redacted
