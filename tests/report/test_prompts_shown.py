@@ -15,8 +15,9 @@ from robustkd.campaigns import compare, gate, snapshot, spec
 from robustkd.campaigns import profile as profiles
 from robustkd.cli import session
 from robustkd.cli.table import print_results
+from robustkd.contracts.threat import budget
 from robustkd.report import PromptItem, summary_rows, write_report
-from robustkd.report.formatting import budget, threat
+from robustkd.report.formatting import threat
 from robustkd.report.latex import latex
 from robustkd.report.markdown import markdown
 from robustkd.report.transcripts import changes
