@@ -37,7 +37,7 @@ def cupboards(tmp_path_factory):
     with registered(tmp_path_factory.mktemp("site")):
         campaign = spec.from_text(SMALL, "test.yaml", folder)
         how = profiles.load(None).overridden(workers=0, device="cpu", track=False)
-        yield campaign, folder, session.run(campaign, folder, how, quiet=True)
+        yield campaign, folder, session.run(campaign, folder, how)
 
 
 class Page(HTMLParser):
