@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _job import Job
 from torch import Tensor, nn
 
 RESULTS = Path(__file__).with_name("results")
@@ -29,33 +30,6 @@ SLACK = 1e-4
 """Share of eps by which a contender may overshoot: rounding of the libraries' own projections."""
 _MOVED = 1e-6
 """By which each seed but 0 moves the images: a search that hangs on rounding, as on a network whose gradients mislead, shows it."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One contender's turn.
-
-    Attributes:
-        duel: which attack, a key of ``_duels.DUELS``.
-        contender: ``robustkd`` or a peer.
-        network: a name that ``_networks.load`` knows.
-        images: how many of its test images.
-        eps: the budget of a fixed-budget attack; what is asked of a minimum-norm one does not depend on it.
-        budget: steps, restarts, .. : the same numbers for every contender.
-        threads: CPU threads.
-        device: where the network is.
-        seed: of a contender that takes one, of torch's own generator, from which the others draw, and of how the images are moved.
-    """
-
-    duel: str
-    contender: str
-    network: str
-    images: int
-    eps: float
-    budget: Mapping[str, Any] = field(default_factory=dict)
-    threads: int = 1
-    device: str = "cpu"
-    seed: int = 0
 
 
 class Counted(nn.Module):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from _arena import Job
+from _job import Job
 from torch import Tensor, nn
 
 import robustkd

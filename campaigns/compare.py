@@ -15,7 +15,7 @@ import numpy as np
 from robustkd.campaigns.changes import set_otherwise
 from robustkd.campaigns.snapshot import CLEAN, WORST, Row, Snapshot
 from robustkd.contracts import UsageError, suggestion
-from robustkd.report.formatting import budget
+from robustkd.contracts.threat import budget
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
 
 Direction = Literal["better", "worse", "not told apart"]

@@ -14,7 +14,7 @@ from robustkd.campaigns.compare import Change, change, other_attack, row_of, unp
 from robustkd.campaigns.snapshot import CLEAN, WORST, Snapshot
 from robustkd.campaigns.spec import GateSpec
 from robustkd.contracts.check import Verdict
-from robustkd.report.formatting import budget
+from robustkd.contracts.threat import budget
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
 

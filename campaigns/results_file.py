@@ -5,6 +5,7 @@ To score ten thousand cells takes seconds, and a finished campaign that is run a
 
 from __future__ import annotations
 
+import inspect
 import json
 from functools import cache
 from hashlib import sha256
@@ -12,11 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from robustkd import scoring
+from robustkd.campaigns import collect, samples
 from robustkd.campaigns.durable import write_bytes, write_text
 from robustkd.campaigns.identity import digest
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.store import Store
 from robustkd.contracts import StoreError
+from robustkd.scoring import judging
 from robustkd.scoring.results import Results
 
 RESULTS, NOTE = "results.json", ".results-note"
@@ -52,6 +55,6 @@ def _note(plan: Plan, store: Store, content: bytes) -> str:
 @cache
 def _code() -> str:
     """A hash of the code that makes results of cells: who works on it must not be shown what it did before."""
-    files = [Path(__file__).with_name(name) for name in ("collect.py", "samples.py")]
+    files = [Path(inspect.getfile(module)) for module in (collect, samples, judging)]
     files += sorted(Path(scoring.__path__[0]).glob("*.py"))
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -14,11 +14,11 @@ from robustkd.campaigns.durable import write_text
 from robustkd.campaigns.engines import Engine
 from robustkd.campaigns.estimate import estimates
 from robustkd.campaigns.finished import finished_cells, rebuilt_cells
+from robustkd.campaigns.job import Job
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.results_file import current, save
 from robustkd.campaigns.schedule import Schedule
 from robustkd.campaigns.store import KEPT_BYTES, Store
-from robustkd.campaigns.worker import Job
 from robustkd.contracts import AttackError, RobustkdError, UsageError, suggestion
 from robustkd.contracts.target import Precision
 from robustkd.redaction import redacted

@@ -8,8 +8,8 @@ import resource
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +20,11 @@ from robustkd.campaigns.cells import Cell
 from robustkd.campaigns.changes import differences
 from robustkd.campaigns.collect import FINDINGS, TABLE
 from robustkd.campaigns.identity import content_hash, digest, relative
+from robustkd.campaigns.job import Job, Report
 from robustkd.campaigns.plan import CellMaker
 from robustkd.campaigns.shards import ShardFiles
-from robustkd.campaigns.store import KEPT_BYTES, Store
+from robustkd.campaigns.store import Store
+from robustkd.campaigns.torchrun import train_together
 from robustkd.checking import run_checks, run_remedies
 from robustkd.contracts import (
     Analysis,
@@ -41,7 +43,6 @@ from robustkd.contracts import (
     TargetError,
 )
 from robustkd.contracts.random import SampleRng
-from robustkd.contracts.target import Precision
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation import SHARD, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.prompting import evaluate_prompt_attack, prepare
@@ -50,23 +51,6 @@ from robustkd.targets import load_target, recording_gradients, save_target, unto
 from robustkd.targets.files import fingerprint, fingerprint_of_built
 
 _Holder = TypeVar("_Holder", Attack, Analysis)
-Report = Callable[[Cell, int, Mapping[str, float]], None]
-"""``report(cell, epoch, metrics)`` while a cell is running."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a child must know to work on the cells of a campaign; none of it enters a cell's identity but through ``text``."""
-
-    text: str
-    origin: str
-    folder: str
-    store: str
-    device: str = "auto"
-    precision: Precision = "full"
-    threads: int = 1
-    keep_bytes: int = KEPT_BYTES
-    training_processes: int = 1
 
 
 def device_named(name: str) -> torch.device:
@@ -132,8 +116,6 @@ class Worker:
     def _train(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
         use = self._campaign.defenses[cell.defense]
         if self._job.training_processes > 1 and use.plugin.uses_data:
-            from robustkd.campaigns.torchrun import train_together
-
             train_together(self._job, cell, self._store.checkpoints(cell.id), self._report)
             return
         data = self.data

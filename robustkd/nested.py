@@ -10,15 +10,15 @@ from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from robustkd import plugins
 from robustkd.contracts import Params, PluginError
+from robustkd.plugins import Group, load, one_of
 
 
 class PluginSpec(BaseModel):
     """A plug-in by its ``kind``, with validated parameters: ``pgd``, or ``{kind: pgd, steps: 40}``. A subclass says the group."""
 
     model_config = ConfigDict(frozen=True)
-    group: ClassVar[plugins.Group]
+    group: ClassVar[Group]
 
     kind: str
     params: SerializeAsAny[Params]
@@ -29,11 +29,11 @@ class PluginSpec(BaseModel):
         if isinstance(value, PluginSpec):
             return value
         rest = {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {}
-        kind, what = rest.pop("kind", None), plugins.one_of(cls.group)
+        kind, what = rest.pop("kind", None), one_of(cls.group)
         if not isinstance(kind, str):
             raise ValueError(f"write the {what}'s kind, or a mapping of its kind and its parameters")
         try:
-            params = plugins.load(cls.group, kind).Params.model_validate(rest, context=info.context)
+            params = load(cls.group, kind).Params.model_validate(rest, context=info.context)
         except PluginError as error:
             raise ValueError(f"{error.message} ({error.fix})") from None
         except ValidationError as error:
@@ -53,4 +53,4 @@ class PluginSpec(BaseModel):
 
     def make(self) -> Any:
         """The plug-in."""
-        return plugins.load(self.group, self.kind)(self.params)
+        return load(self.group, self.kind)(self.params)

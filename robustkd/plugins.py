@@ -165,6 +165,12 @@ def family(group: Group, name: str) -> Family | None:
     return loaded if isinstance(loaded, Family) else None
 
 
+def refresh() -> None:
+    """Look again at what is installed: what has been found and imported by name so far is forgotten."""
+    _entry_points.cache_clear()
+    _import.cache_clear()
+
+
 def _named(plugin: type[Any], name: str) -> type[Any]:
     if getattr(plugin, "name", None) != name:
         plugin.name = name

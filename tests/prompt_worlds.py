@@ -70,5 +70,4 @@ def registered(site: Path) -> Iterator[None]:
 
 
 def _forget() -> None:
-    plugins._entry_points.cache_clear()
-    plugins._import.cache_clear()
+    plugins.refresh()

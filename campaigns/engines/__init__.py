@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -12,10 +11,10 @@ from typing import Any, ClassVar, Protocol
 from pydantic import Field
 
 from robustkd.campaigns.cells import Cell
+from robustkd.campaigns.errors import CellLost, CellTimeout
+from robustkd.campaigns.job import Job
 from robustkd.campaigns.schedule import Schedule
-from robustkd.campaigns.worker import Job
 from robustkd.contracts import Params, RobustkdError, UsageError
-from robustkd.contracts.errors import lacks_memory
 
 
 class Listener(Protocol):
@@ -38,33 +37,6 @@ class Listener(Protocol):
 
     def blocked(self, cell: Cell, by: Cell) -> None:
         """A cell cannot run, because one that it needs failed."""
-
-
-class CellCrash(RobustkdError):
-    """A cell ended by something nobody foresaw, such as a bug in a plug-in. Another try would end alike."""
-
-
-class CellLost(CellCrash):
-    """A cell's process died or had no memory left. Another try, in a process of its own, may succeed."""
-
-
-class CellTimeout(CellCrash):
-    """A cell took longer than it may."""
-
-
-def error_of(error: Exception) -> RobustkdError:
-    """What the driver is told of an exception that ended a cell. Whoever wrapped it, a lack of memory is told as such."""
-    if lacks_memory(error):
-        return CellLost(f"out of memory: {_line(error)}", fix="use fewer workers, a smaller model or smaller data")
-    if isinstance(error, RobustkdError):
-        return error
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    text = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
-    return CellCrash(text, fix="this is a bug in that plug-in or model, or in robustkd")
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 class Limits(Params):

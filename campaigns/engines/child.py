@@ -1,8 +1,8 @@
 """A process for cells: it works on one at a time and keeps its data and models between them.
 
 It is a fresh Python that is told what to do through a pipe, and nothing of the process that starts it: neither the main
-module (which multiprocessing would run again) nor a daemon's ban on children (Dask's workers are daemons). Its standard input
-is a lifeline that nobody writes to: it closes when the process at the other end dies, however it dies, and the child ends with it.
+module (which multiprocessing would run again) nor a daemon's ban on children (Dask's workers are daemons). It ends when the
+process that started it does (see ``lifeline``).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
 from typing import Any
 
 from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.engines import CellLost, error_of
-from robustkd.campaigns.worker import Job, Worker
+from robustkd.campaigns.errors import CellLost, error_of
+from robustkd.campaigns.job import Job
+from robustkd.campaigns.lifeline import die_with_parent, environment
+from robustkd.campaigns.worker import Worker
 
 TARGETS_KEPT = 2
 """How many targets a worker keeps in memory; the engine prefers to give it their cells."""
@@ -100,11 +101,6 @@ class Child:
         return CellLost(f"its process died ({how})", fix=fix)
 
 
-def environment() -> dict[str, str]:
-    """The environment of a child: this process's own, and where it finds its modules."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-
-
 def main() -> None:
     """What the child runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
@@ -134,13 +130,6 @@ def main() -> None:
             say("done")
         except Exception as error:
             say("failed", error_of(error))
-
-
-def die_with_parent() -> None:
-    """Wait for the lifeline to close, then end this process."""
-    # Not sys.stdin: at exit its lock would be held by this thread. Nothing is ever written, so this waits for the end.
-    os.read(0, 1)
-    os._exit(1)
 
 
 def _peak() -> int:

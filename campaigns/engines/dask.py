@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.engines import CellLost, Engine, Listener
+from robustkd.campaigns.engines import Engine, Listener
 from robustkd.campaigns.engines.dask_task import dismiss_children, run_cell
 from robustkd.campaigns.engines.local import default_workers
+from robustkd.campaigns.errors import CellLost
+from robustkd.campaigns.job import Job
 from robustkd.campaigns.schedule import Schedule
-from robustkd.campaigns.worker import Job
 from robustkd.contracts import Params, UsageError
 
 if TYPE_CHECKING:

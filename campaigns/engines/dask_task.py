@@ -9,9 +9,9 @@ import threading
 from typing import Any
 
 from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.engines import CellLost
 from robustkd.campaigns.engines.child import Child
-from robustkd.campaigns.worker import Job
+from robustkd.campaigns.errors import CellLost
+from robustkd.campaigns.job import Job
 
 GLANCE = 0.5
 """Seconds between two looks at the clock, and at whether anybody still wants the cell."""

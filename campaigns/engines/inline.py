@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping
 
 from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.engines import Engine, Listener, error_of
+from robustkd.campaigns.engines import Engine, Listener
+from robustkd.campaigns.errors import error_of
+from robustkd.campaigns.job import Job
 from robustkd.campaigns.schedule import Schedule
-from robustkd.campaigns.worker import Job, Worker
+from robustkd.campaigns.worker import Worker
 
 
 class InlineEngine(Engine):

@@ -11,10 +11,11 @@ from pathlib import Path
 from pydantic import Field
 
 from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.engines import CellLost, CellTimeout, Engine, Listener
+from robustkd.campaigns.engines import Engine, Listener
 from robustkd.campaigns.engines.child import Child
+from robustkd.campaigns.errors import CellLost, CellTimeout
+from robustkd.campaigns.job import Job
 from robustkd.campaigns.schedule import Schedule
-from robustkd.campaigns.worker import Job
 from robustkd.contracts import Params, RobustkdError
 
 GLANCE = 1.0

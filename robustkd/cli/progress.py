@@ -19,6 +19,11 @@ REASONS = 10
 """Why cells are done again: so many lines of it."""
 
 
+def warn(text: str) -> None:
+    """Say what a run goes on without."""
+    click.echo(f"warning: {text}", err=True)
+
+
 def follower(stream: TextIO) -> Observer:
     """The observer that fits ``stream``."""
     return _Live(stream) if stream.isatty() else _Lines(stream)

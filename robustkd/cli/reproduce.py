@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -62,9 +63,11 @@ def _again(campaign: Path, folder: Path, profile: Path | None, *, quiet: bool) -
     from robustkd.campaigns import profile as profiles
     from robustkd.campaigns import reproduce, spec
     from robustkd.cli import session
+    from robustkd.cli.progress import follower, warn
 
     how = profiles.load(profile).overridden(track=False)
-    results = session.run(spec.load(campaign), folder, how, quiet=quiet)
+    followers = [] if quiet else [follower(sys.stderr)]
+    results = session.run(spec.load(campaign), folder, how, observers=followers, warn=warn)
     return reproduce.numbers(folder / reproduce.RECORDED, results)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def command(
     from robustkd.campaigns import spec
     from robustkd.campaigns.gate import judge_gates
     from robustkd.cli import session
+    from robustkd.cli.progress import follower, warn
     from robustkd.cli.table import print_results
 
     loaded = spec.load(campaign)
@@ -69,7 +71,8 @@ def command(
         keep_perturbations=keep_perturbations,
         track=False if no_track else None,
     )
-    results = session.run(loaded, folder, how, quiet=quiet or as_json, redo=redo)
+    followers = [] if quiet or as_json else [follower(sys.stderr)]
+    results = session.run(loaded, folder, how, observers=followers, warn=warn, redo=redo)
     gates = judge_gates(loaded.gates, results)
     if as_json:
         click.echo(json.dumps(results.to_json(), indent=1))

@@ -1,4 +1,4 @@
-"""A campaign as a user runs it: the plan run, followed on the terminal, written up and tracked in MLflow."""
+"""A campaign as a user runs it: the plan run, written up and tracked in MLflow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import click
 
 from robustkd.campaigns import plan as planning
 from robustkd.campaigns import run as running
@@ -24,7 +22,6 @@ from robustkd.campaigns.record import Recorder
 from robustkd.campaigns.run import Observer
 from robustkd.campaigns.spec import AttackUse, Campaign, DefenseUse
 from robustkd.campaigns.store import Store
-from robustkd.cli.progress import follower
 from robustkd.contracts import StoreError
 from robustkd.redaction import redacted
 from robustkd.report import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
@@ -38,19 +35,32 @@ SHOWN = 16
 """Images of an attack that are kept in MLflow."""
 
 
-def run(campaign: Campaign, folder: Path, profile: Profile, *, quiet: bool, redo: Sequence[str] = ()) -> Results:
-    """Run a campaign into ``folder``, with everything around it; ``redo`` names what is done again though it is finished."""
+def run(
+    campaign: Campaign,
+    folder: Path,
+    profile: Profile,
+    *,
+    redo: Sequence[str] = (),
+    observers: Sequence[Observer] = (),
+    warn: Callable[[str], None] | None = None,
+) -> Results:
+    """Run a campaign into ``folder``, with its record, its report and its run in MLflow.
+
+    Args:
+        profile: where and how to run it.
+        redo: names of what is done again though it is finished.
+        observers: hear of its course, before the record and the report are written.
+        warn: hears, from a thread of its own, that a tracking server does not answer; the campaign goes on without it.
+    """
     if profile.tracking.uri:
         os.environ.setdefault("MLFLOW_TRACKING_URI", profile.tracking.uri)
     engine = profile.make_engine()
     plan = planning.build(campaign)
     # In this order: the tracked run takes the record and the report along, so these are written first.
-    observers: list[Observer] = [] if quiet else [follower(sys.stderr)]
-    observers.append(Recorder(folder, sys.argv))
-    observers.append(_Reporting(plan, folder))
-    tracking = _Tracking(plan, folder, profile.tracking.images) if profile.tracking.enabled else None
+    everyone: list[Observer] = [*observers, Recorder(folder, sys.argv), _Reporting(plan, folder)]
+    tracking = _Tracking(plan, folder, profile.tracking.images, warn) if profile.tracking.enabled else None
     if tracking:
-        observers.append(tracking)
+        everyone.append(tracking)
     try:
         return running.run(
             plan,
@@ -61,7 +71,7 @@ def run(campaign: Campaign, folder: Path, profile: Profile, *, quiet: bool, redo
             training_processes=profile.training_processes,
             keep_bytes=profile.keep_bytes,
             redo=redo,
-            observers=observers,
+            observers=everyone,
         )
     finally:
         if tracking:
@@ -113,9 +123,9 @@ class _Reporting(Observer):
 
 
 class _Tracking(Observer):
-    def __init__(self, plan: Plan, folder: Path, images: int = SHOWN) -> None:
+    def __init__(self, plan: Plan, folder: Path, images: int, warn: Callable[[str], None] | None) -> None:
         self._plan, self._folder, self._store, self._images = plan, folder, Store(folder), images
-        self.tracker = MlflowTracker(folder, _tracked(plan), warn=lambda text: click.echo(f"warning: {text}", err=True))
+        self.tracker = MlflowTracker(folder, _tracked(plan), warn=warn)
 
     def progressed(self, cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
         self.tracker.log_progress(cell.defense, cell.seed, epoch, metrics)

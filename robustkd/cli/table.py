@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustkd.cli.options import console
-from robustkd.report.formatting import budget
+from robustkd.contracts.threat import budget
 from robustkd.report.page import cost
 from robustkd.report.story import NO_VERDICT
 from robustkd.report.summary import DefenseSummary, attack_names, is_headline, summary_rows

@@ -68,3 +68,17 @@ class ThreatModel:
         if self.space in BY_ATTEMPTS:
             return f"{BY_ATTEMPTS[self.space]}, {self.attempts} attempt{'s' if self.attempts > 1 else ''}"
         return "corruptions" if self.space == "corruption" else f"{self.measure} <= {self.eps:.4g}"
+
+
+def budget(norm: str, eps: float) -> str:
+    """What results file a threat model under, in plain letters: `linf eps 0.1`; `any wording, 20 attempts`; `corruptions`.
+
+    Args:
+        norm: a norm, or the space of an attacker who respects none (``ThreatModel.measure``).
+        eps: in the units of that space.
+    """
+    if norm == "corruption":
+        return "corruptions"
+    if norm in BY_ATTEMPTS:
+        return f"{BY_ATTEMPTS[norm]}, {int(eps)} attempt{'' if int(eps) == 1 else 's'}"
+    return f"{norm} {'eps' if norm in get_args(Norm) else '<='} {eps:.4g}"

@@ -13,7 +13,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation import evaluate_attack
 from robustkd.plugin_kit import bench
-from robustkd.plugin_kit.suite import Broken, NotApplicable, Subject, generators_at, listed, require
+from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
 from robustkd.scoring.distances import distance
 from robustkd.scoring.judging import judge
 

@@ -10,7 +10,7 @@ import torch
 
 from robustkd.contracts import Defense, FitContext, Target, ThreatModel, target_references
 from robustkd.plugin_kit import bench
-from robustkd.plugin_kit.suite import NotApplicable, Subject, generators_at, require
+from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, require
 from robustkd.targets import fingerprint, load_target, save_target
 
 

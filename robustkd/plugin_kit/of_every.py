@@ -15,7 +15,7 @@ from robustkd.contracts import Params
 from robustkd.contracts.attack import AttackKind
 from robustkd.contracts.check import Severity
 from robustkd.contracts.threat import Goal, Norm, Space
-from robustkd.plugin_kit.suite import Subject, listed, require
+from robustkd.plugin_kit.subject import Subject, listed, require
 
 CONTRACTS: dict[plugins.Group, type[Any]] = {
     "attacks": contracts.Attack,

@@ -8,7 +8,7 @@ from robustkd.plugin_kit.of_every import EVERY
 from robustkd.plugin_kit.of_judgements import ANALYSIS, CHECK, DATASET
 from robustkd.plugin_kit.of_networks import MODEL, TRANSFORM
 from robustkd.plugin_kit.of_prompts import JUDGE, PROMPT_ATTACK, PROMPT_DATASET, PROMPT_DEFENSE
-from robustkd.plugin_kit.suite import Property
+from robustkd.plugin_kit.subject import Property
 from robustkd.plugins import Group
 
 PROPERTIES: dict[Group, tuple[Property, ...]] = {

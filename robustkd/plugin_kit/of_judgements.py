@@ -24,7 +24,7 @@ from robustkd.contracts import (
 from robustkd.contracts.check import Severity
 from robustkd.evaluation import evaluate_attack, evidence_of
 from robustkd.plugin_kit import bench, bench_prompts
-from robustkd.plugin_kit.suite import NotApplicable, Subject, generators_at, require
+from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, require
 
 _EPS = bench.EPS["linf"]
 _ATTACKS = ({"kind": "fgsm"}, {"kind": "pgd", "steps": 10}, {"kind": "pgd", "steps": 10, "loss": "margin"})

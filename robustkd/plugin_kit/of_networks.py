@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkd.contracts import UsageError
-from robustkd.plugin_kit.suite import Broken, NotApplicable, Subject, generators_at, listed, require
+from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
 from robustkd.targets import backward_surrogates
 
 _CLASSES = 7

@@ -25,7 +25,7 @@ from robustkd.contracts import (
     target_references,
 )
 from robustkd.plugin_kit import bench, bench_prompts
-from robustkd.plugin_kit.suite import NotApplicable, Subject, generators_at, listed, require
+from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, listed, require
 from robustkd.targets import load_target, save_target
 
 # --- attacks

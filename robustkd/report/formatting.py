@@ -82,11 +82,6 @@ def threat(norm: str, eps: float | None) -> str:
     return name if eps is None else f"{name} ≤ {epsilon(eps)}"
 
 
-def budget(norm: str, eps: float) -> str:
-    """A threat model in plain letters, for a terminal: `linf eps 0.1`; `any wording, 20 attempts`."""
-    return f"{norm} eps {eps:.4g}" if norm in NORMS else threat(norm, eps).replace("≤", "<=")
-
-
 def words(key: str) -> str:
     """An identifier as words."""
     return key.replace("_", " ")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from robustkd.contracts import StoreError
 from robustkd.contracts.check import Verdict
-from robustkd.report.formatting import budget
+from robustkd.contracts.threat import budget
 from robustkd.report.summary import summary_rows
 from robustkd.scoring.results import CellStatus, Results
 

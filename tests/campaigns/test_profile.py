@@ -122,8 +122,7 @@ def test_a_stranger_s_plugin_is_listed_with_its_origin_and_loaded_when_a_campaig
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-stranger\nVersion: 3.1\n")
     (info / "entry_points.txt").write_text("[robustkd.attacks]\nodd = odd_stranger:Odd\nfgsm = odd_stranger:Odd\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    plugins._entry_points.cache_clear()
-    plugins._import.cache_clear()
+    plugins.refresh()
     try:
         row = next(line for line in CliRunner().invoke(list_command, []).output.splitlines() if line.split()[:1] == ["odd"])
         assert "odd-stranger 3.1" in row
@@ -135,6 +134,5 @@ def test_a_stranger_s_plugin_is_listed_with_its_origin_and_loaded_when_a_campaig
         assert "odd_stranger" in sys.modules
         assert plugins.load("attacks", "fgsm").__module__ == "robustkd.attacks.image.fgsm"  # nobody takes a built-in's place
     finally:
-        plugins._entry_points.cache_clear()
-        plugins._import.cache_clear()
+        plugins.refresh()
         sys.modules.pop("odd_stranger", None)

@@ -18,10 +18,9 @@ def stranger(tmp_path, monkeypatch):
         "[robustkd.attacks]\ngood = stranger:Good\nbad = stranger_broken:Bad\nabsent = stranger:NotThere\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    plugins._entry_points.cache_clear()
+    plugins.refresh()
     yield
-    plugins._entry_points.cache_clear()
-    plugins._import.cache_clear()
+    plugins.refresh()
 
 
 def test_a_stranger_s_plugin_is_found_by_the_same_door(stranger):

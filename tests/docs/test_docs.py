@@ -59,8 +59,7 @@ def folder(request, tmp_path, monkeypatch):
 
 
 def forget_plugins():
-    plugins._entry_points.cache_clear()
-    plugins._import.cache_clear()
+    plugins.refresh()
 
 
 def install(package, site, monkeypatch):

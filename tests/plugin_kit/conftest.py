@@ -27,8 +27,7 @@ def robustkd(capsys, monkeypatch):
 
 def forget() -> None:
     """What the registry knows about installed packages is read again."""
-    plugins._entry_points.cache_clear()
-    plugins._import.cache_clear()
+    plugins.refresh()
 
 
 @pytest.fixture

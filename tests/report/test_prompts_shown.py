@@ -15,8 +15,9 @@ from robustkd.campaigns import compare, gate, snapshot, spec
 from robustkd.campaigns import profile as profiles
 from robustkd.cli import session
 from robustkd.cli.table import print_results
+from robustkd.contracts.threat import budget
 from robustkd.report import PromptItem, summary_rows, write_report
-from robustkd.report.formatting import budget, threat
+from robustkd.report.formatting import threat
 from robustkd.report.latex import latex
 from robustkd.report.markdown import markdown
 from robustkd.report.transcripts import changes
@@ -36,7 +37,7 @@ def cupboards(tmp_path_factory):
     with registered(tmp_path_factory.mktemp("site")):
         campaign = spec.from_text(SMALL, "test.yaml", folder)
         how = profiles.load(None).overridden(workers=0, device="cpu", track=False)
-        yield campaign, folder, session.run(campaign, folder, how, quiet=True)
+        yield campaign, folder, session.run(campaign, folder, how)
 
 
 class Page(HTMLParser):

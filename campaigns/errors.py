@@ -1,0 +1,35 @@
+"""How a cell can end without a result, beside the errors that its plug-ins foresee."""
+
+from __future__ import annotations
+
+import traceback
+
+from robustkd.contracts import RobustkdError
+from robustkd.contracts.errors import lacks_memory
+
+
+class CellCrash(RobustkdError):
+    """A cell ended by something nobody foresaw, such as a bug in a plug-in. Another try would end alike."""
+
+
+class CellLost(CellCrash):
+    """A cell's process died or had no memory left. Another try, in a process of its own, may succeed."""
+
+
+class CellTimeout(CellCrash):
+    """A cell took longer than it may."""
+
+
+def error_of(error: Exception) -> RobustkdError:
+    """What the driver is told of an exception that ended a cell. Whoever wrapped it, a lack of memory is told as such."""
+    if lacks_memory(error):
+        return CellLost(f"out of memory: {_line(error)}", fix="use fewer workers, a smaller model or smaller data")
+    if isinstance(error, RobustkdError):
+        return error
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+    return CellCrash(text, fix="this is a bug in that plug-in or model, or in robustkd")
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

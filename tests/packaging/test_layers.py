@@ -1,0 +1,45 @@
+"""What the import-linter does not see: circles among modules, in the benchmarks too, and by imports inside of functions."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("attacks", "defenses", "campaigns")
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the distribution and of the benchmarks, by its name."""
+    found = {path.stem: path for path in (ROOT / "benchmarks").glob("*.py")}
+    for top in ("robustkd", *FOLDERS):
+        for path in (ROOT / top).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if top == "robustkd" and parts[1] in FOLDERS:
+                continue  # a link to the folder beside
+            parts = parts if top == "robustkd" else ("robustkd", *parts)
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules of ``known`` that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= named if named <= known.keys() else named | {node.module}
+    return found & known.keys()
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    known = modules()
+    assert {"robustkd.api", "robustkd.attacks", "_arena"} <= known.keys()
+    order = graphlib.TopologicalSorter({name: imports(path, known) for name, path in known.items()})
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        raise AssertionError("a circle of imports: " + " <- ".join(error.args[1])) from None
