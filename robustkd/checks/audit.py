@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from robustkd.contracts import Check, CheckContext, Finding
@@ -44,11 +46,12 @@ class ThreatModelAudit(Check):
                 strays[name] = np.flatnonzero(~inside).tolist()
         severe = bool(outside) or training
         said = "; ".join(f"{name} left its budget on {len(rows)} samples" for name, rows in strays.items())
+        told: dict[str, Any] = {"explanation": f"{said}, which do not count as broken"} if strays and not severe else {}
         return self.finding(
             severe or bool(strays),
             fix="correct the attack: project onto the ball and clip to the pixel range",
             severity=None if severe or not strays else "warning",
-            **({"explanation": f"{said}, which do not count as broken"} if strays and not severe else {}),
+            **told,
             outside=outside,
             left_budget=strays,
             training_mode=training,
