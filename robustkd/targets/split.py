@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from robustkd.contracts import Target, WrappedTarget
 
@@ -33,7 +33,9 @@ class SplitTarget(WrappedTarget):
             return self.target(inputs)
         again = torch.is_grad_enabled() and inputs.requires_grad
         parts = inputs.split(self.batch_size)
-        return torch.cat([checkpoint(self.target, x, use_reentrant=False) if again else self.target(x) for x in parts])
+        # Without an early stop, which is an exception out of the network and would be told as the model's own.
+        with set_checkpoint_early_stop(False):
+            return torch.cat([checkpoint(self.target, x, use_reentrant=False) if again else self.target(x) for x in parts])
 
     def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Each layer's outputs, of which the first dimension is the samples'."""
