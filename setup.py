@@ -264,6 +264,7 @@ setup(
         ],
         "robustkd.checks": [
             "threat-model-audit = robustkd.checks.audit:ThreatModelAudit",
+            "not-trained = robustkd.checks.untrained:NotTrained",
             "output-type = robustkd.checks.output:OutputType",
             "randomised-output = robustkd.checks.output:RandomisedOutput",
             "zero-gradient = robustkd.checks.gradient:ZeroGradient",

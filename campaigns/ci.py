@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from robustkd.campaigns.gate import GateResult
 
-SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "inconclusive": "⚠️ inconclusive"}
+SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "inconclusive": "⚠️ inconclusive", "not judged": "❔ not judged"}
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(campaign: str, gates: Sequence[GateResult]) -> str:
-    """One test case a gate: a failed one is a failure, an inconclusive one is skipped, with its reason."""
+def junit(campaign: str, gates: Sequence[GateResult], *, allow_missing: bool = False) -> str:
+    """One test case a gate, with its reason: one that failed is a failure, one that was not judged an error (skipped where that is
+    allowed), an inconclusive one is skipped.
+    """
+    tags = {"failed": "failure", "not judged": "skipped" if allow_missing else "error", "inconclusive": "skipped"}
+    found = [tags.get(gate.outcome) for gate in gates]
     suite = ElementTree.Element(
         "testsuite",
         name=_plain(f"robustkd gate {campaign}"),
         tests=str(len(gates)),
-        failures=str(sum(gate.outcome == "failed" for gate in gates)),
-        errors="0",
-        skipped=str(sum(gate.outcome == "inconclusive" for gate in gates)),
+        failures=str(found.count("failure")),
+        errors=str(found.count("error")),
+        skipped=str(found.count("skipped")),
     )
-    for gate in gates:
+    for gate, tag in zip(gates, found, strict=True):
         case = ElementTree.SubElement(
             suite, "testcase", classname=_plain(f"{campaign}.{gate.defense}"), name=_plain(f"{gate.metric} {gate.rule}")
         )
-        if gate.outcome != "passed":
-            tag = "failure" if gate.outcome == "failed" else "skipped"
+        if tag:
             ElementTree.SubElement(case, tag, message=_plain(gate.sentence)).text = _plain("\n".join(_seeds(gate)))
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
@@ -37,10 +41,9 @@ def junit(campaign: str, gates: Sequence[GateResult]) -> str:
 
 def markdown(campaign: str, gates: Sequence[GateResult]) -> str:
     """A table, as ``$GITHUB_STEP_SUMMARY`` shows it."""
-    failed = sum(gate.outcome == "failed" for gate in gates)
-    open_ = sum(gate.outcome == "inconclusive" for gate in gates)
-    told = f"{failed} of {len(gates)} gates failed" if failed else "no gate failed"
-    told += f", {open_} inconclusive" if open_ else ""
+    counted = Counter(gate.outcome for gate in gates)
+    told = f"{counted['failed']} of {len(gates)} gates failed" if counted["failed"] else "no gate failed"
+    told += "".join(f", {counted[outcome]} {outcome}" for outcome in ("not judged", "inconclusive") if counted[outcome])
     lines = [
         f"### {_cell(campaign)}: {told}",
         "",

@@ -20,8 +20,9 @@ from robustkd.campaigns.samples import AttackRecord
 from robustkd.campaigns.store import PERTURBATIONS, Entry, Store
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Transcript
+from robustkd.contracts.data import Modality
 from robustkd.data import Splits
-from robustkd.scoring.intervals import wilson
+from robustkd.scoring.intervals import share, wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
@@ -139,16 +140,15 @@ def attack_result(
         return CellResult(status=failure.status, error=failure.error, **names)
     outcome = record.outcome
     low, high = wilson(int(outcome.standing.sum()), len(outcome))
-    attacked = int(outcome.correct.sum())
     reached = outcome.norm[outcome.correct & np.isfinite(outcome.norm)]
     return CellResult(
         status="done",
         n=len(outcome),
-        clean_accuracy=_clean_accuracy(entry, outcome.correct),
-        robust_accuracy=float(outcome.standing.mean()),
+        clean_accuracy=share(held_clean(entry, outcome.correct, plan.data.modality)),
+        robust_accuracy=share(outcome.standing),
         ci_low=low,
         ci_high=high,
-        attack_success_rate=float(outcome.success.sum() / attacked) if attacked else None,
+        attack_success_rate=share(outcome.success[outcome.correct]),
         median_norm=float(np.median(reached)) if use.plugin.kind == "minimum-norm" and len(reached) else None,
         forward_passes=int(outcome.forwards.sum()),
         backward_passes=int(outcome.backwards.sum()),
@@ -233,10 +233,14 @@ def _defense_result(trained: _Trained) -> DefenseResult:
         status=status,
         error=error,
         n=len(standing),
-        clean_accuracy=_clean_accuracy(
-            next(entry for cell in trained.headline if (entry := trained.entries[cell.id])), correct
+        clean_accuracy=share(
+            held_clean(
+                next(entry for cell in trained.headline if (entry := trained.entries[cell.id])),
+                correct,
+                trained.plan.data.modality,
+            )
         ),
-        robust_accuracy=float(standing.mean()),
+        robust_accuracy=share(standing),
         ci_low=low,
         ci_high=high,
         attacks=list(found),
@@ -247,11 +251,11 @@ def _defense_result(trained: _Trained) -> DefenseResult:
     )
 
 
-def _clean_accuracy(entry: Entry, correct: np.ndarray) -> float:
-    """The share of samples that were classified rightly; of a model that is asked, of harmless requests that it does."""
-    if benign := entry.meta.get("benign"):
-        return float(np.mean(benign))
-    return float(correct.mean())
+def held_clean(entry: Entry, correct: np.ndarray, modality: Modality) -> np.ndarray:
+    """What the clean accuracy is the share of: (N,) bool, images that were classified rightly before the attack; of a model that
+    is asked, (M,) bool, harmless requests that it complied with, of which the data may have none.
+    """
+    return correct if modality == "images" else np.array(entry.meta.get("benign", ()), dtype=bool)
 
 
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

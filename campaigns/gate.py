@@ -1,7 +1,12 @@
 """Gates: what a defense must clear, judged with the intervals of its numbers.
 
 A bound (``gates`` of the campaign file) or a baseline: the numbers of an earlier campaign, on the same samples. Either way there
-are three outcomes. Only one of them, that the whole interval lies on the wrong side, is a failure.
+are four outcomes:
+
+passed         the whole interval lies on the right side
+failed         the whole interval lies on the wrong side
+inconclusive   it lies on both: too few samples, or seeds that disagree
+not judged     there is nothing to judge: a number is missing, or the checks find it not credible
 """
 
 from __future__ import annotations
@@ -18,10 +23,12 @@ from robustkd.contracts.threat import budget
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
 
-GateOutcome = Literal["passed", "failed", "inconclusive"]
+GateOutcome = Literal["passed", "failed", "inconclusive", "not judged"]
 Metric = Literal["robust_accuracy", "clean_accuracy"]
 METRICS: tuple[Metric, ...] = ("robust_accuracy", "clean_accuracy")
 ALLOWED_DROP = 0.02
+FAILED, NOT_JUDGED = 4, 5
+"""Exit codes."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class GateResult:
         rule: what was asked for, in words.
         value, ci_low, ci_high: the share (for a bound) or its change since the baseline (for a drop): the mean over seeds, and the
             envelope of the seeds' own 95 % intervals.
-        why: what kept the gate from an answer, or has to be known beside it.
+        why: what kept the gate from an answer, or has to be known beside it; empty where only the number is missing.
         changes: of a drop, each seed's own.
     """
 
@@ -65,18 +72,20 @@ class GateResult:
 def judge_gates(gates: Sequence[GateSpec], results: Results) -> list[GateResult]:
     """Each bound: passed when the whole interval lies at or above it, failed when the whole interval lies below it.
 
-    In between the campaign has too few samples to tell, which is ``inconclusive`` and not a failure; so is a missing number, and
-    a robust accuracy above the bound that the checks find not credible.
+    In between the campaign has too few samples to tell, which is ``inconclusive``. Without a number, such as the usefulness of a
+    model that was asked no harmless request, or with a robust accuracy that the checks find not credible (unless even that one
+    failed), a gate is ``not judged``.
     """
     judged = []
     for gate in gates:
         rule = f"at least {gate.at_least:.1%}"
         rows = [row for row in results.defenses if row.defense == gate.defense]
         values = [getattr(row, gate.metric) for row in rows]
-        if not rows or any(value is None for value in values):
-            judged.append(GateResult(gate.defense, gate.metric, rule, "inconclusive"))
+        clean = gate.metric == "clean_accuracy" and results.n_clean is not None
+        counts = [results.n_clean or 0 if clean else row.n for row in rows]
+        if not rows or None in values or 0 in counts:
+            judged.append(GateResult(gate.defense, gate.metric, rule, "not judged"))
             continue
-        counts = [results.n_clean or row.n if gate.metric == "clean_accuracy" else row.n for row in rows]
         intervals = [wilson(round(value * n), n) for value, n in zip(values, counts, strict=True)]
         low, high = min(pair[0] for pair in intervals), max(pair[1] for pair in intervals)
         outcome: GateOutcome = "passed" if low >= gate.at_least else "failed" if high < gate.at_least else "inconclusive"
@@ -90,6 +99,12 @@ def objections(gates: Iterable[GateResult], defense: str) -> list[str]:
     return [gate.sentence for gate in gates if gate.defense == defense and gate.outcome != "passed"]
 
 
+def exit_code(gates: Iterable[GateResult], *, allow_missing: bool = False) -> int:
+    """4 when a gate failed, else 5 when one was not judged (unless that is allowed), else 0."""
+    outcomes = {gate.outcome for gate in gates}
+    return FAILED if "failed" in outcomes else NOT_JUDGED if "not judged" in outcomes and not allow_missing else 0
+
+
 def judge_baseline(
     baseline: Snapshot, snapshot: Snapshot, *, allowed_drop: float = ALLOWED_DROP, metrics: Iterable[Metric] = METRICS[:1]
 ) -> list[GateResult]:
@@ -97,12 +112,13 @@ def judge_baseline(
 
     failed        on every seed the whole interval of the change lies below -allowed_drop
     passed        on every seed the whole interval lies at or above it
-    inconclusive  else: too few samples, seeds that disagree, or a number that is missing
+    not judged    a number is missing, was measured on other samples or by another attack, or is not credible
+    inconclusive  else: too few samples, or seeds that disagree
 
     The very same weights, of which no sample was lost, have passed: no interval is needed to say that they did not change.
 
     The worst case is taken over the attacks of the baseline: one that the campaign has beside them is left out, and one that has
-    no number any more makes the gate inconclusive, for without it the worst case could only look better.
+    no number any more leaves the gate not judged, for without it the worst case could only look better.
     """
     return [_judge(baseline, snapshot, defense, metric, allowed_drop) for defense in baseline.defenses for metric in metrics]
 
@@ -111,7 +127,7 @@ def _judge(baseline: Snapshot, snapshot: Snapshot, defense: str, metric: Metric,
     rule = f"at most {100 * allowed_drop:g} points below the baseline"
     changes = _changes(baseline, snapshot, defense, WORST if metric == "robust_accuracy" else CLEAN)
     if isinstance(changes, str):
-        return GateResult(defense, metric, rule, "inconclusive", why=changes)
+        return GateResult(defense, metric, rule, "not judged", why=changes)
     seeds = [item.seed for item in changes]
     outcomes = {_outcome(item, allowed_drop) for item in changes}
     outcome: GateOutcome = outcomes.pop() if len(outcomes) == 1 else "inconclusive"
@@ -171,9 +187,9 @@ def _outcome(item: Change, allowed_drop: float) -> GateOutcome:
 
 
 def _believed(outcome: GateOutcome, metric: str, verdicts: Sequence[Verdict | None]) -> tuple[GateOutcome, str]:
-    """A gate is not passed by a robust accuracy that cannot be believed."""
-    if outcome == "passed" and metric == "robust_accuracy" and "not credible" in verdicts:
-        return "inconclusive", "its robust accuracy is not credible"
+    """A robust accuracy that cannot be believed passes no gate; one that is too low even so fails it."""
+    if outcome != "failed" and metric == "robust_accuracy" and "not credible" in verdicts:
+        return "not judged", "its robust accuracy is not credible"
     return outcome, ""
 
 

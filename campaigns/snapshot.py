@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from robustkd.campaigns import baseline, samples, spec
+from robustkd.campaigns.collect import held_clean
 from robustkd.campaigns.record import changed_since
 from robustkd.campaigns.store import Store
 from robustkd.contracts import StoreError, UsageError
@@ -171,20 +172,19 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
     store, index = Store(folder), None
     rows: dict[tuple[str, str, int], Row] = {}
     for cell in results.cells:
-        if cell.status != "done" or cell.robust_accuracy is None or cell.clean_accuracy is None:
+        if cell.status != "done" or cell.robust_accuracy is None:
             continue
         row = Row(cell.defense, cell.attack, cell.seed, cell.norm, cell.eps, cell.n, round(cell.robust_accuracy * cell.n))
-        n = results.n_clean
-        clean = replace(row, attack=CLEAN, n=n or cell.n, held=round(cell.clean_accuracy * (n or cell.n)))
+        n = cell.n if results.n_clean is None else results.n_clean
+        clean = replace(row, attack=CLEAN, n=n, held=round((cell.clean_accuracy or 0.0) * n))
         if entry := store.get(cell.cell_id):
             outcome = samples.read(entry).outcome
             index = outcome.index
-            row, clean = (
-                _held(row, outcome.standing),
-                _held(clean, np.array(entry.meta.get("benign", outcome.correct), dtype=bool)),
-            )
+            row = _held(row, outcome.standing)
+            clean = _held(clean, held_clean(entry, outcome.correct, results.modality))
         rows[cell.defense, cell.attack, cell.seed] = row
-        rows.setdefault((cell.defense, CLEAN, cell.seed), clean)
+        if clean.n and cell.clean_accuracy is not None:
+            rows.setdefault((cell.defense, CLEAN, cell.seed), clean)
     headline: dict[tuple[str, int], tuple[str, ...]] = {}
     verdicts: dict[tuple[str, int], Verdict | None] = {}
     targets: dict[tuple[str, int], str | None] = {}

@@ -32,6 +32,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation import Evaluation, left_changed, marks_of
+from robustkd.scoring.finite import require_finite
 from robustkd.scoring.judging import Outcome
 
 
@@ -135,7 +136,7 @@ class JudgedAttempts(Attempts):
             for question, seed in zip(asked, requests.get("seed"), strict=True)
         ]
         outputs = _respond(self._target, asked)
-        success = torch.from_numpy(np.asarray(_first(self._judges).complied(requests, outputs), dtype=bool).copy())
+        success = torch.from_numpy(_judged(_first(self._judges), requests, outputs))
         self.used[rows] += 1
         for place, question, output, cost in zip(places, asked, outputs, took, strict=True):
             self.answers[place] = output
@@ -182,7 +183,7 @@ class JudgedAttempts(Attempts):
 
     def _transcripts(self, deciding: Sequence[_Deciding]) -> list[Transcript]:
         requests, outputs = self._batch.requests, [found.output for found in deciding]
-        verdicts = {name: judge.complied(requests, outputs) for name, judge in self._judges.items()}
+        verdicts = {name: _judged(judge, requests, outputs) for name, judge in self._judges.items()}
         return [
             Transcript(
                 index=int(self._batch.index[place]),
@@ -235,7 +236,7 @@ def _answered(target: GenerativeTarget, requests: Prompts, judge: Judge, prefill
     prefills = requests.get("prefill") if prefilled else ("",) * len(requests)
     asked = [Asked(prompt, prefill, seed=int(seed) if seed else None) for prompt, prefill, seed in _rows(requests, prefills)]
     outputs = _respond(target, asked)
-    return Answered(requests, outputs, np.asarray(judge.complied(requests, outputs), dtype=bool))
+    return Answered(requests, outputs, _judged(judge, requests, outputs))
 
 
 def _rows(requests: Prompts, prefills: Sequence[str]) -> Any:
@@ -254,7 +255,19 @@ def _respond(target: GenerativeTarget, asked: Sequence[Asked]) -> Sequence[Any]:
         ) from error
     if len(outputs) != len(asked):
         raise TargetError(f"the model gave {len(outputs)} answers to {len(asked)} requests", fix="respond with one each")
+    pictures = [output for output in outputs if isinstance(output, Tensor)]
+    if pictures:
+        # In float64, whatever each is of: of NaN and infinities one sum tells.
+        require_finite(torch.stack([picture.double().sum() for picture in pictures]), "the model's pictures")
     return outputs
+
+
+def _judged(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
+    """(N,) bool, a copy; a judge's NaN is no verdict."""
+    said = np.asarray(judge.complied(requests, outputs))
+    if said.dtype.kind == "f":
+        require_finite(said, f"the verdicts of the judge {type(judge).__name__}", "outputs")
+    return said.astype(bool)
 
 
 def _first(judges: Mapping[str, Judge]) -> Judge:

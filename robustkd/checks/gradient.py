@@ -67,7 +67,10 @@ class ZeroGradient(Check):
                 f"of the input gradient are {kinds}, which attacks take as 0"
             )
             said = f"{said}; {beside}" if dead else beside
-        blind: list[Mapping[str, Any]] = [{"kind": "bpda", "attack": {"kind": "pgd", "steps": 40}}, {"kind": "square", "queries": 1000}]
+        blind: list[Mapping[str, Any]] = [
+            {"kind": "bpda", "attack": {"kind": "pgd", "steps": 40}},
+            {"kind": "square", "queries": 1000},
+        ]
         return self.finding(
             dead or bool(touched),
             fix="attack with a margin loss or rescaled logits; where the margin's gradient is zero too, use BPDA or a black-box attack"

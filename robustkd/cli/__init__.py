@@ -79,7 +79,8 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
 def cli(ctx: click.Context) -> None:
     """Does this defense hold? robustkd answers from one campaign file.
 
-    Begin with `robustkd run quickstart`. Exit codes: 0 done, 1 failure, 2 usage, 3 incomplete (cells failed), 4 a gate failed.
+    Begin with `robustkd run quickstart`. Exit codes: 0 done, 1 failure, 2 usage, 3 incomplete (cells failed), 4 a gate failed,
+    5 a gate has nothing to judge.
     """
     if os.environ.get("NO_COLOR"):  # no-color.org; rich knows it by itself
         ctx.color = False

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from robustkd.cli.names import outputs
-from robustkd.cli.options import json_option, out_option
+from robustkd.cli.options import allow_missing_option, json_option, out_option
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -37,6 +37,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--write-baseline", type=_FILE, help="Write the results' numbers and samples into this file, to commit.")
 @click.option("--junit", type=_FILE, help="Write JUnit XML.")
 @click.option("--markdown", type=_FILE, help="Append a Markdown summary (such as to $GITHUB_STEP_SUMMARY).")
+@allow_missing_option
 @json_option
 def command(
     results: str,
@@ -47,11 +48,14 @@ def command(
     write_baseline: Path | None,
     junit: Path | None,
     markdown: Path | None,
+    allow_missing: bool,
     as_json: bool,
 ) -> None:
-    """Judge the gates of a campaign that was run, and whether it fell below a baseline. Exit code 4: it did.
+    """Judge the gates of a campaign that was run, and whether it fell below a baseline.
 
     RESULTS: a campaign (file or preset), an output folder or its results.json.
+
+    Exit codes: 0 no gate failed, 4 one failed, 5 none failed but one has nothing to judge (a number that is missing or not credible).
     """
     from robustkd.campaigns import ci, gate, snapshot
     from robustkd.campaigns.durable import write_text
@@ -70,7 +74,7 @@ def command(
             fix="write 'gates:' in the campaign file, or give --baseline FILE (--write-baseline FILE makes one)",
         )
     if junit is not None:
-        write_text(junit, ci.junit(found.campaign, gates))
+        write_text(junit, ci.junit(found.campaign, gates, allow_missing=allow_missing))
     if markdown is not None:
         with markdown.open("a", encoding="utf-8") as summary:
             summary.write(ci.markdown(found.campaign, gates))
@@ -79,8 +83,11 @@ def command(
     else:
         for item in gates:
             click.echo(item.sentence)
-    if any(item.outcome == "failed" for item in gates):
-        raise click.exceptions.Exit(4)
+    code = gate.exit_code(gates, allow_missing=allow_missing)
+    if code == gate.FAILED:
+        raise click.exceptions.Exit(code)
     if write_baseline is not None:
         write_text(write_baseline, json.dumps(snapshot.to_baseline(found), indent=1) + "\n")
         click.echo(f"baseline   {write_baseline}", err=as_json)
+    if code:
+        raise click.exceptions.Exit(code)

@@ -18,6 +18,11 @@ out_option = click.option(
 precision_option = click.option(
     "--precision", type=click.Choice(["full", "bf16"]), help="In which attacks take gradients [default: full, the model's own]."
 )
+allow_missing_option = click.option(
+    "--allow-missing",
+    is_flag=True,
+    help="A gate that has nothing to judge (no number, or not a credible one) ends with code 0, not 5.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, precision_option, results_folder
+from robustkd.cli.options import allow_missing_option, json_option, out_option, precision_option, results_folder
 
 
 @click.command("run")
@@ -33,6 +33,7 @@ from robustkd.cli.options import json_option, out_option, precision_option, resu
     help="Do a defense, an attack or an analysis again, and what stands on it, though it is finished; may be given several times.",
 )
 @click.option("--no-track", is_flag=True, help="Do not write to MLflow.")
+@allow_missing_option
 @click.option("--quiet", "-q", is_flag=True, help="Only the table.")
 @json_option
 def command(
@@ -46,6 +47,7 @@ def command(
     keep_perturbations: str | None,
     redo: tuple[str, ...],
     no_track: bool,
+    allow_missing: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -53,10 +55,12 @@ def command(
 
     What is finished already is not done again: after an interruption, or a change to the file, only the rest is run. A network that
     code of your own builds is built anew in each run, and attacked again where it came out different.
+
+    Exit codes: 0 done, 3 incomplete (cells failed), 4 complete but a gate failed, 5 no gate failed but one has nothing to judge.
     """
     from robustkd.campaigns import profile as profiles
     from robustkd.campaigns import spec
-    from robustkd.campaigns.gate import judge_gates
+    from robustkd.campaigns.gate import exit_code, judge_gates
     from robustkd.cli import session
     from robustkd.cli.progress import follower, warn
     from robustkd.cli.table import print_results
@@ -80,5 +84,5 @@ def command(
         print_results(results, gates, folder, tracked=how.tracking.enabled, shown=campaign)
     if results.incomplete:
         raise click.exceptions.Exit(3)
-    if any(gate.outcome == "failed" for gate in gates):
-        raise click.exceptions.Exit(4)
+    if code := exit_code(gates, allow_missing=allow_missing):
+        raise click.exceptions.Exit(code)

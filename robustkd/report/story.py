@@ -200,7 +200,7 @@ def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[Def
     if summary.robust_accuracy == 0:
         return f"So the evaluation is {summary.verdict}, though its number cannot fall below {worst}."
     if {finding.doubts for finding in doubting} == {"use"}:
-        return f"So the number is {summary.verdict}: it may be right, and is that of a model of less use."
+        return f"So the number is {summary.verdict}: it may be right, and may be that of a model of less use."
     below = "far below" if summary.verdict == "not credible" else "below"
     return f"So the number is {summary.verdict}: the true robust accuracy may be {below} {worst}."
 

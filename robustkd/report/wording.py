@@ -102,9 +102,13 @@ def _of_images(n: int, norm: str) -> Wording:
 
 def _of_prompts(n: int, benign: int, output: str) -> Wording:
     useful = (
-        f"Usefulness (clean_accuracy in files, gates and MLflow) is the share of {benign} harmless requests that the model complies "
-        "with, by the same judge: a model that refuses everything is robust, and useless."
+        "The data have no harmless requests, so usefulness is not known: a model that answers nothing looks as robust as this."
     )
+    if benign:
+        useful = (
+            f"Usefulness (clean_accuracy in files, gates and MLflow) is the share of {benign} harmless requests that the model complies "
+            "with, by the same judge: a model that refuses everything is robust, and useless."
+        )
     return Wording(
         sample="forbidden request",
         data=f"{counted(n, 'forbidden request')}, {benign} harmless",

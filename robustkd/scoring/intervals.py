@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 Z95 = 1.959963984540054  # the 97.5 % point of the standard normal
+
+
+def share(held: np.ndarray) -> float | None:
+    """The share of (N,) bool that hold, in [0, 1]; None when N is 0, for a share of nothing is no number."""
+    return float(held.mean()) if len(held) else None
 
 
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:

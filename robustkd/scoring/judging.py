@@ -13,6 +13,7 @@ import torch
 
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Target, ThreatModel
 from robustkd.scoring.distances import TOLERANCE, distance, within
+from robustkd.scoring.finite import require_finite
 
 STRAYS, GROSS = 0.1, 2.0
 """The share of results outside their budget, and the multiple of it that one of them spends, beyond which the attack cannot have
@@ -69,6 +70,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
     Raises:
         AttackError: the result is no answer to the question that was asked: wrong shape, not finite, outside the pixel
             range, or (fixed budget) outside the budget: for more than ``STRAYS`` of the samples, or by more than ``GROSS`` times.
+        TargetError: the target's logits are NaN or infinite.
     """
     adversarial = result.adversarial
     name = type(attack).__name__
@@ -83,8 +85,10 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
     inside = within(spent, allowed, threat.norm, adversarial.shape[1:])
     _audit(name, attack, adversarial, spent, allowed, inside, threat, getattr(target, "bounds", (0.0, 1.0)))
     with torch.no_grad():
-        before = (batch.logits if batch.logits is not None else target(batch.inputs)).argmax(1)
-        after = target(adversarial).argmax(1)
+        clean, attacked = batch.logits if batch.logits is not None else target(batch.inputs), target(adversarial)
+    require_finite(clean, "the model's logits", "clean samples")
+    require_finite(attacked, "the model's logits", "attacked samples")
+    before, after = clean.argmax(1), attacked.argmax(1)
     correct = before == batch.labels
     reached = after != batch.labels if batch.goals is None else after == batch.goals
     success = correct & reached & inside

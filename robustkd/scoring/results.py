@@ -38,7 +38,8 @@ class CellResult:
     ``error`` says why a cell has no numbers; its ``status`` is then not ``done``.
 
     Of a model that is asked, a request that it could not comply with anyway is what a misclassified sample is of a classifier, and
-    ``clean_accuracy`` is its usefulness: the share of harmless requests that it complies with. ``agreement`` tells of every judge but
+    ``clean_accuracy`` is its usefulness: the share of harmless requests that it complies with, None
+    without any. ``agreement`` tells of every judge but
     the deciding one on how many of the deciding answers it says the same, as a share.
     """
 
@@ -140,8 +141,8 @@ class Results:
 
     @property
     def n_clean(self) -> int | None:
-        """Of how many harmless requests the clean accuracies are shares; None where they are of the test samples themselves."""
-        return self.data.get("benign") or None
+        """Of how many harmless requests the clean accuracies are shares, possibly none; None where they are of the test samples."""
+        return None if self.modality == "images" else int(self.data.get("benign", 0))
 
     @property
     def incomplete(self) -> bool:

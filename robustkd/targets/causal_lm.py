@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkd.contracts import Asked, GenerativeTarget, TargetError
+from robustkd.scoring.finite import require_finite
 from robustkd.targets.chat import Chat, TokenBatch, Tokens
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class CausalLMTarget(GenerativeTarget):
             (B, T) float32, 0 where no completion is; differentiable in ``embeddings`` and in the weights.
 
         Raises:
-            TargetError: the conversations do not begin with ``prefix``.
+            TargetError: the conversations do not begin with ``prefix``; a log-probability is NaN.
         """
         skip = 0 if prefix is None else prefix.within(batch)
         embedded = self.embed(batch.ids[:, skip:]) if embeddings is None else embeddings[:, skip:]
@@ -137,6 +138,8 @@ class CausalLMTarget(GenerativeTarget):
         ).logits.float()
         chosen = logits.log_softmax(-1).gather(2, batch.ids[:, columns, None]).squeeze(2)
         chosen = torch.where(batch.completion[:, columns], chosen, 0.0)
+        # -inf is a word that the model rules out.
+        require_finite(chosen.detach().clamp_min(torch.finfo(chosen.dtype).min), "the log-probabilities of the language model")
         return torch.zeros(batch.ids.shape, device=chosen.device).index_copy(1, columns, chosen)
 
     def completion_logprob(self, batch: TokenBatch, embeddings: Tensor | None = None, prefix: Prefix | None = None) -> Tensor:
@@ -149,7 +152,7 @@ class CausalLMTarget(GenerativeTarget):
         ``Asked.embeddings``, (T, D) of any length, stand where the user's tokens would; the template around them stays.
 
         Raises:
-            TargetError: a prompt leaves no room for an answer.
+            TargetError: a prompt leaves no room for an answer; a logit is NaN, or all are infinite.
         """
         laid = [self._laid(question) for question in asked]
         answers = [""] * len(laid)
@@ -186,6 +189,7 @@ class CausalLMTarget(GenerativeTarget):
         room = (self.chat.context - lengths).clamp_max(self.max_new_tokens)
         written: list[Tensor] = []
         running = torch.ones_like(room, dtype=torch.bool)
+        highest: list[Tensor] = []
         step: dict[str, Any] = {"inputs_embeds": embedded}
         positions, cache = (mask.cumsum(1) - 1).clamp_min(0), None
         while running.any():
@@ -197,12 +201,16 @@ class CausalLMTarget(GenerativeTarget):
                 use_cache=True,
                 logits_to_keep=1,
             )
-            chosen, cache = output.logits[:, -1].argmax(-1), output.past_key_values
+            top, chosen = output.logits[:, -1].max(-1)
+            cache = output.past_key_values
+            # NaN where any logit is; a single word may be ruled out by -inf.
+            highest.append(top.where(running, 0.0))
             written.append(chosen)
             running &= ~torch.isin(chosen, ends) & (room > len(written))
             positions = (positions[:, -1:] + 1).clamp_max(self.chat.context - 1)
             step = {"input_ids": chosen[:, None]}
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        require_finite(torch.stack(highest, 1), "the logits of the language model")
         rows = zip(torch.stack(written, 1).tolist(), room.tolist(), strict=True)
         return [_until(row[:most], self._ends) for row, most in rows]
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkd.contracts import Asked, DataError, GenerativeTarget, TargetError
+from robustkd.scoring.finite import require_finite
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -127,10 +128,11 @@ class TextToImageTarget(GenerativeTarget):
         if embeddings is None:
             assert ids is not None
             encoded: Tensor = self.text_encoder(input_ids=ids.to(self.device)).last_hidden_state
-            return encoded
-        anything = torch.full(embeddings.shape[:2], self.pad, device=self.device)
-        with _looked_up(self.embedding, embeddings.to(self.device, self.dtype)):
-            encoded = self.text_encoder(input_ids=anything).last_hidden_state
+        else:
+            anything = torch.full(embeddings.shape[:2], self.pad, device=self.device)
+            with _looked_up(self.embedding, embeddings.to(self.device, self.dtype)):
+                encoded = self.text_encoder(input_ids=anything).last_hidden_state
+        require_finite(encoded.detach(), "the text encoder's outputs", "prompts")
         return encoded
 
     def latents(self, images: Tensor) -> Tensor:
@@ -146,6 +148,7 @@ class TextToImageTarget(GenerativeTarget):
         drawn = latents.to(self.dtype)
         if self.vae is not None:
             drawn = self.vae.decode(drawn / self.vae.config.scaling_factor).sample
+        require_finite(drawn.detach(), "the decoder's pictures")
         return (drawn.float() / 2 + 0.5).clamp(0, 1)
 
     def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -156,6 +159,7 @@ class TextToImageTarget(GenerativeTarget):
     def output(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
         """(B, C', H', W') what the UNet says about noised latents, in its own terms: noise, velocity or latents."""
         said: Tensor = self.unet(latents.to(self.dtype), t.to(self.device), encoder_hidden_states=hidden).sample
+        require_finite(said.detach(), "the UNet's outputs", "noised pictures")
         return said
 
     def aim(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -281,6 +285,7 @@ class TextToImageTarget(GenerativeTarget):
                 without, given = self.unet(torch.cat([seen, seen]), t, encoder_hidden_states=hidden).sample.float().chunk(2)
                 output = without + guidance * (given - without)
             z = scheduler.step(output, t, z, **random).prev_sample
+        require_finite(z.detach(), "the latents that the UNet draws")
         return z
 
     def sampling_times(self) -> Tensor:

@@ -45,7 +45,7 @@ def cell(result: CellResult, verdict: Verdict | None, examples: Sequence[PromptI
         return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
     lines = [
         f"{title}: **{percent(result.robust_accuracy)}** robust (95 % interval {interval(result.ci_low, result.ci_high)}) "
-        f"of {_samples(result)}; {percent(result.clean_accuracy)} {_unattacked(result)}.",
+        f"of {_samples(result)}; {_unattacked(result)}.",
         f"Verdict on this defense: {signed(verdict)}." if verdict else "",
         f"Cost: {count(result.forward_passes)} forward and {count(result.backward_passes)} backward passes, "
         f"{seconds(result.wall_seconds)}.",
@@ -67,7 +67,7 @@ def defense(result: DefenseResult) -> str:
     parts = [
         f"{signed(result.verdict)}: {title}, **{percent(result.robust_accuracy)}** robust against {attacks} together "
         f"({escape(', '.join(result.attacks))}; 95 % interval {interval(result.ci_low, result.ci_high)}) of "
-        f"{_samples(result)}; {percent(result.clean_accuracy)} {_unattacked(result)}.",
+        f"{_samples(result)}; {_unattacked(result)}.",
         _remedy(result),
         *_findings(result.checks),
         _quoted(result.error) if result.error else "",
@@ -159,7 +159,10 @@ def _samples(result: CellResult | DefenseResult) -> str:
 
 
 def _unattacked(result: CellResult | DefenseResult) -> str:
-    return "of the harmless requests are complied with" if _asked(result) else "are right without an attack"
+    if result.clean_accuracy is None:
+        return "the data have no harmless requests, so usefulness is not known"
+    share = percent(result.clean_accuracy)
+    return f"{share} of the harmless requests are complied with" if _asked(result) else f"{share} are right without an attack"
 
 
 def _asked(result: CellResult | DefenseResult) -> bool:

@@ -195,7 +195,7 @@ def test_a_baseline_file_says_what_its_folder_says(robustkd, tmp_path):
     assert robustkd("gate", "baseline.json")[0] == 2
 
 
-def test_the_gate_s_three_outcomes(robustkd, tmp_path):
+def test_the_gate_s_outcomes(robustkd, tmp_path):
     write(tmp_path / "a", {("robust", seed): draw(seed, pgd=0.6) for seed in (0, 1)})
     robustkd("gate", "a", "--write-baseline", "baseline.json")
     cases = {
@@ -221,7 +221,10 @@ def test_the_gate_s_three_outcomes(robustkd, tmp_path):
         assert robustkd("gate", name, "--baseline", "w1")[1].startswith(f"gate {expected}")
     write(tmp_path / "tall", {("robust", seed): draw(seed, pgd=0.9) for seed in (0, 1)}, verdict="not credible")
     code, out, _ = robustkd("gate", "tall", "--baseline", "baseline.json")
-    assert (code, "not credible" in out, "inconclusive" in out) == (0, True, True)
+    assert (code, "not credible" in out, "not judged" in out) == (5, True, True)
+    # A number that cannot be believed, and is too low all the same, has failed; a failure wins over what was not judged.
+    write(tmp_path / "low", {("robust", seed): draw(seed, pgd=0.4) for seed in (0, 1)}, verdict="not credible")
+    assert robustkd("gate", "low", "--baseline", "baseline.json")[0] == 4
     assert robustkd("gate", "same")[0] == 2  # neither gates nor a baseline
 
 
@@ -236,10 +239,10 @@ def test_the_gate_s_three_outcomes(robustkd, tmp_path):
         ({("robust", 0): draw(0, pgd=0.6)}, {"steps": 2}, "pgd is not the attack of the baseline (steps 20 -> 2)"),
     ],
 )
-def test_what_the_gate_cannot_answer_is_inconclusive(tmp_path, drawn, more, told):
+def test_a_gate_without_a_number_to_judge_is_not_judged(tmp_path, drawn, more, told):
     before = read(str(write(tmp_path / "a", {("robust", 0): draw(0, pgd=0.6)})))
     (gate,) = judge_baseline(before, read(str(write(tmp_path / "b", drawn, **more))))
-    assert gate.outcome == "inconclusive"
+    assert gate.outcome == "not judged"
     assert told in gate.why
 
 

@@ -103,7 +103,8 @@ def test_a_model_that_refuses_everything_is_not_robust(complied, severity):
     finding = found("over-refusal", SEARCH, of=batch(complied=complied, roles=("task",) * 25 + ("look-alike",) * 25))
     assert (finding.severity if finding.fired else None) == severity
     assert finding.evidence["by_role"]["look-alike"] == max(0, complied - 25) / 25
-    assert not found("over-refusal", SEARCH, of=replace(batch(), benign=None)).applicable
+    unknown = found("over-refusal", SEARCH, of=replace(batch(), benign=None))
+    assert (unknown.fired, unknown.severity) == (True, "warning")
 
 
 def test_judges_are_compared_over_all_attacks():

@@ -1,0 +1,75 @@
+"""Whether there is anything to defend: a network that has learned nothing."""
+
+from __future__ import annotations
+
+import torch
+
+from robustkd.contracts import Check, CheckContext, Finding
+from robustkd.scoring.intervals import wilson
+
+LIMIT = 0.1
+
+
+class NotTrained(Check):
+    """Does the network know more than which class is the commonest?
+
+        skill = (accuracy - p) / (1 - p),     p: the share of the commonest class among the test samples
+
+    It is 0 for the best constant answer and 1 for a network that is always right. Where it is near 0, nothing can be broken: a constant
+    network keeps its accuracy under every attack. Its interval is the Wilson interval of the accuracy, with p taken as known.
+    """
+
+    severity = "severe"
+    rule = (
+        "the accuracy without an attack is at most a tenth of the way from the share of the commonest class to 1 (skill below 0.1); a "
+        "warning where only the lower end of its 95 % interval is, or where all samples are of one class"
+    )
+    source = (
+        "Cohen 1960, A coefficient of agreement for nominal scales, with the commonest class as chance; the threshold is ours"
+    )
+    doubts = "use"
+
+    def run(self, context: CheckContext) -> Finding:
+        """Compare the clean predictions with the best constant one."""
+        logits, labels = context.batch.logits, context.batch.labels
+        assert logits is not None
+        predicted = logits.argmax(1)
+        n, right = len(labels), int((predicted == labels).sum())
+        commonest = int(torch.bincount(labels).max())
+        answer = int(torch.bincount(predicted).argmax())
+        answered = int((predicted == answer).sum()) / n
+        told = f"{100 * right / n:.1f} % of {n} test samples are classified rightly, {100 * commonest / n:.1f} % are of the commonest class"
+        numbers = {
+            "accuracy": right / n,
+            "share_of_commonest_class": commonest / n,
+            "share_of_commonest_answer": answered,
+            "n": n,
+        }
+        if commonest == n:
+            return self.finding(
+                True,
+                severity="warning",
+                fix="take test samples of several classes",
+                explanation=f"all {n} test samples are of one class: a network that always answers it would do as well",
+                **numbers,
+            )
+        chance = commonest / n
+        skill, low, high = ((share - chance) / (1 - chance) for share in (right / n, *wilson(right, n)))
+        nothing = skill < LIMIT
+        said = (
+            f"the network has learned nothing (it answers class {answer} for {100 * answered:.1f} % of them)"
+            if nothing
+            else f"with n = {n} it cannot be told from a network that has learned nothing"
+        )
+        return self.finding(
+            low < LIMIT,
+            severity="severe" if nothing else "warning",
+            fix="train it longer, or see that its inputs are normalised and its classes numbered as in its training"
+            if nothing
+            else "take more test samples, or a better network",
+            explanation=f"{told}: {said}",
+            skill=skill,
+            skill_ci_low=low,
+            skill_ci_high=high,
+            **numbers,
+        )
