@@ -253,7 +253,7 @@ class Worker:
             raise TargetError(
                 f"the trained target {cell_id} is missing or damaged", fix="run the campaign again: it trains it anew"
             )
-        return load_target(entry.folder).to(self._device)
+        return load_target(entry.folder, self._campaign.code).to(self._device)
 
     def _fingerprint(self, cell_id: str) -> str:
         entry = self._store.get(cell_id)

@@ -10,7 +10,7 @@ import torch
 from pydantic import ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationInfo, model_validator
 
 from robustkd import plugins
-from robustkd.contracts import CampaignPath, Defense, FitContext, ModelName, Params, Target, TargetError
+from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.code import call_by_reference, source_file
 from robustkd.targets.files import load_weights
@@ -66,6 +66,10 @@ class External(Defense):
     def files(self) -> list[Path]:
         """The code's file and the weights."""
         return [file for file in (self.params.code_file, self.params.weights) if file is not None]
+
+    def code(self) -> list[Code]:
+        """The function that builds the network, with its arguments."""
+        return [] if self.params.code is None else [Code(self.params.reference, self.params.kwargs)]
 
     def fit(self, context: FitContext) -> Target:
         """Build the network, load its weights and try it.
