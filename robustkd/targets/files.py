@@ -16,6 +16,7 @@ from torch import nn
 from robustkd.contracts import Code, RobustkdError, Target, TargetError
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.code import allowing
+from robustkd.targets.fit import require_fit
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 
@@ -77,10 +78,7 @@ def load_weights(module: nn.Module, file: Path) -> None:
     # BatchNorm's step counter is not written by older checkpoints and has no effect on the output in eval mode.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     wrong = [key for key in mine if key in state and mine[key].shape != state[key].shape]
-    if missing or unexpected or wrong:
-        problems = (("lacks", missing), ("has unknown", unexpected), ("differs in shape at", wrong))
-        said = "; it ".join(f"{text} {', '.join(keys[:3])}" for text, keys in problems if keys)
-        raise TargetError(f"{file} does not fit the network: it {said}", fix="check the architecture and its parameters")
+    require_fit(file, missing=missing, unexpected=unexpected, mismatched=wrong)
     module.load_state_dict(state, strict=False)
 
 
