@@ -33,7 +33,7 @@ def pretrained_network(kind: Any, source: str | Path, *, subfolder: str = "", un
     Raises:
         TargetError: the weights do not cover the network, a file is damaged, or the model needs code of its own.
     """
-    place = Path(source, subfolder)
+    place = Path(source, subfolder or options.get("gguf_file", ""))
     library = kind.__module__.partition(".")[0]
     if library == "transformers":
         options |= {"trust_remote_code": False, "ignore_mismatched_sizes": True}  # the latter are told, and refused below
