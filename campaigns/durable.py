@@ -14,7 +14,7 @@ from pathlib import Path
 
 from robustkd.contracts import StoreError
 
-DRAFT = re.compile(r"^\..+\.[0-9a-f]{8}$")
+DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")
 """The name of a file that is being written; one that nobody writes any more may be removed."""
 
 

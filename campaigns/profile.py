@@ -21,11 +21,11 @@ from robustkd.contracts import Params, PluginError, UsageError
 from robustkd.contracts.target import Precision
 
 MIB = 2**20
-DEVICE = re.compile(r"^[a-z]+(:\d+)?$")
+DEVICE = re.compile(r"[a-z]+(:\d+)?")
 
 
 def _device(value: str) -> str:
-    if not DEVICE.match(value):
+    if not DEVICE.fullmatch(value):
         raise ValueError("a device is auto, cpu, cuda, cuda:1, ..")
     return value
 
@@ -111,7 +111,7 @@ class Profile:
                 raise UsageError(f"'{keep_perturbations}' is no number of MiB", fix="--keep-perturbations none, or 64")
             kept = int(_none_is_zero(keep_perturbations)) * MIB
         engine, params, limits, tracking = self.engine, self.params, self.limits, self.tracking
-        if device is not None and not all(DEVICE.match(one) for one in device.split(",")):
+        if device is not None and not all(DEVICE.fullmatch(one) for one in device.split(",")):
             raise UsageError(f"'{device}' is no device", fix="--device auto, cpu, cuda, or cuda:0,cuda:1")
         if workers == 0:
             engine, params = "inline", None

@@ -18,6 +18,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from robustkd import plugins
 from robustkd.campaigns.collect import test_digest
 from robustkd.campaigns.durable import write_text
@@ -25,7 +27,7 @@ from robustkd.campaigns.finished import rebuilt_cells
 from robustkd.campaigns.identity import content_hash, relative
 from robustkd.campaigns.plan import Plan
 from robustkd.campaigns.run import Observer
-from robustkd.campaigns.spec import Campaign
+from robustkd.campaigns.spec import Campaign, Name
 from robustkd.campaigns.store import Store
 from robustkd.contracts import UsageError
 from robustkd.redaction import redacted, redacted_command
@@ -55,7 +57,7 @@ class Execution:
         started, finished: in UTC; no end while it runs, or when it was killed.
     """
 
-    campaign: str
+    campaign: Name
     text: str
     folder: str
     plan: str
@@ -71,6 +73,9 @@ class Execution:
     targets: dict[str, str] = field(default_factory=dict)
     finished: str | None = None
     complete: bool = False
+
+
+_EXECUTION = TypeAdapter(Execution)
 
 
 class Recorder(Observer):
@@ -121,10 +126,10 @@ def execution(plan: Plan, command: Sequence[str]) -> Execution:
 
 
 def read(path: Path) -> Execution:
-    """The last complete run of a record, or the last one.
+    """The last complete run of a record, or the last one. A record may come from anybody.
 
     Raises:
-        UsageError: there is no record, or it is damaged.
+        UsageError: there is no record, it is damaged, or what it says is of another kind than a record's.
     """
     entries = _entries(path)
     if not entries:
@@ -133,9 +138,18 @@ def read(path: Path) -> Execution:
         )
     chosen = next((entry for entry in reversed(entries) if entry.get("complete")), entries[-1])
     try:
-        return Execution(**chosen)
+        found = Execution(**chosen)
     except TypeError as error:
         raise UsageError(f"the record {path} is of another version of robustkd: {error}", fix="install that version") from error
+    try:
+        _EXECUTION.validate_python(chosen)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"the record {path} is damaged: {where}: {first['msg']}", fix="take the record that was written"
+        ) from error
+    return found
 
 
 def git_state(folder: Path) -> dict[str, Any]:
@@ -144,7 +158,8 @@ def git_state(folder: Path) -> dict[str, Any]:
     def git(*arguments: str) -> str:
         # No prompts, no locks: this only looks.
         quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
-        command = ["git", "-C", str(folder), *arguments]
+        # core.fsmonitor is a command that the repository's own settings could name.
+        command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True, env=os.environ | quiet)
         return done.stdout.strip()
 

@@ -60,11 +60,21 @@ def recreate(source: Path, out: Path) -> tuple[Execution, Path]:
         if (source / name).is_file() and source.resolve() != kept.resolve():
             shutil.copyfile(source / name, kept / name)
     for name in execution.files:
-        path = Path(execution.folder) / name
-        if not Path(name).is_absolute() and path.is_file() and path.stat().st_size <= COPIED_BYTES:
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, out / name)
+        path, copy = _inside(Path(execution.folder), name), _inside(out, name)
+        if path and copy and copy != campaign and path.is_file() and path.stat().st_size <= COPIED_BYTES:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
     return execution, campaign
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """``folder / name``; None where that is elsewhere, by ``..``, as an absolute path or through a link."""
+    path = folder / name
+    try:
+        inside = ".." not in path.relative_to(folder).parts and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # it is absolute, or no name of a file: with a null byte, say
+        return None
+    return path if inside else None
 
 
 def differences(execution: Execution, campaign: Path) -> list[Difference]:

@@ -20,6 +20,7 @@ from robustkd.contracts import (
     Analysis,
     Attack,
     Check,
+    Code,
     Defense,
     Judge,
     Modality,
@@ -33,11 +34,11 @@ from robustkd.contracts.check import Level
 from robustkd.contracts.threat import Goal, Norm
 from robustkd.data import SplitParams
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def _plain_name(value: Any) -> Any:
-    if not isinstance(value, str) or not NAME.match(value):
+    if not isinstance(value, str) or not NAME.fullmatch(value):
         raise ValueError("names have up to 64 letters, digits, '-', '_' and '.', and begin with a letter or digit")
     return value
 
@@ -248,6 +249,11 @@ class Campaign:
     gates: tuple[GateSpec, ...] = ()
     description: str = field(default="", compare=False)
     judges: dict[str, JudgeUse] = field(default_factory=dict)
+
+    @property
+    def code(self) -> list[Code]:
+        """The code that it names, which its targets' cards may call."""
+        return [code for use in self.defenses.values() for code in use.plugin.code()]
 
     def excluded(self, defense: str, attack: str) -> bool:
         """Whether the matrix leaves this pair out."""

@@ -123,7 +123,7 @@ class Store:
                 if not held(left):
                     shutil.rmtree(left, ignore_errors=True)
             for file in self.folder.iterdir():
-                if DRAFT.match(file.name):
+                if DRAFT.fullmatch(file.name):
                     file.unlink(missing_ok=True)
         except OSError as error:
             raise unwritable(self.folder, error) from error

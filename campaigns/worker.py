@@ -276,7 +276,7 @@ class Worker:
         if name in self._campaign.defenses and self._campaign.defenses[name].plugin.rebuilt:
             seen = self._maker.target(name, seed)  # its code runs again where it is loaded
             self._compare(replace(seen, id=cell_id, identity=entry.meta["identity"]), seen)
-        return load_target(entry.folder).to(self._device)
+        return load_target(entry.folder, self._campaign.code).to(self._device)
 
     def _fingerprint(self, cell_id: str) -> str:
         entry = self._store.get(cell_id)

@@ -12,6 +12,8 @@ import yaml
 from robustkd.contracts import UsageError
 
 KeyPath = tuple[str | int, ...]
+MOST = 100_000
+"""Keys and items of a file at most, an alias counted with all that it stands for: a few lines of aliases can stand for billions."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,6 +100,8 @@ def parse(text: str, name: str) -> Source:
 def _note_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str, depth: int = 0) -> None:
     if depth > 50:
         raise UsageError(f"{name}: nested more than 50 levels deep", fix="a campaign needs about five")
+    if len(lines) > MOST:
+        raise UsageError(f"{name}: its aliases stand for more than {MOST:,} keys and items", fix="write out what is meant")
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:

@@ -48,7 +48,7 @@ NAVIGATION = {
         "profiles",
     ],
     "Evidence": ["reproductions", "benchmarks", "comparison"],
-    "Reference": ["campaign-file", *generate.INDEXES, "changelog"],
+    "Reference": ["campaign-file", *generate.INDEXES, "security", "changelog"],
 }
 
 

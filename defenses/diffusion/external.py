@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import nn
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Target, TargetError, UsageError
+from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 from robustkd.targets.text_to_image import PRECISIONS, TextToImageTarget, require_diffusers, scheduler_class
 
 _WEIGHTED = ("unet", "text_encoder", "vae")
@@ -93,13 +94,12 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
     import diffusers
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    where: dict[str, Any] = {"pretrained_model_name_or_path": str(p.folder or p.hub)}
-    if p.revision is not None:
-        where["revision"] = p.revision
+    source, options = str(p.folder or p.hub), {} if p.revision is None else {"revision": p.revision}
 
     def part(kind: Any, name: str, instead: Path | None = None) -> Any:
-        found = where | {"subfolder": name} if instead is None else {"pretrained_model_name_or_path": str(instead)}
-        return kind.from_pretrained(**found, use_safetensors=True)
+        if instead is not None:
+            return pretrained_network(kind, instead, use_safetensors=True)
+        return pretrained_network(kind, source, subfolder=name, use_safetensors=True, **options)
 
     parts: dict[str, Any] = {
         "unet": part(diffusers.UNet2DConditionModel, "unet", p.unet),
@@ -107,9 +107,9 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
     }
     if p.folder is None or (p.folder / "vae").is_dir():
         parts["vae"] = part(diffusers.AutoencoderKL, "vae")
-    tokenizer = CLIPTokenizer.from_pretrained(**where, subfolder="tokenizer")
+    tokenizer = pretrained_tokenizer(CLIPTokenizer, source, subfolder="tokenizer", **options)
     special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-    settings = diffusers.DDIMScheduler.load_config(**where, subfolder="scheduler")
+    settings = diffusers.DDIMScheduler.load_config(source, subfolder="scheduler", **options)
     scheduler = scheduler_class(settings["_class_name"]).from_config(settings)
     module = nn.ModuleDict(parts)
     return TextToImageTarget(module, tokenizer.backend_tokenizer, special, scheduler, guidance=p.guidance, steps=p.steps)

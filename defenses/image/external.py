@@ -10,7 +10,7 @@ import torch
 from pydantic import ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationInfo, model_validator
 
 from robustkd import plugins
-from robustkd.contracts import CampaignPath, Defense, FitContext, ModelName, Params, Target, TargetError
+from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError
 from robustkd.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.code import call_by_reference, source_file
@@ -73,6 +73,10 @@ class External(Defense):
         """The code's file, the modules beside the installed packages that it imports, and the weights."""
         code, weights = self.params.code_file, self.params.weights
         return [*(source_files(code) if code else []), *([weights] if weights else [])]
+
+    def code(self) -> list[Code]:
+        """The function that builds the network, with its arguments."""
+        return [] if self.params.code is None else [Code(self.params.reference, self.params.kwargs)]
 
     def fit(self, context: FitContext) -> Target:
         """Build the network, load its weights and try it.

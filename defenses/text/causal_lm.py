@@ -14,11 +14,14 @@ from pydantic import ConfigDict, Field, model_validator
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Target, TargetError
 from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
     "convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder) writes safetensors"
 )
+# Parts that a model of text and images or sound has beside the one that writes, and layers that guess several tokens ahead.
+_OTHER_SENSES = r"(^|\.)(vision_\w+|visual|audio_\w+|multi_modal_projector|mtp)\."
 
 
 class CausalLMParams(Params):
@@ -75,18 +78,16 @@ class CausalLM(Defense):
         if place is not None:
             _refuse_missing_and_pickled(place)
         wanted = p.dtype if p.dtype != "auto" else "bfloat16" if context.device.type == "cuda" else "float32"
-        where: dict[str, Any] = {"pretrained_model_name_or_path": p.hub or str(place)}
+        source, options = p.hub or str(place), {"revision": p.revision} if p.revision else {}
         if place is not None and place.suffix == ".gguf":
-            where = {"pretrained_model_name_or_path": str(place.parent), "gguf_file": place.name}
+            source, options = str(place.parent), {"gguf_file": place.name}
             _without_a_bar()
         with _told(p.hub or place):
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
-            options = {"revision": p.revision} if p.revision else {}
-            tokenizer: Any = AutoTokenizer.from_pretrained(**where, **options)
-            module = AutoModelForCausalLM.from_pretrained(
-                **where, **options, dtype=getattr(torch, wanted), use_safetensors="gguf_file" not in where or None
-            )
+            tokenizer = pretrained_tokenizer(AutoTokenizer, source, **options)
+            weights: dict[str, Any] = {"dtype": getattr(torch, wanted), "use_safetensors": "gguf_file" not in options or None}
+            module = pretrained_network(AutoModelForCausalLM, source, unused=_OTHER_SENSES, **options, **weights)
         if p.chat_template is not None:
             tokenizer.chat_template = p.chat_template
         target = CausalLMTarget(module.eval(), tokenizer, max_new_tokens=p.max_new_tokens, system=p.system)

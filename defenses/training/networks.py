@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from robustkd.contracts import FitContext, Target, UsageError
+from robustkd.contracts import FitContext, UsageError
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
 from robustkd.targets import ClassifierTarget
 
@@ -41,10 +41,10 @@ def fresh_network(context: FitContext, model: str, params: Mapping[str, Any], *,
             ) from error
 
 
-def fresh_copy(context: FitContext, target: Target, *, role: str = "student") -> ClassifierTarget:
+def fresh_copy(context: FitContext, target: ClassifierTarget, *, role: str = "student") -> ClassifierTarget:
     """The architecture of ``target`` with weights of its own."""
     with initialising(context, role):
-        return ClassifierTarget.from_card(target.card())
+        return target.untrained()
 
 
 def teacher(context: FitContext, name: str) -> ClassifierTarget:

@@ -26,6 +26,7 @@ def command(
     name: str,
     reference: str,
     weights: Path | None,
+    code: tuple[str, ...],
     data: str,
     data_settings: tuple[str, ...],
     n: int | None,
@@ -45,7 +46,7 @@ def command(
 
     allowed = budget(eps)
     splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
-    target = loaded_model(reference, weights).to(device_named(device))
+    target = loaded_model(reference, weights, code).to(device_named(device))
     report = api.attack(
         name,
         target,

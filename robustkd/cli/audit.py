@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 def command(
     model: str,
     weights: Path | None,
+    code: tuple[str, ...],
     data: str,
     data_settings: tuple[str, ...],
     n: int | None,
@@ -54,7 +55,7 @@ def command(
     from robustkd.data import SplitParams, load_splits
 
     splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
-    target = loaded_model(model, weights).to(device_named(device))
+    target = loaded_model(model, weights, code).to(device_named(device))
     report = api.audit(
         target,
         splits.test.unit(),

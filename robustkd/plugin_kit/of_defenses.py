@@ -77,7 +77,7 @@ def saved_and_loaded(subject: Subject) -> None:
     x = torch.from_numpy(bench.digits().test.unit())
     with tempfile.TemporaryDirectory() as folder:
         save_target(target, Path(folder))
-        again = load_target(Path(folder))
+        again = load_target(Path(folder), _defense(subject).code())
     with generators_at(0), torch.no_grad():
         before = target(x)
     with generators_at(0), torch.no_grad():

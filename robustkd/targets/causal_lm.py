@@ -244,7 +244,7 @@ class CausalLMTarget(GenerativeTarget):
         from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
         config = AutoConfig.for_model(**card["config"])
-        module = AutoModelForCausalLM.from_config(config).to(getattr(torch, card["dtype"]))
+        module = AutoModelForCausalLM.from_config(config, trust_remote_code=False).to(getattr(torch, card["dtype"]))
         if module.generation_config is not None:
             module.generation_config.eos_token_id = card["ends"]
         tokenizer = PreTrainedTokenizerFast(

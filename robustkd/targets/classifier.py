@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from robustkd import plugins
-from robustkd.contracts import TargetError
-from robustkd.targets.code import call_by_reference
+from robustkd.contracts import Code, TargetError
+from robustkd.targets.code import allowing, call_for_card
 from robustkd.targets.image import ImageTarget
 
 
@@ -78,8 +78,13 @@ class ClassifierTarget(ImageTarget):
             plugin = plugins.load("models", origin["model"])
             module = plugin(plugin.Params(**origin["params"])).build(shape, classes)
         else:
-            module = call_by_reference(origin["code"], origin.get("kwargs", {}))
+            module = call_for_card(Code(origin["code"], origin.get("kwargs", {})))
         low, high = card["bounds"]
         target = cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=(float(low), float(high)))
         target.classes = tuple(card["classes"]) if "classes" in card else None
         return target
+
+    def untrained(self) -> ClassifierTarget:
+        """The same architecture with fresh weights (the caller has seeded torch)."""
+        with allowing([Code(self.origin["code"])] if self.origin and "code" in self.origin else []):
+            return self.from_card(self.card())

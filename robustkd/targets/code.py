@@ -1,4 +1,8 @@
-"""The user's own code, named in a campaign as ``module:function`` or ``path/to/file.py:function``."""
+"""The user's own code, named in a campaign as ``module:function`` or ``path/to/file.py:function``.
+
+A saved target's card names code too, and a card may come from anybody. What it names is a wish: only code that the user has named
+elsewhere (in the campaign, on the command line) is called, see ``allowing``.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,20 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from robustkd.contracts import TargetError, UsageError, suggestion
+from robustkd.contracts import Code, TargetError, UsageError, suggestion
+
+_OWN = (Code("robustkd.robustbench_bridge:build"),)
+"""What any card may name: it builds an architecture of RobustBench's zoo by its name, and does nothing else."""
+_ALLOWED: ContextVar[tuple[Code, ...]] = ContextVar("allowed", default=())
 
 
 def source_file(reference: str) -> Path | None:
@@ -40,6 +50,36 @@ def call_by_reference(reference: str, kwargs: dict[str, Any]) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise TargetError(f"{reference} returned {type(network).__name__}", fix="return a torch.nn.Module")
     return network
+
+
+@contextmanager
+def allowing(code: Iterable[Code]) -> Iterator[None]:
+    """Until the end of the block ``call_for_card`` calls these functions. It is no argument, so that targets within targets,
+    those of plug-ins too, are built under the same rule."""
+    token = _ALLOWED.set(tuple(code))
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
+def call_for_card(code: Code) -> nn.Module:
+    """``call_by_reference`` of what a card names, where it is allowed.
+
+    Of a file it is the allowed one that is called, wherever the card has it from: campaigns are moved with their results.
+
+    Raises:
+        TargetError: it is not allowed.
+    """
+    covering = [known for known in (*_OWN, *_ALLOWED.get()) if known.covers(code)]
+    exact = [known for known in covering if known.reference == code.reference]
+    if len(chosen := {known.reference for known in exact or covering}) != 1:
+        raise TargetError(
+            f"it names code, {code}, which does not run because a file says so",
+            fix="where you trust it, name it yourself: as 'code' of a defense of kind 'external' in the campaign, by "
+            f"--code {code.reference} of robustkd attack and audit, or by load_target(folder, code=[..])",
+        )
+    return call_by_reference(chosen.pop(), dict(code.kwargs or {}))
 
 
 def function_by_reference(reference: str) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from robustkd.contracts import Target, TargetError
+from robustkd.contracts import Code, RobustkdError, Target, TargetError
 from robustkd.sources import is_installed, source_files
 from robustkd.targets.cards import target_from_card
+from robustkd.targets.code import allowing
+from robustkd.targets.fit import require_fit
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 
@@ -32,18 +35,26 @@ def save_target(target: Target, folder: Path) -> None:
     (folder / CARD).write_text(json.dumps(target.card(), indent=1, sort_keys=True))
 
 
-def load_target(folder: Path) -> Target:
+def load_target(folder: Path, code: Iterable[Code | str] = ()) -> Target:
     """Read a target back, in evaluation mode.
 
+    Args:
+        code: what its card may call (a reference stands for it with any arguments). The card's own word does not count: a folder
+            from somebody else would run what it likes.
+
     Raises:
-        TargetError: the folder holds no target, or a damaged one.
+        TargetError: the folder holds no target, a damaged one, or one that needs other code.
     """
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text())
-        target = target_from_card(card)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with allowing(item if isinstance(item, Code) else Code(item) for item in code):
+            target = target_from_card(card)
+    except RobustkdError as error:
+        raise TargetError(f"{folder / CARD}: {error.message}", fix=error.fix) from error
+    except Exception as error:  # a card is anybody's JSON, and every target reads it in its own way
+        said = (str(error).splitlines() or [""])[0][:200]
         raise TargetError(
-            f"{folder} holds no saved target ({type(error).__name__}: {error})", fix=f"a target is {WEIGHTS} and {CARD}"
+            f"{folder} holds no saved target ({type(error).__name__}: {said})", fix=f"a target is {WEIGHTS} and {CARD}"
         ) from error
     load_weights(target.module, folder / WEIGHTS)
     target.module.eval()
@@ -69,10 +80,7 @@ def load_weights(module: nn.Module, file: Path) -> None:
     # BatchNorm's step counter is not written by older checkpoints and has no effect on the output in eval mode.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     wrong = [key for key in mine if key in state and mine[key].shape != state[key].shape]
-    if missing or unexpected or wrong:
-        problems = (("lacks", missing), ("has unknown", unexpected), ("differs in shape at", wrong))
-        said = "; it ".join(f"{text} {', '.join(keys[:3])}" for text, keys in problems if keys)
-        raise TargetError(f"{file} does not fit the network: it {said}", fix="check the architecture and its parameters")
+    require_fit(file, missing=missing, unexpected=unexpected, mismatched=wrong)
     module.load_state_dict(state, strict=False)
 
 

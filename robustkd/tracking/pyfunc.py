@@ -1,4 +1,8 @@
-"""What ``mlflow.pyfunc.load_model`` calls to read a logged target. The function's name is MLflow's."""
+"""What ``mlflow.pyfunc.load_model`` calls to read a logged target. The function's name is MLflow's.
+
+A target whose card names code of the user's own is refused, since MLflow has no way to say that it may run (its ``model_config``
+comes with the model): download it and call ``load_target(folder, code=[..])``.
+"""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_code_and_weights_make_a_target_that_can_be_saved_and_loaded(folder: Pat
     assert torch.equal(target(images), trained.eval()(images))
     (folder / "saved").mkdir()
     save_target(target, folder / "saved")
-    again = load_target(folder / "saved")
+    again = load_target(folder / "saved", defense.code())
     assert torch.equal(again(images), target(images))
     assert fingerprint(again) == fingerprint(target)
 
