@@ -12,7 +12,7 @@ not judged     there is nothing to judge: a number is missing, or the checks fin
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from robustkd.campaigns.compare import Change, change, other_attack, row_of, unpaired_because
@@ -92,6 +92,11 @@ def judge_gates(gates: Sequence[GateSpec], results: Results) -> list[GateResult]
         outcome, why = _believed(outcome, gate.metric, [row.verdict for row in rows])
         judged.append(GateResult(gate.defense, gate.metric, rule, outcome, sum(values) / len(values), low, high, why))
     return judged
+
+
+def of_another_model(gates: Iterable[GateResult], why: str) -> list[GateResult]:
+    """The gates of numbers that may not be those of the models that are there now: there is nothing to judge."""
+    return [replace(gate, outcome="not judged", why=why) for gate in gates]
 
 
 def objections(gates: Iterable[GateResult], defense: str) -> list[str]:

@@ -73,6 +73,8 @@ def command(
             f"{results} has no gates, and no baseline was given",
             fix="write 'gates:' in the campaign file, or give --baseline FILE (--write-baseline FILE makes one)",
         )
+    if found.outdated:
+        gates = gate.of_another_model(gates, found.outdated)
     if junit is not None:
         write_text(junit, ci.junit(found.campaign, gates, allow_missing=allow_missing))
     if markdown is not None:

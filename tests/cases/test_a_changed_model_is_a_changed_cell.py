@@ -120,6 +120,10 @@ def test_weights_that_build_reads_are_overwritten(folder):
     torch.save(zeros, "weights.pt")
     assert "weights.pt changed" in robustkd("plan", "mine.yaml").stdout
     assert "weights.pt changed since runs/mine was run" in robustkd("compare", "runs/mine", "runs/mine").stdout
+    judged = robustkd("gate", "runs/mine")
+    assert judged.returncode == 5
+    assert "gate not judged" in judged.stdout
+    assert "weights.pt changed since runs/mine was run" in judged.stdout
     changed, now = run_it()
     assert now < 0.2
     assert changed.returncode == 4  # the gate
