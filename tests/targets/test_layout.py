@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import robustkd
+from robustkd.contracts import TargetError
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.layout import channels_last, to_channels_last
 
@@ -128,7 +129,7 @@ def test_a_network_that_takes_the_order_for_granted_is_attacked_in_its_own() -> 
 def test_a_networks_own_error_is_still_its_own() -> None:
     network = convolutional()
     target = ClassifierTarget(network, num_classes=4, input_shape=RGB)
-    with channels_last(network), pytest.raises(RuntimeError, match="expected input"):
+    with channels_last(network), pytest.raises(TargetError, match=r"on a batch of shape \(6, 2, 8, 8\): .*expected input"):
         target(images(colours=2))
 
 
