@@ -25,10 +25,10 @@ test: install
 
 # Run every notebook of the documentation; they fail where a cell does.
 notebooks: install
-	$(BIN)/pytest -m notebook tests/docs/test_notebooks.py
+	$(BIN)/pytest -m notebook --timeout 7200 tests/docs/test_notebooks.py
 
 test-slow: install
-	$(BIN)/pytest -m "slow or network"
+	$(BIN)/pytest -m "slow or network" --timeout 7200
 
 check: install
 	$(BIN)/ruff check

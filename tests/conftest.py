@@ -11,6 +11,25 @@ collect_ignore = ["plugin_example"]  # a package of its own, whose tests need it
 torch.set_num_threads(1)  # the tests' networks are too small to gain from more, and xdist fills the cores
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test or its fixtures draw from torch's own generator must not depend on which tests came before."""
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """The same again: a fixture of the module was made for this test or for an earlier one."""
+    torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how to get the same order again; pytest-randomly does so in the header, which ``-q`` leaves out."""
+    seed = config.getoption("randomly_seed", None)
+    if seed is not None and config.getoption("randomly_reorganize", True):
+        terminalreporter.write_line(f"the order of the tests: --randomly-seed={seed}")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The measuring data's folder; tests that use it are marked ``shared_data`` and skipped without it."""

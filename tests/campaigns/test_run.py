@@ -1,6 +1,7 @@
 """A small campaign, run for real in child processes."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,12 @@ def finished(tmp_path_factory):
     return plan, out, run(plan, out, InlineEngine(), device="cpu", observers=[log]), log
 
 
+@pytest.fixture
+def a_copy(finished, tmp_path):
+    """The finished campaign in a folder of the test's own, to be damaged or run in."""
+    return finished[0], shutil.copytree(finished[1], tmp_path / "copy"), finished[2]
+
+
 def test_all_cells_have_numbers(finished):
     plan, out, results, log = finished
     assert not results.incomplete
@@ -120,8 +127,8 @@ def test_the_curve_falls_and_meets_the_headline(finished):
         assert values[1] == pytest.approx(row.robust_accuracy)
 
 
-def test_running_again_does_nothing(finished):
-    plan, out, results, _ = finished
+def test_running_again_does_nothing(a_copy):
+    plan, out, results = a_copy
     log = Log()
     again = run(plan, out, InlineEngine(), device="cpu", observers=[log])
     assert log.ran == []
@@ -158,8 +165,8 @@ def test_workers_do_not_change_the_numbers(finished, tmp_path):
     assert numbers(alone) == numbers(results)
 
 
-def test_a_damaged_cell_is_done_again(finished):
-    plan, out, results, _ = finished
+def test_a_damaged_cell_is_done_again(a_copy):
+    plan, out, results = a_copy
     cell = plan.of("attack")[0]
     file = Store(out).path(cell.id) / samples.SAMPLES
     file.write_bytes(file.read_bytes()[:-20])
@@ -170,8 +177,8 @@ def test_a_damaged_cell_is_done_again(finished):
     assert [c.robust_accuracy for c in again.cells] == [c.robust_accuracy for c in results.cells]
 
 
-def test_a_corrupt_target_is_trained_again(finished):
-    plan, out, results, _ = finished
+def test_a_corrupt_target_is_trained_again(a_copy):
+    plan, out, results = a_copy
     cell = plan.of("train")[0]
     (Store(out).path(cell.id) / "weights.safetensors").write_bytes(b"garbage")
     log = Log()
@@ -208,8 +215,8 @@ def test_a_failed_teacher_blocks_its_student_only(tmp_path):
     assert all(cell.status == "blocked" for cell in results.cells)
 
 
-def test_two_runs_on_one_folder_do_not_meet(finished):
-    plan, out, _, _ = finished
+def test_two_runs_on_one_folder_do_not_meet(a_copy):
+    plan, out, _ = a_copy
 
     class Meanwhile(Observer):
         error = None

@@ -1,6 +1,7 @@
 """Perturbed inputs may be left out: no number changes, and what lacks them says so."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -59,21 +60,21 @@ def test_no_number_depends_on_what_is_kept(runs):
         assert [row.verdict for row in results.defenses] == [row.verdict for row in first.defenses]
 
 
-def test_the_audit_and_the_report_say_what_they_lack(runs):
+def test_the_audit_and_the_report_say_what_they_lack(runs, tmp_path):
     plan, made = runs
     for (folder, results), kept in zip(made.values(), (300, 260, 0), strict=True):
         (audit,) = [finding for finding in results.defenses[0].checks if finding.name == "threat-model-audit"]
         assert audit.evidence["perturbations_measured_again"] == {"fgsm": kept}
         items = gallery_items(plan, Store(folder))
-        write_report(results, folder, items)
+        write_report(results, tmp_path, items)
         assert bool(items) == bool(kept)
-        assert ("perturbed inputs of 1 attack cell were not kept" in (folder / "report.html").read_text()) == (not kept)
+        assert ("perturbed inputs of 1 attack cell were not kept" in (tmp_path / "report.html").read_text()) == (not kept)
 
 
 def test_damaged_perturbations_cost_the_report_its_images_only(runs, tmp_path):
     plan, made = runs
     (cell,) = plan.of("attack")
-    folder, _ = made[260 * IMAGE]
+    folder = shutil.copytree(made[260 * IMAGE][0], tmp_path / "damaged")
     (Store(folder).path(cell.id) / PERTURBATIONS).write_bytes(b"garbage")
     assert gallery_items(plan, Store(folder)) == []
     again = run(plan, folder, InlineEngine(), device="cpu")

@@ -1,9 +1,9 @@
 """The command line as a user types it: what it prints, and the exit code."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,14 +46,16 @@ def robustkd(capsys, monkeypatch, tmp_path):
 def test_help_is_quick_and_imports_nothing_heavy():
     code = "import sys; sys.argv = ['robustkd', '--help']\nfrom robustkd.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
     code += "print(sorted({'torch', 'mlflow', 'pydantic', 'numpy'} & set(sys.modules)))"
-    times = []
+    seconds = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        times.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Of the processor, not of the clock: a busy machine is not the command's fault.
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert out.splitlines()[-1] == "[]"
     assert all(name in out for name in COMMANDS)
-    assert min(times) < 0.5
+    assert min(seconds) < 0.5
 
 
 @pytest.mark.parametrize("name", COMMANDS)
