@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,10 +67,11 @@ class ZeroGradient(Check):
                 f"of the input gradient are {kinds}, which attacks take as 0"
             )
             said = f"{said}; {beside}" if dead else beside
-        blind: list[Mapping[str, Any]] = [
-            {"kind": "bpda", "attack": {"kind": "pgd", "steps": 40}},
-            {"kind": "square", "queries": 1000},
-        ]
+        remedies: list[dict[str, Any]] = []
+        if margin > LIMIT:
+            remedies = [{"kind": "bpda", "attack": {"kind": "pgd", "steps": 40}}, {"kind": "square", "queries": 1000}]
+        elif dead:
+            remedies = [{"kind": "apgd-dlr"}]
         return self.finding(
             dead or bool(touched),
             fix="attack with a margin loss or rescaled logits; where the margin's gradient is zero too, use BPDA or a black-box attack"
@@ -78,7 +79,7 @@ class ZeroGradient(Check):
             else "give the model a finite slope there, such as sqrt(x + 1e-12)",
             severity=None if dead or not touched else "warning",
             explanation=said,
-            remedies=[] if not dead else blind if margin > LIMIT else [{"kind": "apgd-dlr"}],
+            remedies=remedies,
             n=len(batch),
             dead_share_cross_entropy=ce,
             dead_share_margin=margin,
