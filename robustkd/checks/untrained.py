@@ -41,7 +41,7 @@ class NotTrained(Check):
         answer = int(torch.bincount(predicted).argmax())
         answered = int((predicted == answer).sum()) / n
         told = f"{100 * right / n:.1f} % of {n} test samples are classified rightly, {100 * commonest / n:.1f} % are of the commonest class"
-        numbers = {
+        numbers: dict[str, Any] = {
             "accuracy": right / n,
             "share_of_commonest_class": commonest / n,
             "share_of_commonest_answer": answered,
