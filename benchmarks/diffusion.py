@@ -19,7 +19,7 @@ from _arena import Verdicts, repeated, table, write
 from robustkd import plugins
 from robustkd.contracts import Asked, Judge, PromptBatch, Prompts, ThreatModel
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model, word_tokenizer
-from robustkd.prompting import evaluate_prompt_attack, prepare
+from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import frozen
 from robustkd.targets.text_to_image import TextToImageTarget
 

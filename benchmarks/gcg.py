@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from _arena import Verdicts, table, write
 
-from robustkd.attacks.text.aim import losses
+from robustkd.attacks.text.engine.aim import losses
+from robustkd.attacks.text.engine.slots import Slots
+from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import GCG
-from robustkd.attacks.text.slots import Slots
-from robustkd.attacks.text.vocabulary import Vocabulary
 from robustkd.contracts import Answered, Attempts, PromptBatch, Prompts, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.text.causal_lm import CausalLM

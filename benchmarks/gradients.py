@@ -13,7 +13,7 @@ from _arena import Verdicts, table, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustkd.attacks.image.losses import cross_entropy
+from robustkd.attacks.image.engine.losses import cross_entropy
 
 CASES = (("cifar10_resnet20", 32), ("mnist_lenet5_adv", 100), ("pgd_at", 100))
 FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -10,9 +10,9 @@ import torch
 from _arena import COST, Job, Verdicts, fastest, measure, now, seconds, table, write
 
 import robustkd
-from robustkd.attacks.image.pgd import PGD
+from robustkd.attacks.image.gradient.pgd import PGD
 from robustkd.contracts import ThreatModel
-from robustkd.evaluation import evaluate_attack, make_batch, with_clean_logits
+from robustkd.evaluation.images import evaluate_attack, make_batch, with_clean_logits
 from robustkd.targets import ClassifierTarget
 
 # (network, eps, images, at most this share of the best peer's time)

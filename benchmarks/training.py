@@ -21,7 +21,7 @@ from _arena import Verdicts, repeated, table, write
 from torch import Tensor, nn
 
 from robustkd.contracts import Arrays, FitContext, ThreatModel
-from robustkd.defenses.image.mtard import MTARDParams, MTARDRecipe, MTARDTeachers
+from robustkd.defenses.image.robust_distillation.mtard import MTARDParams, MTARDRecipe, MTARDTeachers
 from robustkd.defenses.training import Adversary, Teacher, fresh_network, kl, train
 from robustkd.targets import ClassifierTarget, frozen
 

@@ -1,1 +1,1 @@
-"""Campaigns: spec -> plan -> run -> store -> results. Each arrow is a module; read in that order they tell the story."""
+"""Campaigns: a file becomes a plan of cells, which are executed into a store, collected as results and compared."""

@@ -13,7 +13,7 @@ import click
 
 import robustkd
 from robustkd import contracts, plugins
-from robustkd.campaigns import presets
+from robustkd.campaigns.file import presets
 from robustkd.cli import COMMANDS, cli
 from robustkd.cli.describe import describe, parameters, traits
 from robustkd.plugin_kit.example import as_yaml, example_block

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from robustkd import plugins
-from robustkd.checking import check_names, make_check, run_checks, run_remedies
 from robustkd.contracts import (
     Arrays,
     Attack,
@@ -35,10 +34,11 @@ from robustkd.contracts import (
 from robustkd.contracts.check import Level, Verdict
 from robustkd.contracts.target import Precision
 from robustkd.contracts.threat import Norm
-from robustkd.evaluation import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
-from robustkd.nested import PluginSpec
+from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
+from robustkd.evaluation.images import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.evaluation.judging import Outcome
+from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
-from robustkd.scoring.judging import Outcome
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.verdict import verdict
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched

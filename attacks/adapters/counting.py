@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustkd.attacks.image.ball import Ball
-from robustkd.attacks.oracle import Oracle
+from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.oracle import Oracle
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, RobustkdError, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance, per_sample, within

@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from robustkd.attacks.diffusion.denoising import Denoising, pictures
+from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
+from robustkd.attacks.diffusion.engine.slots import opened
+from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import DenoisingParams, Nearest
-from robustkd.attacks.diffusion.slots import opened
-from robustkd.attacks.diffusion.token_search import TokenSearch
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetError, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 

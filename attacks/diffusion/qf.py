@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from robustkd.attacks.diffusion.engine.slots import opened
+from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import Nearest, NearestParams
-from robustkd.attacks.diffusion.slots import opened
-from robustkd.attacks.diffusion.token_search import TokenSearch
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.text_to_image import TextToImageTarget

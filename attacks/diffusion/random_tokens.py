@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.diffusion.slots import Place, Slots, opened, vocabulary
+from robustkd.attacks.diffusion.engine.slots import Place, Slots, opened, vocabulary
 from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 

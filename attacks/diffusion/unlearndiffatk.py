@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.diffusion.denoising import Denoising, pictures
-from robustkd.attacks.diffusion.simplex import draw, project_to_simplex
-from robustkd.attacks.diffusion.slots import opened
-from robustkd.attacks.diffusion.token_search import TokenSearch, TokenSearchParams
+from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
+from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
+from robustkd.attacks.diffusion.engine.slots import opened
+from robustkd.attacks.diffusion.engine.token_search import TokenSearch, TokenSearchParams
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from robustkd.attacks.text.aim import REQUESTS, aims, losses
-from robustkd.attacks.text.docket import Docket
-from robustkd.attacks.text.templates import REQUEST, TemplateAttack, TemplateParams, templates
+from robustkd.attacks.text.engine.aim import REQUESTS, aims, losses
+from robustkd.attacks.text.engine.docket import Docket
+from robustkd.attacks.text.engine.templates import REQUEST, TemplateAttack, TemplateParams, templates
 from robustkd.contracts import Attempts, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets import frozen

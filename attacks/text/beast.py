@@ -16,12 +16,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.text.aim import REQUESTS, aims
-from robustkd.attacks.text.descent import SuffixParams
-from robustkd.attacks.text.docket import Docket
-from robustkd.attacks.text.slots import Slots, are_texts
-from robustkd.attacks.text.suffix import Suffixes
-from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.attacks.text.engine.aim import REQUESTS, aims
+from robustkd.attacks.text.engine.descent import SuffixParams
+from robustkd.attacks.text.engine.docket import Docket
+from robustkd.attacks.text.engine.slots import Slots, are_texts
+from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets import frozen

@@ -18,9 +18,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.text.aim import aims
-from robustkd.attacks.text.continuous import Direction, Norm, Push, last_of, with_suffix
-from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.attacks.text.engine.aim import aims
+from robustkd.attacks.text.engine.continuous import Direction, Norm, Push, last_of, with_suffix
+from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget

@@ -27,12 +27,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.text.aim import losses
-from robustkd.attacks.text.descent import Descent, Evaluation, SuffixParams, all_of_them
-from robustkd.attacks.text.other_models import language_model
-from robustkd.attacks.text.slots import Texts, are_texts
-from robustkd.attacks.text.suffix import Suffixes
-from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.attacks.text.engine.aim import losses
+from robustkd.attacks.text.engine.descent import Descent, Evaluation, SuffixParams, all_of_them
+from robustkd.attacks.text.engine.other_models import language_model
+from robustkd.attacks.text.engine.slots import Texts, are_texts
+from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget

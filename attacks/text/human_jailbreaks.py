@@ -9,7 +9,7 @@ Mazeika et al.: HarmBench (ICML 2024), arXiv:2402.04249.
 
 from __future__ import annotations
 
-from robustkd.attacks.text.templates import REQUEST, TemplateAttack, TemplateParams, templates
+from robustkd.attacks.text.engine.templates import REQUEST, TemplateAttack, TemplateParams, templates
 from robustkd.contracts import Asked, Attempts, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget

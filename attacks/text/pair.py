@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.text.other_models import language_model
+from robustkd.attacks.text.engine.other_models import language_model
 from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget

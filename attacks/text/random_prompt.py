@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.text.slots import Slots
-from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.attacks.text.engine.slots import Slots
+from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget

@@ -19,9 +19,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.text.descent import Descent, SuffixParams
-from robustkd.attacks.text.suffix import Suffixes
-from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.attacks.text.engine.descent import Descent, SuffixParams
+from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.text.continuous import Direction, Push
 from robustkd.attacks.text.embedding import ascended
-from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.attacks.text.engine.continuous import Direction, Push
+from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget

@@ -1,1 +1,1 @@
-"""Defenses: a recipe each, around one training loop."""
+"""Defenses of image classifiers, a folder for each kind."""

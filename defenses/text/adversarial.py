@@ -18,8 +18,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.text.aim import aims
-from robustkd.attacks.text.continuous import with_suffix
+from robustkd.attacks.text.engine.aim import aims
+from robustkd.attacks.text.engine.continuous import with_suffix
 from robustkd.contracts import Defense, FitContext, Modality, Target
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.losses import completion_mean

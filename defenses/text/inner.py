@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.text.continuous import Direction, Norm, Push
+from robustkd.attacks.text.engine.continuous import Direction, Norm, Push
 from robustkd.contracts import Params
 from robustkd.defenses.text.adversarial import AdversarialTuneParams, Adversary, Pair, Requests
 from robustkd.defenses.text.junk import Junk

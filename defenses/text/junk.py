@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustkd.attacks.text.vocabulary import Vocabulary
+from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.targets.causal_lm import CausalLMTarget
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustkd.attacks.text.continuous import Climb, VectorBall, climb
+from robustkd.attacks.text.engine.continuous import Climb, VectorBall, climb
 from robustkd.contracts import FitContext, TargetError
 from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary, InnerParams

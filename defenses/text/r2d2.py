@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.text.descent import Descent, SuffixParams
+from robustkd.attacks.text.engine.descent import Descent, SuffixParams
+from robustkd.attacks.text.engine.slots import Slots
+from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import Swaps
-from robustkd.attacks.text.slots import Slots
-from robustkd.attacks.text.suffix import Suffixes
-from robustkd.attacks.text.vocabulary import Vocabulary
 from robustkd.contracts import FitContext, Params
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.text.adversarial import (

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.text.continuous import with_suffix
+from robustkd.attacks.text.engine.continuous import with_suffix
 from robustkd.contracts import Defense, FitContext, Modality, Target
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.training import (

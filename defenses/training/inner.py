@@ -27,11 +27,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustkd.attacks.image.ascent import SteepestStep, climb_to_last
-from robustkd.attacks.image.ball import Ball, StepSize
-from robustkd.attacks.image.objective import bound
-from robustkd.attacks.image.pgd import PGD
-from robustkd.attacks.oracle import Objective, Oracle, frozen
+from robustkd.attacks.image.engine.ascent import SteepestStep, climb_to_last
+from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.objective import bound
+from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
+from robustkd.attacks.image.gradient.pgd import PGD
 from robustkd.contracts import Batch, Params, ThreatModel, UsageError
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.divergence import kl

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from robustkd.attacks.image.pgd import PGD, PGDParams
-from robustkd.attacks.oracle import frozen
+from robustkd.attacks.image.engine.oracle import frozen
+from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 from robustkd.contracts import Batch, FitContext, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training.batches import Samples

@@ -12,8 +12,8 @@ from robustkd import plugins
 from robustkd.contracts import Attack, AttackEvidence, Batch, CheckContext, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
+from robustkd.evaluation.judging import Outcome, judge
 from robustkd.scoring.distances import distance, random_offsets, within
-from robustkd.scoring.judging import Outcome, judge
 
 SMALL = 0.002
 """0.2 points: what separates chance from a symptom where an attack breaks what a stronger one left."""

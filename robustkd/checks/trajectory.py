@@ -12,7 +12,7 @@ from torch import Tensor
 from robustkd.checks.probe import apart, gradient_attacks, owners, rescaled_margin, survivors
 from robustkd.contracts import AttackEvidence, Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
 from robustkd.contracts.random import SampleRng
-from robustkd.scoring.judging import Outcome, judge
+from robustkd.evaluation.judging import Outcome, judge
 
 
 class Diary(WrappedTarget):

@@ -12,7 +12,7 @@ from robustkd import plugins
 from robustkd.checks.probe import pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, WrappedTarget
 from robustkd.contracts.random import SampleRng
-from robustkd.scoring.judging import judge
+from robustkd.evaluation.judging import judge
 
 LIMIT = 0.01
 

@@ -13,7 +13,7 @@ from robustkd.cli.names import outputs
 from robustkd.cli.options import console, json_option
 
 if TYPE_CHECKING:
-    from robustkd.campaigns.compare import Change, ComparedCampaigns, Movement
+    from robustkd.campaigns.comparison.compare import Change, ComparedCampaigns, Movement
 
 _COLOURS = {"better": "green", "worse": "red"}
 
@@ -29,8 +29,8 @@ def command(a: str, b: str, matches: tuple[str, ...], plot: Path | None, as_json
 
     A and B: campaigns (files or presets, run into runs/NAME), output folders, results.json or baseline files.
     """
-    from robustkd.campaigns import snapshot
-    from robustkd.campaigns.compare import compare
+    from robustkd.campaigns.comparison import snapshot
+    from robustkd.campaigns.comparison.compare import compare
 
     compared = compare(snapshot.read(a), snapshot.read(b), _matched(matches))
     if plot is not None:

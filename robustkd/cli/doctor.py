@@ -15,7 +15,7 @@ from robustkd.cli.options import json_option
 @json_option
 def command(fix: bool, as_json: bool) -> None:
     """Check that torch, MLflow, torchattacks, foolbox and robustbench are usable together."""
-    from robustkd import doctor
+    from robustkd.integrations import doctor
 
     findings = doctor.repair() if fix else doctor.examine()
     if as_json:

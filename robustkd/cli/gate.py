@@ -57,8 +57,8 @@ def command(
 
     Exit codes: 0 no gate failed, 4 one failed, 5 none failed but one has nothing to judge (a number that is missing or not credible).
     """
-    from robustkd.campaigns import ci, gate, snapshot
-    from robustkd.campaigns.durable import write_text
+    from robustkd.campaigns.comparison import ci, gate, snapshot
+    from robustkd.campaigns.store.durable import write_text
     from robustkd.contracts import UsageError
 
     found = snapshot.read(results, out)

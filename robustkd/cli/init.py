@@ -12,7 +12,7 @@ from robustkd.cli.options import json_option
 
 
 def _purposes(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    from robustkd.campaigns import starters
+    from robustkd.campaigns.file import starters
 
     return [CompletionItem(name, help=text) for name, text in starters.purposes().items() if name.startswith(begun)]
 
@@ -23,7 +23,7 @@ def _purposes(ctx: click.Context, parameter: click.Parameter, begun: str) -> lis
 @json_option
 def command(purpose: str | None, file: Path | None, as_json: bool) -> None:
     """Write a commented campaign for a purpose into FILE [default: PURPOSE.yaml]; without a purpose, list them."""
-    from robustkd.campaigns import starters
+    from robustkd.campaigns.file import starters
 
     if purpose is None:
         known = starters.purposes()

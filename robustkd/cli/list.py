@@ -23,7 +23,7 @@ from robustkd.cli.options import json_option
 @json_option
 def command(group: str | None, modality: str | None, members: bool, as_json: bool) -> None:
     """List what is installed, each with a line on what it is: attacks, defenses, judges, checks, datasets, presets, and so on."""
-    from robustkd.campaigns import presets
+    from robustkd.campaigns.file import presets
 
     found = {
         name: [item for item in plugins.listing(name) if modality is None or _is_for(item, modality)]
@@ -73,7 +73,7 @@ def _is_for(item: plugins.PluginInfo, modality: str) -> bool:
 def _preset_is_for(name: str, modality: str) -> bool:
     import yaml
 
-    from robustkd.campaigns import presets
+    from robustkd.campaigns.file import presets
 
     data = yaml.safe_load(presets.read(name))["data"]["name"]
     return modality in plugins.modalities(plugins.load("datasets", data))

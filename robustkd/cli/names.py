@@ -54,7 +54,7 @@ def campaigns(ctx: click.Context, parameter: click.Parameter, begun: str) -> lis
 
     from click.shell_completion import CompletionItem
 
-    from robustkd.campaigns import presets
+    from robustkd.campaigns.file import presets
 
     files = sorted(str(path) for suffix in ("*.yaml", "*.yml") for path in Path(begun).parent.glob(suffix))
     names = [name for name in [*presets.names(), *files] if name.startswith(begun)]

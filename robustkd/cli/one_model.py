@@ -85,6 +85,6 @@ def settings(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
 
 def value(option: str, text: str) -> Any:
     """A value as it would be read in a campaign file: 40, 0.01, 8/255, true, or a text."""
-    from robustkd.campaigns.yaml_source import parse
+    from robustkd.campaigns.file.yaml_source import parse
 
     return parse(text, option).data

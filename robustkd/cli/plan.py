@@ -13,7 +13,7 @@ from robustkd.cli.names import campaigns
 from robustkd.cli.options import json_option, out_option, results_folder
 
 if TYPE_CHECKING:
-    from robustkd.campaigns.estimate import Cost
+    from robustkd.campaigns.plan.estimate import Cost
 
 
 @click.command("plan")
@@ -25,11 +25,12 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
 
     The estimate is made of the times that like cells in the results folder took; it says which those are, and what it does not know.
     """
-    from robustkd.campaigns import plan, spec
-    from robustkd.campaigns.changes import reasons
-    from robustkd.campaigns.estimate import cost, estimates
-    from robustkd.campaigns.finished import finished_cells, rebuilt_cells
-    from robustkd.campaigns.store import Store
+    from robustkd.campaigns.file import spec
+    from robustkd.campaigns.plan import plan
+    from robustkd.campaigns.plan.changes import reasons
+    from robustkd.campaigns.plan.estimate import cost, estimates
+    from robustkd.campaigns.plan.finished import finished_cells, rebuilt_cells
+    from robustkd.campaigns.store.store import Store
 
     loaded = spec.load(campaign)
     laid_out = plan.build(loaded)

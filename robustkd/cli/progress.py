@@ -8,10 +8,10 @@ from typing import TextIO
 
 import click
 
-from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.collect import Failure
-from robustkd.campaigns.plan import Plan
-from robustkd.campaigns.run import Observer
+from robustkd.campaigns.execution.run import Observer
+from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.plan import Plan
+from robustkd.campaigns.results.collect import Failure
 from robustkd.contracts import RobustkdError
 from robustkd.scoring.results import CellResult, Results
 

@@ -24,7 +24,7 @@ def command(run: str, defense: str, seed: int | None, out: Path | None, name: st
     RUN: a campaign (file or preset) that was run and tracked, or its output folder. It must have passed its gates, and its
     robust accuracy must be credible.
     """
-    from robustkd.campaigns import gate, snapshot
+    from robustkd.campaigns.comparison import gate, snapshot
     from robustkd.contracts import UsageError
     from robustkd.tracking import promote
 

@@ -25,8 +25,8 @@ from robustkd.cli.options import json_option, out_option, results_folder
 @json_option
 def command(campaign: str, out: Path | None, form: str, as_json: bool) -> None:
     """Write report.html, report.md, report.tex and the figures of a campaign from its stored results."""
-    from robustkd.campaigns import spec
-    from robustkd.cli import session
+    from robustkd.application import session
+    from robustkd.campaigns.file import spec
 
     loaded = spec.load(campaign)
     folder = results_folder(loaded, out)

@@ -15,7 +15,7 @@ from robustkd.cli.names import outputs
 from robustkd.cli.options import json_option
 
 if TYPE_CHECKING:
-    from robustkd.campaigns.reproduce import Difference, Number
+    from robustkd.campaigns.execution.reproduce import Difference, Number
 
 
 @click.command("reproduce")
@@ -33,7 +33,7 @@ def command(run: str, out: Path | None, again: bool, profile: Path | None, as_js
 
     RUN: an output folder, or the id of a run in MLflow (of MLFLOW_TRACKING_URI).
     """
-    from robustkd.campaigns import record, reproduce
+    from robustkd.campaigns.execution import record, reproduce
 
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(run)
@@ -60,9 +60,10 @@ def command(run: str, out: Path | None, again: bool, profile: Path | None, as_js
 
 
 def _again(campaign: Path, folder: Path, profile: Path | None, *, quiet: bool) -> list[Number]:
-    from robustkd.campaigns import profile as profiles
-    from robustkd.campaigns import reproduce, spec
-    from robustkd.cli import session
+    from robustkd.application import session
+    from robustkd.campaigns.execution import profile as profiles
+    from robustkd.campaigns.execution import reproduce
+    from robustkd.campaigns.file import spec
     from robustkd.cli.progress import follower, warn
 
     how = profiles.load(profile).overridden(track=False)

@@ -58,10 +58,10 @@ def command(
 
     Exit codes: 0 done, 3 incomplete (cells failed), 4 complete but a gate failed, 5 no gate failed but one has nothing to judge.
     """
-    from robustkd.campaigns import profile as profiles
-    from robustkd.campaigns import spec
-    from robustkd.campaigns.gate import exit_code, judge_gates
-    from robustkd.cli import session
+    from robustkd.application import session
+    from robustkd.campaigns.comparison.gate import exit_code, judge_gates
+    from robustkd.campaigns.execution import profile as profiles
+    from robustkd.campaigns.file import spec
     from robustkd.cli.progress import follower, warn
     from robustkd.cli.table import print_results
 

@@ -15,6 +15,6 @@ def command() -> None:
 
     # yaml-language-server: $schema=robustkd.schema.json
     """
-    from robustkd.campaigns.schema import campaign_schema
+    from robustkd.campaigns.file.schema import campaign_schema
 
     click.echo(json.dumps(campaign_schema(), indent=1))

@@ -13,9 +13,9 @@ from robustkd.cli import names
 from robustkd.cli.options import json_option, out_option, results_folder
 
 if TYPE_CHECKING:
-    from robustkd.campaigns.inventory import Stored
-    from robustkd.campaigns.plan import Plan
-    from robustkd.campaigns.store import Store
+    from robustkd.campaigns.plan.plan import Plan
+    from robustkd.campaigns.results.inventory import Stored
+    from robustkd.campaigns.store.store import Store
 
 
 @click.group("store")
@@ -29,7 +29,7 @@ def command() -> None:
 @json_option
 def list_cells(campaigns: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """List every cell of the folder, and which of the campaigns still needs it."""
-    from robustkd.campaigns.inventory import inventory
+    from robustkd.campaigns.results.inventory import inventory
 
     plans, store = _opened(campaigns, out)
     cells = list(inventory(store, plans))
@@ -51,8 +51,8 @@ def list_cells(campaigns: tuple[str, ...], out: Path | None, as_json: bool) -> N
 @json_option
 def verify(campaign: str, out: Path | None, remove: bool, as_json: bool) -> None:
     """Read every file of the folder's cells again, and name what is damaged. Exit code 1 when something is."""
-    from robustkd.campaigns import spec
-    from robustkd.campaigns.store import Store
+    from robustkd.campaigns.file import spec
+    from robustkd.campaigns.store.store import Store
 
     store = Store(results_folder(spec.load(campaign), out))
     ids = store.ids()
@@ -81,7 +81,7 @@ def verify(campaign: str, out: Path | None, remove: bool, as_json: bool) -> None
 @json_option
 def prune(campaigns: tuple[str, ...], out: Path | None, perturbations: bool, yes: bool, as_json: bool) -> None:
     """Remove the cells, and the checkpoints, that none of the campaigns needs."""
-    from robustkd.campaigns.inventory import inventory
+    from robustkd.campaigns.results.inventory import inventory
 
     plans, store = _opened(campaigns, out)
     with store.alone():  # a run would miss what is removed under it
@@ -111,7 +111,7 @@ def prune(campaigns: tuple[str, ...], out: Path | None, perturbations: bool, yes
 @out_option
 def export_samples(campaign: str, file: Path, out: Path | None) -> None:
     """Write one row for each sample, attack, defense and seed into FILE (.parquet or .csv)."""
-    from robustkd.campaigns.inventory import export
+    from robustkd.campaigns.results.inventory import export
 
     plans, store = _opened((campaign,), out)
     (plan,) = plans.values()
@@ -122,8 +122,9 @@ def export_samples(campaign: str, file: Path, out: Path | None) -> None:
 
 def _opened(campaigns: tuple[str, ...], out: Path | None) -> tuple[dict[str, Plan], Store]:
     """The plans of some campaigns by name, and the one store that they share."""
-    from robustkd.campaigns import plan, spec
-    from robustkd.campaigns.store import Store
+    from robustkd.campaigns.file import spec
+    from robustkd.campaigns.plan import plan
+    from robustkd.campaigns.store.store import Store
     from robustkd.contracts import UsageError
 
     loaded = [spec.load(campaign) for campaign in campaigns]

@@ -22,7 +22,7 @@ from robustkd.report.wording import wording
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:
-    from robustkd.campaigns.gate import GateResult
+    from robustkd.campaigns.comparison.gate import GateResult
 
 MOST_PAIRS = 4
 _COLOURS = {"credible": "green", "suspect": "yellow", "not credible": "red"}

@@ -17,8 +17,8 @@ from robustkd.cli.options import json_option, out_option, results_folder
 @json_option
 def command(campaign: str, out: Path | None, as_json: bool) -> None:
     """Write a campaign's stored results to MLflow; what is there already is not written twice."""
-    from robustkd.campaigns import spec
-    from robustkd.cli import session
+    from robustkd.application import session
+    from robustkd.campaigns.file import spec
 
     loaded = spec.load(campaign)
     store = session.track(loaded, results_folder(loaded, out))

@@ -18,7 +18,7 @@ from robustkd.cli.options import out_option, results_folder
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def command(campaign: str, out: Path | None, port: int) -> None:
     """Serve the MLflow dashboard of a campaign on this machine, until Ctrl-C."""
-    from robustkd.campaigns import spec
+    from robustkd.campaigns.file import spec
     from robustkd.tracking import ui_command
 
     folder = results_folder(spec.load(campaign), out)

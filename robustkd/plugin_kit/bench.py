@@ -19,7 +19,7 @@ from robustkd.contracts import Arrays, Batch, FitContext, Target, ThreatModel
 from robustkd.contracts.defense import MetricLog
 from robustkd.contracts.threat import Norm
 from robustkd.data import SplitParams, Splits, load_splits
-from robustkd.evaluation import make_batch, with_clean_logits
+from robustkd.evaluation.images import make_batch, with_clean_logits
 from robustkd.plugin_kit.subject import Broken, listed
 from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget, TransformSpec
 

@@ -23,8 +23,8 @@ from robustkd.contracts import (
     ThreatModel,
 )
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation import Evaluation, evidence_of
-from robustkd.prompting import evaluate_prompt_attack, prepare
+from robustkd.evaluation.images import Evaluation, evidence_of
+from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 
 SUBJECTS = ("the red door", "the old safe", "the garden shed", "the grey cabinet", "the cellar", "the attic")
 ATTEMPTS = 4

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from robustkd import plugins
 from robustkd.contracts import PluginError, target_references
 from robustkd.contracts.params import TargetReference
-from robustkd.nested import PluginSpec
+from robustkd.plugins.nested import PluginSpec
 
 _UNKNOWN = object()
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from robustkd.checking import CountedTarget
 from robustkd.contracts import Attack, AttackResult, Batch, RobustkdError, Target, ThreatModel, target_references
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
-from robustkd.evaluation import evaluate_attack
+from robustkd.evaluation.checks import CountedTarget
+from robustkd.evaluation.images import evaluate_attack
+from robustkd.evaluation.judging import judge
 from robustkd.plugin_kit import bench
 from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
 from robustkd.scoring.distances import distance
-from robustkd.scoring.judging import judge
 
 TOLERANCE = 1e-4
 """Two batches of another size round differently; further apart than this two results are not one."""

@@ -22,7 +22,7 @@ from robustkd.contracts import (
     target_references,
 )
 from robustkd.contracts.check import Severity
-from robustkd.evaluation import evaluate_attack, evidence_of
+from robustkd.evaluation.images import evaluate_attack, evidence_of
 from robustkd.plugin_kit import bench, bench_prompts
 from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, require
 

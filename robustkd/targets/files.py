@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustkd.contracts import Code, RobustkdError, Target, TargetError
-from robustkd.sources import is_installed, source_files
+from robustkd.plugins.sources import is_installed, source_files
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.code import allowing
 from robustkd.targets.fit import require_fit

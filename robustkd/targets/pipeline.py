@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustkd import plugins
 from robustkd.contracts import TargetError, Transform, UsageError
-from robustkd.nested import PluginSpec
+from robustkd.plugins.nested import PluginSpec
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.image import ImageTarget
 

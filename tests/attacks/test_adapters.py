@@ -17,7 +17,7 @@ from robustkd.attacks.adapters import torchattacks as torchattacks_adapter
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
 from robustkd.contracts import AttackError, Batch, PluginError, ThreatModel
 from robustkd.contracts.random import SampleRng
-from robustkd.scoring.judging import judge
+from robustkd.evaluation.judging import judge
 from robustkd.targets import ClassifierTarget
 
 EPS = {"linf": 0.05, "l2": 1.0, "l1": 10.0, "l0": 2}

@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import robustkd
-from robustkd.autoattack_bridge import AutoAttack, EvaluationState
 from robustkd.contracts import DataError, UsageError
+from robustkd.integrations.autoattack import AutoAttack, EvaluationState
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def accuracy(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
 
 def test_robustbenchs_benchmark_runs_on_our_engine(trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("timm", reason="robustbench is not installed: robustkd doctor --fix")
-    from robustkd.robustbench_bridge import import_robustbench
+    from robustkd.integrations.robustbench import import_robustbench
 
     robustbench = import_robustbench()
     net, x, y = trained

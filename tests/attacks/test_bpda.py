@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import robustkd
-from robustkd.campaigns import plan, spec
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan
 from robustkd.contracts import Batch, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.data import SplitParams, load_splits

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustkd.attacks.text.continuous import Climb, Direction, Norm, VectorBall, climb
+from robustkd.attacks.text.engine.continuous import Climb, Direction, Norm, VectorBall, climb
 from robustkd.contracts.random import SampleRng
 
 B, T, D = 4, 5, 6

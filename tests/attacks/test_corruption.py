@@ -11,19 +11,20 @@ import torch
 from torch import Tensor, nn
 
 import robustkd
-from robustkd.attacks.image.corruption import Corruption, CorruptionParams
-from robustkd.attacks.image.corruption_families import FAMILIES, GROUPS, corrupted
-from robustkd.campaigns import plan, spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.run import run
-from robustkd.checking import make_check
+from robustkd.analyses.corruption_robustness import CorruptionRobustness
+from robustkd.attacks.image.corruptions.corruption import Corruption, CorruptionParams
+from robustkd.attacks.image.corruptions.corruption_families import FAMILIES, GROUPS, corrupted
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan
 from robustkd.contracts import AttackError, AttackResult, Batch, CheckContext, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.data import load_splits
 from robustkd.data.splits import SplitParams
-from robustkd.defenses.analyses.corruption_robustness import CorruptionRobustness
-from robustkd.evaluation import evaluate_attack, evidence_of, make_batch, with_clean_logits
-from robustkd.scoring.judging import judge
+from robustkd.evaluation.checks import make_check
+from robustkd.evaluation.images import evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.evaluation.judging import judge
 from robustkd.targets import ClassifierTarget
 
 INDEX = torch.arange(16)
@@ -159,7 +160,7 @@ def test_by_itself_it_needs_no_budget_and_other_attacks_cannot_use_its_threat_mo
     assert found.success.any()
     with pytest.raises(UsageError, match="attacks corruption"):
         robustkd.evaluate(net, digits, net(digits).argmax(1), attacks=["pgd", "corruption"])
-    assert robustkd.attacks.image.pgd.PGD().refusal(Corruption.own_threat) is not None
+    assert robustkd.attacks.image.gradient.pgd.PGD().refusal(Corruption.own_threat) is not None
 
 
 def test_the_audit_of_the_threat_model_is_about_corruptions_too(digits: Tensor) -> None:

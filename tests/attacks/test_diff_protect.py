@@ -14,11 +14,12 @@ pytest.importorskip("diffusers")
 
 from drawing_toy import Words
 
-from robustkd.attacks.image.diff_protect import DiffProtect, ScoreDistillation
-from robustkd.attacks.image.pgd import PGD
-from robustkd.campaigns import plan, spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.run import Observer, run
+from robustkd.attacks.image.gradient.diff_protect import DiffProtect, ScoreDistillation
+from robustkd.attacks.image.gradient.pgd import PGD
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import Observer, run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan
 from robustkd.contracts import Batch, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget

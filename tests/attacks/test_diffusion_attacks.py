@@ -16,17 +16,17 @@ pytest.importorskip("diffusers")
 from drawing_toy import ShowsThePicture, requests, toy
 
 from robustkd import plugins
-from robustkd.attacks.diffusion.denoising import Denoising, level, pictures
+from robustkd.attacks.diffusion.engine.denoising import Denoising, level, pictures
+from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
+from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
 from robustkd.attacks.diffusion.p4d import P4D
 from robustkd.attacks.diffusion.pez import Nearest
 from robustkd.attacks.diffusion.qf import Meaning
-from robustkd.attacks.diffusion.simplex import draw, project_to_simplex
-from robustkd.attacks.diffusion.slots import Slots, vocabulary
 from robustkd.attacks.diffusion.unlearndiffatk import Distributions
 from robustkd.contracts import Asked, DataError, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation import Evaluation
-from robustkd.prompting import evaluate_prompt_attack, prepare
+from robustkd.evaluation.images import Evaluation
+from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets.text_to_image import TextToImageTarget
 
 JUDGES = {"picture": ShowsThePicture()}

@@ -14,8 +14,8 @@ from robustkd.attacks.text.embedding import Embedding, EmbeddingParams
 from robustkd.attacks.text.soft_prompt import SoftPrompt, SoftPromptParams
 from robustkd.contracts import Asked, AttackError, Attempts, DataError, Judge, PromptAttack, PromptBatch, Prompts, ThreatModel
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation import Evaluation
-from robustkd.prompting import evaluate_prompt_attack, prepare
+from robustkd.evaluation.images import Evaluation
+from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import CausalLMTarget
 
 WORDS = tuple("abcdefghijklmn")

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import robustkd
-from robustkd.attacks.image.apgd import checkpoints, wrong_classes
-from robustkd.attacks.image.ball import Ball, project_l1_in_box
-from robustkd.attacks.image.di2_fgsm import shrunk
-from robustkd.attacks.image.square import bump, share_of_window, two_bumps
-from robustkd.attacks.image.ti_fgsm import smoothed
-from robustkd.attacks.oracle import frozen
+from robustkd.attacks.image.black_box.square import bump, share_of_window, two_bumps
+from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
+from robustkd.attacks.image.engine.oracle import frozen
+from robustkd.attacks.image.gradient.apgd import checkpoints, wrong_classes
+from robustkd.attacks.image.transferable.di2_fgsm import shrunk
+from robustkd.attacks.image.transferable.ti_fgsm import smoothed
 from robustkd.contracts import AttackError, Batch, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.plugins import load

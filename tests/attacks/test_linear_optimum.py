@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from robustkd.attacks.image.cw_l2 import CWL2
-from robustkd.attacks.image.cw_linf import CWLinf
-from robustkd.attacks.image.ddn import DDN
-from robustkd.attacks.image.deepfool import DeepFool
-from robustkd.attacks.image.ead import EAD
-from robustkd.attacks.image.fab import FAB, FABT
-from robustkd.attacks.image.fmn import FMN
+from robustkd.attacks.image.minimum_norm.cw_l2 import CWL2
+from robustkd.attacks.image.minimum_norm.cw_linf import CWLinf
+from robustkd.attacks.image.minimum_norm.ddn import DDN
+from robustkd.attacks.image.minimum_norm.deepfool import DeepFool
+from robustkd.attacks.image.minimum_norm.ead import EAD
+from robustkd.attacks.image.minimum_norm.fab import FAB, FABT
+from robustkd.attacks.image.minimum_norm.fmn import FMN
 from robustkd.contracts import Batch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets import ClassifierTarget

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import robustkd
-from robustkd.attacks.image.losses import cross_entropy
+from robustkd.attacks.image.engine.losses import cross_entropy
 
 
 def value_and_slope(loss, logits, labels):

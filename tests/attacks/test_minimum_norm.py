@@ -7,8 +7,8 @@ from counting import Counting
 from torch import nn
 
 import robustkd
-from robustkd.attacks.image.nearest import Seekers
-from robustkd.attacks.image.penalty import ConstantSearch
+from robustkd.attacks.image.engine.minimum_norm.nearest import Seekers
+from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
 from robustkd.contracts import Batch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.data import SplitParams, load_splits

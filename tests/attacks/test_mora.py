@@ -6,7 +6,7 @@ from counting import Counting
 from torch import nn
 
 import robustkd
-from robustkd.attacks.image.mora import reweighed, tempered, weights
+from robustkd.attacks.image.gradient.mora import reweighed, tempered, weights
 from robustkd.contracts import Batch, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.data import SplitParams, load_splits

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import robustkd
-from robustkd.attacks.image.ascent import SteepestStep, ascend
-from robustkd.attacks.image.ball import Ball, StepSize, project_l1
-from robustkd.attacks.image.objective import for_batch
-from robustkd.attacks.oracle import Oracle, frozen
+from robustkd.attacks.image.engine.ascent import SteepestStep, ascend
+from robustkd.attacks.image.engine.ball import Ball, StepSize, project_l1
+from robustkd.attacks.image.engine.objective import for_batch
+from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.contracts import Batch, TargetError, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import robustkd
-from robustkd.attacks.image.sgm import branch_ends
+from robustkd.attacks.image.transferable.sgm import branch_ends
 from robustkd.contracts import TargetError
 from robustkd.models.resnet import PreActResNet18
 from robustkd.models.resnet_cifar import ResNet20

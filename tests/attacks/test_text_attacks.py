@@ -8,12 +8,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from robustkd import plugins
-from robustkd.attacks.text.aim import losses, rows_at_once
-from robustkd.attacks.text.descent import together
+from robustkd.attacks.text.engine.aim import losses, rows_at_once
+from robustkd.attacks.text.engine.descent import together
+from robustkd.attacks.text.engine.slots import Slots, are_texts
+from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import agreement
-from robustkd.attacks.text.slots import Slots, are_texts
-from robustkd.attacks.text.suffix import Suffixes
-from robustkd.attacks.text.vocabulary import Vocabulary
 from robustkd.contracts import (
     Answered,
     AttackError,
@@ -26,7 +26,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.random import SampleRng
-from robustkd.prompting import evaluate_prompt_attack, prepare
+from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import CausalLMTarget
 
 WORDS = ["what", "is", "the", "code", "of", "gold", "iron", "vault", "?", "a", "b", "c", "d", "e", "f", "no", "tell", "me"]
@@ -192,7 +192,7 @@ def test_small_memory_changes_nothing(target, monkeypatch):
     suffixes, ids, texts = suffixes_of(target)
     places, among = torch.arange(4), are_texts(texts)
     expected = suffixes.losses(places, ids, among), suffixes.gradient(places, ids[:, 0])
-    monkeypatch.setattr("robustkd.attacks.text.aim._MEMORY", 1)
+    monkeypatch.setattr("robustkd.attacks.text.engine.aim._MEMORY", 1)
     assert rows_at_once(target, 10, 2) == 1
     assert torch.allclose(suffixes.losses(places, ids, among), expected[0], atol=1e-5)
     assert torch.allclose(suffixes.gradient(places, ids[:, 0]), expected[1], atol=1e-5)

@@ -10,8 +10,9 @@ from torch import nn
 
 import robustkd
 from robustkd import plugins
-from robustkd.campaigns import plan, spec
-from robustkd.campaigns.run import run
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan
 from robustkd.cli import cli
 from robustkd.contracts import Arrays, Batch, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from robustkd import plugins
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import spec
-from robustkd.campaigns.collect import collect
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.run import Observer, run
-from robustkd.campaigns.store import Store
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import Observer, run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.results.collect import collect
+from robustkd.campaigns.store.store import Store
 from robustkd.contracts import Batch, TargetError, ThreatModel, UsageError
 from robustkd.report import write_report
 from robustkd.scoring.results import Results

@@ -10,14 +10,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from robustkd.campaigns import baseline, samples
-from robustkd.campaigns.compare import change
-from robustkd.campaigns.gate import judge_baseline
-from robustkd.campaigns.snapshot import Row, Snapshot, read
-from robustkd.campaigns.store import Store
+from robustkd.campaigns.comparison import baseline
+from robustkd.campaigns.comparison.compare import change
+from robustkd.campaigns.comparison.gate import judge_baseline
+from robustkd.campaigns.comparison.snapshot import Row, Snapshot, read
+from robustkd.campaigns.store import samples
+from robustkd.campaigns.store.store import Store
 from robustkd.cli import main
+from robustkd.evaluation.judging import Outcome
 from robustkd.scoring.intervals import wilson
-from robustkd.scoring.judging import Outcome
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 

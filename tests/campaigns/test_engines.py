@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import profile, spec
-from robustkd.campaigns import run as running
-from robustkd.campaigns.cells import Cell
-from robustkd.campaigns.engines import Limits
-from robustkd.campaigns.engines.child import Child
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.engines.local import LocalEngine
-from robustkd.campaigns.estimate import Estimate
-from robustkd.campaigns.run import Observer, run
-from robustkd.campaigns.schedule import Schedule
-from robustkd.campaigns.store import Store
+from robustkd.campaigns.execution import profile
+from robustkd.campaigns.execution import run as running
+from robustkd.campaigns.execution.engines import Limits
+from robustkd.campaigns.execution.engines.child import Child
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.engines.local import LocalEngine
+from robustkd.campaigns.execution.run import Observer, run
+from robustkd.campaigns.execution.schedule import Schedule
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.estimate import Estimate
+from robustkd.campaigns.store.store import Store
 from robustkd.cli.plan import command as plan_command
 from robustkd.contracts import UsageError
 

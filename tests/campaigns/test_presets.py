@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from robustkd.campaigns import presets, spec
+from robustkd.campaigns.file import presets, spec
 
 COMPARED = {"ard", "rslad", "iad", "adaad", "mtard", "ciard", "kd"}
 

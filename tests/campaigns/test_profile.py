@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from robustkd import plugins
-from robustkd.campaigns import plan, presets, profile, spec
+from robustkd.campaigns.execution import profile
+from robustkd.campaigns.file import presets, spec
+from robustkd.campaigns.plan import plan
 from robustkd.cli.list import command as list_command
 from robustkd.contracts import RobustkdError, UsageError
 
@@ -115,7 +117,7 @@ def test_no_mutation_of_a_good_file_ends_in_a_traceback(tmp_path_factory, data):
 
 
 def test_a_stranger_s_plugin_is_listed_with_its_origin_and_loaded_when_a_campaign_names_it(tmp_path, monkeypatch):
-    code = "from robustkd.attacks.image.fgsm import FGSM\nclass Odd(FGSM): ...\n"
+    code = "from robustkd.attacks.image.gradient.fgsm import FGSM\nclass Odd(FGSM): ...\n"
     (tmp_path / "odd_stranger.py").write_text(code)
     info = tmp_path / "odd_stranger-3.1.dist-info"
     info.mkdir()
@@ -132,7 +134,8 @@ def test_a_stranger_s_plugin_is_listed_with_its_origin_and_loaded_when_a_campaig
         assert "odd_stranger" not in sys.modules
         spec.from_text(text.replace("kind: fgsm", "kind: odd"), "x.yaml", tmp_path)
         assert "odd_stranger" in sys.modules
-        assert plugins.load("attacks", "fgsm").__module__ == "robustkd.attacks.image.fgsm"  # nobody takes a built-in's place
+        # Nobody takes a built-in's place.
+        assert plugins.load("attacks", "fgsm").__module__ == "robustkd.attacks.image.gradient.fgsm"
     finally:
         plugins.refresh()
         sys.modules.pop("odd_stranger", None)

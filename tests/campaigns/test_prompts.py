@@ -11,14 +11,15 @@ import torch
 from prompt_worlds import CUPBOARD, SQUARES, registered
 
 from robustkd import plugins
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import samples, spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.gallery import gallery_items
-from robustkd.campaigns.run import Observer, run
-from robustkd.campaigns.store import Store
+from robustkd.application.gallery import gallery_items
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import Observer, run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.store import samples
+from robustkd.campaigns.store.store import Store
 from robustkd.contracts import Asked, AttackError, PromptAttack, ThreatModel, UsageError
-from robustkd.prompting import evaluate_prompt_attack, prepare
+from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 
 
 @pytest.fixture(scope="module", autouse=True)

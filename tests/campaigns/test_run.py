@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import samples, spec
-from robustkd.campaigns.collect import collect
-from robustkd.campaigns.engines import Limits
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.engines.local import LocalEngine
-from robustkd.campaigns.run import Observer, run
-from robustkd.campaigns.store import Store
+from robustkd.campaigns.execution.engines import Limits
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.engines.local import LocalEngine
+from robustkd.campaigns.execution.run import Observer, run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.results.collect import collect
+from robustkd.campaigns.store import samples
+from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
 
 SMALL = """\

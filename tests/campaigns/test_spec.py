@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from robustkd.campaigns import presets, spec
+from robustkd.campaigns.file import presets, spec
 from robustkd.contracts import UsageError
 
 GOOD = """\

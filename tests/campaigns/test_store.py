@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from robustkd.campaigns.store import META, PERTURBATIONS, Store
+from robustkd.campaigns.store.store import META, PERTURBATIONS, Store
 from robustkd.contracts import StoreError
 
 ID = "ab" + 30 * "0"

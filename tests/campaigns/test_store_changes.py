@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from robustkd.attacks.image.pgd import PGD
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import spec
-from robustkd.campaigns.changes import PLAN, reasons
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.finished import finished_cells
-from robustkd.campaigns.run import Observer, run
-from robustkd.campaigns.samples import SAMPLES
-from robustkd.campaigns.store import PERTURBATIONS, Store
+from robustkd.attacks.image.gradient.pgd import PGD
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import Observer, run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.plan.changes import PLAN, reasons
+from robustkd.campaigns.plan.finished import finished_cells
+from robustkd.campaigns.store.samples import SAMPLES
+from robustkd.campaigns.store.store import PERTURBATIONS, Store
 
 TEXT = """\
 version: 1

@@ -7,11 +7,12 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import samples, spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.run import run
-from robustkd.campaigns.store import PERTURBATIONS, Store
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.store import samples
+from robustkd.campaigns.store.store import PERTURBATIONS, Store
 from robustkd.cli import main
 
 TEXT = """\

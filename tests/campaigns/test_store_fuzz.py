@@ -12,20 +12,23 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from robustkd.campaigns import changes, samples, snapshot, spec
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns.collect import collect
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.finished import finished_cells
-from robustkd.campaigns.gallery import gallery_items
-from robustkd.campaigns.inventory import inventory
-from robustkd.campaigns.results_file import NOTE, RESULTS, current
-from robustkd.campaigns.run import run
-from robustkd.campaigns.shards import ShardFiles
-from robustkd.campaigns.store import META, PERTURBATIONS, Store
+from robustkd.application.gallery import gallery_items
+from robustkd.campaigns.comparison import snapshot
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import changes
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.plan.finished import finished_cells
+from robustkd.campaigns.results.collect import collect
+from robustkd.campaigns.results.inventory import inventory
+from robustkd.campaigns.results.results_file import NOTE, RESULTS, current
+from robustkd.campaigns.store import samples
+from robustkd.campaigns.store.shards import ShardFiles
+from robustkd.campaigns.store.store import META, PERTURBATIONS, Store
 from robustkd.contracts import RobustkdError
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot
-from robustkd.evaluation import Evaluation
+from robustkd.evaluation.images import Evaluation
 
 TEXT = """\
 version: 1

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import profile, samples, spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.gallery import gallery_items
-from robustkd.campaigns.run import run
-from robustkd.campaigns.store import KEPT_BYTES, PERTURBATIONS, Store
+from robustkd.application.gallery import gallery_items
+from robustkd.campaigns.execution import profile
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.store import samples
+from robustkd.campaigns.store.store import KEPT_BYTES, PERTURBATIONS, Store
 from robustkd.contracts import UsageError
 from robustkd.report import write_report
 

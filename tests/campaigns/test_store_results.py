@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import run as running
-from robustkd.campaigns import spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.results_file import RESULTS
-from robustkd.campaigns.run import Observer
-from robustkd.campaigns.store import Store
+from robustkd.campaigns.execution import run as running
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import Observer
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.results.results_file import RESULTS
+from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
 
 TEXT = """\

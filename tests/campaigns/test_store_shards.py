@@ -5,16 +5,17 @@ import pytest
 import torch
 from safetensors.numpy import load
 
-from robustkd.attacks.image.pgd import PGD
-from robustkd.attacks.image.universal import Universal
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import samples, spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.run import run
-from robustkd.campaigns.shards import ShardFiles
-from robustkd.campaigns.store import Store
-from robustkd.evaluation import Evaluation
-from robustkd.scoring.judging import Outcome
+from robustkd.attacks.image.gradient.pgd import PGD
+from robustkd.attacks.image.gradient.universal import Universal
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.store import samples
+from robustkd.campaigns.store.shards import ShardFiles
+from robustkd.campaigns.store.store import Store
+from robustkd.evaluation.images import Evaluation
+from robustkd.evaluation.judging import Outcome
 
 NETS = """\
 import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from robustkd.campaigns import profile
+from robustkd.campaigns.execution import profile
 from robustkd.cli import cli
 from robustkd.contracts import UsageError
 

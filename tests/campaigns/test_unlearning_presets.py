@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from robustkd.campaigns import plan, spec
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan
 from robustkd.contracts import RobustkdError
 
 PARTS = ("esd-church/unet", "salun-church/unet", "advunlearn-church/text_encoder")

@@ -11,14 +11,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from robustkd import plugins
-from robustkd.attacks.image.fgsm import FGSM
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.run import run
+from robustkd.attacks.image.gradient.fgsm import FGSM
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import cli
 from robustkd.contracts import RobustkdError
+from robustkd.plugins import registry
 
 MODEL = """
 import torch
@@ -212,7 +212,7 @@ def test_numbers_of_a_model_that_cannot_be_built_any_more_are_not_shown(folder):
 
 PLUGIN = """
 from robustkd import plugins
-from robustkd.attacks.image.fgsm import FGSM
+from robustkd.attacks.image.gradient.fgsm import FGSM
 from .size import FACTOR
 
 
@@ -237,11 +237,11 @@ def test_a_plugin_under_development_is_edited(folder, request):
     (metadata / "entry_points.txt").write_text("[robustkd.attacks]\nscaled-fgsm = scaled_fgsm:Scaled\n")
     text = CAMPAIGN.replace("fgsm: {kind: fgsm}", "mine: {kind: scaled-fgsm}").replace("eps: 0.01", "eps: 0.15")
     Path("mine.yaml").write_text(text)
-    plugins._entry_points.cache_clear()
-    request.addfinalizer(plugins._entry_points.cache_clear)
+    registry._entry_points.cache_clear()
+    request.addfinalizer(registry._entry_points.cache_clear)
     _, before = run_it()
     (package / "size.py").write_text("FACTOR = 0.0\n")
-    plugins._import.cache_clear()
+    registry._import.cache_clear()
     done, now = run_it()
     assert "its source code differs" in done.stderr
     assert now > before

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import robustkd
-from robustkd.attacks.image.losses import cross_entropy
+from robustkd.attacks.image.engine.losses import cross_entropy
 
 ATTACKS = {
     "fgsm": {},

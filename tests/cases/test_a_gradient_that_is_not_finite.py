@@ -123,7 +123,7 @@ def test_one_blank_image_touches_no_other(name, norm):
 def alone(name, net, x, y, index, norm):
     """The other samples, with the random streams that they have in the whole batch."""
     from robustkd.contracts import ThreatModel
-    from robustkd.evaluation import evaluate_attack, make_batch, with_clean_logits
+    from robustkd.evaluation.images import evaluate_attack, make_batch, with_clean_logits
 
     target = ClassifierTarget(net, num_classes=10, input_shape=(1, 8, 8))
     batch = with_clean_logits(target, make_batch(x, y, index=index))
@@ -155,7 +155,7 @@ def test_a_model_that_is_nan_itself_is_still_blamed():
 
 
 def test_an_attack_that_asks_about_nan_pixels_is_blamed_itself():
-    from robustkd.attacks.oracle import Oracle
+    from robustkd.attacks.image.engine.oracle import Oracle
 
     _, x, y = data()
     target = ClassifierTarget(trained(Root), num_classes=10, input_shape=(1, 8, 8))

@@ -11,10 +11,10 @@ from torch import nn
 
 import robustkd
 from robustkd import plugins
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.run import run
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
 from robustkd.contracts import UsageError
 from robustkd.scoring.results import Results
 from robustkd.tracking import promote

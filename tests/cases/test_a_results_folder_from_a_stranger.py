@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from robustkd.campaigns.identity import digest
-from robustkd.campaigns.store import META
+from robustkd.campaigns.store.identity import digest
+from robustkd.campaigns.store.store import META
 from robustkd.cli import main
 from robustkd.targets.files import CARD
 

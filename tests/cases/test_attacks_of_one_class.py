@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import robustkd
-from robustkd.attacks.image.eot import EOT
-from robustkd.attacks.image.pgd import PGD
+from robustkd.attacks.image.gradient.pgd import PGD
+from robustkd.attacks.image.wrappers.eot import EOT
 from robustkd.contracts import Attack
 
 
@@ -75,7 +75,7 @@ def test_attacks_of_ones_own_without_parameters(case):
 def test_a_label_does_not_depend_on_what_was_loaded_before():
     code = """
 import torch, robustkd
-from robustkd.attacks.image.pgd import PGD
+from robustkd.attacks.image.gradient.pgd import PGD
 class Mine(PGD): pass
 x = torch.rand(4, 1, 2, 2)
 call = lambda: list(robustkd.evaluate(torch.nn.Flatten(), x, x.flatten(1).argmax(1), attacks=[PGD(), Mine()], eps=.1).attacks)

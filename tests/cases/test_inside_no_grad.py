@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 import robustkd
 from robustkd import plugins
-from robustkd.autoattack_bridge import AutoAttack
-from robustkd.campaigns import run as campaigns_run
-from robustkd.campaigns import spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.plan import build
+from robustkd.campaigns.execution import run as campaigns_run
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan.plan import build
 from robustkd.contracts import RobustkdError, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation import make_batch
+from robustkd.evaluation.images import make_batch
+from robustkd.integrations.autoattack import AutoAttack
 from robustkd.targets import ClassifierTarget
 
 MODES = [torch.no_grad, torch.inference_mode]

@@ -6,11 +6,11 @@ from torch import nn
 
 import robustkd
 from robustkd import plugins
-from robustkd.attacks.image.ball import Ball
-from robustkd.attacks.image.cascade import cascade
+from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.contracts import Attack, AttackError, AttackResult, Params, PromptAttack, ThreatModel
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation import make_batch, with_clean_logits
+from robustkd.evaluation.images import make_batch, with_clean_logits
 from robustkd.targets import ClassifierTarget
 
 QUICK = {

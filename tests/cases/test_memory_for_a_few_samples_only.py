@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import robustkd
-from robustkd.checking import check_names, make_check
 from robustkd.cli import main
 from robustkd.contracts.check import Finding
+from robustkd.evaluation.checks import check_names, make_check
 from robustkd.report.story import CheckRow
 from robustkd.scoring.results import DefenseResult
 from robustkd.scoring.verdict import verdict

@@ -12,13 +12,13 @@ from small_talk import small_talk
 from torch import nn
 
 import robustkd
-from robustkd.campaigns import plan as planning
-from robustkd.campaigns import spec
-from robustkd.campaigns.engines.inline import InlineEngine
-from robustkd.campaigns.run import run
+from robustkd.campaigns.execution.engines.inline import InlineEngine
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
 from robustkd.contracts import Asked, Attack, AttackResult, Judge, Prompts, TargetError
+from robustkd.evaluation.prompts import prepare
 from robustkd.judges.labels import LabelParams, shows
-from robustkd.prompting import prepare
 
 WORDS = ("tell", "me", "sure", "here", "no")
 CAMPAIGN = """\

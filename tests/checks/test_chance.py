@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from robustkd import plugins
-from robustkd.checking import make_check
 from robustkd.contracts import AttackEvidence, CheckContext, Finding, PromptAttack, Prompts, ThreatModel
+from robustkd.evaluation.checks import make_check
 
 LABELS = np.repeat(np.arange(6), 20)
 

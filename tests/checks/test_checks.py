@@ -131,7 +131,7 @@ def test_the_audit_sees_a_broken_budget_and_training_mode():
 
 def test_an_attack_that_breaks_its_contract_gives_no_number(honest, digits):
     from robustkd.contracts import Attack, AttackError, AttackResult
-    from robustkd.evaluation import evaluate_attack, make_batch, with_clean_logits
+    from robustkd.evaluation.images import evaluate_attack, make_batch, with_clean_logits
 
     target = ClassifierTarget(honest, num_classes=10, input_shape=(1, 8, 8))
     batch = with_clean_logits(target, make_batch(digits[0][:20], digits[1][:20]))
@@ -165,7 +165,7 @@ def test_an_attack_that_breaks_its_contract_gives_no_number(honest, digits):
 
 def test_an_attack_s_claim_is_not_believed(honest, digits):
     from robustkd.contracts import Attack, AttackResult
-    from robustkd.evaluation import evaluate_attack, make_batch, with_clean_logits
+    from robustkd.evaluation.images import evaluate_attack, make_batch, with_clean_logits
 
     class Boaster(Attack):
         def run(self, target, batch, threat, rng):

@@ -9,9 +9,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from robustkd import plugins
-from robustkd.checking import check_names, make_check, run_checks, run_remedies
 from robustkd.contracts import Attack, AttackResult, CheckContext, Finding, ThreatModel
-from robustkd.evaluation import evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
+from robustkd.evaluation.images import evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.targets import ClassifierTarget, fingerprint
 
 THREAT = ThreatModel("linf", 0.1)

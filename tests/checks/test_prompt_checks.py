@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from robustkd import plugins
-from robustkd.checking import check_names, make_check
 from robustkd.contracts import Answered, AttackEvidence, CheckContext, PromptBatch, Prompts, ThreatModel, Transcript
+from robustkd.evaluation.checks import check_names, make_check
 
 N = 50
 THREAT = ThreatModel.by_prompt(20)

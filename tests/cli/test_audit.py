@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from robustkd import plugins
 from robustkd.cli import main
+from robustkd.plugins import registry
 
 NET = """\
 import torch
@@ -66,7 +66,7 @@ def robustkd(capsys, monkeypatch, tmp_path):
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "broken_attack.py").write_text(BROKEN)
     point = importlib.metadata.EntryPoint("grey-levels", "broken_attack:GreyLevels", "robustkd.attacks")
-    monkeypatch.setitem(plugins._entry_points("attacks"), "grey-levels", point)
+    monkeypatch.setitem(registry._entry_points("attacks"), "grey-levels", point)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
@@ -79,7 +79,7 @@ def robustkd(capsys, monkeypatch, tmp_path):
         return code or 0, captured.out, captured.err
 
     yield call
-    plugins._import.cache_clear()
+    registry._import.cache_clear()
 
 
 ABOUT = ("--data", "digits", "--n", "80", "--eps", "0.1", "--device", "cpu")

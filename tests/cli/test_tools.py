@@ -13,8 +13,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from robustkd.campaigns import presets, spec, starters
-from robustkd.campaigns.yaml_source import parse
+from robustkd.campaigns.file import presets, spec, starters
+from robustkd.campaigns.file.yaml_source import parse
 from robustkd.cli import cli
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from robustkd.attacks.image.ball import Ball
+from robustkd.attacks.image.engine.ball import Ball
 from robustkd.contracts import ThreatModel
-from robustkd.defenses.image.fast import Fast, FastParams, FastRecipe
-from robustkd.defenses.image.free import Free, FreeParams, FreeRecipe
-from robustkd.defenses.image.mart import MART, MARTParams, MARTRecipe, boosted_cross_entropy
-from robustkd.defenses.image.pgd_at import PGDAT, PGDATParams, PGDATRecipe
-from robustkd.defenses.image.trades import TRADES, TRADESParams, TRADESRecipe
+from robustkd.defenses.image.adversarial.fast import Fast, FastParams, FastRecipe
+from robustkd.defenses.image.adversarial.free import Free, FreeParams, FreeRecipe
+from robustkd.defenses.image.adversarial.mart import MART, MARTParams, MARTRecipe, boosted_cross_entropy
+from robustkd.defenses.image.adversarial.pgd_at import PGDAT, PGDATParams, PGDATRecipe
+from robustkd.defenses.image.adversarial.trades import TRADES, TRADESParams, TRADESRecipe
 from robustkd.defenses.training import AdversarialRecipe, Adversary, InnerMaximisation, Minibatch
 from robustkd.defenses.training.awp import perturbed
 from robustkd.defenses.training.selection import Validation

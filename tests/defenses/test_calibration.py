@@ -9,8 +9,8 @@ import pytest
 import torch
 from sklearn.metrics import brier_score_loss, log_loss
 
+from robustkd.analyses.calibration import Calibration, CalibrationParams, calibration_error, equal_count, equal_width
 from robustkd.contracts import Batch, ThreatModel
-from robustkd.defenses.analyses.calibration import Calibration, CalibrationParams, calibration_error, equal_count, equal_width
 from robustkd.targets import ClassifierTarget
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from robustkd.contracts import ThreatModel, target_references
-from robustkd.defenses.image.ciard import CIARD, CIARDParams, CIARDRecipe, push_away, push_scale
+from robustkd.defenses.image.robust_distillation.ciard import CIARD, CIARDParams, CIARDRecipe, push_away, push_scale
 from robustkd.defenses.training import AdversarialRecipe, Adversary, Minibatch, Teacher
 from robustkd.targets import ClassifierTarget
 

@@ -14,7 +14,7 @@ from data_parallel_member import trained
 from safetensors.torch import load_file
 
 from robustkd.contracts import UsageError
-from robustkd.defenses.image.free import FreeRecipe
+from robustkd.defenses.image.adversarial.free import FreeRecipe
 from robustkd.defenses.training import loop
 from robustkd.defenses.training.data_parallel import World
 from robustkd.defenses.training.params import TrainParams

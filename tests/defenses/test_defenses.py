@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from robustkd import plugins
-from robustkd.attacks.image.fgsm import FGSM
-from robustkd.attacks.image.pgd import PGD, PGDParams
+from robustkd.attacks.image.gradient.fgsm import FGSM
+from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 from robustkd.contracts import Arrays, Attack, Batch, FitContext, Target, ThreatModel, UsageError, target_references
 from robustkd.contracts.random import SampleRng
 from robustkd.data import Splits, load_splits
 from robustkd.data.splits import SplitParams
-from robustkd.defenses.image.defensive_distillation import DefensiveDistillation, DefensiveDistillationParams
-from robustkd.defenses.image.pgd_at import PGDAT, PGDATParams
+from robustkd.defenses.image.adversarial.pgd_at import PGDAT, PGDATParams
+from robustkd.defenses.image.self_distillation.defensive_distillation import DefensiveDistillation, DefensiveDistillationParams
 from robustkd.defenses.image.standard import Standard
-from robustkd.scoring.judging import judge
+from robustkd.evaluation.judging import judge
 from robustkd.targets import load_target, save_target
 
 EPS = 0.15
@@ -91,7 +91,7 @@ def test_adversarial_training_buys_robustness(context: Make, train: Arrays, digi
 
 
 def test_adversarial_training_minimises_the_loss_on_its_own_examples(minibatch: Any, tiny: Make) -> None:
-    from robustkd.defenses.image.pgd_at import PGDATRecipe
+    from robustkd.defenses.image.adversarial.pgd_at import PGDATRecipe
     from robustkd.defenses.training import Adversary
 
     threat = ThreatModel(eps=EPS)
@@ -170,7 +170,7 @@ def test_a_named_teacher_is_distilled_as_it_is_into_its_own_architecture(context
 def test_a_teacher_of_another_architecture_is_trained_first(
     context: Make, curve: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from robustkd.defenses.image import defensive_distillation as module
+    from robustkd.defenses.image.self_distillation import defensive_distillation as module
 
     seen: list[Target] = []
     original = module.DistillationRecipe.__init__

@@ -15,26 +15,40 @@ from torch import Tensor, nn
 
 from robustkd import plugins
 from robustkd.contracts import TargetError, UsageError, target_references
-from robustkd.defenses.image import sla_sd
-from robustkd.defenses.image.bd_kd import BDKDRecipe
-from robustkd.defenses.image.dataset_reinforcement import DatasetReinforcementParams, DatasetReinforcementRecipe, copied, dense
-from robustkd.defenses.image.hard_augmentation import AffineAugmentor, HardAugmentationParams, HardAugmentationRecipe
-from robustkd.defenses.image.iterated_self_distillation import IteratedSelfDistillationRecipe
-from robustkd.defenses.image.meal_v2 import MEALV2Recipe
-from robustkd.defenses.image.nd_loss import NDLossParams, NDLossRecipe, class_directions
-from robustkd.defenses.image.ofa_kd import OFAKDParams, OFAKDRecipe, enhanced, spread
-from robustkd.defenses.image.ps_kd import PSKDParams, PSKDRecipe
-from robustkd.defenses.image.quantised_distillation import (
+from robustkd.defenses.image.distillation.bd_kd import BDKDRecipe
+from robustkd.defenses.image.distillation.dataset_reinforcement import (
+    DatasetReinforcementParams,
+    DatasetReinforcementRecipe,
+    copied,
+    dense,
+)
+from robustkd.defenses.image.distillation.hard_augmentation import (
+    AffineAugmentor,
+    HardAugmentationParams,
+    HardAugmentationRecipe,
+)
+from robustkd.defenses.image.distillation.meal_v2 import MEALV2Recipe
+from robustkd.defenses.image.distillation.nd_loss import NDLossParams, NDLossRecipe, class_directions
+from robustkd.defenses.image.distillation.ofa_kd import OFAKDParams, OFAKDRecipe, enhanced, spread
+from robustkd.defenses.image.distillation.quantised_distillation import (
     Quantised,
     QuantisedDistillationParams,
     QuantisedDistillationRecipe,
     quantised,
 )
-from robustkd.defenses.image.random_teacher import Projection, RandomTeacher, RandomTeacherParams, RandomTeacherRecipe
-from robustkd.defenses.image.sinkd import SinKDParams, SinKDRecipe, sinkhorn_distance
-from robustkd.defenses.image.sla_sd import SLASDParams, SLASDRecipe
-from robustkd.defenses.image.taid import TAIDParams, TAIDRecipe
-from robustkd.defenses.image.tgeo_kd import TGeoKDParams, TGeoKDRecipe, class_means, geometry
+from robustkd.defenses.image.distillation.sinkd import SinKDParams, SinKDRecipe, sinkhorn_distance
+from robustkd.defenses.image.distillation.taid import TAIDParams, TAIDRecipe
+from robustkd.defenses.image.distillation.tgeo_kd import TGeoKDParams, TGeoKDRecipe, class_means, geometry
+from robustkd.defenses.image.self_distillation import sla_sd
+from robustkd.defenses.image.self_distillation.iterated_self_distillation import IteratedSelfDistillationRecipe
+from robustkd.defenses.image.self_distillation.ps_kd import PSKDParams, PSKDRecipe
+from robustkd.defenses.image.self_distillation.random_teacher import (
+    Projection,
+    RandomTeacher,
+    RandomTeacherParams,
+    RandomTeacherRecipe,
+)
+from robustkd.defenses.image.self_distillation.sla_sd import SLASDParams, SLASDRecipe
 from robustkd.defenses.training import Minibatch, Recipe, Teacher
 from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.distillation import Companion, beside

@@ -9,8 +9,8 @@ from scipy import linalg
 from torch import nn
 
 from robustkd import plugins
+from robustkd.analyses.fid import frechet
 from robustkd.contracts import Answered, DataError, PromptBatch, Prompts, Table, TargetError, ThreatModel
-from robustkd.defenses.analyses.fid import frechet
 from robustkd.targets import ClassifierTarget
 
 

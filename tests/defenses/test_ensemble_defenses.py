@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustkd import plugins
-from robustkd.attacks.image.ball import StepSize
+from robustkd.attacks.image.engine.ball import StepSize
 from robustkd.contracts import TargetError, ThreatModel, UsageError, target_references
-from robustkd.defenses.image.adp import ADP, ADPParams, ADPRecipe, log_det
-from robustkd.defenses.image.dverge import DVERGE, DVERGEParams, DVERGERecipe, distilled, partners
-from robustkd.defenses.image.ensemble_at import EnsembleAT, EnsembleATParams, EnsembleATRecipe
-from robustkd.defenses.image.gal import GAL, GALParams, GALRecipe, half_noisy, leaky
-from robustkd.defenses.image.trs import TRS, TRSParams, TRSRecipe, roughest
+from robustkd.defenses.image.ensembles.adp import ADP, ADPParams, ADPRecipe, log_det
+from robustkd.defenses.image.ensembles.dverge import DVERGE, DVERGEParams, DVERGERecipe, distilled, partners
+from robustkd.defenses.image.ensembles.ensemble_at import EnsembleAT, EnsembleATParams, EnsembleATRecipe
+from robustkd.defenses.image.ensembles.gal import GAL, GALParams, GALRecipe, half_noisy, leaky
+from robustkd.defenses.image.ensembles.trs import TRS, TRSParams, TRSRecipe, roughest
 from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch
 from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.features import AtLayer, layer_count

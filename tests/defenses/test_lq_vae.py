@@ -8,12 +8,13 @@ from torch import nn
 
 import robustkd
 from robustkd import plugins
-from robustkd.campaigns import plan, spec
-from robustkd.campaigns.run import run
-from robustkd.campaigns.store import Store
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan
+from robustkd.campaigns.store.store import Store
 from robustkd.contracts import UsageError
 from robustkd.data import SplitParams, load_splits
-from robustkd.defenses.image.lq_vae import LQVAERecipe, divergence, flatness
+from robustkd.defenses.image.inputs.lq_vae import LQVAERecipe, divergence, flatness
 from robustkd.targets import ClassifierTarget, PipelineTarget, TransformSpec, declared_surrogates, load_target
 
 

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from robustkd.contracts import Target, ThreatModel, UsageError, target_references
-from robustkd.defenses.image.mtard import MTARD, MTARDParams, MTARDRecipe, balanced_temperatures, balanced_weight
+from robustkd.defenses.image.robust_distillation.mtard import (
+    MTARD,
+    MTARDParams,
+    MTARDRecipe,
+    balanced_temperatures,
+    balanced_weight,
+)
 from robustkd.defenses.training import Adversary, Minibatch, Teacher
 from robustkd.targets import ClassifierTarget
 

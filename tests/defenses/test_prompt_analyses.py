@@ -8,7 +8,7 @@ import torch
 from small_talk import small_talk
 
 from robustkd import plugins
-from robustkd.campaigns.identity import described
+from robustkd.campaigns.store.identity import described
 from robustkd.contracts import Answered, PromptBatch, Prompts, TargetError, ThreatModel
 
 THREAT = ThreatModel.by_prompt(5)

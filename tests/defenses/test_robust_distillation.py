@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustkd.contracts import FitContext, ThreatModel, UsageError, target_references
-from robustkd.defenses.image.adaad import AdaAD, AdaADParams, AdaADRecipe
-from robustkd.defenses.image.ard import ARD, ARDParams, ARDRecipe
-from robustkd.defenses.image.iad import IAD, IADParams, IADRecipe
-from robustkd.defenses.image.kd import KD, KDParams, KDRecipe
-from robustkd.defenses.image.rslad import RSLAD, RSLADParams, RSLADRecipe
+from robustkd.defenses.image.distillation.kd import KD, KDParams, KDRecipe
+from robustkd.defenses.image.robust_distillation.adaad import AdaAD, AdaADParams, AdaADRecipe
+from robustkd.defenses.image.robust_distillation.ard import ARD, ARDParams, ARDRecipe
+from robustkd.defenses.image.robust_distillation.iad import IAD, IADParams, IADRecipe
+from robustkd.defenses.image.robust_distillation.rslad import RSLAD, RSLADParams, RSLADRecipe
 from robustkd.defenses.training import AdversarialRecipe, Adversary, Minibatch, TaughtInner, Teacher, TrainParams, teaching
 from robustkd.targets import ClassifierTarget
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustkd import plugins, robustbench_bridge
+from robustkd import plugins
 from robustkd.contracts import FitContext, PluginError, TargetError, ThreatModel, UsageError
+from robustkd.integrations import robustbench as integration
 from robustkd.targets import load_target, save_target
 
 SMALLEST = "Ding2020MMA"  # a WRN-28-4: 5.8 M parameters
@@ -19,7 +20,7 @@ SMALLEST = "Ding2020MMA"  # a WRN-28-4: 5.8 M parameters
 def zoo():
     pytest.importorskip("timm", reason="robustbench is not installed: robustkd doctor --fix")
     try:
-        return robustbench_bridge.import_robustbench()
+        return integration.import_robustbench()
     except PluginError as error:
         pytest.skip(str(error))
 
@@ -30,7 +31,7 @@ def model_dir(zoo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = folder / "cifar10" / "Linf" / f"{SMALLEST}.pt"
     place.parent.mkdir(parents=True)
     torch.manual_seed(0)
-    state = robustbench_bridge.build(SMALLEST).state_dict()
+    state = integration.build(SMALLEST).state_dict()
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, place)
     return folder
 
@@ -93,7 +94,7 @@ def test_what_robustbench_is_lent_is_taken_back(zoo) -> None:
 
     for name in ("autoattack", "autoattack.state"):
         assert name not in sys.modules
-    from robustkd.autoattack_bridge import AutoAttack as Ours
+    from robustkd.integrations.autoattack import AutoAttack as Ours
 
     assert AutoAttack is Ours or AutoAttack.__module__.startswith("autoattack")
 
@@ -107,11 +108,11 @@ def test_the_resources_that_its_loaders_ask_for_are_found(zoo) -> None:
 def test_a_real_autoattack_is_left_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     real = type(sys)("autoattack")
     monkeypatch.setitem(sys.modules, "autoattack", real)
-    assert "autoattack" not in robustbench_bridge._stand_ins()
+    assert "autoattack" not in integration._stand_ins()
 
 
 def test_a_missing_robustbench_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "robustbench", None)
     with pytest.raises(PluginError, match="robustbench cannot be imported") as caught:
-        robustbench_bridge.import_robustbench()
+        integration.import_robustbench()
     assert caught.value.fix == "robustkd doctor --fix"

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from robustkd.attacks.image.pgd import PGD, PGDParams
+from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 from robustkd.contracts import Arrays, Batch, FitContext, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
-from robustkd.defenses.image.mtard import MTARDParams
+from robustkd.defenses.image.robust_distillation.mtard import MTARDParams
 from robustkd.defenses.training import (
     Adversary,
     InnerMaximisation,

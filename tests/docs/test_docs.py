@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from robustkd import plugins
-from robustkd.campaigns import spec
+from robustkd.campaigns.file import spec
 from robustkd.cli import COMMANDS, cli, main
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 
 import robustkd
 from robustkd import contracts, plugins
-from robustkd.campaigns import presets
+from robustkd.campaigns.file import presets
 from robustkd.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from robustkd import doctor
 from robustkd.contracts import RobustkdError, UsageError
+from robustkd.integrations import doctor
 
 
 def installed(folder: Path, package: str, version: str, files: dict[str, str]) -> None:

@@ -6,6 +6,8 @@ import ast
 import graphlib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("attacks", "defenses", "campaigns")
 
@@ -43,3 +45,9 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         order.prepare()
     except graphlib.CycleError as error:
         raise AssertionError("a circle of imports: " + " <- ".join(error.args[1])) from None
+
+
+@pytest.mark.parametrize("folder", ["attacks/image", "attacks/text", "attacks/diffusion", "defenses/image", "campaigns"])
+def test_a_folder_can_be_taken_in_at_a_glance(folder: str) -> None:
+    entries = {path.name for path in (ROOT / folder).iterdir() if path.name not in ("__init__.py", "__pycache__")}
+    assert len(entries) <= 12, "give what belongs together a folder of its own"

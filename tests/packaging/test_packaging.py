@@ -25,7 +25,7 @@ import robustkd.attacks, robustkd.defenses, robustkd.campaigns
 from robustkd import plugins
 before = set(sys.modules)
 names = {group: plugins.names(group) for group in plugins.GROUPS}
-presets = resources.files("robustkd.campaigns") / "presets"
+presets = resources.files("robustkd.campaigns.file") / "presets"
 print(json.dumps({
     "home": robustkd.__file__,
     "names": names,
@@ -111,7 +111,9 @@ def test_the_wheel_holds_each_file_once_and_no_top_level_but_ours(wheel: Path) -
     for folder in FOLDERS:
         ours |= {f"robustkd/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == ours
-    presets = {f"robustkd/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "campaigns" / "presets").glob("*.yaml")}
+    presets = {
+        f"robustkd/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "campaigns" / "file" / "presets").glob("*.yaml")
+    }
     assert presets <= set(names)
     assert "robustkd/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)
@@ -128,7 +130,7 @@ def test_a_wheel_runs_away_from_the_checkout(from_wheel: Path, tmp_path: Path) -
     assert seen["strays"] == []
     assert "pgd" in seen["names"]["attacks"]  # type: ignore[index]
     assert seen["torch"] is False, "listing the plug-ins imported torch"
-    expected = {path.name for path in (ROOT / "campaigns" / "presets").glob("*.yaml")}
+    expected = {path.name for path in (ROOT / "campaigns" / "file" / "presets").glob("*.yaml")}
     assert set(seen["presets"]) == expected  # type: ignore[call-overload]
     assert all(seen["presets"].values())  # type: ignore[attr-defined]
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from robustkd.attacks.image.ascent import fixed_budget
-from robustkd.attacks.image.pgd import PGD, PGDParams
+from robustkd.attacks.image.engine.ascent import fixed_budget
+from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 from robustkd.contracts import Analysis, Arrays, Attack, AttackResult, Check, Dataset, Model, RawData, Table, Transform
-from robustkd.defenses.image.kd import KD
+from robustkd.defenses.image.distillation.kd import KD
 from robustkd.defenses.image.standard import Standard, StandardRecipe
 from robustkd.defenses.training import fresh_network, train
 from robustkd.targets import ClassifierTarget

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from robustkd import plugins
-from robustkd.campaigns import spec
+from robustkd.campaigns.file import spec
 from robustkd.cli import main
 
 BLOCKS = ("attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms")
@@ -64,7 +64,7 @@ def test_the_example_of_every_plugin_is_valid(group, name, capsys, monkeypatch, 
 def test_describe_tells_where_a_plugin_comes_from_and_how_it_is_tuned(key, capsys, monkeypatch):
     item = described("attacks", "pgd", capsys, monkeypatch)
     assert item["package"] == "robustkd"
-    assert item["location"] == "robustkd.attacks.image.pgd:PGD"
+    assert item["location"] == "robustkd.attacks.image.gradient.pgd:PGD"
     assert item["norms"] == ["linf", "l2", "l1"]
     assert "steepest(grad_x loss" in item["method"]
     assert item["params"]["properties"][key]["description"]

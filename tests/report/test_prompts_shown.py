@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from prompt_worlds import CUPBOARD, registered
 
-from robustkd.campaigns import compare, gate, snapshot, spec
-from robustkd.campaigns import profile as profiles
-from robustkd.cli import session
+from robustkd.application import session
+from robustkd.campaigns.comparison import compare, gate, snapshot
+from robustkd.campaigns.execution import profile as profiles
+from robustkd.campaigns.file import spec
 from robustkd.cli.table import print_results
 from robustkd.contracts.threat import budget
 from robustkd.report import PromptItem, summary_rows, write_report

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 from made_up import N, broken_campaign, campaign, evidence, large
 
-from robustkd.campaigns import spec
-from robustkd.cli import cli, session
+from robustkd.application import session
+from robustkd.campaigns.file import spec
+from robustkd.cli import cli
 from robustkd.report import AttackedSamples, SampleEvidence, summary_rows
 from robustkd.report.latex import escape, latex
 from robustkd.report.page import page

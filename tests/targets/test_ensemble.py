@@ -7,12 +7,13 @@ from torch import nn
 
 import robustkd
 from robustkd import plugins
-from robustkd.attacks.image.losses import cross_entropy, dlr, margin, targeted
-from robustkd.campaigns import plan, spec
-from robustkd.campaigns.run import run
-from robustkd.campaigns.store import Store
+from robustkd.attacks.image.engine.losses import cross_entropy, dlr, margin, targeted
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan
+from robustkd.campaigns.store.store import Store
 from robustkd.contracts import CheckContext, ThreatModel, UsageError
-from robustkd.evaluation import make_batch, with_clean_logits
+from robustkd.evaluation.images import make_batch, with_clean_logits
 from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget, TransformSpec, load_target, save_target
 from robustkd.targets.ensemble import log_mean_probability
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.image.ascent import Climbers, Found, Search, ascend, fixed_budget
-from robustkd.attacks.image.ball import Ball
-from robustkd.attacks.image.losses import cross_entropy
+from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.losses import cross_entropy
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import per_sample

@@ -1,0 +1,160 @@
+"""The search for tokens by gradient. It exists once; attacks differ in what goes down and in how tokens are relaxed.
+
+    for each attempt:
+        for each step:
+            v   = tokens(x)                            discrete tokens, drawn from x or nearest to it
+            g   = d error(embedding of v) / d x        straight through the discrete choice
+            x   = moved(x, Adam(g))
+        the most likely tokens that have not been judged are decoded, and the target is asked with that text
+
+The first attempt of each request is the request as it is. A request leaves the search as soon as an attempt succeeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.diffusion.engine.slots import Place, Slots, opened, vocabulary
+from robustkd.attacks.image.engine.adam import adam
+from robustkd.contracts import Asked, Attempts, Params, PromptBatch, Target
+from robustkd.contracts.random import SampleRng
+from robustkd.targets import frozen
+
+
+class TokenSearchParams(Params):
+    """What every search for tokens is told."""
+
+    tokens: int = Field(5, ge=1, description="how many tokens are added to the request")
+    place: Place = Field("prefix", description="where: before it, after it, or in its middle")
+    steps: int = Field(40, ge=1, description="gradient steps before each attempt")
+    together: int = Field(8, ge=1, description="requests that share a pass; no result depends on it")
+
+
+class Objective(Protocol):
+    """What goes down.
+
+    Attributes:
+        forwards, backwards: passes of one step, for each request.
+    """
+
+    @property
+    def forwards(self) -> int:
+        """See the class."""
+
+    @property
+    def backwards(self) -> int:
+        """See the class."""
+
+    def __call__(self, rows: Tensor, embedded: Tensor, block: int, rng: SampleRng) -> Tensor:
+        """(B,) values, from the (B, T, E) embeddings of the requests ``rows`` before attempt number ``block``, from 0."""
+
+
+class Relaxation(Protocol):
+    """Tokens as points that a gradient can move; A tokens may be taken."""
+
+    def start(self, rng: SampleRng, count: int) -> Tensor:
+        """(N, count, *), where each request begins."""
+
+    def tokens(self, x: Tensor, rng: SampleRng) -> Tensor:
+        """(B, count) int64 in 0..A-1, the tokens at which the gradient is taken."""
+
+    def likeliest(self, x: Tensor) -> Tensor:
+        """(B, count) int64 in 0..A-1, the tokens that ``x`` stands for."""
+
+    def pulled_back(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient in ``x``, from the (B, count, E) one in the embeddings of the tokens."""
+
+    def moved(self, x: Tensor, direction: Tensor) -> Tensor:
+        """One step against ``direction``."""
+
+
+class TokenSearch:
+    """The search of one attack for the requests of one batch."""
+
+    def __init__(self, target: Target, batch: PromptBatch, attempts: Attempts, rng: SampleRng) -> None:
+        self.target, self.batch, self.attempts, self.rng = opened(target), batch, attempts, rng
+        self.words = vocabulary(self.target)
+
+    @property
+    def blocks(self) -> int:
+        """Attempts that the search may make."""
+        return self.attempts.budget - 1
+
+    @property
+    def table(self) -> Tensor:
+        """(A, E) float32, the embeddings of the tokens that may be taken."""
+        return self.target.embedding.weight.detach()[self.words].float()
+
+    def slots(self, params: TokenSearchParams) -> Slots:
+        """Where the tokens go."""
+        return Slots(self.target, self.batch.requests["prompt"], params.place, params.tokens)
+
+    def run(self, params: TokenSearchParams, slots: Slots, relaxation: Relaxation, objective: Objective) -> None:
+        """At most ``steps * (attempts - 1)`` steps for each request."""
+        self._relaxation, self._objective, self._slots = relaxation, objective, slots
+        self._x = relaxation.start(self.rng.fork("start"), params.tokens)
+        self._memory = {name: torch.zeros_like(self._x) for name in ("first", "second")}
+        self._judged: list[set[tuple[int, ...]]] = [set() for _ in range(len(self.batch))]
+        with frozen(self.target.module):
+            self.attempts(
+                everyone := self.attempts.open, [Asked(self.batch.requests["prompt"][row]) for row in everyone.tolist()]
+            )
+            for block in range(self.blocks):
+                rows = self.attempts.open
+                if not len(rows):
+                    return
+                visited = torch.cat([self._descend(part, block, params.steps) for part in rows.split(params.together)])
+                self._attempt(rows, visited)
+
+    def _descend(self, rows: Tensor, block: int, steps: int) -> Tensor:
+        """(B, steps, count), the tokens that were visited, the last ones first."""
+        x, memory = self._x[rows], {name: state[rows] for name, state in self._memory.items()}
+        visited = []
+        for step in range(steps):
+            draws = self.rng.fork(f"{block}/{step}").select(rows)
+            tokens = self.words[self._relaxation.tokens(x, draws)]
+            gradient = self._gradient(rows, tokens, block, draws)
+            age = torch.full((len(rows),), block * steps + step, device=x.device)
+            x = self._relaxation.moved(x, adam(memory, self._relaxation.pulled_back(x, gradient), age))
+            visited.append(tokens)
+        self._x[rows] = x
+        for name, state in memory.items():
+            self._memory[name][rows] = state
+        self.attempts.spend(rows, steps * self._objective.forwards, steps * self._objective.backwards)
+        return torch.stack(visited[::-1], 1)
+
+    def _gradient(self, rows: Tensor, tokens: Tensor, block: int, draws: SampleRng) -> Tensor:
+        """(B, count, E) float32, of the objective in the embeddings of the tokens."""
+        embedded = self.target.embed(self._slots.filled(rows, tokens)).detach().requires_grad_()
+        with torch.enable_grad():
+            # In half precision the gradient of a mean over pixels would vanish on its way back.
+            scale = 1.0 if embedded.dtype == torch.float32 else 2.0**12
+            value = self._objective(rows, embedded, block, draws).sum() * scale
+        (gradient,) = torch.autograd.grad(value, embedded)
+        at = self._slots.positions[rows].unsqueeze(2).expand(-1, -1, embedded.shape[2])
+        return gradient.gather(1, at).float() / scale
+
+    def _attempt(self, rows: Tensor, visited: Tensor) -> None:
+        """One attempt for each request for which there is a text that was not judged before."""
+        likeliest = self.words[self._relaxation.likeliest(self._x[rows])].unsqueeze(1)
+        places, asked = [], []
+        for row, candidates in zip(rows.tolist(), torch.cat([likeliest, visited], 1), strict=True):
+            text = self._unjudged(row, candidates)
+            if text is not None:
+                places.append(row)
+                asked.append(Asked(text))
+        self.attempts(torch.tensor(places, dtype=torch.int64), asked)
+
+    def _unjudged(self, row: int, candidates: Iterable[Tensor]) -> str | None:
+        for tokens in candidates:
+            if (key := tuple(tokens.tolist())) in self._judged[row]:
+                continue
+            self._judged[row].add(key)
+            if self._slots.survives(row, tokens, text := self._slots.text(row, tokens)):
+                return text
+        return None

@@ -1,0 +1,1 @@
+"""AutoAttack, and the order of its attacks that adapts to the target."""

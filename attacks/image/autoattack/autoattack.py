@@ -1,0 +1,104 @@
+"""AutoAttack: attacks of different kinds in a row, each on the samples that all earlier ones left standing.
+
+    standard   APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square
+    plus       APGD-CE, APGD-DLR, FAB (5 restarts each), Square, APGD-T, FAB-T
+    rand       APGD-CE, APGD-DLR, on the mean of 20 passes: for randomised defenses
+    adaptive   the conclusion of standard for a few per cent of its passes (``adaptive.py``)
+
+For campaigns it is one attack: a sample stands when it withstood all of them.
+
+Good as the common judge of deterministic, differentiable networks, without anything to tune. Randomised defenses need
+``rand`` or ``eot``; stages without a gradient leave it Square alone (``bpda`` around an attack does better); a defense that
+was built against its parts needs an attack of its own.
+
+Source: Croce & Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks (ICML
+2020), section 5; the versions plus and rand are those of the authors' package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field
+
+from robustkd.attacks.image.autoattack.adaptive import Effort, adaptive
+from robustkd.attacks.image.black_box.square import Square, SquareParams
+from robustkd.attacks.image.engine.cascade import cascade
+from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
+from robustkd.attacks.image.minimum_norm.fab import FAB, FABParams
+from robustkd.attacks.image.wrappers.eot import MeanTarget
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+
+Version = Literal["standard", "plus", "rand", "adaptive"]
+
+
+class AutoAttackParams(Params):
+    """Parameters of ``autoattack``; the defaults are the authors'."""
+
+    version: Version = Field("standard", description="which attacks: standard, plus, rand")
+    steps: int = Field(100, ge=1, description="steps of each run of APGD and FAB")
+    targets: int = Field(9, ge=1, description="wrong classes that the targeted attacks aim at, at most all of them")
+    queries: int = Field(5000, ge=1, description="of Square")
+    samples: int = Field(20, ge=1, description="passes that make up one query in version rand")
+
+
+class AutoAttack(Attack):
+    """The ensemble of parameter-free attacks."""
+
+    Params = AutoAttackParams
+    version = "4"
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    source = "Croce & Hein 2020, arXiv:2003.01690"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """Most of its attacks climb margins."""
+        return "margin"
+
+    def stages(self, threat: ThreatModel, steps: int | None = None, *, enough: float | None = None) -> list[tuple[str, Attack]]:
+        """The attacks of the version, by name, in order. Towards a given class, APGD-DLR takes the place of APGD-T.
+
+        Those of ``adaptive`` are those of ``standard``.
+
+        Args:
+            threat: the budget and the goal.
+            steps: in place of the parameter.
+            enough: where FAB may stop.
+        """
+        p = self.params
+        steps = steps or p.steps
+        restarts = 5 if p.version == "plus" else 1
+        entropy = ("apgd-ce", APGDCE(APGDParams(steps=steps, restarts=restarts)))
+        ratio = ("apgd-dlr", APGDDLR(APGDParams(steps=steps, restarts=restarts)))
+        each_class = ("apgd-t", APGDT(APGDTParams(steps=steps, targets=p.targets)))
+        fab = ("fab", FAB(FABParams(steps=steps, restarts=restarts, enough=enough)))
+        fab_t = ("fab-t", FAB(FABParams(steps=steps, targeted=True, targets=p.targets, enough=enough)))
+        square = ("square", Square(SquareParams(queries=p.queries)))
+        standard: list[tuple[str, Attack]] = [entropy, each_class if threat.goal == "untargeted" else ratio, fab_t, square]
+        stages: dict[Version, list[tuple[str, Attack]]] = {
+            "standard": standard,
+            "plus": [entropy, ratio, fab, square, *([each_class, fab_t] if threat.goal == "untargeted" else [])],
+            "rand": [entropy, ratio],
+            "adaptive": standard,
+        }
+        version: Version = p.version
+        return stages[version]
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """The passes of all stages that a sample went through."""
+        p = self.params
+        target = target.in_precision("full")  # ``adaptive`` goes by differences that bfloat16 does not show
+        enough = threat.eps or None if batch.eps is None else None  # within the budget, closer is no use
+        stages = self.stages(threat, enough=enough)
+        if p.version == "adaptive":
+            # Where gradients mislead, random search breaks most: it comes first.
+            standard, light = stages[::-1], self.stages(threat, max(1, p.steps // 5))[:2]
+            return adaptive(target, batch, threat, rng, Effort(p.steps, p.targets, p.queries), light=light, standard=standard)
+        if p.version != "rand":
+            return cascade(stages, target, batch, threat, rng)
+        found = cascade(stages, MeanTarget(target, p.samples), batch, threat, rng)
+        return replace(found, forwards=p.samples * found.forwards, backwards=p.samples * found.backwards)

@@ -1,0 +1,1 @@
+"""Attacks that only see the target's outputs."""

@@ -1,0 +1,62 @@
+"""NES: PGD on a gradient estimated with Gaussian directions.
+
+    g_t     = 1/(2 n sigma) * sum_i (J(x_t + sigma u_i) - J(x_t - sigma u_i)) u_i,   u_i ~ N(0, I)
+    x_{t+1} = project(x_t + size * steepest(g_t))
+
+Good where scores are all that is seen, and the image is small: the estimate needs the more queries the more pixels there
+are. Saturated scores have no differences to estimate from.
+
+Source: Ilyas et al.: Black-box adversarial attacks with limited queries and information (ICML 2018), algorithm 1 and
+section 3.1.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.estimates import FiniteDifferences, gaussian
+from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+
+
+class NESParams(Params):
+    """Parameters of ``nes``; it makes ``steps * (2 * pairs + 1)`` queries at most."""
+
+    steps: int = Field(50, ge=1, description="steps")
+    step_size: float | None = Field(None, gt=0, description="in pixel units; default 2.5 * eps / steps")
+    pairs: int = Field(25, ge=1, description="directions for each estimate, each looked at both ways")
+    sigma: float = Field(0.001, gt=0, description="how far to look, in pixel units")
+    loss: LossName = Field("margin", description="what is climbed: cross entropy, logit margin, or DLR")
+
+
+class NES(Attack):
+    """Natural evolution strategies: needs no gradient."""
+
+    Params = NESParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    gradients = False
+    version = "2"
+    source = "Ilyas et al. 2018, arXiv:1804.08598"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return FAMILY_OF[self.params.loss]
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
+        p, objective = self.params, for_batch(self.params.loss, batch)
+        rule = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
+        slope = FiniteDifferences(rng, p.pairs, p.sigma, gaussian)
+
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=p.steps, slope=slope)
+
+        return fixed_budget(target, batch, threat, run)

@@ -1,0 +1,79 @@
+"""SPSA: Adam on a gradient estimated with directions of random signs.
+
+    g_t     = 1/n * sum_i (J(x_t + delta u_i) - J(x_t - delta u_i)) / (2 delta) u_i,   u_i in {-1, 1}^d
+    x_{t+1} = project(x_t + Adam(g_t))
+
+Good to cross-check gradients that may be masked. It costs 2 n queries a step, and like ``nes`` it is blind where scores do
+not change.
+
+Source: Uesato et al.: Adversarial risk and the dangers of evaluating against weak attacks (ICML 2018), section 4 and
+appendix; the estimate is Spall's (1992).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.adam import adam
+from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.estimates import FiniteDifferences, rademacher
+from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+
+
+@dataclass(frozen=True)
+class AdamStep:
+    """Adam, uphill."""
+
+    lr: float
+
+    def step(self, climbers: Climbers, t: int) -> Tensor:
+        """x_{t+1} before its projection."""
+        if t == 0:
+            climbers.memory["first"] = climbers.memory["second"] = torch.zeros_like(climbers.x)
+        age = torch.full_like(climbers.rows, t)
+        return climbers.x + self.lr * adam(climbers.memory, climbers.gradient, age)
+
+
+class SPSAParams(Params):
+    """Parameters of ``spsa``; it makes ``steps * (2 * pairs + 1)`` queries at most."""
+
+    steps: int = Field(100, ge=1, description="steps")
+    pairs: int = Field(64, ge=1, description="directions for each estimate, each looked at both ways")
+    delta: float = Field(0.01, gt=0, description="how far to look, in pixel units")
+    lr: float = Field(0.01, gt=0, description="Adam's learning rate, in pixel units")
+    loss: LossName = Field("margin", description="what is climbed: cross entropy, logit margin, or DLR")
+
+
+class SPSA(Attack):
+    """Simultaneous perturbation stochastic approximation: needs no gradient."""
+
+    Params = SPSAParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    gradients = False
+    version = "2"
+    source = "Uesato et al. 2018, arXiv:1802.05666"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return FAMILY_OF[self.params.loss]
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
+        p, objective = self.params, for_batch(self.params.loss, batch)
+        rule, slope = AdamStep(p.lr), FiniteDifferences(rng, p.pairs, p.delta, rademacher)
+
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=p.steps, slope=slope)
+
+        return fixed_budget(target, batch, threat, run)

@@ -1,0 +1,210 @@
+"""Square: random search with squares, from scores alone.
+
+    x_0 = x + eps * (vertical stripes of random signs)
+    propose: one square window of the best point, every channel at +eps or -eps (linf);
+             one window's share of the l2 or l1 budget moved to another (l2, l1)
+    keep the proposal if the margin is larger
+
+and the window shrinks as queries are spent.
+
+Good against masked gradients, since it uses none: what it breaks beyond the gradient attacks says that these failed. On
+honest networks it is weaker than they are, and costs thousands of queries a sample.
+
+Source: Andriushchenko, Croce, Flammarion, Hein: Square attack: a query-efficient black-box adversarial attack via random
+search (ECCV 2020), algorithms 1 to 3. For l1, Croce & Hein: Mind the box (ICML 2021), appendix C, which puts the 1-norm into
+algorithm 3.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget, no_slope
+from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.objective import for_batch
+from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import per_sample
+
+_HALVE_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 5 of the paper)
+
+
+def share_of_window(t: int, queries: int, first: float) -> float:
+    """The share of an image's pixels in the window of query ``t``: ``first``, halved as the budget is spent."""
+    spent = t * 10_000 / queries
+    return float(first / 2 ** sum(spent > mark for mark in _HALVE_AT))
+
+
+def window(top: Tensor, left: Tensor, side: int, height: int, width: int) -> Tensor:
+    """(A, 1, H, W) bool: the window of each sample. ``top``, ``left``: (A,)."""
+    down = torch.arange(height, device=top.device).view(1, 1, -1, 1) - top.view(-1, 1, 1, 1)
+    right = torch.arange(width, device=top.device).view(1, 1, 1, -1) - left.view(-1, 1, 1, 1)
+    return (down >= 0) & (down < side) & (right >= 0) & (right < side)
+
+
+def signs(bits: Tensor) -> Tensor:
+    """+1 or -1 by the lowest bit."""
+    return 1 - 2 * (bits & 1)
+
+
+@dataclass(frozen=True)
+class LinfSquare:
+    """Algorithm 2."""
+
+    rng: SampleRng
+    queries: int
+    first: float
+
+    def start(self, ball: Ball, rows: Tensor) -> Tensor:
+        """Vertical stripes."""
+        _, channels, _, width = ball.centre.shape
+        stripes = signs(self.rng.fork("start").select(rows).bits((channels, 1, width)))
+        return ball.project(ball.centre + per_sample(ball.eps, ball.centre) * stripes)
+
+    def step(self, climbers: Climbers, t: int) -> Tensor:
+        """The next proposal."""
+        best, ball = climbers.best_x, climbers.ball
+        _, channels, height, width = best.shape
+        side = max(1, round(math.sqrt(share_of_window(t, self.queries, self.first) * height * width)))
+        side = min(side, height, width)
+        bits = self.rng.fork(t).select(climbers.rows).bits((2 + channels,))
+        top, left = (bits[:, 0] >> 1).abs() % (height - side + 1), (bits[:, 1] >> 1).abs() % (width - side + 1)
+        colour = per_sample(ball.eps, best) * signs(bits[:, 2:]).view(-1, channels, 1, 1)
+        inside = window(top, left, side, height, width)
+        proposal = torch.where(inside, (ball.centre + colour).clamp(*ball.bounds), best)
+        # A window that has this colour already would be a wasted query (the authors draw again); the opposite colour is new.
+        idle = (proposal == best).flatten(1).all(1)
+        if bool(idle.any()):
+            proposal = torch.where(inside & per_sample(idle, best), ball.centre - colour, proposal)
+        return proposal
+
+
+def bump(height: int, width: int) -> Tensor:
+    """(height, width): a pyramid of steps 1 / j^2, highest in the middle (the paper's eta^(h1, h2), section 3.4)."""
+    half = height // 2
+    rows, columns = (torch.arange(height) - half).abs(), (torch.arange(width) - width // 2).abs()
+    terms = (1 / torch.arange(half + 1, 0, -1, dtype=torch.float64) ** 2).cumsum(0)
+    return terms[(half - rows.unsqueeze(1).maximum(columns)).clamp_min(0)]
+
+
+def two_bumps(side: int, power: int) -> Tensor:
+    """(2, side, side): one bump up and one down, side by side and one above the other, of norm 1."""
+    half = side // 2
+    across = torch.cat([bump(side, half), -bump(side, side - half)], 1)
+    return torch.stack([across, across.T]) / across.norm(p=power)
+
+
+@dataclass(frozen=True)
+class BumpSquare:
+    """Algorithm 3, for l2 (``power`` 2) and l1 (``power`` 1)."""
+
+    rng: SampleRng
+    queries: int
+    first: float
+    power: int
+
+    def start(self, ball: Ball, rows: Tensor) -> Tensor:
+        """The image tiled with bumps of random sign, five along its shorter side."""
+        _, channels, height, width = ball.centre.shape
+        side = max(1, min(height, width) // 5)
+        down, right = height // side, width // side
+        up = signs(self.rng.fork("start").select(rows).bits((channels, down, right)))
+        tile = two_bumps(side, self.power)[0].to(ball.centre)
+        tiles = up.repeat_interleave(side, 2).repeat_interleave(side, 3) * tile.repeat(down, right)
+        delta = torch.zeros_like(ball.centre)
+        delta[:, :, : down * side, : right * side] = tiles
+        length = delta.flatten(1).norm(p=self.power, dim=1)
+        return ball.project(ball.centre + per_sample(ball.eps / length, delta) * delta)
+
+    def step(self, climbers: Climbers, t: int) -> Tensor:
+        """The next proposal: the budget of two windows, and what was unused, goes to the first."""
+        ball, p = climbers.ball, self.power
+        delta = climbers.best_x - ball.centre
+        _, channels, height, width = delta.shape
+        side = max(3, round(math.sqrt(share_of_window(t, self.queries, self.first) * height * width)) | 1)
+        side = min(side, height, width)
+        bits = self.rng.fork(t).select(climbers.rows).bits((5 + channels,))
+        down, right = (bits[:, :2] >> 1).abs() % (height - side + 1), (bits[:, 2:4] >> 1).abs() % (width - side + 1)
+        taker, giver = (window(down[:, i], right[:, i], side, height, width) for i in (0, 1))
+
+        def powers(values: Tensor) -> Tensor:
+            return values.abs().pow(p).sum((2, 3), keepdim=True)
+
+        unused = (per_sample(ball.eps, delta) ** p - powers(delta).sum(1, keepdim=True)).clamp_min(0)
+        available = powers(delta * (taker | giver)) + unused / channels
+        bumps = self._placed(two_bumps(side, p).to(delta), bits[:, 4] & 1, down[:, 0], right[:, 0], taker)
+        kept = delta * taker
+        moved = signs(bits[:, 5:]).view(-1, channels, 1, 1) * bumps + kept / powers(kept).pow(1 / p).clamp_min(1e-12)
+        moved = moved / powers(moved).pow(1 / p).clamp_min(1e-12) * available.pow(1 / p)
+        return ball.centre + torch.where(taker, moved, delta * ~giver)
+
+    @staticmethod
+    def _placed(bumps: Tensor, turned: Tensor, top: Tensor, left: Tensor, inside: Tensor) -> Tensor:
+        """(A, 1, H, W): each sample's bumps in its window, 0 outside."""
+        side, (height, width) = bumps.shape[1], inside.shape[2:]
+        down = (torch.arange(height, device=top.device) - top.unsqueeze(1)).clamp(0, side - 1)
+        right = (torch.arange(width, device=top.device) - left.unsqueeze(1)).clamp(0, side - 1)
+        values = bumps[turned.view(-1, 1, 1), down.unsqueeze(2), right.unsqueeze(1)]
+        return values.unsqueeze(1) * inside
+
+
+def square_rule(ball: Ball, rng: SampleRng, queries: int, first: float) -> LinfSquare | BumpSquare:
+    """The proposals for a ball: ``queries`` of them are planned, the first window takes the share ``first`` of the image.
+
+    Raises:
+        AttackError: the inputs have no height and width.
+    """
+    if ball.centre.ndim != 4:
+        raise AttackError(
+            f"square attacks images, the inputs have shape {tuple(ball.centre.shape[1:])}", fix="reshape them to (C, H, W)"
+        )
+    if ball.norm == "linf":
+        return LinfSquare(rng, queries, first)
+    return BumpSquare(rng, queries, first, power=2 if ball.norm == "l2" else 1)
+
+
+class SquareParams(Params):
+    """Parameters of ``square``; the defaults are AutoAttack's."""
+
+    queries: int = Field(5000, ge=1, description="forward passes for each sample in each restart")
+    first_share: float = Field(0.8, gt=0, le=1, description="share of the image in the first window (p_init of the paper)")
+    restarts: int = Field(1, ge=1, description="attempts with other random numbers, on the survivors only")
+
+
+class Square(Attack):
+    """Square attack: needs no gradient. A targeted one climbs -CE, as in the paper; else the margin."""
+
+    Params = SquareParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    gradients = False
+    version = "3"
+    source = "Andriushchenko et al. 2020, arXiv:1912.00049; l1: Croce & Hein 2021, arXiv:2103.01208"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """Untargeted, it climbs the logit margin."""
+        return "margin"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``restarts * queries`` forward passes a sample.
+
+        Raises:
+            AttackError: the inputs have no height and width.
+        """
+        p = self.params
+        objective = for_batch("margin" if batch.goals is None else "ce", batch)
+
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            rule = square_rule(ball, rng.fork(restart), p.queries, p.first_share)
+            start = rule.start(ball, rows)
+            steps = p.queries - 1
+            return ascend(search.oracle, rows, ball, start, objective=objective, rule=rule, steps=steps, slope=no_slope)
+
+        return fixed_budget(target, batch, threat, run, restarts=p.restarts)

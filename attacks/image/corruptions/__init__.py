@@ -1,0 +1,1 @@
+"""Corruptions of images, as an attack of the worst among them."""

@@ -1,0 +1,1 @@
+"""What attacks on images share: losses, constraints, the counted target, and the loops around them."""

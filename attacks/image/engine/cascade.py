@@ -1,0 +1,52 @@
+"""Attacks in a row, each on the samples that all earlier ones left standing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Found, Search
+from robustkd.attacks.image.engine.oracle import frozen
+from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import distance, per_sample, within
+
+
+def cascade(
+    stages: Sequence[tuple[str, Attack]], target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng
+) -> AttackResult:
+    """Attacks in a row, each on the samples that all earlier ones left standing.
+
+    What is returned for a sample that withstood all of them is the first one's best try. There is no common loss: those of
+    different attacks cannot be compared.
+    """
+    with frozen(target.module):
+        search = Search.begin(target, batch, threat)
+        batch = replace(batch, logits=search.clean)
+        for name, attack in stages:
+            rows = search.standing
+            if not len(rows):
+                break
+            part = batch.select(rows)
+            found = attack.run(target, part, threat, rng.select(rows).fork(name))
+            search.oracle.forwards[rows] += found.forwards
+            search.oracle.backwards[rows] += found.backwards
+            inside = usable(attack, found, part, threat)
+            x = torch.where(per_sample(inside, part.inputs), found.adversarial, part.inputs)
+            search.record(rows, Found(x, torch.zeros_like(search.value[rows]), found.success & inside))
+        return replace(search.result(), loss=None)
+
+
+def usable(attack: Attack, found: AttackResult, batch: Batch, threat: ThreatModel) -> Tensor:
+    """(B,) bool: what ``attack`` found for a sample answers to the threat model.
+
+    A minimum-norm attack may come back from further away than the budget reaches. What an attack of a fixed budget returns is
+    kept, wherever it is: where the platform measures it, nothing is dropped in silence.
+    """
+    if attack.kind == "fixed-budget":
+        return torch.ones_like(found.success)
+    spent = distance(found.adversarial - batch.inputs, threat.norm)
+    return within(spent, batch.budget(threat), threat.norm, batch.inputs.shape[1:])

@@ -1,0 +1,57 @@
+"""Gradients estimated from scores: finite differences along random directions, forward passes only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Climbers
+from robustkd.attacks.image.engine.oracle import Objective, Oracle
+from robustkd.contracts.random import SampleRng
+
+Draw = Callable[[SampleRng, Tensor], Tensor]
+"""Random directions like a tensor, each sample's from its own stream."""
+
+
+def gaussian(rng: SampleRng, like: Tensor) -> Tensor:
+    """Standard normal entries."""
+    return rng.normal(like.shape[1:], dtype=like.dtype)
+
+
+def rademacher(rng: SampleRng, like: Tensor) -> Tensor:
+    """Entries +1 and -1."""
+    return (1 - 2 * rng.integers(like.shape[1:], 2)).to(like.dtype)
+
+
+@dataclass(frozen=True)
+class FiniteDifferences:
+    """mean over u of (J(x + radius u) - J(x - radius u)) / (2 radius) * u.
+
+    What leaves the pixel range is cut back into it: a black box takes images only.
+
+    Attributes:
+        pairs: how many directions u; twice as many forward passes.
+        radius: how far to look.
+        draw: the directions.
+    """
+
+    rng: SampleRng
+    pairs: int
+    radius: float
+    draw: Draw
+
+    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
+        """(A, *shape): ``2 * pairs`` forward passes."""
+        x, rows, bounds = climbers.x, climbers.rows, climbers.ball.bounds
+        draws = self.rng.fork(t).select(rows)
+        total = torch.zeros_like(x)
+        for _ in range(self.pairs):
+            u = self.draw(draws, x)
+            above, below = (
+                objective(oracle.logits((x + side * self.radius * u).clamp(*bounds), rows), rows) for side in (1, -1)
+            )
+            total += (above - below).view(-1, *([1] * (x.ndim - 1))) * u
+        return total / (2 * self.radius * self.pairs)

@@ -1,0 +1,1 @@
+"""What minimum-norm attacks share: the search for the nearest adversarial image, and its refinement."""

@@ -1,0 +1,154 @@
+"""Decision boundaries as hyperplanes: what FAB and DeepFool see of a network, and the way to the nearest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustkd.attacks.image.engine.minimum_norm.nearest import Query, Question
+from robustkd.attacks.image.engine.minimum_norm.sparse import pixel_gains
+from robustkd.attacks.image.engine.oracle import Oracle, finite, gradient_of
+from robustkd.contracts.threat import Norm
+from robustkd.scoring.distances import distance, per_sample
+
+DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
+"""|<g, d>| <= ||g||_dual ||d||_norm, so a hyperplane of value v and gradient g is at distance |v| / ||g||_dual."""
+
+
+def slopes(
+    oracle: Oracle, x: Tensor, rows: Tensor, objectives: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, (A, C) values and their (A, C, *shape) gradients at ``x``: one forward and C backward passes."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = oracle.target(x)
+        values = objectives(finite(logits, x), rows)
+        totals = values.sum(0).unbind()
+    gradients = [gradient_of(total, x, again=total is not totals[-1]) for total in totals]
+    oracle.forwards[rows] += 1
+    oracle.backwards[rows] += len(totals)
+    return logits.detach(), values.detach(), torch.stack(gradients, 1)
+
+
+def boundaries(question: Question, classes: int) -> Query:
+    """The boundaries around a point: of each other class with the label's, or, towards a goal, of the goal with the class
+    that is highest among the others. Values are positive on the wrong side.
+
+    Args:
+        question: names labels or goals.
+        classes: at most so many other classes, those with the highest logits at the point; a backward pass each.
+    """
+    oracle = question.oracle
+
+    def differences(logits: Tensor, rows: Tensor) -> Tensor:
+        own = oracle.labels[rows].unsqueeze(1)
+        others = logits.scatter(1, own, -torch.inf).topk(min(classes, logits.shape[1] - 1), 1).values
+        return others - logits.gather(1, own)
+
+    def query(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if oracle.goals is None:
+            return slopes(oracle, x, rows, differences)
+        logits, value, gradient = question.slope(x, rows)
+        return logits, value.unsqueeze(1), gradient.unsqueeze(1)
+
+    return query
+
+
+def boundary_with(question: Question, other: Tensor) -> Query:
+    """The boundary of the label with one other class of each sample. ``other``: (B,) classes."""
+
+    def difference(logits: Tensor, rows: Tensor) -> Tensor:
+        pair = torch.stack([other[rows], question.oracle.labels[rows]], 1)
+        wrong, own = logits.gather(1, pair).unbind(1)
+        return wrong - own
+
+    def query(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, value, gradient = question.oracle.climb(x, rows, difference)
+        return logits, value.unsqueeze(1), gradient.unsqueeze(1)
+
+    return query
+
+
+def nearest_boundary(value: Tensor, gradient: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """The (A,) value and (A, *shape) gradient of the hyperplane that is nearest in ``norm``, of the C of each sample."""
+    size = distance(gradient.flatten(0, 1), DUAL[norm]).view_as(value)
+    nearest = (value.abs() / size.clamp_min(1e-30)).argmin(1)
+    each = torch.arange(len(value), device=value.device)
+    return value[each, nearest], gradient[each, nearest]
+
+
+def nearest_point(value: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
+    """The shortest way, in ``norm``, from a point of that value onto the hyperplane, whatever the pixel range.
+
+    Args:
+        value: (A,) of the linear function at the point.
+        gradient: (A, *shape) of it.
+        norm: linf, l2 or l1.
+    """
+    length = -value / distance(gradient, DUAL[norm]).clamp_min(1e-30)
+    if norm == "linf":
+        way = gradient.sign()
+    elif norm == "l2":
+        way = gradient / per_sample(distance(gradient, "l2").clamp_min(1e-30), gradient)
+    else:
+        steepest = gradient.flatten(1).abs().argmax(1, keepdim=True)
+        way = torch.zeros_like(gradient.flatten(1)).scatter(1, steepest, 1.0).view_as(gradient) * gradient.sign()
+    return per_sample(length, gradient) * way
+
+
+def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, bounds: tuple[float, float]) -> Tensor:
+    """The point of the hyperplane {z : value + <gradient, z - x> = 0} nearest to x in ``norm`` inside the pixel range; where
+    the range does not reach the hyperplane, its corner on that side.
+
+    Every pixel moves along (or against) its gradient until it meets the range: all at one speed for linf, at a speed of |g_i|
+    for l2. For l1 the pixels move one after the other, the one of the largest |g_i| first; for l0 the one first that gains
+    most on its way to the range.
+
+    Args:
+        x: (A, *shape) points inside ``bounds``.
+        value: (A,) of the linear function at ``x``.
+        gradient: (A, *shape) of it.
+        norm: linf, l2, l1 or l0.
+        bounds: the pixel range.
+
+    Source: Croce & Hein 2020 (arXiv:1907.02044), section 2.2 and supplement A; for l2 and linf these are the quadratic and
+    linear programs that Hein & Andriushchenko 2017 (arXiv:1705.08475) solve by sorting.
+    """
+    low, high = bounds
+    flat = x.flatten(1)
+    uphill = -(gradient.flatten(1) * value.sign().unsqueeze(1))  # along which the value comes nearer to 0
+    steep, needed = uphill.abs(), value.abs().unsqueeze(1)
+    room = torch.where(uphill > 0, high - flat, flat - low)
+    if norm in ("l1", "l0"):
+        merit = steep if norm == "l1" else pixel_gains((steep * room).view_as(x)).flatten(1)
+        order = merit.argsort(dim=1, descending=True, stable=True)
+        steep_then, room_then = steep.gather(1, order), room.gather(1, order)
+        gained = (steep_then * room_then).cumsum(1)
+        missing = needed - (gained - steep_then * room_then)
+        moved = (missing.clamp_min(0) / steep_then.clamp_min(1e-30)).minimum(room_then)
+        size = torch.zeros_like(moved).scatter(1, order, moved)
+    else:
+        rate, speed = (steep, torch.ones_like(steep)) if norm == "linf" else (steep.square(), steep)  # gain and way by time
+        bend = torch.where(steep > 0, room / speed.clamp_min(1e-30), 0)  # a flat pixel gains nothing: it stays
+        size = speed * bend.minimum(_time_to_gain(needed, rate, bend))
+    return (flat + uphill.sign() * size).view_as(x).clamp(low, high)
+
+
+def _time_to_gain(needed: Tensor, rate: Tensor, bend: Tensor) -> Tensor:
+    """(A, 1) the time t at which sum_i rate_i * min(t, bend_i) reaches ``needed`` (A, 1); the last bend where it never does.
+
+    The sum is concave and piecewise linear in t, so Newton's steps from t = 0 never overshoot, and end exactly: each one
+    passes a bend, or is the last. A handful does, where sorting the bends would cost several times as much.
+    """
+    time = torch.zeros_like(needed)
+    for _ in range(rate.shape[1]):
+        slope = (rate * (bend > time)).sum(1, keepdim=True)
+        missing = (needed - (rate * bend.minimum(time)).sum(1, keepdim=True)).clamp_min(0)
+        further = torch.where(slope > 0, time + missing / slope.clamp_min(1e-30), bend.amax(1, keepdim=True))
+        going = further > time * (1 + 16 * torch.finfo(time.dtype).eps)
+        if not bool(going.any()):
+            break
+        time = torch.where(going, further, time)  # a sample that has arrived stays, however long others take
+    return time

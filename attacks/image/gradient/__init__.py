@@ -1,0 +1,1 @@
+"""White-box attacks on a fixed budget, by gradients of the target."""

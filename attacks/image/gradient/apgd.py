@@ -1,0 +1,273 @@
+"""APGD: PGD that sets its own step size, by looking at whether the last steps paid.
+
+    z       = project(x_k + size * steepest(grad f(x_k)))
+    x_{k+1} = project(x_k + .75 (z - x_k) + .25 (x_k - x_{k-1}))              size starts at 2 eps
+
+and at checkpoints, ever closer together, the size is halved and the search goes back to its best point where either fewer
+than 75 % of the steps since the last checkpoint went up, or neither the size nor the best value has changed since.
+
+Good where no step size is known: there is none to choose. ``apgd-ce`` stands still where the cross entropy saturates; the
+DLR loss needs three classes, its targeted form four (below, the margin stands in); all of them need gradients that can be
+trusted.
+
+Source: Croce & Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks
+(ICML 2020), algorithm 1 and section 3. For l1, Croce & Hein: Mind the box: l1-APGD for sparse adversarial attacks on image
+classifiers (ICML 2021), algorithms 1 and 2 and section 4.2.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
+from robustkd.attacks.image.engine.losses import scale_free, scale_free_towards
+from robustkd.attacks.image.engine.objective import bound, for_batch
+from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import distance, per_sample
+
+_MOMENTUM = 0.75  # alpha
+_RISES_WANTED = 0.75  # rho
+_WIDER = (3.0, 2.0)  # l1 (2021, section 4.2): multiples of eps; each takes 30 % of the steps, the ball itself the rest
+
+
+def checkpoints(steps: int) -> dict[int, int]:
+    """Each checkpoint w_j = ceil(p_j * steps), and the number of steps since the one before.
+
+    p_0 = 0, p_1 = .22, p_{j+1} = p_j + max(p_j - p_{j-1} - .03, .06) (2020, section 3.2).
+    """
+    shares = [0.0, 0.22]
+    while shares[-1] < 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    marks = [math.ceil(round(share * steps, 9)) for share in shares]
+    return {mark: mark - before for before, mark in pairwise(marks) if before < mark < steps}
+
+
+@dataclass(frozen=True)
+class AdaptiveStep:
+    """The step of APGD in linf and l2.
+
+    Attributes:
+        steps: how many are planned; the checkpoints are placed accordingly.
+        first: size of the first steps, in multiples of eps.
+    """
+
+    steps: int
+    first: float = 2.0
+
+    def step(self, climbers: Climbers, t: int) -> Tensor:
+        """x_{t+1} before its projection."""
+        c, m = climbers, climbers.memory
+        if t == 0:
+            m["size"], m["previous"] = self.first * c.ball.eps, c.x
+            m["best_gradient"], m["value"] = c.gradient, c.value
+            m["rises"] = torch.zeros_like(c.rows)
+            # Nothing to compare the first checkpoint with, so only the number of rises can halve the size there.
+            m["halved"], m["best_then"] = torch.ones_like(c.broken), c.best_value
+            return c.x + per_sample(m["size"], c.x) * c.ball.steepest(c.gradient)
+        m["best_gradient"] = torch.where(per_sample(c.improved, c.x), c.gradient, m["best_gradient"])
+        m["rises"] = m["rises"] + (c.value > m["value"])
+        m["value"] = c.value
+        x, gradient = c.x, c.gradient
+        if (interval := checkpoints(self.steps).get(t)) is not None:
+            stuck = ~m["halved"] & (c.best_value == m["best_then"])
+            m["halved"] = (m["rises"] < _RISES_WANTED * interval) | stuck
+            m["size"] = torch.where(m["halved"], m["size"] / 2, m["size"])
+            m["best_then"], m["rises"] = c.best_value, torch.zeros_like(m["rises"])
+            x = torch.where(per_sample(m["halved"], x), c.best_x, x)
+            gradient = torch.where(per_sample(m["halved"], x), m["best_gradient"], gradient)
+        z = c.ball.project(x + per_sample(m["size"], x) * c.ball.steepest(gradient))
+        ahead = x + _MOMENTUM * (z - x) + (1 - _MOMENTUM) * (x - m["previous"])
+        m["previous"] = x
+        return ahead
+
+
+@dataclass(frozen=True)
+class SparseStep:
+    """The step of APGD in l1: along the signs of the largest gradient entries, as many as the best point suggests.
+
+    Every 4 % of the steps their number becomes (pixels the best point has changed) / 1.5. While that number falls by more
+    than 5 %, the size is eps and the search goes back to its best point; else the size shrinks by 1.5, down to eps / 10.
+    The projection is the exact one onto ball and pixel range together.
+
+    Attributes:
+        steps: how many are planned.
+        first: a start that says nothing about the number of pixels yet; it is then a fifth of all.
+    """
+
+    steps: int
+    first: bool = True
+
+    def step(self, climbers: Climbers, t: int) -> Tensor:
+        """x_{t+1}, projected."""
+        c, m = climbers, climbers.memory
+        pixels = c.x[0].numel()
+        if t == 0:
+            changed = torch.full_like(c.value, pixels) if self.first else _changed(c.x, c.ball)
+            m["size"], m["changed"], m["best_gradient"] = c.ball.eps, changed, c.gradient
+            m["count"] = changed / 5 if self.first else changed / 1.5
+        m["best_gradient"] = torch.where(per_sample(c.improved, c.x), c.gradient, m["best_gradient"])
+        x, gradient = c.x, c.gradient
+        if t and t % max(1, int(0.04 * self.steps)) == 0:
+            changed = _changed(c.best_x, c.ball)
+            sparser = changed < 0.95 * m["changed"]
+            m["size"] = torch.where(sparser, c.ball.eps, (m["size"] / 1.5).maximum(c.ball.eps / 10))
+            m["count"], m["changed"] = changed / 1.5, changed
+            x = torch.where(per_sample(sparser, x), c.best_x, x)
+            gradient = torch.where(per_sample(sparser, x), m["best_gradient"], gradient)
+        low, high = c.ball.bounds
+        # A pixel that its bound stops would take a place among the largest and not move (2021, proposition 3.1).
+        free = torch.where(gradient > 0, x < high, x > low)
+        magnitude = (gradient.abs() * free).flatten(1)
+        last = (m["count"].long() - 1).clamp(0, pixels - 1).unsqueeze(1)
+        threshold = magnitude.sort(1, descending=True).values.gather(1, last)
+        chosen = (magnitude >= threshold) & (magnitude > 0)
+        signs = (gradient.flatten(1).sign() * chosen).view_as(x)
+        direction = signs / per_sample(distance(signs, "l1"), x).clamp_min(1)
+        return _into_l1(c.ball, x + per_sample(m["size"], x) * direction)
+
+
+def _changed(x: Tensor, ball: Ball) -> Tensor:
+    return (x != ball.centre).flatten(1).sum(1).to(x.dtype)
+
+
+def _into_l1(ball: Ball, x: Tensor) -> Tensor:
+    low, high = ball.bounds
+    return ball.moved(project_l1_in_box(x - ball.centre, low - ball.centre, high - ball.centre, ball.eps))
+
+
+def climb(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objective: Objective, steps: int) -> Found:
+    """One run of APGD: ``steps + 1`` forward and ``steps`` backward passes.
+
+    In l1 the steps are shared by three runs, each from where the one before ended: in balls of 3 eps, 2 eps and eps, which
+    take one forward pass more each.
+    """
+    if ball.norm != "l1":
+        return ascend(oracle, rows, ball, start, objective=objective, rule=AdaptiveStep(steps), steps=steps)
+    part = round(0.3 * steps)
+    for multiple in _WIDER:
+        wide = Ball(ball.centre, multiple * ball.eps, ball.norm, ball.bounds)
+        rule = SparseStep(part, first=multiple == _WIDER[0])
+        # Adversarial outside the budget is no success: nobody leaves, and the highest point is the next start.
+        found = ascend(
+            oracle, rows, wide, _into_l1(wide, start), objective=objective, rule=rule, steps=part, stop_when_broken=False
+        )
+        start = found.x
+    rest = steps - len(_WIDER) * part
+    return ascend(
+        oracle, rows, ball, _into_l1(ball, start), objective=objective, rule=SparseStep(rest, first=False), steps=rest
+    )
+
+
+class APGDParams(Params):
+    """Parameters of ``apgd-ce`` and ``apgd-dlr``; the defaults are AutoAttack's."""
+
+    steps: int = Field(100, ge=1, description="steps in each restart")
+    restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
+
+
+class APGD(Attack):
+    """Auto-PGD; a subclass names the loss."""
+
+    Params = APGDParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    source = "Croce & Hein 2020, arXiv:2003.01690; l1: Croce & Hein 2021, arXiv:2103.01208"
+
+    @abstractmethod
+    def objective(self, batch: Batch) -> Objective:
+        """What is climbed."""
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample (l1: see ``climb``)."""
+        p, objective = self.params, self.objective(batch)
+
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            start = ball.random_point(rng.fork(restart).select(rows))
+            return climb(search.oracle, rows, ball, start, objective=objective, steps=p.steps)
+
+        return fixed_budget(target, batch, threat, run, restarts=p.restarts)
+
+
+class APGDCE(APGD):
+    """Auto-PGD on the cross entropy."""
+
+    version = "3"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return "cross-entropy"
+
+    def objective(self, batch: Batch) -> Objective:
+        """Cross entropy."""
+        return for_batch("ce", batch)
+
+
+class APGDDLR(APGD):
+    """Auto-PGD on the difference of logits ratio; with two classes (targeted: three) on the margin."""
+
+    version = "2"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return "margin"
+
+    def objective(self, batch: Batch) -> Objective:
+        """DLR."""
+        return bound(scale_free, batch.labels) if batch.goals is None else bound(scale_free_towards, batch.goals)
+
+
+class APGDTParams(APGDParams):
+    """Parameters of ``apgd-t``; the defaults are AutoAttack's."""
+
+    targets: int = Field(9, ge=1, description="how many of the likeliest wrong classes to aim at, at most all of them")
+
+
+class APGDT(Attack):
+    """Auto-PGD towards each of the likeliest wrong classes in turn, on the targeted DLR; any wrong class is a success.
+
+    With two or three classes the targeted DLR is not defined, and the margin takes its place.
+    """
+
+    Params = APGDTParams
+    version = "2"
+    norms = APGD.norms
+    source = APGD.source
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return "margin"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``restarts * targets`` times the passes of one run (``climb``)."""
+        p = self.params
+
+        def run(search: Search, rows: Tensor, ball: Ball, attempt: int) -> Found:
+            goals = wrong_classes(search.clean, batch.labels)[:, attempt // p.restarts]
+            start = ball.random_point(rng.fork(attempt).select(rows))
+            return climb(search.oracle, rows, ball, start, objective=bound(scale_free_towards, goals), steps=p.steps)
+
+        with frozen(target.module):
+            search = Search.begin(target, batch, threat)
+            for attempt in range(p.restarts * min(p.targets, search.clean.shape[1] - 1)):
+                search.attempt(run, attempt)
+            return search.result()
+
+
+def wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, K - 1) the classes other than the label, the likeliest first."""
+    ranked = logits.scatter(1, labels.unsqueeze(1), -torch.inf).sort(dim=1, descending=True, stable=True).indices
+    return ranked[:, :-1]

@@ -1,0 +1,55 @@
+"""BIM (iterative FGSM): steps of fixed size from the clean image, cut to the ball after each.
+
+    x_0 = x,   x_{t+1} = project(x_t + size * sign(grad_x CE(f(x_t), y)))
+
+Good as the plainest iterative attack, and to compare with older papers. It has one start: where the loss is flat or kinked
+at the clean image it gets nowhere, and ``pgd`` with restarts finds more.
+
+Source: Kurakin, Goodfellow, Bengio: Adversarial examples in the physical world (2017), section 2.2.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+
+
+class BIMParams(Params):
+    """Parameters of ``bim``."""
+
+    steps: int = Field(10, ge=1, description="steps")
+    step_size: float | None = Field(None, gt=0, description="in pixel units; default 1.25 * eps / steps, the paper's ratio")
+    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+
+
+class BIM(Attack):
+    """Basic iterative method."""
+
+    Params = BIMParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    version = "2"
+    source = "Kurakin et al. 2017, arXiv:1607.02533"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return FAMILY_OF[self.params.loss]
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``steps + 1`` forward and ``steps`` backward passes a sample."""
+        p, objective = self.params, for_batch(self.params.loss, batch)
+        rule = SteepestStep(StepSize(p.step_size, share=1.25 / p.steps))
+
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=p.steps)
+
+        return fixed_budget(target, batch, threat, run)

@@ -1,0 +1,109 @@
+"""Diff-Protect: score distillation through the encoder, so that a diffusion model can make nothing of an image.
+
+    z = latents(x),   t, noise at random,   g = d z / d x  ( eps(z_t, t, c) - noise )
+    x <- project( x + size * steepest(g) )      SDS+, away from what the model knows;   SDS-: - g, into its smoothest middle
+
+The gradient of the denoising error would go through the UNet; here the UNet is only asked, and what it says is pulled back through
+the encoder. So a step costs one pass of the UNet and none back, and the drawing itself is not differentiated: that is what the
+gradient of ``pgd`` costs, one UNet pass both ways for each step of the drawing. The classifier is looked at once, at the end.
+
+Good as a cheap protection of pictures against imitation (targets of the defense ``sdedit``), where the drawing is too long to be
+differentiated. It knows nothing of the classifier: ``pgd``, where it can be paid for, is the stronger attack on a purifier.
+
+Source: Xue et al.: Toward effective protection against diffusion-based mimicry through score distillation (ICLR 2024), section 4
+and their settings: eps 16/255, steps of 1/255, 100 of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, SteepestStep, climb_to_last, fixed_budget
+from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.objective import for_batch
+from robustkd.attacks.image.engine.oracle import Objective, Oracle, gradient_of
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, TargetError, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.targets.text_to_image import TextToImageTarget
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreDistillation:
+    """The slope: one pass of the UNet for each sample, at a noise level and under noise from the sample's own stream.
+
+    Attributes:
+        drawing: the diffusion model.
+        hidden: (1, T, D), the prompt that it draws under.
+        rng: a stream for each sample of the batch.
+        sign: 1 for SDS+, -1 for SDS-.
+    """
+
+    drawing: TextToImageTarget
+    hidden: Tensor
+    rng: SampleRng
+    sign: int
+
+    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
+        """(A, *shape)."""
+        drawing, draws = self.drawing, self.rng.fork(t).select(climbers.rows)
+        x = climbers.x.detach().requires_grad_()
+        with torch.enable_grad():
+            z = drawing.latents(x)
+        level = draws.integers((), drawing.timesteps)
+        noise = draws.normal(z.shape[1:]).to(z)
+        with torch.no_grad():
+            noisy = drawing.noised(z, noise, level)
+            excess = drawing.predict(noisy, level, self.hidden.expand(len(z), -1, -1)) - noise
+        gradient = gradient_of(z, x, excess.to(z.dtype))
+        oracle.forwards[climbers.rows] += 1
+        oracle.backwards[climbers.rows] += 1
+        return self.sign * gradient
+
+
+class DiffProtectParams(Params):
+    """Parameters of ``diff-protect``."""
+
+    steps: int = Field(100, ge=1, description="steps in each restart")
+    step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / 16")
+    direction: Literal["up", "down"] = Field("up", description="of the denoising error: SDS+ climbs it, SDS- goes down")
+    restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
+
+
+class DiffProtect(Attack):
+    """Score distillation attack on classifiers behind a diffusion model."""
+
+    Params = DiffProtectParams
+    norms = ("linf", "l2")
+    source = "Xue et al. 2024, arXiv:2311.12832"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """A forward pass of the UNet and a backward pass of the encoder in each step; one forward pass of the target in each restart.
+
+        Raises:
+            TargetError: the target draws nothing.
+        """
+        drawing: TextToImageTarget | None = getattr(target, "drawing", None)  # the target may be wrapped
+        if drawing is None:
+            raise TargetError(
+                f"diff-protect attacks classifiers behind a diffusion model, this is a {target.kind}",
+                fix="put one in front by the defense sdedit, or exclude this pair",
+            )
+        p, prompt = self.params, str(getattr(target, "prompt", ""))
+        objective, rule = for_batch("margin", batch), SteepestStep(StepSize(p.step_size, share=1 / 16))
+        with torch.no_grad():
+            hidden = drawing.encode(drawing.tokenize([prompt]))
+
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            draws = rng.fork(restart)
+            slope = ScoreDistillation(drawing, hidden, draws, 1 if p.direction == "up" else -1)
+            start = ball.random_point(draws.select(rows))
+            x = climb_to_last(search.oracle, rows, ball, start, objective=objective, rule=rule, steps=p.steps, slope=slope)
+            logits = search.oracle.logits(x, rows)
+            return Found(x, objective(logits, rows).to(x.dtype), search.oracle.is_adversarial(logits, rows))
+
+        return fixed_budget(target, batch, threat, run, restarts=p.restarts)

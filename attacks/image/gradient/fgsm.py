@@ -1,0 +1,54 @@
+"""FGSM: one step of size eps along the steepest direction.
+
+    x~ = clip(x + eps * sign(grad_x CE(f(x), y)))
+
+Good for a first look: one gradient a sample. A single step follows a straight picture of the loss and flatters nearly every
+defense; where it breaks more than iterative attacks do, these are broken.
+
+Source: Goodfellow, Shlens, Szegedy: Explaining and harnessing adversarial examples (ICLR 2015), section 4.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+
+
+class FGSMParams(Params):
+    """Parameters of ``fgsm``."""
+
+    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+
+
+class FGSM(Attack):
+    """Fast gradient (sign) method."""
+
+    Params = FGSMParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    iterative = False
+    version = "2"
+    source = "Goodfellow et al. 2015, arXiv:1412.6572"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return FAMILY_OF[self.params.loss]
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """Two forward passes and one backward pass for each sample that is classified rightly."""
+        objective = for_batch(self.params.loss, batch)
+
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            rule = SteepestStep(StepSize(share=1.0))
+            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=1)
+
+        return fixed_budget(target, batch, threat, run)

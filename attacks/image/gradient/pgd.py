@@ -1,0 +1,73 @@
+"""PGD: projected steps along the steepest direction from a random start, with restarts.
+
+    x_0   = random point of the ball (or x); in l2 of random direction and distance
+    x_t+1 = project(x_t + size * steepest(grad_x loss(f(x_t), y)))
+
+Good for everything with honest gradients. It makes a defense look robust that it is not where the cross entropy saturates
+(``loss: margin``, ``apgd-dlr``), where gradients are masked or random (``bpda``, ``eot``, ``square``), and where its step
+suits neither the budget nor the loss (``apgd-ce``).
+
+Source: Madry et al.: Towards deep learning models resistant to adversarial attacks (ICLR 2018), section 2.1; with a margin
+loss it is the CW_inf of the distillation papers (Carlini & Wagner 2017 used the same loss in another search).
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+
+
+class PGDParams(Params):
+    """Parameters of ``pgd``."""
+
+    steps: int = Field(20, ge=1, description="steps in each restart")
+    step_size: float | None = Field(None, gt=0, description="in pixel units; default 2.5 * eps / steps")
+    restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
+    random_start: bool = Field(True, description="start at a random point of the ball, else at the clean image")
+    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    stop_when_broken: bool = Field(True, description="stop at a sample's first adversarial point")
+
+
+class PGD(Attack):
+    """Projected gradient descent."""
+
+    Params = PGDParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    version = "2"
+    source = "Madry et al. 2018, arXiv:1706.06083"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return FAMILY_OF[self.params.loss]
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""
+        p = self.params
+        objective = for_batch(p.loss, batch)
+        rule = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
+
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            draws = rng.fork(restart).select(rows)
+            start = ball.random_start(draws) if p.random_start else ball.centre
+            return ascend(
+                search.oracle,
+                rows,
+                ball,
+                start,
+                objective=objective,
+                rule=rule,
+                steps=p.steps,
+                stop_when_broken=p.stop_when_broken,
+            )
+
+        return fixed_budget(target, batch, threat, run, restarts=p.restarts)

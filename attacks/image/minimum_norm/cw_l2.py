@@ -1,0 +1,113 @@
+"""Carlini-Wagner, L2: the smallest perturbation that changes the decision, by penalty and binary search.
+
+    minimise  ||d||_2^2 + c * max(kappa - margin(x + d), 0)   over d with x + d a valid image,
+
+with Adam, for a c that is searched for by bisection, each sample on its own.
+
+Good for distances, and where softmax saturates. It takes hundreds of passes for each c, and in a campaign of another norm it
+is a weak attack: it minimises its own.
+
+Source: Carlini & Wagner: Towards evaluating the robustness of neural networks (S&P 2017), sections V and VI-A. Three things
+differ, each because it finds closer examples with fewer passes (figures in docs/benchmarks.md):
+
+- The paper names three ways to keep pixels valid; this is its projected gradient descent. Its change of variables (tanh)
+  has no gradient at black and white, where most pixels of MNIST are, so these would never move.
+- The first c and the learning rate come from the linearisation at the clean image, where the boundary is at distance
+  ``d = -margin / ||g||`` and ``c = 2 d / ||g||`` reaches it. A c of 1e-3 spends most values of c on finding the scale, and
+  steps of 0.01 in every pixel overshoot where the boundary is near.
+- The search for one c starts at the nearest example of the earlier ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.adam import adam
+from robustkd.attacks.image.engine.minimum_norm.finish import finish
+from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question, Seekers, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import distance, per_sample
+
+_STRIDE = 0.3  # of the linearised distance, the largest step in each pixel's share of it
+
+
+class CWL2Params(Params):
+    """Parameters of ``cw-l2``; the defaults of the paper where it gives them, with its 10,000 steps cut to 200."""
+
+    steps: int = Field(200, ge=1, description="Adam steps for each c")
+    binary_steps: int = Field(9, ge=1, description="values of c that are tried")
+    initial_const: float | None = Field(None, gt=0, description="the first c; default: from each sample's linearisation")
+    confidence: float = Field(0.0, ge=0, description="kappa: the margin that an adversarial example must have")
+    lr: float = Field(0.01, gt=0, description="Adam's learning rate in pixel units; less where the boundary is near")
+    abort_early: bool = Field(True, description="end a sample's search for one c once it stalls, and all once no c helps")
+
+
+class CWL2(Attack):
+    """Carlini-Wagner attack, minimising the L2 norm."""
+
+    Params = CWL2Params
+    kind = "minimum-norm"
+    norms = ("l2",)
+    goals = ("untargeted", "targeted")
+    version = "3"
+    source = "Carlini & Wagner 2017, arXiv:1608.04644"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """It climbs the logit margin."""
+        return "margin"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``finish``."""
+        p = self.params
+        constants = ConstantSearch(p.steps, p.binary_steps, p.abort_early)
+
+        def search(question: Question, rows: Tensor) -> Nearest:
+            rule = CWStep(constants, p.initial_const, p.lr, question.bounds)
+            return finish(question, rows, question.seek(rows, rule, constants.passes))
+
+        return minimum_norm(target, batch, "l2", search, confidence=p.confidence)
+
+
+@dataclass(frozen=True)
+class CWStep:
+    """One step of Adam on the penalised size, or the start of the search for the next c."""
+
+    constants: ConstantSearch
+    initial_const: float | None
+    lr: float
+    bounds: tuple[float, float]
+
+    def step(self, now: Seekers, t: int) -> Tensor:
+        """See ``MoveRule``."""
+        if t == 0:
+            self._begin(now)
+        m = now.memory
+        delta = now.x - now.clean
+        lack = (now.slack - now.value).clamp_min(0)
+        c, age = m["c"], m["age"]
+        ended = self.constants.ended(now, now.distance**2 + c * lack)
+        gradient = 2 * delta - per_sample(c * (lack > 0), delta) * now.gradient
+        x = (now.x - per_sample(m["lr"], delta) * adam(m, gradient, age)).clamp(*self.bounds)
+        if bool(ended.any()):
+            again = per_sample(ended, x)
+            x = torch.where(again, torch.where(per_sample(now.best.isfinite(), x), now.best_x, now.clean), x)
+            m["first"], m["second"] = m["first"].where(~again, 0), m["second"].where(~again, 0)
+        return x
+
+    def _begin(self, now: Seekers) -> None:
+        steepness = distance(now.gradient, "l2").clamp_min(1e-12)
+        reach = (now.slack - now.value) / steepness
+        first = 2 * reach / steepness if self.initial_const is None else torch.full_like(reach, self.initial_const)
+        self.constants.begin(now, first)
+        share = reach / now.x[0].numel() ** 0.5
+        now.memory.update(
+            lr=(_STRIDE * share).clamp_max(self.lr), first=torch.zeros_like(now.x), second=torch.zeros_like(now.x)
+        )

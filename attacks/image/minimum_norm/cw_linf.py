@@ -1,0 +1,125 @@
+"""Carlini-Wagner, Linf: keep every pixel under a ceiling, and lower the ceiling as long as examples are found.
+
+    minimise  c * max(kappa - margin(x + d), 0) + sum_i max(|d_i| - tau, 0)   over d with x + d a valid image,
+
+with Adam; tau is 0.9 times the Linf distance of the nearest example so far, and c is doubled until there is one.
+
+Good for Linf distances where a single budget says too little. ``fmn`` and ``fab`` take fewer passes; within one budget
+``pgd`` on the margin is cheaper.
+
+Source: Carlini & Wagner: Towards evaluating the robustness of neural networks (S&P 2017), section VI-C. Four things differ,
+each because it finds closer examples with fewer passes, and each sample goes its own way:
+
+- Pixels are kept valid by projection, as in ``cw-l2``, and the last step is ``finish``.
+- c is given in units of the steepest pixel's: c_t = c / ||g_t||_inf. Below 1 no pixel gains by leaving the ceiling, however
+  large the logits are and however flat the network is around the clean image.
+- Steps are a share of the distance: of the linearised one, later of the nearest example's.
+- A ceiling that stays out of reach for a while is not the end: the next ones are 0.95, 0.975, .. of the nearest example's
+  distance, with shorter steps, from that example on. The paper stops there, a tenth above what can be had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.adam import adam
+from robustkd.attacks.image.engine.minimum_norm.finish import finish
+from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question, Seekers, minimum_norm
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import distance, per_sample
+
+_STRIDE = 0.1  # of the distance, a step's largest share in each pixel
+_LARGEST = 1e10  # c is not doubled beyond it
+
+
+class CWLinfParams(Params):
+    """Parameters of ``cw-linf``."""
+
+    steps: int = Field(1000, ge=1, description="Adam steps in all")
+    patience: int = Field(50, ge=1, description="steps without progress after which the ceiling is raised, or c doubled")
+    decrease: float = Field(0.9, gt=0, lt=1, description="the ceiling as a share of the nearest example's distance")
+    refinements: int = Field(4, ge=1, description="how many ceilings, each half as far below, are given up before the end")
+    initial_const: float = Field(1.0, gt=0, description="the first c; at 1 the steepest pixel begins to leave the ceiling")
+    confidence: float = Field(0.0, ge=0, description="kappa: the margin that an adversarial example must have")
+    lr: float = Field(0.05, gt=0, description="Adam's largest learning rate, in pixel units; less where the boundary is near")
+
+
+class CWLinf(Attack):
+    """Carlini-Wagner attack, minimising the Linf norm."""
+
+    Params = CWLinfParams
+    kind = "minimum-norm"
+    norms = ("linf",)
+    goals = ("untargeted", "targeted")
+    source = "Carlini & Wagner 2017, arXiv:1608.04644"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """It climbs the logit margin."""
+        return "margin"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``finish``."""
+        p = self.params
+
+        def search(question: Question, rows: Tensor) -> Nearest:
+            return finish(question, rows, question.seek(rows, CeilingStep(p, question.bounds), p.steps))
+
+        return minimum_norm(target, batch, "linf", search, confidence=p.confidence)
+
+
+@dataclass(frozen=True)
+class CeilingStep:
+    """One step of Adam; then the ceiling and c for the next one."""
+
+    params: CWLinfParams
+    bounds: tuple[float, float]
+
+    def step(self, now: Seekers, t: int) -> Tensor:
+        """See ``MoveRule``."""
+        p, m = self.params, now.memory
+        if t == 0:
+            self._begin(now)
+        again = self._conclude(now)
+        found = now.best.isfinite()
+        ceiling = torch.where(found, now.best * (1 - m["drop"]), torch.inf)
+        size = torch.where(found, now.best * m["drop"] / (1 - p.decrease), m["reach"].maximum(now.distance))
+        delta = now.x - now.clean
+        above = delta.abs() > per_sample(ceiling, delta)
+        c = m["c"] * (now.value < now.slack) / distance(now.gradient, "linf").clamp_min(1e-30)
+        gradient = delta.sign() * above - per_sample(c, delta) * now.gradient
+        rate = (_STRIDE * size).clamp_max(p.lr)
+        x = now.x - per_sample(rate, delta) * adam(m, gradient, m["age"])
+        m["age"] = m["age"] + 1
+        return torch.where(per_sample(again, x), now.best_x, x).clamp(*self.bounds)
+
+    def _begin(self, now: Seekers) -> None:
+        reach = (now.slack - now.value) / distance(now.gradient, "l1").clamp_min(1e-30)
+        full = torch.full_like
+        now.memory.update(c=full(reach, self.params.initial_const), drop=full(reach, 1 - self.params.decrease))
+        now.memory.update(reach=reach, seen=full(reach, torch.inf), idle=torch.zeros_like(now.rows))
+        now.memory.update(age=torch.zeros_like(now.rows), first=torch.zeros_like(now.x), second=torch.zeros_like(now.x))
+
+    def _conclude(self, now: Seekers) -> Tensor:
+        """(A,) bool: the ceiling was out of reach; the next one is set, and Adam's memory empty."""
+        p, m = self.params, now.memory
+        found = now.best.isfinite()
+        nearer = now.best < m["seen"] * (1 - m["drop"] / 2)  # half of the way down to the ceiling
+        m["seen"] = torch.where(nearer, now.best, m["seen"])
+        m["idle"] = torch.where(nearer, 0, m["idle"] + 1)
+        stuck = m["idle"] == p.patience
+        m["idle"] = torch.where(stuck, 0, m["idle"])
+        m["c"] = torch.where(stuck & ~found, 2 * m["c"], m["c"]).clamp_max(_LARGEST)
+        again = stuck & found
+        m["drop"] = torch.where(again, m["drop"] / 2, m["drop"])
+        now.done = now.done | (m["drop"] < 0.75 * (1 - p.decrease) / 2 ** (p.refinements - 1))
+        m["age"] = torch.where(again, 0, m["age"])
+        empty = per_sample(again, now.x)
+        m["first"], m["second"] = m["first"].where(~empty, 0), m["second"].where(~empty, 0)
+        return again

@@ -1,0 +1,94 @@
+"""DDN: decouple the direction of the perturbation from its norm, which shrinks inside the boundary and grows outside.
+
+    d'     = d_k + a_k * g_k / ||g_k||_2            g: gradient of the cross entropy
+    e_k+1  = (1 - gamma) e_k   if x + d_k is adversarial, else (1 + gamma) e_k
+    d_k+1  = clip(e_k+1 * d' / ||d'||_2)
+
+with a_k falling from 1 to 0.01 along a cosine.
+
+Good for L2 distances at few passes. It climbs the cross entropy: where that saturates it has no direction, and ``fmn`` or
+``cw-l2`` are the ones to ask.
+
+Source: Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger: Decoupling direction and norm for efficient gradient-based L2
+adversarial attacks and defenses (CVPR 2019), algorithm 1. Its rounding to 256 grey levels is left out: the distances of all
+attacks are then of the same kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.minimum_norm.finish import finish
+from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question, Seekers, cosine, minimum_norm
+from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import distance, per_sample
+
+_FIRST_RATE, _LAST_RATE = 1.0, 0.01
+_TINY = 1e-30
+
+
+class DDNParams(Params):
+    """Parameters of ``ddn``; the paper's defaults."""
+
+    steps: int = Field(100, ge=1, description="steps; the paper uses 100, 300 and 1000")
+    gamma: float = Field(0.05, gt=0, lt=1, description="by how much the norm changes in each step")
+    init_norm: float = Field(1.0, gt=0, description="the first norm")
+    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+
+
+class DDN(Attack):
+    """Decoupled direction and norm."""
+
+    Params = DDNParams
+    kind = "minimum-norm"
+    norms = ("l2",)
+    goals = ("untargeted", "targeted")
+    version = "3"
+    source = "Rony et al. 2019, arXiv:1811.09600"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return FAMILY_OF[self.params.loss]
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``finish``."""
+        p = self.params
+        objective = for_batch(p.loss, batch)
+
+        def search(question: Question, rows: Tensor) -> Nearest:
+            def query(x: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                return question.oracle.climb(x, asked, objective)
+
+            rule = DDNStep(p.steps, p.gamma, p.init_norm, question.bounds)
+            return finish(question, rows, question.seek(rows, rule, p.steps, query=query))
+
+        return minimum_norm(target, batch, "l2", search)
+
+
+@dataclass(frozen=True)
+class DDNStep:
+    """One step of the algorithm."""
+
+    steps: int
+    gamma: float
+    init_norm: float
+    bounds: tuple[float, float]
+
+    def step(self, now: Seekers, t: int) -> Tensor:
+        """See ``MoveRule``."""
+        norm = now.memory.get("norm", torch.full_like(now.best, self.init_norm))
+        norm = norm * torch.where(now.adversarial, 1 - self.gamma, 1 + self.gamma)
+        now.memory["norm"] = norm
+        direction = now.gradient / per_sample(distance(now.gradient, "l2").clamp_min(_TINY), now.x)
+        delta = now.x - now.clean + cosine(t, self.steps, _FIRST_RATE, _LAST_RATE) * direction
+        delta = delta * per_sample(norm / distance(delta, "l2").clamp_min(_TINY), now.x)
+        return (now.clean + delta).clamp(*self.bounds)

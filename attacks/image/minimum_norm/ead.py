@@ -1,0 +1,113 @@
+"""EAD: Carlini-Wagner's search with an elastic net, for sparse perturbations.
+
+    minimise  c * max(kappa - margin(x + d), 0) + ||d||_2^2 + beta' ||d||_1
+
+by projected shrinkage-thresholding with momentum (FISTA):
+
+    z_k+1 = shrink(y_k - a_k grad(c * .. + ||d||_2^2), beta)           a_k = lr * sqrt(1 - k / steps)
+    y_k+1 = z_k+1 + k / (k + 3) * (z_k+1 - z_k)
+
+where shrink moves each pixel by beta towards the clean one, at most onto it; and c is searched for by bisection.
+
+Good for L1 distances and sparse perturbations. It takes the passes of ``cw-l2``; ``fmn`` in L1 is quicker.
+
+Source: Chen, Sharma, Zhang, Yi, Hsieh: EAD: elastic-net attacks to deep neural networks via adversarial examples (AAAI 2018),
+equations 5 to 8 and algorithm 1. As there the threshold is beta itself, so that the weight of the L1 norm is
+beta' = beta / a_k. The points that are judged are the y: the gradient's forward pass serves for both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.minimum_norm.finish import finish
+from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question, Seekers, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import distance, per_sample
+
+_LOOKS = 4  # of ten. With one, a network trained with PGD on MNIST seemed a third farther away; all steps bring little more.
+
+
+class EADParams(Params):
+    """Parameters of ``ead``; the paper's defaults, with its 1,000 steps cut to 200."""
+
+    steps: int = Field(200, ge=1, description="steps for each c")
+    binary_steps: int = Field(9, ge=1, description="values of c that are tried")
+    initial_const: float | None = Field(None, gt=0, description="the first c; default: from each sample's linearisation")
+    beta: float = Field(0.01, gt=0, description="the threshold of shrinking, in pixel units")
+    confidence: float = Field(0.0, ge=0, description="kappa: the margin that an adversarial example must have")
+    lr: float = Field(0.01, gt=0, description="the first step size")
+    abort_early: bool = Field(True, description="end a sample's search for one c once it stalls, and all once no c helps")
+
+
+class EAD(Attack):
+    """Elastic-net attack, judged by the L1 norm."""
+
+    Params = EADParams
+    kind = "minimum-norm"
+    norms = ("l1",)
+    goals = ("untargeted", "targeted")
+    version = "3"
+    source = "Chen et al. 2018, arXiv:1709.04114"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """It climbs the logit margin."""
+        return "margin"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``finish``."""
+        p = self.params
+        constants = ConstantSearch(p.steps, p.binary_steps, p.abort_early, _LOOKS)
+
+        def search(question: Question, rows: Tensor) -> Nearest:
+            rule = EADStep(constants, p.initial_const, p.beta, p.lr, question.bounds)
+            return finish(question, rows, question.seek(rows, rule, constants.passes))
+
+        return minimum_norm(target, batch, "l1", search, confidence=p.confidence)
+
+
+@dataclass(frozen=True)
+class EADStep:
+    """One step of FISTA, or the start of the search for the next c."""
+
+    constants: ConstantSearch
+    initial_const: float | None
+    beta: float
+    lr: float
+    bounds: tuple[float, float]
+
+    def step(self, now: Seekers, t: int) -> Tensor:
+        """See ``MoveRule``."""
+        weight = self.beta / self.lr
+        if t == 0:
+            steepness = distance(now.gradient, "linf").clamp_min(1e-12)
+            reach = (now.slack - now.value) / steepness
+            # Below weight / steepness no pixel moves; the steepest one alone would have to go as far as `reach`.
+            first = (weight + 2 * reach) / steepness
+            self.constants.begin(now, first if self.initial_const is None else torch.full_like(first, self.initial_const))
+            now.memory["z"] = now.clean
+        m = now.memory
+        c, age, z, delta = m["c"], m["age"].to(now.x.dtype), m["z"], now.x - now.clean
+        lack = (now.slack - now.value).clamp_min(0)
+        ended = self.constants.ended(now, c * lack + distance(delta, "l2") ** 2 + weight * now.distance)
+        gradient = 2 * delta - per_sample(c * (lack > 0), delta) * now.gradient
+        rate = self.lr * (1 - age / self.constants.steps).clamp_min(0).sqrt()
+        m["z"] = shrink(now.x - per_sample(rate, delta) * gradient, now.clean, self.beta).clamp(*self.bounds)
+        x = (m["z"] + per_sample(age / (age + 3), delta) * (m["z"] - z)).clamp(*self.bounds)
+        again = per_sample(ended, x)
+        m["z"] = torch.where(again, now.clean, m["z"])
+        return torch.where(again, now.clean, x)
+
+
+def shrink(x: Tensor, clean: Tensor, beta: float) -> Tensor:
+    """Each pixel by ``beta`` towards the clean one, at most onto it (equation 7)."""
+    delta = x - clean
+    return clean + delta.sign() * (delta.abs() - beta).clamp_min(0)

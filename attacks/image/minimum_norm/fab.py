@@ -1,0 +1,145 @@
+"""FAB: walk along the decision boundary, drawn towards the clean image.
+
+    linearise f at x_k, take the nearest hyperplane pi                      (of the classes, in norm p)
+    d1 = proj_p(x_k, pi) - x_k,  d2 = proj_p(x, pi) - x                     (inside the pixel range)
+    a  = min(||d1|| / (||d1|| + ||d2||), a_max)
+    x' = clip((1 - a) (x_k + eta d1) + a (x + eta d2))
+    x_k+1 = (1 - beta) x + beta x'   if x' is adversarial, else x'
+
+``fab-t`` linearises the boundary with one other class only, the highest ones in turn: one backward pass a step instead of
+one for each class.
+
+Good for distances without anything to tune, and indifferent to the logits' scale. ``fab`` costs a backward pass for each
+class in every step, so many classes want ``fab-t``; masked gradients give it hyperplanes that are not there.
+
+Source: Croce & Hein: Minimally distorted adversarial examples with a fast adaptive boundary attack (ICML 2020), algorithm 1;
+the targeted form is that of Croce & Hein: AutoAttack (ICML 2020), section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.minimum_norm.finish import finish
+from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, boundary_with, nearest_boundary, onto_hyperplane
+from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, NormOfThreat, Query, Question, Seekers, minimum_norm
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+from robustkd.contracts.threat import Norm
+from robustkd.scoring.distances import per_sample
+
+
+class FABParams(Params):
+    """Parameters of ``fab``; the paper's defaults."""
+
+    norm: Literal["linf", "l2", "l1"] | None = Field(None, description="what is minimised; default: the threat's norm")
+    steps: int = Field(100, ge=1, description="steps of each run")
+    restarts: int = Field(1, ge=1, description="runs; the first starts at the clean image, others at random points near it")
+    targeted: bool = Field(False, description="look at one other class at a time, a run for each")
+    targets: int = Field(9, ge=1, description="how many other classes, the highest ones; at most all of them")
+    alpha_max: float = Field(0.1, ge=0, le=1, description="the largest pull towards the clean image")
+    eta: float = Field(1.05, ge=1, description="by how much a step overshoots the hyperplane")
+    beta: float = Field(0.9, gt=0, lt=1, description="how far a step back to the clean image stays from it")
+    enough: float | None = Field(None, gt=0, description="a sample is done once an example is this near")
+
+
+class FABTParams(FABParams):
+    """Parameters of ``fab-t``."""
+
+    targeted: bool = Field(True, description="look at one other class at a time, a run for each")
+
+
+class FAB(NormOfThreat):
+    """Fast adaptive boundary attack."""
+
+    Params = FABParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    version = "2"
+    source = "Croce & Hein 2020, arXiv:1907.02044"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """It linearises logit margins."""
+        return "margin"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """A run is at most ``2 * steps + 1`` forward passes, and ``steps`` backward passes for each class looked at; at the end
+        come those of ``finish``.
+        """
+        p = self.params
+        norm = self.minimises(threat)
+
+        def search(question: Question, rows: Tensor) -> Nearest:
+            rule = FABStep(question, norm, p.alpha_max, p.eta, p.beta)
+            best = question.unknown(rows)
+            for number, query in enumerate(self._queries(question)):
+                for restart in range(p.restarts):
+                    going = torch.ones_like(rows, dtype=torch.bool) if p.enough is None else best.norm > p.enough
+                    if not bool(going.any()):
+                        return best
+                    asked, known = rows[going], best.select(going)
+                    start = question.clean[asked]
+                    if restart:
+                        radius = known.norm.minimum(batch.budget(threat)[asked]) / 2
+                        draws = rng.fork(f"{number}/{restart}").select(asked)
+                        start = Ball.around(start, radius, norm, question.bounds).random_point(draws)
+                    found = question.seek(asked, rule, p.steps, start=start, known=known, query=query, enough=p.enough)
+                    best = best.updated(going, found)
+            far = best.norm > (0 if p.enough is None else p.enough)
+            return best.updated(far, finish(question, rows[far], best.select(far)))
+
+        return minimum_norm(target, batch, norm, search)
+
+    def _queries(self, question: Question) -> Iterator[Query]:
+        p = self.params
+        if not p.targeted or question.oracle.goals is not None:
+            yield boundaries(question, p.targets)
+            return
+        others = question.logits.scatter(1, question.oracle.labels.unsqueeze(1), -torch.inf)
+        for other in others.topk(min(p.targets, others.shape[1] - 1), 1).indices.unbind(1):
+            yield boundary_with(question, other)
+
+
+class FABT(FAB):
+    """Fast adaptive boundary attack, one other class at a time."""
+
+    Params = FABTParams
+    source = "Croce & Hein 2020, arXiv:1907.02044 and arXiv:2003.01690"
+
+
+@dataclass(frozen=True)
+class FABStep:
+    """One step of the algorithm; it asks once more whether where it leads is adversarial."""
+
+    question: Question
+    norm: Norm
+    alpha_max: float
+    eta: float
+    beta: float
+
+    def step(self, now: Seekers, t: int) -> Tensor:
+        """See ``MoveRule``."""
+        question, bounds, clean = self.question, self.question.bounds, now.clean
+        # Aimed at the boundary itself, a coarse model (bfloat16) would never be sure that it was crossed.
+        value, gradient = nearest_boundary(now.value - 2 * now.slack.unsqueeze(1), now.gradient, self.norm)
+        value_at_clean = value + (gradient * (clean - now.x)).flatten(1).sum(1)
+        forwards = onto_hyperplane(now.x, value, gradient, self.norm, bounds) - now.x
+        drawn = onto_hyperplane(clean, value_at_clean, gradient, self.norm, bounds) - clean
+        length, drawn_length = question.length(forwards), question.length(drawn)
+        alpha = (length / (length + drawn_length).clamp_min(1e-30)).clamp_max(self.alpha_max)
+        alpha = per_sample(alpha, clean)
+        x = ((1 - alpha) * (now.x + self.eta * forwards) + alpha * (clean + self.eta * drawn)).clamp(*bounds)
+        logits = question.oracle.logits(x, now.rows)
+        now.offer(x, question.adversarial(logits, now.rows), question.length(x - clean))
+        # On the boundary, as far as rounding can tell, no hyperplane would move it any more: back from there too.
+        beyond = question.margin(logits, now.rows) > -question.slack(logits)
+        return torch.where(per_sample(beyond, x), clean + self.beta * (x - clean), x)

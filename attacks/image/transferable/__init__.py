@@ -1,0 +1,1 @@
+"""Iterated FGSM with momentum, and its variants that carry over to other networks."""

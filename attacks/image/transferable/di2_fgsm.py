@@ -1,0 +1,70 @@
+"""DI2-FGSM: the gradient at a randomly shrunk and shifted copy of the image.
+
+    slope_t = grad_x J(T(x_t)),   T: with some probability, shrink to a random size and pad with zeros at random
+
+Good for transfer. White-box it climbs the loss of copies, not of the image itself: use ``pgd``.
+
+Source: Xie et al.: Improving transferability of adversarial examples with input diversity (CVPR 2019), section 3.3. The
+paper enlarges the canvas (299 to 330 pixels); here, as in torchattacks, the image is shrunk inside a canvas of its own
+size, so that every network can take it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Climbers, Slope
+from robustkd.attacks.image.engine.oracle import Objective, Oracle, gradient_of
+from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
+from robustkd.contracts import ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import per_sample
+from robustkd.transforms.resize_pad import shrunk
+
+
+@dataclass(frozen=True)
+class Diverse:
+    """The gradient at a random copy, one of its own for each sample.
+
+    Attributes:
+        probability: of a sample being transformed at a step.
+        smallest: of the sizes to shrink to.
+    """
+
+    rng: SampleRng
+    probability: float
+    smallest: float
+
+    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
+        """(A, *shape): one forward and one backward pass."""
+        draws = self.rng.fork(t).select(climbers.rows).uniform((4,), dtype=climbers.x.dtype)
+        chosen = per_sample(draws[:, 0] < self.probability, climbers.x)
+        with torch.enable_grad():
+            x = climbers.x.detach().requires_grad_()
+            copy = shrunk(x, self.smallest + (1 - self.smallest) * draws[:, 1], 2 * draws[:, 2:] - 1)
+            copy = torch.where(chosen, copy, x)
+        _, _, slope = oracle.climb(copy, climbers.rows, objective)
+        return gradient_of(copy, x, slope)
+
+
+class DI2FGSMParams(MomentumParams):
+    """Parameters of ``di2-fgsm``."""
+
+    decay: float = Field(0.0, ge=0, description="how much of the accumulated gradient stays; 1 makes it M-DI2-FGSM")
+    probability: float = Field(0.5, ge=0, le=1, description="of a sample being transformed at a step")
+    smallest: float = Field(0.9, gt=0, le=1, description="smallest size to shrink to, as a share of the image's")
+
+
+class DI2FGSM(MIFGSM):
+    """Diverse inputs iterative FGSM, on (C, H, W) images: two forward passes and one backward pass a step."""
+
+    Params = DI2FGSMParams
+    source = "Xie et al. 2019, arXiv:1803.06978"
+
+    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope | None:
+        """The gradient at a random copy."""
+        return Diverse(rng, self.params.probability, self.params.smallest)

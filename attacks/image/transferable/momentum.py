@@ -1,0 +1,94 @@
+"""MI-FGSM: steps along an accumulated gradient; and the frame of the attacks that give it another gradient.
+
+    g_{t+1} = decay * g_t + slope_t / ||slope_t||_1
+    x_{t+1} = project(x_t + size * steepest(g_{t+1})),   x_0 = x,  g_0 = 0
+
+``slope_t`` is the gradient at x_t; in NI-, DI2-, SI- and VMI-FGSM it is one taken elsewhere, or several. They were made
+for transfer: crafted on one network, such inputs fool others more often than those of PGD do.
+
+Good for examples that are to fool another network than the one they are made on. White-box, ``pgd`` and APGD find more.
+
+Source: Dong et al.: Boosting adversarial attacks with momentum (CVPR 2018), algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, Slope, StepRule, ascend, fixed_budget
+from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.random import SampleRng
+from robustkd.scoring.distances import distance, per_sample
+
+
+@dataclass(frozen=True)
+class MomentumStep:
+    """One step along the accumulated slope (``memory["momentum"]``)."""
+
+    size: StepSize
+    decay: float
+
+    def step(self, climbers: Climbers, t: int) -> Tensor:
+        """x_{t+1} before its projection."""
+        slope = climbers.gradient
+        unit = slope / per_sample(distance(slope, "l1"), slope).clamp_min(torch.finfo(slope.dtype).tiny)
+        momentum = unit if t == 0 else self.decay * climbers.memory["momentum"] + unit
+        climbers.memory["momentum"] = momentum
+        return climbers.x + self.size.within(climbers.ball) * climbers.ball.steepest(momentum)
+
+
+class MomentumParams(Params):
+    """Parameters of ``mi-fgsm``, which the attacks of its family share."""
+
+    steps: int = Field(10, ge=1, description="steps")
+    step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / steps, as in the papers")
+    decay: float = Field(1.0, ge=0, description="how much of the accumulated gradient stays in each step")
+    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    random_start: bool = Field(False, description="start at a random point of the ball, else at the clean image")
+
+
+class MIFGSM(Attack):
+    """Momentum iterative FGSM; a subclass gives it another slope or rule."""
+
+    Params = MomentumParams
+    norms = ("linf", "l2", "l1")
+    goals = ("untargeted", "targeted")
+    version = "2"
+    source = "Dong et al. 2018, arXiv:1710.06081"
+
+    @property
+    def loss_family(self) -> LossFamily:
+        """By its loss."""
+        return FAMILY_OF[self.params.loss]
+
+    @property
+    def size(self) -> StepSize:
+        """Of a step."""
+        return StepSize(self.params.step_size, share=1 / self.params.steps)
+
+    def rule(self, threat: ThreatModel) -> StepRule:
+        """How to move."""
+        return MomentumStep(self.size, self.params.decay)
+
+    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope | None:
+        """Which way is up; None for the gradient at the point."""
+        return None
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """At most ``steps + 1`` forward and ``steps`` backward passes a sample, or those that the slope needs."""
+        objective, rule, slope = for_batch(self.params.loss, batch), self.rule(threat), self.slope(threat, rng)
+
+        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+            steps = self.params.steps
+            start = ball.random_point(rng.fork("start").select(rows)) if self.params.random_start else ball.centre
+            return ascend(search.oracle, rows, ball, start, objective=objective, rule=rule, steps=steps, slope=slope)
+
+        return fixed_budget(target, batch, threat, run)

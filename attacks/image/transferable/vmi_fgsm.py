@@ -1,0 +1,67 @@
+"""VMI-FGSM: momentum with the gradient tuned by how it varied around the point before.
+
+    slope_t = grad J(x_t) + v_t
+    v_{t+1} = 1/N * sum_i grad J(x_t + r_i) - grad J(x_t),   r_i uniform in the ball of radius reach * eps
+
+Good for transfer; a step costs N + 1 gradients.
+
+Source: Wang & He: Enhancing the transferability of adversarial attacks through variance tuning (CVPR 2021), algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Climbers, Slope, gradient_at_point
+from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.oracle import Objective, Oracle
+from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
+from robustkd.contracts import ThreatModel
+from robustkd.contracts.random import SampleRng
+
+
+@dataclass(frozen=True)
+class VarianceTuned:
+    """The gradient plus the variance found at the step before (``memory["variance"]``)."""
+
+    rng: SampleRng
+    neighbours: int
+    reach: float
+    steps: int
+
+    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
+        """(A, *shape): ``neighbours + 1`` forward and backward passes, one at the last step."""
+        c = climbers
+        gradient = gradient_at_point(oracle, c, objective, t)
+        slope = gradient + c.memory["variance"] if t else gradient
+        if t < self.steps - 1:
+            around = Ball(c.x, self.reach * c.ball.eps, c.ball.norm, c.ball.bounds)
+            draws = self.rng.fork(t).select(c.rows)
+            total = torch.zeros_like(c.x)
+            for _ in range(self.neighbours):
+                total += oracle.climb(around.random_point(draws), c.rows, objective)[2]
+            c.memory["variance"] = total / self.neighbours - gradient
+        return slope
+
+
+class VMIFGSMParams(MomentumParams):
+    """Parameters of ``vmi-fgsm``."""
+
+    neighbours: int = Field(20, ge=1, description="points around each iterate (N of the paper)")
+    reach: float = Field(1.5, gt=0, description="radius of these points, in multiples of eps (beta of the paper)")
+
+
+class VMIFGSM(MIFGSM):
+    """Variance-tuned momentum iterative FGSM."""
+
+    Params = VMIFGSMParams
+    source = "Wang & He 2021, arXiv:2103.15571"
+
+    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope:
+        """The tuned gradient."""
+        p = self.params
+        return VarianceTuned(rng, p.neighbours, p.reach, p.steps)

@@ -1,0 +1,106 @@
+"""BPDA around any attack: stages that cannot be differentiated lend another function's gradient.
+
+    forward:   f = f_k . .. f_i .. . f_1                 backward:   f_i  replaced by  g_i ~ f_i
+
+Without it an attack on a network that quantises, compresses or thresholds its input has no gradient to follow, and the network
+looks robust. With g_i the identity this is the straight-through estimator.
+
+Good where the stage resembles its stand-in. Where it does not, the gradient points elsewhere and the number is too high;
+where the stage rounds, steps that are too small are rounded away.
+
+Source: Athalye, Carlini, Wagner: Obfuscated gradients give a false sense of security (ICML 2018), section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, PrivateAttr, TypeAdapter, ValidationInfo, model_validator
+from torch import Tensor
+
+from robustkd import plugins
+from robustkd.attacks.image.wrappers.wrapper import AttackSpec, Wrapper
+from robustkd.contracts import CampaignPath, Params, Target, TargetError
+from robustkd.plugins.sources import source_files
+from robustkd.targets.code import function_by_reference, source_file
+from robustkd.targets.surrogate import Surrogate, backward_surrogates, declared_surrogates
+
+
+def identity(inputs: Tensor) -> Tensor:
+    """The surrogate of a stage that returns nearly what it was given."""
+    return inputs
+
+
+class BPDAParams(Params):
+    """Parameters of ``bpda``."""
+
+    attack: AttackSpec = Field(
+        {"kind": "pgd"}, validate_default=True, description="the attack to wrap: its kind and parameters"
+    )
+    surrogates: dict[str, str] = Field(
+        default_factory=dict,
+        description="submodule -> its surrogate: 'identity', or a function as package.module:function or path/to/file.py:function "
+        "beside the campaign. Beside these, every stage of the target that declares a surrogate is given its own",
+    )
+
+    # Apart from the text, so that moving the campaign's folder makes no other attack of it.
+    _files: dict[str, Path] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _use(self, info: ValidationInfo) -> BPDAParams:
+        if not self.attack.make().gradients:
+            raise ValueError(f"attack '{self.attack.kind}' uses no gradient, so a surrogate changes nothing")
+        for reference in self.surrogates.values():
+            if reference != "identity" and (file := source_file(reference)):
+                self._files[reference] = TypeAdapter(CampaignPath).validate_python(file, context=info.context)
+        return self
+
+    @property
+    def code_files(self) -> list[Path]:
+        """The files that hold the functions, as far as they can be told without running any of them."""
+        modules = [reference.rpartition(":")[0] for reference in self.surrogates.values() if reference not in self._files]
+        found = [plugins.module_file(module) for module in modules if module]
+        return [*self._files.values(), *(file for file in found if file)]
+
+    def function(self, reference: str) -> Surrogate:
+        """The function that a value of ``surrogates`` names."""
+        if reference == "identity":
+            return identity
+        if file := self._files.get(reference):
+            reference = f"{file}:{reference.rpartition(':')[2]}"
+        return function_by_reference(reference)
+
+
+class BPDA(Wrapper):
+    """Backward pass differentiable approximation, around another attack."""
+
+    Params = BPDAParams
+    source = "Athalye, Carlini & Wagner 2018, arXiv:1802.00420"
+
+    @cached_property
+    def named(self) -> dict[str, Surrogate]:
+        """The functions that the parameter ``surrogates`` names, by stage."""
+        return {stage: self.params.function(reference) for stage, reference in self.params.surrogates.items()}
+
+    def files(self) -> list[Path]:
+        """The code of surrogates of one's own with the modules that it imports, and what the wrapped attack reads."""
+        return [*(source for file in self.params.code_files for source in source_files(file)), *super().files()]
+
+    @contextmanager
+    def seen(self, target: Target) -> Iterator[Target]:
+        """The target itself, its stages with the surrogates' gradients. A surrogate's own computation is part of the backward pass.
+
+        Raises:
+            TargetError: no stage of the target declares a surrogate and none is named, or a named stage does not exist.
+        """
+        surrogates = declared_surrogates(target) | self.named
+        if not surrogates:
+            raise TargetError(
+                "no stage of the target declares a backward surrogate",
+                fix="give the stage a method surrogate(inputs), or name it: surrogates: {stage: identity}",
+            )
+        with backward_surrogates(target.module, surrogates):
+            yield target

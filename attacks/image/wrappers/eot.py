@@ -1,0 +1,69 @@
+"""EOT around any attack: a randomised defense is attacked through its mean output.
+
+    f(x) = E_t[ logits_t(x) ],  estimated with n passes, so that  grad f(x) = 1/n * sum_i grad logits_{t_i}(x)
+
+Without it an attack on a network that draws random numbers climbs the noise of a single draw.
+
+Good for anything that draws random numbers. It costs n times the passes; too small an n leaves the noise in the gradient.
+
+Source: Athalye, Engstrom, Ilyas, Kwok: Synthesizing robust adversarial examples (ICML 2018), section 2; as a way around
+randomised defenses, Athalye, Carlini, Wagner: Obfuscated gradients give a false sense of security (ICML 2018), section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.wrappers.wrapper import AttackSpec, Wrapper
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import WrappedTarget
+
+
+class MeanTarget(WrappedTarget):
+    """A target whose output is the mean over ``samples`` passes. All of them are in one graph: memory grows with them."""
+
+    def __init__(self, target: Target, samples: int) -> None:
+        super().__init__(target)
+        self.samples = samples
+
+    @property
+    def members(self) -> list[MeanTarget]:
+        """Those of an ensemble, each its own mean."""
+        return [MeanTarget(member, self.samples) for member in self.target.members]  # type: ignore[attr-defined]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, *shape) -> (B, K)."""
+        return torch.stack([self.target(inputs) for _ in range(self.samples)]).mean(0)
+
+
+class EOTParams(Params):
+    """Parameters of ``eot``."""
+
+    attack: AttackSpec = Field(
+        {"kind": "pgd"}, validate_default=True, description="the attack to wrap: its kind and parameters"
+    )
+    samples: int = Field(10, ge=1, description="passes that make up one query")
+
+
+class EOT(Wrapper):
+    """Expectation over transformation, around another attack."""
+
+    Params = EOTParams
+    source = "Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420"
+
+    @contextmanager
+    def seen(self, target: Target) -> Iterator[Target]:
+        """Its mean over ``samples`` passes."""
+        yield MeanTarget(target, self.params.samples)
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """``samples`` times the passes of the wrapped attack."""
+        samples, found = self.params.samples, super().run(target, batch, threat, rng)
+        return replace(found, forwards=samples * found.forwards, backwards=samples * found.backwards)

@@ -1,0 +1,136 @@
+"""Transfer: adversarial examples are made on other models, and tried on the target.
+
+    for each surrogate f_s and each attack A:   x' = A(f_s, x),   broken if the target is wrong at x'
+
+A sample survives only if all of them fail. On a surrogate nothing counts as adversarial: an attack that stopped at the first
+point that fools the surrogate would leave most of its budget, and most of what transfers, unused. So it goes on to its last step
+and hands over the point with the highest loss. (A minimum-norm attack hands over the closest adversarial point, as it always
+does, and that transfers badly.)
+
+Good as the attacker without access, and to expose masked gradients: examples made on the surrogate need no gradient of the
+target. Alone it says little, since most examples do not transfer: its number is usually far above the white-box one.
+
+Source: Papernot, McDaniel, Goodfellow: Transferability in machine learning (2016), arXiv:1605.07277; the rule that all must fail,
+and several surrogates and losses: Yang et al.: DVERGE (NeurIPS 2020), arXiv:2009.14720, section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import BeforeValidator, Field, field_validator
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ascent import Found, Search
+from robustkd.attacks.image.engine.cascade import usable
+from robustkd.attacks.image.engine.objective import for_batch
+from robustkd.attacks.image.engine.oracle import frozen
+from robustkd.attacks.image.wrappers.wrapper import AttackSpec
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, TargetError, TargetRef, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import WrappedTarget
+from robustkd.scoring.distances import per_sample
+
+
+class Surrogate(WrappedTarget):
+    """A model to make adversarial examples on: no point is adversarial yet, however it answers."""
+
+    endless = True
+
+
+def _several(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+class TransferParams(Params):
+    """Parameters of ``transfer``."""
+
+    surrogates: Annotated[tuple[TargetRef, ...], BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...])] = (
+        Field(min_length=1, description="the defenses whose models the examples are made on, one or several")
+    )
+    attacks: Annotated[
+        tuple[AttackSpec, ...], BeforeValidator(_several, json_schema_input_type=AttackSpec | tuple[AttackSpec, ...])
+    ] = Field(
+        ({"kind": "pgd", "steps": 40},),
+        validate_default=True,
+        min_length=1,
+        description="the attacks that make them: each a kind and its parameters, one or several",
+    )
+
+    @field_validator("attacks")
+    @classmethod
+    def _nothing_learnt(cls, attacks: tuple[AttackSpec, ...]) -> tuple[AttackSpec, ...]:
+        for spec in attacks:
+            if spec.make().learns:
+                raise ValueError(f"attack '{spec.kind}' learns, which it cannot do on a surrogate")
+        return attacks
+
+
+class Transfer(Attack):
+    """Attacks on surrogates, judged on the target, whose gradient is not used: what a black-box attacker with models of his own does.
+
+    The passes are those on the surrogates and one forward pass on the target for each try (and one for the clean image).
+    """
+
+    Params = TransferParams
+    version = "2"  # 1 refused what rounding carried over a small eps
+    norms = ("linf", "l2", "l1", "l0")
+    goals = ("untargeted", "targeted")
+    gradients = False
+    source = "Papernot et al. 2016, arXiv:1605.07277; Yang et al. 2020, arXiv:2009.14720"
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self.inner: list[Attack] = [spec.make() for spec in self.params.attacks]
+        vars(self)["version"] = "/".join([type(self).version, *(attack.version for attack in self.inner)])
+
+    def with_targets(self, targets: Mapping[str, Target]) -> Self:
+        """The attacks inside may refer to targets too."""
+        holding = copy(super().with_targets(targets))
+        holding.inner = [attack.with_targets(targets) for attack in self.inner]
+        return holding
+
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """The first of the attacks'."""
+        return next((reason for attack in self.inner if (reason := attack.refusal(threat))), None)
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """Each try sees only the samples that every earlier one left standing.
+
+        Raises:
+            UsageError: a surrogate was not handed over.
+            TargetError: a surrogate has other classes than the target.
+        """
+        surrogates = {name: Surrogate(self.target(name)) for name in self.params.surrogates}
+        objective = for_batch("margin", batch)
+        with frozen(target.module):
+            search = Search.begin(target, batch, threat)
+            for name, surrogate in surrogates.items():
+                for number, attack in enumerate(self.inner):
+                    rows = search.standing
+                    if not len(rows):
+                        break
+                    # The logits in the batch are the target's, not the surrogate's.
+                    part = replace(batch.select(rows), logits=None)
+                    found = attack.run(surrogate, part, threat, rng.select(rows).fork(f"{name}/{number}"))
+                    search.oracle.forwards[rows] += found.forwards
+                    search.oracle.backwards[rows] += found.backwards
+                    inside = per_sample(usable(attack, found, part, threat), part.inputs)
+                    x = torch.where(inside, found.adversarial, part.inputs)
+                    logits = search.oracle.logits(x, rows)
+                    _same_classes(name, surrogate, logits)
+                    broken = search.oracle.is_adversarial(logits, rows)
+                    search.record(rows, Found(x, objective(logits, rows).to(x.dtype), broken))
+            return search.result()
+
+
+def _same_classes(name: str, surrogate: Target, logits: Tensor) -> None:
+    classes = getattr(surrogate, "num_classes", logits.shape[1])
+    if classes != logits.shape[1]:
+        raise TargetError(
+            f"surrogate '{name}' has {classes} classes, the target {logits.shape[1]}", fix="name another surrogate"
+        )

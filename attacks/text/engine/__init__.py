@@ -1,0 +1,1 @@
+"""What attacks on language models share: suffixes and their losses, token search, templates, the models that help."""

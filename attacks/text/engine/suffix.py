@@ -1,0 +1,144 @@
+"""What suffixes cost the answers that are aimed at, and which way is down.
+
+    loss(s) = -1/|y| * sum_i log p(y_i | before, s, behind, y_<i)
+
+``before`` is the chat up to the end of the request, ``behind`` what the template puts between the request and the answer. What is
+before is the same for all suffixes of a request: its keys and values are computed once. Requests whose ``before`` is equally long
+share a pass, so that nothing is padded in front of a suffix and a request's losses do not depend on who else is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robustkd.attacks.text.engine.aim import rows_at_once
+from robustkd.attacks.text.engine.slots import Slots
+from robustkd.targets.causal_lm import Prefix
+from robustkd.targets.chat import TokenBatch, Tokens
+
+
+@dataclass(frozen=True)
+class _Group:
+    """G requests whose ``before`` is equally long: (G, P) ids, and the prefix of all but the last of them."""
+
+    before: Tensor
+    prefix: Prefix
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some of the rows that were asked about, in one pass: (N,) which, their conversations, and where the suffixes begin."""
+
+    rows: Tensor
+    batch: TokenBatch
+    prefix: Prefix
+    start: int
+
+
+class Purse(Protocol):
+    """Who is told what a search costs: the attempts of an attack."""
+
+    def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
+        """Passes for each of ``rows``."""
+
+
+class Suffixes:
+    """The suffixes of A requests.
+
+    Args:
+        slots: where they stand; the model is to be used inside ``frozen(target.module)``.
+        answers: (A,) the beginnings of the answers that are aimed at.
+        rows: (A,) int64, the requests' positions in the batch, for ``attempts``.
+        attempts: is told the passes.
+    """
+
+    def __init__(self, slots: Slots, answers: Sequence[str], rows: Tensor, attempts: Purse) -> None:
+        self.slots, self.answers, self.rows, self._attempts = slots, answers, rows, attempts
+        self.target = target = slots.target
+        laid = [target.encode(prompt, answer, ends=False) for prompt, answer in zip(slots.prompts, answers, strict=True)]
+        self._behind = target.batch([_from(len(before), tokens) for before, tokens in zip(slots.before, laid, strict=True)])
+        self._groups: list[_Group] = []
+        self._seat = torch.zeros(len(answers), 2, dtype=torch.int64)  # of each request, its group and its row there
+        lengths = torch.tensor([len(ids) for ids in slots.before])
+        for length in lengths.unique():
+            places = (lengths == length).nonzero().squeeze(1)
+            before = torch.tensor([slots.before[place] for place in places.tolist()], device=target.device)
+            self._seat[places, 0], self._seat[places, 1] = len(self._groups), torch.arange(len(places))
+            self._groups.append(_Group(before, target.prefix(before[:, :-1])))
+
+    def losses(self, places: Tensor, suffixes: Tensor, among: Tensor) -> Tensor:
+        """(B, C) losses of (B, C, S) suffixes where the mask ``among`` says so, infinity elsewhere; one forward pass each."""
+        found = torch.full(among.shape, torch.inf)
+        owners, columns = among.nonzero().unbind(1)
+        for chunk in self._chunks(places[owners], suffixes[owners, columns]):
+            with torch.no_grad():
+                values = self.target.completion_logprob(chunk.batch, prefix=chunk.prefix)
+            found[owners[chunk.rows], columns[chunk.rows]] = -values.float().cpu()
+        for row, count in zip(self.rows[places], among.sum(1).tolist(), strict=True):
+            self._attempts.spend(row[None], forwards=count)
+        return found
+
+    def gradient(self, places: Tensor, suffixes: Tensor) -> Tensor:
+        """(B, S, D) the loss's gradient in the embeddings of (B, S) suffixes; one forward and one backward pass each."""
+        width = suffixes.shape[1]
+        found = torch.zeros(*suffixes.shape, self.target.embedding.weight.shape[1], device=self.target.device)
+        for chunk in self._chunks(places, suffixes, share=3):  # what is kept for the backward pass
+            embedded = self.target.embed(chunk.batch.ids).detach()
+            start, stop = chunk.start, chunk.start + width
+            slot = embedded[:, start:stop].clone().requires_grad_()
+            with torch.enable_grad():
+                whole = torch.cat([embedded[:, :start], slot, embedded[:, stop:]], 1)
+                value = self.target.completion_logprob(chunk.batch, whole, chunk.prefix)
+                (slope,) = torch.autograd.grad(-value.sum(), slot)
+            found[chunk.rows] = slope.float()
+        self._attempts.spend(self.rows[places], forwards=1, backwards=1)
+        return found
+
+    def next_logprobs(self, places: Tensor, suffixes: Tensor) -> Tensor:
+        """(B, C, V) the model's own log-probabilities of what follows (B, C, S) suffixes; one forward pass each."""
+        count, width = suffixes.shape[1:]
+        found = torch.zeros(len(places) * count, len(self.target.embedding.weight), device=self.target.device)
+        for chunk in self._chunks(places.repeat_interleave(count), suffixes.flatten(0, 1)):
+            seen = slice(chunk.start + width)
+            with torch.no_grad():
+                logits = self.target.module(
+                    input_ids=chunk.batch.ids[:, chunk.start - 1 : seen.stop],
+                    attention_mask=chunk.batch.mask[:, seen].long(),
+                    past_key_values=chunk.prefix.cache(len(chunk.rows)),
+                    logits_to_keep=1,
+                ).logits
+            found[chunk.rows] = logits[:, -1].float().log_softmax(-1)
+        self._attempts.spend(self.rows[places], forwards=count)
+        return found.unflatten(0, (len(places), count))
+
+    def _chunks(self, places: Tensor, ids: Tensor, share: int = 1) -> Iterator[_Chunk]:
+        """The conversations with (N, S) suffixes behind the requests at (N,) ``places``, as many in a chunk as fit into a pass."""
+        for number, group in enumerate(self._groups):
+            start = group.before.shape[1]
+            length, answer = start + ids.shape[1] + self._behind.ids.shape[1], int(self._behind.completion.sum(1).max())
+            rows = (self._seat[places, 0] == number).nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            for part in rows.split(max(1, rows_at_once(self.target, length, answer) // share)):
+                seats = self._seat[places[part], 1]
+                behind = self._behind.select(places[part])
+                width = int(behind.mask.sum(1).max())
+                front = torch.cat([group.before[seats], ids[part]], 1)
+                none = torch.zeros_like(front, dtype=torch.bool)
+                batch = TokenBatch(
+                    torch.cat([front, behind.ids[:, :width]], 1),
+                    torch.cat([~none, behind.mask[:, :width]], 1),
+                    torch.cat([none, behind.prompt[:, :width]], 1),
+                    torch.cat([none, behind.completion[:, :width]], 1),
+                )
+                yield _Chunk(part, batch, group.prefix.select(seats), start)
+
+
+def _from(cut: int, tokens: Tokens) -> Tokens:
+    """What comes behind the request: the template, and the answer."""
+    return Tokens(tokens.ids[cut:], slice(0, 0), slice(tokens.completion.start - cut, tokens.completion.stop - cut))

@@ -1,0 +1,1 @@
+"""Comparison: campaigns beside each other, gates and baselines."""

@@ -1,0 +1,225 @@
+"""Two campaigns on the same samples: what changed from A to B, per defense, attack and seed, and how surely.
+
+Seeds share their test samples, so they are never pooled: each has its own paired test, and what is said of a defense is what
+all of its seeds say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Row, Snapshot
+from robustkd.campaigns.plan.changes import set_otherwise
+from robustkd.contracts import UsageError, suggestion
+from robustkd.contracts.threat import budget
+from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
+
+Direction = Literal["better", "worse", "not told apart"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One share of B minus that of A, with one seed.
+
+    Attributes:
+        a, b: the shares, in [0, 1].
+        ci_low, ci_high: 95 % interval of ``difference``; Tango's when paired, else Newcombe's.
+        paired: whether the samples are the same. If not, ``only_a``, ``only_b`` and ``p`` (exact McNemar) are None.
+        only_a, only_b: samples that hold on that side alone.
+    """
+
+    seed: int
+    a: float
+    b: float
+    n_a: int
+    n_b: int
+    difference: float
+    ci_low: float
+    ci_high: float
+    paired: bool
+    only_a: int | None = None
+    only_b: int | None = None
+    p: float | None = None
+
+    @property
+    def direction(self) -> Direction:
+        """At the 5 % level."""
+        apart = self.p < 0.05 if self.p is not None else not self.ci_low <= 0 <= self.ci_high
+        return "not told apart" if not apart else "better" if self.difference > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What changed for one defense and attack, over its seeds.
+
+    Attributes:
+        defense_b: its name in B.
+        attack: an attack's name, ``clean accuracy`` or ``worst case``.
+        over: of a worst case, the attacks that it is taken over: those that both sides have.
+    """
+
+    defense: str
+    defense_b: str
+    attack: str
+    changes: tuple[Change, ...]
+    over: tuple[str, ...] = ()
+
+    @property
+    def difference(self) -> float:
+        """Mean over the seeds."""
+        return sum(change.difference for change in self.changes) / len(self.changes)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The envelope of the seeds' own intervals."""
+        return min(change.ci_low for change in self.changes), max(change.ci_high for change in self.changes)
+
+    @property
+    def direction(self) -> Direction:
+        """What every seed says alike."""
+        told = {change.direction for change in self.changes}
+        return told.pop() if len(told) == 1 else "not told apart"
+
+
+@dataclass(frozen=True)
+class ComparedCampaigns:
+    """A and B, side by side. ``notes`` say what could not be compared, or not on the same samples, and why."""
+
+    a: str
+    b: str
+    movements: tuple[Movement, ...]
+    notes: tuple[str, ...]
+
+
+def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) -> ComparedCampaigns:
+    """Compare two campaigns.
+
+    Args:
+        matched: from a defense's name in A to its name in B; by default those that are called the same.
+
+    Raises:
+        UsageError: they have no defense in common.
+    """
+    matched = _matched(a, b, matched)
+    movements: list[Movement] = []
+    reason = unpaired_because(a, b)
+    notes = [note for note in (reason, a.outdated, b.outdated) if note]
+    for name in dict.fromkeys(attack for _, attack, _ in a.rows):
+        if told := other_attack(a, b, name):
+            notes.append(f"{name}: not the same attack in A and B ({told})")
+    for defense, other in matched.items():
+        title = defense if defense == other else f"{defense} = {other}"
+        seeds = [seed for seed in a.seeds(defense) if seed in b.seeds(other)]
+        if not seeds:
+            told = f"A has {_listed(a.seeds(defense))}, B has {_listed(b.seeds(other))}"
+            notes.append(f"{title}: no seed in common ({told})")
+            continue
+        attacks = [name for name in a.attacks(defense, seeds[0]) if name in b.attacks(other, seeds[0])]
+        for attack in (CLEAN, *attacks, WORST):
+            over = shared_headline(a, b, defense, other, seeds[0]) if attack == WORST else ()
+            changes = []
+            for seed in seeds:
+                before, after = row_of(a, defense, attack, seed, over), row_of(b, other, attack, seed, over)
+                if before is None or after is None:
+                    notes.append(f"{title}: {attack}, seed {seed}: no number in {'A' if before is None else 'B'}")
+                elif not before.under(after):
+                    told = f"{budget(before.norm, before.eps)} in A, {budget(after.norm, after.eps)} in B"
+                    notes.append(f"{title}: {attack}: other threat models, not compared ({told})")
+                    break
+                else:
+                    changes.append(change(before, after, paired=not reason))
+            if changes:
+                movements.append(Movement(defense, other, attack, tuple(changes), over))
+        for side, snapshot, name in (("A", a, defense), ("B", b, other)):
+            alone = [attack for attack in snapshot.attacks(name, seeds[0]) if attack not in attacks]
+            if alone:
+                notes.append(f"{title}: {_listed(alone)} only in {side}; the worst case is over the attacks that both have")
+    return ComparedCampaigns(a.origin, b.origin, tuple(movements), tuple(dict.fromkeys(notes)))
+
+
+def change(before: Row, after: Row, *, paired: bool) -> Change:
+    """From one share to the other; paired when the samples are the same and known."""
+    only_a = only_b = p = None
+    if paired and before.samples is not None and after.samples is not None:
+        only_a = int((before.samples & ~after.samples).sum())
+        only_b = int((after.samples & ~before.samples).sum())
+        (low, high), p = paired_interval(only_b, only_a, after.n), mcnemar(only_a, only_b)
+    else:
+        low, high = unpaired_interval(after.held, after.n, before.held, before.n)
+    return Change(
+        seed=after.seed,
+        a=before.share,
+        b=after.share,
+        n_a=before.n,
+        n_b=after.n,
+        difference=after.share - before.share,
+        ci_low=low,
+        ci_high=high,
+        paired=p is not None,
+        only_a=only_a,
+        only_b=only_b,
+        p=p,
+    )
+
+
+def unpaired_because(a: Snapshot, b: Snapshot) -> str | None:
+    """Why the samples of A and B cannot be paired; None when they can."""
+    if a.data.get("test") != b.data.get("test"):
+        told = f"{_data(a)} in A, {_data(b)} in B"
+        return f"other test samples ({told}): not paired, so the intervals are wide and also hold what the samples differ by"
+    for side, snapshot in (("A", a), ("B", b)):
+        if snapshot.index is None:
+            return f"{side} ({snapshot.origin}) has numbers only, not its samples: not paired, so the intervals are wide"
+    assert a.index is not None
+    assert b.index is not None
+    return None if np.array_equal(a.index, b.index) else "the test samples are in another order: not paired"
+
+
+def other_attack(a: Snapshot, b: Snapshot, name: str) -> str:
+    """How the attacks of one name differ from A to B; empty where they do not, or where that was not noted.
+
+    A parameter that one side alone knows came with a release in between: whether that made it another attack, its version says.
+    """
+    was, now = a.settings.get(name), b.settings.get(name)
+    if was is None or now is None:
+        return ""
+    params = [one.get("params", {}) for one in (was, now)]
+    known = [{key: value for key, value in own.items() if all(key in other for other in params)} for own in params]
+    return set_otherwise({**was, "params": known[0]}, {**now, "params": known[1]})
+
+
+def shared_headline(a: Snapshot, b: Snapshot, defense: str, other: str, seed: int) -> tuple[str, ...]:
+    """The attacks under the campaign's threat model that have a number on both sides."""
+    return tuple(name for name in a.headline.get((defense, seed), ()) if name in b.headline.get((other, seed), ()))
+
+
+def row_of(snapshot: Snapshot, defense: str, attack: str, seed: int, over: tuple[str, ...]) -> Row | None:
+    """One number of it; a worst case over the attacks ``over``."""
+    return snapshot.worst(defense, seed, over) if attack == WORST else snapshot.rows.get((defense, attack, seed))
+
+
+def _matched(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None) -> dict[str, str]:
+    for side, snapshot, names in (("A", a, list(matched or {})), ("B", b, list((matched or {}).values()))):
+        for name in names:
+            if name not in snapshot.defenses:
+                hint = suggestion(name, snapshot.defenses) or f"known there: {_listed(snapshot.defenses)}"
+                raise UsageError(f"{side} ({snapshot.origin}) has no defense '{name}'", fix=hint)
+    found = dict(matched or {name: name for name in a.defenses if name in b.defenses})
+    if not found:
+        raise UsageError(
+            f"{a.origin} and {b.origin} have no defense of the same name (A: {_listed(a.defenses)}; B: {_listed(b.defenses)})",
+            fix="say which to compare: --match NAME_IN_A=NAME_IN_B",
+        )
+    return found
+
+
+def _data(snapshot: Snapshot) -> str:
+    return f"{snapshot.data.get('name')}, n = {snapshot.data.get('n')}, {str(snapshot.data.get('test'))[:8]}"
+
+
+def _listed(items: object) -> str:
+    return ", ".join(str(item) for item in items) or "none"  # type: ignore[attr-defined]

@@ -1,0 +1,141 @@
+"""A process for cells: it works on one at a time and keeps its data and models between them.
+
+It is a fresh Python that is told what to do through a pipe, and nothing of the process that starts it: neither the main
+module (which multiprocessing would run again) nor a daemon's ban on children (Dask's workers are daemons). It ends when the
+process that started it does (see ``lifeline``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from robustkd.campaigns.execution.errors import CellLost, error_of
+from robustkd.campaigns.execution.job import Job
+from robustkd.campaigns.execution.lifeline import die_with_parent, environment
+from robustkd.campaigns.execution.worker import Worker
+from robustkd.campaigns.plan.cells import Cell
+
+TARGETS_KEPT = 2
+"""How many targets a worker keeps in memory; the engine prefers to give it their cells."""
+
+
+class Child:
+    """The driver's side of such a process.
+
+    Attributes:
+        cell: what it works on; None when it is idle.
+        loaded: the targets that it used last, the newest first.
+        peak: the most memory it has held, in bytes, as of the last cell that it ended.
+        pipe: readable when ``hear`` has something to return.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.cell: Cell | None = None
+        self.loaded: deque[str] = deque(maxlen=TARGETS_KEPT)
+        self.peak = 0
+        self._began: float | None = None
+        self.pipe, theirs = Pipe()
+        argv = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], env=environment())
+        theirs.close()
+        self.pipe.send(job)
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been at its cell; the time that it takes to start is not the cell's."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    def give(self, cell: Cell) -> None:
+        """Let it work on a cell. A child that is dead by now is heard of by ``hear``."""
+        self.cell, self._began = cell, None
+        if cell.target in self.loaded:
+            self.loaded.remove(cell.target)
+        self.loaded.appendleft(cell.target)
+        with contextlib.suppress(OSError):
+            self.pipe.send(cell)
+
+    def hear(self) -> tuple[str, Any]:
+        """What it says next; blocks. ``began``, ``progress`` (epoch, metrics), ``done``, or ``failed`` with the error.
+
+        After ``failed`` with ``CellLost`` the child is of no more use: it is dead, or has too little memory left.
+        """
+        try:
+            kind, content, self.peak = self.pipe.recv()
+        except (EOFError, OSError):
+            kind, content = "failed", self._obituary()
+        if kind == "began":
+            self._began = time.monotonic()
+        elif kind != "progress":
+            self.cell = None
+        return kind, content
+
+    def stop(self) -> None:
+        """End it at once, whatever it is doing: a cell is in the store whole or not at all."""
+        self._process.kill()
+        self._process.wait()
+        self.pipe.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def _obituary(self) -> CellLost:
+        code = self._process.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        fix = "it may have run out of memory: use fewer workers or smaller data" if code == -signal.SIGKILL else None
+        return CellLost(f"its process died ({how})", fix=fix)
+
+
+def main() -> None:
+    """What the child runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    os.dup2(2, 1)  # what a plug-in prints must not come between the lines of the driver's --json
+    pipe = Connection(int(sys.argv[1]))
+
+    def say(kind: str, content: Any = None) -> None:
+        pipe.send((kind, content, _peak()))
+
+    def report(cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
+        say("progress", (epoch, dict(metrics)))
+
+    job = pipe.recv()
+    worker: Worker | None = None
+    while True:
+        try:
+            cell = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            if worker is None:
+                worker = Worker(job, report)
+                _ = worker.data
+            say("began")
+            worker.run(cell)
+            say("done")
+        except Exception as error:
+            say("failed", error_of(error))
+
+
+def _peak() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What a Dask worker does with a cell: it runs it in a child, as the local engine does, and looks after that child.
+
+So memory returns to the system, a crash is one cell's failure and not the worker's, and the worker stays able to answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from robustkd.campaigns.execution.engines.child import Child
+from robustkd.campaigns.execution.errors import CellLost
+from robustkd.campaigns.execution.job import Job
+from robustkd.campaigns.plan.cells import Cell
+
+GLANCE = 0.5
+"""Seconds between two looks at the clock, and at whether anybody still wants the cell."""
+
+# Idle children of this process. They stay between cells, as Dask's own worker does, with what they have loaded.
+_idle: list[Child] = []
+_lock = threading.Lock()
+
+
+def run_cell(job: Job, cell: Cell, hours: float | None, topic: str) -> tuple[str, Any]:
+    """Run a cell in a child of this worker.
+
+    Args:
+        hours: it may take.
+        topic: where its progress is told, as (id, epoch, metrics).
+
+    Returns:
+        ``("done", None)``, ``("failed", error)`` or ``("late", None)``.
+    """
+    import distributed
+
+    worker = distributed.get_worker()
+    key = worker.get_current_task()
+    child = _take(job, cell)
+    reusable = False
+    try:
+        child.give(cell)
+        while True:
+            if child.pipe.poll(GLANCE):
+                kind, content = child.hear()
+                if not child.cell:
+                    reusable = not isinstance(content, CellLost)
+                    return kind, content
+                if kind == "progress":
+                    worker.log_event(topic, (cell.id, *content))
+            if hours is not None and child.seconds > 3600 * hours:
+                return "late", None
+            # The driver cancelled it, or is gone.
+            task = worker.state.tasks.get(key)
+            if task is None or task.state == "cancelled":
+                return "late", None
+    finally:
+        if reusable:
+            with _lock:
+                _idle.append(child)
+        else:
+            child.stop()
+
+
+def dismiss_children(job: Job) -> None:
+    """End the idle children of a campaign that is over."""
+    for child in _taken(lambda child: child.job == job):
+        child.stop()
+
+
+def _take(job: Job, cell: Cell) -> Child:
+    """A child for a cell: an idle one, at best one that has its target loaded. Those of other campaigns hold memory and are ended."""
+    for child in _taken(lambda child: child.job != job):
+        child.stop()
+    with _lock:
+        if not _idle:
+            return Child(job)
+        best = max(_idle, key=lambda child: cell.target in child.loaded)
+        _idle.remove(best)
+        return best
+
+
+def _taken(which: Any) -> list[Child]:
+    with _lock:
+        found = [child for child in _idle if which(child)]
+        for child in found:
+            _idle.remove(child)
+    return found

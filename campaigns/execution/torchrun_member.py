@@ -1,0 +1,67 @@
+"""One of the processes that train a network together: what ``torchrun`` starts.
+
+Each member is a worker of its own with its own device, holds the whole data and its needs, and does its share of every
+minibatch (``robustkd.defenses.training.data_parallel``). The first of them writes the cell to the store. A member ends with the
+process that the cell belongs to (see ``lifeline``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustkd.campaigns.execution.errors import error_of
+from robustkd.campaigns.execution.job import Job
+from robustkd.campaigns.execution.lifeline import die_with_parent
+from robustkd.campaigns.execution.worker import Worker, device_named
+from robustkd.campaigns.plan.cells import Cell
+
+
+def main() -> None:
+    """What a member runs."""
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    speech = os.dup(1)
+    os.dup2(2, 1)  # what a plug-in prints must not come between the lines
+
+    def say(**content: Any) -> None:
+        os.write(speech, (json.dumps(content) + "\n").encode())  # one write: the members share the pipe
+
+    rank = int(os.environ["LOCAL_RANK"])
+    order = json.loads(Path(sys.argv[1]).read_text())
+    job = Job(**order["job"])
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in order["cell"].items()}
+    cell = Cell(**fields)
+    try:
+        device = _own_device(job.device, rank)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        leads = rank == 0
+
+        def report(cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
+            if leads:
+                say(epoch=epoch, metrics=dict(metrics))
+
+        Worker(replace(job, training_processes=1, device=str(device)), report, writes=leads).run(cell)
+        torch.distributed.destroy_process_group()
+    except Exception as error:
+        told = error_of(error)
+        say(kind=type(told).__name__, error=told.message, fix=told.fix)
+        raise SystemExit(1) from None  # torchrun then ends the others
+
+
+def _own_device(name: str, rank: int) -> torch.device:
+    first = device_named(name)
+    return torch.device("cuda", (first.index or 0) + rank) if first.type == "cuda" else first
+
+
+if __name__ == "__main__":
+    main()

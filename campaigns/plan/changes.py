@@ -1,0 +1,188 @@
+"""Why cells are done again: what differs from the last plan that was run in the same folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.finished import rebuilt_cells
+from robustkd.campaigns.plan.plan import Plan
+from robustkd.campaigns.store.durable import write_text
+from robustkd.campaigns.store.identity import content_hash
+from robustkd.campaigns.store.store import Store
+
+PLAN = "plan.json"
+
+Place = tuple[str, str, str, int]
+"""What a cell is in the words of its campaign file: kind, defense, attack or analysis, seed."""
+Identity = Mapping[str, Any]
+
+
+def place(cell: Cell) -> Place:
+    """A cell's place."""
+    return cell.kind, cell.defense, cell.attack or cell.analysis or "", cell.seed
+
+
+def remember(plan: Plan, folder: Path) -> None:
+    """Note a plan that is being run, for the next one to be compared with.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    write_text(folder / PLAN, json.dumps({"plan": plan.id, "cells": [[*place(cell), cell.id] for cell in plan.cells]}))
+
+
+def remembered(folder: Path) -> dict[Place, str]:
+    """The ids of the plan that was run last, by place; empty when there is none, or its file is damaged."""
+    try:
+        rows = json.loads((folder / PLAN).read_bytes())["cells"]
+        return {(str(kind), str(defense), str(what), int(seed)): str(id_) for kind, defense, what, seed, id_ in rows}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def reasons(plan: Plan, store: Store, finished: Collection[str]) -> list[str]:
+    """A sentence for each reason why finished cells are done again, with how many; damaged ones are named.
+
+    Call it after the store was asked for the cells of ``plan``, of which ``finished`` need not be done.
+    """
+    todo = {cell.id: cell for cell in plan.cells if cell.id not in finished}
+    found = [f"{todo[id_].title}: {why}" for id_, why in store.damaged.items() if id_ in todo]
+    there = [cell for cell in todo.values() if cell.id not in store.damaged and store.get(cell.id)]
+    rebuilt = [cell for cell in there if cell.id in rebuilt_cells(plan)]
+    found += [f"{cell.defense}: {_rebuilt(store, plan.campaign.folder, cell)}" for cell in rebuilt]
+    if stale := [cell for cell in there if cell.kind != "checks" and cell not in rebuilt]:
+        whose = ", ".join(dict.fromkeys(cell.defense for cell in stale))
+        found.append(
+            _counted(f"{whose}: made with a target that was trained or built again, and came out different", len(stale))
+        )
+    entries = [entry for cell in there if cell.kind == "checks" and (entry := store.get(cell.id))]
+    if unrun := [entry for entry in entries if entry.meta.get("not run")]:
+        found.append(_counted("checks that could not all be run", len(unrun)))
+    if len(entries) > len(unrun):
+        found.append(_counted("checks of attacks that were not finished, or that are done again", len(entries) - len(unrun)))
+    last = remembered(store.folder)
+    before: dict[Place, tuple[str, Identity]] = {}
+    for where in map(place, todo.values()):
+        if (id_ := last.get(where)) and id_ not in todo and (entry := store.get(id_)) and "identity" in entry.meta:
+            before[where] = id_, entry.meta["identity"]
+    names = {id_: defense for (kind, defense, _, _), id_ in last.items() if kind == "train"}
+    names |= {cell.id: cell.defense for cell in plan.of("train")}
+    return found + explain(before, todo.values(), names)
+
+
+def _rebuilt(store: Store, folder: Path, cell: Cell) -> str:
+    """What can be said of a target that is built anew in each run, before it is."""
+    changed = changed_files(store, folder, cell)
+    if changed:
+        return f"{' and '.join(changed)} changed since it was built"
+    return "it is built anew, to see whether it is still the same"
+
+
+def changed_files(store: Store, folder: Path, cell: Cell) -> list[str]:
+    """The files that the code of a train cell read when it built its target, and that are other ones now."""
+    entry = store.get(cell.id)
+    files = entry.meta.get("built", {}).get("files", {}) if entry else {}
+    return [name for name, hash_ in files.items() if not (folder / name).is_file() or content_hash(folder / name) != hash_]
+
+
+def explain(before: Mapping[Place, tuple[str, Identity]], now: Iterable[Cell], names: Mapping[str, str]) -> list[str]:
+    """What changed, of the cells that stood in the same places before with another identity.
+
+    Args:
+        before: id and identity of a finished cell, by its place.
+        now: the cells that are to be done.
+        names: the defense that each train cell's id, old or new, belongs to.
+    """
+    groups: dict[str, dict[str, int]] = {}
+    for cell in now:
+        old_id, old = before.get(place(cell), (cell.id, {}))
+        if old_id == cell.id:
+            continue
+        texts = list(_differences(cell, old, names))
+        own = [text for text in texts if text not in _INHERITED]
+        subject = cell.attack or cell.analysis or cell.defense if own else cell.defense
+        count = groups.setdefault("; ".join(own or texts) or "its identity differs", {})
+        count[subject] = count.get(subject, 0) + 1
+    return [_counted(f"{', '.join(subjects)}: {text}", sum(subjects.values())) for text, subjects in groups.items()]
+
+
+_RETRAINED = "attacks, checks and analyses, because it trains again"
+_ATTACKS = "checks, because its attacks changed"
+_TEST, _TRAINING = "the test samples differ", "the training samples differ"
+_INHERITED = {_RETRAINED, _ATTACKS}
+
+
+def differences(planned: Identity, seen: Cell) -> list[str]:
+    """How a cell differs from what was planned, in words."""
+    return list(_differences(seen, planned, {}))
+
+
+def _differences(cell: Cell, old: Identity, names: Mapping[str, str]) -> Iterator[str]:
+    new = json.loads(json.dumps(cell.identity))
+    for part in dict.fromkeys([*new, *old]):
+        was, is_ = old.get(part), new.get(part)
+        if was == is_:
+            continue
+        if part == "target":
+            yield _RETRAINED
+        elif part == "attacks":
+            yield _ATTACKS
+        elif part == "test data":
+            yield _TEST
+        elif part == "training data":
+            yield _TRAINING
+        elif part == "seed":
+            yield "other random draws (replica)"
+        elif part == "checks":
+            yield from _check_differences(was, is_)
+        else:
+            yield from _value_differences("" if part == "plugin" else part, was, is_, names)
+
+
+def _check_differences(was: Any, is_: Any) -> Iterator[str]:
+    old, new = ({item["kind"]: item for item in listed or []} for listed in (was, is_))
+    for name in dict.fromkeys([*new, *old]):
+        if name not in old or name not in new:
+            yield f"the check {name} is {'new' if name in new else 'gone'}"
+        elif old[name] != new[name]:
+            yield from (f"{name} {text}" for text in _value_differences("", old[name], new[name], {}))
+
+
+def set_otherwise(was: Identity, is_: Identity) -> str:
+    """How two descriptions of a plug-in of one name differ, as in ``steps 20 -> 40``; empty where they do not."""
+    return "; ".join(_value_differences("", dict(was), dict(is_), {}))
+
+
+def _value_differences(path: str, was: Any, is_: Any, names: Mapping[str, str]) -> Iterator[str]:
+    if was == is_:
+        return
+    if isinstance(was, dict) and isinstance(is_, dict):
+        for key in dict.fromkeys([*is_, *was]):
+            inner = path if key == "params" else f"{path}.{key}".removeprefix(".")
+            yield from _value_differences(inner, was.get(key), is_.get(key), names)
+    elif isinstance(is_, str) and is_ in names and names.get(str(was)) == names[is_]:
+        yield f"it stands on {names[is_]}, which trains again"
+    elif path == "files":
+        yield "a file that it reads differs"
+    elif path == "source":
+        yield "its source code differs"
+    elif isinstance(was, list) and isinstance(is_, list) and len(was) == len(is_):
+        for one, other in zip(was, is_, strict=True):
+            yield from _value_differences(path, one, other, names)
+    else:
+        yield f"{path} {_shown(was, names)} -> {_shown(is_, names)}"
+
+
+def _shown(value: Any, names: Mapping[str, str]) -> str:
+    if isinstance(value, str):
+        return names.get(value, value)
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _counted(text: str, cells: int) -> str:
+    return f"{text} ({cells} cell{'s' * (cells != 1)})"

@@ -1,0 +1,210 @@
+"""Campaign -> Plan: which cells there are, in an order in which they can run, and which pairs are left out, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robustkd.campaigns.file.spec import Campaign
+from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.store.identity import described, digest, identified, renamed
+from robustkd.data import Splits, load_splits
+from robustkd.scoring.results import Skipped
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run will do.
+
+    Attributes:
+        cells: in an order in which each comes after what it needs.
+        skipped: pairs that are not run.
+        data: what the cells are trained and attacked on.
+    """
+
+    campaign: Campaign
+    cells: tuple[Cell, ...]
+    skipped: tuple[Skipped, ...]
+    data: Splits
+
+    @property
+    def id(self) -> str:
+        """A hash over the cells: two plans of the same numbers have the same one."""
+        return digest([cell.id for cell in self.cells])
+
+    def of(self, kind: str) -> list[Cell]:
+        """The cells of one kind, in order."""
+        return [cell for cell in self.cells if cell.kind == kind]
+
+
+def build(campaign: Campaign) -> Plan:
+    """Lay out the cells of a campaign. Loads its data, for their hash.
+
+    Raises:
+        DataError: the data are missing or invalid.
+    """
+    data = load_splits(campaign.data.name, campaign.data.params, campaign.data.split)
+    skipped = _skipped(campaign)
+    left_out = {(item.defense, item.attack) for item in skipped}
+    maker = CellMaker(campaign, data)
+    order = _training_order(campaign)
+    cells: list[Cell] = []
+    for seed in campaign.seeds:
+        trained: dict[str, str] = {}
+        for name in order:
+            train = maker.train(name, seed, trained)
+            trained[name] = train.id
+            cells.append(train)
+        for name in campaign.defenses:
+            attacks = [
+                maker.attack(name, attack, seed, trained) for attack in campaign.attacks if (name, attack) not in left_out
+            ]
+            cells += attacks
+            if campaign.checks and attacks:
+                cells.append(maker.checks(name, seed, trained, {cell.attack or "": cell.id for cell in attacks}))
+            cells += [
+                maker.analysis(name, analysis, seed, trained)
+                for analysis, use in campaign.analyses.items()
+                if name in use.defenses
+            ]
+    return Plan(campaign, tuple(cells), tuple(skipped), data)
+
+
+def _skipped(campaign: Campaign) -> list[Skipped]:
+    found = []
+    for defense in campaign.defenses:
+        for attack, use in campaign.attacks.items():
+            if campaign.excluded(defense, attack):
+                found.append(Skipped(defense, attack, "excluded by the campaign's matrix"))
+            elif reason := use.plugin.refusal(use.threat):
+                found.append(Skipped(defense, attack, reason))
+    return found
+
+
+def _training_order(campaign: Campaign) -> list[str]:
+    order: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        if name not in order:
+            for reference in campaign.defenses[name].references:
+                visit(reference)
+            order[name] = None
+
+    for name in campaign.defenses:
+        visit(name)
+    return list(order)
+
+
+class CellMaker:
+    """Makes cells with their identities, as this process sees the plug-ins, the files and the data.
+
+    The description of a plug-in, which reads files, is made once and shared by many cells.
+    """
+
+    def __init__(self, campaign: Campaign, data: Splits) -> None:
+        self._campaign, self._data = campaign, data
+        self._known: dict[int, dict[str, Any]] = {}
+        self._training = [part.digest() for part in (data.train, data.validation) if part is not None]
+        self._test = data.test.digest() if data.benign is None else [data.test.digest(), data.benign.digest()]
+        self._threat = [campaign.threat.norm, campaign.threat.eps]
+
+    def forget(self) -> None:
+        """Describe plug-ins anew from now on: files may have changed."""
+        self._known.clear()
+
+    def again(self, cell: Cell) -> Cell:
+        """Make a cell of the campaign once more; it has another id where this process sees something else than who planned it."""
+        campaign = self._campaign
+        if cell.kind == "checks":
+            attacks = dict(zip(cell.attacks, cell.needs[1:], strict=True))
+            return self.checks(cell.defense, cell.seed, {cell.defense: cell.target, **cell.judges}, attacks)
+        if cell.kind == "train":
+            references, needs = campaign.defenses[cell.defense].references, cell.needs
+            return self.train(cell.defense, cell.seed, dict(zip(references, needs, strict=True)))
+        use = campaign.attacks[cell.attack] if cell.attack else campaign.analyses[cell.analysis or ""]
+        # Those of the judges follow in ``needs``.
+        others = dict(zip(use.references, cell.needs[1:], strict=False))
+        make = self.attack if cell.attack else self.analysis
+        return make(cell.defense, use.name, cell.seed, {**others, **cell.judges, cell.defense: cell.target})
+
+    def target(self, name: str, seed: int) -> Cell:
+        """The train cell of a defense, made from those of the defenses that it refers to."""
+        references = self._campaign.defenses[name].references
+        return self.train(name, seed, {reference: self.target(reference, seed).id for reference in references})
+
+    def train(self, name: str, seed: int, trained: Mapping[str, str]) -> Cell:
+        """The cell that trains a defense; ``trained`` has the ids of the train cells that it stands on, by defense."""
+        use, data = self._campaign.defenses[name], self._data
+        teachers = {reference: trained[reference] for reference in use.references}
+        parts: dict[str, Any] = {
+            "plugin": _standing_on(self._described(use.kind, use.plugin), teachers),
+            "threat": self._threat if use.plugin.uses_threat else None,
+            "training data": self._training if use.plugin.uses_data else None,
+            # A defense that is loaded, not trained, is the same for every seed; the cells of its attacks still differ by theirs.
+            "seed": use.training_seed(seed) if use.plugin.uses_data else None,
+            "input shape": list(data.input_shape),
+            "classes": data.num_classes,
+        }
+        identifier = identified("train", parts)
+        return Cell(identifier, "train", name, seed, tuple(teachers.values()), identifier, identity=parts)
+
+    def attack(self, defense: str, attack: str, seed: int, trained: Mapping[str, str]) -> Cell:
+        """The cell of an attack on a defense."""
+        use, target = self._campaign.attacks[attack], trained[defense]
+        others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
+        parts: dict[str, Any] = {
+            "plugin": _standing_on(self._described(use.kind, use.plugin), others),
+            "threat": [use.threat.norm, use.threat.eps, use.threat.goal, sorted(set(use.curve))],
+            "test data": self._test,
+            "target": target,
+            "seed": seed,
+        }
+        if use.plugin.learns:
+            parts["training data"] = self._training
+        if self._campaign.judges:  # of images there are none, and their cells keep their identities
+            parts["threat"] += [use.threat.space, use.threat.attempts]
+            parts["judges"] = self._judges(judged)
+        identifier = identified("attack", parts)
+        needs = (target, *others.values(), *judged.values())
+        return Cell(identifier, "attack", defense, seed, needs, target, attack, judges=judged, identity=parts)
+
+    def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Mapping[str, str]) -> Cell:
+        """The cell of the checks on a defense; ``attacks`` has the ids of its attack cells, by attack."""
+        target = trained[defense]
+        checks = [self._described(check.name, check) for check in self._campaign.checks]
+        # The evidence names the attacks as the campaign does, so these names belong to the identity.
+        basis = [[name, id_] for name, id_ in attacks.items()]
+        parts: dict[str, Any] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
+        needs, names = (target, *attacks.values()), tuple(attacks)
+        identifier, judged = identified("checks", parts), self._judged(trained)
+        return Cell(identifier, "checks", defense, seed, needs, target, attacks=names, judges=judged, identity=parts)
+
+    def analysis(self, defense: str, analysis: str, seed: int, trained: Mapping[str, str]) -> Cell:
+        """The cell of an analysis of a defense."""
+        use, target = self._campaign.analyses[analysis], trained[defense]
+        others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
+        plugin = _standing_on(self._described(use.kind, use.plugin), others)
+        parts: dict[str, Any] = {"plugin": plugin, "threat": self._threat}
+        parts |= {"test data": self._test, "target": target, "seed": seed}
+        if self._campaign.judges:
+            parts["judges"] = self._judges(judged)
+        needs = (target, *others.values(), *judged.values())
+        identifier = identified("analysis", parts)
+        return Cell(identifier, "analysis", defense, seed, needs, target, analysis=analysis, judges=judged, identity=parts)
+
+    def _described(self, kind: str, plugin: Any) -> dict[str, Any]:
+        if id(plugin) not in self._known:
+            self._known[id(plugin)] = described(kind, plugin)
+        return self._known[id(plugin)]
+
+    def _judges(self, judged: dict[str, str]) -> list[dict[str, Any]]:
+        return [_standing_on(self._described(use.kind, use.plugin), judged) for use in self._campaign.judges.values()]
+
+    def _judged(self, trained: Mapping[str, str]) -> dict[str, str]:
+        return {name: trained[name] for judge in self._campaign.judges.values() for name in judge.references}
+
+
+def _standing_on(plugin: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
+    """A plug-in's description, with the cells of the defenses that it refers to in the place of their names."""
+    return plugin | {"params": renamed(plugin["params"], targets)} if targets else plugin

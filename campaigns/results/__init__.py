@@ -1,0 +1,1 @@
+"""Results: numbers collected from the cells of a store."""

@@ -1,0 +1,97 @@
+"""What makes two cells the same: a hash over everything that changes their numbers, and over nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from robustkd import plugins
+from robustkd.contracts import Analysis, Attack, Defense, Judge, StoreError, inner_params, named_plugins
+from robustkd.plugins.nested import PluginSpec
+from robustkd.plugins.sources import source_files
+
+
+def digest(*parts: Any) -> str:
+    """A short hash (128 bits) of plain JSON values; key order does not matter."""
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def identified(kind: str, parts: Mapping[str, Any]) -> str:
+    """The id of a cell: of its kind, and of the parts in their order; what they are called does not count."""
+    return digest(kind, *parts.values())
+
+
+def described(kind: str, plugin: Any) -> dict[str, Any]:
+    """A plug-in's identity: its name, version, parameters and, where it is not robustkd's own, its source.
+
+    Files that it reads count by their content, not by where they lie.
+    """
+    params = plugin.params.model_dump(mode="json")
+    reads = isinstance(plugin, Analysis | Attack | Defense | Judge)
+    contents = {str(file): content_hash(file) for file in plugin.files()} if reads else {}
+    if contents or isinstance(plugin, Defense):
+        params = _replaced(params, contents) | {"files": sorted(contents.values())}
+    sources = plugin_sources(plugin)
+    source = {"source": digest([content_hash(file) for file in sources])} if sources else {}
+    return {"kind": kind, "version": plugin.version, "params": params, **source}
+
+
+def plugin_sources(plugin: Any) -> list[Path]:
+    """The source files of a plug-in and of those that its parameters name; of robustkd's own, whose version counts, none."""
+    classes = {type(plugin), *_named_classes(plugin.params)}
+    files = {Path(file) for cls in classes if not _is_built_in(cls) and (file := sys.modules[cls.__module__].__file__)}
+    return sorted({source for file in files for source in source_files(file, with_package=True)})
+
+
+def _named_classes(params: BaseModel) -> Iterator[type[Any]]:
+    for _, group, name in named_plugins(params):
+        yield plugins.load(cast(plugins.Group, group), name)
+    for field in type(params).model_fields:
+        for inner in inner_params(getattr(params, field)):
+            if isinstance(inner, PluginSpec):
+                yield plugins.load(inner.group, inner.kind)
+                yield from _named_classes(inner.params)
+            else:
+                yield from _named_classes(inner)
+
+
+def _is_built_in(cls: type[Any]) -> bool:
+    return cls.__module__.partition(".")[0] == "robustkd"
+
+
+def renamed(params: Any, names: dict[str, str]) -> Any:
+    """``params`` with the names of other defenses replaced by what they stand for."""
+    return _replaced(params, names)
+
+
+def _replaced(value: Any, by: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(item, by) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, by) for item in value]
+    return by.get(value, value) if isinstance(value, str) else value
+
+
+def relative(file: Path, folder: Path) -> str:
+    """What a file is called beside a campaign in ``folder``; its absolute path where it lies elsewhere."""
+    return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
+
+
+def content_hash(file: Path) -> str:
+    """The SHA-256 of a file.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:  # not at once: the weights of a large model are gigabytes
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{file} cannot be read: {error.strerror}", fix="correct the path in the campaign file") from error

@@ -1,0 +1,124 @@
+"""An attack cell's files: one row a sample as parquet, perturbed inputs as safetensors, transcripts as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from robustkd.campaigns.store.store import PERTURBATIONS, Entry
+from robustkd.contracts import Transcript
+from robustkd.evaluation.judging import Outcome
+
+SAMPLES, TRANSCRIPTS = "samples.parquet", "transcripts.jsonl"
+_TYPES = {pa.int64(): np.int64, pa.float32(): np.float32, pa.float64(): np.float64}
+
+
+@dataclass(frozen=True)
+class AttackRecord:
+    """What happened to each sample of an attack cell.
+
+    Attributes:
+        outcome: at the headline eps.
+        broken_at: (N,) the smallest eps of the curve at which a sample was broken; inf where none did.
+    """
+
+    outcome: Outcome
+    broken_at: np.ndarray
+
+
+def rows_kept(sample_bytes: int, limit: int) -> int:
+    """How many perturbed inputs of ``sample_bytes`` each fit into ``limit`` bytes; one at least, unless nothing is to be kept."""
+    return max(1, limit // max(1, sample_bytes)) if limit else 0
+
+
+def write(
+    record: AttackRecord,
+    adversarial: np.ndarray,
+    folder: Path,
+    *,
+    clean: np.ndarray | None = None,
+    transcripts: Sequence[Transcript] = (),
+) -> None:
+    """Write a record, and the (M, *shape) perturbed inputs of its first M <= N samples, into a cell's folder.
+
+    Of an attack on prompts also what became of each request, and what a model drew for it (``adversarial``, and ``clean``
+    when it was not attacked).
+    """
+    columns = {f.name: getattr(record.outcome, f.name) for f in fields(Outcome)} | {"broken_at": record.broken_at}
+    pq.write_table(pa.table(columns), folder / SAMPLES)
+    if len(adversarial):
+        arrays = {"adversarial": adversarial} | ({} if clean is None else {"clean": clean})
+        (folder / PERTURBATIONS).write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    if transcripts:
+        lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in transcripts)
+        (folder / TRANSCRIPTS).write_text("".join(lines), encoding="utf-8")
+
+
+def read(entry: Entry) -> AttackRecord:
+    """Read a record back.
+
+    Raises:
+        StoreError: its file is missing or damaged.
+    """
+    content = entry.read(SAMPLES)
+    try:
+        # Not read_table: it opens a data set, and takes four times as long.
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+        columns = {f.name: _array(table.column(f.name).combine_chunks()) for f in fields(Outcome)}
+        return AttackRecord(Outcome(**columns), _array(table.column("broken_at").combine_chunks()))
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
+        raise entry.damaged(SAMPLES, str(error)) from error
+
+
+def _array(column: pa.Array) -> np.ndarray:
+    """A column without missing values. Not by Arrow's own conversion, which imports pandas: seconds, and 60 MB."""
+    values = column.buffers()[1]
+    if column.null_count or values is None:
+        raise ValueError("it has missing values")
+    if pa.types.is_boolean(column.type):
+        bits = np.unpackbits(np.frombuffer(values, np.uint8), bitorder="little")
+        return bits[column.offset : column.offset + len(column)].astype(bool)
+    array = np.frombuffer(values, _TYPES[column.type])
+    return array[column.offset : column.offset + len(column)]
+
+
+def transcripts(entry: Entry) -> list[Transcript]:
+    """What became of each request of an attack on prompts; none for another attack.
+
+    Raises:
+        StoreError: their file is missing or damaged.
+    """
+    if not entry.has(TRANSCRIPTS):
+        return []
+    content = entry.read(TRANSCRIPTS)
+    try:
+        # Not splitlines: an answer may hold characters that it takes for the end of a line.
+        return [Transcript(**json.loads(line)) for line in content.decode("utf-8").split("\n") if line]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise entry.damaged(TRANSCRIPTS, str(error)) from error
+
+
+def perturbed(entry: Entry, which: str = "adversarial") -> np.ndarray | None:
+    """(M, *shape) float32, the perturbed inputs of the first M samples; None when none were kept.
+
+    Args:
+        which: ``clean`` for what a model drew for the same requests when it was not attacked.
+
+    Raises:
+        StoreError: their file is missing or damaged.
+    """
+    if not entry.has(PERTURBATIONS):
+        return None
+    content = entry.read(PERTURBATIONS)
+    try:
+        return load(content)[which]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise entry.damaged(PERTURBATIONS, str(error)) from error

@@ -1,0 +1,69 @@
+"""The finished parts of an attack cell that is under way: what a killed one goes on from.
+
+A shard is crash recovery and nothing else. It is one file in the cell's checkpoints, whole or absent, and it is used when its
+checksum, which covers what cell, targets and samples it belongs to, is right; the cell's commit removes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from robustkd.campaigns.store.durable import write_bytes
+from robustkd.evaluation.images import Evaluation
+from robustkd.evaluation.judging import Outcome
+
+_HASH = sha256().digest_size
+
+
+class ShardFiles:
+    """The shards of one cell.
+
+    Args:
+        folder: the cell's checkpoints.
+        identity: everything that a shard's content depends on. One of another identity is not taken up.
+
+    Attributes:
+        seconds: what the shards that were taken up had cost.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder, self.identity = folder, identity
+        self.seconds = 0.0
+
+    def read(self, first: int) -> Evaluation | None:
+        """The shard that begins at sample ``first``; None when it is not there, damaged, or another's."""
+        try:
+            content = self._file(first).read_bytes()
+            if content[:_HASH] != self._hash(first, content[_HASH:]):
+                return None
+            arrays = load(content[_HASH:])
+            outcome = Outcome(**{f.name: arrays[f.name] for f in fields(Outcome)})
+            found = Evaluation(outcome, torch.from_numpy(arrays["adversarial"]), arrays["broken_at"])
+            self.seconds += float(arrays["seconds"][0])
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+            return None
+        return found
+
+    def write(self, first: int, found: Evaluation, seconds: float) -> None:
+        """Keep the shard that begins at sample ``first`` and took ``seconds``.
+
+        Raises:
+            StoreError: the disk is full or not writable.
+        """
+        arrays = {f.name: np.ascontiguousarray(getattr(found.outcome, f.name)) for f in fields(Outcome)}
+        arrays |= {"broken_at": found.broken_at, "adversarial": found.adversarial.numpy(), "seconds": np.array([seconds])}
+        content = save(arrays)
+        write_bytes(self._file(first), self._hash(first, content) + content)
+
+    def _file(self, first: int) -> Path:
+        return self.folder / f"shard-{first:08d}"
+
+    def _hash(self, first: int, content: bytes) -> bytes:
+        return sha256(f"{self.identity}/{first}/".encode() + content).digest()

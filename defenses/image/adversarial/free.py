@@ -1,0 +1,105 @@
+"""Free adversarial training: one backward pass moves the weights and the perturbation, m times on each minibatch.
+
+    for each minibatch, m times:
+        g_theta, g_x = grad CE(f(x + delta), y)
+        theta <- theta - lr * g_theta
+        delta <- project(delta + eps * steepest(g_x))          onto the ball around 0; delta goes on to the next minibatch
+
+An epoch costs m plain ones, so the default is the paper's 200 / m.
+
+Good where a training may cost no more than a plain one. Every perturbation is one step from the last, as in ``fast``: judge
+it by attacks of many steps.
+
+Source: Shafahi et al.: Adversarial training for free! (NeurIPS 2019), algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.oracle import finite_or_zero
+from robustkd.contracts import Defense, FitContext, Target, ThreatModel
+from robustkd.defenses.training import (
+    AdversarialRecipe,
+    Adversary,
+    AWPParams,
+    InnerMaximisation,
+    Minibatch,
+    NetworkParams,
+    fresh_network,
+    train,
+)
+from robustkd.targets import ClassifierTarget
+
+
+class FreeParams(NetworkParams):
+    """Parameters of ``free``."""
+
+    epochs: int = Field(25, ge=1, description="passes over the training data, each of m steps a minibatch")
+    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    replays: int = Field(8, ge=1, description="m, the steps on each minibatch")
+    eps: float | None = Field(None, gt=0, description="radius in pixel units; default the campaign's")
+    awp: AWPParams | None = Field(None, description="adversarial weight perturbation: {} turns it on")
+
+
+class FreeRecipe(AdversarialRecipe):
+    """Cross entropy at x + delta, where delta takes one step with each step of the weights.
+
+    Attributes:
+        delta: (batch_size + 1, C, H, W), a row for each place in a minibatch (the last one of an epoch may have one more).
+    """
+
+    divisible = False  # a process would lose the part of delta that it did not see
+
+    def __init__(self, adversary: Adversary, threat: ThreatModel, params: FreeParams, image: Tensor) -> None:
+        super().__init__(adversary, threat, params)
+        self.replays = params.replays
+        self.delta = image.new_zeros((params.batch_size + 1, *image.shape))
+        self._moving = self.delta
+
+    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """x + delta inside the pixel range, with delta to be differentiated."""
+        self._moving = self.delta[: len(batch.x)].clone().requires_grad_()
+        return ((batch.x + self._moving).clamp(*target.bounds),)
+
+    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """CE(f(x + delta), y)."""
+        (x_adv,) = given
+        return F.cross_entropy(target(x_adv), batch.y), {}
+
+    def after_step(self, metrics: Mapping[str, float]) -> None:
+        """delta <- project(delta + eps * steepest(g_x)), by the gradient that came with the weights'."""
+        threat, delta = self.adversary.threat, self._moving.detach()
+        assert self._moving.grad is not None
+        ball = Ball.around(torch.zeros_like(delta), threat.eps, threat.norm, (-1.0, 1.0))
+        self.delta[: len(delta)] = ball.project(delta + threat.eps * ball.steepest(finite_or_zero(self._moving.grad)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """delta."""
+        return {"delta": self.delta}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """delta."""
+        self.delta = tensors["delta"].clone()
+
+
+class Free(Defense):
+    """A network trained on perturbations that its own backward passes give away."""
+
+    Params = FreeParams
+    uses_threat = True
+    source = "Shafahi et al. 2019, arXiv:1904.12843"
+
+    def fit(self, context: FitContext) -> Target:
+        """Train; the epoch is chosen by robust validation accuracy."""
+        p = self.params
+        adversary = Adversary.under(InnerMaximisation(eps=p.eps), context.threat)
+        image = torch.zeros(context.input_shape, device=context.device)
+        recipe = FreeRecipe(adversary, context.threat, p, image)
+        return train(context, fresh_network(context, p.model, p.model_params), recipe, p)

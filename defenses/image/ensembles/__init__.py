@@ -1,0 +1,1 @@
+"""Ensembles, and training that makes their members differ."""

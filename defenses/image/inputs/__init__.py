@@ -1,0 +1,1 @@
+"""Defenses that change the input in front of a network."""

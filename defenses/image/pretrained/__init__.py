@@ -1,0 +1,1 @@
+"""Networks that come trained: your own, and those of RobustBench."""

@@ -1,0 +1,128 @@
+"""A defense that was trained elsewhere: the user's own code or a registered architecture, and its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationInfo, model_validator
+
+from robustkd import plugins
+from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError
+from robustkd.plugins.sources import source_files
+from robustkd.targets import ClassifierTarget
+from robustkd.targets.code import call_by_reference, source_file
+from robustkd.targets.files import load_weights
+
+
+class ExternalParams(Params):
+    """Parameters of ``external``."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "my_model.py:build"}]})
+
+    code: str | None = Field(
+        None, description="what builds the network: package.module:function, or path/to/file.py:function beside the campaign"
+    )
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="the function's arguments")
+    model: ModelName | None = Field(None, description="instead of code: a registered architecture")
+    model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    weights: CampaignPath | None = Field(None, description="a safetensors file, or a state_dict written by torch.save")
+    num_classes: int | None = Field(None, ge=2, description="default: the data's")
+    input_shape: tuple[int, ...] | None = Field(None, description="(channels, height, width); default: the data's")
+
+    # The file is kept apart from the text, so that moving the campaign's folder makes no other defense of it.
+    _file: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _one_network(self, info: ValidationInfo) -> ExternalParams:
+        if (self.code is None) == (self.model is None):
+            raise ValueError("give either code or model")
+        if self.model is not None and self.weights is None:
+            raise ValueError("an architecture without weights is an untrained network; give weights")
+        if self.code is not None and (file := source_file(self.code)):
+            self._file = TypeAdapter(CampaignPath).validate_python(file, context=info.context)
+        return self
+
+    @property
+    def reference(self) -> str:
+        """``code`` with the file's place resolved."""
+        code = self.code or ""
+        return f"{self._file}:{code.rpartition(':')[2]}" if self._file else code
+
+    @property
+    def code_file(self) -> Path | None:
+        """The file that ``code`` is in, as far as it can be told without running any of it."""
+        return self._file or plugins.module_file((self.code or "").rpartition(":")[0])
+
+
+class External(Defense):
+    """A network from elsewhere. It is run once on a few images, so that a mistake shows before the attacks begin."""
+
+    Params = ExternalParams
+    uses_data = False
+    source = "the user's own network"
+
+    @property
+    def rebuilt(self) -> bool:
+        """Code may read weights by itself, which no file of ``files()`` stands for."""
+        return self.params.code is not None
+
+    def files(self) -> list[Path]:
+        """The code's file, the modules beside the installed packages that it imports, and the weights."""
+        code, weights = self.params.code_file, self.params.weights
+        return [*(source_files(code) if code else []), *([weights] if weights else [])]
+
+    def code(self) -> list[Code]:
+        """The function that builds the network, with its arguments."""
+        return [] if self.params.code is None else [Code(self.params.reference, self.params.kwargs)]
+
+    def fit(self, context: FitContext) -> Target:
+        """Build the network, load its weights and try it.
+
+        Raises:
+            TargetError: it cannot be built, the weights do not fit, or it gives no logits.
+        """
+        p = self.params
+        shape = p.input_shape or context.input_shape
+        classes = p.num_classes or context.num_classes
+        if p.model is not None:
+            target = ClassifierTarget.from_model(p.model, p.model_params, input_shape=shape, num_classes=classes)
+        else:
+            network = call_by_reference(p.reference, p.kwargs)
+            origin = {"code": p.reference, "kwargs": p.kwargs}
+            target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
+        if p.weights is not None:
+            load_weights(target.module, p.weights)
+        return tried(target, context)
+
+
+def tried(target: ClassifierTarget, context: FitContext) -> ClassifierTarget:
+    """The target in evaluation mode on the context's device, after one forward pass over two images.
+
+    Raises:
+        TargetError: the network raised, or returned anything but finite logits of the right shape.
+    """
+    target.to(context.device)
+    target.module.eval()
+    # A defense that uses no data is given none.
+    samples = context.validation or context.train
+    images = torch.from_numpy(samples.select(np.arange(2)).unit()) if samples else torch.zeros(2, *target.input_shape)
+    try:
+        with torch.no_grad():
+            logits = target(images.to(context.device))
+    except TargetError:
+        raise
+    except Exception as error:
+        said = "\n".join(str(error).splitlines()[:5])[:600]
+        raise TargetError(
+            f"the model raised {type(error).__name__} on a batch of shape {tuple(images.shape)}: {said}",
+            fix="it is called with float32 images in [0, 1], (N, channels, height, width); preprocessing belongs inside it",
+        ) from error
+    if not torch.isfinite(logits).all():
+        raise TargetError(
+            "the model returned NaN or infinite logits for an ordinary image",
+            fix="check that the weights belong to this network and that it takes pixels in [0, 1]",
+        )
+    return target

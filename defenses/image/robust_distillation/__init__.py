@@ -1,0 +1,1 @@
+"""Adversarial training by a teacher's answers."""

@@ -1,0 +1,1 @@
+"""Distillation in which a network is, or was, its own teacher."""

@@ -1,0 +1,1 @@
+"""A campaign as a user runs it: the layer above campaigns, report and tracking."""

@@ -1,0 +1,196 @@
+"""A campaign as a user runs it: the plan run, written up and tracked in MLflow."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustkd.application.gallery import cell_gallery, gallery_items
+from robustkd.application.samples import Gathering, sample_evidence
+from robustkd.campaigns.execution import run as running
+from robustkd.campaigns.execution.profile import Profile
+from robustkd.campaigns.execution.record import Recorder
+from robustkd.campaigns.execution.run import Observer
+from robustkd.campaigns.file.spec import AttackUse, Campaign, DefenseUse
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.finished import finished_cells
+from robustkd.campaigns.plan.plan import Plan
+from robustkd.campaigns.results.collect import Failure, attack_result, collect, data_told
+from robustkd.campaigns.store.durable import unwritable
+from robustkd.campaigns.store.store import Store
+from robustkd.contracts import StoreError
+from robustkd.redaction import redacted
+from robustkd.report import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
+from robustkd.report.latex import latex
+from robustkd.report.markdown import markdown
+from robustkd.scoring.results import CellResult, Results
+from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
+from robustkd.tracking.transcripts import MOST
+
+SHOWN = 16
+"""Images of an attack that are kept in MLflow."""
+
+
+def run(
+    campaign: Campaign,
+    folder: Path,
+    profile: Profile,
+    *,
+    redo: Sequence[str] = (),
+    observers: Sequence[Observer] = (),
+    warn: Callable[[str], None] | None = None,
+) -> Results:
+    """Run a campaign into ``folder``, with its record, its report and its run in MLflow.
+
+    Args:
+        profile: where and how to run it.
+        redo: names of what is done again though it is finished.
+        observers: hear of its course, before the record and the report are written.
+        warn: hears, from a thread of its own, that a tracking server does not answer; the campaign goes on without it.
+    """
+    if profile.tracking.uri:
+        os.environ.setdefault("MLFLOW_TRACKING_URI", profile.tracking.uri)
+    engine = profile.make_engine()
+    plan = planning.build(campaign)
+    # In this order: the tracked run takes the record and the report along, so these are written first.
+    everyone: list[Observer] = [*observers, Recorder(folder, sys.argv), _Reporting(plan, folder)]
+    tracking = _Tracking(plan, folder, profile.tracking.images, warn) if profile.tracking.enabled else None
+    if tracking:
+        everyone.append(tracking)
+    try:
+        return running.run(
+            plan,
+            folder,
+            engine,
+            device=profile.device,
+            precision=profile.precision,
+            training_processes=profile.training_processes,
+            keep_bytes=profile.keep_bytes,
+            redo=redo,
+            observers=everyone,
+        )
+    finally:
+        if tracking:
+            tracking.tracker.close()
+
+
+def report(campaign: Campaign, folder: Path) -> ReportFiles:
+    """Write the report of what is stored in ``folder``."""
+    plan, results, evidence = _stored(campaign, folder)
+    return write_report(results, folder, gallery_items(plan, Store(folder)), evidence)
+
+
+def printed(campaign: Campaign, folder: Path, form: str) -> str:
+    """The report of what is stored in ``folder`` as text: ``markdown``, or the tables as ``latex``."""
+    _, results, evidence = _stored(campaign, folder)
+    rows = summary_rows(results)
+    return markdown(results, rows) if form == "markdown" else latex(results, rows, class_table(results, evidence))
+
+
+def track(campaign: Campaign, folder: Path) -> str:
+    """Write what is stored in ``folder`` to MLflow; returns where to."""
+    plan, results, _ = _stored(campaign, folder)
+    store = Store(folder)
+    rebuild(
+        folder,
+        _tracked(plan),
+        results,
+        gallery=_gallery(plan, store),
+        targets=_targets(plan, store),
+        artifacts=_artifacts(folder),
+    )
+    return redacted(tracking_uri(folder))
+
+
+class _Reporting(Observer):
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._plan, self._folder = plan, folder
+
+    def finished(self, results: Results) -> None:
+        written = [self._folder / name for name in ("report.html", "report.md")]
+        numbers = (self._folder / "results.json").stat().st_mtime_ns
+        if all(file.is_file() and file.stat().st_mtime_ns > numbers for file in written):
+            return  # the same results as when it was written
+        store = Store(self._folder)
+        try:
+            write_report(results, self._folder, gallery_items(self._plan, store), sample_evidence(self._plan, store))
+        except OSError as error:
+            raise unwritable(self._folder, error) from error
+
+
+class _Tracking(Observer):
+    def __init__(self, plan: Plan, folder: Path, images: int, warn: Callable[[str], None] | None) -> None:
+        self._plan, self._folder, self._store, self._images = plan, folder, Store(folder), images
+        self.tracker = MlflowTracker(folder, _tracked(plan), warn=warn)
+
+    def progressed(self, cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
+        self.tracker.log_progress(cell.defense, cell.seed, epoch, metrics)
+
+    def succeeded(self, cell: Cell, result: CellResult | None) -> None:
+        if result is not None:
+            self.tracker.log_cell(result, cell_gallery(self._plan, self._store, cell, _count(self._plan, self._images)))
+
+    def failed(self, cell: Cell, failure: Failure) -> None:
+        if cell.kind == "attack":
+            self.tracker.log_cell(attack_result(self._plan, cell, None, None, failure))
+
+    def finished(self, results: Results) -> None:
+        self.tracker.finish(
+            results,
+            gallery=_gallery(self._plan, self._store, self._images),
+            targets=_targets(self._plan, self._store),
+            artifacts=_artifacts(self._folder),
+        )
+
+
+def _tracked(plan: Plan) -> TrackedCampaign:
+    campaign = plan.campaign
+    return TrackedCampaign(
+        name=campaign.name,
+        plan_id=plan.id,
+        text=campaign.text,
+        data=data_told(plan),
+        defenses=_parameters(campaign.defenses),
+        attacks=_parameters(campaign.attacks),
+    )
+
+
+def _parameters(uses: Mapping[str, DefenseUse] | Mapping[str, AttackUse]) -> dict[str, dict[str, Any]]:
+    return {name: {"kind": use.kind, **use.plugin.params.model_dump(mode="json")} for name, use in uses.items()}
+
+
+def _gallery(plan: Plan, store: Store, images: int = SHOWN) -> Callable[[CellResult], Sequence[Item]]:
+    """What is shown of a cell."""
+    cells = {(cell.defense, cell.attack, cell.seed): cell for cell in plan.of("attack")}
+    count = _count(plan, images)
+    return lambda result: cell_gallery(plan, store, cells[result.defense, result.attack, result.seed], count)
+
+
+def _count(plan: Plan, images: int) -> int:
+    """How many samples of a cell go to MLflow: of requests a whole table, unless nothing is to be shown."""
+    return images if plan.data.modality == "images" or not images else MOST
+
+
+def _targets(plan: Plan, store: Store) -> dict[tuple[str, int], Path]:
+    return {(cell.defense, cell.seed): store.path(cell.id) for cell in plan.of("train") if store.path(cell.id).is_dir()}
+
+
+def _artifacts(folder: Path) -> list[Path]:
+    figures = ("curves.png", "heatmap.png", "gallery.png", "analyses.png")
+    names = ("record.json", "results.json", "report.html", "report.md", "report.tex", *figures)
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _stored(campaign: Campaign, folder: Path) -> tuple[Plan, Results, SampleEvidence]:
+    plan = planning.build(campaign)
+    store = Store(folder)
+    if not finished_cells(plan, store):
+        raise StoreError(
+            f"{folder} holds no finished cell of this campaign", fix="robustkd run it first, or name its folder with --out"
+        )
+    gathering = Gathering(plan)
+    return plan, collect(plan, store, {}, gathering.add), gathering.evidence

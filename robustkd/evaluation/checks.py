@@ -1,0 +1,119 @@
+"""Run checks on an evaluated target, and the remedies that they name: what campaigns and ``robustkd.audit`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustkd import plugins
+from robustkd.contracts import Batch, Check, CheckContext, Finding, Modality, RobustkdError, Target, WrappedTarget
+from robustkd.contracts.check import Level
+from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
+from robustkd.scoring.remedy import Remedy
+from robustkd.targets import recording_gradients, untouched
+
+
+def check_names(level: Level, modality: Modality = "images") -> list[str]:
+    """The checks of a level that are about such evaluations: ``standard`` leaves out the costly ones."""
+    known = {name: plugins.load("checks", name) for name in plugins.names("checks")}
+    return [
+        name for name, check in known.items() if modality in check.modalities and (level == "thorough" or not check.thorough)
+    ]
+
+
+def make_check(name: str, samples: int | None = None) -> Check:
+    """A check, looking at no more than ``samples`` samples where it has such a parameter."""
+    plugin = plugins.load("checks", name)
+    given = {"samples": samples} if samples is not None and "samples" in plugin.Params.model_fields else {}
+    check: Check = plugin(plugin.Params(**given))
+    return check
+
+
+@contextmanager
+def _reproducible(context: CheckContext) -> Iterator[None]:
+    """Seed torch's generator, for targets that draw random numbers of their own, and restore it."""
+    device = context.batch.index.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(context.seed)
+        yield
+
+
+class CountedTarget(WrappedTarget):
+    """A target that counts passes: one for each row of a batch, backward ones when they happen."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self.forwards = self.backwards = 0
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The inner target's answer, counted."""
+        logits: Tensor = self.target(inputs)
+        rows = len(inputs)
+        self.forwards += rows
+
+        def count(gradient: Tensor) -> None:
+            self.backwards += rows
+
+        if logits.requires_grad:
+            logits.register_hook(count)
+        return logits
+
+
+@recording_gradients()
+def run_checks(context: CheckContext, checks: Sequence[Check]) -> list[Finding]:
+    """Every check's finding, with its passes counted. The target is left as it was found, and torch's generator too.
+
+    A check that raises takes no other one down: its finding says that it was not run, and why.
+    """
+    findings = []
+    for check in checks:
+        counted = CountedTarget(context.target)
+        with _reproducible(context), untouched(context.target.module):
+            try:
+                finding = check.run(replace(context, target=counted))
+            except Exception as error:  # a plug-in's own, or the target's under examination
+                finding = check.not_run(error)
+        findings.append(replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards))
+    return findings
+
+
+@recording_gradients()
+def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_size: int = BATCH_SIZE) -> Remedy | None:
+    """The attacks that fired findings name, each on the samples that still stand; None when no finding names one.
+
+    One that the target or the threat model has no use for (``bpda`` without a declared stage) is noted and left out.
+    """
+    named = {str(spec): spec for finding in findings if finding.fired for spec in finding.remedies}
+    # Attacks that follow a gradient first: they cost less, and leave less to random search.
+    specs = sorted(named.values(), key=lambda spec: not plugins.load("attacks", str(spec["kind"])).gradients)
+    if not specs or not isinstance(context.batch, Batch):
+        return None
+    assert context.batch.logits is not None
+    correct = (context.batch.logits.argmax(1) == context.batch.labels).cpu().numpy()
+    before = np.logical_and.reduce([correct, *(attack.standing for attack in context.headline)])
+    standing = before.copy()
+    used: list[tuple[Mapping[str, Any], np.ndarray]] = []
+    skipped = {}
+    counted = CountedTarget(context.target)
+    for spec in specs:
+        rows = torch.as_tensor(np.flatnonzero(standing), device=context.batch.inputs.device)
+        if not len(rows):
+            break
+        with _reproducible(context), untouched(context.target.module):
+            try:
+                batch = context.batch.select(rows)
+                found = evaluate_attack(
+                    counted, plugins.make("attacks", spec), batch, context.threat, seed=context.seed, batch_size=batch_size
+                )
+            except RobustkdError as error:
+                skipped[str(spec["kind"])] = str(error).splitlines()[0]
+                continue
+        standing[np.flatnonzero(standing)] = found.outcome.standing
+        used.append((spec, standing.copy()))
+    return Remedy.of(used, skipped, before, counted.forwards, counted.backwards)
