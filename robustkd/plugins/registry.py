@@ -1,7 +1,7 @@
 """Plug-ins by name, found through entry points.
 
-Built-in attacks, defenses, checks, analyses, datasets, models, transforms, targets and engines are registered in ``setup.py``
-under the same groups that any installed package may use. Listing reads package metadata only; a plug-in's module is imported when
+The built-in plug-ins are registered in ``entry_points/``, a file for each group, under the same groups that any installed package
+may use. Listing reads package metadata only; a plug-in's module is imported when
 its name is asked for, so one that is broken is reported by name and takes nothing else down.
 
 An entry point may also name a *family*: an object with ``members()`` and ``member(name)``. ``torchattacks:PGD`` is the
