@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from prompt_worlds import CUPBOARD, SQUARES, registered
 
 from robustkd import plugins
 from robustkd.application.gallery import gallery_items
@@ -20,6 +19,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import Asked, AttackError, PromptAttack, ThreatModel, UsageError
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from support.toy_prompts import CUPBOARD, SQUARES, registered
 
 
 @pytest.fixture(scope="module", autouse=True)

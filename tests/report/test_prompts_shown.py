@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from prompt_worlds import CUPBOARD, registered
 
 from robustkd.application import session
 from robustkd.campaigns.comparison import compare, gate, snapshot
@@ -26,6 +25,7 @@ from robustkd.scoring.intervals import wilson
 from robustkd.tracking import transcripts
 from robustkd.tracking.images import save_sheet
 from robustkd.tracking.records import TrackedCampaign, cell_record, defense_record
+from support.toy_prompts import CUPBOARD, registered
 
 SMALL = re.sub(r"  (open|careful): .*\n", "", CUPBOARD).split("gates:")[0]
 SMALL += "gates:\n  - {defense: short-sighted, metric: clean_accuracy, at_least: 0.7}\n"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import N, broken_campaign, campaign, evidence, large, pictures
 
 from robustkd.contracts.check import Finding
 from robustkd.report import figures, summary_rows, write_report
@@ -27,6 +26,7 @@ from robustkd.report.story import sentence, tell
 from robustkd.report.summary import curve_of, mean_curve, worst_verdict
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CurvePoint, Results
+from support.example_results import N, broken_campaign, campaign, evidence, large, pictures
 
 
 class Page(HTMLParser):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from made_up import N, broken_campaign, campaign, evidence, large
 
 from robustkd.application import session
 from robustkd.campaigns.file import spec
@@ -19,6 +18,7 @@ from robustkd.report.published import FROM_MEMORY, TRANSCRIBED, references
 from robustkd.report.samples import MAX_OUTCOMES, Fall, SampleRow, class_table, falls, listing
 from robustkd.report.tradeoff import MOST_LINES, charted, pareto, tradeoff
 from robustkd.report.wording import wording
+from support.example_results import N, broken_campaign, campaign, evidence, large
 
 STANDS = -1
 

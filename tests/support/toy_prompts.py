@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from robustkd import plugins
+from support.packages import write_metadata
 
-EXAMPLE = Path(__file__).parent / "plugin_example"
-PAINTER = {
-    "datasets": {"squares": "painter:Squares"},
-    "defenses": {"unlearnt": "painter:Unlearnt"},
-    "judges": {"is-the-colour": "painter:IsTheColour"},
-    "targets": {"painter": "painter:Painter"},
+EXAMPLE = Path(__file__).parents[1] / "plugin_example"
+COLOURED_SQUARES = {
+    "datasets": {"squares": "support.coloured_squares:Squares"},
+    "defenses": {"unlearnt": "support.coloured_squares:Unlearnt"},
+    "judges": {"is-the-colour": "support.coloured_squares:IsTheColour"},
+    "targets": {"painter": "support.coloured_squares:Painter"},
 }
 
 CUPBOARD = """\
@@ -53,21 +54,10 @@ def registered(site: Path) -> Iterator[None]:
     """While it lasts, both worlds are among the plug-ins."""
     example = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]["entry-points"]
     with pytest.MonkeyPatch.context() as patch:
-        for name, points in (
-            ("robustkd-example", example),
-            ("painter", {f"robustkd.{group}": uses for group, uses in PAINTER.items()}),
-        ):
-            info = site / f"{name.replace('-', '_')}-1.0.dist-info"
-            info.mkdir(parents=True)
-            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-            lines = [f"[{group}]\n" + "".join(f"{key} = {at}\n" for key, at in uses.items()) for group, uses in points.items()]
-            (info / "entry_points.txt").write_text("\n".join(lines))
-        for folder in (EXAMPLE, Path(__file__).parent, site):
+        write_metadata(site, "robustkd-example", {group.removeprefix("robustkd."): uses for group, uses in example.items()})
+        write_metadata(site, "coloured-squares", COLOURED_SQUARES)
+        for folder in (EXAMPLE, site):
             patch.syspath_prepend(str(folder))
-        _forget()
+        plugins.refresh()
         yield
-    _forget()
-
-
-def _forget() -> None:
     plugins.refresh()

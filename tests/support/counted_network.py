@@ -3,7 +3,7 @@
 from torch import nn
 
 
-class Counting(nn.Module):
+class CountedNetwork(nn.Module):
     """Counts the rows that pass forwards and backwards."""
 
     def __init__(self, net):

@@ -17,7 +17,7 @@ TEMPLATE = (
 )
 
 
-def small_talk(words: tuple[str, ...], seed: int = 0, **config: Any) -> CausalLMTarget:
+def toy_language_model(words: tuple[str, ...], seed: int = 0, **config: Any) -> CausalLMTarget:
     """A Llama of random weights whose tokens are ``words``."""
     backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate((*SPECIAL, *words))}, "<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

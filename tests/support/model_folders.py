@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from small_talk import small_talk
 from torch import Tensor
+
+from support.toy_language_model import toy_language_model
 
 State = dict[str, Tensor]
 
@@ -37,7 +38,7 @@ checks: none
 
 def language_model(folder: Path, **config: Any) -> Path:
     """A Llama of two layers, in safetensors."""
-    made = small_talk(("say", "it", "hello"), **config)
+    made = toy_language_model(("say", "it", "hello"), **config)
     made.module.save_pretrained(folder)
     made.tokenizer.save_pretrained(folder)
     return folder
