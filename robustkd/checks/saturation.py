@@ -10,6 +10,7 @@ from torch import Tensor
 from robustkd.checks.probe import attacked, pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, WrappedTarget
 from robustkd.scoring.intervals import wilson
+from robustkd.scoring.worst_case import worst_case
 
 SLACK = 0.05
 """Honest networks lose a few points between two losses (AdaAD: 56.78 % under PGD, 53.51 % under CW), and that is no symptom."""
@@ -33,8 +34,8 @@ class LossDisagreement(Check):
         margin = [a for a in usable if a.loss_family == "margin" and a.kind == "fixed-budget"]
         if not entropy or not margin:
             return self.not_applicable("it compares an iterative attack on the cross entropy with one on a margin")
-        under_entropy = np.logical_and.reduce([a.standing for a in entropy])
-        under_margin = np.logical_and.reduce([a.standing for a in margin])
+        under_entropy = worst_case(a.standing for a in entropy)
+        under_margin = worst_case(a.standing for a in margin)
         low, high = wilson(int(under_entropy.sum()), len(under_entropy))
         ce, other = float(under_entropy.mean()), float(under_margin.mean())
         only = int((under_entropy & ~under_margin).sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -13,6 +12,7 @@ from robustkd.checks.probe import pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, WrappedTarget
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import judge
+from robustkd.scoring.worst_case import worst_case
 
 LIMIT = 0.01
 
@@ -51,7 +51,7 @@ class TransferBeatsWhiteBox(Check):
         asked = Batch(batch.inputs, batch.labels, batch.index)
         result = attack.run(substitute, asked, context.threat, SampleRng(context.seed, batch.index, "transfer"))
         outcome = judge(context.target, attack, batch, context.threat, result)
-        left = np.logical_and.reduce([attack.standing for attack in white])[:n]
+        left = worst_case(attack.standing for attack in white)[:n]
         lost = int((left & outcome.success).sum())
         return self.finding(
             lost / n > LIMIT,
