@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from pydantic import Field
@@ -87,9 +89,7 @@ class LogitScaleInvariance(Check):
         if scale <= 0:
             return self.not_applicable("all logits are equal")
         plain = self._robust(context, context.target, some)
-        scaled = self._robust(
-            context, _Scaled(context.target, scale), Batch(some.inputs, some.labels, some.index, some.logits / scale)
-        )
+        scaled = self._robust(context, _Scaled(context.target, scale), replace(some, logits=some.logits / scale))
         low, high = wilson(int(plain.sum()), len(plain))
         before, after = float(plain.mean()), float(scaled.mean())
         said = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -48,7 +50,7 @@ class TransferBeatsWhiteBox(Check):
         n = min(self.params.samples, len(context.batch))
         batch = context.batch.select(torch.arange(n, device=context.batch.inputs.device))
         substitute = _Substitute(context.target, self._trained(context, batch))
-        asked = Batch(batch.inputs, batch.labels, batch.index)
+        asked = replace(batch, logits=None)  # they are the target's, not the substitute's
         result = attack.run(substitute, asked, context.threat, SampleRng(context.seed, batch.index, "transfer"))
         outcome = judge(context.target, attack, batch, context.threat, result)
         left = worst_case(attack.standing for attack in white)[:n]
