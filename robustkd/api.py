@@ -41,6 +41,7 @@ from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.verdict import verdict
+from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 from robustkd.targets.failure import failures_told
 
@@ -270,7 +271,7 @@ def _checked(
     remedy = run_remedies(context, findings, batch_size=batch_size)
     assert batch.logits is not None
     correct = (batch.logits.argmax(1) == batch.labels).cpu().numpy()
-    standing = np.logical_and.reduce([correct, *(result.outcome.standing for result in found.values())])
+    standing = worst_case([correct, *(result.outcome.standing for result in found.values())])
     return EvaluationReport(
         clean_accuracy=float(correct.mean()),
         robust_accuracy=float(standing.mean()) if found else None,

@@ -27,6 +27,7 @@ from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.verdict import verdict
+from robustkd.scoring.worst_case import worst_case
 
 FINDINGS, TABLE = "findings.json", "table.json"
 
@@ -261,7 +262,7 @@ def held_clean(entry: Entry, correct: np.ndarray, modality: Modality) -> np.ndar
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per sample over the attacks: classified rightly, still standing, and the smallest eps that broke it."""
     correct = records[0].outcome.correct
-    standing = np.logical_and.reduce([record.outcome.standing for record in records])
+    standing = worst_case(record.outcome.standing for record in records)
     broken_at = np.minimum.reduce([record.broken_at for record in records])
     return correct, standing, broken_at
 

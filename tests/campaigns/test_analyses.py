@@ -65,7 +65,7 @@ def linear(weight: np.ndarray) -> ClassifierTarget:
 def samples_of(members: Sequence[ClassifierTarget], n: int = 400) -> Batch:
     torch.manual_seed(1)
     x = torch.randn(n, 1, 4, 4)
-    return Batch(x, members[0](x).argmax(1), torch.arange(n), EnsembleTarget(list(members))(x))
+    return Batch(x, members[0](x).argmax(1), torch.arange(n), logits=EnsembleTarget(list(members))(x))
 
 
 @pytest.fixture(scope="module")
