@@ -112,7 +112,7 @@ def title(item: Movement) -> str:
 
 
 def _draw(compared: ComparedCampaigns, path: Path) -> None:
-    from robustkd.report.forest import ForestRow, forest
+    from robustkd.reporting.forest import ForestRow, forest
 
     rows = []
     for item in compared.movements:

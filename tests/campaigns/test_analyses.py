@@ -17,7 +17,7 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.results.collect import collect
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import Batch, TargetError, ThreatModel, UsageError
-from robustkd.report import write_report
+from robustkd.reporting import write_report
 from robustkd.scoring.results import Results
 from robustkd.targets import ClassifierTarget, EnsembleTarget
 from robustkd.tracking.records import TrackedCampaign, defense_record

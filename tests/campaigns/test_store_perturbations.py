@@ -16,7 +16,7 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import KEPT_BYTES, PERTURBATIONS, Store
 from robustkd.contracts import UsageError
-from robustkd.report import write_report
+from robustkd.reporting import write_report
 
 TEXT = """\
 version: 1

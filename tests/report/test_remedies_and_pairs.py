@@ -10,10 +10,10 @@ from rich.console import Console
 
 from robustkd.cli.table import print_results
 from robustkd.contracts.check import Finding
-from robustkd.report import write_report
-from robustkd.report.story import remedy_told, tell
-from robustkd.report.summary import summary_rows
-from robustkd.report.versus import pairs, undecided
+from robustkd.reporting import write_report
+from robustkd.reporting.story import remedy_told, tell
+from robustkd.reporting.summary import summary_rows
+from robustkd.reporting.versus import pairs, undecided
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, DefenseResult, Results

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from robustkd.report.formatting import class_name, shortened
-from robustkd.report.wording import Wording
+from robustkd.reporting.formatting import class_name, shortened
+from robustkd.reporting.wording import Wording
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
 from robustkd.scoring.worst_case import worst_case

@@ -14,7 +14,7 @@ from pathlib import Path
 from robustkd.contracts import StoreError
 from robustkd.contracts.check import Verdict
 from robustkd.contracts.threat import budget
-from robustkd.report.summary import summary_rows
+from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.results import CellStatus, Results
 
 
