@@ -166,7 +166,7 @@ def to_baseline(snapshot: Snapshot) -> dict[str, Any]:
 def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
     raw = _json(file or folder / RESULTS)
     try:
-        results = Results.from_json(raw)
+        results = Results.from_dict(raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{file or folder / RESULTS} is no results file of robustkd: {error}",

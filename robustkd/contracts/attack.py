@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from robustkd.contracts.target import Target
 
 AttackKind = Literal["fixed-budget", "minimum-norm"]
+"""Whether an attack looks for any adversarial input inside a budget, or for the closest one."""
 LossFamily = Literal["cross-entropy", "margin", "none", "unknown"]
+"""The kind of loss that an attack climbs; `none` where it climbs no loss."""
 
 
 @dataclass(frozen=True)

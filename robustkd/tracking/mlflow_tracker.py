@@ -228,7 +228,7 @@ class MlflowTracker:
 
     def _digest(self, results: Results, artifacts: Sequence[Path]) -> str:
         content: list[object] = [package_version(), redacted(tracking_uri(self._folder)), self._campaign.plan_id]
-        content += [results.to_json(), [_sha256(path) for path in artifacts]]
+        content += [results.to_dict(), [_sha256(path) for path in artifacts]]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -130,7 +130,7 @@ def test_a_campaign_makes_its_analyses_once_and_shows_them(tmp_path: Path) -> No
     assert narrow.shape == (2, 3)
     assert (wide >= narrow).all()
     assert wide.mean() > narrow.mean()
-    assert Results.from_json(json.loads(json.dumps(results.to_json()))) == results
+    assert Results.from_dict(json.loads(json.dumps(results.to_dict()))) == results
 
     again = Log()
     run(plan, tmp_path, InlineEngine(), observers=[again])

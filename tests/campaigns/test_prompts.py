@@ -110,7 +110,7 @@ def test_a_finished_campaign_does_nothing_again(cupboards):
     assert len(begun) == 4 + 4 * 3 + 4  # trainings, attacks, sets of checks
     _, again, begun = ran(CUPBOARD, folder)
     assert begun == []
-    assert again.to_json() == results.to_json()
+    assert again.to_dict() == results.to_dict()
     _, _, begun = ran(CUPBOARD.replace("looks_at: 7", "looks_at: 8"), folder)
     assert len(begun) == 1 + 3 + 1
 

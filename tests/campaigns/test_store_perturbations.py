@@ -84,7 +84,7 @@ def test_damaged_perturbations_cost_the_report_its_images_only(runs, tmp_path):
 
 
 def _plain(results):
-    return json.loads(json.dumps(results.to_json()))
+    return json.loads(json.dumps(results.to_dict()))
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(None, KEPT_BYTES), ("none", 0), ("0", 0), ("3", 3 * 2**20)])

@@ -51,7 +51,7 @@ def results() -> Results:
 
 
 def test_results_survive_json(results):
-    again = Results.from_json(json.loads(json.dumps(results.to_json())))
+    again = Results.from_dict(json.loads(json.dumps(results.to_dict())))
     assert again == results
     assert again.defenses[0].remedy.broken == 150 - round(again.defenses[0].remedy.robust_accuracy * N)
 

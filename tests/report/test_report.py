@@ -383,7 +383,7 @@ def test_a_huge_campaign_shows_what_fits():
 
 def test_results_read_back_from_json_give_the_same_page(tmp_path):
     results = campaign((0, 1))
-    again = Results.from_json(json.loads(json.dumps(results.to_json())))
+    again = Results.from_dict(json.loads(json.dumps(results.to_dict())))
     first = write_report(results, tmp_path / "a").html.read_bytes()
     assert write_report(again, tmp_path / "b").html.read_bytes() == first
 
