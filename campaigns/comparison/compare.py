@@ -6,7 +6,7 @@ all of its seeds say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -158,40 +158,58 @@ def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) 
         UsageError: they have no defense in common.
     """
     matched = _matched(a, b, matched)
-    movements: list[Movement] = []
     reason = unpaired_because(a, b)
+    movements: list[Movement] = []
     notes = [note for note in (reason, a.outdated, b.outdated) if note]
     for name in dict.fromkeys(attack for _, attack, _ in a.rows):
-        if told := other_attack(a, b, name):
-            notes.append(f"{name}: not the same attack in A and B ({told})")
+        if differs := other_attack(a, b, name):
+            notes.append(f"{name}: not the same attack in A and B ({differs})")
     for defense, other in matched.items():
-        title = defense if defense == other else f"{defense} = {other}"
-        seeds = [seed for seed in a.seeds(defense) if seed in b.seeds(other)]
-        if not seeds:
-            told = f"A has {_listed(a.seeds(defense))}, B has {_listed(b.seeds(other))}"
-            notes.append(f"{title}: no seed in common ({told})")
-            continue
-        attacks = [name for name in a.attacks(defense, seeds[0]) if name in b.attacks(other, seeds[0])]
-        for attack in (CLEAN, *attacks, WORST):
-            over = shared_headline(a, b, defense, other, seeds[0]) if attack == WORST else ()
-            changes = []
-            for seed in seeds:
-                before, after = row_of(a, defense, attack, seed, over), row_of(b, other, attack, seed, over)
-                if before is None or after is None:
-                    notes.append(f"{title}: {attack}, seed {seed}: no number in {'A' if before is None else 'B'}")
-                elif not before.under(after):
-                    told = f"{budget(before.norm, before.eps)} in A, {budget(after.norm, after.eps)} in B"
-                    notes.append(f"{title}: {attack}: other threat models, not compared ({told})")
-                    break
-                else:
-                    changes.append(change(before, after, paired=not reason))
-            if changes:
-                movements.append(Movement(defense, other, attack, tuple(changes), over))
-        for side, snapshot, name in (("A", a, defense), ("B", b, other)):
-            alone = [attack for attack in snapshot.attacks(name, seeds[0]) if attack not in attacks]
-            if alone:
-                notes.append(f"{title}: {_listed(alone)} only in {side}; the worst case is over the attacks that both have")
+        moved, noted = _compared_defense(a, b, defense, other, paired=not reason)
+        movements += moved
+        notes += noted
     return ComparedCampaigns(a.origin, b.origin, tuple(movements), tuple(dict.fromkeys(notes)))
+
+
+def _compared_defense(a: Snapshot, b: Snapshot, defense: str, other: str, *, paired: bool) -> tuple[list[Movement], list[str]]:
+    """What changed from ``defense`` in A to ``other`` in B, and notes on what could not be compared."""
+    title = defense if defense == other else f"{defense} = {other}"
+    seeds = [seed for seed in a.seeds(defense) if seed in b.seeds(other)]
+    if not seeds:
+        have = f"A has {_listed(a.seeds(defense))}, B has {_listed(b.seeds(other))}"
+        return [], [f"{title}: no seed in common ({have})"]
+    attacks = [name for name in a.attacks(defense, seeds[0]) if name in b.attacks(other, seeds[0])]
+    movements, notes = [], []
+    for attack in (CLEAN, *attacks, WORST):
+        over = shared_headline(a, b, defense, other, seeds[0]) if attack == WORST else ()
+        pairs = [(seed, row_of(a, defense, attack, seed, over), row_of(b, other, attack, seed, over)) for seed in seeds]
+        changes, noted = _changes_by_seed(f"{title}: {attack}", pairs, paired=paired)
+        notes += noted
+        if changes:
+            movements.append(Movement(defense, other, attack, tuple(changes), over))
+    for side, snapshot, name in (("A", a, defense), ("B", b, other)):
+        alone = [attack for attack in snapshot.attacks(name, seeds[0]) if attack not in attacks]
+        if alone:
+            notes.append(f"{title}: {_listed(alone)} only in {side}; the worst case is over the attacks that both have")
+    return movements, notes
+
+
+def _changes_by_seed(
+    title: str, pairs: Sequence[tuple[int, Row | None, Row | None]], *, paired: bool
+) -> tuple[list[Change], list[str]]:
+    """The change of each seed that has the number in A and in B, up to the first under another threat model; and notes."""
+    changes: list[Change] = []
+    notes: list[str] = []
+    for seed, before, after in pairs:
+        if before is None or after is None:
+            notes.append(f"{title}, seed {seed}: no number in {'A' if before is None else 'B'}")
+        elif not before.under(after):
+            models = f"{budget(before.norm, before.eps)} in A, {budget(after.norm, after.eps)} in B"
+            notes.append(f"{title}: other threat models, not compared ({models})")
+            break
+        else:
+            changes.append(change(before, after, paired=paired))
+    return changes, notes
 
 
 def change(before: Row, after: Row, *, paired: bool) -> Change:

@@ -94,35 +94,51 @@ def plot(
     drawn = [(s, style) for style, s in enumerate(series) if s.x]  # a series keeps its style when another has no data
     if not drawn:
         return None
-    xs = [x for s, _ in drawn for x in s.x] + ([mark] if mark is not None else [])
-    ys = [y for s, _ in drawn for y in (*s.y, *s.low, *s.high) if math.isfinite(y)]
-    x_low, x_high = _span(min(xs), max(xs))
-    y_low, y_high = (0.0, 1.0) if shares else _span(min(ys, default=0.0), max(ys, default=1.0))
-
-    def across(x: float) -> float:
-        return round(100 * (x - x_low) / (x_high - x_low), 2)
-
-    def down(y: float) -> float:
-        return round(100 - 100 * (y - y_low) / (y_high - y_low), 2)
-
-    def line(s: Series, style: int) -> Line:
-        spots = [(across(x), down(y)) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
-        lower = [(across(x), down(y)) for x, y in zip(s.x, s.low, strict=False)]
-        upper = [(across(x), down(y)) for x, y in zip(s.x, s.high, strict=False)]
-        told = s.told or [number(y) for y in s.y]
-        dots = tuple(Dot(x, y, text) for (x, y), text in zip(spots, told, strict=False))
-        band = _path([*upper, *reversed(lower)]) + "Z" if len(lower) > 1 else ""
-        return Line(s.label, style % len(SERIES), DASHES[style // len(SERIES) % len(DASHES)], _path(spots), band, dots)
-
+    axes = _Axes.around([s for s, _ in drawn], shares, mark)
     y_text = (lambda y: f"{100 * y:.0f}") if shares else number
     return Plot(
         title,
-        tuple(line(s, style) for s, style in drawn),
-        tuple(Tick(across(x), number(x)) for x in ticks(x_low, x_high, n_ticks)),
-        tuple(Tick(100 - down(y), y_text(y)) for y in ticks(y_low, y_high, 5)),
+        tuple(_line(axes, s, style) for s, style in drawn),
+        tuple(Tick(axes.across(x), number(x)) for x in ticks(axes.x_low, axes.x_high, n_ticks)),
+        tuple(Tick(100 - axes.down(y), y_text(y)) for y in ticks(axes.y_low, axes.y_high, 5)),
         x_label,
-        None if mark is None else across(mark),
+        None if mark is None else axes.across(mark),
     )
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The ranges that a plot shows."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    @classmethod
+    def around(cls, series: Sequence[Series], shares: bool, mark: float | None) -> _Axes:
+        """With every point, every band and the mark inside; of ``shares``, all of [0, 1]."""
+        xs = [x for s in series for x in s.x] + ([mark] if mark is not None else [])
+        ys = [y for s in series for y in (*s.y, *s.low, *s.high) if math.isfinite(y)]
+        return cls(*_span(min(xs), max(xs)), *((0.0, 1.0) if shares else _span(min(ys, default=0.0), max(ys, default=1.0))))
+
+    def across(self, x: float) -> float:
+        """Percent from the left."""
+        return round(100 * (x - self.x_low) / (self.x_high - self.x_low), 2)
+
+    def down(self, y: float) -> float:
+        """Percent from the top."""
+        return round(100 - 100 * (y - self.y_low) / (self.y_high - self.y_low), 2)
+
+
+def _line(axes: _Axes, s: Series, style: int) -> Line:
+    spots = [(axes.across(x), axes.down(y)) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
+    lower = [(axes.across(x), axes.down(y)) for x, y in zip(s.x, s.low, strict=False)]
+    upper = [(axes.across(x), axes.down(y)) for x, y in zip(s.x, s.high, strict=False)]
+    told = s.told or [number(y) for y in s.y]
+    dots = tuple(Dot(x, y, text) for (x, y), text in zip(spots, told, strict=False))
+    band = _path([*upper, *reversed(lower)]) + "Z" if len(lower) > 1 else ""
+    return Line(s.label, style % len(SERIES), DASHES[style // len(SERIES) % len(DASHES)], _path(spots), band, dots)
 
 
 def ticks(low: float, high: float, n: int) -> list[float]:

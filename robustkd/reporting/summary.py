@@ -91,8 +91,12 @@ def seeds_of(results: Results) -> list[int]:
 
 def mean(values: Iterable[float | None]) -> float | None:
     """The mean of the values that are there, or None."""
-    known = [value for value in values if value is not None]
+    known = _known(values)
     return sum(known) / len(known) if known else None
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def curve_of(item: CellResult | DefenseResult) -> list[CurvePoint]:
@@ -145,19 +149,15 @@ def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellR
     trained = [item for item in results.defenses if item.defense == name]
     cells = [cell for found in by_attack.values() for cell in found]
     per_attack = {attack: mean(cell.robust_accuracy for cell in found) for attack, found in by_attack.items()}
-    robust = [item.robust_accuracy for item in trained if item.robust_accuracy is not None]
-    pairs = [
-        (item.clean_accuracy, item.robust_accuracy)
-        for item in trained
-        if item.clean_accuracy is not None and item.robust_accuracy is not None
-    ]
+    robust = _known(item.robust_accuracy for item in trained)
+    pairs = _accuracies(trained)
     return DefenseSummary(
         defense=name,
         seeds=tuple(sorted({item.seed for item in trained} | {cell.seed for cell in cells})),
         clean_accuracy=mean(item.clean_accuracy for item in trained),
         robust_accuracy=mean(robust),
-        ci_low=min((item.ci_low for item in trained if item.ci_low is not None), default=None),
-        ci_high=max((item.ci_high for item in trained if item.ci_high is not None), default=None),
+        ci_low=min(_known(item.ci_low for item in trained), default=None),
+        ci_high=max(_known(item.ci_high for item in trained), default=None),
         spread_low=min(robust, default=None),
         spread_high=max(robust, default=None),
         w_robust=mean(w_robust(*pair) for pair in pairs),
@@ -170,6 +170,12 @@ def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellR
         remedied=_remedied(trained),
         remedies=_remedies(trained),
     )
+
+
+def _accuracies(trained: Sequence[DefenseResult]) -> list[tuple[float, float]]:
+    """Clean and robust accuracy of the seeds that have both."""
+    both = ((item.clean_accuracy, item.robust_accuracy) for item in trained)
+    return [(clean, robust) for clean, robust in both if clean is not None and robust is not None]
 
 
 def _remedies(trained: Sequence[DefenseResult]) -> dict[str, float]:

@@ -63,44 +63,67 @@ class Tradeoff:
     y_ticks: tuple[Tick, ...]
 
 
+_Measured = tuple[int, DefenseSummary, float, float]
+"""A defense's place in the campaign, its summary, clean and robust accuracy."""
+
+
 def tradeoff(summaries: Sequence[DefenseSummary], published: Sequence[Published] = ()) -> Tradeoff | None:
     """Lay out the chart, or None with fewer than two defenses to compare."""
     measured = [(style, row, *both) for style, row in enumerate(summaries) if (both := _accuracies(row))]
     if len(measured) < 2:
         return None
-    best = pareto([(clean, robust) for _, row, clean, robust in measured if row.verdict != "not credible"])
-    cleans = [clean for _, _, clean, _ in measured] + [item.clean for item in published]
-    robusts = [robust for *_, robust in measured] + [item.robust for item in published]
-    ends = [end for _, row, *_ in measured for end in (row.ci_low, row.ci_high) if end is not None]
-    x_low, x_high = _span(cleans)
-    y_low, y_high = _span([*robusts, *ends])
-
-    def across(clean: float) -> float:
-        return round(100 * (clean - x_low) / (x_high - x_low), 2)
-
-    def down(robust: float) -> float:
-        return round(100 - 100 * (robust - y_low) / (y_high - y_low), 2)
-
-    spots = tuple(
-        Spot(
-            row,
-            LETTERS[style // 26] + ascii_uppercase[style % 26],
-            across(clean),
-            down(robust),
-            down(robust if row.ci_low is None else row.ci_low),
-            down(robust if row.ci_high is None else row.ci_high),
-            style,
-            row.verdict != "not credible" and (clean, robust) in best,
-            row.verdict == "not credible",
-        )
-        for style, row, clean, robust in measured
-    )
+    axes = _Axes.around(measured, published)
+    front = pareto([(clean, robust) for _, row, clean, robust in measured if row.verdict != "not credible"])
+    spots = tuple(_spot(axes, *one, front=front) for one in measured)
     return Tradeoff(
         spots,
-        tuple(Reference(n, item, across(item.clean), down(item.robust)) for n, item in enumerate(published, 1)),
+        tuple(Reference(n, item, axes.across(item.clean), axes.down(item.robust)) for n, item in enumerate(published, 1)),
         _staircase(sorted((spot.x, spot.y) for spot in spots if spot.best)),
-        tuple(Tick(across(x), f"{100 * x:g}") for x in ticks(x_low, x_high, N_TICKS)),
-        tuple(Tick(100 - down(y), f"{100 * y:g}") for y in ticks(y_low, y_high, N_TICKS)),
+        tuple(Tick(axes.across(x), f"{100 * x:g}") for x in ticks(axes.x_low, axes.x_high, N_TICKS)),
+        tuple(Tick(100 - axes.down(y), f"{100 * y:g}") for y in ticks(axes.y_low, axes.y_high, N_TICKS)),
+    )
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The ranges that the chart shows, as accuracies in [0, 1]."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    @classmethod
+    def around(cls, measured: Sequence[_Measured], published: Sequence[Published]) -> _Axes:
+        """With every point and the ends of every interval inside."""
+        cleans = [clean for _, _, clean, _ in measured] + [item.clean for item in published]
+        robusts = [robust for *_, robust in measured] + [item.robust for item in published]
+        ends = [end for _, row, *_ in measured for end in (row.ci_low, row.ci_high) if end is not None]
+        return cls(*_span(cleans), *_span([*robusts, *ends]))
+
+    def across(self, clean: float) -> float:
+        """Percent from the left."""
+        return round(100 * (clean - self.x_low) / (self.x_high - self.x_low), 2)
+
+    def down(self, robust: float) -> float:
+        """Percent from the top."""
+        return round(100 - 100 * (robust - self.y_low) / (self.y_high - self.y_low), 2)
+
+
+def _spot(
+    axes: _Axes, style: int, row: DefenseSummary, clean: float, robust: float, *, front: set[tuple[float, float]]
+) -> Spot:
+    doubted = row.verdict == "not credible"
+    return Spot(
+        row,
+        LETTERS[style // 26] + ascii_uppercase[style % 26],
+        axes.across(clean),
+        axes.down(robust),
+        axes.down(robust if row.ci_low is None else row.ci_low),
+        axes.down(robust if row.ci_high is None else row.ci_high),
+        style,
+        not doubted and (clean, robust) in front,
+        doubted,
     )
 
 
