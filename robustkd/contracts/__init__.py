@@ -27,6 +27,7 @@ from robustkd.contracts.params import (
     named_plugins,
     target_references,
 )
+from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.prompts import Answered, Asked, Attempts, GenerativeTarget, Judge, PromptAttack, PromptBatch, Prompts
 from robustkd.contracts.target import Target, WrappedTarget
 from robustkd.contracts.threat import ThreatModel
@@ -59,6 +60,7 @@ __all__ = [
     "Model",
     "ModelName",
     "Params",
+    "Plugin",
     "PluginError",
     "PromptAttack",
     "PromptBatch",
