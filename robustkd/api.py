@@ -488,7 +488,7 @@ def _label(spec: AttackLike) -> str:
     if isinstance(spec, str):
         return spec
     if isinstance(spec, Attack):
-        return _written(plugins.name_of("attacks", spec), _changed(spec.params))
+        return _written(spec.name, _changed(spec.params))
     return _written(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
 
 

@@ -403,7 +403,7 @@ def _plugin(
     for key, other, name in named_plugins(params):
         if name not in (known := plugins.names(other)):  # type: ignore[arg-type]
             problems.append(Problem((*path, key), f"there is no {plugins.one_of(other)} '{name}'", close_to(name, known)))
-    return plugin(params)
+    return plugins.build(group, use.kind, params)
 
 
 def _defense(name: str, use: _Use, folder: Path, problems: list[Problem]) -> DefenseUse | None:

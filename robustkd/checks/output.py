@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from robustkd import plugins
 from robustkd.contracts import Attack, Check, CheckContext, Finding, Params
 
 
@@ -86,7 +85,7 @@ class RandomisedOutput(Check):
 
 
 def _averages(attack: Attack) -> bool:
-    return plugins.name_of("attacks", attack) == "eot" or getattr(attack.params, "version", "") == "rand"
+    return attack.name == "eot" or getattr(attack.params, "version", "") == "rand"
 
 
 class TooFewClasses(Check):

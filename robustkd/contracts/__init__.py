@@ -31,6 +31,7 @@ from robustkd.contracts.params import (
     named_plugins,
     target_references,
 )
+from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.prompts import Answered, Asked, Attempts, GenerativeTarget, Judge, PromptAttack, PromptBatch, Prompts
 from robustkd.contracts.target import Precision, Target, WrappedTarget
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
@@ -73,6 +74,7 @@ __all__ = [
     "ModelName",
     "Norm",
     "Params",
+    "Plugin",
     "PluginError",
     "Precision",
     "PromptAttack",

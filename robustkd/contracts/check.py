@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from robustkd.contracts.attack import AttackKind, LossFamily
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import RobustkdError, lacks_memory
-from robustkd.contracts.params import Params
+from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class CheckContext:
         return [attack for attack in self.attacks.values() if attack.threat == self.threat]
 
 
-class Check(ABC):
+class Check(Plugin, ABC):
     """One symptom: a rule, its severity, and ``run``, which returns the evidence.
 
     Attributes:
@@ -153,19 +153,13 @@ class Check(ABC):
     A check whose ``Params`` have ``samples`` looks at no more than so many; ``checks: {samples: N}`` sets it.
     """
 
-    Params: ClassVar[type[Params]] = Params
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     severity: ClassVar[Severity] = "warning"
     rule: ClassVar[str] = ""
     version: ClassVar[str] = "1"
-    source: ClassVar[str] = ""
     thorough: ClassVar[bool] = False
     cost: ClassVar[str] = "none"
     doubts: ClassVar[Doubt] = "number"
-    name: ClassVar[str]
-
-    def __init__(self, params: Any = None) -> None:
-        self.params: Any = self.Params() if params is None else params
 
     @abstractmethod
     def run(self, context: CheckContext) -> Finding:

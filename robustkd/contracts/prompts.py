@@ -265,4 +265,4 @@ class PromptAttack(Attack):
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Not for arrays: see ``search``."""
-        raise UsageError(f"attack '{getattr(self, 'name', type(self).__name__)}' is for prompts, not for arrays")
+        raise UsageError(f"attack '{self.name}' is for prompts, not for arrays")

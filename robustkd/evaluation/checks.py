@@ -32,7 +32,7 @@ def make_check(name: str, samples: int | None = None) -> Check:
     """A check, looking at no more than ``samples`` samples where it has such a parameter."""
     plugin = plugins.load("checks", name)
     given = {"samples": samples} if samples is not None and "samples" in plugin.Params.model_fields else {}
-    check: Check = plugin(plugin.Params(**given))
+    check: Check = plugins.build("checks", name, plugin.Params(**given))
     return check
 
 

@@ -253,9 +253,7 @@ def evaluate_attack(
 def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Sequence[float]) -> None:
     """Raise UsageError unless the attack can be run on these samples under this threat model."""
     if reason := attack.refusal(threat):
-        raise UsageError(
-            f"attack '{getattr(attack, 'name', type(attack).__name__)}' {reason}", fix="choose another norm or attack"
-        )
+        raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another norm or attack")
     if batch.goals is None and threat.goal == "targeted":
         raise UsageError("a targeted threat model needs the classes to reach", fix="pass goals, one class a sample")
     if batch.eps is not None and (curve or float(batch.eps.max()) > threat.eps):
@@ -287,7 +285,7 @@ def left_changed(attack: Attack) -> AttackError:
 def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatModel, seed: int, batch: Batch) -> Attack:
     if data is None:
         raise UsageError(
-            f"attack '{getattr(attack, 'name', type(attack).__name__)}' learns from training data, and was given none",
+            f"attack '{attack.name}' learns from training data, and was given none",
             fix="pass fit_data=(x, y): samples that are not attacked",
         )
     device = batch.inputs.device

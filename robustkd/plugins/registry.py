@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from robustkd.contracts.errors import PluginError, RobustkdError, UsageError, suggestion
+from robustkd.contracts.plugin import registered_name
 from robustkd.contracts.version import CHANGES, CONTRACT_VERSION, moved
 
 Group = Literal["attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "targets", "engines"]
@@ -110,14 +111,23 @@ def load(group: Group, name: str) -> type[Any]:
                 f"'{name}' is a family of {group}, not one of them", fix=f"name a member, such as {head}:{loaded.members()[0]}"
             )
         try:
-            return _named(loaded.member(member), name)
+            plugin: type[Any] = loaded.member(member)
+            return plugin
         except KeyError:
             members = loaded.members()
             hint = suggestion(member, members)
             raise PluginError(f"{head} has no {singular} '{member}'", fix=hint or f"one of: {', '.join(members)}") from None
     if colon:
         raise PluginError(f"unknown {singular} '{name}'", fix=f"'{head}' is a single {singular}; write '{head}'")
-    return _named(loaded, name)
+    single: type[Any] = loaded
+    return single
+
+
+def build(group: Group, name: str, params: Any) -> Any:
+    """The plug-in called ``name`` with these parameters. The name is the object's: a class may be registered under several."""
+    plugin = load(group, name)(params)
+    plugin.name = name
+    return plugin
 
 
 def make(group: Group, spec: Mapping[str, Any]) -> Any:
@@ -132,7 +142,8 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
     kind = str(spec.get("kind", ""))
     plugin = load(group, kind)
     try:
-        return plugin(plugin.Params(**{key: value for key, value in spec.items() if key != "kind"}))
+        params = plugin.Params(**{key: value for key, value in spec.items() if key != "kind"})
+        return build(group, kind, params)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -140,17 +151,6 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
         listed = f"parameters of {kind}: {', '.join(known) or 'none'}"
         fix = f"see `robustkd describe {kind}`" if key in known else suggestion(key, known) or listed
         raise UsageError(f"{one_of(group)} '{kind}': {key}: {first['msg']}", fix=fix) from None
-
-
-def name_of(group: Group, plugin: object) -> str:
-    """The name of a plug-in object: what its class is registered as, else a ``name`` of its own, else the class's name.
-
-    It does not depend on what was loaded before: a subclass does not inherit the name that ``load`` gives to a class.
-    """
-    kind = type(plugin)
-    where = f"{kind.__module__}:{kind.__qualname__}"
-    registered = (name for name, point in sorted(_entry_points(group).items()) if point.value == where)
-    return next(registered, None) or {**vars(kind), **vars(plugin)}.get("name") or kind.__name__
 
 
 def modalities(plugin: type[Any]) -> tuple[str, ...]:
@@ -185,12 +185,7 @@ def refresh() -> None:
     """Look again at what is installed: what has been found and imported by name so far is forgotten."""
     _entry_points.cache_clear()
     _import.cache_clear()
-
-
-def _named(plugin: type[Any], name: str) -> type[Any]:
-    if getattr(plugin, "name", None) != name:
-        plugin.name = name
-    return plugin
+    registered_name.cache_clear()
 
 
 @functools.cache
