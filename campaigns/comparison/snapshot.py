@@ -140,7 +140,7 @@ def read(reference: str, out: Path | None = None) -> Snapshot:
         content = _json(path)
         return _of_baseline(content, reference) if baseline.VERSION_KEY in content else _of_folder(path.parent, reference, path)
     campaign = spec.load(reference)
-    folder = out or Path("runs") / campaign.name
+    folder = out or campaign.default_folder
     if not (folder / RESULTS).is_file():
         raise UsageError(
             f"{folder} holds no {RESULTS} of '{campaign.name}'", fix="robustkd run it first, or name its folder with --out"

@@ -251,6 +251,11 @@ class Campaign:
     judges: dict[str, JudgeUse] = field(default_factory=dict)
 
     @property
+    def default_folder(self) -> Path:
+        """Where its results are, unless somebody names another folder; relative to the working directory."""
+        return Path("runs") / self.name
+
+    @property
     def code(self) -> list[Code]:
         """The code that it names, which its targets' cards may call."""
         return [code for use in self.defenses.values() for code in use.plugin.code()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -46,6 +47,22 @@ def current(plan: Plan, store: Store) -> Results | None:
     except (OSError, ValueError, StoreError, RecursionError):
         pass
     return None
+
+
+def read(file: Path) -> Results:
+    """The results that a results.json holds, with the folder that it is in.
+
+    Raises:
+        StoreError: there is none, or it cannot be read.
+    """
+    fix = "run the campaign, or name the folder that it was run into"
+    try:
+        results = Results.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise StoreError(f"{file.parent} holds no {file.name}", fix=fix) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{file} cannot be read: {type(error).__name__}: {error}", fix=fix) from error
+    return replace(results, folder=file.parent)
 
 
 def _note(plan: Plan, store: Store, content: bytes) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from robustkd.scoring.results import CellResult, Results
 from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
 from robustkd.tracking.transcripts import MOST
 
+VARIABLE = "MLFLOW_TRACKING_URI"
 SHOWN = 16
 """Images of an attack that are kept in MLflow."""
 
@@ -52,8 +54,18 @@ def run(
         observers: hear of its course, before the record and the report are written.
         warn: hears, from a thread of its own, that a tracking server does not answer; the campaign goes on without it.
     """
-    if profile.tracking.uri:
-        os.environ.setdefault("MLFLOW_TRACKING_URI", profile.tracking.uri)
+    with _tracked_at(profile.tracking.uri):
+        return _run(campaign, folder, profile, redo, observers, warn)
+
+
+def _run(
+    campaign: Campaign,
+    folder: Path,
+    profile: Profile,
+    redo: Sequence[str],
+    observers: Sequence[Observer],
+    warn: Callable[[str], None] | None,
+) -> Results:
     engine = profile.make_engine()
     plan = planning.build(campaign)
     # In this order: the tracked run takes the record and the report along, so these are written first.
@@ -76,6 +88,19 @@ def run(
     finally:
         if tracking:
             tracking.tracker.close()
+
+
+@contextmanager
+def _tracked_at(uri: str | None) -> Iterator[None]:
+    """Until the end of the block the MLflow store is the one of the profile, unless MLFLOW_TRACKING_URI names one."""
+    if not uri or VARIABLE in os.environ:
+        yield
+        return
+    os.environ[VARIABLE] = uri
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
 
 
 def report(campaign: Campaign, folder: Path) -> ReportFiles:

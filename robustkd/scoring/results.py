@@ -179,8 +179,9 @@ class Results(Tabular):
         threat = budget(self.threat.get("norm", ""), self.threat.get("eps", 0.0))
         of = f"{self.campaign}: {threat}, {self.data.get('name')}, n = {self.data.get('n')}"
         missing = sum(cell.status != "done" for cell in self.cells)
+        what = "defense" if len(self.defenses) == 1 else "defenses"
         unfinished = f"; incomplete, {missing} of {len(self.cells)} attacks have no number" if self.incomplete else ""
-        return f"{of}, {len(self.defenses)} trained defenses{unfinished}"
+        return f"{of}, {len(self.defenses)} trained {what}{unfinished}"
 
     def shown(self) -> list[dict[str, str]]:
         """Of each trained defense the worst case over its attacks, with its verdict."""
