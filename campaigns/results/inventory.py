@@ -96,7 +96,7 @@ def _tables(plan: Plan, store: Store) -> Iterator[pa.Table]:
     for cell in plan.of("attack"):
         if (entry := store.get(cell.id)) is None:
             continue
-        record, use = samples.read(entry), plan.campaign.attacks[cell.attack or ""]
+        record, use = samples.read(entry), plan.campaign.attacks[cell.attack]
         named = {
             "defense": cell.defense,
             "attack": use.name,
