@@ -97,7 +97,7 @@ def _tables(plan: Plan, store: Store) -> Iterator[pa.Table]:
     for cell in plan.of("attack"):
         if (entry := store.get(cell.id)) is None:
             continue
-        use = plan.campaign.attacks[cell.attack or ""]
+        use = plan.campaign.attacks[cell.attack]
         yield _table(entry, cell.id, cell.defense, use.name, cell.seed, use.threat.measure, use.threat.eps)
 
 

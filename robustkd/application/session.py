@@ -17,7 +17,7 @@ from robustkd.campaigns.execution.record import Recorder
 from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.file.spec import AttackUse, Campaign, DefenseUse
 from robustkd.campaigns.plan import plan as planning
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import AttackCell, Cell
 from robustkd.campaigns.plan.finished import finished_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.results.collect import Failure, attack_result, collect, data_told
@@ -156,11 +156,11 @@ class _Tracking(Observer):
         self.tracker.log_progress(cell.defense, cell.seed, epoch, metrics)
 
     def succeeded(self, cell: Cell, result: CellResult | None) -> None:
-        if result is not None:
+        if isinstance(cell, AttackCell) and result is not None:
             self.tracker.log_cell(result, cell_gallery(self._plan, self._store, cell, _count(self._plan, self._images)))
 
     def failed(self, cell: Cell, failure: Failure) -> None:
-        if cell.kind == "attack":
+        if isinstance(cell, AttackCell):
             self.tracker.log_cell(attack_result(self._plan, cell, None, None, failure))
 
     def finished(self, results: Results) -> None:
