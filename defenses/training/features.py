@@ -24,7 +24,7 @@ Layer = str | int
 _ACTIVATIONS = {F.relu, F.leaky_relu, F.gelu, F.silu, F.elu, F.hardtanh, torch.relu, torch.tanh, Tensor.relu, Tensor.tanh}
 
 
-class _Reached(Exception):
+class _Reached(BaseException):  # no failure of the model: whoever words those lets it pass
     def __init__(self, features: Tensor) -> None:
         self.features = features
 
