@@ -126,7 +126,7 @@ class _Trained:
         """When each of its finished cells was finished."""
         return [str(entry.meta["finished"]) for entry in self.entries.values() if entry]
 
-    def show(self, seen: Callable[[Cell, AttackRecord], None]) -> None:
+    def show(self, seen: Callable[[AttackCell, AttackRecord], None]) -> None:
         """Call ``seen`` with each finished attack and its record."""
         for cell in self.attacks:
             if cell.id in self.records:

@@ -180,7 +180,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_multi_representer(PurePath, lambda dumper, path: dumper.represent_str(str(path)))
-_Dumper.add_multi_representer(np.generic, lambda dumper, number: dumper.represent_data(number.item()))
+_Dumper.add_multi_representer(np.generic, lambda dumper, number: dumper.represent_data(number.item()))  # type: ignore[type-abstract]
 
 
 def _results(given: str | Path | Results) -> Results:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from robustkd.campaigns.execution.run import Observer
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import AttackCell, Cell
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.results.collect import Failure
 from robustkd.contracts import RobustkdError
@@ -95,5 +95,18 @@ class _Teller(Observer):
         epoch: int | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        known = (cell.title, cell.defense, cell.attack, cell.seed) if cell else ("", None, None, None)
-        self._tell(Progress(event, self._done, self._total, text, *known, number, epoch, metrics or {}))
+        self._tell(
+            Progress(
+                event,
+                self._done,
+                self._total,
+                text,
+                cell=cell.title if cell else "",
+                defense=cell.defense if cell else None,
+                attack=cell.attack if isinstance(cell, AttackCell) else None,
+                seed=cell.seed if cell else None,
+                robust_accuracy=number,
+                epoch=epoch,
+                metrics=metrics or {},
+            )
+        )
