@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+
+from robustkd import plugins
+from support.packages import write_metadata
 
 collect_ignore = ["plugin_example"]  # a package of its own, whose tests need it installed: tests/plugin_kit does both
 
@@ -38,3 +42,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no measuring data in {folder}")
     return folder
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """``installed(name, {group: {plug-in: "module:Class"}})``: a package that registers these until the test ends."""
+
+    def install(name: str, points: Mapping[str, Mapping[str, str]], version: str = "1.0") -> None:
+        write_metadata(tmp_path / "site", name, points, version)
+        monkeypatch.syspath_prepend(str(tmp_path / "site"))
+        plugins.refresh()
+
+    yield install
+    plugins.refresh()

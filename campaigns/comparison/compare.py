@@ -6,9 +6,9 @@ all of its seeds say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from robustkd.campaigns.plan.changes import set_otherwise
 from robustkd.contracts import UsageError, suggestion
 from robustkd.contracts.threat import budget
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
+from robustkd.scoring.tabular import Tabular, percent
 
 Direction = Literal["better", "worse", "not told apart"]
 
@@ -85,14 +86,66 @@ class Movement:
         return told.pop() if len(told) == 1 else "not told apart"
 
 
-@dataclass(frozen=True)
-class ComparedCampaigns:
-    """A and B, side by side. ``notes`` say what could not be compared, or not on the same samples, and why."""
+@dataclass(frozen=True, repr=False)
+class ComparedCampaigns(Tabular):
+    """A and B, side by side. Its DataFrame has a row for each change: a defense, an attack, a seed.
+
+    Attributes:
+        a, b: where they were read from.
+        notes: what could not be compared, or not on the same samples, and why.
+    """
 
     a: str
     b: str
     movements: tuple[Movement, ...]
     notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every movement with its direction, and the changes of its seeds."""
+        movements = [
+            asdict(item)
+            | {
+                "difference": item.difference,
+                "interval": item.interval,
+                "direction": item.direction,
+                "changes": [asdict(change) | {"direction": change.direction} for change in item.changes],
+            }
+            for item in self.movements
+        ]
+        return {"a": self.a, "b": self.b, "notes": self.notes, "movements": movements}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each defense, attack and seed: the shares of A and B, and what they differ by."""
+        return [
+            {"defense": item.defense, "defense_b": item.defense_b, "attack": item.attack}
+            | asdict(change)
+            | {"direction": change.direction}
+            for item in self.movements
+            for change in item.changes
+        ]
+
+    def caption(self) -> str:
+        """How many defenses are better and worse in their worst case."""
+        told = [item.direction for item in self.movements if item.attack == WORST]
+        counted = ", ".join(f"{told.count(word)} {word}" for word in ("better", "worse", "not told apart"))
+        notes = f"; {len(self.notes)} notes" if self.notes else ""
+        return f"A = {self.a}, B = {self.b}; defenses in the worst case: {counted}{notes}"
+
+    def shown(self) -> list[dict[str, str]]:
+        """The difference of each defense, attack and seed in percentage points, and whether B is told apart from A."""
+        return [
+            {
+                "defense": row["defense"] if row["defense"] == row["defense_b"] else f"{row['defense']} = {row['defense_b']}",
+                "attack": row["attack"],
+                "seed": str(row["seed"]),
+                "A": percent(row["a"]),
+                "B": percent(row["b"]),
+                "B - A, points": f"{100 * row['difference']:+.1f} [{100 * row['ci_low']:+.1f}, {100 * row['ci_high']:+.1f}]",
+                "p": "not paired" if row["p"] is None else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}",
+                "": row["direction"],
+            }
+            for row in self.rows()
+        ]
 
 
 def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) -> ComparedCampaigns:
@@ -105,40 +158,58 @@ def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) 
         UsageError: they have no defense in common.
     """
     matched = _matched(a, b, matched)
-    movements: list[Movement] = []
     reason = unpaired_because(a, b)
+    movements: list[Movement] = []
     notes = [note for note in (reason, a.outdated, b.outdated) if note]
     for name in dict.fromkeys(attack for _, attack, _ in a.rows):
-        if told := other_attack(a, b, name):
-            notes.append(f"{name}: not the same attack in A and B ({told})")
+        if differs := other_attack(a, b, name):
+            notes.append(f"{name}: not the same attack in A and B ({differs})")
     for defense, other in matched.items():
-        title = defense if defense == other else f"{defense} = {other}"
-        seeds = [seed for seed in a.seeds(defense) if seed in b.seeds(other)]
-        if not seeds:
-            told = f"A has {_listed(a.seeds(defense))}, B has {_listed(b.seeds(other))}"
-            notes.append(f"{title}: no seed in common ({told})")
-            continue
-        attacks = [name for name in a.attacks(defense, seeds[0]) if name in b.attacks(other, seeds[0])]
-        for attack in (CLEAN, *attacks, WORST):
-            over = shared_headline(a, b, defense, other, seeds[0]) if attack == WORST else ()
-            changes = []
-            for seed in seeds:
-                before, after = row_of(a, defense, attack, seed, over), row_of(b, other, attack, seed, over)
-                if before is None or after is None:
-                    notes.append(f"{title}: {attack}, seed {seed}: no number in {'A' if before is None else 'B'}")
-                elif not before.under(after):
-                    told = f"{budget(before.norm, before.eps)} in A, {budget(after.norm, after.eps)} in B"
-                    notes.append(f"{title}: {attack}: other threat models, not compared ({told})")
-                    break
-                else:
-                    changes.append(change(before, after, paired=not reason))
-            if changes:
-                movements.append(Movement(defense, other, attack, tuple(changes), over))
-        for side, snapshot, name in (("A", a, defense), ("B", b, other)):
-            alone = [attack for attack in snapshot.attacks(name, seeds[0]) if attack not in attacks]
-            if alone:
-                notes.append(f"{title}: {_listed(alone)} only in {side}; the worst case is over the attacks that both have")
+        moved, noted = _compared_defense(a, b, defense, other, paired=not reason)
+        movements += moved
+        notes += noted
     return ComparedCampaigns(a.origin, b.origin, tuple(movements), tuple(dict.fromkeys(notes)))
+
+
+def _compared_defense(a: Snapshot, b: Snapshot, defense: str, other: str, *, paired: bool) -> tuple[list[Movement], list[str]]:
+    """What changed from ``defense`` in A to ``other`` in B, and notes on what could not be compared."""
+    title = defense if defense == other else f"{defense} = {other}"
+    seeds = [seed for seed in a.seeds(defense) if seed in b.seeds(other)]
+    if not seeds:
+        have = f"A has {_listed(a.seeds(defense))}, B has {_listed(b.seeds(other))}"
+        return [], [f"{title}: no seed in common ({have})"]
+    attacks = [name for name in a.attacks(defense, seeds[0]) if name in b.attacks(other, seeds[0])]
+    movements, notes = [], []
+    for attack in (CLEAN, *attacks, WORST):
+        over = shared_headline(a, b, defense, other, seeds[0]) if attack == WORST else ()
+        pairs = [(seed, row_of(a, defense, attack, seed, over), row_of(b, other, attack, seed, over)) for seed in seeds]
+        changes, noted = _changes_by_seed(f"{title}: {attack}", pairs, paired=paired)
+        notes += noted
+        if changes:
+            movements.append(Movement(defense, other, attack, tuple(changes), over))
+    for side, snapshot, name in (("A", a, defense), ("B", b, other)):
+        alone = [attack for attack in snapshot.attacks(name, seeds[0]) if attack not in attacks]
+        if alone:
+            notes.append(f"{title}: {_listed(alone)} only in {side}; the worst case is over the attacks that both have")
+    return movements, notes
+
+
+def _changes_by_seed(
+    title: str, pairs: Sequence[tuple[int, Row | None, Row | None]], *, paired: bool
+) -> tuple[list[Change], list[str]]:
+    """The change of each seed that has the number in A and in B, up to the first under another threat model; and notes."""
+    changes: list[Change] = []
+    notes: list[str] = []
+    for seed, before, after in pairs:
+        if before is None or after is None:
+            notes.append(f"{title}, seed {seed}: no number in {'A' if before is None else 'B'}")
+        elif not before.under(after):
+            models = f"{budget(before.norm, before.eps)} in A, {budget(after.norm, after.eps)} in B"
+            notes.append(f"{title}: other threat models, not compared ({models})")
+            break
+        else:
+            changes.append(change(before, after, paired=paired))
+    return changes, notes
 
 
 def change(before: Row, after: Row, *, paired: bool) -> Change:

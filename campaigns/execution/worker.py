@@ -335,4 +335,4 @@ def _spent(seconds: float) -> dict[str, float]:
 def _with_goals(batch: Batch, seed: int, num_classes: int) -> Batch:
     """Each sample's goal: one of the wrong classes, drawn from the sample's own stream."""
     offset = 1 + SampleRng(seed, batch.index, "goals").integers((), num_classes - 1)
-    return Batch(batch.inputs, batch.labels, batch.index, batch.logits, (batch.labels + offset) % num_classes)
+    return replace(batch, goals=(batch.labels + offset) % num_classes)

@@ -12,7 +12,7 @@ from robustkd.campaigns.plan.finished import rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import content_hash
-from robustkd.campaigns.store.store import Store
+from robustkd.campaigns.store.store import Entry, Store
 
 PLAN = "plan.json"
 
@@ -52,26 +52,44 @@ def reasons(plan: Plan, store: Store, finished: Collection[str]) -> list[str]:
     todo = {cell.id: cell for cell in plan.cells if cell.id not in finished}
     found = [f"{todo[id_].title}: {why}" for id_, why in store.damaged.items() if id_ in todo]
     there = [cell for cell in todo.values() if cell.id not in store.damaged and store.get(cell.id)]
+    found += _stale_targets(plan, store, there)
+    found += _stale_checks([entry for cell in there if cell.kind == "checks" and (entry := store.get(cell.id))])
+    last = remembered(store.folder)
+    names = {id_: defense for (kind, defense, _, _), id_ in last.items() if kind == "train"}
+    names |= {cell.id: cell.defense for cell in plan.of("train")}
+    return found + explain(_before(store, last, todo), todo.values(), names)
+
+
+def _stale_targets(plan: Plan, store: Store, there: Collection[Cell]) -> list[str]:
+    """Of the cells that are in the store: targets that are built anew, and what was made with another target."""
     rebuilt = [cell for cell in there if cell.id in rebuilt_cells(plan)]
-    found += [f"{cell.defense}: {_rebuilt(store, plan.campaign.folder, cell)}" for cell in rebuilt]
+    found = [f"{cell.defense}: {_rebuilt(store, plan.campaign.folder, cell)}" for cell in rebuilt]
     if stale := [cell for cell in there if cell.kind != "checks" and cell not in rebuilt]:
         whose = ", ".join(dict.fromkeys(cell.defense for cell in stale))
         found.append(
             _counted(f"{whose}: made with a target that was trained or built again, and came out different", len(stale))
         )
-    entries = [entry for cell in there if cell.kind == "checks" and (entry := store.get(cell.id))]
-    if unrun := [entry for entry in entries if entry.meta.get("not run")]:
-        found.append(_counted("checks that could not all be run", len(unrun)))
-    if len(entries) > len(unrun):
-        found.append(_counted("checks of attacks that were not finished, or that are done again", len(entries) - len(unrun)))
-    last = remembered(store.folder)
+    return found
+
+
+def _stale_checks(entries: Collection[Entry]) -> list[str]:
+    """Why checks that are in the store are done again."""
+    found = []
+    unrun = sum(bool(entry.meta.get("not run")) for entry in entries)
+    if unrun:
+        found.append(_counted("checks that could not all be run", unrun))
+    if len(entries) > unrun:
+        found.append(_counted("checks of attacks that were not finished, or that are done again", len(entries) - unrun))
+    return found
+
+
+def _before(store: Store, last: Mapping[Place, str], todo: Mapping[str, Cell]) -> dict[Place, tuple[str, Identity]]:
+    """Id and identity of the finished cells of the last plan in whose places other ones are to be done."""
     before: dict[Place, tuple[str, Identity]] = {}
     for where in map(place, todo.values()):
         if (id_ := last.get(where)) and id_ not in todo and (entry := store.get(id_)) and "identity" in entry.meta:
             before[where] = id_, entry.meta["identity"]
-    names = {id_: defense for (kind, defense, _, _), id_ in last.items() if kind == "train"}
-    names |= {cell.id: cell.defense for cell in plan.of("train")}
-    return found + explain(before, todo.values(), names)
+    return before
 
 
 def _rebuilt(store: Store, folder: Path, cell: Cell) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -27,6 +27,7 @@ from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.verdict import verdict
+from robustkd.scoring.worst_case import worst_case
 
 FINDINGS, TABLE = "findings.json", "table.json"
 
@@ -40,6 +41,7 @@ class Failure:
 
 
 _PENDING = Failure("pending", "not run yet")
+_NO_HEADLINE = Failure("failed", "no attack under the campaign's threat model")
 
 
 def collect(
@@ -50,33 +52,22 @@ def collect(
     One trained defense after the other: the samples of all cells together would not fit into memory.
     """
     campaign = plan.campaign
-    valid = valid_cells(plan, store, failures)
-    groups: dict[tuple[str, int], list[Cell]] = {}
-    for cell in plan.cells:
-        groups.setdefault((cell.defense, cell.seed), []).append(cell)
     cells: list[CellResult] = []
     defenses: dict[tuple[str, int], DefenseResult] = {}
     standing: list[tuple[str, int, np.ndarray]] = []
     finished: list[str] = []
     shown: set[str] = set()
-    for seed in campaign.seeds:
-        for name in campaign.defenses:
-            trained = _Trained(plan, groups[name, seed], store, failures, valid)
-            finished += [str(entry.meta["finished"]) for entry in trained.entries.values() if entry]
-            if seen:
-                for cell in trained.attacks:
-                    if cell.id in trained.records:
-                        seen(cell, trained.records[cell.id])
-            cells += [
-                attack_result(plan, cell, trained.entries[cell.id], trained.records.get(cell.id), trained.failure(cell))
-                for cell in trained.attacks
-            ]
-            defenses[name, seed] = _defense_result(trained)
-            # A defense that the matrix keeps out of every attack is there for others (a teacher, a surrogate); it has no result.
-            if trained.attacks or not trained.entries[trained.train.id]:
-                shown.add(name)
-            if trained.headline and all(cell.id in trained.records for cell in trained.headline):
-                standing.append((name, seed, _worst_case([trained.records[cell.id] for cell in trained.headline])[1]))
+    for trained in _each_trained(plan, store, failures):
+        name, seed = trained.train.defense, trained.train.seed
+        finished += trained.finished()
+        if seen:
+            trained.show(seen)
+        cells += trained.attack_results()
+        defenses[name, seed] = _defense_result(trained)
+        if trained.has_result:
+            shown.add(name)
+        if trained.is_complete:
+            standing.append((name, seed, _worst_case([trained.records[cell.id] for cell in trained.headline])[1]))
     return Results(
         campaign=campaign.name,
         threat={"norm": campaign.threat.measure, "eps": campaign.threat.eps},
@@ -112,9 +103,58 @@ class _Trained:
         self.entries = {cell.id: store.get(cell.id) if cell.id in valid else None for cell in cells}
         self.records = {cell.id: samples.read(entry) for cell in self.attacks if (entry := self.entries[cell.id])}
 
+    @property
+    def has_result(self) -> bool:
+        """False of a defense that the matrix keeps out of every attack: it is there for others (a teacher, a surrogate)."""
+        return bool(self.attacks) or not self.entries[self.train.id]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every attack under the campaign's threat model is finished."""
+        return bool(self.headline) and all(cell.id in self.records for cell in self.headline)
+
+    @property
+    def clean_entry(self) -> Entry:
+        """The first finished attack under the campaign's threat model: it knows what held before the attack."""
+        return next(entry for cell in self.headline if (entry := self.entries[cell.id]))
+
     def failure(self, cell: Cell) -> Failure:
         """Why a cell has no result."""
         return self.failures.get(cell.id, _PENDING)
+
+    def finished(self) -> list[str]:
+        """When each of its finished cells was finished."""
+        return [str(entry.meta["finished"]) for entry in self.entries.values() if entry]
+
+    def show(self, seen: Callable[[Cell, AttackRecord], None]) -> None:
+        """Call ``seen`` with each finished attack and its record."""
+        for cell in self.attacks:
+            if cell.id in self.records:
+                seen(cell, self.records[cell.id])
+
+    def attack_results(self) -> list[CellResult]:
+        """The result of each of its attack cells, finished or not."""
+        return [
+            attack_result(self.plan, cell, self.entries[cell.id], self.records.get(cell.id), self.failure(cell))
+            for cell in self.attacks
+        ]
+
+    def missing(self) -> list[Cell]:
+        """The cells beside the training that have no result: attacks, then the checks, then analyses."""
+        attacks = [cell for cell in self.attacks if cell.id not in self.records]
+        others = [*([self.checks] if self.checks else []), *self.analyses]
+        return attacks + [cell for cell in others if not self.entries[cell.id]]
+
+
+def _each_trained(plan: Plan, store: Store, failures: Mapping[str, Failure]) -> Iterator[_Trained]:
+    """Every defense with every seed, one after the other."""
+    valid = valid_cells(plan, store, failures)
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in plan.cells:
+        groups.setdefault((cell.defense, cell.seed), []).append(cell)
+    for seed in plan.campaign.seeds:
+        for name in plan.campaign.defenses:
+            yield _Trained(plan, groups[name, seed], store, failures, valid)
 
 
 def environment() -> dict[str, str]:
@@ -191,7 +231,7 @@ def perturbations_kept(entry: Entry) -> int | None:
 
 
 def _defense_result(trained: _Trained) -> DefenseResult:
-    campaign, train, records = trained.plan.campaign, trained.train, trained.records
+    campaign, train = trained.plan.campaign, trained.train
     entry = trained.entries[train.id]
     base: dict[str, Any] = {
         "defense": train.defense,
@@ -208,47 +248,42 @@ def _defense_result(trained: _Trained) -> DefenseResult:
         "history": entry.meta["history"],
         "target_hash": entry.meta["fingerprint"],
     }
-    found = {cell.attack or "": records[cell.id] for cell in trained.headline if cell.id in records}
-    missing = [cell for cell in trained.attacks if cell.id not in records]
-    checks = trained.checks
-    examined = _examined(trained.entries[checks.id]) if checks else None
+    found = {cell.attack or "": trained.records[cell.id] for cell in trained.headline if cell.id in trained.records}
+    missing = trained.missing()
+    unattacked = [cell for cell in missing if cell.kind == "attack"]
+    examined = _examined(trained.entries[trained.checks.id]) if trained.checks else None
     findings, remedy = examined or ([], None)
     tables = {cell.analysis: _table(made) for cell in trained.analyses if (made := trained.entries[cell.id])}
     base |= {"checks": findings, "remedy": remedy, "analyses": tables}
     if not found:
-        failure = trained.failure(missing[0]) if missing else Failure("failed", "no attack under the campaign's threat model")
+        failure = trained.failure(unattacked[0]) if unattacked else _NO_HEADLINE
         return DefenseResult(status=failure.status, error=failure.error, **base)
     correct, standing, broken_at = _worst_case(list(found.values()))
     low, high = wilson(int(standing.sum()), len(standing))
-    unchecked = checks is not None and examined is None
-    status: CellStatus = "done"
-    error = None
-    unanalysed = [cell for cell in trained.analyses if not trained.entries[cell.id]]
-    if missing or unchecked or unanalysed:
-        lost = [*missing, *([checks] if unchecked and checks else []), *unanalysed]
-        failure = trained.failure(lost[0])
-        status, error = failure.status, f"{len(lost)} of its cells have no result; the first: {lost[0].title}: {failure.error}"
+    status, error = _completeness(trained, missing)
     points = {campaign.threat.eps}.union(*(campaign.attacks[attack].curve for attack in found))
     return DefenseResult(
         status=status,
         error=error,
         n=len(standing),
-        clean_accuracy=share(
-            held_clean(
-                next(entry for cell in trained.headline if (entry := trained.entries[cell.id])),
-                correct,
-                trained.plan.data.modality,
-            )
-        ),
+        clean_accuracy=share(held_clean(trained.clean_entry, correct, trained.plan.data.modality)),
         robust_accuracy=share(standing),
         ci_low=low,
         ci_high=high,
         attacks=list(found),
-        verdict=verdict(findings, complete=not missing) if not unchecked and checks is not None else None,
+        verdict=verdict(findings, complete=not unattacked) if examined is not None else None,
         curve=_curve(correct, broken_at, points),
         other_threats=_other_threats(trained),
         **base,
     )
+
+
+def _completeness(trained: _Trained, missing: Sequence[Cell]) -> tuple[CellStatus, str | None]:
+    """The status of a defense that has a number, and what is said where some of its cells are ``missing``."""
+    if not missing:
+        return "done", None
+    first, failure = missing[0], trained.failure(missing[0])
+    return failure.status, f"{len(missing)} of its cells have no result; the first: {first.title}: {failure.error}"
 
 
 def held_clean(entry: Entry, correct: np.ndarray, modality: Modality) -> np.ndarray:
@@ -261,7 +296,7 @@ def held_clean(entry: Entry, correct: np.ndarray, modality: Modality) -> np.ndar
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per sample over the attacks: classified rightly, still standing, and the smallest eps that broke it."""
     correct = records[0].outcome.correct
-    standing = np.logical_and.reduce([record.outcome.standing for record in records])
+    standing = worst_case(record.outcome.standing for record in records)
     broken_at = np.minimum.reduce([record.broken_at for record in records])
     return correct, standing, broken_at
 

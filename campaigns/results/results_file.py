@@ -32,7 +32,7 @@ def save(results: Results, plan: Plan, store: Store) -> None:
     Raises:
         StoreError: the disk is full or not writable.
     """
-    content = json.dumps(results.to_json(), indent=1, allow_nan=False).encode()
+    content = results.to_json().encode()
     write_bytes(store.folder / RESULTS, content)
     write_text(store.folder / NOTE, _note(plan, store, content))
 
@@ -42,7 +42,7 @@ def current(plan: Plan, store: Store) -> Results | None:
     try:
         content = (store.folder / RESULTS).read_bytes()
         if (store.folder / NOTE).read_text() == _note(plan, store, content):
-            return Results.from_json(json.loads(content))
+            return Results.from_dict(json.loads(content))
     except (OSError, ValueError, StoreError, RecursionError):
         pass
     return None

@@ -13,9 +13,9 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts import StoreError, Transcript
 from robustkd.evaluation.judging import Outcome
-from robustkd.report.formatting import class_name
-from robustkd.report.gallery import AT_MOST, GalleryItem
-from robustkd.report.transcripts import PromptItem
+from robustkd.reporting.formatting import class_name
+from robustkd.reporting.gallery import AT_MOST, GalleryItem
+from robustkd.reporting.transcripts import PromptItem
 
 SHOWN = 4
 

@@ -9,7 +9,7 @@ from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import Store
-from robustkd.report.samples import STANDS, AttackedSamples, SampleEvidence
+from robustkd.reporting.samples import STANDS, AttackedSamples, SampleEvidence
 
 
 class Gathering:

@@ -24,9 +24,9 @@ from robustkd.campaigns.store.durable import unwritable
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
 from robustkd.redaction import redacted
-from robustkd.report import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
-from robustkd.report.latex import latex
-from robustkd.report.markdown import markdown
+from robustkd.reporting import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
+from robustkd.reporting.latex import latex
+from robustkd.reporting.markdown import markdown
 from robustkd.scoring.results import CellResult, Results
 from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
 from robustkd.tracking.transcripts import MOST

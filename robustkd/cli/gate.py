@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from robustkd.cli.names import outputs
 from robustkd.cli.options import allow_missing_option, json_option, out_option
+
+if TYPE_CHECKING:
+    from robustkd.campaigns.comparison.gate import GateResult
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -80,11 +85,7 @@ def command(
     if markdown is not None:
         with markdown.open("a", encoding="utf-8") as summary:
             summary.write(ci.markdown(found.campaign, gates))
-    if as_json:
-        click.echo(json.dumps([asdict(item) for item in gates], indent=1))
-    else:
-        for item in gates:
-            click.echo(item.sentence)
+    _print(gates, as_json=as_json)
     code = gate.exit_code(gates, allow_missing=allow_missing)
     if code == gate.FAILED:
         raise click.exceptions.Exit(code)
@@ -93,3 +94,12 @@ def command(
         click.echo(f"baseline   {write_baseline}", err=as_json)
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _print(gates: Sequence[GateResult], *, as_json: bool) -> None:
+    """Print every gate: as one JSON list, or a sentence each."""
+    if as_json:
+        click.echo(json.dumps([asdict(item) for item in gates], indent=1))
+        return
+    for item in gates:
+        click.echo(item.sentence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,11 +14,11 @@ from rich.text import Text
 
 from robustkd.cli.options import console
 from robustkd.contracts.threat import budget
-from robustkd.report.page import cost
-from robustkd.report.story import NO_VERDICT
-from robustkd.report.summary import DefenseSummary, attack_names, is_headline, summary_rows
-from robustkd.report.versus import undecided
-from robustkd.report.wording import wording
+from robustkd.reporting.page import cost
+from robustkd.reporting.story import NO_VERDICT
+from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
+from robustkd.reporting.versus import undecided
+from robustkd.reporting.wording import wording
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:
@@ -30,58 +30,21 @@ _COLOURS = {"credible": "green", "suspect": "yellow", "not credible": "red"}
 
 def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *, tracked: bool, shown: str) -> None:
     """Print the summary with verdicts, what failed, the gates, and where everything is."""
-    seeds = sorted({row.seed for row in results.defenses})
-    attacks = attack_names(results)
-    said, others = wording(results), _other_threats(results)
-    caption = f"{budget(results.threat['norm'], results.threat['eps'])}, {results.data['name']}, n = {results.data['n']}, "
-    caption += f"{len(seeds)} seeds: means; [95 % intervals of all seeds]" if len(seeds) > 1 else "[95 % interval]"
-    if said.clean_is:
-        told = f"share of {results.n_clean} harmless requests that are complied with"
-        caption += (
-            f"\n{said.clean_short.lower()}: {told if results.n_clean else 'not known, the data have no harmless requests'}"
-        )
-    if others:
-        told = ", ".join(f"{attack}: {model}" for attack, model in others.items())
-        caption += f"\n* not in the worst case, which is under the campaign's threat model: {told}"
-    rows = summary_rows(results)
-    columns = [_Column("defense", [row.defense for row in rows], "left")]
-    columns.append(_Column(said.clean_short.lower(), [_share(row.clean_accuracy) for row in rows]))
-    for attack in attacks:
-        name = f"{attack}*" if attack in others else attack
-        columns.append(_Column(name, [_share(row.per_attack.get(attack)) for row in rows], detail=True))
-    columns.append(_Column("worst case", [_worst(row) for row in rows]))
-    # The mean and the harmonic mean of clean accuracy and worst case.
-    columns.append(_Column("W-Robust", [_share(row.w_robust) for row in rows]))
-    columns.append(_Column("NRR", [_share(row.nrr) for row in rows]))
-    columns.append(_Column("verdict", [_verdict(row) for row in rows], "left"))
-    if any(row.remedied is not None for row in rows):
-        columns.append(_Column("with remedy", [_remedied(row) for row in rows], "left"))
-    screen = console()
+    rows, others, screen = summary_rows(results), _other_threats(results), console()
     screen.print(results.campaign, style="italic", soft_wrap=True)
-    for number, part in enumerate(_parts(columns, screen)):
+    for number, part in enumerate(_parts(_columns(results, rows, others), screen)):
         screen.print(*([""] if number else []), _table(part), sep="\n")
-    screen.print(caption, style="dim italic")
+    screen.print(_caption(results, others), style="dim italic")
     _print_evidence(results)
-    sentences = undecided(results)
-    for sentence in sentences[:MOST_PAIRS]:
-        click.echo(sentence)
-    if len(sentences) > MOST_PAIRS:
-        click.echo(f"{len(sentences) - MOST_PAIRS} more pairs are not told apart: the report names them.")
-    total = cost(results, [row.defense for row in rows])
-    if total.added and total.check_forwards:
-        click.echo(f"the checks added {total.added:.1%} to the attacks' passes")
-    lost = [(row.status, row.defense, row.seed, row.error) for row in results.defenses]
-    lost += [(cell.status, f"{cell.defense} × {cell.attack}", cell.seed, cell.error) for cell in results.cells]
-    for status, what, seed, error in lost:
-        if error:
-            click.echo(f"{status}: {what}, seed {seed}: {error}", err=True)
+    _print_undecided(results)
+    _print_cost_of_checks(results, rows)
+    _print_failures(results)
     for gate in gates:
         click.echo(gate.sentence)
     click.echo(f"\nreport     {folder / 'report.html'}\nnumbers    {folder / 'results.json'}")
     if tracked:
-        click.echo(
-            f"dashboard  robustkd ui {shown}" + ("" if folder == Path("runs") / results.campaign else f" --out {folder}")
-        )
+        elsewhere = "" if folder == Path("runs") / results.campaign else f" --out {folder}"
+        click.echo(f"dashboard  robustkd ui {shown}{elsewhere}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +55,41 @@ class _Column:
     cells: Sequence[str | Text]
     justify: Literal["left", "right"] = "right"
     detail: bool = False
+
+
+def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[str, str]) -> list[_Column]:
+    """The summary's columns; an attack of ``others`` is marked by an asterisk, which the caption explains."""
+    columns = [
+        _Column("defense", [row.defense for row in rows], "left"),
+        _Column(wording(results).clean_short.lower(), [_share(row.clean_accuracy) for row in rows]),
+    ]
+    for attack in attack_names(results):
+        name = f"{attack}*" if attack in others else attack
+        columns.append(_Column(name, [_share(row.per_attack.get(attack)) for row in rows], detail=True))
+    columns.append(_Column("worst case", [_worst(row) for row in rows]))
+    # The mean and the harmonic mean of clean accuracy and worst case.
+    columns.append(_Column("W-Robust", [_share(row.w_robust) for row in rows]))
+    columns.append(_Column("NRR", [_share(row.nrr) for row in rows]))
+    columns.append(_Column("verdict", [_verdict(row) for row in rows], "left"))
+    if any(row.remedied is not None for row in rows):
+        columns.append(_Column("with remedy", [_remedied(row) for row in rows], "left"))
+    return columns
+
+
+def _caption(results: Results, others: Mapping[str, str]) -> str:
+    """What the numbers are of: threat model, data, seeds, and what the asterisks mean."""
+    n_seeds = len({row.seed for row in results.defenses})
+    caption = f"{budget(results.threat['norm'], results.threat['eps'])}, {results.data['name']}, n = {results.data['n']}, "
+    caption += f"{n_seeds} seeds: means; [95 % intervals of all seeds]" if n_seeds > 1 else "[95 % interval]"
+    words = wording(results)
+    if words.clean_is:
+        known = f"share of {results.n_clean} harmless requests that are complied with"
+        clean = known if results.n_clean else "not known, the data have no harmless requests"
+        caption += f"\n{words.clean_short.lower()}: {clean}"
+    if others:
+        listed = ", ".join(f"{attack}: {model}" for attack, model in others.items())
+        caption += f"\n* not in the worst case, which is under the campaign's threat model: {listed}"
+    return caption
 
 
 def _parts(columns: Sequence[_Column], screen: Console) -> list[list[_Column]]:
@@ -144,6 +142,31 @@ def _print_evidence(results: Results) -> None:
             again = "; running the campaign again tries again" if any(finding.again for finding in unrun) else ""
             why = str(unrun[0].evidence.get("reason", "")).splitlines()[:1]
             click.echo(f"{row.defense}: not run (seed {row.seed}): {names}: {''.join(why)}{again}")
+
+
+def _print_undecided(results: Results) -> None:
+    """The first pairs of defenses that the samples do not tell apart, and how many more there are."""
+    sentences = undecided(results)
+    for sentence in sentences[:MOST_PAIRS]:
+        click.echo(sentence)
+    if len(sentences) > MOST_PAIRS:
+        click.echo(f"{len(sentences) - MOST_PAIRS} more pairs are not told apart: the report names them.")
+
+
+def _print_cost_of_checks(results: Results, rows: Sequence[DefenseSummary]) -> None:
+    """The passes of the checks as a share of those of the attacks."""
+    total = cost(results, [row.defense for row in rows])
+    if total.added and total.check_forwards:
+        click.echo(f"the checks added {total.added:.1%} to the attacks' passes")
+
+
+def _print_failures(results: Results) -> None:
+    """One line on standard error for each defense, then for each attack, that has no number, with the reason."""
+    lost = [(row.status, row.defense, row.seed, row.error) for row in results.defenses]
+    lost += [(cell.status, f"{cell.defense} × {cell.attack}", cell.seed, cell.error) for cell in results.cells]
+    for status, what, seed, error in lost:
+        if error:
+            click.echo(f"{status}: {what}, seed {seed}: {error}", err=True)
 
 
 def _share(value: float | None) -> str:

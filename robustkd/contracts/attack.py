@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustkd.contracts.data import Modality
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from robustkd.contracts.target import Target
 
 AttackKind = Literal["fixed-budget", "minimum-norm"]
+"""Whether an attack looks for any adversarial input inside a budget, or for the closest one."""
 LossFamily = Literal["cross-entropy", "margin", "none", "unknown"]
+"""The kind of loss that an attack climbs; `none` where it climbs no loss."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """The samples an attack is given.
+
+    Another batch is made from this one by ``select``, ``to`` or ``dataclasses.replace``, so that no field is lost.
 
     Attributes:
         inputs: (B, *shape) inside the target's bounds.
@@ -38,9 +42,9 @@ class Batch:
     inputs: Tensor
     labels: Tensor
     index: Tensor
-    logits: Tensor | None = None
-    goals: Tensor | None = None
-    eps: Tensor | None = None
+    logits: Tensor | None = field(default=None, kw_only=True)
+    goals: Tensor | None = field(default=None, kw_only=True)
+    eps: Tensor | None = field(default=None, kw_only=True)
 
     def budget(self, threat: ThreatModel) -> Tensor:
         """(B,) each sample's eps, in the type of the inputs."""
@@ -48,30 +52,24 @@ class Batch:
             return self.eps
         return self.inputs.new_full((len(self.inputs),), threat.eps)
 
+    def reached(self, predicted: Tensor) -> Tensor:
+        """(B,) bool: whether these (B,) classes are what the attacker wants: the goals, or without goals any class but the label."""
+        return predicted != self.labels if self.goals is None else predicted == self.goals
+
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def select(self, rows: Tensor) -> Batch:
-        """The given rows (indices or mask)."""
-        return Batch(
-            self.inputs[rows],
-            self.labels[rows],
-            self.index[rows],
-            None if self.logits is None else self.logits[rows],
-            None if self.goals is None else self.goals[rows],
-            None if self.eps is None else self.eps[rows],
-        )
+    def select(self, rows: Tensor | slice) -> Batch:
+        """The given rows (indices, mask or slice), with everything that is known of them."""
+        return self._each(lambda values: values[rows])
 
     def to(self, device: Any) -> Batch:
         """The same samples on ``device``."""
-        return replace(
-            self,
-            **{
-                name: value.to(device)
-                for name in ("inputs", "labels", "index", "logits", "goals", "eps")
-                if (value := getattr(self, name)) is not None
-            },
-        )
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        known = {part.name: value for part in fields(self) if (value := getattr(self, part.name)) is not None}
+        return replace(self, **{name: change(value) for name, value in known.items()})
 
 
 @dataclass(frozen=True)

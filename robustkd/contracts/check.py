@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from robustkd.contracts.target import Target
 
 Severity = Literal["severe", "warning", "info"]
+"""What a check that fires makes of the verdict: `not credible`, `suspect`, or nothing."""
 Level = Literal["standard", "thorough"]
+"""How many checks are run: `thorough` adds those that cost thousands of passes a sample."""
 Verdict = Literal["credible", "suspect", "not credible"]
+"""Whether a robust accuracy can be believed; it does not say that the accuracy is high."""
 Doubt = Literal["number", "use"]
 State = Literal["fired", "quiet", "does not apply", "not run"]
 

@@ -212,15 +212,7 @@ def evaluate_attack(
         AttackError: the attack cannot be used under this threat model, or its result breaks it.
         TargetError: the target failed under attack.
     """
-    if reason := attack.refusal(threat):
-        raise UsageError(
-            f"attack '{getattr(attack, 'name', type(attack).__name__)}' {reason}", fix="choose another norm or attack"
-        )
-    if batch.goals is None and threat.goal == "targeted":
-        raise UsageError("a targeted threat model needs the classes to reach", fix="pass goals, one class a sample")
-    if batch.eps is not None and (curve or float(batch.eps.max()) > threat.eps):
-        raise UsageError("budgets of the samples' own stay below the threat's eps, and have no curve")
-
+    _require_usable(attack, batch, threat, curve)
     fitted: dict[float, Attack] = {}
     asked = target.in_precision(precision)
 
@@ -256,6 +248,18 @@ def evaluate_attack(
                 shards.write(first, found, time.perf_counter() - began)
         parts.append(found)
     return parts[0] if len(parts) == 1 else Evaluation.joined(parts)
+
+
+def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Sequence[float]) -> None:
+    """Raise UsageError unless the attack can be run on these samples under this threat model."""
+    if reason := attack.refusal(threat):
+        raise UsageError(
+            f"attack '{getattr(attack, 'name', type(attack).__name__)}' {reason}", fix="choose another norm or attack"
+        )
+    if batch.goals is None and threat.goal == "targeted":
+        raise UsageError("a targeted threat model needs the classes to reach", fix="pass goals, one class a sample")
+    if batch.eps is not None and (curve or float(batch.eps.max()) > threat.eps):
+        raise UsageError("budgets of the samples' own stay below the threat's eps, and have no curve")
 
 
 def _check_unchanged(target: Target, attack: Attack, batch: Batch, before: list[tuple[object, ...]]) -> None:

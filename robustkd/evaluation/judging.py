@@ -90,7 +90,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
     require_finite(attacked, "the model's logits", "attacked samples")
     before, after = clean.argmax(1), attacked.argmax(1)
     correct = before == batch.labels
-    reached = after != batch.labels if batch.goals is None else after == batch.goals
+    reached = batch.reached(after)
     success = correct & reached & inside
     norm = spent
     if attack.kind == "minimum-norm":

@@ -47,38 +47,60 @@ def example_block(group: plugins.Group, name: str) -> dict[str, Any] | None:
     if group in ("targets", "engines"):
         return None
     values = example_params(group, name)
-    if group == "checks":
-        return {"checks": "thorough" if plugins.load(group, name).thorough else "standard"}
-    if group == "datasets":
-        return {"data": {"name": name, **values}}
-    if group == "models":
-        params = {"model_params": values} if values else {}
-        return {"defenses": {"plain": {"kind": "standard", "model": name, **params}}}
-    if group == "transforms" and plugins.load(group, name).learns:
-        return example_block("defenses", name) if name in plugins.names("defenses") else None  # what trains it
-    if group == "transforms":
-        behind = {"kind": "input-transform", "base": "plain", "transforms": [{"kind": name, **values}]}
-        return {"defenses": {"plain": _plain("images", 0), "filtered": behind}}
-    plugin = plugins.load(group, name)
-    modality = plugins.modalities(plugin)[0]
-    needed = target_references(plugin.Params.model_validate(values))
-    helper = modality == "text-to-image" and group in ("judges", "analyses")  # what they refer to looks at pictures
-    defenses: dict[str, Any] = {
-        other: dict(_LOOKS) if helper else _plain(modality, place) for place, other in enumerate(needed)
-    }
-    mine = {f"my-{name.replace(':', '-')}": {"kind": name, **values}}
-    if group == "analyses" and modality != "images":
-        return {
-            "defenses": {"plain": _plain(modality, 0), **defenses},
-            "analyses": {owner: {**use, "defenses": ["plain"]} for owner, use in mine.items()},
-        }
-    if group == "analyses":
-        two = {name: _plain(modality, place) for place, name in enumerate(("one", "two"))}
-        two["both"] = {"kind": "ensemble", "members": ["one", "two"]}
-        return {"defenses": two, "analyses": {owner: {**use, "defenses": ["both"]} for owner, use in mine.items()}}
+    match group:
+        case "checks":
+            return {"checks": "thorough" if plugins.load(group, name).thorough else "standard"}
+        case "datasets":
+            return {"data": {"name": name, **values}}
+        case "models":
+            params = {"model_params": values} if values else {}
+            return {"defenses": {"plain": {"kind": "standard", "model": name, **params}}}
+        case "transforms":
+            return _of_transform(name, values)
+        case "analyses":
+            return _of_analysis(name, values)
+    needed = _needed(group, name, values)
+    mine = {_owner(name): {"kind": name, **values}}
     if group in ("attacks", "judges"):
-        return ({"defenses": defenses} if defenses else {}) | {group: mine}
-    return {"defenses": defenses | mine}
+        return ({"defenses": needed} if needed else {}) | {group: mine}
+    return {"defenses": needed | mine}
+
+
+def _of_transform(name: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """In front of an undefended model; of a transform that learns, the defense of its name, which trains it."""
+    if plugins.load("transforms", name).learns:
+        return example_block("defenses", name) if name in plugins.names("defenses") else None
+    behind = {"kind": "input-transform", "base": "plain", "transforms": [{"kind": name, **values}]}
+    return {"defenses": {"plain": _plain("images", 0), "filtered": behind}}
+
+
+def _of_analysis(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an ensemble of two classifiers, which gives any analysis something to compare; else of one undefended model."""
+    modality = _modality("analyses", name)
+    if modality == "images":
+        defenses = {member: _plain(modality, place) for place, member in enumerate(("one", "two"))}
+        defenses["both"] = {"kind": "ensemble", "members": ["one", "two"]}
+        analysed = "both"
+    else:
+        defenses = {"plain": _plain(modality, 0), **_needed("analyses", name, values)}
+        analysed = "plain"
+    return {"defenses": defenses, "analyses": {_owner(name): {"kind": name, **values, "defenses": [analysed]}}}
+
+
+def _needed(group: plugins.Group, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The defenses that the plug-in refers to, each an undefended model."""
+    modality = _modality(group, name)
+    looks = modality == "text-to-image" and group in ("judges", "analyses")  # what they refer to looks at pictures
+    referred = target_references(plugins.load(group, name).Params.model_validate(values))
+    return {other: dict(_LOOKS) if looks else _plain(modality, place) for place, other in enumerate(referred)}
+
+
+def _modality(group: plugins.Group, name: str) -> str:
+    return plugins.modalities(plugins.load(group, name))[0]
+
+
+def _owner(name: str) -> str:
+    return f"my-{name.replace(':', '-')}"
 
 
 def as_yaml(block: Mapping[str, Any]) -> str:

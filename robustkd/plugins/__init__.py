@@ -15,6 +15,7 @@ from robustkd.plugins.registry import (
     names,
     one_of,
     refresh,
+    refusal,
     summary,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "names",
     "one_of",
     "refresh",
+    "refusal",
     "summary",
 ]

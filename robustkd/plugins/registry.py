@@ -1,7 +1,7 @@
 """Plug-ins by name, found through entry points.
 
-Built-in attacks, defenses, checks, analyses, datasets, models, transforms, targets and engines are registered in ``setup.py``
-under the same groups that any installed package may use. Listing reads package metadata only; a plug-in's module is imported when
+The built-in plug-ins are registered in ``entry_points/``, a file for each group, under the same groups that any installed package
+may use. Listing reads package metadata only; a plug-in's module is imported when
 its name is asked for, so one that is broken is reported by name and takes nothing else down.
 
 An entry point may also name a *family*: an object with ``members()`` and ``member(name)``. ``torchattacks:PGD`` is the
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from robustkd.contracts.errors import PluginError, RobustkdError, UsageError, suggestion
+from robustkd.contracts.version import CHANGES, CONTRACT_VERSION, moved
 
 Group = Literal["attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "targets", "engines"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -165,6 +166,21 @@ def family(group: Group, name: str) -> Family | None:
     return loaded if isinstance(loaded, Family) else None
 
 
+def refusal(group: Group, name: str) -> str | None:
+    """What changed since the contract that the package of a plug-in says it is written for; None where it says none, or this one.
+
+    A package says so by an entry point of the group ``robustkd.contract``: its name is the version.
+    """
+    dist = _entry_points(group)[name.partition(":")[0]].dist
+    written_for = {point.name for point in dist.entry_points.select(group="robustkd.contract")} if dist else set()
+    if not written_for or CONTRACT_VERSION in written_for:
+        return None
+    known = sorted(written_for)[-1]
+    missed = [change for version, change in CHANGES.items() if known.isdecimal() and int(version) > int(known)]
+    told = "; ".join(missed) or "this release of robustkd is older than the plug-in"
+    return f"{_package(dist)[0]} is written for contract {known}, robustkd has contract {CONTRACT_VERSION}: {told}"
+
+
 def refresh() -> None:
     """Look again at what is installed: what has been found and imported by name so far is forgotten."""
     _entry_points.cache_clear()
@@ -199,6 +215,13 @@ def _import(group: Group, name: str) -> Any:
     except RobustkdError:
         raise
     except Exception as error:
+        if (names := moved(error)) and package != "robustkd":
+            former, now = names
+            raise PluginError(
+                f"{one_of(group)} '{name}' of package {package} is written for a former contract of robustkd "
+                f"(now {CONTRACT_VERSION}): it imports {former}, which is {now} now",
+                fix=f"write {now} in the import; docs/what-you-may-import.md names what has moved",
+            ) from error
         raise PluginError(
             f"{one_of(group)} '{name}' of package {package} cannot be imported: {type(error).__name__}: {error}",
             fix=f"repair or uninstall {package}; every other plug-in still works",

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from robustkd.contracts import Code, TargetError, UsageError, suggestion
+from robustkd.contracts.version import moved
 
 _OWN = (Code("robustkd.robustbench_bridge:build"),)
 """What any card may name: it builds an architecture of RobustBench's zoo by its name, and does nothing else."""
@@ -127,6 +128,9 @@ def _module(location: str, reference: str) -> Any:
     except UsageError:
         raise
     except Exception as error:
+        if names := moved(error):
+            former, now = names
+            raise UsageError(f"{location} imports {former}, which is {now} now", fix=f"write {now} in the import") from error
         raise UsageError(
             f"{location} cannot be imported: {type(error).__name__}: {error}", fix="see that it imports in Python"
         ) from error

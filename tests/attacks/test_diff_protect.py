@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 pytest.importorskip("diffusers")
 
-from drawing_toy import Words
-
 from robustkd.attacks.image.gradient.diff_protect import DiffProtect, ScoreDistillation
 from robustkd.attacks.image.gradient.pgd import PGD
 from robustkd.campaigns.execution.engines.inline import InlineEngine
@@ -27,6 +25,7 @@ from robustkd.defenses.diffusion.small import SmallModelParams, small_model, wor
 from robustkd.targets import ClassifierTarget, load_target, save_target
 from robustkd.targets.redrawn import RedrawnTarget
 from robustkd.targets.text_to_image import TextToImageTarget
+from support.toy_text_to_image import Words
 
 CAMPAIGN = """\
 version: 1

@@ -13,8 +13,6 @@ import torch.nn.functional as F
 
 pytest.importorskip("diffusers")
 
-from drawing_toy import ShowsThePicture, requests, toy
-
 from robustkd import plugins
 from robustkd.attacks.diffusion.engine.denoising import Denoising, level, pictures
 from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
@@ -28,6 +26,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets.text_to_image import TextToImageTarget
+from support.toy_text_to_image import ShowsThePicture, requests, toy
 
 JUDGES = {"picture": ShowsThePicture()}
 QUICK = {

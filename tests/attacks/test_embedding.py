@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from small_talk import small_talk
 from torch import Tensor
 
 from robustkd.attacks.text.embedding import Embedding, EmbeddingParams
@@ -17,6 +16,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import CausalLMTarget
+from support.toy_language_model import toy_language_model
 
 WORDS = tuple("abcdefghijklmn")
 REQUESTS = {"prompt": ("a b c", "d e", "f g h i"), "target": ("j k", "l", "m n")}
@@ -40,7 +40,7 @@ class Listening(CausalLMTarget):
 
 
 def _attacked(attack: PromptAttack, rows: Sequence[int] = (0, 1, 2)) -> tuple[Evaluation, Listening]:
-    plain = small_talk(WORDS, hidden_size=32)
+    plain = toy_language_model(WORDS, hidden_size=32)
     target = Listening(plain.module, plain.tokenizer, max_new_tokens=6)
     target.heard = []
     columns = {name: tuple(texts[row] for row in rows) for name, texts in REQUESTS.items()}

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from counting import Counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -22,6 +21,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
+from support.counted_network import CountedNetwork
 
 EPS = {"linf": 0.05, "l2": 0.4, "l1": 2.0}
 CHEAP = {
@@ -93,7 +93,7 @@ def test_a_result_depends_on_the_sample_alone(name, norm, net, batch):
 @pytest.mark.parametrize("name", CHEAP)
 def test_budget_range_success_and_passes(name, net, batch):
     """Points inside budget and range, claims that the model confirms, counts that the model counted, a model left alone."""
-    counting = Counting(net)
+    counting = CountedNetwork(net)
     target = target_of(counting)
     before = {key: value.clone() for key, value in counting.state_dict().items()}
     state = torch.get_rng_state()
@@ -429,7 +429,7 @@ def test_eot_sees_through_noise():
     net = Noisy()
     x = torch.rand(30, 40) * 0.2 + 0.4
     y = net.linear(x).argmax(1)
-    counting = Counting(net)
+    counting = CountedNetwork(net)
     batch = Batch(x, y, torch.arange(30))
     target = target_of(counting, 2, (40,))
     spec = {"kind": "apgd-ce", "steps": 10}

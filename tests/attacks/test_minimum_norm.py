@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from counting import Counting
 from torch import nn
 
 import robustkd
@@ -16,6 +15,7 @@ from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.files import load_weights
+from support.counted_network import CountedNetwork
 
 CASES = [
     ("cw-l2", "l2", {"steps": 30, "binary_steps": 3}),
@@ -73,7 +73,7 @@ def test_a_result_depends_on_the_sample_alone(name, norm, params):
 def test_claims_counts_and_range(name, norm, params, classes):
     net = network(classes)
     batch = samples(net)
-    counting = Counting(net)
+    counting = CountedNetwork(net)
     plugin = load("attacks", name)
     target = ClassifierTarget(counting, num_classes=classes, input_shape=(2, 5, 6))
     found = plugin(plugin.Params(**params)).run(target, batch, ThreatModel(norm, 1.0), SampleRng(0, batch.index))

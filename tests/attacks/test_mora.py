@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from counting import Counting
 from torch import nn
 
 import robustkd
@@ -13,6 +12,7 @@ from robustkd.data import SplitParams, load_splits
 from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget, TransformSpec
+from support.counted_network import CountedNetwork
 
 
 def test_a_weight_is_the_slope_of_the_ensembles_margin_in_the_members_logit():
@@ -51,7 +51,7 @@ def test_z_is_the_mixture():
 
 def small(seed):
     torch.manual_seed(seed)
-    net = Counting(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    net = CountedNetwork(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     return ClassifierTarget(net.eval(), num_classes=10, input_shape=(1, 8, 8))
 
 

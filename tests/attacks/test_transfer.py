@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from counting import Counting
 from torch import nn
 
 import robustkd
@@ -15,6 +14,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
+from support.counted_network import CountedNetwork
 
 EPS = 0.1
 
@@ -92,7 +92,7 @@ def test_budget_counts_and_independence_of_the_batch(attack, norm, samples):
     attack = {"kind": "square", "queries": 20} if attack == "square" else attack
     if norm == "linf" and attack == "cw-l2":
         pytest.skip("minimises another norm")
-    target, other = Counting(linear(0)), Counting(linear(1))
+    target, other = CountedNetwork(linear(0)), CountedNetwork(linear(1))
     held = {"other": ClassifierTarget(other, num_classes=2, input_shape=(1, 4, 4))}
     plugin = load("attacks", "transfer")
     made = plugin(plugin.Params(surrogates=("other",), attacks=attack)).with_targets(held)

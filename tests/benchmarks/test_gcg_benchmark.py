@@ -13,16 +13,17 @@ from click.testing import CliRunner
 pytest.importorskip("nanogcg")
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import _arena  # noqa: E402
 import gcg  # noqa: E402
-from small_talk import small_talk  # noqa: E402
+
+from support.toy_language_model import toy_language_model  # noqa: E402
 
 
 def test_both_begin_alike_and_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One token is searched, and every word is looked at, so nothing is left to chance."""
-    model = small_talk(("what", "is", "the", "code", "of", "gold", "?", "a", "b", "c", "d", "e", "f"))
+    model = toy_language_model(("what", "is", "the", "code", "of", "gold", "?", "a", "b", "c", "d", "e", "f"))
     monkeypatch.setattr(gcg.CausalLM, "fit", lambda self, context: model)
     monkeypatch.setattr(gcg, "REQUESTS", (("what is the code ?", "a b"), ("the code of gold ?", "c d e")))
     monkeypatch.setattr(_arena, "RESULTS", tmp_path)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pytest
 
 HERE = Path(__file__).parent
 SCREENSHOTS = HERE / "screenshots"
-sys.path.insert(0, str(HERE.parent / "report"))  # made_up
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from made_up import N, broken_campaign, campaign, evidence, large, pictures
 
-from robustkd.report import write_report
+from robustkd.reporting import write_report
 from robustkd.scoring.results import Results
+from support.example_results import N, broken_campaign, campaign, evidence, large, pictures
 
 pytestmark = pytest.mark.slow
 

@@ -116,15 +116,11 @@ def test_no_mutation_of_a_good_file_ends_in_a_traceback(tmp_path_factory, data):
     read_in_vain(text, tmp_path_factory.getbasetemp())
 
 
-def test_a_stranger_s_plugin_is_listed_with_its_origin_and_loaded_when_a_campaign_names_it(tmp_path, monkeypatch):
+def test_a_stranger_s_plugin_is_listed_with_its_origin_and_loaded_when_a_campaign_names_it(tmp_path, monkeypatch, installed):
     code = "from robustkd.attacks.image.gradient.fgsm import FGSM\nclass Odd(FGSM): ...\n"
     (tmp_path / "odd_stranger.py").write_text(code)
-    info = tmp_path / "odd_stranger-3.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-stranger\nVersion: 3.1\n")
-    (info / "entry_points.txt").write_text("[robustkd.attacks]\nodd = odd_stranger:Odd\nfgsm = odd_stranger:Odd\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    plugins.refresh()
+    installed("odd-stranger", {"attacks": {"odd": "odd_stranger:Odd", "fgsm": "odd_stranger:Odd"}}, version="3.1")
     try:
         row = next(line for line in CliRunner().invoke(list_command, []).output.splitlines() if line.split()[:1] == ["odd"])
         assert "odd-stranger 3.1" in row
@@ -137,5 +133,4 @@ def test_a_stranger_s_plugin_is_listed_with_its_origin_and_loaded_when_a_campaig
         # Nobody takes a built-in's place.
         assert plugins.load("attacks", "fgsm").__module__ == "robustkd.attacks.image.gradient.fgsm"
     finally:
-        plugins.refresh()
         sys.modules.pop("odd_stranger", None)

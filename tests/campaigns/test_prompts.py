@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from prompt_worlds import CUPBOARD, SQUARES, registered
 
 from robustkd import plugins
 from robustkd.application.gallery import gallery_items
@@ -20,6 +19,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import Asked, AttackError, PromptAttack, ThreatModel, UsageError
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from support.toy_prompts import CUPBOARD, SQUARES, registered
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,7 +110,7 @@ def test_a_finished_campaign_does_nothing_again(cupboards):
     assert len(begun) == 4 + 4 * 3 + 4  # trainings, attacks, sets of checks
     _, again, begun = ran(CUPBOARD, folder)
     assert begun == []
-    assert again.to_json() == results.to_json()
+    assert again.to_dict() == results.to_dict()
     _, _, begun = ran(CUPBOARD.replace("looks_at: 7", "looks_at: 8"), folder)
     assert len(begun) == 1 + 3 + 1
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from robustkd import plugins
 from robustkd.attacks.image.gradient.fgsm import FGSM
 from robustkd.campaigns.execution.engines.inline import InlineEngine
 from robustkd.campaigns.execution.run import run
@@ -18,7 +19,6 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import cli
 from robustkd.contracts import RobustkdError
-from robustkd.plugins import registry
 
 MODEL = """
 import torch
@@ -226,22 +226,17 @@ class Scaled(FGSM):
 """
 
 
-def test_a_plugin_under_development_is_edited(folder, request):
+def test_a_plugin_under_development_is_edited(folder, installed):
     package = folder / "scaled_fgsm"
     package.mkdir()
     (package / "__init__.py").write_text(PLUGIN)
     (package / "size.py").write_text("FACTOR = 1.0\n")
-    metadata = folder / "scaled_fgsm-0.1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: scaled-fgsm\nVersion: 0.1\n")
-    (metadata / "entry_points.txt").write_text("[robustkd.attacks]\nscaled-fgsm = scaled_fgsm:Scaled\n")
+    installed("scaled-fgsm", {"attacks": {"scaled-fgsm": "scaled_fgsm:Scaled"}})
     text = CAMPAIGN.replace("fgsm: {kind: fgsm}", "mine: {kind: scaled-fgsm}").replace("eps: 0.01", "eps: 0.15")
     Path("mine.yaml").write_text(text)
-    registry._entry_points.cache_clear()
-    request.addfinalizer(registry._entry_points.cache_clear)
     _, before = run_it()
     (package / "size.py").write_text("FACTOR = 0.0\n")
-    registry._import.cache_clear()
+    plugins.refresh()
     done, now = run_it()
     assert "its source code differs" in done.stderr
     assert now > before

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_folders import PICTURES, TEXT, clip, encoder, language_model, stable_diffusion
 
 from robustkd.cli import main
+from support.model_folders import PICTURES, TEXT, clip, encoder, language_model, stable_diffusion
 
 LINE = ("run", "c.yaml", "--workers", "0", "--no-track", "--device", "cpu")
 TRAP = """\

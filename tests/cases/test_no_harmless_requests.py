@@ -8,9 +8,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from prompt_worlds import registered
 
 from robustkd.cli import main
+from support.toy_prompts import registered
 
 CAMPAIGN = """\
 version: 1

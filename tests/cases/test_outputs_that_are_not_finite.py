@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawing_toy import toy
-from small_talk import small_talk
 from torch import nn
 
 import robustkd
@@ -19,6 +17,8 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.contracts import Asked, Attack, AttackResult, Judge, Prompts, TargetError
 from robustkd.evaluation.prompts import prepare
 from robustkd.judges.labels import LabelParams, shows
+from support.toy_language_model import toy_language_model
+from support.toy_text_to_image import toy
 
 WORDS = ("tell", "me", "sure", "here", "no")
 CAMPAIGN = """\
@@ -35,7 +35,7 @@ attacks:
 
 
 def language_model(value=float("nan")):
-    target = small_talk(WORDS)
+    target = toy_language_model(WORDS)
     with torch.no_grad():
         target.module.model.norm.weight.fill_(value)
     return target
@@ -63,7 +63,7 @@ def test_log_probabilities_that_attacks_descend_on():
 
 
 def test_a_language_model_may_rule_words_out():
-    target = small_talk(WORDS)
+    target = toy_language_model(WORDS)
     never = target.tokenizer.convert_tokens_to_ids("no")
 
     def mask(module, arguments, output):
@@ -118,7 +118,7 @@ class Half(Judge):
 def test_judges_that_say_nan():
     requests = Prompts({"prompt": ("tell", "me"), "concept": ("a", "b")}, np.zeros(2, dtype=np.int64))
     with pytest.raises(TargetError, match=r"Half.* NaN or infinite for 1 of 2"):
-        prepare(small_talk(WORDS), requests, np.arange(2), {"half": Half()})
+        prepare(toy_language_model(WORDS), requests, np.arange(2), {"half": Half()})
     sure = torch.tensor([[0.9, 0.1], [torch.nan, torch.nan]])
     with pytest.raises(TargetError, match=r"judge.* NaN or infinite for 1 of 2"):
         shows(sure, requests, ("a", "b"), LabelParams())

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_folders import PICTURES, TEXT, State, clip, encoder, language_model, rewritten, stable_diffusion
 
 from robustkd import plugins
 from robustkd.cli import main
 from robustkd.contracts import Asked, FitContext, Prompts, RobustkdError, ThreatModel
+from support.model_folders import PICTURES, TEXT, State, clip, encoder, language_model, rewritten, stable_diffusion
 
 Change = Callable[[State], State]
 

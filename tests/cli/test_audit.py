@@ -1,13 +1,11 @@
 """``robustkd audit`` as a user types it, and cells that must never become a number."""
 
-import importlib.metadata
 import json
 import sys
 
 import pytest
 
 from robustkd.cli import main
-from robustkd.plugins import registry
 
 NET = """\
 import torch
@@ -59,14 +57,13 @@ class GreyLevels(Attack):
 
 
 @pytest.fixture
-def robustkd(capsys, monkeypatch, tmp_path):
+def robustkd(capsys, monkeypatch, tmp_path, installed):
     """Call ``robustkd ARGS`` in a folder with the models above; returns (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "broken_attack.py").write_text(BROKEN)
-    point = importlib.metadata.EntryPoint("grey-levels", "broken_attack:GreyLevels", "robustkd.attacks")
-    monkeypatch.setitem(registry._entry_points("attacks"), "grey-levels", point)
+    installed("broken-attack", {"attacks": {"grey-levels": "broken_attack:GreyLevels"}})
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
@@ -78,8 +75,7 @@ def robustkd(capsys, monkeypatch, tmp_path):
         captured = capsys.readouterr()
         return code or 0, captured.out, captured.err
 
-    yield call
-    registry._import.cache_clear()
+    return call
 
 
 ABOUT = ("--data", "digits", "--n", "80", "--eps", "0.1", "--device", "cpu")
@@ -139,7 +135,7 @@ def test_in_a_campaign_its_cell_is_invalid_everywhere(robustkd, tmp_path):
     from robustkd.scoring.results import Results
     from robustkd.tracking import notes
 
-    note = notes.cell(next(cell for cell in Results.from_json(results).cells if cell.attack == "bad"), None)
+    note = notes.cell(next(cell for cell in Results.from_dict(results).cells if cell.attack == "bad"), None)
     assert "**invalid**, no number" in note
 
 

@@ -5,22 +5,15 @@ from robustkd.contracts import Params, PluginError, TargetRef, target_references
 
 
 @pytest.fixture
-def stranger(tmp_path, monkeypatch):
+def stranger(tmp_path, monkeypatch, installed):
     """An installed third-party package with one good and two broken plug-ins."""
     (tmp_path / "stranger.py").write_text(
         "from robustkd.contracts import Attack\nclass Good(Attack):\n    def run(self, target, batch, threat, rng): ...\n"
     )
     (tmp_path / "stranger_broken.py").write_text("import a_module_that_is_not_there\n")
-    info = tmp_path / "stranger-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(
-        "[robustkd.attacks]\ngood = stranger:Good\nbad = stranger_broken:Bad\nabsent = stranger:NotThere\n"
-    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    plugins.refresh()
-    yield
-    plugins.refresh()
+    attacks = {"good": "stranger:Good", "bad": "stranger_broken:Bad", "absent": "stranger:NotThere"}
+    installed("stranger", {"attacks": attacks}, version="1.2")
 
 
 def test_a_stranger_s_plugin_is_found_by_the_same_door(stranger):

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from data_parallel_member import trained
 from safetensors.torch import load_file
 
 from robustkd.contracts import UsageError
@@ -18,6 +17,7 @@ from robustkd.defenses.image.adversarial.free import FreeRecipe
 from robustkd.defenses.training import loop
 from robustkd.defenses.training.data_parallel import World
 from robustkd.defenses.training.params import TrainParams
+from support.data_parallel_member import trained
 
 TRAINING = {
     "student": "tiny-cnn",
@@ -37,7 +37,7 @@ JOBS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together")
-    script = Path(__file__).with_name("data_parallel_member.py")
+    script = Path(__file__).parents[1] / "support" / "data_parallel_member.py"
     command = [sys.executable, str(script)]
     members = [subprocess.Popen([*command, str(rank), "2", json.dumps(JOBS), str(folder)]) for rank in range(2)]
     assert [member.wait(120) for member in members] == [0, 0]

@@ -5,10 +5,10 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from small_talk import small_talk
 
 from robustkd import plugins
 from robustkd.contracts import RobustkdError
+from support.toy_language_model import toy_language_model
 
 WORDS = ("what", "is", "red", "blue", "a", "colour", "yes", "no")
 QUESTIONS = (("what is", 0), ("a colour", 1), ("is", 1), ("no red", 1))
@@ -27,7 +27,7 @@ metric_list: [{{metric: acc}}]
 
 def run(**params):
     """The table of the harness."""
-    target = small_talk(WORDS)
+    target = toy_language_model(WORDS)
     return target, plugins.make("analyses", {"kind": "lm-eval", "tasks": ["toy"], **params}).run(target, None, None, 0)
 
 

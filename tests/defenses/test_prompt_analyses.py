@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_talk import small_talk
 
 from robustkd import plugins
 from robustkd.campaigns.store.identity import described
 from robustkd.contracts import Answered, PromptBatch, Prompts, TargetError, ThreatModel
+from support.toy_language_model import toy_language_model
 
 THREAT = ThreatModel.by_prompt(5)
 WORDS = ("what", "is", "red", "blue", "a", "colour", "yes", "no")
@@ -59,7 +59,7 @@ def test_usefulness_needs_harmless_requests_of_the_roles_that_it_is_asked_about(
 
 @pytest.fixture(scope="module")
 def model():
-    return small_talk(WORDS, max_position_embeddings=24)
+    return toy_language_model(WORDS, max_position_embeddings=24)
 
 
 def surprise(model, asked, answer):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_talk import small_talk
 
 from robustkd import plugins
 from robustkd.contracts import Asked, FitContext, Prompts, ThreatModel
@@ -20,6 +19,7 @@ from robustkd.defenses.text.inner import EmbeddingAdversary, InnerParams
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.lat import ResidualAdversary, ResidualInnerParams
 from robustkd.targets import CausalLMTarget
+from support.toy_language_model import toy_language_model
 
 WORDS = (*"abcdefghijklmnop", "sorry", "no")
 ROWS = (  # role, prompt, response; "sorry no" is the refusal
@@ -34,7 +34,7 @@ REFUSED, ANSWERED = (0, 1, 2), (3, 4)
 
 
 def _model() -> CausalLMTarget:
-    return small_talk(WORDS, num_hidden_layers=1, initializer_range=0.25)
+    return toy_language_model(WORDS, num_hidden_layers=1, initializer_range=0.25)
 
 
 def _rows() -> Prompts:
@@ -115,7 +115,7 @@ def test_the_attack_gives_no_gradient_to_a_weight(kind: type[EmbeddingAdversary]
     """In the middle of a training, with low-rank updates and their dropout: both are left as found, and dropout plays no part."""
     from peft import LoraConfig, get_peft_model
 
-    target = small_talk(WORDS)
+    target = toy_language_model(WORDS)
     requests = _requests(tmp_path, target)
     get_peft_model(target.module, LoraConfig(r=2, lora_dropout=0.5, target_modules="all-linear", init_lora_weights=False))
     module = target.module.train()
@@ -140,7 +140,7 @@ def test_the_attack_gives_no_gradient_to_a_weight(kind: type[EmbeddingAdversary]
 
 def test_both_answers_stand_behind_the_same_attacked_prompt(tmp_path: Path) -> None:
     """Junk included, which belongs to what is moved; what is moved in front of one answer is moved in front of the other."""
-    target = small_talk(WORDS)
+    target = toy_language_model(WORDS)
     adversary = EmbeddingAdversary(_requests(tmp_path, target), Junk.of(target, 0.5, 3), InnerParams(eps=0.5, steps=1))
     pair = adversary.pair(target, 12, torch.Generator().manual_seed(0))
     junk = []
@@ -164,7 +164,7 @@ def test_both_answers_stand_behind_the_same_attacked_prompt(tmp_path: Path) -> N
 
 def test_ipos_reference_is_the_model_before_at_the_clean_prompt(tmp_path: Path) -> None:
     """Before the first step h is 0 at clean prompts, so the loss is 1 / (2 beta)^2; behind junk, what it costs is in h."""
-    target = small_talk(WORDS)
+    target = toy_language_model(WORDS)
     requests = _requests(tmp_path, target)
     losses = CAdvIPO(CAdvIPOParams(model="base", beta=0.25)).outer(target, requests)
     draw = torch.Generator().manual_seed(0)

@@ -5,12 +5,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from small_talk import small_talk
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from robustkd import plugins
 from robustkd.contracts import DataError, Prompts, RobustkdError, TargetError, UsageError
+from support.toy_language_model import toy_language_model
 
 
 def requests(*prompts, **columns):
@@ -151,7 +151,7 @@ RUBRIC = "task {request} said {answer} good ?"
 def reader():
     """A language model of a few thousand random parameters that knows the words of ``RUBRIC``."""
     known = ("Yes", "No", "task", "said", "good", "?", "open", "the", "door", "{answer}", "it", "is")
-    return small_talk(known, max_position_embeddings=24)
+    return toy_language_model(known, max_position_embeddings=24)
 
 
 def reading(reader, **params):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import shutil
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from robustkd import plugins
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("attacks", "defenses", "campaigns")
-DISTRIBUTED = ("robustkd", *FOLDERS, "setup.py", "pyproject.toml", "README.md", "LICENSE")
+DISTRIBUTED = ("robustkd", *FOLDERS, "entry_points", "setup.py", "MANIFEST.in", "pyproject.toml", "README.md", "LICENSE")
 
 LOOK = """
 import importlib.metadata as metadata, importlib.resources as resources, importlib.util as util, json, sys
@@ -117,6 +120,30 @@ def test_the_wheel_holds_each_file_once_and_no_top_level_but_ours(wheel: Path) -
     assert presets <= set(names)
     assert "robustkd/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_a_wheel_built_from_the_source_distribution_is_the_same(checkout: Path, wheel: Path, tmp_path: Path) -> None:
+    # `build` without --wheel packs a source distribution and builds the wheel from that, in a folder of its own.
+    succeeded([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(checkout)])
+    again = next(tmp_path.glob("*.whl"))
+    assert {item.filename: item.CRC for item in zipfile.ZipFile(again).infolist() if not item.filename.endswith("/RECORD")} == {
+        item.filename: item.CRC for item in zipfile.ZipFile(wheel).infolist() if not item.filename.endswith("/RECORD")
+    }
+
+
+def test_every_file_of_entry_points_registers_its_own_group(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    text = archive.read(next(name for name in archive.namelist() if name.endswith("/entry_points.txt"))).decode()
+    built = configparser.ConfigParser(delimiters="=")
+    built.optionxform = str  # type: ignore[assignment,method-assign]
+    built.read_string(text)
+    for path in (ROOT / "entry_points").glob("*.ini"):
+        written = configparser.ConfigParser(delimiters="=")
+        written.optionxform = str  # type: ignore[assignment,method-assign]
+        written.read(path)  # a name that is written twice is an error
+        assert written.sections() == [f"robustkd.{path.stem}"]
+        assert dict(written[f"robustkd.{path.stem}"]) == dict(built[f"robustkd.{path.stem}"])
+    assert {path.stem for path in (ROOT / "entry_points").glob("*.ini")} == set(plugins.GROUPS)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from robustkd import plugins
 from robustkd.plugin_kit.suite import look, properties, subject, title
 
-# class in broken_plugins.py -> its group, the property that must catch it, and what is said.
+# class in support/broken_plugins.py -> its group, the property that must catch it, and what is said.
 CAUGHT = {
     "Undocumented": ("attacks", "documentation", "no docstring of its own"),
     "Anything": ("attacks", "contract", "no subclass of robustkd.contracts.Params"),
@@ -48,11 +48,10 @@ CAUGHT = {
 
 
 @pytest.fixture
-def broken(installed, monkeypatch, request):
-    monkeypatch.syspath_prepend(str(request.path.parent))
-    points: dict[str, dict[str, str]] = {"attacks": {"fine": "broken_plugins:Fine"}}
+def broken(installed):
+    points: dict[str, dict[str, str]] = {"attacks": {"fine": "support.broken_plugins:Fine"}}
     for name, (group, _, _) in CAUGHT.items():
-        points.setdefault(group, {})[name.lower()] = f"broken_plugins:{name}"
+        points.setdefault(group, {})[name.lower()] = f"support.broken_plugins:{name}"
     installed("broken-plugins", points)
 
 

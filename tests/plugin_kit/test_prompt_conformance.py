@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from prompt_worlds import EXAMPLE, registered
 
 from robustkd.plugin_kit import examine
 from robustkd.plugin_kit.of_group import OF_PROMPTS
 from robustkd.plugin_kit.of_judgements import ANALYSIS, CHECK
 from robustkd.plugin_kit.suite import look, properties, subject, title
+from support.toy_prompts import EXAMPLE, registered
 
-# class in broken_prompt_plugins.py -> its group, the property that must catch it, and what is said.
+# class in support/broken_prompt_plugins.py -> its group, the property that must catch it, and what is said.
 CAUGHT = {
     "Greedy": ("attacks", "asks-what-it-may", "more than 4 attempts"),
     "Lucky": ("attacks", "same-attempts", "two runs with one seed differ"),
@@ -34,12 +34,11 @@ def world(tmp_path):
 
 
 @pytest.fixture
-def broken(installed, monkeypatch, request):
-    for folder in (EXAMPLE, request.path.parent):
-        monkeypatch.syspath_prepend(str(folder))
+def broken(installed, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLE))
     points: dict[str, dict[str, str]] = {}
     for name, (group, _, _) in CAUGHT.items():
-        points.setdefault(group, {})[name.lower()] = f"broken_prompt_plugins:{name}"
+        points.setdefault(group, {})[name.lower()] = f"support.broken_prompt_plugins:{name}"
     points["targets"] = {"cupboard-assistant": "robustkd_example.cupboard:Assistant"}
     points["judges"] |= {
         "says-the-number": "robustkd_example.cupboard:SaysTheNumber",

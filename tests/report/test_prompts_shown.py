@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from prompt_worlds import CUPBOARD, registered
 
 from robustkd.application import session
 from robustkd.campaigns.comparison import compare, gate, snapshot
@@ -17,15 +16,16 @@ from robustkd.campaigns.execution import profile as profiles
 from robustkd.campaigns.file import spec
 from robustkd.cli.table import print_results
 from robustkd.contracts.threat import budget
-from robustkd.report import PromptItem, summary_rows, write_report
-from robustkd.report.formatting import threat
-from robustkd.report.latex import latex
-from robustkd.report.markdown import markdown
-from robustkd.report.transcripts import changes
+from robustkd.reporting import PromptItem, summary_rows, write_report
+from robustkd.reporting.formatting import threat
+from robustkd.reporting.latex import latex
+from robustkd.reporting.markdown import markdown
+from robustkd.reporting.transcripts import changes
 from robustkd.scoring.intervals import wilson
 from robustkd.tracking import transcripts
 from robustkd.tracking.images import save_sheet
 from robustkd.tracking.records import TrackedCampaign, cell_record, defense_record
+from support.toy_prompts import CUPBOARD, registered
 
 SMALL = re.sub(r"  (open|careful): .*\n", "", CUPBOARD).split("gates:")[0]
 SMALL += "gates:\n  - {defense: short-sighted, metric: clean_accuracy, at_least: 0.7}\n"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mlflow_server import Server, free_port
 
 from robustkd.tracking.runbook import connect
+from support.mlflow_server import Server, free_port
 
 
 @pytest.fixture(scope="session")

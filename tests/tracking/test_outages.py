@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from tracked import CELL, PARENT, WORST, campaign, cell, client, defended, results, runs
 
 from robustkd.tracking import MlflowTracker, TrackingError, mlflow_tracker, rebuild
 from robustkd.tracking.runbook import RunBook
+from support.tracked_campaign import CELL, PARENT, WORST, campaign, cell, client, defended, results, runs
 
 
 @pytest.fixture

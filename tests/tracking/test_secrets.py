@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tracked import SECRET
 
 from robustkd.cli import main
 from robustkd.redaction import redacted, redacted_command
+from support.tracked_campaign import SECRET
 
 PLANTED = {
     "MLFLOW_TRACKING_USERNAME": "planted-user",

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from mlflow_server import free_port
-from tracked import PARENT, WORST, campaign, cell, client, defended, gallery, results, runs, track
 
 from robustkd.tracking import MlflowTracker, promote
+from support.mlflow_server import free_port
+from support.tracked_campaign import PARENT, WORST, campaign, cell, client, defended, gallery, results, runs, track
 
 pytestmark = pytest.mark.slow
 

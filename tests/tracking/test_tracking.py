@@ -11,7 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tracked import (
+
+from robustkd.contracts import UsageError
+from robustkd.reporting import GalleryItem
+from robustkd.scoring.results import CellResult
+from robustkd.tracking import MlflowTracker, TrackingError, promote, rebuild, tracking_uri, ui_command
+from robustkd.tracking.images import MAX_IMAGES, save_sheet
+from robustkd.tracking.location import read_mark
+from robustkd.tracking.notes import MAX_NOTE, fit
+from robustkd.tracking.records import RunKey, cell_record
+from robustkd.tracking.runbook import RunBook
+from support.tracked_campaign import (
     CELL,
     DATA,
     PARENT,
@@ -27,16 +37,6 @@ from tracked import (
     runs,
     track,
 )  # fmt: skip
-
-from robustkd.contracts import UsageError
-from robustkd.report import GalleryItem
-from robustkd.scoring.results import CellResult
-from robustkd.tracking import MlflowTracker, TrackingError, promote, rebuild, tracking_uri, ui_command
-from robustkd.tracking.images import MAX_IMAGES, save_sheet
-from robustkd.tracking.location import read_mark
-from robustkd.tracking.notes import MAX_NOTE, fit
-from robustkd.tracking.records import RunKey, cell_record
-from robustkd.tracking.runbook import RunBook
 
 
 def test_what_a_campaign_looks_like(folder):

@@ -1,0 +1,139 @@
+"""Defenses of several campaigns in one ranking, as far as they can be compared: the same samples, the same threat model.
+
+What is ranked is the worst case over the attacks of each campaign. A campaign with fewer or weaker attacks leaves more standing, so
+their names are part of every row, and a defense whose number must not be believed has no rank.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustkd.contracts import StoreError
+from robustkd.contracts.check import Verdict
+from robustkd.contracts.threat import budget
+from robustkd.reporting.summary import summary_rows
+from robustkd.scoring.results import CellStatus, Results
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A defense of a campaign; shares in [0, 1], None where there is no number.
+
+    Attributes:
+        rank: from 1, by robust accuracy; None without a number, or where the number must not be believed.
+        folder: where the campaign's results are.
+        attacks: those behind the robust accuracy.
+    """
+
+    rank: int | None
+    defense: str
+    campaign: str
+    folder: str
+    clean_accuracy: float | None
+    robust_accuracy: float | None
+    ci_low: float | None
+    ci_high: float | None
+    attacks: tuple[str, ...]
+    verdict: Verdict | None
+    status: CellStatus
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """The defenses that can be compared: the data, the threat model, and the entries, best first.
+
+    Attributes:
+        same_attacks: whether all numbers stand behind attacks of the same names.
+    """
+
+    data: str
+    n: int
+    digest: str
+    threat: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def same_attacks(self) -> bool:
+        """Whether all numbers are the worst case over attacks of the same names."""
+        return len({entry.attacks for entry in self.entries}) < 2
+
+    @property
+    def title(self) -> str:
+        """What the entries have in common."""
+        return f"{self.data}, n = {self.n}, {self.threat}"
+
+
+def results_in(folders: Iterable[Path]) -> dict[Path, Results]:
+    """The results of the folders, and of the folders right inside them.
+
+    Raises:
+        StoreError: a folder holds none, or they cannot be read.
+    """
+    found: dict[Path, Results] = {}
+    for folder in folders:
+        files = [folder / "results.json"] if (folder / "results.json").is_file() else sorted(folder.glob("*/results.json"))
+        if not files:
+            raise StoreError(
+                f"{folder} holds no results.json", fix="name the output folder of a campaign, or the one above several"
+            )
+        for file in files:
+            try:
+                found[file.parent] = Results.from_dict(json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise StoreError(
+                    f"{file} cannot be read: {type(error).__name__}: {error}", fix="robustkd report CAMPAIGN writes it again"
+                ) from error
+    return found
+
+
+def boards(found: dict[Path, Results]) -> list[Board]:
+    """One ranking for each data and threat model, the largest first."""
+    groups: dict[tuple[str, int, str, str], list[Entry]] = {}
+    for folder, results in found.items():
+        data, threat = results.data, results.threat
+        goal = "" if threat.get("goal", "untargeted") == "untargeted" else f", {threat['goal']}"
+        key = (
+            str(data.get("name", "")),
+            int(data.get("n", 0)),
+            str(data.get("digest", "")),
+            f"{budget(str(threat['norm']), threat['eps'])}{goal}",
+        )
+        groups.setdefault(key, []).extend(_entries(folder, results))
+    made = [Board(*key, _ranked(entries)) for key, entries in groups.items()]
+    return sorted(made, key=lambda board: -len(board.entries))
+
+
+def _entries(folder: Path, results: Results) -> list[Entry]:
+    behind = {item.defense: tuple(sorted(item.attacks)) for item in results.defenses}
+    return [
+        Entry(
+            rank=None,
+            defense=row.defense,
+            campaign=results.campaign,
+            folder=str(folder),
+            clean_accuracy=row.clean_accuracy,
+            robust_accuracy=row.robust_accuracy,
+            ci_low=row.ci_low,
+            ci_high=row.ci_high,
+            attacks=behind.get(row.defense, ()),
+            verdict=row.verdict,
+            status=row.status,
+            seeds=row.seeds,
+        )
+        for row in summary_rows(results)
+    ]
+
+
+def _believable(entry: Entry) -> bool:
+    return entry.robust_accuracy is not None and entry.verdict in ("credible", "suspect")
+
+
+def _ranked(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    ordered = sorted(entries, key=lambda entry: (not _believable(entry), -(entry.robust_accuracy or 0.0)))
+    return tuple(
+        Entry(**{**vars(entry), "rank": place if _believable(entry) else None}) for place, entry in enumerate(ordered, start=1)
+    )

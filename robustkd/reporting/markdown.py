@@ -1,0 +1,154 @@
+"""The report as Markdown: the same tables, for a README, an issue or a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
+from robustkd.reporting.formatting import MISSING, count, interval, number, percent, seconds, threat
+from robustkd.reporting.grid import grid, troubled
+from robustkd.reporting.story import NO_VERDICT, answer, tell
+from robustkd.reporting.summary import DefenseSummary, attack_names
+from robustkd.reporting.versus import pairs, points, probability
+from robustkd.reporting.wording import Wording, wording
+from robustkd.scoring.results import Results
+
+SIGNS = {"credible": "✅", "suspect": "⚠️", "not credible": "❌"}
+READING = (
+    "A robust accuracy is an upper bound. {} The worst case is taken per sample over the attacks. "
+    "W-Robust is the mean of {} and worst-case robust accuracy, NRR their harmonic mean. "
+    "With remedy: what is left when the stronger attacks that the checks call for are added. "
+    "With several seeds, accuracies are means and an interval is the envelope of the seeds' own 95 % Wilson intervals."
+)
+
+
+def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Sequence[str] = ()) -> str:
+    """The whole report; ``figures`` are file names beside it."""
+    norm, said = threat(str(results.threat.get("norm", "")), results.threat.get("eps")), wording(results)
+    parts = [
+        f"# {escape(results.campaign)}: does this defense hold?",
+        f"Threat model {norm}; data {escape(results.data.get('name', 'unknown'))} ({said.data}). {escape(answer(results, summaries))}",
+        _summary(summaries, said),
+        *(f"**{escape(row.defense)}** ({verdict(row.verdict)}). {escape(tell(results, row).paragraph)}" for row in summaries),
+        f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
+        _measures(measures(results)),
+        *(_analysis(shown) for shown in shown_tables(results)),
+        _versus(results),
+        *(f"![{name.removesuffix('.png')}]({name})" for name in figures),
+        f"## Cells\n\n{_cells(results)}",
+        f"## How to read this\n\n{READING.format(' '.join(said.notes), said.clean.lower())}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: object) -> str:
+    """Text that Markdown and the HTML in it leave as it is, on one line."""
+    plain = " ".join(str(text).split())
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", plain.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def verdict(value: str | None) -> str:
+    """The verdict with its sign."""
+    return f"{SIGNS[value]} {value}" if value else f"❔ {NO_VERDICT}"
+
+
+def _summary(summaries: Sequence[DefenseSummary], said: Wording) -> str:
+    rows = (
+        [
+            escape(row.defense),
+            percent(row.clean_accuracy),
+            percent(row.robust_accuracy),
+            verdict(row.verdict),
+            percent(row.remedied) if row.remedied is not None else MISSING,
+            interval(row.ci_low, row.ci_high),
+            interval(row.spread_low, row.spread_high) if len(row.seeds) > 1 else MISSING,
+            percent(row.w_robust),
+            percent(row.nrr),
+            escape(row.strongest_attack or MISSING),
+        ]
+        for row in summaries
+    )
+    head = [
+        "defense", said.clean.lower(), "robust accuracy", "verdict", "with remedy", "95 % interval", "between seeds", "W-Robust",
+        "NRR", "strongest attack",
+    ]  # fmt: skip
+    return _table(head, "lrrlrrrrrl", rows)
+
+
+def _measures(found: Measures) -> str:
+    if not found.rows:
+        return ""
+    lines = ([escape(defense), *values] for defense, values in found.rows)
+    table = _table(["defense", *map(escape, found.names)], "l" + "r" * len(found.names), lines)
+    return f"## What the analyses found\n\n{table}\n\nAccuracies and other shares in percent."
+
+
+def _analysis(shown: ShownTable) -> str:
+    table = shown.table
+    lines = ([escape(name), *(shown.text(value) for value in row)] for name, row in zip(table.rows, table.values, strict=True))
+    drawn = _table(["", *map(escape, table.columns)], "l" + "r" * len(table.columns), lines)
+    unit = "In percent: " if table.shares else ""
+    return f"## {escape(shown.defense)}: {escape(shown.analysis)}\n\n{drawn}\n\n{unit}{escape(table.caption)}."
+
+
+def _versus(results: Results) -> str:
+    rows = (
+        [
+            f"{escape(pair.a)} − {escape(pair.b)}",
+            points(pair.difference),
+            f"{100 * pair.ci_low:.1f} to {points(pair.ci_high)}",
+            probability(pair.p),
+            escape(pair.sentence),
+        ]
+        for pair in pairs(results)
+    )
+    table = _table(["pair", "difference", "95 % interval", "p", "what these samples can say"], "lrrrl", rows)
+    return f"## Which is better?\n\n{table}" if results.comparisons else ""
+
+
+def _grid(results: Results) -> str:
+    attacks, rows = attack_names(results), grid(results)
+    lines = (
+        [escape(cells[0].defense), *(percent(cell.value) if cell.value is not None else cell.status for cell in cells)]
+        for cells in rows
+        if cells
+    )
+    notes = [
+        f"- {escape(cell.defense)}, {escape(cell.attack)}: {cell.status}, {escape(cell.reason)}" for cell in troubled(rows)
+    ]
+    return "\n\n".join(
+        part for part in (_table(["defense", *map(escape, attacks)], "l" + "r" * len(attacks), lines), "\n".join(notes)) if part
+    )
+
+
+def _cells(results: Results) -> str:
+    head = [
+        "defense", "attack", "seed", "status", "threat", "n", "robust accuracy", "95 % interval", "success rate",
+        "median norm", "forward", "backward", "time", "error",
+    ]  # fmt: skip
+    rows = (
+        [
+            escape(cell.defense),
+            escape(cell.attack),
+            str(cell.seed),
+            cell.status,
+            threat(cell.norm, cell.eps),
+            count(cell.n),
+            percent(cell.robust_accuracy),
+            interval(cell.ci_low, cell.ci_high),
+            percent(cell.attack_success_rate),
+            number(cell.median_norm, 3),
+            count(cell.forward_passes),
+            count(cell.backward_passes),
+            seconds(cell.wall_seconds),
+            escape(cell.error or ""),
+        ]
+        for cell in results.cells
+    )
+    return _table(head, "llrllrrrrrrrrl", rows)
+
+
+def _table(head: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
+    rule = ("---:" if side == "r" else "---" for side in align)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, list(rule), *rows))

@@ -1,0 +1,254 @@
+"""The HTML page: what each part of the template needs, gathered here so that the template only lays out."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from robustkd.reporting import formatting, palette
+from robustkd.reporting.analyses import measures, shown_tables
+from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
+from robustkd.reporting.grid import grid, troubled
+from robustkd.reporting.plots import Plot, Series, curve, plot
+from robustkd.reporting.published import SETTING, references
+from robustkd.reporting.samples import SampleEvidence, class_table, falls, listing
+from robustkd.reporting.story import NO_VERDICT, CheckRow, Story, answer, check_rows, tell
+from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
+from robustkd.reporting.tradeoff import charted, tradeoff
+from robustkd.reporting.transcripts import PromptItem
+from robustkd.reporting.versus import main_pairs, points, probability
+from robustkd.reporting.wording import wording
+from robustkd.scoring.results import CellResult, DefenseResult, Results
+
+TIMES = ("finished", "date", "time", "created", "started")
+HASHES = ("digest", "hash", "data_hash", "sha256")
+TEMPLATES = Path(__file__).parent / "templates"
+OPEN_ROWS = 24
+"""Longer tables start folded."""
+MOST_ROWS = 1000
+"""Of cells: a browser takes seconds over 10,000."""
+TOLD_CELLS = 600
+"""Larger heat maps have no hover text."""
+MOST_PLOTS = 24
+
+
+@dataclass(frozen=True)
+class Section:
+    """One defense on the page."""
+
+    anchor: str
+    row: DefenseSummary
+    story: Story
+    trained: tuple[DefenseResult, ...]
+    checks: tuple[CheckRow, ...]
+    history: tuple[Plot, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one defense took."""
+
+    defense: str
+    train_seconds: float
+    attack_seconds: float
+    forwards: int
+    backwards: int
+    check_forwards: int = 0
+    check_backwards: int = 0
+
+    @property
+    def added(self) -> float | None:
+        """Passes of the checks as a share of the attacks' passes."""
+        attacks = self.forwards + self.backwards
+        return (self.check_forwards + self.check_backwards) / attacks if attacks else None
+
+
+def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequence[Item], evidence: SampleEvidence) -> str:
+    """The whole report as one HTML document that loads nothing."""
+    sections = [_section(results, row, index) for index, row in enumerate(summaries, 1)]
+    rows = grid(results)
+    drawn = charted(summaries)
+    curves, attack_curves = _defense_curves(results, drawn), _attack_curves(results, drawn)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    html: str = _template().render(
+        results=results,
+        answer=answer(results, summaries),
+        words=wording(results),
+        sections=sections,
+        anchors={section.row.defense: section.anchor for section in sections},
+        facts=_facts(results),
+        several_seeds=len(seeds_of(results)) > 1,
+        unfinished=sum(cell.status != "done" for cell in results.cells),
+        attacks=attack_names(results),
+        other_threats=_other_threats(results),
+        grid=rows,
+        troubled=troubled(rows),
+        curves=curves,
+        attack_curves=attack_curves,
+        lines=list({line.label: line for drawn in attack_curves for line in drawn.lines}.values()),
+        gallery=by_defense([item for item in gallery if isinstance(item, GalleryItem)]),
+        transcripts=by_defense([item for item in gallery if isinstance(item, PromptItem)]),
+        agreement=_agreement(results),
+        drawn=results.modality == "text-to-image",
+        unkept=sum(cell.perturbations == 0 for cell in results.cells if cell.status == "done"),
+        tradeoff=tradeoff(drawn, references(results)),
+        reference_setting=SETTING,
+        uncharted=len(summaries) - len(drawn),
+        classes=class_table(results, evidence),
+        falls=falls(evidence),
+        listing=listing(evidence, wording(results), _other_threats(results)),
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        costs=[cost(results, [row.defense]) for row in summaries],
+        total=cost(results, [row.defense for row in summaries]),
+        pairs=main_pairs(results),
+        all_pairs=len(summaries) * (len(summaries) - 1) // 2,
+        analyses=shown_tables(results),
+        measures=measures(results),
+        any_remedy=any(row.remedied is not None for row in summaries),
+        no_verdict=NO_VERDICT,
+        open_rows=OPEN_ROWS,
+        cells=shown_cells(results),
+        told_cells=TOLD_CELLS,
+        palette=palette,
+    )
+    return html
+
+
+def shown_cells(results: Results) -> list[CellResult]:
+    """The rows of the cells' table: all that fit, those without a number first where not all do."""
+    if len(results.cells) <= MOST_ROWS:
+        return results.cells
+    return sorted(results.cells, key=lambda cell: cell.status == "done")[:MOST_ROWS]
+
+
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,  # for every file: the default goes by a name that ends in .html, and ours end in .j2
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("percent", "interval", "number", "count", "seconds", "words", "evidence", "listed"):
+        environment.filters[name] = getattr(formatting, name)
+    environment.filters["zip"] = zip
+    environment.filters["points"] = points
+    environment.filters["probability"] = probability
+    environment.filters["heat"] = palette.heat
+    environment.filters["readable_on"] = palette.readable_on
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.globals.update(threat=formatting.threat, data_uri=data_uri, missing=formatting.MISSING)
+    return environment.get_template("report.html.j2")
+
+
+def _facts(results: Results) -> dict[str, str]:
+    """The header's small print, in reading order."""
+    threat, data, environment = results.threat, results.data, results.environment
+    model = formatting.threat(str(threat.get("norm", "")), threat.get("eps"))
+    extra = [str(value) for key, value in threat.items() if key not in ("norm", "eps")]
+    digest = _first(data, HASHES)
+    facts = {
+        "Threat model": ", ".join([model, *extra]),
+        "Data": f"{data.get('name', 'unknown')}, {wording(results).data}",
+        "Data hash": str(digest)[:16] if digest else "",
+        "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
+        "Date": str(_first(environment, TIMES) or ""),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _first(mapping: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((mapping[key] for key in keys if mapping.get(key)), None)
+
+
+def _section(results: Results, row: DefenseSummary, index: int) -> Section:
+    trained = tuple(item for item in results.defenses if item.defense == row.defense)
+    return Section(f"defense-{index}", row, tell(results, row), trained, tuple(check_rows(trained)), tuple(_history(trained)))
+
+
+def _other_threats(results: Results) -> dict[str, str]:
+    """Attacks that ran under another threat model than the campaign's, and which."""
+    return {cell.attack: formatting.threat(cell.norm, cell.eps) for cell in results.cells if not is_headline(results, cell)}
+
+
+def _agreement(results: Results) -> dict[str, float]:
+    """Of each judge but the first, on what share of all attacked requests it says what the first one says."""
+    judges = dict.fromkeys(name for cell in results.cells for name in cell.agreement)
+    told = {name: [cell for cell in results.cells if name in cell.agreement] for name in judges}
+    return {
+        name: sum(cell.agreement[name] * cell.n for cell in cells) / sum(cell.n for cell in cells)
+        for name, cells in told.items()
+    }
+
+
+def _defense_curves(results: Results, summaries: Sequence[DefenseSummary]) -> Plot | None:
+    named = wording(results).point
+    series = [
+        curve(row.defense, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense), named)
+        for row in summaries
+    ]
+    return _eps_plot(results, "Worst case over the attacks", series)
+
+
+def _attack_curves(results: Results, summaries: Sequence[DefenseSummary]) -> list[Plot]:
+    """One small plot per attack, each defense in the colour it has in the large one."""
+
+    pairs, named = cells_by_pair(results), wording(results).point
+    plots = []
+    for attack in attack_names(results)[:MOST_PLOTS]:
+        series = [
+            curve(row.defense, mean_curve(curve_of(cell) for cell in pairs.get((row.defense, attack), [])), named)
+            for row in summaries
+        ]
+        plots.append(_eps_plot(results, attack, series, n_ticks=4))
+    return [drawn for drawn in plots if drawn]
+
+
+def _eps_plot(results: Results, title: str, series: Sequence[Series], n_ticks: int = 6) -> Plot | None:
+    eps = results.threat.get("eps")
+    return plot(title, series, wording(results).axis, mark=None if eps is None else float(eps), n_ticks=n_ticks)
+
+
+def _history(trained: Sequence[DefenseResult]) -> list[Plot]:
+    """Training curves: one small plot per recorded number, one line per seed."""
+    names = dict.fromkeys(
+        key for item in trained for entry in item.history for key in entry if key not in ("epoch", "step", "seconds")
+    )
+    draw = partial(plot, x_label="epoch", shares=False, n_ticks=4)
+    plots = []
+    for name in names:
+        series = []
+        for item in trained:
+            points = [
+                (entry.get("epoch", entry.get("step", n)), entry[name]) for n, entry in enumerate(item.history) if name in entry
+            ]
+            series.append(Series(f"seed {item.seed}", [x for x, _ in points], [y for _, y in points]))
+        if any(len(line.x) > 1 for line in series):
+            plots.append(draw(formatting.words(name), series))
+    return [drawn for drawn in plots if drawn]
+
+
+def cost(results: Results, defenses: Sequence[str]) -> Cost:
+    """What these defenses took together; ``defense`` is the name of a single one."""
+    cells = [cell for cell in results.cells if cell.defense in defenses]
+    trained = [item for item in results.defenses if item.defense in defenses]
+    findings = [finding for item in trained for finding in item.checks]
+    return Cost(
+        defenses[0] if len(defenses) == 1 else "all",
+        sum(item.train_seconds for item in trained),
+        sum(cell.wall_seconds for cell in cells),
+        sum(cell.forward_passes for cell in cells),
+        sum(cell.backward_passes for cell in cells),
+        sum(finding.forward_passes for finding in findings),
+        sum(finding.backward_passes for finding in findings),
+    )

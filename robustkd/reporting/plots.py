@@ -1,0 +1,163 @@
+"""Line plots for the page: geometry only, in percent of the plot's area.
+
+The page draws lines in a stretched SVG and sets every label as HTML text, so a plot fits any width and its text keeps its
+size: a picture of a plot is either too small on a phone or too large on a desk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from robustkd.reporting.formatting import interval, number, percent
+from robustkd.reporting.palette import DASHES, SERIES
+from robustkd.scoring.results import CurvePoint
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line's data; ``low`` and ``high`` are its band, ``told`` the text of each point."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    told: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label at ``at`` percent of an axis."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point to hover, in percent from the left and from the top."""
+
+    x: float
+    y: float
+    told: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A drawn series: SVG paths in a 100 x 100 box, and the style to draw them in."""
+
+    label: str
+    colour: int
+    dash: str
+    path: str
+    band: str
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot to draw; ``mark`` is the x of a vertical line, in percent."""
+
+    title: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    x_label: str
+    mark: float | None = None
+
+
+def curve(label: str, points: Sequence[CurvePoint], named: Callable[[float], str]) -> Series:
+    """Robust accuracy against eps (or attempts) as a series; ``named`` says one of these in words."""
+    kept = [p for p in points if math.isfinite(p.eps)]
+    return Series(
+        label,
+        [p.eps for p in kept],
+        [p.robust_accuracy for p in kept],
+        [p.ci_low for p in kept],
+        [p.ci_high for p in kept],
+        [f"{named(p.eps)}: {percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in kept],
+    )
+
+
+def plot(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    *,
+    shares: bool = True,
+    mark: float | None = None,
+    n_ticks: int = 6,
+) -> Plot | None:
+    """Lay out a plot, or None when there is nothing to draw. ``shares`` fixes the y axis to 0..100 %."""
+    drawn = [(s, style) for style, s in enumerate(series) if s.x]  # a series keeps its style when another has no data
+    if not drawn:
+        return None
+    axes = _Axes.around([s for s, _ in drawn], shares, mark)
+    y_text = (lambda y: f"{100 * y:.0f}") if shares else number
+    return Plot(
+        title,
+        tuple(_line(axes, s, style) for s, style in drawn),
+        tuple(Tick(axes.across(x), number(x)) for x in ticks(axes.x_low, axes.x_high, n_ticks)),
+        tuple(Tick(100 - axes.down(y), y_text(y)) for y in ticks(axes.y_low, axes.y_high, 5)),
+        x_label,
+        None if mark is None else axes.across(mark),
+    )
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The ranges that a plot shows."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    @classmethod
+    def around(cls, series: Sequence[Series], shares: bool, mark: float | None) -> _Axes:
+        """With every point, every band and the mark inside; of ``shares``, all of [0, 1]."""
+        xs = [x for s in series for x in s.x] + ([mark] if mark is not None else [])
+        ys = [y for s in series for y in (*s.y, *s.low, *s.high) if math.isfinite(y)]
+        return cls(*_span(min(xs), max(xs)), *((0.0, 1.0) if shares else _span(min(ys, default=0.0), max(ys, default=1.0))))
+
+    def across(self, x: float) -> float:
+        """Percent from the left."""
+        return round(100 * (x - self.x_low) / (self.x_high - self.x_low), 2)
+
+    def down(self, y: float) -> float:
+        """Percent from the top."""
+        return round(100 - 100 * (y - self.y_low) / (self.y_high - self.y_low), 2)
+
+
+def _line(axes: _Axes, s: Series, style: int) -> Line:
+    spots = [(axes.across(x), axes.down(y)) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
+    lower = [(axes.across(x), axes.down(y)) for x, y in zip(s.x, s.low, strict=False)]
+    upper = [(axes.across(x), axes.down(y)) for x, y in zip(s.x, s.high, strict=False)]
+    told = s.told or [number(y) for y in s.y]
+    dots = tuple(Dot(x, y, text) for (x, y), text in zip(spots, told, strict=False))
+    band = _path([*upper, *reversed(lower)]) + "Z" if len(lower) > 1 else ""
+    return Line(s.label, style % len(SERIES), DASHES[style // len(SERIES) % len(DASHES)], _path(spots), band, dots)
+
+
+def ticks(low: float, high: float, n: int) -> list[float]:
+    """About ``n`` round numbers (1, 2, 2.5 or 5 times a power of ten apart) from ``low`` to ``high``."""
+    raw = (high - low) / max(n - 1, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def _span(low: float, high: float) -> tuple[float, float]:
+    """The range to show; a single value gets room on both sides."""
+    if high > low:
+        return low, high
+    pad = abs(low) / 2 or 0.5
+    return low - pad, high + pad
+
+
+def _path(spots: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in spots) if spots else ""

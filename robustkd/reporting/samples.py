@@ -1,0 +1,252 @@
+"""What became of each test sample: by class, by attack, and one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from robustkd.reporting.formatting import class_name, shortened
+from robustkd.reporting.wording import Wording
+from robustkd.scoring.intervals import wilson
+from robustkd.scoring.results import Results
+from robustkd.scoring.worst_case import worst_case
+
+STANDS = -1
+MAX_OUTCOMES = 400_000
+"""Outcomes on the page, about two bytes each: a page of 5 MB has other things to show too."""
+MAX_CLASSES = 20
+LONGEST_TEXT = 140
+FIRST_ROWS, NAMED = 25, 6
+"""Rows of the table, and attacks named in one; report.js has the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttackedSamples:
+    """One trained defense and the attacks on it, sample by sample.
+
+    Attributes:
+        index: (N,) positions in the data set.
+        label, before: (N,) the true class, and what the defense takes the clean input for.
+        taken_for: of each attack, (N,): what the defense takes the attacked input for, or ``STANDS`` where the attack did not
+            turn a right answer into a wrong one.
+    """
+
+    defense: str
+    seed: int
+    index: np.ndarray
+    label: np.ndarray
+    before: np.ndarray
+    taken_for: dict[str, np.ndarray]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(N,) bool: classified rightly before any attack."""
+        right: np.ndarray = self.before == self.label
+        return right
+
+    def standing(self, attacks: Sequence[str]) -> np.ndarray:
+        """(N,) bool: classified rightly, and broken by none of these attacks."""
+        return worst_case([self.correct, *(self.taken_for[name] == STANDS for name in attacks)])
+
+
+@dataclass(frozen=True)
+class SampleEvidence:
+    """The samples of a campaign.
+
+    Attributes:
+        classes: the data's names, by what ``label``, ``before`` and ``taken_for`` hold; an empty one says nothing. A model may
+            know further classes, which have no name here.
+        attacked: every defense and seed that has an attack.
+        texts: of prompts, each request, in the order of the samples.
+    """
+
+    classes: Sequence[str]
+    attacked: Sequence[AttackedSamples]
+    texts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ClassCell:
+    """One class under one defense: shares of the class's n test samples, means over seeds; the interval is of one seed's n."""
+
+    robust: float
+    clean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Worst-case robust accuracy by true class; ``cells`` has a row per defense and a column per class of ``columns``.
+
+    Attributes:
+        sizes: test samples of each shown class.
+        left_out: how many classes are not shown: those with the highest robust accuracy.
+    """
+
+    columns: tuple[str, ...]
+    sizes: tuple[int, ...]
+    cells: dict[str, tuple[ClassCell, ...]]
+    left_out: int
+
+    @property
+    def widest(self) -> float:
+        """The widest interval."""
+        return max((cell.high - cell.low for row in self.cells.values() for cell in row), default=0.0)
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One sample under one defense, in words."""
+
+    index: int
+    label: str
+    defense: str
+    outcome: str
+    fell: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The table that the page filters.
+
+    Attributes:
+        data: what its script reads. ``taken`` holds 0 where a sample stands and the class plus one where it falls.
+        rows: the first ones as the script would show them, for a page without scripts.
+        kept, of: how many test samples there is room for, of how many.
+    """
+
+    data: dict[str, Any]
+    rows: tuple[SampleRow, ...]
+    kept: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Fall:
+    """How many samples of one defense fall to an attack, and how many of them to no other attack of the campaign."""
+
+    broken: int
+    alone: int
+
+
+def class_table(results: Results, evidence: SampleEvidence) -> ClassTable | None:
+    """Who holds on which class; None without samples."""
+    counted = {(item.defense, item.seed): item.attacks for item in results.defenses}
+    k = len(evidence.classes)
+    robust: dict[str, list[np.ndarray]] = {}
+    clean: dict[str, list[np.ndarray]] = {}
+    for part in evidence.attacked:
+        if attacks := [name for name in counted.get((part.defense, part.seed), []) if name in part.taken_for]:
+            robust.setdefault(part.defense, []).append(_by_class(part.standing(attacks), part.label, k))
+            clean.setdefault(part.defense, []).append(_by_class(part.correct, part.label, k))
+    if not robust:
+        return None
+    holds, right = ({name: np.mean(seeds, axis=0) for name, seeds in shares.items()} for shares in (robust, clean))
+    sizes = np.bincount(evidence.attacked[0].label, minlength=k)
+    present = np.flatnonzero(sizes)
+    weakest_first = present[np.argsort(np.mean(list(holds.values()), axis=0)[present], kind="stable")]
+    shown = np.sort(weakest_first[:MAX_CLASSES])
+
+    def cell(name: str, at: int) -> ClassCell:
+        share, n = float(holds[name][at]), int(sizes[at])
+        return ClassCell(share, float(right[name][at]), *wilson(round(share * n), n))
+
+    return ClassTable(
+        tuple(class_name(evidence.classes, int(at)) for at in shown),
+        tuple(int(sizes[at]) for at in shown),
+        {name: tuple(cell(name, at) for at in shown) for name in holds},
+        len(present) - len(shown),
+    )
+
+
+def falls(evidence: SampleEvidence) -> dict[str, dict[str, Fall]]:
+    """For each defense, of its first seed, what each attack breaks and what it alone breaks."""
+    table = {}
+    for part in first_seeds(evidence):
+        broken = {name: part.correct & (taken != STANDS) for name, taken in part.taken_for.items()}
+        hits = np.sum(list(broken.values()), axis=0)
+        table[part.defense] = {name: Fall(int(mine.sum()), int((mine & (hits == 1)).sum())) for name, mine in broken.items()}
+    return table
+
+
+def first_seeds(evidence: SampleEvidence) -> list[AttackedSamples]:
+    """Each defense with its first seed."""
+    first: dict[str, AttackedSamples] = {}
+    for part in evidence.attacked:
+        first.setdefault(part.defense, part)
+    return list(first.values())
+
+
+def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = ()) -> Listing | None:
+    """Each defense's first seed, sample by sample, as far as a page has room; None without samples.
+
+    Args:
+        others: attacks under another threat model than the campaign's: a sample that falls to nothing else held.
+    """
+    parts = first_seeds(evidence)
+    if not parts:
+        return None
+    of = len(parts[0].label)
+    kept = min(of, max(1, MAX_OUTCOMES // sum(len(part.taken_for) for part in parts)))
+    texts = [shortened(text, LONGEST_TEXT) for text in evidence.texts[:kept]]
+    data = {
+        "classes": _names(evidence.classes, parts),
+        "requests": texts,
+        "unfit": [words.unfit, words.unfit_told],
+        "others": sorted(others),
+        "index": parts[0].index[:kept].tolist(),
+        "label": parts[0].label[:kept].tolist(),
+        "defenses": [
+            {
+                "name": part.defense,
+                "before": part.before[:kept].tolist(),
+                "taken": {name: (taken[:kept] + 1).tolist() for name, taken in part.taken_for.items()},
+            }
+            for part in parts
+        ],
+    }
+    first = ((sample, part) for sample in range(kept) for part in parts)
+    rows = tuple(
+        _row(part, sample, evidence.classes, words, others, texts[sample] if texts else "")
+        for sample, part in islice(first, FIRST_ROWS)
+    )
+    return Listing(data, rows, kept, of)
+
+
+def _row(
+    part: AttackedSamples, sample: int, classes: Sequence[str], words: Wording, others: Collection[str], text: str
+) -> SampleRow:
+    names = int(part.index[sample]), class_name(classes, int(part.label[sample])), part.defense
+    if not part.correct[sample]:
+        return SampleRow(
+            *names, words.unfit, words.unfit_told.replace("{}", class_name(classes, int(part.before[sample]))), text
+        )
+
+    def fallen(name: str, taken: int) -> str:
+        to = class_name(classes, taken)
+        return name + (f" → {to}" if to else "") + (" (another threat model)" if name in others else "")
+
+    fell = [fallen(name, int(taken[sample])) for name, taken in part.taken_for.items() if taken[sample] != STANDS]
+    more = [f"and {len(fell) - NAMED} more"] if len(fell) > NAMED else []
+    counted = [name for name in part.taken_for if name not in others] if len(part.taken_for) > 1 else list(part.taken_for)
+    held = all(part.taken_for[name][sample] == STANDS for name in counted)
+    return SampleRow(*names, "held" if held else "broken", ", ".join([*fell[:NAMED], *more]) or "nothing", text)
+
+
+def _names(classes: Sequence[str], parts: Sequence[AttackedSamples]) -> list[str]:
+    """The name of every class that a sample has or is taken for."""
+    highest = max(int(seen.max()) for part in parts for seen in (part.before, *part.taken_for.values()))
+    return [class_name(classes, number) for number in range(max(len(classes), highest + 1))]
+
+
+def _by_class(holds: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
+    """(K,) the share of each class's samples that hold; 0 where there are none."""
+    sizes = np.bincount(label, minlength=classes)
+    share: np.ndarray = np.bincount(label, weights=holds, minlength=classes) / np.maximum(sizes, 1)
+    return share

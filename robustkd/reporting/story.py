@@ -1,0 +1,234 @@
+"""The verdict in words, written from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustkd.contracts.check import Finding
+from robustkd.reporting.formatting import counted, evidence, listed, percent, words
+from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
+from robustkd.reporting.wording import wording
+from robustkd.scoring.results import DefenseResult, Results
+
+NO_VERDICT = "no verdict"
+MAX_NUMBERS = 6
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A check that fired, over the seeds: ``finding`` is the first seed's, ``seeds`` those it fired on."""
+
+    finding: Finding
+    seeds: tuple[int, ...]
+    sentence: str
+
+    @property
+    def evidence(self) -> dict[str, str]:
+        """The numbers behind it, as text."""
+        return evidence_rows(self.finding)
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """A check's outcome, with the seeds on which outcome and evidence read the same."""
+
+    finding: Finding
+    seeds: tuple[int, ...]
+
+    @property
+    def outcome(self) -> str:
+        """In a word or two."""
+        return self.finding.outcome
+
+    @property
+    def told(self) -> str:
+        """What the check says of itself: its explanation where it fired, or why it does not apply or was not run."""
+        if self.outcome in ("does not apply", "not run"):
+            return str(self.finding.evidence.get("reason", ""))
+        return _explained(self.finding) if self.finding.fired else ""  # it tells of a symptom that is not there
+
+    @property
+    def evidence(self) -> dict[str, str]:
+        """The numbers behind it, as text."""
+        return evidence_rows(self.finding) if self.outcome in ("fired", "quiet") else {}
+
+
+@dataclass(frozen=True)
+class Story:
+    """One defense: what the attacks left standing, what fired, and what follows."""
+
+    attacks: str
+    reasons: tuple[Reason, ...]
+    conclusion: str
+    remedy: str = ""
+    unrun: str = ""
+
+    @property
+    def paragraph(self) -> str:
+        """All of it as one paragraph."""
+        told = (reason.sentence for reason in self.reasons if reason.finding.severity != "info")
+        return " ".join(part for part in (self.attacks, *told, self.conclusion, self.unrun, self.remedy) if part)
+
+
+def tell(results: Results, summary: DefenseSummary) -> Story:
+    """The story of one defense."""
+    trained = [item for item in results.defenses if item.defense == summary.defense]
+    reasons = tuple(_reasons(trained))
+    conclusion = _conclusion(results, summary, trained)
+    return Story(_attacks(results, summary, trained), reasons, conclusion, remedy_told(summary), _unrun(trained))
+
+
+def remedy_told(summary: DefenseSummary) -> str:
+    """What the attacks that the checks named left."""
+    if summary.remedied is None:
+        return ""
+    if not summary.remedies:
+        return "None of the attacks that the checks call for could be used here."
+    if summary.remedied == summary.robust_accuracy:
+        return f"The attacks that the checks call for ({listed(list(summary.remedies))}) break no further sample."
+    steps = [f"{name} leaves {percent(left)}" for name, left in summary.remedies.items()]
+    return f"The attacks that the checks call for, one after the other: {listed(steps)}."
+
+
+def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:
+    """The campaign's answer to "does this defense hold?" in a sentence or two."""
+    samples = wording(results).samples
+    tally = [
+        (sum(row.verdict == verdict for row in summaries), verdict or "without a verdict")
+        for verdict in ("credible", "suspect", "not credible", None)
+    ]
+    parts = [f"{n} {'is' if n == 1 else 'are'} {verdict}" for n, verdict in tally if n]
+    if not parts:
+        return "This campaign has no defense."
+    if len(summaries) == 1:
+        return _single(summaries[0], samples)
+    told = f"Of {len(summaries)} robust accuracies, {listed(parts)}."
+    believed = [row for row in summaries if row.verdict == "credible" and row.robust_accuracy is not None]
+    if not believed:
+        return told
+    best = max(believed, key=lambda row: row.robust_accuracy or 0.0)
+    return f"{told} The highest credible one is {best.defense}: {percent(best.robust_accuracy)} of the {samples} withstand every attack."
+
+
+def _single(row: DefenseSummary, samples: str) -> str:
+    if row.robust_accuracy is None:
+        return f"{row.defense} has no robust accuracy yet."
+    told = f"{percent(row.robust_accuracy)} of the {samples} withstand every attack on {row.defense}"
+    return f"{told}; that number is {row.verdict}." if row.verdict else f"{told} so far; {NO_VERDICT}."
+
+
+def evidence_rows(finding: Finding) -> dict[str, str]:
+    """A finding's numbers as text, without the sentence that tells them."""
+    return {words(key): evidence(value, key) for key, value in finding.evidence.items() if key != "explanation"}
+
+
+def check_rows(trained: Sequence[DefenseResult]) -> list[CheckRow]:
+    """Every check, one after the other; seeds that say the same share a row."""
+    rows: dict[tuple[object, ...], CheckRow] = {}
+    for name in dict.fromkeys(finding.name for item in trained for finding in item.checks):
+        for item in trained:
+            for finding in (finding for finding in item.checks if finding.name == name):
+                key = (name, finding.outcome, *evidence_rows(finding).items())
+                seeds = rows[key].seeds if key in rows else ()
+                rows[key] = CheckRow(finding, (*seeds, item.seed))
+    return list(rows.values())
+
+
+def sentence(finding: Finding) -> str:
+    """What a check that fired has to say: its own explanation, or else its numbers."""
+    told = _explained(finding)
+    if told:
+        return told[0].upper() + told[1:] + ("" if told[-1] in ".!?" else ".")
+    numbers = list(evidence_rows(finding).items())[:MAX_NUMBERS]
+    detail = ", ".join(f"{key} {value}" for key, value in numbers)
+    return f"The check {finding.name} fired" + (f" ({detail})." if detail else ".")
+
+
+def _explained(finding: Finding) -> str:
+    return str(finding.evidence.get("explanation") or "").strip()
+
+
+def _attacks(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:
+    cells = [cell for cell in results.cells if cell.defense == summary.defense]
+    counted_in = headline_attacks(results, trained, cells)
+    known = sorted(
+        ((value, attack) for attack, value in summary.per_attack.items() if value is not None and attack in counted_in),
+        reverse=True,
+    )
+    if not known:
+        return ""
+    samples = wording(results).samples
+    if len(known) == 1:
+        return f"{known[0][1]} is the only attack with a result: it leaves {percent(known[0][0])} of the {samples} standing."
+    (most, weakest), strongest = known[0], summary.strongest_attack
+    least = known[-1][0]
+    if most == least:
+        told = f"Each of the {len(known)} attacks leaves {percent(most)} of the {samples} standing"
+    else:
+        told = (
+            f"The weakest attack ({weakest}) leaves {percent(most)} of the {samples} standing, "
+            f"the strongest ({strongest}) {percent(least)}"
+        )
+    if summary.robust_accuracy is None:
+        return told + "."
+    return f"{told}; counted per sample, all {len(known)} together leave {percent(summary.robust_accuracy)}."
+
+
+def _reasons(trained: Sequence[DefenseResult]) -> list[Reason]:
+    reasons = []
+    for name in dict.fromkeys(finding.name for finding in fired(trained)):
+        hits = [(item.seed, finding) for item in trained for finding in item.checks if finding.fired and finding.name == name]
+        seeds = tuple(seed for seed, _ in hits)
+        told = sentence(hits[0][1])
+        if len(seeds) < len(trained):
+            told = f"{told[:-1]} (on {len(seeds)} of {len(trained)} seeds)."
+        reasons.append(Reason(hits[0][1], seeds, told))
+    # Stable: severe ones stay first, and among equals one that explains itself leads.
+    return sorted(reasons, key=lambda r: (SEVERITY_WORST_FIRST.index(r.finding.severity), not _explained(r.finding)))
+
+
+def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:
+    worst = percent(summary.robust_accuracy)
+    if summary.verdict is None:
+        return _unjudged(results, summary, trained)
+    if summary.verdict == "credible":
+        return _quiet(trained)
+    doubting = [finding for finding in fired(trained) if finding.severity != "info"]
+    if not doubting and not_run(trained):
+        return f"So the number is {summary.verdict}: nothing that was run speaks against it, but not every check that could was run."
+    if summary.robust_accuracy == 0:
+        return f"So the evaluation is {summary.verdict}, though its number cannot fall below {worst}."
+    if {finding.doubts for finding in doubting} == {"use"}:
+        return f"So the number is {summary.verdict}: it may be right, and may be that of a model of less use."
+    below = "far below" if summary.verdict == "not credible" else "below"
+    return f"So the number is {summary.verdict}: the true robust accuracy may be {below} {worst}."
+
+
+def _quiet(trained: Sequence[DefenseResult]) -> str:
+    """How many checks found nothing, and how many never looked."""
+    every = {finding.name for item in trained for finding in item.checks}
+    ran = {finding.name for item in trained for finding in item.checks if finding.outcome in ("fired", "quiet")}
+    if not ran:
+        return "No check ran, so nothing but the attacks speaks for the number."
+    told = f"{counted(len(ran), 'check')} ran and found no reason to doubt the number"
+    if away := every - ran - {finding.name for finding in not_run(trained)}:
+        told += f"; {len(away)} did not apply"
+    return f"{told}. It stands as an upper bound."
+
+
+def _unrun(trained: Sequence[DefenseResult]) -> str:
+    names = list(dict.fromkeys(finding.name for finding in not_run(trained)))
+    return f"{counted(len(names), 'check')} could not be run: {listed(names)}." if names else ""
+
+
+def _unjudged(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:
+    """What keeps the verdict away: the cells that are missing, or that nothing was asked to look."""
+    away = [cell for cell in results.cells if cell.defense == summary.defense and cell.status != "done"]
+    headline = [cell for cell in away if is_headline(results, cell)] or away
+    named = list(dict.fromkeys(f"{cell.attack} {cell.status}" for cell in headline))
+    if not named:
+        named = list(dict.fromkeys(f"the defense itself {item.status}" for item in trained if item.status != "done"))
+    if named or summary.status != "done":
+        return f"There is {NO_VERDICT}: cells missing" + (f" ({', '.join(named[:MAX_NUMBERS])})." if named else ".")
+    return f"There is {NO_VERDICT}: no check looked for reasons to doubt the number."

@@ -1,0 +1,95 @@
+"""What was asked of a model under attack, and what it answered: a request beside the wording that decided it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from robustkd.reporting.formatting import counted
+
+LONGEST = 900
+"""Characters of a prompt or an answer on the page; the store has them whole."""
+
+Change = Literal["same", "added", "removed"]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptItem:
+    """One attacked request.
+
+    Attributes:
+        label: its category.
+        request, prompt, prefill: what is wanted, what was asked in the end, and how the answer was made to begin.
+        output: the answer, where it is a text.
+        attempts: made on it.
+        broken: whether one succeeded; ``counted`` says whether the model could have complied at all.
+        verdicts: by judge, whether the output gives what the request asks for; the first judge's counts.
+        before, after: (C, H, W) float32 in [0, 1], what a model draws for the request and for the prompt; None for texts.
+        seed: of the campaign.
+    """
+
+    defense: str
+    attack: str
+    seed: int
+    label: str
+    request: str
+    prompt: str
+    output: str
+    attempts: int
+    broken: bool
+    prefill: str = ""
+    counted: bool = True
+    verdicts: Mapping[str, bool] = field(default_factory=dict)
+    before: np.ndarray | None = None
+    after: np.ndarray | None = None
+
+    @property
+    def outcome(self) -> str:
+        """What happened, in a few words."""
+        if not self.counted:
+            return "not counted"
+        if self.broken:
+            return f"broken at attempt {self.attempts}"
+        return f"held, {counted(self.attempts, 'attempt')}" if self.attempts else "held, no attempt"
+
+    @property
+    def diff(self) -> list[tuple[Change, str]]:
+        """The prompt word by word: what of it is the request's, what the attack added, and what it left out."""
+        return changes(self.request, self.prompt)
+
+    @property
+    def begun(self) -> str:
+        """How the answer was made to begin, as far as it is shown."""
+        return readable(self.prefill)
+
+    @property
+    def said(self) -> str:
+        """The answer, as far as it is shown."""
+        return readable(self.output)
+
+
+def changes(request: str, prompt: str) -> list[tuple[Change, str]]:
+    """Pieces of ``prompt`` that are in ``request`` too, that are not, and pieces of ``request`` that are missing, in order."""
+    old, new = readable(request).split(" "), readable(prompt).split(" ")
+    blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
+    edges = [(0, 0, 0), *((block.a, block.b, block.size) for block in blocks)]
+    found: list[tuple[Change, str]] = []
+    for (a, b, size), (next_a, next_b, next_size) in pairwise(edges):
+        pieces: tuple[tuple[Change, list[str]], ...] = (
+            ("removed", old[a + size : next_a]),
+            ("added", new[b + size : next_b]),
+            ("same", new[next_b : next_b + next_size]),
+        )
+        found += [(what, " ".join(words)) for what, words in pieces if words]
+    return found
+
+
+def readable(text: str) -> str:
+    """A text with a sign in the place of what cannot be seen (control characters, reversed direction), cut where it is long."""
+    plain = "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
