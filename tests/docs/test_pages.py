@@ -62,10 +62,12 @@ def test_the_tables_of_verdicts_name_every_check_and_nothing_else():
 def test_the_number_of_checks_that_the_pages_tell_is_the_number_of_checks():
     names = [info.name for info in plugins.listing("checks") if info.package == "robustkd"]
     of_images = [name for name in names if "images" in plugins.load("checks", name).modalities]
-    index, verdicts = ((DOCS / f"{page}.md").read_text(encoding="utf-8") for page in ("index", "verdicts"))
-    assert f"\n- {len(names)} checks look for" in index
+    pages = (ROOT / "README.md", DOCS / "index.md", DOCS / "verdicts.md")
+    readme, index, verdicts = (" ".join(page.read_text(encoding="utf-8").split()) for page in pages)
+    assert f" {len(names)} checks look for" in readme
+    assert f" {len(names)} checks look for" in index
     counts = f"There are {len(names)} checks: {len(of_images)} for image classifiers and {len(names) - len(of_images)} for"
-    assert counts in " ".join(verdicts.split())
+    assert counts in verdicts
 
 
 def test_the_glossary_is_in_alphabetical_order():
