@@ -171,7 +171,7 @@ def attack(
         batch = _batch(target, x, y, goals, batch_size, each)
         largest = float(eps.max()) if isinstance(eps, Tensor) else eps
         asked = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
-        threat = plugin.own_threat or asked
+        threat = plugin.threat_for(asked)
         data = _arrays(fit_data)
         found = evaluate_attack(
             target, plugin, batch, threat, seed=seed, batch_size=batch_size, fit_data=data, precision=precision
@@ -202,7 +202,7 @@ def evaluate(
             the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike (`` #2``).
     """
     target, batch, threat = _asked(model, x, y, norm, eps, batch_size)
-    used = {label: _holding(plugin, models, x, batch_size) for label, plugin in _named(attacks).items()}
+    used = {label: _holding(plugin, models, x, batch_size) for label, plugin in _named(attacks, threat).items()}
     data = _arrays(fit_data)
     with frozen(target.module):
         found = {
@@ -239,7 +239,7 @@ def audit(
         samples: how many samples a check looks at, at most; each has a default of its own.
     """
     target, batch, threat = _asked(model, x, y, norm, eps, batch_size)
-    used = _named([attack] if isinstance(attack, str | Mapping | Attack) else attack)
+    used = _named([attack] if isinstance(attack, str | Mapping | Attack) else attack, threat)
     found: dict[str, Evaluation] = {}
     failed: dict[str, str] = {}
     with untouched(target.module):
@@ -293,8 +293,12 @@ def _asked(
         return target, _batch(target, x, y, None, batch_size), ThreatModel(norm, eps)
 
 
-def _named(attacks: Sequence[AttackLike]) -> dict[str, Attack]:
-    """The attacks by labels, all different: those that read alike are numbered."""
+def _named(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
+    """The attacks by labels, all different: those that read alike are numbered.
+
+    Raises:
+        UsageError: there is none, or the result of one is judged under another threat model than ``threat``.
+    """
     used: dict[str, Attack] = {}
     for spec in attacks:
         label = _label(spec)
@@ -302,6 +306,10 @@ def _named(attacks: Sequence[AttackLike]) -> dict[str, Attack]:
         used[next(name for name in (label, *itertools.islice(numbered, len(used))) if name not in used)] = _plugin(spec)
     if not used:
         raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
+    for label, plugin in used.items():
+        if (judged := plugin.threat_for(threat)) != threat:
+            fix = "run it with robustkd.attack, or in a campaign, which reports each threat model by itself"
+            raise UsageError(f"attack '{label}' is judged under {judged}, the robust accuracy is about {threat}", fix=fix)
     return used
 
 

@@ -1,7 +1,7 @@
 """The contracts that plug-ins implement and that the platform is built on. Importing them does not import torch."""
 
 from robustkd.contracts.analysis import Analysis, Table
-from robustkd.contracts.attack import Attack, AttackResult, Batch
+from robustkd.contracts.attack import Attack, AttackResult, Batch, Traits
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Transcript
 from robustkd.contracts.code import Code
 from robustkd.contracts.data import Arrays, Dataset, Modality, RawData, Samples
@@ -74,6 +74,7 @@ __all__ = [
     "TargetError",
     "TargetRef",
     "ThreatModel",
+    "Traits",
     "Transcript",
     "Transform",
     "UsageError",
