@@ -272,7 +272,7 @@ def attack(
     plugin = _holding(_plugin(_with(attack, params or {}, more)), models, x, batch_size)
     asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
     with frozen(asked.target.module):
-        found = replace(asked, threat=plugin.own_threat or asked.threat).evaluate(plugin)
+        found = replace(asked, threat=plugin.threat_for(asked.threat)).evaluate(plugin)
     return AttackReport(found.adversarial, found.outcome)
 
 
@@ -311,7 +311,7 @@ def evaluate(
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
     asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
-    used = {label: _holding(plugin, models, x, batch_size) for label, plugin in _named(_several(attacks)).items()}
+    used = {name: _holding(plugin, models, x, batch_size) for name, plugin in _named(_several(attacks), asked.threat).items()}
     checks = _checks(level, samples, eps)
     with frozen(asked.target.module):
         return _checked(asked, used, {name: asked.evaluate(plugin) for name, plugin in used.items()}, checks)
@@ -349,7 +349,7 @@ def audit(
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
     asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
-    used = {label: _holding(plugin, models, x, batch_size) for label, plugin in _named(_several(attacks)).items()}
+    used = {name: _holding(plugin, models, x, batch_size) for name, plugin in _named(_several(attacks), asked.threat).items()}
     checks = _checks(level, samples, eps)
     found: dict[str, Evaluation] = {}
     failed: dict[str, str] = {}
@@ -464,8 +464,12 @@ def _several(attacks: AttackLike | Sequence[AttackLike]) -> Sequence[AttackLike]
     return [attacks] if isinstance(attacks, str | Mapping | Attack) else attacks
 
 
-def _named(attacks: Sequence[AttackLike]) -> dict[str, Attack]:
-    """The attacks by labels, all different: those that read alike are numbered."""
+def _named(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
+    """The attacks by labels, all different: those that read alike are numbered.
+
+    Raises:
+        UsageError: there is none, or the result of one is judged under another threat model than ``threat``.
+    """
     used: dict[str, Attack] = {}
     for spec in attacks:
         label = _label(spec)
@@ -473,6 +477,10 @@ def _named(attacks: Sequence[AttackLike]) -> dict[str, Attack]:
         used[next(name for name in (label, *itertools.islice(numbered, len(used))) if name not in used)] = _plugin(spec)
     if not used:
         raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
+    for label, plugin in used.items():
+        if (judged := plugin.threat_for(threat)) != threat:
+            fix = "run it with robustkd.attack, or in a campaign, which reports each threat model by itself"
+            raise UsageError(f"attack '{label}' is judged under {judged}, the robust accuracy is about {threat}", fix=fix)
     return used
 
 

@@ -172,7 +172,7 @@ class Worker:
     def _attack(self, cell: AttackCell, meta: dict[str, Any], started: float) -> None:
         use = self._campaign.attacks[cell.attack]
         target, batch = self._attacked(cell)
-        if use.plugin.learns and self.data.train is None:
+        if use.plugin.traits.learns and self.data.train is None:
             raise StoreError(
                 f"attack '{use.name}' learns, but the data '{self._campaign.data.name}' have no training part",
                 fix="use a data set with one",
@@ -202,7 +202,7 @@ class Worker:
             use.threat,
             seed=cell.seed,
             curve=use.curve,
-            fit_data=self.data.train if attack.learns else None,
+            fit_data=self.data.train if attack.traits.learns else None,
             kept=kept,
             shards=shards,
             precision=self._job.precision,

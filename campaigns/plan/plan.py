@@ -170,7 +170,7 @@ class CellMaker:
             "target": target,
             "seed": seed,
         }
-        if use.plugin.learns:
+        if use.plugin.traits.learns:
             parts["training data"] = self._training
         if self._campaign.judges:  # of images there are none, and their cells keep their identities
             parts["threat"] += [use.threat.space, use.threat.attempts]

@@ -189,7 +189,7 @@ def attack_result(
         ci_low=low,
         ci_high=high,
         attack_success_rate=share(outcome.success[outcome.correct]),
-        median_norm=float(np.median(reached)) if use.plugin.kind == "minimum-norm" and len(reached) else None,
+        median_norm=float(np.median(reached)) if use.plugin.traits.kind == "minimum-norm" and len(reached) else None,
         forward_passes=int(outcome.forwards.sum()),
         backward_passes=int(outcome.backwards.sum()),
         wall_seconds=float(entry.meta["wall_seconds"]),

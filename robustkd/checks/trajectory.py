@@ -69,7 +69,7 @@ def _few(context: CheckContext, attacks: list[AttackEvidence], again: AttackEvid
 def _comparable(evidence: AttackEvidence, threat: ThreatModel) -> bool:
     """Whether what the attack returns is the best, for ``threat``, of what it met: one that minimises another norm may pass by."""
     attack = evidence.attack
-    return attack is not None and (attack.kind == "fixed-budget" or attack.minimises(threat) == threat.norm)
+    return attack is not None and (attack.traits.kind == "fixed-budget" or attack.minimises(threat) == threat.norm)
 
 
 def _followed(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> tuple[Outcome, list[list[float]]]:

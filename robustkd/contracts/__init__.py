@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts.analysis import Analysis, Table
-from robustkd.contracts.attack import Attack, AttackKind, AttackResult, Batch, LossFamily
+from robustkd.contracts.attack import Attack, AttackKind, AttackResult, Batch, LossFamily, Traits
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Level, Severity, Transcript, Verdict
 from robustkd.contracts.code import Code
 from robustkd.contracts.data import Arrays, Dataset, Modality, RawData, Samples
@@ -92,6 +92,7 @@ __all__ = [
     "TargetError",
     "TargetRef",
     "ThreatModel",
+    "Traits",
     "Transcript",
     "Transform",
     "UsageError",

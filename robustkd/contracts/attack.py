@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustkd.contracts.data import Modality
+from robustkd.contracts.errors import PluginError
 from robustkd.contracts.holder import TargetHolder
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
 
@@ -96,22 +97,45 @@ class AttackResult:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What is true of one attack, with its parameters.
+
+    Attributes:
+        kind: a fixed-budget attack looks for any adversarial input inside ``threat.eps``; a minimum-norm attack looks
+            for the closest one in its own norm and is judged against ``threat`` afterwards.
+        norms: for a fixed-budget attack the norms it can respect, for a minimum-norm attack the one it minimises.
+        goals: the goals that it can have.
+        space: what it changes.
+        gradients: whether it differentiates the target (a black-box attack does not).
+        iterative: whether it takes more than one step (what the one-step attacks are compared against).
+        learns: whether ``fit`` must come before ``run`` (a universal perturbation, a generator).
+        averages: whether it attacks the target's mean over several passes, as a target that draws random numbers asks for.
+        loss_family: the kind of loss it climbs; lets checks compare attacks that differ in the loss alone.
+    """
+
+    kind: AttackKind
+    norms: tuple[Norm, ...]
+    goals: tuple[Goal, ...]
+    space: Space
+    gradients: bool
+    iterative: bool
+    learns: bool
+    averages: bool
+    loss_family: LossFamily
+
+
 class Attack(TargetHolder, ABC):
     """An attack: parameters, what it can be used for, and ``run``.
 
-    A subclass sets the class attributes that are true of it and implements ``run``. It must leave the target as it
+    A subclass sets the class attributes that are true of it and implements ``run``. Where they depend on the parameters, it overrides
+    ``traits``. It must leave the target as it
     found it, take randomness from ``rng`` alone, and treat every sample on its own: the result for a sample must not
     depend on the batch it came in.
 
     Attributes:
         modalities: what it attacks.
-        kind: a fixed-budget attack looks for any adversarial input inside ``threat.eps``; a minimum-norm attack looks
-            for the closest one in its own norm and is judged against ``threat`` afterwards.
-        norms: for a fixed-budget attack the norms it can respect, for a minimum-norm attack the one it minimises.
-        gradients: whether it differentiates the target (a black-box attack does not).
-        iterative: whether it takes more than one step (what the one-step attacks are compared against).
-        learns: whether ``fit`` must come before ``run`` (a universal perturbation, a generator).
-        own_threat: what it is judged under whatever the campaign's threat model is (corruptions); None: the campaign's.
+        kind, norms, goals, space, gradients, iterative, learns, averages: see ``Traits``.
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
@@ -122,30 +146,44 @@ class Attack(TargetHolder, ABC):
     gradients: ClassVar[bool] = True
     iterative: ClassVar[bool] = True
     learns: ClassVar[bool] = False
-    own_threat: ClassVar[ThreatModel | None] = None
+    averages: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if former := [name for name in ("own_threat", "judged_under") if name in vars(cls)]:
+            raise PluginError(
+                f"attack {cls.__name__} defines '{former[0]}', which nothing asks for any more",
+                fix="define threat_for(self, threat): it returns the threat model that the result is judged under",
+            )
 
     @property
     def loss_family(self) -> LossFamily:
         """The kind of loss it climbs; lets checks compare attacks that differ in the loss alone."""
         return "unknown"
 
-    def judged_under(self, threat: ThreatModel) -> ThreatModel:
-        """The threat model that its result is judged under in a campaign about ``threat``."""
-        return self.own_threat or threat
+    @property
+    def traits(self) -> Traits:
+        """What is true of this attack: what its class declares, unless it depends on the parameters."""
+        return Traits(**{part.name: getattr(self, part.name) for part in fields(Traits)})
+
+    def threat_for(self, threat: ThreatModel) -> ThreatModel:
+        """The threat model that its result is judged under where ``threat`` is asked for; for most attacks the same."""
+        return threat
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """Why this attack cannot be used under ``threat``; None when it can."""
-        if threat.space != self.space:
-            return f"attacks {self.space}, the threat model is about {threat.space}"
-        if threat.goal not in self.goals:
-            return f"cannot be {threat.goal} (it can be {_listing(self.goals)})"
-        if self.kind == "fixed-budget" and threat.norm not in self.norms:
-            return f"cannot respect a budget in {threat.norm} (it can in {_listing(self.norms)})"
+        traits = self.traits
+        if threat.space != traits.space:
+            return f"attacks {traits.space}, the threat model is about {threat.space}"
+        if threat.goal not in traits.goals:
+            return f"cannot be {threat.goal} (it can be {_listing(traits.goals)})"
+        if traits.kind == "fixed-budget" and threat.norm not in traits.norms:
+            return f"cannot respect a budget in {threat.norm} (it can in {_listing(traits.norms)})"
         return None
 
     def minimises(self, threat: ThreatModel) -> Norm:
         """The norm that a minimum-norm attack minimises when it is judged under ``threat``."""
-        return self.norms[0]
+        return self.traits.norms[0]
 
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Attack:
         """Learn from ``data``; returns the attack that can be run. Called for each target and each budget, if it ``learns``.

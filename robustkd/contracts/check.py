@@ -99,6 +99,7 @@ class AttackEvidence:
     """One finished attack on the target, as checks see it: per-sample arrays in the order of ``CheckContext.batch``.
 
     Attributes:
+        kind, loss_family, gradients, iterative, averages: see ``Traits``.
         standing: (N,) bool, classified rightly before and after.
         correct_before: (N,) bool.
         adversarial: (M, *shape) float32, of the first M <= N samples, or None when perturbations were not kept.
@@ -120,6 +121,7 @@ class AttackEvidence:
     attack: Attack | None = None
     passes: np.ndarray | None = None
     transcripts: Sequence[Transcript] = ()
+    averages: bool = False
 
 
 @dataclass(frozen=True)

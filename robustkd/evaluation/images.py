@@ -86,18 +86,20 @@ def evidence_of(
     transcripts: Sequence[Transcript] = (),
 ) -> AttackEvidence:
     """A finished attack as checks see it."""
+    traits = attack.traits
     return AttackEvidence(
         name=name,
-        kind=attack.kind,
-        loss_family=attack.loss_family,
-        gradients=attack.gradients,
-        iterative=attack.iterative,
+        kind=traits.kind,
+        loss_family=traits.loss_family,
+        gradients=traits.gradients,
+        iterative=traits.iterative,
+        averages=traits.averages,
         threat=threat,
         correct_before=outcome.correct,
         standing=outcome.standing,
         distance=outcome.distance,
         adversarial=adversarial,
-        attack=None if attack.learns else attack,  # what it learnt is not kept
+        attack=None if traits.learns else attack,  # what it learnt is not kept
         passes=outcome.forwards + outcome.backwards,
         transcripts=transcripts,
     )
@@ -218,7 +220,7 @@ def evaluate_attack(
 
     def run(part: Batch, eps: float) -> tuple[Outcome, Tensor]:
         budget = ThreatModel(threat.norm, eps, threat.space, threat.goal, threat.knowledge)
-        if attack.learns and eps not in fitted:
+        if attack.traits.learns and eps not in fitted:
             fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part)
         able = fitted.get(eps, attack)
         outcomes, found = [], []
@@ -318,7 +320,7 @@ def _evaluate(
 ) -> Evaluation:
     outcome, adversarial = run(batch, threat.eps)
     broken_at = np.where(outcome.success, threat.eps, np.inf)
-    if attack.kind == "minimum-norm":
+    if attack.traits.kind == "minimum-norm":
         within = outcome.correct & np.isfinite(outcome.norm)
         broken_at = np.where(within, np.minimum(broken_at, outcome.distance), broken_at)
         return Evaluation(outcome, adversarial, broken_at)
