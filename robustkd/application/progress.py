@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from robustkd.campaigns.execution.run import Observer
@@ -95,5 +95,7 @@ class _Teller(Observer):
         epoch: int | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        known = (cell.title, cell.defense, cell.attack, cell.seed) if cell else ("", None, None, None)
-        self._tell(Progress(event, self._done, self._total, text, *known, number, epoch, metrics or {}))
+        told = Progress(event, self._done, self._total, text, robust_accuracy=number, epoch=epoch, metrics=metrics or {})
+        if cell:
+            told = replace(told, cell=cell.title, defense=cell.defense, attack=cell.attack, seed=cell.seed)
+        self._tell(told)
