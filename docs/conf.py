@@ -44,6 +44,7 @@ NAVIGATION = {
         "verdicts",
         "report",
         "write-a-plugin",
+        "what-you-may-import",
         "ci",
         "profiles",
     ],

@@ -33,6 +33,7 @@ TITLES = {
 GROUPS: list[plugins.Group] = [
     group for group in plugins.GROUPS if any(info.package == "robustkd" for info in plugins.listing(group))
 ]
+PUBLIC = [name for name in robustkd.__all__ if callable(getattr(robustkd, name))]  # not the modules and the version
 INDEXES = [*(f"reference/{group}/index" for group in GROUPS), "reference/presets/index", "reference/commands", "reference/api"]
 
 
@@ -133,7 +134,7 @@ def api() -> str:
     parts = [
         "# The Python API",
         "## For notebooks and scripts",
-        *(documented(f"robustkd.{name}", getattr(robustkd, name)) for name in robustkd.__all__),
+        *(documented(f"robustkd.{name}", getattr(robustkd, name)) for name in PUBLIC),
         "## For plug-ins: `robustkd.contracts`",
         *(documented(f"robustkd.contracts.{name}", getattr(contracts, name)) for name in contracts.__all__),
     ]

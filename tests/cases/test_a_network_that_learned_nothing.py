@@ -39,7 +39,7 @@ def test_an_untrained_network_is_not_credible(digits, name, seed):
     torch.manual_seed(seed)
     network = plugins.make("models", {"kind": name}).build((1, 8, 8), 10).eval()
     x, y = (part[:100] for part in digits)
-    report = robustkd.audit(network, x, y, attack=ATTACKS, eps=0.02, samples=4)
+    report = robustkd.audit(network, x, y, attacks=ATTACKS, eps=0.02, samples=4)
     assert report.verdict == "not credible"
     assert fired(report) == "severe"
 
@@ -93,7 +93,7 @@ def written(labels):
 )
 def test_what_few_samples_can_say(n, right, expected):
     labels = torch.arange(n) % 10
-    report = robustkd.audit(Read(right), written(labels), labels, attack=["fgsm"], eps=1e-6, samples=4)
+    report = robustkd.audit(Read(right), written(labels), labels, attacks=["fgsm"], eps=1e-6, samples=4)
     assert report.clean_accuracy == right / n
     assert fired(report) == expected
     (finding,) = [finding for finding in report.findings if finding.name == "not-trained"]

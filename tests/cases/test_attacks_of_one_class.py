@@ -44,7 +44,7 @@ def test_objects_keep_their_own_rows(case):
 
 def test_equal_ones_are_numbered(case):
     same = {"kind": "pgd", **WEAK}
-    report = robustkd.audit(*case, attack=["fgsm", "fgsm", same, dict(same), pgd(**WEAK)], eps=0.02)
+    report = robustkd.audit(*case, attacks=["fgsm", "fgsm", same, dict(same), pgd(**WEAK)], eps=0.02)
     label = "pgd(steps=1, step_size=0.001)"
     assert list(report.attacks) == ["fgsm", "fgsm #2", label, f"{label} #2", f"{label} #3"]
 

@@ -81,7 +81,7 @@ def test_every_gradient_attack_finds_the_same(name: str, net: nn.Module, samples
 
 @pytest.mark.parametrize("mode", MODES)
 def test_evaluate_and_audit_say_the_same(mode: Mode, net: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
-    for call, given in ((robustkd.evaluate, {"attacks": ["pgd"]}), (robustkd.audit, {"attack": "pgd", "samples": 4})):
+    for call, given in ((robustkd.evaluate, {"attacks": ["pgd"]}), (robustkd.audit, {"attacks": "pgd", "samples": 4})):
         outside = call(net, *samples, eps=EPS, **given)
         with mode():
             inside = call(net, samples[0].clone(), samples[1].clone(), eps=EPS, **given)
