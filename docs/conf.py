@@ -32,7 +32,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 NAVIGATION = {
-    "Begin": ["start", "concepts"],
+    "Begin": ["start", "concepts", "glossary"],
     "Notebooks": ["notebooks/does-it-hold", "notebooks/read-a-campaign"],
     "How to": [
         "own-model",
@@ -56,7 +56,7 @@ NAVIGATION = {
         "contributing/add-a-modality",
     ],
     "Evidence": ["reproductions", "benchmarks", "comparison"],
-    "Reference": ["campaign-file", *generate.INDEXES, "security", "changelog"],
+    "Reference": ["campaign-file", *generate.INDEXES, "architecture", "security", "changelog"],
 }
 
 

@@ -8,9 +8,10 @@ doubts = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,25 +23,29 @@ from robustkd.contracts import (
     Attack,
     AttackError,
     Batch,
+    Check,
     CheckContext,
     Finding,
     GenerativeTarget,
+    Level,
+    Norm,
     Params,
+    Precision,
     Target,
     TargetError,
     ThreatModel,
     UsageError,
+    Verdict,
 )
-from robustkd.contracts.check import Level, Verdict
-from robustkd.contracts.target import Precision
-from robustkd.contracts.threat import Norm
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
 from robustkd.evaluation.images import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.evaluation.judging import Outcome
 from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.remedy import Remedy
+from robustkd.scoring.tabular import Tabular, interval, percent
 from robustkd.scoring.verdict import verdict
+from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 from robustkd.targets.failure import failures_told
 
@@ -50,9 +55,9 @@ AttackLike = str | Mapping[str, Any] | Attack
 DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
 
 
-@dataclass(frozen=True)
-class AttackReport:
-    """One attack on one model, sample by sample.
+@dataclass(frozen=True, repr=False)
+class AttackReport(Tabular):
+    """One attack on one model, sample by sample. Its DataFrame has a row for each sample.
 
     Attributes:
         adversarial: (N, *shape) the inputs found, on the CPU.
@@ -77,15 +82,57 @@ class AttackReport:
         """Share of the samples classified rightly before."""
         return float(self.outcome.correct.mean())
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of ``robust_accuracy``."""
+        return wilson(int(self.outcome.standing.sum()), len(self.outcome))
 
-@dataclass(frozen=True)
-class EvaluationReport:
-    """A model under several attacks: the worst case per sample, and whether it can be believed.
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers without the samples."""
+        low, high = self.interval
+        return {
+            "n": len(self.outcome),
+            "clean_accuracy": self.clean_accuracy,
+            "robust_accuracy": self.robust_accuracy,
+            "ci_low": low,
+            "ci_high": high,
+            "forward_passes": int(self.outcome.forwards.sum()),
+            "backward_passes": int(self.outcome.backwards.sum()),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What became of each sample (see ``Outcome``)."""
+        columns = {each.name: getattr(self.outcome, each.name).tolist() for each in fields(Outcome)}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def caption(self) -> str:
+        """Accuracy without and under the attack; one attack alone has no verdict."""
+        told = f"{percent(self.robust_accuracy)} {interval(*self.interval)} under one attack (an upper bound, not checked)"
+        return f"n = {len(self.outcome)}, clean accuracy {percent(self.clean_accuracy)}, robust accuracy {told}"
+
+    def shown(self) -> list[dict[str, str]]:
+        """The numbers in a row."""
+        numbers = self.to_dict()
+        return [
+            {
+                "n": str(numbers["n"]),
+                "clean accuracy": percent(self.clean_accuracy),
+                "robust accuracy": percent(self.robust_accuracy),
+                "95 % interval": interval(*self.interval),
+                "forward passes": str(numbers["forward_passes"]),
+                "backward passes": str(numbers["backward_passes"]),
+            }
+        ]
+
+
+@dataclass(frozen=True, repr=False)
+class EvaluationReport(Tabular):
+    """A model under several attacks: the worst case per sample, and whether it can be believed. Its DataFrame has a row for each attack.
 
     Attributes:
         clean_accuracy, robust_accuracy: shares of all samples; the latter None when no attack gave a number.
         interval: 95 % Wilson interval of ``robust_accuracy``.
-        verdict: ``credible``, ``suspect`` or ``not credible``.
+        verdict: ``credible``, ``suspect`` or ``not credible``; None where no check was asked for (``level="none"``).
         findings: every check with its evidence.
         attacks: each attack's own report, by name.
         standing: (N,) bool, classified rightly and broken by no attack.
@@ -96,12 +143,69 @@ class EvaluationReport:
     clean_accuracy: float
     robust_accuracy: float | None
     interval: tuple[float, float]
-    verdict: Verdict
+    verdict: Verdict | None
     findings: tuple[Finding, ...]
     attacks: dict[str, AttackReport]
     standing: np.ndarray
     remedy: Remedy | None = None
     failed: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers and the evidence of every check, without the samples."""
+        return {
+            "verdict": self.verdict,
+            "n": len(self.standing),
+            "clean_accuracy": self.clean_accuracy,
+            "robust_accuracy": self.robust_accuracy,
+            "ci_low": self.interval[0],
+            "ci_high": self.interval[1],
+            "attacks": {name: attack.robust_accuracy for name, attack in self.attacks.items()},
+            "failed": self.failed,
+            "remedy": asdict(self.remedy) if self.remedy else None,
+            "checks": [asdict(finding) for finding in self.findings],
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The worst case with its verdict, then each attack; one that failed has no numbers."""
+        low, high = self.interval
+        passes = {
+            name: sum(report.to_dict()[name] for report in self.attacks.values())
+            for name in ("forward_passes", "backward_passes")
+        }
+        worst = {
+            "n": len(self.standing),
+            "clean_accuracy": self.clean_accuracy,
+            "robust_accuracy": self.robust_accuracy,
+            "ci_low": low,
+            "ci_high": high,
+            **passes,
+        }
+        return [
+            {"attack": "worst case", **worst, "verdict": self.verdict},
+            *({"attack": name, **report.to_dict(), "verdict": None} for name, report in self.attacks.items()),
+            *({"attack": name, **dict.fromkeys(worst), "verdict": None} for name in self.failed),
+        ]
+
+    def caption(self) -> str:
+        """The worst case, its interval and its verdict, with the checks that fired."""
+        number = "no number" if self.robust_accuracy is None else f"{percent(self.robust_accuracy)} {interval(*self.interval)}"
+        fired = ", ".join(finding.name for finding in self.findings if finding.fired)
+        verdict = (self.verdict or "not checked") + (f" ({fired})" if fired else "")
+        return f"n = {len(self.standing)}, clean accuracy {percent(self.clean_accuracy)}, robust accuracy {number}, {verdict}"
+
+    def shown(self) -> list[dict[str, str]]:
+        """The worst case with its verdict, then each attack."""
+        rows = [
+            {
+                "attack": row["attack"],
+                "robust accuracy": percent(row["robust_accuracy"]),
+                "95 % interval": interval(row["ci_low"], row["ci_high"]),
+                "verdict": row["verdict"] or "",
+            }
+            for row in self.rows()
+        ]
+        rows[0]["verdict"] = self.verdict or "not checked"
+        return [{**row, "verdict": self.failed.get(row["attack"], row["verdict"])} for row in rows]
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -110,7 +214,7 @@ class EvaluationReport:
         number = "no number" if self.robust_accuracy is None else f"{self.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]"
         lines = [
             f"clean accuracy  {self.clean_accuracy:6.1%}   n = {len(self.standing)}",
-            f"robust accuracy {number}   {self.verdict}" + (f" ({fired})" if fired else ""),
+            f"robust accuracy {number}   {self.verdict or 'not checked'}" + (f" ({fired})" if fired else ""),
         ]
         if unrun:
             lines.append(f"checks not run  {', '.join(unrun)}")
@@ -124,7 +228,8 @@ class EvaluationReport:
 
 @recording_gradients()
 def attack(
-    name: str | Attack,
+    attack: AttackLike,
+    /,
     model: nn.Module | Target,
     x: Tensor | np.ndarray,
     y: Tensor | np.ndarray,
@@ -137,13 +242,14 @@ def attack(
     precision: Precision = "full",
     models: Mapping[str, nn.Module | Target] | None = None,
     fit_data: tuple[Any, Any] | None = None,
-    **params: Any,
+    params: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> AttackReport:
     """Attack ``model`` on the samples (x, y).
 
     Args:
-        name: an attack plug-in, such as ``pgd``, ``cw-l2`` or ``torchattacks:PGD`` (``robustkd list attacks``), or an attack of
-            one's own, with its parameters.
+        attack: an attack plug-in, such as ``pgd``, ``cw-l2`` or ``torchattacks:PGD`` (``robustkd list attacks``), a mapping of its
+            ``kind`` and its parameters, or an attack of one's own, with its parameters.
         model: (N, C, H, W) in [0, 1] -> (N, K) logits. It is used where it is, in evaluation mode, and left as found.
         x: (N, C, H, W) images in [0, 1].
         y: (N,) integer labels.
@@ -155,26 +261,18 @@ def attack(
             devices that are faster in it. Every success is looked at again in the model's own precision.
         models: other models, by the names that the attack's parameters give them (``transfer``).
         fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
-        params: the attack's own parameters (``robustkd describe NAME``).
+        params: the attack's own parameters (``robustkd describe NAME``), also those that are called as an argument of this
+            function is: ``attack("fmn", .., norm="linf", params={"norm": "l2"})``.
+        more: the attack's own parameters by keyword: ``attack("pgd", .., steps=40)``.
 
     Raises:
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    if isinstance(name, Attack) and params:
-        raise UsageError(f"{', '.join(params)}: an attack of one's own has its parameters already")
-    plugin = _holding(_plugin(name if isinstance(name, Attack) else {"kind": name, **params}), models, x, batch_size)
-    target = _target(model, x, batch_size)
-    with frozen(target.module):
-        each = eps if isinstance(eps, Tensor) and eps.ndim else None
-        batch = _batch(target, x, y, goals, batch_size, each)
-        largest = float(eps.max()) if isinstance(eps, Tensor) else eps
-        asked = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
-        threat = plugin.own_threat or asked
-        data = _arrays(fit_data)
-        found = evaluate_attack(
-            target, plugin, batch, threat, seed=seed, batch_size=batch_size, fit_data=data, precision=precision
-        )
+    plugin = _holding(_plugin(_with(attack, params or {}, more)), models, x, batch_size)
+    asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
+    with frozen(asked.target.module):
+        found = replace(asked, threat=plugin.threat_for(asked.threat)).evaluate(plugin)
     return AttackReport(found.adversarial, found.outcome)
 
 
@@ -184,9 +282,12 @@ def evaluate(
     x: Tensor | np.ndarray,
     y: Tensor | np.ndarray,
     *,
-    attacks: Sequence[AttackLike] = DEFAULT_ATTACKS,
+    attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
-    eps: float = 8 / 255,
+    eps: float | Tensor = 8 / 255,
+    goals: Tensor | None = None,
+    level: Level | Literal["none"] = "standard",
+    samples: int | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
@@ -196,21 +297,24 @@ def evaluate(
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, eps, seed, batch_size, precision, models, fit_data: as for ``attack``.
-        attacks: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its name and
-            the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike (`` #2``).
+        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data: as for ``attack``.
+        eps: as for ``attack``; of samples that have an eps each there are no checks, so ask for ``level="none"``.
+        attacks: one or several: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its
+            name and the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike
+            (`` #2``).
+        level: which checks are run. ``thorough`` adds those that cost thousands of passes a sample; ``none`` runs none, and the
+            report has no verdict.
+        samples: how many samples a check looks at, at most; each has a default of its own.
+
+    Raises:
+        UsageError: as for ``attack``.
+        AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
-    target, batch, threat = _asked(model, x, y, norm, eps, batch_size)
-    used = {label: _holding(plugin, models, x, batch_size) for label, plugin in _named(attacks).items()}
-    data = _arrays(fit_data)
-    with frozen(target.module):
-        found = {
-            name: evaluate_attack(
-                target, plugin, batch, threat, seed=seed, batch_size=batch_size, fit_data=data, precision=precision
-            )
-            for name, plugin in used.items()
-        }
-        return _checked(target, batch, threat, used, found, {}, "standard", None, seed, batch_size)
+    asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
+    used = {name: _holding(plugin, models, x, batch_size) for name, plugin in _named(_several(attacks), asked.threat).items()}
+    checks = _checks(level, samples, eps)
+    with frozen(asked.target.module):
+        return _checked(asked, used, {name: asked.evaluate(plugin) for name, plugin in used.items()}, checks)
 
 
 @recording_gradients()
@@ -219,81 +323,153 @@ def audit(
     x: Tensor | np.ndarray,
     y: Tensor | np.ndarray,
     *,
-    eps: float = 8 / 255,
+    attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
-    attack: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
+    eps: float = 8 / 255,
+    goals: Tensor | None = None,
     level: Level = "standard",
     samples: int | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
+    precision: Precision = "full",
+    models: Mapping[str, nn.Module | Target] | None = None,
+    fit_data: tuple[Any, Any] | None = None,
+    attack: AttackLike | Sequence[AttackLike] | None = None,
 ) -> EvaluationReport:
-    """Can a robust accuracy of ``model`` under ``attack`` be believed? Runs every check of ``level`` and the remedies that they name.
+    """Can a robust accuracy of ``model`` under ``attacks`` be believed? Runs every check of ``level`` and the remedies that they name.
 
     Unlike ``evaluate`` it goes on where an attack fails: that it does is part of the answer (``EvaluationReport.failed``).
 
     Args:
-        model, x, y, norm, eps, seed, batch_size: as for ``attack``.
-        attack: the attack under examination, or several: names, mappings of ``kind`` and parameters, or attacks of one's own.
-        level: ``thorough`` adds the checks that cost thousands of passes a sample.
-        samples: how many samples a check looks at, at most; each has a default of its own.
+        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data: as for ``attack``.
+        attacks, level, samples: as for ``evaluate``.
+        attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
     """
-    target, batch, threat = _asked(model, x, y, norm, eps, batch_size)
-    used = _named([attack] if isinstance(attack, str | Mapping | Attack) else attack)
+    if attack is not None:
+        warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
+        attacks = attack
+    asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
+    used = {name: _holding(plugin, models, x, batch_size) for name, plugin in _named(_several(attacks), asked.threat).items()}
+    checks = _checks(level, samples, eps)
     found: dict[str, Evaluation] = {}
     failed: dict[str, str] = {}
-    with untouched(target.module):
+    with untouched(asked.target.module):
         for name, plugin in used.items():
             try:
-                found[name] = evaluate_attack(target, plugin, batch, threat, seed=seed, batch_size=batch_size)
+                found[name] = asked.evaluate(plugin)
             except AttackError as error:
                 failed[name] = f"invalid: {error}"
             except TargetError as error:
                 failed[name] = f"failed: {error}"
-        return _checked(target, batch, threat, used, found, failed, level, samples, seed, batch_size)
+        return _checked(asked, used, found, checks, failed)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A model, the samples that it is attacked on, and how."""
+
+    target: Target
+    batch: Batch
+    threat: ThreatModel
+    seed: int
+    batch_size: int
+    precision: Precision
+    fit_data: Arrays | None
+
+    def evaluate(self, attack: Attack) -> Evaluation:
+        """One attack."""
+        return evaluate_attack(
+            self.target,
+            attack,
+            self.batch,
+            self.threat,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            fit_data=self.fit_data,
+            precision=self.precision,
+        )
+
+
+def _asked(
+    model: nn.Module | Target,
+    x: Any,
+    y: Any,
+    norm: Norm,
+    eps: float | Tensor,
+    goals: Tensor | None,
+    seed: int,
+    batch_size: int,
+    precision: Precision,
+    fit_data: tuple[Any, Any] | None,
+) -> _Asked:
+    target = _target(model, x, batch_size)
+    each = eps if isinstance(eps, Tensor) and eps.ndim else None
+    with frozen(target.module):
+        batch = _batch(target, x, y, goals, batch_size, each)
+    largest = float(eps.max()) if isinstance(eps, Tensor) else eps
+    threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
+    return _Asked(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
+
+
+def _checks(level: Level | Literal["none"], samples: int | None, eps: float | Tensor) -> list[Check]:
+    if level == "none":
+        return []
+    if isinstance(eps, Tensor) and eps.ndim:
+        raise UsageError("the checks look at one budget, eps has one for each sample", fix="evaluate(.., level='none')")
+    return [make_check(name, samples) for name in check_names(level)]
 
 
 def _checked(
-    target: Target,
-    batch: Batch,
-    threat: ThreatModel,
+    asked: _Asked,
     used: Mapping[str, Attack],
     found: Mapping[str, Evaluation],
-    failed: dict[str, str],
-    level: Level,
-    samples: int | None,
-    seed: int,
-    batch_size: int,
+    checks: Sequence[Check],
+    failed: Mapping[str, str] | None = None,
 ) -> EvaluationReport:
+    batch, threat = asked.batch, asked.threat
     evidence = {name: evidence_of(name, used[name], threat, r.outcome, r.adversarial.numpy()) for name, r in found.items()}
-    context = CheckContext(target, batch, threat, evidence, seed)
-    findings = run_checks(context, [make_check(name, samples) for name in check_names(level)])
-    remedy = run_remedies(context, findings, batch_size=batch_size)
+    context = CheckContext(asked.target, batch, threat, evidence, asked.seed)
+    findings = run_checks(context, checks)
     assert batch.logits is not None
     correct = (batch.logits.argmax(1) == batch.labels).cpu().numpy()
-    standing = np.logical_and.reduce([correct, *(result.outcome.standing for result in found.values())])
+    standing = worst_case([correct, *(result.outcome.standing for result in found.values())])
     return EvaluationReport(
         clean_accuracy=float(correct.mean()),
         robust_accuracy=float(standing.mean()) if found else None,
         interval=wilson(int(standing.sum()), len(standing) if found else 0),
-        verdict=verdict(findings, complete=not failed),
+        verdict=verdict(findings, complete=not failed) if checks else None,
         findings=tuple(findings),
         attacks={name: AttackReport(result.adversarial, result.outcome) for name, result in found.items()},
         standing=standing,
-        remedy=remedy,
-        failed=failed,
+        remedy=run_remedies(context, findings, batch_size=asked.batch_size),
+        failed=dict(failed or {}),
     )
 
 
-def _asked(
-    model: nn.Module | Target, x: Any, y: Any, norm: Norm, eps: float, batch_size: int
-) -> tuple[Target, Batch, ThreatModel]:
-    target = _target(model, x, batch_size)
-    with frozen(target.module):
-        return target, _batch(target, x, y, None, batch_size), ThreatModel(norm, eps)
+def _with(attack: AttackLike, params: Mapping[str, Any], more: Mapping[str, Any]) -> AttackLike:
+    """The attack with the parameters that are given beside it."""
+    if twice := sorted({"kind", *more} & params.keys()):
+        raise UsageError(
+            f"{', '.join(twice)} of params: given already", fix="name each parameter once, and the attack by its name"
+        )
+    given = {**params, **more}
+    if isinstance(attack, Attack):
+        if given:
+            raise UsageError(f"{', '.join(given)}: an attack of one's own has its parameters already")
+        return attack
+    return {**({"kind": attack} if isinstance(attack, str) else attack), **given}
 
 
-def _named(attacks: Sequence[AttackLike]) -> dict[str, Attack]:
-    """The attacks by labels, all different: those that read alike are numbered."""
+def _several(attacks: AttackLike | Sequence[AttackLike]) -> Sequence[AttackLike]:
+    return [attacks] if isinstance(attacks, str | Mapping | Attack) else attacks
+
+
+def _named(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
+    """The attacks by labels, all different: those that read alike are numbered.
+
+    Raises:
+        UsageError: there is none, or the result of one is judged under another threat model than ``threat``.
+    """
     used: dict[str, Attack] = {}
     for spec in attacks:
         label = _label(spec)
@@ -301,6 +477,10 @@ def _named(attacks: Sequence[AttackLike]) -> dict[str, Attack]:
         used[next(name for name in (label, *itertools.islice(numbered, len(used))) if name not in used)] = _plugin(spec)
     if not used:
         raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
+    for label, plugin in used.items():
+        if (judged := plugin.threat_for(threat)) != threat:
+            fix = "run it with robustkd.attack, or in a campaign, which reports each threat model by itself"
+            raise UsageError(f"attack '{label}' is judged under {judged}, the robust accuracy is about {threat}", fix=fix)
     return used
 
 
@@ -316,7 +496,7 @@ def _label(spec: AttackLike) -> str:
     if isinstance(spec, str):
         return spec
     if isinstance(spec, Attack):
-        return _written(plugins.name_of("attacks", spec), _changed(spec.params))
+        return _written(spec.name, _changed(spec.params))
     return _written(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
 
 

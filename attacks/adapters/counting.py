@@ -110,7 +110,6 @@ class PeerAttack(Attack):
     sample by sample anyway (``one_by_one``) are given each sample alone, which makes them independent of it.
     """
 
-    name: str = ""
     one_by_one: bool = False
 
     @abstractmethod

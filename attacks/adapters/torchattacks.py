@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
 from robustkd.attacks.adapters.signature import derived_params, source_of
-from robustkd.contracts import AttackError, Batch, PluginError, ThreatModel
+from robustkd.contracts import AttackError, Batch, PluginError, ThreatModel, Traits
 from robustkd.contracts.threat import Norm
 
 SKIPPED = {
@@ -48,6 +49,13 @@ class TorchattacksAttack(PeerAttack):
     """An attack of torchattacks; the goals of a targeted threat model are handed over as its target labels."""
 
     peer: type[Any]
+
+    @property
+    def traits(self) -> Traits:
+        """Its versions of EOT average over passes."""
+        name = self.peer.__name__
+        averages = name == "EOTPGD" or (name == "AutoAttack" and self.params.version == "rand")
+        return replace(super().traits, averages=averages)
 
     def drive(self, model: CountedModel, batch: Batch, threat: ThreatModel, seed: int) -> Tensor:
         """Build the peer for this threat model and call it."""

@@ -52,7 +52,7 @@ class Embedding(PromptAttack):
     space = "embeddings"
     source = "Schwinn et al. 2024, arXiv:2402.09063"
 
-    def judged_under(self, threat: ThreatModel) -> ThreatModel:
+    def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """The largest of its eps."""
         p = self.params
         return ThreatModel(norm=p.norm, eps=max(p.eps), space="embeddings", attempts=threat.attempts)

@@ -43,7 +43,7 @@ class SoftPrompt(PromptAttack):
         """As far as its steps can take a vector: it has no other budget."""
         return float(self.params.steps * self.params.step_size)
 
-    def judged_under(self, threat: ThreatModel) -> ThreatModel:
+    def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """Vectors anywhere that its steps can lead."""
         return ThreatModel(norm="l2", eps=self._reach, space="embeddings", attempts=threat.attempts)
 

@@ -7,8 +7,8 @@ all of its seeds say.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from robustkd.campaigns.plan.changes import set_otherwise
 from robustkd.contracts import UsageError, suggestion
 from robustkd.contracts.threat import budget
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
+from robustkd.scoring.tabular import Tabular, percent
 
 Direction = Literal["better", "worse", "not told apart"]
 
@@ -85,14 +86,66 @@ class Movement:
         return told.pop() if len(told) == 1 else "not told apart"
 
 
-@dataclass(frozen=True)
-class ComparedCampaigns:
-    """A and B, side by side. ``notes`` say what could not be compared, or not on the same samples, and why."""
+@dataclass(frozen=True, repr=False)
+class ComparedCampaigns(Tabular):
+    """A and B, side by side. Its DataFrame has a row for each change: a defense, an attack, a seed.
+
+    Attributes:
+        a, b: where they were read from.
+        notes: what could not be compared, or not on the same samples, and why.
+    """
 
     a: str
     b: str
     movements: tuple[Movement, ...]
     notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every movement with its direction, and the changes of its seeds."""
+        movements = [
+            asdict(item)
+            | {
+                "difference": item.difference,
+                "interval": item.interval,
+                "direction": item.direction,
+                "changes": [asdict(change) | {"direction": change.direction} for change in item.changes],
+            }
+            for item in self.movements
+        ]
+        return {"a": self.a, "b": self.b, "notes": self.notes, "movements": movements}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each defense, attack and seed: the shares of A and B, and what they differ by."""
+        return [
+            {"defense": item.defense, "defense_b": item.defense_b, "attack": item.attack}
+            | asdict(change)
+            | {"direction": change.direction}
+            for item in self.movements
+            for change in item.changes
+        ]
+
+    def caption(self) -> str:
+        """How many defenses are better and worse in their worst case."""
+        told = [item.direction for item in self.movements if item.attack == WORST]
+        counted = ", ".join(f"{told.count(word)} {word}" for word in ("better", "worse", "not told apart"))
+        notes = f"; {len(self.notes)} notes" if self.notes else ""
+        return f"A = {self.a}, B = {self.b}; defenses in the worst case: {counted}{notes}"
+
+    def shown(self) -> list[dict[str, str]]:
+        """The difference of each defense, attack and seed in percentage points, and whether B is told apart from A."""
+        return [
+            {
+                "defense": row["defense"] if row["defense"] == row["defense_b"] else f"{row['defense']} = {row['defense_b']}",
+                "attack": row["attack"],
+                "seed": str(row["seed"]),
+                "A": percent(row["a"]),
+                "B": percent(row["b"]),
+                "B - A, points": f"{100 * row['difference']:+.1f} [{100 * row['ci_low']:+.1f}, {100 * row['ci_high']:+.1f}]",
+                "p": "not paired" if row["p"] is None else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}",
+                "": row["direction"],
+            }
+            for row in self.rows()
+        ]
 
 
 def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) -> ComparedCampaigns:

@@ -19,6 +19,7 @@ from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.contracts.check import Verdict
 from robustkd.scoring.results import Results
+from robustkd.scoring.worst_case import worst_case
 
 CLEAN, WORST = "clean accuracy", "worst case"
 """What stands in the place of an attack's name; no attack can be called so, for the blank."""
@@ -121,7 +122,7 @@ class Snapshot:
         bits = [part.samples for part in parts if part is not None and part.samples is not None]
         if not parts or len(bits) < len(parts) or parts[0] is None:
             return None
-        return _held(replace(parts[0], attack=WORST), np.logical_and.reduce(bits))
+        return _held(replace(parts[0], attack=WORST), worst_case(bits))
 
 
 def read(reference: str, out: Path | None = None) -> Snapshot:
@@ -139,7 +140,7 @@ def read(reference: str, out: Path | None = None) -> Snapshot:
         content = _json(path)
         return _of_baseline(content, reference) if baseline.VERSION_KEY in content else _of_folder(path.parent, reference, path)
     campaign = spec.load(reference)
-    folder = out or Path("runs") / campaign.name
+    folder = out or campaign.default_folder
     if not (folder / RESULTS).is_file():
         raise UsageError(
             f"{folder} holds no {RESULTS} of '{campaign.name}'", fix="robustkd run it first, or name its folder with --out"
@@ -165,7 +166,7 @@ def to_baseline(snapshot: Snapshot) -> dict[str, Any]:
 def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
     raw = _json(file or folder / RESULTS)
     try:
-        results = Results.from_json(raw)
+        results = Results.from_dict(raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{file or folder / RESULTS} is no results file of robustkd: {error}",
@@ -199,7 +200,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         parts = [rows.get((item.defense, attack, item.seed)) for attack in item.attacks]
         known = [part.samples for part in parts if part is not None and part.samples is not None]
         whole = known and len(known) == len(parts)
-        rows[item.defense, WORST, item.seed] = _held(worst, np.logical_and.reduce(known)) if whole else worst
+        rows[item.defense, WORST, item.seed] = _held(worst, worst_case(known)) if whole else worst
     data = {"name": results.data.get("name"), "n": results.data.get("n"), "test": _test_hash(results.data)}
     return Snapshot(
         origin,

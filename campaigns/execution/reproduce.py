@@ -103,7 +103,7 @@ def numbers(source: Path, here: Results) -> list[Number]:
         UsageError: no results were recorded.
     """
     try:
-        recorded = Results.from_json(json.loads((source / RESULTS).read_text(encoding="utf-8")))
+        recorded = Results.from_dict(json.loads((source / RESULTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{source} holds no results to compare with", fix="compare by hand: robustkd compare RUN NEW_FOLDER"

@@ -9,7 +9,7 @@ from pathlib import Path
 from robustkd.campaigns.execution.engines import Engine
 from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.execution.schedule import Schedule
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import AttackCell, Cell, TrainCell
 from robustkd.campaigns.plan.changes import reasons, remember
 from robustkd.campaigns.plan.estimate import estimates
 from robustkd.campaigns.plan.finished import finished_cells, rebuilt_cells
@@ -154,7 +154,7 @@ def cells_of(plan: Plan, names: Collection[str]) -> list[str]:
             raise UsageError(f"--redo {name}: the campaign has no defense, attack or analysis of that name", fix=hint)
     found: dict[str, None] = {}
     for cell in plan.cells:  # each comes after what it needs
-        own = cell.attack or cell.analysis or (cell.defense if cell.kind == "train" else None)
+        own = cell.defense if isinstance(cell, TrainCell) else cell.plugin
         if own in names or any(need in found for need in cell.needs):
             found[cell.id] = None
     return list(found)
@@ -178,8 +178,7 @@ class _Driver:
     def block(self) -> None:
         """Note that cells which are in the store cannot be believed where what they stand on failed in this run."""
         for cell in self.plan.cells:
-            required = cell.needs[:1] if cell.kind == "checks" else cell.needs
-            if cell.id not in self.failures and (lost := next((need for need in required if need in self.failures), None)):
+            if cell.id not in self.failures and (lost := next((need for need in cell.required if need in self.failures), None)):
                 self.blocked(cell, next(by for by in self.plan.cells if by.id == lost))
 
     def started(self, cell: Cell) -> None:
@@ -194,7 +193,7 @@ class _Driver:
     def succeeded(self, cell: Cell) -> None:
         self.done.add(cell.id)
         result = None
-        if cell.kind == "attack" and (entry := self.store.get(cell.id)):
+        if isinstance(cell, AttackCell) and (entry := self.store.get(cell.id)):
             result = attack_result(self.plan, cell, entry, samples.read(entry))
         for observer in self.observers:
             observer.succeeded(cell, result)

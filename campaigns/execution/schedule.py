@@ -96,8 +96,7 @@ class Schedule:
         while open_ends:
             lost = open_ends.pop()
             for item in self._dependents.get(lost.id, ()):
-                required = item.needs[:1] if item.kind == "checks" else item.needs
-                if lost.id in required and item.id in self._waiting and item.id not in seen:
+                if lost.id in item.required and item.id in self._waiting and item.id not in seen:
                     seen.add(item.id)
                     found.append(item)
                     open_ends.append(item)

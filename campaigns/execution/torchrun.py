@@ -34,7 +34,7 @@ def train_together(job: Job, cell: Cell, folder: Path, report: Report) -> None:
     """
     order = folder / "torchrun.json"
     folder.mkdir(parents=True, exist_ok=True)
-    order.write_text(json.dumps({"job": asdict(job), "cell": asdict(cell)}))
+    order.write_text(json.dumps({"job": asdict(job), "cell": cell.to_json()}))
     torchrun = [
         sys.executable,
         "-P",

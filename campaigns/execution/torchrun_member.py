@@ -37,8 +37,7 @@ def main() -> None:
     rank = int(os.environ["LOCAL_RANK"])
     order = json.loads(Path(sys.argv[1]).read_text())
     job = Job(**order["job"])
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in order["cell"].items()}
-    cell = Cell(**fields)
+    cell = Cell.from_json(order["cell"])
     try:
         device = _own_device(job.device, rank)
         if device.type == "cuda":

@@ -18,7 +18,7 @@ import torch
 from robustkd.campaigns.execution.job import Job, Report
 from robustkd.campaigns.execution.torchrun import train_together
 from robustkd.campaigns.file import spec
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, ChecksCell, TrainCell
 from robustkd.campaigns.plan.changes import differences
 from robustkd.campaigns.plan.plan import CellMaker
 from robustkd.campaigns.results.collect import FINDINGS, TABLE
@@ -102,8 +102,8 @@ class Worker:
             "id": cell.id,
             "kind": cell.kind,
             "defense": cell.defense,
-            "attack": cell.attack,
-            "analysis": cell.analysis,
+            "attack": cell.attack if isinstance(cell, AttackCell) else None,
+            "analysis": cell.analysis if isinstance(cell, AnalysisCell) else None,
             "seed": cell.seed,
             "identity": dict(cell.identity),
             "device": str(self._device),
@@ -111,10 +111,17 @@ class Worker:
             "python": platform.python_version(),
         }
         started = time.perf_counter()
-        work = {"train": self._train, "attack": self._attack, "checks": self._checks, "analysis": self._analyse}
-        work[cell.kind](cell, meta, started)
+        match cell:
+            case TrainCell():
+                self._train(cell, meta, started)
+            case AttackCell():
+                self._attack(cell, meta, started)
+            case ChecksCell():
+                self._checks(cell, meta, started)
+            case AnalysisCell():
+                self._analyse(cell, meta, started)
 
-    def _train(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
+    def _train(self, cell: TrainCell, meta: dict[str, Any], started: float) -> None:
         use = self._campaign.defenses[cell.defense]
         if self._job.training_processes > 1 and use.plugin.uses_data:
             train_together(self._job, cell, self._store.checkpoints(cell.id), self._report)
@@ -131,7 +138,6 @@ class Worker:
                 f"defense '{cell.defense}' trains, but the data '{self._campaign.data.name}' have no training part",
                 fix="use a data set with one, or a defense of kind 'external'",
             )
-        teachers = dict(zip(use.references, cell.needs, strict=True))
         rebuilt = use.plugin.rebuilt
         context = FitContext(
             train=data.train,
@@ -142,10 +148,10 @@ class Worker:
             seed=use.training_seed(cell.seed),
             device=self._device,
             checkpoints=self._store.checkpoints(cell.id),
-            targets={name: self._target(name, teacher, cell.seed) for name, teacher in teachers.items()},
+            targets={name: self._target(name, teacher, cell.seed) for name, teacher in cell.others.items()},
             log=log,
         )
-        meta["targets"] = {teacher: self._fingerprint(teacher) for teacher in cell.needs}
+        meta["targets"] = {teacher: self._fingerprint(teacher) for teacher in cell.others.values()}
         with files_read() as read:
             target = use.plugin.fit(context)
         target.module.eval()
@@ -163,16 +169,16 @@ class Worker:
             save_target(target, folder)
         self._store.discard_checkpoints([cell.id])
 
-    def _attack(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
-        use = self._campaign.attacks[cell.attack or ""]
+    def _attack(self, cell: AttackCell, meta: dict[str, Any], started: float) -> None:
+        use = self._campaign.attacks[cell.attack]
         target, batch = self._attacked(cell)
-        if use.plugin.learns and self.data.train is None:
+        if use.plugin.traits.learns and self.data.train is None:
             raise StoreError(
                 f"attack '{use.name}' learns, but the data '{self._campaign.data.name}' have no training part",
                 fix="use a data set with one",
             )
-        meta["others"] = dict(zip(use.references, cell.needs[1:], strict=False))  # those of the judges follow
-        attack = self._holding(use.plugin, meta["others"], cell.seed)
+        meta["others"] = dict(cell.others)
+        attack = self._holding(use.plugin, cell.others, cell.seed)
         targets = {need: self._fingerprint(need) for need in cell.needs}
         if isinstance(batch, PromptBatch):
             assert isinstance(attack, PromptAttack)  # the campaign's spec has seen to it
@@ -196,7 +202,7 @@ class Worker:
             use.threat,
             seed=cell.seed,
             curve=use.curve,
-            fit_data=self.data.train if attack.learns else None,
+            fit_data=self.data.train if attack.traits.learns else None,
             kept=kept,
             shards=shards,
             precision=self._job.precision,
@@ -214,7 +220,7 @@ class Worker:
             samples.write(record, found.adversarial[:kept].numpy(), folder, clean=clean, transcripts=found.transcripts)
         self._store.discard_checkpoints([cell.id])
 
-    def _checks(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
+    def _checks(self, cell: ChecksCell, meta: dict[str, Any], started: float) -> None:
         target, batch = self._attacked(cell)
         evidence = self._evidence(cell)
         context = CheckContext(target, batch, self._campaign.threat, evidence, cell.seed)
@@ -228,19 +234,19 @@ class Worker:
             found = {"findings": [asdict(finding) for finding in findings], "remedy": asdict(remedy) if remedy else None}
             (folder / FINDINGS).write_text(json.dumps(found, indent=1))
 
-    def _analyse(self, cell: Cell, meta: dict[str, Any], started: float) -> None:
-        use = self._campaign.analyses[cell.analysis or ""]
+    def _analyse(self, cell: AnalysisCell, meta: dict[str, Any], started: float) -> None:
+        use = self._campaign.analyses[cell.analysis]
         target, batch = self._attacked(cell)
-        analysis = self._holding(use.plugin, dict(zip(use.references, cell.needs[1:], strict=False)), cell.seed)
+        analysis = self._holding(use.plugin, cell.others, cell.seed)
         with untouched(target.module):
             table = analysis.run(target, batch, self._campaign.threat, cell.seed)
         meta |= {"targets": {cell.target: self._fingerprint(cell.target)}, **_spent(time.perf_counter() - started)}
         with self._store.write(cell.id, meta) as folder:
             (folder / TABLE).write_text(json.dumps(asdict(table), indent=1, allow_nan=False))
 
-    def _evidence(self, cell: Cell) -> dict[str, AttackEvidence]:
+    def _evidence(self, cell: ChecksCell) -> dict[str, AttackEvidence]:
         finished = {}
-        for name, need in zip(cell.attacks, cell.needs[1:], strict=True):
+        for name, need in cell.attacks.items():
             entry = self._store.get(need)
             if entry is None:  # the attack failed; the checks speak about the others
                 continue
@@ -259,12 +265,12 @@ class Worker:
         """Refuse a cell that this process sees otherwise than it was planned."""
         if seen.id == planned.id:
             return
-        use = self._campaign.defenses.get(planned.defense) if planned.kind == "train" else None
+        use = self._campaign.defenses.get(planned.defense) if isinstance(planned, TrainCell) else None
         known = planned.identity.get("plugin", {}).get("params", {}).get("files", ())
         changed = [file.name for file in use.plugin.files() if content_hash(file) not in known] if use else []
         said = f"{' and '.join(changed)} changed" if changed else "; ".join(differences(planned.identity, seen))
         raise IdentityError(
-            f"'{subject or planned.attack or planned.analysis or planned.defense}' is not what the campaign was planned with: {said}",
+            f"'{subject or planned.plugin or planned.defense}' is not what the campaign was planned with: {said}",
             fix="leave files as they are while a campaign runs, install the same packages wherever its cells run, and run it again",
         )
 
@@ -335,4 +341,4 @@ def _spent(seconds: float) -> dict[str, float]:
 def _with_goals(batch: Batch, seed: int, num_classes: int) -> Batch:
     """Each sample's goal: one of the wrong classes, drawn from the sample's own stream."""
     offset = 1 + SampleRng(seed, batch.index, "goals").integers((), num_classes - 1)
-    return Batch(batch.inputs, batch.labels, batch.index, batch.logits, (batch.labels + offset) % num_classes)
+    return replace(batch, goals=(batch.labels + offset) % num_classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -251,6 +251,11 @@ class Campaign:
     judges: dict[str, JudgeUse] = field(default_factory=dict)
 
     @property
+    def default_folder(self) -> Path:
+        """Where its results are, unless somebody names another folder; relative to the working directory."""
+        return Path("runs") / self.name
+
+    @property
     def code(self) -> list[Code]:
         """The code that it names, which its targets' cards may call."""
         return [code for use in self.defenses.values() for code in use.plugin.code()]
@@ -403,7 +408,7 @@ def _plugin(
     for key, other, name in named_plugins(params):
         if name not in (known := plugins.names(other)):  # type: ignore[arg-type]
             problems.append(Problem((*path, key), f"there is no {plugins.one_of(other)} '{name}'", close_to(name, known)))
-    return plugin(params)
+    return plugins.build(group, use.kind, params)
 
 
 def _defense(name: str, use: _Use, folder: Path, problems: list[Problem]) -> DefenseUse | None:
@@ -430,12 +435,17 @@ def _attack(
     plugin = _plugin("attacks", _Use(kind=use.kind, **extra), path, folder, problems)
     if plugin is None or threat is None:
         return None
-    if plugin.own_threat is None:
-        judged = plugin.judged_under(threat.model())
+    judged = plugin.threat_for(threat.model())
+    if _has_budget(plugin, threat.model()):
         return AttackUse(name, use.kind, plugin, judged, judged.steps or threat.curve)
     if "threat" in (use.model_extra or {}):
         problems.append(Problem((*path, "threat"), f"'{use.kind}' has no budget to set", "leave the threat out"))
-    return AttackUse(name, use.kind, plugin, plugin.own_threat, ())
+    return AttackUse(name, use.kind, plugin, judged, ())
+
+
+def _has_budget(plugin: Attack, threat: ThreatModel) -> bool:
+    """Whether what the attack is judged under changes with the budget that is asked for."""
+    return plugin.threat_for(threat) != plugin.threat_for(replace(threat, eps=threat.eps + 1, attempts=threat.attempts + 1))
 
 
 def _analysis(name: str, use: _Use, defenses: Mapping[str, _Use], folder: Path, problems: list[Problem]) -> AnalysisUse | None:

@@ -3,44 +3,127 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 CellKind = Literal["train", "attack", "checks", "analysis"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One unit of work of a campaign.
+    """One unit of work of a campaign; each kind is a class of its own.
 
     Attributes:
         id: hash of everything that decides its outcome.
-        kind: train a defense, attack it, run the checks on it or an analysis of it.
         defense, seed: of which defense.
-        attack: which attack, for an attack cell.
-        needs: ids of the cells that must be finished first; of an attack cell its target's, then those of the defenses that
-            the attack refers to. A checks cell may also run when some of its attacks failed.
-        analysis: which analysis, for an analysis cell.
-        attacks: of a checks cell, the names of the attacks whose ids follow the target's in ``needs``.
+        target: id of the train cell whose target is used (its own id for a train cell).
+        others: ids of the train cells of the defenses that its plug-in refers to, by their names.
         judges: ids of the train cells whose targets the campaign's judges judge with, by the defenses' names.
-        target: the id of the train cell whose target is used (its own id for a train cell).
         identity: what ``id`` is the hash of, each part by its name; noted with the result, so that a change can be told later.
     """
 
+    kind: ClassVar[CellKind]
+
     id: str
-    kind: CellKind
     defense: str
     seed: int
-    needs: tuple[str, ...]
     target: str
-    attack: str | None = None
-    attacks: tuple[str, ...] = ()
-    analysis: str | None = None
+    others: Mapping[str, str] = field(default_factory=dict)
     judges: Mapping[str, str] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
+    def plugin(self) -> str:
+        """The name in the campaign of the attack or the analysis; empty for a train or a checks cell."""
+        return ""
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Ids of the cells without which it cannot run."""
+        return (self.target, *self.others.values(), *self.judges.values())
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the cells that must have ended before it runs, whether with an outcome or, where not ``required``, without."""
+        return self.required
+
+    @property
+    def trained(self) -> dict[str, str]:
+        """Ids of all train cells that it uses, by defense."""
+        return {**self.others, **self.judges, self.defense: self.target}
+
+    @property
     def title(self) -> str:
         """For people: ``mtard × pgd · seed 0``."""
-        what = {"train": "train", "checks": "checks", "attack": f"× {self.attack}", "analysis": self.analysis}[self.kind]
-        return f"{self.defense} {what} · seed {self.seed}"
+        return f"{self.defense} {self.plugin or self.kind} · seed {self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The cell as JSON; ``from_json`` is its inverse."""
+        return {"kind": self.kind, **asdict(self)}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Cell:
+        """The cell that ``to_json`` made the content of."""
+        classes: dict[str, type[Cell]] = {known.kind: known for known in (TrainCell, AttackCell, ChecksCell, AnalysisCell)}
+        return classes[content["kind"]](**{name: value for name, value in content.items() if name != "kind"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCell(Cell):
+    """Train a defense."""
+
+    kind = "train"
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The train cells of the defenses that it refers to, such as teachers."""
+        return tuple(self.others.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackCell(Cell):
+    """Attack a trained defense with ``attack``."""
+
+    kind = "attack"
+    attack: str
+
+    @property
+    def plugin(self) -> str:
+        """The attack."""
+        return self.attack
+
+    @property
+    def title(self) -> str:
+        """For people: ``mtard × pgd · seed 0``."""
+        return f"{self.defense} × {self.attack} · seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChecksCell(Cell):
+    """Run the checks on a trained defense, after its ``attacks``: ids of their cells by the attacks' names."""
+
+    kind = "checks"
+    attacks: Mapping[str, str]
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The target: checks also run when attacks have failed."""
+        return (self.target,)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The target and the attacks, whose outcomes the checks look at."""
+        return (self.target, *self.attacks.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisCell(Cell):
+    """Run ``analysis`` on a trained defense."""
+
+    kind = "analysis"
+    analysis: str
+
+    @property
+    def plugin(self) -> str:
+        """The analysis."""
+        return self.analysis

@@ -23,7 +23,7 @@ Identity = Mapping[str, Any]
 
 def place(cell: Cell) -> Place:
     """A cell's place."""
-    return cell.kind, cell.defense, cell.attack or cell.analysis or "", cell.seed
+    return cell.kind, cell.defense, cell.plugin, cell.seed
 
 
 def remember(plan: Plan, folder: Path) -> None:
@@ -122,7 +122,7 @@ def explain(before: Mapping[Place, tuple[str, Identity]], now: Iterable[Cell], n
             continue
         texts = list(_differences(cell, old, names))
         own = [text for text in texts if text not in _INHERITED]
-        subject = cell.attack or cell.analysis or cell.defense if own else cell.defense
+        subject = cell.plugin or cell.defense if own else cell.defense
         count = groups.setdefault("; ".join(own or texts) or "its identity differs", {})
         count[subject] = count.get(subject, 0) + 1
     return [_counted(f"{', '.join(subjects)}: {text}", sum(subjects.values())) for text, subjects in groups.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import ChecksCell, TrainCell
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store.store import Entry, Store
 
@@ -26,9 +26,9 @@ def valid_cells(plan: Plan, store: Store, failed: Collection[str] = ()) -> set[s
             continue
         if any(fingerprints.get(target, seen) != seen for target, seen in entry.meta.get("targets", {}).items()):
             continue
-        if cell.kind == "checks" and not valid.isdisjoint(_unseen(cell, entry, valid)):
+        if isinstance(cell, ChecksCell) and not valid.isdisjoint(_unseen(cell, entry, valid)):
             continue
-        if cell.kind == "train":
+        if isinstance(cell, TrainCell):
             fingerprints[cell.id] = entry.meta["fingerprint"]
         valid.add(cell.id)
     return valid
@@ -47,7 +47,7 @@ def finished_cells(plan: Plan, store: Store, failed: Collection[str] = (), tried
         if entry and (not _unseen(cell, entry, done).issubset(failed) or (entry.meta.get("not run") and cell.id not in tried)):
             done.discard(cell.id)
         if cell.id not in done:  # it will look at the perturbations, which are verified only when somebody does
-            done -= {need for need in cell.needs[1:] if need in done and store.verify(need)}
+            done -= {attack for attack in cell.attacks.values() if attack in done and store.verify(attack)}
     return done
 
 
@@ -56,8 +56,7 @@ def rebuilt_cells(plan: Plan) -> set[str]:
     return {cell.id for cell in plan.of("train") if plan.campaign.defenses[cell.defense].plugin.rebuilt}
 
 
-def _unseen(checks: Cell, entry: Entry, valid: Collection[str]) -> set[str]:
+def _unseen(checks: ChecksCell, entry: Entry, valid: Collection[str]) -> set[str]:
     """Ids of the attacks that findings are not about, because they had failed when these were made."""
-    attacks = dict(zip(checks.attacks, checks.needs[1:], strict=True))
     seen = entry.meta.get("seen")
-    return {need for name, need in attacks.items() if (need not in valid if seen is None else name not in seen)}
+    return {need for name, need in checks.attacks.items() if (need not in valid if seen is None else name not in seen)}

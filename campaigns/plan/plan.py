@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 from robustkd.campaigns.file.spec import Campaign
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
 from robustkd.campaigns.store.identity import described, digest, identified, renamed
 from robustkd.data import Splits, load_splits
 from robustkd.scoring.results import Skipped
@@ -33,7 +33,19 @@ class Plan:
         """A hash over the cells: two plans of the same numbers have the same one."""
         return digest([cell.id for cell in self.cells])
 
-    def of(self, kind: str) -> list[Cell]:
+    @overload
+    def of(self, kind: Literal["train"]) -> list[TrainCell]: ...
+
+    @overload
+    def of(self, kind: Literal["attack"]) -> list[AttackCell]: ...
+
+    @overload
+    def of(self, kind: Literal["checks"]) -> list[ChecksCell]: ...
+
+    @overload
+    def of(self, kind: Literal["analysis"]) -> list[AnalysisCell]: ...
+
+    def of(self, kind: CellKind) -> Sequence[Cell]:
         """The cells of one kind, in order."""
         return [cell for cell in self.cells if cell.kind == kind]
 
@@ -62,7 +74,7 @@ def build(campaign: Campaign) -> Plan:
             ]
             cells += attacks
             if campaign.checks and attacks:
-                cells.append(maker.checks(name, seed, trained, {cell.attack or "": cell.id for cell in attacks}))
+                cells.append(maker.checks(name, seed, trained, {cell.attack: cell.id for cell in attacks}))
             cells += [
                 maker.analysis(name, analysis, seed, trained)
                 for analysis, use in campaign.analyses.items()
@@ -115,25 +127,23 @@ class CellMaker:
 
     def again(self, cell: Cell) -> Cell:
         """Make a cell of the campaign once more; it has another id where this process sees something else than who planned it."""
-        campaign = self._campaign
-        if cell.kind == "checks":
-            attacks = dict(zip(cell.attacks, cell.needs[1:], strict=True))
-            return self.checks(cell.defense, cell.seed, {cell.defense: cell.target, **cell.judges}, attacks)
-        if cell.kind == "train":
-            references, needs = campaign.defenses[cell.defense].references, cell.needs
-            return self.train(cell.defense, cell.seed, dict(zip(references, needs, strict=True)))
-        use = campaign.attacks[cell.attack] if cell.attack else campaign.analyses[cell.analysis or ""]
-        # Those of the judges follow in ``needs``.
-        others = dict(zip(use.references, cell.needs[1:], strict=False))
-        make = self.attack if cell.attack else self.analysis
-        return make(cell.defense, use.name, cell.seed, {**others, **cell.judges, cell.defense: cell.target})
+        match cell:
+            case TrainCell():
+                return self.train(cell.defense, cell.seed, cell.others)
+            case AttackCell():
+                return self.attack(cell.defense, cell.attack, cell.seed, cell.trained)
+            case ChecksCell():
+                return self.checks(cell.defense, cell.seed, cell.trained, cell.attacks)
+            case AnalysisCell():
+                return self.analysis(cell.defense, cell.analysis, cell.seed, cell.trained)
+        raise TypeError(f"no cell of a campaign: {cell!r}")
 
-    def target(self, name: str, seed: int) -> Cell:
+    def target(self, name: str, seed: int) -> TrainCell:
         """The train cell of a defense, made from those of the defenses that it refers to."""
         references = self._campaign.defenses[name].references
         return self.train(name, seed, {reference: self.target(reference, seed).id for reference in references})
 
-    def train(self, name: str, seed: int, trained: Mapping[str, str]) -> Cell:
+    def train(self, name: str, seed: int, trained: Mapping[str, str]) -> TrainCell:
         """The cell that trains a defense; ``trained`` has the ids of the train cells that it stands on, by defense."""
         use, data = self._campaign.defenses[name], self._data
         teachers = {reference: trained[reference] for reference in use.references}
@@ -147,9 +157,9 @@ class CellMaker:
             "classes": data.num_classes,
         }
         identifier = identified("train", parts)
-        return Cell(identifier, "train", name, seed, tuple(teachers.values()), identifier, identity=parts)
+        return TrainCell(id=identifier, defense=name, seed=seed, target=identifier, others=teachers, identity=parts)
 
-    def attack(self, defense: str, attack: str, seed: int, trained: Mapping[str, str]) -> Cell:
+    def attack(self, defense: str, attack: str, seed: int, trained: Mapping[str, str]) -> AttackCell:
         """The cell of an attack on a defense."""
         use, target = self._campaign.attacks[attack], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
@@ -160,27 +170,36 @@ class CellMaker:
             "target": target,
             "seed": seed,
         }
-        if use.plugin.learns:
+        if use.plugin.traits.learns:
             parts["training data"] = self._training
         if self._campaign.judges:  # of images there are none, and their cells keep their identities
             parts["threat"] += [use.threat.space, use.threat.attempts]
             parts["judges"] = self._judges(judged)
         identifier = identified("attack", parts)
-        needs = (target, *others.values(), *judged.values())
-        return Cell(identifier, "attack", defense, seed, needs, target, attack, judges=judged, identity=parts)
+        return AttackCell(
+            id=identifier,
+            defense=defense,
+            seed=seed,
+            target=target,
+            others=others,
+            judges=judged,
+            identity=parts,
+            attack=attack,
+        )
 
-    def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Mapping[str, str]) -> Cell:
+    def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Mapping[str, str]) -> ChecksCell:
         """The cell of the checks on a defense; ``attacks`` has the ids of its attack cells, by attack."""
         target = trained[defense]
         checks = [self._described(check.name, check) for check in self._campaign.checks]
         # The evidence names the attacks as the campaign does, so these names belong to the identity.
         basis = [[name, id_] for name, id_ in attacks.items()]
         parts: dict[str, Any] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
-        needs, names = (target, *attacks.values()), tuple(attacks)
         identifier, judged = identified("checks", parts), self._judged(trained)
-        return Cell(identifier, "checks", defense, seed, needs, target, attacks=names, judges=judged, identity=parts)
+        return ChecksCell(
+            id=identifier, defense=defense, seed=seed, target=target, judges=judged, identity=parts, attacks=dict(attacks)
+        )
 
-    def analysis(self, defense: str, analysis: str, seed: int, trained: Mapping[str, str]) -> Cell:
+    def analysis(self, defense: str, analysis: str, seed: int, trained: Mapping[str, str]) -> AnalysisCell:
         """The cell of an analysis of a defense."""
         use, target = self._campaign.analyses[analysis], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
@@ -189,9 +208,16 @@ class CellMaker:
         parts |= {"test data": self._test, "target": target, "seed": seed}
         if self._campaign.judges:
             parts["judges"] = self._judges(judged)
-        needs = (target, *others.values(), *judged.values())
-        identifier = identified("analysis", parts)
-        return Cell(identifier, "analysis", defense, seed, needs, target, analysis=analysis, judges=judged, identity=parts)
+        return AnalysisCell(
+            id=identified("analysis", parts),
+            defense=defense,
+            seed=seed,
+            target=target,
+            others=others,
+            judges=judged,
+            identity=parts,
+            analysis=analysis,
+        )
 
     def _described(self, kind: str, plugin: Any) -> dict[str, Any]:
         if id(plugin) not in self._known:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, ChecksCell, TrainCell
 from robustkd.campaigns.plan.finished import valid_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
@@ -27,6 +27,7 @@ from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.verdict import verdict
+from robustkd.scoring.worst_case import worst_case
 
 FINDINGS, TABLE = "findings.json", "table.json"
 
@@ -44,7 +45,7 @@ _NO_HEADLINE = Failure("failed", "no attack under the campaign's threat model")
 
 
 def collect(
-    plan: Plan, store: Store, failures: Mapping[str, Failure], seen: Callable[[Cell, AttackRecord], None] | None = None
+    plan: Plan, store: Store, failures: Mapping[str, Failure], seen: Callable[[AttackCell, AttackRecord], None] | None = None
 ) -> Results:
     """The results of every planned cell; those without one carry the reason. ``seen`` is shown each finished attack's record.
 
@@ -94,11 +95,11 @@ class _Trained:
     ) -> None:
         campaign = plan.campaign
         self.plan, self.cells, self.failures = plan, cells, failures
-        self.train = next(cell for cell in cells if cell.kind == "train")
-        self.attacks = [cell for cell in cells if cell.kind == "attack"]
-        self.headline = [cell for cell in self.attacks if campaign.attacks[cell.attack or ""].threat == campaign.threat]
-        self.checks = next((cell for cell in cells if cell.kind == "checks"), None)
-        self.analyses = [cell for cell in cells if cell.kind == "analysis"]
+        self.train = next(cell for cell in cells if isinstance(cell, TrainCell))
+        self.attacks = [cell for cell in cells if isinstance(cell, AttackCell)]
+        self.headline = [cell for cell in self.attacks if campaign.attacks[cell.attack].threat == campaign.threat]
+        self.checks = next((cell for cell in cells if isinstance(cell, ChecksCell)), None)
+        self.analyses = [cell for cell in cells if isinstance(cell, AnalysisCell)]
         self.entries = {cell.id: store.get(cell.id) if cell.id in valid else None for cell in cells}
         self.records = {cell.id: samples.read(entry) for cell in self.attacks if (entry := self.entries[cell.id])}
 
@@ -125,7 +126,7 @@ class _Trained:
         """When each of its finished cells was finished."""
         return [str(entry.meta["finished"]) for entry in self.entries.values() if entry]
 
-    def show(self, seen: Callable[[Cell, AttackRecord], None]) -> None:
+    def show(self, seen: Callable[[AttackCell, AttackRecord], None]) -> None:
         """Call ``seen`` with each finished attack and its record."""
         for cell in self.attacks:
             if cell.id in self.records:
@@ -163,10 +164,10 @@ def environment() -> dict[str, str]:
 
 
 def attack_result(
-    plan: Plan, cell: Cell, entry: Entry | None, record: AttackRecord | None, failure: Failure = _PENDING
+    plan: Plan, cell: AttackCell, entry: Entry | None, record: AttackRecord | None, failure: Failure = _PENDING
 ) -> CellResult:
     """The result of one attack cell."""
-    use = plan.campaign.attacks[cell.attack or ""]
+    use = plan.campaign.attacks[cell.attack]
     names: dict[str, Any] = {
         "cell_id": cell.id,
         "defense": cell.defense,
@@ -188,7 +189,7 @@ def attack_result(
         ci_low=low,
         ci_high=high,
         attack_success_rate=share(outcome.success[outcome.correct]),
-        median_norm=float(np.median(reached)) if use.plugin.kind == "minimum-norm" and len(reached) else None,
+        median_norm=float(np.median(reached)) if use.plugin.traits.kind == "minimum-norm" and len(reached) else None,
         forward_passes=int(outcome.forwards.sum()),
         backward_passes=int(outcome.backwards.sum()),
         wall_seconds=float(entry.meta["wall_seconds"]),
@@ -247,7 +248,7 @@ def _defense_result(trained: _Trained) -> DefenseResult:
         "history": entry.meta["history"],
         "target_hash": entry.meta["fingerprint"],
     }
-    found = {cell.attack or "": trained.records[cell.id] for cell in trained.headline if cell.id in trained.records}
+    found = {cell.attack: trained.records[cell.id] for cell in trained.headline if cell.id in trained.records}
     missing = trained.missing()
     unattacked = [cell for cell in missing if cell.kind == "attack"]
     examined = _examined(trained.entries[trained.checks.id]) if trained.checks else None
@@ -295,7 +296,7 @@ def held_clean(entry: Entry, correct: np.ndarray, modality: Modality) -> np.ndar
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per sample over the attacks: classified rightly, still standing, and the smallest eps that broke it."""
     correct = records[0].outcome.correct
-    standing = np.logical_and.reduce([record.outcome.standing for record in records])
+    standing = worst_case(record.outcome.standing for record in records)
     broken_at = np.minimum.reduce([record.broken_at for record in records])
     return correct, standing, broken_at
 
@@ -304,7 +305,7 @@ def _other_threats(trained: _Trained) -> dict[str, float]:
     campaign = trained.plan.campaign
     groups: dict[str, list[AttackRecord]] = {}
     for cell in trained.attacks:
-        threat = campaign.attacks[cell.attack or ""].threat
+        threat = campaign.attacks[cell.attack].threat
         if threat != campaign.threat and cell.id in trained.records:
             groups.setdefault(str(threat), []).append(trained.records[cell.id])
     return {threat: float(_worst_case(group)[1].mean()) for threat, group in groups.items()}

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.durable import beside
-from robustkd.campaigns.store.store import Store
+from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.evaluation.judging import Outcome
+from robustkd.scoring.results import Results
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,27 @@ def _tables(plan: Plan, store: Store) -> Iterator[pa.Table]:
     for cell in plan.of("attack"):
         if (entry := store.get(cell.id)) is None:
             continue
-        record, use = samples.read(entry), plan.campaign.attacks[cell.attack or ""]
-        named = {
-            "defense": cell.defense,
-            "attack": use.name,
-            "seed": cell.seed,
-            "threat_norm": use.threat.measure,
-            "threat_eps": use.threat.eps,
-            "cell_id": cell.id,
-        }
-        columns = {name: [value] * len(record.outcome) for name, value in named.items()}
-        columns |= {f.name: getattr(record.outcome, f.name) for f in fields(Outcome)} | {"broken_at": record.broken_at}
-        yield pa.table(columns)
+        use = plan.campaign.attacks[cell.attack]
+        yield _table(entry, cell.id, cell.defense, use.name, cell.seed, use.threat.measure, use.threat.eps)
+
+
+def sample_tables(results: Results, store: Store) -> Iterator[pa.Table]:
+    """The rows that ``export`` writes, of the cells that results are made of and that are there; a table for each."""
+    for cell in results.cells:
+        if cell.status == "done" and (entry := store.get(cell.cell_id)) is not None:
+            yield _table(entry, cell.cell_id, cell.defense, cell.attack, cell.seed, cell.norm, cell.eps)
+
+
+def _table(entry: Entry, cell_id: str, defense: str, attack: str, seed: int, norm: str, eps: float) -> pa.Table:
+    record = samples.read(entry)
+    named = {
+        "defense": defense,
+        "attack": attack,
+        "seed": seed,
+        "threat_norm": norm,
+        "threat_eps": eps,
+        "cell_id": cell_id,
+    }
+    columns = {name: [value] * len(record.outcome) for name, value in named.items()}
+    columns |= {f.name: getattr(record.outcome, f.name) for f in fields(Outcome)} | {"broken_at": record.broken_at}
+    return pa.table(columns)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -32,7 +33,7 @@ def save(results: Results, plan: Plan, store: Store) -> None:
     Raises:
         StoreError: the disk is full or not writable.
     """
-    content = json.dumps(results.to_json(), indent=1, allow_nan=False).encode()
+    content = results.to_json().encode()
     write_bytes(store.folder / RESULTS, content)
     write_text(store.folder / NOTE, _note(plan, store, content))
 
@@ -42,10 +43,26 @@ def current(plan: Plan, store: Store) -> Results | None:
     try:
         content = (store.folder / RESULTS).read_bytes()
         if (store.folder / NOTE).read_text() == _note(plan, store, content):
-            return Results.from_json(json.loads(content))
+            return Results.from_dict(json.loads(content))
     except (OSError, ValueError, StoreError, RecursionError):
         pass
     return None
+
+
+def read(file: Path) -> Results:
+    """The results that a results.json holds, with the folder that it is in.
+
+    Raises:
+        StoreError: there is none, or it cannot be read.
+    """
+    fix = "run the campaign, or name the folder that it was run into"
+    try:
+        results = Results.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise StoreError(f"{file.parent} holds no {file.name}", fix=fix) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{file} cannot be read: {type(error).__name__}: {error}", fix=fix) from error
+    return replace(results, folder=file.parent)
 
 
 def _note(plan: Plan, store: Store, content: bytes) -> str:

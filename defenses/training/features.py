@@ -24,7 +24,9 @@ Layer = str | int
 _ACTIVATIONS = {F.relu, F.leaky_relu, F.gelu, F.silu, F.elu, F.hardtanh, torch.relu, torch.tanh, Tensor.relu, Tensor.tanh}
 
 
-class _Reached(Exception):
+class _Reached(BaseException):
+    """Ends a forward pass early. It is no ``Exception``: what a network raises is told as the network's error."""
+
     def __init__(self, features: Tensor) -> None:
         self.features = features
 

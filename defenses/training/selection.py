@@ -52,7 +52,8 @@ class Validation:
                 if self._threat is not None:
                     index = rows.to(x.device)
                     rng = SampleRng(self._seed, index, "validation")
-                    standing += int((~self._attack.run(target, Batch(x, y, index, logits), self._threat, rng).success).sum())
+                    batch = Batch(x, y, index, logits=logits)
+                    standing += int((~self._attack.run(target, batch, self._threat, rng).success).sum())
         right, standing = world.total(torch.tensor([right, standing], device=self._samples.device)).tolist()
         metrics = {ACCURACY: right / len(self._rows)}
         if self._threat is not None:

@@ -44,7 +44,7 @@ class Diversity(Analysis):
         samples = all_right(members, batch, p.samples)
         generator = torch.Generator().manual_seed(seed)
         partner = torch.randperm(len(samples), generator=generator).to(samples.inputs.device)
-        wanted = Batch(samples.inputs[partner], samples.labels[partner], samples.index[partner])
+        wanted = samples.select(partner)
         total = torch.zeros(len(members), len(members), dtype=torch.float64)
         for source, goal in zip(parts(samples, _OF_ONE_LAYER), parts(wanted, _OF_ONE_LAYER), strict=True):
             share = float(torch.rand((), generator=generator))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ def members_of(target: Target, analysis: str) -> Sequence[ImageTarget]:
 
 
 def all_right(members: Sequence[ImageTarget], batch: Batch, most: int) -> Batch:
-    """The first ``most`` samples that every member classifies rightly, so the ensemble does too; without logits.
+    """The first ``most`` samples that every member classifies rightly, so the ensemble does too; without the logits, which are
+    the ensemble's.
 
     Raises:
         TargetError: there are none.
@@ -37,12 +39,12 @@ def all_right(members: Sequence[ImageTarget], batch: Batch, most: int) -> Batch:
     rows = right.nonzero().squeeze(1)[:most]
     if not len(rows):
         raise TargetError("there is no sample that every member classifies rightly", fix="train the members longer")
-    return Batch(batch.inputs[rows], batch.labels[rows], batch.index[rows])
+    return replace(batch.select(rows), logits=None)
 
 
 def parts(batch: Batch, size: int = BATCH) -> list[Batch]:
     """The batch in pieces that fit."""
-    return [Batch(batch.inputs[rows], batch.labels[rows], batch.index[rows]) for rows in _parts(len(batch), size)]
+    return [batch.select(rows) for rows in _parts(len(batch), size)]
 
 
 def _parts(count: int, size: int = BATCH) -> list[slice]:

@@ -9,6 +9,8 @@ Source: Yang et al.: DVERGE (NeurIPS 2020), section 4.3 and figure 5: PGD-50, 5 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -42,6 +44,8 @@ class Transferability(Analysis):
         p, members = self.params, members_of(target, "transferability")
         eps = p.eps if p.eps is not None else threat.eps
         samples = all_right(members, batch, p.samples)
+        if p.eps is not None:  # a radius of the analysis' own, not the one that each sample came with
+            samples = replace(samples, eps=None)
         judges = [*members, target]
         names = names_of(members)
         rows = []
@@ -72,5 +76,5 @@ class Transferability(Analysis):
             # On a surrogate every step is made: stopping where the member itself falls would leave most of what transfers unused.
             x = attack.run(Surrogate(member), part, threat, rng).adversarial
             with torch.no_grad():
-                broken |= torch.stack([judge(x).argmax(1) != part.labels for judge in judges], 1)
+                broken |= torch.stack([part.reached(judge(x).argmax(1)) for judge in judges], 1)
         return broken

@@ -7,15 +7,15 @@ from itertools import chain, islice
 
 import numpy as np
 
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import AttackCell
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts import StoreError, Transcript
 from robustkd.evaluation.judging import Outcome
-from robustkd.report.formatting import class_name
-from robustkd.report.gallery import AT_MOST, GalleryItem
-from robustkd.report.transcripts import PromptItem
+from robustkd.reporting.formatting import class_name
+from robustkd.reporting.gallery import AT_MOST, GalleryItem
+from robustkd.reporting.transcripts import PromptItem
 
 SHOWN = 4
 
@@ -27,7 +27,7 @@ def gallery_items(plan: Plan, store: Store) -> list[GalleryItem | PromptItem]:
     return list(chain.from_iterable(islice(found, AT_MOST)))
 
 
-def cell_gallery(plan: Plan, store: Store, cell: Cell, count: int) -> Sequence[GalleryItem | PromptItem]:
+def cell_gallery(plan: Plan, store: Store, cell: AttackCell, count: int) -> Sequence[GalleryItem | PromptItem]:
     """Up to ``count`` samples of one attack cell; none when it is not finished, or its files are not sound."""
     entry = store.get(cell.id)
     if entry is None:
@@ -36,7 +36,7 @@ def cell_gallery(plan: Plan, store: Store, cell: Cell, count: int) -> Sequence[G
     return (_broken_images if plan.data.modality == "images" else _requests)(plan, cell, entry, outcome, count)
 
 
-def _broken_images(plan: Plan, cell: Cell, entry: Entry, outcome: Outcome, count: int) -> list[GalleryItem]:
+def _broken_images(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome, count: int) -> list[GalleryItem]:
     """The first samples that were broken."""
     clean, classes = plan.data.test, plan.data.classes
     perturbed = _kept(entry, "adversarial") if outcome.success.any() else None
@@ -46,7 +46,7 @@ def _broken_images(plan: Plan, cell: Cell, entry: Entry, outcome: Outcome, count
     return [
         GalleryItem(
             defense=cell.defense,
-            attack=cell.attack or "",
+            attack=cell.attack,
             seed=cell.seed,
             clean=clean.select(rows[i : i + 1]).unit()[0],
             adversarial=perturbed[row],
@@ -54,13 +54,13 @@ def _broken_images(plan: Plan, cell: Cell, entry: Entry, outcome: Outcome, count
             before=class_name(classes, int(outcome.before[row])),
             after=class_name(classes, int(outcome.after[row])),
             distance=float(outcome.distance[row]),
-            norm=plan.campaign.attacks[cell.attack or ""].threat.norm,
+            norm=plan.campaign.attacks[cell.attack].threat.norm,
         )
         for i, row in enumerate(rows)
     ]
 
 
-def _requests(plan: Plan, cell: Cell, entry: Entry, outcome: Outcome, count: int) -> list[PromptItem]:
+def _requests(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome, count: int) -> list[PromptItem]:
     """The first requests that were broken and, at the end, one at least that held: a refusal must be seen to be one, too."""
     said = _kept_transcripts(entry)
     broken, held = np.flatnonzero(outcome.success), np.flatnonzero(outcome.standing)
@@ -69,7 +69,7 @@ def _requests(plan: Plan, cell: Cell, entry: Entry, outcome: Outcome, count: int
     return [
         PromptItem(
             defense=cell.defense,
-            attack=cell.attack or "",
+            attack=cell.attack,
             seed=cell.seed,
             label=class_name(plan.data.classes, int(outcome.label[row])),
             request=said[row].request,

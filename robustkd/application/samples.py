@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import AttackCell
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import Store
-from robustkd.report.samples import STANDS, AttackedSamples, SampleEvidence
+from robustkd.reporting.samples import STANDS, AttackedSamples, SampleEvidence
 
 
 class Gathering:
@@ -19,7 +19,7 @@ class Gathering:
         self._plan = plan
         self._found: dict[tuple[str, int], AttackedSamples] = {}
 
-    def add(self, cell: Cell, record: AttackRecord) -> None:
+    def add(self, cell: AttackCell, record: AttackRecord) -> None:
         """Take one attack cell's samples."""
         outcome, key = record.outcome, (cell.defense, cell.seed)
         if key not in self._found:
@@ -27,7 +27,7 @@ class Gathering:
         taken = np.where(outcome.success, outcome.after, STANDS).astype(
             np.int32
         )  # half of int64: a large campaign has millions
-        self._found[key].taken_for[cell.attack or ""] = taken
+        self._found[key].taken_for[cell.attack] = taken
 
     @property
     def evidence(self) -> SampleEvidence:

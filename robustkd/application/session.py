@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from robustkd.campaigns.execution.record import Recorder
 from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.file.spec import AttackUse, Campaign, DefenseUse
 from robustkd.campaigns.plan import plan as planning
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import AttackCell, Cell
 from robustkd.campaigns.plan.finished import finished_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.results.collect import Failure, attack_result, collect, data_told
@@ -24,13 +25,14 @@ from robustkd.campaigns.store.durable import unwritable
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
 from robustkd.redaction import redacted
-from robustkd.report import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
-from robustkd.report.latex import latex
-from robustkd.report.markdown import markdown
+from robustkd.reporting import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
+from robustkd.reporting.latex import latex
+from robustkd.reporting.markdown import markdown
 from robustkd.scoring.results import CellResult, Results
 from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
 from robustkd.tracking.transcripts import MOST
 
+VARIABLE = "MLFLOW_TRACKING_URI"
 SHOWN = 16
 """Images of an attack that are kept in MLflow."""
 
@@ -52,8 +54,18 @@ def run(
         observers: hear of its course, before the record and the report are written.
         warn: hears, from a thread of its own, that a tracking server does not answer; the campaign goes on without it.
     """
-    if profile.tracking.uri:
-        os.environ.setdefault("MLFLOW_TRACKING_URI", profile.tracking.uri)
+    with _tracked_at(profile.tracking.uri):
+        return _run(campaign, folder, profile, redo, observers, warn)
+
+
+def _run(
+    campaign: Campaign,
+    folder: Path,
+    profile: Profile,
+    redo: Sequence[str],
+    observers: Sequence[Observer],
+    warn: Callable[[str], None] | None,
+) -> Results:
     engine = profile.make_engine()
     plan = planning.build(campaign)
     # In this order: the tracked run takes the record and the report along, so these are written first.
@@ -76,6 +88,19 @@ def run(
     finally:
         if tracking:
             tracking.tracker.close()
+
+
+@contextmanager
+def _tracked_at(uri: str | None) -> Iterator[None]:
+    """Until the end of the block the MLflow store is the one of the profile, unless MLFLOW_TRACKING_URI names one."""
+    if not uri or VARIABLE in os.environ:
+        yield
+        return
+    os.environ[VARIABLE] = uri
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
 
 
 def report(campaign: Campaign, folder: Path) -> ReportFiles:
@@ -131,11 +156,11 @@ class _Tracking(Observer):
         self.tracker.log_progress(cell.defense, cell.seed, epoch, metrics)
 
     def succeeded(self, cell: Cell, result: CellResult | None) -> None:
-        if result is not None:
+        if isinstance(cell, AttackCell) and result is not None:
             self.tracker.log_cell(result, cell_gallery(self._plan, self._store, cell, _count(self._plan, self._images)))
 
     def failed(self, cell: Cell, failure: Failure) -> None:
-        if cell.kind == "attack":
+        if isinstance(cell, AttackCell):
             self.tracker.log_cell(attack_result(self._plan, cell, None, None, failure))
 
     def finished(self, results: Results) -> None:

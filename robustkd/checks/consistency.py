@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding
+from robustkd.scoring.worst_case import worst_case
 
 
 class OneStepBeatsIterative(Check):
@@ -44,8 +43,8 @@ def _beaten(
 ) -> Finding:
     if not weak or not strong:
         return check.not_applicable(f"it compares {a} attack with {b} one")
-    left = np.logical_and.reduce([attack.standing for attack in strong])
-    lost = left & ~np.logical_and.reduce([attack.standing for attack in weak])
+    left = worst_case(attack.standing for attack in strong)
+    lost = left & ~worst_case(attack.standing for attack in weak)
     share = float(lost.mean())
     return check.finding(
         share > limit,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from robustkd import plugins
-from robustkd.contracts import Attack, Check, CheckContext, Finding, Params
+from robustkd.contracts import Check, CheckContext, Finding, Params
 
 
 class OutputType(Check):
@@ -68,7 +67,7 @@ class RandomisedOutput(Check):
         predictions = outputs.argmax(2)
         changed = float((predictions != predictions[0]).any(0).float().mean())
         gap = float((outputs - outputs[0]).abs().amax() / outputs[0].abs().amax().clamp_min(1e-12))
-        averaging = [a.name for a in context.headline if a.attack is not None and _averages(a.attack)]
+        averaging = [a.name for a in context.headline if a.averages]
         said = f"the same input gives other logits from pass to pass (they differ by {100 * gap:.2g} % of their size)"
         return self.finding(
             changed > 0 or gap > 1e-4,
@@ -83,10 +82,6 @@ class RandomisedOutput(Check):
             passes=self.params.passes,
             n=len(inputs),
         )
-
-
-def _averages(attack: Attack) -> bool:
-    return plugins.name_of("attacks", attack) == "eot" or getattr(attack.params, "version", "") == "rand"
 
 
 class TooFewClasses(Check):

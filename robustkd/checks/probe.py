@@ -14,6 +14,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation.judging import Outcome, judge
 from robustkd.scoring.distances import distance, random_offsets, within
+from robustkd.scoring.worst_case import worst_case
 
 SMALL = 0.002
 """0.2 points: what separates chance from a symptom where an attack breaks what a stronger one left."""
@@ -34,7 +35,7 @@ def right(context: CheckContext, most: int) -> Batch:
 
 def survivors(context: CheckContext, attacks: list[AttackEvidence], most: int) -> Batch:
     """The first ``most`` samples that every one of ``attacks`` left standing."""
-    standing = np.logical_and.reduce([attack.standing for attack in attacks])
+    standing = worst_case(attack.standing for attack in attacks)
     return context.batch.select(torch.as_tensor(np.flatnonzero(standing)[:most], device=context.batch.inputs.device))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding
 from robustkd.contracts.data import Modality
 from robustkd.scoring.intervals import wilson
+from robustkd.scoring.worst_case import worst_case
 
 BOTH: tuple[Modality, ...] = ("text", "text-to-image")
 
@@ -216,5 +217,4 @@ def _searches(context: CheckContext) -> list[AttackEvidence]:
 
 
 def _standing(attacks: Sequence[AttackEvidence]) -> np.ndarray:
-    standing: np.ndarray = np.logical_and.reduce([attack.standing for attack in attacks])
-    return standing
+    return worst_case(attack.standing for attack in attacks)

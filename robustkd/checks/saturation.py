@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from pydantic import Field
@@ -10,6 +12,7 @@ from torch import Tensor
 from robustkd.checks.probe import attacked, pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, WrappedTarget
 from robustkd.scoring.intervals import wilson
+from robustkd.scoring.worst_case import worst_case
 
 SLACK = 0.05
 """Honest networks lose a few points between two losses (AdaAD: 56.78 % under PGD, 53.51 % under CW), and that is no symptom."""
@@ -33,8 +36,8 @@ class LossDisagreement(Check):
         margin = [a for a in usable if a.loss_family == "margin" and a.kind == "fixed-budget"]
         if not entropy or not margin:
             return self.not_applicable("it compares an iterative attack on the cross entropy with one on a margin")
-        under_entropy = np.logical_and.reduce([a.standing for a in entropy])
-        under_margin = np.logical_and.reduce([a.standing for a in margin])
+        under_entropy = worst_case(a.standing for a in entropy)
+        under_margin = worst_case(a.standing for a in margin)
         low, high = wilson(int(under_entropy.sum()), len(under_entropy))
         ce, other = float(under_entropy.mean()), float(under_margin.mean())
         only = int((under_entropy & ~under_margin).sum())
@@ -86,9 +89,7 @@ class LogitScaleInvariance(Check):
         if scale <= 0:
             return self.not_applicable("all logits are equal")
         plain = self._robust(context, context.target, some)
-        scaled = self._robust(
-            context, _Scaled(context.target, scale), Batch(some.inputs, some.labels, some.index, some.logits / scale)
-        )
+        scaled = self._robust(context, _Scaled(context.target, scale), replace(some, logits=some.logits / scale))
         low, high = wilson(int(plain.sum()), len(plain))
         before, after = float(plain.mean()), float(scaled.mean())
         said = (

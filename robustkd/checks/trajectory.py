@@ -13,6 +13,7 @@ from robustkd.checks.probe import apart, gradient_attacks, owners, rescaled_marg
 from robustkd.contracts import AttackEvidence, Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import Outcome, judge
+from robustkd.scoring.worst_case import worst_case
 
 
 class Diary(WrappedTarget):
@@ -59,7 +60,7 @@ def _few(context: CheckContext, attacks: list[AttackEvidence], again: AttackEvid
     if again.passes is None or not len(batch):
         return batch
     total = sum(int(attack.passes.sum()) for attack in context.headline if attack.passes is not None)
-    standing = np.logical_and.reduce([attack.standing for attack in attacks])
+    standing = worst_case(attack.standing for attack in attacks)
     typical = float(np.median(again.passes[standing]))
     afforded = max(1, int(max(FREE, SHARE * total) / max(typical, 1)))
     return batch.select(torch.arange(min(len(batch), afforded), device=batch.inputs.device))
@@ -68,7 +69,7 @@ def _few(context: CheckContext, attacks: list[AttackEvidence], again: AttackEvid
 def _comparable(evidence: AttackEvidence, threat: ThreatModel) -> bool:
     """Whether what the attack returns is the best, for ``threat``, of what it met: one that minimises another norm may pass by."""
     attack = evidence.attack
-    return attack is not None and (attack.kind == "fixed-budget" or attack.minimises(threat) == threat.norm)
+    return attack is not None and (attack.traits.kind == "fixed-budget" or attack.minimises(threat) == threat.norm)
 
 
 def _followed(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> tuple[Outcome, list[list[float]]]:

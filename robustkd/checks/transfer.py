@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -13,6 +14,7 @@ from robustkd.checks.probe import pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, WrappedTarget
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import judge
+from robustkd.scoring.worst_case import worst_case
 
 LIMIT = 0.01
 
@@ -48,10 +50,10 @@ class TransferBeatsWhiteBox(Check):
         n = min(self.params.samples, len(context.batch))
         batch = context.batch.select(torch.arange(n, device=context.batch.inputs.device))
         substitute = _Substitute(context.target, self._trained(context, batch))
-        asked = Batch(batch.inputs, batch.labels, batch.index)
+        asked = replace(batch, logits=None)  # they are the target's, not the substitute's
         result = attack.run(substitute, asked, context.threat, SampleRng(context.seed, batch.index, "transfer"))
         outcome = judge(context.target, attack, batch, context.threat, result)
-        left = np.logical_and.reduce([attack.standing for attack in white])[:n]
+        left = worst_case(attack.standing for attack in white)[:n]
         lost = int((left & outcome.success).sum())
         return self.finding(
             lost / n > LIMIT,

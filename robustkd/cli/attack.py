@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ def command(
     from robustkd import api
     from robustkd.campaigns.execution.worker import device_named
     from robustkd.data import SplitParams, load_splits
-    from robustkd.scoring.intervals import wilson
 
     allowed = budget(eps)
     splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
@@ -57,23 +55,13 @@ def command(
         seed=seed,
         precision=precision or "full",
         fit_data=(splits.train.unit(), splits.train.labels) if splits.train is not None else None,
-        **settings("--set", chosen),
+        params=settings("--set", chosen),
     )
-    outcome = report.outcome
-    low, high = wilson(int(outcome.standing.sum()), len(outcome))
-    numbers = {
-        "n": len(outcome),
-        "clean_accuracy": report.clean_accuracy,
-        "robust_accuracy": report.robust_accuracy,
-        "ci_low": low,
-        "ci_high": high,
-        "forward_passes": int(outcome.forwards.sum()),
-        "backward_passes": int(outcome.backwards.sum()),
-    }
     if as_json:
-        click.echo(json.dumps(numbers, indent=1))
+        click.echo(report.to_json())
         return
-    click.echo(f"clean accuracy   {report.clean_accuracy:6.1%}   n = {len(outcome)}")
+    numbers, (low, high) = report.to_dict(), report.interval
+    click.echo(f"clean accuracy   {report.clean_accuracy:6.1%}   n = {numbers['n']}")
     click.echo(
         f"robust accuracy  {report.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   under {name}, {norm} <= {allowed:.4g}"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +60,13 @@ def command(
         splits.test.labels,
         eps=budget(eps),
         norm=norm,
-        attack=[value("--attack", attack) for attack in attacks] or api.DEFAULT_ATTACKS,
+        attacks=[value("--attack", attack) for attack in attacks] or api.DEFAULT_ATTACKS,
         level=level,
         samples=samples,
         seed=seed,
     )
     if as_json:
-        click.echo(json.dumps(_plain(report), indent=1))
+        click.echo(report.to_json())
     else:
         _print(report)
     if report.verdict == "not credible":
@@ -77,26 +75,11 @@ def command(
         raise click.exceptions.Exit(3)
 
 
-def _plain(report: EvaluationReport) -> dict[str, Any]:
-    return {
-        "verdict": report.verdict,
-        "n": len(report.standing),
-        "clean_accuracy": report.clean_accuracy,
-        "robust_accuracy": report.robust_accuracy,
-        "ci_low": report.interval[0],
-        "ci_high": report.interval[1],
-        "attacks": {name: attack.robust_accuracy for name, attack in report.attacks.items()},
-        "failed": report.failed,
-        "remedy": asdict(report.remedy) if report.remedy else None,
-        "checks": [asdict(finding) for finding in report.findings],
-    }
-
-
 def _print(report: EvaluationReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from robustkd.report.story import evidence_rows
+    from robustkd.reporting.story import evidence_rows
 
     colours = {"severe": "red", "warning": "yellow"}
     table = Table(box=None, pad_edge=False)

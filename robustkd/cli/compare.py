@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +34,7 @@ def command(a: str, b: str, matches: tuple[str, ...], plot: Path | None, as_json
     if plot is not None:
         _draw(compared, plot)
     if as_json:
-        click.echo(json.dumps(_plain(compared), indent=1))
+        click.echo(compared.to_json())
     else:
         _print(compared, plot)
 
@@ -46,20 +44,6 @@ def _matched(matches: tuple[str, ...]) -> dict[str, str] | None:
     if any(not (a and b) for a, _, b in pairs):
         raise click.UsageError("--match takes two names: --match NAME_IN_A=NAME_IN_B")
     return {a: b for a, _, b in pairs} or None
-
-
-def _plain(compared: ComparedCampaigns) -> dict[str, object]:
-    movements = [
-        asdict(item)
-        | {
-            "difference": item.difference,
-            "interval": item.interval,
-            "direction": item.direction,
-            "changes": [asdict(change) | {"direction": change.direction} for change in item.changes],
-        }
-        for item in compared.movements
-    ]
-    return {"a": compared.a, "b": compared.b, "notes": compared.notes, "movements": movements}
 
 
 def _print(compared: ComparedCampaigns, plot: Path | None) -> None:
@@ -112,7 +96,7 @@ def title(item: Movement) -> str:
 
 
 def _draw(compared: ComparedCampaigns, path: Path) -> None:
-    from robustkd.report.forest import ForestRow, forest
+    from robustkd.reporting.forest import ForestRow, forest
 
     rows = []
     for item in compared.movements:

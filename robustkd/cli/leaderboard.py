@@ -12,7 +12,7 @@ import click
 from robustkd.cli.options import console, json_option
 
 if TYPE_CHECKING:
-    from robustkd.report.leaderboard import Board, Entry
+    from robustkd.reporting.leaderboard import Board, Entry
 
 _COLUMNS = ("rank", "defense", "campaign", "clean", "worst case", "verdict", "seeds", "attacks")
 _COLOURS = {"credible": "green", "suspect": "yellow", "not credible": "red"}
@@ -27,7 +27,7 @@ def command(folders: tuple[Path, ...], markdown: bool, as_json: bool) -> None:
 
     FOLDER is a campaign's output folder, or one that holds several, such as `runs`. A number that must not be believed has no rank.
     """
-    from robustkd.report.leaderboard import boards, results_in
+    from robustkd.reporting.leaderboard import boards, results_in
 
     made = boards(results_in(folders))
     if as_json:

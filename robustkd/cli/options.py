@@ -38,4 +38,4 @@ def console() -> Console:
 
 def results_folder(campaign: Campaign, out: Path | None) -> Path:
     """Where a campaign's results are."""
-    return out or Path("runs") / campaign.name
+    return out or campaign.default_folder

@@ -42,7 +42,10 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     total = cost(expected, store)
     if as_json:
         cells = [
-            asdict(cell) | {"finished": cell.id in done, "estimate": asdict(expected[cell.id]) if cell.id in expected else None}
+            {"attack": None, "analysis": None}
+            | cell.to_json()
+            | {"needs": cell.needs, "finished": cell.id in done}
+            | {"estimate": asdict(expected[cell.id]) if cell.id in expected else None}
             for cell in laid_out.cells
         ]
         click.echo(
@@ -64,7 +67,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
         tested = f"{len(data.test)} forbidden requests, {len(data.benign) if data.benign else 0} harmless"
     click.echo(f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({tested}), seeds {_list(loaded.seeds)}")
     for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks"), ("analysis", "analyses")):
-        ids = {cell.id for cell in laid_out.of(kind)}
+        ids = {cell.id for cell in laid_out.cells if cell.kind == kind}
         if ids or kind != "analysis":
             click.echo(f"  {len(ids):>5} {what:<15} {len(done & ids)} finished")
     for name, use in loaded.defenses.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def command(
     results = session.run(loaded, folder, how, observers=followers, warn=warn, redo=redo)
     gates = judge_gates(loaded.gates, results)
     if as_json:
-        click.echo(json.dumps(results.to_json(), indent=1))
+        click.echo(results.to_json())
     else:
         print_results(results, gates, folder, tracked=how.tracking.enabled, shown=campaign)
     if results.incomplete:

@@ -1,8 +1,12 @@
 """The contracts that plug-ins implement and that the platform is built on. Importing them does not import torch."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from robustkd.contracts.analysis import Analysis, Table
-from robustkd.contracts.attack import Attack, AttackResult, Batch
-from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Transcript
+from robustkd.contracts.attack import Attack, AttackKind, AttackResult, Batch, LossFamily, Traits
+from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Level, Severity, Transcript, Verdict
 from robustkd.contracts.code import Code
 from robustkd.contracts.data import Arrays, Dataset, Modality, RawData, Samples
 from robustkd.contracts.defense import Defense, FitContext
@@ -27,12 +31,18 @@ from robustkd.contracts.params import (
     named_plugins,
     target_references,
 )
+from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.prompts import Answered, Asked, Attempts, GenerativeTarget, Judge, PromptAttack, PromptBatch, Prompts
-from robustkd.contracts.target import Target, WrappedTarget
-from robustkd.contracts.threat import ThreatModel
+from robustkd.contracts.target import Precision, Target, WrappedTarget
+from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
 from robustkd.contracts.transform import Transform
+from robustkd.contracts.version import CONTRACT_VERSION
+
+if TYPE_CHECKING:
+    from robustkd.contracts.random import SampleRng
 
 __all__ = [
+    "CONTRACT_VERSION",
     "Analysis",
     "Answered",
     "Arrays",
@@ -40,6 +50,7 @@ __all__ = [
     "Attack",
     "AttackError",
     "AttackEvidence",
+    "AttackKind",
     "AttackResult",
     "Attempts",
     "Batch",
@@ -53,31 +64,54 @@ __all__ = [
     "Finding",
     "FitContext",
     "GenerativeTarget",
+    "Goal",
     "IdentityError",
     "Judge",
+    "Level",
+    "LossFamily",
     "Modality",
     "Model",
     "ModelName",
+    "Norm",
     "Params",
+    "Plugin",
     "PluginError",
+    "Precision",
     "PromptAttack",
     "PromptBatch",
     "Prompts",
     "RawData",
     "RobustkdError",
+    "SampleRng",
     "Samples",
+    "Severity",
+    "Space",
     "StoreError",
     "Table",
     "Target",
     "TargetError",
     "TargetRef",
     "ThreatModel",
+    "Traits",
     "Transcript",
     "Transform",
     "UsageError",
+    "Verdict",
     "WrappedTarget",
     "inner_params",
     "named_plugins",
     "suggestion",
     "target_references",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SampleRng":  # late: its module imports torch
+        from robustkd.contracts.random import SampleRng
+
+        return SampleRng
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

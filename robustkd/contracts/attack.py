@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustkd.contracts.data import Modality
+from robustkd.contracts.errors import PluginError
 from robustkd.contracts.holder import TargetHolder
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
 
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
     from robustkd.contracts.target import Target
 
 AttackKind = Literal["fixed-budget", "minimum-norm"]
+"""Whether an attack looks for any adversarial input inside a budget, or for the closest one."""
 LossFamily = Literal["cross-entropy", "margin", "none", "unknown"]
+"""The kind of loss that an attack climbs; `none` where it climbs no loss."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """The samples an attack is given.
+
+    Another batch is made from this one by ``select``, ``to`` or ``dataclasses.replace``, so that no field is lost.
 
     Attributes:
         inputs: (B, *shape) inside the target's bounds.
@@ -38,9 +43,9 @@ class Batch:
     inputs: Tensor
     labels: Tensor
     index: Tensor
-    logits: Tensor | None = None
-    goals: Tensor | None = None
-    eps: Tensor | None = None
+    logits: Tensor | None = field(default=None, kw_only=True)
+    goals: Tensor | None = field(default=None, kw_only=True)
+    eps: Tensor | None = field(default=None, kw_only=True)
 
     def budget(self, threat: ThreatModel) -> Tensor:
         """(B,) each sample's eps, in the type of the inputs."""
@@ -48,30 +53,24 @@ class Batch:
             return self.eps
         return self.inputs.new_full((len(self.inputs),), threat.eps)
 
+    def reached(self, predicted: Tensor) -> Tensor:
+        """(B,) bool: whether these (B,) classes are what the attacker wants: the goals, or without goals any class but the label."""
+        return predicted != self.labels if self.goals is None else predicted == self.goals
+
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def select(self, rows: Tensor) -> Batch:
-        """The given rows (indices or mask)."""
-        return Batch(
-            self.inputs[rows],
-            self.labels[rows],
-            self.index[rows],
-            None if self.logits is None else self.logits[rows],
-            None if self.goals is None else self.goals[rows],
-            None if self.eps is None else self.eps[rows],
-        )
+    def select(self, rows: Tensor | slice) -> Batch:
+        """The given rows (indices, mask or slice), with everything that is known of them."""
+        return self._each(lambda values: values[rows])
 
     def to(self, device: Any) -> Batch:
         """The same samples on ``device``."""
-        return replace(
-            self,
-            **{
-                name: value.to(device)
-                for name in ("inputs", "labels", "index", "logits", "goals", "eps")
-                if (value := getattr(self, name)) is not None
-            },
-        )
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        known = {part.name: value for part in fields(self) if (value := getattr(self, part.name)) is not None}
+        return replace(self, **{name: change(value) for name, value in known.items()})
 
 
 @dataclass(frozen=True)
@@ -98,22 +97,45 @@ class AttackResult:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What is true of one attack, with its parameters.
+
+    Attributes:
+        kind: a fixed-budget attack looks for any adversarial input inside ``threat.eps``; a minimum-norm attack looks
+            for the closest one in its own norm and is judged against ``threat`` afterwards.
+        norms: for a fixed-budget attack the norms it can respect, for a minimum-norm attack the one it minimises.
+        goals: the goals that it can have.
+        space: what it changes.
+        gradients: whether it differentiates the target (a black-box attack does not).
+        iterative: whether it takes more than one step (what the one-step attacks are compared against).
+        learns: whether ``fit`` must come before ``run`` (a universal perturbation, a generator).
+        averages: whether it attacks the target's mean over several passes, as a target that draws random numbers asks for.
+        loss_family: the kind of loss it climbs; lets checks compare attacks that differ in the loss alone.
+    """
+
+    kind: AttackKind
+    norms: tuple[Norm, ...]
+    goals: tuple[Goal, ...]
+    space: Space
+    gradients: bool
+    iterative: bool
+    learns: bool
+    averages: bool
+    loss_family: LossFamily
+
+
 class Attack(TargetHolder, ABC):
     """An attack: parameters, what it can be used for, and ``run``.
 
-    A subclass sets the class attributes that are true of it and implements ``run``. It must leave the target as it
+    A subclass sets the class attributes that are true of it and implements ``run``. Where they depend on the parameters, it overrides
+    ``traits``. It must leave the target as it
     found it, take randomness from ``rng`` alone, and treat every sample on its own: the result for a sample must not
     depend on the batch it came in.
 
     Attributes:
         modalities: what it attacks.
-        kind: a fixed-budget attack looks for any adversarial input inside ``threat.eps``; a minimum-norm attack looks
-            for the closest one in its own norm and is judged against ``threat`` afterwards.
-        norms: for a fixed-budget attack the norms it can respect, for a minimum-norm attack the one it minimises.
-        gradients: whether it differentiates the target (a black-box attack does not).
-        iterative: whether it takes more than one step (what the one-step attacks are compared against).
-        learns: whether ``fit`` must come before ``run`` (a universal perturbation, a generator).
-        own_threat: what it is judged under whatever the campaign's threat model is (corruptions); None: the campaign's.
+        kind, norms, goals, space, gradients, iterative, learns, averages: see ``Traits``.
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
@@ -124,30 +146,44 @@ class Attack(TargetHolder, ABC):
     gradients: ClassVar[bool] = True
     iterative: ClassVar[bool] = True
     learns: ClassVar[bool] = False
-    own_threat: ClassVar[ThreatModel | None] = None
+    averages: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if former := [name for name in ("own_threat", "judged_under") if name in vars(cls)]:
+            raise PluginError(
+                f"attack {cls.__name__} defines '{former[0]}', which nothing asks for any more",
+                fix="define threat_for(self, threat): it returns the threat model that the result is judged under",
+            )
 
     @property
     def loss_family(self) -> LossFamily:
         """The kind of loss it climbs; lets checks compare attacks that differ in the loss alone."""
         return "unknown"
 
-    def judged_under(self, threat: ThreatModel) -> ThreatModel:
-        """The threat model that its result is judged under in a campaign about ``threat``."""
-        return self.own_threat or threat
+    @property
+    def traits(self) -> Traits:
+        """What is true of this attack: what its class declares, unless it depends on the parameters."""
+        return Traits(**{part.name: getattr(self, part.name) for part in fields(Traits)})
+
+    def threat_for(self, threat: ThreatModel) -> ThreatModel:
+        """The threat model that its result is judged under where ``threat`` is asked for; for most attacks the same."""
+        return threat
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """Why this attack cannot be used under ``threat``; None when it can."""
-        if threat.space != self.space:
-            return f"attacks {self.space}, the threat model is about {threat.space}"
-        if threat.goal not in self.goals:
-            return f"cannot be {threat.goal} (it can be {_listing(self.goals)})"
-        if self.kind == "fixed-budget" and threat.norm not in self.norms:
-            return f"cannot respect a budget in {threat.norm} (it can in {_listing(self.norms)})"
+        traits = self.traits
+        if threat.space != traits.space:
+            return f"attacks {traits.space}, the threat model is about {threat.space}"
+        if threat.goal not in traits.goals:
+            return f"cannot be {threat.goal} (it can be {_listing(traits.goals)})"
+        if traits.kind == "fixed-budget" and threat.norm not in traits.norms:
+            return f"cannot respect a budget in {threat.norm} (it can in {_listing(traits.norms)})"
         return None
 
     def minimises(self, threat: ThreatModel) -> Norm:
         """The norm that a minimum-norm attack minimises when it is judged under ``threat``."""
-        return self.norms[0]
+        return self.traits.norms[0]
 
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Attack:
         """Learn from ``data``; returns the attack that can be run. Called for each target and each budget, if it ``learns``.

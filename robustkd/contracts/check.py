@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from robustkd.contracts.attack import AttackKind, LossFamily
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import RobustkdError, lacks_memory
-from robustkd.contracts.params import Params
+from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from robustkd.contracts.target import Target
 
 Severity = Literal["severe", "warning", "info"]
+"""What a check that fires makes of the verdict: `not credible`, `suspect`, or nothing."""
 Level = Literal["standard", "thorough"]
+"""How many checks are run: `thorough` adds those that cost thousands of passes a sample."""
 Verdict = Literal["credible", "suspect", "not credible"]
+"""Whether a robust accuracy can be believed; it does not say that the accuracy is high."""
 Doubt = Literal["number", "use"]
 State = Literal["fired", "quiet", "does not apply", "not run"]
 
@@ -96,6 +99,7 @@ class AttackEvidence:
     """One finished attack on the target, as checks see it: per-sample arrays in the order of ``CheckContext.batch``.
 
     Attributes:
+        kind, loss_family, gradients, iterative, averages: see ``Traits``.
         standing: (N,) bool, classified rightly before and after.
         correct_before: (N,) bool.
         adversarial: (M, *shape) float32, of the first M <= N samples, or None when perturbations were not kept.
@@ -117,6 +121,7 @@ class AttackEvidence:
     attack: Attack | None = None
     passes: np.ndarray | None = None
     transcripts: Sequence[Transcript] = ()
+    averages: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class CheckContext:
         return [attack for attack in self.attacks.values() if attack.threat == self.threat]
 
 
-class Check(ABC):
+class Check(Plugin, ABC):
     """One symptom: a rule, its severity, and ``run``, which returns the evidence.
 
     Attributes:
@@ -150,19 +155,13 @@ class Check(ABC):
     A check whose ``Params`` have ``samples`` looks at no more than so many; ``checks: {samples: N}`` sets it.
     """
 
-    Params: ClassVar[type[Params]] = Params
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     severity: ClassVar[Severity] = "warning"
     rule: ClassVar[str] = ""
     version: ClassVar[str] = "1"
-    source: ClassVar[str] = ""
     thorough: ClassVar[bool] = False
     cost: ClassVar[str] = "none"
     doubts: ClassVar[Doubt] = "number"
-    name: ClassVar[str]
-
-    def __init__(self, params: Any = None) -> None:
-        self.params: Any = self.Params() if params is None else params
 
     @abstractmethod
     def run(self, context: CheckContext) -> Finding:

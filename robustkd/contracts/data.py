@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import numpy as np
 
 from robustkd.contracts.errors import DataError
-from robustkd.contracts.params import Params
+from robustkd.contracts.plugin import Plugin
 
 Modality = Literal["images", "text", "text-to-image"]
 """What is attacked: a classifier of images, a language model, a model that draws what a text says."""
@@ -119,7 +119,7 @@ class RawData:
     validation: Any = None
 
 
-class Dataset(ABC):
+class Dataset(Plugin, ABC):
     """A dataset by name. ``load`` reads it whole; splitting and sub-sampling are the platform's.
 
     Attributes:
@@ -127,13 +127,8 @@ class Dataset(ABC):
         judges: of prompts, the judges of a campaign that names none, as in its file; the first one's verdict counts.
     """
 
-    Params: ClassVar[type[Params]] = Params
     modality: ClassVar[Modality] = "images"
     judges: ClassVar[dict[str, dict[str, Any]]] = {}
-    source: ClassVar[str] = ""
-
-    def __init__(self, params: Any = None) -> None:
-        self.params: Any = self.Params() if params is None else params
 
     @abstractmethod
     def load(self) -> RawData:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from robustkd.contracts.code import Code
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import UsageError, suggestion
-from robustkd.contracts.params import Params
+from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class FitContext:
         return self.targets[name]
 
 
-class Defense(ABC):
+class Defense(Plugin, ABC):
     """A defense: parameters, and ``fit``.
 
     Attributes:
@@ -65,18 +65,12 @@ class Defense(ABC):
         uses_threat: whether ``fit`` looks at ``context.threat``: then another threat model means another training.
         uses_data: whether ``fit`` looks at the training data.
         version: raise it when the trained target changes; results of another version are computed again.
-        source: the paper.
     """
 
-    Params: ClassVar[type[Params]] = Params
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     uses_threat: ClassVar[bool] = False
     uses_data: ClassVar[bool] = True
     version: ClassVar[str] = "1"
-    source: ClassVar[str] = ""
-
-    def __init__(self, params: Any = None) -> None:
-        self.params: Any = self.Params() if params is None else params
 
     @property
     def rebuilt(self) -> bool:

@@ -8,27 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from robustkd.contracts.errors import UsageError
-from robustkd.contracts.params import Params
+from robustkd.contracts.plugin import Plugin
 
 if TYPE_CHECKING:
     from robustkd.contracts.target import Target
 
 
-class TargetHolder:
+class TargetHolder(Plugin):
     """A plug-in that is handed the finished targets of the defenses that its parameters refer to (``TargetRef``), same seed.
 
     Attributes:
         version: raise it when its numbers change; results of another version are computed again.
-        source: the paper.
         targets: what it was handed, by the defenses' names.
     """
 
-    Params: ClassVar[type[Params]] = Params
     version: ClassVar[str] = "1"
-    source: ClassVar[str] = ""
 
     def __init__(self, params: Any = None) -> None:
-        self.params: Any = self.Params() if params is None else params
+        super().__init__(params)
         self.targets: Mapping[str, Target] = {}
 
     def with_targets(self, targets: Mapping[str, Target]) -> Self:
@@ -45,7 +42,7 @@ class TargetHolder:
         """
         if name not in self.targets:
             raise UsageError(
-                f"'{getattr(self, 'name', type(self).__name__)}' refers to '{name}', which was not handed over",
+                f"'{self.name}' refers to '{name}', which was not handed over",
                 fix="in a campaign, name a defense of the same file; in Python, pass models={" + repr(name) + ": a network}",
             )
         return self.targets[name]

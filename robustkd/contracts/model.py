@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
-from robustkd.contracts.params import Params
+from robustkd.contracts.plugin import Plugin
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Model(ABC):
+class Model(Plugin, ABC):
     """An architecture: parameters, and ``build``. Normalisation is part of the network it builds."""
-
-    Params: ClassVar[type[Params]] = Params
-    source: ClassVar[str] = ""
-
-    def __init__(self, params: Any = None) -> None:
-        self.params: Any = self.Params() if params is None else params
 
     @abstractmethod
     def build(self, input_shape: Sequence[int], num_classes: int) -> nn.Module:

@@ -255,7 +255,7 @@ class PromptAttack(Attack):
     def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
         """Attack the requests of ``batch``: all its effect is in the attempts that it makes."""
 
-    def judged_under(self, threat: ThreatModel) -> ThreatModel:
+    def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """As many attempts as the campaign allows, in the attack's own space."""
         return ThreatModel.by_prompt(threat.attempts, self.space)
 
@@ -265,4 +265,4 @@ class PromptAttack(Attack):
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Not for arrays: see ``search``."""
-        raise UsageError(f"attack '{getattr(self, 'name', type(self).__name__)}' is for prompts, not for arrays")
+        raise UsageError(f"attack '{self.name}' is for prompts, not for arrays")

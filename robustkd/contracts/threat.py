@@ -9,8 +9,11 @@ from typing import Literal, get_args
 from robustkd.contracts.errors import UsageError
 
 Norm = Literal["linf", "l2", "l1", "l0"]
+"""In which a perturbation of an image is measured."""
 Space = Literal["pixels", "corruption", "prompt", "embeddings", "prefill", "seed"]
+"""What the attacker chooses."""
 Goal = Literal["untargeted", "targeted"]
+"""Whether any wrong class is a success, or only the one that was asked for."""
 Knowledge = Literal["white-box", "transfer", "black-box", "oblivious"]
 
 BY_ATTEMPTS: dict[str, str] = {"prompt": "any wording", "prefill": "any beginning of the answer", "seed": "any seed"}

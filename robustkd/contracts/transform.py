@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from robustkd.contracts.params import Params
+from robustkd.contracts.plugin import Plugin
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Transform(ABC):
+class Transform(Plugin, ABC):
     """An input transform: parameters, and ``build``.
 
     The stage it builds maps (B, C, H, W) in [0, 1] to the same shape and range. Where it cannot be differentiated, or its
@@ -21,15 +21,9 @@ class Transform(ABC):
 
     Attributes:
         learns: whether it is worth nothing until a defense has trained it.
-        source: the paper.
     """
 
-    Params: ClassVar[type[Params]] = Params
     learns: ClassVar[bool] = False
-    source: ClassVar[str] = ""
-
-    def __init__(self, params: Any = None) -> None:
-        self.params: Any = self.Params() if params is None else params
 
     @abstractmethod
     def build(self, input_shape: Sequence[int]) -> nn.Module:

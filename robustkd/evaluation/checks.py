@@ -16,6 +16,7 @@ from robustkd.contracts import Batch, Check, CheckContext, Finding, Modality, Ro
 from robustkd.contracts.check import Level
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.scoring.remedy import Remedy
+from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import recording_gradients, untouched
 
 
@@ -31,7 +32,7 @@ def make_check(name: str, samples: int | None = None) -> Check:
     """A check, looking at no more than ``samples`` samples where it has such a parameter."""
     plugin = plugins.load("checks", name)
     given = {"samples": samples} if samples is not None and "samples" in plugin.Params.model_fields else {}
-    check: Check = plugin(plugin.Params(**given))
+    check: Check = plugins.build("checks", name, plugin.Params(**given))
     return check
 
 
@@ -96,7 +97,7 @@ def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_si
         return None
     assert context.batch.logits is not None
     correct = (context.batch.logits.argmax(1) == context.batch.labels).cpu().numpy()
-    before = np.logical_and.reduce([correct, *(attack.standing for attack in context.headline)])
+    before = worst_case([correct, *(attack.standing for attack in context.headline)])
     standing = before.copy()
     used: list[tuple[Mapping[str, Any], np.ndarray]] = []
     skipped = {}

@@ -86,18 +86,20 @@ def evidence_of(
     transcripts: Sequence[Transcript] = (),
 ) -> AttackEvidence:
     """A finished attack as checks see it."""
+    traits = attack.traits
     return AttackEvidence(
         name=name,
-        kind=attack.kind,
-        loss_family=attack.loss_family,
-        gradients=attack.gradients,
-        iterative=attack.iterative,
+        kind=traits.kind,
+        loss_family=traits.loss_family,
+        gradients=traits.gradients,
+        iterative=traits.iterative,
+        averages=traits.averages,
         threat=threat,
         correct_before=outcome.correct,
         standing=outcome.standing,
         distance=outcome.distance,
         adversarial=adversarial,
-        attack=None if attack.learns else attack,  # what it learnt is not kept
+        attack=None if traits.learns else attack,  # what it learnt is not kept
         passes=outcome.forwards + outcome.backwards,
         transcripts=transcripts,
     )
@@ -218,7 +220,7 @@ def evaluate_attack(
 
     def run(part: Batch, eps: float) -> tuple[Outcome, Tensor]:
         budget = ThreatModel(threat.norm, eps, threat.space, threat.goal, threat.knowledge)
-        if attack.learns and eps not in fitted:
+        if attack.traits.learns and eps not in fitted:
             fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part)
         able = fitted.get(eps, attack)
         outcomes, found = [], []
@@ -253,9 +255,7 @@ def evaluate_attack(
 def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Sequence[float]) -> None:
     """Raise UsageError unless the attack can be run on these samples under this threat model."""
     if reason := attack.refusal(threat):
-        raise UsageError(
-            f"attack '{getattr(attack, 'name', type(attack).__name__)}' {reason}", fix="choose another norm or attack"
-        )
+        raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another norm or attack")
     if batch.goals is None and threat.goal == "targeted":
         raise UsageError("a targeted threat model needs the classes to reach", fix="pass goals, one class a sample")
     if batch.eps is not None and (curve or float(batch.eps.max()) > threat.eps):
@@ -287,7 +287,7 @@ def left_changed(attack: Attack) -> AttackError:
 def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatModel, seed: int, batch: Batch) -> Attack:
     if data is None:
         raise UsageError(
-            f"attack '{getattr(attack, 'name', type(attack).__name__)}' learns from training data, and was given none",
+            f"attack '{attack.name}' learns from training data, and was given none",
             fix="pass fit_data=(x, y): samples that are not attacked",
         )
     device = batch.inputs.device
@@ -320,7 +320,7 @@ def _evaluate(
 ) -> Evaluation:
     outcome, adversarial = run(batch, threat.eps)
     broken_at = np.where(outcome.success, threat.eps, np.inf)
-    if attack.kind == "minimum-norm":
+    if attack.traits.kind == "minimum-norm":
         within = outcome.correct & np.isfinite(outcome.norm)
         broken_at = np.where(within, np.minimum(broken_at, outcome.distance), broken_at)
         return Evaluation(outcome, adversarial, broken_at)

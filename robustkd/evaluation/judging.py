@@ -90,10 +90,10 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
     require_finite(attacked, "the model's logits", "attacked samples")
     before, after = clean.argmax(1), attacked.argmax(1)
     correct = before == batch.labels
-    reached = after != batch.labels if batch.goals is None else after == batch.goals
+    reached = batch.reached(after)
     success = correct & reached & inside
     norm = spent
-    if attack.kind == "minimum-norm":
+    if attack.traits.kind == "minimum-norm":
         norm = torch.where(reached, distance(difference, attack.minimises(threat)), torch.inf)
     loss = result.loss if result.loss is not None else torch.full_like(spent, torch.nan)
     columns = {
@@ -132,7 +132,7 @@ def _audit(
         )
     over = int((~inside).sum())
     gross = over > STRAYS * len(inside) or not bool(within(spent, GROSS * allowed, threat.norm, adversarial.shape[1:]).all())
-    if attack.kind == "fixed-budget" and gross:
+    if attack.traits.kind == "fixed-budget" and gross:
         worst = int((spent - allowed).argmax())
         raise AttackError(
             f"{name} left its budget on {over} of {len(inside)} samples: {threat.norm} distance {float(spent[worst]):.6g}, "

@@ -91,7 +91,7 @@ def evaluate_prompt_attack(
         TargetError: the target failed under attack.
     """
     if reason := attack.refusal(threat):
-        raise UsageError(f"attack '{getattr(attack, 'name', type(attack).__name__)}' {reason}", fix="choose another one")
+        raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another one")
     attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__)
     before = marks_of(target)
     attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))

@@ -109,7 +109,7 @@ def batch(target: GenerativeTarget, rows: Sequence[int] | None = None) -> Prompt
 
 def attacked(attack: PromptAttack, target: GenerativeTarget, rows: Sequence[int] | None = None) -> Evaluation:
     """What comes of an attack under its own threat model."""
-    threat = attack.judged_under(ThreatModel.by_prompt(ATTEMPTS))
+    threat = attack.threat_for(ThreatModel.by_prompt(ATTEMPTS))
     return evaluate_prompt_attack(target, attack, batch(target, rows), threat, judges(), num_classes=CLASSES)
 
 

@@ -61,14 +61,15 @@ def each_sample_alone(subject: Subject) -> None:
 def threat_model(subject: Subject) -> None:
     """Every result is inside the budget and the pixel range, in each norm and goal that it takes; others are refused."""
     attack, target = _ready(subject)
-    for goal in attack.goals:
-        for norm in attack.norms:
-            threat = attack.own_threat or ThreatModel(norm, bench.EPS[norm], goal=goal)
+    traits = attack.traits
+    for goal in traits.goals:
+        for norm in traits.norms:
+            threat = attack.threat_for(ThreatModel(norm, bench.EPS[norm], goal=goal))
             if attack.refusal(threat) is not None:  # what it wraps, say, cannot
                 continue
             evaluate_attack(target, attack, bench.batch(target, goal == "targeted"), threat, fit_data=bench.digits().train)
     for norm, eps in bench.EPS.items():
-        if attack.kind == "fixed-budget" and norm not in attack.norms:
+        if traits.kind == "fixed-budget" and norm not in traits.norms:
             require(
                 attack.refusal(ThreatModel(norm, eps)) is not None,
                 f"it does not name {norm} among its norms, and does not refuse it either",
@@ -111,7 +112,7 @@ def counts_passes(subject: Subject) -> None:
             "ask the model through an Oracle (ascend and fixed_budget do), which counts",
         )
     require(
-        attack.gradients or counted.backwards == 0,
+        attack.traits.gradients or counted.backwards == 0,
         "it says that it uses no gradients, and made backward passes",
         "set gradients = True",
     )
@@ -126,9 +127,9 @@ def leaves_no_trace(subject: Subject) -> None:
 def effective(subject: Subject) -> None:
     """With a budget that leaves room for it, it breaks some images of an undefended network."""
     attack, target = _ready(subject)
-    norm = attack.norms[0]
-    batch = bench.batch(target, "untargeted" not in attack.goals)
-    threat = attack.own_threat or ThreatModel(norm, _ROOM[norm], goal=attack.goals[0])
+    norm = attack.traits.norms[0]
+    batch = bench.batch(target, "untargeted" not in attack.traits.goals)
+    threat = attack.threat_for(ThreatModel(norm, _ROOM[norm], goal=attack.traits.goals[0]))
     found = evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)
     require(
         bool(found.outcome.success.any()),
@@ -140,11 +141,12 @@ def effective(subject: Subject) -> None:
 def nothing_from_nothing(subject: Subject) -> None:
     """At a budget of zero it changes nothing."""
     attack, target = _ready(subject)
-    if attack.kind == "minimum-norm" or attack.own_threat:
+    norm = attack.traits.norms[0]
+    threat = attack.threat_for(ThreatModel(norm, 0.0, goal="untargeted"))
+    if attack.traits.kind == "minimum-norm" or threat.eps:
         raise NotApplicable("it has no budget")
-    norm = attack.norms[0]
     batch = bench.batch(target)
-    found = _run(attack, target, batch, ThreatModel(norm, 0.0, goal="untargeted"))
+    found = _run(attack, target, batch, threat)
     far = float(distance(found.adversarial - batch.inputs, norm).max())
     require(far <= 1e-6, f"it moves images by {far:.2g} at eps 0", "project onto the eps ball after each step")
 
@@ -214,14 +216,14 @@ _TARGETS: tuple[Callable[[], Target], ...] = (bench.classifier, bench.ensemble, 
 
 
 def _threat(attack: Attack) -> ThreatModel:
-    norm = attack.norms[0]
-    return attack.own_threat or ThreatModel(norm, bench.EPS[norm])
+    norm = attack.traits.norms[0]
+    return attack.threat_for(ThreatModel(norm, bench.EPS[norm]))
 
 
 def _fitted(attack: Attack, target: Target, threat: ThreatModel) -> Attack:
     """The attack; one that learns, fitted."""
     train = bench.digits().train
-    if not attack.learns or train is None:
+    if not attack.traits.learns or train is None:
         return attack
     return attack.fit(target, train, threat, SampleRng(0, torch.arange(len(train)), "fit"))
 

@@ -34,6 +34,12 @@ _WORDS = {"kind": AttackKind, "norms": Norm, "goals": Goal, "space": Space, "sev
 def contract(subject: Subject) -> None:
     """It is a class of the contract, whole, with attributes that mean something, and no other plug-in has its name."""
     plugin, base = subject.plugin, CONTRACTS[subject.group]
+    changed = plugins.refusal(subject.group, subject.name)
+    require(
+        not changed,
+        changed or "",
+        f'change the plug-in and say "{contracts.CONTRACT_VERSION}" in its entry point robustkd.contract',
+    )
     require(
         isinstance(plugin, type) and issubclass(plugin, base),
         f"it is no subclass of robustkd.contracts.{base.__name__}",

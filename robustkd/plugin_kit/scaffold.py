@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from robustkd import plugins
-from robustkd.contracts import UsageError
+from robustkd.contracts import CONTRACT_VERSION, UsageError
 
 KINDS: dict[str, plugins.Group] = {
     plugins.one_of(group): group
@@ -64,6 +64,7 @@ def write_package(kind: str, name: str, folder: Path | None = None) -> list[Path
         "distribution": distribution,
         "module": module,
         "class_name": "".join(word.capitalize() for word in name.split("-")),
+        "contract_version": CONTRACT_VERSION,
         "description": f"The {kind} {name}",
         "example": _EXAMPLES[kind].format(name),
     }

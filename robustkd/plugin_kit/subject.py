@@ -62,7 +62,9 @@ class Subject:
 
     def make(self, quick: Mapping[str, Any] | None = None) -> Any:
         """The plug-in with these parameters."""
-        return self.plugin(self.plugin.Params(**self.values(quick)))
+        made = self.plugin(self.plugin.Params(**self.values(quick)))
+        made.name = self.name
+        return made
 
 
 Property = Callable[[Subject], None]

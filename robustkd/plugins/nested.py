@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from robustkd.contracts import Params, PluginError
-from robustkd.plugins.registry import Group, load, one_of
+from robustkd.plugins.registry import Group, build, load, one_of
 
 
 class PluginSpec(BaseModel):
@@ -53,4 +53,4 @@ class PluginSpec(BaseModel):
 
     def make(self) -> Any:
         """The plug-in."""
-        return load(self.group, self.kind)(self.params)
+        return build(self.group, self.kind, self.params)

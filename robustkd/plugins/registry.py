@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from robustkd.contracts.errors import PluginError, RobustkdError, UsageError, suggestion
+from robustkd.contracts.plugin import registered_name
+from robustkd.contracts.version import CHANGES, CONTRACT_VERSION, moved
 
 Group = Literal["attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "targets", "engines"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -109,14 +111,23 @@ def load(group: Group, name: str) -> type[Any]:
                 f"'{name}' is a family of {group}, not one of them", fix=f"name a member, such as {head}:{loaded.members()[0]}"
             )
         try:
-            return _named(loaded.member(member), name)
+            plugin: type[Any] = loaded.member(member)
+            return plugin
         except KeyError:
             members = loaded.members()
             hint = suggestion(member, members)
             raise PluginError(f"{head} has no {singular} '{member}'", fix=hint or f"one of: {', '.join(members)}") from None
     if colon:
         raise PluginError(f"unknown {singular} '{name}'", fix=f"'{head}' is a single {singular}; write '{head}'")
-    return _named(loaded, name)
+    single: type[Any] = loaded
+    return single
+
+
+def build(group: Group, name: str, params: Any) -> Any:
+    """The plug-in called ``name`` with these parameters. The name is the object's: a class may be registered under several."""
+    plugin = load(group, name)(params)
+    plugin.name = name
+    return plugin
 
 
 def make(group: Group, spec: Mapping[str, Any]) -> Any:
@@ -131,7 +142,8 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
     kind = str(spec.get("kind", ""))
     plugin = load(group, kind)
     try:
-        return plugin(plugin.Params(**{key: value for key, value in spec.items() if key != "kind"}))
+        params = plugin.Params(**{key: value for key, value in spec.items() if key != "kind"})
+        return build(group, kind, params)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -139,17 +151,6 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
         listed = f"parameters of {kind}: {', '.join(known) or 'none'}"
         fix = f"see `robustkd describe {kind}`" if key in known else suggestion(key, known) or listed
         raise UsageError(f"{one_of(group)} '{kind}': {key}: {first['msg']}", fix=fix) from None
-
-
-def name_of(group: Group, plugin: object) -> str:
-    """The name of a plug-in object: what its class is registered as, else a ``name`` of its own, else the class's name.
-
-    It does not depend on what was loaded before: a subclass does not inherit the name that ``load`` gives to a class.
-    """
-    kind = type(plugin)
-    where = f"{kind.__module__}:{kind.__qualname__}"
-    registered = (name for name, point in sorted(_entry_points(group).items()) if point.value == where)
-    return next(registered, None) or {**vars(kind), **vars(plugin)}.get("name") or kind.__name__
 
 
 def modalities(plugin: type[Any]) -> tuple[str, ...]:
@@ -165,16 +166,26 @@ def family(group: Group, name: str) -> Family | None:
     return loaded if isinstance(loaded, Family) else None
 
 
+def refusal(group: Group, name: str) -> str | None:
+    """What changed since the contract that the package of a plug-in says it is written for; None where it says none, or this one.
+
+    A package says so by an entry point of the group ``robustkd.contract``: its name is the version.
+    """
+    dist = _entry_points(group)[name.partition(":")[0]].dist
+    written_for = {point.name for point in dist.entry_points.select(group="robustkd.contract")} if dist else set()
+    if not written_for or CONTRACT_VERSION in written_for:
+        return None
+    known = sorted(written_for)[-1]
+    missed = [change for version, change in CHANGES.items() if known.isdecimal() and int(version) > int(known)]
+    told = "; ".join(missed) or "this release of robustkd is older than the plug-in"
+    return f"{_package(dist)[0]} is written for contract {known}, robustkd has contract {CONTRACT_VERSION}: {told}"
+
+
 def refresh() -> None:
     """Look again at what is installed: what has been found and imported by name so far is forgotten."""
     _entry_points.cache_clear()
     _import.cache_clear()
-
-
-def _named(plugin: type[Any], name: str) -> type[Any]:
-    if getattr(plugin, "name", None) != name:
-        plugin.name = name
-    return plugin
+    registered_name.cache_clear()
 
 
 @functools.cache
@@ -199,6 +210,13 @@ def _import(group: Group, name: str) -> Any:
     except RobustkdError:
         raise
     except Exception as error:
+        if (names := moved(error)) and package != "robustkd":
+            former, now = names
+            raise PluginError(
+                f"{one_of(group)} '{name}' of package {package} is written for a former contract of robustkd "
+                f"(now {CONTRACT_VERSION}): it imports {former}, which is {now} now",
+                fix=f"write {now} in the import; docs/what-you-may-import.md names what has moved",
+            ) from error
         raise PluginError(
             f"{one_of(group)} '{name}' of package {package} cannot be imported: {type(error).__name__}: {error}",
             fix=f"repair or uninstall {package}; every other plug-in still works",

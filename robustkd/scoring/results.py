@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,10 +13,16 @@ from robustkd.contracts import StoreError
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.contracts.data import Modality
+from robustkd.contracts.threat import budget
 from robustkd.scoring.paired import Comparison
 from robustkd.scoring.remedy import Remedy
+from robustkd.scoring.tabular import Tabular, interval, percent
 
 CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
+
+_NUMBERS = ("n", "clean_accuracy", "robust_accuracy", "ci_low", "ci_high")
+COLUMNS = ("defense", "seed", "attack", "norm", "eps", *_NUMBERS, "status", "verdict")
+"""Of the DataFrame of ``Results``."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +116,9 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
-class Results:
-    """A campaign's numbers.
+@dataclass(frozen=True, repr=False)
+class Results(Tabular):
+    """A campaign's numbers. Its DataFrame has a row for each attack on a trained defense, and one for their worst case.
 
     Attributes:
         campaign: its name.
@@ -121,6 +128,7 @@ class Results:
         environment: versions and machine, for the record only.
         comparisons: every two defenses of the same seed, on the test samples that they share.
         attacks: kind, version and parameters of each attack, by its name.
+        folder: where they are stored, where that is known; it is no part of the numbers.
     """
 
     campaign: str
@@ -132,6 +140,7 @@ class Results:
     environment: dict[str, str] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def modality(self) -> Modality:
@@ -150,13 +159,47 @@ class Results:
         statuses = [cell.status for cell in self.cells] + [defense.status for defense in self.defenses]
         return any(status != "done" for status in statuses)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """What results.json holds."""
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Of each trained defense the worst case, with its verdict, then each attack."""
+        attacks: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for cell in self.cells:
+            attacks.setdefault((cell.defense, cell.seed), []).append({**vars(cell), "verdict": None})
+        found: list[dict[str, Any]] = []
+        for one in self.defenses:
+            worst = {**vars(one), "attack": "worst case"}
+            found += [{name: row[name] for name in COLUMNS} for row in (worst, *attacks.get((one.defense, one.seed), ()))]
+        return found
+
+    def caption(self) -> str:
+        """The campaign, what its numbers are of, and how many of its cells have none."""
+        threat = budget(self.threat.get("norm", ""), self.threat.get("eps", 0.0))
+        of = f"{self.campaign}: {threat}, {self.data.get('name')}, n = {self.data.get('n')}"
+        missing = sum(cell.status != "done" for cell in self.cells)
+        what = "defense" if len(self.defenses) == 1 else "defenses"
+        unfinished = f"; incomplete, {missing} of {len(self.cells)} attacks have no number" if self.incomplete else ""
+        return f"{of}, {len(self.defenses)} trained {what}{unfinished}"
+
+    def shown(self) -> list[dict[str, str]]:
+        """Of each trained defense the worst case over its attacks, with its verdict."""
+        return [
+            {
+                "defense": one.defense,
+                "seed": str(one.seed),
+                "clean accuracy": percent(one.clean_accuracy),
+                "worst case": percent(one.robust_accuracy),
+                "95 % interval": interval(one.ci_low, one.ci_high),
+                "verdict": one.verdict or (one.status if one.status != "done" else "not checked"),
+            }
+            for one in self.defenses
+        ]
 
     @classmethod
-    def from_json(cls, raw: Any) -> Results:
-        """The inverse of ``to_json``.
+    def from_dict(cls, raw: Any) -> Results:
+        """The inverse of ``to_dict``.
 
         Raises:
             StoreError: these are no results.

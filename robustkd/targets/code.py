@@ -20,9 +20,15 @@ import torch
 from torch import nn
 
 from robustkd.contracts import Code, TargetError, UsageError, suggestion
+from robustkd.contracts.version import moved
 
-_OWN = (Code("robustkd.robustbench_bridge:build"),)
-"""What any card may name: it builds an architecture of RobustBench's zoo by its name, and does nothing else."""
+_OWN = {
+    "robustkd.robustbench_bridge:build": "robustkd.integrations.robustbench:build",
+    "robustkd.defenses.image.gal:build": "robustkd.defenses.image.ensembles.gal:build",
+    "robustkd.defenses.image.sla_sd:build": "robustkd.defenses.image.self_distillation.sla_sd:build",
+}
+"""What any card may name, by the name that cards have had from the first, and where it is. Each builds a registered architecture and
+does nothing else."""
 _ALLOWED: ContextVar[tuple[Code, ...]] = ContextVar("allowed", default=())
 
 
@@ -71,15 +77,18 @@ def call_for_card(code: Code) -> nn.Module:
     Raises:
         TargetError: it is not allowed.
     """
-    covering = [known for known in (*_OWN, *_ALLOWED.get()) if known.covers(code)]
-    exact = [known for known in covering if known.reference == code.reference]
-    if len(chosen := {known.reference for known in exact or covering}) != 1:
+    arguments = dict(code.kwargs or {})
+    if own := _OWN.get(code.reference):
+        return call_by_reference(own, arguments)
+    covering = [known.reference for known in _ALLOWED.get() if known.covers(code)]
+    chosen = {code.reference} if code.reference in covering else set(covering)
+    if len(chosen) != 1:
         raise TargetError(
             f"it names code, {code}, which does not run because a file says so",
             fix="where you trust it, name it yourself: as 'code' of a defense of kind 'external' in the campaign, by "
             f"--code {code.reference} of robustkd attack and audit, or by load_target(folder, code=[..])",
         )
-    return call_by_reference(chosen.pop(), dict(code.kwargs or {}))
+    return call_by_reference(chosen.pop(), arguments)
 
 
 def function_by_reference(reference: str) -> Callable[..., Any]:
@@ -127,6 +136,9 @@ def _module(location: str, reference: str) -> Any:
     except UsageError:
         raise
     except Exception as error:
+        if names := moved(error):
+            former, now = names
+            raise UsageError(f"{location} imports {former}, which is {now} now", fix=f"write {now} in the import") from error
         raise UsageError(
             f"{location} cannot be imported: {type(error).__name__}: {error}", fix="see that it imports in Python"
         ) from error

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustkd.report.formatting import shortened
-from robustkd.report.gallery import Item, pixels
-from robustkd.report.transcripts import PromptItem
+from robustkd.reporting.formatting import shortened
+from robustkd.reporting.gallery import Item, pixels
+from robustkd.reporting.transcripts import PromptItem
 
 if TYPE_CHECKING:
     from PIL.Image import Image

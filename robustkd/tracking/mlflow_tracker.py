@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustkd.redaction import redacted
-from robustkd.report.transcripts import PromptItem
+from robustkd.reporting.transcripts import PromptItem
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 from robustkd.tracking.location import Mark, TrackingError, read_mark, tracking_uri, write_mark
 from robustkd.tracking.records import (
@@ -37,7 +37,7 @@ from robustkd.tracking.records import (
 )
 
 if TYPE_CHECKING:
-    from robustkd.report import Item
+    from robustkd.reporting import Item
     from robustkd.tracking.runbook import Attach, LogModel, RunBook
 
     Gallery = Sequence[Item] | Callable[[CellResult], Sequence[Item]]
@@ -228,7 +228,7 @@ class MlflowTracker:
 
     def _digest(self, results: Results, artifacts: Sequence[Path]) -> str:
         content: list[object] = [package_version(), redacted(tracking_uri(self._folder)), self._campaign.plan_id]
-        content += [results.to_json(), [_sha256(path) for path in artifacts]]
+        content += [results.to_dict(), [_sha256(path) for path in artifacts]]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.contracts.threat import BY_ATTEMPTS
 from robustkd.redaction import redacted
-from robustkd.report import summary_rows
-from robustkd.report.formatting import count, counted, epsilon, interval, percent, seconds, shortened, threat
-from robustkd.report.markdown import escape
-from robustkd.report.markdown import verdict as signed
-from robustkd.report.story import answer, sentence
-from robustkd.report.transcripts import PromptItem
-from robustkd.report.wording import wording
+from robustkd.reporting import summary_rows
+from robustkd.reporting.formatting import count, counted, epsilon, interval, percent, seconds, shortened, threat
+from robustkd.reporting.markdown import escape
+from robustkd.reporting.markdown import verdict as signed
+from robustkd.reporting.story import answer, sentence
+from robustkd.reporting.transcripts import PromptItem
+from robustkd.reporting.wording import wording
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 _GAP = "\N{NO-BREAK SPACE}" * 3

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from robustkd.contracts.check import Verdict
 from robustkd.redaction import redacted
-from robustkd.report import Item, PromptItem
+from robustkd.reporting import Item, PromptItem
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.tradeoff import nrr, w_robust
 from robustkd.tracking import notes

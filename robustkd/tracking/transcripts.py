@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from robustkd.redaction import redacted
-from robustkd.report.transcripts import PromptItem
+from robustkd.reporting.transcripts import PromptItem
 
 FILE = "transcripts.json"
 MOST = 200

@@ -10,10 +10,10 @@ from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Any
 
-from robustkd.report import DefenseSummary, summary_rows
-from robustkd.report.formatting import interval, percent
-from robustkd.report.markdown import escape
-from robustkd.report.markdown import verdict as signed
+from robustkd.reporting import DefenseSummary, summary_rows
+from robustkd.reporting.formatting import interval, percent
+from robustkd.reporting.markdown import escape
+from robustkd.reporting.markdown import verdict as signed
 from robustkd.scoring.results import Results
 from robustkd.tracking import notes
 from robustkd.tracking.records import COLOURS, Point, RunRecord, package_version

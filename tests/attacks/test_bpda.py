@@ -7,7 +7,7 @@ from torch import nn
 import robustkd
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan
-from robustkd.contracts import Batch, TargetError, ThreatModel, UsageError
+from robustkd.contracts import AttackError, Batch, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.data import SplitParams, load_splits
 from robustkd.plugins import load
@@ -120,7 +120,7 @@ def test_hooks_go_when_the_attack_fails(samples):
     bad = Batch(torch.full_like(x, torch.nan), y, torch.arange(len(x)))
     target = ClassifierTarget(net, num_classes=2, input_shape=(1, 6, 6))
     assert list(declared_surrogates(target)) == ["0"]
-    with pytest.raises(TargetError, match="NaN"):
+    with pytest.raises(AttackError, match="NaN"):
         load("attacks", "bpda")().run(target, bad, ThreatModel("linf", 0.1), SampleRng(0, bad.index))
     assert not net[0]._forward_hooks
 

@@ -134,7 +134,7 @@ def test_several_corruptions_are_tried_until_one_breaks_the_sample() -> None:
     net, labels = Watched(), torch.zeros(16, dtype=torch.int64)
     target = ClassifierTarget(net, num_classes=2, input_shape=(1, 8, 8))
     attack = Corruption(CorruptionParams(family=["contrast", "brightness"], severity="all"))
-    found = attack.run(target, Batch(x, labels, INDEX), Corruption.own_threat, SampleRng(0, INDEX))
+    found = attack.run(target, Batch(x, labels, INDEX), Corruption().threat_for(ThreatModel()), SampleRng(0, INDEX))
     needed = torch.tensor([0.05, 0.1, 0.15, 0.2, 0.3])
     severity = ((x[:, 0, 0, 0, None] + needed) > 0.5).float().argmax(1)
     breaks = (x[:, 0, 0, 0, None] + needed > 0.5).any(1)
@@ -158,15 +158,15 @@ def test_by_itself_it_needs_no_budget_and_other_attacks_cannot_use_its_threat_mo
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     found = robustkd.attack("corruption", net, digits, net(digits).argmax(1), family="fog", severity=5)
     assert found.success.any()
-    with pytest.raises(UsageError, match="attacks corruption"):
+    with pytest.raises(UsageError, match="judged under corruptions"):
         robustkd.evaluate(net, digits, net(digits).argmax(1), attacks=["pgd", "corruption"])
-    assert robustkd.attacks.image.gradient.pgd.PGD().refusal(Corruption.own_threat) is not None
+    assert robustkd.attacks.image.gradient.pgd.PGD().refusal(Corruption().threat_for(ThreatModel())) is not None
 
 
 def test_the_audit_of_the_threat_model_is_about_corruptions_too(digits: Tensor) -> None:
     torch.manual_seed(0)
     target = ClassifierTarget(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval(), num_classes=10, input_shape=(1, 8, 8))
-    threat, attack = Corruption.own_threat, Corruption(CorruptionParams(family="weather", severity=5))
+    threat, attack = Corruption().threat_for(ThreatModel()), Corruption(CorruptionParams(family="weather", severity=5))
     batch = with_clean_logits(target, make_batch(digits, target(digits).argmax(1)))
     found = evaluate_attack(target, attack, batch, threat)
     images = found.adversarial.numpy()

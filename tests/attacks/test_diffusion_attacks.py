@@ -206,7 +206,7 @@ def attacked(
     original = summing("church") if isinstance(target, Summing) else toy("church")
     attack = plugins.make("attacks", {"kind": name} | QUICK.get(name, {}) | params).with_targets({"original": original})
     batch = prepare(target, requests(count, images), np.arange(count) + 40, JUDGES)
-    threat = attack.judged_under(ThreatModel.by_prompt(attempts))
+    threat = attack.threat_for(ThreatModel.by_prompt(attempts))
     return evaluate_prompt_attack(target, attack, batch, threat, JUDGES, num_classes=1, seed=1)
 
 

@@ -47,7 +47,7 @@ def _attacked(attack: PromptAttack, rows: Sequence[int] = (0, 1, 2)) -> tuple[Ev
     judges = {"begins": Begins()}
     batch = prepare(target, Prompts(columns, np.zeros(len(rows), dtype=np.int64)), np.array(rows), judges)
     target.heard.clear()
-    threat = attack.judged_under(ThreatModel.by_prompt(20))
+    threat = attack.threat_for(ThreatModel.by_prompt(20))
     found = evaluate_prompt_attack(target, attack, batch, threat, judges, num_classes=1)
     assert not batch.unattacked.complied.any()
     return found, target
@@ -68,7 +68,7 @@ def test_every_attempt_is_within_eps_of_the_prompt(norm: str, direction: str) ->
     )
     attack = Embedding(params)
     found, target = _attacked(attack)
-    assert attack.judged_under(ThreatModel.by_prompt(20)) == ThreatModel(norm=norm, eps=1.5, space="embeddings", attempts=20)  # type: ignore[arg-type]
+    assert attack.threat_for(ThreatModel.by_prompt(20)) == ThreatModel(norm=norm, eps=1.5, space="embeddings", attempts=20)  # type: ignore[arg-type]
     assert found.outcome.success.all()
     radii = [0.001] * 6 + [1.5] * (len(target.heard) - 6)
     assert len(radii) > 6

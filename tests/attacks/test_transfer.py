@@ -142,7 +142,7 @@ def campaign(tmp_path, text=CAMPAIGN):
 
 def test_in_a_campaign(tmp_path):
     planned = campaign(tmp_path)
-    cells = {cell.attack or cell.defense: cell for cell in planned.cells if cell.kind != "checks"}
+    cells = {cell.plugin or cell.defense: cell for cell in planned.cells if cell.kind != "checks"}
     assert cells["transfer"].needs == (cells["victim"].id, cells["helper"].id)
     results = run(planned, tmp_path / "out", plugins.load("engines", "inline")(0))
     assert not [cell.error for cell in results.cells if cell.error]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from robustkd.report import write_report
+from robustkd.reporting import write_report
 from robustkd.scoring.results import Results
 from support.example_results import N, broken_campaign, campaign, evidence, large, pictures
 

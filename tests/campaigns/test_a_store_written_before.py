@@ -17,7 +17,7 @@ import torch
 from robustkd import plugins
 from robustkd.cli import main
 from robustkd.targets import load_target
-from robustkd.targets.code import function_by_reference
+from robustkd.targets.code import _OWN, function_by_reference
 
 FORMER = Path(__file__).parent / "data" / "before-the-moves"
 KINDS = {"standard": "defenses", "fgsm": "attacks", "calibration": "analyses"}
@@ -80,6 +80,8 @@ def test_its_targets_are_loaded(folder: Path) -> None:
     assert target(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
-def test_the_code_that_cards_of_robustbench_name_is_there() -> None:
-    # ``origin.code`` of a saved target; a network is built of it before its weights are read.
-    assert function_by_reference("robustkd.robustbench_bridge:build").__name__ == "build"
+@pytest.mark.parametrize(("name", "place"), _OWN.items())
+def test_the_code_that_cards_name_is_there(name: str, place: str) -> None:
+    # ``origin.code`` of a saved target; a network is built of it before its weights are read. The names are those of the first cards.
+    assert name.startswith(("robustkd.robustbench_bridge:", "robustkd.defenses.image.gal:", "robustkd.defenses.image.sla_sd:"))
+    assert function_by_reference(place).__name__ == "build"

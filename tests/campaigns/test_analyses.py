@@ -17,7 +17,7 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.results.collect import collect
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import Batch, TargetError, ThreatModel, UsageError
-from robustkd.report import write_report
+from robustkd.reporting import write_report
 from robustkd.scoring.results import Results
 from robustkd.targets import ClassifierTarget, EnsembleTarget
 from robustkd.tracking.records import TrackedCampaign, defense_record
@@ -65,7 +65,7 @@ def linear(weight: np.ndarray) -> ClassifierTarget:
 def samples_of(members: Sequence[ClassifierTarget], n: int = 400) -> Batch:
     torch.manual_seed(1)
     x = torch.randn(n, 1, 4, 4)
-    return Batch(x, members[0](x).argmax(1), torch.arange(n), EnsembleTarget(list(members))(x))
+    return Batch(x, members[0](x).argmax(1), torch.arange(n), logits=EnsembleTarget(list(members))(x))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_campaign_makes_its_analyses_once_and_shows_them(tmp_path: Path) -> No
     assert narrow.shape == (2, 3)
     assert (wide >= narrow).all()
     assert wide.mean() > narrow.mean()
-    assert Results.from_json(json.loads(json.dumps(results.to_json()))) == results
+    assert Results.from_dict(json.loads(json.dumps(results.to_dict()))) == results
 
     again = Log()
     run(plan, tmp_path, InlineEngine(), observers=[again])

@@ -91,7 +91,7 @@ def write(
     names = {row.attack for row in rows} if steps else ()
     set_so = {name: {"kind": "pgd", "version": "1", "params": {"steps": steps, **params}} for name in names}
     results = Results("mine", {"norm": "linf", "eps": eps}, data, rows, defenses, attacks=set_so)
-    (folder / "results.json").write_text(json.dumps(results.to_json()))
+    (folder / "results.json").write_text(json.dumps(results.to_dict()))
     return folder
 
 

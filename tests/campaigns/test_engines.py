@@ -18,7 +18,7 @@ from robustkd.campaigns.execution.run import Observer, run
 from robustkd.campaigns.execution.schedule import Schedule
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
-from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.plan.cells import AttackCell, TrainCell
 from robustkd.campaigns.plan.estimate import Estimate
 from robustkd.campaigns.store.store import Store
 from robustkd.cli.plan import command as plan_command
@@ -218,8 +218,8 @@ def cells_of(*targets):
     """A train cell for each target, and three attacks on it."""
     made = []
     for target in targets:
-        made.append(Cell(target, "train", target, 0, (), target))
-        made += [Cell(f"{target}{n}", "attack", target, 0, (target,), target, attack=str(n)) for n in range(3)]
+        made.append(TrainCell(id=target, defense=target, seed=0, target=target))
+        made += [AttackCell(id=f"{target}{n}", defense=target, seed=0, target=target, attack=str(n)) for n in range(3)]
     return made
 
 
@@ -264,7 +264,7 @@ def test_a_plan_says_what_is_to_do_and_by_what_it_knows(inline, tmp_path):
     shown = CliRunner().invoke(plan_command, [str(tmp_path / "campaign.yaml"), "--out", str(inline), "--json"]).output
     plan = json.loads(shown)
     found = {(cell["defense"], cell["seed"], cell["attack"]): cell["estimate"] for cell in plan["cells"]}
-    stored = {(cell.defense, cell.attack): Store(inline).get(cell.id).meta for cell in plan_of(SMALL).cells}
+    stored = {(cell.defense, getattr(cell, "attack", None)): Store(inline).get(cell.id).meta for cell in plan_of(SMALL).cells}
     for known in stored.keys() - {(defense, None) for defense in ("plain", "copy")}:
         assert found[known[0], 0, known[1]] is None
         assert found[known[0], 1, known[1]]["basis"] == "the same with another seed"

@@ -16,7 +16,7 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import KEPT_BYTES, PERTURBATIONS, Store
 from robustkd.contracts import UsageError
-from robustkd.report import write_report
+from robustkd.reporting import write_report
 
 TEXT = """\
 version: 1
@@ -84,7 +84,7 @@ def test_damaged_perturbations_cost_the_report_its_images_only(runs, tmp_path):
 
 
 def _plain(results):
-    return json.loads(json.dumps(results.to_json()))
+    return json.loads(json.dumps(results.to_dict()))
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(None, KEPT_BYTES), ("none", 0), ("0", 0), ("3", 3 * 2**20)])

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 import robustkd
 from robustkd.cli import main
-from robustkd.report.formatting import class_name
+from robustkd.reporting.formatting import class_name
 
 MODEL = """
 import torch

@@ -117,6 +117,6 @@ attacks: {fgsm: {kind: fgsm}}
     plan = planning.build(spec.from_text(text, "test.yaml", tmp_path))
     (row,) = run(plan, tmp_path / "out", InlineEngine(), device="cpu", observers=[]).defenses
     assert row.verdict == "not credible"
-    results = Results.from_json(json.loads((tmp_path / "out" / "results.json").read_text()))
+    results = Results.from_dict(json.loads((tmp_path / "out" / "results.json").read_text()))
     with pytest.raises(UsageError, match="not-trained"):
         promote(tmp_path / "out", results, "barely")

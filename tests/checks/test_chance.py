@@ -27,7 +27,7 @@ class Control(Search):
 def evidence(name: str, attack: PromptAttack, each: int, attempts: int = 20, after: int = 0) -> AttackEvidence:
     """It breaks ``each`` of the 20 requests for each of 6 concepts, from number ``after`` on."""
     broken = np.tile(np.roll(np.arange(20) < each, after), 6)
-    threat = attack.judged_under(ThreatModel.by_prompt(attempts))
+    threat = attack.threat_for(ThreatModel.by_prompt(attempts))
     nothing = np.zeros(120)
     return AttackEvidence(
         name, "fixed-budget", "unknown", True, attack.iterative, threat, nothing == 0, ~broken, nothing, attack=attack

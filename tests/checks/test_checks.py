@@ -104,7 +104,7 @@ def run(check, *attacks, net=None):
     net = net or nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
     target = ClassifierTarget(net, num_classes=2, input_shape=(1, 2, 2))
     n = len(attacks[0].standing)
-    batch = Batch(torch.rand(n, 1, 2, 2), torch.zeros(n, dtype=torch.long), torch.arange(n), torch.zeros(n, 2))
+    batch = Batch(torch.rand(n, 1, 2, 2), torch.zeros(n, dtype=torch.long), torch.arange(n), logits=torch.zeros(n, 2))
     return plugins.load("checks", check)().run(
         CheckContext(target, batch, ThreatModel("linf", 0.1), {a.name: a for a in attacks}, 0)
     )

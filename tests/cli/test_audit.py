@@ -135,7 +135,7 @@ def test_in_a_campaign_its_cell_is_invalid_everywhere(robustkd, tmp_path):
     from robustkd.scoring.results import Results
     from robustkd.tracking import notes
 
-    note = notes.cell(next(cell for cell in Results.from_json(results).cells if cell.attack == "bad"), None)
+    note = notes.cell(next(cell for cell in Results.from_dict(results).cells if cell.attack == "bad"), None)
     assert "**invalid**, no number" in note
 
 

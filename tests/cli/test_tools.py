@@ -171,7 +171,7 @@ def stored(folder, name, defenses, *, eps=0.1, digest="d1"):
         )
     results = Results(name, {"norm": "linf", "eps": eps}, {"name": "digits", "n": 100, "digest": digest}, cells, rows)
     (folder / name).mkdir()
-    (folder / name / "results.json").write_text(json.dumps(results.to_json()))
+    (folder / name / "results.json").write_text(json.dumps(results.to_dict()))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from robustkd.targets import ClassifierTarget
 
 def analysed(logits: torch.Tensor, labels: torch.Tensor, **params: int):
     target = ClassifierTarget(torch.nn.Flatten(), num_classes=logits.shape[1], input_shape=(logits.shape[1], 1, 1))
-    batch = Batch(torch.zeros(len(logits), 1, 1, 1), labels, torch.arange(len(logits)), logits)
+    batch = Batch(torch.zeros(len(logits), 1, 1, 1), labels, torch.arange(len(logits)), logits=logits)
     return Calibration(CalibrationParams(**params)).run(target, batch, ThreatModel(), 0)
 
 
@@ -75,4 +75,6 @@ def test_the_logits_that_are_there_already_are_used_and_else_computed() -> None:
     target = ClassifierTarget(torch.nn.Flatten(), num_classes=4, input_shape=(4, 1, 1))
     batch = Batch(inputs, torch.arange(6) % 4, torch.arange(6))
     fresh = Calibration().run(target, batch, ThreatModel(), 0)
-    assert fresh == Calibration().run(target, Batch(inputs, batch.labels, batch.index, inputs.flatten(1)), ThreatModel(), 0)
+    assert fresh == Calibration().run(
+        target, Batch(inputs, batch.labels, batch.index, logits=inputs.flatten(1)), ThreatModel(), 0
+    )

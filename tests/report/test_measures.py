@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustkd.contracts import Table
-from robustkd.report import write_report
-from robustkd.report.analyses import measures
+from robustkd.reporting import write_report
+from robustkd.reporting.analyses import measures
 from robustkd.scoring.results import DefenseResult, Results
 
 TOLD = ["ece", "accuracy in fog (natural)", "accuracy in fog (worse)"]

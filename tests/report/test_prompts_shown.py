@@ -16,11 +16,11 @@ from robustkd.campaigns.execution import profile as profiles
 from robustkd.campaigns.file import spec
 from robustkd.cli.table import print_results
 from robustkd.contracts.threat import budget
-from robustkd.report import PromptItem, summary_rows, write_report
-from robustkd.report.formatting import threat
-from robustkd.report.latex import latex
-from robustkd.report.markdown import markdown
-from robustkd.report.transcripts import changes
+from robustkd.reporting import PromptItem, summary_rows, write_report
+from robustkd.reporting.formatting import threat
+from robustkd.reporting.latex import latex
+from robustkd.reporting.markdown import markdown
+from robustkd.reporting.transcripts import changes
 from robustkd.scoring.intervals import wilson
 from robustkd.tracking import transcripts
 from robustkd.tracking.images import save_sheet

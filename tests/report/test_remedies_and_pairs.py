@@ -10,10 +10,10 @@ from rich.console import Console
 
 from robustkd.cli.table import print_results
 from robustkd.contracts.check import Finding
-from robustkd.report import write_report
-from robustkd.report.story import remedy_told, tell
-from robustkd.report.summary import summary_rows
-from robustkd.report.versus import pairs, undecided
+from robustkd.reporting import write_report
+from robustkd.reporting.story import remedy_told, tell
+from robustkd.reporting.summary import summary_rows
+from robustkd.reporting.versus import pairs, undecided
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, DefenseResult, Results
@@ -51,7 +51,7 @@ def results() -> Results:
 
 
 def test_results_survive_json(results):
-    again = Results.from_json(json.loads(json.dumps(results.to_json())))
+    again = Results.from_dict(json.loads(json.dumps(results.to_dict())))
     assert again == results
     assert again.defenses[0].remedy.broken == 150 - round(again.defenses[0].remedy.robust_accuracy * N)
 

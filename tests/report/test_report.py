@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from robustkd.contracts.check import Finding
-from robustkd.report import figures, summary_rows, write_report
-from robustkd.report.formatting import epsilon, seconds
-from robustkd.report.formatting import evidence as told
-from robustkd.report.gallery import AT_MOST, PER_PAIR, pixels, selected, thumbnail
-from robustkd.report.grid import grid
-from robustkd.report.markdown import escape, markdown
-from robustkd.report.page import page as render
-from robustkd.report.palette import HEAT, SERIES, SERIES_DARK, contrast, heat, readable_on
-from robustkd.report.plots import Series, plot, ticks
-from robustkd.report.story import sentence, tell
-from robustkd.report.summary import curve_of, mean_curve, worst_verdict
+from robustkd.reporting import figures, summary_rows, write_report
+from robustkd.reporting.formatting import epsilon, seconds
+from robustkd.reporting.formatting import evidence as told
+from robustkd.reporting.gallery import AT_MOST, PER_PAIR, pixels, selected, thumbnail
+from robustkd.reporting.grid import grid
+from robustkd.reporting.markdown import escape, markdown
+from robustkd.reporting.page import page as render
+from robustkd.reporting.palette import HEAT, SERIES, SERIES_DARK, contrast, heat, readable_on
+from robustkd.reporting.plots import Series, plot, ticks
+from robustkd.reporting.story import sentence, tell
+from robustkd.reporting.summary import curve_of, mean_curve, worst_verdict
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CurvePoint, Results
 from support.example_results import N, broken_campaign, campaign, evidence, large, pictures
@@ -383,7 +383,7 @@ def test_a_huge_campaign_shows_what_fits():
 
 def test_results_read_back_from_json_give_the_same_page(tmp_path):
     results = campaign((0, 1))
-    again = Results.from_json(json.loads(json.dumps(results.to_json())))
+    again = Results.from_dict(json.loads(json.dumps(results.to_dict())))
     first = write_report(results, tmp_path / "a").html.read_bytes()
     assert write_report(again, tmp_path / "b").html.read_bytes() == first
 
@@ -398,7 +398,7 @@ def test_another_threat_model_is_shown_beside_its_attack(tmp_path):
 
 
 def test_the_report_needs_no_torch():
-    code = "import sys, robustkd.report; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'jinja2')))"
+    code = "import sys, robustkd.reporting; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'jinja2')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

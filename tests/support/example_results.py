@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from robustkd.contracts.check import Finding
-from robustkd.report import AttackedSamples, GalleryItem, SampleEvidence
+from robustkd.reporting import AttackedSamples, GalleryItem, SampleEvidence
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results, Skipped

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from robustkd.contracts.check import Finding
-from robustkd.report import GalleryItem
+from robustkd.reporting import GalleryItem
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.tracking import MlflowTracker, TrackedCampaign, tracking_uri
 from robustkd.tracking.runbook import connect

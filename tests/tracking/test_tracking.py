@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from robustkd.contracts import UsageError
-from robustkd.report import GalleryItem
+from robustkd.reporting import GalleryItem
 from robustkd.scoring.results import CellResult
 from robustkd.tracking import MlflowTracker, TrackingError, promote, rebuild, tracking_uri, ui_command
 from robustkd.tracking.images import MAX_IMAGES, save_sheet

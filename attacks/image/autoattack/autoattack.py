@@ -28,7 +28,7 @@ from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
 from robustkd.attacks.image.minimum_norm.fab import FAB, FABParams
 from robustkd.attacks.image.wrappers.eot import MeanTarget
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, Traits
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 
@@ -58,6 +58,11 @@ class AutoAttack(Attack):
     def loss_family(self) -> LossFamily:
         """Most of its attacks climb margins."""
         return "margin"
+
+    @property
+    def traits(self) -> Traits:
+        """Version ``rand`` averages over passes."""
+        return replace(super().traits, averages=self.params.version == "rand")
 
     def stages(self, threat: ThreatModel, steps: int | None = None, *, enough: float | None = None) -> list[tuple[str, Attack]]:
         """The attacks of the version, by name, in order. Towards a given class, APGD-DLR takes the place of APGD-T.

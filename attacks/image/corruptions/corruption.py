@@ -65,7 +65,6 @@ class Corruption(Attack):
 
     Params = CorruptionParams
     space = "corruption"
-    own_threat = ThreatModel(norm="linf", eps=1.0, space="corruption")
     gradients = False
     iterative = False
     source = "Hendrycks and Dietterich 2019, arXiv:1903.12261"
@@ -74,6 +73,10 @@ class Corruption(Attack):
     def loss_family(self) -> Literal["none"]:
         """It climbs nothing."""
         return "none"
+
+    def threat_for(self, threat: ThreatModel) -> ThreatModel:
+        """Any image in the pixel range, whatever is asked for."""
+        return ThreatModel(norm="linf", eps=1.0, space="corruption")
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """One pass for each corruption that an image meets."""

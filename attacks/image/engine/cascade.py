@@ -46,7 +46,7 @@ def usable(attack: Attack, found: AttackResult, batch: Batch, threat: ThreatMode
     A minimum-norm attack may come back from further away than the budget reaches. What an attack of a fixed budget returns is
     kept, wherever it is: where the platform measures it, nothing is dropped in silence.
     """
-    if attack.kind == "fixed-budget":
+    if attack.traits.kind == "fixed-budget":
         return torch.ones_like(found.success)
     spent = distance(found.adversarial - batch.inputs, threat.norm)
     return within(spent, batch.budget(threat), threat.norm, batch.inputs.shape[1:])

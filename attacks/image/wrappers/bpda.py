@@ -51,7 +51,7 @@ class BPDAParams(Params):
 
     @model_validator(mode="after")
     def _use(self, info: ValidationInfo) -> BPDAParams:
-        if not self.attack.make().gradients:
+        if not self.attack.make().traits.gradients:
             raise ValueError(f"attack '{self.attack.kind}' uses no gradient, so a surrogate changes nothing")
         for reference in self.surrogates.values():
             if reference != "identity" and (file := source_file(reference)):

@@ -56,6 +56,7 @@ class EOT(Wrapper):
     """Expectation over transformation, around another attack."""
 
     Params = EOTParams
+    averages = True
     source = "Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420"
 
     @contextmanager

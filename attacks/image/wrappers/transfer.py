@@ -65,7 +65,7 @@ class TransferParams(Params):
     @classmethod
     def _nothing_learnt(cls, attacks: tuple[AttackSpec, ...]) -> tuple[AttackSpec, ...]:
         for spec in attacks:
-            if spec.make().learns:
+            if spec.make().traits.learns:
                 raise ValueError(f"attack '{spec.kind}' learns, which it cannot do on a surrogate")
         return attacks
 

@@ -6,11 +6,12 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Target, ThreatModel
+from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Target, ThreatModel, Traits
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
@@ -40,14 +41,23 @@ class Wrapper(Attack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.inner: Attack = self.params.attack.make()
-        traits = ("kind", "norms", "goals", "space", "gradients", "iterative", "learns")
-        vars(self).update({name: getattr(self.inner, name) for name in traits})
+        vars(self).update(vars(self.traits))  # read off its own attributes they are the same
         vars(self)["version"] = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
+
+    @property
+    def traits(self) -> Traits:
+        """Those of the wrapped attack; it also averages over passes where the wrapper does."""
+        inner = self.inner.traits
+        return replace(inner, averages=inner.averages or self.averages)
 
     @property
     def loss_family(self) -> LossFamily:
         """That of the wrapped attack."""
-        return self.inner.loss_family
+        return self.inner.traits.loss_family
+
+    def threat_for(self, threat: ThreatModel) -> ThreatModel:
+        """That of the wrapped attack."""
+        return self.inner.threat_for(threat)
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """That of the wrapped attack."""

@@ -110,7 +110,7 @@ def leaky(member: ClassifierTarget, slope: float) -> ClassifierTarget:
         LeakyNetwork(member.module, slope),
         num_classes=member.num_classes,
         input_shape=member.input_shape,
-        origin={"code": f"{__name__}:build", "kwargs": kwargs},
+        origin={"code": "robustkd.defenses.image.gal:build", "kwargs": kwargs},
         bounds=member.bounds,
     )
 

@@ -110,7 +110,7 @@ class SLASD(Defense):
             FirstOutputs(network.module, context.num_classes),
             num_classes=context.num_classes,
             input_shape=shape,
-            origin={"code": f"{__name__}:build", "kwargs": kwargs},
+            origin={"code": "robustkd.defenses.image.sla_sd:build", "kwargs": kwargs},
             bounds=network.bounds,
         )
         return train(context, target, SLASDRecipe(p), p)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from robustkd.attacks.image.engine.losses import targeted, untargeted
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
-from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
+from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel, Traits
 from robustkd.contracts.threat import Norm
 from robustkd.scoring.distances import distance, per_sample
 
@@ -242,10 +242,11 @@ class NormOfThreat(Attack):
 
     kind = "minimum-norm"
 
-    def __init__(self, params: Any = None) -> None:
-        super().__init__(params)
-        if self.params.norm is not None:
-            self.norms = (self.params.norm,)  # type: ignore[misc]  # of this instance
+    @property
+    def traits(self) -> Traits:
+        """It minimises one norm where its parameters name one."""
+        norm: Norm | None = self.params.norm
+        return super().traits if norm is None else replace(super().traits, norms=(norm,))
 
     def minimises(self, threat: ThreatModel) -> Norm:
         """The norm that is minimised under ``threat``."""
@@ -254,6 +255,7 @@ class NormOfThreat(Attack):
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """See ``Attack.refusal``."""
-        if self.minimises(threat) not in self.norms:
-            return f"cannot minimise {threat.norm} (it can {', '.join(self.norms)}); give it a norm of its own"
+        norms = self.traits.norms
+        if self.minimises(threat) not in norms:
+            return f"cannot minimise {threat.norm} (it can {', '.join(norms)}); give it a norm of its own"
         return super().refusal(threat)

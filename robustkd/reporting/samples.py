@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from robustkd.report.formatting import class_name, shortened
-from robustkd.report.wording import Wording
+from robustkd.reporting.formatting import class_name, shortened
+from robustkd.reporting.wording import Wording
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
+from robustkd.scoring.worst_case import worst_case
 
 STANDS = -1
 MAX_OUTCOMES = 400_000
@@ -49,7 +50,7 @@ class AttackedSamples:
 
     def standing(self, attacks: Sequence[str]) -> np.ndarray:
         """(N,) bool: classified rightly, and broken by none of these attacks."""
-        return np.logical_and.reduce([self.correct, *(self.taken_for[name] == STANDS for name in attacks)])
+        return worst_case([self.correct, *(self.taken_for[name] == STANDS for name in attacks)])
 
 
 @dataclass(frozen=True)

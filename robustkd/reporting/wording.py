@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustkd.report.formatting import counted, number, threat
+from robustkd.reporting.formatting import counted, number, threat
 from robustkd.scoring.results import Results
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from robustkd.report.analyses import Measures, ShownTable, measures, shown_tables
-from robustkd.report.formatting import MISSING, count, interval, number, percent, seconds, threat
-from robustkd.report.grid import grid, troubled
-from robustkd.report.story import NO_VERDICT, answer, tell
-from robustkd.report.summary import DefenseSummary, attack_names
-from robustkd.report.versus import pairs, points, probability
-from robustkd.report.wording import Wording, wording
+from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
+from robustkd.reporting.formatting import MISSING, count, interval, number, percent, seconds, threat
+from robustkd.reporting.grid import grid, troubled
+from robustkd.reporting.story import NO_VERDICT, answer, tell
+from robustkd.reporting.summary import DefenseSummary, attack_names
+from robustkd.reporting.versus import pairs, points, probability
+from robustkd.reporting.wording import Wording, wording
 from robustkd.scoring.results import Results
 
 SIGNS = {"credible": "✅", "suspect": "⚠️", "not credible": "❌"}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustkd.report.figures import _figure, _quiet, _save, _short
-from robustkd.report.palette import INK
+from robustkd.reporting.figures import _figure, _quiet, _save, _short
+from robustkd.reporting.palette import INK
 
 COLOURS = {"better": "#009e73", "worse": "#d55e00", "not told apart": "#5b6470"}
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustkd.contracts.analysis import Table
-from robustkd.report.formatting import number, words
-from robustkd.report.palette import heat
+from robustkd.reporting.formatting import number, words
+from robustkd.reporting.palette import heat
 from robustkd.scoring.results import Results
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustkd.contracts.check import Finding
-from robustkd.report.formatting import counted, evidence, listed, percent, words
-from robustkd.report.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
-from robustkd.report.wording import wording
+from robustkd.reporting.formatting import counted, evidence, listed, percent, words
+from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
+from robustkd.reporting.wording import wording
 from robustkd.scoring.results import DefenseResult, Results
 
 NO_VERDICT = "no verdict"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from robustkd.report.formatting import THIN, count
+from robustkd.reporting.formatting import THIN, count
 from robustkd.scoring.paired import Comparison, samples_to_tell
 from robustkd.scoring.results import Results
 

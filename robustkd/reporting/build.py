@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustkd.report import figures
-from robustkd.report.gallery import Item, selected
-from robustkd.report.latex import latex
-from robustkd.report.markdown import markdown
-from robustkd.report.page import page
-from robustkd.report.samples import SampleEvidence, class_table
-from robustkd.report.summary import summary_rows
+from robustkd.reporting import figures
+from robustkd.reporting.gallery import Item, selected
+from robustkd.reporting.latex import latex
+from robustkd.reporting.markdown import markdown
+from robustkd.reporting.page import page
+from robustkd.reporting.samples import SampleEvidence, class_table
+from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.results import Results
 
 

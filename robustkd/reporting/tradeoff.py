@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from robustkd.report.palette import DASHES, SERIES
-from robustkd.report.plots import Tick, ticks
-from robustkd.report.published import Published
-from robustkd.report.summary import DefenseSummary
+from robustkd.reporting.palette import DASHES, SERIES
+from robustkd.reporting.plots import Tick, ticks
+from robustkd.reporting.published import Published
+from robustkd.reporting.summary import DefenseSummary
 
 ROOM, LEAST_ROOM = 0.1, 0.01
 """Free space around the points: a share of their range, and in accuracy."""

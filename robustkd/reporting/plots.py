@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from robustkd.report.formatting import interval, number, percent
-from robustkd.report.palette import DASHES, SERIES
+from robustkd.reporting.formatting import interval, number, percent
+from robustkd.reporting.palette import DASHES, SERIES
 from robustkd.scoring.results import CurvePoint
 
 

@@ -12,19 +12,19 @@ from typing import Any
 
 from markupsafe import Markup
 
-from robustkd.report import formatting, palette
-from robustkd.report.analyses import measures, shown_tables
-from robustkd.report.gallery import GalleryItem, Item, by_defense, data_uri
-from robustkd.report.grid import grid, troubled
-from robustkd.report.plots import Plot, Series, curve, plot
-from robustkd.report.published import SETTING, references
-from robustkd.report.samples import SampleEvidence, class_table, falls, listing
-from robustkd.report.story import NO_VERDICT, CheckRow, Story, answer, check_rows, tell
-from robustkd.report.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
-from robustkd.report.tradeoff import charted, tradeoff
-from robustkd.report.transcripts import PromptItem
-from robustkd.report.versus import main_pairs, points, probability
-from robustkd.report.wording import wording
+from robustkd.reporting import formatting, palette
+from robustkd.reporting.analyses import measures, shown_tables
+from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
+from robustkd.reporting.grid import grid, troubled
+from robustkd.reporting.plots import Plot, Series, curve, plot
+from robustkd.reporting.published import SETTING, references
+from robustkd.reporting.samples import SampleEvidence, class_table, falls, listing
+from robustkd.reporting.story import NO_VERDICT, CheckRow, Story, answer, check_rows, tell
+from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
+from robustkd.reporting.tradeoff import charted, tradeoff
+from robustkd.reporting.transcripts import PromptItem
+from robustkd.reporting.versus import main_pairs, points, probability
+from robustkd.reporting.wording import wording
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 TIMES = ("finished", "date", "time", "created", "started")

@@ -9,13 +9,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from robustkd.report import formatting
-from robustkd.report.grid import grid
-from robustkd.report.samples import ClassTable
-from robustkd.report.story import NO_VERDICT
-from robustkd.report.summary import DefenseSummary, attack_names, seeds_of
-from robustkd.report.versus import main_pairs
-from robustkd.report.wording import wording
+from robustkd.reporting import formatting
+from robustkd.reporting.grid import grid
+from robustkd.reporting.samples import ClassTable
+from robustkd.reporting.story import NO_VERDICT
+from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of
+from robustkd.reporting.versus import main_pairs
+from robustkd.reporting.wording import wording
 from robustkd.scoring.results import Results
 
 NONE = "--"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from robustkd.report.summary import attack_names, cells_by_pair, defense_names, mean, worst_status
+from robustkd.reporting.summary import attack_names, cells_by_pair, defense_names, mean, worst_status
 from robustkd.scoring.results import CellResult, CellStatus, Results
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from robustkd.contracts import StoreError
 from robustkd.contracts.check import Verdict
 from robustkd.contracts.threat import budget
-from robustkd.report.summary import summary_rows
+from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.results import CellStatus, Results
 
 
@@ -82,7 +82,7 @@ def results_in(folders: Iterable[Path]) -> dict[Path, Results]:
             )
         for file in files:
             try:
-                found[file.parent] = Results.from_json(json.loads(file.read_text(encoding="utf-8")))
+                found[file.parent] = Results.from_dict(json.loads(file.read_text(encoding="utf-8")))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise StoreError(
                     f"{file} cannot be read: {type(error).__name__}: {error}", fix="robustkd report CAMPAIGN writes it again"

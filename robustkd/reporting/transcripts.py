@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from robustkd.report.formatting import counted
+from robustkd.reporting.formatting import counted
 
 LONGEST = 900
 """Characters of a prompt or an answer on the page; the store has them whole."""

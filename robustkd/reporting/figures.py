@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from robustkd.report.analyses import shown_tables
-from robustkd.report.formatting import threat
-from robustkd.report.gallery import GalleryItem, Item, selected, thumbnail
-from robustkd.report.grid import GridCell, grid
-from robustkd.report.palette import HEAT, INK, SERIES, heat, readable_on
-from robustkd.report.story import NO_VERDICT
-from robustkd.report.summary import DefenseSummary, attack_names, curve_of, mean_curve
-from robustkd.report.tradeoff import charted
-from robustkd.report.wording import wording
+from robustkd.reporting.analyses import shown_tables
+from robustkd.reporting.formatting import threat
+from robustkd.reporting.gallery import GalleryItem, Item, selected, thumbnail
+from robustkd.reporting.grid import GridCell, grid
+from robustkd.reporting.palette import HEAT, INK, SERIES, heat, readable_on
+from robustkd.reporting.story import NO_VERDICT
+from robustkd.reporting.summary import DefenseSummary, attack_names, curve_of, mean_curve
+from robustkd.reporting.tradeoff import charted
+from robustkd.reporting.wording import wording
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from robustkd.report.transcripts import PromptItem
+from robustkd.reporting.transcripts import PromptItem
 
 PER_PAIR = 4
 AT_MOST = 48

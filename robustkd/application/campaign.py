@@ -1,0 +1,210 @@
+"""Campaigns from Python: run one, load its results, write its report, compare two. The command line is not needed for it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from robustkd.application import session
+from robustkd.application.gallery import gallery_items
+from robustkd.application.progress import Progress, teller
+from robustkd.application.samples import sample_evidence
+from robustkd.campaigns.comparison import compare as comparing
+from robustkd.campaigns.comparison import snapshot
+from robustkd.campaigns.comparison.compare import ComparedCampaigns
+from robustkd.campaigns.execution import profile as profiles
+from robustkd.campaigns.execution import record
+from robustkd.campaigns.execution.run import Observer
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.file.spec import Campaign
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.results import results_file
+from robustkd.campaigns.results.inventory import sample_tables
+from robustkd.campaigns.store.store import Store
+from robustkd.contracts import DataError, PluginError, Precision, StoreError, UsageError
+from robustkd.reporting import ReportFiles, write_report
+from robustkd.scoring.results import Results
+from robustkd.scoring.tabular import dataframe
+
+
+def run(
+    campaign: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    profile: str | Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    max_hours: float | None = None,
+    redo: str | Sequence[str] = (),
+    track: bool | None = None,
+    progress: Callable[[Progress], object] | Observer | None = None,
+) -> Results:
+    """Run a campaign, or what is left of it, as ``robustkd run`` does: train, attack, judge, report.
+
+    What is finished in the folder already is not done again. A cell that fails is told in the results, it raises nothing
+    (``Results.incomplete``). Stopped by ``KeyboardInterrupt``, or by an error that ``progress`` raises, the run keeps what is
+    finished, and goes on from there when it is called again.
+
+    Args:
+        campaign: a campaign file, a preset's name (``quickstart``), the text of a campaign file (more than one line), or its keys as
+            a mapping. Paths in a text or a mapping are relative to the working directory.
+        out: the results folder; by default ``runs/<name of the campaign>``.
+        profile: a profile's file: where and how to run. The arguments below win over it.
+        workers: child processes; by default one a core, or one a GPU; 0 runs everything in this process.
+        device: ``cpu``, ``cuda``, ``cuda:1``, several as ``cuda:0,cuda:1``; by default a GPU where there is one.
+        precision: in which attacks take gradients: ``full``, or ``bf16``.
+        max_hours: stops after so long.
+        redo: names of defenses, attacks or analyses that are done again though they are finished, with what stands on them.
+        track: whether MLflow is written to; by default what the profile says, which is yes without one.
+        progress: is called with each event (``print`` shows them), or an observer.
+
+    Raises:
+        UsageError: with every problem of the campaign, each with its place and its fix.
+        StoreError: the folder cannot be written, or another run is using it.
+    """
+    loaded = _campaign(campaign)
+    folder = Path(out) if out is not None else loaded.default_folder
+    how = profiles.load(Path(profile) if profile is not None else None).overridden(
+        workers=workers, device=device, precision=precision, max_hours=max_hours, track=track
+    )
+    observers = [] if progress is None else [progress if isinstance(progress, Observer) else teller(progress)]
+    names = [redo] if isinstance(redo, str) else redo
+    results = session.run(loaded, folder, how, redo=names, observers=observers, warn=_warn)
+    return replace(results, folder=folder)
+
+
+def load(folder: str | Path) -> Results:
+    """The results of a campaign that was run.
+
+    Args:
+        folder: its results folder, the results.json in it, or the campaign (a file, a preset), whose folder is ``runs/<name>``.
+
+    Raises:
+        UsageError: there is no such thing.
+        StoreError: it holds no results, or they cannot be read.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        return results_file.read(path / results_file.RESULTS)
+    if path.suffix == ".json":
+        return results_file.read(path)
+    return results_file.read(_campaign(folder).default_folder / results_file.RESULTS)
+
+
+def samples(results: str | Path | Results) -> Any:
+    """What became of each sample: a ``pandas.DataFrame`` with a row for each sample, attack, defense and seed.
+
+    Its columns are those of ``robustkd store export``.
+
+    Args:
+        results: what ``run`` or ``load`` returned, or what ``load`` takes.
+
+    Raises:
+        StoreError: the cells that the numbers are made of are not there.
+    """
+    found = _results(results)
+    tables = list(sample_tables(found, Store(found.folder))) if found.folder else []
+    if not tables:
+        raise StoreError(
+            f"the cells behind the numbers of '{found.campaign}' are not there, so nothing is known of its samples",
+            fix="load() a results folder that has its 'cells', or run() the campaign again",
+        )
+    return dataframe(pa.concat_tables(tables).to_pydict())
+
+
+def report(results: str | Path | Results, out: str | Path | None = None) -> ReportFiles:
+    """Write report.html, report.md, report.tex and the figures.
+
+    Args:
+        results: what ``run`` or ``load`` returned, or what ``load`` takes. Where the samples behind the numbers cannot be read, the
+            report is without them, and a warning says why.
+        out: the folder that is written to; by default the results folder.
+
+    Raises:
+        UsageError: the results are stored nowhere, and no folder is given.
+    """
+    found = _results(results)
+    if found.folder is None:
+        if out is None:
+            raise UsageError("these results are stored nowhere", fix="say where the report goes: report(results, out)")
+        return write_report(found, Path(out))
+    try:
+        plan, store = planning.build(_run_before(found.folder)), Store(found.folder)
+        gallery, evidence = gallery_items(plan, store), sample_evidence(plan, store)
+    except (DataError, PluginError, StoreError, UsageError) as error:
+        warnings.warn(f"the report is without its samples: {error.message}", stacklevel=2)
+        return write_report(found, Path(out or found.folder))
+    return write_report(found, Path(out or found.folder), gallery, evidence)
+
+
+def compare(a: str | Path | Results, b: str | Path | Results, *, match: Mapping[str, str] | None = None) -> ComparedCampaigns:
+    """What changed from campaign A to B, tested on the samples that both were attacked on.
+
+    Args:
+        a, b: what ``run`` or ``load`` returned, a results folder, its results.json, a baseline file, or a campaign.
+        match: from a defense's name in A to its name in B; by default those that are called the same.
+
+    Raises:
+        UsageError: there is no such thing, or they have no defense in common.
+        StoreError: it cannot be read.
+    """
+    return comparing.compare(_snapshot(a), _snapshot(b), match)
+
+
+def _campaign(given: str | Path | Mapping[str, Any]) -> Campaign:
+    if isinstance(given, Mapping):
+        try:
+            text = yaml.dump(dict(given), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        except yaml.representer.RepresenterError as error:
+            what = type(error.args[1]).__name__ if len(error.args) > 1 else "a value"
+            raise UsageError(f"the campaign holds a {what}", fix="use numbers, texts, lists, mappings and paths") from error
+        return spec.from_text(text, "the campaign", Path.cwd())
+    if isinstance(given, str) and "\n" in given:
+        return spec.from_text(given, "the campaign", Path.cwd())
+    return spec.load(given)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML of what people put into a mapping: paths, and numbers of NumPy."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_multi_representer(PurePath, lambda dumper, path: dumper.represent_str(str(path)))
+_Dumper.add_multi_representer(np.generic, lambda dumper, number: dumper.represent_data(number.item()))  # type: ignore[type-abstract]
+
+
+def _results(given: str | Path | Results) -> Results:
+    return given if isinstance(given, Results) else load(given)
+
+
+def _snapshot(given: str | Path | Results) -> snapshot.Snapshot:
+    if not isinstance(given, Results):
+        return snapshot.read(str(given))
+    if given.folder is None:
+        raise UsageError(
+            "these results are stored nowhere, so their samples cannot be compared", fix="load() them from a folder"
+        )
+    return snapshot.read(str(given.folder))
+
+
+def _run_before(folder: Path) -> Campaign:
+    """The campaign that a results folder is of; the files that it names are where they were when it was run."""
+    text = folder / snapshot.CAMPAIGN
+    if not text.is_file():
+        raise StoreError(f"{folder} holds no {snapshot.CAMPAIGN}")
+    home = Path(record.read(folder / record.RECORD).folder)
+    return spec.from_text(text.read_text(encoding="utf-8"), str(text), home)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
