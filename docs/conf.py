@@ -48,6 +48,14 @@ NAVIGATION = {
         "ci",
         "profiles",
     ],
+    "Contribute": [
+        "contributing/index",
+        "contributing/add-an-attack",
+        "contributing/add-a-defense",
+        "contributing/add-a-check",
+        "contributing/add-a-judge",
+        "contributing/add-a-modality",
+    ],
     "Evidence": ["reproductions", "benchmarks", "comparison"],
     "Reference": ["campaign-file", *generate.INDEXES, "architecture", "security", "changelog"],
 }

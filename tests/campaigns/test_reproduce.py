@@ -12,19 +12,9 @@ import pytest
 
 from robustkd.cli import main
 from robustkd.plugins import load
+from support.campaigns import PLAIN, tiny_campaign
 
-TINY = """\
-version: 1
-name: tiny
-data: {name: digits, train: 100, test: 40}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 1}
-  mine: {kind: external, code: 'models/net.py:build'}
-attacks:
-  fgsm: {kind: fgsm}
-checks: none
-"""
+TINY = tiny_campaign(test=40, defenses={**PLAIN, "mine": "{kind: external, code: 'models/net.py:build'}"})
 NET = """\
 import torch
 def build():

@@ -14,20 +14,9 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import PERTURBATIONS, Store
 from robustkd.cli import main
+from support.campaigns import tiny_campaign
 
-TEXT = """\
-version: 1
-name: stored
-data: {name: digits, train: 100, test: 20}
-threat: {norm: linf, eps: 0.1}
-checks: none
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 1}
-attacks:
-  fgsm: {kind: fgsm}
-  pgd: {kind: pgd, steps: 2}
-matrix: {seeds: [0, 1]}
-"""
+TEXT = tiny_campaign("stored", attacks={"fgsm": "{kind: fgsm}", "pgd": "{kind: pgd, steps: 2}"}, matrix="{seeds: [0, 1]}")
 OTHER = TEXT.replace("name: stored", "name: other").replace("steps: 2", "steps: 3")
 
 

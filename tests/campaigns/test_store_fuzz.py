@@ -29,18 +29,9 @@ from robustkd.campaigns.store.store import META, PERTURBATIONS, Store
 from robustkd.contracts import RobustkdError
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot
 from robustkd.evaluation.images import Evaluation
+from support.campaigns import tiny_campaign
 
-TEXT = """\
-version: 1
-name: fuzzed
-data: {name: digits, train: 60, test: 12}
-threat: {norm: linf, eps: 0.1}
-checks: {samples: 2}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 1}
-attacks:
-  fgsm: {kind: fgsm}
-"""
+TEXT = tiny_campaign("fuzzed", train=60, test=12, checks="{samples: 2}")
 INPUTS = int(os.environ.get("ROBUSTKD_FUZZ", "300"))
 
 

@@ -12,18 +12,9 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.results.results_file import RESULTS
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
+from support.campaigns import tiny_campaign
 
-TEXT = """\
-version: 1
-name: again
-data: {name: digits, train: 60, test: 12}
-threat: {norm: linf, eps: 0.1}
-checks: none
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 1}
-attacks:
-  fgsm: {kind: fgsm}
-"""
+TEXT = tiny_campaign("again", train=60, test=12)
 
 
 @pytest.fixture

@@ -15,16 +15,9 @@ from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.store import META
 from robustkd.cli import main
 from robustkd.targets.files import CARD
+from support.campaigns import tiny_campaign
 
-HARMLESS = """\
-version: 1
-name: tiny
-data: {name: digits, train: 100, test: 20}
-threat: {norm: linf, eps: 0.1}
-defenses: {plain: {kind: standard, model: tiny-cnn, epochs: 1}}
-attacks: {fgsm: {kind: fgsm}}
-checks: none
-"""
+HARMLESS = tiny_campaign()
 OWN_CODE = HARMLESS.replace(
     "plain: {kind: standard, model: tiny-cnn, epochs: 1}", "mine: {kind: external, code: 'net.py:build'}"
 )

@@ -9,17 +9,9 @@ from pathlib import Path
 import pytest
 
 from robustkd.cli import COMMANDS, main
+from support.campaigns import tiny_campaign
 
-TINY = """\
-version: 1
-name: tiny
-data: {name: digits, train: 200, test: 40}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 1}
-attacks:
-  fgsm: {kind: fgsm}
-"""
+TINY = tiny_campaign(train=200, test=40, checks=None)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from robustkd.cli import main
 from robustkd.redaction import redacted, redacted_command
+from support.campaigns import PLAIN, tiny_campaign
 from support.tracked_campaign import SECRET
 
 PLANTED = {
@@ -25,18 +26,7 @@ PLANTED = {
     "HF_TOKEN": f"{SECRET}-hub",
     "SOME_API_KEY": f"{SECRET}-api",
 }
-TINY = """\
-version: 1
-name: tiny
-data: {name: digits, train: 60, test: 20}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 1}
-  leaky: {kind: external, code: 'net.py:build'}
-attacks:
-  fgsm: {kind: fgsm}
-checks: none
-"""
+TINY = tiny_campaign(train=60, defenses={**PLAIN, "leaky": "{kind: external, code: 'net.py:build'}"})
 # A model that fails with whatever it finds in the environment.
 LEAKY = "import os\ndef build(): raise RuntimeError('cannot log in: ' + ' '.join(os.environ.values()))\n"
 
