@@ -561,5 +561,5 @@ def _classes(model: nn.Module, probe: Tensor) -> int:
 
 
 def _batch(target: Target, x: Any, y: Any, goals: Tensor | None, batch_size: int, eps: Tensor | None = None) -> Batch:
-    device = next((tensor.device for tensor in target.module.parameters()), torch.device("cpu"))
+    device = target.device
     return with_clean_logits(target, make_batch(x, y, device=device, goals=goals, eps=eps), batch_size)

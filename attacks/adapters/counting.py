@@ -153,7 +153,7 @@ class PeerAttack(Attack):
             ) from error
 
     def _inside(self, found: Tensor, target: Target, batch: Batch, threat: ThreatModel) -> Tensor:
-        clean, bounds = batch.inputs, getattr(target, "bounds", (0.0, 1.0))
+        clean, bounds = batch.inputs, target.bounds
         failed = ~torch.isfinite(found).flatten(1).all(1)
         if self.kind == "minimum-norm":
             # An image of zeros is how foolbox says that it found nothing.

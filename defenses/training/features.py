@@ -134,5 +134,8 @@ def last_linear(target: ImageTarget) -> nn.Linear:
     """
     layers = [module for module in target.module.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise TargetError("the model has no linear layer, so no features before it", fix="use a model that ends in one")
+        raise TargetError(
+            "the model has no linear layer, so no features before it",
+            fix="use a model that ends in one, or name a layer if there is such a parameter",
+        )
     return layers[-1]

@@ -17,9 +17,10 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustkd.contracts import Analysis, Modality, Params, PromptBatch, Table, Target, TargetError, TargetRef, ThreatModel
+from robustkd.defenses.training.features import with_penultimate
 from robustkd.judges.labels import sized
 from robustkd.targets import ImageTarget
 
@@ -99,13 +100,4 @@ class FID(Analysis):
 def _at(network: ImageTarget, images: Tensor, layer: str | None) -> Tensor:
     if layer is not None:
         return network.features(images, [layer])[layer]
-    linear = [module for module in network.module.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise TargetError("the network has no linear layer", fix="name a layer")
-    seen: list[Tensor] = []
-    hook = linear[-1].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
-    try:
-        network(images)
-    finally:
-        hook.remove()
-    return seen[0]
+    return with_penultimate(network, images)[1]

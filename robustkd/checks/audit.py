@@ -27,7 +27,7 @@ class ThreatModelAudit(Check):
 
     def run(self, context: CheckContext) -> Finding:
         """Measure every attack's kept samples once more."""
-        low, high = getattr(context.target, "bounds", (0.0, 1.0))
+        low, high = context.target.bounds
         training = any(module.training for module in context.target.module.modules())
         outside, strays, spent, measured = [], {}, {}, {}
         for name, attack in context.attacks.items():

@@ -91,7 +91,7 @@ class BinarizationTest(Check):
         )
 
     def _posed(self, context: CheckContext, batch: Batch, head: nn.Linear) -> tuple[list[_Problem], list[int]]:
-        bounds = getattr(context.target, "bounds", (0.0, 1.0))
+        bounds = context.target.bounds
         problems, solvable = [], []
         for row in range(len(batch)):
             centre = batch.inputs[row : row + 1]
@@ -112,7 +112,7 @@ class BinarizationTest(Check):
         return problems, solvable
 
     def _random_search(self, context: CheckContext, binary: _Binary, posed: Batch) -> float:
-        bounds = getattr(context.target, "bounds", (0.0, 1.0))
+        bounds = context.target.bounds
         found = 0
         for row in range(len(posed)):
             many = torch.arange(self.params.inner + 1, device=posed.inputs.device)

@@ -40,7 +40,7 @@ class UnboundedAttack(Check):
         batch = right(context, self.params.samples)
         if not len(batch):
             return self.not_applicable("no sample is classified rightly")
-        low, high = getattr(context.target, "bounds", (0.0, 1.0))
+        low, high = context.target.bounds
         reach = float(distance(batch.inputs.new_full((1, *batch.inputs.shape[1:]), high - low), context.threat.norm))
         outcome = attacked(context, attack, context.target, batch, replace(context.threat, eps=reach))
         left = float(outcome.standing.mean())

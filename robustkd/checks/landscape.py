@@ -43,7 +43,7 @@ class UnstableLoss(Check):
             return self.not_applicable("no sample is classified rightly, or there is no small move in this norm")
         assert batch.logits is not None
         here = rescaled_margin(batch.logits, batch.labels)
-        bounds = getattr(context.target, "bounds", (0.0, 1.0))
+        bounds = context.target.bounds
         rng = SampleRng(context.seed, batch.index, "unstable-loss")
         total = torch.zeros_like(here)
         with torch.no_grad():

@@ -40,7 +40,7 @@ class NoiseBeatsAttack(Check):
         batch = survivors(context, attacks, self.params.samples)
         if not len(batch):
             return self.not_applicable("no sample is left standing")
-        bounds = getattr(context.target, "bounds", (0.0, 1.0))
+        bounds = context.target.bounds
         standing = torch.ones(len(batch), dtype=torch.bool)
         chunk = 500
         with torch.no_grad():

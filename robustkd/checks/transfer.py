@@ -74,7 +74,7 @@ class TransferBeatsWhiteBox(Check):
         x, answers = batch.inputs, [batch.logits.argmax(1)]
         rng = SampleRng(context.seed, batch.index, "substitute")
         copies = [x]
-        low, high = getattr(context.target, "bounds", (0.0, 1.0))
+        low, high = context.target.bounds
         with torch.no_grad():
             for copy in range(3):
                 # Noise as wide as a tenth of the range: what the target says about it is what the substitute has to learn from.

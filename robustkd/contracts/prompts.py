@@ -147,10 +147,6 @@ class GenerativeTarget(Target):
         output: Tensor = self.module(inputs)
         return output
 
-    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Not asked of a target that answers requests."""
-        raise UsageError("a generative target has no features by layer")
-
 
 @dataclass(frozen=True, eq=False)
 class Answered:

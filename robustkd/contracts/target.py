@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 Precision = Literal["full", "bf16"]
@@ -26,11 +26,17 @@ class Target(ABC):
         module: the network, callable on a batch of inputs. A stage of it (any submodule) without a useful gradient may
             declare one by a method ``surrogate(inputs) -> Tensor``, called like ``forward``: see ``targets.surrogate``.
         precision: in which a search that only goes uphill is to ask for gradients; whoever asks sees to it.
+        bounds: the range of valid inputs; pixels in [0, 1] where a target declares no other.
+        num_classes: K, of a classifier.
+        input_shape: of one input of a classifier, such as (C, H, W).
     """
 
     kind: ClassVar[str]
     module: nn.Module
     precision: Precision = "full"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    num_classes: int
+    input_shape: tuple[int, ...]
 
     @abstractmethod
     def card(self) -> dict[str, Any]:
@@ -45,9 +51,12 @@ class Target(ABC):
     def __call__(self, inputs: Tensor) -> Tensor:
         """The output for a batch; for a classifier (B, K) logits."""
 
-    @abstractmethod
-    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The outputs of named submodules of ``module`` for a batch."""
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are (the CPU for a network without any)."""
+        import torch  # late: importing the contracts does not import it
+
+        return next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
 
     def in_precision(self, precision: Precision) -> Target:
         """The same network, to be asked for gradients in ``precision``; itself where it is already."""
@@ -71,6 +80,7 @@ class WrappedTarget(Target):
         self.kind = target.kind  # type: ignore[misc]  # what is said about the target is said of the inner one
         self.module = target.module
         self.precision = target.precision
+        self.bounds = target.bounds
 
     def __getattr__(self, name: str) -> Any:
         if name == "target":  # not yet set: while unpickling, say
@@ -81,9 +91,10 @@ class WrappedTarget(Target):
         """The inner target's answer."""
         return self.target(inputs)
 
-    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    @property
+    def device(self) -> torch.device:
         """The inner target's."""
-        return self.target.features(inputs, layers)
+        return self.target.device
 
     def card(self) -> dict[str, Any]:
         """The inner target's: a wrapper lives as long as what uses it."""

@@ -83,7 +83,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
     spent = distance(difference, threat.norm)
     allowed = batch.budget(threat)
     inside = within(spent, allowed, threat.norm, adversarial.shape[1:])
-    _audit(name, attack, adversarial, spent, allowed, inside, threat, getattr(target, "bounds", (0.0, 1.0)))
+    _audit(name, attack, adversarial, spent, allowed, inside, threat, target.bounds)
     with torch.no_grad():
         clean, attacked = batch.logits if batch.logits is not None else target(batch.inputs), target(adversarial)
     require_finite(clean, "the model's logits", "clean samples")

@@ -103,8 +103,3 @@ class ImageTarget(Target):
             for hook in hooks:
                 hook.remove()
         return captured
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are (the CPU for a network without any)."""
-        return next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))

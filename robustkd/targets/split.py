@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
@@ -36,8 +34,3 @@ class SplitTarget(WrappedTarget):
         # Without an early stop, which is an exception out of the network and would be told as the model's own.
         with set_checkpoint_early_stop(False):
             return torch.cat([checkpoint(self.target, x, use_reentrant=False) if again else self.target(x) for x in parts])
-
-    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Each layer's outputs, of which the first dimension is the samples'."""
-        parts = [self.target.features(part, layers) for part in inputs.split(self.batch_size)]
-        return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}

@@ -73,11 +73,6 @@ class TextToImageTarget(GenerativeTarget):
             )
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.module.parameters()).device
-
-    @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
         return next(self.module.parameters()).dtype

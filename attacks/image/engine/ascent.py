@@ -246,7 +246,7 @@ class Search:
         oracle = Oracle(target, batch, target.precision)
         rows = torch.arange(len(batch), device=batch.inputs.device)
         clean = oracle.logits(batch.inputs, rows) if batch.logits is None else batch.logits
-        ball = Ball.around(batch.inputs, batch.budget(threat), threat.norm, getattr(target, "bounds", (0.0, 1.0)))
+        ball = Ball.around(batch.inputs, batch.budget(threat), threat.norm, target.bounds)
         value = torch.full((len(batch),), -torch.inf, dtype=batch.inputs.dtype, device=batch.inputs.device)
         return cls(oracle, ball, clean, batch.inputs.clone(), value, oracle.is_adversarial(clean, rows))
 

@@ -68,7 +68,7 @@ class Universal(Attack):
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
         """Find the perturbation, (C, H, W)."""
         p = self.params
-        low, high = bounds = getattr(target, "bounds", (0.0, 1.0))
+        low, high = bounds = target.bounds
         chosen = _shuffled(rng.fork("choice"))[: p.samples]
         part, rng = data.select(chosen.cpu().numpy()), rng.select(chosen)
         images, labels = torch.from_numpy(part.unit()), torch.from_numpy(part.labels)

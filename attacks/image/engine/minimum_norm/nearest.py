@@ -125,7 +125,7 @@ class Question:
         self.logits = logits
         self.norm = norm
         self.confidence = confidence
-        self.bounds: tuple[float, float] = getattr(oracle.target, "bounds", (0.0, 1.0))
+        self.bounds: tuple[float, float] = oracle.target.bounds
         self._margin = (untargeted if oracle.goals is None else targeted)("margin")
         self._classes = oracle.labels if oracle.goals is None else oracle.goals
 
