@@ -12,6 +12,7 @@ from robustkd.campaigns.plan.finished import rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import content_hash
+from robustkd.campaigns.store.meta import TrainMeta
 from robustkd.campaigns.store.store import Store
 
 PLAN = "plan.json"
@@ -60,15 +61,15 @@ def reasons(plan: Plan, store: Store, finished: Collection[str]) -> list[str]:
             _counted(f"{whose}: made with a target that was trained or built again, and came out different", len(stale))
         )
     entries = [entry for cell in there if cell.kind == "checks" and (entry := store.get(cell.id))]
-    if unrun := [entry for entry in entries if entry.meta.get("not run")]:
+    if unrun := [entry for entry in entries if not entry.meta.complete]:
         found.append(_counted("checks that could not all be run", len(unrun)))
     if len(entries) > len(unrun):
         found.append(_counted("checks of attacks that were not finished, or that are done again", len(entries) - len(unrun)))
     last = remembered(store.folder)
     before: dict[Place, tuple[str, Identity]] = {}
     for where in map(place, todo.values()):
-        if (id_ := last.get(where)) and id_ not in todo and (entry := store.get(id_)) and "identity" in entry.meta:
-            before[where] = id_, entry.meta["identity"]
+        if (id_ := last.get(where)) and id_ not in todo and (entry := store.get(id_)) and entry.meta.identity:
+            before[where] = id_, entry.meta.identity
     names = {id_: defense for (kind, defense, _, _), id_ in last.items() if kind == "train"}
     names |= {cell.id: cell.defense for cell in plan.of("train")}
     return found + explain(before, todo.values(), names)
@@ -85,7 +86,8 @@ def _rebuilt(store: Store, folder: Path, cell: Cell) -> str:
 def changed_files(store: Store, folder: Path, cell: Cell) -> list[str]:
     """The files that the code of a train cell read when it built its target, and that are other ones now."""
     entry = store.get(cell.id)
-    files = entry.meta.get("built", {}).get("files", {}) if entry else {}
+    built = entry.noted(TrainMeta).built if entry else None
+    files = built.files if built else {}
     return [name for name, hash_ in files.items() if not (folder / name).is_file() or content_hash(folder / name) != hash_]
 
 
