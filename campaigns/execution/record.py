@@ -28,6 +28,7 @@ from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.results.collect import test_digest
 from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import content_hash, relative
+from robustkd.campaigns.store.meta import TrainMeta
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import UsageError
 from robustkd.redaction import redacted, redacted_command
@@ -221,7 +222,8 @@ def files_named(campaign: Campaign) -> list[Path]:
 def files_built_from(plan: Plan, store: Store) -> dict[str, str]:
     """The files that code of the user's own read when it built targets, as it was noted then, with their hashes."""
     entries = [store.get(cell_id) for cell_id in rebuilt_cells(plan)]
-    return {name: hash_ for entry in entries if entry for name, hash_ in entry.meta.get("built", {}).get("files", {}).items()}
+    built = [entry.noted(TrainMeta).built for entry in entries if entry]
+    return {name: hash_ for one in built if one for name, hash_ in one.files.items()}
 
 
 def changed_since(folder: Path) -> list[str]:

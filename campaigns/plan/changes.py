@@ -12,6 +12,7 @@ from robustkd.campaigns.plan.finished import rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import content_hash
+from robustkd.campaigns.store.meta import TrainMeta
 from robustkd.campaigns.store.store import Entry, Store
 
 PLAN = "plan.json"
@@ -75,7 +76,7 @@ def _stale_targets(plan: Plan, store: Store, there: Collection[Cell]) -> list[st
 def _stale_checks(entries: Collection[Entry]) -> list[str]:
     """Why checks that are in the store are done again."""
     found = []
-    unrun = sum(bool(entry.meta.get("not run")) for entry in entries)
+    unrun = sum(not entry.meta.complete for entry in entries)
     if unrun:
         found.append(_counted("checks that could not all be run", unrun))
     if len(entries) > unrun:
@@ -87,8 +88,8 @@ def _before(store: Store, last: Mapping[Place, str], todo: Mapping[str, Cell]) -
     """Id and identity of the finished cells of the last plan in whose places other ones are to be done."""
     before: dict[Place, tuple[str, Identity]] = {}
     for where in map(place, todo.values()):
-        if (id_ := last.get(where)) and id_ not in todo and (entry := store.get(id_)) and "identity" in entry.meta:
-            before[where] = id_, entry.meta["identity"]
+        if (id_ := last.get(where)) and id_ not in todo and (entry := store.get(id_)) and entry.meta.identity:
+            before[where] = id_, entry.meta.identity
     return before
 
 
@@ -103,7 +104,8 @@ def _rebuilt(store: Store, folder: Path, cell: Cell) -> str:
 def changed_files(store: Store, folder: Path, cell: Cell) -> list[str]:
     """The files that the code of a train cell read when it built its target, and that are other ones now."""
     entry = store.get(cell.id)
-    files = entry.meta.get("built", {}).get("files", {}) if entry else {}
+    built = entry.noted(TrainMeta).built if entry else None
+    files = built.files if built else {}
     return [name for name, hash_ in files.items() if not (folder / name).is_file() or content_hash(folder / name) != hash_]
 
 

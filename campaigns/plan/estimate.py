@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store.identity import digest
+from robustkd.campaigns.store.meta import AttackMeta
 from robustkd.campaigns.store.store import Entry, Store
 
 Basis = Literal["the same with another seed", "the same on another defense", "unknown"]
@@ -71,7 +72,7 @@ def cost(found: Mapping[str, Estimate], store: Store) -> Cost:
     """The sum of estimates."""
     cells = Counter(estimate.basis for estimate in found.values())
     passes = [estimate.passes for estimate in found.values() if estimate.passes]
-    peaks = [int(entry.meta.get("peak_bytes", 0)) for cell_id in store.ids() if (entry := store.get(cell_id))]
+    peaks = [entry.meta.peak_bytes for cell_id in store.ids() if (entry := store.get(cell_id))]
     return Cost(
         cells={basis: cells[basis] for basis in BASES if cells[basis]},
         seconds=sum(estimate.seconds or 0.0 for estimate in found.values()),
@@ -81,22 +82,24 @@ def cost(found: Mapping[str, Estimate], store: Store) -> Cost:
 
 
 def _estimate(basis: Basis, entries: list[Entry]) -> Estimate:
-    passes = [entry.meta["passes"] for entry in entries if "passes" in entry.meta]
+    passes = [entry.meta.passes for entry in entries if isinstance(entry.meta, AttackMeta) and entry.meta.passes]
     return Estimate(
         basis,
-        median(float(entry.meta["wall_seconds"]) for entry in entries),
+        median(entry.meta.wall_seconds for entry in entries),
         (median(one[0] for one in passes), median(one[1] for one in passes)) if passes else None,
     )
 
 
 def _identities(plan: Plan, store: Store) -> dict[str, Mapping[str, Any]]:
-    stored = {cell_id: entry.meta.get("identity", {}) for cell_id in store.ids() if (entry := store.get(cell_id))}
+    stored: dict[str, Mapping[str, Any]] = {
+        cell_id: entry.meta.identity for cell_id in store.ids() if (entry := store.get(cell_id))
+    }
     return stored | {cell.id: cell.identity for cell in plan.cells}
 
 
 def _entries(store: Store, known: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, Entry]]:
     for cell_id in store.ids():
-        if known.get(cell_id) and (entry := store.get(cell_id)) and "wall_seconds" in entry.meta:
+        if known.get(cell_id) and (entry := store.get(cell_id)):
             yield cell_id, entry
 
 

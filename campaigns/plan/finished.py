@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from robustkd.campaigns.plan.cells import ChecksCell, TrainCell
 from robustkd.campaigns.plan.plan import Plan
+from robustkd.campaigns.store.meta import ChecksMeta, TrainMeta
 from robustkd.campaigns.store.store import Entry, Store
 
 
@@ -24,12 +25,12 @@ def valid_cells(plan: Plan, store: Store, failed: Collection[str] = ()) -> set[s
         entry = store.get(cell.id)
         if entry is None or cell.id in failed:
             continue
-        if any(fingerprints.get(target, seen) != seen for target, seen in entry.meta.get("targets", {}).items()):
+        if any(fingerprints.get(target, seen) != seen for target, seen in entry.meta.targets.items()):
             continue
         if isinstance(cell, ChecksCell) and not valid.isdisjoint(_unseen(cell, entry, valid)):
             continue
         if isinstance(cell, TrainCell):
-            fingerprints[cell.id] = entry.meta["fingerprint"]
+            fingerprints[cell.id] = entry.noted(TrainMeta).fingerprint
         valid.add(cell.id)
     return valid
 
@@ -44,7 +45,7 @@ def finished_cells(plan: Plan, store: Store, failed: Collection[str] = (), tried
     done = valid_cells(plan, store, failed)
     for cell in plan.of("checks"):
         entry = store.get(cell.id)
-        if entry and (not _unseen(cell, entry, done).issubset(failed) or (entry.meta.get("not run") and cell.id not in tried)):
+        if entry and (not _unseen(cell, entry, done).issubset(failed) or (not entry.meta.complete and cell.id not in tried)):
             done.discard(cell.id)
         if cell.id not in done:  # it will look at the perturbations, which are verified only when somebody does
             done -= {attack for attack in cell.attacks.values() if attack in done and store.verify(attack)}
@@ -58,5 +59,5 @@ def rebuilt_cells(plan: Plan) -> set[str]:
 
 def _unseen(checks: ChecksCell, entry: Entry, valid: Collection[str]) -> set[str]:
     """Ids of the attacks that findings are not about, because they had failed when these were made."""
-    seen = entry.meta.get("seen")
+    seen = entry.noted(ChecksMeta).seen
     return {need for name, need in checks.attacks.items() if (need not in valid if seen is None else name not in seen)}

@@ -16,6 +16,7 @@ from robustkd.campaigns.plan.finished import valid_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.identity import described, digest
+from robustkd.campaigns.store.meta import AttackMeta, TrainMeta
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import PERTURBATIONS, Entry, Store
 from robustkd.contracts.analysis import Table
@@ -124,7 +125,7 @@ class _Trained:
 
     def finished(self) -> list[str]:
         """When each of its finished cells was finished."""
-        return [str(entry.meta["finished"]) for entry in self.entries.values() if entry]
+        return [entry.meta.finished for entry in self.entries.values() if entry]
 
     def show(self, seen: Callable[[AttackCell, AttackRecord], None]) -> None:
         """Call ``seen`` with each finished attack and its record."""
@@ -192,7 +193,7 @@ def attack_result(
         median_norm=float(np.median(reached)) if use.plugin.traits.kind == "minimum-norm" and len(reached) else None,
         forward_passes=int(outcome.forwards.sum()),
         backward_passes=int(outcome.backwards.sum()),
-        wall_seconds=float(entry.meta["wall_seconds"]),
+        wall_seconds=entry.meta.wall_seconds,
         perturbations=perturbations_kept(entry),
         agreement=_agreement(samples.transcripts(entry)),
         curve=_curve(outcome.correct, record.broken_at, {use.threat.eps, *use.curve}),
@@ -227,7 +228,7 @@ def _agreement(said: Sequence[Transcript]) -> dict[str, float]:
 
 def perturbations_kept(entry: Entry) -> int | None:
     """Of how many samples an attack cell holds the perturbed inputs; None where it was not noted."""
-    return entry.meta.get("kept") if entry.has(PERTURBATIONS) else 0
+    return entry.noted(AttackMeta).kept if entry.has(PERTURBATIONS) else 0
 
 
 def _defense_result(trained: _Trained) -> DefenseResult:
@@ -243,11 +244,8 @@ def _defense_result(trained: _Trained) -> DefenseResult:
     if entry is None:
         failure = trained.failure(train)
         return DefenseResult(status=failure.status, error=failure.error, **base)
-    base |= {
-        "train_seconds": float(entry.meta["wall_seconds"]),
-        "history": entry.meta["history"],
-        "target_hash": entry.meta["fingerprint"],
-    }
+    meta = entry.noted(TrainMeta)
+    base |= {"train_seconds": meta.wall_seconds, "history": meta.history, "target_hash": meta.fingerprint}
     found = {cell.attack: trained.records[cell.id] for cell in trained.headline if cell.id in trained.records}
     missing = trained.missing()
     unattacked = [cell for cell in missing if cell.kind == "attack"]
@@ -290,7 +288,7 @@ def held_clean(entry: Entry, correct: np.ndarray, modality: Modality) -> np.ndar
     """What the clean accuracy is the share of: (N,) bool, images that were classified rightly before the attack; of a model that
     is asked, (M,) bool, harmless requests that it complied with, of which the data may have none.
     """
-    return correct if modality == "images" else np.array(entry.meta.get("benign", ()), dtype=bool)
+    return correct if modality == "images" else np.array(entry.noted(AttackMeta).benign or (), dtype=bool)
 
 
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

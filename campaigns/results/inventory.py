@@ -57,14 +57,14 @@ def inventory(store: Store, plans: Mapping[str, Plan]) -> Iterator[Stored]:
         meta = entry.meta
         yield Stored(
             id=cell_id,
-            kind=str(meta["kind"]),
-            defense=str(meta["defense"]),
-            attack=str(meta.get("attack") or meta.get("analysis") or ""),
-            seed=meta["seed"],
+            kind=meta.kind,
+            defense=meta.defense,
+            attack=meta.plugin,
+            seed=meta.seed,
             bytes=whole,
             perturbations=perturbations,
-            seconds=float(meta["wall_seconds"]),
-            finished=str(meta["finished"]),
+            seconds=meta.wall_seconds,
+            finished=meta.finished,
             used_by=used_by,
         )
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
 from robustkd.campaigns.store.durable import DRAFT, alone, flush, held, hold, unwritable, write_text
 from robustkd.campaigns.store.identity import digest
+from robustkd.campaigns.store.meta import CellMeta, meta_from_json
 from robustkd.contracts import StoreError
 
 META = "meta.json"
@@ -27,10 +28,7 @@ PERTURBATIONS = "adversarial.safetensors"
 KEPT_BYTES = 64 * 2**20
 """How much of it a cell keeps where nothing else is said; the first samples that fit."""
 
-
-_NOTED: dict[str, Any] = {"kind": str, "defense": str, "seed": int, "wall_seconds": (int, float), "finished": str}
-_OF_KIND = {"train": {"fingerprint": str, "history": list}}
-"""What a note must say to be one."""
+_Meta = TypeVar("_Meta", bound=CellMeta)
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,22 @@ class Entry:
     """A finished cell: its folder, what was noted about it, and the hash of that note."""
 
     folder: Path
-    meta: dict[str, Any]
+    meta: CellMeta
     seal: str | None = None
+
+    def noted(self, kind: type[_Meta]) -> _Meta:
+        """What was noted about a cell of this kind.
+
+        Raises:
+            StoreError: it is a cell of another kind.
+        """
+        if not isinstance(self.meta, kind):
+            raise self.damaged(META, "it is the note of another kind of cell")
+        return self.meta
 
     def has(self, name: str) -> bool:
         """Whether the cell holds a file of this name."""
-        return name in self.meta["files"]
+        return name in self.meta.files
 
     def read(self, name: str) -> bytes:
         """A file's content, verified.
@@ -54,17 +62,14 @@ class Entry:
         try:
             content = (self.folder / name).read_bytes()
         except (OSError, ValueError) as error:
-            raise self.damaged(name, getattr(error, "strerror", None) or "it cannot be read") from error
-        if sha256(content).hexdigest() != self.meta["files"].get(name):
-            raise self.damaged(name, "its checksum differs")
+            raise _damaged(self.folder / name, getattr(error, "strerror", None) or "it cannot be read") from error
+        if sha256(content).hexdigest() != self.meta.files.get(name):
+            raise _damaged(self.folder / name, "its checksum differs")
         return content
 
     def damaged(self, name: str, why: str) -> StoreError:
         """The error that names a damaged file of this cell, and what to do."""
-        return StoreError(
-            f"{self.folder / name} is damaged: {why}",
-            fix="robustkd store verify --remove, then robustkd run: the cell is done again",
-        )
+        return _damaged(self.folder / name, why)
 
 
 class Store:
@@ -224,17 +229,19 @@ class Store:
             return 0
         file = entry.folder / PERTURBATIONS
         freed = file.stat().st_size if file.is_file() else 0
-        kept = {name: hash_ for name, hash_ in entry.meta["files"].items() if name != PERTURBATIONS}
-        write_text(entry.folder / META, _sealed(entry.meta | {"files": kept}))
+        # The note as it is: a later version may have noted what this one does not know.
+        meta = {key: value for key, value in json.loads((entry.folder / META).read_bytes()).items() if key != "seal"}
+        kept = {name: hash_ for name, hash_ in entry.meta.files.items() if name != PERTURBATIONS}
+        write_text(entry.folder / META, _sealed(meta | {"files": kept}))
         file.unlink(missing_ok=True)  # after the note: a cell must not list a file that it lacks
         self._known.pop(cell_id, None)
         return freed
 
     @contextmanager
-    def write(self, cell_id: str, meta: dict[str, Any]) -> Iterator[Path]:
+    def write(self, cell_id: str, meta: CellMeta) -> Iterator[Path]:
         """A folder to fill; on leaving the block it becomes the cell, on an exception nothing does.
 
-        ``meta`` may be added to inside the block. Where another process has written the same cell meanwhile, from the same
+        The store adds its id, its files and the time to ``meta``. Where another process has written the same cell meanwhile, from the same
         targets, attacks and code, that one stays: a reader never finds it missing. (Not so where it lacks a check.)
 
         Raises:
@@ -247,7 +254,7 @@ class Store:
             grip = hold(draft)
             yield draft
             files = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
-            (draft / META).write_text(_sealed(meta | {"id": cell_id, "files": files, "finished": _now()}))
+            (draft / META).write_text(_sealed(meta.to_json() | {"id": cell_id, "files": files, "finished": _now()}))
             for file in draft.iterdir():
                 flush(file)
             flush(draft)
@@ -259,19 +266,14 @@ class Store:
                 os.close(grip)
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _commit(self, cell_id: str, draft: Path, meta: dict[str, Any]) -> None:
+    def _commit(self, cell_id: str, draft: Path, meta: CellMeta) -> None:
         final = self.path(cell_id)
         if not final.parent.is_dir():
             final.parent.mkdir(parents=True, exist_ok=True)
             flush(self._cells)
         while True:
             present = self.get(cell_id)
-            if (
-                present
-                and "not run" not in present.meta
-                and all(present.meta.get(key) == meta.get(key) for key in ("targets", "seen", "built"))
-                and not self.verify(cell_id)
-            ):
+            if present and present.meta.complete and present.meta.made_from == meta.made_from and not self.verify(cell_id):
                 return
             if (
                 final.exists()
@@ -296,20 +298,20 @@ def _verified(folder: Path, cell_id: str) -> Entry:
     Raises:
         StoreError: what is wrong with it.
     """
-    entry = Entry(folder, {"files": {}})
+    file = folder / META
     try:
-        meta = json.loads((folder / META).read_bytes())
-        files, sealed = meta["files"], meta.pop("seal", None)
+        content = json.loads(file.read_bytes())
+        files, sealed = content["files"], content.pop("seal", None)
         # Cells of the first layout carry no seal.
-        sound = meta["id"] == cell_id and (sealed == digest(meta) or (sealed is None and "layout" not in meta))
+        sound = content["id"] == cell_id and (sealed == digest(content) or (sealed is None and "layout" not in content))
         sound &= all(isinstance(item, str) and Path(name).name == name for name, item in files.items())
-        sound &= all(isinstance(meta.get(key), type_) for key, type_ in (_NOTED | _OF_KIND.get(meta["kind"], {})).items())
+        meta = meta_from_json(content)
     except OSError as error:
-        raise entry.damaged(META, error.strerror or "it cannot be read") from error
+        raise _damaged(file, error.strerror or "it cannot be read") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise entry.damaged(META, "it is no note of a cell") from error
+        raise _damaged(file, "it is no note of a cell") from error
     if not sound:
-        raise entry.damaged(META, "its checksum differs")
+        raise _damaged(file, "its checksum differs")
     entry = Entry(folder, meta, sealed)
     for name in files:
         if name != PERTURBATIONS:
@@ -317,6 +319,12 @@ def _verified(folder: Path, cell_id: str) -> Entry:
         elif not (folder / name).is_file():
             raise entry.damaged(name, "it is missing")
     return entry
+
+
+def _damaged(file: Path, why: str) -> StoreError:
+    return StoreError(
+        f"{file} is damaged: {why}", fix="robustkd store verify --remove, then robustkd run: the cell is done again"
+    )
 
 
 def _sealed(meta: dict[str, Any]) -> str:

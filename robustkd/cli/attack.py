@@ -39,7 +39,7 @@ def command(
 ) -> None:
     """Attack one model once and print what it did."""
     from robustkd import api
-    from robustkd.campaigns.execution.worker import device_named
+    from robustkd.campaigns.execution.workspace import device_named
     from robustkd.data import SplitParams, load_splits
 
     allowed = budget(eps)

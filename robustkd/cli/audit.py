@@ -49,7 +49,7 @@ def command(
     Exit codes: 0 credible or suspect, 1 failure, 2 usage, 3 an attack gave no number (invalid or failed), 4 not credible.
     """
     from robustkd import api
-    from robustkd.campaigns.execution.worker import device_named
+    from robustkd.campaigns.execution.workspace import device_named
     from robustkd.data import SplitParams, load_splits
 
     splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -27,8 +27,6 @@ from robustkd.reporting.versus import main_pairs, points, probability
 from robustkd.reporting.wording import wording
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
-TIMES = ("finished", "date", "time", "created", "started")
-HASHES = ("digest", "hash", "data_hash", "sha256")
 TEMPLATES = Path(__file__).parent / "templates"
 OPEN_ROWS = 24
 """Longer tables start folded."""
@@ -156,19 +154,14 @@ def _facts(results: Results) -> dict[str, str]:
     threat, data, environment = results.threat, results.data, results.environment
     model = formatting.threat(str(threat.get("norm", "")), threat.get("eps"))
     extra = [str(value) for key, value in threat.items() if key not in ("norm", "eps")]
-    digest = _first(data, HASHES)
     facts = {
         "Threat model": ", ".join([model, *extra]),
         "Data": f"{data.get('name', 'unknown')}, {wording(results).data}",
-        "Data hash": str(digest)[:16] if digest else "",
+        "Data hash": str(data.get("digest", ""))[:16],
         "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
-        "Date": str(_first(environment, TIMES) or ""),
+        "Date": environment.get("finished", ""),
     }
     return {name: text for name, text in facts.items() if text}
-
-
-def _first(mapping: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    return next((mapping[key] for key in keys if mapping.get(key)), None)
 
 
 def _section(results: Results, row: DefenseSummary, index: int) -> Section:

@@ -15,6 +15,7 @@ from robustkd.campaigns.comparison.compare import change
 from robustkd.campaigns.comparison.gate import judge_baseline
 from robustkd.campaigns.comparison.snapshot import Row, Snapshot, read
 from robustkd.campaigns.store import samples
+from robustkd.campaigns.store.meta import AttackMeta
 from robustkd.campaigns.store.store import Store
 from robustkd.cli import main
 from robustkd.evaluation.judging import Outcome
@@ -65,7 +66,7 @@ def write(
         for attack, standing in attacks.items():
             cell_id = f"{len(rows):032x}"
             if cells:
-                with store.write(cell_id, {"kind": "attack", "defense": defense, "seed": seed, "wall_seconds": 1.0}) as into:
+                with store.write(cell_id, AttackMeta(defense=defense, seed=seed, wall_seconds=1.0)) as into:
                     record = samples.AttackRecord(outcome(correct, standing), np.full(len(standing), np.inf))
                     samples.write(record, np.zeros((0, 1)), into)
             share = {"n": n, "clean_accuracy": correct.mean(), "robust_accuracy": standing.mean()}

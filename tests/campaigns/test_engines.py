@@ -140,7 +140,7 @@ def test_every_engine_gives_the_same_numbers(how, inline, tmp_path):
     assert not results.incomplete
     assert numbers(tmp_path) == numbers(inline)
     if how == "a child a device":
-        assert {Store(tmp_path).get(cell.id).meta["device"] for cell in plan.cells} == {"cpu", "cpu:0"}
+        assert {Store(tmp_path).get(cell.id).meta.device for cell in plan.cells} == {"cpu", "cpu:0"}
 
 
 def test_a_crash_is_tried_again_a_hang_is_stopped_and_a_fault_stays(tmp_path, monkeypatch):
@@ -268,8 +268,8 @@ def test_a_plan_says_what_is_to_do_and_by_what_it_knows(inline, tmp_path):
     for known in stored.keys() - {(defense, None) for defense in ("plain", "copy")}:
         assert found[known[0], 0, known[1]] is None
         assert found[known[0], 1, known[1]]["basis"] == "the same with another seed"
-        assert found[known[0], 1, known[1]]["seconds"] == stored[known]["wall_seconds"]
-        assert found[known[0], 1, known[1]]["passes"] == stored[known]["passes"]
+        assert found[known[0], 1, known[1]]["seconds"] == stored[known].wall_seconds
+        assert found[known[0], 1, known[1]]["passes"] == stored[known].passes
     assert found["copy", 1, None]["basis"] == "the same with another seed"  # its teacher's id is another, its recipe is not
     assert found["other", 0, "pgd"]["basis"] == "the same on another defense"
     assert found["other", 0, None] == {"basis": "unknown", "seconds": None, "passes": None}

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from robustkd.campaigns.store.meta import AttackMeta
 from robustkd.campaigns.store.store import META, PERTURBATIONS, Store
 from robustkd.contracts import StoreError
 
 ID = "ab" + 30 * "0"
+NOTE = AttackMeta(defense="plain", seed=0, wall_seconds=1.5)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -25,7 +27,7 @@ def store(tmp_path):
 
 
 def put(store, cell_id=ID, content=b"numbers", targets=None):
-    note = {"kind": "attack", "defense": "plain", "seed": 0, "wall_seconds": 1.5, "targets": targets or {}}
+    note = AttackMeta(defense="plain", seed=0, wall_seconds=1.5, targets=targets or {})
     with store.write(cell_id, note) as folder:
         (folder / "samples.parquet").write_bytes(content)
         (folder / PERTURBATIONS).write_bytes(b"images")
@@ -36,7 +38,7 @@ def leftovers(folder):
 
 
 def test_a_cell_appears_when_the_block_ends_and_not_when_it_fails(store):
-    with pytest.raises(ZeroDivisionError), store.write(ID, {}) as folder:  # noqa: PT012 (the second statement is the test's)
+    with pytest.raises(ZeroDivisionError), store.write(ID, NOTE) as folder:  # noqa: PT012 (the second statement is the test's)
         (folder / "samples.parquet").write_bytes(b"half")
         raise ZeroDivisionError
     assert store.get(ID) is None
@@ -111,7 +113,7 @@ def test_every_flipped_byte_is_noticed_and_named(store):
 
 
 def _stopped_inside(folder, started):
-    with Store(folder).write(ID, {}) as draft:
+    with Store(folder).write(ID, NOTE) as draft:
         (draft / "samples.parquet").write_bytes(b"half")
         started.set()
         signal.pause()
@@ -172,7 +174,7 @@ def test_a_note_of_the_first_layout_is_still_read(store):
     file = store.path(ID) / META
     meta = {key: value for key, value in json.loads(file.read_text()).items() if key not in ("seal", "layout")}
     file.write_text(json.dumps(meta))
-    assert Store(store.folder).get(ID).meta["kind"] == "attack"
+    assert Store(store.folder).get(ID).meta.kind == "attack"
 
 
 def test_a_file_that_may_not_grow_is_a_clear_error_and_leaves_nothing(store):

@@ -103,7 +103,7 @@ def campaign(seeds: tuple[int, ...] = (0, 1, 2)) -> Results:
     return Results(
         "digits quickstart",
         {"norm": "linf", "eps": EPS},
-        {"name": "digits", "n": N, "hash": "9f2c51d0a7e84b3361"},
+        {"name": "digits", "n": N, "digest": "9f2c51d0a7e84b3361"},
         cells,
         defenses,
         environment={"robustkd": "0.1.0", "finished": "2025-11-22 20:41 UTC", "torch": "2.9.0", "device": "cpu"},

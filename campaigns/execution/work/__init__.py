@@ -1,0 +1,1 @@
+"""What is done in a cell, a module for each kind."""

@@ -1,0 +1,47 @@
+"""Run the checks on a trained defense."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from robustkd.campaigns.execution.workspace import Clock, Workspace
+from robustkd.campaigns.plan.cells import ChecksCell
+from robustkd.campaigns.results.collect import FINDINGS
+from robustkd.campaigns.store import samples
+from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta
+from robustkd.contracts import AttackEvidence, CheckContext
+from robustkd.evaluation.checks import run_checks, run_remedies
+from robustkd.evaluation.images import evidence_of
+
+
+def check(cell: ChecksCell, workspace: Workspace) -> None:
+    """Run the campaign's checks on a target and write their findings to the store."""
+    clock = Clock()
+    target, batch = workspace.attacked(cell)
+    evidence = _evidence(cell, workspace)
+    context = CheckContext(target, batch, workspace.campaign.threat, evidence, cell.seed)
+    findings = run_checks(context, workspace.campaign.checks)
+    remedy = run_remedies(context, findings)
+    meta = ChecksMeta(
+        **workspace.circumstances(cell, clock.seconds),
+        targets=workspace.fingerprints(cell.target),
+        seen=sorted(evidence),
+        not_run=[finding.name for finding in findings if finding.again] or None,
+    )
+    with workspace.store.write(cell.id, meta) as folder:
+        found = {"findings": [asdict(finding) for finding in findings], "remedy": asdict(remedy) if remedy else None}
+        (folder / FINDINGS).write_text(json.dumps(found, indent=1))
+
+
+def _evidence(cell: ChecksCell, workspace: Workspace) -> dict[str, AttackEvidence]:
+    """What the attacks did, by their names; without those that failed: the checks speak about the others."""
+    finished = {}
+    for name, attack_cell in cell.attacks.items():
+        if (entry := workspace.store.get(attack_cell)) is None:
+            continue
+        outcome, perturbed, said = samples.read(entry).outcome, samples.perturbed(entry), samples.transcripts(entry)
+        use = workspace.campaign.attacks[name]
+        attack = workspace.with_others(use.plugin, entry.noted(AttackMeta).others, cell.seed)
+        finished[name] = evidence_of(name, attack, use.threat, outcome, perturbed, said)
+    return finished

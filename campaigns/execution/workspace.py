@@ -1,0 +1,200 @@
+"""What a process that works on cells holds between them: the campaign, its data, and the targets that it used last."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from robustkd.campaigns.execution.job import Job, Report
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan.cells import Cell, TrainCell
+from robustkd.campaigns.plan.changes import differences
+from robustkd.campaigns.plan.plan import CellMaker
+from robustkd.campaigns.store.identity import content_hash
+from robustkd.campaigns.store.meta import Circumstances, TrainMeta
+from robustkd.campaigns.store.store import Store
+from robustkd.contracts import (
+    Analysis,
+    Attack,
+    Batch,
+    GenerativeTarget,
+    IdentityError,
+    Judge,
+    PromptBatch,
+    Target,
+    TargetError,
+)
+from robustkd.data import Splits, load_splits
+from robustkd.evaluation.images import make_batch, with_clean_logits
+from robustkd.evaluation.prompts import prepare
+from robustkd.targets import load_target
+
+_User = TypeVar("_User", Attack, Analysis)
+_LOADED = 2
+"""How many targets stay in memory."""
+
+
+def device_named(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+class Workspace:
+    """One process's hold on a campaign: its data and the targets it used last stay loaded between cells.
+
+    Args:
+        writes: whether it writes cells to the store; of several processes that train one network together, one does.
+
+    Attributes:
+        report: hears of each epoch of a training.
+    """
+
+    def __init__(self, job: Job, report: Report, *, writes: bool) -> None:
+        self.job, self.report, self.writes = job, report, writes
+        self.campaign = spec.from_text(job.text, job.origin, Path(job.folder))
+        self.store = Store(Path(job.store))
+        self.device = device_named(job.device)
+        self._ready: OrderedDict[tuple[str, str, int], tuple[Target, Batch | PromptBatch]] = OrderedDict()
+        self._judging: tuple[tuple[str, ...], dict[str, Judge]] | None = None
+
+    @cached_property
+    def data(self) -> Splits:
+        """The campaign's data, loaded once."""
+        block = self.campaign.data
+        return load_splits(block.name, block.params, block.split)
+
+    @cached_property
+    def _maker(self) -> CellMaker:
+        return CellMaker(self.campaign, self.data)
+
+    def verify(self, cell: Cell) -> None:
+        """Look at the files anew, and compare a cell with what this process sees.
+
+        Raises:
+            IdentityError: plug-ins, files or data are not those that the cell was planned with.
+        """
+        self._maker.forget()
+        self._compare(cell, self._maker.again(cell))
+
+    def _compare(self, planned: Cell, seen: Cell) -> None:
+        if seen.id == planned.id:
+            return
+        use = self.campaign.defenses.get(planned.defense) if isinstance(planned, TrainCell) else None
+        known = planned.identity.get("plugin", {}).get("params", {}).get("files", ())
+        changed = [file.name for file in use.plugin.files() if content_hash(file) not in known] if use else []
+        said = f"{' and '.join(changed)} changed" if changed else "; ".join(differences(planned.identity, seen))
+        raise IdentityError(
+            f"'{planned.plugin or planned.defense}' is not what the campaign was planned with: {said}",
+            fix="leave files as they are while a campaign runs, install the same packages wherever its cells run, and run it again",
+        )
+
+    def circumstances(self, cell: Cell, seconds: float) -> Circumstances:
+        """What is noted about a cell of any kind that took ``seconds``."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        return {
+            "id": cell.id,
+            "defense": cell.defense,
+            "seed": cell.seed,
+            "identity": dict(cell.identity),
+            "device": str(self.device),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "wall_seconds": seconds,
+            "peak_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+
+    def target(self, name: str, cell_id: str, seed: int) -> Target:
+        """The target of a finished train cell of the defense ``name``, on the device.
+
+        Raises:
+            TargetError: the store does not have it.
+            IdentityError: it is built anew, from other code or files than it was.
+        """
+        entry = self.store.get(cell_id)
+        if entry is None:
+            raise TargetError(
+                f"the trained target {cell_id} is missing or damaged", fix="run the campaign again: it trains it anew"
+            )
+        if name in self.campaign.defenses and self.campaign.defenses[name].plugin.rebuilt:
+            seen = self._maker.target(name, seed)  # its code runs again where it is loaded
+            self._compare(replace(seen, id=cell_id, identity=entry.meta.identity), seen)
+        return load_target(entry.folder, self.campaign.code).to(self.device)
+
+    def fingerprint(self, cell_id: str) -> str:
+        """The hash of a train cell's target; empty where there is none."""
+        entry = self.store.get(cell_id)
+        return entry.noted(TrainMeta).fingerprint if entry else ""
+
+    def fingerprints(self, *cell_ids: str) -> dict[str, str]:
+        """The hashes of train cells' targets, by the cells' ids."""
+        return {cell_id: self.fingerprint(cell_id) for cell_id in cell_ids}
+
+    def with_others(self, plugin: _User, others: Mapping[str, str], seed: int) -> _User:
+        """An attack or analysis with the targets that it refers to; ``others`` has the ids of their train cells."""
+        targets = {name: self.target(name, cell_id, seed) for name, cell_id in others.items()}
+        return plugin.with_targets(targets) if targets else plugin
+
+    def judges(self, cell: Cell) -> dict[str, Judge]:
+        """The campaign's judges, with the targets that they judge with."""
+        if not cell.judges:
+            return {name: use.plugin for name, use in self.campaign.judges.items()}
+        key = tuple(self.fingerprint(cell_id) for cell_id in cell.judges.values())
+        if self._judging is None or self._judging[0] != key:
+            targets = {name: self.target(name, cell_id, cell.seed) for name, cell_id in cell.judges.items()}
+            self._judging = key, {name: use.plugin.with_targets(targets) for name, use in self.campaign.judges.items()}
+        return self._judging[1]
+
+    def attacked(self, cell: Cell) -> tuple[Target, Batch | PromptBatch]:
+        """A target on the device, and the test samples with what it answers unattacked; the last few are kept.
+
+        Raises:
+            TargetError: the target is of another modality than the data.
+        """
+        key = (cell.target, self.fingerprint(cell.target), cell.seed)
+        if key not in self._ready:
+            self._ready[key] = self._loaded(cell)
+            while len(self._ready) > _LOADED:
+                self._ready.popitem(last=False)
+        self._ready.move_to_end(key)
+        torch.manual_seed(cell.seed)  # whether the target was at hand already must not show in what it draws
+        return self._ready[key]
+
+    def _loaded(self, cell: Cell) -> tuple[Target, Batch | PromptBatch]:
+        data, target = self.data, self.target(cell.defense, cell.target, cell.seed)
+        asked = data.modality != "images"
+        if isinstance(target, GenerativeTarget) != asked:
+            prompts, images = "answers no requests, and the data are prompts", "draws or writes, and the data are images"
+            raise TargetError(
+                f"defense '{cell.defense}' {prompts if asked else images}",
+                fix="keep it out of the attacks and analyses by the matrix: it is there for others to use",
+            )
+        if isinstance(target, GenerativeTarget):
+            torch.manual_seed(cell.seed)
+            judges = self.judges(cell)
+            return target, prepare(target, data.test, data.test_index, judges, benign=data.benign, device=self.device)
+        batch = make_batch(data.test.unit(), data.test.labels, index=data.test_index, device=self.device)
+        return target, with_clean_logits(target, batch)
+
+
+class Clock:
+    """Counts the seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Until now."""
+        return time.perf_counter() - self._started
