@@ -10,11 +10,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from robustkd import plugins
 from robustkd.contracts import (
@@ -37,6 +35,7 @@ from robustkd.contracts.threat import Norm
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
 from robustkd.evaluation.images import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.evaluation.judging import Outcome
+from robustkd.lazy import torch
 from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.remedy import Remedy
@@ -48,6 +47,9 @@ AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
 
 DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,9 @@ def attack(
     plugin = _holding(_plugin(name if isinstance(name, Attack) else {"kind": name, **params}), models, x, batch_size)
     target = _target(model, x, batch_size)
     with frozen(target.module):
-        each = eps if isinstance(eps, Tensor) and eps.ndim else None
+        each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
         batch = _batch(target, x, y, goals, batch_size, each)
-        largest = float(eps.max()) if isinstance(eps, Tensor) else eps
+        largest = float(eps.max()) if isinstance(eps, torch.Tensor) else eps
         asked = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
         threat = plugin.own_threat or asked
         data = _arrays(fit_data)
@@ -374,8 +376,8 @@ def _classes(model: nn.Module, probe: Tensor) -> int:
     target = ClassifierTarget(model, num_classes=0, input_shape=probe.shape[1:])
     with frozen(target.module), torch.no_grad(), failures_told(probe):
         output = model(probe)
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise UsageError(f"the model returned {shape} for one image", fix="a classifier returns (N, K) logits")
     return output.shape[1]
 

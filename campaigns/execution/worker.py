@@ -13,8 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from robustkd.campaigns.execution.job import Job, Report
 from robustkd.campaigns.execution.torchrun import train_together
 from robustkd.campaigns.file import spec
@@ -47,6 +45,7 @@ from robustkd.data import Splits, load_splits
 from robustkd.evaluation.checks import run_checks, run_remedies
 from robustkd.evaluation.images import SHARD, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from robustkd.lazy import torch
 from robustkd.plugins.sources import files_read
 from robustkd.targets import load_target, recording_gradients, save_target, untouched
 from robustkd.targets.files import fingerprint, fingerprint_of_built

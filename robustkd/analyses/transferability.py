@@ -9,9 +9,9 @@ Source: Yang et al.: DVERGE (NeurIPS 2020), section 4.3 and figure 5: PGD-50, 5 
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.analyses.members import all_right, mean_over_pairs, members_of, names_of, parts
 from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
@@ -19,7 +19,11 @@ from robustkd.attacks.image.wrappers.transfer import Surrogate
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
+from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TransferabilityParams(Params):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
 from robustkd import plugins
 from robustkd.contracts import Attack, Check, CheckContext, Finding, Params
+from robustkd.lazy import torch
 
 
 class OutputType(Check):

@@ -16,10 +16,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from robustkd.contracts import Code, TargetError, UsageError, suggestion
+from robustkd.lazy import nn, torch
 
 _OWN = (Code("robustkd.robustbench_bridge:build"),)
 """What any card may name: it builds an architecture of RobustBench's zoo by its name, and does nothing else."""
