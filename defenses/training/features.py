@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import TargetError, WrappedTarget
-from robustkd.lazy import torch
+from robustkd.lazy import nn, torch
 from robustkd.targets import ImageTarget
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 Layer = str | int
 

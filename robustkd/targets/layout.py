@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from robustkd.lazy import torch
+from robustkd.lazy import nn, torch
 from robustkd.targets.frozen import untouched
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @contextmanager
