@@ -237,7 +237,9 @@ class MlflowTracker:
     def _digest(self, results: Results, artifacts: Sequence[Path]) -> str:
         content: list[object] = [package_version(), redacted(tracking_uri(self._folder)), self._campaign.plan_id]
         content += [results.to_json(), [_sha256(path) for path in artifacts if path.name != JOURNAL]]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        # Results that were read from their file have 1.0 where those that were just made have 1.
+        same = json.loads(json.dumps(content, default=str), parse_int=float)
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
 
 def rebuild(
