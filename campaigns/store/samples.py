@@ -82,7 +82,9 @@ def _column(array: np.ndarray) -> pa.Array:
     """An array as a column. Neither way by Arrow's own conversion, which imports pandas: seconds, and 60 MB."""
     if array.dtype == bool:
         return pa.Array.from_buffers(pa.bool_(), len(array), [None, pa.py_buffer(np.packbits(array, bitorder="little"))])
-    return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(np.ascontiguousarray(array))])
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(np.ascontiguousarray(array))]
+    )
 
 
 def _array(column: pa.Array) -> np.ndarray:
