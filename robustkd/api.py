@@ -11,11 +11,9 @@ import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from robustkd import plugins
 from robustkd.contracts import (
@@ -40,6 +38,7 @@ from robustkd.contracts import (
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
 from robustkd.evaluation.images import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.evaluation.judging import Outcome
+from robustkd.lazy import nn, torch
 from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.remedy import Remedy
@@ -53,6 +52,9 @@ AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
 
 DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, repr=False)
@@ -554,8 +556,8 @@ def _classes(model: nn.Module, probe: Tensor) -> int:
     target = ClassifierTarget(model, num_classes=0, input_shape=probe.shape[1:])
     with frozen(target.module), torch.no_grad(), failures_told(probe):
         output = model(probe)
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise UsageError(f"the model returned {shape} for one image", fix="a classifier returns (N, K) logits")
     return output.shape[1]
 

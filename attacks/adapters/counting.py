@@ -11,17 +11,20 @@ import random
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import Oracle
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, RobustkdError, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import nn, torch
 from robustkd.scoring.distances import distance, per_sample, within
 from robustkd.targets import untouched
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CountedModel(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import foolbox
 from foolbox.attacks.base import AttackWithDistance, FixedEpsilonAttack, FlexibleDistanceMinimizationAttack
@@ -13,12 +13,14 @@ from foolbox.attacks.blended_noise import LinearSearchBlendedUniformNoiseAttack
 from foolbox.attacks.saltandpepper import SaltAndPepperNoiseAttack
 from foolbox.criteria import Misclassification, TargetedMisclassification
 from foolbox.models.pytorch import PyTorchModel
-from torch import Tensor
 
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
 from robustkd.attacks.adapters.signature import derived_params, source_of
 from robustkd.contracts import Batch, PluginError, ThreatModel
 from robustkd.contracts.threat import Norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SKIPPED = {
     "BinarizationRefinementAttack": "refines the result of another attack",

@@ -10,14 +10,16 @@ import functools
 import importlib
 import inspect
 from dataclasses import replace
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
 from robustkd.attacks.adapters.signature import derived_params, source_of
 from robustkd.contracts import AttackError, Batch, PluginError, ThreatModel, Traits
 from robustkd.contracts.threat import Norm
+from robustkd.lazy import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SKIPPED = {
     "VANILA": "returns its input",

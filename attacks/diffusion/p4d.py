@@ -10,7 +10,6 @@ Source: Chin et al.: Prompting4Debugging (ICML 2024), section 3; its variant tha
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
 from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
@@ -19,6 +18,7 @@ from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import DenoisingParams, Nearest
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetError, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 
 
 class P4DParams(DenoisingParams):

@@ -11,16 +11,19 @@ Source: Wen et al.: Hard prompts made easy (NeurIPS 2023), algorithm 1; learning
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
 from robustkd.attacks.diffusion.engine.slots import opened
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch, TokenSearchParams
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import F
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NearestParams(TokenSearchParams):

@@ -14,18 +14,20 @@ its PGD variant; it adds characters, this adds tokens, like the attacks that it 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.diffusion.engine.slots import opened
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import Nearest, NearestParams
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import F, torch
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class QFParams(NearestParams):

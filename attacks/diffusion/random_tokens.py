@@ -6,12 +6,16 @@ What a search breaks and this does not, the search has earned.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.diffusion.engine.slots import Place, Slots, opened, vocabulary
 from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TRIES = 8  # draws for one attempt; hardly any is no text where each of its tokens is one
 

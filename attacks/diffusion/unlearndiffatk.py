@@ -19,11 +19,9 @@ Source: Zhang et al.: To generate or not? Safety-driven unlearned diffusion mode
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
 from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
@@ -31,6 +29,10 @@ from robustkd.attacks.diffusion.engine.slots import opened
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch, TokenSearchParams
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class UnlearnDiffAtkParams(TokenSearchParams):

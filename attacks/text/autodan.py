@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from robustkd.attacks.text.engine.aim import REQUESTS, aims, losses
@@ -29,6 +28,7 @@ from robustkd.attacks.text.engine.docket import Docket
 from robustkd.attacks.text.engine.templates import REQUEST, TemplateAttack, TemplateParams, templates
 from robustkd.contracts import Attempts, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
 

@@ -12,9 +12,9 @@ Source: Sadasivan et al.: Fast adversarial attacks on language models in one GPU
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.text.engine.aim import REQUESTS, aims
 from robustkd.attacks.text.engine.descent import SuffixParams
@@ -24,8 +24,12 @@ from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class BEASTParams(SuffixParams):

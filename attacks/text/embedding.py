@@ -13,10 +13,9 @@ et al. 2024, section 4.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.text.engine.aim import aims
 from robustkd.attacks.text.engine.continuous import Direction, Norm, Push, last_of, with_suffix
@@ -24,6 +23,9 @@ from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROWS = 32
 """Requests that are attacked side by side."""

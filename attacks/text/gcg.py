@@ -23,9 +23,9 @@ sampling: Zhao et al.: Accelerating greedy coordinate gradient (NeurIPS 2024), a
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.text.engine.aim import losses
 from robustkd.attacks.text.engine.descent import Descent, Evaluation, SuffixParams, all_of_them
@@ -35,7 +35,11 @@ from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GCGParams(SuffixParams):

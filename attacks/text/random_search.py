@@ -14,17 +14,20 @@ probability grows; here n falls to one over the steps, and the whole beginning o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.text.engine.descent import Descent, SuffixParams
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RandomSearchParams(SuffixParams):

@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from robustkd import plugins
+from robustkd.campaigns.execution.accelerators import accelerators
 from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.file.spec import Campaign, Name
 from robustkd.campaigns.plan.finished import rebuilt_cells
@@ -174,21 +175,22 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """This machine, as far as numbers may depend on it."""
-    import torch
-
-    cuda = torch.cuda.is_available()
     return {
         "system": platform.system(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
-        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        "accelerators": accelerators(),
         "python": platform.python_version(),
     }
 
 
 def packages() -> dict[str, str]:
     """Every installed distribution and its version."""
-    found = {dist.metadata["Name"]: dist.version for dist in distributions() if dist.metadata["Name"]}
+    found = {}
+    for dist in distributions():
+        metadata = dist.metadata  # each access reads and parses the whole text
+        if name := metadata["Name"]:
+            found[name] = metadata["Version"]
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 

@@ -16,14 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from robustkd.campaigns.execution.errors import error_of
 from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.execution.lifeline import die_with_parent
 from robustkd.campaigns.execution.worker import Worker
 from robustkd.campaigns.execution.workspace import device_named
 from robustkd.campaigns.plan.cells import Cell
+from robustkd.lazy import torch
 
 
 def main() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from robustkd.campaigns.execution.job import Job, Report
 from robustkd.campaigns.execution.work.analysis import analyse
 from robustkd.campaigns.execution.work.attack import attack
@@ -12,6 +10,7 @@ from robustkd.campaigns.execution.work.train import train
 from robustkd.campaigns.execution.workspace import Workspace
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, ChecksCell, TrainCell
 from robustkd.data import Splits
+from robustkd.lazy import torch
 from robustkd.targets import recording_gradients
 
 

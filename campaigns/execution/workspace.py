@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from robustkd.campaigns.execution.job import Job, Report
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan.cells import Cell, TrainCell
@@ -37,6 +35,7 @@ from robustkd.contracts import (
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation.images import make_batch, with_clean_logits
 from robustkd.evaluation.prompts import prepare
+from robustkd.lazy import torch
 from robustkd.targets import load_target
 
 _User = TypeVar("_User", Attack, Analysis)

@@ -52,7 +52,8 @@ def plugin_sources(plugin: Any) -> list[Path]:
 
 def _named_classes(params: BaseModel) -> Iterator[type[Any]]:
     for _, group, name in named_plugins(params):
-        yield plugins.load(cast(plugins.Group, group), name)
+        if not plugins.is_built_in(cast(plugins.Group, group), name):  # a network's own module imports torch
+            yield plugins.load(cast(plugins.Group, group), name)
     for field in type(params).model_fields:
         for inner in inner_params(getattr(params, field)):
             if isinstance(inner, PluginSpec):

@@ -11,13 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from robustkd.campaigns.store.durable import write_bytes
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import Outcome
+from robustkd.lazy import torch
 
 _HASH = sha256().digest_size
 

@@ -10,19 +10,20 @@ the embeddings of tokens drawn at random: the control that tells what the search
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, Modality, Target, UsageError
 from robustkd.defenses.diffusion.erasing import Erasure, Layers, begin, tuned, unfinished
 from robustkd.defenses.diffusion.esd import ESDParams, led_away, retaining
 from robustkd.defenses.training.steps import train_steps
+from robustkd.lazy import F, torch
 from robustkd.targets import frozen
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AdvUnlearnParams(ESDParams):

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef, UsageError, suggestion
 from robustkd.defenses.training.steps import Schedule, StepParams
+from robustkd.lazy import torch
+from robustkd.targets.frozen import without_gradients
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Layers = Literal["cross-attention", "unet", "text-encoder"]
 
@@ -128,7 +131,7 @@ def tuned(target: TextToImageTarget, layers: Layers) -> dict[str, nn.Parameter]:
     return named if layers == "unet" else {name: weight for name, weight in named.items() if ".attn2." in name}
 
 
-@torch.no_grad()
+@without_gradients()
 def unfinished(target: TextToImageTarget, hidden: Tensor, guidance: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(z_t, t): the target's drawings of (B, T, D) prompts at one noise level for all, drawn evenly from those of drawing."""
     times = target.sampling_times()

@@ -13,17 +13,19 @@ same: at high noise, where the drawing is decided, they tell more than noises do
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, Modality, Target
 from robustkd.defenses.diffusion.erasing import Erasure, Layers, TuningParams, begin, tuned, unfinished
 from robustkd.defenses.training.steps import train_steps
+from robustkd.lazy import F, torch
+from robustkd.targets.frozen import without_gradients
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ESDParams(TuningParams):
@@ -62,7 +64,7 @@ class ESD(Defense):
         return erasure.target
 
 
-@torch.no_grad()
+@without_gradients()
 def led_away(original: TextToImageTarget, z: Tensor, t: Tensor, ids: Tensor, eta: float) -> Tensor:
     """eps_0(z_t) - eta (eps_0(z_t | c) - eps_0(z_t)), float32 of z's shape, for the (B, T) prompts ``ids``."""
     hidden = original.encode(torch.cat([original.tokenize([""]).expand_as(ids), ids]))

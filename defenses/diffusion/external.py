@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
-from torch import nn
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Target, TargetError, UsageError
+from robustkd.lazy import nn
 from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
-from robustkd.targets.text_to_image import PRECISIONS, TextToImageTarget, require_diffusers, scheduler_class
+from robustkd.targets.text_to_image import TextToImageTarget, dtype_named, require_diffusers, scheduler_class
 
 _WEIGHTED = ("unet", "text_encoder", "vae")
 _CONVERT = (
@@ -84,7 +84,7 @@ class TextToImage(Defense):
                 f"the model {p.folder or p.hub} cannot be loaded: {said[0]}",
                 fix="check its files, or the connection to the hub",
             ) from error
-        target.module.to(PRECISIONS[p.precision])
+        target.module.to(dtype_named(p.precision))
         target.to(context.device)
         target.module.eval()
         return target

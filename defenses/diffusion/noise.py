@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def noised(target: TextToImageTarget, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,12 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Arrays, DataError, Defense, FitContext, Modality, Prompts, Target
 from robustkd.data.arrays import as_arrays
@@ -27,7 +24,11 @@ from robustkd.defenses.diffusion.noise import noised
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model
 from robustkd.defenses.training.networks import initialising
 from robustkd.defenses.training.steps import StepParams, train_steps
+from robustkd.lazy import F, nn, torch
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ENCODED_TOGETHER = 256
 

@@ -12,12 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import DataError, Defense, FitContext, Modality, Prompts, Target
 from robustkd.data.arrays import as_arrays
@@ -25,7 +22,11 @@ from robustkd.defenses.diffusion.erasing import Layers, TuningParams, begin, spo
 from robustkd.defenses.diffusion.noise import noised
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.steps import train_steps
+from robustkd.lazy import F, torch
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _SALIENCY_BATCHES = 8
 

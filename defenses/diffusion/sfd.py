@@ -14,18 +14,19 @@ level 625 of 1,000; here it is the last one, so that the result is the target's 
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, Modality, Target
 from robustkd.defenses.diffusion.erasing import TuningParams, begin
 from robustkd.defenses.training.steps import train_steps
+from robustkd.lazy import F, torch
 from robustkd.targets import frozen
 from robustkd.targets.text_to_image import TextToImageTarget, scheduler_class
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SFDParams(TuningParams):

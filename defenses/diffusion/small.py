@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import nn
 
 from robustkd.contracts import Params, UsageError
+from robustkd.lazy import nn
 from robustkd.targets.text_to_image import TextToImageTarget, require_diffusers
 
 if TYPE_CHECKING:

@@ -11,15 +11,18 @@ erased one. It minimises
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Defense, FitContext, Modality, Target
 from robustkd.defenses.diffusion.erasing import ErasingParams, begin
+from robustkd.lazy import torch
+from robustkd.targets.frozen import without_gradients
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _ENCODED_TOGETHER = 64
 
@@ -72,7 +75,7 @@ def edited(weight: Tensor, erased: Tensor, instead: Tensor, kept: Tensor, preser
     return torch.linalg.solve(erased.T @ erased + kept_outer, values.T).T
 
 
-@torch.no_grad()
+@without_gradients()
 def encoded_tokens(target: TextToImageTarget, texts: list[str]) -> Tensor:
     """(len(texts) (T - 1), D) float64 on the CPU, as not every device has that.
 

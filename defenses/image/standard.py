@@ -7,12 +7,15 @@ Good as the reference of clean accuracy. It withstands no attack that knows it.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import Defense, FitContext, Target
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
+from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class StandardRecipe(Recipe):

@@ -12,11 +12,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.text.engine.aim import aims
 from robustkd.attacks.text.engine.continuous import with_suffix
@@ -25,8 +23,12 @@ from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.losses import completion_mean
 from robustkd.defenses.text.training import Conversations, TuneParams, answering, finished, forbidden, held_out, tune
 from robustkd.defenses.training.steps import Memory
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TokenBatch, Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Withheld = Literal["target", "response"]
 
@@ -124,7 +126,7 @@ class Adversary(ABC):
         """(B, T) and (B, T') log-probabilities of the tokens of both answers under attack, differentiable in the weights alone."""
 
 
-Outer = Callable[[Pair, Tensor, Tensor], Tensor]
+Outer: TypeAlias = "Callable[[Pair, Tensor, Tensor], Tensor]"
 """``outer(pair, safe, harmful)``: (B,) losses of log-probabilities (B, T) of the refusals and (B, T') of the answers to withhold."""
 
 

@@ -17,14 +17,18 @@ those of the authors' code, for LoRA of models of 2 to 14 billion parameters.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import FitContext
 from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary
 from robustkd.defenses.text.losses import away, toward
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CAdvULParams(ContinuousParams):

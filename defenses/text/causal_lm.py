@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import ConfigDict, Field, model_validator
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Target, TargetError
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 

@@ -13,19 +13,21 @@ junk is ours.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.text.engine.continuous import Direction, Norm, Push
 from robustkd.contracts import Params
 from robustkd.defenses.text.adversarial import AdversarialTuneParams, Adversary, Pair, Requests
 from robustkd.defenses.text.junk import Junk
+from robustkd.lazy import F
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TokenBatch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class InnerParams(Params):

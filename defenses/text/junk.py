@@ -6,12 +6,14 @@ A model that has only seen clean requests falls to them by accident. One that wa
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.attacks.text.engine.continuous import Climb, VectorBall, climb
 from robustkd.contracts import FitContext, TargetError
 from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary, InnerParams
 from robustkd.defenses.text.losses import completion_mean, unlikely
+from robustkd.lazy import F, nn, torch
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TokenBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ResidualInnerParams(InnerParams):

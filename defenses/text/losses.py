@@ -12,8 +12,12 @@ improves robustness to persistent harmful behaviors in LLMs (2024), section 3.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEAK = 0.001
 """Slope of a loss below its cut-off: enough to tell which way is down, too little to go there."""

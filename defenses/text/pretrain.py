@@ -8,11 +8,9 @@ It withstands nothing: it is what is to be made safe.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.text.engine.continuous import with_suffix
 from robustkd.contracts import Defense, FitContext, Modality, Target
@@ -29,6 +27,10 @@ from robustkd.defenses.text.training import (
 )
 from robustkd.defenses.training.networks import initialising
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class WorldParams(TextStepParams):

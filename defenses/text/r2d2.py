@@ -12,11 +12,9 @@ Source: Mazeika et al.: HarmBench (ICML 2024), section 5: a pool of 180, 8 of th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.text.engine.descent import Descent, SuffixParams
 from robustkd.attacks.text.engine.slots import Slots
@@ -35,8 +33,12 @@ from robustkd.defenses.text.adversarial import (
 )
 from robustkd.defenses.text.lat import toward_and_unlikely
 from robustkd.defenses.training.seeding import derived_seed
+from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PoolParams(Params):

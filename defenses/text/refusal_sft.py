@@ -8,11 +8,9 @@ by default half of all requests carry such junk: what remains open then is open 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.text.engine.continuous import with_suffix
 from robustkd.contracts import Defense, FitContext, Modality, Target
@@ -28,6 +26,10 @@ from robustkd.defenses.text.training import (
     tune,
 )
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class RefusalSFTParams(TuneParams):

@@ -6,24 +6,26 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef, UsageError
 from robustkd.defenses.training.networks import initialising
 from robustkd.defenses.training.steps import Memory, StepParams, train_steps
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TokenBatch, Tokens
 from robustkd.targets.frozen import frozen
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _ROWS = 64
 _NOT_HARMLESS = ("forbidden", "knowledge")
 
-TextLoss = Callable[[CausalLMTarget, torch.Generator], Tensor]
+TextLoss: TypeAlias = "Callable[[CausalLMTarget, torch.Generator], Tensor]"
 """The scalar to minimise; it draws its rows from the generator."""
 
 

@@ -10,10 +10,9 @@ A method is an outer loss: a subclass of ``AdversarialRecipe``. Its defense name
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, Target, ThreatModel
 from robustkd.defenses.training.awp import AWPParams, perturbed
@@ -26,6 +25,9 @@ from robustkd.defenses.training.params import NetworkParams
 from robustkd.defenses.training.recipe import Recipe
 from robustkd.defenses.training.teachers import Teacher, teaching
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _AWP = "adversarial weight perturbation: {} turns it on, {gamma: .., warmup: ..} sets it"
 

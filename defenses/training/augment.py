@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PADDING = 4
 """Zeros around the image before it is cropped to its size again: the CIFAR papers' value."""

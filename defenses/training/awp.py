@@ -12,15 +12,17 @@ Source: Wu, Xia, Wang: Adversarial weight perturbation helps robust generalizati
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.func import functional_call
 
 from robustkd.contracts import Params
 from robustkd.defenses.training.batches import Together, alone
+from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AWPParams(Params):
@@ -53,19 +55,9 @@ def perturbed(
     return _at(target, moved)
 
 
-class _At(nn.Module):
-    """A network with some of its parameters and buffers replaced."""
-
-    def __init__(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.module, self.tensors = module, dict(tensors)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self.module, self.tensors, (x,))
-        return logits
-
-
 def _at(target: ClassifierTarget, tensors: Mapping[str, Tensor]) -> ClassifierTarget:
+    from robustkd.defenses.training.modules import Replaced  # late: it imports torch
+
     return ClassifierTarget(
-        _At(target.module, tensors), num_classes=target.num_classes, input_shape=target.input_shape, bounds=target.bounds
+        Replaced(target.module, tensors), num_classes=target.num_classes, input_shape=target.input_shape, bounds=target.bounds
     )

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from robustkd.contracts import Arrays
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training.data_parallel import SMALLEST_SHARE
 from robustkd.defenses.training.seeding import derived_seed
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _RESIDENT_SHARE = 0.25
 """Of a device's free memory that the data may take before they stay on the host."""
 
 
-Together = Callable[[Sequence[Tensor]], None]
+Together: TypeAlias = "Callable[[Sequence[Tensor]], None]"
 """``together(tensors)`` replaces each by its mean over the processes that share a minibatch."""
 
 

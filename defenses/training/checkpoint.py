@@ -13,12 +13,14 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
 _HEADER = "training"
@@ -47,6 +49,8 @@ class Checkpoint:
 
     def write(self, snapshot: Snapshot) -> None:
         """Replace the checkpoint by ``snapshot``, atomically and durably."""
+        from safetensors.torch import save_file  # late: it imports torch
+
         # The clone parts tensors that share memory (tied weights), which safetensors refuses.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in snapshot.tensors.items()}
         facts = {"identity": self.identity, "checksum": _checksum(tensors), "facts": snapshot.facts}

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SMALLEST_SHARE = 2
 """Samples a process has at least: the batch statistics of one sample are undefined."""
@@ -28,8 +30,8 @@ class World:
     @classmethod
     def here(cls) -> World:
         """The processes that this one trains with."""
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
         return cls()
 
     @property
@@ -51,14 +53,14 @@ class World:
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors]) * weight
-        dist.all_reduce(flat)
+        torch.distributed.all_reduce(flat)
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.detach().copy_(mean.view_as(tensor))
 
     def total(self, counts: Tensor) -> Tensor:
         """The sum of ``counts`` over the processes."""
         if self.size > 1:
-            dist.all_reduce(counts)
+            torch.distributed.all_reduce(counts)
         return counts
 
 

@@ -7,11 +7,9 @@ part of the trained module (``beside``) where it goes down the student's own los
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target, TargetRef
 from robustkd.defenses.training.batches import Together
@@ -20,7 +18,11 @@ from robustkd.defenses.training.networks import fresh_network
 from robustkd.defenses.training.params import TrainParams
 from robustkd.defenses.training.recipe import Recipe
 from robustkd.defenses.training.teachers import Teacher, teaching
+from robustkd.lazy import nn, torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class StudentParams(TrainParams):
@@ -54,21 +56,10 @@ class Distillation(Defense):
             return train(context, fresh_network(context, p.student, p.student_params), self.recipe(teacher, p), p)
 
 
-class Beside(nn.Module):
-    """A student and the parts that are trained with it, which answers as the student."""
-
-    def __init__(self, student: nn.Module, parts: dict[str, nn.Module]) -> None:
-        super().__init__()
-        self.student, self.parts = student, nn.ModuleDict(parts)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K)."""
-        logits: Tensor = self.student(images)
-        return logits
-
-
 def beside(student: ClassifierTarget, **parts: nn.Module) -> ClassifierTarget:
     """What is trained in the student's place; the student holds the same weights, and is what is deployed."""
+    from robustkd.defenses.training.modules import Beside  # late: it imports torch
+
     return ClassifierTarget(
         Beside(student.module, parts),
         num_classes=student.num_classes,

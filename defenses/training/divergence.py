@@ -7,9 +7,10 @@ Half of the defects met in public distillation code are silent reductions, so he
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Reduction = Literal["none", "batch", "batch-and-class"]
 """``none``: (B,) one value a sample; ``batch``: their mean, the definition in the papers; ``batch-and-class``: that mean

@@ -8,20 +8,24 @@ where the features are known.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import TargetError, WrappedTarget
+from robustkd.lazy import nn, torch
 from robustkd.targets import ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Layer = str | int
 
-_ACTIVATIONS = {F.relu, F.leaky_relu, F.gelu, F.silu, F.elu, F.hardtanh, torch.relu, torch.tanh, Tensor.relu, Tensor.tanh}
+
+def watched_activations(tell: Callable[[Tensor], None]) -> AbstractContextManager[object]:
+    """Tells the input of each activation function that is called inside the block."""
+    from robustkd.defenses.training.activations import Activations  # late: it imports torch
+
+    return Activations(tell)
 
 
 class _Reached(BaseException):
@@ -29,19 +33,6 @@ class _Reached(BaseException):
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
-
-
-class _Activations(TorchFunctionMode):
-    """Tells the input of each activation function that is called inside the block."""
-
-    def __init__(self, tell: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self.tell = tell
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _ACTIVATIONS:
-            self.tell(args[0])
-        return func(*args, **(kwargs or {}))
 
 
 class AtLayer(WrappedTarget):
@@ -74,7 +65,7 @@ class AtLayer(WrappedTarget):
     @contextmanager
     def _watched(self) -> Iterator[None]:
         if isinstance(self.layer, int):
-            with _Activations(self._counting(self.layer)):
+            with watched_activations(self._counting(self.layer)):
                 yield
             return
 
@@ -102,7 +93,7 @@ class AtLayer(WrappedTarget):
 def layer_count(target: ImageTarget) -> int:
     """How many numbered layers there are: one for each activation function of a forward pass, and the logits."""
     inputs: list[Tensor] = []
-    with torch.no_grad(), _Activations(inputs.append):
+    with torch.no_grad(), watched_activations(inputs.append):
         target(torch.full((1, *target.input_shape), 0.5, device=target.device))
     return len(inputs) + 1
 
@@ -110,7 +101,7 @@ def layer_count(target: ImageTarget) -> int:
 def with_activations(target: ImageTarget, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
     """(B, K) logits, and the input of each activation function of the pass, in order, as it is."""
     seen: list[Tensor] = []
-    with _Activations(seen.append):
+    with watched_activations(seen.append):
         logits = target(inputs)
     return logits, seen
 

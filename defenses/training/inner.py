@@ -20,12 +20,9 @@ Source: Madry et al.: Towards deep learning models resistant to adversarial atta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustkd.attacks.image.engine.ascent import SteepestStep, climb_to_last
 from robustkd.attacks.image.engine.ball import Ball, StepSize
@@ -36,7 +33,11 @@ from robustkd.contracts import Batch, Params, ThreatModel, UsageError
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.divergence import kl
 from robustkd.defenses.training.teachers import Teacher
+from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget, ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Start = Literal["uniform", "noise", "clean"]
 NOISE = 0.001
@@ -169,17 +170,8 @@ def _divergence_of_halves(logits: Tensor, rows: Tensor) -> Tensor:
     return kl(moving_teacher, student, reduction="none")
 
 
-class _SideBySide(nn.Module):
-    """(B, C, H, W) -> (B, 2 K): the logits of two networks."""
-
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
-        super().__init__()
-        self.first, self.second = first, second
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.first(x), self.second(x)], 1)
-
-
 def _side_by_side(first: ImageTarget, second: ImageTarget) -> ClassifierTarget:
-    module = _SideBySide(first.module, second.module)
+    from robustkd.defenses.training.modules import SideBySide  # late: it imports torch
+
+    module = SideBySide(first.module, second.module)
     return ClassifierTarget(module, num_classes=2 * second.num_classes, input_shape=second.input_shape, bounds=second.bounds)

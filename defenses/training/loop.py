@@ -21,10 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import FitContext, TargetError, UsageError
 from robustkd.defenses.training.augment import crop_flip
@@ -37,8 +34,12 @@ from robustkd.defenses.training.params import TrainParams
 from robustkd.defenses.training.recipe import Recipe, Trained
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
 from robustkd.defenses.training.selection import Validation, rank
+from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
 from robustkd.targets.layout import to_channels_last
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 CHECKPOINT_SECONDS = 60.0
 """How much work a kill may cost: inside an epoch that is longer, a checkpoint is written as often as this."""

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import ConfigDict, Field, model_validator
-from torch import Tensor
 
 from robustkd.contracts import FitContext, ModelName, TargetRef
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.networks import fresh_network, teacher
 from robustkd.defenses.training.params import TrainParams
 from robustkd.defenses.training.recipe import Recipe
+from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget, EnsembleTarget, ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MembersParams(TrainParams):

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from robustkd.contracts import FitContext, UsageError
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
+from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from robustkd.defenses.training.params import TrainParams
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 

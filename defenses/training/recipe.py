@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from robustkd.contracts import ThreatModel
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.targets import ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Trained = TypeVar("Trained", bound=ImageTarget)
 """What a training trains: a single network, or an ensemble."""

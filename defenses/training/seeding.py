@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
+from robustkd.lazy import torch
 
 
 def derived_seed(seed: int, purpose: str) -> int:

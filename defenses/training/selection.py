@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 from robustkd.contracts import Batch, FitContext, ThreatModel
@@ -14,6 +12,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.data_parallel import World
 from robustkd.defenses.training.seeding import derived_seed
+from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
 
 ACCURACY, ROBUST_ACCURACY = "validation_accuracy", "validation_robust_accuracy"

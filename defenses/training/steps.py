@@ -13,19 +13,21 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import FitContext, Params, TargetError
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot
 from robustkd.defenses.training.loop import CHECKPOINT_SECONDS
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Schedule = Literal["constant", "cosine"]
-StepLoss = Callable[[torch.Generator], Tensor]
+StepLoss: TypeAlias = "Callable[[torch.Generator], Tensor]"
 """The scalar to minimise; everything random comes from the generator, which is the CPU's, or from torch's own, which is seeded."""
 
 REPORTS = 20

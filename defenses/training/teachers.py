@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import FitContext
 from robustkd.defenses.training.batches import Minibatch, Samples
 from robustkd.defenses.training.networks import teacher
 from robustkd.defenses.training.params import TrainParams
+from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.frozen import frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BATCH = 500
 _LARGEST_TABLE = 1 << 30

@@ -12,13 +12,16 @@ exploratory analysis for natural language processing models (EMNLP 2015) for the
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.analyses.members import parts
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, ThreatModel
+from robustkd.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CalibrationParams(Params):

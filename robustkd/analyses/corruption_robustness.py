@@ -10,13 +10,13 @@ Source: Hendrycks, Dietterich: Benchmarking neural network robustness to common 
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
 from robustkd.analyses.members import parts
 from robustkd.attacks.image.corruptions.corruption_families import FAMILIES, GROUPS, SEVERITIES, corrupted
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 
 
 class CorruptionRobustnessParams(Params):

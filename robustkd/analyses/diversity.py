@@ -10,16 +10,19 @@ Source: Yang et al.: DVERGE (NeurIPS 2020), equation 2 and section 4.3: eps 0.07
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.analyses.members import all_right, mean_over_pairs, members_of, names_of, parts
 from robustkd.attacks.image.engine.ball import StepSize
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, ThreatModel
 from robustkd.defenses.image.ensembles.dverge import distilled
 from robustkd.defenses.training.features import layer_count
+from robustkd.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _OF_ONE_LAYER = 32
 

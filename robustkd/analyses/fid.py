@@ -13,16 +13,18 @@ Effectively unbiased FID and Inception score (CVPR 2020).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Analysis, Modality, Params, PromptBatch, Table, Target, TargetError, TargetRef, ThreatModel
 from robustkd.defenses.training.features import with_penultimate
 from robustkd.judges.labels import sized
+from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TOGETHER = 64
 

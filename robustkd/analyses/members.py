@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import Batch, Target, TargetError
+from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BATCH = 256
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 
 from robustkd.contracts import Analysis, CampaignPath, Modality, Params, PromptBatch, Table, Target, TargetError, ThreatModel
 from robustkd.data.chats import read_chats
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens
 

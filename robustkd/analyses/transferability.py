@@ -10,10 +10,9 @@ Source: Yang et al.: DVERGE (NeurIPS 2020), section 4.3 and figure 5: PGD-50, 5 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.analyses.members import all_right, mean_over_pairs, members_of, names_of, parts
 from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
@@ -21,7 +20,11 @@ from robustkd.attacks.image.wrappers.transfer import Surrogate
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
+from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TransferabilityParams(Params):

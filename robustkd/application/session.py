@@ -152,6 +152,10 @@ class _Tracking(Observer):
         self._plan, self._folder, self._store, self._images = plan, folder, Store(folder), images
         self.tracker = MlflowTracker(folder, _tracked(plan), warn=warn)
 
+    def started(self, cell: Cell) -> None:
+        if cell.kind == "attack":  # there will be a result; a network that is built anew in each run need not bring any
+            self.tracker.open()
+
     def progressed(self, cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
         self.tracker.log_progress(cell.defense, cell.seed, epoch, metrics)
 

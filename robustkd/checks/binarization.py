@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.checks.probe import apart, attacked, owners, pgd, random_points, right, white_box
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
 from robustkd.contracts.check import Severity
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import nn, torch
 from robustkd.scoring.distances import distance, per_sample
 from robustkd.scoring.intervals import wilson
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INSIDE = 0.95
 RIDGE = 1.0

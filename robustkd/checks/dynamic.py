@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from robustkd.contracts import Check, CheckContext, Finding, Params
+from robustkd.lazy import torch
 
 
 class DynamicInferenceParams(Params):

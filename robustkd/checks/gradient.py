@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.checks.probe import right
 from robustkd.contracts import Check, CheckContext, Finding, Params
+from robustkd.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LIMIT = 0.05
 

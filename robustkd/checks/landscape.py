@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
 from robustkd.checks.probe import random_points, rescaled_margin, right
 from robustkd.contracts import Check, CheckContext, Finding, Params
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 
 RADIUS = 0.1
 """Of eps: about the step of an attack, so that what is measured is what a step sees."""

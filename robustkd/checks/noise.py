@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
 from robustkd.checks.probe import SMALL, random_points, survivors
 from robustkd.contracts import Check, CheckContext, Finding, Params
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 
 
 class NoiseBeatsAttackParams(Params):

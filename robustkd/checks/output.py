@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
 from robustkd.contracts import Check, CheckContext, Finding, Params
+from robustkd.lazy import torch
 
 
 class OutputType(Check):

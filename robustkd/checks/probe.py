@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from robustkd import plugins
 from robustkd.contracts import Attack, AttackEvidence, Batch, CheckContext, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation.judging import Outcome, judge
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, random_offsets, within
 from robustkd.scoring.worst_case import worst_case
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SMALL = 0.002
 """0.2 points: what separates chance from a symptom where an attack breaks what a stronger one left."""

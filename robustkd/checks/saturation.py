@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.checks.probe import attacked, pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, WrappedTarget
+from robustkd.lazy import torch
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.worst_case import worst_case
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SLACK = 0.05
 """Honest networks lose a few points between two losses (AdaAD: 56.78 % under PGD, 53.51 % under CW), and that is no symptom."""

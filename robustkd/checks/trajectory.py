@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.checks.probe import apart, gradient_attacks, owners, rescaled_margin, survivors
 from robustkd.contracts import AttackEvidence, Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import Outcome, judge
+from robustkd.lazy import torch
 from robustkd.scoring.worst_case import worst_case
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Diary(WrappedTarget):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd import plugins
 from robustkd.checks.probe import pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, WrappedTarget
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import judge
+from robustkd.lazy import F, torch
 from robustkd.scoring.worst_case import worst_case
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 LIMIT = 0.01
 

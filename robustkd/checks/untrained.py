@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from robustkd.contracts import Check, CheckContext, Finding
+from robustkd.lazy import torch
 from robustkd.scoring.intervals import wilson
 
 LIMIT = 0.1

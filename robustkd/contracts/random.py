@@ -11,9 +11,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _signed(value: int) -> int:
@@ -72,13 +75,13 @@ class SampleRng:
         counter = torch.arange(1, count + 1, device=self._keys.device) * _GOLDEN
         return _mix(draw.unsqueeze(1) + counter).reshape(len(draw), *shape)
 
-    def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, *shape) uniform in [low, high)."""
-        unit = _shift_right(self.bits(shape), 40).to(dtype) / (1 << 24)
+    def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
+        """(B, *shape) uniform in [low, high); float32 unless ``dtype`` says otherwise."""
+        unit = _shift_right(self.bits(shape), 40).to(dtype or torch.float32) / (1 << 24)
         return low + (high - low) * unit
 
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, *shape) standard normal (Box-Muller)."""
+    def normal(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """(B, *shape) standard normal (Box-Muller); float32 unless ``dtype`` says otherwise."""
         radius = (-2 * torch.log1p(-self.uniform(shape, dtype=dtype))).sqrt()
         return radius * torch.cos(2 * math.pi * self.uniform(shape, dtype=dtype))
 

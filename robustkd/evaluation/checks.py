@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from robustkd import plugins
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Modality, RobustkdError, Target, WrappedTarget
 from robustkd.contracts.check import Level
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
+from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import recording_gradients, untouched
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_names(level: Level, modality: Modality = "images") -> list[str]:

@@ -6,11 +6,9 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from robustkd.contracts import (
     Arrays,
@@ -28,9 +26,13 @@ from robustkd.contracts import (
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.judging import Outcome, judge
+from robustkd.lazy import torch
 from robustkd.targets.failure import failures_told
 from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BATCH_SIZE = 256
 """Samples attacked at once where nothing else is said. No result depends on it."""

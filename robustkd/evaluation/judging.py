@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
 
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Target, ThreatModel
+from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE, distance, within
 from robustkd.scoring.finite import require_finite
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from robustkd.contracts import (
     Answered,
@@ -33,7 +31,11 @@ from robustkd.contracts import (
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation, left_changed, marks_of
 from robustkd.evaluation.judging import Outcome
+from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def prepare(
@@ -172,7 +174,7 @@ class JudgedAttempts(Attempts):
             forwards=(self._passes[0] + self.used).numpy(),
             backwards=self._passes[1].numpy(),
         )
-        pictures = [found.output for found in deciding if isinstance(found.output, Tensor)]
+        pictures = [found.output for found in deciding if isinstance(found.output, torch.Tensor)]
         return Evaluation(
             outcome,
             torch.stack(pictures).cpu() if pictures else torch.zeros(0),
@@ -255,7 +257,7 @@ def _respond(target: GenerativeTarget, asked: Sequence[Asked]) -> Sequence[Any]:
         ) from error
     if len(outputs) != len(asked):
         raise TargetError(f"the model gave {len(outputs)} answers to {len(asked)} requests", fix="respond with one each")
-    pictures = [output for output in outputs if isinstance(output, Tensor)]
+    pictures = [output for output in outputs if isinstance(output, torch.Tensor)]
     if pictures:
         # In float64, whatever each is of: of NaN and infinities one sum tells.
         require_finite(torch.stack([picture.double().sum() for picture in pictures]), "the model's pictures")

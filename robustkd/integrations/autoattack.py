@@ -13,18 +13,19 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from robustkd import plugins
 from robustkd.contracts import DataError, ThreatModel, UsageError
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation.images import evaluate_attack, make_batch, with_clean_logits
+from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget, frozen, recording_gradients
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 NORMS: dict[str, Norm] = {"Linf": "linf", "L2": "l2", "L1": "l1"}
 _UNKNOWN = -1
@@ -185,6 +186,8 @@ class EvaluationState:
 
     def save(self) -> None:
         """Replace the file in one step, so that nobody meets half of it."""
+        from safetensors.torch import save_file  # late: it imports torch
+
         if self.path is None:
             return
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")

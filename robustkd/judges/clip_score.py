@@ -14,18 +14,19 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import CampaignPath, DataError, Judge, Params, Prompts, TargetError
 from robustkd.judges.labels import sized
+from robustkd.lazy import F, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TOGETHER = 16
 # What CLIP was trained with; a folder's preprocessor_config.json may say otherwise.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import DataError, Judge, Prompts, TargetRef, UsageError
 from robustkd.judges.labels import LabelParams, named, shows, sized
+from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TOGETHER = 64
 

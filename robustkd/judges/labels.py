@@ -7,16 +7,17 @@ there the judge is strict, with synonyms and neighbours it is lax. A campaign ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import DataError, Params, Prompts, UsageError
+from robustkd.lazy import F, torch
 from robustkd.scoring.finite import require_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Classes = tuple[str, ...] | Literal["imagenet"]
 

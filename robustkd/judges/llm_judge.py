@@ -16,10 +16,10 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from pydantic import Field, field_validator
 
 from robustkd.contracts import Judge, Params, Prompts, TargetError, TargetRef, UsageError
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 
 RUBRIC = """\

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import CampaignPath, Judge, Prompts, TargetError
 from robustkd.judges.labels import Classes, LabelParams, named, shows, sized
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TOGETHER = 16
 

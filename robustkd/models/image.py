@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from robustkd.contracts import Model, Params, UsageError
+from robustkd.lazy import nn
 from robustkd.models.normalise import Normalise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ImageParams(Params):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
+from robustkd.lazy import F, nn
 from robustkd.models.image import GlobalMeanPool, ImageModel, ImageNetwork
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # (expansion, output channels, blocks, stride), the paper's table 2 with the second and the stem's stride set to 1.
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from robustkd.lazy import nn, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Normalise(nn.Module):

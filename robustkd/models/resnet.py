@@ -5,12 +5,13 @@ The names of the layers are the ones that published checkpoints of these two net
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
+from robustkd.lazy import F, nn
 from robustkd.models.image import GlobalMeanPool, ImageModel, ImageNetwork, conv3x3
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride; two blocks each
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
+from robustkd.lazy import F, nn
 from robustkd.models.image import GlobalMeanPool, ImageModel, ImageNetwork, conv3x3
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class OptionA(nn.Module):

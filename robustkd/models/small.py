@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Params
+from robustkd.lazy import nn
 from robustkd.models.image import ImageModel, ImageNetwork, ImageParams, conv3x3
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SmallCNNParams(ImageParams):

@@ -7,15 +7,16 @@ and 3 channels their layers are torchvision's own, so that its checkpoints load 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Params, PluginError
+from robustkd.lazy import F, nn, torch
 from robustkd.models.image import GlobalMeanPool, ImageModel, ImageNetwork, ImageParams, conv3x3
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BRANCH_ENDS = {"BasicBlock": "bn2", "Bottleneck": "bn3"}
 """Where the residual branch of torchvision's blocks ends."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from robustkd.contracts import Params
+from robustkd.lazy import F, nn, torch
 from robustkd.models.image import ImageModel, ImageNetwork, ImageParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TinyViTParams(ImageParams):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch.nn.functional as F
 from pydantic import Field, field_validator
-from torch import Tensor, nn
 
 from robustkd.contracts import Params
+from robustkd.lazy import F, nn
 from robustkd.models.image import GlobalMeanPool, ImageModel, ImageNetwork, ImageParams, conv3x3
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class WideResNetParams(ImageParams):

@@ -8,11 +8,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from robustkd import plugins
 from robustkd.contracts import Arrays, Batch, FitContext, Target, ThreatModel
@@ -20,8 +18,12 @@ from robustkd.contracts.defense import MetricLog
 from robustkd.contracts.threat import Norm
 from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.evaluation.images import make_batch, with_clean_logits
+from robustkd.lazy import torch
 from robustkd.plugin_kit.subject import Broken, listed
 from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget, TransformSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SAMPLES = 10
 """How many images are attacked."""

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from robustkd.contracts import (
     Asked,
@@ -25,6 +23,7 @@ from robustkd.contracts import (
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation, evidence_of
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from robustkd.lazy import nn, torch
 
 SUBJECTS = ("the red door", "the old safe", "the garden shed", "the grey cabinet", "the cellar", "the attic")
 ATTEMPTS = 4

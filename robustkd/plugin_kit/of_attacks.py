@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from robustkd.contracts import Attack, AttackResult, Batch, RobustkdError, Target, ThreatModel, target_references
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation.checks import CountedTarget
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import judge
+from robustkd.lazy import torch
 from robustkd.plugin_kit import bench
 from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
 from robustkd.scoring.distances import distance

@@ -6,9 +6,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from robustkd.contracts import Defense, FitContext, Target, ThreatModel, target_references
+from robustkd.lazy import torch
 from robustkd.plugin_kit import bench
 from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, require
 from robustkd.targets import fingerprint, load_target, save_target

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import UsageError
+from robustkd.lazy import torch
 from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
 from robustkd.targets import backward_surrogates
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _CLASSES = 7
 _SHAPES = ((1, 8, 8), (3, 16, 16), (3, 32, 32), (3, 64, 64))

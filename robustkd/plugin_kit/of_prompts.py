@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from robustkd import plugins
 from robustkd.contracts import (
@@ -24,6 +23,7 @@ from robustkd.contracts import (
     Transcript,
     target_references,
 )
+from robustkd.lazy import torch
 from robustkd.plugin_kit import bench, bench_prompts
 from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, listed, require
 from robustkd.targets import load_target, save_target

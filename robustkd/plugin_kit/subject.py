@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from robustkd import plugins
+from robustkd.lazy import torch
 from robustkd.plugin_kit.example import example_params
 
 

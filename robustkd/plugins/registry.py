@@ -160,6 +160,12 @@ def modalities(plugin: type[Any]) -> tuple[str, ...]:
     return tuple(getattr(plugin, "modalities", ("images",)))
 
 
+def is_built_in(group: Group, name: str) -> bool:
+    """Whether a plug-in is one of robustkd's own, told without importing it."""
+    point = _entry_points(group).get(name.partition(":")[0])
+    return point is not None and point.module.partition(".")[0] == "robustkd"
+
+
 def family(group: Group, name: str) -> Family | None:
     """The family called ``name``, or None when the name is a single plug-in."""
     loaded = _import(group, name)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOLERANCE = 1e-6
 """How far float32 rounding may carry a pixel outside the pixel range, and a sum from its value, as a share of it."""
@@ -19,7 +21,7 @@ TOLERANCE = 1e-6
 PIXEL_ROUNDING = 2.0**-25
 """What storing a pixel of [0, 1] in float32 changes at most: half the distance of its neighbours below 1."""
 
-_Measured = TypeVar("_Measured", Tensor, np.ndarray)
+_Measured = TypeVar("_Measured", "Tensor", np.ndarray)
 
 
 def within(spent: _Measured, allowed: _Measured | float, norm: Norm, shape: Sequence[int]) -> _Measured:

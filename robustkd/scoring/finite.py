@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from robustkd.contracts import TargetError
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def require_finite(values: Tensor | np.ndarray, what: str, of: str = "requests") -> None:

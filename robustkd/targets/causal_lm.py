@@ -6,14 +6,14 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
 from robustkd.contracts import Asked, GenerativeTarget, TargetError
+from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.chat import Chat, TokenBatch, Tokens
+from robustkd.targets.frozen import without_gradients
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _ROWS = 64
@@ -95,7 +95,7 @@ class CausalLMTarget(GenerativeTarget):
             cache = self.module(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
         return Prefix(ids, tuple((layer.keys, layer.values) for layer in cache.layers))
 
-    @torch.no_grad()
+    @without_gradients()
     def strayed(self, asked: Asked) -> float:
         """See ``GenerativeTarget.strayed``; embeddings beyond the prompt's own tokens are added ones, at its end."""
         assert asked.embeddings is not None
@@ -177,7 +177,7 @@ class CausalLMTarget(GenerativeTarget):
             )
         return text
 
-    @torch.no_grad()
+    @without_gradients()
     def _written(self, laid: Sequence[Tensor]) -> list[list[int]]:
         """The ids that the model adds to each of some (T, D) embedded texts, without what ends them."""
         width = max(len(text) for text in laid)

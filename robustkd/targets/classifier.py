@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from robustkd import plugins
 from robustkd.contracts import Code, TargetError
 from robustkd.targets.code import allowing, call_for_card
 from robustkd.targets.image import ImageTarget
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class ClassifierTarget(ImageTarget):

@@ -16,11 +16,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from robustkd.contracts import Code, TargetError, UsageError, suggestion
 from robustkd.contracts.version import moved
+from robustkd.lazy import nn, torch
 
 _OWN = {
     "robustkd.robustbench_bridge:build": "robustkd.integrations.robustbench:build",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import UsageError
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.image import ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def log_mean_probability(logits: Tensor) -> Tensor:
@@ -20,18 +20,6 @@ def log_mean_probability(logits: Tensor) -> Tensor:
     Its argmax is the ensemble's decision, its cross entropy the ensemble's, and its margin log p_j - log p_y.
     """
     return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
-
-
-class MeanProbability(nn.Module):
-    """The members' mean probability, as its logarithm."""
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K) log-probabilities."""
-        return log_mean_probability(torch.stack([member(images) for member in self.members]))
 
 
 class EnsembleTarget(ImageTarget):
@@ -61,8 +49,10 @@ class EnsembleTarget(ImageTarget):
                     f"classes, another {member.input_shape} in {member.bounds} to {member.num_classes}",
                     fix="name members that are trained on the same data",
                 )
+        from robustkd.targets.modules import MeanProbability  # late: it imports torch
+
         super().__init__(
-            MeanProbability([member.module for member in members]),
+            MeanProbability([member.module for member in members], log_mean_probability),
             num_classes=first.num_classes,
             input_shape=first.input_shape,
             bounds=first.bounds,

@@ -7,24 +7,27 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from robustkd.contracts import Code, RobustkdError, Target, TargetError
+from robustkd.lazy import torch
 from robustkd.plugins.sources import is_installed, source_files
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.code import allowing
 from robustkd.targets.fit import require_fit
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 
 def save_target(target: Target, folder: Path) -> None:
     """Write a target's weights and card into ``folder``, which exists. What two names share (tied weights) is written once."""
+    from safetensors.torch import save_file  # late: it imports torch
+
     tied = _tied(target.module)
     state = {
         name: tensor.detach().contiguous().cpu().clone()
@@ -69,6 +72,8 @@ def load_weights(module: nn.Module, file: Path) -> None:
     """
     if not file.is_file():
         raise TargetError(f"there is no weights file {file}")
+    from safetensors.torch import load_file  # late: it imports torch
+
     try:
         state = load_file(file) if file.suffix == ".safetensors" else _torch_state(file)
     except SafetensorError as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import TargetError
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @contextmanager
@@ -17,6 +19,13 @@ def recording_gradients() -> Iterator[None]:
     ``torch.no_grad`` or ``torch.inference_mode``.
     """
     with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def without_gradients() -> Iterator[None]:
+    """``torch.no_grad`` for the block, or for the function that it decorates; it does not import torch before it is entered."""
+    with torch.no_grad():
         yield
 
 

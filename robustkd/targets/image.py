@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from robustkd.contracts import Target, TargetError
+from robustkd.lazy import torch
 from robustkd.targets.failure import failures_told
 from robustkd.targets.layout import as_found, contiguous_on_the_way_back, is_laid_out
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class ImageTarget(Target):
@@ -57,10 +58,10 @@ class ImageTarget(Target):
         weight = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), inputs)
         with failures_told(inputs):
             logits = self._answer(inputs.to(weight.dtype))
-        if not isinstance(logits, Tensor) or logits.shape != (len(inputs), self.num_classes):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if not isinstance(logits, torch.Tensor) or logits.shape != (len(inputs), self.num_classes):
+            shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             fix = f"return one row of {self.num_classes} logits for each image"
-            if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] > self.num_classes:
+            if isinstance(logits, torch.Tensor) and logits.ndim == 2 and logits.shape[1] > self.num_classes:
                 fix += f", or say how many the model has (`num_classes: {logits.shape[1]}` of an `external` defense)"
             raise TargetError(
                 f"the model returned {shape} for a batch of {len(inputs)}, expected ({len(inputs)}, {self.num_classes})",

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
+from robustkd.lazy import nn, torch
 from robustkd.targets.frozen import untouched
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -67,7 +69,7 @@ def is_laid_out(module: nn.Module) -> bool:
 def contiguous_on_the_way_back(inputs: Tensor) -> Tensor:
     """The same values; the gradient that arrives here is laid out as code written for the usual order expects it (``view``)."""
     inputs = inputs.view_as(inputs)  # a hook on what the caller holds would stay there
-    inputs.register_hook(Tensor.contiguous)
+    inputs.register_hook(torch.Tensor.contiguous)
     return inputs
 
 

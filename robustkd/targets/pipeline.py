@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustkd import plugins
 from robustkd.contracts import TargetError, Transform, UsageError
+from robustkd.lazy import nn
 from robustkd.plugins.nested import PluginSpec
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.image import ImageTarget
+
+if TYPE_CHECKING:
+    pass
 
 
 class TransformSpec(PluginSpec):
@@ -23,19 +25,6 @@ class TransformSpec(PluginSpec):
         """The transform."""
         transform: Transform = super().make()
         return transform
-
-
-class Pipeline(nn.Module):
-    """x -> model(t_n(.. t_1(x)))."""
-
-    def __init__(self, transforms: Sequence[nn.Module], model: nn.Module) -> None:
-        super().__init__()
-        self.transforms = nn.Sequential(*transforms)
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> what the model returns."""
-        return self.model(self.transforms(images))
 
 
 class PipelineTarget(ImageTarget):
@@ -55,6 +44,8 @@ class PipelineTarget(ImageTarget):
     def __init__(self, base: ImageTarget, transforms: Sequence[TransformSpec | nn.Module]) -> None:
         if base.bounds != (0.0, 1.0):
             raise UsageError(f"transforms work on pixels in [0, 1], the model's are in {base.bounds}")
+        from robustkd.targets.modules import Pipeline  # late: it imports torch
+
         stages = [item if isinstance(item, nn.Module) else item.make().build(base.input_shape) for item in transforms]
         module = Pipeline(stages, base.module)
         super().__init__(module, num_classes=base.num_classes, input_shape=base.input_shape)

@@ -11,15 +11,16 @@ Source: Meng et al.: SDEdit (ICLR 2022), arXiv:2108.01073; Nie et al.: Diffusion
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import TargetError
+from robustkd.lazy import nn, torch
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.image import ImageTarget
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Redrawn(nn.Module):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import Target, WrappedTarget
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SplitTarget(WrappedTarget):
@@ -29,6 +31,8 @@ class SplitTarget(WrappedTarget):
         """(B, *shape) -> (B, K)."""
         if len(inputs) <= self.batch_size:
             return self.target(inputs)
+        from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop  # late: it imports torch
+
         again = torch.is_grad_enabled() and inputs.requires_grad
         parts = inputs.split(self.batch_size)
         # Without an early stop, which is an exception out of the network and would be told as the model's own.

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from robustkd.contracts import Target, TargetError
+from robustkd.lazy import torch
 
-Surrogate = Callable[..., Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Surrogate: TypeAlias = "Callable[..., Tensor]"
 """Called with a stage's inputs; its output has the shape of the stage's and a gradient."""
 
 
@@ -55,8 +56,8 @@ def _swapped(name: str, surrogate: Surrogate) -> Any:
         if not torch.is_grad_enabled():
             return None
         smooth = surrogate(*inputs)
-        if not isinstance(smooth, Tensor) or smooth.shape != output.shape:
-            given = tuple(smooth.shape) if isinstance(smooth, Tensor) else type(smooth).__name__
+        if not isinstance(smooth, torch.Tensor) or smooth.shape != output.shape:
+            given = tuple(smooth.shape) if isinstance(smooth, torch.Tensor) else type(smooth).__name__
             raise TargetError(
                 f"the surrogate of stage {name!r} returned {given}, the stage itself {tuple(output.shape)}",
                 fix="a surrogate returns what the stage returns, only smoother",

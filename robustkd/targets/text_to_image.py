@@ -13,17 +13,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
 from robustkd.contracts import Asked, DataError, GenerativeTarget, TargetError
+from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
+from robustkd.targets.frozen import without_gradients
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import Tensor
 
 _TOGETHER = 2**17  # latent values that are denoised together: 8 images of Stable Diffusion 1.x, 512 of 16x16 pixels
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def dtype_named(precision: str) -> torch.dtype:
+    """The type of ``float32``, ``float16`` or ``bfloat16``."""
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[precision]
 
 
 class TextToImageTarget(GenerativeTarget):
@@ -187,7 +191,7 @@ class TextToImageTarget(GenerativeTarget):
             return kept.sqrt() * latents - (1 - kept).sqrt() * output
         return (latents - (1 - kept).sqrt() * output) / kept.sqrt()
 
-    @torch.no_grad()
+    @without_gradients()
     def respond(self, asked: Sequence[Asked]) -> list[Tensor]:
         """One (C, H, W) image in [0, 1] each, on the CPU. What is drawn depends on a request's seed (None is 0) alone."""
         together = max(1, min(64, _TOGETHER // torch.Size(self.latent_shape).numel()))
@@ -328,7 +332,7 @@ class TextToImageTarget(GenerativeTarget):
         }
         if "vae" in configs:
             parts["vae"] = diffusers.AutoencoderKL.from_config(configs["vae"])
-        module = nn.ModuleDict(parts).to(PRECISIONS[card["precision"]])
+        module = nn.ModuleDict(parts).to(dtype_named(card["precision"]))
         scheduler = scheduler_class(card["scheduler"]["class"]).from_config(card["scheduler"]["config"])
         tokenizer = Tokenizer.from_str(card["tokenizer"])
         return cls(module, tokenizer, card["special"], scheduler, guidance=card["guidance"], steps=card["steps"])

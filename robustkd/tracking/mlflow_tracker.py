@@ -47,6 +47,8 @@ Job = Callable[["RunBook"], None]
 PATIENCE = 60.0
 """For how many seconds ``finish`` goes on trying to reach a store that is away."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+JOURNAL = "record.json"
+"""Grows by an entry in every run, also in one that changes nothing."""
 
 
 class MlflowTracker:
@@ -75,6 +77,11 @@ class MlflowTracker:
         self._hurry = threading.Event()
         self._book: RunBook | None = None
         self._thread: ThreadPoolExecutor | None = None
+
+    def open(self) -> None:
+        """Begin to open MLflow, which takes seconds: somebody knows that there will be something to write."""
+        if self._thread is None:
+            self._later(lambda book: None)
 
     def log_progress(self, defense: str, seed: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """An epoch of a training: its curves can be watched while it lasts."""
@@ -108,7 +115,8 @@ class MlflowTracker:
         Args:
             gallery: of the whole campaign; as a function it is called for the cells that lack their images only.
             targets: the folder of each trained target, by defense and seed.
-            artifacts: files for the parent run: the plan, the report, figures.
+            artifacts: files for the parent run: the plan, the report, figures. A new entry in ``JOURNAL`` alone is no reason to
+                open MLflow; it goes there with the next thing that is.
             force: look into MLflow even when this folder's mark says that it has all this already.
         """
         artifacts = [path for path in artifacts if path.is_file()]
@@ -228,8 +236,10 @@ class MlflowTracker:
 
     def _digest(self, results: Results, artifacts: Sequence[Path]) -> str:
         content: list[object] = [package_version(), redacted(tracking_uri(self._folder)), self._campaign.plan_id]
-        content += [results.to_dict(), [_sha256(path) for path in artifacts]]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        content += [results.to_dict(), [_sha256(path) for path in artifacts if path.name != JOURNAL]]
+        # Results that were read from their file have 1.0 where those that were just made have 1.
+        same = json.loads(json.dumps(content, default=str), parse_int=float)
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
 
 def rebuild(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Params, Transform
+from robustkd.lazy import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class BitDepthParams(Params):

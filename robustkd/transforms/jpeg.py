@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Params, Transform, UsageError
+from robustkd.lazy import nn, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class JPEGParams(Params):

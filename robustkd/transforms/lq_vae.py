@@ -15,14 +15,15 @@ that images of any size can be drawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Params, Transform
+from robustkd.lazy import F, nn, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SLOPE = 500
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Params, Transform
+from robustkd.lazy import nn, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GaussianNoiseParams(Params):

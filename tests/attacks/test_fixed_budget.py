@@ -14,13 +14,13 @@ from robustkd.attacks.image.black_box.square import bump, share_of_window, two_b
 from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.gradient.apgd import checkpoints, wrong_classes
-from robustkd.attacks.image.transferable.di2_fgsm import shrunk
 from robustkd.attacks.image.transferable.ti_fgsm import smoothed
 from robustkd.contracts import AttackError, Batch, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
+from robustkd.transforms.resize_pad import shrunk
 from support.counted_network import CountedNetwork
 
 EPS = {"linf": 0.05, "l2": 0.4, "l1": 2.0}

@@ -13,13 +13,15 @@ not? (ECCV 2024), section 4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import Asked, DataError, Prompts
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def level(block: int, blocks: int, timesteps: int) -> int:

@@ -7,13 +7,14 @@ on their own are left out of the search; what does not in the company of others 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from robustkd.contracts import DataError, Target, TargetError, UsageError
+from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Place = Literal["prefix", "suffix", "insert"]
 _CHUNK = 4096

@@ -13,17 +13,19 @@ The first attempt of each request is the request as it is. A request leaves the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.diffusion.engine.slots import Place, Slots, opened, vocabulary
 from robustkd.attacks.image.engine.adam import adam
 from robustkd.contracts import Asked, Attempts, Params, PromptBatch, Target
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.targets import frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TokenSearchParams(Params):

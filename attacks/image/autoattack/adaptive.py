@@ -41,9 +41,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.black_box.square import square_rule
 from robustkd.attacks.image.engine.ascent import Climbers, Found, GiveUp, Search, StepRule, ascend, no_slope
@@ -55,7 +53,11 @@ from robustkd.attacks.image.engine.side_by_side import Lanes, pursue
 from robustkd.attacks.image.gradient.apgd import AdaptiveStep, SparseStep, climb, wrong_classes
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CLIMB, _SWEEP, _PRESS, _POLISH = 0.2, 0.04, 0.3, 0.3  # lengths of the stages in multiples of ``steps``
 _RETRIES = ((0.1, 0.5), (0.03, 1.0))  # (share of the clean margin that is left at most, length)

@@ -12,8 +12,9 @@ section 3.1.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
 from robustkd.attacks.image.engine.ball import Ball, StepSize
@@ -23,6 +24,9 @@ from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NESParams(Params):

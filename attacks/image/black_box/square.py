@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget, no_slope
 from robustkd.attacks.image.engine.ball import Ball
@@ -30,7 +29,11 @@ from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _HALVE_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 5 of the paper)
 

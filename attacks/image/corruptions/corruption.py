@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BeforeValidator, Field, field_validator
 
 from robustkd.attacks.image.corruptions.corruption_families import FAMILIES, GROUPS, SEVERITIES, corrupted
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, suggestion
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 
 
 def _listed(value: Any) -> Any:

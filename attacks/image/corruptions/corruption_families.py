@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from scipy.special import pdtrik
-from torch import Tensor
 
 from robustkd.contracts.random import SampleRng
-from robustkd.transforms.jpeg import Compress
+from robustkd.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "noise": ("gaussian-noise", "shot-noise", "impulse-noise"),
@@ -163,6 +163,8 @@ def _pixelate(x: Tensor, share: float, rng: SampleRng) -> Tensor:
 
 
 def _jpeg(x: Tensor, quality: int, rng: SampleRng) -> Tensor:
+    from robustkd.transforms.jpeg import Compress  # late: it imports torch
+
     compressed: Tensor = Compress(quality)(x)
     return compressed
 

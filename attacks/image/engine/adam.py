@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.scoring.distances import per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BETA1, _TINY = 0.9, 1e-8  # Adam's own
 # Adam's own 0.999 remembers a thousand gradients. An attack takes some hundred steps and its first gradients are by far the

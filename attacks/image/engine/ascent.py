@@ -15,17 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
 from robustkd.contracts import AttackResult, Batch, Target, ThreatModel
+from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
 
-Recorder = Callable[[int, Tensor, Tensor, Tensor], None]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Recorder: TypeAlias = "Callable[[int, Tensor, Tensor, Tensor], None]"
 """``recorder(step, rows, x, values)`` is told every iterate that was evaluated."""
 
 
@@ -76,7 +77,7 @@ class StepRule(Protocol):
         """(A, *shape) the next points, before they are projected; ``t`` counts from 0."""
 
 
-GiveUp = Callable[[Climbers, int], Tensor]
+GiveUp: TypeAlias = "Callable[[Climbers, int], Tensor]"
 """``give_up(climbers, t)``: (A,) bool, the samples that are not worth another step."""
 
 
@@ -273,7 +274,7 @@ class Search:
         return AttackResult(self.adversarial, self.success, self.oracle.forwards, self.oracle.backwards, self.value)
 
 
-Run = Callable[[Search, Tensor, Ball, int], Found]
+Run: TypeAlias = "Callable[[Search, Tensor, Ball, int], Found]"
 """``run(search, rows, ball, attempt)``: one attempt on the samples ``rows``, whose balls are ``ball``."""
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.ascent import Found, Search
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample, within
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cascade(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from robustkd.attacks.image.engine.ascent import Climbers
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 
-Draw = Callable[[SampleRng, Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Draw: TypeAlias = "Callable[[SampleRng, Tensor], Tensor]"
 """Random directions like a tensor, each sample's from its own stream."""
 
 

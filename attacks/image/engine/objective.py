@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.losses import Loss, LossName, targeted, untargeted
 from robustkd.attacks.image.engine.oracle import Objective
 from robustkd.contracts import Batch
 from robustkd.contracts.attack import LossFamily
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FAMILY_OF: dict[str, LossFamily] = {"ce": "cross-entropy", "margin": "margin", "dlr": "margin"}
 

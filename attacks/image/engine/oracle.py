@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from robustkd.contracts import AttackError, Batch, Target, TargetError
 from robustkd.contracts.target import Precision
+from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.failure import failures_told
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["Objective", "Oracle", "finite", "finite_or_zero", "frozen", "gradient_of"]
 
-Objective = Callable[[Tensor, Tensor], Tensor]
+Objective: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """(B, K) logits and the (B,) rows they belong to -> (B,) values to climb."""
 
 

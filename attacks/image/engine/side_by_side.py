@@ -7,15 +7,17 @@ compared with each other alone, a result still depends on nothing but the sample
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.ascent import Found, Search, StepRule, ascend
 from robustkd.attacks.image.engine.losses import targeted
 from robustkd.attacks.image.engine.objective import bound
 from robustkd.attacks.image.engine.oracle import Oracle
 from robustkd.contracts import Batch
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
 from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
@@ -34,7 +33,11 @@ from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MOMENTUM = 0.75  # alpha
 _RISES_WANTED = 0.75  # rho

@@ -17,11 +17,9 @@ and their settings: eps 16/255, steps of 1/255, 100 of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, SteepestStep, climb_to_last, fixed_budget
 from robustkd.attacks.image.engine.ball import Ball, StepSize
@@ -29,7 +27,11 @@ from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, gradient_of
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,10 +25,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
 from robustkd.attacks.image.engine.ball import Ball
@@ -39,8 +38,12 @@ from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, Targ
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
+from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
 from robustkd.targets.ensemble import log_mean_probability
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MOMENTUM = 0.75
 _LARGEST_GAP = 10.0  # of tempered logits; beyond, a softmax has no gradient to speak of

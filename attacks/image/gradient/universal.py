@@ -17,11 +17,9 @@ one to keep.
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Found, Search
 from robustkd.attacks.image.engine.ball import Ball
@@ -30,6 +28,10 @@ from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class UniversalParams(Params):

@@ -21,10 +21,9 @@ differ, each because it finds closer examples with fewer passes (figures in docs
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.adam import adam
 from robustkd.attacks.image.engine.minimum_norm.finish import finish
@@ -33,7 +32,11 @@ from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _STRIDE = 0.3  # of the linearised distance, the largest step in each pixel's share of it
 

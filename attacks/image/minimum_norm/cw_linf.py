@@ -21,10 +21,9 @@ each because it finds closer examples with fewer passes, and each sample goes it
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.adam import adam
 from robustkd.attacks.image.engine.minimum_norm.finish import finish
@@ -32,7 +31,11 @@ from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _STRIDE = 0.1  # of the distance, a step's largest share in each pixel
 _LARGEST = 1e10  # c is not doubled beyond it

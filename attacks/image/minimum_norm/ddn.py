@@ -17,10 +17,9 @@ attacks are then of the same kind.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.minimum_norm.finish import finish
@@ -29,7 +28,11 @@ from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FIRST_RATE, _LAST_RATE = 1.0, 0.01
 _TINY = 1e-30

@@ -16,10 +16,9 @@ start, that one would lead farther away: median L2 7.8 instead of 4.8 on 40 imag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.minimum_norm.finish import finish
 from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, nearest_boundary, nearest_point, onto_hyperplane
@@ -29,6 +28,9 @@ from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.scoring.distances import distance, per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DeepFoolParams(Params):

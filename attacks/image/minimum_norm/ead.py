@@ -19,10 +19,9 @@ beta' = beta / a_k. The points that are judged are the y: the gradient's forward
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.minimum_norm.finish import finish
 from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question, Seekers, minimum_norm
@@ -30,7 +29,11 @@ from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LOOKS = 4  # of ten. With one, a network trained with PGD on MNIST seemed a third farther away; all steps bring little more.
 

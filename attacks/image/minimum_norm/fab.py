@@ -20,11 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.minimum_norm.finish import finish
@@ -34,7 +32,11 @@ from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
+from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class FABParams(Params):

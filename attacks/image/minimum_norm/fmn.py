@@ -21,11 +21,9 @@ unbroken (adversarially trained MNIST: half of the samples).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.minimum_norm.finish import finish
@@ -36,7 +34,11 @@ from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FALL = 100  # a_k ends at a hundredth of its first value
 _LAST_GAMMA = 0.001

@@ -12,18 +12,20 @@ size, so that every network can take it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Climbers, Slope
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, gradient_of
 from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
-from robustkd.transforms.resize_pad import shrunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Diverse:
 
     def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
         """(A, *shape): one forward and one backward pass."""
+        from robustkd.transforms.resize_pad import shrunk  # late: it imports torch
+
         draws = self.rng.fork(t).select(climbers.rows).uniform((4,), dtype=climbers.x.dtype)
         chosen = per_sample(draws[:, 0] < self.probability, climbers.x)
         with torch.enable_grad():

@@ -14,10 +14,9 @@ Source: Dong et al.: Boosting adversarial attacks with momentum (CVPR 2018), alg
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, Slope, StepRule, ascend, fixed_budget
 from robustkd.attacks.image.engine.ball import Ball, StepSize
@@ -26,7 +25,11 @@ from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

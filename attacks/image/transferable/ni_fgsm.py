@@ -13,8 +13,7 @@ Source: Lin et al.: Nesterov accelerated gradient and scale invariance for adver
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.ascent import Climbers, Slope, gradient_at_point
 from robustkd.attacks.image.engine.ball import StepSize
@@ -22,6 +21,9 @@ from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.attacks.image.transferable.momentum import MIFGSM
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.random import SampleRng
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
 from robustkd.contracts import AttackResult, Batch, Target, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class SGMParams(MomentumParams):

@@ -11,10 +11,9 @@ Source: Lin et al.: Nesterov accelerated gradient and scale invariance for adver
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Climbers, Slope
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
@@ -22,6 +21,10 @@ from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
 from robustkd.attacks.image.transferable.ni_fgsm import LookAhead
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

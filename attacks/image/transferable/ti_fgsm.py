@@ -13,16 +13,18 @@ blurs away more: white-box, fewer images fall.)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Climbers, Slope, StepRule
 from robustkd.attacks.image.transferable.di2_fgsm import DI2FGSM, DI2FGSMParams
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def smoothed(gradient: Tensor, kernel: int) -> Tensor:

@@ -11,10 +11,9 @@ Source: Wang & He: Enhancing the transferability of adversarial attacks through 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Climbers, Slope, gradient_at_point
 from robustkd.attacks.image.engine.ball import Ball
@@ -22,6 +21,10 @@ from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

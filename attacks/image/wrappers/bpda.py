@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, PrivateAttr, TypeAdapter, ValidationInfo, model_validator
-from torch import Tensor
 
 from robustkd import plugins
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec, Wrapper
@@ -27,6 +27,9 @@ from robustkd.contracts import CampaignPath, Params, Target, TargetError
 from robustkd.plugins.sources import source_files
 from robustkd.targets.code import function_by_reference, source_file
 from robustkd.targets.surrogate import Surrogate, backward_surrogates, declared_surrogates
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def identity(inputs: Tensor) -> Tensor:

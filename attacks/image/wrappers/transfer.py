@@ -19,11 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import torch
 from pydantic import BeforeValidator, Field, field_validator
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import Found, Search
 from robustkd.attacks.image.engine.cascade import usable
@@ -33,7 +31,11 @@ from robustkd.attacks.image.wrappers.wrapper import AttackSpec
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, TargetError, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
+from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Surrogate(WrappedTarget):

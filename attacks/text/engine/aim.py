@@ -8,13 +8,15 @@ That a low loss means a harmful answer is a belief of the attack; what counts is
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import DataError, Prompts, TargetError
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REQUESTS = 64
 """Requests that are attacked side by side."""

@@ -16,20 +16,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TokenBatch, Tokens
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 Norm = Literal["l2", "linf"]
 Direction = Literal["sign", "gradient"]
 
-Value = Callable[[Tensor], Tensor]
+Value: TypeAlias = "Callable[[Tensor], Tensor]"
 """``value(d)``: (B, .., D) perturbations -> (B,) what is climbed."""
 
 

@@ -10,11 +10,9 @@ or has no attempts left, leaves; the best prompts are judged as the search goes 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from robustkd.attacks.text.engine.aim import REQUESTS, aims
 from robustkd.attacks.text.engine.docket import Docket
@@ -24,8 +22,12 @@ from robustkd.attacks.text.engine.templates import REQUEST
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, Params, PromptBatch
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SuffixParams(Params):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import heapq
 import math
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.text.engine.slots import Texts
 from robustkd.contracts import Asked, Attempts
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Docket:

@@ -7,11 +7,13 @@ neighbours, a template strips blanks) are worth nothing: they are sorted out bef
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Texts = Sequence[Sequence[str | None]]
 """(B, C) the prompts that suffixes make, None for those that no text gives."""

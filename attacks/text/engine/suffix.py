@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from robustkd.attacks.text.engine.aim import rows_at_once
 from robustkd.attacks.text.engine.slots import Slots
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import Prefix
 from robustkd.targets.chat import TokenBatch, Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.contracts import AttackError
 from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TRIES = 16
 

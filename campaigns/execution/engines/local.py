@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from robustkd.campaigns.execution.accelerators import accelerators
 from robustkd.campaigns.execution.engines import Engine, Listener
 from robustkd.campaigns.execution.engines.child import Child
 from robustkd.campaigns.execution.errors import CellLost, CellTimeout
@@ -147,11 +148,8 @@ def default_workers(devices: list[str]) -> int:
     """One child a core; on GPUs one each, since cells would compete for their memory."""
     if len(devices) > 1 or devices[0].startswith("cuda"):
         return len(devices)
-    if devices == ["auto"]:
-        import torch
-
-        if torch.cuda.is_available():
-            return 1
+    if devices == ["auto"] and accelerators():
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -16,11 +16,9 @@ Source: Shafahi et al.: Adversarial training for free! (NeurIPS 2019), algorithm
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import finite_or_zero
@@ -35,7 +33,11 @@ from robustkd.defenses.training import (
     fresh_network,
     train,
 )
+from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class FreeParams(NetworkParams):

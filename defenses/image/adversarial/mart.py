@@ -15,11 +15,9 @@ Source: Wang et al.: Improving adversarial robustness requires revisiting miscla
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.defenses.training import (
     AdversarialParams,
@@ -31,7 +29,11 @@ from robustkd.defenses.training import (
 )
 from robustkd.defenses.training.divergence import tempered_log_softmax
 from robustkd.defenses.training.inner import Start
+from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MARTInner(InnerMaximisation):

@@ -13,11 +13,14 @@ in adversarially robust deep learning (ICML 2020), without which robust accuracy
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.defenses.training import AdversarialParams, AdversarialRecipe, AdversarialTraining, Minibatch
+from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PGDATParams(AdversarialParams):

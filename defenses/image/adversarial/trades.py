@@ -12,11 +12,9 @@ paper's 1/lambda, 6 in its experiments.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.defenses.training import (
     AdversarialParams,
@@ -27,7 +25,11 @@ from robustkd.defenses.training import (
     kl,
 )
 from robustkd.defenses.training.inner import OwnLoss, Start
+from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TRADESInner(InnerMaximisation):

@@ -17,16 +17,18 @@ Source: Amara et al.: BD-KD: balancing the divergences for online knowledge dist
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target
 from robustkd.defenses.training import Minibatch, Recipe, TrainParams, entropy, fresh_network, kl, train
 from robustkd.defenses.training.distillation import beside
+from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class BDKDParams(TrainParams):

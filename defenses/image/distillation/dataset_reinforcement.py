@@ -15,12 +15,9 @@ section 3 and appendix; k, p and the smoothing as in the authors' code. The pape
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import FitContext, Target
 from robustkd.contracts.random import SampleRng
@@ -28,7 +25,11 @@ from robustkd.defenses.training import Minibatch, Teacher, fresh_network, kl, te
 from robustkd.defenses.training.augment import crop_flip
 from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.distillation import Distillation, DistillationRecipe, StudentParams
+from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BATCH = 500
 _TINY = 1e-12

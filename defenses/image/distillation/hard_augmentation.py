@@ -14,10 +14,9 @@ Source: Nix, Burg, Sinz: HARD: hard augmentations for robust distillation (2023)
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import FitContext, Target
 from robustkd.defenses.training import (
@@ -33,7 +32,11 @@ from robustkd.defenses.training import (
 )
 from robustkd.defenses.training.distillation import Accompanied, Companion
 from robustkd.defenses.training.networks import initialising
+from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget, frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NOISE = 8
 """Random numbers that g is given with each image."""

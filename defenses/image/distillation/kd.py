@@ -11,12 +11,16 @@ keeps the size of the soft targets' gradients, and the hard labels get the consi
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.defenses.training import Distillation, DistillationParams, DistillationRecipe, Minibatch, kl
+from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class KDParams(DistillationParams):

@@ -17,19 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target, TargetRef
 from robustkd.defenses.training import Minibatch, Recipe, Teacher, TrainParams, fresh_network, kl, teaching, train
 from robustkd.defenses.training.distillation import Accompanied, Companion
 from robustkd.defenses.training.networks import initialising
+from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.ensemble import log_mean_probability
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MEALV2Params(TrainParams):

@@ -15,12 +15,9 @@ of the authors' code for ResNet-56 to ResNet-20.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import FitContext, Target
 from robustkd.defenses.training import (
@@ -38,7 +35,11 @@ from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.distillation import beside
 from robustkd.defenses.training.features import last_linear, with_penultimate
 from robustkd.defenses.training.networks import initialising
+from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BATCH = 500
 

@@ -18,12 +18,9 @@ equation 6; weights as in the authors' code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import FitContext, Target
 from robustkd.defenses.training import (
@@ -39,7 +36,11 @@ from robustkd.defenses.training import (
 from robustkd.defenses.training.distillation import beside
 from robustkd.defenses.training.features import with_activations
 from robustkd.defenses.training.networks import initialising
+from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget, frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class OFAKDParams(StudentParams):

@@ -16,11 +16,9 @@ Source: Polino, Pascanu, Alistarh: Model compression via distillation and quanti
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor, nn
-from torch.func import functional_call
 
 from robustkd.contracts import FitContext, Target
 from robustkd.defenses.training import (
@@ -33,7 +31,11 @@ from robustkd.defenses.training import (
     teaching,
     train,
 )
+from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class QuantisedDistillationParams(StudentParams):
@@ -68,7 +70,7 @@ class Quantised(nn.Module):
         """(B, C, H, W) -> (B, K)."""
         # Adding w and taking it away again would round: the values must be those that are deployed.
         coarse = {name: _StraightThrough.apply(w, quantised(w, self.bits, self.bucket)) for name, w in self._weights()}
-        logits: Tensor = functional_call(self.network, coarse, (images,))
+        logits: Tensor = torch.func.functional_call(self.network, coarse, (images,))
         return logits
 
     def bake(self) -> None:

@@ -17,13 +17,16 @@ and the temperature are the paper's for language models.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, StudentParams, kl
+from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SinKDParams(StudentParams):

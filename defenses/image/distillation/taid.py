@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import FitContext, Target
 from robustkd.defenses.training import (
@@ -37,6 +37,9 @@ from robustkd.defenses.training import (
 )
 from robustkd.defenses.training.batches import epoch_order
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TAIDParams(StudentParams):

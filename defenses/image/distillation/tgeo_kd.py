@@ -19,12 +19,9 @@ Source: Hu et al.: Less or more from teacher: exploiting trilateral geometry for
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
-from torch.func import functional_call
 
 from robustkd.contracts import FitContext, Target
 from robustkd.defenses.training import (
@@ -42,7 +39,11 @@ from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.distillation import Accompanied, Companion
 from robustkd.defenses.training.networks import initialising
 from robustkd.defenses.training.optim import base_lr
+from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BATCH = 500
 SIDES = 5
@@ -124,12 +125,12 @@ class TGeoKDRecipe(Accompanied, DistillationRecipe):
         # Copies of the buffers: these passes leave no trace in BatchNorm's statistics.
         buffers = {name: buffer.clone() for name, buffer in target.module.named_buffers()}
         weights = {name: w for name, w in target.module.named_parameters() if w.requires_grad}
-        student = functional_call(target.module, weights | buffers, (batch.x,))
+        student = torch.func.functional_call(target.module, weights | buffers, (batch.x,))
         lower = self.lower_loss(student, teacher, batch.y, self.share(student, teacher, batch.y))
         gradients = torch.autograd.grad(lower, list(weights.values()), create_graph=True)
         moved = {name: w - self._rate * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
         x, y = self.upper.take(self._upper_rows(batch))
-        return F.cross_entropy(functional_call(target.module, moved | buffers, (x,)), y)
+        return F.cross_entropy(torch.func.functional_call(target.module, moved | buffers, (x,)), y)
 
     def _upper_rows(self, batch: Minibatch) -> Tensor:
         """The next of the validation samples, round and round."""

@@ -14,18 +14,19 @@ is that of the authors' code: Adam at 0.001.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, Target, UsageError
 from robustkd.defenses.training import Minibatch, Recipe, train
 from robustkd.defenses.training.members import MembersParams, cross_entropies, first_members, outputs
+from robustkd.lazy import F, torch
 from robustkd.targets import EnsembleTarget
 from robustkd.targets.ensemble import log_mean_probability
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TINY = 1e-6
 

@@ -22,12 +22,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import climb_to_last
 from robustkd.attacks.image.engine.ball import Ball, StepSize
@@ -41,7 +38,11 @@ from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.features import AtLayer, Layer, layer_count
 from robustkd.defenses.training.members import MembersParams, PlainMembersRecipe, first_members
 from robustkd.defenses.training.seeding import derived_seed
+from robustkd.lazy import F, torch
 from robustkd.targets import EnsembleTarget, ImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DVERGEParams(MembersParams):

@@ -11,15 +11,17 @@ The baseline "AdvT" of Yang et al.: DVERGE (NeurIPS 2020), section 4.1.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, Target, ThreatModel
 from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, Recipe, train
 from robustkd.defenses.training.members import MembersParams, cross_entropies, first_members, outputs
 from robustkd.targets import EnsembleTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EnsembleATParams(MembersParams):

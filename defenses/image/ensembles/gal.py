@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -27,6 +25,7 @@ from robustkd.contracts import Defense, FitContext, Target, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training import Minibatch, Recipe, train
 from robustkd.defenses.training.members import MembersParams, cosines, cross_entropies, first_members, input_gradients
+from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget, EnsembleTarget
 
 

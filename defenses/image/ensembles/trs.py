@@ -17,11 +17,9 @@ beside half of the images only.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.attacks.image.engine.ascent import SteepestStep, climb_to_last
 from robustkd.attacks.image.engine.ball import Ball, StepSize
@@ -29,7 +27,11 @@ from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.contracts import Batch, Defense, FitContext, Target, WrappedTarget
 from robustkd.defenses.training import Minibatch, Recipe, train
 from robustkd.defenses.training.members import MembersParams, cosines, cross_entropies, first_members, input_gradients
+from robustkd.lazy import torch
 from robustkd.targets import EnsembleTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TRSParams(MembersParams):

@@ -14,17 +14,18 @@ losses and weights as in the authors' code, whose RMSProp and learning-rate deca
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, Target, TargetRef, UsageError
 from robustkd.defenses.training import Minibatch, Recipe, TrainParams, train
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
+from robustkd.lazy import F, torch
 from robustkd.targets import ImageTarget, PipelineTarget, TransformSpec, frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _WEIGHT, _SLOPE = 10.0, 0.1
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationInfo, model_validator
 
 from robustkd import plugins
 from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError
+from robustkd.lazy import torch
 from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.code import call_by_reference, source_file

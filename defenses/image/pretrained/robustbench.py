@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Params, Target, TargetError
 from robustkd.defenses.image.pretrained.external import tried
 from robustkd.integrations.robustbench import checkpoints, load
+from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 
 _CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}

@@ -11,12 +11,16 @@ Source: Huang et al.: Boosting accuracy and robustness of student models via ada
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtInner, TaughtRecipe, kl
 from robustkd.defenses.training.inner import InnerLoss, Start
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AdaADInner(TaughtInner):

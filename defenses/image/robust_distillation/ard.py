@@ -12,12 +12,16 @@ batch and classes (``kl_reduction: batch-and-class``).
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtRecipe, kl
+from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ARDParams(RobustDistillationParams):

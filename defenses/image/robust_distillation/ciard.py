@@ -19,18 +19,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import FitContext, Target, ThreatModel
 from robustkd.defenses.image.robust_distillation.mtard import MTARD, MTARDParams, MTARDRecipe
 from robustkd.defenses.training import Adversary, Minibatch, Teacher, fresh_network, kl, teacher, teaching, train
 from robustkd.defenses.training.batches import Together, alone
+from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TEACHER_MOMENTUM, TEACHER_WEIGHT_DECAY = 0.1, 2e-4
 

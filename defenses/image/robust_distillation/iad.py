@@ -14,11 +14,15 @@ Source: Zhu et al.: Reliable adversarial distillation with unreliable teachers (
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtRecipe, kl
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class IADParams(RobustDistillationParams):

@@ -21,10 +21,9 @@ Zhao, Wang, Wei: Mitigating accuracy-robustness trade-off via balanced multi-tea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, ModelName, Params, Target, TargetRef, ThreatModel
 from robustkd.defenses.training import (
@@ -43,6 +42,9 @@ from robustkd.defenses.training import (
 )
 from robustkd.defenses.training.inner import Start
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1.0, 10.0
 

@@ -12,14 +12,16 @@ equation 5. The authors' code averages the divergence over batch and classes (``
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtInner, TaughtRecipe, kl
 from robustkd.defenses.training.inner import InnerLoss, Start
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RSLADInner(TaughtInner):

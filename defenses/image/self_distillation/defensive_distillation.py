@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from pydantic import ConfigDict, Field, model_validator
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target, TargetRef
 from robustkd.defenses.training import Minibatch, Recipe, Teacher, TrainParams, fresh_copy, fresh_network, kl, teaching, train
+from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _OWN = "own teacher"
 

@@ -14,15 +14,17 @@ those of CIFAR-100.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from robustkd.contracts import Defense, FitContext, Target
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
+from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PSKDParams(NetworkParams):

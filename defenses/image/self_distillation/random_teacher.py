@@ -17,19 +17,20 @@ is narrower. The paper probes after the training, here the probe is trained alon
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd.contracts import Defense, FitContext, Target
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, kl, train
 from robustkd.defenses.training.distillation import Accompanied, Companion, beside
 from robustkd.defenses.training.features import last_linear, with_penultimate
 from robustkd.defenses.training.networks import initialising
+from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget, frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RandomTeacherParams(NetworkParams):

@@ -17,17 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from robustkd import plugins
 from robustkd.contracts import Defense, FitContext, Target, UsageError
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, kl, train
+from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TURNS = 4
 

@@ -15,13 +15,16 @@ their final search (section 3.3); the one for L0 is that of Pintor et al. 2021 (
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, onto_hyperplane
 from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question
 from robustkd.attacks.image.engine.minimum_norm.sparse import largest
+from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _HALVINGS = 10  # to a thousandth of the distance
 _CLASSES = 9  # other classes whose boundaries are looked at, the highest ones

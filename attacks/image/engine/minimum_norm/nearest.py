@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from robustkd.attacks.image.engine.losses import targeted, untargeted
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel, Traits
 from robustkd.contracts.threat import Norm
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ROUNDING = 8
 """The margin that a decision needs, in units of the logits' own rounding error: a point nearer to the boundary than that
@@ -104,7 +105,7 @@ def cosine(t: int, steps: int, first: float, last: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * t / steps)) / 2
 
 
-Query = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Query: TypeAlias = "Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]"
 """(A, *shape) points and their (A,) rows -> logits, (A, ..) values and their gradients."""
 
 

@@ -11,11 +11,13 @@ Source: Carlini & Wagner: Towards evaluating the robustness of neural networks (
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.minimum_norm.nearest import Seekers
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LARGEST = 1e10  # as in the authors' code: beyond it, c is not raised further
 _FACTOR = 10.0  # by which c grows until it is large enough, and falls until it is too small (authors' code)

@@ -1,0 +1,49 @@
+"""The networks of defenses that are made of others while they train. Importing it imports torch, so whoever builds one imports it then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from robustkd.lazy import nn, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Replaced(nn.Module):
+    """A network with some of its parameters and buffers replaced."""
+
+    def __init__(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.module, self.tensors = module, dict(tensors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's answer with them."""
+        logits: Tensor = torch.func.functional_call(self.module, self.tensors, (x,))
+        return logits
+
+
+class Beside(nn.Module):
+    """A student and the parts that are trained with it, which answers as the student."""
+
+    def __init__(self, student: nn.Module, parts: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.student, self.parts = student, nn.ModuleDict(parts)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K)."""
+        logits: Tensor = self.student(images)
+        return logits
+
+
+class SideBySide(nn.Module):
+    """(B, C, H, W) -> (B, 2 K): the logits of two networks."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first one's, then the second one's."""
+        return torch.cat([self.first(x), self.second(x)], 1)
