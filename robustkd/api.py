@@ -405,10 +405,10 @@ def _asked(
     fit_data: tuple[Any, Any] | None,
 ) -> _Asked:
     target = _target(model, x, batch_size)
-    each = eps if isinstance(eps, Tensor) and eps.ndim else None
+    each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
         batch = _batch(target, x, y, goals, batch_size, each)
-    largest = float(eps.max()) if isinstance(eps, Tensor) else eps
+    largest = float(eps.max()) if isinstance(eps, torch.Tensor) else eps
     threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
     return _Asked(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
 
@@ -416,7 +416,7 @@ def _asked(
 def _checks(level: Level | Literal["none"], samples: int | None, eps: float | Tensor) -> list[Check]:
     if level == "none":
         return []
-    if isinstance(eps, Tensor) and eps.ndim:
+    if isinstance(eps, torch.Tensor) and eps.ndim:
         raise UsageError("the checks look at one budget, eps has one for each sample", fix="evaluate(.., level='none')")
     return [make_check(name, samples) for name in check_names(level)]
 
