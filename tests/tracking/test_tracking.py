@@ -266,7 +266,7 @@ def test_the_data_and_their_whole_hash(folder):
         assert {tag.key: tag.value for tag in used.tags}["robustkd.digest"] == DATA["digest"]
 
 
-def test_a_trained_target_is_a_model_that_loads_again(folder):
+def test_a_trained_target_is_a_model_that_loads_again(folder, monkeypatch, request):
     import torch
 
     from robustkd.targets import ClassifierTarget, load_target, save_target
@@ -298,7 +298,9 @@ def test_a_trained_target_is_a_model_that_loads_again(folder):
     import mlflow.artifacts
     import mlflow.pyfunc
 
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(folder))  # MLflow sets it, too, and nobody would take it back
     mlflow.set_tracking_uri(tracking_uri(folder))
+    request.addfinalizer(lambda: mlflow.set_tracking_uri(None))
     uri = f"models:/{model.model_id}"
     downloaded = Path(mlflow.artifacts.download_artifacts(uri))
     assert {path.name for path in downloaded.iterdir()} >= {WEIGHTS, CARD, "MLmodel"}
