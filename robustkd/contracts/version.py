@@ -29,6 +29,7 @@ MOVED: dict[str, str] = {
     "robustkd.nested": "robustkd.plugins.nested",
     "robustkd.sources": "robustkd.plugins.sources",
     "robustkd.autoattack_bridge": "robustkd.integrations.autoattack",
+    "robustkd.robustbench_bridge": "robustkd.integrations.robustbench",
     "robustkd.doctor": "robustkd.integrations.doctor",
     "robustkd.report": "robustkd.reporting",
     "robustkd.cli.session": "robustkd.application.session",
