@@ -63,9 +63,9 @@ def reasons(plan: Plan, store: Store, finished: Collection[str]) -> list[str]:
 
 def _stale_targets(plan: Plan, store: Store, there: Collection[Cell]) -> list[str]:
     """Of the cells that are in the store: targets that are built anew, and what was made with another target."""
-    rebuilt = [cell for cell in there if cell.id in rebuilt_cells(plan)]
-    found = [f"{cell.defense}: {_rebuilt(store, plan.campaign.folder, cell)}" for cell in rebuilt]
-    if stale := [cell for cell in there if cell.kind != "checks" and cell not in rebuilt]:
+    rebuilt = rebuilt_cells(plan)
+    found = [f"{cell.defense}: {_rebuilt(store, plan.campaign.folder, cell)}" for cell in there if cell.id in rebuilt]
+    if stale := [cell for cell in there if cell.kind != "checks" and cell.id not in rebuilt]:
         whose = ", ".join(dict.fromkeys(cell.defense for cell in stale))
         found.append(
             _counted(f"{whose}: made with a target that was trained or built again, and came out different", len(stale))

@@ -95,7 +95,7 @@ _PACKAGES = {"site-packages", "dist-packages"}
 @cache
 def _own_folders() -> tuple[Path, ...]:
     """The folders of Python's standard library and of robustkd."""
-    ours = Path(__file__).resolve().parent
+    ours = Path(__file__).resolve().parents[1]
     # In a checkout robustkd's folders lie beside each other, and links make one package of them.
     links = [link.resolve() for link in ours.iterdir() if link.is_symlink()]
     standard = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]

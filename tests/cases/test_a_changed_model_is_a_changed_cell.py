@@ -240,3 +240,13 @@ def test_a_plugin_under_development_is_edited(folder, installed):
     done, now = run_it()
     assert "its source code differs" in done.stderr
     assert now > before
+
+
+def test_a_network_of_robustkds_own_counts_by_its_version_not_by_its_text():
+    from robustkd.plugins.sources import is_installed, source_files
+
+    for module in ("robustkd.models", "robustkd.targets.image", "robustkd.attacks.image.gradient.fgsm"):
+        file = plugins.module_file(module)
+        assert is_installed(file.resolve())
+        assert source_files(file) == [file.resolve()]
+    assert not is_installed(Path(__file__).resolve())
