@@ -26,7 +26,7 @@ from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.file.spec import Campaign, Name
 from robustkd.campaigns.plan.finished import rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results.collect import test_digest
+from robustkd.campaigns.results.collect import test_digest, used_digest
 from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import content_hash, relative
 from robustkd.campaigns.store.meta import TrainMeta
@@ -121,7 +121,12 @@ def execution(plan: Plan, command: Sequence[str]) -> Execution:
         packages=packages(),
         plugins=plugin_versions(campaign),
         seeds=list(campaign.seeds),
-        data={"name": campaign.data.name, "n": len(data.test), "digest": data.digest, "test_digest": test_digest(data)},
+        data={
+            "name": campaign.data.name,
+            "n": len(data.test),
+            "digest": used_digest(plan),
+            "test_digest": test_digest(data),
+        },
         files={relative(path, campaign.folder): file_hash(path) for path in files_named(campaign)},
         started=_now(),
     )

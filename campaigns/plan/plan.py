@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, overload
 
 from robustkd.campaigns.file.spec import Campaign
@@ -117,9 +118,13 @@ class CellMaker:
     def __init__(self, campaign: Campaign, data: Splits) -> None:
         self._campaign, self._data = campaign, data
         self._known: dict[int, dict[str, Any]] = {}
-        self._training = [part.digest() for part in (data.train, data.validation) if part is not None]
         self._test = data.test.digest() if data.benign is None else [data.test.digest(), data.benign.digest()]
         self._threat = [campaign.threat.norm, campaign.threat.eps]
+
+    @cached_property
+    def _training(self) -> list[str]:
+        """The hashes of the training data; not taken where no cell learns from them, since it decodes them all."""
+        return [part.digest() for part in (self._data.train, self._data.validation) if part is not None]
 
     def forget(self) -> None:
         """Describe plug-ins anew from now on: files may have changed."""

@@ -207,12 +207,20 @@ def data_told(plan: Plan) -> dict[str, Any]:
     found = {
         "name": plan.campaign.data.name,
         "n": len(data.test),
-        "digest": data.digest,
+        "digest": used_digest(plan),
         "test_digest": test_digest(data),
     }
     if data.modality == "images":
         return found
     return found | {"modality": data.modality, "benign": len(data.benign) if data.benign else 0}
+
+
+def used_digest(plan: Plan) -> str:
+    """The hash of all samples; of those that are attacked alone, where nothing learns from the others: they need not be decoded."""
+    campaign = plan.campaign
+    learns = any(use.plugin.uses_data for use in campaign.defenses.values())
+    learns = learns or any(use.plugin.traits.learns for use in campaign.attacks.values())
+    return plan.data.digest if learns else test_digest(plan.data)
 
 
 def test_digest(data: Splits) -> str:

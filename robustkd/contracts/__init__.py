@@ -8,7 +8,7 @@ from robustkd.contracts.analysis import Analysis, Table
 from robustkd.contracts.attack import Attack, AttackKind, AttackResult, Batch, LossFamily, Traits
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Level, Severity, Transcript, Verdict
 from robustkd.contracts.code import Code
-from robustkd.contracts.data import Arrays, Dataset, Modality, RawData, Samples
+from robustkd.contracts.data import Arrays, Dataset, DeferredArrays, Modality, RawData, Samples
 from robustkd.contracts.defense import Defense, FitContext
 from robustkd.contracts.errors import (
     AttackError,
@@ -61,6 +61,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Defense",
+    "DeferredArrays",
     "Finding",
     "FitContext",
     "GenerativeTarget",

@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Dataset, Params, RawData
-from robustkd.data.arrays import as_arrays
+from robustkd.contracts import Arrays, DataError, Dataset, DeferredArrays, Params, RawData
 from robustkd.data.images import read_image
 from robustkd.data.order import stratified_order
 
@@ -68,15 +67,26 @@ class ImageFolder(Dataset):
             raise DataError(
                 f"data 'image-folder': no PNG or JPEG file in {folder}/<class>/", fix="put each class's images into its folder"
             )
-        images = [read_image(file, ["PNG", "JPEG"], self.params.channels, self.params.resize) for file, _ in found]
-        for (file, _), image in zip(found, images, strict=True):
-            if image.shape != images[0].shape:
-                raise DataError(
-                    f"data 'image-folder': {file} has {image.shape[1]} x {image.shape[2]} pixels, "
-                    f"{found[0][0]} has {images[0].shape[1]} x {images[0].shape[2]}",
-                    fix="set 'resize' to bring all images to one size",
-                )
-        return as_arrays(np.stack(images), np.array([label for _, label in found]), "image-folder")
+        first = self._decoded(found[0][0])
+
+        def read(rows: np.ndarray) -> np.ndarray:
+            images = np.empty((len(rows), *first.shape), np.uint8)
+            for place, row in enumerate(rows):
+                file = found[row][0]
+                image = self._decoded(file)
+                if image.shape != first.shape:
+                    raise DataError(
+                        f"data 'image-folder': {file} has {image.shape[1]} x {image.shape[2]} pixels, "
+                        f"{found[0][0]} has {first.shape[1]} x {first.shape[2]}",
+                        fix="set 'resize' to bring all images to one size",
+                    )
+                images[place] = image
+            return images
+
+        return DeferredArrays(read, np.array([label for _, label in found], np.int64), first.shape)
+
+    def _decoded(self, file: Path) -> np.ndarray:
+        return read_image(file, ["PNG", "JPEG"], self.params.channels, self.params.resize)
 
 
 def _folders(root: Path) -> list[str]:
