@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, rademacher
 from robustkd.attacks.image.engine.losses import LossName
@@ -38,12 +38,12 @@ class AdamStep:
 
     lr: float
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
+    def step(self, state: AttackState, t: int) -> Tensor:
         """x_{t+1} before its projection."""
         if t == 0:
-            climbers.memory["first"] = climbers.memory["second"] = torch.zeros_like(climbers.x)
-        age = torch.full_like(climbers.rows, t)
-        return climbers.x + self.lr * adam(climbers.memory, climbers.gradient, age)
+            state.memory["first"] = state.memory["second"] = torch.zeros_like(state.x)
+        age = torch.full_like(state.rows, t)
+        return state.x + self.lr * adam(state.memory, state.gradient, age)
 
 
 class SPSAParams(Params):
@@ -74,9 +74,11 @@ class SPSA(Attack):
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """At most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
-        rule, slope = AdamStep(p.lr), FiniteDifferences(rng, p.pairs, p.delta, rademacher)
+        update, estimator = AdamStep(p.lr), FiniteDifferences(rng, p.pairs, p.delta, rademacher)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
-            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=p.steps, slope=slope)
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
+            return maximize(
+                search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=p.steps, estimator=estimator
+            )
 
-        return fixed_budget(target, batch, threat, run)
+        return fixed_budget(target, batch, threat, attempt)

@@ -25,9 +25,9 @@ class CrossEntropy(torch.autograd.Function):
         """(B, K) logits and (B,) labels -> (B,)."""
         own = labels.unsqueeze(1)
         log_p = logits.to(widest(logits)).log_softmax(1)
-        slope = log_p.exp().scatter_(1, own, 0.0)
-        rest = slope.sum(1, keepdim=True)
-        ctx.save_for_backward(slope.scatter_(1, own, -rest).to(logits.dtype))
+        gradient = log_p.exp().scatter_(1, own, 0.0)
+        rest = gradient.sum(1, keepdim=True)
+        ctx.save_for_backward(gradient.scatter_(1, own, -rest).to(logits.dtype))
         value = torch.where(rest < 0.5, -torch.log1p(-rest), -log_p.gather(1, own))  # the one that has digits left
         return value.squeeze(1).to(logits.dtype)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from robustkd.attacks.image.engine.ascent import Found, Search
+from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -38,7 +38,7 @@ def cascade(
             search.oracle.backwards[rows] += found.backwards
             inside = usable(attack, found, part, threat)
             x = torch.where(per_sample(inside, part.inputs), found.adversarial, part.inputs)
-            search.record(rows, Found(x, torch.zeros_like(search.value[rows]), found.success & inside))
+            search.record(rows, SearchResult(x, torch.zeros_like(search.value[rows]), found.success & inside))
         return replace(search.result(), loss=None)
 
 

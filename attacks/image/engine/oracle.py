@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Objective", "Oracle", "finite", "finite_or_zero", "frozen", "gradient_of"]
 
 Objective: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
-"""(B, K) logits and the (B,) rows they belong to -> (B,) values to climb."""
+"""(B, K) logits and the (B,) rows they belong to -> (B,) values to maximize."""
 
 
 class Oracle:
@@ -30,7 +30,7 @@ class Oracle:
     Args:
         target: to be used inside ``frozen(target.module)``.
         batch: the samples; with ``goals``, an adversarial sample is one that reaches its goal.
-        precision: of the passes that ``climb`` makes. With less than the target's own, a point that is adversarial is looked at
+        precision: of the passes that ``value_and_grad`` makes. With less than the target's own, a point that is adversarial is looked at
             once more in that: rounding is no success.
     """
 
@@ -47,22 +47,22 @@ class Oracle:
     @property
     def forwards(self) -> Tensor:
         """(B,) forward passes of each sample; to be added to in place."""
-        self._write_down()
+        self._flush()
         return self._forwards
 
     @property
     def backwards(self) -> Tensor:
         """(B,) backward passes likewise."""
-        self._write_down()
+        self._flush()
         return self._backwards
 
     def _count(self, rows: Tensor, forwards: int, backwards: int) -> None:
         if rows is not self._rows:
-            self._write_down()
+            self._flush()
             self._rows = rows
         self._pending = (self._pending[0] + forwards, self._pending[1] + backwards)
 
-    def _write_down(self) -> None:
+    def _flush(self) -> None:
         forwards, backwards = self._pending
         self._pending = (0, 0)
         if forwards:
@@ -77,7 +77,7 @@ class Oracle:
         self._count(rows, 1, 0)
         return finite(logits, x)
 
-    def climb(self, x: Tensor, rows: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    def value_and_grad(self, x: Tensor, rows: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, values of ``objective`` and its gradient at ``x``: one forward and one backward pass, inputs only.
 
         Raises:

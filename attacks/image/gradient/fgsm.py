@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
@@ -51,8 +51,8 @@ class FGSM(Attack):
         """Two forward passes and one backward pass for each sample that is classified rightly."""
         objective = for_batch(self.params.loss, batch)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
-            rule = SteepestStep(StepSize(share=1.0))
-            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=1)
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
+            update = SteepestStep(StepSize(share=1.0))
+            return maximize(search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=1)
 
-        return fixed_budget(target, batch, threat, run)
+        return fixed_budget(target, batch, threat, attempt)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.losses import LossName, margin, untargeted
 from robustkd.attacks.image.engine.objective import FAMILY_OF
@@ -108,9 +108,9 @@ class DecayingStep:
 
     steps: int
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
+    def step(self, state: AttackState, t: int) -> Tensor:
         """x_{t+1} before its projection."""
-        c, m = climbers, climbers.memory
+        c, m = state, state.memory
         size = 2 * c.ball.eps * (1 - t / self.steps)
         z = c.ball.project(c.x + per_sample(size, c.x) * c.ball.steepest(c.gradient))
         ahead = z if t == 0 else c.x + _MOMENTUM * (z - c.x) + (1 - _MOMENTUM) * (c.x - m["previous"])
@@ -149,11 +149,11 @@ class MORA(Attack):
         p, seen = self.params, Members(target)
         objective = _climbed(seen, batch, p.loss, p.share)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             start = ball.random_point(rng.fork(restart).select(rows))
-            return ascend(search.oracle, rows, ball, start, objective=objective, rule=DecayingStep(p.steps), steps=p.steps)
+            return maximize(search.oracle, rows, ball, start, objective=objective, update=DecayingStep(p.steps), steps=p.steps)
 
-        return fixed_budget(seen, batch, threat, run, restarts=p.restarts)
+        return fixed_budget(seen, batch, threat, attempt, restarts=p.restarts)
 
 
 def _climbed(seen: Members, batch: Batch, loss: LossName, share: float) -> Objective:

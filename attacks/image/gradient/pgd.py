@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
@@ -58,20 +58,20 @@ class PGD(Attack):
         """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""
         p = self.params
         objective = for_batch(p.loss, batch)
-        rule = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
+        update = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             draws = rng.fork(restart).select(rows)
             start = ball.random_start(draws) if p.random_start else ball.centre
-            return ascend(
+            return maximize(
                 search.oracle,
                 rows,
                 ball,
                 start,
                 objective=objective,
-                rule=rule,
+                update=update,
                 steps=p.steps,
                 stop_when_broken=p.stop_when_broken,
             )
 
-        return fixed_budget(target, batch, threat, run, restarts=p.restarts)
+        return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from robustkd.attacks.image.engine.ascent import Found, Search
+from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.cascade import usable
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import frozen
@@ -126,7 +126,7 @@ class Transfer(Attack):
                     logits = search.oracle.logits(x, rows)
                     _same_classes(name, surrogate, logits)
                     broken = search.oracle.is_adversarial(logits, rows)
-                    search.record(rows, Found(x, objective(logits, rows).to(x.dtype), broken))
+                    search.record(rows, SearchResult(x, objective(logits, rows).to(x.dtype), broken))
             return search.result()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robustkd.attacks.image.engine.minimum_norm.nearest import Seekers
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormState
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -51,40 +51,40 @@ class ConstantSearch:
         """At most so many, for all c together."""
         return self.values * (self.steps + 1)
 
-    def begin(self, now: Seekers, first: Tensor) -> None:
+    def begin(self, state: MinNormState, first: Tensor) -> None:
         """Fill the memory; ``first``: (A,) the first c of each sample."""
-        zero, never, count = torch.zeros_like(now.best), torch.full_like(now.best, torch.inf), torch.zeros_like(now.rows)
-        now.memory.update(c=first.clamp_max(_LARGEST), low=zero, high=never, seen=never, before=never)
-        now.memory.update(age=count, tried=count, idle=count, still=count, worked=torch.zeros_like(now.done))
+        zero, never, count = torch.zeros_like(state.best), torch.full_like(state.best, torch.inf), torch.zeros_like(state.rows)
+        state.memory.update(c=first.clamp_max(_LARGEST), low=zero, high=never, seen=never, before=never)
+        state.memory.update(age=count, tried=count, idle=count, still=count, worked=torch.zeros_like(state.done))
 
-    def ended(self, now: Seekers, objective: Tensor) -> Tensor:
+    def ended(self, state: MinNormState, objective: Tensor) -> Tensor:
         """(A,) bool: the search for c has ended at this point. The next c is then set already, and the age 0 again.
 
         Args:
-            now: evaluated at ``now.x``.
+            state: evaluated at ``state.x``.
             objective: (A,) the penalised size there.
         """
-        m = now.memory
+        m = state.memory
         look = m["age"] % max(1, self.steps // 10) == 0
         falls = objective <= _STALLED * m["seen"]
         m["still"] = torch.where(look, torch.where(falls, 0, m["still"] + 1), m["still"])
         ended = (self.abort_early & (m["still"] == self.looks)) | (m["age"] == self.steps)
         m["still"] = torch.where(ended, 0, m["still"])
-        m["worked"] = m["worked"] | now.adversarial
+        m["worked"] = m["worked"] | state.adversarial
         m["seen"] = torch.where(ended, torch.inf, torch.where(look, objective.minimum(m["seen"]), m["seen"]))
         m["age"] = torch.where(ended, 0, m["age"] + 1)
         if bool(ended.any()):
-            self._conclude(now, ended)
+            self._conclude(state, ended)
         return ended
 
-    def _conclude(self, now: Seekers, ended: Tensor) -> None:
-        m = now.memory
+    def _conclude(self, state: MinNormState, ended: Tensor) -> None:
+        m = state.memory
         c, worked = m["c"], m["worked"]
         low = torch.where(worked, m["low"], c.maximum(m["low"]))
         high = torch.where(worked, c.minimum(m["high"]), m["high"])
         lowered = torch.where(low > 0, (low + high) / 2, high / _FACTOR)
         following = torch.where(high.isfinite(), lowered, (c * _FACTOR).clamp_max(_LARGEST))
-        closer = (now.best < _STALLED * m["before"]) | now.best.isinf()
+        closer = (state.best < _STALLED * m["before"]) | state.best.isinf()
         conclusions = {
             "low": low,
             "high": high,
@@ -92,10 +92,10 @@ class ConstantSearch:
             "tried": m["tried"] + 1,
             "worked": torch.zeros_like(worked),
             "idle": torch.where(closer, 0, m["idle"] + 1),
-            "before": now.best,
+            "before": state.best,
         }
         for name, value in conclusions.items():
             m[name] = torch.where(ended, value, m[name])
-        now.done = now.done | (m["tried"] == self.values)
+        state.done = state.done | (m["tried"] == self.values)
         if self.abort_early:
-            now.done = now.done | (m["idle"] == _PATIENCE)
+            state.done = state.done | (m["idle"] == _PATIENCE)
