@@ -117,7 +117,7 @@ def without(rows: Tensor, others: Tensor) -> Tensor:
 
 
 def stages_1_to_5(stages: Stages, rng: SampleRng) -> None:
-    """The stages that follow gradients."""
+    """Run the stages that follow gradients, each on the samples that still stand."""
     search, part = stages.search, stages.budgets.part
     stages.margin_apgd(search.standing, search.ball.centre, part(_MARGIN_APGD_LENGTH))
     unstable = search.standing

@@ -29,7 +29,6 @@ from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDPar
 from robustkd.attacks.image.minimum_norm.fab import FAB, FABParams
 from robustkd.attacks.image.wrappers.eot import MeanTarget
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, Traits
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 
 Version = Literal["standard", "plus", "rand", "adaptive"]
@@ -46,22 +45,18 @@ class AutoAttackParams(Params):
 
 
 class AutoAttack(Attack):
-    """The ensemble of parameter-free attacks."""
+    """The ensemble of parameter-free attacks, run one after the other."""
 
     Params = AutoAttackParams
     version = "4"
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     source = "Croce & Hein 2020, arXiv:2003.01690"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """``margin``: most of its attacks maximize margins."""
-        return "margin"
+    loss_family = "margin"  # most of its attacks maximize margins
 
     @property
     def traits(self) -> Traits:
-        """Version ``rand`` averages over passes."""
+        """The traits of the class; version ``rand`` averages over passes."""
         return replace(super().traits, averages=self.params.version == "rand")
 
     def stages(self, threat: ThreatModel, steps: int | None = None, *, enough: float | None = None) -> list[tuple[str, Attack]]:

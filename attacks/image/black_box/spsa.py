@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.adam import adam
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdamStep:
-    """Adam, uphill."""
+    """A step of Adam that raises the objective."""
 
     lr: float
 
     def step(self, state: AttackState, t: int) -> Tensor:
-        """x_{t+1} before its projection."""
+        """(A, *shape) the points x_{t+1}, before they are projected."""
         if t == 0:
             state.memory["first"] = state.memory["second"] = torch.zeros_like(state.x)
         age = torch.full_like(state.rows, t)
@@ -67,8 +68,8 @@ class SPSA(Attack):
     source = "Uesato et al. 2018, arXiv:1802.05666"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:

@@ -27,7 +27,6 @@ from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResu
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
@@ -58,20 +57,20 @@ def signs(bits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LinfSquare:
-    """Algorithm 2."""
+    """Proposals in linf, a window of one colour (algorithm 2)."""
 
     rng: SampleRng
     queries: int
     first: float
 
     def start(self, ball: Ball, rows: Tensor) -> Tensor:
-        """Vertical stripes."""
+        """(A, *shape) the clean images plus vertical stripes of +eps or -eps."""
         _, channels, _, width = ball.centre.shape
         stripes = signs(self.rng.fork("start").select(rows).bits((channels, 1, width)))
         return ball.project(ball.centre + per_sample(ball.eps, ball.centre) * stripes)
 
     def step(self, state: AttackState, t: int) -> Tensor:
-        """The next proposal."""
+        """(A, *shape) the next proposals: the best points with one window recoloured."""
         best, ball = state.best_x, state.ball
         _, channels, height, width = best.shape
         side = max(1, round(math.sqrt(share_of_window(t, self.queries, self.first) * height * width)))
@@ -105,7 +104,7 @@ def two_bumps(side: int, power: int) -> Tensor:
 
 @dataclass(frozen=True)
 class BumpSquare:
-    """Algorithm 3, for l2 (``power`` 2) and l1 (``power`` 1)."""
+    """Proposals in l2 and l1, a window that takes over the budget of another (algorithm 3): l2 (``power`` 2) and l1 (``power`` 1)."""
 
     rng: SampleRng
     queries: int
@@ -189,11 +188,7 @@ class Square(Attack):
     gradients = False
     version = "3"
     source = "Andriushchenko et al. 2020, arXiv:1912.00049; l1: Croce & Hein 2021, arXiv:2103.01208"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """Untargeted, it climbs the logit margin."""
-        return "margin"
+    loss_family = "margin"  # when untargeted
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """At most ``restarts * queries`` forward passes a sample.

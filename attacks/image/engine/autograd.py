@@ -34,7 +34,7 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # a second derivative would silently be another function's
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        """(B,) -> (B, K)."""
+        """(B,) gradients of the values -> (B, K) of the logits."""
         return upstream.unsqueeze(1) * ctx.saved_tensors[0], None
 
 

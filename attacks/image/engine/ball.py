@@ -38,7 +38,7 @@ class Ball:
         return cls(centre, radii, norm, bounds)
 
     def select(self, rows: Tensor) -> Ball:
-        """The balls of some rows."""
+        """The balls of the samples ``rows`` (indices or mask)."""
         return Ball(self.centre[rows], self.eps[rows], self.norm, self.bounds)
 
     @cached_property

@@ -19,12 +19,12 @@ Draw: TypeAlias = "Callable[[SampleRng, Tensor], Tensor]"
 
 
 def gaussian(rng: SampleRng, like: Tensor) -> Tensor:
-    """Standard normal entries."""
+    """A direction of standard normal entries, in the shape of ``like``."""
     return rng.normal(like.shape[1:], dtype=like.dtype)
 
 
 def rademacher(rng: SampleRng, like: Tensor) -> Tensor:
-    """Entries +1 and -1."""
+    """A direction of entries +1 and -1, in the shape of ``like``."""
     return (1 - 2 * rng.integers(like.shape[1:], 2)).to(like.dtype)
 
 

@@ -24,6 +24,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
@@ -31,7 +32,6 @@ from robustkd.attacks.image.engine.losses import scale_free, scale_free_towards
 from robustkd.attacks.image.engine.objective import bound, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -69,7 +69,7 @@ class AdaptiveStep:
     first: float = 2.0
 
     def step(self, state: AttackState, t: int) -> Tensor:
-        """x_{t+1} before its projection."""
+        """(A, *shape) the points x_{t+1}, before they are projected."""
         c, m = state, state.memory
         if t == 0:
             m["size"], m["previous"] = self.first * c.ball.eps, c.x
@@ -112,7 +112,7 @@ class SparseStep:
     first: bool = True
 
     def step(self, state: AttackState, t: int) -> Tensor:
-        """x_{t+1}, projected."""
+        """(A, *shape) the points x_{t+1}, projected already."""
         c, m = state, state.memory
         pixels = c.x[0].numel()
         if t == 0:
@@ -189,7 +189,7 @@ class APGD(Attack):
 
     @abstractmethod
     def objective(self, batch: Batch) -> Objective:
-        """What is climbed."""
+        """The loss that is maximized, bound to the samples of ``batch``."""
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample (l1: see ``run_apgd``)."""
@@ -206,14 +206,10 @@ class APGDCE(APGD):
     """Auto-PGD on the cross entropy."""
 
     version = "3"
+    loss_family = "cross-entropy"
 
-    @property
-    def loss_family(self) -> LossFamily:
-        """By its loss."""
-        return "cross-entropy"
-
+    @override
     def objective(self, batch: Batch) -> Objective:
-        """Cross entropy."""
         return for_batch("ce", batch)
 
 
@@ -221,14 +217,10 @@ class APGDDLR(APGD):
     """Auto-PGD on the difference of logits ratio; with two classes (targeted: three) on the margin."""
 
     version = "2"
+    loss_family = "margin"
 
-    @property
-    def loss_family(self) -> LossFamily:
-        """By its loss."""
-        return "margin"
-
+    @override
     def objective(self, batch: Batch) -> Objective:
-        """DLR."""
         return bound(scale_free, batch.labels) if batch.goals is None else bound(scale_free_towards, batch.goals)
 
 
@@ -248,11 +240,7 @@ class APGDT(Attack):
     version = "2"
     norms = APGD.norms
     source = APGD.source
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """By its loss."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """At most ``restarts * targets`` times the passes of one run (``run_apgd``)."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
@@ -35,7 +36,7 @@ class BIMParams(Params):
 
 
 class BIM(Attack):
-    """Basic iterative method."""
+    """Basic iterative method (iterative FGSM)."""
 
     Params = BIMParams
     norms = ("linf", "l2", "l1")
@@ -44,8 +45,8 @@ class BIM(Attack):
     source = "Kurakin et al. 2017, arXiv:1607.02533"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:

@@ -51,7 +51,7 @@ class ScoreDistillation:
     sign: int
 
     def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
-        """(A, *shape)."""
+        """(A, *shape) the estimate, which counts as one forward and one backward pass."""
         drawing, draws = self.drawing, self.rng.fork(t).select(state.rows)
         x = state.x.detach().requires_grad_()
         with torch.enable_grad():

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
@@ -33,7 +34,7 @@ class FGSMParams(Params):
 
 
 class FGSM(Attack):
-    """Fast gradient (sign) method."""
+    """Fast gradient method; in linf, fast gradient sign method."""
 
     Params = FGSMParams
     norms = ("linf", "l2", "l1")
@@ -43,8 +44,8 @@ class FGSM(Attack):
     source = "Goodfellow et al. 2015, arXiv:1412.6572"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
@@ -41,7 +42,7 @@ class PGDParams(Params):
 
 
 class PGD(Attack):
-    """Projected gradient descent."""
+    """Projected gradient descent with random restarts."""
 
     Params = PGDParams
     norms = ("linf", "l2", "l1")
@@ -50,8 +51,8 @@ class PGD(Attack):
     source = "Madry et al. 2018, arXiv:1706.06083"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:

@@ -20,6 +20,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.ball import Ball
@@ -63,8 +64,8 @@ class Universal(Attack):
         self.perturbation: Tensor | None = None
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:

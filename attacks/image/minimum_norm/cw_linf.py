@@ -29,7 +29,6 @@ from robustkd.attacks.image.engine.adam import adam
 from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, minimum_norm
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -61,11 +60,7 @@ class CWLinf(Attack):
     norms = ("linf",)
     goals = ("untargeted", "targeted")
     source = "Carlini & Wagner 2017, arXiv:1608.04644"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It climbs the logit margin."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """At most ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, cosine, minimum_norm
@@ -48,7 +49,7 @@ class DDNParams(Params):
 
 
 class DDN(Attack):
-    """Decoupled direction and norm."""
+    """Decoupled direction and norm, a minimum-norm attack in L2."""
 
     Params = DDNParams
     kind = "minimum-norm"
@@ -58,8 +59,8 @@ class DDN(Attack):
     source = "Rony et al. 2019, arXiv:1811.09600"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
@@ -79,7 +80,7 @@ class DDN(Attack):
 
 @dataclass(frozen=True)
 class DDNStep:
-    """One step of the algorithm."""
+    """One step of algorithm 1."""
 
     steps: int
     gamma: float
@@ -87,7 +88,7 @@ class DDNStep:
     bounds: tuple[float, float]
 
     def step(self, state: MinNormState, t: int) -> Tensor:
-        """(A, *shape) x + d_k+1."""
+        """(A, *shape) the perturbed images x + d_k+1."""
         eps = state.memory.get("eps", torch.full_like(state.best, self.init_norm))
         eps = eps * torch.where(state.adversarial, 1 - self.gamma, 1 + self.gamma)
         state.memory["eps"] = eps

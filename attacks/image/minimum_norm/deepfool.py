@@ -24,7 +24,6 @@ from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, nea
 from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, NormOfThreat, minimum_norm
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.scoring.distances import distance, per_sample
@@ -50,11 +49,7 @@ class DeepFool(NormOfThreat):
     goals = ("untargeted", "targeted")
     version = "2"
     source = "Moosavi-Dezfooli et al. 2016, arXiv:1511.04599"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It linearises logit margins."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """At most ``steps + 1`` forward passes, and ``steps`` backward passes for each class looked at, and those of

@@ -27,7 +27,6 @@ from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, M
 from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -59,11 +58,7 @@ class EAD(Attack):
     goals = ("untargeted", "targeted")
     version = "3"
     source = "Chen et al. 2018, arXiv:1709.04114"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It climbs the logit margin."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``refine``."""

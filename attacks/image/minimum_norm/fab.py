@@ -36,7 +36,6 @@ from robustkd.attacks.image.engine.minimum_norm.nearest import (
 )
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
@@ -67,18 +66,14 @@ class FABTParams(FABParams):
 
 
 class FAB(NormOfThreat):
-    """Fast adaptive boundary attack."""
+    """Fast adaptive boundary attack, a minimum-norm attack in Linf, L2 or L1."""
 
     Params = FABParams
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     version = "2"
     source = "Croce & Hein 2020, arXiv:1907.02044"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It linearises logit margins."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """A run is at most ``2 * steps + 1`` forward passes, and ``steps`` backward passes for each class looked at; at the end
@@ -138,7 +133,7 @@ class FABStep:
     beta: float
 
     def step(self, state: MinNormState, t: int) -> Tensor:
-        """(A, *shape) x_k+1."""
+        """(A, *shape) the next points x_k+1."""
         problem, bounds, clean = self.problem, self.problem.bounds, state.clean
         # Aimed at the boundary itself, a coarse model (bfloat16) would never be sure that it was crossed.
         value, gradient = nearest_boundary(state.value - 2 * state.decision_tolerance.unsqueeze(1), state.gradient, self.norm)

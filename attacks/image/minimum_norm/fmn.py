@@ -38,7 +38,6 @@ from robustkd.attacks.image.engine.minimum_norm.nearest import (
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.attacks.image.engine.minimum_norm.sparse import largest
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
@@ -64,18 +63,14 @@ class FMNParams(Params):
 
 
 class FMN(NormOfThreat):
-    """Fast minimum-norm attack."""
+    """Fast minimum-norm attack, in Linf, L2, L1 or L0."""
 
     Params = FMNParams
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
     version = "2"
     source = "Pintor et al. 2021, arXiv:2102.12827"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It climbs the logit margin."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""
@@ -92,7 +87,7 @@ class FMN(NormOfThreat):
 
 @dataclass(frozen=True)
 class FMNStep:
-    """One step of the algorithm."""
+    """One step of algorithm 1, with its two additions."""
 
     steps: int
     step_size: float
@@ -101,7 +96,7 @@ class FMNStep:
     bounds: tuple[float, float]
 
     def step(self, state: MinNormState, t: int) -> Tensor:
-        """(A, *shape) x + d_k+1."""
+        """(A, *shape) the perturbed images x + d_k+1."""
         eps = self._eps(state, t)
         state.memory["eps"] = eps
         alpha = cosine(t, self.steps, self.step_size, self.step_size / _FALL)

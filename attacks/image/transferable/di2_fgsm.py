@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, gradient_of
@@ -69,6 +70,6 @@ class DI2FGSM(MIFGSM):
     Params = DI2FGSMParams
     source = "Xie et al. 2019, arXiv:1803.06978"
 
+    @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator | None:
-        """The gradient at a random copy."""
         return Diverse(rng, self.params.probability, self.params.smallest)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import (
     AttackState,
@@ -48,7 +49,7 @@ class MomentumStep:
     decay: float
 
     def step(self, state: AttackState, t: int) -> Tensor:
-        """x_{t+1} before its projection."""
+        """(A, *shape) the points x_{t+1}, before they are projected."""
         gradient = state.gradient
         unit = gradient / per_sample(distance(gradient, "l1"), gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
         momentum = unit if t == 0 else self.decay * state.memory["momentum"] + unit
@@ -76,8 +77,8 @@ class MIFGSM(Attack):
     source = "Dong et al. 2018, arXiv:1710.06081"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     @property

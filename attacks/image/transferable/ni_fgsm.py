@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator, gradient_at_point
 from robustkd.attacks.image.engine.ball import StepSize
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
@@ -35,7 +37,7 @@ class LookAhead:
     of: GradientEstimator = gradient_at_point
 
     def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
-        """(A, *shape)."""
+        """(A, *shape) the estimate of ``of`` at the point ahead: as many passes as ``of`` makes."""
         if t == 0:
             return self.of(oracle, state, objective, t)
         ball, momentum = state.ball, state.memory["momentum"]
@@ -50,6 +52,6 @@ class NIFGSM(MIFGSM):
     version = "3"
     source = "Lin et al. 2020, arXiv:1908.06281"
 
+    @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
-        """The gradient ahead."""
         return LookAhead(self.size, self.params.decay)

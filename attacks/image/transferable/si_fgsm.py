@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
@@ -56,8 +57,8 @@ class SIFGSM(MIFGSM):
     version = "3"
     source = "Lin et al. 2020, arXiv:1908.06281"
 
+    @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
-        """The mean over scales, here or ahead."""
         p = self.params
         over_scales = OverScales(p.copies)
         return LookAhead(self.size, p.decay, over_scales) if p.look_ahead else over_scales

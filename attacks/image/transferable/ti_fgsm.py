@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator, Update
 from robustkd.attacks.image.transferable.di2_fgsm import DI2FGSM, DI2FGSMParams
@@ -45,7 +46,7 @@ class SmoothedStep:
     kernel: int
 
     def step(self, state: AttackState, t: int) -> Tensor:
-        """x_{t+1} before its projection."""
+        """(A, *shape) the points x_{t+1}, before they are projected."""
         return self.update.step(replace(state, gradient=smoothed(state.gradient, self.kernel)), t)
 
 
@@ -64,10 +65,10 @@ class TIFGSM(DI2FGSM):
     version = "2"
     source = "Dong et al. 2019, arXiv:1904.02884"
 
+    @override
     def update(self, threat: ThreatModel) -> Update:
-        """Smooth, then step."""
         return SmoothedStep(super().update(threat), self.params.kernel)
 
+    @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator | None:
-        """The gradient at the point, unless diverse inputs are asked for."""
         return super().estimator(threat, rng) if self.params.probability else None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator, gradient_at_point
 from robustkd.attacks.image.engine.ball import Ball
@@ -64,7 +65,7 @@ class VMIFGSM(MIFGSM):
     Params = VMIFGSMParams
     source = "Wang & He 2021, arXiv:2103.15571"
 
+    @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
-        """The tuned gradient."""
         p = self.params
         return VarianceTuned(rng, p.neighbours, p.reach, p.steps)
