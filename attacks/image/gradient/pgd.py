@@ -42,7 +42,7 @@ class PGDParams(Params):
 
 
 class PGD(Attack):
-    """Projected gradient descent with random restarts."""
+    """Projected gradient descent."""
 
     Params = PGDParams
     norms = ("linf", "l2", "l1")

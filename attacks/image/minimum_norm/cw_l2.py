@@ -37,7 +37,7 @@ from robustkd.scoring.distances import distance, per_sample
 if TYPE_CHECKING:
     from torch import Tensor
 
-_STRIDE = 0.3  # of the linearised distance, the largest step in each pixel's share of it
+_STRIDE = 0.3  # the largest step, as a share of the linearised distance that falls to each pixel
 
 
 class CWL2Params(Params):
@@ -86,7 +86,7 @@ class CWStep:
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the points after one step of Adam, or the best examples where the next c begins."""
         if t == 0:
-            self._begin(state)
+            self._initialise(state)
         m = state.memory
         delta = state.x - state.clean
         hinge = (state.decision_tolerance - state.value).clamp_min(0)
@@ -95,17 +95,21 @@ class CWStep:
         gradient = 2 * delta - per_sample(c * (hinge > 0), delta) * state.gradient
         x = (state.x - per_sample(m["lr"], delta) * adam(m, gradient, age)).clamp(*self.bounds)
         if bool(ended.any()):
-            again = per_sample(ended, x)
-            x = torch.where(again, torch.where(per_sample(state.best.isfinite(), x), state.best_x, state.clean), x)
-            m["first"], m["second"] = m["first"].where(~again, 0), m["second"].where(~again, 0)
+            restart = per_sample(ended, x)
+            x = torch.where(restart, torch.where(per_sample(state.best.isfinite(), x), state.best_x, state.clean), x)
+            m["first"], m["second"] = m["first"].where(~restart, 0), m["second"].where(~restart, 0)
         return x
 
-    def _begin(self, state: MinNormState) -> None:
-        steepness = distance(state.gradient, "l2").clamp_min(1e-12)
-        reach = (state.decision_tolerance - state.value) / steepness
-        first = 2 * reach / steepness if self.initial_const is None else torch.full_like(reach, self.initial_const)
+    def _initialise(self, state: MinNormState) -> None:
+        gradient_norm = distance(state.gradient, "l2").clamp_min(1e-12)
+        boundary_distance = (state.decision_tolerance - state.value) / gradient_norm
+        first = (
+            2 * boundary_distance / gradient_norm
+            if self.initial_const is None
+            else torch.full_like(boundary_distance, self.initial_const)
+        )
         self.constants.begin(state, first)
-        share = reach / state.x[0].numel() ** 0.5
+        share = boundary_distance / state.x[0].numel() ** 0.5
         state.memory.update(
             lr=(_STRIDE * share).clamp_max(self.lr), first=torch.zeros_like(state.x), second=torch.zeros_like(state.x)
         )

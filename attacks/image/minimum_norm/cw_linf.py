@@ -83,41 +83,47 @@ class CeilingStep:
         """(A, *shape) the points after one step of Adam, or the best examples where the next ceiling begins."""
         p, m = self.params, state.memory
         if t == 0:
-            self._begin(state)
-        again = self._conclude(state)
+            self._initialise(state)
+        restart = self._next_ceiling(state)
         found = state.best.isfinite()
         ceiling = torch.where(found, state.best * (1 - m["drop"]), torch.inf)
-        size = torch.where(found, state.best * m["drop"] / (1 - p.decrease), m["reach"].maximum(state.distance))
+        scale = torch.where(found, state.best * m["drop"] / (1 - p.decrease), m["boundary_distance"].maximum(state.distance))
         delta = state.x - state.clean
         above = delta.abs() > per_sample(ceiling, delta)
         c = m["c"] * (state.value < state.decision_tolerance) / distance(state.gradient, "linf").clamp_min(1e-30)
         gradient = delta.sign() * above - per_sample(c, delta) * state.gradient
-        rate = (_STRIDE * size).clamp_max(p.lr)
+        rate = (_STRIDE * scale).clamp_max(p.lr)
         x = state.x - per_sample(rate, delta) * adam(m, gradient, m["age"])
         m["age"] = m["age"] + 1
-        return torch.where(per_sample(again, x), state.best_x, x).clamp(*self.bounds)
+        return torch.where(per_sample(restart, x), state.best_x, x).clamp(*self.bounds)
 
-    def _begin(self, state: MinNormState) -> None:
-        reach = (state.decision_tolerance - state.value) / distance(state.gradient, "l1").clamp_min(1e-30)
+    def _initialise(self, state: MinNormState) -> None:
+        boundary_distance = (state.decision_tolerance - state.value) / distance(state.gradient, "l1").clamp_min(1e-30)
         full = torch.full_like
-        state.memory.update(c=full(reach, self.params.initial_const), drop=full(reach, 1 - self.params.decrease))
-        state.memory.update(reach=reach, seen=full(reach, torch.inf), idle=torch.zeros_like(state.rows))
+        state.memory.update(
+            c=full(boundary_distance, self.params.initial_const), drop=full(boundary_distance, 1 - self.params.decrease)
+        )
+        state.memory.update(
+            boundary_distance=boundary_distance,
+            lowest=full(boundary_distance, torch.inf),
+            no_progress=torch.zeros_like(state.rows),
+        )
         state.memory.update(age=torch.zeros_like(state.rows), first=torch.zeros_like(state.x), second=torch.zeros_like(state.x))
 
-    def _conclude(self, state: MinNormState) -> Tensor:
-        """(A,) bool: the ceiling was out of reach; the next one is set, and Adam's memory empty."""
+    def _next_ceiling(self, state: MinNormState) -> Tensor:
+        """(A,) bool: the ceiling stayed out of reach for ``patience`` steps; the next one is set, and Adam starts anew."""
         p, m = self.params, state.memory
         found = state.best.isfinite()
-        nearer = state.best < m["seen"] * (1 - m["drop"] / 2)  # half of the way down to the ceiling
-        m["seen"] = torch.where(nearer, state.best, m["seen"])
-        m["idle"] = torch.where(nearer, 0, m["idle"] + 1)
-        stuck = m["idle"] == p.patience
-        m["idle"] = torch.where(stuck, 0, m["idle"])
+        nearer = state.best < m["lowest"] * (1 - m["drop"] / 2)  # half of the way down to the ceiling
+        m["lowest"] = torch.where(nearer, state.best, m["lowest"])
+        m["no_progress"] = torch.where(nearer, 0, m["no_progress"] + 1)
+        stuck = m["no_progress"] == p.patience
+        m["no_progress"] = torch.where(stuck, 0, m["no_progress"])
         m["c"] = torch.where(stuck & ~found, 2 * m["c"], m["c"]).clamp_max(_LARGEST)
-        again = stuck & found
-        m["drop"] = torch.where(again, m["drop"] / 2, m["drop"])
+        restart = stuck & found
+        m["drop"] = torch.where(restart, m["drop"] / 2, m["drop"])
         state.done = state.done | (m["drop"] < 0.75 * (1 - p.decrease) / 2 ** (p.refinements - 1))
-        m["age"] = torch.where(again, 0, m["age"])
-        empty = per_sample(again, state.x)
-        m["first"], m["second"] = m["first"].where(~empty, 0), m["second"].where(~empty, 0)
-        return again
+        m["age"] = torch.where(restart, 0, m["age"])
+        reset = per_sample(restart, state.x)
+        m["first"], m["second"] = m["first"].where(~reset, 0), m["second"].where(~reset, 0)
+        return restart

@@ -86,10 +86,10 @@ class EADStep:
         """(A, *shape) the next points of FISTA, or the clean images where the next c begins."""
         weight = self.beta / self.lr
         if t == 0:
-            steepness = distance(state.gradient, "linf").clamp_min(1e-12)
-            reach = (state.decision_tolerance - state.value) / steepness
-            # Below weight / steepness no pixel moves; the steepest one alone would have to go as far as `reach`.
-            first = (weight + 2 * reach) / steepness
+            gradient_norm = distance(state.gradient, "linf").clamp_min(1e-12)
+            boundary_distance = (state.decision_tolerance - state.value) / gradient_norm
+            # Below weight / gradient_norm no pixel moves; the steepest one alone would have to go as far as `boundary_distance`.
+            first = (weight + 2 * boundary_distance) / gradient_norm
             self.constants.begin(state, first if self.initial_const is None else torch.full_like(first, self.initial_const))
             state.memory["z"] = state.clean
         m = state.memory
@@ -100,9 +100,9 @@ class EADStep:
         rate = self.lr * (1 - age / self.constants.steps).clamp_min(0).sqrt()
         m["z"] = shrink(state.x - per_sample(rate, delta) * gradient, state.clean, self.beta).clamp(*self.bounds)
         x = (m["z"] + per_sample(age / (age + 3), delta) * (m["z"] - z)).clamp(*self.bounds)
-        again = per_sample(ended, x)
-        m["z"] = torch.where(again, state.clean, m["z"])
-        return torch.where(again, state.clean, x)
+        restart = per_sample(ended, x)
+        m["z"] = torch.where(restart, state.clean, m["z"])
+        return torch.where(restart, state.clean, x)
 
 
 def shrink(x: Tensor, clean: Tensor, beta: float) -> Tensor:

@@ -138,12 +138,12 @@ class FABStep:
         # Aimed at the boundary itself, a coarse model (bfloat16) would never be sure that it was crossed.
         value, gradient = nearest_boundary(state.value - 2 * state.decision_tolerance.unsqueeze(1), state.gradient, self.norm)
         value_at_clean = value + (gradient * (clean - state.x)).flatten(1).sum(1)
-        forwards = onto_hyperplane(state.x, value, gradient, self.norm, bounds) - state.x
-        drawn = onto_hyperplane(clean, value_at_clean, gradient, self.norm, bounds) - clean
-        length, drawn_length = problem.length(forwards), problem.length(drawn)
-        alpha = (length / (length + drawn_length).clamp_min(1e-30)).clamp_max(self.alpha_max)
+        d1 = onto_hyperplane(state.x, value, gradient, self.norm, bounds) - state.x
+        d2 = onto_hyperplane(clean, value_at_clean, gradient, self.norm, bounds) - clean
+        length1, length2 = problem.length(d1), problem.length(d2)
+        alpha = (length1 / (length1 + length2).clamp_min(1e-30)).clamp_max(self.alpha_max)
         alpha = per_sample(alpha, clean)
-        x = ((1 - alpha) * (state.x + self.eta * forwards) + alpha * (clean + self.eta * drawn)).clamp(*bounds)
+        x = ((1 - alpha) * (state.x + self.eta * d1) + alpha * (clean + self.eta * d2)).clamp(*bounds)
         logits = problem.oracle.logits(x, state.rows)
         state.keep_if_nearer(x, problem.adversarial(logits, state.rows), problem.length(x - clean))
         # On the boundary, as far as rounding can tell, no hyperplane would move it any more: back from there too.

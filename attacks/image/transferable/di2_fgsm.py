@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diverse:
-    """The gradient at a random copy, one of its own for each sample.
+    """The gradient at a random copy of each sample, which is transformed differently for every sample.
 
     Attributes:
         probability: of a sample being transformed at a step.
