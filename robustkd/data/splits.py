@@ -63,7 +63,7 @@ class Splits:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes."""
         return len(self.classes)
 
 
