@@ -2,7 +2,7 @@
 
 found = robustkd.attack("pgd", model, x, y, norm="linf", eps=8 / 255, steps=20)
 report = robustkd.evaluate(model, x, y, attacks=["pgd", {"kind": "pgd", "loss": "margin"}], norm="linf", eps=8 / 255)
-doubts = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
+report = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class AttackReport(Tabular):
 
     @property
     def success(self) -> np.ndarray:
-        """(N,) bool: was classified rightly, and is not any more."""
+        """(N,) bool: classified rightly before the attack, and wrongly after it."""
         return self.outcome.success
 
     @property
@@ -90,7 +90,7 @@ class AttackReport(Tabular):
         return wilson(int(self.outcome.standing.sum()), len(self.outcome))
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers without the samples."""
+        """The numbers of the report, without those of each sample."""
         low, high = self.interval
         return {
             "n": len(self.outcome),
@@ -103,17 +103,17 @@ class AttackReport(Tabular):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """What became of each sample (see ``Outcome``)."""
+        """One row for each sample, with the fields of ``Outcome``."""
         columns = {each.name: getattr(self.outcome, each.name).tolist() for each in fields(Outcome)}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def caption(self) -> str:
         """Accuracy without and under the attack; one attack alone has no verdict."""
-        told = f"{percent(self.robust_accuracy)} {interval(*self.interval)} under one attack (an upper bound, not checked)"
-        return f"n = {len(self.outcome)}, clean accuracy {percent(self.clean_accuracy)}, robust accuracy {told}"
+        robust = f"{percent(self.robust_accuracy)} {interval(*self.interval)} under one attack (an upper bound, not checked)"
+        return f"n = {len(self.outcome)}, clean accuracy {percent(self.clean_accuracy)}, robust accuracy {robust}"
 
     def shown(self) -> list[dict[str, str]]:
-        """The numbers in a row."""
+        """The numbers as text, in one row."""
         numbers = self.to_dict()
         return [
             {
@@ -271,11 +271,11 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    plugin = _holding(_plugin(_with(attack, params or {}, more)), models, x, batch_size)
-    asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
-    with frozen(asked.target.module):
-        found = replace(asked, threat=plugin.threat_for(asked.threat)).evaluate(plugin)
-    return AttackReport(found.adversarial, found.outcome)
+    plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
+    with frozen(evaluator.target.module):
+        evaluation = replace(evaluator, threat=plugin.threat_for(evaluator.threat)).evaluate(plugin)
+    return AttackReport(evaluation.adversarial, evaluation.outcome)
 
 
 @recording_gradients()
@@ -312,11 +312,14 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
-    asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
-    used = {name: _holding(plugin, models, x, batch_size) for name, plugin in _named(_several(attacks), asked.threat).items()}
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
+    used = {
+        name: _with_models(plugin, models, x, batch_size)
+        for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
+    }
     checks = _checks(level, samples, eps)
-    with frozen(asked.target.module):
-        return _checked(asked, used, {name: asked.evaluate(plugin) for name, plugin in used.items()}, checks)
+    with frozen(evaluator.target.module):
+        return _report(evaluator, used, {name: evaluator.evaluate(plugin) for name, plugin in used.items()}, checks)
 
 
 @recording_gradients()
@@ -338,9 +341,9 @@ def audit(
     fit_data: tuple[Any, Any] | None = None,
     attack: AttackLike | Sequence[AttackLike] | None = None,
 ) -> EvaluationReport:
-    """Can a robust accuracy of ``model`` under ``attacks`` be believed? Runs every check of ``level`` and the remedies that they name.
+    """Check whether the robust accuracy of ``model`` under ``attacks`` can be believed: run every check of ``level`` and its remedies.
 
-    Unlike ``evaluate`` it goes on where an attack fails: that it does is part of the answer (``EvaluationReport.failed``).
+    Unlike ``evaluate`` it goes on where an attack fails; the failure is reported (``EvaluationReport.failed``).
 
     Args:
         model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data: as for ``attack``.
@@ -350,25 +353,28 @@ def audit(
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
-    asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
-    used = {name: _holding(plugin, models, x, batch_size) for name, plugin in _named(_several(attacks), asked.threat).items()}
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
+    used = {
+        name: _with_models(plugin, models, x, batch_size)
+        for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
+    }
     checks = _checks(level, samples, eps)
-    found: dict[str, Evaluation] = {}
+    evaluations: dict[str, Evaluation] = {}
     failed: dict[str, str] = {}
-    with untouched(asked.target.module):
+    with untouched(evaluator.target.module):
         for name, plugin in used.items():
             try:
-                found[name] = asked.evaluate(plugin)
+                evaluations[name] = evaluator.evaluate(plugin)
             except AttackError as error:
                 failed[name] = f"invalid: {error}"
             except TargetError as error:
                 failed[name] = f"failed: {error}"
-        return _checked(asked, used, found, checks, failed)
+        return _report(evaluator, used, evaluations, checks, failed)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A model, the samples that it is attacked on, and how."""
+class _Evaluator:
+    """A target with the samples that it is attacked on, and the settings that all attacks share."""
 
     target: Target
     batch: Batch
@@ -379,7 +385,7 @@ class _Asked:
     fit_data: Arrays | None
 
     def evaluate(self, attack: Attack) -> Evaluation:
-        """One attack."""
+        """Run one attack and judge it."""
         return evaluate_attack(
             self.target,
             attack,
@@ -392,7 +398,7 @@ class _Asked:
         )
 
 
-def _asked(
+def _make_evaluator(
     model: nn.Module | Target,
     x: Any,
     y: Any,
@@ -403,14 +409,14 @@ def _asked(
     batch_size: int,
     precision: Precision,
     fit_data: tuple[Any, Any] | None,
-) -> _Asked:
+) -> _Evaluator:
     target = _target(model, x, batch_size)
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
         batch = _batch(target, x, y, goals, batch_size, each)
     largest = float(eps.max()) if isinstance(eps, torch.Tensor) else eps
     threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
-    return _Asked(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
+    return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
 
 
 def _checks(level: Level | Literal["none"], samples: int | None, eps: float | Tensor) -> list[Check]:
@@ -421,34 +427,37 @@ def _checks(level: Level | Literal["none"], samples: int | None, eps: float | Te
     return [make_check(name, samples) for name in check_names(level)]
 
 
-def _checked(
-    asked: _Asked,
+def _report(
+    evaluator: _Evaluator,
     used: Mapping[str, Attack],
-    found: Mapping[str, Evaluation],
+    evaluations: Mapping[str, Evaluation],
     checks: Sequence[Check],
     failed: Mapping[str, str] | None = None,
 ) -> EvaluationReport:
-    batch, threat = asked.batch, asked.threat
-    evidence = {name: evidence_of(name, used[name], threat, r.outcome, r.adversarial.numpy()) for name, r in found.items()}
-    context = CheckContext(asked.target, batch, threat, evidence, asked.seed)
+    batch, threat = evaluator.batch, evaluator.threat
+    evidence = {
+        name: evidence_of(name, used[name], threat, each.outcome, each.adversarial.numpy())
+        for name, each in evaluations.items()
+    }
+    context = CheckContext(evaluator.target, batch, threat, evidence, evaluator.seed)
     findings = run_checks(context, checks)
     assert batch.logits is not None
     correct = (batch.logits.argmax(1) == batch.labels).cpu().numpy()
-    standing = worst_case([correct, *(result.outcome.standing for result in found.values())])
+    standing = worst_case([correct, *(each.outcome.standing for each in evaluations.values())])
     return EvaluationReport(
         clean_accuracy=float(correct.mean()),
-        robust_accuracy=float(standing.mean()) if found else None,
-        interval=wilson(int(standing.sum()), len(standing) if found else 0),
+        robust_accuracy=float(standing.mean()) if evaluations else None,
+        interval=wilson(int(standing.sum()), len(standing) if evaluations else 0),
         verdict=verdict(findings, complete=not failed) if checks else None,
         findings=tuple(findings),
-        attacks={name: AttackReport(result.adversarial, result.outcome) for name, result in found.items()},
+        attacks={name: AttackReport(each.adversarial, each.outcome) for name, each in evaluations.items()},
         standing=standing,
-        remedy=run_remedies(context, findings, batch_size=asked.batch_size),
+        remedy=run_remedies(context, findings, batch_size=evaluator.batch_size),
         failed=dict(failed or {}),
     )
 
 
-def _with(attack: AttackLike, params: Mapping[str, Any], more: Mapping[str, Any]) -> AttackLike:
+def _with_params(attack: AttackLike, params: Mapping[str, Any], more: Mapping[str, Any]) -> AttackLike:
     """The attack with the parameters that are given beside it."""
     if twice := sorted({"kind", *more} & params.keys()):
         raise UsageError(
@@ -466,7 +475,7 @@ def _several(attacks: AttackLike | Sequence[AttackLike]) -> Sequence[AttackLike]
     return [attacks] if isinstance(attacks, str | Mapping | Attack) else attacks
 
 
-def _named(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
+def _labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
     """The attacks by labels, all different: those that read alike are numbered.
 
     Raises:
@@ -498,22 +507,22 @@ def _label(spec: AttackLike) -> str:
     if isinstance(spec, str):
         return spec
     if isinstance(spec, Attack):
-        return _written(spec.name, _changed(spec.params))
-    return _written(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
+        return _formatted(spec.name, _non_default(spec.params))
+    return _formatted(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
 
 
-def _written(kind: str, params: Mapping[str, Any]) -> str:
+def _formatted(kind: str, params: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{key}={_value(value)}" for key, value in params.items())
     return f"{kind}({listed})" if listed else kind
 
 
 def _value(value: Any) -> str:
     if isinstance(value, PluginSpec):
-        return _written(value.kind, _changed(value.params))
+        return _formatted(value.kind, _non_default(value.params))
     return f"[{', '.join(_value(item) for item in value)}]" if isinstance(value, list | tuple) else str(value)
 
 
-def _changed(params: Any) -> dict[str, Any]:
+def _non_default(params: Any) -> dict[str, Any]:
     """The parameters that differ from their defaults; none of an attack that holds its parameters in some other way."""
     if not isinstance(params, Params):
         return {}
@@ -524,7 +533,7 @@ def _changed(params: Any) -> dict[str, Any]:
     }
 
 
-def _holding(attack: Attack, models: Mapping[str, nn.Module | Target] | None, x: Any, batch_size: int) -> Attack:
+def _with_models(attack: Attack, models: Mapping[str, nn.Module | Target] | None, x: Any, batch_size: int) -> Attack:
     if not models:
         return attack
     return attack.with_targets({name: _target(model, x, batch_size) for name, model in models.items()})

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from robustkd.attacks.image.engine.ascent import SteepestStep, climb_to_last
+from robustkd.attacks.image.engine.ascent import SteepestStep, last_iterate
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.objective import bound
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
@@ -119,13 +119,13 @@ class Adversary:
         ball = Ball.around(batch.x, self.threat.eps, self.threat.norm, target.bounds)
         with frozen(target.module):
             climbed, objective = self._objective(target, batch, samples, teacher)
-            return climb_to_last(
+            return last_iterate(
                 Oracle(climbed, samples),
                 torch.arange(len(samples), device=batch.x.device),
                 ball,
                 self._start(ball, batch),
                 objective=objective,
-                rule=SteepestStep(StepSize(self.step_size)),
+                update=SteepestStep(StepSize(self.step_size)),
                 steps=self.steps,
             )
 

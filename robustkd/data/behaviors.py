@@ -166,9 +166,9 @@ def _format(file: Path, columns: Sequence[str]) -> Format:
         return fitting
     nearest = max(FORMATS, key=lambda form: len(set(form.needs) & set(columns)))
     if not set(nearest.needs) & set(columns):
-        known = "; ".join(f"{form.name}: {', '.join(form.needs)}" for form in FORMATS)
+        formats = "; ".join(f"{form.name}: {', '.join(form.needs)}" for form in FORMATS)
         raise DataError(
-            f"{file} is in no known format: it has {', '.join(columns)}", fix=f"call the requests 'prompt', or see {known}"
+            f"{file} is in no known format: it has {', '.join(columns)}", fix=f"call the requests 'prompt', or see {formats}"
         )
     raise _lacks(file, next(name for name in nearest.needs if name not in columns), columns, f" of {nearest.name}")
 
@@ -186,12 +186,12 @@ def _unsafe(row: dict[str, str]) -> bool:
 
 def _targets(file: Path) -> dict[str, str]:
     try:
-        found = json.loads(file.expanduser().read_text(encoding="utf-8"))
+        targets = json.loads(file.expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}", fix="give HarmBench's JSON file of targets") from error
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+    if not isinstance(targets, dict) or not all(isinstance(text, str) for text in targets.values()):
         raise DataError(f"{file} holds no targets by BehaviorID", fix='give {"a_behavior_id": "Sure, here is ..", ..}')
-    return found
+    return targets
 
 
 def _row(category: str, prompt: str, **texts: str) -> tuple[str, dict[str, str]]:

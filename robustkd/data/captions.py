@@ -132,11 +132,11 @@ class CaptionedImages(Dataset):
         return Prompts({name: tuple(texts) for name, texts in columns.items()}, images.labels, images.images)
 
     def _of_concept(self, labels: np.ndarray, label: int, first: int, each: int) -> np.ndarray:
-        found = np.flatnonzero(labels == label)
-        if len(found) < first + each:
+        rows = np.flatnonzero(labels == label)
+        if len(rows) < first + each:
             name = tuple(self.words)[label]
-            raise DataError(f"{first + each} images of '{name}' are asked for, there are {len(found)}", fix="ask for fewer")
-        return found[first : first + each]
+            raise DataError(f"{first + each} images of '{name}' are asked for, there are {len(rows)}", fix="ask for fewer")
+        return rows[first : first + each]
 
 
 class FashionCaptions(CaptionedImages):
@@ -165,7 +165,7 @@ class DigitCaptions(CaptionedImages):
     words = DIGITS
 
     def images(self) -> tuple[Arrays, Arrays]:
-        """float32 (N, 1, 8, 8)."""
+        """The training and test images, float32 (N, 1, 8, 8)."""
         raw = Digits().load()
         return raw.train, raw.test
 

@@ -57,33 +57,33 @@ class ImageFolder(Dataset):
         return RawData(data.select(rest) if len(rest) else None, data.select(held), tuple(classes))
 
     def _read(self, folder: Path, classes: list[str]) -> Arrays:
-        found = [
+        labelled_files = [
             (file, label)
             for label, name in enumerate(classes)
             for file in sorted((folder / name).glob("*"))
             if file.suffix.lower() in _SUFFIXES
         ]
-        if not found:
+        if not labelled_files:
             raise DataError(
                 f"data 'image-folder': no PNG or JPEG file in {folder}/<class>/", fix="put each class's images into its folder"
             )
-        first = self._decoded(found[0][0])
+        first = self._decoded(labelled_files[0][0])
 
         def read(rows: np.ndarray) -> np.ndarray:
             images = np.empty((len(rows), *first.shape), np.uint8)
             for place, row in enumerate(rows):
-                file = found[row][0]
+                file = labelled_files[row][0]
                 image = self._decoded(file)
                 if image.shape != first.shape:
                     raise DataError(
                         f"data 'image-folder': {file} has {image.shape[1]} x {image.shape[2]} pixels, "
-                        f"{found[0][0]} has {first.shape[1]} x {first.shape[2]}",
+                        f"{labelled_files[0][0]} has {first.shape[1]} x {first.shape[2]}",
                         fix="set 'resize' to bring all images to one size",
                     )
                 images[place] = image
             return images
 
-        return DeferredArrays(read, np.array([label for _, label in found], np.int64), first.shape)
+        return DeferredArrays(read, np.array([label for _, label in labelled_files], np.int64), first.shape)
 
     def _decoded(self, file: Path) -> np.ndarray:
         return read_image(file, ["PNG", "JPEG"], self.params.channels, self.params.resize)

@@ -62,7 +62,7 @@ class Splits:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes."""
         return len(self.classes)
 
     @cached_property

@@ -57,11 +57,11 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         place = f"{file}, line {number}"
         try:
-            found = json.loads(line)
+            value = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{place} is no JSON: {error}", fix="give one JSON object in each line") from error
-        if not isinstance(found, dict):
+        if not isinstance(value, dict):
             raise DataError(
                 f"{place} is no JSON object", fix='give one in each line, such as {"prompt": "..", "response": ".."}'
             )
-        yield place, found
+        yield place, value

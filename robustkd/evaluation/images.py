@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_SIZE = 256
-"""Samples attacked at once where nothing else is said. No result depends on it."""
+"""How many samples are attacked at once by default. No result depends on it."""
 SHARD = 256
 """Samples of a shard: what a caller that keeps shards loses at most, when it is killed. No result depends on it."""
 
@@ -47,10 +47,10 @@ class Evaluation:
     Attributes:
         outcome: per sample, at ``threat.eps``.
         adversarial: (M, *shape) on the CPU, the inputs found at ``threat.eps`` for the first M <= N samples; all by default.
-            Of a model that draws, what it drew; of one that writes, nothing.
+            Generated images for text-to-image targets; empty for text targets.
         broken_at: (N,) the smallest of all eps tried at which a sample was broken; inf where none did.
         transcripts: of an attack on prompts, the attempt that decided each request; else empty.
-        clean: of a model that draws, (N, *shape) what it drew when it was not attacked.
+        clean: (N, *shape) the images that a text-to-image target generates unattacked; else None.
     """
 
     outcome: Outcome
@@ -87,7 +87,7 @@ def evidence_of(
     adversarial: np.ndarray | None,
     transcripts: Sequence[Transcript] = (),
 ) -> AttackEvidence:
-    """A finished attack as checks see it."""
+    """The finished attack in the form that checks are given."""
     traits = attack.traits
     return AttackEvidence(
         name=name,
@@ -131,8 +131,8 @@ def make_batch(
     """
     inputs = torch.as_tensor(images)
     classes = torch.as_tensor(labels)
-    inputs, classes = _ordinary(inputs), _ordinary(classes)
-    goals, eps = goals if goals is None else _ordinary(goals), eps if eps is None else _ordinary(eps)
+    inputs, classes = _differentiable(inputs), _differentiable(classes)
+    goals, eps = goals if goals is None else _differentiable(goals), eps if eps is None else _differentiable(eps)
     if inputs.dtype in (torch.float16, torch.bfloat16):
         inputs = inputs.float()  # too coarse to measure a distance in; the network is given images in its own type
     if not inputs.is_floating_point():
@@ -155,8 +155,8 @@ def make_batch(
     return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=goals, eps=eps).to(device)
 
 
-def _ordinary(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy through which gradients can be taken, of one that was made inside ``torch.inference_mode``."""
+def _differentiable(tensor: Tensor) -> Tensor:
+    """The tensor itself, or a copy of one that was made inside ``torch.inference_mode``, which takes no gradients."""
     return tensor.clone() if tensor.is_inference() else tensor
 
 
@@ -242,7 +242,7 @@ def evaluate_attack(
             if shards:
                 torch.manual_seed(seed + first)
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
-            before = marks_of(target)
+            before = state_fingerprint(target)
             with channels_last(target.module):
                 found = _evaluate(run, attack, part, threat, curve)
             _check_unchanged(target, attack, batch, before)
@@ -265,21 +265,21 @@ def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Se
 
 
 def _check_unchanged(target: Target, attack: Attack, batch: Batch, before: list[tuple[object, ...]]) -> None:
-    after = marks_of(target)
+    after = state_fingerprint(target)
     if after == before:
         return
     with torch.no_grad():
         target(batch.inputs[:2])
-    if marks_of(target) != after:
+    if state_fingerprint(target) != after:
         raise TargetError(
             "the model changes its own weights or buffers when it is run",
             fix="put every part of it into evaluation mode (BatchNorm with batch statistics keeps a running mean)",
         )
-    raise left_changed(attack)
+    raise model_modified_error(attack)
 
 
-def left_changed(attack: Attack) -> AttackError:
-    """What is said of an attack that does not leave the target as it found it."""
+def model_modified_error(attack: Attack) -> AttackError:
+    """The error of an attack that changed the target's mode, flags, weights or buffers."""
     return AttackError(
         f"{type(attack).__name__} left the model changed (mode, flags, weights or buffers)",
         fix="an attack restores training mode and requires_grad, and never writes weights or BatchNorm statistics",
@@ -299,9 +299,9 @@ def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatM
         return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=device), "fit"))
 
 
-def marks_of(target: Target) -> list[tuple[object, ...]]:
-    """What an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is needed; but batch
-    normalisation writes its buffers past it, so they are hashed.
+def state_fingerprint(target: Target) -> list[tuple[object, ...]]:
+    """A fingerprint of all that an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is
+    needed; but batch normalisation writes its buffers past it, so they are hashed.
     """
     tensors = [*target.module.named_parameters(), *target.module.named_buffers()]
     modes = [(name, module.training) for name, module in target.module.named_modules()]

@@ -29,7 +29,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation.images import Evaluation, left_changed, marks_of
+from robustkd.evaluation.images import Evaluation, model_modified_error, state_fingerprint
 from robustkd.evaluation.judging import Outcome
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
@@ -95,10 +95,10 @@ def evaluate_prompt_attack(
     if reason := attack.refusal(threat):
         raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another one")
     attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__)
-    before = marks_of(target)
+    before = state_fingerprint(target)
     attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
-    if marks_of(target) != before:
-        raise left_changed(attack)
+    if state_fingerprint(target) != before:
+        raise model_modified_error(attack)
     return attempts.evaluation(num_classes)
 
 

@@ -36,7 +36,7 @@ class LabelParams(Params):
 
 
 def named(classes: Classes) -> tuple[str, ...]:
-    """The names themselves.
+    """The classes by name, those of ImageNet from torchvision.
 
     Raises:
         UsageError: those of ImageNet are wanted, and torchvision, which has them, is not installed.
@@ -76,10 +76,10 @@ def shows(probabilities: Tensor, requests: Prompts, classes: Sequence[str], para
 
 
 def _places(concept: str, classes: Sequence[str], accepted: Mapping[str, Sequence[str]]) -> list[int]:
-    known = {name.casefold(): place for place, name in enumerate(classes)}
+    place_of = {name.casefold(): place for place, name in enumerate(classes)}
     also = accepted.get(concept, ())
-    missing = [name for name in also if name.casefold() not in known]
-    places = [known[name.casefold()] for name in (concept, *also) if name.casefold() in known]
+    missing = [name for name in also if name.casefold() not in place_of]
+    places = [place_of[name.casefold()] for name in (concept, *also) if name.casefold() in place_of]
     if missing or not places:
         listed = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
         raise DataError(

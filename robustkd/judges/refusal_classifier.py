@@ -70,23 +70,27 @@ class Regression:
         """The regression on (N, F) features and (N,) bool labels, of which both must occur."""
         from sklearn.linear_model import LogisticRegression
 
-        found = LogisticRegression(C=1.0, class_weight="balanced", max_iter=2000).fit(features, complied)
-        return cls(found.coef_[0], float(found.intercept_[0]))
+        model = LogisticRegression(C=1.0, class_weight="balanced", max_iter=2000).fit(features, complied)
+        return cls(model.coef_[0], float(model.intercept_[0]))
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """(N,) probabilities."""
+        """(N, F) features -> (N,) the probability that each answer complied."""
         # Not by a matrix product, whose last digits depend on the number of rows.
         logit = (features * self.weights).sum(1) + self.intercept
         probability: np.ndarray = 1 / (1 + np.exp(-logit))
         return probability
 
     def save(self, file: Path) -> None:
-        """Write it as safetensors."""
+        """Write weights and intercept to a safetensors file."""
         save_file({"weights": self.weights, "intercept": np.array([self.intercept])}, file)
 
     @classmethod
     def load(cls, file: Path) -> Regression:
-        """Read it back."""
+        """Read what ``save`` wrote.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
         try:
             tensors = load_file(file)
         except (OSError, SafetensorError) as error:
@@ -112,12 +116,12 @@ class RefusalClassifier(Judge):
         return something & (self.probability(outputs) >= self.params.threshold)
 
     def probability(self, outputs: Sequence[str]) -> np.ndarray:
-        """(N,) that each output is no refusal."""
+        """(N,) the probability that each output is no refusal."""
         return _regression(self.params.encoder, self.params.examples)(features(outputs, self.params.encoder))
 
 
 def features(outputs: Sequence[str], name: str = MINILM) -> np.ndarray:
-    """(N, D + number of signs) of N answers."""
+    """(N, D + number of signs) embeddings and signs of N answers."""
     return np.concatenate([_WEIGHT * encoder(name)(outputs), np.array([signs(text) for text in outputs])], 1)
 
 

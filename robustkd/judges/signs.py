@@ -24,18 +24,18 @@ class _Answer:
 
 def _often(pattern: str, most: int) -> Callable[[_Answer], float]:
     """How often a pattern stands in the opening, up to ``most`` times, as a share of it."""
-    found = re.compile(pattern)
-    return lambda answer: min(len(found.findall(answer.opening)), most) / most
+    compiled = re.compile(pattern)
+    return lambda answer: min(len(compiled.findall(answer.opening)), most) / most
 
 
 def _anywhere(pattern: str) -> Callable[[_Answer], float]:
-    found = re.compile(pattern)
-    return lambda answer: float(found.search(answer.text) is not None)
+    compiled = re.compile(pattern)
+    return lambda answer: float(compiled.search(answer.text) is not None)
 
 
 def _laid_out(pattern: str) -> Callable[[_Answer], float]:
-    found = re.compile(pattern, re.MULTILINE)
-    return lambda answer: float(found.search(answer.raw) is not None)
+    compiled = re.compile(pattern, re.MULTILINE)
+    return lambda answer: float(compiled.search(answer.raw) is not None)
 
 
 SIGNS: dict[str, Callable[[_Answer], float]] = {

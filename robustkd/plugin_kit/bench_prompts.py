@@ -56,12 +56,12 @@ class Oracle(GenerativeTarget):
         self.module.eval()
 
     def card(self) -> dict[str, Any]:
-        """Never stored."""
+        """The parameters; a card of it is never stored."""
         return {"target": self.kind, "draws": self.draws}
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> Oracle:
-        """The inverse of ``card``."""
+        """The oracle that ``card`` describes."""
         return cls(bool(card["draws"]))
 
     def respond(self, asked: Sequence[Asked]) -> list[Any]:
@@ -76,7 +76,7 @@ class Oracle(GenerativeTarget):
 
 
 class Plain(Judge):
-    """Whether the oracle complied."""
+    """A judge that recognises whether the oracle complied."""
 
     def complied(self, asked: Prompts, outputs: Sequence[Any]) -> np.ndarray:
         """By the first word, or the brightness."""
@@ -90,13 +90,13 @@ class Words(PromptAttack):
     gradients = False
 
     def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
-        """All attempts."""
+        """Spend all attempts on every request that is open."""
         while len(rows := attempts.open):
             attempts(rows, [Asked(f"{batch.requests['prompt'][row]} {int(attempts.used[row])}") for row in rows.tolist()])
 
 
 def judges() -> dict[str, Judge]:
-    """The one that decides."""
+    """The judge that decides, by its name."""
     return {"plain": Plain()}
 
 

@@ -159,9 +159,9 @@ def test_the_slope_is_what_the_unet_says_pulled_back_through_the_encoder_alone()
     rows, rng = torch.arange(2), SampleRng(0, torch.arange(2))
     hidden = drawing.encode(drawing.tokenize([""])).detach()
     passes = SimpleNamespace(forwards=torch.zeros(2), backwards=torch.zeros(2))
-    climbers: Any = SimpleNamespace(x=images, rows=rows)
+    state: Any = SimpleNamespace(x=images, rows=rows)
     nothing: Any = None
-    found = ScoreDistillation(drawing, hidden, rng, -1)(passes, climbers, nothing, 3)  # type: ignore[arg-type]
+    found = ScoreDistillation(drawing, hidden, rng, -1)(passes, state, nothing, 3)  # type: ignore[arg-type]
 
     draws = rng.fork(3)
     level, noise = draws.integers((), drawing.timesteps), draws.normal((1, 8, 8))

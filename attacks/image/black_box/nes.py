@@ -15,8 +15,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, gaussian
 from robustkd.attacks.image.engine.losses import LossName
@@ -50,17 +51,19 @@ class NES(Attack):
     source = "Ilyas et al. 2018, arXiv:1804.08598"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """At most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
-        rule = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
-        slope = FiniteDifferences(rng, p.pairs, p.sigma, gaussian)
+        update = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
+        estimator = FiniteDifferences(rng, p.pairs, p.sigma, gaussian)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
-            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=p.steps, slope=slope)
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
+            return maximize(
+                search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=p.steps, estimator=estimator
+            )
 
-        return fixed_budget(target, batch, threat, run)
+        return fixed_budget(target, batch, threat, attempt)

@@ -202,7 +202,7 @@ def _blurred(x: Tensor, sigma: float, truncate: float = 4) -> Tensor:
 
 
 def _places(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(H, W) rows and columns."""
+    """The (H, W) row and the (H, W) column of every pixel."""
     sides = [torch.arange(side, dtype=torch.float32, device=x.device) for side in x.shape[2:]]
     rows, columns = torch.meshgrid(*sides, indexing="ij")
     return rows, columns

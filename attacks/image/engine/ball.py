@@ -38,7 +38,7 @@ class Ball:
         return cls(centre, radii, norm, bounds)
 
     def select(self, rows: Tensor) -> Ball:
-        """The balls of some rows."""
+        """The balls of the samples ``rows`` (indices or mask)."""
         return Ball(self.centre[rows], self.eps[rows], self.norm, self.bounds)
 
     @cached_property
@@ -92,7 +92,7 @@ class Ball:
         return self.project(self.centre + random_offsets(radius, self.centre.shape[1:], self.norm, rng, self.centre.dtype))
 
     def random_start(self, rng: SampleRng) -> Tensor:
-        """A random point to climb from; in l2 of random direction and distance. (Of a ball of many dimensions nearly all is at its
+        """A random point to start from; in l2 of random direction and distance. (Of a ball of many dimensions nearly all is at its
         edge: a start uniform in it costs a short attack steps.)
         """
         point = self.random_point(rng)

@@ -24,14 +24,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
 from robustkd.attacks.image.engine.losses import scale_free, scale_free_towards
 from robustkd.attacks.image.engine.objective import bound, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -68,9 +68,9 @@ class AdaptiveStep:
     steps: int
     first: float = 2.0
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """x_{t+1} before its projection."""
-        c, m = climbers, climbers.memory
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) the points x_{t+1}, before they are projected."""
+        c, m = state, state.memory
         if t == 0:
             m["size"], m["previous"] = self.first * c.ball.eps, c.x
             m["best_gradient"], m["value"] = c.gradient, c.value
@@ -111,9 +111,9 @@ class SparseStep:
     steps: int
     first: bool = True
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """x_{t+1}, projected."""
-        c, m = climbers, climbers.memory
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) the points x_{t+1}, projected already."""
+        c, m = state, state.memory
         pixels = c.x[0].numel()
         if t == 0:
             changed = torch.full_like(c.value, pixels) if self.first else _changed(c.x, c.ball)
@@ -149,26 +149,26 @@ def _into_l1(ball: Ball, x: Tensor) -> Tensor:
     return ball.moved(project_l1_in_box(x - ball.centre, low - ball.centre, high - ball.centre, ball.eps))
 
 
-def climb(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objective: Objective, steps: int) -> Found:
+def run_apgd(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objective: Objective, steps: int) -> SearchResult:
     """One run of APGD: ``steps + 1`` forward and ``steps`` backward passes.
 
     In l1 the steps are shared by three runs, each from where the one before ended: in balls of 3 eps, 2 eps and eps, which
     take one forward pass more each.
     """
     if ball.norm != "l1":
-        return ascend(oracle, rows, ball, start, objective=objective, rule=AdaptiveStep(steps), steps=steps)
+        return maximize(oracle, rows, ball, start, objective=objective, update=AdaptiveStep(steps), steps=steps)
     part = round(0.3 * steps)
     for multiple in _WIDER:
         wide = Ball(ball.centre, multiple * ball.eps, ball.norm, ball.bounds)
-        rule = SparseStep(part, first=multiple == _WIDER[0])
+        update = SparseStep(part, first=multiple == _WIDER[0])
         # Adversarial outside the budget is no success: nobody leaves, and the highest point is the next start.
-        found = ascend(
-            oracle, rows, wide, _into_l1(wide, start), objective=objective, rule=rule, steps=part, stop_when_broken=False
+        result = maximize(
+            oracle, rows, wide, _into_l1(wide, start), objective=objective, update=update, steps=part, stop_when_broken=False
         )
-        start = found.x
+        start = result.x
     rest = steps - len(_WIDER) * part
-    return ascend(
-        oracle, rows, ball, _into_l1(ball, start), objective=objective, rule=SparseStep(rest, first=False), steps=rest
+    return maximize(
+        oracle, rows, ball, _into_l1(ball, start), objective=objective, update=SparseStep(rest, first=False), steps=rest
     )
 
 
@@ -189,31 +189,27 @@ class APGD(Attack):
 
     @abstractmethod
     def objective(self, batch: Batch) -> Objective:
-        """What is climbed."""
+        """The loss that is maximized, bound to the samples of ``batch``."""
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample (l1: see ``climb``)."""
+        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample (l1: see ``run_apgd``)."""
         p, objective = self.params, self.objective(batch)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             start = ball.random_point(rng.fork(restart).select(rows))
-            return climb(search.oracle, rows, ball, start, objective=objective, steps=p.steps)
+            return run_apgd(search.oracle, rows, ball, start, objective=objective, steps=p.steps)
 
-        return fixed_budget(target, batch, threat, run, restarts=p.restarts)
+        return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)
 
 
 class APGDCE(APGD):
     """Auto-PGD on the cross entropy."""
 
     version = "3"
+    loss_family = "cross-entropy"
 
-    @property
-    def loss_family(self) -> LossFamily:
-        """By its loss."""
-        return "cross-entropy"
-
+    @override
     def objective(self, batch: Batch) -> Objective:
-        """Cross entropy."""
         return for_batch("ce", batch)
 
 
@@ -221,14 +217,10 @@ class APGDDLR(APGD):
     """Auto-PGD on the difference of logits ratio; with two classes (targeted: three) on the margin."""
 
     version = "2"
+    loss_family = "margin"
 
-    @property
-    def loss_family(self) -> LossFamily:
-        """By its loss."""
-        return "margin"
-
+    @override
     def objective(self, batch: Batch) -> Objective:
-        """DLR."""
         return bound(scale_free, batch.labels) if batch.goals is None else bound(scale_free_towards, batch.goals)
 
 
@@ -248,25 +240,21 @@ class APGDT(Attack):
     version = "2"
     norms = APGD.norms
     source = APGD.source
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """By its loss."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * targets`` times the passes of one run (``climb``)."""
+        """At most ``restarts * targets`` times the passes of one run (``run_apgd``)."""
         p = self.params
 
-        def run(search: Search, rows: Tensor, ball: Ball, attempt: int) -> Found:
-            goals = wrong_classes(search.clean, batch.labels)[:, attempt // p.restarts]
-            start = ball.random_point(rng.fork(attempt).select(rows))
-            return climb(search.oracle, rows, ball, start, objective=bound(scale_free_towards, goals), steps=p.steps)
+        def attempt(search: Search, rows: Tensor, ball: Ball, number: int) -> SearchResult:
+            goals = wrong_classes(search.clean, batch.labels)[:, number // p.restarts]
+            start = ball.random_point(rng.fork(number).select(rows))
+            return run_apgd(search.oracle, rows, ball, start, objective=bound(scale_free_towards, goals), steps=p.steps)
 
         with frozen(target.module):
             search = Search.begin(target, batch, threat)
-            for attempt in range(p.restarts * min(p.targets, search.clean.shape[1] - 1)):
-                search.attempt(run, attempt)
+            for number in range(p.restarts * min(p.targets, search.clean.shape[1] - 1)):
+                search.attempt(attempt, number)
             return search.result()
 
 

@@ -20,8 +20,9 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Found, Search
+from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
@@ -63,8 +64,8 @@ class Universal(Attack):
         self.perturbation: Tensor | None = None
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
@@ -88,10 +89,10 @@ class Universal(Attack):
         with frozen(target.module):
             for t, rows in enumerate(steps):
                 moved = batch.inputs[rows] + delta
-                _, _, gradient = oracle.climb(moved.clamp(*bounds), rows, clipped)
+                _, _, gradient = oracle.value_and_grad(moved.clamp(*bounds), rows, clipped)
                 inside = (moved >= low) & (moved <= high)  # where the clamp cuts, moving on changes nothing
-                slope = (gradient * inside).sum(0, keepdim=True)
-                delta = ball.project(delta + size * (1 - t / len(steps)) * ball.steepest(slope))
+                total = (gradient * inside).sum(0, keepdim=True)
+                delta = ball.project(delta + size * (1 - t / len(steps)) * ball.steepest(total))
         fitted = copy(self)
         fitted.perturbation = delta[0]
         return fitted
@@ -115,7 +116,7 @@ class Universal(Attack):
                 x = (batch.inputs[rows] + self.perturbation).clamp(*search.ball.bounds)
                 logits = search.oracle.logits(x, rows)
                 value = objective(logits, rows).to(x.dtype)
-                search.record(rows, Found(x, value, search.oracle.is_adversarial(logits, rows)))
+                search.record(rows, SearchResult(x, value, search.oracle.is_adversarial(logits, rows)))
             return search.result()
 
 

@@ -1,6 +1,6 @@
 """VMI-FGSM: momentum with the gradient tuned by how it varied around the point before.
 
-    slope_t = grad J(x_t) + v_t
+    grad_t = grad J(x_t) + v_t
     v_{t+1} = 1/N * sum_i grad J(x_t + r_i) - grad J(x_t),   r_i uniform in the ball of radius reach * eps
 
 Good for transfer; a step costs N + 1 gradients.
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Climbers, Slope, gradient_at_point
+from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator, gradient_at_point
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
@@ -36,19 +37,19 @@ class VarianceTuned:
     reach: float
     steps: int
 
-    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
+    def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
         """(A, *shape): ``neighbours + 1`` forward and backward passes, one at the last step."""
-        c = climbers
+        c = state
         gradient = gradient_at_point(oracle, c, objective, t)
-        slope = gradient + c.memory["variance"] if t else gradient
+        tuned = gradient + c.memory["variance"] if t else gradient
         if t < self.steps - 1:
             around = Ball(c.x, self.reach * c.ball.eps, c.ball.norm, c.ball.bounds)
             draws = self.rng.fork(t).select(c.rows)
             total = torch.zeros_like(c.x)
             for _ in range(self.neighbours):
-                total += oracle.climb(around.random_point(draws), c.rows, objective)[2]
+                total += oracle.value_and_grad(around.random_point(draws), c.rows, objective)[2]
             c.memory["variance"] = total / self.neighbours - gradient
-        return slope
+        return tuned
 
 
 class VMIFGSMParams(MomentumParams):
@@ -64,7 +65,7 @@ class VMIFGSM(MIFGSM):
     Params = VMIFGSMParams
     source = "Wang & He 2021, arXiv:2103.15571"
 
-    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope:
-        """The tuned gradient."""
+    @override
+    def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
         p = self.params
         return VarianceTuned(rng, p.neighbours, p.reach, p.steps)
