@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from robustkd.contracts import UsageError
 from robustkd.contracts.check import Verdict
 from robustkd.scoring.results import Results
+from robustkd.scoring.summaries import AttackSummary
 
 VERSION_KEY, VERSION = "robustkd_baseline", 1
 Key = tuple[str, str, int]
@@ -25,29 +26,43 @@ Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
+class TestSamples:
+    """The test samples that numbers are of: the data set's name, how many, and a hash of their content."""
+
+    name: str
+    n: int
+    test: str
+
+    __test__ = False  # pytest
+
+    def __str__(self) -> str:
+        return f"{self.name}, n = {self.n}, {self.test[:8]}"
+
+
+@dataclass(frozen=True)
 class Baseline:
     """A baseline file as data; ``samples`` are (n,) bool, ``threats`` norm and eps by attack, ``attacks`` what each is."""
 
     campaign: str
-    data: dict[str, Any]
+    data: TestSamples
     index: np.ndarray
     threats: dict[str, tuple[str, float]]
     headline: dict[tuple[str, int], tuple[str, ...]]
     verdicts: dict[tuple[str, int], Verdict | None]
     targets: dict[tuple[str, int], str | None]
-    attacks: dict[str, dict[str, Any]]
+    attacks: dict[str, AttackSummary]
     samples: dict[Key, np.ndarray]
 
 
-def content(results: Results, data: Mapping[str, Any], index: np.ndarray, bits: Mapping[Key, np.ndarray]) -> dict[str, Any]:
+def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mapping[Key, np.ndarray]) -> dict[str, Any]:
     """What the file holds."""
     return {
         VERSION_KEY: VERSION,
         "campaign": results.campaign,
-        "robustkd": results.environment.get("robustkd"),
-        "data": dict(data),
+        "robustkd": results.environment.robustkd,
+        "data": asdict(data),
         "threats": {cell.attack: [cell.norm, cell.eps] for cell in results.cells},
-        "attacks": results.attacks,
+        "attacks": {name: attack.to_dict() for name, attack in results.attacks.items()},
         "defenses": [
             {
                 "defense": item.defense,
@@ -89,13 +104,13 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
         rows = [((row["defense"], int(row["seed"])), row) for row in raw["defenses"]]
         return Baseline(
             campaign=str(raw["campaign"]),
-            data=dict(raw["data"]),
+            data=TestSamples(**raw["data"]),
             index=index,
             threats={attack: (str(norm), float(eps)) for attack, (norm, eps) in raw["threats"].items()},
             headline={key: tuple(row["attacks"]) for key, row in rows},
             verdicts={key: row["verdict"] for key, row in rows},
             targets={key: row.get("target") for key, row in rows},
-            attacks={name: dict(settings) for name, settings in raw.get("attacks", {}).items()},
+            attacks={name: AttackSummary(**attack) for name, attack in raw.get("attacks", {}).items()},
             samples=kept,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

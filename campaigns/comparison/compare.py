@@ -239,8 +239,8 @@ def change(before: Row, after: Row, *, paired: bool) -> Change:
 
 def unpaired_because(a: Snapshot, b: Snapshot) -> str | None:
     """Why the samples of A and B cannot be paired; None when they can."""
-    if a.data.get("test") != b.data.get("test"):
-        told = f"{_data(a)} in A, {_data(b)} in B"
+    if a.data.test != b.data.test:
+        told = f"{a.data} in A, {b.data} in B"
         return f"other test samples ({told}): not paired, so the intervals are wide and also hold what the samples differ by"
     for side, snapshot in (("A", a), ("B", b)):
         if snapshot.index is None:
@@ -258,9 +258,9 @@ def other_attack(a: Snapshot, b: Snapshot, name: str) -> str:
     was, now = a.settings.get(name), b.settings.get(name)
     if was is None or now is None:
         return ""
-    params = [one.get("params", {}) for one in (was, now)]
+    params = [one.params for one in (was, now)]
     known = [{key: value for key, value in own.items() if all(key in other for other in params)} for own in params]
-    return set_otherwise({**was, "params": known[0]}, {**now, "params": known[1]})
+    return set_otherwise({**was.to_dict(), "params": known[0]}, {**now.to_dict(), "params": known[1]})
 
 
 def shared_headline(a: Snapshot, b: Snapshot, defense: str, other: str, seed: int) -> tuple[str, ...]:
@@ -286,10 +286,6 @@ def _matched(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None) -> dic
             fix="say which to compare: --match NAME_IN_A=NAME_IN_B",
         )
     return found
-
-
-def _data(snapshot: Snapshot) -> str:
-    return f"{snapshot.data.get('name')}, n = {snapshot.data.get('n')}, {str(snapshot.data.get('test'))[:8]}"
 
 
 def _listed(items: object) -> str:

@@ -161,7 +161,7 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) 
         return "it is not in the results"
     if missing := [seed for seed in seeds if seed not in known]:
         return f"no seed {_listed(missing)} in the results"
-    if baseline.data.get("test") != snapshot.data.get("test"):
+    if baseline.data.test != snapshot.data.test:
         return "the test samples are not those of the baseline: write a new one"
     counted = {name for seed in seeds for name in baseline.headline[defense, seed]} if attack == WORST else set()
     for name in sorted(counted):

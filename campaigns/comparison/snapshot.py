@@ -19,6 +19,7 @@ from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.contracts.check import Verdict
 from robustkd.scoring.results import Results
+from robustkd.scoring.summaries import AttackSummary
 from robustkd.scoring.worst_case import worst_case
 
 CLEAN, WORST = "clean accuracy", "worst case"
@@ -63,12 +64,11 @@ class Snapshot:
 
     Attributes:
         origin: where it was read from.
-        data: name, n, and the content hash of the test samples.
         index: (n,) positions of the samples in their data set; None where no sample is known.
         rows: by defense, attack and seed.
         headline: by defense and seed, the attacks that its worst case is taken over.
         verdicts, targets: by defense and seed; of the latter the hash.
-        settings: kind, version and parameters of each attack; of older files none.
+        settings: what each attack is, by its name; older files do not say.
         results: of a campaign's output; None for a baseline file.
         folder: of a campaign's output.
         changed: files that the run read and that are other ones now, so that its numbers may not be those of today's model.
@@ -76,13 +76,13 @@ class Snapshot:
 
     origin: str
     campaign: str
-    data: Mapping[str, Any]
+    data: baseline.TestSamples
     index: np.ndarray | None
     rows: dict[tuple[str, str, int], Row]
     headline: dict[tuple[str, int], tuple[str, ...]]
     verdicts: dict[tuple[str, int], Verdict | None] = field(default_factory=dict)
     targets: dict[tuple[str, int], str | None] = field(default_factory=dict)
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, AttackSummary] = field(default_factory=dict)
     results: Results | None = None
     folder: Path | None = None
     changed: tuple[str, ...] = ()
@@ -201,7 +201,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         known = [part.samples for part in parts if part is not None and part.samples is not None]
         whole = known and len(known) == len(parts)
         rows[item.defense, WORST, item.seed] = _held(worst, worst_case(known)) if whole else worst
-    data = {"name": results.data.get("name"), "n": results.data.get("n"), "test": _test_hash(results.data)}
+    data = baseline.TestSamples(results.data.name, results.data.n, results.data.identity)
     return Snapshot(
         origin,
         results.campaign,
@@ -235,11 +235,6 @@ def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:
 
 def _held(row: Row, bits: np.ndarray) -> Row:
     return replace(row, n=len(bits), held=int(bits.sum()), samples=bits)
-
-
-def _test_hash(data: Mapping[str, Any]) -> str:
-    """Of the test samples alone; results from before it was noted have only the hash of all samples."""
-    return str(data.get("test_digest") or data.get("digest", ""))
 
 
 def _json(path: Path) -> dict[str, Any]:

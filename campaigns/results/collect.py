@@ -27,6 +27,7 @@ from robustkd.scoring.intervals import share, wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
+from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
 
@@ -71,14 +72,14 @@ def collect(
             standing.append((name, seed, _worst_case([trained.records[cell.id] for cell in trained.headline])[1]))
     return Results(
         campaign=campaign.name,
-        threat={"norm": campaign.threat.measure, "eps": campaign.threat.eps},
+        threat=ThreatSummary(campaign.threat.measure, campaign.threat.eps),
         data=data_told(plan),
         cells=cells,
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
         skipped=list(plan.skipped),
         comparisons=compared(standing),
-        attacks={name: described(use.kind, use.plugin) for name, use in campaign.attacks.items()},
-        environment=environment() | ({"finished": max(finished)} if finished else {}),
+        attacks={name: AttackSummary(**described(use.kind, use.plugin)) for name, use in campaign.attacks.items()},
+        environment=environment(max(finished, default=None)),
     )
 
 
@@ -158,10 +159,11 @@ def _each_trained(plan: Plan, store: Store, failures: Mapping[str, Failure]) -> 
             yield _Trained(plan, groups[name, seed], store, failures, valid)
 
 
-def environment() -> dict[str, str]:
-    """Versions and machine, for the record."""
-    found = {name: version(name) for name in ("robustkd", "torch", "numpy", "mlflow")}
-    return found | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+def environment(finished: str | None) -> Environment:
+    """Versions and machine, with the time when the last cell was ``finished``."""
+    versions = {name: version(name) for name in ("robustkd", "torch", "numpy", "mlflow")}
+    machine = f"{platform.system()} {platform.machine()}"
+    return Environment(**versions, python=platform.python_version(), machine=machine, finished=finished)
 
 
 def attack_result(
@@ -201,18 +203,11 @@ def attack_result(
     )
 
 
-def data_told(plan: Plan) -> dict[str, Any]:
+def data_told(plan: Plan) -> DataSummary:
     """What results and tracking say of the data."""
     data = plan.data
-    found = {
-        "name": plan.campaign.data.name,
-        "n": len(data.test),
-        "digest": used_digest(plan),
-        "test_digest": test_digest(data),
-    }
-    if data.modality == "images":
-        return found
-    return found | {"modality": data.modality, "benign": len(data.benign) if data.benign else 0}
+    benign = None if data.modality == "images" else len(data.benign) if data.benign else 0
+    return DataSummary(plan.campaign.data.name, len(data.test), used_digest(plan), test_digest(data), data.modality, benign)
 
 
 def used_digest(plan: Plan) -> str:

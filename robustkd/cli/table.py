@@ -79,7 +79,7 @@ def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[s
 def _caption(results: Results, others: Mapping[str, str]) -> str:
     """What the numbers are of: threat model, data, seeds, and what the asterisks mean."""
     n_seeds = len({row.seed for row in results.defenses})
-    caption = f"{budget(results.threat['norm'], results.threat['eps'])}, {results.data['name']}, n = {results.data['n']}, "
+    caption = f"{budget(results.threat.norm, results.threat.eps)}, {results.data.name}, n = {results.data.n}, "
     caption += f"{n_seeds} seeds: means; [95 % intervals of all seeds]" if n_seeds > 1 else "[95 % interval]"
     words = wording(results)
     if words.clean_is:

@@ -52,9 +52,8 @@ def curves(results: Results, summaries: Sequence[DefenseSummary], path: Path) ->
         axes.fill_between(
             eps, [100 * p.ci_low for p in points], [100 * p.ci_high for p in points], color=colour, alpha=0.14, lw=0
         )
-    said, eps_mark = wording(results), results.threat.get("eps")
-    if eps_mark is not None:
-        axes.axvline(float(eps_mark), color=GREY, linewidth=0.9, linestyle=(0, (2, 3)))
+    said = wording(results)
+    axes.axvline(results.threat.eps, color=GREY, linewidth=0.9, linestyle=(0, (2, 3)))
     axes.set(ylim=(-2, 102), xlabel=said.axis, ylabel="worst-case robust accuracy (%)")
     axes.set_title(f"{_short(results.campaign, 40)}: accuracy against {said.curve}", loc="left", fontsize=11, color=INK)
     axes.grid(axis="y", color="#e2e4e8", linewidth=0.8)
@@ -106,7 +105,7 @@ def heatmap(results: Results, summaries: Sequence[DefenseSummary], path: Path) -
         spine.set_visible(False)
     bar = figure.colorbar(ScalarMappable(cmap=scale), ax=axes, fraction=0.04, pad=0.02, aspect=14, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels(["0", "50", "100"], fontsize=8, color=GREY)
-    model = threat(str(results.threat.get("norm", "")), results.threat.get("eps"))
+    model = threat(results.threat.norm, results.threat.eps)
     figure.suptitle(f"{_short(results.campaign, 40)}: robust accuracy under {model}", x=0.01, ha="left", fontsize=11, color=INK)
     bar.outline.set_visible(False)
     bar.set_label("robust accuracy (%)", fontsize=8, color=GREY)

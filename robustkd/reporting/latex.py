@@ -141,10 +141,10 @@ def _table(label: str, caption: str, columns: str, head: Sequence[str], rows: It
 
 
 def _threat(results: Results) -> str:
-    norm, eps = str(results.threat.get("norm", "")), results.threat.get("eps")
+    norm, eps = results.threat.norm, results.threat.eps
     if norm not in NORMS:
         return escape(formatting.threat(norm, eps))
-    return f"${NORMS[norm]}$" if eps is None else f"${NORMS[norm]}$ $\\leq$ {escape(formatting.epsilon(float(eps)))}"
+    return f"${NORMS[norm]}$ $\\leq$ {escape(formatting.epsilon(eps))}"
 
 
 def _points(share: float | None) -> str:

@@ -95,13 +95,7 @@ def boards(found: dict[Path, Results]) -> list[Board]:
     groups: dict[tuple[str, int, str, str], list[Entry]] = {}
     for folder, results in found.items():
         data, threat = results.data, results.threat
-        goal = "" if threat.get("goal", "untargeted") == "untargeted" else f", {threat['goal']}"
-        key = (
-            str(data.get("name", "")),
-            int(data.get("n", 0)),
-            str(data.get("digest", "")),
-            f"{budget(str(threat['norm']), threat['eps'])}{goal}",
-        )
+        key = (data.name, data.n, data.digest, budget(threat.norm, threat.eps))
         groups.setdefault(key, []).extend(_entries(folder, results))
     made = [Board(*key, _ranked(entries)) for key, entries in groups.items()]
     return sorted(made, key=lambda board: -len(board.entries))

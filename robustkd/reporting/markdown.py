@@ -25,10 +25,10 @@ READING = (
 
 def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Sequence[str] = ()) -> str:
     """The whole report; ``figures`` are file names beside it."""
-    norm, said = threat(str(results.threat.get("norm", "")), results.threat.get("eps")), wording(results)
+    norm, said = threat(results.threat.norm, results.threat.eps), wording(results)
     parts = [
         f"# {escape(results.campaign)}: does this defense hold?",
-        f"Threat model {norm}; data {escape(results.data.get('name', 'unknown'))} ({said.data}). {escape(answer(results, summaries))}",
+        f"Threat model {norm}; data {escape(results.data.name)} ({said.data}). {escape(answer(results, summaries))}",
         _summary(summaries, said),
         *(f"**{escape(row.defense)}** ({verdict(row.verdict)}). {escape(tell(results, row).paragraph)}" for row in summaries),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",

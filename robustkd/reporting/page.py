@@ -151,15 +151,13 @@ def _template() -> Any:
 
 def _facts(results: Results) -> dict[str, str]:
     """The header's small print, in reading order."""
-    threat, data, environment = results.threat, results.data, results.environment
-    model = formatting.threat(str(threat.get("norm", "")), threat.get("eps"))
-    extra = [str(value) for key, value in threat.items() if key not in ("norm", "eps")]
+    data = results.data
     facts = {
-        "Threat model": ", ".join([model, *extra]),
-        "Data": f"{data.get('name', 'unknown')}, {wording(results).data}",
-        "Data hash": str(data.get("digest", ""))[:16],
+        "Threat model": formatting.threat(results.threat.norm, results.threat.eps),
+        "Data": f"{data.name}, {wording(results).data}",
+        "Data hash": data.digest[:16],
         "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
-        "Date": environment.get("finished", ""),
+        "Date": results.environment.finished or "",
     }
     return {name: text for name, text in facts.items() if text}
 
@@ -208,8 +206,7 @@ def _attack_curves(results: Results, summaries: Sequence[DefenseSummary]) -> lis
 
 
 def _eps_plot(results: Results, title: str, series: Sequence[Series], n_ticks: int = 6) -> Plot | None:
-    eps = results.threat.get("eps")
-    return plot(title, series, wording(results).axis, mark=None if eps is None else float(eps), n_ticks=n_ticks)
+    return plot(title, series, wording(results).axis, mark=results.threat.eps, n_ticks=n_ticks)
 
 
 def _history(trained: Sequence[DefenseResult]) -> list[Plot]:

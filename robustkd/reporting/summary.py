@@ -208,7 +208,7 @@ def headline_attacks(results: Results, trained: Sequence[DefenseResult], cells: 
 
 def is_headline(results: Results, cell: CellResult) -> bool:
     """Whether the cell ran under the campaign's threat model."""
-    return (cell.norm, cell.eps) == (results.threat.get("norm", cell.norm), results.threat.get("eps", cell.eps))
+    return (cell.norm, cell.eps) == (results.threat.norm, results.threat.eps)
 
 
 def _strongest(

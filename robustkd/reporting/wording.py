@@ -64,10 +64,10 @@ class Wording:
 
 def wording(results: Results) -> Wording:
     """The words for these results."""
-    n = int(results.data.get("n") or max((cell.n for cell in results.cells), default=0))
+    n = results.data.n or max((cell.n for cell in results.cells), default=0)
     if results.modality == "images":
-        return _of_images(n, str(results.threat.get("norm", "")))
-    return _of_prompts(n, int(results.data.get("benign", 0)), "picture" if results.modality == "text-to-image" else "answer")
+        return _of_images(n, results.threat.norm)
+    return _of_prompts(n, results.data.benign or 0, "picture" if results.modality == "text-to-image" else "answer")
 
 
 def _of_images(n: int, norm: str) -> Wording:

@@ -16,6 +16,7 @@ from robustkd.contracts.data import Modality
 from robustkd.contracts.threat import budget
 from robustkd.scoring.paired import Comparison
 from robustkd.scoring.remedy import Remedy
+from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
 from robustkd.scoring.tabular import Tabular, interval, percent
 
 CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
@@ -122,36 +123,32 @@ class Results(Tabular):
 
     Attributes:
         campaign: its name.
-        threat: the headline threat model, as ``{"norm": .., "eps": ..}``.
-        data: name, number of test samples, content hash of all samples and of the test samples alone; of prompts also the
-            modality, and the number of harmless requests.
-        environment: versions and machine, for the record only.
+        threat: the headline threat model.
         comparisons: every two defenses of the same seed, on the test samples that they share.
-        attacks: kind, version and parameters of each attack, by its name.
+        attacks: what each attack is, by its name.
         folder: where they are stored, where that is known; it is no part of the numbers.
     """
 
     campaign: str
-    threat: dict[str, Any]
-    data: dict[str, Any]
+    threat: ThreatSummary
+    data: DataSummary
     cells: list[CellResult]
     defenses: list[DefenseResult]
     skipped: list[Skipped] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: Environment = field(default_factory=Environment)
     comparisons: list[Comparison] = field(default_factory=list)
-    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    attacks: dict[str, AttackSummary] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)
 
     @property
     def modality(self) -> Modality:
         """What is attacked."""
-        modality: Modality = self.data.get("modality", "images")
-        return modality
+        return self.data.modality
 
     @property
     def n_clean(self) -> int | None:
         """Of how many harmless requests the clean accuracies are shares, possibly none; None where they are of the test samples."""
-        return None if self.modality == "images" else int(self.data.get("benign", 0))
+        return None if self.modality == "images" else self.data.benign or 0
 
     @property
     def incomplete(self) -> bool:
@@ -161,7 +158,10 @@ class Results(Tabular):
 
     def to_dict(self) -> dict[str, Any]:
         """What results.json holds."""
-        return {name: value for name, value in asdict(self).items() if name != "folder"}
+        summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
+        told = {name: value for name, value in asdict(self).items() if name != "folder"}
+        told |= {name: summary.to_dict() for name, summary in summaries.items()}
+        return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 
     def rows(self) -> list[dict[str, Any]]:
         """Of each trained defense the worst case, with its verdict, then each attack."""
@@ -176,8 +176,8 @@ class Results(Tabular):
 
     def caption(self) -> str:
         """The campaign, what its numbers are of, and how many of its cells have none."""
-        threat = budget(self.threat.get("norm", ""), self.threat.get("eps", 0.0))
-        of = f"{self.campaign}: {threat}, {self.data.get('name')}, n = {self.data.get('n')}"
+        threat = budget(self.threat.norm, self.threat.eps)
+        of = f"{self.campaign}: {threat}, {self.data.name}, n = {self.data.n}"
         missing = sum(cell.status != "done" for cell in self.cells)
         what = "defense" if len(self.defenses) == 1 else "defenses"
         unfinished = f"; incomplete, {missing} of {len(self.cells)} attacks have no number" if self.incomplete else ""

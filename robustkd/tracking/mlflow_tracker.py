@@ -161,7 +161,7 @@ class MlflowTracker:
         if cell.status == "pending":
             return
         examples: Sequence[Item] = ()
-        if cell.status == "done" and "modality" in self._campaign.data:
+        if cell.status == "done" and self._campaign.data.modality != "images":
             examples = gallery = _of(gallery, cell)  # the note of an attack on prompts quotes some
         attach = _shown(gallery, cell) if cell.status == "done" else None
         record = cell_record(

@@ -87,8 +87,8 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
     of = f"Defense **{escape(trained.defense)}** ({escape(trained.kind)}), seed {trained.seed}, campaign {escape(results.campaign)}"
     cells = {cell.attack: cell for cell in results.cells if (cell.defense, cell.seed) == (trained.defense, trained.seed)}
     alone = [f"{escape(name)} {percent(cells[name].robust_accuracy)}" for name in trained.attacks if name in cells]
-    versions = [f"{name} {text}" for name, text in results.environment.items() if name in ("robustkd", "torch", "python")]
-    data = results.data
+    data, environment = results.data, results.environment.to_dict()
+    versions = [f"{name} {environment[name]}" for name in ("robustkd", "torch", "python") if name in environment]
     rows = [
         ["threat model", threat(trained.norm, trained.eps)],
         ["worst case", f"{percent(trained.robust_accuracy)} (95 % interval {interval(trained.ci_low, trained.ci_high)})"],
@@ -98,7 +98,7 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
         ["gates", escape("; ".join(gates) or "none")],
         [
             "samples",
-            f"{trained.n}, {escape(data.get('name', ''))}, sha256 {str(data.get('test_digest') or data.get('digest'))[:16]}",
+            f"{trained.n}, {escape(data.name)}, sha256 {data.identity[:16]}",
         ],
         ["weights", f"sha256 {str(trained.target_hash)[:16]}"],
         ["versions", ", ".join(versions)],
@@ -110,7 +110,7 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
 def campaign(results: Results) -> str:
     """The note of the parent run: every defense with its number and its verdict."""
     rows = summary_rows(results)
-    norm, said = threat(str(results.threat.get("norm", "")), results.threat.get("eps")), wording(results)
+    norm, said = threat(results.threat.norm, results.threat.eps), wording(results)
     lines = [
         [
             escape(row.defense),
@@ -136,7 +136,7 @@ def campaign(results: Results) -> str:
     ]
     failed = [item for item in results.cells if item.status != "done"]
     parts = [
-        f"{escape(answer(results, rows))} Threat model {norm}; data {escape(results.data.get('name', 'unknown'))} ({said.data}).",
+        f"{escape(answer(results, rows))} Threat model {norm}; data {escape(results.data.name)} ({said.data}).",
         table(head, lines),
         f"**{counted(len(failed), 'cell')} without a result:**" if failed else "",
         "\n".join(f"- {escape(c.defense)} × {escape(c.attack)}, seed {c.seed}: {c.status}" for c in failed[:20]),

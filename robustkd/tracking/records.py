@@ -17,6 +17,7 @@ from robustkd.contracts.check import Verdict
 from robustkd.redaction import redacted
 from robustkd.reporting import Item, PromptItem
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
+from robustkd.scoring.summaries import DataSummary
 from robustkd.scoring.tradeoff import nrr, w_robust
 from robustkd.tracking import notes
 
@@ -41,14 +42,13 @@ class TrackedCampaign:
     Attributes:
         plan_id: the same for the same plan; another one starts another parent run.
         text: the resolved campaign file.
-        data: as in ``Results.data``: name, n, digest, and of prompts the modality.
         defenses, attacks: kind and parameters by name, nested as they are.
     """
 
     name: str
     plan_id: str
     text: str
-    data: Mapping[str, Any]
+    data: DataSummary
     defenses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -166,9 +166,9 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
         "forward_passes": sum(cell.forward_passes for cell in done),
         "backward_passes": sum(cell.backward_passes for cell in done),
         "wall_seconds": sum(cell.wall_seconds for cell in done) + sum(item.train_seconds for item in results.defenses),
-        "n": results.data.get("n", 0),
+        "n": results.data.n,
     }
-    params = {"data": results.data.get("name"), "norm": results.threat.get("norm"), "eps": results.threat.get("eps")}
+    params = {"data": results.data.name, "norm": results.threat.norm, "eps": results.threat.eps}
     return RunRecord(
         name=campaign_name(campaign),
         status="FAILED" if results.incomplete else "FINISHED",
@@ -179,7 +179,7 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
             "robustkd.version": package_version(),
             "mlflow.note.content": notes.campaign(results),
         },
-        params={key: _text(value) for key, value in params.items() if value is not None},
+        params={key: _text(value) for key, value in params.items()},
         metrics=tuple(Point(key, 0, _rounded(value)) for key, value in totals.items()),
         files={"campaign.yaml": redacted(campaign.text), "cells.json": table(results)},
         attached=tuple(attached),

@@ -19,10 +19,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import StoreError
 from robustkd.scoring.results import Results
+from robustkd.scoring.summaries import DataSummary
 from robustkd.tracking import notes, trend, views
 from robustkd.tracking.location import artifact_location, default_store, local_path
 from robustkd.tracking.records import (
@@ -332,17 +333,16 @@ def _key(tags: Mapping[str, str]) -> RunKey:
     return RunKey(tags.get("robustkd.defense", ""), attack, int(tags.get("robustkd.seed", -1)))
 
 
-def _dataset_input(data: Mapping[str, Any]) -> DatasetInput | None:
+def _dataset_input(data: DataSummary) -> DatasetInput | None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    digest = str(data.get("digest", ""))
-    if not digest:
+    if not data.digest:
         return None
-    source = json.dumps({"name": data.get("name"), "sha256": digest})
-    profile = json.dumps({"test_samples": data.get("n")})
+    source = json.dumps({"name": data.name, "sha256": data.digest})
+    profile = json.dumps({"test_samples": data.n})
     # MLflow keeps at most 36 characters of a digest and shows them all; the tag has it whole.
-    dataset = Dataset(str(data.get("name")), digest[:16], "robustkd", source, profile=profile)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation"), InputTag("robustkd.digest", digest)])
+    dataset = Dataset(data.name, data.digest[:16], "robustkd", source, profile=profile)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation"), InputTag("robustkd.digest", data.digest)])
 
 
 def _user() -> str:

@@ -50,7 +50,7 @@ class Step:
 
 def finished_at(results: Results) -> str:
     """When the last cell was finished, as the results say it."""
-    return results.environment.get("finished", "1970-01-01T00:00:00+00:00")
+    return results.environment.finished or "1970-01-01T00:00:00+00:00"
 
 
 def steps(results: Results, plan: str, known: dict[str, str]) -> dict[str, list[Step]]:

@@ -19,6 +19,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import Asked, AttackError, PromptAttack, ThreatModel, UsageError
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from robustkd.scoring.summaries import ThreatSummary
 from support.toy_prompts import CUPBOARD, SQUARES, registered
 
 
@@ -57,8 +58,8 @@ def cell_of(results, defense, attack):
 def test_the_numbers_are_those_of_the_rules(cupboards):
     _, _, results, _ = cupboards
     assert not results.incomplete
-    assert (results.modality, results.data["n"], results.data["benign"]) == ("text", 12, 12)
-    assert results.threat == {"norm": "prompt", "eps": 6.0}
+    assert (results.modality, results.data.n, results.data.benign) == ("text", 12, 12)
+    assert results.threat == ThreatSummary("prompt", 6.0)
     rows = {row.defense: row for row in results.defenses}
     # Nothing guards the open one; one word in front of "box" does not hide it from the short-sighted one, three mostly do.
     assert (rows["open"].robust_accuracy, rows["careful"].robust_accuracy) == (0.0, 1.0)

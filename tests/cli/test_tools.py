@@ -17,6 +17,7 @@ from robustkd.campaigns.file import presets, spec, starters
 from robustkd.campaigns.file.yaml_source import parse
 from robustkd.cli import cli
 from robustkd.scoring.results import CellResult, DefenseResult, Results
+from robustkd.scoring.summaries import DataSummary, ThreatSummary
 
 FIRST = "import sys\nfrom robustkd.cli import main\n"
 
@@ -169,7 +170,7 @@ def stored(folder, name, defenses, *, eps=0.1, digest="d1"):
         rows.append(
             DefenseResult(defense, 0, "standard", "done", "linf", eps, 100, 0.9, robust, low, high, list(attacks), verdict)
         )
-    results = Results(name, {"norm": "linf", "eps": eps}, {"name": "digits", "n": 100, "digest": digest}, cells, rows)
+    results = Results(name, ThreatSummary("linf", eps), DataSummary("digits", 100, digest), cells, rows)
     (folder / name).mkdir()
     (folder / name / "results.json").write_text(json.dumps(results.to_dict()))
 

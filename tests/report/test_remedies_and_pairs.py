@@ -17,6 +17,7 @@ from robustkd.reporting.versus import pairs, undecided
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, DefenseResult, Results
+from robustkd.scoring.summaries import DataSummary, ThreatSummary
 from robustkd.tracking import notes
 
 N = 200
@@ -47,7 +48,7 @@ def results() -> Results:
         for name, stands in worst.items()
     ]  # fmt: skip
     comparisons = compared((name, 0, stands) for name, stands in worst.items())
-    return Results("c", {"norm": "linf", "eps": 0.1}, {"name": "digits", "n": N}, cells, defenses, comparisons=comparisons)
+    return Results("c", ThreatSummary("linf", 0.1), DataSummary("digits", N), cells, defenses, comparisons=comparisons)
 
 
 def test_results_survive_json(results):
@@ -115,5 +116,6 @@ def test_pairs_say_what_the_samples_can_say(results):
     assert honest_twin.needed > N
     assert undecided(results) == [honest_twin.sentence]
     same = standing(50, 0)
-    (equal,) = pairs(Results("c", {}, {}, [], [], comparisons=compared([("a", 0, same), ("b", 0, same)])))
+    of = ThreatSummary("linf", 0.1), DataSummary("digits", N)
+    (equal,) = pairs(Results("c", *of, [], [], comparisons=compared([("a", 0, same), ("b", 0, same)])))
     assert equal.sentence == "n = 200 cannot tell a from b; no difference was seen."

@@ -26,6 +26,7 @@ from robustkd.reporting.story import sentence, tell
 from robustkd.reporting.summary import curve_of, mean_curve, worst_verdict
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CurvePoint, Results
+from robustkd.scoring.summaries import DataSummary, Environment
 from support.example_results import N, broken_campaign, campaign, evidence, large, pictures
 
 
@@ -345,7 +346,12 @@ def test_a_campaign_of_one_cell_without_curve_gallery_or_attack(tmp_path):
     assert (files.curves, files.gallery) == (None, None)
     assert "fgsm is the only attack with a result" in Page(files.html.read_text(encoding="utf-8")).words
     assert write_report(replace(bare, cells=[]), tmp_path).heatmap is None
-    assert write_report(replace(bare, cells=[], defenses=[], data={}, environment={}), tmp_path).curves is None
+    assert (
+        write_report(
+            replace(bare, cells=[], defenses=[], data=DataSummary("none", 0), environment=Environment()), tmp_path
+        ).curves
+        is None
+    )
 
 
 def test_a_figure_that_no_longer_belongs_is_removed(tmp_path):

@@ -18,6 +18,7 @@ from robustkd.reporting.published import FROM_MEMORY, TRANSCRIBED, references
 from robustkd.reporting.samples import MAX_OUTCOMES, Fall, SampleRow, class_table, falls, listing
 from robustkd.reporting.tradeoff import MOST_LINES, charted, pareto, tradeoff
 from robustkd.reporting.wording import wording
+from robustkd.scoring.summaries import DataSummary, ThreatSummary
 from support.example_results import N, broken_campaign, campaign, evidence, large
 
 STANDS = -1
@@ -119,9 +120,9 @@ def test_a_number_that_is_not_credible_is_on_no_front():
 def test_published_figures_stand_beside_their_own_data_and_threat_alone():
     digits = campaign((0,))
     assert references(digits) == ()
-    cifar = replace(digits, data={"name": "cifar10", "n": 10_000}, threat={"norm": "linf", "eps": 8 / 255})
-    assert references(replace(cifar, threat={"norm": "l2", "eps": 8 / 255})) == ()
-    assert references(replace(cifar, threat={"norm": "linf", "eps": 4 / 255})) == ()
+    cifar = replace(digits, data=DataSummary("cifar10", 10_000), threat=ThreatSummary("linf", 8 / 255))
+    assert references(replace(cifar, threat=ThreatSummary("l2", 8 / 255))) == ()
+    assert references(replace(cifar, threat=ThreatSummary("linf", 4 / 255))) == ()
     known = references(cifar)
     assert {item.provenance for item in known} == {TRANSCRIBED, FROM_MEMORY}
     assert {item.name: (item.clean, item.robust) for item in known}["RSLAD"] == (0.8338, 0.5149)

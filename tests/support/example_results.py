@@ -9,6 +9,7 @@ from robustkd.reporting import AttackedSamples, GalleryItem, SampleEvidence
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results, Skipped
+from robustkd.scoring.summaries import DataSummary, Environment, ThreatSummary
 
 N = 300
 EPS = 0.1
@@ -102,11 +103,11 @@ def campaign(seeds: tuple[int, ...] = (0, 1, 2)) -> Results:
             )  # fmt: skip
     return Results(
         "digits quickstart",
-        {"norm": "linf", "eps": EPS},
-        {"name": "digits", "n": N, "digest": "9f2c51d0a7e84b3361"},
+        ThreatSummary("linf", EPS),
+        DataSummary("digits", N, "9f2c51d0a7e84b3361"),
         cells,
         defenses,
-        environment={"robustkd": "0.1.0", "finished": "2025-11-22 20:41 UTC", "torch": "2.9.0", "device": "cpu"},
+        environment=Environment(robustkd="0.1.0", finished="2025-11-22 20:41 UTC", torch="2.9.0"),
     )
 
 
@@ -123,7 +124,7 @@ def broken_campaign() -> Results:
         DefenseResult("later", 0, "x", "blocked", "linf", 8 / 255),
     ]
     skipped = [Skipped("later", "cw", "needs logits & <em>more</em>")]
-    return Results(f"{evil} campaign", {"norm": "linf", "eps": 8 / 255}, {}, cells, defenses, skipped)
+    return Results(f"{evil} campaign", ThreatSummary("linf", 8 / 255), DataSummary("unknown", 0), cells, defenses, skipped)
 
 
 def pictures(defenses=tuple(DEFENSES), attacks=ATTACKS, each: int = 4, side: int = 8, channels: int = 1) -> list[GalleryItem]:

@@ -15,6 +15,7 @@ import pytest
 from robustkd.contracts import UsageError
 from robustkd.reporting import GalleryItem
 from robustkd.scoring.results import CellResult
+from robustkd.scoring.summaries import Environment
 from robustkd.tracking import MlflowTracker, TrackingError, promote, rebuild, tracking_uri, ui_command
 from robustkd.tracking.images import MAX_IMAGES, save_sheet
 from robustkd.tracking.location import read_mark
@@ -262,8 +263,8 @@ def test_the_data_and_their_whole_hash(folder):
     for name in (CELL, WORST, PARENT):
         (used,) = client(folder).get_run(runs(folder)[name].info.run_id).inputs.dataset_inputs
         assert used.dataset.name == "digits"
-        assert DATA["digest"].startswith(used.dataset.digest)
-        assert {tag.key: tag.value for tag in used.tags}["robustkd.digest"] == DATA["digest"]
+        assert DATA.digest.startswith(used.dataset.digest)
+        assert {tag.key: tag.value for tag in used.tags}["robustkd.digest"] == DATA.digest
 
 
 def test_a_trained_target_is_a_model_that_loads_again(folder, monkeypatch, request):
@@ -414,7 +415,7 @@ def test_importing_is_light():
 def test_how_a_defense_moved(folder):
     def executed(plan: str, day: int, accuracy: float, **more) -> None:
         outcome = results(cell(), defenses=(defended(robust_accuracy=accuracy, **more),))
-        finished = {"finished": f"2026-11-{day:02d}T08:00:00+00:00"}
+        finished = Environment(finished=f"2026-11-{day:02d}T08:00:00+00:00")
         track(folder, replace(outcome, environment=finished), campaign(plan))
 
     executed("plan-1", 9, 0.75)
@@ -443,7 +444,7 @@ def test_a_long_history_fits_a_tag_and_keeps_its_steps():
     known, third = "", 1 / 3
     for number in range(60):
         outcome = results(cell(), defenses=(defended(robust_accuracy=third, ci_low=third, ci_high=2 * third),))
-        outcome = replace(outcome, environment={"finished": "2026-11-09T08:00:00+00:00"})
+        outcome = replace(outcome, environment=Environment(finished="2026-11-09T08:00:00+00:00"))
         (history,) = trend.steps(outcome, f"{number:032d}", {"mtard": known}).values()
         known = trend.trend_record("mtard", history).tags[trend.TAG]
     assert (history[-1].step, len(history)) == (59, trend.LONGEST)
