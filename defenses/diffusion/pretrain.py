@@ -22,7 +22,7 @@ from robustkd.contracts import Arrays, DataError, Defense, FitContext, Modality,
 from robustkd.data.arrays import as_arrays
 from robustkd.defenses.diffusion.noise import noised
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import StepParams, train_steps
 from robustkd.lazy import F, nn, torch
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -66,7 +66,7 @@ class TextToImagePretrain(Defense):
             DataError: the training captions have no images.
         """
         images, captions = _captioned(context.train)
-        with initialising(context, "student"):
+        with seeded_init(context, "student"):
             target = small_model(captions, images.sample_shape, self.params)
         target.to(context.device)
         target.module.eval()
@@ -79,7 +79,7 @@ class TextToImagePretrain(Defense):
     def _align(self, context: FitContext, world: _World) -> None:
         """Train the text encoder beside an image encoder."""
         p, target = self.params.text, world.target
-        with initialising(context, "image encoder"):
+        with seeded_init(context, "image encoder"):
             eye = _image_encoder(world.images.shape[1:], self.params.text_width).to(context.device)
 
         def loss(generator: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ from robustkd.defenses.text.training import (
     mean_cross_entropy,
     train_text,
 )
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.targets.causal_lm import CausalLMTarget
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class LMPretrain(Defense):
     def fit(self, context: FitContext) -> Target:
         """Train from scratch."""
         p, train = self.params, context.train
-        with initialising(context, "student"):
+        with seeded_init(context, "student"):
             target = small_model([*train["prompt"], *train["response"], *train.get("refusal")], p)
         return train_text(
             context, target, telling(context, target, p, p.batch_size), p, name="train", measure=unseen(context, target)

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef, UsageError
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import Memory, StepParams, train_steps
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -234,7 +234,7 @@ def tune(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    with initialising(context, "lora"), warnings.catch_warnings():
+    with seeded_init(context, "lora"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft calls transformers by its old names
         adapted = get_peft_model(target.module, lora)  # it puts its layers into the module itself
     train_text(context, target, loss, settings, name=name, measure=measure, memory=memory)

@@ -109,7 +109,7 @@ def with_activations(target: ImageTarget, inputs: Tensor) -> tuple[Tensor, list[
 def with_penultimate(target: ImageTarget, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """(B, K) logits, and the (B, D) features that the last linear layer makes them of."""
     given: list[Tensor] = []
-    hook = last_linear(target).register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
+    hook = last_linear(target.module).register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
     try:
         logits = target(inputs)
     finally:
@@ -117,13 +117,13 @@ def with_penultimate(target: ImageTarget, inputs: Tensor) -> tuple[Tensor, Tenso
     return logits, given[-1].flatten(1)
 
 
-def last_linear(target: ImageTarget) -> nn.Linear:
+def last_linear(network: nn.Module) -> nn.Linear:
     """The linear layer that was added last: the classifier.
 
     Raises:
         TargetError: there is none.
     """
-    layers = [module for module in target.module.modules() if isinstance(module, nn.Linear)]
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise TargetError(
             "the model has no linear layer, so no features before it",

@@ -47,7 +47,7 @@ OwnLoss = Literal["ce", "kl-student-clean"]
 InnerLoss = Literal["ce", "kl-student-clean", "kl-teacher-clean", "kl-teacher-adv"]
 
 
-class TaughtInner(Params):
+class TeacherInner(Params):
     """How the examples to train on are made; the norm is the campaign's.
 
     Attributes:
@@ -64,13 +64,13 @@ class TaughtInner(Params):
     loss: InnerLoss = Field("ce", description="what is climbed: cross entropy, or a divergence of student and teacher outputs")
 
     @model_validator(mode="after")
-    def _has_a_slope(self) -> TaughtInner:
+    def _has_a_slope(self) -> TeacherInner:
         if self.loss == "kl-student-clean" and self.start == "clean":
             raise ValueError("KL(S(x) || S(x')) has no gradient at x' = x: use start: noise or uniform")
         return self
 
 
-class InnerMaximisation(TaughtInner):
+class InnerMaximisation(TeacherInner):
     """The same without a teacher."""
 
     loss: OwnLoss = Field("ce", description="what is climbed: cross entropy, or the divergence from the output on x")
@@ -82,7 +82,7 @@ class Adversary:
 
     Attributes:
         threat: norm and radius.
-        steps, step_size, start, loss: see ``TaughtInner``.
+        steps, step_size, start, loss: see ``TeacherInner``.
     """
 
     threat: ThreatModel
@@ -92,7 +92,7 @@ class Adversary:
     loss: InnerLoss = "ce"
 
     @classmethod
-    def under(cls, inner: TaughtInner, threat: ThreatModel) -> Adversary:
+    def under(cls, inner: TeacherInner, threat: ThreatModel) -> Adversary:
         """What ``inner`` means under the campaign's threat model.
 
         Raises:

@@ -24,7 +24,7 @@ class Replaced(nn.Module):
         return logits
 
 
-class Beside(nn.Module):
+class WithAuxiliary(nn.Module):
     """A student and the parts that are trained with it, which answers as the student."""
 
     def __init__(self, student: nn.Module, parts: dict[str, nn.Module]) -> None:

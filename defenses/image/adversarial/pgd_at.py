@@ -30,9 +30,9 @@ class PGDATParams(AdversarialParams):
 class PGDATRecipe(AdversarialRecipe):
     """Cross entropy on adversarial examples."""
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """CE(f(x~), y)."""
-        (x_adv,) = given
+        (x_adv,) = inner
         return F.cross_entropy(target(x_adv), batch.y), {}
 
 

@@ -23,18 +23,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Target
-from robustkd.defenses.training import (
-    Distillation,
-    DistillationRecipe,
-    Minibatch,
-    StudentParams,
-    Teacher,
-    fresh_network,
-    kl,
-    teaching,
-    train,
-)
+from robustkd.contracts import FitContext
+from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, Prepared, StudentParams, Teacher, kl
 from robustkd.defenses.training.batches import epoch_order
 from robustkd.targets import ClassifierTarget
 
@@ -98,9 +88,8 @@ class TAID(Distillation):
     recipe = TAIDRecipe
     source = "Shing et al. 2025, arXiv:2501.16937"
 
-    def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by validation accuracy."""
+    def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
+        """Count the steps of the whole training."""
         p = self.params
         steps = p.epochs * len(epoch_order(len(context.train), p.batch_size, context.seed, 0))
-        with teaching(context, p.teacher, p) as teacher:
-            return train(context, fresh_network(context, p.student, p.student_params), TAIDRecipe(teacher, p, steps), p)
+        return TAIDRecipe(teacher, p, steps), student

@@ -36,8 +36,8 @@ from robustkd.defenses.training import (
     TrainParams,
     entropy,
     fresh_network,
+    frozen_teacher,
     kl,
-    teaching,
     train,
 )
 from robustkd.defenses.training.inner import Start
@@ -135,14 +135,14 @@ class MTARDRecipe(AdversarialRecipe):
         self.first_steps = 0
         self._decay = 1.0
 
-    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+    def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
         """x~, T_nat(x) and T_adv(x~)."""
         x_adv = self.adversary(target, batch)
         return x_adv, self.clean.clean(batch), self.robust(x_adv)
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """w_nat * L_nat + w_adv * L_adv, and what the balances need."""
-        x_adv, z_nat, z_adv = given
+        x_adv, z_nat, z_adv = inner
         s_adv, s_nat = target(x_adv), target(batch.x)
         return self.balanced(z_nat, s_nat, z_adv, s_adv)
 
@@ -197,6 +197,6 @@ class MTARD(Defense):
         """Distil; the epoch is chosen by robust validation accuracy."""
         p = self.params
         adversary = Adversary.under(p.inner, context.threat)
-        with teaching(context, p.teachers.clean, p) as clean, teaching(context, p.teachers.robust, p) as robust:
+        with frozen_teacher(context, p.teachers.clean, p) as clean, frozen_teacher(context, p.teachers.robust, p) as robust:
             student = fresh_network(context, p.student, p.student_params)
             return train(context, student, MTARDRecipe(clean, robust, adversary, context.threat, p), p)

@@ -48,7 +48,7 @@ class PSKDRecipe(Recipe[ClassifierTarget]):
         answers: (N, K) what was said last of each training image.
     """
 
-    divisible = False  # each process would know its own answers only
+    supports_data_parallel = False  # each process would know its own answers only
 
     def __init__(self, labels: Tensor, num_classes: int, params: PSKDParams) -> None:
         self.params = params
