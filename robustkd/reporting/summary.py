@@ -208,7 +208,9 @@ def headline_attacks(results: Results, trained: Sequence[DefenseResult], cells: 
 
 def is_headline(results: Results, cell: CellResult) -> bool:
     """Whether the cell ran under the campaign's threat model."""
-    return (cell.norm, cell.eps) == (results.threat.get("norm", cell.norm), results.threat.get("eps", cell.eps))
+    threat = results.threat
+    of_campaign = (threat.get("norm", cell.norm), threat.get("eps", cell.eps), threat.get("goal", "untargeted"))
+    return (cell.norm, cell.eps, cell.goal) == of_campaign
 
 
 def _strongest(

@@ -13,7 +13,7 @@ from robustkd.contracts import StoreError
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.contracts.data import Modality
-from robustkd.contracts.threat import budget
+from robustkd.contracts.threat import Goal, budget
 from robustkd.scoring.paired import Comparison
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.tabular import Tabular, interval, percent
@@ -71,6 +71,7 @@ class CellResult:
     error: str | None = None
     perturbations: int | None = None
     agreement: dict[str, float] = field(default_factory=dict)
+    goal: Goal = "untargeted"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Results(Tabular):
 
     Attributes:
         campaign: its name.
-        threat: the headline threat model, as ``{"norm": .., "eps": ..}``.
+        threat: the headline threat model, as ``{"norm": .., "eps": ..}``, with ``"goal": "targeted"`` where it is.
         data: name, number of test samples, content hash of all samples and of the test samples alone; of prompts also the
             modality, and the number of harmless requests.
         environment: versions and machine, for the record only.
