@@ -39,6 +39,7 @@ from robustkd.evaluation.checks import check_names, make_check, run_checks, run_
 from robustkd.evaluation.images import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.evaluation.judging import Outcome
 from robustkd.lazy import nn, torch
+from robustkd.models.constants import Constants
 from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.remedy import Remedy
@@ -50,6 +51,8 @@ from robustkd.targets.failure import failures_told
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
+Normalisation = str | Sequence[Sequence[float]] | Mapping[str, Sequence[float]]
+"""``"imagenet"``, ``((.5, .5, .5), (.2, .2, .2))`` or ``{"mean": .., "std": ..}``."""
 
 DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
 
@@ -244,6 +247,7 @@ def attack(
     precision: Precision = "full",
     models: Mapping[str, nn.Module | Target] | None = None,
     fit_data: tuple[Any, Any] | None = None,
+    normalise: Normalisation | None = None,
     params: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> AttackReport:
@@ -263,6 +267,8 @@ def attack(
             devices that are faster in it. Every success is looked at again in the model's own precision.
         models: other models, by the names that the attack's parameters give them (``transfer``).
         fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
+        normalise: what the model wants done with the pixels first: the name of the usual constants (``imagenet``, ``cifar10`` ..) or
+            a pair of mean and std, with a number for each channel. eps stays a distance between pixels.
         params: the attack's own parameters (``robustkd describe NAME``), also those that are called as an argument of this
             function is: ``attack("fmn", .., norm="linf", params={"norm": "l2"})``.
         more: the attack's own parameters by keyword: ``attack("pgd", .., steps=40)``.
@@ -272,7 +278,7 @@ def attack(
         DataError, TargetError: the data or the model break their contract.
     """
     plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size)
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
     with frozen(evaluator.target.module):
         evaluation = replace(evaluator, threat=plugin.threat_for(evaluator.threat)).evaluate(plugin)
     return AttackReport(evaluation.adversarial, evaluation.outcome)
@@ -295,11 +301,12 @@ def evaluate(
     precision: Precision = "full",
     models: Mapping[str, nn.Module | Target] | None = None,
     fit_data: tuple[Any, Any] | None = None,
+    normalise: Normalisation | None = None,
 ) -> EvaluationReport:
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data: as for ``attack``.
+        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data, normalise: as for ``attack``.
         eps: as for ``attack``; of samples that have an eps each there are no checks, so ask for ``level="none"``.
         attacks: one or several: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its
             name and the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike
@@ -312,7 +319,7 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
     used = {
         name: _with_models(plugin, models, x, batch_size)
         for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
@@ -339,6 +346,7 @@ def audit(
     precision: Precision = "full",
     models: Mapping[str, nn.Module | Target] | None = None,
     fit_data: tuple[Any, Any] | None = None,
+    normalise: Normalisation | None = None,
     attack: AttackLike | Sequence[AttackLike] | None = None,
 ) -> EvaluationReport:
     """Check whether the robust accuracy of ``model`` under ``attacks`` can be believed: run every check of ``level`` and its remedies.
@@ -346,14 +354,14 @@ def audit(
     Unlike ``evaluate`` it goes on where an attack fails; the failure is reported (``EvaluationReport.failed``).
 
     Args:
-        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data: as for ``attack``.
+        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data, normalise: as for ``attack``.
         attacks, level, samples: as for ``evaluate``.
         attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
     """
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
     used = {
         name: _with_models(plugin, models, x, batch_size)
         for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
@@ -409,8 +417,9 @@ def _make_evaluator(
     batch_size: int,
     precision: Precision,
     fit_data: tuple[Any, Any] | None,
+    normalise: Normalisation | None,
 ) -> _Evaluator:
-    target = _target(model, x, batch_size)
+    target = _target(model, x, batch_size, normalise)
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
         batch = _batch(target, x, y, goals, batch_size, each)
@@ -543,10 +552,14 @@ def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
     return None if data is None else Arrays(*(torch.as_tensor(part).cpu().numpy() for part in data))
 
 
-def _target(model: nn.Module | Target, x: Any, batch_size: int) -> Target:
+def _target(model: nn.Module | Target, x: Any, batch_size: int, normalise: Normalisation | None = None) -> Target:
     """The model as a target, which no attack or check calls with more than ``batch_size`` samples."""
     if isinstance(model, GenerativeTarget):  # an attack's helper: it draws or writes, and is asked for more than logits
         return model
+    if normalise is not None and isinstance(model, nn.Module):
+        model = Constants.of(normalise).before(model, x.shape[1])
+    elif normalise is not None:
+        raise UsageError(f"the model is a {type(model).__name__}, which takes pixels", fix="leave out 'normalise'")
     return SplitTarget(model if isinstance(model, Target) else _classifier(model, x), batch_size)
 
 

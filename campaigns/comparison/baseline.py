@@ -17,7 +17,8 @@ import numpy as np
 
 from robustkd.contracts import UsageError
 from robustkd.contracts.check import Verdict
-from robustkd.scoring.results import Results
+from robustkd.contracts.threat import Goal
+from robustkd.scoring.results import CellResult, Results
 from robustkd.scoring.summaries import AttackSummary
 
 VERSION_KEY, VERSION = "robustkd_baseline", 1
@@ -41,12 +42,12 @@ class TestSamples:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline file as data; ``samples`` are (n,) bool, ``threats`` norm and eps by attack, ``attacks`` what each is."""
+    """A baseline file as data; ``samples`` are (n,) bool, ``threats`` norm, eps and goal by attack, ``attacks`` what each is."""
 
     campaign: str
     data: TestSamples
     index: np.ndarray
-    threats: dict[str, tuple[str, float]]
+    threats: dict[str, tuple[str, float, Goal]]
     headline: dict[tuple[str, int], tuple[str, ...]]
     verdicts: dict[tuple[str, int], Verdict | None]
     targets: dict[tuple[str, int], str | None]
@@ -61,7 +62,7 @@ def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mappin
         "campaign": results.campaign,
         "robustkd": results.environment.robustkd,
         "data": asdict(data),
-        "threats": {cell.attack: [cell.norm, cell.eps] for cell in results.cells},
+        "threats": {cell.attack: _threat(cell) for cell in results.cells},
         "attacks": {name: attack.to_dict() for name, attack in results.attacks.items()},
         "defenses": [
             {
@@ -106,7 +107,10 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
             campaign=str(raw["campaign"]),
             data=TestSamples(**raw["data"]),
             index=index,
-            threats={attack: (str(norm), float(eps)) for attack, (norm, eps) in raw["threats"].items()},
+            threats={
+                attack: (str(norm), float(eps), "targeted" if goal == ["targeted"] else "untargeted")
+                for attack, (norm, eps, *goal) in raw["threats"].items()
+            },
             headline={key: tuple(row["attacks"]) for key, row in rows},
             verdicts={key: row["verdict"] for key, row in rows},
             targets={key: row.get("target") for key, row in rows},
@@ -115,6 +119,10 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"the baseline {origin} is damaged: {type(error).__name__} {error}", fix=_AGAIN) from error
+
+
+def _threat(cell: CellResult) -> list[str | float]:
+    return [cell.norm, cell.eps, *([cell.goal] if cell.goal == "targeted" else [])]
 
 
 _AGAIN = "write it again: robustkd gate RESULTS --write-baseline FILE"

@@ -19,7 +19,6 @@ from robustkd.campaigns.comparison.compare import Change, change, other_attack, 
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Snapshot
 from robustkd.campaigns.file.spec import GateSpec
 from robustkd.contracts.check import Verdict
-from robustkd.contracts.threat import budget
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
 
@@ -177,7 +176,7 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) 
         if before is None or after is None:
             return f"seed {seed} has no number {'in the baseline' if before is None else 'here'}"
         if not before.under(after):
-            return f"the baseline is under {budget(before.norm, before.eps)}, this under {budget(after.norm, after.eps)}"
+            return f"the baseline is under {before.threat}, this under {after.threat}"
         changes.append(change(before, after, paired=paired))
     return changes
 

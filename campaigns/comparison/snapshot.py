@@ -18,6 +18,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.contracts.check import Verdict
+from robustkd.contracts.threat import Goal, budget
 from robustkd.scoring.results import Results
 from robustkd.scoring.summaries import AttackSummary
 from robustkd.scoring.worst_case import worst_case
@@ -47,15 +48,21 @@ class Row:
     n: int
     held: int
     samples: np.ndarray | None = None
+    goal: Goal = "untargeted"
 
     @property
     def share(self) -> float:
         """In [0, 1]."""
         return self.held / self.n if self.n else 0.0
 
+    @property
+    def threat(self) -> str:
+        """The threat model that it was measured under, in words."""
+        return budget(self.norm, self.eps, self.goal)
+
     def under(self, other: Row) -> bool:
         """Whether both were measured under one threat model."""
-        return self.attack == CLEAN or (self.norm, self.eps) == (other.norm, other.eps)
+        return self.attack == CLEAN or (self.norm, self.eps, self.goal) == (other.norm, other.eps, other.goal)
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,8 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
     for cell in results.cells:
         if cell.status != "done" or cell.robust_accuracy is None:
             continue
-        row = Row(cell.defense, cell.attack, cell.seed, cell.norm, cell.eps, cell.n, round(cell.robust_accuracy * cell.n))
+        held = round(cell.robust_accuracy * cell.n)
+        row = Row(cell.defense, cell.attack, cell.seed, cell.norm, cell.eps, cell.n, held, goal=cell.goal)
         n = cell.n if results.n_clean is None else results.n_clean
         clean = replace(row, attack=CLEAN, n=n, held=round((cell.clean_accuracy or 0.0) * n))
         if entry := store.get(cell.cell_id):
@@ -196,7 +204,8 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         headline[key], verdicts[key], targets[key] = tuple(item.attacks), item.verdict, item.target_hash
         if item.robust_accuracy is None:
             continue
-        worst = Row(item.defense, WORST, item.seed, item.norm, item.eps, item.n, round(item.robust_accuracy * item.n))
+        held, goal = round(item.robust_accuracy * item.n), results.threat.goal
+        worst = Row(item.defense, WORST, item.seed, item.norm, item.eps, item.n, held, goal=goal)
         parts = [rows.get((item.defense, attack, item.seed)) for attack in item.attacks]
         known = [part.samples for part in parts if part is not None and part.samples is not None]
         whole = known and len(known) == len(parts)
@@ -222,8 +231,8 @@ def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:
     known = baseline.parse(content, origin)
     rows: dict[tuple[str, str, int], Row] = {}
     for (defense, attack, seed), bits in known.samples.items():
-        norm, eps = known.threats.get(attack, ("", 0.0))
-        rows[defense, attack, seed] = _held(Row(defense, attack, seed, norm, eps, len(bits), 0), bits)
+        norm, eps, goal = known.threats.get(attack, ("", 0.0, "untargeted"))
+        rows[defense, attack, seed] = _held(Row(defense, attack, seed, norm, eps, len(bits), 0, goal=goal), bits)
     snapshot = Snapshot(
         origin, known.campaign, known.data, known.index, rows, known.headline, known.verdicts, known.targets, known.attacks
     )

@@ -22,6 +22,7 @@ from robustkd.campaigns.store.store import PERTURBATIONS, Entry, Store
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Transcript
 from robustkd.contracts.data import Modality
+from robustkd.contracts.threat import ThreatModel, told_apart
 from robustkd.data import Splits
 from robustkd.scoring.intervals import share, wilson
 from robustkd.scoring.paired import compared
@@ -72,7 +73,7 @@ def collect(
             standing.append((name, seed, _worst_case([trained.records[cell.id] for cell in trained.headline])[1]))
     return Results(
         campaign=campaign.name,
-        threat=ThreatSummary(campaign.threat.measure, campaign.threat.eps),
+        threat=ThreatSummary(campaign.threat.measure, campaign.threat.eps, campaign.threat.goal),
         data=data_told(plan),
         cells=cells,
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
@@ -178,6 +179,7 @@ def attack_result(
         "seed": cell.seed,
         "norm": use.threat.measure,
         "eps": use.threat.eps,
+        "goal": use.threat.goal,
     }
     if entry is None or record is None:
         return CellResult(status=failure.status, error=failure.error, **names)
@@ -304,12 +306,12 @@ def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray
 
 def _other_threats(trained: _Trained) -> dict[str, float]:
     campaign = trained.plan.campaign
-    groups: dict[str, list[AttackRecord]] = {}
+    groups: dict[ThreatModel, list[AttackRecord]] = {}
     for cell in trained.attacks:
         threat = campaign.attacks[cell.attack].threat
         if threat != campaign.threat and cell.id in trained.records:
-            groups.setdefault(str(threat), []).append(trained.records[cell.id])
-    return {threat: float(_worst_case(group)[1].mean()) for threat, group in groups.items()}
+            groups.setdefault(threat, []).append(trained.records[cell.id])
+    return {name: float(_worst_case(groups[threat])[1].mean()) for threat, name in told_apart(groups).items()}
 
 
 def _examined(entry: Entry | None) -> tuple[list[Finding], Remedy | None] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustkd.cli.one_model import budget, loaded_model, one_model_options, settings, value
-from robustkd.cli.options import console, json_option
+from robustkd.cli.options import console, json_option, print_reserved
 
 if TYPE_CHECKING:
     from robustkd.api import EvaluationReport
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 def command(
     model: str,
     weights: Path | None,
+    normalise: str | None,
     code: tuple[str, ...],
     data: str,
     data_settings: tuple[str, ...],
@@ -64,9 +65,10 @@ def command(
         level=level,
         samples=samples,
         seed=seed,
+        normalise=None if normalise is None else value("--normalise", normalise),
     )
     if as_json:
-        click.echo(report.to_json())
+        print_reserved(report.to_json())
     else:
         _print(report)
     if report.verdict == "not credible":
@@ -94,7 +96,7 @@ def _print(report: EvaluationReport) -> None:
         if not told:  # an explanation tells of a symptom: where there is none, the numbers speak
             told = ", ".join(f"{name} {number}" for name, number in list(evidence_rows(finding).items())[:4])
         style = colours.get(finding.severity, "") if finding.fired else ""
-        table.add_row(finding.name, finding.severity, Text(finding.outcome, style=style), f"{passes:.1f}", told)
+        table.add_row(finding.name, finding.severity, Text(finding.outcome, style=style), f"{passes:.1f}", Text(told))
         if finding.fired and finding.fix:
             table.add_row("", "", "", "", Text(f"fix: {finding.fix}", style="dim"))
     console().print(table)

@@ -15,6 +15,12 @@ _OPTIONS = (
         help="Weights for code: safetensors, or a torch state_dict.",
     ),
     click.option(
+        "--normalise",
+        metavar="CONSTANTS",
+        help="What the code's network wants done with the pixels first: imagenet, inception, clip, cifar10, cifar100, svhn, mnist, "
+        "fashion-mnist, 0..255, or '{mean: [..], std: [..]}'.",
+    ),
+    click.option(
         "--code",
         "code",
         multiple=True,

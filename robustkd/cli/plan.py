@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, results_folder
+from robustkd.cli.options import json_option, out_option, print_reserved, results_folder
 
 if TYPE_CHECKING:
     from robustkd.campaigns.plan.estimate import Cost
@@ -48,7 +48,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
             | {"estimate": asdict(expected[cell.id]) if cell.id in expected else None}
             for cell in laid_out.cells
         ]
-        click.echo(
+        print_reserved(
             json.dumps(
                 {
                     "plan": laid_out.id,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli import names
-from robustkd.cli.options import json_option, out_option, results_folder
+from robustkd.cli.options import json_option, out_option, print_reserved, results_folder
 
 if TYPE_CHECKING:
     from robustkd.campaigns.plan.plan import Plan
@@ -34,7 +34,7 @@ def list_cells(campaigns: tuple[str, ...], out: Path | None, as_json: bool) -> N
     plans, store = _opened(campaigns, out)
     cells = list(inventory(store, plans))
     if as_json:
-        click.echo(json.dumps([asdict(cell) for cell in cells], indent=1))
+        print_reserved(json.dumps([asdict(cell) for cell in cells], indent=1))
         return
     for cell in sorted(cells, key=lambda cell: (cell.kind, cell.defense, cell.attack, cell.seed or 0)):
         _print(cell)
@@ -62,7 +62,7 @@ def verify(campaign: str, out: Path | None, remove: bool, as_json: bool) -> None
             for cell_id in damaged:
                 store.remove(cell_id)
     if as_json:
-        click.echo(json.dumps({"cells": len(ids), "damaged": damaged, "removed": remove}, indent=1))
+        print_reserved(json.dumps({"cells": len(ids), "damaged": damaged, "removed": remove}, indent=1))
     else:
         for why in damaged.values():
             click.echo(why)
@@ -97,7 +97,7 @@ def prune(campaigns: tuple[str, ...], out: Path | None, perturbations: bool, yes
                 store.discard_checkpoints(store.under_way() - needed)
     freed = sum(cell.perturbations if perturbations else cell.bytes for cell in chosen)
     if as_json:
-        click.echo(json.dumps({"cells": [asdict(cell) for cell in chosen], "bytes": freed, "removed": yes}, indent=1))
+        print_reserved(json.dumps({"cells": [asdict(cell) for cell in chosen], "bytes": freed, "removed": yes}, indent=1))
         return
     for cell in chosen:
         _print(cell)

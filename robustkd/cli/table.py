@@ -125,7 +125,7 @@ def _verdict(row: DefenseSummary) -> Text:
 
 def _other_threats(results: Results) -> dict[str, str]:
     """Attacks that are not under the campaign's threat model, and what they are under."""
-    return {cell.attack: budget(cell.norm, cell.eps) for cell in results.cells if not is_headline(results, cell)}
+    return {cell.attack: budget(cell.norm, cell.eps, cell.goal) for cell in results.cells if not is_headline(results, cell)}
 
 
 def _print_evidence(results: Results) -> None:

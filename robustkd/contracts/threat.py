@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -70,16 +72,31 @@ class ThreatModel:
     def __str__(self) -> str:
         if self.space in BY_ATTEMPTS:
             return f"{BY_ATTEMPTS[self.space]}, {self.attempts} attempt{'s' if self.attempts > 1 else ''}"
-        return "corruptions" if self.space == "corruption" else f"{self.measure} <= {self.eps:.4g}"
+        aim = ", targeted" if self.goal == "targeted" else ""
+        return f"corruptions{aim}" if self.space == "corruption" else f"{self.measure} <= {self.eps:.4g}{aim}"
 
 
-def budget(norm: str, eps: float) -> str:
+def told_apart(threats: Iterable[ThreatModel]) -> dict[ThreatModel, str]:
+    """What each threat model is called: in short where that names one of them alone, else in full."""
+    found = list(dict.fromkeys(threats))
+    short = Counter(map(str, found))
+    return {
+        threat: str(threat)
+        if short[str(threat)] == 1
+        else f"{threat.measure} <= {threat.eps!r}, {threat.goal}, {threat.knowledge}"
+        for threat in found
+    }
+
+
+def budget(norm: str, eps: float, goal: Goal = "untargeted") -> str:
     """What results file a threat model under, in plain letters: `linf eps 0.1`; `any wording, 20 attempts`; `corruptions`.
 
     Args:
         norm: a norm, or the space of an attacker who respects none (``ThreatModel.measure``).
         eps: in the units of that space.
     """
+    if goal == "targeted":
+        return f"{budget(norm, eps)}, targeted"
     if norm == "corruption":
         return "corruptions"
     if norm in BY_ATTEMPTS:

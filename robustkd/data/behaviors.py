@@ -14,6 +14,7 @@ from pydantic import Field
 from robustkd.contracts import CampaignPath, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
 from robustkd.data.chats import read_chats
 from robustkd.data.tables import read_csv
+from robustkd.data.text import comparable
 
 COLUMNS = ("prompt", "role", "target", "response", "refusal", "answer", "prefill")
 _PASSED_ON = COLUMNS[2:]
@@ -126,7 +127,8 @@ class Behaviors(Dataset):
         for column, values in (keep or {}).items():
             if column not in raw[0]:
                 raise _lacks(file, column, tuple(raw[0]))
-            raw = [row for row in raw if row[column] in values]
+            kept = {comparable(value) for value in values}
+            raw = [row for row in raw if comparable(row[column]) in kept]
         if form is XSTEST:
             raw = [row for row in raw if _unsafe(row) == forbidden]
         if not raw:
@@ -186,7 +188,7 @@ def _unsafe(row: dict[str, str]) -> bool:
 
 def _targets(file: Path) -> dict[str, str]:
     try:
-        targets = json.loads(file.expanduser().read_text(encoding="utf-8"))
+        targets = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}", fix="give HarmBench's JSON file of targets") from error
     if not isinstance(targets, dict) or not all(isinstance(text, str) for text in targets.values()):

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
+from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
 from robustkd.data.digits import Digits
 from robustkd.data.idx import FashionMNIST, IdxParams
 from robustkd.data.wordings import CLOTHES, DIGITS, Wording
@@ -65,7 +64,7 @@ class FashionCaptionsParams(CaptionsParams):
     forbidden: tuple[str, ...] = Field(
         ("trouser", "dress", "sandal", "bag", "ankle boot"), min_length=1, description="the concepts to be erased"
     )
-    root: Path | None = Field(None, description="folder of Fashion-MNIST's idx files; the usual places by default")
+    root: CampaignPath | None = Field(None, description="folder of Fashion-MNIST's idx files; the usual places by default")
     download: bool = Field(False, description="fetch what is missing from the usual mirror")
 
 

@@ -89,7 +89,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 def _picture(folder: Path, case: str, size: int) -> np.ndarray:
     for name in (f"{case}.png", f"{case}_0.png", f"{case}.jpg"):
-        if (file := folder.expanduser() / name).is_file():
+        if (file := folder / name).is_file():
             return read_image(file, _FORMATS, size=size)
     raise _wrong(f"{folder} has no picture {case}.png", "one for each request, by its case_number")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def read_csv(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
         DataError: it cannot be read, has no rows, or lacks a column; it names the file and the column.
     """
     try:
-        with file.expanduser().open(encoding="utf-8-sig", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines, _cells_of_any_size():
             reader = csv.DictReader(lines, restval="", strict=True)
             names = [name for name in reader.fieldnames or () if name]
             rows = list(reader)
@@ -40,6 +41,16 @@ def read_csv(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     return rows
 
 
+@contextmanager
+def _cells_of_any_size() -> Iterator[None]:
+    """The csv module refuses cells above 131,072 characters by default; a long prompt has more."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file of JSON lines, each with its place (``file, line 3``); empty lines are passed over.
 
@@ -47,7 +58,7 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         DataError: it cannot be read, or a line is no JSON object.
     """
     try:
-        text = file.expanduser().read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}", fix="correct the path") from error
     except UnicodeDecodeError as error:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from robustkd.judges.refusal_match import PHRASES, plain
+from robustkd.data.text import comparable
+from robustkd.judges.refusal_match import PHRASES
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,6 @@ SIGNS: dict[str, Callable[[_Answer], float]] = {
 
 def signs(raw: str) -> list[float]:
     """The signs of one answer, in the order of ``SIGNS``."""
-    text = plain(raw)
+    text = comparable(raw)
     answer = _Answer(raw, text, " ".join(text.split()[:50]))
     return [sign(answer) for sign in SIGNS.values()]

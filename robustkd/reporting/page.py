@@ -169,7 +169,11 @@ def _section(results: Results, row: DefenseSummary, index: int) -> Section:
 
 def _other_threats(results: Results) -> dict[str, str]:
     """Attacks that ran under another threat model than the campaign's, and which."""
-    return {cell.attack: formatting.threat(cell.norm, cell.eps) for cell in results.cells if not is_headline(results, cell)}
+    return {
+        cell.attack: formatting.threat(cell.norm, cell.eps) + (", targeted" if cell.goal == "targeted" else "")
+        for cell in results.cells
+        if not is_headline(results, cell)
+    }
 
 
 def _agreement(results: Results) -> dict[str, float]:

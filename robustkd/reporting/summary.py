@@ -208,7 +208,8 @@ def headline_attacks(results: Results, trained: Sequence[DefenseResult], cells: 
 
 def is_headline(results: Results, cell: CellResult) -> bool:
     """Whether the cell ran under the campaign's threat model."""
-    return (cell.norm, cell.eps) == (results.threat.norm, results.threat.eps)
+    threat = results.threat
+    return (cell.norm, cell.eps, cell.goal) == (threat.norm, threat.eps, threat.goal)
 
 
 def _strongest(

@@ -13,7 +13,7 @@ from robustkd.contracts import StoreError
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.contracts.data import Modality
-from robustkd.contracts.threat import budget
+from robustkd.contracts.threat import Goal, budget
 from robustkd.scoring.paired import Comparison
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
@@ -72,6 +72,7 @@ class CellResult:
     error: str | None = None
     perturbations: int | None = None
     agreement: dict[str, float] = field(default_factory=dict)
+    goal: Goal = "untargeted"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from robustkd.contracts.data import Modality
+from robustkd.contracts.threat import Goal
 
 
 class Summary:
@@ -35,6 +36,7 @@ class ThreatSummary(Summary):
 
     norm: str
     eps: float
+    goal: Goal = "untargeted"
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def connect(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    if "://" in uri and not uri.startswith(("sqlite:", "http", "file:", "databricks")):
+    if "://" in uri and not uri.startswith(("sqlite", "http", "file:", "databricks")):
         _answer(uri)
 
     for name in ("mlflow", "alembic"):
