@@ -15,7 +15,6 @@ import numpy as np
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Row, Snapshot
 from robustkd.campaigns.plan.changes import set_otherwise
 from robustkd.contracts import UsageError, suggestion
-from robustkd.contracts.threat import budget
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
 from robustkd.scoring.tabular import Tabular, percent
 
@@ -204,7 +203,7 @@ def _changes_by_seed(
         if before is None or after is None:
             notes.append(f"{title}, seed {seed}: no number in {'A' if before is None else 'B'}")
         elif not before.under(after):
-            models = f"{budget(before.norm, before.eps)} in A, {budget(after.norm, after.eps)} in B"
+            models = f"{before.budget.plain} in A, {after.budget.plain} in B"
             notes.append(f"{title}: other threat models, not compared ({models})")
             break
         else:

@@ -19,7 +19,6 @@ from robustkd.campaigns.comparison.compare import Change, change, other_attack, 
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Snapshot
 from robustkd.campaigns.file.spec import GateSpec
 from robustkd.contracts.check import Verdict
-from robustkd.contracts.threat import budget
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
 
@@ -90,6 +89,8 @@ def judge_gates(gates: Sequence[GateSpec], results: Results) -> list[GateResult]
         low, high = min(pair[0] for pair in intervals), max(pair[1] for pair in intervals)
         outcome: GateOutcome = "passed" if low >= gate.at_least else "failed" if high < gate.at_least else "inconclusive"
         outcome, why = _believed(outcome, gate.metric, [row.verdict for row in rows])
+        if gate.metric == "robust_accuracy" and (unjudged := max(row.unjudged or 0.0 for row in rows)):
+            why = "; ".join([*([why] if why else []), f"{unjudged:.1%} of the requests could not be judged"])
         judged.append(GateResult(gate.defense, gate.metric, rule, outcome, sum(values) / len(values), low, high, why))
     return judged
 
@@ -177,7 +178,7 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) 
         if before is None or after is None:
             return f"seed {seed} has no number {'in the baseline' if before is None else 'here'}"
         if not before.under(after):
-            return f"the baseline is under {budget(before.norm, before.eps)}, this under {budget(after.norm, after.eps)}"
+            return f"the baseline is under {before.budget.plain}, this under {after.budget.plain}"
         changes.append(change(before, after, paired=paired))
     return changes
 

@@ -18,6 +18,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.contracts.check import Verdict
+from robustkd.contracts.threat import Budget, stored_budget
 from robustkd.scoring.results import Results
 from robustkd.scoring.worst_case import worst_case
 
@@ -46,6 +47,11 @@ class Row:
     n: int
     held: int
     samples: np.ndarray | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """The threat model's; that of ``CLEAN`` says nothing."""
+        return stored_budget(self.norm, self.eps)
 
     @property
     def share(self) -> float:
@@ -184,7 +190,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
             outcome = samples.read(entry).outcome
             index = outcome.index
             row = _held(row, outcome.standing)
-            clean = _held(clean, held_clean(entry, outcome.correct, results.modality))
+            clean = _held(clean, held_clean(entry, outcome.eligible, results.modality))
         rows[cell.defense, cell.attack, cell.seed] = row
         if clean.n and cell.clean_accuracy is not None:
             rows.setdefault((cell.defense, CLEAN, cell.seed), clean)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from robustkd.contracts import StoreError
 from robustkd.contracts.check import Verdict
-from robustkd.contracts.threat import budget
 from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.results import CellStatus, Results
 
@@ -100,7 +99,7 @@ def boards(found: dict[Path, Results]) -> list[Board]:
             str(data.get("name", "")),
             int(data.get("n", 0)),
             str(data.get("digest", "")),
-            f"{budget(str(threat['norm']), threat['eps'])}{goal}",
+            f"{results.budget.plain}{goal}",
         )
         groups.setdefault(key, []).extend(_entries(folder, results))
     made = [Board(*key, _ranked(entries)) for key, entries in groups.items()]

@@ -145,14 +145,14 @@ def _template() -> Any:
     environment.filters["heat"] = palette.heat
     environment.filters["readable_on"] = palette.readable_on
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.globals.update(threat=formatting.threat, data_uri=data_uri, missing=formatting.MISSING)
+    environment.globals.update(threat=formatting.threat, norms=formatting.NORMS, data_uri=data_uri, missing=formatting.MISSING)
     return environment.get_template("report.html.j2")
 
 
 def _facts(results: Results) -> dict[str, str]:
     """The header's small print, in reading order."""
     threat, data, environment = results.threat, results.data, results.environment
-    model = formatting.threat(str(threat.get("norm", "")), threat.get("eps"))
+    model = formatting.threat(results.budget)
     extra = [str(value) for key, value in threat.items() if key not in ("norm", "eps")]
     facts = {
         "Threat model": ", ".join([model, *extra]),
@@ -171,7 +171,7 @@ def _section(results: Results, row: DefenseSummary, index: int) -> Section:
 
 def _other_threats(results: Results) -> dict[str, str]:
     """Attacks that ran under another threat model than the campaign's, and which."""
-    return {cell.attack: formatting.threat(cell.norm, cell.eps) for cell in results.cells if not is_headline(results, cell)}
+    return {cell.attack: formatting.threat(cell.budget) for cell in results.cells if not is_headline(results, cell)}
 
 
 def _agreement(results: Results) -> dict[str, float]:
