@@ -92,7 +92,7 @@ def _attack(target: TextToImageTarget, batch: PromptBatch, attempts: int, steps:
     attack = plugins.make("attacks", spec)
     parts = [batch] if together > 1 else [_only(batch, row) for row in range(len(batch))]
     for part in parts:
-        evaluate_prompt_attack(target, attack, part, ThreatModel.by_prompt(attempts), {"judge": NeverContent()}, num_classes=1)
+        evaluate_prompt_attack(target, attack, part, ThreatModel.by_prompt(attempts), {"judge": NeverContent()})
 
 
 def _only(batch: PromptBatch, row: int) -> PromptBatch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -37,7 +37,7 @@ from robustkd.contracts import (
 )
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
 from robustkd.evaluation.images import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
-from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.judging import ImageOutcome
 from robustkd.lazy import nn, torch
 from robustkd.models.constants import Constants
 from robustkd.plugins.nested import PluginSpec
@@ -66,11 +66,11 @@ class AttackReport(Tabular):
 
     Attributes:
         adversarial: (N, *shape) the inputs found, on the CPU.
-        outcome: per-sample arrays: predictions before and after, success, distance, passes (see ``Outcome``).
+        outcome: per-sample arrays: predictions before and after, success, distance, passes (see ``ImageOutcome``).
     """
 
     adversarial: Tensor
-    outcome: Outcome
+    outcome: ImageOutcome
 
     @property
     def success(self) -> np.ndarray:
@@ -106,8 +106,8 @@ class AttackReport(Tabular):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each sample, with the fields of ``Outcome``."""
-        columns = {each.name: getattr(self.outcome, each.name).tolist() for each in fields(Outcome)}
+        """What became of each sample (see ``ImageOutcome``)."""
+        columns = {name: array.tolist() for name, array in self.outcome.columns().items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def caption(self) -> str:

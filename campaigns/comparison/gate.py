@@ -89,6 +89,8 @@ def judge_gates(gates: Sequence[GateSpec], results: Results) -> list[GateResult]
         low, high = min(pair[0] for pair in intervals), max(pair[1] for pair in intervals)
         outcome: GateOutcome = "passed" if low >= gate.at_least else "failed" if high < gate.at_least else "inconclusive"
         outcome, why = _believed(outcome, gate.metric, [row.verdict for row in rows])
+        if gate.metric == "robust_accuracy" and (unjudged := max(row.unjudged or 0.0 for row in rows)):
+            why = "; ".join([*([why] if why else []), f"{unjudged:.1%} of the requests could not be judged"])
         judged.append(GateResult(gate.defense, gate.metric, rule, outcome, sum(values) / len(values), low, high, why))
     return judged
 

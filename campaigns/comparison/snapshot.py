@@ -18,7 +18,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.contracts.check import Verdict
-from robustkd.contracts.threat import Goal, budget
+from robustkd.contracts.threat import Goal, ThreatModel
 from robustkd.scoring.results import Results
 from robustkd.scoring.summaries import AttackSummary
 from robustkd.scoring.worst_case import worst_case
@@ -58,7 +58,7 @@ class Row:
     @property
     def threat(self) -> str:
         """The threat model that it was measured under, in words."""
-        return budget(self.norm, self.eps, self.goal)
+        return ThreatModel.stored(self.norm, self.eps, self.goal).plain
 
     def under(self, other: Row) -> bool:
         """Whether both were measured under one threat model."""
@@ -192,7 +192,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
             outcome = samples.read(entry).outcome
             index = outcome.index
             row = _held(row, outcome.standing)
-            clean = _held(clean, held_clean(entry, outcome.correct, results.modality))
+            clean = _held(clean, held_clean(entry, outcome.eligible, results.modality))
         rows[cell.defense, cell.attack, cell.seed] = row
         if clean.n and cell.clean_accuracy is not None:
             rows.setdefault((cell.defense, CLEAN, cell.seed), clean)

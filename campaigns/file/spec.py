@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,6 +71,12 @@ class ThreatSpec(_Block):
         if self.attempts is not None:
             return ThreatModel.by_prompt(self.attempts)
         return ThreatModel(norm=self.norm, eps=self.eps or 0.0, goal=self.goal)
+
+    def larger(self) -> ThreatSpec:
+        """A budget that is larger by 1: an attack that is judged under the same threat model with it has no budget to set."""
+        if self.attempts is not None:
+            return self.model_copy(update={"attempts": self.attempts + 1})
+        return self.model_copy(update={"eps": (self.eps or 0.0) + 1})
 
     def problem(self, modality: Modality) -> tuple[str, str] | None:
         """What is wrong with it for such data, and the fix."""
@@ -435,17 +441,14 @@ def _attack(
     plugin = _plugin("attacks", _Use(kind=use.kind, **extra), path, folder, problems)
     if plugin is None or threat is None:
         return None
+    if threat.problem(modality) or modality not in plugin.modalities:  # it is complained of elsewhere
+        return AttackUse(name, use.kind, plugin, threat.model(), ())
     judged = plugin.threat_for(threat.model())
-    if _has_budget(plugin, threat.model()):
-        return AttackUse(name, use.kind, plugin, judged, judged.steps or threat.curve)
+    if judged != plugin.threat_for(threat.larger().model()):
+        return AttackUse(name, use.kind, plugin, judged, judged.budget.points or threat.curve)
     if "threat" in (use.model_extra or {}):
         problems.append(Problem((*path, "threat"), f"'{use.kind}' has no budget to set", "leave the threat out"))
     return AttackUse(name, use.kind, plugin, judged, ())
-
-
-def _has_budget(plugin: Attack, threat: ThreatModel) -> bool:
-    """Whether what the attack is judged under changes with the budget that is asked for."""
-    return plugin.threat_for(threat) != plugin.threat_for(replace(threat, eps=threat.eps + 1, attempts=threat.attempts + 1))
 
 
 def _analysis(name: str, use: _Use, defenses: Mapping[str, _Use], folder: Path, problems: list[Problem]) -> AnalysisUse | None:

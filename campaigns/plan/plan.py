@@ -119,7 +119,7 @@ class CellMaker:
         self._campaign, self._data = campaign, data
         self._known: dict[int, dict[str, Any]] = {}
         self._test = data.test.digest() if data.benign is None else [data.test.digest(), data.benign.digest()]
-        self._threat = [campaign.threat.norm, campaign.threat.eps]
+        self._threat = list(campaign.threat.budget.identity[:2])
 
     @cached_property
     def _training(self) -> list[str]:
@@ -168,9 +168,10 @@ class CellMaker:
         """The cell of an attack on a defense."""
         use, target = self._campaign.attacks[attack], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
+        norm, eps, space, attempts = use.threat.budget.identity
         parts: dict[str, Any] = {
             "plugin": _standing_on(self._described(use.kind, use.plugin), others),
-            "threat": [use.threat.norm, use.threat.eps, use.threat.goal, sorted(set(use.curve))],
+            "threat": [norm, eps, use.threat.goal, sorted(set(use.curve))],
             "test data": self._test,
             "target": target,
             "seed": seed,
@@ -178,7 +179,7 @@ class CellMaker:
         if use.plugin.traits.learns:
             parts["training data"] = self._training
         if self._campaign.judges:  # of images there are none, and their cells keep their identities
-            parts["threat"] += [use.threat.space, use.threat.attempts]
+            parts["threat"] += [space, attempts]
             parts["judges"] = self._judges(judged)
         identifier = identified("attack", parts)
         return AttackCell(

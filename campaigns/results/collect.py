@@ -55,6 +55,7 @@ def collect(
     One trained defense after the other: the samples of all cells together would not fit into memory.
     """
     campaign = plan.campaign
+    norm, eps = campaign.threat.budget.stored
     cells: list[CellResult] = []
     defenses: dict[tuple[str, int], DefenseResult] = {}
     standing: list[tuple[str, int, np.ndarray]] = []
@@ -73,7 +74,7 @@ def collect(
             standing.append((name, seed, _worst_case([trained.records[cell.id] for cell in trained.headline])[1]))
     return Results(
         campaign=campaign.name,
-        threat=ThreatSummary(campaign.threat.measure, campaign.threat.eps, campaign.threat.goal),
+        threat=ThreatSummary(norm, eps, campaign.threat.goal),
         data=data_told(plan),
         cells=cells,
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
@@ -172,35 +173,36 @@ def attack_result(
 ) -> CellResult:
     """The result of one attack cell."""
     use = plan.campaign.attacks[cell.attack]
+    norm, eps = use.threat.budget.stored
     names: dict[str, Any] = {
         "cell_id": cell.id,
         "defense": cell.defense,
         "attack": use.name,
         "seed": cell.seed,
-        "norm": use.threat.measure,
-        "eps": use.threat.eps,
+        "norm": norm,
+        "eps": eps,
         "goal": use.threat.goal,
     }
     if entry is None or record is None:
         return CellResult(status=failure.status, error=failure.error, **names)
     outcome = record.outcome
     low, high = wilson(int(outcome.standing.sum()), len(outcome))
-    reached = outcome.norm[outcome.correct & np.isfinite(outcome.norm)]
     return CellResult(
         status="done",
         n=len(outcome),
-        clean_accuracy=share(held_clean(entry, outcome.correct, plan.data.modality)),
+        clean_accuracy=share(held_clean(entry, outcome.eligible, plan.data.modality)),
         robust_accuracy=share(outcome.standing),
         ci_low=low,
         ci_high=high,
-        attack_success_rate=share(outcome.success[outcome.correct]),
-        median_norm=float(np.median(reached)) if use.plugin.traits.kind == "minimum-norm" and len(reached) else None,
+        attack_success_rate=share(outcome.success[outcome.decided]),
+        median_norm=outcome.median_norm if use.plugin.traits.kind == "minimum-norm" else None,
         forward_passes=int(outcome.forwards.sum()),
         backward_passes=int(outcome.backwards.sum()),
         wall_seconds=entry.meta.wall_seconds,
         perturbations=perturbations_kept(entry),
+        unjudged=_unjudged([record]),
         agreement=_agreement(samples.transcripts(entry)),
-        curve=_curve(outcome.correct, record.broken_at, {use.threat.eps, *use.curve}),
+        curve=_curve(outcome.decided, record.broken_at, {eps, *use.curve}),
         **names,
     )
 
@@ -239,12 +241,13 @@ def perturbations_kept(entry: Entry) -> int | None:
 def _defense_result(trained: _Trained) -> DefenseResult:
     campaign, train = trained.plan.campaign, trained.train
     entry = trained.entries[train.id]
+    norm, eps = campaign.threat.budget.stored
     base: dict[str, Any] = {
         "defense": train.defense,
         "seed": train.seed,
         "kind": campaign.defenses[train.defense].kind,
-        "norm": campaign.threat.measure,
-        "eps": campaign.threat.eps,
+        "norm": norm,
+        "eps": eps,
     }
     if entry is None:
         failure = trained.failure(train)
@@ -261,21 +264,23 @@ def _defense_result(trained: _Trained) -> DefenseResult:
     if not found:
         failure = trained.failure(unattacked[0]) if unattacked else _NO_HEADLINE
         return DefenseResult(status=failure.status, error=failure.error, **base)
-    correct, standing, broken_at = _worst_case(list(found.values()))
+    records = list(found.values())
+    eligible, standing, broken_at = _worst_case(records)
     low, high = wilson(int(standing.sum()), len(standing))
     status, error = _completeness(trained, missing)
-    points = {campaign.threat.eps}.union(*(campaign.attacks[attack].curve for attack in found))
+    points = {eps}.union(*(campaign.attacks[attack].curve for attack in found))
     return DefenseResult(
         status=status,
         error=error,
         n=len(standing),
-        clean_accuracy=share(held_clean(trained.clean_entry, correct, trained.plan.data.modality)),
+        clean_accuracy=share(held_clean(trained.clean_entry, eligible, trained.plan.data.modality)),
         robust_accuracy=share(standing),
         ci_low=low,
         ci_high=high,
         attacks=list(found),
         verdict=verdict(findings, complete=not unattacked) if examined is not None else None,
-        curve=_curve(correct, broken_at, points),
+        curve=_curve(eligible & ~_undecided(records), broken_at, points),
+        unjudged=_unjudged(records),
         other_threats=_other_threats(trained),
         **base,
     )
@@ -289,19 +294,32 @@ def _completeness(trained: _Trained, missing: Sequence[Cell]) -> tuple[CellStatu
     return failure.status, f"{len(missing)} of its cells have no result; the first: {first.title}: {failure.error}"
 
 
-def held_clean(entry: Entry, correct: np.ndarray, modality: Modality) -> np.ndarray:
+def held_clean(entry: Entry, eligible: np.ndarray, modality: Modality) -> np.ndarray:
     """What the clean accuracy is the share of: (N,) bool, images that were classified rightly before the attack; of a model that
     is asked, (M,) bool, harmless requests that it complied with, of which the data may have none.
     """
-    return correct if modality == "images" else np.array(entry.noted(AttackMeta).benign or (), dtype=bool)
+    return eligible if modality == "images" else np.array(entry.noted(AttackMeta).benign or (), dtype=bool)
 
 
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per sample over the attacks: classified rightly, still standing, and the smallest eps that broke it."""
-    correct = records[0].outcome.correct
+    """Per sample over the attacks: eligible, still standing, and the smallest eps that broke it."""
+    eligible = records[0].outcome.eligible
     standing = worst_case(record.outcome.standing for record in records)
     broken_at = np.minimum.reduce([record.broken_at for record in records])
-    return correct, standing, broken_at
+    return eligible, standing, broken_at
+
+
+def _undecided(records: Sequence[AttackRecord]) -> np.ndarray:
+    """(N,) bool: no attack is known to have broken it, and of one at least it is not known."""
+    outcomes = [record.outcome for record in records]
+    open_ = np.logical_or.reduce([outcome.eligible & ~outcome.decided for outcome in outcomes])
+    undecided: np.ndarray = open_ & ~np.logical_or.reduce([outcome.success for outcome in outcomes])
+    return undecided
+
+
+def _unjudged(records: Sequence[AttackRecord]) -> float | None:
+    """The share of requests that could not be judged; None of images, which need no judge."""
+    return share(_undecided(records)) if all(record.outcome.needs_judge for record in records) else None
 
 
 def _other_threats(trained: _Trained) -> dict[str, float]:
@@ -334,10 +352,10 @@ def _table(entry: Entry) -> Table:
         raise entry.damaged(TABLE, str(error)) from error
 
 
-def _curve(correct: np.ndarray, broken_at: np.ndarray, points: set[float]) -> list[CurvePoint]:
+def _curve(decided: np.ndarray, broken_at: np.ndarray, points: set[float]) -> list[CurvePoint]:
     curve = []
     for eps in sorted(points):
-        standing = correct & ~(broken_at <= eps)
+        standing = decided & ~(broken_at <= eps)
         low, high = wilson(int(standing.sum()), len(standing))
         curve.append(CurvePoint(float(eps), float(standing.mean()), low, high))
     return curve

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pc
@@ -15,7 +16,6 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.durable import beside
 from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts import StoreError, UsageError
-from robustkd.evaluation.judging import Outcome
 from robustkd.scoring.results import Results
 
 
@@ -98,7 +98,7 @@ def _tables(plan: Plan, store: Store) -> Iterator[pa.Table]:
         if (entry := store.get(cell.id)) is None:
             continue
         use = plan.campaign.attacks[cell.attack]
-        yield _table(entry, cell.id, cell.defense, use.name, cell.seed, use.threat.measure, use.threat.eps)
+        yield _table(entry, cell.id, cell.defense, use.name, cell.seed, *use.threat.budget.stored)
 
 
 def sample_tables(results: Results, store: Store) -> Iterator[pa.Table]:
@@ -118,6 +118,6 @@ def _table(entry: Entry, cell_id: str, defense: str, attack: str, seed: int, nor
         "threat_eps": eps,
         "cell_id": cell_id,
     }
-    columns = {name: [value] * len(record.outcome) for name, value in named.items()}
-    columns |= {f.name: getattr(record.outcome, f.name) for f in fields(Outcome)} | {"broken_at": record.broken_at}
+    columns: dict[str, Any] = {name: [value] * len(record.outcome) for name, value in named.items()}
+    columns |= record.outcome.columns() | {"broken_at": record.broken_at}
     return pa.table(columns)

@@ -99,7 +99,7 @@ class Adversary:
             UsageError: examples of that kind cannot be made by projected gradient ascent.
         """
         eps = inner.eps if inner.eps is not None else threat.eps
-        trained_against = ThreatModel(norm=threat.norm, eps=eps, space=threat.space)
+        trained_against = ThreatModel(norm=threat.norm, eps=eps)
         reason = PGD().refusal(trained_against)
         if reason is not None:
             fix = f"use a threat model in pixels with one of the norms {', '.join(PGD.norms)}"

@@ -12,7 +12,7 @@ from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts import StoreError, Transcript
-from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.judging import ImageOutcome, Outcome, PromptOutcome
 from robustkd.reporting.formatting import class_name
 from robustkd.reporting.gallery import AT_MOST, GalleryItem
 from robustkd.reporting.transcripts import PromptItem
@@ -38,6 +38,7 @@ def cell_gallery(plan: Plan, store: Store, cell: AttackCell, count: int) -> Sequ
 
 def _broken_images(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome, count: int) -> list[GalleryItem]:
     """The first samples that were broken."""
+    assert isinstance(outcome, ImageOutcome)
     clean, classes = plan.data.test, plan.data.classes
     perturbed = _kept(entry, "adversarial") if outcome.success.any() else None
     if perturbed is None:
@@ -62,8 +63,9 @@ def _broken_images(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome,
 
 def _requests(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome, count: int) -> list[PromptItem]:
     """The first requests that were broken and, at the end, one at least that held: a refusal must be seen to be one, too."""
+    assert isinstance(outcome, PromptOutcome)
     transcripts = _kept_transcripts(entry)
-    broken, held = np.flatnonzero(outcome.success), np.flatnonzero(outcome.standing)
+    broken, held = np.flatnonzero(outcome.success), np.flatnonzero(outcome.eligible & ~outcome.success)
     before, after = _kept(entry, "clean"), _kept(entry, "adversarial")
     first = broken[: max(0, count - min(1, len(held)))]
     return [
@@ -78,7 +80,8 @@ def _requests(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome, coun
             attempts=transcripts[row].attempts,
             broken=bool(outcome.success[row]),
             prefill=transcripts[row].prefill,
-            counted=bool(outcome.correct[row]),
+            counted=bool(outcome.eligible[row]),
+            unjudged=bool(outcome.unjudged[row]),
             verdicts=transcripts[row].verdicts,
             before=None if before is None or row >= len(before) else before[row],
             after=None if after is None or row >= len(after) else after[row],

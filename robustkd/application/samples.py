@@ -9,7 +9,8 @@ from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import Store
-from robustkd.reporting.samples import STANDS, AttackedSamples, SampleEvidence
+from robustkd.evaluation.judging import ImageOutcome
+from robustkd.reporting.samples import BROKEN, STANDS, UNJUDGED, AttackedSamples, SampleEvidence
 
 
 class SampleCollector:
@@ -22,12 +23,12 @@ class SampleCollector:
     def add(self, cell: AttackCell, record: AttackRecord) -> None:
         """Add the samples of one finished attack cell."""
         outcome, key = record.outcome, (cell.defense, cell.seed)
+        before, broken = (outcome.before, outcome.after) if isinstance(outcome, ImageOutcome) else (None, BROKEN)
         if key not in self._parts:
-            self._parts[key] = AttackedSamples(*key, outcome.index, outcome.label, outcome.before, {})
-        taken = np.where(outcome.success, outcome.after, STANDS).astype(
-            np.int32
-        )  # half of int64: a large campaign has millions
-        self._parts[key].taken_for[cell.attack] = taken
+            self._parts[key] = AttackedSamples(*key, outcome.index, outcome.label, outcome.eligible, {}, before)
+        taken = np.where(outcome.success, broken, STANDS)
+        taken[outcome.eligible & ~outcome.decided] = UNJUDGED
+        self._parts[key].taken_for[cell.attack] = taken.astype(np.int32)  # half of int64: a large campaign has millions
 
     @property
     def evidence(self) -> SampleEvidence:
@@ -37,8 +38,7 @@ class SampleCollector:
         data = self._plan.data
         if data.modality == "images":
             return SampleEvidence(data.classes, parts)
-        # A broken request is taken for nothing, and one that the model does not know neither: evaluation.prompts.evaluate_prompt_attack.
-        return SampleEvidence((*data.classes, "", ""), parts, data.test["prompt"])
+        return SampleEvidence(data.classes, parts, data.test["prompt"])
 
 
 def sample_evidence(plan: Plan, store: Store) -> SampleEvidence:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pydantic import Field
 
 from robustkd.checks.probe import attacked, gradient_attacks, pgd, right, white_box
@@ -42,7 +40,7 @@ class UnboundedAttack(Check):
             return self.not_applicable("no sample is classified rightly")
         low, high = context.target.bounds
         reach = float(distance(batch.inputs.new_full((1, *batch.inputs.shape[1:]), high - low), context.threat.norm))
-        outcome = attacked(context, attack, context.target, batch, replace(context.threat, eps=reach))
+        outcome = attacked(context, attack, context.target, batch, context.threat.with_eps(reach))
         left = float(outcome.standing.mean())
         return self.finding(
             left > 0.05,
@@ -77,7 +75,7 @@ class NotMonotone(Check):
         if not len(batch):
             return self.not_applicable("no sample is classified rightly")
         small, large = (
-            attacked(context, attack, context.target, batch, replace(context.threat, eps=factor * context.threat.eps)).standing
+            attacked(context, attack, context.target, batch, context.threat.with_eps(factor * context.threat.eps)).standing
             for factor in (1, 2)
         )
         high = wilson(int(small.sum()), len(small))[1]

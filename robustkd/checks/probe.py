@@ -10,7 +10,7 @@ from robustkd import plugins
 from robustkd.contracts import Attack, AttackEvidence, Batch, CheckContext, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
-from robustkd.evaluation.judging import Outcome, judge
+from robustkd.evaluation.judging import ImageOutcome, judge
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, random_offsets, within
 from robustkd.scoring.worst_case import worst_case
@@ -47,7 +47,7 @@ def pgd(**params: Any) -> Attack:
     return attack
 
 
-def attacked(context: CheckContext, attack: Attack, target: Target, batch: Batch, threat: ThreatModel) -> Outcome:
+def attacked(context: CheckContext, attack: Attack, target: Target, batch: Batch, threat: ThreatModel) -> ImageOutcome:
     """One attack run again, and judged as the platform judges every attack."""
     result = attack.run(target, batch, threat, SampleRng(context.seed, batch.index))
     return judge(target, attack, batch, threat, result)

@@ -11,7 +11,7 @@ from pydantic import Field
 from robustkd.checks.probe import apart, gradient_attacks, owners, rescaled_margin, survivors
 from robustkd.contracts import AttackEvidence, Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation.judging import Outcome, judge
+from robustkd.evaluation.judging import ImageOutcome, judge
 from robustkd.lazy import torch
 from robustkd.scoring.worst_case import worst_case
 
@@ -75,7 +75,7 @@ def _comparable(evidence: AttackEvidence, threat: ThreatModel) -> bool:
     return attack is not None and (attack.traits.kind == "fixed-budget" or attack.minimises(threat) == threat.norm)
 
 
-def _followed(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> tuple[Outcome, list[list[float]]]:
+def _followed(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> tuple[ImageOutcome, list[list[float]]]:
     """The attack run again: its outcome, and the margins of the points that it tried, sample by sample."""
     assert evidence.attack is not None
     diary = Diary(context.target, batch, context.threat)

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from robustkd.cli.options import console
-from robustkd.contracts.threat import budget
 from robustkd.reporting.page import cost
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
@@ -67,6 +66,8 @@ def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[s
         name = f"{attack}*" if attack in others else attack
         columns.append(_Column(name, [_share(row.per_attack.get(attack)) for row in rows], detail=True))
     columns.append(_Column("worst case", [_worst(row) for row in rows]))
+    if any(row.unjudged for row in rows):
+        columns.append(_Column("not judged", [_share(row.unjudged) for row in rows]))
     # The mean and the harmonic mean of clean accuracy and worst case.
     columns.append(_Column("W-Robust", [_share(row.w_robust) for row in rows]))
     columns.append(_Column("NRR", [_share(row.nrr) for row in rows]))
@@ -79,7 +80,7 @@ def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[s
 def _caption(results: Results, others: Mapping[str, str]) -> str:
     """What the numbers are of: threat model, data, seeds, and what the asterisks mean."""
     n_seeds = len({row.seed for row in results.defenses})
-    caption = f"{budget(results.threat.norm, results.threat.eps)}, {results.data.name}, n = {results.data.n}, "
+    caption = f"{results.threat_model.plain}, {results.data.name}, n = {results.data.n}, "
     caption += f"{n_seeds} seeds: means; [95 % intervals of all seeds]" if n_seeds > 1 else "[95 % interval]"
     words = wording(results)
     if words.clean_is:
@@ -125,7 +126,7 @@ def _verdict(row: DefenseSummary) -> Text:
 
 def _other_threats(results: Results) -> dict[str, str]:
     """Attacks that are not under the campaign's threat model, and what they are under."""
-    return {cell.attack: budget(cell.norm, cell.eps, cell.goal) for cell in results.cells if not is_headline(results, cell)}
+    return {cell.attack: cell.threat_model.plain for cell in results.cells if not is_headline(results, cell)}
 
 
 def _print_evidence(results: Results) -> None:

@@ -32,9 +32,29 @@ from robustkd.contracts.params import (
     target_references,
 )
 from robustkd.contracts.plugin import Plugin
-from robustkd.contracts.prompts import Answered, Asked, Attempts, GenerativeTarget, Judge, PromptAttack, PromptBatch, Prompts
+from robustkd.contracts.prompts import (
+    Answered,
+    Asked,
+    Attempts,
+    GenerativeTarget,
+    Judge,
+    Judgements,
+    PromptAttack,
+    PromptBatch,
+    Prompts,
+)
 from robustkd.contracts.target import Precision, Target, WrappedTarget
-from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
+from robustkd.contracts.threat import (
+    AttemptBudget,
+    Budget,
+    Corruptions,
+    EmbeddingRadius,
+    Goal,
+    Norm,
+    PixelBudget,
+    Space,
+    ThreatModel,
+)
 from robustkd.contracts.transform import Transform
 from robustkd.contracts.version import CONTRACT_VERSION
 
@@ -52,22 +72,27 @@ __all__ = [
     "AttackEvidence",
     "AttackKind",
     "AttackResult",
+    "AttemptBudget",
     "Attempts",
     "Batch",
+    "Budget",
     "CampaignPath",
     "Check",
     "CheckContext",
     "Code",
+    "Corruptions",
     "DataError",
     "Dataset",
     "Defense",
     "DeferredArrays",
+    "EmbeddingRadius",
     "Finding",
     "FitContext",
     "GenerativeTarget",
     "Goal",
     "IdentityError",
     "Judge",
+    "Judgements",
     "Level",
     "LossFamily",
     "Modality",
@@ -75,6 +100,7 @@ __all__ = [
     "ModelName",
     "Norm",
     "Params",
+    "PixelBudget",
     "Plugin",
     "PluginError",
     "Precision",

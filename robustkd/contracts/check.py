@@ -80,7 +80,8 @@ class Transcript:
         request, prompt, prefill: what is wanted, what was asked, and how the answer was made to begin.
         output: the answer, where it is a text.
         attempts: made so far.
-        verdicts: by judge, whether the output gives what the request asks for; the first judge's counts.
+        verdicts: by judge, whether the output gives what the request asks for, None where it cannot be judged; the first judge's
+            counts.
         seed: of what was drawn; None where nothing is.
     """
 
@@ -90,7 +91,7 @@ class Transcript:
     prefill: str
     output: str
     attempts: int
-    verdicts: Mapping[str, bool]
+    verdicts: Mapping[str, bool | None]
     seed: int | None = None
 
 
@@ -106,6 +107,7 @@ class AttackEvidence:
         attack: the attack itself, so that a check can run it again on other samples, with other parameters.
         passes: (N,) int64, forward and backward passes that it spent on each sample.
         transcripts: of an attack on prompts, the attempt that decided each request; else empty.
+        unjudged: (N,) bool, neither broken nor standing, because none of its answers could be judged.
     """
 
     name: str
@@ -122,6 +124,7 @@ class AttackEvidence:
     passes: np.ndarray | None = None
     transcripts: Sequence[Transcript] = ()
     averages: bool = False
+    unjudged: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

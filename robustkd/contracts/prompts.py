@@ -180,6 +180,33 @@ class PromptBatch:
         return len(self.requests)
 
 
+@dataclass(frozen=True, eq=False)
+class Judgements:
+    """What a judge says of N outputs.
+
+    Attributes:
+        complied: (N,) bool, whether the output gives what its request asks for; False where it cannot be judged.
+        judged: (N,) bool, whether the output can be judged.
+    """
+
+    complied: np.ndarray
+    judged: np.ndarray
+
+    @classmethod
+    def of(cls, verdicts: np.ndarray | Judgements) -> Judgements:
+        """The verdicts themselves, or an array of them, in which NaN says that an output cannot be judged."""
+        if isinstance(verdicts, Judgements):
+            return verdicts
+        said = np.asarray(verdicts)
+        judged = ~np.isnan(said) if said.dtype.kind == "f" else np.ones(said.shape, dtype=bool)
+        return cls(said.astype(bool) & judged, judged)
+
+    def only(self, judged: np.ndarray) -> Judgements:
+        """The same, but outputs outside ``judged`` (N,) bool cannot be judged either."""
+        known = self.judged & judged
+        return Judgements(self.complied & known, known)
+
+
 class Judge(TargetHolder, ABC):
     """Says whether an output gives what its request asks for.
 
@@ -190,8 +217,10 @@ class Judge(TargetHolder, ABC):
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
 
     @abstractmethod
-    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
+    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray | Judgements:
         """(N,) bool, one verdict for each request and its output; it does not depend on the other ones.
+
+        A judge that cannot judge every output returns ``Judgements``. Empty answers are not judged, whatever it says of them.
 
         Raises:
             DataError: the requests lack a column that it needs, or ask for something that it does not know.

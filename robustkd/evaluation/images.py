@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Precision
-from robustkd.evaluation.judging import Outcome, judge
+from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
 from robustkd.lazy import torch
 from robustkd.targets.failure import failures_told
 from robustkd.targets.frozen import recording_gradients
@@ -40,8 +40,11 @@ SHARD = 256
 """Samples of a shard: what a caller that keeps shards loses at most, when it is killed. No result depends on it."""
 
 
+OutcomeType = TypeVar("OutcomeType", bound=Outcome, covariant=True)
+
+
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Generic[OutcomeType]):
     """One attack on one target.
 
     Attributes:
@@ -53,17 +56,17 @@ class Evaluation:
         clean: (N, *shape) the images that a text-to-image target generates unattacked; else None.
     """
 
-    outcome: Outcome
+    outcome: OutcomeType
     adversarial: Tensor
     broken_at: np.ndarray
     transcripts: tuple[Transcript, ...] = ()
     clean: Tensor | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
+    def joined(cls, parts: Sequence[Evaluation[ImageOutcome]]) -> Evaluation[ImageOutcome]:
         """The evaluations of consecutive samples as one."""
-        return cls(
-            Outcome.joined([part.outcome for part in parts]),
+        return Evaluation(
+            ImageOutcome.joined([part.outcome for part in parts]),
             torch.cat([part.adversarial for part in parts]),
             np.concatenate([part.broken_at for part in parts]),
         )
@@ -72,10 +75,10 @@ class Evaluation:
 class Shards(Protocol):
     """Where finished parts of an evaluation are kept, so that one that is killed can go on."""
 
-    def read(self, first: int) -> Evaluation | None:
+    def read(self, first: int) -> Evaluation[ImageOutcome] | None:
         """The finished part that begins at sample ``first``, or None."""
 
-    def write(self, first: int, found: Evaluation, seconds: float) -> None:
+    def write(self, first: int, found: Evaluation[ImageOutcome], seconds: float) -> None:
         """Keep the part that begins at sample ``first`` and took ``seconds``."""
 
 
@@ -97,13 +100,14 @@ def evidence_of(
         iterative=traits.iterative,
         averages=traits.averages,
         threat=threat,
-        correct_before=outcome.correct,
+        correct_before=outcome.eligible,
         standing=outcome.standing,
-        distance=outcome.distance,
+        distance=outcome.spent,
         adversarial=adversarial,
         attack=None if traits.learns else attack,  # what it learnt is not kept
-        passes=outcome.forwards + outcome.backwards,
+        passes=outcome.passes,
         transcripts=transcripts,
+        unjudged=outcome.eligible & ~outcome.decided,
     )
 
 
@@ -198,7 +202,7 @@ def evaluate_attack(
     kept: int | None = None,
     shards: Shards | None = None,
     precision: Precision = "full",
-) -> Evaluation:
+) -> Evaluation[ImageOutcome]:
     """Attack every sample of ``batch`` (with clean logits) at ``threat.eps``, then at each eps of ``curve``.
 
     The result at ``threat.eps`` is the attack's own, on all samples. The curve costs less than its points would each:
@@ -220,8 +224,8 @@ def evaluate_attack(
     fitted: dict[float, Attack] = {}
     asked = target.in_precision(precision)
 
-    def run(part: Batch, eps: float) -> tuple[Outcome, Tensor]:
-        budget = ThreatModel(threat.norm, eps, threat.space, threat.goal, threat.knowledge)
+    def run(part: Batch, eps: float) -> tuple[ImageOutcome, Tensor]:
+        budget = threat if eps == threat.eps else threat.with_eps(eps)
         if attack.traits.learns and eps not in fitted:
             fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part)
         able = fitted.get(eps, attack)
@@ -231,7 +235,7 @@ def evaluate_attack(
             result = able.run(asked, some, budget, SampleRng(seed, some.index))
             outcomes.append(judge(target, attack, some, budget, result))
             found.append(result.adversarial.detach().cpu())
-        return Outcome.joined(outcomes), torch.cat(found)
+        return ImageOutcome.joined(outcomes), torch.cat(found)
 
     parts = []
     for first in range(0, len(batch), SHARD if shards else len(batch)):
@@ -314,12 +318,12 @@ def _hash(tensor: Tensor) -> bytes:
 
 
 def _evaluate(
-    run: Callable[[Batch, float], tuple[Outcome, Tensor]],
+    run: Callable[[Batch, float], tuple[ImageOutcome, Tensor]],
     attack: Attack,
     batch: Batch,
     threat: ThreatModel,
     curve: Sequence[float],
-) -> Evaluation:
+) -> Evaluation[ImageOutcome]:
     outcome, adversarial = run(batch, threat.eps)
     broken_at = np.where(outcome.success, threat.eps, np.inf)
     if attack.traits.kind == "minimum-norm":

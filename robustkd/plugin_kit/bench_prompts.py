@@ -22,6 +22,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation, evidence_of
+from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.lazy import nn, torch
 
@@ -106,10 +107,10 @@ def batch(target: GenerativeTarget, rows: Sequence[int] | None = None) -> Prompt
     return prepare(target, requests().select(chosen), chosen, judges(), benign=requests("is behind"))
 
 
-def attacked(attack: PromptAttack, target: GenerativeTarget, rows: Sequence[int] | None = None) -> Evaluation:
+def attacked(attack: PromptAttack, target: GenerativeTarget, rows: Sequence[int] | None = None) -> Evaluation[PromptOutcome]:
     """What comes of an attack under its own threat model."""
     threat = attack.threat_for(ThreatModel.by_prompt(ATTEMPTS))
-    return evaluate_prompt_attack(target, attack, batch(target, rows), threat, judges(), num_classes=CLASSES)
+    return evaluate_prompt_attack(target, attack, batch(target, rows), threat, judges())
 
 
 def evaluated(draws: bool, attack: bool = True) -> CheckContext:

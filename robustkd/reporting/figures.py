@@ -105,7 +105,7 @@ def heatmap(results: Results, summaries: Sequence[DefenseSummary], path: Path) -
         spine.set_visible(False)
     bar = figure.colorbar(ScalarMappable(cmap=scale), ax=axes, fraction=0.04, pad=0.02, aspect=14, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels(["0", "50", "100"], fontsize=8, color=GREY)
-    model = threat(results.threat.norm, results.threat.eps)
+    model = threat(results.threat_model)
     figure.suptitle(f"{_short(results.campaign, 40)}: robust accuracy under {model}", x=0.01, ha="left", fontsize=11, color=INK)
     bar.outline.set_visible(False)
     bar.set_label("robust accuracy (%)", fontsize=8, color=GREY)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from robustkd.contracts.threat import BY_ATTEMPTS
+from robustkd.contracts.threat import Budget, EmbeddingRadius, PixelBudget, ThreatModel
 
 MISSING = "—"
 THIN = "\N{NARROW NO-BREAK SPACE}"
@@ -72,14 +72,15 @@ def epsilon(eps: float) -> str:
     return number(eps)
 
 
-def threat(norm: str, eps: float | None) -> str:
-    """`L∞ ≤ 8/255`; `any wording, 20 attempts`; `corruptions`, which have no budget."""
-    if norm == "corruption":
-        return "corruptions"
-    if norm in BY_ATTEMPTS:
-        return BY_ATTEMPTS[norm] + ("" if eps is None else f", {counted(int(eps), 'attempt')}")
-    name = NORMS.get(norm, norm)
-    return name if eps is None else f"{name} ≤ {epsilon(eps)}"
+def threat(model: ThreatModel | Budget) -> str:
+    """`L∞ ≤ 8/255`; `L∞ ≤ 8/255, targeted`; `any wording, 20 attempts`; `corruptions`."""
+    if isinstance(model, ThreatModel):
+        return threat(model.budget) + model.aim
+    budget = model
+    if isinstance(budget, PixelBudget | EmbeddingRadius):
+        norm, eps = budget.stored
+        return f"{NORMS.get(norm, norm)} ≤ {epsilon(eps)}"
+    return str(budget)
 
 
 def words(key: str) -> str:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from robustkd.contracts import PixelBudget
 from robustkd.reporting import formatting
 from robustkd.reporting.grid import grid
 from robustkd.reporting.samples import ClassTable
@@ -141,10 +142,10 @@ def _table(label: str, caption: str, columns: str, head: Sequence[str], rows: It
 
 
 def _threat(results: Results) -> str:
-    norm, eps = results.threat.norm, results.threat.eps
-    if norm not in NORMS:
-        return escape(formatting.threat(norm, eps))
-    return f"${NORMS[norm]}$ $\\leq$ {escape(formatting.epsilon(eps))}"
+    budget = results.budget
+    if isinstance(budget, PixelBudget):
+        return f"${NORMS[budget.norm]}$ $\\leq$ {escape(formatting.epsilon(budget.eps))}"
+    return escape(formatting.threat(budget))
 
 
 def _points(share: float | None) -> str:

@@ -25,7 +25,7 @@ READING = (
 
 def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Sequence[str] = ()) -> str:
     """The whole report; ``figures`` are file names beside it."""
-    norm, said = threat(results.threat.norm, results.threat.eps), wording(results)
+    norm, said = threat(results.threat_model), wording(results)
     parts = [
         f"# {escape(results.campaign)}: does this defense hold?",
         f"Threat model {norm}; data {escape(results.data.name)} ({said.data}). {escape(answer(results, summaries))}",
@@ -133,7 +133,7 @@ def _cells(results: Results) -> str:
             escape(cell.attack),
             str(cell.seed),
             cell.status,
-            threat(cell.norm, cell.eps),
+            threat(cell.budget),
             count(cell.n),
             percent(cell.robust_accuracy),
             interval(cell.ci_low, cell.ci_high),

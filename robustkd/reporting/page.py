@@ -145,7 +145,7 @@ def _template() -> Any:
     environment.filters["heat"] = palette.heat
     environment.filters["readable_on"] = palette.readable_on
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.globals.update(threat=formatting.threat, data_uri=data_uri, missing=formatting.MISSING)
+    environment.globals.update(threat=formatting.threat, norms=formatting.NORMS, data_uri=data_uri, missing=formatting.MISSING)
     return environment.get_template("report.html.j2")
 
 
@@ -153,7 +153,7 @@ def _facts(results: Results) -> dict[str, str]:
     """The header's small print, in reading order."""
     data = results.data
     facts = {
-        "Threat model": formatting.threat(results.threat.norm, results.threat.eps),
+        "Threat model": formatting.threat(results.threat_model),
         "Data": f"{data.name}, {wording(results).data}",
         "Data hash": data.digest[:16],
         "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
@@ -169,11 +169,7 @@ def _section(results: Results, row: DefenseSummary, index: int) -> Section:
 
 def _other_threats(results: Results) -> dict[str, str]:
     """Attacks that ran under another threat model than the campaign's, and which."""
-    return {
-        cell.attack: formatting.threat(cell.norm, cell.eps) + (", targeted" if cell.goal == "targeted" else "")
-        for cell in results.cells
-        if not is_headline(results, cell)
-    }
+    return {cell.attack: formatting.threat(cell.threat_model) for cell in results.cells if not is_headline(results, cell)}
 
 
 def _agreement(results: Results) -> dict[str, float]:

@@ -63,12 +63,13 @@ class Story:
     conclusion: str
     remedy: str = ""
     unrun: str = ""
+    unjudged: str = ""
 
     @property
     def paragraph(self) -> str:
         """All of it as one paragraph."""
         told = (reason.sentence for reason in self.reasons if reason.finding.severity != "info")
-        return " ".join(part for part in (self.attacks, *told, self.conclusion, self.unrun, self.remedy) if part)
+        return " ".join(part for part in (self.attacks, self.unjudged, *told, self.conclusion, self.unrun, self.remedy) if part)
 
 
 def tell(results: Results, summary: DefenseSummary) -> Story:
@@ -76,7 +77,10 @@ def tell(results: Results, summary: DefenseSummary) -> Story:
     trained = [item for item in results.defenses if item.defense == summary.defense]
     reasons = tuple(_reasons(trained))
     conclusion = _conclusion(results, summary, trained)
-    return Story(_attacks(results, summary, trained), reasons, conclusion, remedy_told(summary), _unrun(trained))
+    unjudged = (
+        f"Of {percent(summary.unjudged)} no answer could be judged: they do not count as robust." if summary.unjudged else ""
+    )
+    return Story(_attacks(results, summary, trained), reasons, conclusion, remedy_told(summary), _unrun(trained), unjudged)
 
 
 def remedy_told(summary: DefenseSummary) -> str:

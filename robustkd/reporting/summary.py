@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from robustkd.contracts.check import Finding, Verdict
-from robustkd.contracts.threat import BY_ATTEMPTS
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.tradeoff import nrr, w_robust
@@ -36,6 +35,7 @@ class DefenseSummary:
         remedied: mean of what the attacks that checks named leave (where none was needed, of the robust accuracy itself); None
             when no seed has such a number.
         remedies: their kinds, in order, each with the mean of what is left after it, over the seeds that it was run on.
+        unjudged: mean share of the requests that could not be judged; None of images.
     """
 
     defense: str
@@ -55,6 +55,7 @@ class DefenseSummary:
     per_attack: dict[str, float | None]
     remedied: float | None = None
     remedies: dict[str, float] = field(default_factory=dict)
+    unjudged: float | None = None
 
 
 def summary_rows(results: Results) -> list[DefenseSummary]:
@@ -101,7 +102,7 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 def curve_of(item: CellResult | DefenseResult) -> list[CurvePoint]:
     """Its curve, of images from eps = 0: what stands without any change is what was classified rightly."""
-    if not item.curve or item.clean_accuracy is None or item.curve[0].eps <= 0 or item.norm in BY_ATTEMPTS:
+    if not item.curve or item.clean_accuracy is None or item.curve[0].eps <= 0 or not item.budget.from_zero:
         return item.curve
     low, high = wilson(round(item.clean_accuracy * item.n), item.n)
     return [CurvePoint(0.0, item.clean_accuracy, low, high), *item.curve]
@@ -169,6 +170,7 @@ def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellR
         per_attack=per_attack,
         remedied=_remedied(trained),
         remedies=_remedies(trained),
+        unjudged=mean(item.unjudged for item in trained),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustkd.reporting.formatting import counted, number, threat
+from robustkd.reporting.formatting import NORMS, counted, number
 from robustkd.scoring.results import Results
 
 
@@ -89,7 +89,7 @@ def _of_images(n: int, norm: str) -> Wording:
         unfit="misclassified before the attack",
         unfit_told="taken for {} without an attack",
         curve="eps",
-        axis=f"eps ({threat(norm, None)}, pixels in [0, 1])",
+        axis=f"eps ({NORMS.get(norm, norm)}, pixels in [0, 1])",
         gallery="Images",
         notes=(
             "It is the share of all test samples that the model classifies rightly and that none of these attacks could break within "

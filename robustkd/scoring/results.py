@@ -13,7 +13,7 @@ from robustkd.contracts import StoreError
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.contracts.data import Modality
-from robustkd.contracts.threat import Goal, budget
+from robustkd.contracts.threat import Budget, Goal, ThreatModel, stored_budget
 from robustkd.scoring.paired import Comparison
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
@@ -45,10 +45,11 @@ class CellResult:
     ``perturbations`` is the number of samples, from the first on, whose perturbed inputs are in the store.
     ``error`` says why a cell has no numbers; its ``status`` is then not ``done``.
 
-    Of a model that is asked, a request that it could not comply with anyway is what a misclassified sample is of a classifier, and
-    ``clean_accuracy`` is its usefulness: the share of harmless requests that it complies with, None
-    without any. ``agreement`` tells of every judge but
-    the deciding one on how many of the deciding answers it says the same, as a share.
+    For prompts, requests that the model could not comply with anyway play the role of misclassified samples, and
+    ``clean_accuracy`` is the usefulness: the share of harmless requests that the model complies with, None without any.
+    ``unjudged`` is the share of requests of which no answer could be judged: they count neither as robust nor as a success of the
+    attack, and the success rate is over the others. It is None for images. ``agreement`` tells of every judge but the deciding
+    one on how many of the deciding answers it says the same, as a share.
     """
 
     cell_id: str
@@ -73,6 +74,17 @@ class CellResult:
     perturbations: int | None = None
     agreement: dict[str, float] = field(default_factory=dict)
     goal: Goal = "untargeted"
+    unjudged: float | None = None
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """What it was attacked under."""
+        return ThreatModel.stored(self.norm, self.eps, self.goal)
+
+    @property
+    def budget(self) -> Budget:
+        """What the threat model allows."""
+        return stored_budget(self.norm, self.eps)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ class DefenseResult:
     holds the worst case under each other threat model that an attack of the campaign asked for.
     ``verdict`` is None while an attack is missing, ``status`` then says why. ``remedy`` is what stronger attacks leave, where a
     check named some. ``analyses`` holds the tables of the campaign's analyses of it, by their names.
+    ``unjudged`` is the share of requests that no attack is known to have broken, and of which one at least left it unknown.
     """
 
     defense: str
@@ -107,6 +120,12 @@ class DefenseResult:
     error: str | None = None
     remedy: Remedy | None = None
     analyses: dict[str, Table] = field(default_factory=dict)
+    unjudged: float | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """What the threat model allows."""
+        return stored_budget(self.norm, self.eps)
 
 
 @dataclass(frozen=True)
@@ -140,6 +159,16 @@ class Results(Tabular):
     comparisons: list[Comparison] = field(default_factory=list)
     attacks: dict[str, AttackSummary] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """The headline threat model."""
+        return ThreatModel.stored(self.threat.norm, self.threat.eps, self.threat.goal)
+
+    @property
+    def budget(self) -> Budget:
+        """What the headline threat model allows."""
+        return self.threat_model.budget
 
     @property
     def modality(self) -> Modality:
@@ -177,8 +206,7 @@ class Results(Tabular):
 
     def caption(self) -> str:
         """The campaign, what its numbers are of, and how many of its cells have none."""
-        threat = budget(self.threat.norm, self.threat.eps)
-        of = f"{self.campaign}: {threat}, {self.data.name}, n = {self.data.n}"
+        of = f"{self.campaign}: {self.threat_model.plain}, {self.data.name}, n = {self.data.n}"
         missing = sum(cell.status != "done" for cell in self.cells)
         what = "defense" if len(self.defenses) == 1 else "defenses"
         unfinished = f"; incomplete, {missing} of {len(self.cells)} attacks have no number" if self.incomplete else ""

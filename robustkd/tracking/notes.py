@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from robustkd.contracts.check import Finding, Verdict
-from robustkd.contracts.threat import BY_ATTEMPTS
 from robustkd.redaction import redacted
 from robustkd.reporting import summary_rows
 from robustkd.reporting.formatting import count, counted, epsilon, interval, percent, seconds, shortened, threat
@@ -38,9 +37,7 @@ Of models that are asked (language models, text to image), `clean_accuracy` is u
 
 def cell(result: CellResult, verdict: Verdict | None, examples: Sequence[PromptItem] = ()) -> str:
     """The note of one attack's run; of an attack on prompts with an example or two."""
-    title = (
-        f"**{escape(result.attack)}** on **{escape(result.defense)}**, {threat(result.norm, result.eps)}, seed {result.seed}"
-    )
+    title = f"**{escape(result.attack)}** on **{escape(result.defense)}**, {threat(result.budget)}, seed {result.seed}"
     if result.status != "done":
         return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
     lines = [
@@ -57,10 +54,9 @@ def cell(result: CellResult, verdict: Verdict | None, examples: Sequence[PromptI
 
 def defense(result: DefenseResult) -> str:
     """The note of a trained defense's run: worst case, verdict, evidence."""
-    title = f"**{escape(result.defense)}** ({escape(result.kind)}), {threat(result.norm, result.eps)}, seed {result.seed}"
+    title = f"**{escape(result.defense)}** ({escape(result.kind)}), {threat(result.budget)}, seed {result.seed}"
     if result.robust_accuracy is None:
         return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
-    budget = "attempts" if result.norm in BY_ATTEMPTS else "eps"
     curve = [[epsilon(p.eps), percent(p.robust_accuracy), interval(p.ci_low, p.ci_high)] for p in result.curve]
     others = result.other_threats.items()
     attacks = counted(len(result.attacks), "attack")
@@ -68,10 +64,11 @@ def defense(result: DefenseResult) -> str:
         f"{signed(result.verdict)}: {title}, **{percent(result.robust_accuracy)}** robust against {attacks} together "
         f"({escape(', '.join(result.attacks))}; 95 % interval {interval(result.ci_low, result.ci_high)}) of "
         f"{_samples(result)}; {_unattacked(result)}.",
+        f"{percent(result.unjudged)} of the requests could not be judged." if result.unjudged else "",
         _remedy(result),
         *_findings(result.checks),
         _quoted(result.error) if result.error else "",
-        table([budget, "robust", "95 % interval"], curve) if len(curve) > 1 else "",
+        table([result.budget.unit, "robust", "95 % interval"], curve) if len(curve) > 1 else "",
         table(["other threat model", "robust"], [[escape(name), percent(share)] for name, share in others]),
     ]
     return fit("\n\n".join(part for part in parts if part))
@@ -90,7 +87,7 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
     data, environment = results.data, results.environment.to_dict()
     versions = [f"{name} {environment[name]}" for name in ("robustkd", "torch", "python") if name in environment]
     rows = [
-        ["threat model", threat(trained.norm, trained.eps)],
+        ["threat model", threat(trained.budget)],
         ["worst case", f"{percent(trained.robust_accuracy)} (95 % interval {interval(trained.ci_low, trained.ci_high)})"],
         [wording(results).clean.lower(), percent(trained.clean_accuracy)],
         ["attacks, each alone", ", ".join(alone)],
@@ -110,7 +107,7 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
 def campaign(results: Results) -> str:
     """The note of the parent run: every defense with its number and its verdict."""
     rows = summary_rows(results)
-    norm, said = threat(results.threat.norm, results.threat.eps), wording(results)
+    norm, said = threat(results.threat_model), wording(results)
     lines = [
         [
             escape(row.defense),
@@ -166,7 +163,7 @@ def _unattacked(result: CellResult | DefenseResult) -> str:
 
 
 def _asked(result: CellResult | DefenseResult) -> bool:
-    return result.norm in (*BY_ATTEMPTS, "embeddings")
+    return not result.budget.from_zero
 
 
 def _example(item: PromptItem) -> str:

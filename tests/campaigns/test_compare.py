@@ -19,7 +19,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta
 from robustkd.campaigns.store.store import Store
 from robustkd.cli import main
-from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.judging import ImageOutcome
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
 from robustkd.scoring.results import CellResult, DefenseResult, Results
@@ -28,14 +28,14 @@ from robustkd.scoring.summaries import AttackSummary, DataSummary, ThreatSummary
 N = 400
 
 
-def outcome(correct: np.ndarray, standing: np.ndarray, index: np.ndarray | None = None) -> Outcome:
+def outcome(correct: np.ndarray, standing: np.ndarray, index: np.ndarray | None = None) -> ImageOutcome:
     n = len(correct)
     zeros, label = np.zeros(n), np.zeros(n, np.int64)
     before = np.where(correct, 0, 1)
     index = np.arange(n) * 3 if index is None else index
     whole = np.ones(n, np.int64)
     success = correct & ~standing
-    return Outcome(index, label, before, np.where(standing, 0, 1), correct, success, zeros, zeros, zeros, whole, whole)
+    return ImageOutcome(index, label, correct, success, whole, whole, before, np.where(standing, 0, 1), zeros, zeros, zeros)
 
 
 def draw(seed: int, **shares: float) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ def two_attacks(seed: int = 0) -> AttackedSamples:
     label, before = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 0])
     first = np.array([1, 1, STANDS, STANDS, STANDS, STANDS])
     second = np.array([1, STANDS, STANDS, 0, STANDS, STANDS])
-    return AttackedSamples("standard", seed, np.arange(10, 16), label, before, {"fgsm": first, "pgd": second})
+    return AttackedSamples("standard", seed, np.arange(10, 16), label, before == label, {"fgsm": first, "pgd": second}, before)
 
 
 # ---- samples

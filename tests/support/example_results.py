@@ -150,7 +150,7 @@ def evidence(results: Results, classes: int = 10, n: int = N) -> SampleEvidence:
         wrong, falls = hardness >= cell.clean_accuracy, hardness >= cell.robust_accuracy
         before = np.where(wrong, (label + 1) % classes, label)
         key = cell.defense, cell.seed
-        part = parts.setdefault(key, AttackedSamples(*key, np.arange(n) + 1000, label, before, {}))
+        part = parts.setdefault(key, AttackedSamples(*key, np.arange(n) + 1000, label, before == label, {}, before))
         part.taken_for[cell.attack] = np.where(falls & ~wrong, (label + 3) % classes, -1)
     return SampleEvidence([f"class {k}" for k in range(classes)], list(parts.values()))
 

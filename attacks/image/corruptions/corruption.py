@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from robustkd.attacks.image.corruptions.corruption_families import FAMILIES, GROUPS, SEVERITIES, corrupted
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, suggestion
+from robustkd.contracts import Attack, AttackResult, Batch, Corruptions, Params, Target, ThreatModel, suggestion
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 
@@ -72,7 +72,7 @@ class Corruption(Attack):
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """The threat model of corruptions, any image in the pixel range, whatever ``threat`` is."""
-        return ThreatModel(norm="linf", eps=1.0, space="corruption")
+        return ThreatModel(budget=Corruptions())
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """One pass for each corruption that an image meets."""

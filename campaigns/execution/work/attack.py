@@ -13,6 +13,7 @@ from robustkd.campaigns.store.shards import ShardFiles
 from robustkd.contracts import Batch, GenerativeTarget, PromptAttack, PromptBatch, StoreError, Target
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import SHARD, Evaluation, evaluate_attack
+from robustkd.evaluation.judging import Outcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack
 
 
@@ -41,8 +42,7 @@ def _ask(cell: AttackCell, workspace: Workspace, target: Target, batch: PromptBa
     assert isinstance(target, GenerativeTarget)
     assert isinstance(plugin, PromptAttack)  # the campaign's spec has seen to it
     targets = workspace.fingerprints(*cell.needs)
-    classes, judges = workspace.data.num_classes, workspace.judges(cell)
-    found = evaluate_prompt_attack(target, plugin, batch, use.threat, judges, num_classes=classes, seed=cell.seed)
+    found = evaluate_prompt_attack(target, plugin, batch, use.threat, workspace.judges(cell), seed=cell.seed)
     kept = min(len(found.adversarial), samples.rows_kept(found.adversarial[:1].nbytes, workspace.job.keep_bytes))
     meta = AttackMeta(
         **workspace.circumstances(cell, clock.seconds),
@@ -89,11 +89,11 @@ def _perturb(cell: AttackCell, workspace: Workspace, target: Target, batch: Batc
     _write(cell, workspace, meta, found, kept)
 
 
-def _passes(found: Evaluation) -> list[int]:
+def _passes(found: Evaluation[Outcome]) -> list[int]:
     return [int(found.outcome.forwards.sum()), int(found.outcome.backwards.sum())]
 
 
-def _write(cell: AttackCell, workspace: Workspace, meta: AttackMeta, found: Evaluation, kept: int) -> None:
+def _write(cell: AttackCell, workspace: Workspace, meta: AttackMeta, found: Evaluation[Outcome], kept: int) -> None:
     """Write a finished attack, with the perturbed inputs of the first ``kept`` samples."""
     record = samples.AttackRecord(found.outcome, found.broken_at)
     clean = None if found.clean is None else found.clean[:kept].numpy()
