@@ -21,6 +21,7 @@ from robustkd.contracts.errors import (
     UsageError,
     suggestion,
 )
+from robustkd.contracts.evidence import Evidence, Share
 from robustkd.contracts.model import Model
 from robustkd.contracts.params import (
     CampaignPath,
@@ -61,6 +62,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Defense",
+    "Evidence",
     "Finding",
     "FitContext",
     "GenerativeTarget",
@@ -85,6 +87,7 @@ __all__ = [
     "SampleRng",
     "Samples",
     "Severity",
+    "Share",
     "Space",
     "StoreError",
     "Table",

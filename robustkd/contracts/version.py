@@ -8,7 +8,8 @@ CONTRACT_VERSION = "2"
 """Raised when a plug-in that was written before has to be changed. A package says which it is written for by an entry point."""
 
 CHANGES: dict[str, str] = {
-    "2": "modules have moved: the parts of image attacks are in robustkd.attacks.image.engine, for one",
+    "2": "modules have moved: the parts of image attacks are in robustkd.attacks.image.engine, for one; "
+    "evidence of a check that is a share is a Share(x), or it is shown as a plain number",
 }
 """What each version changed for plug-ins, in one sentence."""
 
