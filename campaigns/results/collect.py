@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -27,7 +27,7 @@ from robustkd.data import Splits
 from robustkd.scoring.intervals import share, wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
-from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
+from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results, with_units
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
@@ -92,6 +92,8 @@ class _Trained:
         headline: its attacks under the campaign's threat model.
         entries: by cell id; None where there is none yet.
         records: of the attack cells that are finished.
+        findings: of its checks; None before they have run, and without any.
+        remedy: what the attacks that the checks named left.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class _Trained:
         self.analyses = [cell for cell in cells if isinstance(cell, AnalysisCell)]
         self.entries = {cell.id: store.get(cell.id) if cell.id in valid else None for cell in cells}
         self.records = {cell.id: samples.read(entry) for cell in self.attacks if (entry := self.entries[cell.id])}
+        self.findings, self.remedy = _examined(self.entries[self.checks.id] if self.checks else None)
 
     @property
     def has_result(self) -> bool:
@@ -143,11 +146,22 @@ class _Trained:
             for cell in self.attacks
         ]
 
+    def headline_records(self) -> dict[str, AttackRecord]:
+        """Of each finished attack under the campaign's threat model."""
+        return {cell.attack: self.records[cell.id] for cell in self.headline if cell.id in self.records}
+
+    def tables(self) -> dict[str, Table]:
+        """Of each finished analysis."""
+        return {cell.analysis: _table(entry) for cell in self.analyses if (entry := self.entries[cell.id])}
+
+    def unattacked(self) -> list[AttackCell]:
+        """The attacks that have no result."""
+        return [cell for cell in self.attacks if cell.id not in self.records]
+
     def missing(self) -> list[Cell]:
         """The cells beside the training that have no result: attacks, then the checks, then analyses."""
-        attacks = [cell for cell in self.attacks if cell.id not in self.records]
         others = [*([self.checks] if self.checks else []), *self.analyses]
-        return attacks + [cell for cell in others if not self.entries[cell.id]]
+        return [*self.unattacked(), *(cell for cell in others if not self.entries[cell.id])]
 
 
 def _each_trained(plan: Plan, store: Store, failures: Mapping[str, Failure]) -> Iterator[_Trained]:
@@ -239,37 +253,44 @@ def perturbations_kept(entry: Entry) -> int | None:
 
 
 def _defense_result(trained: _Trained) -> DefenseResult:
+    """The result of a trained defense: its worst case and verdict, or why it has none."""
     campaign, train = trained.plan.campaign, trained.train
+    kind, threat = campaign.defenses[train.defense].kind, campaign.threat
+    result = DefenseResult(train.defense, train.seed, kind, "pending", *threat.budget.stored)
     entry = trained.entries[train.id]
-    norm, eps = campaign.threat.budget.stored
-    base: dict[str, Any] = {
-        "defense": train.defense,
-        "seed": train.seed,
-        "kind": campaign.defenses[train.defense].kind,
-        "norm": norm,
-        "eps": eps,
-    }
     if entry is None:
-        failure = trained.failure(train)
-        return DefenseResult(status=failure.status, error=failure.error, **base)
+        return _without_number(result, trained.failure(train))
     meta = entry.noted(TrainMeta)
-    base |= {"train_seconds": meta.wall_seconds, "history": meta.history, "target_hash": meta.fingerprint}
-    found = {cell.attack: trained.records[cell.id] for cell in trained.headline if cell.id in trained.records}
-    missing = trained.missing()
-    unattacked = [cell for cell in missing if cell.kind == "attack"]
-    examined = _examined(trained.entries[trained.checks.id]) if trained.checks else None
-    findings, remedy = examined or ([], None)
-    tables = {cell.analysis: _table(made) for cell in trained.analyses if (made := trained.entries[cell.id])}
-    base |= {"checks": findings, "remedy": remedy, "analyses": tables}
-    if not found:
-        failure = trained.failure(unattacked[0]) if unattacked else _NO_HEADLINE
-        return DefenseResult(status=failure.status, error=failure.error, **base)
-    records = list(found.values())
+    result = replace(
+        result,
+        train_seconds=meta.wall_seconds,
+        history=meta.history,
+        target_hash=meta.fingerprint,
+        checks=trained.findings or [],
+        remedy=trained.remedy,
+        analyses=trained.tables(),
+    )
+    attacks = trained.headline_records()
+    if not attacks:
+        unattacked = trained.unattacked()
+        return _without_number(result, trained.failure(unattacked[0]) if unattacked else _NO_HEADLINE)
+    return _with_worst_case(result, trained, attacks)
+
+
+def _without_number(result: DefenseResult, failure: Failure) -> DefenseResult:
+    return replace(result, status=failure.status, error=failure.error)
+
+
+def _with_worst_case(result: DefenseResult, trained: _Trained, attacks: Mapping[str, AttackRecord]) -> DefenseResult:
+    """``result`` with the worst case over ``attacks``, which are the finished ones under the campaign's threat model."""
+    campaign = trained.plan.campaign
+    records = list(attacks.values())
     eligible, standing, broken_at = _worst_case(records)
     low, high = wilson(int(standing.sum()), len(standing))
-    status, error = _completeness(trained, missing)
-    points = {eps}.union(*(campaign.attacks[attack].curve for attack in found))
-    return DefenseResult(
+    status, error = _completeness(trained)
+    points = {campaign.threat.budget.stored[1]}.union(*(campaign.attacks[attack].curve for attack in attacks))
+    return replace(
+        result,
         status=status,
         error=error,
         n=len(standing),
@@ -277,17 +298,17 @@ def _defense_result(trained: _Trained) -> DefenseResult:
         robust_accuracy=share(standing),
         ci_low=low,
         ci_high=high,
-        attacks=list(found),
-        verdict=verdict(findings, complete=not unattacked) if examined is not None else None,
+        attacks=list(attacks),
+        verdict=None if trained.findings is None else verdict(trained.findings, complete=not trained.unattacked()),
         curve=_curve(eligible & ~_undecided(records), broken_at, points),
         unjudged=_unjudged(records),
         other_threats=_other_threats(trained),
-        **base,
     )
 
 
-def _completeness(trained: _Trained, missing: Sequence[Cell]) -> tuple[CellStatus, str | None]:
-    """The status of a defense that has a number, and what is said where some of its cells are ``missing``."""
+def _completeness(trained: _Trained) -> tuple[CellStatus, str | None]:
+    """The status of a defense that has a number, and what is said where some of its cells have no result."""
+    missing = trained.missing()
     if not missing:
         return "done", None
     first, failure = missing[0], trained.failure(missing[0])
@@ -332,14 +353,16 @@ def _other_threats(trained: _Trained) -> dict[str, float]:
     return {name: float(_worst_case(groups[threat])[1].mean()) for threat, name in told_apart(groups).items()}
 
 
-def _examined(entry: Entry | None) -> tuple[list[Finding], Remedy | None] | None:
-    """What a checks cell found; None when there is none yet."""
+def _examined(entry: Entry | None) -> tuple[list[Finding] | None, Remedy | None]:
+    """The findings of a checks cell, None while it has none, and the remedy."""
     if entry is None:
-        return None
+        return None, None
     content = entry.read(FINDINGS)
     try:
         raw: dict[str, Any] = json.loads(content)
-        return [Finding(**finding) for finding in raw["findings"]], Remedy(**raw["remedy"]) if raw["remedy"] else None
+        return [Finding(**with_units(finding)) for finding in raw["findings"]], Remedy(**raw["remedy"]) if raw[
+            "remedy"
+        ] else None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise entry.damaged(FINDINGS, str(error)) from error
 

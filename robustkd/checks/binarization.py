@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.checks.probe import apart, attacked, owners, pgd, random_points, right, white_box
-from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
+from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share, Target, ThreatModel, WrappedTarget
 from robustkd.contracts.check import Severity
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import nn, torch
@@ -86,10 +86,10 @@ class BinarizationTest(Check):
                 f"random search in {100 * chance:.1f} %"
             ),
             remedies=[{"kind": "square", "queries": 1000}],
-            solved_share=solved,
-            ci_low=low,
-            ci_high=high,
-            random_search_share=chance,
+            solved_share=Share(solved),
+            ci_low=Share(low),
+            ci_high=Share(high),
+            random_search_share=Share(chance),
             n=len(posed),
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, PromptAttack
+from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, PromptAttack, Share
 from robustkd.scoring.clustered import clustered_interval
 
 
@@ -42,8 +42,8 @@ class ChanceBeatsSearch(Check):
             compared.append((control, float(ahead.mean()), low))
             told[control.name] = {
                 "broken": int(_broken(control).sum()),
-                "share ahead of it": float(ahead.mean()),
-                **({"share at least": low, "share at most": high} if np.isfinite(low) else {}),
+                "share ahead of it": Share(ahead.mean()),
+                **({"share at least": Share(low), "share at most": Share(high)} if np.isfinite(low) else {}),
             }
         equal = [control for control, _, low in compared if low <= 0 and bool(_broken(control).any())]
         beaten = [control for control, ahead, _ in compared if ahead <= 0 and bool(_broken(control).any())]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from robustkd.checks.probe import right
-from robustkd.contracts import Check, CheckContext, Finding, Params
+from robustkd.contracts import Check, CheckContext, Finding, Params, Share
 from robustkd.lazy import F, torch
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class ZeroGradient(Check):
             explanation=said,
             remedies=remedies,
             n=len(batch),
-            dead_share_cross_entropy=ce,
-            dead_share_margin=margin,
+            dead_share_cross_entropy=Share(ce),
+            dead_share_margin=Share(margin),
             samples_not_finite=touched,
         )
 

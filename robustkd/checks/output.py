@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.contracts import Check, CheckContext, Finding, Params
+from robustkd.contracts import Check, CheckContext, Finding, Params, Share
 from robustkd.lazy import torch
 
 
@@ -77,7 +77,7 @@ class RandomisedOutput(Check):
             remedies=[]
             if averaging
             else [{"kind": "eot", "attack": {"kind": "pgd", "steps": 40, "loss": "margin"}, "samples": 10}],
-            predictions_changed=changed,
+            predictions_changed=Share(changed),
             relative_gap=gap,
             passes=self.params.passes,
             n=len(inputs),

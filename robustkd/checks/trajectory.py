@@ -9,7 +9,18 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.checks.probe import apart, gradient_attacks, owners, rescaled_margin, survivors
-from robustkd.contracts import AttackEvidence, Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
+from robustkd.contracts import (
+    AttackEvidence,
+    Batch,
+    Check,
+    CheckContext,
+    Finding,
+    Params,
+    Share,
+    Target,
+    ThreatModel,
+    WrappedTarget,
+)
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import ImageOutcome, judge
 from robustkd.lazy import torch
@@ -167,7 +178,7 @@ class IncompleteOptimisation(Check):
             fix="give the attack more steps or a better step size (APGD adapts it)",
             explanation=f"the last points that {strongest.name} tries still bring {100 * gain:.1f} % of its climb",
             remedies=[{"kind": "apgd-dlr"}],
-            share_of_climb=gain,
+            share_of_climb=Share(gain),
             attack=strongest.name,
             n=len(shares),
         )

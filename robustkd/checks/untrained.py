@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
-from robustkd.contracts import Check, CheckContext, Finding
+from robustkd.contracts import Check, CheckContext, Finding, Share
 from robustkd.lazy import torch
 from robustkd.models.constants import NAMED
 from robustkd.scoring.intervals import wilson
@@ -13,6 +13,13 @@ LIMIT = 0.1
 RISE = 0.05
 SAMPLES = 256
 """How many of the samples are tried with other constants, at most."""
+
+
+class _Numbers(TypedDict):
+    accuracy: Share
+    share_of_commonest_class: Share
+    share_of_commonest_answer: Share
+    n: int
 
 
 class NotTrained(Check):
@@ -50,10 +57,10 @@ class NotTrained(Check):
         answer = int(torch.bincount(predicted).argmax())
         answered = int((predicted == answer).sum()) / n
         told = f"{100 * right / n:.1f} % of {n} test samples are classified rightly, {100 * commonest / n:.1f} % are of the commonest class"
-        numbers: dict[str, Any] = {
-            "accuracy": right / n,
-            "share_of_commonest_class": commonest / n,
-            "share_of_commonest_answer": answered,
+        numbers: _Numbers = {
+            "accuracy": Share(right / n),
+            "share_of_commonest_class": Share(commonest / n),
+            "share_of_commonest_answer": Share(answered),
             "n": n,
         }
         if commonest == n:

@@ -92,7 +92,7 @@ def _print(report: EvaluationReport) -> None:
     order = ("fired", "not run", "quiet", "does not apply")
     for finding in sorted(report.findings, key=lambda item: order.index(item.outcome)):
         passes = (finding.forward_passes + finding.backward_passes) / len(report.standing)
-        told = str(finding.evidence.get("explanation" if finding.fired else "reason") or "")
+        told = finding.explanation if finding.fired else finding.reason
         if not told:  # an explanation tells of a symptom: where there is none, the numbers speak
             told = ", ".join(f"{name} {number}" for name, number in list(evidence_rows(finding).items())[:4])
         style = colours.get(finding.severity, "") if finding.fired else ""

@@ -136,12 +136,11 @@ def _print_evidence(results: Results) -> None:
         for finding in row.checks:
             if finding.fired and finding.severity == "severe" and (row.defense, finding.name) not in said:
                 said.add((row.defense, finding.name))
-                evidence = finding.evidence.get("explanation", "")
-                click.echo(f"{row.defense}: {finding.name} (seed {row.seed}): {evidence}")
+                click.echo(f"{row.defense}: {finding.name} (seed {row.seed}): {finding.explanation}")
         if unrun := [finding for finding in row.checks if finding.outcome == "not run"]:
             names = ", ".join(finding.name for finding in unrun)
             again = "; running the campaign again tries again" if any(finding.again for finding in unrun) else ""
-            why = str(unrun[0].evidence.get("reason", "")).splitlines()[:1]
+            why = unrun[0].reason.splitlines()[:1]
             click.echo(f"{row.defense}: not run (seed {row.seed}): {names}: {''.join(why)}{again}")
 
 

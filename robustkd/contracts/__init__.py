@@ -21,6 +21,7 @@ from robustkd.contracts.errors import (
     UsageError,
     suggestion,
 )
+from robustkd.contracts.evidence import Evidence, Share
 from robustkd.contracts.model import Model
 from robustkd.contracts.params import (
     CampaignPath,
@@ -86,6 +87,7 @@ __all__ = [
     "Defense",
     "DeferredArrays",
     "EmbeddingRadius",
+    "Evidence",
     "Finding",
     "FitContext",
     "GenerativeTarget",
@@ -112,6 +114,7 @@ __all__ = [
     "SampleRng",
     "Samples",
     "Severity",
+    "Share",
     "Space",
     "StoreError",
     "Table",

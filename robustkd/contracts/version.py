@@ -10,7 +10,8 @@ CONTRACT_VERSION = "2"
 CHANGES: dict[str, str] = {
     "2": "modules have moved and names have changed: the parts of image attacks are in robustkd.attacks.image.engine, and its loop, "
     "maximize(.., update=..), was ascend(.., rule=..), for one; a ThreatModel holds a budget: EmbeddingRadius takes the place of "
-    "space='embeddings', Corruptions that of space='corruption'",
+    "space='embeddings', Corruptions that of space='corruption'; evidence of a "
+    "check that is a share is a Share(x), or it is shown as a plain number",
 }
 """What each version changed for plug-ins, in one sentence."""
 

@@ -45,8 +45,8 @@ class CheckRow:
     def told(self) -> str:
         """What the check says of itself: its explanation where it fired, or why it does not apply or was not run."""
         if self.outcome in ("does not apply", "not run"):
-            return str(self.finding.evidence.get("reason", ""))
-        return _explained(self.finding) if self.finding.fired else ""  # it tells of a symptom that is not there
+            return self.finding.reason
+        return self.finding.explanation if self.finding.fired else ""  # it tells of a symptom that is not there
 
     @property
     def evidence(self) -> dict[str, str]:
@@ -124,7 +124,7 @@ def _single(row: DefenseSummary, samples: str) -> str:
 
 def evidence_rows(finding: Finding) -> dict[str, str]:
     """A finding's numbers as text, without the sentence that tells them."""
-    return {words(key): evidence(value, key) for key, value in finding.evidence.items() if key != "explanation"}
+    return {words(key): evidence(value) for key, value in finding.evidence.items() if key != "explanation"}
 
 
 def check_rows(trained: Sequence[DefenseResult]) -> list[CheckRow]:
@@ -141,16 +141,12 @@ def check_rows(trained: Sequence[DefenseResult]) -> list[CheckRow]:
 
 def sentence(finding: Finding) -> str:
     """What a check that fired has to say: its own explanation, or else its numbers."""
-    told = _explained(finding)
+    told = finding.explanation
     if told:
         return told[0].upper() + told[1:] + ("" if told[-1] in ".!?" else ".")
     numbers = list(evidence_rows(finding).items())[:MAX_NUMBERS]
     detail = ", ".join(f"{key} {value}" for key, value in numbers)
     return f"The check {finding.name} fired" + (f" ({detail})." if detail else ".")
-
-
-def _explained(finding: Finding) -> str:
-    return str(finding.evidence.get("explanation") or "").strip()
 
 
 def _attacks(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:
@@ -189,7 +185,7 @@ def _reasons(trained: Sequence[DefenseResult]) -> list[Reason]:
             told = f"{told[:-1]} (on {len(seeds)} of {len(trained)} seeds)."
         reasons.append(Reason(hits[0][1], seeds, told))
     # Stable: severe ones stay first, and among equals one that explains itself leads.
-    return sorted(reasons, key=lambda r: (SEVERITY_WORST_FIRST.index(r.finding.severity), not _explained(r.finding)))
+    return sorted(reasons, key=lambda r: (SEVERITY_WORST_FIRST.index(r.finding.severity), not r.finding.explanation))
 
 
 def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:

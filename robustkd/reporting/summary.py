@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
+from typing import Literal
 
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.scoring.intervals import wilson
@@ -87,7 +89,7 @@ def attack_names(results: Results) -> list[str]:
 
 def seeds_of(results: Results) -> list[int]:
     """Every seed of the campaign, ascending."""
-    return sorted({item.seed for item in results.defenses} | {cell.seed for cell in results.cells})
+    return list(_seeds(results.defenses, results.cells))
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -150,19 +152,18 @@ def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellR
     trained = [item for item in results.defenses if item.defense == name]
     cells = [cell for found in by_attack.values() for cell in found]
     per_attack = {attack: mean(cell.robust_accuracy for cell in found) for attack, found in by_attack.items()}
-    robust = _known(item.robust_accuracy for item in trained)
-    pairs = _accuracies(trained)
+    robust, pairs = _values(trained, "robust_accuracy"), _accuracies(trained)
     return DefenseSummary(
         defense=name,
-        seeds=tuple(sorted({item.seed for item in trained} | {cell.seed for cell in cells})),
-        clean_accuracy=mean(item.clean_accuracy for item in trained),
+        seeds=_seeds(trained, cells),
+        clean_accuracy=mean(_values(trained, "clean_accuracy")),
         robust_accuracy=mean(robust),
-        ci_low=min(_known(item.ci_low for item in trained), default=None),
-        ci_high=max(_known(item.ci_high for item in trained), default=None),
+        ci_low=min(_values(trained, "ci_low"), default=None),
+        ci_high=max(_values(trained, "ci_high"), default=None),
         spread_low=min(robust, default=None),
         spread_high=max(robust, default=None),
-        w_robust=mean(w_robust(*pair) for pair in pairs),
-        nrr=mean(nrr(*pair) for pair in pairs),
+        w_robust=mean(starmap(w_robust, pairs)),
+        nrr=mean(starmap(nrr, pairs)),
         strongest_attack=_strongest(results, trained, cells, per_attack),
         verdict=worst_verdict([item.verdict for item in trained]),
         fired_checks=tuple(_unique(finding.name for finding in fired(trained))),
@@ -172,6 +173,18 @@ def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellR
         remedies=_remedies(trained),
         unjudged=mean(item.unjudged for item in trained),
     )
+
+
+def _seeds(trained: Iterable[DefenseResult], cells: Iterable[CellResult]) -> tuple[int, ...]:
+    """Every seed that has a result, or should have one, ascending."""
+    return tuple(sorted({item.seed for item in trained} | {cell.seed for cell in cells}))
+
+
+def _values(
+    trained: Iterable[DefenseResult], name: Literal["clean_accuracy", "robust_accuracy", "ci_low", "ci_high"]
+) -> list[float]:
+    """One number of each seed that has it."""
+    return _known(getattr(item, name) for item in trained)
 
 
 def _accuracies(trained: Sequence[DefenseResult]) -> list[tuple[float, float]]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from robustkd.contracts import StoreError
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.contracts.data import Modality
+from robustkd.contracts.evidence import shares_by_name
 from robustkd.contracts.threat import Budget, Goal, ThreatModel, stored_budget
 from robustkd.scoring.paired import Comparison
 from robustkd.scoring.remedy import Remedy
@@ -24,6 +25,16 @@ CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
 _NUMBERS = ("n", "clean_accuracy", "robust_accuracy", "ci_low", "ci_high")
 COLUMNS = ("defense", "seed", "attack", "norm", "eps", *_NUMBERS, "status", "verdict")
 """Of the DataFrame of ``Results``."""
+
+
+def with_units(finding: Any) -> Any:
+    """A stored finding that does not say which of its numbers are shares, with what their names tell of it."""
+    if not isinstance(finding, dict) or "shares" in finding:
+        return finding
+    return finding | {"shares": list(shares_by_name(finding.get("evidence")))}
+
+
+StoredFinding = Annotated[Finding, BeforeValidator(with_units)]
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class DefenseResult:
     ci_high: float | None = None
     attacks: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
-    checks: list[Finding] = field(default_factory=list)
+    checks: list[StoredFinding] = field(default_factory=list)
     curve: list[CurvePoint] = field(default_factory=list)
     other_threats: dict[str, float] = field(default_factory=dict)
     train_seconds: float = 0.0

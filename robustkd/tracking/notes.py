@@ -185,7 +185,7 @@ def _findings(checks: Sequence[Finding]) -> list[str]:
         for finding in fired
     ]
     lines += [
-        f"- **{escape(finding.name)}** (not run): {escape(str(finding.evidence.get('reason', '')))}"
+        f"- **{escape(finding.name)}** (not run): {escape(finding.reason)}"
         for finding in checks
         if finding.outcome == "not run"
     ]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from robustkd.contracts import Share
 from robustkd.contracts.check import Finding
 from robustkd.reporting import figures, summary_rows, write_report
 from robustkd.reporting.formatting import epsilon, seconds
@@ -222,25 +223,26 @@ def test_a_finding_without_an_explanation_tells_its_numbers():
 
 
 @pytest.mark.parametrize(
-    ("value", "key", "text"),
+    ("value", "text"),
     [
-        (None, "x", "—"),
-        (True, "robust", "yes"),
-        (1234567, "x", "1 234 567"),
-        (0.5, "zero_share", "50.0 %"),
-        (0.5, "eps", "0.5"),
-        (float("nan"), "accuracy", "not a number"),
-        (float("inf"), "gap", "∞"),
-        (np.float32(0.25), "rate", "25.0 %"),
-        (np.int64(3), "x", "3"),
-        ({"ce": 0.25, "dlr": 0.5}, "robust", "ce 25.0 %, dlr 50.0 %"),
-        (list(range(10)), "x", "0, 1, 2, 3, 4, 5, 6, 7, … (10 in all)"),
-        ("plain", "x", "plain"),
-        ([], "outside", "none"),
+        (None, "—"),
+        (True, "yes"),
+        (1234567, "1 234 567"),
+        (Share(0.5), "50.0 %"),
+        (Share(-0.03), "-3.0 %"),
+        (0.5, "0.5"),
+        (float("nan"), "not a number"),
+        (float("inf"), "∞"),
+        (np.float32(0.25), "0.25"),
+        (np.int64(3), "3"),
+        ({"robust": Share(0.25), "eps": 0.5}, "robust 25.0 %, eps 0.5"),
+        (list(range(10)), "0, 1, 2, 3, 4, 5, 6, 7, … (10 in all)"),
+        ("plain", "plain"),
+        ([], "none"),
     ],
 )
-def test_evidence_of_any_type_becomes_text(value, key, text):
-    assert told(value, key).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
+def test_evidence_is_shown_as_its_type_says(value, text):
+    assert told(value).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
 
 
 def test_small_numbers_read_well():

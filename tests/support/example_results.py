@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from robustkd.contracts.check import Finding
+from robustkd.contracts import Finding, Share
 from robustkd.reporting import AttackedSamples, GalleryItem, SampleEvidence
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import compared
@@ -34,18 +34,18 @@ FIRED = {
     "distilled": {
         "loss-disagreement": (
             {
-                "cross_entropy_robust": 0.96,
-                "logit_margin_robust": 0.203,
+                "cross_entropy_robust": Share(0.96),
+                "logit_margin_robust": Share(0.203),
                 "explanation": "PGD on the cross entropy leaves 96.0 % standing, the same PGD on the logit margin 20.3 %: "
                 "the gradient of the cross entropy is masked",
             },
             "attack with a loss on logits (pgd with loss: margin), and report that number",
         ),
         "logit-scale-invariance": (
-            {"scale": 40.0, "robust_as_is": 0.96, "robust_rescaled": 0.22, "p_value": 3.1e-54},
+            {"scale": 40.0, "robust_as_is": Share(0.96), "robust_rescaled": Share(0.22), "p_value": 3.1e-54},
             "divide the logits by a constant before the attack, or use a scale-free loss (DLR)",
         ),
-        "zero-gradient": ({"zero_share": 0.941, "not_finite_share": 0.0, "threshold": 0.05}, ""),
+        "zero-gradient": ({"zero_share": Share(0.941), "not_finite_share": Share(0.0), "threshold": 0.05}, ""),
     },
     "mtard": {
         "one-step-beats-iterative": (
