@@ -58,25 +58,25 @@ class ImageFolder(Dataset):
         return RawData(data.select(rest) if len(rest) else None, data.select(held), tuple(classes))
 
     def _read(self, folder: Path, classes: list[str]) -> Arrays:
-        labelled_files = [
+        found = [
             (file, label)
             for label, name in enumerate(classes)
             for file in sorted((folder / name).glob("*"))
             if file.suffix.lower() in _SUFFIXES
         ]
-        if not labelled_files:
+        if not found:
             raise DataError(
                 f"data 'image-folder': no PNG or JPEG file in {folder}/<class>/", fix="put each class's images into its folder"
             )
-        images = [read_image(file, ["PNG", "JPEG"], self.params.channels, self.params.resize) for file, _ in labelled_files]
-        for (file, _), image in zip(labelled_files, images, strict=True):
+        images = [read_image(file, ["PNG", "JPEG"], self.params.channels, self.params.resize) for file, _ in found]
+        for (file, _), image in zip(found, images, strict=True):
             if image.shape != images[0].shape:
                 raise DataError(
                     f"data 'image-folder': {file} has {image.shape[1]} x {image.shape[2]} pixels, "
-                    f"{labelled_files[0][0]} has {images[0].shape[1]} x {images[0].shape[2]}",
+                    f"{found[0][0]} has {images[0].shape[1]} x {images[0].shape[2]}",
                     fix="set 'resize' to bring all images to one size",
                 )
-        return as_arrays(np.stack(images), np.array([label for _, label in labelled_files]), "image-folder")
+        return as_arrays(np.stack(images), np.array([label for _, label in found]), "image-folder")
 
 
 def _folders(root: Path) -> list[str]:
