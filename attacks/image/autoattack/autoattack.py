@@ -89,7 +89,7 @@ class AutoAttack(Attack):
         return stages[version]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """The passes of all stages that a sample went through."""
+        """Takes the passes of all stages that a sample went through."""
         p = self.params
         target = target.in_precision("full")  # ``adaptive`` goes by differences that bfloat16 does not show
         one_budget = batch.eps is None and threat.eps > 0

@@ -37,7 +37,7 @@ class NESParams(Params):
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 2.5 * eps / steps")
     pairs: int = Field(25, ge=1, description="directions for each estimate, each looked at both ways")
     sigma: float = Field(0.001, gt=0, description="how far to look, in pixel units")
-    loss: LossName = Field("margin", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class NES(Attack):
@@ -56,7 +56,7 @@ class NES(Attack):
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
+        """Takes at most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
         update = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
         estimator = FiniteDifferences(rng, p.pairs, p.sigma, gaussian)

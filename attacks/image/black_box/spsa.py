@@ -54,7 +54,7 @@ class SPSAParams(Params):
     pairs: int = Field(64, ge=1, description="directions for each estimate, each looked at both ways")
     delta: float = Field(0.01, gt=0, description="how far to look, in pixel units")
     lr: float = Field(0.01, gt=0, description="Adam's learning rate, in pixel units")
-    loss: LossName = Field("margin", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class SPSA(Attack):
@@ -73,7 +73,7 @@ class SPSA(Attack):
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
+        """Takes at most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
         update, estimator = AdamStep(p.lr), FiniteDifferences(rng, p.pairs, p.delta, rademacher)
 

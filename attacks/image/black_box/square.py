@@ -104,7 +104,7 @@ def two_bumps(side: int, power: int) -> Tensor:
 
 @dataclass(frozen=True)
 class BumpSquare:
-    """Proposals in l2 and l1, a window that takes over the budget of another (algorithm 3): l2 (``power`` 2) and l1 (``power`` 1)."""
+    """Proposals in l2 (``power`` 2) and l1 (``power`` 1): a window takes over the budget of another (algorithm 3)."""
 
     rng: SampleRng
     queries: int
@@ -112,7 +112,7 @@ class BumpSquare:
     power: int
 
     def start(self, ball: Ball, rows: Tensor) -> Tensor:
-        """The image tiled with bumps of random sign, five along its shorter side."""
+        """(A, *shape) the images tiled with bumps of random sign, five along its shorter side."""
         _, channels, height, width = ball.centre.shape
         side = max(1, min(height, width) // 5)
         down, right = height // side, width // side
@@ -125,7 +125,7 @@ class BumpSquare:
         return ball.project(ball.centre + per_sample(ball.eps / length, delta) * delta)
 
     def step(self, state: AttackState, t: int) -> Tensor:
-        """The next proposal: the budget of two windows, and what was unused, goes to the first."""
+        """(A, *shape) the next proposals: the budget of two windows, and what was unused, goes to the first."""
         ball, p = state.ball, self.power
         delta = state.best_x - ball.centre
         _, channels, height, width = delta.shape
@@ -180,7 +180,7 @@ class SquareParams(Params):
 
 
 class Square(Attack):
-    """Square attack: needs no gradient. A targeted one climbs -CE, as in the paper; else the margin."""
+    """Square attack: needs no gradient. It maximizes the margin; targeted, -CE, as in the paper."""
 
     Params = SquareParams
     norms = ("linf", "l2", "l1")
@@ -191,7 +191,7 @@ class Square(Attack):
     loss_family = "margin"  # when untargeted
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * queries`` forward passes a sample.
+        """Takes at most ``restarts * queries`` forward passes a sample.
 
         Raises:
             AttackError: the inputs have no height and width.

@@ -75,7 +75,7 @@ class Corruption(Attack):
         return ThreatModel(budget=Corruptions())
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """One pass for each corruption that an image meets."""
+        """Takes one pass for each corruption that an image meets."""
         p, oracle = self.params, Oracle(target, batch)
         adversarial, standing = batch.inputs.clone(), torch.arange(len(batch), device=batch.inputs.device)
         success = torch.zeros_like(standing, dtype=torch.bool)

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy(torch.autograd.Function):
-    """The usual gradient, softmax(z) - onehot(y), has p_y - 1 in it, of which float32 keeps no digit where p_y is 1 - 1e-7 and
-    more: an attack then starts in a direction that is noise, or in none. Here it is -sum_{j != y} p_j, which is the same number.
+    """Cross entropy whose gradient stays exact where the network is sure.
+
+    The usual gradient, softmax(z) - onehot(y), contains p_y - 1, of which float32 keeps no digit where p_y is 1 - 1e-7 and more:
+    an attack then starts in a direction that is noise, or in none. Here it is -sum_{j != y} p_j, which is the same number.
 
     In double precision, because exponentials in float32 are rounded otherwise in one place of a batch than in another; in float32
     on a device that has no more, where a gradient may then differ by 1e-6 of itself with the sample's place.

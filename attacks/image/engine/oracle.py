@@ -102,8 +102,8 @@ class Oracle:
         return logits, values.detach(), gradient
 
     def is_adversarial(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """(B,) bool: the goal class is predicted, or, without goals, another class than the label. Never so on a
-        target with ``never_adversarial``, such as a surrogate: there an attack is to go on.
+        """(B,) bool: the goal class is predicted, or, without goals, another class than the label. Never so on a target that is
+        ``never_adversarial``, such as a surrogate: there an attack is to go on.
         """
         if getattr(self.target, "never_adversarial", False):
             return torch.zeros_like(rows, dtype=torch.bool)

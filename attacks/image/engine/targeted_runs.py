@@ -57,7 +57,7 @@ class TargetedRuns:
         return TargetedRuns(self.rows, self.goals[each, top], self.x[each, top], self.value[each, top], self.broken[each, top])
 
     def result(self) -> SearchResult:
-        """Each sample's best attempt."""
+        """The best attempt of each sample."""
         top = self.best(1)
         return SearchResult(top.x[:, 0], top.value[:, 0], top.broken[:, 0])
 

@@ -58,7 +58,7 @@ def checkpoints(steps: int) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class AdaptiveStep:
-    """The step of APGD in linf and l2.
+    """The step of APGD in linf and l2, whose size is halved at checkpoints where the last steps did not pay.
 
     Attributes:
         steps: how many are planned; the checkpoints are placed accordingly.
@@ -70,29 +70,29 @@ class AdaptiveStep:
 
     def step(self, state: AttackState, t: int) -> Tensor:
         """(A, *shape) the points x_{t+1}, before they are projected."""
-        c, m = state, state.memory
+        m = state.memory
         if t == 0:
-            m["size"], m["previous"] = self.first * c.ball.eps, c.x
-            m["best_gradient"], m["value"] = c.gradient, c.value
-            m["rises"] = torch.zeros_like(c.rows)
+            m["size"], m["previous"] = self.first * state.ball.eps, state.x
+            m["best_gradient"], m["value"] = state.gradient, state.value
+            m["rises"] = torch.zeros_like(state.rows)
             # Nothing to compare the first checkpoint with, so only the number of rises can halve the size there.
-            m["halved"], m["best_then"] = torch.ones_like(c.broken), c.best_value
-            return c.x + per_sample(m["size"], c.x) * c.ball.steepest(c.gradient)
-        m["best_gradient"] = torch.where(per_sample(c.improved, c.x), c.gradient, m["best_gradient"])
-        m["rises"] = m["rises"] + (c.value > m["value"])
-        m["value"] = c.value
-        x, gradient = c.x, c.gradient
+            m["halved"], m["best_then"] = torch.ones_like(state.broken), state.best_value
+            return state.x + per_sample(m["size"], state.x) * state.ball.steepest(state.gradient)
+        m["best_gradient"] = torch.where(per_sample(state.improved, state.x), state.gradient, m["best_gradient"])
+        m["rises"] = m["rises"] + (state.value > m["value"])
+        m["value"] = state.value
+        x, gradient = state.x, state.gradient
         if (interval := checkpoints(self.steps).get(t)) is not None:
-            stuck = ~m["halved"] & (c.best_value == m["best_then"])
+            stuck = ~m["halved"] & (state.best_value == m["best_then"])
             m["halved"] = (m["rises"] < _RISES_WANTED * interval) | stuck
             m["size"] = torch.where(m["halved"], m["size"] / 2, m["size"])
-            m["best_then"], m["rises"] = c.best_value, torch.zeros_like(m["rises"])
-            x = torch.where(per_sample(m["halved"], x), c.best_x, x)
+            m["best_then"], m["rises"] = state.best_value, torch.zeros_like(m["rises"])
+            x = torch.where(per_sample(m["halved"], x), state.best_x, x)
             gradient = torch.where(per_sample(m["halved"], x), m["best_gradient"], gradient)
-        z = c.ball.project(x + per_sample(m["size"], x) * c.ball.steepest(gradient))
-        ahead = x + _MOMENTUM * (z - x) + (1 - _MOMENTUM) * (x - m["previous"])
+        z = state.ball.project(x + per_sample(m["size"], x) * state.ball.steepest(gradient))
+        following = x + _MOMENTUM * (z - x) + (1 - _MOMENTUM) * (x - m["previous"])
         m["previous"] = x
-        return ahead
+        return following
 
 
 @dataclass(frozen=True)
@@ -113,22 +113,22 @@ class SparseStep:
 
     def step(self, state: AttackState, t: int) -> Tensor:
         """(A, *shape) the points x_{t+1}, projected already."""
-        c, m = state, state.memory
-        pixels = c.x[0].numel()
+        m = state.memory
+        pixels = state.x[0].numel()
         if t == 0:
-            changed = torch.full_like(c.value, pixels) if self.first else _changed(c.x, c.ball)
-            m["size"], m["changed"], m["best_gradient"] = c.ball.eps, changed, c.gradient
+            changed = torch.full_like(state.value, pixels) if self.first else _changed(state.x, state.ball)
+            m["size"], m["changed"], m["best_gradient"] = state.ball.eps, changed, state.gradient
             m["count"] = changed / 5 if self.first else changed / 1.5
-        m["best_gradient"] = torch.where(per_sample(c.improved, c.x), c.gradient, m["best_gradient"])
-        x, gradient = c.x, c.gradient
+        m["best_gradient"] = torch.where(per_sample(state.improved, state.x), state.gradient, m["best_gradient"])
+        x, gradient = state.x, state.gradient
         if t and t % max(1, int(0.04 * self.steps)) == 0:
-            changed = _changed(c.best_x, c.ball)
+            changed = _changed(state.best_x, state.ball)
             sparser = changed < 0.95 * m["changed"]
-            m["size"] = torch.where(sparser, c.ball.eps, (m["size"] / 1.5).maximum(c.ball.eps / 10))
+            m["size"] = torch.where(sparser, state.ball.eps, (m["size"] / 1.5).maximum(state.ball.eps / 10))
             m["count"], m["changed"] = changed / 1.5, changed
-            x = torch.where(per_sample(sparser, x), c.best_x, x)
+            x = torch.where(per_sample(sparser, x), state.best_x, x)
             gradient = torch.where(per_sample(sparser, x), m["best_gradient"], gradient)
-        low, high = c.ball.bounds
+        low, high = state.ball.bounds
         # A pixel that its bound stops would take a place among the largest and not move (2021, proposition 3.1).
         free = torch.where(gradient > 0, x < high, x > low)
         magnitude = (gradient.abs() * free).flatten(1)
@@ -137,7 +137,7 @@ class SparseStep:
         chosen = (magnitude >= threshold) & (magnitude > 0)
         signs = (gradient.flatten(1).sign() * chosen).view_as(x)
         direction = signs / per_sample(distance(signs, "l1"), x).clamp_min(1)
-        return _into_l1(c.ball, x + per_sample(m["size"], x) * direction)
+        return _into_l1(state.ball, x + per_sample(m["size"], x) * direction)
 
 
 def _changed(x: Tensor, ball: Ball) -> Tensor:
@@ -192,7 +192,7 @@ class APGD(Attack):
         """The loss that is maximized, bound to the samples of ``batch``."""
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample (l1: see ``run_apgd``)."""
+        """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample (l1: see ``run_apgd``)."""
         p, objective = self.params, self.objective(batch)
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
@@ -203,7 +203,7 @@ class APGD(Attack):
 
 
 class APGDCE(APGD):
-    """Auto-PGD on the cross entropy."""
+    """Auto-PGD, maximizing the cross entropy of the logits."""
 
     version = "3"
     loss_family = "cross-entropy"
@@ -243,7 +243,7 @@ class APGDT(Attack):
     loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * targets`` times the passes of one run (``run_apgd``)."""
+        """Takes at most ``restarts * targets`` times the passes of one run (``run_apgd``)."""
         p = self.params
 
         def attempt(search: Search, rows: Tensor, ball: Ball, number: int) -> SearchResult:

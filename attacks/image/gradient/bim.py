@@ -32,7 +32,7 @@ class BIMParams(Params):
 
     steps: int = Field(10, ge=1, description="steps")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 1.25 * eps / steps, the paper's ratio")
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class BIM(Attack):
@@ -50,7 +50,7 @@ class BIM(Attack):
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps + 1`` forward and ``steps`` backward passes a sample."""
+        """Takes at most ``steps + 1`` forward and ``steps`` backward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
         update = SteepestStep(StepSize(p.step_size, share=1.25 / p.steps))
 

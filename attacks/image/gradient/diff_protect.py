@@ -72,7 +72,7 @@ class DiffProtectParams(Params):
 
     steps: int = Field(100, ge=1, description="steps in each restart")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / 16")
-    direction: Literal["up", "down"] = Field("up", description="of the denoising error: SDS+ climbs it, SDS- goes down")
+    direction: Literal["up", "down"] = Field("up", description="of the denoising error: SDS+ increases it, SDS- decreases it")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
 
 
@@ -84,7 +84,7 @@ class DiffProtect(Attack):
     source = "Xue et al. 2024, arXiv:2311.12832"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """A forward pass of the UNet and a backward pass of the encoder in each step; one forward pass of the target in each restart.
+        """Takes a forward pass of the UNet and a backward pass of the encoder in each step; one forward pass of the target in each restart.
 
         Raises:
             TargetError: the target draws nothing.

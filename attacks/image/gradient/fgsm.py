@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class FGSMParams(Params):
     """Parameters of ``fgsm``."""
 
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class FGSM(Attack):
@@ -49,7 +49,7 @@ class FGSM(Attack):
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Two forward passes and one backward pass for each sample that is classified rightly."""
+        """Takes two forward passes and one backward pass for each sample that is classified rightly."""
         objective = for_batch(self.params.loss, batch)
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:

@@ -62,7 +62,7 @@ class RecordedEnsemble(WrappedTarget):
         self.member_logits = torch.empty(0)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(B, K) log-probabilities, log P."""
+        """(B, K) log-probabilities of the ensemble, log P."""
         self.member_logits = torch.stack([member(inputs) for member in self.members])
         return log_mean_probability(self.member_logits)
 
@@ -124,7 +124,7 @@ class MORAParams(Params):
 
     steps: int = Field(100, ge=1, description="steps in each restart")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, margin, or DLR of Z")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, margin, or DLR of Z")
     share: float = Field(0.9, ge=0, le=1, description="b, of the reweighed members; the rest is the ensemble's own output")
 
 
@@ -142,7 +142,7 @@ class MORA(Attack):
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample, each through all members.
+        """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample, each through all members.
 
         Raises:
             TargetError: the target is no ensemble.

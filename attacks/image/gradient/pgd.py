@@ -37,7 +37,7 @@ class PGDParams(Params):
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 2.5 * eps / steps")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
     random_start: bool = Field(True, description="start at a random point of the ball, else at the clean image")
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
     stop_when_broken: bool = Field(True, description="stop at a sample's first adversarial point")
 
 
@@ -56,7 +56,7 @@ class PGD(Attack):
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""
+        """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""
         p = self.params
         objective = for_batch(p.loss, batch)
         update = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))

@@ -42,12 +42,12 @@ class UniversalParams(Params):
     epochs: int = Field(10, ge=1, description="passes over them")
     batch_size: int = Field(100, ge=1, description="images in each step")
     step_size: float | None = Field(None, gt=0, description="of the first step, in pixel units; default eps / 4")
-    loss: Literal["ce", "margin"] = Field("ce", description="what is climbed: cross entropy, or logit margin")
+    loss: Literal["ce", "margin"] = Field("ce", description="the loss to maximize: cross entropy, or logit margin")
     ceiling: float | None = Field(9.0, gt=0, description="the loss of a sample counts up to here; null for no ceiling")
 
 
 class Universal(Attack):
-    """One perturbation for all images.
+    """One perturbation for all images, found on training images.
 
     The counts are those of using it: one forward pass a sample (and one for the clean image). Fitting takes ``epochs`` forward and
     backward passes on each of the training images, which belong to none of the attacked samples.
@@ -69,7 +69,7 @@ class Universal(Attack):
         return FAMILY_OF[self.params.loss]
 
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
-        """Find the perturbation, (C, H, W)."""
+        """A copy of this attack that holds the perturbation, (C, H, W), found on ``data``."""
         p = self.params
         low, high = bounds = target.bounds
         chosen = _shuffled(rng.fork("choice"))[: p.samples]
@@ -88,9 +88,9 @@ class Universal(Attack):
         delta = ball.centre
         with frozen(target.module):
             for t, rows in enumerate(steps):
-                moved = batch.inputs[rows] + delta
-                _, _, gradient = oracle.value_and_grad(moved.clamp(*bounds), rows, clipped)
-                inside = (moved >= low) & (moved <= high)  # where the clamp cuts, moving on changes nothing
+                x = batch.inputs[rows] + delta
+                _, _, gradient = oracle.value_and_grad(x.clamp(*bounds), rows, clipped)
+                inside = (x >= low) & (x <= high)  # where the clamp cuts, moving on changes nothing
                 total = (gradient * inside).sum(0, keepdim=True)
                 delta = ball.project(delta + size * (1 - t / len(steps)) * ball.steepest(total))
         fitted = copy(self)
@@ -98,7 +98,7 @@ class Universal(Attack):
         return fitted
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Two forward passes a sample, no backward pass.
+        """Takes two forward passes a sample, no backward pass.
 
         Raises:
             UsageError: it was not fitted, or the samples have budgets of their own.

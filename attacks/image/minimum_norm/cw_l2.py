@@ -63,7 +63,7 @@ class CWL2(Attack):
     loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``refine``."""
+        """Takes at most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``refine``."""
         p = self.params
         constants = ConstantSearch(p.steps, p.binary_steps, p.abort_early)
 

@@ -63,7 +63,7 @@ class CWLinf(Attack):
     loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""
+        """Takes at most ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""
         p = self.params
 
         def search(problem: MinNormProblem, rows: Tensor) -> Nearest:

@@ -6,7 +6,7 @@
 
 with a_k falling from 1 to 0.01 along a cosine.
 
-Good for L2 distances at few passes. It climbs the cross entropy: where that saturates it has no direction, and ``fmn`` or
+Good for L2 distances at few passes. It maximizes the cross entropy: where that saturates it has no direction, and ``fmn`` or
 ``cw-l2`` are the ones to ask.
 
 Source: Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger: Decoupling direction and norm for efficient gradient-based L2
@@ -45,7 +45,7 @@ class DDNParams(Params):
     steps: int = Field(100, ge=1, description="steps; the paper uses 100, 300 and 1000")
     gamma: float = Field(0.05, gt=0, lt=1, description="by how much the norm changes in each step")
     init_norm: float = Field(1.0, gt=0, description="the first norm")
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class DDN(Attack):
@@ -64,7 +64,7 @@ class DDN(Attack):
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""
+        """Takes ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""
         p = self.params
         objective = for_batch(p.loss, batch)
 
@@ -80,7 +80,7 @@ class DDN(Attack):
 
 @dataclass(frozen=True)
 class DDNStep:
-    """One step of algorithm 1."""
+    """One step of algorithm 1 of the paper."""
 
     steps: int
     gamma: float

@@ -52,7 +52,7 @@ class DeepFool(NormOfThreat):
     loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps + 1`` forward passes, and ``steps`` backward passes for each class looked at, and those of
+        """Takes at most ``steps + 1`` forward passes, and ``steps`` backward passes for each class looked at, and those of
         ``refine``.
         """
         p = self.params
@@ -67,7 +67,7 @@ class DeepFool(NormOfThreat):
 
 @dataclass(frozen=True)
 class DeepFoolStep:
-    """One step of the algorithm; done at the first adversarial point."""
+    """One step onto the nearest boundary; a sample is done at its first adversarial point."""
 
     steps: int
     norm: Norm

@@ -61,7 +61,7 @@ class EAD(Attack):
     loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``refine``."""
+        """Takes at most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``refine``."""
         p = self.params
         constants = ConstantSearch(p.steps, p.binary_steps, p.abort_early, _LOOKS)
 
@@ -106,6 +106,6 @@ class EADStep:
 
 
 def shrink(x: Tensor, clean: Tensor, beta: float) -> Tensor:
-    """Each pixel by ``beta`` towards the clean one, at most onto it (equation 7)."""
+    """Move each pixel by ``beta`` towards the clean one, at most onto it (equation 7)."""
     delta = x - clean
     return clean + delta.sign() * (delta.abs() - beta).clamp_min(0)

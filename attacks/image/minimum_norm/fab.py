@@ -76,7 +76,7 @@ class FAB(NormOfThreat):
     loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """A run is at most ``2 * steps + 1`` forward passes, and ``steps`` backward passes for each class looked at; at the end
+        """Each run takes at most ``2 * steps + 1`` forward passes, and ``steps`` backward passes for each class looked at; at the end
         come those of ``refine``.
         """
         p = self.params
@@ -124,7 +124,7 @@ class FABT(FAB):
 
 @dataclass(frozen=True)
 class FABStep:
-    """One step of the algorithm; it asks once more whether where it leads is adversarial."""
+    """One step of algorithm 1, with a forward pass of its own at the point that it leads to."""
 
     problem: MinNormProblem
     norm: Norm

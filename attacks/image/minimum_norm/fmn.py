@@ -73,7 +73,7 @@ class FMN(NormOfThreat):
     loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""
+        """Takes ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""
         p = self.params
         norm = self.minimises(threat)
         size = p.step_size if p.step_size is not None else (10.0 if norm == "l0" else 1.0)

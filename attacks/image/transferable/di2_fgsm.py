@@ -2,7 +2,7 @@
 
     grad_t = grad_x J(T(x_t)),   T: with some probability, shrink to a random size and pad with zeros at random
 
-Good for transfer. White-box it climbs the loss of copies, not of the image itself: use ``pgd``.
+Good for transfer. White-box it maximizes the loss of copies, not of the image itself: use ``pgd``.
 
 Source: Xie et al.: Improving transferability of adversarial examples with input diversity (CVPR 2019), section 3.3. The
 paper enlarges the canvas (299 to 330 pixels); here, as in torchattacks, the image is shrunk inside a canvas of its own

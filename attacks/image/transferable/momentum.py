@@ -63,7 +63,7 @@ class MomentumParams(Params):
     steps: int = Field(10, ge=1, description="steps")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / steps, as in the papers")
     decay: float = Field(1.0, ge=0, description="how much of the accumulated gradient stays in each step")
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
     random_start: bool = Field(False, description="start at a random point of the ball, else at the clean image")
 
 
@@ -83,7 +83,7 @@ class MIFGSM(Attack):
 
     @property
     def size(self) -> StepSize:
-        """The size of each step."""
+        """The size of each step; eps / steps by default."""
         return StepSize(self.params.step_size, share=1 / self.params.steps)
 
     def update(self, threat: ThreatModel) -> Update:
@@ -95,7 +95,7 @@ class MIFGSM(Attack):
         return None
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps + 1`` forward and ``steps`` backward passes a sample, or those that the estimator needs."""
+        """Takes at most ``steps + 1`` forward and ``steps`` backward passes a sample, or those that the estimator needs."""
         objective, update, estimator = for_batch(self.params.loss, batch), self.update(threat), self.estimator(threat, rng)
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:

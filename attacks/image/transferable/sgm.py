@@ -85,7 +85,7 @@ class SGM(MIFGSM):
     source = "Wu et al. 2020, arXiv:2002.05990"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """The passes of MI-FGSM.
+        """Takes as many passes as MI-FGSM.
 
         Raises:
             TargetError: no residual branch of the network is declared or named.

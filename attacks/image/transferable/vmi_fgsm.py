@@ -39,16 +39,15 @@ class VarianceTuned:
 
     def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
         """(A, *shape): ``neighbours + 1`` forward and backward passes, one at the last step."""
-        c = state
-        gradient = gradient_at_point(oracle, c, objective, t)
-        tuned = gradient + c.memory["variance"] if t else gradient
+        gradient = gradient_at_point(oracle, state, objective, t)
+        tuned = gradient + state.memory["variance"] if t else gradient
         if t < self.steps - 1:
-            around = Ball(c.x, self.reach * c.ball.eps, c.ball.norm, c.ball.bounds)
-            draws = self.rng.fork(t).select(c.rows)
-            total = torch.zeros_like(c.x)
+            around = Ball(state.x, self.reach * state.ball.eps, state.ball.norm, state.ball.bounds)
+            draws = self.rng.fork(t).select(state.rows)
+            total = torch.zeros_like(state.x)
             for _ in range(self.neighbours):
-                total += oracle.value_and_grad(around.random_point(draws), c.rows, objective)[2]
-            c.memory["variance"] = total / self.neighbours - gradient
+                total += oracle.value_and_grad(around.random_point(draws), state.rows, objective)[2]
+            state.memory["variance"] = total / self.neighbours - gradient
         return tuned
 
 
@@ -60,7 +59,7 @@ class VMIFGSMParams(MomentumParams):
 
 
 class VMIFGSM(MIFGSM):
-    """Variance-tuned momentum iterative FGSM."""
+    """Variance-tuned momentum iterative FGSM (VMI-FGSM)."""
 
     Params = VMIFGSMParams
     source = "Wang & He 2021, arXiv:2103.15571"

@@ -2,7 +2,7 @@
 
     f(x) = E_t[ logits_t(x) ],  estimated with n passes, so that  grad f(x) = 1/n * sum_i grad logits_{t_i}(x)
 
-Without it an attack on a network that draws random numbers climbs the noise of a single draw.
+Without it an attack on a network that draws random numbers follows the noise of a single draw.
 
 Good for anything that draws random numbers. It costs n times the passes; too small an n leaves the noise in the gradient.
 
@@ -69,6 +69,6 @@ class EOT(Wrapper):
         yield MeanTarget(target, self.params.samples)
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """``samples`` times the passes of the wrapped attack."""
+        """Takes ``samples`` times the passes of the wrapped attack."""
         samples, result = self.params.samples, super().run(target, batch, threat, rng)
         return replace(result, forwards=samples * result.forwards, backwards=samples * result.backwards)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Surrogate(WrappedTarget):
-    """A model to make adversarial examples on: no point is adversarial yet, however it answers."""
+    """A model that adversarial examples are made on. No point of it counts as adversarial, whatever it predicts."""
 
     never_adversarial = True
 
