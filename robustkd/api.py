@@ -11,7 +11,7 @@ import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -35,8 +35,17 @@ from robustkd.contracts import (
     UsageError,
     Verdict,
 )
+from robustkd.contracts.threat import norm_named, require_meant
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
-from robustkd.evaluation.images import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
+from robustkd.evaluation.images import (
+    BATCH_SIZE,
+    Evaluation,
+    evaluate_attack,
+    evidence_of,
+    make_batch,
+    require_unit_pixels,
+    with_clean_logits,
+)
 from robustkd.evaluation.judging import ImageOutcome
 from robustkd.lazy import nn, torch
 from robustkd.models.constants import Constants
@@ -48,6 +57,7 @@ from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 from robustkd.targets.failure import failures_told
+from robustkd.targets.image import TWO_LOGITS
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
@@ -419,13 +429,34 @@ def _make_evaluator(
     fit_data: tuple[Any, Any] | None,
     normalise: Normalisation | None,
 ) -> _Evaluator:
-    target = _target(model, x, batch_size, normalise)
+    target, eps, norm = _target(model, x, batch_size, normalise), _budget(eps), _norm(norm)
+    require_unit_pixels(target)
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
         batch = _batch(target, x, y, goals, batch_size, each)
     largest = float(eps.max()) if isinstance(eps, torch.Tensor) else eps
+    require_meant(norm, largest, batch.inputs.shape[1:])
     threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
     return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
+
+
+def _budget(eps: float | Tensor) -> float | Tensor:
+    """A number, also one that is written ``"8/255"``, or a tensor of budgets, also from a list or an array."""
+    if isinstance(eps, str):
+        numerator, _, denominator = eps.partition("/")
+        try:
+            return float(numerator) / float(denominator or 1)
+        except (ValueError, ZeroDivisionError):
+            raise UsageError(f"eps is '{eps}'", fix="give a number, such as 0.03 or 8/255") from None
+    return eps if isinstance(eps, int | float | torch.Tensor) else torch.as_tensor(np.asarray(eps, dtype=np.float32))
+
+
+def _norm(norm: Norm) -> Norm:
+    """The norm, also as other libraries write it; ``ThreatModel`` refuses what is none."""
+    named = norm_named(norm)
+    if named not in get_args(Norm):
+        raise UsageError(f"norm is {norm!r}", fix=f"one of: {', '.join(get_args(Norm))}")
+    return cast(Norm, named)
 
 
 def _checks(level: Level | Literal["none"], samples: int | None, eps: float | Tensor) -> list[Check]:
@@ -581,6 +612,8 @@ def _classes(model: nn.Module, probe: Tensor) -> int:
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise UsageError(f"the model returned {shape} for one image", fix="a classifier returns (N, K) logits")
+    if output.shape[1] == 1:
+        raise UsageError("the model returned one logit for one image", fix=TWO_LOGITS)
     return output.shape[1]
 
 

@@ -31,6 +31,7 @@ from robustkd.contracts import (
     PromptBatch,
     Target,
     TargetError,
+    UsageError,
 )
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation.images import make_batch, with_clean_logits
@@ -44,10 +45,19 @@ _LOADED = 2
 
 
 def device_named(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UsageError: there is no such device on this machine.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second where torch was built without CUDA
+        wanted = "; a graphics card of NVIDIA or AMD is called cuda" if name.casefold().startswith("gpu") else ""
+        said = (str(error).splitlines() or [""])[0].partition(". ")[0]
+        raise UsageError(f"device '{name}' cannot be used here: {said}", fix=f"auto, cpu, cuda or cuda:1{wanted}") from None
 
 
 class Workspace:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from robustkd import plugins
 from robustkd.campaigns.file import presets
@@ -30,7 +30,7 @@ from robustkd.contracts import (
     target_references,
 )
 from robustkd.contracts.check import Level
-from robustkd.contracts.threat import Goal, Norm
+from robustkd.contracts.threat import Goal, Norm, norm_named
 from robustkd.data import SplitParams
 from robustkd.evaluation.checks import check_names, make_check
 
@@ -51,16 +51,21 @@ class _Block(BaseModel):
 
 
 class _Use(BaseModel):
-    """A plug-in and its parameters; the parameters are validated by the plug-in's own ``Params``."""
+    """A plug-in and its parameters, which are validated by its own ``Params``; a bare word is its kind."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
 
 
 class ThreatSpec(_Block):
     """The ``threat`` block: a budget in pixels, or, of a model that is asked, in attempts."""
 
-    norm: Norm = "linf"
+    norm: Annotated[Norm, BeforeValidator(norm_named)] = "linf"
     eps: float | None = Field(None, ge=0, description="of images: budget in pixel units of [0, 1]")
     goal: Goal = "untargeted"
     curve: tuple[Annotated[float, Field(ge=0)], ...] = Field((), description="more eps, for the accuracy curve")
@@ -428,6 +433,17 @@ def _defense(name: str, use: _Use, folder: Path, problems: list[Problem]) -> Def
     return DefenseUse(name, use.kind, plugin, block.replica)
 
 
+def _has_parameter(group: plugins.Group, kind: str, key: str) -> bool:
+    """Whether a plug-in has a parameter of this name; True of one that cannot be loaded, which is told elsewhere."""
+    try:
+        return key in plugins.load(group, kind).Params.model_fields
+    except PluginError:
+        return True
+
+
+_BUDGET = {"eps", "epsilon", "norm", "goal", "curve"}
+
+
 def _attack(
     name: str, use: _Use, default: ThreatSpec, folder: Path, problems: list[Problem], modality: Modality
 ) -> AttackUse | None:
@@ -438,6 +454,13 @@ def _attack(
         threat = validated(ThreatSpec, extra.pop("threat"), (*path, "threat"), folder, problems, also=())
         if threat is not None and (wrong := threat.problem(modality)):
             problems.append(Problem((*path, "threat"), *wrong))
+    for key in _BUDGET & set(extra):
+        if not _has_parameter("attacks", use.kind, key):
+            value = extra.pop(key)
+            told = (
+                f"write it into the threat, the campaign's or this attack's: threat: {{norm: {default.norm}, {key}: {value}}}"
+            )
+            problems.append(Problem((*path, key), f"'{use.kind}' has no such parameter", told))
     plugin = _plugin("attacks", _Use(kind=use.kind, **extra), path, folder, problems)
     if plugin is None or threat is None:
         return None

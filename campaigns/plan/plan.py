@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 
 from robustkd.campaigns.file.spec import Campaign
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
+from robustkd.campaigns.plan.refusals import require_budgets_meant, require_training_data
 from robustkd.campaigns.store.identity import described, digest, identified, renamed
 from robustkd.data import Splits, load_splits
 from robustkd.scoring.results import Skipped
@@ -55,9 +56,12 @@ def build(campaign: Campaign) -> Plan:
     """Lay out the cells of a campaign. Loads its data, for their hash.
 
     Raises:
-        DataError: the data are missing or invalid.
+        DataError: the data are missing or invalid, or lack what the defenses train on.
+        UsageError: a budget is larger than the distance between any two images.
     """
     data = load_splits(campaign.data.name, campaign.data.params, campaign.data.split)
+    require_training_data(campaign, data)
+    require_budgets_meant(campaign, data)
     skipped = _skipped(campaign)
     left_out = {(item.defense, item.attack) for item in skipped}
     maker = CellMaker(campaign, data)

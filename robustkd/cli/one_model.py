@@ -38,7 +38,9 @@ _OPTIONS = (
         help="A parameter of the data set, such as root=PATH.",
     ),
     click.option("--n", type=click.IntRange(1), help="How many test samples [default: all]."),
-    click.option("--norm", default="linf", show_default=True, type=click.Choice(["linf", "l2", "l1", "l0"])),
+    click.option(
+        "--norm", default="linf", show_default=True, type=click.Choice(["linf", "l2", "l1", "l0"], case_sensitive=False)
+    ),
     click.option("--eps", default="8/255", show_default=True, help="Budget in pixel units of [0, 1]."),
     click.option("--seed", default=0, show_default=True),
     click.option("--device", default="auto", show_default=True),
@@ -84,7 +86,8 @@ def settings(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
     for pair in pairs:
         key, sign, text = pair.partition("=")
         if not sign:
-            raise UsageError(f"{option} '{pair}' is no KEY=VALUE", fix=f"such as {option} steps=40")
+            example = "root=my-images" if option == "--data-set" else "steps=40"
+            raise UsageError(f"{option} '{pair}' is no KEY=VALUE", fix=f"such as {option} {example}")
         found[key] = value(option, text)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -89,13 +89,15 @@ class Arrays:
             raise DataError(f"data '{name}' is empty")
         if images.dtype != np.uint8:
             low, high = float(images.min()), float(images.max())
-            if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 1):
+            if not (np.isfinite(low) and np.isfinite(high) and low >= -1e-6 and high <= 1 + 1e-6):
                 raise DataError(
                     f"data '{name}': pixels reach from {low:.4g} to {high:.4g}, outside [0, 1]",
                     fix="scale them to [0, 1] (or store uint8); normalisation belongs inside the model",
                 )
+            if low < 0 or high > 1:  # by rounding
+                images = images.clip(0, 1)
         _require_classes(labels, name, num_classes)
-        return self
+        return self if images is self.images else replace(self, images=images)
 
 
 class DeferredArrays(Arrays):

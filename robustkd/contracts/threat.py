@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -17,6 +17,45 @@ Space = Literal["pixels", "corruption", "prompt", "embeddings", "prefill", "seed
 """What the attacker chooses."""
 Goal = Literal["untargeted", "targeted"]
 """Whether any wrong class is a success, or only the one that was asked for."""
+
+_NORMS: dict[object, Norm] = {math.inf: "linf", 2: "l2", 1: "l1", 0: "l0"}
+
+
+def norm_named(value: object) -> object:
+    """A norm that is written as elsewhere (``Linf``, ``L_inf``, ``inf``, ``numpy.inf``, ``2``) as it is called here; else ``value``."""
+    if isinstance(value, int | float):
+        return _NORMS.get(value, value)
+    plain = (
+        value.casefold().translate({ord(sign): None for sign in "-_ "}).replace("∞", "inf") if isinstance(value, str) else ""
+    )
+    plain = "linf" if plain in ("inf", "linfinity", "infinity") else f"l{plain}" if plain in ("0", "1", "2") else plain
+    return plain if plain in get_args(Norm) else value
+
+
+def largest_distance(norm: Norm, shape: Sequence[int]) -> float:
+    """Between two images of this shape with pixels in [0, 1]."""
+    size = math.prod(shape)
+    return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size), "l0": float(size)}[norm]
+
+
+def require_meant(norm: Norm, eps: float, shape: Sequence[int], what: str = "eps") -> None:
+    """Refuse a budget within which every image is: its unit cannot be the one that was meant.
+
+    Raises:
+        UsageError: ``eps`` is larger than the distance between any two images.
+    """
+    largest = largest_distance(norm, shape)
+    if eps > largest * (1 + 1e-6):
+        fix = (
+            f"pixels are in [0, 1]: give {eps:g}/255"
+            if norm == "linf"
+            else "pixels are in [0, 1], not 0..255: divide it by 255"
+        )
+        raise UsageError(
+            f"{what} {eps:g} is more than the distance between any two images in {norm}, {largest:.4g}: is it meant in 0..255?",
+            fix=fix,
+        )
+
 
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _CHANNELS: dict[Space, str] = {"prompt": "any wording", "prefill": "any beginning of the answer", "seed": "any seed"}

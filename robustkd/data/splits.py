@@ -84,11 +84,12 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
 
     Raises:
         PluginError: there is no such dataset.
+        UsageError: a parameter of it is missing, unknown or out of range.
         DataError: the data are missing or out of range, or more is asked for than there is.
     """
     split = split or SplitParams()
-    plugin = plugins.load("datasets", name)
-    raw = _checked(plugin(plugin.Params(**(params or {}))).load(), name)
+    plugin = plugins.make("datasets", {**(params or {}), "kind": name})
+    raw = _checked(plugin.load(), name)
     test_index = stratified_order(raw.test.labels, split.seed, _TEST)[: _count(split.test, len(raw.test), "test", name)]
     test = raw.test.select(test_index)
     train, validation = _training(raw, split, name)

@@ -27,6 +27,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
 from robustkd.lazy import torch
+from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
 from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
@@ -111,6 +112,10 @@ def evidence_of(
     )
 
 
+NEARLY = 1e-3
+"""How far outside [0, 1] pixels may be for rounding to be the likely reason."""
+
+
 def make_batch(
     images: np.ndarray | Tensor,
     labels: np.ndarray | Tensor,
@@ -146,11 +151,16 @@ def make_batch(
             f"{len(inputs)} images but labels of shape {tuple(classes.shape)} ({classes.dtype})", fix="one integer per image"
         )
     low, high = float(inputs.min()), float(inputs.max())
-    if not (low >= 0 and high <= 1):
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
+        nearly = low >= -NEARLY and high <= 1 + NEARLY
         raise DataError(
-            f"pixels reach from {low:.4g} to {high:.4g}, outside [0, 1]",
-            fix="give images in [0, 1]; normalise inside the model",
+            f"pixels reach from {low:.9g} to {high:.9g}, outside [0, 1]",
+            fix="clamp them: x.clamp(0, 1)"
+            if nearly
+            else "give images in [0, 1]; normalise inside the model, or by normalise=",
         )
+    if low < 0 or high > 1:  # by rounding, as where a normalisation was taken back
+        inputs = inputs.clamp(0, 1)
     position = torch.arange(len(inputs)) if index is None else torch.as_tensor(index)
     if eps is not None:
         eps = eps.to(inputs.dtype)
@@ -164,6 +174,20 @@ def _differentiable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
+def require_unit_pixels(target: Target) -> None:
+    """Refuse a target of other pixels than those in [0, 1], in which budgets are.
+
+    Raises:
+        TargetError: its bounds are others.
+    """
+    low, high = getattr(target, "bounds", (0.0, 1.0))
+    if (low, high) != (0.0, 1.0):
+        raise TargetError(
+            f"the target takes pixels in [{low:g}, {high:g}]; images and eps are in [0, 1]",
+            fix=f"bring the pixels there inside the network, x * {high - low:g} + {low:g}, and leave its bounds at (0, 1)",
+        )
+
+
 def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE) -> Batch:
     """The batch with the target's output on it, which every attack then shares.
 
@@ -171,6 +195,7 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
         TargetError: the target raised, or returned NaN.
         DataError: a label is not one of the target's classes.
     """
+    require_unit_pixels(target)
     with torch.no_grad(), channels_last(target.module):
         parts = []
         for part in batch.inputs.split(batch_size):
@@ -179,7 +204,11 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
         logits = torch.cat(parts)
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits).all(1)).sum())
-        raise TargetError(f"the model returns NaN or infinite logits for {bad} of {len(batch)} clean samples")
+        masked = bool((logits == -torch.inf).any()) and not bool(torch.isnan(logits).any() | (logits == torch.inf).any())
+        raise TargetError(
+            f"the model returns NaN or infinite logits for {bad} of {len(batch)} clean samples",
+            fix="give classes that are masked a large negative number instead, -1e4, or leave them out" if masked else None,
+        )
     if int(batch.labels.min()) < 0 or int(batch.labels.max()) >= logits.shape[1]:
         raise DataError(
             f"labels reach from {int(batch.labels.min())} to {int(batch.labels.max())}, the model has {logits.shape[1]} classes",
@@ -294,7 +323,7 @@ def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatM
     if data is None:
         raise UsageError(
             f"attack '{attack.name}' learns from training data, and was given none",
-            fix="pass fit_data=(x, y): samples that are not attacked",
+            fix="pass fit_data=(x, y), samples that are not attacked; for a command, take a data set with a training part",
         )
     device = batch.inputs.device
     # What a target draws meanwhile must not depend on which samples are attacked first, nor shift what it draws on them.

@@ -154,6 +154,8 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
         known = list(plugin.Params.model_fields)
         listed = f"parameters of {kind}: {', '.join(known) or 'none'}"
         fix = f"see `robustkd describe {kind}`" if key in known else suggestion(key, known) or listed
+        if group == "attacks" and key in ("eps", "epsilon", "norm"):
+            fix = "the budget is given beside the attack: eps=.. and norm=.. in Python, --eps and --norm of a command"
         raise UsageError(f"{one_of(group)} '{kind}': {key}: {first['msg']}", fix=fix) from None
 
 
