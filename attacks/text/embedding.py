@@ -53,6 +53,7 @@ class Embedding(PromptAttack):
     Params = EmbeddingParams
     space = "embeddings"
     source = "Schwinn et al. 2024, arXiv:2402.09063"
+    version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """The largest of its eps."""

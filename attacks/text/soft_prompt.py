@@ -37,6 +37,7 @@ class SoftPrompt(PromptAttack):
     Params = SoftPromptParams
     space = "embeddings"
     source = "Schwinn et al. 2024, arXiv:2402.09063"
+    version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
     @property
     def _reach(self) -> float:

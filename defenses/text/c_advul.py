@@ -45,6 +45,7 @@ class CAdvUL(AdversarialTuning):
 
     Params = CAdvULParams
     source = "Xhonneux et al. 2024, arXiv:2405.15589"
+    version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
     def adversary(self, context: FitContext, target: CausalLMTarget, requests: Requests) -> Adversary:
         """Who moves embeddings."""

@@ -259,8 +259,7 @@ def finished(context: FitContext, name: str) -> CausalLMTarget:
 
 def own_copy(target: CausalLMTarget) -> CausalLMTarget:
     """The same model with weights of its own."""
-    module = copy.deepcopy(target.module)
-    return CausalLMTarget(module, target.tokenizer, max_new_tokens=target.max_new_tokens, system=target.system)
+    return target.with_module(copy.deepcopy(target.module))
 
 
 def _some(rows: Prompts, chosen: Sequence[bool], what: str) -> Prompts:
