@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from robustkd.contracts import Analysis, Modality, Params, PromptBatch, Table, Target, TargetError, TargetRef, ThreatModel
-from robustkd.defenses.training.features import with_penultimate
 from robustkd.judges.labels import sized
 from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
+from robustkd.targets.activations import with_penultimate
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from robustkd.contracts import Target, TargetError
 from robustkd.lazy import torch
+from robustkd.targets.activations import layer_outputs
 from robustkd.targets.failure import failures_told
 from robustkd.targets.layout import as_found, contiguous_on_the_way_back, is_laid_out
 
@@ -93,22 +94,4 @@ class ImageTarget(Target):
         Raises:
             TargetError: there is no submodule of that name.
         """
-        captured: dict[str, Tensor] = {}
-        modules = dict(self.module.named_modules())
-        missing = [layer for layer in layers if layer not in modules]
-        if missing:
-            raise TargetError(f"the model has no layer {missing[0]!r}", fix=f"one of: {', '.join(n for n in modules if n)}")
-
-        def keep(layer: str) -> Any:
-            def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
-                captured[layer] = output
-
-            return hook
-
-        hooks = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
-        try:
-            self(inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return captured
+        return layer_outputs(self, inputs, layers)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from robustkd.contracts import Asked, DataError, GenerativeTarget, TargetError
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
+from robustkd.targets.activations import output_hooks
 from robustkd.targets.frozen import without_gradients
 
 if TYPE_CHECKING:
@@ -368,11 +369,8 @@ def scheduler_class(name: str) -> Any:
 @contextmanager
 def _looked_up(table: nn.Embedding, embeddings: Tensor) -> Iterator[None]:
     """Every look-up in ``table`` gives ``embeddings``: the encoder takes ids and nothing else."""
-    hook = table.register_forward_hook(lambda module, arguments, output: embeddings)
-    try:
+    with output_hooks([table], [lambda module, arguments, output: embeddings]):
         yield
-    finally:
-        hook.remove()
 
 
 def _config(config: Mapping[str, Any]) -> dict[str, Any]:

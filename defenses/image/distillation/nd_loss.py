@@ -23,10 +23,10 @@ from robustkd.contracts import FitContext
 from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, Prepared, StudentParams, Teacher, kl
 from robustkd.defenses.training.auxiliary import with_auxiliary
 from robustkd.defenses.training.batches import Samples
-from robustkd.defenses.training.features import last_linear, with_penultimate
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
+from robustkd.targets.activations import last_linear, with_penultimate
 
 if TYPE_CHECKING:
     from torch import Tensor

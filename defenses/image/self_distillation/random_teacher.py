@@ -24,10 +24,10 @@ from pydantic import Field
 from robustkd.contracts import Defense, FitContext, Target
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, kl, train
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork, with_auxiliary
-from robustkd.defenses.training.features import last_linear, with_penultimate
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget, frozen
+from robustkd.targets.activations import last_linear, with_penultimate
 
 if TYPE_CHECKING:
     from torch import Tensor
