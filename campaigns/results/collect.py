@@ -21,7 +21,7 @@ from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import PERTURBATIONS, Entry, Store
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Transcript
-from robustkd.contracts.data import Modality
+from robustkd.contracts.data import DeferredArrays, Modality
 from robustkd.contracts.threat import ThreatModel, told_apart
 from robustkd.data import Splits
 from robustkd.scoring.intervals import share, wilson
@@ -229,11 +229,11 @@ def data_told(plan: Plan) -> DataSummary:
 
 
 def used_digest(plan: Plan) -> str:
-    """The hash of all samples; of those that are attacked alone, where nothing learns from the others: they need not be decoded."""
-    campaign = plan.campaign
+    """The hash of all samples; of those that are attacked alone, where the others would have to be decoded for nothing but this."""
+    campaign, data = plan.campaign, plan.data
     learns = any(use.plugin.uses_data for use in campaign.defenses.values())
     learns = learns or any(use.plugin.traits.learns for use in campaign.attacks.values())
-    return plan.data.digest if learns else test_digest(plan.data)
+    return data.digest if learns or not isinstance(data.train, DeferredArrays) else test_digest(data)
 
 
 def test_digest(data: Splits) -> str:
