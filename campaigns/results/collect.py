@@ -23,6 +23,7 @@ from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Transcript
 from robustkd.contracts.data import Modality
 from robustkd.data import Splits
+from robustkd.evaluation.modality import evaluation_of
 from robustkd.scoring.intervals import share, wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
@@ -212,9 +213,7 @@ def data_told(plan: Plan) -> dict[str, Any]:
         "digest": data.digest,
         "test_digest": test_digest(data),
     }
-    if data.modality == "images":
-        return found
-    return found | {"modality": data.modality, "benign": len(data.benign) if data.benign else 0}
+    return found | evaluation_of(data.modality).told(data)
 
 
 def test_digest(data: Splits) -> str:
@@ -290,10 +289,8 @@ def _completeness(trained: _Trained, missing: Sequence[Cell]) -> tuple[CellStatu
 
 
 def held_clean(entry: Entry, eligible: np.ndarray, modality: Modality) -> np.ndarray:
-    """What the clean accuracy is the share of: (N,) bool, images that were classified rightly before the attack; of a model that
-    is asked, (M,) bool, harmless requests that it complied with, of which the data may have none.
-    """
-    return eligible if modality == "images" else np.array(entry.noted(AttackMeta).benign or (), dtype=bool)
+    """What the clean accuracy is the share of, (M,) bool: see ``ModalityEvaluation.clean``."""
+    return evaluation_of(modality).clean(eligible, entry.noted(AttackMeta).benign)
 
 
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

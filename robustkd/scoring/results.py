@@ -170,7 +170,8 @@ class Results(Tabular):
     @property
     def n_clean(self) -> int | None:
         """Of how many harmless requests the clean accuracies are shares, possibly none; None where they are of the test samples."""
-        return None if self.modality == "images" else int(self.data.get("benign", 0))
+        benign: int | None = self.data.get("benign")
+        return benign
 
     @property
     def incomplete(self) -> bool:
