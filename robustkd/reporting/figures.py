@@ -197,7 +197,10 @@ def _pictures(item: Item) -> list[tuple[str, np.ndarray, str]]:
         ]
     if item.before is None or item.after is None:
         return []
-    return [("not attacked", item.before, ""), ("attacked", item.after, "broken" if item.broken else "held")]
+    return [
+        ("not attacked", item.before, ""),
+        ("attacked", item.after, "broken" if item.broken else "not judged" if item.unjudged else "held"),
+    ]
 
 
 def _column(axes: Axes, item: Item, pictures: Sequence[tuple[str, np.ndarray, str]], left: float, top: float) -> None:
