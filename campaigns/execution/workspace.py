@@ -25,7 +25,6 @@ from robustkd.contracts import (
     Analysis,
     Attack,
     Batch,
-    GenerativeTarget,
     IdentityError,
     Judge,
     PromptBatch,
@@ -34,8 +33,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.data import Splits, load_splits
-from robustkd.evaluation.images import make_batch, with_clean_logits
-from robustkd.evaluation.prompts import prepare
+from robustkd.evaluation.modality import evaluation_of
 from robustkd.lazy import torch
 from robustkd.targets import load_target
 
@@ -68,11 +66,13 @@ class Workspace:
 
     Attributes:
         report: hears of each epoch of a training.
+        modality: how the campaign's data are evaluated.
     """
 
     def __init__(self, job: Job, report: Report, *, writes: bool) -> None:
         self.job, self.report, self.writes = job, report, writes
         self.campaign = spec.from_text(job.text, job.origin, Path(job.folder))
+        self.modality = evaluation_of(self.campaign.data.modality)
         self.store = Store(Path(job.store))
         self.device = device_named(job.device)
         self._ready: OrderedDict[tuple[str, str, int], tuple[Target, Batch | PromptBatch]] = OrderedDict()
@@ -181,20 +181,11 @@ class Workspace:
         return self._ready[key]
 
     def _loaded(self, cell: Cell) -> tuple[Target, Batch | PromptBatch]:
-        data, target = self.data, self.target(cell.defense, cell.target, cell.seed)
-        asked = data.modality != "images"
-        if isinstance(target, GenerativeTarget) != asked:
-            prompts, images = "answers no requests, and the data are prompts", "draws or writes, and the data are images"
-            raise TargetError(
-                f"defense '{cell.defense}' {prompts if asked else images}",
-                fix="keep it out of the attacks and analyses by the matrix: it is there for others to use",
-            )
-        if isinstance(target, GenerativeTarget):
-            torch.manual_seed(cell.seed)
-            judges = self.judges(cell)
-            return target, prepare(target, data.test, data.test_index, judges, benign=data.benign, device=self.device)
-        batch = make_batch(data.test.unit(), data.test.labels, index=data.test_index, device=self.device)
-        return target, with_clean_logits(target, batch)
+        target = self.target(cell.defense, cell.target, cell.seed)
+        batch = self.modality.prepare(
+            target, self.data, lambda: self.judges(cell), name=cell.defense, seed=cell.seed, device=self.device
+        )
+        return target, batch
 
 
 class Clock:

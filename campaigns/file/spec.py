@@ -33,6 +33,7 @@ from robustkd.contracts.check import Level
 from robustkd.contracts.threat import Goal, Norm, norm_named
 from robustkd.data import SplitParams
 from robustkd.evaluation.checks import check_names, make_check
+from robustkd.evaluation.modality import evaluation_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -85,14 +86,8 @@ class ThreatSpec(_Block):
 
     def problem(self, modality: Modality) -> tuple[str, str] | None:
         """What is wrong with it for such data, and the fix."""
-        if modality == "images":
-            if self.attempts is not None:
-                return "attempts are for models that are asked", "of images, give 'norm' and 'eps'"
-            return ("this key is missing: eps", "give 'norm' and 'eps'") if self.eps is None else None
-        if self.attempts is None:
-            return "this key is missing: attempts", "say how many answers to each request may be judged, such as {attempts: 20}"
-        given = {"norm", "eps", "goal", "curve"} & self.model_fields_set
-        return (f"{', '.join(sorted(given))}: prompts have no such budget", "give 'attempts' alone") if given else None
+        given = {key for key in self.model_fields_set if getattr(self, key) is not None}
+        return evaluation_of(modality).threat_problem(given)
 
 
 class _DefenseBlock(_Block):
@@ -352,23 +347,18 @@ def _checks(block: ChecksSpec, modality: Modality) -> tuple[Check, ...]:
 
 def _judges(block: Mapping[str, _Use], data: DataUse | None, folder: Path, problems: list[Problem]) -> dict[str, JudgeUse]:
     """The judges that the file names, else those that the dataset comes with; prompts need one."""
-    if data is None or data.modality == "images":
-        return {
-            name: JudgeUse(name, use.kind, plugin)
-            for name, use in block.items()
-            if (plugin := _plugin("judges", use, ("judges", name), folder, problems)) is not None
-        }
-    uses = block or {name: _Use(**use) for name, use in plugins.load("datasets", data.name).judges.items()}
-    if not uses:
-        problems.append(
-            Problem(("judges",), f"'{data.name}' comes without judges", "name one, such as refusal: {kind: refusal-match}")
-        )
-    judges = {}
-    for name, use in uses.items():
-        plugin = _plugin("judges", use, ("judges", name), folder, problems)
-        if plugin is not None:
-            judges[name] = JudgeUse(name, use.kind, plugin)
-    return judges
+    uses = dict(block)
+    if data is not None and evaluation_of(data.modality).needs_judges and not uses:
+        uses = {name: _Use(**use) for name, use in plugins.load("datasets", data.name).judges.items()}
+        if not uses:
+            problems.append(
+                Problem(("judges",), f"'{data.name}' comes without judges", "name one, such as refusal: {kind: refusal-match}")
+            )
+    return {
+        name: JudgeUse(name, use.kind, plugin)
+        for name, use in uses.items()
+        if (plugin := _plugin("judges", use, ("judges", name), folder, problems)) is not None
+    }
 
 
 def _misplaced(modality: Modality, blocks: Mapping[str, Mapping[str, Any]]) -> list[Problem]:

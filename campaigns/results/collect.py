@@ -24,6 +24,7 @@ from robustkd.contracts.check import Finding, Transcript
 from robustkd.contracts.data import DeferredArrays, Modality
 from robustkd.contracts.threat import ThreatModel, told_apart
 from robustkd.data import Splits
+from robustkd.evaluation.modality import evaluation_of
 from robustkd.scoring.intervals import share, wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
@@ -224,7 +225,7 @@ def attack_result(
 def data_told(plan: Plan) -> DataSummary:
     """What results and tracking say of the data."""
     data = plan.data
-    benign = None if data.modality == "images" else len(data.benign) if data.benign else 0
+    benign = evaluation_of(data.modality).harmless(data)
     return DataSummary(plan.campaign.data.name, len(data.test), used_digest(plan), test_digest(data), data.modality, benign)
 
 
@@ -316,10 +317,8 @@ def _completeness(trained: _Trained) -> tuple[CellStatus, str | None]:
 
 
 def held_clean(entry: Entry, eligible: np.ndarray, modality: Modality) -> np.ndarray:
-    """What the clean accuracy is the share of: (N,) bool, images that were classified rightly before the attack; of a model that
-    is asked, (M,) bool, harmless requests that it complied with, of which the data may have none.
-    """
-    return eligible if modality == "images" else np.array(entry.noted(AttackMeta).benign or (), dtype=bool)
+    """What the clean accuracy is the share of, (M,) bool: see ``ModalityEvaluation.clean``."""
+    return evaluation_of(modality).clean(eligible, entry.noted(AttackMeta).benign)
 
 
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

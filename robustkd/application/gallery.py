@@ -12,9 +12,8 @@ from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts import StoreError, Transcript
-from robustkd.evaluation.judging import ImageOutcome, Outcome, PromptOutcome
-from robustkd.reporting.formatting import class_name
 from robustkd.reporting.gallery import AT_MOST, GalleryItem
+from robustkd.reporting.presentation import AttackedCell, presentation
 from robustkd.reporting.transcripts import PromptItem
 
 SHOWN = 4
@@ -32,63 +31,16 @@ def cell_gallery(plan: Plan, store: Store, cell: AttackCell, count: int) -> Sequ
     entry = store.get(cell.id)
     if entry is None:
         return []
-    outcome = samples.read(entry).outcome
-    return (_broken_images if plan.data.modality == "images" else _requests)(plan, cell, entry, outcome, count)
-
-
-def _broken_images(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome, count: int) -> list[GalleryItem]:
-    """The first samples that were broken."""
-    assert isinstance(outcome, ImageOutcome)
-    clean, classes = plan.data.test, plan.data.classes
-    perturbed = _kept(entry, "adversarial") if outcome.success.any() else None
-    if perturbed is None:
-        return []
-    rows = np.flatnonzero(outcome.success[: len(perturbed)])[:count]
-    return [
-        GalleryItem(
-            defense=cell.defense,
-            attack=cell.attack,
-            seed=cell.seed,
-            clean=clean.select(rows[i : i + 1]).unit()[0],
-            adversarial=perturbed[row],
-            label=class_name(classes, int(outcome.label[row])),
-            before=class_name(classes, int(outcome.before[row])),
-            after=class_name(classes, int(outcome.after[row])),
-            distance=float(outcome.distance[row]),
-            norm=plan.campaign.attacks[cell.attack].threat.norm,
-        )
-        for i, row in enumerate(rows)
-    ]
-
-
-def _requests(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome, count: int) -> list[PromptItem]:
-    """The first requests that were broken and, at the end, one at least that held: a refusal must be seen to be one, too."""
-    assert isinstance(outcome, PromptOutcome)
-    transcripts = _kept_transcripts(entry)
-    broken, held = np.flatnonzero(outcome.success), np.flatnonzero(outcome.eligible & ~outcome.success)
-    before, after = _kept(entry, "clean"), _kept(entry, "adversarial")
-    first = broken[: max(0, count - min(1, len(held)))]
-    return [
-        PromptItem(
-            defense=cell.defense,
-            attack=cell.attack,
-            seed=cell.seed,
-            label=class_name(plan.data.classes, int(outcome.label[row])),
-            request=transcripts[row].request,
-            prompt=transcripts[row].prompt,
-            output=transcripts[row].output,
-            attempts=transcripts[row].attempts,
-            broken=bool(outcome.success[row]),
-            prefill=transcripts[row].prefill,
-            counted=bool(outcome.eligible[row]),
-            unjudged=bool(outcome.unjudged[row]),
-            verdicts=transcripts[row].verdicts,
-            before=None if before is None or row >= len(before) else before[row],
-            after=None if after is None or row >= len(after) else after[row],
-        )
-        for row in [*first, *held[: count - len(first)]]
-        if row < len(transcripts)
-    ]
+    attacked = AttackedCell(
+        cell.defense,
+        cell.attack,
+        cell.seed,
+        plan.campaign.attacks[cell.attack].threat,
+        samples.read(entry).outcome,
+        perturbed=lambda which: _kept(entry, which),
+        transcripts=lambda: _kept_transcripts(entry),
+    )
+    return presentation(plan.data.modality).examples(attacked, plan.data, count)
 
 
 def _kept(entry: Entry, which: str) -> np.ndarray | None:

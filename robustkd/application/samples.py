@@ -9,8 +9,8 @@ from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import Store
-from robustkd.evaluation.judging import ImageOutcome
-from robustkd.reporting.samples import BROKEN, STANDS, UNJUDGED, AttackedSamples, SampleEvidence
+from robustkd.reporting.presentation import presentation
+from robustkd.reporting.samples import AttackedSamples, SampleEvidence
 
 
 class SampleCollector:
@@ -23,12 +23,12 @@ class SampleCollector:
     def add(self, cell: AttackCell, record: AttackRecord) -> None:
         """Add the samples of one finished attack cell."""
         outcome, key = record.outcome, (cell.defense, cell.seed)
-        before, broken = (outcome.before, outcome.after) if isinstance(outcome, ImageOutcome) else (None, BROKEN)
+        shown = presentation(self._plan.data.modality)
         if key not in self._parts:
+            before = shown.before(outcome)
             self._parts[key] = AttackedSamples(*key, outcome.index, outcome.label, outcome.eligible, {}, before)
-        taken = np.where(outcome.success, broken, STANDS)
-        taken[outcome.eligible & ~outcome.decided] = UNJUDGED
-        self._parts[key].taken_for[cell.attack] = taken.astype(np.int32)  # half of int64: a large campaign has millions
+        taken = shown.taken_for(outcome).astype(np.int32)  # half of int64: a large campaign has millions
+        self._parts[key].taken_for[cell.attack] = taken
 
     @property
     def evidence(self) -> SampleEvidence:
@@ -36,9 +36,7 @@ class SampleCollector:
         places = {name: place for place, name in enumerate(self._plan.campaign.defenses)}
         parts = sorted(self._parts.values(), key=lambda part: (places[part.defense], part.seed))
         data = self._plan.data
-        if data.modality == "images":
-            return SampleEvidence(data.classes, parts)
-        return SampleEvidence(data.classes, parts, data.test["prompt"])
+        return SampleEvidence(data.classes, parts, presentation(data.modality).texts(data))
 
 
 def sample_evidence(plan: Plan, store: Store) -> SampleEvidence:

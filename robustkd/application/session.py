@@ -28,6 +28,7 @@ from robustkd.redaction import redacted
 from robustkd.reporting import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
 from robustkd.reporting.latex import latex
 from robustkd.reporting.markdown import markdown
+from robustkd.reporting.presentation import presentation
 from robustkd.scoring.results import CellResult, Results
 from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
 from robustkd.tracking.transcripts import MOST
@@ -201,7 +202,7 @@ def _gallery(plan: Plan, store: Store, images: int = SHOWN) -> Callable[[CellRes
 
 def _count(plan: Plan, images: int) -> int:
     """How many samples of a cell go to MLflow: of requests a whole table, unless nothing is to be shown."""
-    return images if plan.data.modality == "images" or not images else MOST
+    return presentation(plan.data.modality).tracked(images, MOST)
 
 
 def _targets(plan: Plan, store: Store) -> dict[tuple[str, int], Path]:

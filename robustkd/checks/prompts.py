@@ -167,7 +167,7 @@ class ControlBeatsAttack(Check):
 
     def run(self, context: CheckContext) -> Finding:
         """Compare per request; a control counts whatever it varies."""
-        controls, searches = [a for a in context.attacks.values() if _is_control(a)], _searches(context)
+        controls, searches = [a for a in context.attacks.values() if is_control(a)], _searches(context)
         if not controls or not searches:
             return self.not_applicable("it compares a control with an attack that searches prompts")
         left = _standing(searches)
@@ -241,7 +241,8 @@ class PrefillBreaks(Check):
         )
 
 
-def _is_control(evidence: AttackEvidence) -> bool:
+def is_control(evidence: AttackEvidence) -> bool:
+    """Whether the attack searches for nothing."""
     return bool(getattr(evidence.attack, "control", False))
 
 
@@ -251,7 +252,7 @@ def _unjudged(attack: AttackEvidence) -> np.ndarray:
 
 def _searches(context: CheckContext) -> list[AttackEvidence]:
     """The headline's attacks that look for a prompt."""
-    return [a for a in context.headline if (a.gradients or a.iterative) and not _is_control(a)]
+    return [a for a in context.headline if (a.gradients or a.iterative) and not is_control(a)]
 
 
 def _standing(attacks: Sequence[AttackEvidence]) -> np.ndarray:

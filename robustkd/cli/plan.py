@@ -31,6 +31,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     from robustkd.campaigns.plan.estimate import cost, estimates
     from robustkd.campaigns.plan.finished import finished_cells, rebuilt_cells
     from robustkd.campaigns.store.store import Store
+    from robustkd.evaluation.modality import evaluation_of
 
     loaded = spec.load(campaign)
     laid_out = plan.build(loaded)
@@ -62,9 +63,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
         )
         return
     data = laid_out.data
-    tested = f"{len(data.test)} test samples"
-    if data.modality != "images":
-        tested = f"{len(data.test)} forbidden requests, {len(data.benign) if data.benign else 0} harmless"
+    tested = evaluation_of(data.modality).size(data)
     click.echo(f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({tested}), seeds {_list(loaded.seeds)}")
     for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks"), ("analysis", "analyses")):
         ids = {cell.id for cell in laid_out.cells if cell.kind == kind}

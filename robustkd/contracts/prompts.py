@@ -247,7 +247,7 @@ class Attempts(ABC):
         """Put one attempt for each of ``rows`` (positions in the batch, each once) to the target and have it judged.
 
         Returns:
-            (len(rows),) bool: whether it succeeded.
+            (len(rows),) bool: whether it succeeded; one whose answer cannot be judged did not.
 
         Raises:
             AttackError: an attempt uses what the threat model does not allow, or is one too many.

@@ -66,11 +66,11 @@ class _Budget(ABC):
 
     Attributes:
         unit: what the horizontal axis of a curve counts.
-        from_zero: whether a curve begins at 0, with the clean accuracy.
+        of_images: whether it is a budget of images: their curves begin at 0, with the clean accuracy.
     """
 
     unit: ClassVar[str] = "eps"
-    from_zero: ClassVar[bool] = False
+    of_images: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -104,7 +104,7 @@ class PixelBudget(_Budget):
 
     norm: Norm = "linf"
     eps: float = 8 / 255
-    from_zero: ClassVar[bool] = True
+    of_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _require_one_of("norm", self.norm, *get_args(Norm))
@@ -141,7 +141,7 @@ class Corruptions(_Budget):
 
     norm: ClassVar[Norm] = "linf"
     eps: ClassVar[float] = 1.0
-    from_zero: ClassVar[bool] = True
+    of_images: ClassVar[bool] = True
 
     @property
     def space(self) -> Space:

@@ -55,6 +55,7 @@ class Evaluation(Generic[OutcomeType]):
         broken_at: (N,) the smallest of all eps tried at which a sample was broken; inf where none did.
         transcripts: of an attack on prompts, the attempt that decided each request; else empty.
         clean: (N, *shape) the images that a text-to-image target generates unattacked; else None.
+        benign: of a generative model, (M,) bool, which harmless requests it complied with; None where the data have none.
     """
 
     outcome: OutcomeType
@@ -62,6 +63,7 @@ class Evaluation(Generic[OutcomeType]):
     broken_at: np.ndarray
     transcripts: tuple[Transcript, ...] = ()
     clean: Tensor | None = None
+    benign: np.ndarray | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Evaluation[ImageOutcome]]) -> Evaluation[ImageOutcome]:

@@ -180,6 +180,7 @@ class JudgedAttempts(Attempts):
             np.where(success, [found.took for found in deciding], np.inf).astype(np.float64),
             tuple(self._transcripts(deciding)),
             torch.stack(list(batch.unattacked.outputs)).cpu() if pictures else None,
+            None if batch.benign is None else batch.benign.complied,
         )
 
     def _transcripts(self, deciding: Sequence[_Deciding]) -> list[Transcript]:

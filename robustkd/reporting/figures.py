@@ -13,10 +13,10 @@ from robustkd.reporting.formatting import threat
 from robustkd.reporting.gallery import GalleryItem, Item, selected, thumbnail
 from robustkd.reporting.grid import GridCell, grid
 from robustkd.reporting.palette import HEAT, INK, SERIES, heat, readable_on
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, curve_of, mean_curve
 from robustkd.reporting.tradeoff import charted
-from robustkd.reporting.wording import wording
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:
@@ -196,7 +196,10 @@ def _pictures(item: Item) -> list[tuple[str, np.ndarray, str]]:
         ]
     if item.before is None or item.after is None:
         return []
-    return [("not attacked", item.before, ""), ("attacked", item.after, "broken" if item.broken else "held")]
+    return [
+        ("not attacked", item.before, ""),
+        ("attacked", item.after, "broken" if item.broken else "not judged" if item.unjudged else "held"),
+    ]
 
 
 def _column(axes: Axes, item: Item, pictures: Sequence[tuple[str, np.ndarray, str]], left: float, top: float) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
 from robustkd.reporting.formatting import MISSING, count, interval, number, percent, seconds, threat
 from robustkd.reporting.grid import grid, troubled
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import NO_VERDICT, answer, tell
 from robustkd.reporting.summary import DefenseSummary, attack_names
 from robustkd.reporting.versus import pairs, points, probability
-from robustkd.reporting.wording import Wording, wording
+from robustkd.reporting.wording import Wording
 from robustkd.scoring.results import Results
 
 SIGNS = {"credible": "✅", "suspect": "⚠️", "not credible": "❌"}

@@ -17,6 +17,7 @@ from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
 from robustkd.reporting.grid import grid, troubled
 from robustkd.reporting.plots import Plot, Series, curve, plot
+from robustkd.reporting.presentation import presentation, wording
 from robustkd.reporting.published import SETTING, references
 from robustkd.reporting.samples import SampleEvidence, class_table, falls, listing
 from robustkd.reporting.story import NO_VERDICT, CheckRow, Story, answer, check_rows, tell
@@ -24,7 +25,6 @@ from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pa
 from robustkd.reporting.tradeoff import charted, tradeoff
 from robustkd.reporting.transcripts import PromptItem
 from robustkd.reporting.versus import main_pairs, points, probability
-from robustkd.reporting.wording import wording
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -94,7 +94,7 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
         gallery=by_defense([item for item in gallery if isinstance(item, GalleryItem)]),
         transcripts=by_defense([item for item in gallery if isinstance(item, PromptItem)]),
         agreement=_agreement(results),
-        drawn=results.modality == "text-to-image",
+        drawn=presentation(results.modality).draws,
         unkept=sum(cell.perturbations == 0 for cell in results.cells if cell.status == "done"),
         tradeoff=tradeoff(drawn, references(results)),
         reference_setting=SETTING,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from robustkd.contracts.check import Finding
 from robustkd.reporting.formatting import counted, evidence, listed, percent, words
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
-from robustkd.reporting.wording import wording
 from robustkd.scoring.results import DefenseResult, Results
 
 NO_VERDICT = "no verdict"

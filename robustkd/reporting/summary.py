@@ -104,7 +104,7 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 def curve_of(item: CellResult | DefenseResult) -> list[CurvePoint]:
     """Its curve, of images from eps = 0: what stands without any change is what was classified rightly."""
-    if not item.curve or item.clean_accuracy is None or item.curve[0].eps <= 0 or not item.budget.from_zero:
+    if not item.curve or item.clean_accuracy is None or item.curve[0].eps <= 0 or not item.budget.of_images:
         return item.curve
     low, high = wilson(round(item.clean_accuracy * item.n), item.n)
     return [CurvePoint(0.0, item.clean_accuracy, low, high), *item.curve]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from robustkd.reporting.formatting import NORMS, counted, number
-from robustkd.scoring.results import Results
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,8 @@ class Wording:
         return f"eps {number(eps)}" if self.curve == "eps" else counted(int(eps), "attempt")
 
 
-def wording(results: Results) -> Wording:
-    """The words for these results."""
-    n = results.data.n or max((cell.n for cell in results.cells), default=0)
-    if results.modality == "images":
-        return _of_images(n, results.threat.norm)
-    return _of_prompts(n, results.data.benign or 0, "picture" if results.modality == "text-to-image" else "answer")
-
-
-def _of_images(n: int, norm: str) -> Wording:
+def of_images(n: int, norm: str) -> Wording:
+    """The words for ``n`` images under a threat model in ``norm``."""
     return Wording(
         sample="test sample",
         data=counted(n, "test sample"),
@@ -100,7 +92,8 @@ def _of_images(n: int, norm: str) -> Wording:
     )
 
 
-def _of_prompts(n: int, benign: int, output: str) -> Wording:
+def of_prompts(n: int, benign: int, output: str) -> Wording:
+    """The words for ``n`` forbidden and ``benign`` harmless requests to a model whose ``output`` is an answer or a picture."""
     useful = (
         "The data have no harmless requests, so usefulness is not known: a model that answers nothing looks as robust as this."
     )

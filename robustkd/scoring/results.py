@@ -189,7 +189,7 @@ class Results(Tabular):
     @property
     def n_clean(self) -> int | None:
         """Of how many harmless requests the clean accuracies are shares, possibly none; None where they are of the test samples."""
-        return None if self.modality == "images" else self.data.benign or 0
+        return self.data.benign
 
     @property
     def incomplete(self) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustkd.redaction import redacted
+from robustkd.reporting.presentation import presentation
 from robustkd.reporting.transcripts import PromptItem
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 from robustkd.tracking.location import Mark, TrackingError, read_mark, tracking_uri, write_mark
@@ -161,7 +162,7 @@ class MlflowTracker:
         if cell.status == "pending":
             return
         examples: Sequence[Item] = ()
-        if cell.status == "done" and self._campaign.data.modality != "images":
+        if cell.status == "done" and presentation(self._campaign.data.modality).quoted:
             examples = gallery = _of(gallery, cell)  # the note of an attack on prompts quotes some
         attach = _shown(gallery, cell) if cell.status == "done" else None
         record = cell_record(

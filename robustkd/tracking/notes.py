@@ -10,9 +10,9 @@ from robustkd.reporting import summary_rows
 from robustkd.reporting.formatting import count, counted, epsilon, interval, percent, seconds, shortened, threat
 from robustkd.reporting.markdown import escape
 from robustkd.reporting.markdown import verdict as signed
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import answer, sentence
 from robustkd.reporting.transcripts import PromptItem
-from robustkd.reporting.wording import wording
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 _GAP = "\N{NO-BREAK SPACE}" * 3
@@ -163,7 +163,7 @@ def _unattacked(result: CellResult | DefenseResult) -> str:
 
 
 def _asked(result: CellResult | DefenseResult) -> bool:
-    return not result.budget.from_zero
+    return not result.budget.of_images
 
 
 def _example(item: PromptItem) -> str:

@@ -14,10 +14,10 @@ from robustkd.cli import cli
 from robustkd.reporting import AttackedSamples, SampleEvidence, summary_rows
 from robustkd.reporting.latex import escape, latex
 from robustkd.reporting.page import page
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.published import FROM_MEMORY, TRANSCRIBED, references
 from robustkd.reporting.samples import MAX_OUTCOMES, Fall, SampleRow, class_table, falls, listing
 from robustkd.reporting.tradeoff import MOST_LINES, charted, pareto, tradeoff
-from robustkd.reporting.wording import wording
 from robustkd.scoring.summaries import DataSummary, ThreatSummary
 from support.example_results import N, broken_campaign, campaign, evidence, large
 
