@@ -40,6 +40,7 @@ setup(
         "numpy>=1.26",
         "safetensors>=0.5",
         "pydantic>=2.10,<3",
+        "typing_extensions>=4.12",  # defaults of type variables, before Python 3.13; pydantic needs it, too
         "pyyaml>=6.0.1",
         "click>=8.1.8",
         "rich>=13.9",

@@ -17,7 +17,7 @@ from robustkd.campaigns.file.problems import Problem, close_to, complaint, probl
 from robustkd.campaigns.file.yaml_source import KeyPath, parse, read
 from robustkd.contracts import (
     Analysis,
-    Attack,
+    BaseAttack,
     Check,
     Code,
     Defense,
@@ -175,7 +175,7 @@ class AttackUse:
 
     name: str
     kind: str
-    plugin: Attack
+    plugin: BaseAttack
     threat: ThreatModel
     curve: tuple[float, ...]
 
@@ -191,7 +191,7 @@ class AnalysisUse:
 
     name: str
     kind: str
-    plugin: Analysis
+    plugin: Analysis[Any, Any]
     defenses: tuple[str, ...]
 
     @property
@@ -443,7 +443,7 @@ def _attack(
     return AttackUse(name, use.kind, plugin, judged, ())
 
 
-def _has_budget(plugin: Attack, threat: ThreatModel) -> bool:
+def _has_budget(plugin: BaseAttack, threat: ThreatModel) -> bool:
     """Whether what the attack is judged under changes with the budget that is asked for."""
     return plugin.threat_for(threat) != plugin.threat_for(replace(threat, eps=threat.eps + 1, attempts=threat.attempts + 1))
 

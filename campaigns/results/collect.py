@@ -215,7 +215,7 @@ def data_told(plan: Plan) -> dict[str, Any]:
     return found | {"modality": data.modality, "benign": len(data.benign) if data.benign else 0}
 
 
-def test_digest(data: Splits) -> str:
+def test_digest(data: Splits[Any]) -> str:
     """The hash of what the numbers are of: the test samples and, of prompts, the harmless requests."""
     return data.test.digest() if data.benign is None else digest([data.test.digest(), data.benign.digest()])
 

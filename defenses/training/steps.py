@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Params, TargetError
+from robustkd.contracts import FitContext, Params, Samples, TargetError
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot
 from robustkd.defenses.training.loop import CHECKPOINT_SECONDS
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
@@ -66,7 +66,7 @@ class Memory(Protocol):
 
 
 def train_steps(
-    context: FitContext,
+    context: FitContext[Samples],
     name: str,
     parameters: Mapping[str, nn.Parameter],
     loss: StepLoss,
@@ -143,7 +143,7 @@ class _Progress:
 
 
 def _step(
-    context: FitContext,
+    context: FitContext[Samples],
     name: str,
     parameters: Mapping[str, nn.Parameter],
     loss: StepLoss,
@@ -167,7 +167,7 @@ def _step(
     return found
 
 
-def _identity(context: FitContext, name: str, parameters: Iterable[str], settings: StepParams) -> str:
+def _identity(context: FitContext[Samples], name: str, parameters: Iterable[str], settings: StepParams) -> str:
     """A hash of what decides a training's course; a checkpoint of another course is not taken up."""
     course = [name, settings.model_dump(mode="json"), context.seed, context.train.digest(), sorted(parameters)]
     return hashlib.sha256(json.dumps(course).encode()).hexdigest()

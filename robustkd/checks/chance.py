@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, PromptAttack
+from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, GenerativeTarget, PromptAttack, PromptBatch
 from robustkd.scoring.clustered import clustered_interval
 
 
@@ -25,7 +25,7 @@ class ChanceBeatsSearch(Check):
     )
     source = "this package; Zhang et al. 2024, arXiv:2310.11868, gives its attack 50 attempts and the baseline one"
 
-    def run(self, context: CheckContext) -> Finding:
+    def run(self, context: CheckContext[GenerativeTarget, PromptBatch]) -> Finding:
         """The best search under the headline threat model against each control, whatever that one draws or writes."""
         searches = [attack for attack in context.headline if not _is_control(attack)]
         attempts = context.threat.attempts

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts.analysis import Analysis, Table
-from robustkd.contracts.attack import Attack, AttackKind, AttackResult, Batch, LossFamily, Traits
+from robustkd.contracts.attack import Attack, AttackKind, AttackResult, BaseAttack, Batch, LossFamily, Traits
+from robustkd.contracts.capability import Capabilities, Capability
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Level, Severity, Transcript, Verdict
 from robustkd.contracts.code import Code
 from robustkd.contracts.data import Arrays, Dataset, Modality, RawData, Samples
@@ -33,7 +34,7 @@ from robustkd.contracts.params import (
 )
 from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.prompts import Answered, Asked, Attempts, GenerativeTarget, Judge, PromptAttack, PromptBatch, Prompts
-from robustkd.contracts.target import Precision, Target, WrappedTarget
+from robustkd.contracts.target import BaseTarget, Precision, Target, WrappedTarget
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
 from robustkd.contracts.transform import Transform
 from robustkd.contracts.version import CONTRACT_VERSION
@@ -53,8 +54,12 @@ __all__ = [
     "AttackKind",
     "AttackResult",
     "Attempts",
+    "BaseAttack",
+    "BaseTarget",
     "Batch",
     "CampaignPath",
+    "Capabilities",
+    "Capability",
     "Check",
     "CheckContext",
     "Code",

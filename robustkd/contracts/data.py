@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self
 
 import numpy as np
+from typing_extensions import TypeVar
 
 from robustkd.contracts.errors import DataError
 from robustkd.contracts.plugin import Plugin
@@ -100,9 +101,13 @@ class Arrays:
         return self
 
 
+Data = TypeVar("Data", bound=Samples, default=Arrays, covariant=True)
+"""``Arrays`` of labelled images, or ``Prompts``."""
+
+
 @dataclass(frozen=True)
-class RawData:
-    """What a dataset plug-in returns.
+class RawData(Generic[Data]):
+    """What a dataset plug-in returns; one of prompts returns ``RawData[Prompts]``.
 
     Attributes:
         train: None when there is only a test part.
@@ -112,11 +117,11 @@ class RawData:
         validation: where more than the rows must be kept apart from training; None has it carved from ``train``.
     """
 
-    train: Any
-    test: Any
+    train: Data | None
+    test: Data
     classes: tuple[str, ...]
-    benign: Any = None
-    validation: Any = None
+    benign: Data | None = None
+    validation: Data | None = None
 
 
 class Dataset(Plugin, ABC):
@@ -131,5 +136,5 @@ class Dataset(Plugin, ABC):
     judges: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @abstractmethod
-    def load(self) -> RawData:
+    def load(self) -> RawData[Any]:
         """Read the data; ``DataError`` with the way to get them when they are not there."""

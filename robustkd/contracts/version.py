@@ -8,7 +8,9 @@ CONTRACT_VERSION = "2"
 """Raised when a plug-in that was written before has to be changed. A package says which it is written for by an entry point."""
 
 CHANGES: dict[str, str] = {
-    "2": "modules have moved: the parts of image attacks are in robustkd.attacks.image.engine, for one",
+    "2": "modules have moved: the parts of image attacks are in robustkd.attacks.image.engine, for one; "
+    "PromptAttack and GenerativeTarget are no longer an Attack and a Target (all are a BaseAttack and a BaseTarget); an attack on "
+    "prompts that takes gradients says so (gradients = True), and a target that does more than answer names it in capabilities",
 }
 """What each version changed for plug-ins, in one sentence."""
 

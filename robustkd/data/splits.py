@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, DataError, Modality, Params, Prompts, RawData
+from robustkd.contracts import Arrays, DataError, Modality, Params, Prompts, RawData, Samples
+from robustkd.contracts.data import Data
 from robustkd.data.arrays import as_arrays
 from robustkd.data.order import stratified_order
 
@@ -36,7 +37,7 @@ class SplitParams(Params):
 
 
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[Data]):
     """The samples of a campaign.
 
     Attributes:
@@ -51,9 +52,9 @@ class Splits:
         benign: of prompts, harmless test requests; all that the dataset has.
     """
 
-    train: Any
-    validation: Any
-    test: Any
+    train: Data | None
+    validation: Data | None
+    test: Data
     test_index: np.ndarray
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
@@ -67,7 +68,7 @@ class Splits:
         return len(self.classes)
 
 
-def load_splits(name: str, params: Mapping[str, Any] | None = None, split: SplitParams | None = None) -> Splits:
+def load_splits(name: str, params: Mapping[str, Any] | None = None, split: SplitParams | None = None) -> Splits[Any]:
     """Load the dataset called ``name`` and take the samples that ``split`` asks for.
 
     Samples are drawn by class proportions, by ``split.seed`` alone: the test samples do not depend on the other
@@ -91,7 +92,7 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     return Splits(train, validation, test, test_index, raw.classes, shape, digest, plugin.modality, raw.benign)
 
 
-def _training(raw: RawData, split: SplitParams, name: str) -> tuple[Any, Any]:
+def _training(raw: RawData[Data], split: SplitParams, name: str) -> tuple[Data | None, Data | None]:
     part = raw.train
     if part is None:
         if split.train is not None:
@@ -123,21 +124,22 @@ def _count(asked: int | None, available: int, part: str, name: str) -> int:
     return available if asked is None else asked
 
 
-def _checked(raw: RawData, name: str) -> RawData:
-    def checked(part: Any) -> Any:
+def _checked(raw: RawData[Any], name: str) -> RawData[Any]:
+    def checked(part: Any) -> Arrays | Prompts:
         part = part if isinstance(part, Prompts) else as_arrays(part.images, part.labels, name)
         return part.validated(name, len(raw.classes))
 
     parts = (raw.train, raw.test, raw.benign, raw.validation)
     train, test, benign, validation = (None if part is None else checked(part) for part in parts)
-    if isinstance(test, Arrays) and train is not None and train.images.shape[1:] != test.images.shape[1:]:
+    if isinstance(test, Arrays) and isinstance(train, Arrays) and train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
             f"data '{name}': training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}",
             fix="bring all images to one size and number of channels",
         )
+    assert test is not None
     return RawData(train, test, tuple(raw.classes), benign, validation)
 
 
-def _digest(classes: tuple[str, ...], *parts: Any) -> str:
+def _digest(classes: tuple[str, ...], *parts: Samples | None) -> str:
     contents = [None if part is None else part.digest() for part in parts]
     return hashlib.sha256(json.dumps([classes, contents]).encode()).hexdigest()

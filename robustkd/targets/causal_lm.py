@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Asked, GenerativeTarget, TargetError
+from robustkd.contracts.capability import ORDINARY
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.chat import Chat, TokenBatch, Tokens
@@ -34,6 +35,7 @@ class CausalLMTarget(GenerativeTarget):
     """
 
     kind = "causal-lm"
+    capabilities = ORDINARY["text"]
     module: PreTrainedModel
 
     def __init__(

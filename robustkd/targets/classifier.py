@@ -24,9 +24,6 @@ class ClassifierTarget(ImageTarget):
         origin: how to build ``module`` again: ``{"model": name, "params": {..}}`` for a model plug-in, or
             ``{"code": "package.module:function"}`` for the user's own. None for a target that is never saved.
         bounds: the range of valid pixels.
-
-    Attributes:
-        classes: the K classes' names, where somebody must know them (a judge of images); else None.
     """
 
     kind = "classifier"
@@ -42,7 +39,6 @@ class ClassifierTarget(ImageTarget):
     ) -> None:
         super().__init__(module, num_classes=num_classes, input_shape=input_shape, bounds=bounds)
         self.origin = origin
-        self.classes: tuple[str, ...] | None = None
 
     @classmethod
     def from_model(

@@ -99,10 +99,10 @@ class Oracle:
         return logits, values.detach(), gradient
 
     def is_adversarial(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """(B,) bool: the goal class is predicted, or, without goals, another class than the label. Never so on an ``endless``
-        target, such as a surrogate: there an attack is to go on.
+        """(B,) bool: the goal class is predicted, or, without goals, another class than the label. Never so on a target that is
+        ``never_adversarial``, such as a surrogate: there an attack is to go on.
         """
-        if getattr(self.target, "endless", False):
+        if self.target.never_adversarial:
             return torch.zeros_like(rows, dtype=torch.bool)
         predicted = logits.argmax(1)
         return predicted != self.labels[rows] if self.goals is None else predicted == self.goals[rows]

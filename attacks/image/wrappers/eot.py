@@ -35,11 +35,7 @@ class MeanTarget(WrappedTarget):
     def __init__(self, target: Target, samples: int) -> None:
         super().__init__(target)
         self.samples = samples
-
-    @property
-    def members(self) -> list[MeanTarget]:
-        """Those of an ensemble, each its own mean."""
-        return [MeanTarget(member, self.samples) for member in self.target.members]  # type: ignore[attr-defined]
+        self.members = [MeanTarget(member, samples) for member in target.members]
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, *shape) -> (B, K)."""

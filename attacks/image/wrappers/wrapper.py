@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Target, ThreatModel, Traits
+from robustkd.contracts import (
+    Arrays,
+    Attack,
+    AttackResult,
+    BaseTarget,
+    Batch,
+    Capabilities,
+    Capability,
+    Target,
+    ThreatModel,
+    Traits,
+)
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
@@ -41,8 +52,7 @@ class Wrapper(Attack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.inner: Attack = self.params.attack.make()
-        vars(self).update(vars(self.traits))  # read off its own attributes they are the same
-        vars(self)["version"] = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
+        self.version = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
 
     @property
     def traits(self) -> Traits:
@@ -63,6 +73,10 @@ class Wrapper(Attack):
         """That of the wrapped attack."""
         return self.inner.refusal(threat)
 
+    def missing(self, capabilities: Capabilities) -> list[Capability]:
+        """What the wrapped attack misses."""
+        return self.inner.missing(capabilities)
+
     def files(self) -> list[Path]:
         """Those of the wrapped attack."""
         return self.inner.files()
@@ -71,7 +85,7 @@ class Wrapper(Attack):
         """What the wrapped attack minimises."""
         return self.inner.minimises(threat)
 
-    def with_targets(self, targets: Mapping[str, Target]) -> Self:
+    def with_targets(self, targets: Mapping[str, BaseTarget]) -> Self:
         """The wrapped attack is who refers to them."""
         return self._around(self.inner.with_targets(targets))
 

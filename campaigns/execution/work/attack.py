@@ -10,7 +10,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.meta import AttackMeta
 from robustkd.campaigns.store.shards import ShardFiles
-from robustkd.contracts import Batch, GenerativeTarget, PromptAttack, PromptBatch, StoreError, Target
+from robustkd.contracts import Attack, Batch, GenerativeTarget, PromptAttack, PromptBatch, StoreError, Target
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import SHARD, Evaluation, evaluate_attack
 from robustkd.evaluation.prompts import evaluate_prompt_attack
@@ -29,17 +29,20 @@ def attack(cell: AttackCell, workspace: Workspace) -> None:
             f"attack '{cell.attack}' learns, but the data '{workspace.campaign.data.name}' have no training part",
             fix="use a data set with one",
         )
-    if isinstance(batch, PromptBatch):
-        _ask(cell, workspace, target, batch, clock)
-    else:
-        _perturb(cell, workspace, target, batch, clock)
+    plugin = workspace.with_others(workspace.campaign.attacks[cell.attack].plugin, cell.others, cell.seed)
+    match plugin, target, batch:
+        case PromptAttack(), GenerativeTarget(), PromptBatch():
+            _ask(cell, workspace, plugin, target, batch, clock)
+        case Attack(), Target(), Batch():
+            _perturb(cell, workspace, plugin, target, batch, clock)
+        case _:  # the campaign's file and the workspace have seen to it
+            raise TypeError(f"{type(plugin).__name__} on a {type(target).__name__}")
 
 
-def _ask(cell: AttackCell, workspace: Workspace, target: Target, batch: PromptBatch, clock: Clock) -> None:
+def _ask(
+    cell: AttackCell, workspace: Workspace, plugin: PromptAttack, target: GenerativeTarget, batch: PromptBatch, clock: Clock
+) -> None:
     use = workspace.campaign.attacks[cell.attack]
-    plugin = workspace.with_others(use.plugin, cell.others, cell.seed)
-    assert isinstance(target, GenerativeTarget)
-    assert isinstance(plugin, PromptAttack)  # the campaign's spec has seen to it
     targets = workspace.fingerprints(*cell.needs)
     classes, judges = workspace.data.num_classes, workspace.judges(cell)
     found = evaluate_prompt_attack(target, plugin, batch, use.threat, judges, num_classes=classes, seed=cell.seed)
@@ -56,9 +59,8 @@ def _ask(cell: AttackCell, workspace: Workspace, target: Target, batch: PromptBa
     _write(cell, workspace, meta, found, kept)
 
 
-def _perturb(cell: AttackCell, workspace: Workspace, target: Target, batch: Batch, clock: Clock) -> None:
+def _perturb(cell: AttackCell, workspace: Workspace, plugin: Attack, target: Target, batch: Batch, clock: Clock) -> None:
     use, data, job = workspace.campaign.attacks[cell.attack], workspace.data, workspace.job
-    plugin = workspace.with_others(use.plugin, cell.others, cell.seed)
     targets = workspace.fingerprints(*cell.needs)
     if use.threat.goal == "targeted":
         batch = _with_goals(batch, cell.seed, data.num_classes)
