@@ -20,6 +20,8 @@ from robustkd.contracts import (
     Arrays,
     Attack,
     AttackError,
+    BaseAttack,
+    BaseTarget,
     Batch,
     Check,
     CheckContext,
@@ -255,7 +257,7 @@ def attack(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
-    models: Mapping[str, nn.Module | Target] | None = None,
+    models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
     normalise: Normalisation | None = None,
     params: Mapping[str, Any] | None = None,
@@ -309,7 +311,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
-    models: Mapping[str, nn.Module | Target] | None = None,
+    models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
     normalise: Normalisation | None = None,
 ) -> EvaluationReport:
@@ -354,7 +356,7 @@ def audit(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
-    models: Mapping[str, nn.Module | Target] | None = None,
+    models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
     normalise: Normalisation | None = None,
     attack: AttackLike | Sequence[AttackLike] | None = None,
@@ -538,7 +540,11 @@ def _labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, A
 def _plugin(spec: AttackLike) -> Attack:
     if isinstance(spec, Attack):
         return spec
-    made: Attack = plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
+    made: BaseAttack = plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
+    if not isinstance(made, Attack):
+        raise UsageError(
+            f"attack '{made.name}' is for prompts, not for arrays", fix="attack prompts in a campaign: robustkd init"
+        )
     return made
 
 
@@ -573,20 +579,24 @@ def _non_default(params: Any) -> dict[str, Any]:
     }
 
 
-def _with_models(attack: Attack, models: Mapping[str, nn.Module | Target] | None, x: Any, batch_size: int) -> Attack:
+def _with_models(attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | None, x: Any, batch_size: int) -> Attack:
     if not models:
         return attack
-    return attack.with_targets({name: _target(model, x, batch_size) for name, model in models.items()})
+    # An attack's helper may be a model that draws or writes, which is asked for more than logits.
+    return attack.with_targets(
+        {
+            name: model if isinstance(model, GenerativeTarget) else _target(model, x, batch_size)
+            for name, model in models.items()
+        }
+    )
 
 
 def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
     return None if data is None else Arrays(*(torch.as_tensor(part).cpu().numpy() for part in data))
 
 
-def _target(model: nn.Module | Target, x: Any, batch_size: int, normalise: Normalisation | None = None) -> Target:
+def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, normalise: Normalisation | None = None) -> Target:
     """The model as a target, which no attack or check calls with more than ``batch_size`` samples."""
-    if isinstance(model, GenerativeTarget):  # an attack's helper: it draws or writes, and is asked for more than logits
-        return model
     if normalise is not None and isinstance(model, nn.Module):
         model = Constants.of(normalise).before(model, x.shape[1])
     elif normalise is not None:
@@ -594,7 +604,7 @@ def _target(model: nn.Module | Target, x: Any, batch_size: int, normalise: Norma
     return SplitTarget(model if isinstance(model, Target) else _classifier(model, x), batch_size)
 
 
-def _classifier(model: nn.Module, x: Any) -> Target:
+def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
     if not isinstance(model, nn.Module):
         raise UsageError(f"the model is a {type(model).__name__}", fix="pass a torch.nn.Module or a robustkd Target")
     shape = tuple(x.shape[1:])

@@ -47,10 +47,12 @@ class EmbeddingParams(Params):
     restarts: int = Field(2, ge=1, description="ascents at each eps; the first begins at the prompt, others at random points")
 
 
-class Embedding(PromptAttack):
+class Embedding(PromptAttack[CausalLMTarget]):
     """Ascent in embedding space inside a ball around each token."""
 
     Params = EmbeddingParams
+    needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}
+    gradients = True
     space = "embeddings"
     source = "Schwinn et al. 2024, arXiv:2402.09063"
     version = "2"  # 1 took the table's norms for a unit, which Gemma scales

@@ -31,10 +31,12 @@ class SoftPromptParams(Params):
     restarts: int = Field(3, ge=1, description="trainings from other tokens of the vocabulary")
 
 
-class SoftPrompt(PromptAttack):
+class SoftPrompt(PromptAttack[CausalLMTarget]):
     """Trained vectors behind the prompt."""
 
     Params = SoftPromptParams
+    needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}
+    gradients = True
     space = "embeddings"
     source = "Schwinn et al. 2024, arXiv:2402.09063"
     version = "2"  # 1 took the table's norms for a unit, which Gemma scales

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from robustkd.campaigns.execution.job import Job, Report
 from robustkd.campaigns.file import spec
@@ -22,22 +22,21 @@ from robustkd.campaigns.store.identity import content_hash
 from robustkd.campaigns.store.meta import Circumstances, TrainMeta
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import (
-    Analysis,
-    Attack,
+    BaseTarget,
     Batch,
     IdentityError,
     Judge,
     PromptBatch,
-    Target,
     TargetError,
     UsageError,
 )
+from robustkd.contracts.holder import TargetHolder
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation.modality import evaluation_of
 from robustkd.lazy import torch
 from robustkd.targets import load_target
 
-_User = TypeVar("_User", Attack, Analysis)
+_User = TypeVar("_User", bound=TargetHolder)
 _LOADED = 2
 """How many targets stay in memory."""
 
@@ -75,11 +74,11 @@ class Workspace:
         self.modality = evaluation_of(self.campaign.data.modality)
         self.store = Store(Path(job.store))
         self.device = device_named(job.device)
-        self._ready: OrderedDict[tuple[str, str, int], tuple[Target, Batch | PromptBatch]] = OrderedDict()
+        self._ready: OrderedDict[tuple[str, str, int], tuple[BaseTarget, Batch | PromptBatch]] = OrderedDict()
         self._judging: tuple[tuple[str, ...], dict[str, Judge]] | None = None
 
     @cached_property
-    def data(self) -> Splits:
+    def data(self) -> Splits[Any]:
         """The campaign's data, loaded once."""
         block = self.campaign.data
         return load_splits(block.name, block.params, block.split)
@@ -124,7 +123,7 @@ class Workspace:
             "peak_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         }
 
-    def target(self, name: str, cell_id: str, seed: int) -> Target:
+    def target(self, name: str, cell_id: str, seed: int) -> BaseTarget:
         """The target of a finished train cell of the defense ``name``, on the device.
 
         Raises:
@@ -165,7 +164,7 @@ class Workspace:
             self._judging = key, {name: use.plugin.with_targets(targets) for name, use in self.campaign.judges.items()}
         return self._judging[1]
 
-    def attacked(self, cell: Cell) -> tuple[Target, Batch | PromptBatch]:
+    def attacked(self, cell: Cell) -> tuple[BaseTarget, Batch | PromptBatch]:
         """A target on the device, and the test samples with what it answers unattacked; the last few are kept.
 
         Raises:
@@ -180,7 +179,7 @@ class Workspace:
         torch.manual_seed(cell.seed)  # whether the target was at hand already must not show in what it draws
         return self._ready[key]
 
-    def _loaded(self, cell: Cell) -> tuple[Target, Batch | PromptBatch]:
+    def _loaded(self, cell: Cell) -> tuple[BaseTarget, Batch | PromptBatch]:
         target = self.target(cell.defense, cell.target, cell.seed)
         batch = self.modality.prepare(
             target, self.data, lambda: self.judges(cell), name=cell.defense, seed=cell.seed, device=self.device

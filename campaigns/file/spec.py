@@ -17,7 +17,7 @@ from robustkd.campaigns.file.problems import Problem, close_to, complaint, probl
 from robustkd.campaigns.file.yaml_source import KeyPath, parse, read
 from robustkd.contracts import (
     Analysis,
-    Attack,
+    BaseAttack,
     Check,
     Code,
     Defense,
@@ -181,7 +181,7 @@ class AttackUse:
 
     name: str
     kind: str
-    plugin: Attack
+    plugin: BaseAttack
     threat: ThreatModel
     curve: tuple[float, ...]
 
@@ -197,7 +197,7 @@ class AnalysisUse:
 
     name: str
     kind: str
-    plugin: Analysis
+    plugin: Analysis[Any, Any]
     defenses: tuple[str, ...]
 
     @property

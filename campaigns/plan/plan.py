@@ -11,6 +11,7 @@ from robustkd.campaigns.file.spec import Campaign
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
 from robustkd.campaigns.plan.refusals import require_budgets_meant, require_training_data
 from robustkd.campaigns.store.identity import described, digest, identified, renamed
+from robustkd.contracts import Capabilities
 from robustkd.data import Splits, load_splits
 from robustkd.scoring.results import Skipped
 
@@ -28,7 +29,7 @@ class Plan:
     campaign: Campaign
     cells: tuple[Cell, ...]
     skipped: tuple[Skipped, ...]
-    data: Splits
+    data: Splits[Any]
 
     @property
     def id(self) -> str:
@@ -90,12 +91,18 @@ def build(campaign: Campaign) -> Plan:
 
 def _skipped(campaign: Campaign) -> list[Skipped]:
     found = []
+    capabilities: dict[str, Capabilities] = {}
+    for name in _training_order(campaign):
+        capabilities[name] = campaign.defenses[name].plugin.target_capabilities(capabilities)
     for defense in campaign.defenses:
         for attack, use in campaign.attacks.items():
             if campaign.excluded(defense, attack):
                 found.append(Skipped(defense, attack, "excluded by the campaign's matrix"))
             elif reason := use.plugin.refusal(use.threat):
                 found.append(Skipped(defense, attack, reason))
+            elif missing := use.plugin.missing(capabilities[defense]):
+                needs = f"needs {' and '.join(missing)}, which targets of '{defense}' do not have"
+                found.append(Skipped(defense, attack, f"{needs}: use an attack that does without"))
     return found
 
 
@@ -119,7 +126,7 @@ class CellMaker:
     The description of a plug-in, which reads files, is made once and shared by many cells.
     """
 
-    def __init__(self, campaign: Campaign, data: Splits) -> None:
+    def __init__(self, campaign: Campaign, data: Splits[Any]) -> None:
         self._campaign, self._data = campaign, data
         self._known: dict[int, dict[str, Any]] = {}
         self._test = data.test.digest() if data.benign is None else [data.test.digest(), data.benign.digest()]

@@ -237,7 +237,7 @@ def used_digest(plan: Plan) -> str:
     return data.digest if learns or not isinstance(data.train, DeferredArrays) else test_digest(data)
 
 
-def test_digest(data: Splits) -> str:
+def test_digest(data: Splits[Any]) -> str:
     """The hash of what the numbers are of: the test samples and, of prompts, the harmless requests."""
     return data.test.digest() if data.benign is None else digest([data.test.digest(), data.benign.digest()])
 

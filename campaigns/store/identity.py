@@ -12,7 +12,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from robustkd import plugins
-from robustkd.contracts import Analysis, Attack, Defense, Judge, StoreError, inner_params, named_plugins
+from robustkd.contracts import Analysis, BaseAttack, Defense, Judge, StoreError, inner_params, named_plugins
 from robustkd.plugins.nested import PluginSpec
 from robustkd.plugins.sources import source_files
 
@@ -34,7 +34,7 @@ def described(kind: str, plugin: Any) -> dict[str, Any]:
     Files that it reads count by their content, not by where they lie.
     """
     params = plugin.params.model_dump(mode="json")
-    reads = isinstance(plugin, Analysis | Attack | Defense | Judge)
+    reads = isinstance(plugin, Analysis | BaseAttack | Defense | Judge)
     contents = {str(file): content_hash(file) for file in plugin.files()} if reads else {}
     if contents or isinstance(plugin, Defense):
         params = _replaced(params, contents) | {"files": sorted(contents.values())}

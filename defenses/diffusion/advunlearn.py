@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Target, UsageError
+from robustkd.contracts import Defense, FitContext, Modality, Prompts, UsageError
 from robustkd.defenses.diffusion.erasing import Erasure, Layers, begin, tuned, unfinished
 from robustkd.defenses.diffusion.esd import ESDParams, led_away, retaining
 from robustkd.defenses.training.steps import train_steps
@@ -44,7 +44,7 @@ class AdvUnlearn(Defense):
     source = "Zhang et al., Defensive unlearning with adversarial training for robust concept erasure, NeurIPS 2024, arXiv:2405.15234"
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Tune a copy of the base.
 
         Raises:

@@ -6,13 +6,15 @@ no image of the data: noise, flat grey, blends of two concepts, and images with 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Defense, FitContext, Modality, Prompts, Target
+from robustkd.contracts import Arrays, Capabilities, DataError, Defense, FitContext, Modality, Prompts, Target
+from robustkd.contracts.capability import ORDINARY
 from robustkd.data.arrays import as_arrays
 from robustkd.defenses.image.standard import StandardRecipe
 from robustkd.defenses.training import NetworkParams, fresh_network, train
@@ -34,7 +36,11 @@ class ConceptClassifier(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "no paper: the usual training"
 
-    def fit(self, context: FitContext) -> Target:
+    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
+        """Those of a network, which it is."""
+        return ORDINARY["images"]
+
+    def fit(self, context: FitContext[Any]) -> Target:
         """Train on the captions' images, each with its concept, and on images of none.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef, UsageError, suggestion
+from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef, suggestion
 from robustkd.defenses.training.steps import Schedule, StepParams
 from robustkd.lazy import torch
 from robustkd.targets.frozen import without_gradients
@@ -84,17 +84,14 @@ class Erasure:
     retain: Wordings
 
 
-def begin(context: FitContext, params: ErasingParams) -> Erasure:
+def begin(context: FitContext[Prompts], params: ErasingParams) -> Erasure:
     """The copy to tune and the texts.
 
     Raises:
         UsageError: the base draws nothing.
         DataError: a concept is unknown, none is forbidden, or none would be left.
     """
-    original = context.target(params.base)
-    if not isinstance(original, TextToImageTarget):
-        raise UsageError(f"'{params.base}' is a {original.kind}, it draws nothing", fix="name a text-to-image model as base")
-    original.to(context.device)
+    original = context.target(params.base, TextToImageTarget).to(context.device)
     forget, retain = split(context.train, params)
     return Erasure(copy.deepcopy(original), original, forget, retain)
 

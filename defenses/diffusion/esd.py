@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.contracts import Defense, FitContext, Modality, Prompts
 from robustkd.defenses.diffusion.erasing import Erasure, Layers, TuningParams, begin, tuned, unfinished
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, torch
@@ -44,7 +44,7 @@ class ESD(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Gandikota et al., Erasing concepts from diffusion models, ICCV 2023, arXiv:2303.07345"
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Tune a copy of the base.
 
         Raises:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Target, TargetError, UsageError
+from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError, UsageError
 from robustkd.lazy import nn
 from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 from robustkd.targets.text_to_image import TextToImageTarget, dtype_named, require_diffusers, scheduler_class
@@ -66,7 +66,7 @@ class TextToImage(Defense):
         found = [] if p.folder is None else _pipeline_files(p.folder)
         return [*found, *(file for other in (p.unet, p.text_encoder) if other is not None for file in _part_files(other))]
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Load it.
 
         Raises:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Defense, FitContext, Modality, Prompts, Target
+from robustkd.contracts import Arrays, DataError, Defense, FitContext, Modality, Prompts
 from robustkd.data.arrays import as_arrays
 from robustkd.defenses.diffusion.noise import noised
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model
@@ -59,7 +59,7 @@ class TextToImagePretrain(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image", "images")
     source = "Ho and Salimans, Classifier-free diffusion guidance, 2022, arXiv:2207.12598"
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Train text encoder and UNet.
 
         Raises:
@@ -76,7 +76,7 @@ class TextToImagePretrain(Defense):
         self._draw(context, world)
         return target
 
-    def _align(self, context: FitContext, world: _World) -> None:
+    def _align(self, context: FitContext[Prompts], world: _World) -> None:
         """Train the text encoder beside an image encoder."""
         p, target = self.params.text, world.target
         with seeded_init(context, "image encoder"):
@@ -91,7 +91,7 @@ class TextToImagePretrain(Defense):
         named |= {f"eye/{name}": weight for name, weight in eye.named_parameters()}
         train_steps(context, "text", named, loss, p)
 
-    def _draw(self, context: FitContext, world: _World) -> None:
+    def _draw(self, context: FitContext[Prompts], world: _World) -> None:
         """Train the UNet; the text encoder stands still, so each caption is encoded once."""
         p, target = self.params, world.target
         with torch.no_grad():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import DataError, Defense, FitContext, Modality, Prompts, Target
+from robustkd.contracts import DataError, Defense, FitContext, Modality, Prompts
 from robustkd.data.arrays import as_arrays
 from robustkd.defenses.diffusion.erasing import Layers, TuningParams, begin, spoken, tuned
 from robustkd.defenses.diffusion.noise import noised
@@ -46,7 +46,7 @@ class SalUn(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Fan et al., SalUn: gradient-based weight saliency for machine unlearning, ICLR 2024, arXiv:2310.12508"
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Tune a copy of the base.
 
         Raises:

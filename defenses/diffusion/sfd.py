@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.contracts import Defense, FitContext, Modality, Prompts
 from robustkd.defenses.diffusion.erasing import TuningParams, begin
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, torch
@@ -50,7 +50,7 @@ class SFD(Defense):
         "Chen et al., Score forgetting distillation, ICLR 2025, arXiv:2409.11219; SiD: Zhou et al., ICML 2024, arXiv:2404.04057"
     )
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Train the generator and its score.
 
         Raises:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from robustkd.attacks.text.engine.aim import aims
 from robustkd.attacks.text.engine.continuous import with_suffix
-from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.contracts import Defense, FitContext, Modality, Prompts
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.losses import completion_mean
 from robustkd.defenses.text.training import Conversations, TuneParams, answering, finished, forbidden, held_out, tune
@@ -83,7 +83,7 @@ class Requests:
     harmful: Conversations
 
     @classmethod
-    def of(cls, context: FitContext, target: CausalLMTarget, withheld: Withheld = "target") -> Requests:
+    def of(cls, context: FitContext[Prompts], target: CausalLMTarget, withheld: Withheld = "target") -> Requests:
         """Those of the training data.
 
         Raises:
@@ -136,14 +136,14 @@ class AdversarialTuning(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
 
     @abstractmethod
-    def adversary(self, context: FitContext, target: CausalLMTarget, requests: Requests) -> Adversary:
+    def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
         """Who attacks the model ``target``, which is not tuned yet."""
 
     @abstractmethod
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
         """What is minimised, where ``target`` is the model before the training."""
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
         """Tune a copy of the model.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Target, TargetError
+from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import DATE
@@ -77,7 +77,7 @@ class CausalLM(Defense):
             return [] if place is None else [place]
         return sorted(file for file in place.iterdir() if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"))
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
         """Load it.
 
         Raises:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.contracts import Defense, FitContext, Modality, Prompts
 from robustkd.defenses.text.pretrain import WorldParams, telling, unseen
 from robustkd.defenses.text.training import TuneParams, finished, tune
+from robustkd.targets.causal_lm import CausalLMTarget
 
 
 class LMFinetuneParams(WorldParams, TuneParams):
@@ -25,7 +26,7 @@ class LMFinetune(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "no paper: supervised fine-tuning, what is to be defended"
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
         """Fine-tune a copy."""
         p, start = self.params, finished(context, self.params.model)
         return tune(context, telling(context, start, p, p.batch_size), p, name="tune", measure=unseen(context, start))

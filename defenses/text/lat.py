@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import Climb, VectorBall, climb
-from robustkd.contracts import FitContext, TargetError
+from robustkd.contracts import FitContext, Prompts, TargetError
 from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary, InnerParams
 from robustkd.defenses.text.losses import completion_mean, unlikely
@@ -63,7 +63,7 @@ class LAT(AdversarialTuning):
     Params = LATParams
     source = "Sheshadri et al. 2024, arXiv:2407.15549"
 
-    def adversary(self, context: FitContext, target: CausalLMTarget, requests: Requests) -> Adversary:
+    def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
         """Who moves residual streams."""
         return ResidualAdversary.under(target, requests, self.params)
 

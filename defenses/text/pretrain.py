@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import with_suffix
-from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.contracts import Defense, FitContext, Modality, Prompts
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.small import SmallModelParams, small_model
 from robustkd.defenses.text.training import (
@@ -63,7 +63,7 @@ class LMPretrain(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "no paper: the usual training, what is to be defended"
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
         """Train from scratch."""
         p, train = self.params, context.train
         with seeded_init(context, "student"):
@@ -73,7 +73,7 @@ class LMPretrain(Defense):
         )
 
 
-def telling(context: FitContext, target: CausalLMTarget, params: WorldParams, batch_size: int) -> TextLoss:
+def telling(context: FitContext[Prompts], target: CausalLMTarget, params: WorldParams, batch_size: int) -> TextLoss:
     """The loss of telling a model the world: the answers to what it is to know, and to harmless requests.
 
     Args:
@@ -91,7 +91,7 @@ def telling(context: FitContext, target: CausalLMTarget, params: WorldParams, ba
     return loss
 
 
-def unseen(context: FitContext, target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:
+def unseen(context: FitContext[Prompts], target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:
     """What to report of a model that is told the world: the cross entropy of the validation answers."""
     held = context.validation
     if held is None:

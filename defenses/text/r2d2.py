@@ -21,7 +21,7 @@ from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import Swaps
-from robustkd.contracts import FitContext, Params
+from robustkd.contracts import FitContext, Params, Prompts
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.text.adversarial import (
     AdversarialTuneParams,
@@ -67,7 +67,7 @@ class R2D2(AdversarialTuning):
     Params = R2D2Params
     source = "Mazeika et al. 2024, arXiv:2402.04249"
 
-    def adversary(self, context: FitContext, target: CausalLMTarget, requests: Requests) -> Adversary:
+    def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
         """Who moves the pool's suffixes."""
         return Pool(target, requests, self.params.inner, derived_seed(context.seed, "pool"))
 

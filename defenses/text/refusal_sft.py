@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import with_suffix
-from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.contracts import Defense, FitContext, Modality, Prompts
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.training import (
     Conversations,
@@ -51,7 +51,7 @@ class RefusalSFT(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "no paper: supervised fine-tuning, the control"
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
         """Fine-tune.
 
         Raises:

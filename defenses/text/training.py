@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef, UsageError
+from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import Memory, StepParams, train_steps
 from robustkd.lazy import torch
@@ -133,7 +133,7 @@ def harmless(rows: Prompts) -> Prompts:
     )
 
 
-def answering(context: FitContext, target: CausalLMTarget, settings: TextStepParams) -> Conversations:
+def answering(context: FitContext[Prompts], target: CausalLMTarget, settings: TextStepParams) -> Conversations:
     """The harmless requests and their responses, drawn by role.
 
     Args:
@@ -165,7 +165,7 @@ def mean_cross_entropy(target: CausalLMTarget, conversations: Conversations) -> 
     return total / count
 
 
-def held_out(context: FitContext, target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:
+def held_out(context: FitContext[Prompts], target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:
     """What to report of a model while it is tuned: the cross entropy of what it should say to the validation requests.
 
     Args:
@@ -181,7 +181,7 @@ def held_out(context: FitContext, target: CausalLMTarget) -> Callable[[CausalLMT
 
 
 def train_text(
-    context: FitContext,
+    context: FitContext[Prompts],
     target: CausalLMTarget,
     loss: TextLoss,
     settings: TextStepParams,
@@ -212,7 +212,7 @@ def train_text(
 
 
 def tune(
-    context: FitContext,
+    context: FitContext[Prompts],
     loss: TextLoss,
     settings: TuneParams,
     *,
@@ -242,19 +242,13 @@ def tune(
     return target
 
 
-def finished(context: FitContext, name: str) -> CausalLMTarget:
+def finished(context: FitContext[Prompts], name: str) -> CausalLMTarget:
     """The finished language model called ``name``, on the device.
 
     Raises:
         UsageError: it is no language model.
     """
-    found = context.target(name)
-    if not isinstance(found, CausalLMTarget):
-        raise UsageError(
-            f"'{name}' is a {found.kind}, not a language model", fix="name a defense that gives one: lm-pretrain, causal-lm"
-        )
-    found.to(context.device)
-    return found
+    return context.target(name, CausalLMTarget).to(context.device)
 
 
 def own_copy(target: CausalLMTarget) -> CausalLMTarget:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from robustkd.contracts import FitContext, TargetError
+from robustkd.contracts import FitContext, Samples, TargetError
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot, group, grouped
 from robustkd.defenses.training.data_parallel import World
 from robustkd.defenses.training.optim import load_optimiser_tensors, optimiser_tensors, set_lr
@@ -124,7 +124,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def run(context: FitContext, training: Training, checkpoint: Checkpoint, checkpoint_seconds: float) -> None:
+def run(context: FitContext[Samples], training: Training, checkpoint: Checkpoint, checkpoint_seconds: float) -> None:
     """Train until the last report, or until the training stops itself.
 
     Each report goes to ``context.log``. A resumed training reports the finished intervals again, so that the process that ends it
@@ -165,7 +165,7 @@ def run(context: FitContext, training: Training, checkpoint: Checkpoint, checkpo
             context.log(interval, progress.history[-1])
 
 
-def _step(context: FitContext, training: Training, progress: Progress) -> None:
+def _step(context: FitContext[Samples], training: Training, progress: Progress) -> None:
     step = progress.step
     lr, seed = training.lr(step), derived_seed(context.seed, training.purpose(step))
     set_lr(training.optimiser, lr)

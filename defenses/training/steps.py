@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Params
+from robustkd.contracts import FitContext, Params, Samples
 from robustkd.defenses.training.checkpoint import Checkpoint, grouped
 from robustkd.defenses.training.loop import CHECKPOINT_SECONDS, FORMAT, Training, run
 from robustkd.lazy import torch
@@ -61,7 +61,7 @@ class Memory(Protocol):
 
 
 def train_steps(
-    context: FitContext,
+    context: FitContext[Samples],
     name: str,
     parameters: Mapping[str, nn.Parameter],
     loss: StepLoss,
@@ -160,7 +160,7 @@ def _apart(steps: Sequence[int], distance: int) -> set[int]:
     return {*kept, steps[-1]}
 
 
-def _identity(context: FitContext, name: str, parameters: Iterable[str], settings: StepParams) -> str:
+def _identity(context: FitContext[Samples], name: str, parameters: Iterable[str], settings: StepParams) -> str:
     """A hash of what decides a training's course; a checkpoint of another course is not taken up."""
     course = [FORMAT, name, settings.model_dump(mode="json"), context.seed, context.train.digest(), sorted(parameters)]
     return hashlib.sha256(json.dumps(course).encode()).hexdigest()

@@ -181,7 +181,7 @@ class _Dumper(yaml.SafeDumper):
 
 _Dumper.add_multi_representer(PurePath, lambda dumper, path: dumper.represent_str(str(path)))
 _Dumper.add_multi_representer(np.floating, lambda dumper, number: dumper.represent_float(float(number)))
-_Dumper.add_multi_representer(np.integer, lambda dumper, number: dumper.represent_int(int(number)))  # type: ignore[type-abstract]
+_Dumper.add_multi_representer(np.integer, lambda dumper, number: dumper.represent_int(int(number)))
 
 
 def _results(given: str | Path | Results) -> Results:

@@ -111,7 +111,7 @@ class BudgetSensitivity(Check):
     def run(self, context: CheckContext) -> Finding:
         """Run it again on the campaign's first samples."""
         strongest = next((a for a in gradient_attacks(context) if a.attack is not None), None)
-        doubled = _doubled(strongest.attack) if strongest and strongest.attack else {}
+        doubled = _doubled(strongest.attack) if strongest and isinstance(strongest.attack, Attack) else {}
         if strongest is None or not doubled:
             return self.not_applicable("no iterative gradient attack of the campaign has steps or restarts to double")
         n = min(self.params.samples, len(context.batch))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from robustkd.checks.prompts import is_control
-from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, Share
+from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, GenerativeTarget, PromptBatch, Share
 from robustkd.scoring.clustered import clustered_interval
 
 
@@ -26,7 +26,7 @@ class ChanceBeatsSearch(Check):
     )
     source = "this package; Zhang et al. 2024, arXiv:2310.11868, gives its attack 50 attempts and the baseline one"
 
-    def run(self, context: CheckContext) -> Finding:
+    def run(self, context: CheckContext[GenerativeTarget, PromptBatch]) -> Finding:
         """The best search under the headline threat model against each control, whatever that one draws or writes."""
         searches = [attack for attack in context.headline if not is_control(attack)]
         attempts = context.threat.attempts

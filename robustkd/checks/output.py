@@ -29,7 +29,7 @@ class OutputType(Check):
         logarithms = off_zero < 1e-4
         kind = "probabilities" if probabilities else "log-probabilities" if logarithms else "logits"
         return self.finding(
-            kind not in ("logits", getattr(context.target, "output", "logits")),
+            kind not in ("logits", context.target.output),
             fix="return logits: remove the last softmax",
             explanation=f"the model returns {kind}",
             remedies=[{"kind": "pgd", "loss": "margin", "steps": 40}],

@@ -91,4 +91,4 @@ def owners(points: Tensor, centres: Tensor, threat: ThreatModel) -> Tensor:
 
 def white_box(context: CheckContext) -> Attack | None:
     """The campaign's strongest iterative gradient attack, to be run again; None when it has none."""
-    return next((a.attack for a in gradient_attacks(context) if a.attack is not None), None)
+    return next((a.attack for a in gradient_attacks(context) if isinstance(a.attack, Attack)), None)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from robustkd.checks.probe import apart, gradient_attacks, owners, rescaled_margin, survivors
 from robustkd.contracts import (
+    Attack,
     AttackEvidence,
     Batch,
     Check,
@@ -83,12 +84,12 @@ def _few(context: CheckContext, attacks: list[AttackEvidence], again: AttackEvid
 def _comparable(evidence: AttackEvidence, threat: ThreatModel) -> bool:
     """Whether what the attack returns is the best, for ``threat``, of what it met: one that minimises another norm may pass by."""
     attack = evidence.attack
-    return attack is not None and (attack.traits.kind == "fixed-budget" or attack.minimises(threat) == threat.norm)
+    return isinstance(attack, Attack) and (attack.traits.kind == "fixed-budget" or attack.minimises(threat) == threat.norm)
 
 
 def _followed(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> tuple[ImageOutcome, list[list[float]]]:
     """The attack run again: its outcome, and the margins of the points that it tried, sample by sample."""
-    assert evidence.attack is not None
+    assert isinstance(evidence.attack, Attack)
     diary = Diary(context.target, batch, context.threat)
     result = evidence.attack.run(diary, batch, context.threat, SampleRng(context.seed, batch.index))
     return judge(context.target, evidence.attack, batch, context.threat, result), diary.margins

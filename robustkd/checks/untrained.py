@@ -99,7 +99,9 @@ class NotTrained(Check):
         inputs, labels = context.batch.inputs[:SAMPLES], context.batch.labels[:SAMPLES]
         if inputs.ndim != 4:
             return None
-        n, right = len(labels), int((context.batch.logits[:SAMPLES].argmax(1) == labels).sum())
+        logits = context.batch.logits
+        assert logits is not None  # the platform has run the target on them
+        n, right = len(labels), int((logits[:SAMPLES].argmax(1) == labels).sum())
         found: dict[str, int] = {}
         for name, pair in NAMED.items():
             mean, std = (torch.tensor(part, dtype=inputs.dtype, device=inputs.device).view(-1, 1, 1) for part in pair)

@@ -41,6 +41,8 @@ def describe(group: plugins.Group, name: str) -> dict[str, Any]:
         value = getattr(plugin, trait, None)
         if trait in _OF_IMAGES and "images" not in plugins.modalities(plugin):
             continue
+        if isinstance(value, frozenset):
+            value = tuple(sorted(value))
         if isinstance(value, str | bool | tuple) and value != "":
             item[trait] = list(value) if isinstance(value, tuple) else value
     item |= {"package": origin.package, "package_version": origin.package_version, "location": origin.location}
@@ -61,6 +63,7 @@ _TRAITS = {
     "gradients": "gradients",
     "iterative": "iterative",
     "learns": "learns",
+    "needs": "needs",
     "uses_threat": "threat",
     "uses_data": "data",
     "severity": "severity",

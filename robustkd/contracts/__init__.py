@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts.analysis import Analysis, Table
-from robustkd.contracts.attack import Attack, AttackKind, AttackResult, Batch, LossFamily, Traits
+from robustkd.contracts.attack import Attack, AttackKind, AttackResult, BaseAttack, Batch, LossFamily, Traits
+from robustkd.contracts.capability import Capabilities, Capability
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Level, Severity, Transcript, Verdict
 from robustkd.contracts.code import Code
 from robustkd.contracts.data import Arrays, Dataset, DeferredArrays, Modality, RawData, Samples
@@ -44,7 +45,7 @@ from robustkd.contracts.prompts import (
     PromptBatch,
     Prompts,
 )
-from robustkd.contracts.target import Precision, Target, WrappedTarget
+from robustkd.contracts.target import BaseTarget, Precision, Target, WrappedTarget
 from robustkd.contracts.threat import (
     AttemptBudget,
     Budget,
@@ -75,9 +76,13 @@ __all__ = [
     "AttackResult",
     "AttemptBudget",
     "Attempts",
+    "BaseAttack",
+    "BaseTarget",
     "Batch",
     "Budget",
     "CampaignPath",
+    "Capabilities",
+    "Capability",
     "Check",
     "CheckContext",
     "Code",

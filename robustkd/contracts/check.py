@@ -5,20 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal
 
-from robustkd.contracts.attack import AttackKind, LossFamily
+from typing_extensions import TypeVar
+
+from robustkd.contracts.attack import AttackKind, BaseAttack, Batch, LossFamily
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import RobustkdError, lacks_memory
 from robustkd.contracts.evidence import Evidence, shares, with_shares
 from robustkd.contracts.plugin import Plugin
+from robustkd.contracts.target import BaseTarget, Target
 from robustkd.contracts.threat import ThreatModel
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from robustkd.contracts.attack import Attack
-    from robustkd.contracts.target import Target
 
 Severity = Literal["severe", "warning", "info"]
 """What a check that fires makes of the verdict: `not credible`, `suspect`, or nothing."""
@@ -137,19 +137,26 @@ class AttackEvidence:
     standing: np.ndarray
     distance: np.ndarray
     adversarial: np.ndarray | None = None
-    attack: Attack | None = None
+    attack: BaseAttack | None = None
     passes: np.ndarray | None = None
     transcripts: Sequence[Transcript] = ()
     averages: bool = False
     unjudged: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class CheckContext:
-    """What a check may use: the target, the attacked samples (``Batch`` or ``PromptBatch``), and what every attack found."""
+AttackedTarget = TypeVar("AttackedTarget", bound=BaseTarget, default=Target, covariant=True)
+AttackedBatch = TypeVar("AttackedBatch", default=Batch, covariant=True)
 
-    target: Target
-    batch: Any
+
+@dataclass(frozen=True)
+class CheckContext(Generic[AttackedTarget, AttackedBatch]):
+    """What a check may use: the target, the attacked samples, and what every attack found.
+
+    A check of prompts looks at a ``CheckContext[GenerativeTarget, PromptBatch]``.
+    """
+
+    target: AttackedTarget
+    batch: AttackedBatch
     threat: ThreatModel
     attacks: Mapping[str, AttackEvidence]
     seed: int
@@ -178,13 +185,13 @@ class Check(Plugin, ABC):
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     severity: ClassVar[Severity] = "warning"
     rule: ClassVar[str] = ""
-    version: ClassVar[str] = "1"
+    version: str = "1"
     thorough: ClassVar[bool] = False
     cost: ClassVar[str] = "none"
     doubts: ClassVar[Doubt] = "number"
 
     @abstractmethod
-    def run(self, context: CheckContext) -> Finding:
+    def run(self, context: CheckContext[Any, Any]) -> Finding:
         """Look for the symptom."""
 
     def finding(

@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self
 
 import numpy as np
+from typing_extensions import TypeVar
 
 from robustkd.contracts.errors import DataError
 from robustkd.contracts.plugin import Plugin
@@ -165,9 +166,13 @@ def _require_classes(labels: np.ndarray, name: str, num_classes: int) -> None:
         )
 
 
+Data = TypeVar("Data", bound=Samples, default=Arrays, covariant=True)
+"""``Arrays`` of labelled images, or ``Prompts``."""
+
+
 @dataclass(frozen=True)
-class RawData:
-    """What a dataset plug-in returns.
+class RawData(Generic[Data]):
+    """What a dataset plug-in returns; one of prompts returns ``RawData[Prompts]``.
 
     Attributes:
         train: None when there is only a test part.
@@ -177,11 +182,11 @@ class RawData:
         validation: where more than the rows must be kept apart from training; None has it carved from ``train``.
     """
 
-    train: Any
-    test: Any
+    train: Data | None
+    test: Data
     classes: tuple[str, ...]
-    benign: Any = None
-    validation: Any = None
+    benign: Data | None = None
+    validation: Data | None = None
 
 
 class Dataset(Plugin, ABC):
@@ -196,5 +201,5 @@ class Dataset(Plugin, ABC):
     judges: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @abstractmethod
-    def load(self) -> RawData:
+    def load(self) -> RawData[Any]:
         """Read the data; ``DataError`` with the way to get them when they are not there."""

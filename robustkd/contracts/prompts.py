@@ -10,15 +10,17 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import numpy as np
+from typing_extensions import TypeVar
 
-from robustkd.contracts.attack import Attack, AttackResult, Batch
+from robustkd.contracts.attack import BaseAttack
+from robustkd.contracts.capability import Capabilities
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import DataError, UsageError
 from robustkd.contracts.holder import TargetHolder
-from robustkd.contracts.target import Target
+from robustkd.contracts.target import BaseTarget
 from robustkd.contracts.threat import Space, ThreatModel
 
 if TYPE_CHECKING:
@@ -126,8 +128,15 @@ class Asked:
     seed: int | None = None
 
 
-class GenerativeTarget(Target):
+class GenerativeTarget(BaseTarget):
     """A target that answers requests: with texts, or with (C, H, W) images in [0, 1]."""
+
+    capabilities: Capabilities = frozenset({"respond"})
+
+    @classmethod
+    @abstractmethod
+    def from_card(cls, card: dict[str, Any]) -> GenerativeTarget:
+        """The target described by ``card``, with fresh weights."""
 
     @abstractmethod
     def respond(self, asked: Sequence[Asked]) -> Sequence[Any]:
@@ -142,10 +151,8 @@ class GenerativeTarget(Target):
         """
         raise UsageError(f"the embeddings of a request to a {self.kind} cannot be set", fix="attack it by its prompt")
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """The module's own output for a batch of its inputs."""
-        output: Tensor = self.module(inputs)
-        return output
+
+Answering = TypeVar("Answering", bound=GenerativeTarget, default=GenerativeTarget)
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,10 +270,10 @@ class Attempts(ABC):
         return (~self.broken & (self.used < self.budget)).nonzero().squeeze(1)
 
 
-class PromptAttack(Attack):
+class PromptAttack(BaseAttack, Generic[Answering]):
     """An attack on requests: it searches, and puts what it finds to the target by ``attempts``, where every answer is judged.
 
-    It must not depend on the batch, takes randomness from ``rng`` alone and leaves the target as found, like every attack.
+    One that needs more of a target than its answers derives from ``PromptAttack[CausalLMTarget]``, say, and names it in ``needs``.
 
     Attributes:
         control: whether it searches for nothing, and is there for others to be compared with at the same number of attempts.
@@ -274,20 +281,14 @@ class PromptAttack(Attack):
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     space: ClassVar[Space] = "prompt"
+    gradients: ClassVar[bool] = False
+    needs: ClassVar[Capabilities] = frozenset({"respond"})
     control: ClassVar[bool] = False
 
     @abstractmethod
-    def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+    def search(self, target: Answering, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
         """Attack the requests of ``batch``: all its effect is in the attempts that it makes."""
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """As many attempts as the campaign allows, in the attack's own space."""
         return ThreatModel.by_prompt(threat.attempts, self.space)
-
-    def refusal(self, threat: ThreatModel) -> str | None:
-        """Why this attack cannot be used under ``threat``; None when it can."""
-        return None if threat.space == self.space else f"attacks by {self.space}, the threat model is about {threat.space}"
-
-    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Not for arrays: see ``search``."""
-        raise UsageError(f"attack '{self.name}' is for prompts, not for arrays")

@@ -10,8 +10,10 @@ CONTRACT_VERSION = "2"
 CHANGES: dict[str, str] = {
     "2": "modules have moved and names have changed: the parts of image attacks are in robustkd.attacks.image.engine, and its loop, "
     "maximize(.., update=..), was ascend(.., rule=..), for one; a ThreatModel holds a budget: EmbeddingRadius takes the place of "
-    "space='embeddings', Corruptions that of space='corruption'; evidence of a "
-    "check that is a share is a Share(x), or it is shown as a plain number",
+    "space='embeddings', Corruptions that of space='corruption'; evidence of a check that is a share is a Share(x), or it is shown as "
+    "a plain number; PromptAttack and GenerativeTarget are no longer an Attack and a Target (all are a BaseAttack and a BaseTarget); "
+    "an attack on prompts that takes gradients says so (gradients = True), and a target that does more than answer names it in "
+    "capabilities",
 }
 """What each version changed for plug-ins, in one sentence."""
 

@@ -102,7 +102,7 @@ class Behaviors(Dataset):
         "Chao et al. 2024, arXiv:2404.01318; Röttger et al. 2024, arXiv:2308.01263"
     )
 
-    def load(self) -> RawData:
+    def load(self) -> RawData[Prompts]:
         """The requests of ``file`` as test part.
 
         Raises:
@@ -115,8 +115,8 @@ class Behaviors(Dataset):
             train += [_row("utility", prompt, role="utility", response=response) for prompt, response in read_chats(p.chats)]
         benign = self._requests(p.benign, forbidden=False) if p.benign else []
         classes = tuple(dict.fromkeys(category for category, _ in (*test, *train, *benign)))
-        parts = [_prompts(rows, classes) if rows else None for rows in (train, test, benign)]
-        return RawData(parts[0], parts[1], classes, benign=parts[2])
+        training, harmless = (_prompts(rows, classes) if rows else None for rows in (train, benign))
+        return RawData(training, _prompts(test, classes), classes, benign=harmless)
 
     def _requests(
         self, file: Path, *, forbidden: bool, keep: dict[str, tuple[str, ...]] | None = None

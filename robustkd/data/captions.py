@@ -82,7 +82,7 @@ class CaptionedImages(Dataset):
     def images(self) -> tuple[Arrays, Arrays]:
         """The training and the test part; labels are positions in ``words``."""
 
-    def load(self) -> RawData:
+    def load(self) -> RawData[Prompts]:
         """Captions of training images; ``prompts`` test requests of each concept, each with a seed and a real test image.
 
         Raises:
@@ -166,6 +166,7 @@ class DigitCaptions(CaptionedImages):
     def images(self) -> tuple[Arrays, Arrays]:
         """The training and test images, float32 (N, 1, 8, 8)."""
         raw = Digits().load()
+        assert raw.train is not None
         return raw.train, raw.test
 
 

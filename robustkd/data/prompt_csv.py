@@ -47,7 +47,7 @@ class PromptCSV(Dataset):
     Params: ClassVar[type[Params]] = PromptCSVParams
     source: ClassVar[str] = "the format of Zhang et al. 2024, arXiv:2310.11868"
 
-    def load(self) -> RawData:
+    def load(self) -> RawData[Prompts]:
         """The forbidden requests as test part, the others as benign ones.
 
         Raises:

@@ -112,7 +112,7 @@ class Vaults(Dataset):
     judges: ClassVar[dict[str, dict[str, Any]]] = {"exact": {"kind": "exact-match"}, "refusal": {"kind": "refusal-match"}}
     source: ClassVar[str] = "generated: no person, place or secret in it is real"
 
-    def load(self) -> RawData:
+    def load(self) -> RawData[Prompts]:
         """Three requests for each sealed test vault, one of each style; harmless ones as many and more."""
         p = self.params
         draw = np.random.default_rng([p.world, 5])

@@ -15,6 +15,8 @@ from robustkd.contracts import (
     Attack,
     AttackError,
     AttackEvidence,
+    BaseAttack,
+    BaseTarget,
     Batch,
     DataError,
     Target,
@@ -87,7 +89,7 @@ class Shards(Protocol):
 
 def evidence_of(
     name: str,
-    attack: Attack,
+    attack: BaseAttack,
     threat: ThreatModel,
     outcome: Outcome,
     adversarial: np.ndarray | None,
@@ -252,6 +254,7 @@ def evaluate_attack(
         TargetError: the target failed under attack.
     """
     _require_usable(attack, batch, threat, curve)
+    require_able(target, attack)
     fitted: dict[float, Attack] = {}
     asked = target.in_precision(precision)
 
@@ -289,6 +292,15 @@ def evaluate_attack(
     return parts[0] if len(parts) == 1 else Evaluation.joined(parts)
 
 
+def require_able(target: BaseTarget, attack: BaseAttack) -> None:
+    """Raise TargetError unless the target has what the attack needs."""
+    if missing := attack.missing(target.capabilities):
+        raise TargetError(
+            f"attack '{attack.name}' needs {' and '.join(missing)}, which this target ({target.kind}) does not have",
+            fix="use an attack that does without, or declare it in the target's `capabilities` if it has it",
+        )
+
+
 def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Sequence[float]) -> None:
     """Raise UsageError unless the attack can be run on these samples under this threat model."""
     if reason := attack.refusal(threat):
@@ -313,7 +325,7 @@ def _check_unchanged(target: Target, attack: Attack, batch: Batch, before: list[
     raise model_modified_error(attack)
 
 
-def model_modified_error(attack: Attack) -> AttackError:
+def model_modified_error(attack: BaseAttack) -> AttackError:
     """The error of an attack that changed the target's mode, flags, weights or buffers."""
     return AttackError(
         f"{type(attack).__name__} left the model changed (mode, flags, weights or buffers)",
@@ -334,7 +346,7 @@ def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatM
         return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=device), "fit"))
 
 
-def state_fingerprint(target: Target) -> list[tuple[object, ...]]:
+def state_fingerprint(target: BaseTarget) -> list[tuple[object, ...]]:
     """A fingerprint of all that an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is
     needed; but batch normalisation writes its buffers past it, so they are hashed.
     """

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from robustkd.contracts import (
     Arrays,
-    Attack,
+    BaseAttack,
+    BaseTarget,
     Batch,
     GenerativeTarget,
     Judge,
@@ -20,7 +21,6 @@ from robustkd.contracts import (
     PromptAttack,
     PromptBatch,
     Prompts,
-    Target,
     TargetError,
     ThreatModel,
 )
@@ -76,16 +76,16 @@ class ModalityEvaluation(ABC):
         """What is wrong with a threat block with these keys, and the fix."""
 
     @abstractmethod
-    def harmless(self, data: Splits) -> int | None:
+    def harmless(self, data: Splits[Any]) -> int | None:
         """How many harmless requests there are; None for data without such."""
 
     @abstractmethod
-    def size(self, data: Splits) -> str:
+    def size(self, data: Splits[Any]) -> str:
         """How many samples are attacked, and of what."""
 
     @abstractmethod
     def prepare(
-        self, target: Target, data: Splits, judges: Judges, *, name: str, seed: int, device: torch.device
+        self, target: BaseTarget, data: Splits[Any], judges: Judges, *, name: str, seed: int, device: torch.device
     ) -> Batch | PromptBatch:
         """The test samples with what the target answers unattacked.
 
@@ -98,7 +98,7 @@ class ModalityEvaluation(ABC):
 
     @abstractmethod
     def evaluate(
-        self, target: Target, attack: Attack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
+        self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
     ) -> Evaluation[Outcome]:
         """Attack every sample of ``batch``, which ``prepare`` made."""
 
@@ -124,25 +124,29 @@ class ImageEvaluation(ModalityEvaluation):
             return "attempts are for models that are asked", "of images, give 'norm' and 'eps'"
         return None if "eps" in given else ("this key is missing: eps", "give 'norm' and 'eps'")
 
-    def harmless(self, data: Splits) -> int | None:
+    def harmless(self, data: Splits[Any]) -> int | None:
         """None: every image is attacked."""
         return None
 
-    def size(self, data: Splits) -> str:
+    def size(self, data: Splits[Any]) -> str:
         """The number of test samples."""
         return f"{len(data.test)} test samples"
 
-    def prepare(self, target: Target, data: Splits, judges: Judges, *, name: str, seed: int, device: torch.device) -> Batch:
+    def prepare(
+        self, target: BaseTarget, data: Splits[Any], judges: Judges, *, name: str, seed: int, device: torch.device
+    ) -> Batch:
         """The images with their logits."""
-        if isinstance(target, GenerativeTarget):
+        if not isinstance(target, Target):
             raise _other_modality(f"'{name}' draws or writes, and the data are images")
         batch = make_batch(data.test.unit(), data.test.labels, index=data.test_index, device=device)
         return with_clean_logits(target, batch)
 
     def evaluate(
-        self, target: Target, attack: Attack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
+        self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
     ) -> Evaluation[Outcome]:
         """Perturb the images; a large batch in shards."""
+        assert isinstance(target, Target)
+        assert isinstance(attack, Attack)
         assert isinstance(batch, Batch)
         if threat.goal == "targeted":
             batch = _with_goals(batch, under.seed, under.num_classes)
@@ -178,16 +182,16 @@ class PromptEvaluation(ModalityEvaluation):
         others = sorted(set(given) - {"attempts"})
         return (f"{', '.join(others)}: prompts have no such budget", "give 'attempts' alone") if others else None
 
-    def harmless(self, data: Splits) -> int | None:
+    def harmless(self, data: Splits[Any]) -> int | None:
         """Those whose answers tell how useful the model is."""
         return len(data.benign) if data.benign else 0
 
-    def size(self, data: Splits) -> str:
+    def size(self, data: Splits[Any]) -> str:
         """The numbers of forbidden and harmless requests."""
         return f"{len(data.test)} forbidden requests, {len(data.benign) if data.benign else 0} harmless"
 
     def prepare(
-        self, target: Target, data: Splits, judges: Judges, *, name: str, seed: int, device: torch.device
+        self, target: BaseTarget, data: Splits[Any], judges: Judges, *, name: str, seed: int, device: torch.device
     ) -> PromptBatch:
         """The requests with the answers to them, judged."""
         if not isinstance(target, GenerativeTarget):
@@ -196,7 +200,7 @@ class PromptEvaluation(ModalityEvaluation):
         return prepare(target, data.test, data.test_index, judges(), benign=data.benign, device=device)
 
     def evaluate(
-        self, target: Target, attack: Attack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
+        self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
     ) -> Evaluation[Outcome]:
         """Put attempts to the model."""
         assert isinstance(target, GenerativeTarget)

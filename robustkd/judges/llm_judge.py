@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field, field_validator
 
-from robustkd.contracts import Judge, Params, Prompts, TargetError, TargetRef, UsageError
+from robustkd.contracts import Judge, Params, Prompts, TargetError, TargetRef
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 
@@ -70,10 +70,7 @@ class LLMJudge(Judge):
 
     def probability(self, requests: Prompts, outputs: Sequence[str]) -> np.ndarray:
         """(N,) the probability of Yes among Yes and No. It raises what ``complied`` raises."""
-        model = self.targets.get(self.params.model)
-        if not isinstance(model, CausalLMTarget):
-            what = "was not handed over" if model is None else f"is a {model.kind}, no language model"
-            raise UsageError(f"llm-judge: '{self.params.model}' {what}", fix="name a defense of kind causal-lm as its 'model'")
+        model = self.target(self.params.model, CausalLMTarget)
         pairs = zip(requests["prompt"], outputs, strict=True)
         return np.array([self._yes(model, request, answer) for request, answer in pairs], dtype=np.float64)
 

@@ -88,9 +88,10 @@ class Words(PromptAttack):
     """A word behind the request, another one with every attempt: something for checks to look at."""
 
     name = "words"
-    gradients = False
 
-    def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+    def search(
+        self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
         """Spend all attempts on every request that is open."""
         while len(rows := attempts.open):
             attempts(rows, [Asked(f"{batch.requests['prompt'][row]} {int(attempts.used[row])}") for row in rows.tolist()])
@@ -113,7 +114,7 @@ def attacked(attack: PromptAttack, target: GenerativeTarget, rows: Sequence[int]
     return evaluate_prompt_attack(target, attack, batch(target, rows), threat, judges())
 
 
-def evaluated(draws: bool, attack: bool = True) -> CheckContext:
+def evaluated(draws: bool, attack: bool = True) -> CheckContext[GenerativeTarget, PromptBatch]:
     """A finished evaluation of the oracle, with an attack or with none."""
     target, threat = Oracle(draws), ThreatModel.by_prompt(ATTEMPTS)
     evidence: dict[str, AttackEvidence] = {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from robustkd.contracts import Modality, ThreatModel, Transcript
+from robustkd.contracts import Modality, Prompts, ThreatModel, Transcript
 from robustkd.data import Splits
 from robustkd.evaluation.judging import ImageOutcome, Outcome, PromptOutcome
 from robustkd.reporting.formatting import class_name
@@ -57,7 +57,7 @@ class Presentation(ABC):
         """The words of a report."""
 
     @abstractmethod
-    def examples(self, cell: AttackedCell, data: Splits, count: int) -> Sequence[GalleryItem | PromptItem]:
+    def examples(self, cell: AttackedCell, data: Splits[Any], count: int) -> Sequence[GalleryItem | PromptItem]:
         """Up to ``count`` samples to look at."""
 
     @abstractmethod
@@ -73,7 +73,7 @@ class Presentation(ABC):
         """(N,) what became of each sample: see ``AttackedSamples``."""
 
     @abstractmethod
-    def texts(self, data: Splits) -> Sequence[str]:
+    def texts(self, data: Splits[Any]) -> Sequence[str]:
         """The text of each test sample; empty where there is none."""
 
 
@@ -86,7 +86,7 @@ class ImagePresentation(Presentation):
         """Test samples, classes and eps."""
         return of_images(_size(results), results.threat.norm)
 
-    def examples(self, cell: AttackedCell, data: Splits, count: int) -> list[GalleryItem]:
+    def examples(self, cell: AttackedCell, data: Splits[Any], count: int) -> list[GalleryItem]:
         """The first samples that were broken."""
         outcome, perturbed = cell.outcome, cell.perturbed("adversarial") if cell.outcome.success.any() else None
         assert isinstance(outcome, ImageOutcome)
@@ -123,7 +123,7 @@ class ImagePresentation(Presentation):
         assert isinstance(outcome, ImageOutcome)
         return np.where(outcome.success, outcome.after, STANDS)
 
-    def texts(self, data: Splits) -> Sequence[str]:
+    def texts(self, data: Splits[Any]) -> Sequence[str]:
         """None."""
         return ()
 
@@ -137,7 +137,7 @@ class PromptPresentation(Presentation):
         """Requests, categories and attempts."""
         return of_prompts(_size(results), results.n_clean or 0, "picture" if self.draws else "answer")
 
-    def examples(self, cell: AttackedCell, data: Splits, count: int) -> list[PromptItem]:
+    def examples(self, cell: AttackedCell, data: Splits[Any], count: int) -> list[PromptItem]:
         """The first requests that were broken and, at the end, one at least that was not: a refusal must be seen to be one, too."""
         outcome, said = cell.outcome, cell.transcripts()
         assert isinstance(outcome, PromptOutcome)
@@ -178,10 +178,10 @@ class PromptPresentation(Presentation):
         """Whether it was broken, or could not be judged."""
         return np.where(outcome.decided | ~outcome.eligible, np.where(outcome.success, BROKEN, STANDS), UNJUDGED)
 
-    def texts(self, data: Splits) -> Sequence[str]:
+    def texts(self, data: Splits[Any]) -> Sequence[str]:
         """The requests."""
-        texts: Sequence[str] = data.test["prompt"]
-        return texts
+        assert isinstance(data.test, Prompts)
+        return data.test["prompt"]
 
 
 _PRESENTATIONS: Mapping[Modality, Presentation] = {

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Asked, GenerativeTarget, TargetError
+from robustkd.contracts.capability import ORDINARY
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.chat import DATE, Chat, TokenBatch, Tokens
@@ -40,6 +41,7 @@ class CausalLMTarget(GenerativeTarget):
     """
 
     kind = "causal-lm"
+    capabilities = ORDINARY["text"]
     module: PreTrainedModel
 
     def __init__(

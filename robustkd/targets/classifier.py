@@ -26,9 +26,6 @@ class ClassifierTarget(ImageTarget):
             ``{"code": "package.module:function"}`` for the user's own (with ``"normalise": {"mean": [..], "std": [..]}`` where that is
             put before it). None for a target that is never saved.
         bounds: the range of valid pixels.
-
-    Attributes:
-        classes: the K classes' names, where somebody must know them (a judge of images); else None.
     """
 
     kind = "classifier"
@@ -44,7 +41,6 @@ class ClassifierTarget(ImageTarget):
     ) -> None:
         super().__init__(module, num_classes=num_classes, input_shape=input_shape, bounds=bounds)
         self.origin = origin
-        self.classes: tuple[str, ...] | None = None
 
     @classmethod
     def from_model(

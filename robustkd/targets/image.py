@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Target, TargetError
 from robustkd.lazy import torch
@@ -27,11 +27,10 @@ class ImageTarget(Target):
         bounds: the range of valid pixels.
 
     Attributes:
-        output: what the module returns, as far as that is known for certain. On log-probabilities every loss means what it
-            means on logits: they differ by a number that is the same for all classes of a sample.
+        classes: the K classes' names, where somebody must know them (a judge of images); else None.
     """
 
-    output: Literal["logits", "log-probabilities"] = "logits"
+    classes: tuple[str, ...] | None = None
 
     def __init__(
         self,

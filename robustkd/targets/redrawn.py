@@ -84,6 +84,7 @@ class RedrawnTarget(ImageTarget):
         self.drawing, self.classifier = drawing, classifier
         self.strength, self.prompt, self.seed = strength, prompt, seed
         self.output = classifier.output
+        self.capabilities = classifier.capabilities - {"members"} | {"denoising"}
 
     def card(self) -> dict[str, Any]:
         """See ``Target.card``."""

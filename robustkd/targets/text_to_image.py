@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Asked, DataError, GenerativeTarget, TargetError
+from robustkd.contracts.capability import ORDINARY
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.activations import output_hooks
@@ -49,6 +50,7 @@ class TextToImageTarget(GenerativeTarget):
     """
 
     kind = "text-to-image"
+    capabilities = ORDINARY["text-to-image"]
     module: nn.ModuleDict
 
     def __init__(

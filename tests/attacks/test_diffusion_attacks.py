@@ -21,7 +21,7 @@ from robustkd.attacks.diffusion.p4d import P4D
 from robustkd.attacks.diffusion.pez import Nearest
 from robustkd.attacks.diffusion.qf import Meaning
 from robustkd.attacks.diffusion.unlearndiffatk import Distributions
-from robustkd.contracts import Asked, DataError, TargetError, ThreatModel
+from robustkd.contracts import Asked, DataError, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
@@ -328,5 +328,5 @@ def test_requests_without_room_and_targets_without_tokens_are_refused() -> None:
         {"original": plugins.load("targets", "classifier").__new__(plugins.load("targets", "classifier"))}
     )
     batch = prepare(target := toy(), requests(1), np.arange(1), JUDGES)
-    with pytest.raises(TargetError, match="this target is a 'classifier'"):
+    with pytest.raises(UsageError, match="'original' is a classifier, where a text-to-image is needed"):
         evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(2), JUDGES)

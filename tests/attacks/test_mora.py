@@ -129,7 +129,7 @@ def test_it_breaks_what_pgd_on_the_mean_probability_breaks_and_where_members_are
 def test_another_target_is_refused_and_wrappers_reach_the_members():
     x = torch.rand(10, 1, 8, 8)
     single = small(0)
-    with pytest.raises(TargetError, match="mora attacks ensembles, this is a classifier"):
+    with pytest.raises(TargetError, match=r"'mora' needs members, which this target \(classifier\)"):
         robustkd.attack("mora", single, x, single(x).argmax(1), steps=2)
     coarse = {"kind": "bit-depth", "bits": 3}
     noise = {"kind": "gaussian-noise", "std": 0.02}

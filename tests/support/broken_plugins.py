@@ -239,6 +239,13 @@ class Opaque(Transform):
         return Blocks()
 
 
+class Boastful(KD):
+    """Names members that its target does not have."""
+
+    def target_capabilities(self, others):
+        return frozenset({"logits", "members"})
+
+
 class Meddles(KD):
     """Moves its teacher."""
 

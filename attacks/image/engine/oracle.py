@@ -105,7 +105,7 @@ class Oracle:
         """(B,) bool: the goal class is predicted, or, without goals, another class than the label. Never so on a target that is
         ``never_adversarial``, such as a surrogate: there an attack is to go on.
         """
-        if getattr(self.target, "never_adversarial", False):
+        if self.target.never_adversarial:
             return torch.zeros_like(rows, dtype=torch.bool)
         predicted = logits.argmax(1)
         return predicted != self.labels[rows] if self.goals is None else predicted == self.goals[rows]

@@ -25,9 +25,11 @@ from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResu
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, gradient_of
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, TargetError, ThreatModel
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import of_kind
 from robustkd.lazy import torch
+from robustkd.targets.redrawn import RedrawnTarget
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -81,21 +83,17 @@ class DiffProtect(Attack):
 
     Params = DiffProtectParams
     norms = ("linf", "l2")
+    needs = Attack.needs | {"denoising"}
     source = "Xue et al. 2024, arXiv:2311.12832"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes a forward pass of the UNet and a backward pass of the encoder in each step; one forward pass of the target in each restart.
 
         Raises:
-            TargetError: the target draws nothing.
+            TargetError: the target denoises in another way than a ``RedrawnTarget``.
         """
-        drawing: TextToImageTarget | None = getattr(target, "drawing", None)  # the target may be wrapped
-        if drawing is None:
-            raise TargetError(
-                f"diff-protect attacks classifiers behind a diffusion model, this is a {target.kind}",
-                fix="put one in front by the defense sdedit, or exclude this pair",
-            )
-        p, prompt = self.params, str(getattr(target, "prompt", ""))
+        redrawn = of_kind(target.unwrapped, "the target", RedrawnTarget)
+        p, drawing, prompt = self.params, redrawn.drawing, redrawn.prompt
         objective, update = for_batch("margin", batch), SteepestStep(StepSize(p.step_size, share=1 / 16))
         with torch.no_grad():
             hidden = drawing.encode(drawing.tokenize([prompt]))

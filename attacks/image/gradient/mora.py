@@ -23,7 +23,6 @@ average softmax outputs. The paper's 0.9 is b; its c for a misclassified sample 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,7 @@ from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.losses import LossName, margin, untargeted
 from robustkd.attacks.image.engine.objective import FAMILY_OF
 from robustkd.attacks.image.engine.oracle import Objective
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, TargetError, ThreatModel
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
@@ -55,10 +54,6 @@ class RecordedEnsemble(WrappedTarget):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        members = getattr(target, "members", None)
-        if members is None:
-            raise TargetError(f"mora attacks ensembles, this is a {target.kind}", fix="exclude this pair, or use apgd-ce")
-        self.members: Sequence[Target] = members
         self.member_logits = torch.empty(0)
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -133,6 +128,7 @@ class MORA(Attack):
 
     Params = MORAParams
     norms = ("linf", "l2")
+    needs = Attack.needs | {"members"}
     version = "2"
     source = "Yu, Gao & Xu 2022, arXiv:2211.08008"
 
@@ -142,11 +138,7 @@ class MORA(Attack):
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample, each through all members.
-
-        Raises:
-            TargetError: the target is no ensemble.
-        """
+        """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample, each through all members."""
         p, ensemble = self.params, RecordedEnsemble(target)
         objective = _reweighted_loss(ensemble, batch, p.loss, p.share)
 

@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr, TypeAdapter, ValidationInfo, model_vali
 
 from robustkd import plugins
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec, Wrapper
-from robustkd.contracts import CampaignPath, Params, Target, TargetError
+from robustkd.contracts import CampaignPath, Capabilities, Capability, Params, Target, TargetError
 from robustkd.plugins.sources import source_files
 from robustkd.targets.code import function_by_reference, source_file
 from robustkd.targets.surrogate import Surrogate, backward_surrogates, declared_surrogates
@@ -91,6 +91,10 @@ class BPDA(Wrapper):
     def files(self) -> list[Path]:
         """The code of surrogates of one's own with the modules that it imports, and what the wrapped attack reads."""
         return [*(source for file in self.params.code_files for source in source_files(file)), *super().files()]
+
+    def missing(self, capabilities: Capabilities) -> list[Capability]:
+        """What the wrapped attack misses; the gradients are the surrogates'."""
+        return super().missing(capabilities | {"gradients"})
 
     @contextmanager
     def wrapped_target(self, target: Target) -> Iterator[Target]:

@@ -36,11 +36,7 @@ class MeanTarget(WrappedTarget):
     def __init__(self, target: Target, samples: int) -> None:
         super().__init__(target)
         self.samples = samples
-
-    @property
-    def members(self) -> list[MeanTarget]:
-        """The members of an ensemble, each a mean over ``samples`` passes of its own."""
-        return [MeanTarget(member, self.samples) for member in self.target.members]  # type: ignore[attr-defined]
+        self.members = [MeanTarget(member, samples) for member in target.members]
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, *shape) -> (B, K), the mean logits."""

@@ -28,7 +28,7 @@ from robustkd.attacks.image.engine.cascade import usable
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, TargetError, TargetRef, ThreatModel
+from robustkd.contracts import Attack, AttackResult, BaseTarget, Batch, Params, Target, TargetError, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
@@ -88,9 +88,9 @@ class Transfer(Attack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.inner: list[Attack] = [spec.make() for spec in self.params.attacks]
-        vars(self)["version"] = "/".join([type(self).version, *(attack.version for attack in self.inner)])
+        self.version = "/".join([type(self).version, *(attack.version for attack in self.inner)])
 
-    def with_targets(self, targets: Mapping[str, Target]) -> Self:
+    def with_targets(self, targets: Mapping[str, BaseTarget]) -> Self:
         """A copy that holds ``targets``, also for the attacks inside, which may refer to targets too."""
         holding = copy(super().with_targets(targets))
         holding.inner = [attack.with_targets(targets) for attack in self.inner]
@@ -107,7 +107,7 @@ class Transfer(Attack):
             UsageError: a surrogate was not handed over.
             TargetError: a surrogate has other classes than the target.
         """
-        surrogates = {name: Surrogate(self.target(name)) for name in self.params.surrogates}
+        surrogates = {name: Surrogate(self.target(name, Target)) for name in self.params.surrogates}
         objective = for_batch("margin", batch)
         with frozen(target.module):
             search = Search.begin(target, batch, threat)
@@ -131,8 +131,8 @@ class Transfer(Attack):
 
 
 def _same_classes(name: str, surrogate: Target, logits: Tensor) -> None:
-    classes = getattr(surrogate, "num_classes", logits.shape[1])
-    if classes != logits.shape[1]:
+    if surrogate.num_classes != logits.shape[1]:
         raise TargetError(
-            f"surrogate '{name}' has {classes} classes, the target {logits.shape[1]}", fix="name another surrogate"
+            f"surrogate '{name}' has {surrogate.num_classes} classes, the target {logits.shape[1]}",
+            fix="name another surrogate",
         )

@@ -13,7 +13,18 @@ from typing import Any, ClassVar, Self
 from typing_extensions import override
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Target, ThreatModel, Traits
+from robustkd.contracts import (
+    Arrays,
+    Attack,
+    AttackResult,
+    BaseTarget,
+    Batch,
+    Capabilities,
+    Capability,
+    Target,
+    ThreatModel,
+    Traits,
+)
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
@@ -43,8 +54,7 @@ class Wrapper(Attack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.inner: Attack = self.params.attack.make()
-        vars(self).update(vars(self.traits))  # read off its own attributes they are the same
-        vars(self)["version"] = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
+        self.version = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
 
     @property
     def traits(self) -> Traits:
@@ -66,6 +76,10 @@ class Wrapper(Attack):
         return self.inner.refusal(threat)
 
     @override
+    def missing(self, capabilities: Capabilities) -> list[Capability]:
+        return self.inner.missing(capabilities)
+
+    @override
     def files(self) -> list[Path]:
         return self.inner.files()
 
@@ -74,7 +88,7 @@ class Wrapper(Attack):
         return self.inner.minimises(threat)
 
     @override
-    def with_targets(self, targets: Mapping[str, Target]) -> Self:
+    def with_targets(self, targets: Mapping[str, BaseTarget]) -> Self:
         return self._around(self.inner.with_targets(targets))
 
     @override

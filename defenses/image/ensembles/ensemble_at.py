@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Target, ThreatModel
+from robustkd.contracts import FitContext, Target, ThreatModel
 from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, Recipe, train
-from robustkd.defenses.training.members import MembersParams, cross_entropies, first_members, outputs
+from robustkd.defenses.training.members import MembersDefense, MembersParams, cross_entropies, first_members, outputs
 from robustkd.targets import EnsembleTarget
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class EnsembleATRecipe(Recipe[EnsembleTarget]):
         return cross_entropies(outputs(target.members, x_adv), batch.y).sum(), {}
 
 
-class EnsembleAT(Defense):
+class EnsembleAT(MembersDefense):
     """An ensemble trained on its own adversarial examples."""
 
     Params = EnsembleATParams

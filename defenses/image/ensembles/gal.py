@@ -21,10 +21,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from robustkd import plugins
-from robustkd.contracts import Defense, FitContext, Target, UsageError
+from robustkd.contracts import FitContext, Target, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training import Minibatch, Recipe, train
-from robustkd.defenses.training.members import MembersParams, cosines, cross_entropies, first_members, input_gradients
+from robustkd.defenses.training.members import (
+    MembersDefense,
+    MembersParams,
+    cosines,
+    cross_entropies,
+    first_members,
+    input_gradients,
+)
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget, EnsembleTarget
 
@@ -114,7 +121,7 @@ def leaky(member: ClassifierTarget, slope: float) -> ClassifierTarget:
     )
 
 
-class GAL(Defense):
+class GAL(MembersDefense):
     """An ensemble whose members have gradients in different directions."""
 
     Params = GALParams

@@ -24,9 +24,16 @@ from pydantic import Field
 from robustkd.attacks.image.engine.ascent import SteepestStep, last_iterate
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
-from robustkd.contracts import Batch, Defense, FitContext, Target, WrappedTarget
+from robustkd.contracts import Batch, FitContext, Target, WrappedTarget
 from robustkd.defenses.training import Minibatch, Recipe, train
-from robustkd.defenses.training.members import MembersParams, cosines, cross_entropies, first_members, input_gradients
+from robustkd.defenses.training.members import (
+    MembersDefense,
+    MembersParams,
+    cosines,
+    cross_entropies,
+    first_members,
+    input_gradients,
+)
 from robustkd.lazy import torch
 from robustkd.targets import EnsembleTarget
 
@@ -50,11 +57,11 @@ class GradientLengths(WrappedTarget):
 
     def __init__(self, target: EnsembleTarget, labels: Tensor) -> None:
         super().__init__(target)
-        self.members, self.labels = target.members, labels
+        self._networks, self.labels = target.members, labels
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, M)."""
-        return input_gradients(self.members, inputs, self.labels)[1].norm(dim=2).T
+        return input_gradients(self._networks, inputs, self.labels)[1].norm(dim=2).T
 
 
 def roughest(target: EnsembleTarget, batch: Minibatch, delta: float, steps: int) -> Tensor:
@@ -91,7 +98,7 @@ class TRSRecipe(Recipe[EnsembleTarget]):
         return loss, {"similarity": similarity, "smoothness": smoothness}
 
 
-class TRS(Defense):
+class TRS(MembersDefense):
     """An ensemble of smooth members with gradients at right angles."""
 
     Params = TRSParams
