@@ -103,7 +103,7 @@ class AttackReport(Tabular):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each sample, with the fields of ``Outcome``."""
+        """What became of each sample (see ``Outcome``)."""
         columns = {each.name: getattr(self.outcome, each.name).tolist() for each in fields(Outcome)}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

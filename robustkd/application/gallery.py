@@ -1,4 +1,4 @@
-"""The gallery of a report: adversarial images, or requests with their answers, read from the cells that kept them."""
+"""Store -> what to look at: adversarial images, or requests with what a model answered, from the cells that kept them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SHOWN = 4
 def gallery_items(plan: Plan, store: Store) -> list[GalleryItem | PromptItem]:
     """A few samples of each defense and attack, of the first seed; of a large campaign, of the pairs that a page shows."""
     first = plan.campaign.seeds[0]
-    per_cell = (items for cell in plan.of("attack") if cell.seed == first and (items := cell_gallery(plan, store, cell, SHOWN)))
-    return list(chain.from_iterable(islice(per_cell, AT_MOST)))
+    found = (items for cell in plan.of("attack") if cell.seed == first and (items := cell_gallery(plan, store, cell, SHOWN)))
+    return list(chain.from_iterable(islice(found, AT_MOST)))
 
 
 def cell_gallery(plan: Plan, store: Store, cell: AttackCell, count: int) -> Sequence[GalleryItem | PromptItem]:
@@ -62,7 +62,7 @@ def _broken_images(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome,
 
 def _requests(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome, count: int) -> list[PromptItem]:
     """The first requests that were broken and, at the end, one at least that held: a refusal must be seen to be one, too."""
-    transcripts = _kept_transcripts(entry)
+    said = _kept_transcripts(entry)
     broken, held = np.flatnonzero(outcome.success), np.flatnonzero(outcome.standing)
     before, after = _kept(entry, "clean"), _kept(entry, "adversarial")
     first = broken[: max(0, count - min(1, len(held)))]
@@ -72,19 +72,19 @@ def _requests(plan: Plan, cell: AttackCell, entry: Entry, outcome: Outcome, coun
             attack=cell.attack,
             seed=cell.seed,
             label=class_name(plan.data.classes, int(outcome.label[row])),
-            request=transcripts[row].request,
-            prompt=transcripts[row].prompt,
-            output=transcripts[row].output,
-            attempts=transcripts[row].attempts,
+            request=said[row].request,
+            prompt=said[row].prompt,
+            output=said[row].output,
+            attempts=said[row].attempts,
             broken=bool(outcome.success[row]),
-            prefill=transcripts[row].prefill,
+            prefill=said[row].prefill,
             counted=bool(outcome.correct[row]),
-            verdicts=transcripts[row].verdicts,
+            verdicts=said[row].verdicts,
             before=None if before is None or row >= len(before) else before[row],
             after=None if after is None or row >= len(after) else after[row],
         )
         for row in [*first, *held[: count - len(first)]]
-        if row < len(transcripts)
+        if row < len(said)
     ]
 
 

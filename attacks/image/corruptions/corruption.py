@@ -71,7 +71,7 @@ class Corruption(Attack):
     loss_family = "none"
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
-        """The threat model of corruptions, any image in the pixel range, whatever ``threat`` is."""
+        """Any image in the pixel range, whatever is asked for."""
         return ThreatModel(norm="linf", eps=1.0, space="corruption")
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
