@@ -53,7 +53,7 @@ class Evaluation(Generic[OutcomeType]):
     Attributes:
         outcome: per sample, at ``threat.eps``.
         adversarial: (M, *shape) on the CPU, the inputs found at ``threat.eps`` for the first M <= N samples; all by default.
-            Generated images for text-to-image targets; empty for text targets.
+            For text-to-image targets the generated images; empty for text targets.
         broken_at: (N,) the smallest of all eps tried at which a sample was broken; inf where none did.
         transcripts: of an attack on prompts, the attempt that decided each request; else empty.
         clean: (N, *shape) the images that a text-to-image target generates unattacked; else None.

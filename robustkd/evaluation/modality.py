@@ -11,6 +11,7 @@ import numpy as np
 
 from robustkd.contracts import (
     Arrays,
+    Attack,
     BaseAttack,
     BaseTarget,
     Batch,
