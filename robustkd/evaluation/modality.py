@@ -22,6 +22,7 @@ from robustkd.contracts import (
     PromptAttack,
     PromptBatch,
     Prompts,
+    Target,
     TargetError,
     ThreatModel,
 )
