@@ -19,6 +19,7 @@ from robustkd.campaigns.store.identity import described, digest
 from robustkd.campaigns.store.meta import AttackMeta, TrainMeta
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import PERTURBATIONS, Entry, Store
+from robustkd.contracts import Attack
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Transcript
 from robustkd.contracts.data import Modality
@@ -27,7 +28,7 @@ from robustkd.data import Splits
 from robustkd.scoring.intervals import share, wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
-from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
+from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
 
@@ -198,7 +199,9 @@ def attack_result(
         wall_seconds=entry.meta.wall_seconds,
         perturbations=perturbations_kept(entry),
         agreement=_agreement(samples.transcripts(entry)),
-        curve=_curve(outcome.correct, record.broken_at, {use.threat.eps, *use.curve}),
+        curve=_curve(
+            outcome.correct, record.broken_at, {use.threat.eps, *use.curve}, everywhere=_measures_every_eps(use.plugin)
+        ),
         **names,
     )
 
@@ -285,7 +288,9 @@ def _defense_result(trained: _Trained) -> DefenseResult:
         ci_high=high,
         attacks=list(found),
         verdict=verdict(findings, complete=not unattacked) if examined is not None else None,
-        curve=_curve(correct, broken_at, points),
+        curve=_curve(
+            correct, broken_at, points, everywhere=any(_measures_every_eps(campaign.attacks[name].plugin) for name in found)
+        ),
         other_threats=_other_threats(trained),
         **base,
     )
@@ -344,9 +349,16 @@ def _table(entry: Entry) -> Table:
         raise entry.damaged(TABLE, str(error)) from error
 
 
-def _curve(correct: np.ndarray, broken_at: np.ndarray, points: set[float]) -> list[CurvePoint]:
+def _measures_every_eps(attack: Attack) -> bool:
+    """Whether it finds each sample's smallest eps, and not only whether one that was asked for is enough."""
+    return attack.traits.kind == "minimum-norm"
+
+
+def _curve(correct: np.ndarray, broken_at: np.ndarray, points: set[float], *, everywhere: bool) -> list[CurvePoint]:
+    """The accuracy at each of ``points``, which were attacked; where it is known ``everywhere``, between 0 and them too."""
+    between = np.linspace(0, max(points), CURVE_STEPS + 1)[1:-1].tolist() if everywhere else []
     curve = []
-    for eps in sorted(points):
+    for eps in sorted({*points, *between}):
         standing = correct & ~(broken_at <= eps)
         low, high = wilson(int(standing.sum()), len(standing))
         curve.append(CurvePoint(float(eps), float(standing.mean()), low, high))
