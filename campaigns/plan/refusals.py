@@ -36,11 +36,10 @@ def require_budgets_meant(campaign: Campaign, data: Splits) -> None:
     """
     if data.modality != "images" or not data.input_shape:
         return
-    named = [("threat: eps", campaign.threat, (campaign.threat.eps,))]
-    named += [(f"attack '{use.name}': eps", use.threat, (use.threat.eps, *use.curve)) for use in campaign.attacks.values()]
-    for what, threat, budgets in named:
-        if threat.space == "pixels":
-            require_meant(threat.norm, max(budgets), data.input_shape, what)
+    require_meant(campaign.threat.norm, campaign.threat.eps, data.input_shape, "threat: eps")
+    for use in campaign.attacks.values():
+        if use.threat.space == "pixels":
+            require_meant(use.threat.norm, max(use.threat.eps, *use.curve, 0.0), data.input_shape, f"attack '{use.name}': eps")
     for name, defense in campaign.defenses.items():
         params = defense.plugin.params
         for part in (params, *(part for field in type(params).model_fields for part in inner_params(getattr(params, field)))):
