@@ -19,6 +19,7 @@ from robustkd.campaigns.store.identity import described, digest
 from robustkd.campaigns.store.meta import AttackMeta, TrainMeta
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import PERTURBATIONS, Entry, Store
+from robustkd.contracts import BaseAttack
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Transcript
 from robustkd.contracts.data import DeferredArrays, Modality
@@ -28,7 +29,7 @@ from robustkd.evaluation.modality import evaluation_of
 from robustkd.scoring.intervals import share, wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
-from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results, with_units
+from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results, with_units
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
@@ -217,7 +218,7 @@ def attack_result(
         perturbations=perturbations_kept(entry),
         unjudged=_unjudged([record]),
         agreement=_agreement(samples.transcripts(entry)),
-        curve=_curve(outcome.decided, record.broken_at, {eps, *use.curve}),
+        curve=_curve(outcome.decided, record.broken_at, {eps, *use.curve}, everywhere=_measures_every_eps(use.plugin)),
         **names,
     )
 
@@ -301,7 +302,12 @@ def _with_worst_case(result: DefenseResult, trained: _Trained, attacks: Mapping[
         ci_high=high,
         attacks=list(attacks),
         verdict=None if trained.findings is None else verdict(trained.findings, complete=not trained.unattacked()),
-        curve=_curve(eligible & ~_undecided(records), broken_at, points),
+        curve=_curve(
+            eligible & ~_undecided(records),
+            broken_at,
+            points,
+            everywhere=any(_measures_every_eps(campaign.attacks[name].plugin) for name in attacks),
+        ),
         unjudged=_unjudged(records),
         other_threats=_other_threats(trained),
     )
@@ -374,9 +380,16 @@ def _table(entry: Entry) -> Table:
         raise entry.damaged(TABLE, str(error)) from error
 
 
-def _curve(decided: np.ndarray, broken_at: np.ndarray, points: set[float]) -> list[CurvePoint]:
+def _measures_every_eps(attack: BaseAttack) -> bool:
+    """Whether it finds each sample's smallest eps, and not only whether one that was asked for is enough."""
+    return attack.traits.kind == "minimum-norm"
+
+
+def _curve(decided: np.ndarray, broken_at: np.ndarray, points: set[float], *, everywhere: bool) -> list[CurvePoint]:
+    """The accuracy at each of ``points``, which were attacked; where it is known ``everywhere``, between 0 and them too."""
+    between = np.linspace(0, max(points), CURVE_STEPS + 1)[1:-1].tolist() if everywhere else []
     curve = []
-    for eps in sorted(points):
+    for eps in sorted({*points, *between}):
         standing = decided & ~(broken_at <= eps)
         low, high = wilson(int(standing.sum()), len(standing))
         curve.append(CurvePoint(float(eps), float(standing.mean()), low, high))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,8 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
         click.echo(gate.sentence)
     click.echo(f"\nreport     {folder / 'report.html'}\nnumbers    {folder / 'results.json'}")
     if tracked:
-        elsewhere = "" if folder == Path("runs") / results.campaign else f" --out {folder}"
-        click.echo(f"dashboard  robustkd ui {shown}{elsewhere}")
+        elsewhere = [] if folder == Path("runs") / results.campaign else ["--out", str(folder)]
+        click.echo(f"dashboard  {shlex.join(['robustkd', 'ui', shown, *elsewhere])}")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from robustkd.reporting.formatting import threat
 from robustkd.reporting.gallery import GalleryItem, Item, selected, thumbnail
 from robustkd.reporting.grid import GridCell, grid
 from robustkd.reporting.palette import HEAT, INK, SERIES, heat, readable_on
+from robustkd.reporting.plots import runs
 from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import NO_VERDICT
-from robustkd.reporting.summary import DefenseSummary, attack_names, curve_of, mean_curve
+from robustkd.reporting.summary import DefenseSummary, attack_names, curve_of, joined, mean_curve
 from robustkd.reporting.tradeoff import charted
 from robustkd.scoring.results import Results
 
@@ -42,17 +43,25 @@ def curves(results: Results, summaries: Sequence[DefenseSummary], path: Path) ->
     lines = [(row, points) for row, points in lines if points]
     if not lines:
         return False
+    said = wording(results)
     figure = _figure(7.2, max(4.4, 0.21 * len(lines) + 0.6))
     axes = figure.add_subplot()
     for index, (row, points) in enumerate(lines):
         eps = [point.eps for point in points]
         colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
-        means = [100 * p.robust_accuracy for p in points]
-        axes.plot(eps, means, label=_named(row, ", "), color=colour, marker=marker, markersize=4, linewidth=1.8)
-        axes.fill_between(
-            eps, [100 * p.ci_low for p in points], [100 * p.ci_high for p in points], color=colour, alpha=0.14, lw=0
+        means, low, high = (
+            [100 * share for share in shares]
+            for shares in zip(*((p.robust_accuracy, p.ci_low, p.ci_high) for p in points), strict=True)
         )
-    said = wording(results)
+        stretches = runs(joined(points, everywhere=said.measured_everywhere))
+        axes.plot([], [], label=_named(row, ", "), color=colour, marker=marker, markersize=4, linewidth=1.8)
+        for part in (slice(*ends) for ends in stretches):
+            if len(eps[part]) > 1:
+                axes.plot(eps[part], means[part], color=colour, linewidth=1.8)
+                axes.fill_between(eps[part], low[part], high[part], color=colour, alpha=0.14, lw=0)
+            else:
+                axes.vlines(eps[part], low[part], high[part], color=colour, linewidth=1.2)
+                axes.plot(eps[part], means[part], color=colour, marker=marker, markersize=4)
     axes.axvline(results.threat.eps, color=GREY, linewidth=0.9, linestyle=(0, (2, 3)))
     axes.set(ylim=(-2, 102), xlabel=said.axis, ylabel="worst-case robust accuracy (%)")
     axes.set_title(f"{_short(results.campaign, 40)}: accuracy against {said.curve}", loc="left", fontsize=11, color=INK)

@@ -183,9 +183,9 @@ def _agreement(results: Results) -> dict[str, float]:
 
 
 def _defense_curves(results: Results, summaries: Sequence[DefenseSummary]) -> Plot | None:
-    named = wording(results).point
+    words = wording(results)
     series = [
-        curve(row.defense, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense), named)
+        curve(row.defense, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense), words)
         for row in summaries
     ]
     return _eps_plot(results, "Worst case over the attacks", series)
@@ -194,11 +194,11 @@ def _defense_curves(results: Results, summaries: Sequence[DefenseSummary]) -> Pl
 def _attack_curves(results: Results, summaries: Sequence[DefenseSummary]) -> list[Plot]:
     """One small plot per attack, each defense in the colour it has in the large one."""
 
-    pairs, named = cells_by_pair(results), wording(results).point
+    pairs, words = cells_by_pair(results), wording(results)
     plots = []
     for attack in attack_names(results)[:MOST_PLOTS]:
         series = [
-            curve(row.defense, mean_curve(curve_of(cell) for cell in pairs.get((row.defense, attack), [])), named)
+            curve(row.defense, mean_curve(curve_of(cell) for cell in pairs.get((row.defense, attack), [])), words)
             for row in summaries
         ]
         plots.append(_eps_plot(results, attack, series, n_ticks=4))

@@ -13,7 +13,7 @@ from typing import Literal
 
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.scoring.intervals import wilson
-from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
+from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.tradeoff import nrr, w_robust
 
 STATUS_WORST_FIRST: tuple[CellStatus, ...] = ("failed", "invalid", "blocked", "pending", "done")
@@ -108,6 +108,18 @@ def curve_of(item: CellResult | DefenseResult) -> list[CurvePoint]:
         return item.curve
     low, high = wilson(round(item.clean_accuracy * item.n), item.n)
     return [CurvePoint(0.0, item.clean_accuracy, low, high), *item.curve]
+
+
+def joined(points: Sequence[CurvePoint], *, everywhere: bool) -> list[bool]:
+    """Whether a line may lead from the point before to each point: whether what is between was measured as well.
+
+    Attacks of a fixed budget know the accuracy at the eps that they were run at. Points as dense as ``CURVE_STEPS`` come from attacks
+    that know it everywhere; so does a curve over attempts, each of which was judged.
+    """
+    if everywhere:
+        return [place > 0 for place in range(len(points))]
+    gap = max((point.eps for point in points), default=0.0) / CURVE_STEPS * (1 + 1e-6)
+    return [place > 0 and point.eps - points[place - 1].eps <= gap for place, point in enumerate(points)]
 
 
 def mean_curve(curves: Iterable[Sequence[CurvePoint]]) -> list[CurvePoint]:

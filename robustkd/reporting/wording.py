@@ -56,6 +56,11 @@ class Wording:
         """Several of them."""
         return f"{self.sample}s"
 
+    @property
+    def measured_everywhere(self) -> bool:
+        """Whether a curve is known between its points whatever the attack: of each number of attempts, but not of each eps."""
+        return self.curve != "eps"
+
     def point(self, eps: float) -> str:
         """A point of a curve."""
         return f"eps {number(eps)}" if self.curve == "eps" else counted(int(eps), "attempt")

@@ -47,6 +47,10 @@ class CurvePoint:
     ci_high: float
 
 
+CURVE_STEPS = 32
+"""How many points a curve has up to its largest eps where every eps is measured (by a minimum-norm attack)."""
+
+
 @dataclass(frozen=True)
 class CellResult:
     """One attack on one trained defense with one seed.
