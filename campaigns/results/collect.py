@@ -209,7 +209,7 @@ def data_told(plan: Plan) -> dict[str, Any]:
         "n": len(data.test),
         "digest": used_digest(plan),
         "test_digest": test_digest(data),
-    }
+    } | ({"notes": list(data.notes)} if data.notes else {})
     if data.modality == "images":
         return found
     return found | {"modality": data.modality, "benign": len(data.benign) if data.benign else 0}

@@ -173,6 +173,7 @@ class RawData:
         classes: names of the K classes, or of the categories of prompts.
         benign: of prompts, harmless test requests, which a defense must still answer.
         validation: where more than the rows must be kept apart from training; None has it carved from ``train``.
+        notes: sentences that are to be read with every number, such as how many rows were left out and why.
     """
 
     train: Any
@@ -180,6 +181,7 @@ class RawData:
     classes: tuple[str, ...]
     benign: Any = None
     validation: Any = None
+    notes: tuple[str, ...] = ()
 
 
 class Dataset(Plugin, ABC):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robustkd.reporting.formatting import counted, number, threat
 from robustkd.scoring.results import Results
@@ -66,8 +66,12 @@ def wording(results: Results) -> Wording:
     """The words for these results."""
     n = int(results.data.get("n") or max((cell.n for cell in results.cells), default=0))
     if results.modality == "images":
-        return _of_images(n, str(results.threat.get("norm", "")))
-    return _of_prompts(n, int(results.data.get("benign", 0)), "picture" if results.modality == "text-to-image" else "answer")
+        words = _of_images(n, str(results.threat.get("norm", "")))
+    else:
+        output = "picture" if results.modality == "text-to-image" else "answer"
+        words = _of_prompts(n, int(results.data.get("benign", 0)), output)
+    notes = (f"{note[0].upper()}{note[1:]}." for note in results.data.get("notes", ()))
+    return replace(words, notes=(*notes, *words.notes))
 
 
 def _of_images(n: int, norm: str) -> Wording:
