@@ -227,7 +227,15 @@ def data_told(plan: Plan) -> DataSummary:
     """What results and tracking say of the data."""
     data = plan.data
     benign = evaluation_of(data.modality).harmless(data)
-    return DataSummary(plan.campaign.data.name, len(data.test), used_digest(plan), test_digest(data), data.modality, benign)
+    return DataSummary(
+        plan.campaign.data.name,
+        len(data.test),
+        used_digest(plan),
+        test_digest(data),
+        data.modality,
+        benign,
+        data.notes,
+    )
 
 
 def used_digest(plan: Plan) -> str:

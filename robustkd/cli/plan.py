@@ -57,6 +57,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
                     "cost": asdict(total),
                     "again": again,
                     "skipped": [asdict(item) for item in laid_out.skipped],
+                    "notes": laid_out.data.notes,
                 },
                 indent=1,
             )
@@ -65,6 +66,8 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     data = laid_out.data
     tested = evaluation_of(data.modality).size(data)
     click.echo(f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({tested}), seeds {_list(loaded.seeds)}")
+    for note in data.notes:
+        click.echo(f"  data: {note}")
     for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks"), ("analysis", "analyses")):
         ids = {cell.id for cell in laid_out.cells if cell.kind == kind}
         if ids or kind != "analysis":

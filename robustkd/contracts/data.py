@@ -180,6 +180,7 @@ class RawData(Generic[Data]):
         classes: names of the K classes, or of the categories of prompts.
         benign: of prompts, harmless test requests, which a defense must still answer.
         validation: where more than the rows must be kept apart from training; None has it carved from ``train``.
+        notes: sentences that are to be read with every number, such as how many rows were left out and why.
     """
 
     train: Data | None
@@ -187,6 +188,7 @@ class RawData(Generic[Data]):
     classes: tuple[str, ...]
     benign: Data | None = None
     validation: Data | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Dataset(Plugin, ABC):

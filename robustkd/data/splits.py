@@ -50,6 +50,7 @@ class Splits(Generic[Data]):
         input_shape: (C, H, W); () where there are no images.
         modality: ``images`` when the parts are ``Arrays``, else they are ``Prompts``.
         benign: of prompts, harmless test requests; all that the dataset has.
+        notes: what the dataset says is to be read with every number.
     """
 
     train: Data | None
@@ -60,6 +61,7 @@ class Splits(Generic[Data]):
     input_shape: tuple[int, ...]
     modality: Modality = "images"
     benign: Prompts | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -95,7 +97,7 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     test = raw.test.select(test_index)
     train, validation = _training(raw, split, name)
     shape = test.sample_shape or (train.sample_shape if train else ())
-    return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign)
+    return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign, raw.notes)
 
 
 def _training(raw: RawData[Data], split: SplitParams, name: str) -> tuple[Data | None, Data | None]:
@@ -155,4 +157,4 @@ def _checked(raw: RawData[Any], name: str) -> RawData[Any]:
             fix="bring all images to one size and number of channels",
         )
     assert test is not None
-    return RawData(train, test, tuple(raw.classes), benign, validation)
+    return RawData(train, test, tuple(raw.classes), benign, validation, tuple(raw.notes))

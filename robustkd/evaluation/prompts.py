@@ -136,8 +136,8 @@ class JudgedAttempts(Attempts):
             return torch.zeros(0, dtype=torch.bool)
         requests = self._batch.requests.select(np.asarray(places))
         asked = [
-            question if question.seed is not None or not seed else replace(question, seed=int(seed))
-            for question, seed in zip(asked, requests.get("seed"), strict=True)
+            replace(question, seed=own.seed if question.seed is None else question.seed, guidance_scale=own.guidance_scale)
+            for question, own in zip(asked, requests.asked(), strict=True)
         ]
         outputs = _respond(self._target, asked)
         said = _judged(_first(self._judges), requests, outputs)
@@ -217,6 +217,7 @@ class JudgedAttempts(Attempts):
                 "prefill": question.prefill != "",
                 "embeddings": question.embeddings is not None,
                 "seed": question.seed is not None,
+                "guidance scale": question.guidance_scale is not None,
             }
             for what, given in used.items():
                 if given and what != space:
@@ -237,13 +238,8 @@ class JudgedAttempts(Attempts):
 
 def _answered(target: GenerativeTarget, requests: Prompts, judge: Judge, prefilled: bool = False) -> Answered:
     prefills = requests.get("prefill") if prefilled else ("",) * len(requests)
-    asked = [Asked(prompt, prefill, seed=int(seed) if seed else None) for prompt, prefill, seed in _rows(requests, prefills)]
-    outputs = _respond(target, asked)
+    outputs = _respond(target, requests.asked(prefills))
     return Answered(requests, outputs, _judged(judge, requests, outputs).complied)
-
-
-def _rows(requests: Prompts, prefills: Sequence[str]) -> Any:
-    return zip(requests["prompt"], prefills, requests.get("seed"), strict=True)
 
 
 def _respond(target: GenerativeTarget, asked: Sequence[Asked]) -> Sequence[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -198,7 +198,9 @@ def presentation(modality: Modality) -> Presentation:
 
 def wording(results: Results) -> Wording:
     """The words for these results."""
-    return presentation(results.modality).wording(results)
+    words = presentation(results.modality).wording(results)
+    notes = (f"{note[0].upper()}{note[1:]}." for note in results.data.notes)
+    return replace(words, notes=(*notes, *words.notes))
 
 
 def _size(results: Results) -> int:

@@ -48,6 +48,7 @@ class DataSummary(Summary):
         digest: SHA-256 of all samples.
         test_digest: SHA-256 of the test samples (and of prompts, of the harmless requests); empty in older files.
         benign: harmless requests; None for images.
+        notes: what is to be read with every number, such as how many rows of the file were left out.
     """
 
     name: str
@@ -56,6 +57,7 @@ class DataSummary(Summary):
     test_digest: str = ""
     modality: Modality = "images"
     benign: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:

@@ -40,7 +40,8 @@ class TextToImageTarget(GenerativeTarget):
         tokenizer: lower-cases and splits; it adds no special tokens.
         special: the ids ``bos``, ``eos`` and ``pad``.
         scheduler: any of diffusers that adds noise by ``alphas_cumprod``.
-        guidance: how far the prediction is moved from the one for an empty prompt to that for the prompt; 1 leaves the first out.
+        guidance: how far the prediction is moved from the one for an empty prompt to that for the prompt, where a request does not
+            say it; 1 leaves the first out.
         steps: of denoising.
 
     Attributes:
@@ -72,7 +73,8 @@ class TextToImageTarget(GenerativeTarget):
         self.max_tokens = int(self.text_encoder.config.max_position_embeddings)
         self.timesteps = int(scheduler.config.num_train_timesteps)
         side = self.unet.config.sample_size
-        self.latent_shape = (int(self.unet.config.in_channels), int(side), int(side))
+        height, width = (side, side) if isinstance(side, int) else side
+        self.latent_shape = (int(self.unet.config.in_channels), int(height), int(width))
         if not hasattr(scheduler, "alphas_cumprod"):
             raise TargetError(
                 f"the scheduler {type(scheduler).__name__} adds no noise by alphas_cumprod",
@@ -196,16 +198,24 @@ class TextToImageTarget(GenerativeTarget):
 
     @without_gradients()
     def respond(self, asked: Sequence[Asked]) -> list[Tensor]:
-        """One (C, H, W) image in [0, 1] each, on the CPU. What is drawn depends on a request's seed (None is 0) alone."""
+        """One (C, H, W) image in [0, 1] each, on the CPU. What is drawn depends on a request's own seed (None is 0) and guidance."""
         together = max(1, min(64, _TOGETHER // torch.Size(self.latent_shape).numel()))
-        empty = self.encode(self.tokenize([""])) if self.guidance != 1 else None
-        drawn: list[Tensor] = []
-        for first in range(0, len(asked), together):
-            chunk = asked[first : first + together]
-            # The CPU's generators: the same seed draws the same image on every device.
-            draws = [torch.Generator().manual_seed(question.seed or 0) for question in chunk]
-            drawn += self.images(self.denoise(draws, self._asked_for(chunk), empty, self.guidance)).cpu()
-        return drawn
+        # Those of one guidance together, so that what one asks for does not change what another one gets.
+        alike: dict[float, list[int]] = {}
+        for place, question in enumerate(asked):
+            scale = self.guidance if question.guidance_scale is None else question.guidance_scale
+            alike.setdefault(scale, []).append(place)
+        drawn: dict[int, Tensor] = {}
+        for scale, places in alike.items():
+            empty = self.encode(self.tokenize([""])) if scale != 1 else None
+            for first in range(0, len(places), together):
+                part = places[first : first + together]
+                chunk = [asked[place] for place in part]
+                # The CPU's generators: the same seed draws the same image on every device.
+                draws = [torch.Generator().manual_seed(question.seed or 0) for question in chunk]
+                images = self.images(self.denoise(draws, self._asked_for(chunk), empty, scale)).cpu()
+                drawn |= dict(zip(part, images, strict=True))
+        return [drawn[place] for place in range(len(asked))]
 
     def _asked_for(self, asked: Sequence[Asked]) -> Tensor:
         """(B, T, D), each request's prompt or what stands in its place."""

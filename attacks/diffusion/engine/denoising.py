@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robustkd.contracts import Asked, DataError, Prompts
+from robustkd.contracts import DataError, Prompts
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -93,9 +93,7 @@ def pictures(target: TextToImageTarget, requests: Prompts, original: TextToImage
         images = torch.from_numpy(requests.images)
         images = images.float() / 255 if images.dtype == torch.uint8 else images
     elif original is not None:
-        seeds = requests.get("seed")
-        asked = [Asked(text, seed=int(seed) if seed else None) for text, seed in zip(requests["prompt"], seeds, strict=True)]
-        images = torch.stack(list(original.respond(asked)))
+        images = torch.stack(list(original.respond(requests.asked())))
     else:
         raise DataError(
             "the attack aims at a picture of what each request should show, and the data have no images",
