@@ -21,7 +21,7 @@ from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, Modality, Params, Target, TargetRef, UsageError
 from robustkd.targets import ImageTarget
-from robustkd.targets.redrawn import RedrawnTarget
+from robustkd.targets.redrawn import PurifiedTarget
 from robustkd.targets.text_to_image import TextToImageTarget
 
 
@@ -55,6 +55,6 @@ class SDEdit(Defense):
             raise UsageError(f"'{p.drawing}' is a {drawing.kind}, which draws nothing", fix="name a text-to-image model")
         if not isinstance(classifier, ImageTarget):
             raise UsageError(f"'{p.classifier}' is a {classifier.kind}, which takes no images", fix="name a classifier")
-        target = RedrawnTarget(drawing, classifier, strength=p.strength, prompt=p.prompt, seed=p.seed).to(context.device)
+        target = PurifiedTarget(drawing, classifier, strength=p.strength, prompt=p.prompt, seed=p.seed).to(context.device)
         target.module.eval()
         return target

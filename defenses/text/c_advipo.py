@@ -51,7 +51,7 @@ class CAdvIPO(AdversarialTuning):
     source = "Xhonneux et al. 2024, arXiv:2405.15589"
 
     def adversary(self, context: FitContext, target: CausalLMTarget, requests: Requests) -> Adversary:
-        """Who moves embeddings."""
+        """The attack on the embeddings of the prompts."""
         return EmbeddingAdversary.under(target, requests, self.params)
 
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:

@@ -59,8 +59,8 @@ class ScoreDistillation:
         level = draws.integers((), drawing.timesteps)
         noise = draws.normal(z.shape[1:]).to(z)
         with torch.no_grad():
-            noisy = drawing.noised(z, noise, level)
-            excess = drawing.predict(noisy, level, self.hidden.expand(len(z), -1, -1)) - noise
+            noisy = drawing.add_noise(z, noise, level)
+            excess = drawing.predict_noise(noisy, level, self.hidden.expand(len(z), -1, -1)) - noise
         gradient = gradient_of(z, x, excess.to(z.dtype))
         oracle.forwards[climbers.rows] += 1
         oracle.backwards[climbers.rows] += 1

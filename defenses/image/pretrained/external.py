@@ -95,10 +95,10 @@ class External(Defense):
             target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
         if p.weights is not None:
             load_weights(target.module, p.weights)
-        return tried(target, context)
+        return validated(target, context)
 
 
-def tried(target: ClassifierTarget, context: FitContext) -> ClassifierTarget:
+def validated(target: ClassifierTarget, context: FitContext) -> ClassifierTarget:
     """The target in evaluation mode on the context's device, after one forward pass over two images.
 
     Raises:
