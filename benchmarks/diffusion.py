@@ -80,7 +80,7 @@ def main(model: str, requests: int, attempts: int, steps: int, repeats: int, dev
 
 
 def _batch(target: TextToImageTarget, requests: int) -> PromptBatch:
-    shape = tuple(target.images(torch.zeros(1, *target.latent_shape, device=target.device))[0].shape)
+    shape = tuple(target.decode_latents(torch.zeros(1, *target.latent_shape, device=target.device))[0].shape)
     images = np.random.default_rng(0).random((requests, *shape), dtype=np.float32)
     columns = {"prompt": (REQUEST,) * requests, "seed": tuple(str(1 + row) for row in range(requests))}
     prompts = Prompts(columns, np.zeros(requests, dtype=np.int64), images)
@@ -114,7 +114,7 @@ def _bare(target: TextToImageTarget, batch: PromptBatch, attempts: int, steps: i
         for _ in range(attempts - 1):
             for _ in range(steps):
                 leaf = target.embed(ids).detach().requires_grad_()
-                seen = target.predict(target.noised(latents, noise, t), t, target.encode(embeddings=leaf))
+                seen = target.predict_noise(target.add_noise(latents, noise, t), t, target.encode(embeddings=leaf))
                 torch.autograd.grad((seen.float() - noise.float()).square().sum(), leaf)
             target.respond(asked)
 

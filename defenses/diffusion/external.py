@@ -49,7 +49,7 @@ class TextToImageParams(Params):
 
 
 class TextToImage(Defense):
-    """A model from elsewhere."""
+    """A text-to-image model that was trained elsewhere, loaded as it is."""
 
     Params = TextToImageParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image", "images")

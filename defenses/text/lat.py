@@ -22,9 +22,8 @@ from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import Climb, VectorBall, climb
 from robustkd.contracts import FitContext, Prompts, TargetError
-from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
+from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests, toward_and_unlikely
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary, InnerParams
-from robustkd.defenses.text.losses import completion_mean, unlikely
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import frozen
 from robustkd.targets.activations import InputHook, input_hooks
@@ -64,22 +63,12 @@ class LAT(AdversarialTuning):
     source = "Sheshadri et al. 2024, arXiv:2407.15549"
 
     def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
-        """Who moves residual streams."""
+        """The attack on the residual streams."""
         return ResidualAdversary.under(target, requests, self.params)
 
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
-        """Toward the one answer, away from the other."""
+        """The loss: toward the refusal, away from the answer to withhold."""
         return toward_and_unlikely(self.params.toward_weight, self.params.away_weight)
-
-
-def toward_and_unlikely(toward_weight: float, away_weight: float) -> Outer:
-    """toward_weight * CE(y_safe) + away_weight * mean -log(1 - p(y_harm token)), neither cut off."""
-
-    def losses(pair: Pair, safe: Tensor, harmful: Tensor) -> Tensor:
-        to_safe = -completion_mean(safe, pair.safe.completion)
-        return toward_weight * to_safe + away_weight * unlikely(harmful, pair.harmful.completion)
-
-    return losses
 
 
 class ResidualAdversary(EmbeddingAdversary):
@@ -104,7 +93,7 @@ class ResidualAdversary(EmbeddingAdversary):
         return climb(target.module, likelihood, ball, torch.zeros_like(streams), how).d
 
     def logprobs_at(self, target: CausalLMTarget, batch: TokenBatch, worst: Tensor) -> Tensor:
-        """See ``EmbeddingAdversary``."""
+        """(B, T) log-probabilities of the answers in ``batch`` with the residual streams moved by ``worst``."""
         with _replacing(self._blocks(target), _adding(worst)):
             return target.token_logprobs(batch)
 

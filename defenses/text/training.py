@@ -109,7 +109,7 @@ class Conversations:
         return [int(self.groups[kind][int(place * len(self.groups[kind]))]) for kind, place in zip(kinds, places, strict=True)]
 
     def take(self, rows: Sequence[int]) -> list[Tokens]:
-        """The tokens of some rows."""
+        """The tokenised conversations of some rows, in this order."""
         return [self.items[row] for row in rows]
 
 
@@ -133,7 +133,7 @@ def harmless(rows: Prompts) -> Prompts:
     )
 
 
-def answering(context: FitContext[Prompts], target: CausalLMTarget, settings: TextStepParams) -> Conversations:
+def harmless_conversations(context: FitContext[Prompts], target: CausalLMTarget, settings: TextStepParams) -> Conversations:
     """The harmless requests and their responses, drawn by role.
 
     Args:

@@ -48,7 +48,7 @@ class AuxiliaryNetwork:
         self.optimiser = optimiser or torch.optim.Adam(module.parameters(), lr)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The network's output."""
+        """The network's output for ``inputs``."""
         output: Tensor = self.module(*inputs)
         return output
 
@@ -73,6 +73,6 @@ class AuxiliaryNetwork:
         return grouped("weights", self.module.state_dict()) | grouped("optimiser", optimiser_tensors(self.optimiser))
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what ``tensors`` gave."""
+        """Restore weights and optimiser from what ``tensors`` gave."""
         self.module.load_state_dict(group("weights", tensors))
         load_optimiser_tensors(self.optimiser, group("optimiser", tensors))

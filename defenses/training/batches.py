@@ -24,7 +24,7 @@ AllReduce: TypeAlias = "Callable[[Sequence[Tensor]], None]"
 
 
 def no_reduce(tensors: Sequence[Tensor]) -> None:
-    """Nobody to share with: they are their own mean."""
+    """Leave the tensors as they are: with one process they are the mean already."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class World:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether it is this process that writes files: one does."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def share(self, rows: Tensor) -> Tensor:

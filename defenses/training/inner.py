@@ -71,7 +71,7 @@ class TeacherInner(Params):
 
 
 class InnerMaximisation(TeacherInner):
-    """The same without a teacher."""
+    """The inner maximisation of a defense without a teacher."""
 
     loss: OwnLoss = Field("ce", description="what is climbed: cross entropy, or the divergence from the output on x")
 

@@ -104,7 +104,7 @@ class Training(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
+        """Restore the state that ``state_dict`` gave."""
 
 
 @dataclass

@@ -19,7 +19,7 @@ class Replaced(nn.Module):
         self.module, self.tensors = module, dict(tensors)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's answer with them."""
+        """(B, C, H, W) -> (B, K), computed with the replaced tensors."""
         logits: Tensor = torch.func.functional_call(self.module, self.tensors, (x,))
         return logits
 

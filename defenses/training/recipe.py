@@ -67,7 +67,7 @@ class Recipe(ABC, Generic[Trained]):
         return {name: getattr(self, name) for name in self.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state that ``state_dict`` gave."""
+        """Restore a state that ``state_dict`` gave."""
         for name in self.state:
             setattr(self, name, state[name])
 

@@ -54,10 +54,10 @@ class Memory(Protocol):
     """What a loss learns on the way, which a resumed training must take up again."""
 
     def state_dict(self) -> dict[str, Any]:
-        """It as plain JSON."""
+        """The state as plain JSON."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore the state that ``state_dict`` gave."""
 
 
 def train_steps(

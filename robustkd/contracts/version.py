@@ -13,7 +13,8 @@ CHANGES: dict[str, str] = {
     "space='embeddings', Corruptions that of space='corruption'; evidence of a check that is a share is a Share(x), or it is shown as "
     "a plain number; PromptAttack and GenerativeTarget are no longer an Attack and a Target (all are a BaseAttack and a BaseTarget); "
     "an attack on prompts that takes gradients says so (gradients = True), and a target that does more than answer names it in "
-    "capabilities",
+    "capabilities; a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
+    "loss and trained target",
 }
 """What each version changed for plug-ins, in one sentence."""
 
@@ -90,6 +91,21 @@ MOVED: dict[str, str] = {
     **_into(_DEFENSES, f"{_DEFENSES}.ensembles", "ensemble ensemble_at dverge adp gal trs"),
     **_into(_DEFENSES, f"{_DEFENSES}.inputs", "transform lq_vae"),
     **_into(_DEFENSES, f"{_DEFENSES}.pretrained", "external robustbench"),
+    # Names that trainings of other packages import.
+    "robustkd.defenses.training.loop.train": "robustkd.defenses.training.epochs.train",
+    **{
+        f"robustkd.defenses.training.{old}": f"robustkd.defenses.training.{new}"
+        for old, new in {
+            "teaching": "frozen_teacher",
+            "TaughtInner": "TeacherInner",
+            "TaughtRecipe": "TeacherRecipe",
+            "networks.initialising": "networks.seeded_init",
+            "distillation.beside": "auxiliary.with_auxiliary",
+            "distillation.Companion": "auxiliary.AuxiliaryNetwork",
+        }.items()
+    },
+    "robustkd.defenses.training.features.last_linear": "robustkd.targets.activations.last_linear",
+    "robustkd.defenses.training.features.with_penultimate": "robustkd.targets.activations.with_penultimate",
     "robustkd.defenses.analyses": "robustkd.analyses",
     **_into(_CAMPAIGNS, f"{_CAMPAIGNS}.store", "store durable samples shards identity"),
     **_into(_CAMPAIGNS, f"{_CAMPAIGNS}.file", "spec problems yaml_source schema presets starters"),

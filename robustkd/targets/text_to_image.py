@@ -147,7 +147,7 @@ class TextToImageTarget(GenerativeTarget):
         z: Tensor = self.vae.encode(scaled).latent_dist.mode() * self.vae.config.scaling_factor
         return z
 
-    def images(self, latents: Tensor) -> Tensor:
+    def decode_latents(self, latents: Tensor) -> Tensor:
         """(B, C', H', W') -> (B, C, H, W) float32 in [0, 1]."""
         drawn = latents.to(self.dtype)
         if self.vae is not None:
@@ -155,19 +155,19 @@ class TextToImageTarget(GenerativeTarget):
         require_finite(drawn.detach(), "the decoder's pictures")
         return (drawn.float() / 2 + 0.5).clamp(0, 1)
 
-    def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """sqrt(a_t) z_0 + sqrt(1 - a_t) noise, with t (B,) int64 in [0, timesteps)."""
         kept = self._kept(t)
         return (kept.sqrt() * latents + (1 - kept).sqrt() * noise).to(latents.dtype)
 
-    def output(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+    def unet_output(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
         """(B, C', H', W') what the UNet says about noised latents, in its own terms: noise, velocity or latents."""
         said: Tensor = self.unet(latents.to(self.dtype), t.to(self.device), encoder_hidden_states=hidden).sample
         require_finite(said.detach(), "the UNet's outputs", "noised pictures")
         return said
 
-    def aim(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """(B, C', H', W') what ``output`` is trained to say of the latents when noised."""
+    def training_target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """(B, C', H', W') what ``unet_output`` is trained to say of the latents when noised."""
         kind = self.scheduler.config.prediction_type
         if kind == "epsilon":
             return noise
@@ -176,9 +176,9 @@ class TextToImageTarget(GenerativeTarget):
         kept = self._kept(t)
         return (kept.sqrt() * noise - (1 - kept).sqrt() * latents).to(latents.dtype)
 
-    def predict(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+    def predict_noise(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
         """(B, C', H', W') the noise that the UNet sees in noised latents, whatever its own terms."""
-        output, kind = self.output(latents, t, hidden), self.scheduler.config.prediction_type
+        output, kind = self.unet_output(latents, t, hidden), self.scheduler.config.prediction_type
         if kind == "epsilon":
             return output
         kept = self._kept(t)
@@ -186,9 +186,9 @@ class TextToImageTarget(GenerativeTarget):
             return kept.sqrt() * output + (1 - kept).sqrt() * latents
         return (latents - kept.sqrt() * output) / (1 - kept).sqrt()
 
-    def clean(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+    def predict_x0(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
         """(B, C', H', W') the latents without noise that the UNet sees in noised ones, whatever its own terms."""
-        output, kind = self.output(latents, t, hidden), self.scheduler.config.prediction_type
+        output, kind = self.unet_output(latents, t, hidden), self.scheduler.config.prediction_type
         if kind == "sample":
             return output
         kept = self._kept(t)
@@ -213,7 +213,7 @@ class TextToImageTarget(GenerativeTarget):
                 chunk = [asked[place] for place in part]
                 # The CPU's generators: the same seed draws the same image on every device.
                 draws = [torch.Generator().manual_seed(question.seed or 0) for question in chunk]
-                images = self.images(self.denoise(draws, self._asked_for(chunk), empty, scale)).cpu()
+                images = self.decode_latents(self.denoise(draws, self._asked_for(chunk), empty, scale)).cpu()
                 drawn |= dict(zip(part, images, strict=True))
         return [drawn[place] for place in range(len(asked))]
 

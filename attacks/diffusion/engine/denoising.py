@@ -73,13 +73,13 @@ class Denoising:
         t = levels.repeat(len(rows))
         z = self.latents[rows].repeat_interleave(m, 0)
         noise = rng.normal((m, *self.latents.shape[1:])).flatten(0, 1).to(z)
-        noisy = self.target.noised(z, noise, t)
-        wanted = self.target.aim(z, noise, t)
+        noisy = self.target.add_noise(z, noise, t)
+        wanted = self.target.training_target(z, noise, t)
         if self.original is not None:
             model, asked = self.original
             with torch.no_grad():
-                wanted = model.output(noisy, t, asked[rows].repeat_interleave(m, 0)).to(z.device)
-        seen = self.target.output(noisy, t, hidden.repeat_interleave(m, 0))
+                wanted = model.unet_output(noisy, t, asked[rows].repeat_interleave(m, 0)).to(z.device)
+        seen = self.target.unet_output(noisy, t, hidden.repeat_interleave(m, 0))
         return (wanted.float() - seen.float()).square().reshape(len(rows), -1).mean(1)
 
 

@@ -29,7 +29,7 @@ from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, Thre
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import of_kind
 from robustkd.lazy import torch
-from robustkd.targets.redrawn import RedrawnTarget
+from robustkd.targets.redrawn import PurifiedTarget
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class ScoreDistillation:
         level = draws.integers((), drawing.timesteps)
         noise = draws.normal(z.shape[1:]).to(z)
         with torch.no_grad():
-            noisy = drawing.noised(z, noise, level)
-            excess = drawing.predict(noisy, level, self.hidden.expand(len(z), -1, -1)) - noise
+            noisy = drawing.add_noise(z, noise, level)
+            excess = drawing.predict_noise(noisy, level, self.hidden.expand(len(z), -1, -1)) - noise
         gradient = gradient_of(z, x, excess.to(z.dtype))
         oracle.forwards[state.rows] += 1
         oracle.backwards[state.rows] += 1
@@ -90,9 +90,9 @@ class DiffProtect(Attack):
         """Takes a forward pass of the UNet and a backward pass of the encoder in each step; one forward pass of the target in each restart.
 
         Raises:
-            TargetError: the target denoises in another way than a ``RedrawnTarget``.
+            TargetError: the target denoises in another way than a ``PurifiedTarget``.
         """
-        redrawn = of_kind(target.unwrapped, "the target", RedrawnTarget)
+        redrawn = of_kind(target.unwrapped, "the target", PurifiedTarget)
         p, drawing, prompt = self.params, redrawn.drawing, redrawn.prompt
         objective, update = for_batch("margin", batch), SteepestStep(StepSize(p.step_size, share=1 / 16))
         with torch.no_grad():

@@ -71,7 +71,7 @@ class FreeRecipe(AdversarialRecipe):
         return ((batch.x + self._moving).clamp(*target.bounds),)
 
     def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """CE(f(x + delta), y)."""
+        """The cross entropy at the perturbed images, CE(f(x + delta), y)."""
         (x_adv,) = inner
         return F.cross_entropy(target(x_adv), batch.y), {}
 
@@ -83,11 +83,11 @@ class FreeRecipe(AdversarialRecipe):
         self.delta[: len(delta)] = ball.project(delta + threat.eps * ball.steepest(finite_or_zero(self._moving.grad)))
 
     def tensors(self) -> dict[str, Tensor]:
-        """delta."""
+        """The perturbation delta, which lives on from step to step."""
         return {"delta": self.delta}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """delta."""
+        """Restore the perturbation delta."""
         self.delta = tensors["delta"].clone()
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class MARTInner(InnerMaximisation):
-    """The authors' inner maximisation."""
+    """The inner maximisation with the values of the authors' code."""
 
     start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
 

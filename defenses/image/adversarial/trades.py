@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class TRADESInner(InnerMaximisation):
-    """The paper's inner maximisation."""
+    """The inner maximisation with the paper's loss and start."""
 
     start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
     loss: OwnLoss = Field(

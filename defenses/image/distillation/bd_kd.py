@@ -51,7 +51,7 @@ def balanced(student: Tensor, teacher: Tensor, delta: float) -> Tensor:
 
 
 class BDKDRecipe(Recipe[ClassifierTarget]):
-    """The losses of both."""
+    """The sum of the losses of student and teacher, which are trained together."""
 
     def __init__(self, delta: float) -> None:
         self.delta = delta

@@ -109,7 +109,7 @@ class HardAugmentation(Distillation):
     source = "Nix et al. 2023, arXiv:2305.14890"
 
     def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
-        """Make g."""
+        """Initialise the augmentor g, which is trained along with the student."""
         p = self.params
         with seeded_init(context, "augmentor"):
             network = AffineAugmentor(context.input_shape[0], p.limit, p.width).to(context.device)

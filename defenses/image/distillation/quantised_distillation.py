@@ -104,7 +104,7 @@ class QuantisedDistillation(Distillation):
     source = "Polino et al. 2018, arXiv:1802.05668"
 
     def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
-        """Train w through Q."""
+        """Wrap the student in the quantiser, so that the loss sees Q(w) and the step moves w."""
         coarse = Quantised(student.module, self.params.bits, self.params.bucket)
         target = ClassifierTarget(
             coarse, num_classes=student.num_classes, input_shape=student.input_shape, bounds=student.bounds

@@ -64,13 +64,13 @@ class TAIDRecipe(DistillationRecipe):
         self.previous: float | None = None
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """KL from the interpolated logits."""
+        """The divergence of the student from the interpolated logits."""
         student = target(batch.x)
         between = (1 - self.t) * student.detach() + self.t * self.teacher.clean(batch)
         return kl(between, student, reduction="batch"), {"teacher_share": student.new_tensor(self.t)}
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        """m and t move on."""
+        """Update the trend m and the teacher's share t."""
         p, loss = self.params, metrics["train_loss"]
         self.done += 1
         if self.previous is not None:

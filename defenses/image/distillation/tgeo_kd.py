@@ -100,7 +100,7 @@ class TGeoKDRecipe(DistillationRecipe):
         return self.lower_loss(student, teacher, batch.y, share), {"teacher_share": share.mean()}
 
     def share(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """(B,) a_i."""
+        """(B,) the teacher's share a_i in each sample's loss."""
         return self.ratio(geometry(student.detach(), teacher, labels, self.means)).squeeze(1).sigmoid()
 
     def lower_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, share: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class TGeoKDRecipe(DistillationRecipe):
         return torch.arange(first, first + min(self.params.upper_batch, len(self.upper))) % len(self.upper)
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        """Count it."""
+        """Count the step, on which the turn of the upper level depends."""
         self.done += 1
 
 

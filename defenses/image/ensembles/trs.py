@@ -105,6 +105,6 @@ class TRS(MembersDefense):
     source = "Yang et al. 2021, arXiv:2104.00671"
 
     def fit(self, context: FitContext) -> Target:
-        """Train the members together."""
+        """Train the members in one training; the epoch is chosen as ``selection`` says."""
         p = self.params
         return train(context, EnsembleTarget(first_members(context, p)), TRSRecipe(p), p)

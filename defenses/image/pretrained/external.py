@@ -123,10 +123,10 @@ class External(Defense):
             origin = origin | {"normalise": p.normalise.model_dump(mode="json")}
             module = p.normalise.before(target.module, shape[0])
             target = ClassifierTarget(module, num_classes=classes, input_shape=shape, origin=origin)
-        return tried(target, context)
+        return validated(target, context)
 
 
-def tried(target: ClassifierTarget, context: FitContext) -> ClassifierTarget:
+def validated(target: ClassifierTarget, context: FitContext) -> ClassifierTarget:
     """The target in evaluation mode on the context's device, after one forward pass over two images.
 
     Raises:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class AdaADInner(TeacherInner):
-    """The paper's inner maximisation."""
+    """The inner maximisation with the paper's loss and start."""
 
     start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
     loss: InnerLoss = Field("kl-teacher-adv", description="what is climbed: cross entropy, or a divergence of outputs")
@@ -41,7 +41,7 @@ class AdaADRecipe(TeacherRecipe):
     """Divergence from the teacher where it is: on x~, and with l < 1 on x."""
 
     def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
-        """x~ and T(x~)."""
+        """The adversarial examples x~ and the teacher's logits on them, T(x~)."""
         x_adv = self.adversary(target, batch, self.teacher)
         return x_adv, self.teacher(x_adv)
 

@@ -36,7 +36,7 @@ class ARDRecipe(TeacherRecipe):
     """Divergence of S(x~) from T(x), and some cross entropy on x."""
 
     def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
-        """x~ and T(x)."""
+        """The adversarial examples x~ and the teacher's logits on the clean images, T(x)."""
         return self.adversary(target, batch, self.teacher), self.teacher.clean(batch)
 
     def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -99,7 +99,7 @@ class CIARDRecipe(MTARDRecipe):
         return x_adv, self.clean.clean(batch), z_adv.detach(), self.clean(x_adv)
 
     def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """B-MTARD's loss less the push."""
+        """B-MTARD's loss minus the scaled push away from the clean teacher's mistakes."""
         x_adv, z_nat, z_adv, z_nat_adv = inner
         s_adv, s_nat = target(x_adv), target(batch.x)
         loss, measured = self.balanced(z_nat, s_nat, z_adv, s_adv)

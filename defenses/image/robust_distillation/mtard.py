@@ -50,14 +50,14 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1.0, 10.0
 
 
 class MTARDTeachers(Params):
-    """The two teachers."""
+    """The names of the clean teacher and of the robust one."""
 
     clean: TargetRef = Field(description="T_nat, a defense trained for clean accuracy")
     robust: TargetRef = Field(description="T_adv, a defense trained for robustness")
 
 
 class MTARDInner(InnerMaximisation):
-    """The paper's inner maximisation."""
+    """The inner maximisation with the paper's start."""
 
     start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
 
@@ -136,7 +136,7 @@ class MTARDRecipe(AdversarialRecipe):
         self._decay = 1.0
 
     def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
-        """x~, T_nat(x) and T_adv(x~)."""
+        """The adversarial examples x~ and the teachers' logits, T_nat(x) and T_adv(x~)."""
         x_adv = self.adversary(target, batch)
         return x_adv, self.clean.clean(batch), self.robust(x_adv)
 
@@ -166,7 +166,7 @@ class MTARDRecipe(AdversarialRecipe):
         self._decay = decay
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        """The balances' updates."""
+        """Update the weights and the temperatures by the balances."""
         p, nat, adv = self.params, metrics["loss_nat"], metrics["loss_adv"]
         if self.first_steps < p.reference_steps:
             self.first_steps += 1

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RSLADInner(TeacherInner):
-    """The paper's inner maximisation."""
+    """The inner maximisation with the paper's loss and start."""
 
     start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
     loss: InnerLoss = Field("kl-teacher-clean", description="what is climbed: cross entropy, or a divergence of outputs")
@@ -46,7 +46,7 @@ class RSLADRecipe(TeacherRecipe):
     """Divergence from T(x), on x~ and on x."""
 
     def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
-        """x~ and T(x)."""
+        """The adversarial examples x~ and the teacher's logits on the clean images, T(x)."""
         return self.adversary(target, batch, self.teacher), self.teacher.clean(batch)
 
     def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:

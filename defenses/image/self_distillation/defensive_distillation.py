@@ -82,7 +82,7 @@ class TemperedRecipe(Recipe):
         self.temperature = temperature
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """CE(softmax(z / tau), y)."""
+        """The cross entropy at temperature tau, CE(softmax(z / tau), y)."""
         return F.cross_entropy(target(batch.x) / self.temperature, batch.y), {}
 
 

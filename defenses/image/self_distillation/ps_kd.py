@@ -64,11 +64,11 @@ class PSKDRecipe(Recipe[ClassifierTarget]):
         return F.cross_entropy(logits, soft), {"label_weight": (soft * hard).sum(1).mean()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The answers."""
+        """The network's last answer on each training image."""
         return {"answers": self.answers}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """The same."""
+        """Restore the answers."""
         self.answers = tensors["answers"]
 
 

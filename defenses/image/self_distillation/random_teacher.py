@@ -62,7 +62,7 @@ class Projection(nn.Module):
         self.directions = nn.Linear(params.bottleneck, params.outputs, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, D) -> (B, outputs)."""
+        """Project (B, D) features to (B, outputs)."""
         return F.linear(F.normalize(self.body(features), dim=1), F.normalize(self.directions.weight, dim=1))
 
 
