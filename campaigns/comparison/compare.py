@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Row, Snapshot
-from robustkd.campaigns.plan.changes import set_otherwise
+from robustkd.campaigns.plan.changes import parameter_diff
 from robustkd.contracts import UsageError, suggestion
 from robustkd.contracts.threat import budget
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
@@ -158,7 +158,7 @@ def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) 
         UsageError: they have no defense in common.
     """
     matched = _matched(a, b, matched)
-    reason = unpaired_because(a, b)
+    reason = why_unpaired(a, b)
     movements: list[Movement] = []
     notes = [note for note in (reason, a.outdated, b.outdated) if note]
     for name in dict.fromkeys(attack for _, attack, _ in a.rows):
@@ -237,7 +237,7 @@ def change(before: Row, after: Row, *, paired: bool) -> Change:
     )
 
 
-def unpaired_because(a: Snapshot, b: Snapshot) -> str | None:
+def why_unpaired(a: Snapshot, b: Snapshot) -> str | None:
     """Why the samples of A and B cannot be paired; None when they can."""
     if a.data.test != b.data.test:
         told = f"{a.data} in A, {b.data} in B"
@@ -260,7 +260,7 @@ def other_attack(a: Snapshot, b: Snapshot, name: str) -> str:
         return ""
     params = [one.params for one in (was, now)]
     known = [{key: value for key, value in own.items() if all(key in other for other in params)} for own in params]
-    return set_otherwise({**was.to_dict(), "params": known[0]}, {**now.to_dict(), "params": known[1]})
+    return parameter_diff({**was.to_dict(), "params": known[0]}, {**now.to_dict(), "params": known[1]})
 
 
 def shared_headline(a: Snapshot, b: Snapshot, defense: str, other: str, seed: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, Checks
 from robustkd.campaigns.plan.finished import valid_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
-from robustkd.campaigns.store.identity import described, digest
+from robustkd.campaigns.store.identity import digest, plugin_identity
 from robustkd.campaigns.store.meta import AttackMeta, TrainMeta
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import PERTURBATIONS, Entry, Store
@@ -78,7 +78,7 @@ def collect(
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
         skipped=list(plan.skipped),
         comparisons=compared(standing),
-        attacks={name: AttackSummary(**described(use.kind, use.plugin)) for name, use in campaign.attacks.items()},
+        attacks={name: AttackSummary(**plugin_identity(use.kind, use.plugin)) for name, use in campaign.attacks.items()},
         environment=environment(max(finished, default=None)),
     )
 
@@ -106,7 +106,7 @@ class _Trained:
         self.analyses = [cell for cell in cells if isinstance(cell, AnalysisCell)]
         self.entries = {cell.id: store.get(cell.id) if cell.id in valid else None for cell in cells}
         self.records = {cell.id: samples.read(entry) for cell in self.attacks if (entry := self.entries[cell.id])}
-        self.findings, self.remedy = _examined(self.entries[self.checks.id] if self.checks else None)
+        self.findings, self.remedy = _read_findings(self.entries[self.checks.id] if self.checks else None)
 
     @property
     def has_result(self) -> bool:
@@ -326,7 +326,7 @@ def _other_threats(trained: _Trained) -> dict[str, float]:
     return {threat: float(_worst_case(group)[1].mean()) for threat, group in groups.items()}
 
 
-def _examined(entry: Entry | None) -> tuple[list[Finding] | None, Remedy | None]:
+def _read_findings(entry: Entry | None) -> tuple[list[Finding] | None, Remedy | None]:
     """The findings of a checks cell, None while it has none, and the remedy."""
     if entry is None:
         return None, None

@@ -12,7 +12,7 @@ from robustkd.campaigns.store.store import Store
 from robustkd.reporting.samples import STANDS, AttackedSamples, SampleEvidence
 
 
-class Gathering:
+class SampleCollector:
     """Grows with every record that it is shown, so that a large campaign is read once, for its numbers and its samples."""
 
     def __init__(self, plan: Plan) -> None:
@@ -43,8 +43,8 @@ class Gathering:
 
 def sample_evidence(plan: Plan, store: Store) -> SampleEvidence:
     """The samples of every finished attack cell."""
-    gathering = Gathering(plan)
+    collector = SampleCollector(plan)
     for cell in plan.of("attack"):
         if entry := store.get(cell.id):
-            gathering.add(cell, samples.read(entry))
-    return gathering.evidence
+            collector.add(cell, samples.read(entry))
+    return collector.evidence

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustkd.application.gallery import cell_gallery, gallery_items
-from robustkd.application.samples import Gathering, sample_evidence
+from robustkd.application.samples import SampleCollector, sample_evidence
 from robustkd.campaigns.execution import run as running
 from robustkd.campaigns.execution.profile import Profile
 from robustkd.campaigns.execution.record import Recorder
@@ -221,5 +221,5 @@ def _stored(campaign: Campaign, folder: Path) -> tuple[Plan, Results, SampleEvid
         raise StoreError(
             f"{folder} holds no finished cell of this campaign", fix="robustkd run it first, or name its folder with --out"
         )
-    gathering = Gathering(plan)
-    return plan, collect(plan, store, {}, gathering.add), gathering.evidence
+    collector = SampleCollector(plan)
+    return plan, collect(plan, store, {}, collector.add), collector.evidence

@@ -15,9 +15,9 @@ from rich.text import Text
 from robustkd.cli.options import console
 from robustkd.contracts.threat import budget
 from robustkd.reporting.page import cost
+from robustkd.reporting.pairwise import undecided
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
-from robustkd.reporting.versus import undecided
 from robustkd.reporting.wording import wording
 from robustkd.scoring.results import Results
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 
 from robustkd.reporting import formatting
 from robustkd.reporting.grid import grid
+from robustkd.reporting.pairwise import main_pairs
 from robustkd.reporting.samples import ClassTable
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of
-from robustkd.reporting.versus import main_pairs
 from robustkd.reporting.wording import wording
 from robustkd.scoring.results import Results
 

@@ -128,7 +128,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Fall:
+class BrokenBy:
     """How many samples of one defense fall to an attack, and how many of them to no other attack of the campaign."""
 
     broken: int
@@ -165,13 +165,15 @@ def class_table(results: Results, evidence: SampleEvidence) -> ClassTable | None
     )
 
 
-def falls(evidence: SampleEvidence) -> dict[str, dict[str, Fall]]:
+def broken_by(evidence: SampleEvidence) -> dict[str, dict[str, BrokenBy]]:
     """For each defense, of its first seed, what each attack breaks and what it alone breaks."""
     table = {}
     for part in first_seeds(evidence):
         broken = {name: part.correct & (taken != STANDS) for name, taken in part.taken_for.items()}
         hits = np.sum(list(broken.values()), axis=0)
-        table[part.defense] = {name: Fall(int(mine.sum()), int((mine & (hits == 1)).sum())) for name, mine in broken.items()}
+        table[part.defense] = {
+            name: BrokenBy(int(mine.sum()), int((mine & (hits == 1)).sum())) for name, mine in broken.items()
+        }
     return table
 
 

@@ -42,7 +42,7 @@ class CheckRow:
         return self.finding.outcome
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """What the check says of itself: its explanation where it fired, or why it does not apply or was not run."""
         if self.outcome in ("does not apply", "not run"):
             return self.finding.reason
@@ -55,7 +55,7 @@ class CheckRow:
 
 
 @dataclass(frozen=True)
-class Story:
+class VerdictText:
     """One defense: what the attacks left standing, what fired, and what follows."""
 
     attacks: str
@@ -71,15 +71,15 @@ class Story:
         return " ".join(part for part in (self.attacks, *told, self.conclusion, self.unrun, self.remedy) if part)
 
 
-def tell(results: Results, summary: DefenseSummary) -> Story:
+def explain(results: Results, summary: DefenseSummary) -> VerdictText:
     """The story of one defense."""
     trained = [item for item in results.defenses if item.defense == summary.defense]
     reasons = tuple(_reasons(trained))
     conclusion = _conclusion(results, summary, trained)
-    return Story(_attacks(results, summary, trained), reasons, conclusion, remedy_told(summary), _unrun(trained))
+    return VerdictText(_attacks(results, summary, trained), reasons, conclusion, remedy_text(summary), _unrun(trained))
 
 
-def remedy_told(summary: DefenseSummary) -> str:
+def remedy_text(summary: DefenseSummary) -> str:
     """What the attacks that the checks named left."""
     if summary.remedied is None:
         return ""

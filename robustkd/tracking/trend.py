@@ -12,10 +12,9 @@ from typing import Any
 
 from robustkd.reporting import DefenseSummary, summary_rows
 from robustkd.reporting.formatting import interval, percent
-from robustkd.reporting.markdown import escape
-from robustkd.reporting.markdown import verdict as signed
+from robustkd.reporting.markdown import escape, verdict_mark
 from robustkd.scoring.results import Results
-from robustkd.tracking import notes
+from robustkd.tracking import descriptions
 from robustkd.tracking.records import COLOURS, Point, RunRecord, package_version
 
 TAG = "robustkd.history"
@@ -104,8 +103,8 @@ def _note(defense: str, history: list[Step]) -> str:
     for before, step in zip([None, *history], history, strict=False):
         moved = "" if before is None else f"{100 * (step.robust_accuracy - before.robust_accuracy):+.1f}"
         share, ends = f"**{percent(step.robust_accuracy)}**", interval(step.ci_low, step.ci_high)
-        lines.append([step.at[:16].replace("T", " "), step.plan[:8], share, ends, moved, signed(step.verdict)])
+        lines.append([step.at[:16].replace("T", " "), step.plan[:8], share, ends, moved, verdict_mark(step.verdict)])
     head = ["finished", "plan", "robust", "95 % interval", "points", "verdict"]
     told = f"**{escape(defense)}**, its worst case in each execution of this campaign, the newest first."
     asked = "Whether a move is more than chance is said by `robustkd compare`, on the samples themselves."
-    return notes.fit("\n\n".join([told, notes.table(head, lines[::-1]), asked]))
+    return descriptions.truncate("\n\n".join([told, descriptions.table(head, lines[::-1]), asked]))
