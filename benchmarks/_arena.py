@@ -80,7 +80,7 @@ def _child(job: Job, sender: Any) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the peers print."""
+    """Drop what the peers print to standard output inside the block."""
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
@@ -203,7 +203,7 @@ def earlier(name: str, job: Job) -> dict[str, Any] | None:
 
 
 def repeated(count: int, once: Callable[[], float]) -> float:
-    """The median of ``count`` runs."""
+    """Call ``once`` ``count`` times and return the median of its values."""
     return statistics.median(once() for _ in range(count))
 
 

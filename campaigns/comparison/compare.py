@@ -48,7 +48,7 @@ class Change:
 
     @property
     def direction(self) -> Direction:
-        """At the 5 % level."""
+        """Whether B is better or worse at the 5 % level: by McNemar's test when paired, else by the interval."""
         apart = self.p < 0.05 if self.p is not None else not self.ci_low <= 0 <= self.ci_high
         return "not told apart" if not apart else "better" if self.difference > 0 else "worse"
 
@@ -71,7 +71,7 @@ class Movement:
 
     @property
     def difference(self) -> float:
-        """Mean over the seeds."""
+        """The mean difference over the seeds, in [-1, 1]."""
         return sum(change.difference for change in self.changes) / len(self.changes)
 
     @property
@@ -81,7 +81,7 @@ class Movement:
 
     @property
     def direction(self) -> Direction:
-        """What every seed says alike."""
+        """The direction that all seeds agree on, else `not told apart`."""
         told = {change.direction for change in self.changes}
         return told.pop() if len(told) == 1 else "not told apart"
 

@@ -23,7 +23,7 @@ Identity = Mapping[str, Any]
 
 
 def cell_key(cell: Cell) -> CellKey:
-    """A cell's place."""
+    """What identifies a cell within its campaign, whatever its parameters are."""
     return cell.kind, cell.defense, cell.plugin, cell.seed
 
 

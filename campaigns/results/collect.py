@@ -145,11 +145,11 @@ class _Trained:
         ]
 
     def headline_records(self) -> dict[str, AttackRecord]:
-        """Of each finished attack under the campaign's threat model."""
+        """The record of each finished attack under the campaign's threat model, by the attack's name."""
         return {cell.attack: self.records[cell.id] for cell in self.headline if cell.id in self.records}
 
     def tables(self) -> dict[str, Table]:
-        """Of each finished analysis."""
+        """The table of each finished analysis, by the analysis's name."""
         return {cell.analysis: _table(entry) for cell in self.analyses if (entry := self.entries[cell.id])}
 
     def unattacked(self) -> list[AttackCell]:
@@ -185,21 +185,19 @@ def attack_result(
 ) -> CellResult:
     """The result of one attack cell."""
     use = plan.campaign.attacks[cell.attack]
-    names: dict[str, Any] = {
-        "cell_id": cell.id,
-        "defense": cell.defense,
-        "attack": use.name,
-        "seed": cell.seed,
-        "norm": use.threat.measure,
-        "eps": use.threat.eps,
-    }
+    threat = use.threat
+    result = CellResult(
+        cell.id, cell.defense, use.name, cell.seed, failure.status, threat.measure, threat.eps, error=failure.error
+    )
     if entry is None or record is None:
-        return CellResult(status=failure.status, error=failure.error, **names)
+        return result
     outcome = record.outcome
     low, high = wilson(int(outcome.standing.sum()), len(outcome))
     reached = outcome.norm[outcome.correct & np.isfinite(outcome.norm)]
-    return CellResult(
+    return replace(
+        result,
         status="done",
+        error=None,
         n=len(outcome),
         clean_accuracy=share(held_clean(entry, outcome.correct, plan.data.modality)),
         robust_accuracy=share(outcome.standing),
@@ -212,8 +210,7 @@ def attack_result(
         wall_seconds=entry.meta.wall_seconds,
         perturbations=perturbations_kept(entry),
         agreement=_agreement(samples.transcripts(entry)),
-        curve=_curve(outcome.correct, record.broken_at, {use.threat.eps, *use.curve}),
-        **names,
+        curve=_curve(outcome.correct, record.broken_at, {threat.eps, *use.curve}),
     )
 
 

@@ -44,7 +44,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """``write_text``, for bytes."""
+    """Replace a binary file as ``write_text`` does a text file."""
     with atomic_replace(file) as draft:
         draft.write_bytes(content)
 

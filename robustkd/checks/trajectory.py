@@ -42,7 +42,7 @@ class RecordingTarget(WrappedTarget):
         self.margins: list[list[float]] = [[] for _ in range(len(batch))]
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The inner target's answer, noted."""
+        """The inner target's logits; the margins of points inside a ball are recorded."""
         logits = self.target(inputs)
         owner = ball_of(inputs.detach(), self._batch.inputs, self._threat)
         inside = owner >= 0

@@ -89,7 +89,7 @@ def classifiers(names: Sequence[str]) -> dict[str, ClassifierTarget]:
 
 
 def ensemble() -> EnsembleTarget:
-    """Two networks that answer together."""
+    """An ensemble target of two networks."""
     return EnsembleTarget([classifier(0), classifier(1)])
 
 

@@ -82,7 +82,7 @@ def threat(norm: str, eps: float | None) -> str:
 
 
 def words(key: str) -> str:
-    """An identifier as words."""
+    """An identifier with blanks in the place of underscores."""
     return key.replace("_", " ")
 
 

@@ -52,7 +52,7 @@ def escape(text: object) -> str:
 
 
 def verdict_mark(value: str | None) -> str:
-    """The verdict with its sign."""
+    """The verdict with an emoji before it."""
     return f"{SIGNS[value]} {value}" if value else f"❔ {NO_VERDICT}"
 
 

@@ -39,7 +39,7 @@ MOST_PLOTS = 24
 
 @dataclass(frozen=True)
 class Section:
-    """One defense on the page."""
+    """What the page shows of one defense, over its seeds."""
 
     anchor: str
     row: DefenseSummary
@@ -51,7 +51,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one defense took."""
+    """What one defense, or several together, took: seconds and passes."""
 
     defense: str
     train_seconds: float

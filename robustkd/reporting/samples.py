@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -95,7 +95,7 @@ class ClassTable:
 
     @property
     def widest(self) -> float:
-        """The widest interval."""
+        """The width of the widest interval in the table, in [0, 1]."""
         return max((cell.high - cell.low for row in self.cells.values() for cell in row), default=0.0)
 
 
@@ -111,17 +111,40 @@ class SampleRow:
     text: str = ""
 
 
+class ListedDefense(TypedDict):
+    """One defense's samples: the class that each is taken for before an attack, and ``taken``, by attack, after it.
+
+    ``taken`` is 0 where a sample stands, and else the class plus one.
+    """
+
+    name: str
+    before: list[int]
+    taken: dict[str, list[int]]
+
+
+class ListingData(TypedDict):
+    """What the page's script reads; the lists of samples are as long as ``index``."""
+
+    classes: list[str]
+    requests: list[str]
+    unfit: list[str]
+    others: list[str]
+    index: list[int]
+    label: list[int]
+    defenses: list[ListedDefense]
+
+
 @dataclass(frozen=True)
 class Listing:
     """The table that the page filters.
 
     Attributes:
-        data: what its script reads. ``taken`` holds 0 where a sample stands and the class plus one where it falls.
+        data: what its script reads.
         rows: the first ones as the script would show them, for a page without scripts.
         kept, of: how many test samples there is room for, of how many.
     """
 
-    data: dict[str, Any]
+    data: ListingData
     rows: tuple[SampleRow, ...]
     kept: int
     of: int
@@ -197,7 +220,7 @@ def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = 
     of = len(parts[0].label)
     kept = min(of, max(1, MAX_OUTCOMES // sum(len(part.taken_for) for part in parts)))
     texts = [shortened(text, LONGEST_TEXT) for text in evidence.texts[:kept]]
-    data = {
+    data: ListingData = {
         "classes": _names(evidence.classes, parts),
         "requests": texts,
         "unfit": [words.unfit, words.unfit_told],

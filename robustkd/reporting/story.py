@@ -1,4 +1,4 @@
-"""The verdict in words, written from the numbers."""
+"""Words for a verdict, made from the numbers and findings of a defense."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class CheckRow:
 
     @property
     def outcome(self) -> str:
-        """In a word or two."""
+        """`fired`, `quiet`, `does not apply` or `not run`."""
         return self.finding.outcome
 
     @property
     def text(self) -> str:
-        """What the check says of itself: its explanation where it fired, or why it does not apply or was not run."""
+        """The check's explanation if it fired, or the reason why it does not apply or was not run."""
         if self.outcome in ("does not apply", "not run"):
             return self.finding.reason
         return self.finding.explanation if self.finding.fired else ""  # it tells of a symptom that is not there
@@ -72,7 +72,7 @@ class VerdictText:
 
 
 def explain(results: Results, summary: DefenseSummary) -> VerdictText:
-    """The story of one defense."""
+    """The verdict on one defense in words: attacks, checks that fired, conclusion, remedy."""
     trained = [item for item in results.defenses if item.defense == summary.defense]
     reasons = tuple(_reasons(trained))
     conclusion = _conclusion(results, summary, trained)

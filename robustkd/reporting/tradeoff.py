@@ -102,11 +102,11 @@ class _Axes:
         return cls(*_span(cleans), *_span([*robusts, *ends]))
 
     def across(self, clean: float) -> float:
-        """Percent from the left."""
+        """The horizontal position, in percent from the left."""
         return round(100 * (clean - self.x_low) / (self.x_high - self.x_low), 2)
 
     def down(self, robust: float) -> float:
-        """Percent from the top."""
+        """The vertical position, in percent from the top."""
         return round(100 - 100 * (robust - self.y_low) / (self.y_high - self.y_low), 2)
 
 

@@ -54,16 +54,16 @@ class Wording:
 
     @property
     def samples(self) -> str:
-        """Several of them."""
+        """The plural of ``sample``."""
         return f"{self.sample}s"
 
     def point(self, eps: float) -> str:
-        """A point of a curve."""
+        """The label of a point of a curve: its eps or its number of attempts."""
         return f"eps {number(eps)}" if self.curve == "eps" else counted(int(eps), "attempt")
 
 
 def wording(results: Results) -> Wording:
-    """The words for these results."""
+    """The words that fit the modality of these results."""
     n = results.data.n or max((cell.n for cell in results.cells), default=0)
     if results.modality == "images":
         return _of_images(n, results.threat.norm)

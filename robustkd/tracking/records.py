@@ -158,7 +158,7 @@ def training_record(campaign: TrackedCampaign, defense: str, seed: int) -> RunRe
 
 
 def campaign_record(campaign: TrackedCampaign, results: Results, attached: Iterable[str] = ()) -> RunRecord:
-    """The parent run."""
+    """The parent run of a plan: totals over its cells, and the campaign file."""
     done = [cell for cell in results.cells if cell.status == "done"]
     totals = {
         "cells": len(results.cells),
@@ -189,7 +189,7 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
 
 
 def campaign_name(campaign: TrackedCampaign) -> str:
-    """The parent run's name."""
+    """The name of a plan's parent run."""
     return f"{campaign.name} · campaign {campaign.plan_id[:8]}"
 
 
@@ -234,7 +234,7 @@ def flattened(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
 
 @cache
 def package_version() -> str:
-    """The version of robustkd."""
+    """The installed version of robustkd; `unknown` where it is not installed."""
     try:
         return version("robustkd")
     except PackageNotFoundError:

@@ -37,13 +37,13 @@ class Step:
 
     @property
     def points(self) -> list[Point]:
-        """As metrics."""
+        """The numbers of this execution as points of MLflow metrics."""
         named = {name: getattr(self, name) for name in ("robust_accuracy", "ci_low", "ci_high", "clean_accuracy")}
         return [Point(name, self.step, _short(value)) for name, value in named.items() if value is not None]
 
     @property
     def milliseconds(self) -> int:
-        """When, since 1970."""
+        """The time of the execution in milliseconds since 1970."""
         return round(1000 * datetime.fromisoformat(self.at).timestamp())
 
 
@@ -86,7 +86,7 @@ def _with(before: list[Step], row: DefenseSummary, plan: str, at: str) -> list[S
 
 
 def _short(value: Any) -> Any:
-    """A tag holds 8,000 characters."""
+    """A float with six digits: an MLflow tag holds 8,000 characters."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

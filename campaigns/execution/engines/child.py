@@ -54,7 +54,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid
 
     @property
@@ -102,7 +102,7 @@ class Child:
 
 
 def main() -> None:
-    """What the child runs."""
+    """Take cells from the pipe and run them until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
     threading.Thread(target=die_with_parent, daemon=True).start()
     os.dup2(2, 1)  # what a plug-in prints must not come between the lines of the driver's --json

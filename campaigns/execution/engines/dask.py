@@ -64,7 +64,7 @@ class DaskEngine(Engine):
     """A Dask cluster; without ``address`` and ``cluster`` one of this machine that lasts as long as the run."""
 
     class Params(Params):
-        """Which cluster."""
+        """The Dask cluster that the cells are sent to."""
 
         address: str | None = Field(None, description="of a running scheduler: tcp://host:8786")
         cluster: Cluster | None = Field(None, description="a batch system's jobs, through dask-jobqueue")

@@ -31,7 +31,7 @@ class LocalEngine(Engine):
     """
 
     class Params(Params):
-        """Where and how many."""
+        """The number of child processes, and the memory that each needs."""
 
         workers: int | None = Field(None, ge=1, description="child processes [default: one a core; one a GPU]")
         child_gb: float | None = Field(None, gt=0, description="memory that a child needs [default: as seen so far]")
