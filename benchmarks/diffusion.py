@@ -2,7 +2,7 @@
 requests together against one by one.
 
 A small model with random weights, or one of Stable Diffusion 1.x's sizes (``--model sd``), and a judge that is never content, so that no
-request leaves and every contender makes the same passes.
+request leaves and every implementation makes the same passes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from _arena import Verdicts, repeated, table, write
+from _harness import Verdicts, repeated, table, write
 
 from robustkd import plugins
 from robustkd.contracts import Asked, Judge, PromptBatch, Prompts, ThreatModel
@@ -59,13 +59,13 @@ def main(model: str, requests: int, attempts: int, steps: int, repeats: int, dev
         for values in zip(*((together / bare, alone / together, together) for bare, together, alone in rounds), strict=True)
     )
     calls = requests * (attempts - 1) * steps
-    row = {"network": model, "contender": "unlearndiffatk", "requests": requests, "ratio": ratio, "gain": gain}
+    row = {"network": model, "implementation": "unlearndiffatk", "requests": requests, "ratio": ratio, "gain": gain}
     row |= {"ms_per_step": 1e3 * cost / calls, "parameters": sum(weight.numel() for weight in target.module.parameters())}
     if device != "cpu":
         row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
     columns = [
         ("network", "model", ""),
-        ("contender", "contender", ""),
+        ("implementation", "implementation", ""),
         ("ms_per_step", "ms/step", ".2f"),
         ("ratio", "to bare", ".2f"),
         ("gain", "batch gain", ".2f"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from _arena import Verdicts, table, write
+from _harness import Verdicts, table, write
 
 NOTHING = """\
 from robustkd.lazy import torch

@@ -56,7 +56,7 @@ class Baseline:
 
 
 def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mapping[Key, np.ndarray]) -> dict[str, Any]:
-    """What the file holds."""
+    """A baseline file as JSON values; the samples are packed bits in base64."""
     return {
         VERSION_KEY: VERSION,
         "campaign": results.campaign,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Row, Snapshot
-from robustkd.campaigns.plan.changes import set_otherwise
+from robustkd.campaigns.plan.changes import parameter_diff
 from robustkd.contracts import UsageError, suggestion
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
 from robustkd.scoring.tabular import Tabular, percent
@@ -47,7 +47,7 @@ class Change:
 
     @property
     def direction(self) -> Direction:
-        """At the 5 % level."""
+        """Whether B is better or worse at the 5 % level: by McNemar's test when paired, else by the interval."""
         apart = self.p < 0.05 if self.p is not None else not self.ci_low <= 0 <= self.ci_high
         return "not told apart" if not apart else "better" if self.difference > 0 else "worse"
 
@@ -70,7 +70,7 @@ class Movement:
 
     @property
     def difference(self) -> float:
-        """Mean over the seeds."""
+        """The mean difference over the seeds, in [-1, 1]."""
         return sum(change.difference for change in self.changes) / len(self.changes)
 
     @property
@@ -80,7 +80,7 @@ class Movement:
 
     @property
     def direction(self) -> Direction:
-        """What every seed says alike."""
+        """The direction that all seeds agree on, else `not told apart`."""
         told = {change.direction for change in self.changes}
         return told.pop() if len(told) == 1 else "not told apart"
 
@@ -157,7 +157,7 @@ def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) 
         UsageError: they have no defense in common.
     """
     matched = _matched(a, b, matched)
-    reason = unpaired_because(a, b)
+    reason = why_unpaired(a, b)
     movements: list[Movement] = []
     notes = [note for note in (reason, a.outdated, b.outdated) if note]
     for name in dict.fromkeys(attack for _, attack, _ in a.rows):
@@ -236,7 +236,7 @@ def change(before: Row, after: Row, *, paired: bool) -> Change:
     )
 
 
-def unpaired_because(a: Snapshot, b: Snapshot) -> str | None:
+def why_unpaired(a: Snapshot, b: Snapshot) -> str | None:
     """Why the samples of A and B cannot be paired; None when they can."""
     if a.data.test != b.data.test:
         told = f"{a.data} in A, {b.data} in B"
@@ -259,7 +259,7 @@ def other_attack(a: Snapshot, b: Snapshot, name: str) -> str:
         return ""
     params = [one.params for one in (was, now)]
     known = [{key: value for key, value in own.items() if all(key in other for other in params)} for own in params]
-    return set_otherwise({**was.to_dict(), "params": known[0]}, {**now.to_dict(), "params": known[1]})
+    return parameter_diff({**was.to_dict(), "params": known[0]}, {**now.to_dict(), "params": known[1]})
 
 
 def shared_headline(a: Snapshot, b: Snapshot, defense: str, other: str, seed: int) -> tuple[str, ...]:

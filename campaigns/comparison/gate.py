@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from robustkd.campaigns.comparison.compare import Change, change, other_attack, row_of, unpaired_because
+from robustkd.campaigns.comparison.compare import Change, change, other_attack, row_of, why_unpaired
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Snapshot
 from robustkd.campaigns.file.spec import GateSpec
 from robustkd.contracts.check import Verdict
@@ -168,7 +168,7 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) 
     for name in sorted(counted):
         if told := other_attack(baseline, snapshot, name):
             return f"{name} is not the attack of the baseline ({told}): write a new one"
-    paired = unpaired_because(baseline, snapshot) is None
+    paired = why_unpaired(baseline, snapshot) is None
     changes = []
     for seed in seeds:
         over = baseline.headline[defense, seed]

@@ -52,7 +52,7 @@ class Row:
 
     @property
     def share(self) -> float:
-        """In [0, 1]."""
+        """The share of samples that held, in [0, 1]."""
         return self.held / self.n if self.n else 0.0
 
     @property
@@ -111,7 +111,7 @@ class Snapshot:
         return list(dict.fromkeys(defense for defense, _ in self.headline))
 
     def seeds(self, defense: str) -> list[int]:
-        """The seeds of a defense."""
+        """The seeds with which a defense was trained, in the campaign's order."""
         return [seed for name, seed in self.headline if name == defense]
 
     def attacks(self, defense: str, seed: int) -> list[str]:

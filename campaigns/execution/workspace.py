@@ -195,5 +195,5 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Until now."""
+        """Seconds since the clock was made."""
         return time.perf_counter() - self._started

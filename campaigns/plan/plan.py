@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 from robustkd.campaigns.file.spec import Campaign
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
 from robustkd.campaigns.plan.refusals import require_budgets_meant, require_training_data
-from robustkd.campaigns.store.identity import described, digest, identified, renamed
+from robustkd.campaigns.store.identity import digest, identified, plugin_identity, resolve_references
 from robustkd.contracts import Capabilities
 from robustkd.data import Splits, load_splits
 from robustkd.scoring.results import Skipped
@@ -164,7 +164,7 @@ class CellMaker:
         use, data = self._campaign.defenses[name], self._data
         teachers = {reference: trained[reference] for reference in use.references}
         parts: dict[str, Any] = {
-            "plugin": _standing_on(self._described(use.kind, use.plugin), teachers),
+            "plugin": _with_references(self._plugin_identity(use.kind, use.plugin), teachers),
             "threat": self._threat if use.plugin.uses_threat else None,
             "training data": self._training if use.plugin.uses_data else None,
             # A defense that is loaded, not trained, is the same for every seed; the cells of its attacks still differ by theirs.
@@ -181,7 +181,7 @@ class CellMaker:
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
         norm, eps, space, attempts = use.threat.budget.identity
         parts: dict[str, Any] = {
-            "plugin": _standing_on(self._described(use.kind, use.plugin), others),
+            "plugin": _with_references(self._plugin_identity(use.kind, use.plugin), others),
             "threat": [norm, eps, use.threat.goal, sorted(set(use.curve))],
             "test data": self._test,
             "target": target,
@@ -207,7 +207,7 @@ class CellMaker:
     def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Mapping[str, str]) -> ChecksCell:
         """The cell of the checks on a defense; ``attacks`` has the ids of its attack cells, by attack."""
         target = trained[defense]
-        checks = [self._described(check.name, check) for check in self._campaign.checks]
+        checks = [self._plugin_identity(check.name, check) for check in self._campaign.checks]
         # The evidence names the attacks as the campaign does, so these names belong to the identity.
         basis = [[name, id_] for name, id_ in attacks.items()]
         parts: dict[str, Any] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
@@ -220,7 +220,7 @@ class CellMaker:
         """The cell of an analysis of a defense."""
         use, target = self._campaign.analyses[analysis], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
-        plugin = _standing_on(self._described(use.kind, use.plugin), others)
+        plugin = _with_references(self._plugin_identity(use.kind, use.plugin), others)
         parts: dict[str, Any] = {"plugin": plugin, "threat": self._threat}
         parts |= {"test data": self._test, "target": target, "seed": seed}
         if self._campaign.judges:
@@ -236,18 +236,18 @@ class CellMaker:
             analysis=analysis,
         )
 
-    def _described(self, kind: str, plugin: Any) -> dict[str, Any]:
+    def _plugin_identity(self, kind: str, plugin: Any) -> dict[str, Any]:
         if id(plugin) not in self._known:
-            self._known[id(plugin)] = described(kind, plugin)
+            self._known[id(plugin)] = plugin_identity(kind, plugin)
         return self._known[id(plugin)]
 
     def _judges(self, judged: dict[str, str]) -> list[dict[str, Any]]:
-        return [_standing_on(self._described(use.kind, use.plugin), judged) for use in self._campaign.judges.values()]
+        return [_with_references(self._plugin_identity(use.kind, use.plugin), judged) for use in self._campaign.judges.values()]
 
     def _judged(self, trained: Mapping[str, str]) -> dict[str, str]:
         return {name: trained[name] for judge in self._campaign.judges.values() for name in judge.references}
 
 
-def _standing_on(plugin: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
+def _with_references(plugin: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
     """A plug-in's description, with the cells of the defenses that it refers to in the place of their names."""
-    return plugin | {"params": renamed(plugin["params"], targets)} if targets else plugin
+    return plugin | {"params": resolve_references(plugin["params"], targets)} if targets else plugin

@@ -15,7 +15,7 @@ from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, Checks
 from robustkd.campaigns.plan.finished import valid_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
-from robustkd.campaigns.store.identity import described, digest
+from robustkd.campaigns.store.identity import digest, plugin_identity
 from robustkd.campaigns.store.meta import AttackMeta, TrainMeta
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import PERTURBATIONS, Entry, Store
@@ -82,7 +82,7 @@ def collect(
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
         skipped=list(plan.skipped),
         comparisons=compared(standing),
-        attacks={name: AttackSummary(**described(use.kind, use.plugin)) for name, use in campaign.attacks.items()},
+        attacks={name: AttackSummary(**plugin_identity(use.kind, use.plugin)) for name, use in campaign.attacks.items()},
         environment=environment(max(finished, default=None)),
     )
 
@@ -110,7 +110,7 @@ class _Trained:
         self.analyses = [cell for cell in cells if isinstance(cell, AnalysisCell)]
         self.entries = {cell.id: store.get(cell.id) if cell.id in valid else None for cell in cells}
         self.records = {cell.id: samples.read(entry) for cell in self.attacks if (entry := self.entries[cell.id])}
-        self.findings, self.remedy = _examined(self.entries[self.checks.id] if self.checks else None)
+        self.findings, self.remedy = _read_findings(self.entries[self.checks.id] if self.checks else None)
 
     @property
     def has_result(self) -> bool:
@@ -149,11 +149,11 @@ class _Trained:
         ]
 
     def headline_records(self) -> dict[str, AttackRecord]:
-        """Of each finished attack under the campaign's threat model."""
+        """The record of each finished attack under the campaign's threat model, by the attack's name."""
         return {cell.attack: self.records[cell.id] for cell in self.headline if cell.id in self.records}
 
     def tables(self) -> dict[str, Table]:
-        """Of each finished analysis."""
+        """The table of each finished analysis, by the analysis's name."""
         return {cell.analysis: _table(entry) for cell in self.analyses if (entry := self.entries[cell.id])}
 
     def unattacked(self) -> list[AttackCell]:
@@ -190,21 +190,25 @@ def attack_result(
     """The result of one attack cell."""
     use = plan.campaign.attacks[cell.attack]
     norm, eps = use.threat.budget.stored
-    names: dict[str, Any] = {
-        "cell_id": cell.id,
-        "defense": cell.defense,
-        "attack": use.name,
-        "seed": cell.seed,
-        "norm": norm,
-        "eps": eps,
-        "goal": use.threat.goal,
-    }
+    result = CellResult(
+        cell.id,
+        cell.defense,
+        use.name,
+        cell.seed,
+        failure.status,
+        norm,
+        eps,
+        error=failure.error,
+        goal=use.threat.goal,
+    )
     if entry is None or record is None:
-        return CellResult(status=failure.status, error=failure.error, **names)
+        return result
     outcome = record.outcome
     low, high = wilson(int(outcome.standing.sum()), len(outcome))
-    return CellResult(
+    return replace(
+        result,
         status="done",
+        error=None,
         n=len(outcome),
         clean_accuracy=share(held_clean(entry, outcome.eligible, plan.data.modality)),
         robust_accuracy=share(outcome.standing),
@@ -219,7 +223,6 @@ def attack_result(
         unjudged=_unjudged([record]),
         agreement=_agreement(samples.transcripts(entry)),
         curve=_curve(outcome.decided, record.broken_at, {eps, *use.curve}, everywhere=_measures_every_eps(use.plugin)),
-        **names,
     )
 
 
@@ -366,7 +369,7 @@ def _other_threats(trained: _Trained) -> dict[str, float]:
     return {name: float(_worst_case(groups[threat])[1].mean()) for threat, name in told_apart(groups).items()}
 
 
-def _examined(entry: Entry | None) -> tuple[list[Finding] | None, Remedy | None]:
+def _read_findings(entry: Entry | None) -> tuple[list[Finding] | None, Remedy | None]:
     """The findings of a checks cell, None while it has none, and the remedy."""
     if entry is None:
         return None, None

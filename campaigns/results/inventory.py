@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
-from robustkd.campaigns.store.durable import beside
+from robustkd.campaigns.store.durable import atomic_replace
 from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.scoring.results import Results
@@ -83,7 +83,7 @@ def export(plan: Plan, store: Store, file: Path) -> tuple[int, int]:
     if first is None:
         raise StoreError(f"{store.folder} holds no finished attack of this campaign", fix="robustkd run it first")
     cells, rows = 1, len(first)
-    with beside(file) as draft:
+    with atomic_replace(file) as draft:
         writer = pq.ParquetWriter(draft, first.schema) if file.suffix == ".parquet" else pc.CSVWriter(draft, first.schema)
         with writer:
             writer.write_table(first)

@@ -222,5 +222,5 @@ def _stored(campaign: Campaign, folder: Path) -> tuple[Plan, Results, SampleEvid
         raise StoreError(
             f"{folder} holds no finished cell of this campaign", fix="robustkd run it first, or name its folder with --out"
         )
-    gathering = SampleCollector(plan)
-    return plan, collect(plan, store, {}, gathering.add), gathering.evidence
+    collector = SampleCollector(plan)
+    return plan, collect(plan, store, {}, collector.add), collector.evidence

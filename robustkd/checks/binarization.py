@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.checks.probe import apart, attacked, owners, pgd, random_points, right, white_box
+from robustkd.checks.probe import attacked, ball_of, disjoint_balls, pgd, random_points, right, white_box
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share, Target, ThreatModel, WrappedTarget
 from robustkd.contracts.check import Severity
 from robustkd.contracts.random import SampleRng
@@ -70,7 +70,7 @@ class BinarizationTest(Check):
             return self.not_applicable("the network has no linear layer that gives its classes, so its features are not known")
         (head,) = heads
         attack = white_box(context) or pgd(steps=40)
-        batch = apart(right(context, self.params.samples), threat)
+        batch = disjoint_balls(right(context, self.params.samples), threat)
         problems, solvable = self._posed(context, batch, head)
         if not solvable:
             return self.not_applicable("no sample's points could be told apart by a linear head")
@@ -113,7 +113,7 @@ class BinarizationTest(Check):
             points = torch.cat([inner, outer])
             with torch.no_grad(), InputRecorder(head) as features:
                 context.target(points)
-            problem = _Problem.told_apart(features.last(len(points)).cpu().double())
+            problem = _Problem.separating(features.last(len(points)).cpu().double())
             if problem is not None:
                 problems.append(problem)
                 solvable.append(row)
@@ -141,7 +141,7 @@ class _Problem:
     scale: Tensor
 
     @classmethod
-    def told_apart(cls, features: Tensor) -> _Problem | None:
+    def separating(cls, features: Tensor) -> _Problem | None:
         """Of (P, F) features, the last row's against the others'; None when they cannot be separated."""
         inner, outer = features[:-1], features[-1]
         middle = inner.mean(0)
@@ -170,7 +170,7 @@ class _Binary(WrappedTarget):
     def __call__(self, inputs: Tensor) -> Tensor:
         with InputRecorder(self._head) as features:
             self.target(inputs)
-        mine = owners(inputs.detach(), self._centres, self._threat).clamp_min(0)
+        mine = ball_of(inputs.detach(), self._centres, self._threat).clamp_min(0)
         mine = mine.cpu()  # where the problems are, in float64, which not every device has
         score = (features.last(len(inputs)).cpu().double() * self._weight[mine]).sum(1) - self._threshold[mine]
         return torch.stack([-score, score], 1).to(inputs)

@@ -129,7 +129,7 @@ class BrokenGraph(Check):
     cost = "1 forward and 1 backward pass a sample, on 8 samples"
 
     def run(self, context: CheckContext) -> Finding:
-        """One backward pass."""
+        """Differentiate the sum of the logits with respect to the input, once."""
         inputs = context.batch.inputs[: self.params.samples].detach().requires_grad_()
         error = ""
         logits = context.target(inputs)

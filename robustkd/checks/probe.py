@@ -70,7 +70,7 @@ def rescaled_margin(logits: Tensor, labels: Tensor) -> Tensor:
     return (best_other - own) / spread.clamp_min(torch.finfo(logits.dtype).tiny)
 
 
-def apart(batch: Batch, threat: ThreatModel) -> Batch:
+def disjoint_balls(batch: Batch, threat: ThreatModel) -> Batch:
     """The samples whose balls meet no other sample's ball, so that a point inside one tells whose it is."""
     rows = torch.arange(len(batch), device=batch.inputs.device)
     kept: list[int] = []
@@ -81,8 +81,8 @@ def apart(batch: Batch, threat: ThreatModel) -> Batch:
     return batch.select(rows[kept])
 
 
-def owners(points: Tensor, centres: Tensor, threat: ThreatModel) -> Tensor:
-    """(P,) the row of ``centres`` in whose ball each point lies, -1 for none; the balls must be ``apart``."""
+def ball_of(points: Tensor, centres: Tensor, threat: ThreatModel) -> Tensor:
+    """(P,) the row of ``centres`` in whose ball each point lies, -1 for none; the balls must be ``disjoint_balls``."""
     away = torch.stack([distance(points - centre, threat.norm) for centre in centres], 1)
     nearest = away.min(1)
     inside = within(nearest.values, threat.eps, threat.norm, centres.shape[1:])

@@ -58,7 +58,7 @@ def verify(campaign: str, out: Path | None, remove: bool, as_json: bool) -> None
     ids = store.ids()
     damaged = {cell_id: why for cell_id in ids if (why := store.verify(cell_id))}
     if remove and damaged:
-        with store.alone():
+        with store.exclusive_lock():
             for cell_id in damaged:
                 store.remove(cell_id)
     if as_json:
@@ -84,7 +84,7 @@ def prune(campaigns: tuple[str, ...], out: Path | None, perturbations: bool, yes
     from robustkd.campaigns.results.inventory import inventory
 
     plans, store = _opened(campaigns, out)
-    with store.alone():  # a run would miss what is removed under it
+    with store.exclusive_lock():  # a run would miss what is removed under it
         needed = {cell.id for plan in plans.values() for cell in plan.cells}
         chosen = [cell for cell in inventory(store, plans) if (cell.perturbations if perturbations else not cell.used_by)]
         if yes:
@@ -94,7 +94,7 @@ def prune(campaigns: tuple[str, ...], out: Path | None, perturbations: bool, yes
                 else:
                     store.remove(cell.id)
             if not perturbations:
-                store.discard_checkpoints(store.under_way() - needed)
+                store.discard_checkpoints(store.with_checkpoints() - needed)
     freed = sum(cell.perturbations if perturbations else cell.bytes for cell in chosen)
     if as_json:
         print_reserved(json.dumps({"cells": [asdict(cell) for cell in chosen], "bytes": freed, "removed": yes}, indent=1))

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from robustkd.cli.options import console
 from robustkd.reporting.page import cost
+from robustkd.reporting.pairwise import undecided
 from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
-from robustkd.reporting.versus import undecided
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from robustkd.reporting.plots import runs
 from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, curve_of, joined, mean_curve
-from robustkd.reporting.tradeoff import charted
+from robustkd.reporting.tradeoff import shown_defenses
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ GREY = "#5b6470"
 
 def curves(results: Results, summaries: Sequence[DefenseSummary], path: Path) -> bool:
     """Write robust accuracy against eps, one line per defense; False when there are no curves."""
-    drawn = charted(summaries)
+    drawn = shown_defenses(summaries)
     lines = [(row, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense)) for row in drawn]
     lines = [(row, points) for row, points in lines if points]
     if not lines:

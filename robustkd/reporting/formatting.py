@@ -83,7 +83,7 @@ def threat(model: ThreatModel | Budget) -> str:
 
 
 def words(key: str) -> str:
-    """An identifier as words."""
+    """An identifier with blanks in the place of underscores."""
     return key.replace("_", " ")
 
 

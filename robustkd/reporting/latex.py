@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from robustkd.contracts import PixelBudget
 from robustkd.reporting import formatting
 from robustkd.reporting.grid import grid
+from robustkd.reporting.pairwise import main_pairs
 from robustkd.reporting.presentation import wording
 from robustkd.reporting.samples import ClassTable
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of
-from robustkd.reporting.versus import main_pairs
 from robustkd.scoring.results import Results
 
 NONE = "--"

@@ -15,16 +15,16 @@ from markupsafe import Markup
 from robustkd.reporting import formatting, palette
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
-from robustkd.reporting.grid import grid, troubled
+from robustkd.reporting.grid import grid, incomplete_cells
+from robustkd.reporting.pairwise import main_pairs, points, probability
 from robustkd.reporting.plots import Plot, Series, curve, plot
 from robustkd.reporting.presentation import presentation, wording
 from robustkd.reporting.published import SETTING, references
-from robustkd.reporting.samples import SampleEvidence, class_table, falls, listing
-from robustkd.reporting.story import NO_VERDICT, CheckRow, Story, answer, check_rows, tell
+from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
+from robustkd.reporting.story import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
-from robustkd.reporting.tradeoff import charted, tradeoff
+from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.transcripts import PromptItem
-from robustkd.reporting.versus import main_pairs, points, probability
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -39,11 +39,11 @@ MOST_PLOTS = 24
 
 @dataclass(frozen=True)
 class Section:
-    """One defense on the page."""
+    """What the page shows of one defense, over its seeds."""
 
     anchor: str
     row: DefenseSummary
-    story: Story
+    story: VerdictText
     trained: tuple[DefenseResult, ...]
     checks: tuple[CheckRow, ...]
     history: tuple[Plot, ...]
@@ -51,7 +51,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one defense took."""
+    """What one defense, or several together, took: seconds and passes."""
 
     defense: str
     train_seconds: float
@@ -72,7 +72,7 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
     """The whole report as one HTML document that loads nothing."""
     sections = [_section(results, row, index) for index, row in enumerate(summaries, 1)]
     rows = grid(results)
-    drawn = charted(summaries)
+    drawn = shown_defenses(summaries)
     curves, attack_curves = _defense_curves(results, drawn), _attack_curves(results, drawn)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     html: str = _template().render(
@@ -87,7 +87,7 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
         attacks=attack_names(results),
         other_threats=_other_threats(results),
         grid=rows,
-        troubled=troubled(rows),
+        incomplete_cells=incomplete_cells(rows),
         curves=curves,
         attack_curves=attack_curves,
         lines=list({line.label: line for drawn in attack_curves for line in drawn.lines}.values()),
@@ -100,7 +100,7 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
         reference_setting=SETTING,
         uncharted=len(summaries) - len(drawn),
         classes=class_table(results, evidence),
-        falls=falls(evidence),
+        broken_by=broken_by(evidence),
         listing=listing(evidence, wording(results), _other_threats(results)),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
@@ -164,7 +164,9 @@ def _facts(results: Results) -> dict[str, str]:
 
 def _section(results: Results, row: DefenseSummary, index: int) -> Section:
     trained = tuple(item for item in results.defenses if item.defense == row.defense)
-    return Section(f"defense-{index}", row, tell(results, row), trained, tuple(check_rows(trained)), tuple(_history(trained)))
+    return Section(
+        f"defense-{index}", row, explain(results, row), trained, tuple(check_rows(trained)), tuple(_history(trained))
+    )
 
 
 def _other_threats(results: Results) -> dict[str, str]:

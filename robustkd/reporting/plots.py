@@ -130,11 +130,11 @@ class _Axes:
         return cls(*_span(min(xs), max(xs)), *((0.0, 1.0) if shares else _span(min(ys, default=0.0), max(ys, default=1.0))))
 
     def across(self, x: float) -> float:
-        """Percent from the left."""
+        """The horizontal position, in percent from the left."""
         return round(100 * (x - self.x_low) / (self.x_high - self.x_low), 2)
 
     def down(self, y: float) -> float:
-        """Percent from the top."""
+        """The vertical position, in percent from the top."""
         return round(100 - 100 * (y - self.y_low) / (self.y_high - self.y_low), 2)
 
 

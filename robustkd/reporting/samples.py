@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -93,7 +93,7 @@ class ClassTable:
 
     @property
     def widest(self) -> float:
-        """The widest interval."""
+        """The width of the widest interval in the table, in [0, 1]."""
         return max((cell.high - cell.low for row in self.cells.values() for cell in row), default=0.0)
 
 
@@ -109,6 +109,31 @@ class SampleRow:
     text: str = ""
 
 
+class ListedDefense(TypedDict):
+    """One defense's samples: the class that each is taken for before an attack, and ``taken``, by attack, after it.
+
+    ``unfit`` is 1 where a sample is not robust before any attack, ``before`` None for requests. ``taken`` is 0 where a sample stands,
+    else the class plus one (of a request 1), and -1 where that could not be judged.
+    """
+
+    name: str
+    unfit: list[int]
+    before: list[int] | None
+    taken: dict[str, list[int]]
+
+
+class ListingData(TypedDict):
+    """What the page's script reads; the lists of samples are as long as ``index``."""
+
+    classes: list[str]
+    requests: list[str]
+    unfit: list[str]
+    others: list[str]
+    index: list[int]
+    label: list[int]
+    defenses: list[ListedDefense]
+
+
 @dataclass(frozen=True)
 class Listing:
     """The table that the page filters.
@@ -120,14 +145,14 @@ class Listing:
         kept, of: how many test samples there is room for, of how many.
     """
 
-    data: dict[str, Any]
+    data: ListingData
     rows: tuple[SampleRow, ...]
     kept: int
     of: int
 
 
 @dataclass(frozen=True)
-class Fall:
+class BrokenBy:
     """How many samples of one defense fall to an attack, and how many of them to no other attack of the campaign."""
 
     broken: int
@@ -164,13 +189,15 @@ def class_table(results: Results, evidence: SampleEvidence) -> ClassTable | None
     )
 
 
-def falls(evidence: SampleEvidence) -> dict[str, dict[str, Fall]]:
+def broken_by(evidence: SampleEvidence) -> dict[str, dict[str, BrokenBy]]:
     """For each defense, of its first seed, what each attack breaks and what it alone breaks."""
     table = {}
     for part in first_seeds(evidence):
         broken = {name: part.eligible & (taken >= BROKEN) for name, taken in part.taken_for.items()}
         hits = np.sum(list(broken.values()), axis=0)
-        table[part.defense] = {name: Fall(int(mine.sum()), int((mine & (hits == 1)).sum())) for name, mine in broken.items()}
+        table[part.defense] = {
+            name: BrokenBy(int(mine.sum()), int((mine & (hits == 1)).sum())) for name, mine in broken.items()
+        }
     return table
 
 
@@ -194,7 +221,7 @@ def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = 
     of = len(parts[0].label)
     kept = min(of, max(1, MAX_OUTCOMES // sum(len(part.taken_for) for part in parts)))
     texts = [shortened(text, LONGEST_TEXT) for text in evidence.texts[:kept]]
-    data = {
+    data: ListingData = {
         "classes": _names(evidence.classes, parts),
         "requests": texts,
         "unfit": [words.unfit, words.unfit_told],

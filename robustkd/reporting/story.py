@@ -1,4 +1,4 @@
-"""The verdict in words, written from the numbers."""
+"""Words for a verdict, made from the numbers and findings of a defense."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class CheckRow:
 
     @property
     def outcome(self) -> str:
-        """In a word or two."""
+        """`fired`, `quiet`, `does not apply` or `not run`."""
         return self.finding.outcome
 
     @property
-    def told(self) -> str:
-        """What the check says of itself: its explanation where it fired, or why it does not apply or was not run."""
+    def text(self) -> str:
+        """The check's explanation if it fired, or the reason why it does not apply or was not run."""
         if self.outcome in ("does not apply", "not run"):
             return self.finding.reason
         return self.finding.explanation if self.finding.fired else ""  # it tells of a symptom that is not there
@@ -55,7 +55,7 @@ class CheckRow:
 
 
 @dataclass(frozen=True)
-class Story:
+class VerdictText:
     """One defense: what the attacks left standing, what fired, and what follows."""
 
     attacks: str
@@ -72,18 +72,20 @@ class Story:
         return " ".join(part for part in (self.attacks, self.unjudged, *told, self.conclusion, self.unrun, self.remedy) if part)
 
 
-def tell(results: Results, summary: DefenseSummary) -> Story:
-    """The story of one defense."""
+def explain(results: Results, summary: DefenseSummary) -> VerdictText:
+    """The verdict on one defense in words: attacks, checks that fired, conclusion, remedy."""
     trained = [item for item in results.defenses if item.defense == summary.defense]
     reasons = tuple(_reasons(trained))
     conclusion = _conclusion(results, summary, trained)
     unjudged = (
         f"Of {percent(summary.unjudged)} no answer could be judged: they do not count as robust." if summary.unjudged else ""
     )
-    return Story(_attacks(results, summary, trained), reasons, conclusion, remedy_told(summary), _unrun(trained), unjudged)
+    return VerdictText(
+        _attacks(results, summary, trained), reasons, conclusion, remedy_text(summary), _unrun(trained), unjudged
+    )
 
 
-def remedy_told(summary: DefenseSummary) -> str:
+def remedy_text(summary: DefenseSummary) -> str:
     """What the attacks that the checks named left."""
     if summary.remedied is None:
         return ""

@@ -53,7 +53,7 @@ class Wording:
 
     @property
     def samples(self) -> str:
-        """Several of them."""
+        """The plural of ``sample``."""
         return f"{self.sample}s"
 
     @property
@@ -62,7 +62,7 @@ class Wording:
         return self.curve != "eps"
 
     def point(self, eps: float) -> str:
-        """A point of a curve."""
+        """The label of a point of a curve: its eps or its number of attempts."""
         return f"eps {number(eps)}" if self.curve == "eps" else counted(int(eps), "attempt")
 
 

@@ -187,7 +187,7 @@ class Results(Tabular):
 
     @property
     def modality(self) -> Modality:
-        """What is attacked."""
+        """The modality of the data: images, text or text-to-image."""
         return self.data.modality
 
     @property
@@ -202,7 +202,7 @@ class Results(Tabular):
         return any(status != "done" for status in statuses)
 
     def to_dict(self) -> dict[str, Any]:
-        """What results.json holds."""
+        """The results as results.json holds them: JSON values, without ``folder``."""
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
         told |= {name: summary.to_dict() for name, summary in summaries.items()}

@@ -23,7 +23,7 @@ from robustkd.reporting.markdown import escape, markdown
 from robustkd.reporting.page import page as render
 from robustkd.reporting.palette import HEAT, SERIES, SERIES_DARK, contrast, heat, readable_on
 from robustkd.reporting.plots import Series, plot, ticks
-from robustkd.reporting.story import sentence, tell
+from robustkd.reporting.story import explain, sentence
 from robustkd.reporting.summary import curve_of, mean_curve, worst_verdict
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CurvePoint, Results
@@ -181,7 +181,7 @@ def test_the_grid_says_why_a_number_is_missing():
 def test_the_story_of_a_masked_gradient_is_told_from_its_numbers():
     results = campaign()
     row = summary_rows(results)[1]
-    told = tell(results, row).paragraph
+    told = explain(results, row).paragraph
     for part in (
         "The weakest attack (fgsm) leaves 97.1 % of the test samples standing, the strongest (pgd-logits) 20.4 %",
         "all 4 together leave 20.1 %",
@@ -199,7 +199,7 @@ def test_a_conclusion_fits_its_number():
 
     def told(**changes):
         changed = replace(results, defenses=[replace(results.defenses[0], **changes)])
-        return tell(changed, summary_rows(changed)[0]).conclusion.replace("\N{NARROW NO-BREAK SPACE}", " ")
+        return explain(changed, summary_rows(changed)[0]).conclusion.replace("\N{NARROW NO-BREAK SPACE}", " ")
 
     assert told() == "7 checks ran and found no reason to doubt the number; 1 did not apply. It stands as an upper bound."
     assert told(checks=[]).startswith("No check ran")
@@ -213,7 +213,7 @@ def test_a_conclusion_fits_its_number():
 
 def test_a_missing_verdict_names_the_missing_cells():
     results = broken_campaign()
-    assert "no verdict: cells missing (pgd|x failed, cw invalid)" in tell(results, summary_rows(results)[0]).paragraph
+    assert "no verdict: cells missing (pgd|x failed, cw invalid)" in explain(results, summary_rows(results)[0]).paragraph
 
 
 def test_a_finding_without_an_explanation_tells_its_numbers():

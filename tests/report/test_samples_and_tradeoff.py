@@ -16,8 +16,8 @@ from robustkd.reporting.latex import escape, latex
 from robustkd.reporting.page import page
 from robustkd.reporting.presentation import wording
 from robustkd.reporting.published import FROM_MEMORY, TRANSCRIBED, references
-from robustkd.reporting.samples import MAX_OUTCOMES, Fall, SampleRow, class_table, falls, listing
-from robustkd.reporting.tradeoff import MOST_LINES, charted, pareto, tradeoff
+from robustkd.reporting.samples import MAX_OUTCOMES, BrokenBy, SampleRow, broken_by, class_table, listing
+from robustkd.reporting.tradeoff import MOST_LINES, pareto, shown_defenses, tradeoff
 from robustkd.scoring.summaries import DataSummary, ThreatSummary
 from support.example_results import N, broken_campaign, campaign, evidence, large
 
@@ -68,7 +68,10 @@ def test_classes_agree_with_the_headline_and_the_weakest_of_many_are_kept():
 
 
 def test_what_an_attack_alone_breaks():
-    assert falls(SampleEvidence(["cat", "dog"], [two_attacks()]))["standard"] == {"fgsm": Fall(2, 1), "pgd": Fall(2, 1)}
+    assert broken_by(SampleEvidence(["cat", "dog"], [two_attacks()]))["standard"] == {
+        "fgsm": BrokenBy(2, 1),
+        "pgd": BrokenBy(2, 1),
+    }
 
 
 def test_the_listing_says_of_each_sample_what_became_of_it():
@@ -139,7 +142,7 @@ def test_a_chart_of_many_defenses_keeps_the_front():
         replace(row, robust_accuracy=(row.robust_accuracy or 0) - i / 1000) for i, row in enumerate(summary_rows(large(60, 2)))
     ]
     best_clean = replace(rows[0], clean_accuracy=0.999, robust_accuracy=0.0, verdict="credible")
-    shown = charted([best_clean, *rows[1:]])
+    shown = shown_defenses([best_clean, *rows[1:]])
     assert len(shown) == MOST_LINES
     assert shown[0] == best_clean
 

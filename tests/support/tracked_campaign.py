@@ -11,7 +11,7 @@ from robustkd.reporting import GalleryItem
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.summaries import DataSummary, ThreatSummary
 from robustkd.tracking import MlflowTracker, TrackedCampaign, tracking_uri
-from robustkd.tracking.runbook import connect
+from robustkd.tracking.run_store import connect
 
 SECRET = "hunter2-do-not-log"
 DATA = DataSummary("digits", 100, "0123456789abcdef" * 4)

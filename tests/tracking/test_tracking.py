@@ -17,11 +17,11 @@ from robustkd.reporting import GalleryItem
 from robustkd.scoring.results import CellResult
 from robustkd.scoring.summaries import Environment
 from robustkd.tracking import MlflowTracker, TrackingError, promote, rebuild, tracking_uri, ui_command
+from robustkd.tracking.descriptions import MAX_NOTE, truncate
 from robustkd.tracking.images import MAX_IMAGES, save_sheet
 from robustkd.tracking.location import read_mark
-from robustkd.tracking.notes import MAX_NOTE, fit
 from robustkd.tracking.records import RunKey, cell_record
-from robustkd.tracking.runbook import RunBook
+from robustkd.tracking.run_store import RunStore
 from support.tracked_campaign import (
     CELL,
     DATA,
@@ -118,7 +118,7 @@ def test_logging_again_changes_nothing(folder):
 def test_a_finished_campaign_does_not_even_open_mlflow(folder, monkeypatch):
     outcome = results(cell(), defenses=(defended(),))
     track(folder, outcome)
-    monkeypatch.setattr("robustkd.tracking.runbook.RunBook.__init__", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr("robustkd.tracking.run_store.RunStore.__init__", lambda *_: pytest.fail("opened"))
     again = MlflowTracker(folder, campaign(), warn=pytest.fail)
     again.finish(outcome)
     again.log_cell(cell())  # after finish: a new thread, and no exception
@@ -133,10 +133,10 @@ def test_the_mark_of_a_deleted_store_does_not_count(folder):
 
 
 def test_what_a_killed_driver_left_is_completed(folder):
-    book = RunBook(tracking_uri(folder), folder, campaign())
+    book = RunStore(tracking_uri(folder), folder, campaign())
     record = cell_record(campaign(), cell())
 
-    def killed(book: RunBook, run_id: str) -> None:
+    def killed(book: RunStore, run_id: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -401,7 +401,7 @@ def test_the_command_of_the_pages(folder, tmp_path, monkeypatch):
 
 
 def test_a_note_is_cut_at_a_line():
-    long = fit("\n".join(f"line {i}" for i in range(4000)))
+    long = truncate("\n".join(f"line {i}" for i in range(4000)))
     assert len(long) <= MAX_NOTE
     assert long.split("\n\n")[-1].startswith("… (cut here")
 

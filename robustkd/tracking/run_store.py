@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from robustkd.contracts import StoreError
 from robustkd.scoring.results import Results
 from robustkd.scoring.summaries import DataSummary
-from robustkd.tracking import notes, trend, views
+from robustkd.tracking import descriptions, trend, views
 from robustkd.tracking.location import artifact_location, default_store, local_path
 from robustkd.tracking.records import (
     Point,
@@ -44,9 +44,9 @@ RUNS_PER_PAGE = 1000
 DIGEST, MODEL = "robustkd.digest", "robustkd.model_id"
 MODEL_METRICS = ("robust_accuracy", "ci_low", "ci_high", "clean_accuracy")
 
-Attach = Callable[["RunBook", str], None]
+Attach = Callable[["RunStore", str], None]
 """``attach(book, run_id)`` uploads a run's artefacts."""
-LogModel = Callable[["RunBook", str], str]
+LogModel = Callable[["RunStore", str], str]
 """``model(book, run_id)`` logs a model, or finds it, and returns its id."""
 
 
@@ -83,14 +83,14 @@ def connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     if "://" in uri and not uri.startswith(("sqlite", "http", "file:", "databricks")):
-        _answer(uri)
+        _ping(uri)
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(uri)
 
 
-def _answer(uri: str) -> None:
+def _ping(uri: str) -> None:
     """Connect to a database server once: MLflow's own connecting waits minutes for one that is away."""
     from sqlalchemy import create_engine
     from sqlalchemy.exc import OperationalError
@@ -110,7 +110,7 @@ def _answer(uri: str) -> None:
         engine.dispose()
 
 
-def _quick(database: Path) -> None:
+def _enable_wal(database: Path) -> None:
     """Make a new SQLite file one that logs ahead: a transaction then waits once for the disk, not four times.
 
     The mode is kept in the file. Where a file system does not take it, SQLite goes on in its own.
@@ -122,12 +122,12 @@ def _quick(database: Path) -> None:
         connection.close()
 
 
-class RunBook:
+class RunStore:
     """The runs of one plan: a parent, and its children by ``RunKey``."""
 
     def __init__(self, uri: str, folder: Path, campaign: TrackedCampaign) -> None:
         if database := default_store(folder):
-            _quick(database)
+            _enable_wal(database)
         self.client = connect(uri)
         self.campaign = campaign
         self.experiment_id = self._experiment(folder, uri)
@@ -284,7 +284,7 @@ class RunBook:
                 self.client.create_experiment(name, location, {"mlflow.experimentKind": "custom_model_development"})
             )
             pages = {view: views.page(identifier, key) for view, key in views.KEYS.items()}
-            self.client.set_experiment_tag(identifier, "mlflow.note.content", notes.EXPERIMENT.format(**pages))
+            self.client.set_experiment_tag(identifier, "mlflow.note.content", descriptions.EXPERIMENT.format(**pages))
             return identifier
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)

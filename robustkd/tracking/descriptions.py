@@ -8,8 +8,7 @@ from robustkd.contracts.check import Finding, Verdict
 from robustkd.redaction import redacted
 from robustkd.reporting import summary_rows
 from robustkd.reporting.formatting import count, counted, epsilon, interval, percent, seconds, shortened, threat
-from robustkd.reporting.markdown import escape
-from robustkd.reporting.markdown import verdict as signed
+from robustkd.reporting.markdown import escape, verdict_mark
 from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import answer, sentence
 from robustkd.reporting.transcripts import PromptItem
@@ -39,29 +38,29 @@ def cell(result: CellResult, verdict: Verdict | None, examples: Sequence[PromptI
     """The note of one attack's run; of an attack on prompts with an example or two."""
     title = f"**{escape(result.attack)}** on **{escape(result.defense)}**, {threat(result.budget)}, seed {result.seed}"
     if result.status != "done":
-        return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
+        return truncate(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
     lines = [
         f"{title}: **{percent(result.robust_accuracy)}** robust (95 % interval {interval(result.ci_low, result.ci_high)}) "
         f"of {_samples(result)}; {_unattacked(result)}.",
-        f"Verdict on this defense: {signed(verdict)}." if verdict else "",
+        f"Verdict on this defense: {verdict_mark(verdict)}." if verdict else "",
         f"Cost: {count(result.forward_passes)} forward and {count(result.backward_passes)} backward passes, "
         f"{seconds(result.wall_seconds)}.",
         *(f"Judge {escape(judge)} agrees on {percent(share)} of the answers." for judge, share in result.agreement.items()),
         *(_example(item) for item in examples[:EXAMPLES]),
     ]
-    return fit("\n\n".join(line for line in lines if line))
+    return truncate("\n\n".join(line for line in lines if line))
 
 
 def defense(result: DefenseResult) -> str:
     """The note of a trained defense's run: worst case, verdict, evidence."""
     title = f"**{escape(result.defense)}** ({escape(result.kind)}), {threat(result.budget)}, seed {result.seed}"
     if result.robust_accuracy is None:
-        return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
+        return truncate(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
     curve = [[epsilon(p.eps), percent(p.robust_accuracy), interval(p.ci_low, p.ci_high)] for p in result.curve]
     others = result.other_threats.items()
     attacks = counted(len(result.attacks), "attack")
     parts = [
-        f"{signed(result.verdict)}: {title}, **{percent(result.robust_accuracy)}** robust against {attacks} together "
+        f"{verdict_mark(result.verdict)}: {title}, **{percent(result.robust_accuracy)}** robust against {attacks} together "
         f"({escape(', '.join(result.attacks))}; 95 % interval {interval(result.ci_low, result.ci_high)}) of "
         f"{_samples(result)}; {_unattacked(result)}.",
         f"{percent(result.unjudged)} of the requests could not be judged." if result.unjudged else "",
@@ -71,7 +70,7 @@ def defense(result: DefenseResult) -> str:
         table([result.budget.unit, "robust", "95 % interval"], curve) if len(curve) > 1 else "",
         table(["other threat model", "robust"], [[escape(name), percent(share)] for name, share in others]),
     ]
-    return fit("\n\n".join(part for part in parts if part))
+    return truncate("\n\n".join(part for part in parts if part))
 
 
 def card(results: Results, trained: DefenseResult, gates: Sequence[str], overridden: Sequence[str]) -> str:
@@ -91,7 +90,7 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
         ["worst case", f"{percent(trained.robust_accuracy)} (95 % interval {interval(trained.ci_low, trained.ci_high)})"],
         [wording(results).clean.lower(), percent(trained.clean_accuracy)],
         ["attacks, each alone", ", ".join(alone)],
-        ["verdict", signed(trained.verdict)],
+        ["verdict", verdict_mark(trained.verdict)],
         ["gates", escape("; ".join(gates) or "none")],
         [
             "samples",
@@ -113,7 +112,7 @@ def campaign(results: Results) -> str:
             escape(row.defense),
             percent(row.clean_accuracy),
             f"**{percent(row.robust_accuracy)}**",
-            signed(row.verdict),
+            verdict_mark(row.verdict),
             percent(row.remedied) if row.remedied is not None else "",
             interval(row.ci_low, row.ci_high),
             escape(row.strongest_attack or ""),
@@ -139,10 +138,10 @@ def campaign(results: Results) -> str:
         "\n".join(f"- {escape(c.defense)} × {escape(c.attack)}, seed {c.seed}: {c.status}" for c in failed[:20]),
         "Every cell is in the artefact `cells.json`, the whole story in `report.html`.",
     ]
-    return fit("\n\n".join(part for part in parts if part))
+    return truncate("\n\n".join(part for part in parts if part))
 
 
-def fit(text: str, limit: int = MAX_NOTE) -> str:
+def truncate(text: str, limit: int = MAX_NOTE) -> str:
     """At most ``limit`` characters, cut at a line's end."""
     if len(text) <= limit:
         return text
