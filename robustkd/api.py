@@ -48,7 +48,7 @@ from robustkd.evaluation.images import (
 )
 from robustkd.evaluation.judging import Outcome
 from robustkd.lazy import nn, torch
-from robustkd.models.constants import Constants
+from robustkd.normalisation.constants import Constants
 from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.remedy import Remedy

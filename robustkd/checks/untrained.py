@@ -6,7 +6,7 @@ from typing import Any
 
 from robustkd.contracts import Check, CheckContext, Finding
 from robustkd.lazy import torch
-from robustkd.models.constants import NAMED
+from robustkd.normalisation.constants import NAMED
 from robustkd.scoring.intervals import wilson
 
 LIMIT = 0.1
@@ -24,7 +24,7 @@ class NotTrained(Check):
     network keeps its accuracy under every attack. Its interval is the Wilson interval of the accuracy, with p taken as known.
 
     A network that learned from normalised images and is given pixels classifies many of them wrongly. So it is asked once more behind
-    each of the usual normalisations (``models.constants.NAMED``).
+    each of the usual normalisations (``normalisation.constants.NAMED``).
     """
 
     severity = "severe"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd import plugins
 from robustkd.contracts import Code, TargetError
-from robustkd.models.constants import Constants
+from robustkd.normalisation.constants import Constants
 from robustkd.targets.code import allowing, call_for_card
 from robustkd.targets.image import ImageTarget
 

@@ -20,7 +20,7 @@ from pydantic import (
 from robustkd import plugins
 from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError
 from robustkd.lazy import torch
-from robustkd.models.constants import Constants
+from robustkd.normalisation.constants import Constants
 from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.code import call_by_reference, source_file
