@@ -50,6 +50,7 @@ from robustkd.evaluation.images import (
 )
 from robustkd.evaluation.judging import ImageOutcome
 from robustkd.lazy import nn, torch
+from robustkd.normalisation.constants import Constants
 from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.remedy import Remedy
@@ -59,7 +60,6 @@ from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 from robustkd.targets.failure import failures_told
 from robustkd.targets.image import TWO_LOGITS
-from robustkd.targets.normalisation import Constants
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""

@@ -6,8 +6,8 @@ from typing import TypedDict
 
 from robustkd.contracts import Check, CheckContext, Finding, Share
 from robustkd.lazy import torch
+from robustkd.normalisation.constants import NAMED
 from robustkd.scoring.intervals import wilson
-from robustkd.targets.normalisation import NAMED
 
 LIMIT = 0.1
 RISE = 0.05
@@ -31,7 +31,7 @@ class NotTrained(Check):
     network keeps its accuracy under every attack. Its interval is the Wilson interval of the accuracy, with p taken as known.
 
     A network that learned from normalised images and is given pixels classifies many of them wrongly. So it is asked once more behind
-    each of the usual normalisations (``targets.normalisation.NAMED``).
+    each of the usual normalisations (``normalisation.constants.NAMED``).
     """
 
     severity = "severe"

@@ -37,6 +37,7 @@ MOVED: dict[str, str] = {
     "robustkd.checking": "robustkd.evaluation.checks",
     "robustkd.scoring.judging": "robustkd.evaluation.judging",
     "robustkd.nested": "robustkd.plugins.nested",
+    "robustkd.models.normalise": "robustkd.normalisation.layer",
     "robustkd.sources": "robustkd.plugins.sources",
     "robustkd.autoattack_bridge": "robustkd.integrations.autoattack",
     "robustkd.robustbench_bridge": "robustkd.integrations.robustbench",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd import plugins
 from robustkd.contracts import Code, TargetError
+from robustkd.normalisation.constants import Constants
 from robustkd.targets.code import allowing, call_for_card
 from robustkd.targets.image import ImageTarget
-from robustkd.targets.normalisation import Constants
 
 if TYPE_CHECKING:
     from torch import nn

@@ -125,9 +125,9 @@ SOUND = """
 version: 1
 name: sound
 data: {name: digits, train: 100}
-threat: {norm: linf, eps: 8/255}
+threat: {norm: linf, eps: 8/255, curve: [4 / 255]}
 defenses: {one: {kind: standard, model: tiny-cnn, lr: 1/10}}
-attacks: {a: {kind: eot, attack: {kind: pgd, steps: 3}}, b: {kind: eot, attack: pgd}, c: {kind: "foolbox:LinfPGD", steps: 3}}
+attacks: {d: pgd, a: {kind: eot, attack: {kind: pgd, steps: 3}}, b: {kind: eot, attack: pgd}, c: {kind: "foolbox:LinfPGD", steps: 3}}
 """
 
 
@@ -141,7 +141,8 @@ def test_fractions_nested_plugins_and_families_fit(validator):
         ("name: sound", "nmae: sound"),
         ("train: 100", "trian: 100"),
         ("digits", "digist"),
-        ("8/255", "8 / 255"),
+        ("8/255", "8//255"),
+        ("b: {kind: eot, attack: pgd}", "b: pgdd"),
         ("linf", "l3"),
         ("model: tiny-cnn", "model: tiny-cnm"),
         ("kind: standard", "kind: standart"),

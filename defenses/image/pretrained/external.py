@@ -20,11 +20,11 @@ from pydantic import (
 from robustkd import plugins
 from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError
 from robustkd.lazy import torch
+from robustkd.normalisation.constants import Constants
 from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.code import call_by_reference, source_file
 from robustkd.targets.files import load_weights
-from robustkd.targets.normalisation import Constants
 
 
 class ExternalParams(Params):

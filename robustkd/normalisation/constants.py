@@ -82,7 +82,7 @@ class Constants(BaseModel):
                 f"normalise: mean has {len(self.mean)} numbers, the images have {channels} channel{'s' if channels > 1 else ''}",
                 fix="give one for each channel",
             )
-        from robustkd.models.normalise import Normalise  # late: it imports torch
+        from robustkd.normalisation.layer import Normalise  # late: it imports torch
 
         first = next((each for each in network.parameters() if each.is_floating_point()), torch.zeros(0))
         return nn.Sequential(Normalise(self.mean, self.std).to(first.device, first.dtype), network)
