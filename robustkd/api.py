@@ -52,6 +52,11 @@ AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
 
 DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
+IN_A_CAMPAIGN = (
+    "language models and text-to-image models are attacked in a campaign, where a judge reads their answers: "
+    "'robustkd init language-model FILE' or 'robustkd init unlearning FILE' writes one"
+)
+"""Where somebody is sent who attacks a model that answers requests."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -404,6 +409,8 @@ def _asked(
     precision: Precision,
     fit_data: tuple[Any, Any] | None,
 ) -> _Asked:
+    if isinstance(model, GenerativeTarget):
+        raise UsageError(f"the model is a {model.kind}, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
     target = _target(model, x, batch_size)
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
@@ -487,9 +494,11 @@ def _named(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Atta
 
 
 def _plugin(spec: AttackLike) -> Attack:
-    if isinstance(spec, Attack):
-        return spec
-    made: Attack = plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
+    made: Attack = (
+        spec if isinstance(spec, Attack) else plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
+    )
+    if "images" not in made.modalities:
+        raise UsageError(f"attack '{made.name}' is for prompts, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
     return made
 
 
@@ -544,6 +553,11 @@ def _target(model: nn.Module | Target, x: Any, batch_size: int) -> Target:
 def _classifier(model: nn.Module, x: Any) -> Target:
     if not isinstance(model, nn.Module):
         raise UsageError(f"the model is a {type(model).__name__}", fix="pass a torch.nn.Module or a robustkd Target")
+    if not isinstance(x, torch.Tensor | np.ndarray):
+        raise UsageError(
+            f"x is a {type(x).__name__}, and a tensor or an array of images (N, C, H, W) is needed",
+            fix=f"torch.stack or np.stack them; of texts, {IN_A_CAMPAIGN}",
+        )
     shape = tuple(x.shape[1:])
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)
