@@ -67,6 +67,11 @@ Normalisation = str | Sequence[Sequence[float]] | Mapping[str, Sequence[float]]
 """``"imagenet"``, ``((.5, .5, .5), (.2, .2, .2))`` or ``{"mean": .., "std": ..}``."""
 
 DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
+IN_A_CAMPAIGN = (
+    "language models and text-to-image models are attacked in a campaign, where a judge reads their answers: "
+    "'robustkd init language-model FILE' or 'robustkd init unlearning FILE' writes one"
+)
+"""Where somebody is sent who attacks a model that answers requests."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -431,6 +436,8 @@ def _make_evaluator(
     fit_data: tuple[Any, Any] | None,
     normalise: Normalisation | None,
 ) -> _Evaluator:
+    if isinstance(model, GenerativeTarget):
+        raise UsageError(f"the model is a {model.kind}, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
     target, eps, norm = _target(model, x, batch_size, normalise), _budget(eps), _norm(norm)
     require_unit_pixels(target)
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
@@ -542,9 +549,7 @@ def _plugin(spec: AttackLike) -> Attack:
         return spec
     made: BaseAttack = plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
     if not isinstance(made, Attack):
-        raise UsageError(
-            f"attack '{made.name}' is for prompts, not for arrays", fix="attack prompts in a campaign: robustkd init"
-        )
+        raise UsageError(f"attack '{made.name}' is for prompts, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
     return made
 
 
@@ -607,6 +612,11 @@ def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, normalise: N
 def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
     if not isinstance(model, nn.Module):
         raise UsageError(f"the model is a {type(model).__name__}", fix="pass a torch.nn.Module or a robustkd Target")
+    if not isinstance(x, torch.Tensor | np.ndarray):
+        raise UsageError(
+            f"x is a {type(x).__name__}, and a tensor or an array of images (N, C, H, W) is needed",
+            fix=f"torch.stack or np.stack them; of texts, {IN_A_CAMPAIGN}",
+        )
     shape = tuple(x.shape[1:])
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)

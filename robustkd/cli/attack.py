@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from robustkd.cli.names import plugin_names
-from robustkd.cli.one_model import budget, loaded_model, one_model_options, settings, value
+from robustkd.cli.one_model import budget, images, loaded_model, one_model_options, settings, value
 from robustkd.cli.options import json_option, precision_option, print_reserved
 
 
@@ -41,10 +41,9 @@ def command(
     """Attack one model once and print what it did."""
     from robustkd import api
     from robustkd.campaigns.execution.workspace import device_named
-    from robustkd.data import SplitParams, load_splits
 
     allowed = budget(eps)
-    splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
+    splits = images(data, data_settings, n)
     target = loaded_model(reference, weights, code).to(device_named(device))
     report = api.attack(
         name,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustkd.cli.one_model import budget, loaded_model, one_model_options, settings, value
+from robustkd.cli.one_model import budget, images, loaded_model, one_model_options, value
 from robustkd.cli.options import console, json_option, print_reserved
 
 if TYPE_CHECKING:
@@ -51,9 +51,8 @@ def command(
     """
     from robustkd import api
     from robustkd.campaigns.execution.workspace import device_named
-    from robustkd.data import SplitParams, load_splits
 
-    splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
+    splits = images(data, data_settings, n)
     target = loaded_model(model, weights, code).to(device_named(device))
     report = api.audit(
         target,

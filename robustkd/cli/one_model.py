@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from robustkd.data import Splits
 
 _OPTIONS = (
     click.option(
@@ -64,14 +67,34 @@ def budget(text: str) -> float:
     return float(eps)
 
 
+def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
+    """The data set's images; of prompts a campaign is told of."""
+    from robustkd.api import IN_A_CAMPAIGN
+    from robustkd.contracts import UsageError
+    from robustkd.data import SplitParams, load_splits
+
+    splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
+    if splits.modality != "images":
+        raise UsageError(f"the data '{data}' are prompts, and this command is about classifiers of images", fix=IN_A_CAMPAIGN)
+    return splits
+
+
 def loaded_model(reference: str, weights: Path | None, code: tuple[str, ...]) -> Any:
     """A saved target, whose card may call ``code``, or the network that the user's code builds: as many classes as it has outputs."""
+    from robustkd.api import IN_A_CAMPAIGN
+    from robustkd.contracts import UsageError
     from robustkd.targets import load_target
     from robustkd.targets.code import call_by_reference
     from robustkd.targets.files import load_weights
 
-    if Path(reference).is_dir():
-        return load_target(Path(reference), code)
+    folder = Path(reference)
+    if not (folder / "card.json").is_file() and any((folder / name).is_file() for name in ("config.json", "model_index.json")):
+        raise UsageError(
+            f"{reference} holds a model of transformers or diffusers, and this command is about classifiers of images that robustkd saved",
+            fix=IN_A_CAMPAIGN,
+        )
+    if folder.is_dir():
+        return load_target(folder, code)
     module = call_by_reference(reference, {})
     if weights is not None:
         load_weights(module, weights)

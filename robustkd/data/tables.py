@@ -30,6 +30,11 @@ def read_csv(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
         raise DataError(f"{file} cannot be read: {error.strerror}", fix="correct the path") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{file} is no CSV in UTF-8: {error}", fix="save it as CSV, separated by commas, in UTF-8") from error
+    if names and names[0].lstrip().startswith(("{", "[")):
+        raise DataError(
+            f"{file} is JSON, not CSV",
+            fix="save it as CSV in UTF-8 whose first row names the columns, such as pandas' to_csv writes",
+        )
     for column in columns:
         if column not in names:
             raise DataError(f"{file} has no column '{column}'", fix=suggestion(column, names) or f"it has {', '.join(names)}")

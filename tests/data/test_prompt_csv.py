@@ -67,6 +67,7 @@ def test_pictures_are_found_by_case_number(tmp_path: Path) -> None:
         ("prompt\na\n", "has no column 'evaluation_seed'"),
         ("prompt,evaluation_seed\n", "has no rows"),
         ("prompt,evaluation_seed\n,3\n", "request 1 is empty"),
+        ('{"prompt": "a", "evaluation_seed": 3}\n{"prompt": "b", "evaluation_seed": 4}\n', "is JSON, not CSV"),
         ("prompt,evaluation_seed\na,3\nb,x7\n", "request 2 has the seed 'x7'"),
         ('prompt,evaluation_seed\n"a,3\n', "is no CSV in UTF-8"),
     ],
