@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from robustkd.judges.refusal_match import PHRASES, plain
+from robustkd.judges.refusal_match import PHRASES
+from robustkd.judges.refusals import plain
 
 
 @dataclass(frozen=True)
