@@ -31,7 +31,7 @@ setup(
     package_data={
         "robustkd": ["py.typed"],
         "robustkd.campaigns.file": ["presets/*.yaml", "starters/*"],
-        "robustkd.judges": ["*.safetensors"],
+        "robustkd.judges": ["*.safetensors", "*.yaml"],
         "robustkd.plugin_kit": ["templates/*"],
         "robustkd.reporting": ["templates/*"],
     },
@@ -40,6 +40,7 @@ setup(
         "numpy>=1.26",
         "safetensors>=0.5",
         "pydantic>=2.10,<3",
+        "typing_extensions>=4.12",  # defaults of type variables, before Python 3.13; pydantic needs it, too
         "pyyaml>=6.0.1",
         "click>=8.1.8",
         "rich>=13.9",
@@ -50,6 +51,7 @@ setup(
         "jinja2>=3.1.4",
         "pillow>=10.4",
         "foolbox>=3.3.4,<4",
+        "typing_extensions>=4.12",  # recursive types and typed dicts that pydantic takes, before Python 3.12
         "packaging>=24",  # `robustkd doctor` reads requirements
         # torchattacks and robustbench cannot be required here: torchattacks pins requests 2.25, which MLflow 3 refuses,
         # and drops a robustbench/ of its own over the real one. `robustkd doctor --fix` installs both rightly.

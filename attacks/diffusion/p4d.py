@@ -13,12 +13,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
-from robustkd.attacks.diffusion.engine.slots import opened
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import DenoisingParams, Nearest
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetError, TargetRef, ThreatModel
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetError, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
+from robustkd.targets.text_to_image import TextToImageTarget
 
 
 class P4DParams(DenoisingParams):
@@ -27,21 +27,25 @@ class P4DParams(DenoisingParams):
     original: TargetRef = Field(description="the defense whose model still draws the concept", examples=["original"])
 
 
-class P4D(PromptAttack):
+class P4D(PromptAttack[TextToImageTarget]):
     """Prompting4Debugging: the original model's predictions, out of the unlearned one."""
 
     Params = P4DParams
     modalities = ("text-to-image",)
+    needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
+    gradients = True
     source = "Chin et al. 2024, arXiv:2309.06135"
 
-    def search(self, target: Target, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+    def search(
+        self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
         """See the module. The original's passes are counted, too.
 
         Raises:
             TargetError: the two models do not predict the same thing, so that they cannot be compared.
         """
         p, requests = self.params, batch.requests
-        original = opened(self.target(p.original))
+        original = self.target(p.original, TextToImageTarget)
         search = TokenSearch(target, batch, attempts, rng)
         theirs, ours = (model.scheduler.config.prediction_type for model in (original, search.target))
         if theirs != ours:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
-from robustkd.attacks.diffusion.engine.slots import opened
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch, TokenSearchParams
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import F
+from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,18 +74,22 @@ class Nearest:
         return x - self.lr * (direction + self.weight_decay * x)
 
 
-class PEZ(PromptAttack):
+class PEZ(PromptAttack[TextToImageTarget]):
     """Hard prompts made easy, on the denoising error."""
 
     Params = PEZParams
     modalities = ("text-to-image",)
+    needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
+    gradients = True
     source = "Wen et al. 2023, arXiv:2302.03668"
 
-    def search(self, target: Target, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+    def search(
+        self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
         """See the module."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
-        aim = pictures(search.target, batch.requests, opened(self.target(p.original)) if p.original else None)
+        aim = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
         search.run(
             p,
             search.slots(p),

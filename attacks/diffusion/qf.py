@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.diffusion.engine.slots import opened
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import Nearest, NearestParams
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import F, torch
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -54,18 +53,22 @@ class Meaning:
         return self.sign * F.cosine_similarity(means.float(), self.meant[rows], dim=1)
 
 
-class QF(PromptAttack):
+class QF(PromptAttack[TextToImageTarget]):
     """Query-free attack on the text encoder; passes are the text encoder's."""
 
     Params = QFParams
     modalities = ("text-to-image",)
+    needs = PromptAttack.needs | {"tokens", "embeddings"}
+    gradients = True
     source = "Zhuang et al. 2023, arXiv:2303.16378"
 
-    def search(self, target: Target, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+    def search(
+        self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
         """See the module."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
-        model = opened(self.target(p.original)) if p.original else search.target
+        model = self.target(p.original, TextToImageTarget) if p.original else search.target
         with torch.no_grad():
             meant = _meaning(model, batch.requests["prompt"]).to(search.target.device)
         slots = search.slots(p)

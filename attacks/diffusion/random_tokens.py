@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.diffusion.engine.slots import Place, Slots, opened, vocabulary
-from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, Target, ThreatModel
+from robustkd.attacks.diffusion.engine.slots import Place, Slots, vocabulary
+from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,20 +28,21 @@ class RandomTokensParams(Params):
     place: Place = Field("prefix", description="where: before it, after it, or in its middle")
 
 
-class RandomTokens(PromptAttack):
+class RandomTokens(PromptAttack[TextToImageTarget]):
     """As many random tokens and as many attempts as a search for tokens has."""
 
     Params = RandomTokensParams
     modalities = ("text-to-image",)
-    gradients = False
+    needs = PromptAttack.needs | {"tokens"}
     control = True
     source = "this package; the random prefix of Zhang et al. 2024, arXiv:2310.11868, given as many attempts as the attack"
 
-    def search(self, target: Target, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+    def search(
+        self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
         """All attempts, the first one with the request as it is; no pass of its own."""
         p, requests = self.params, batch.requests["prompt"]
-        model = opened(target)
-        words, slots = vocabulary(model), Slots(model, requests, p.place, p.tokens)
+        words, slots = vocabulary(target), Slots(target, requests, p.place, p.tokens)
         attempts(everyone := attempts.open, [Asked(requests[row]) for row in everyone.tolist()])
         while len(rows := attempts.open):
             rng = rng.fork("next")

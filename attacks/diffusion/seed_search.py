@@ -6,9 +6,7 @@ thing, so it is shown beside the worst case over prompts, not in it.
 
 from __future__ import annotations
 
-from typing import Any
-
-from robustkd.contracts import Asked, Attempts, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Asked, Attempts, GenerativeTarget, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 _SEEDS = 2**31 - 1
@@ -19,11 +17,12 @@ class SeedSearch(PromptAttack):
 
     modalities = ("text-to-image",)
     space = "seed"
-    gradients = False
     control = True
     source = "this package; a baseline of Zhang et al. 2024, arXiv:2310.11868"
 
-    def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+    def search(
+        self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
         """All attempts, the first one with the request's own seed; no pass of its own."""
         prompts = batch.requests["prompt"]
         attempts(everyone := attempts.open, [Asked(prompts[row]) for row in everyone.tolist()])

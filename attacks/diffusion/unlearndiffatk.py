@@ -25,11 +25,11 @@ from pydantic import Field
 
 from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
 from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
-from robustkd.attacks.diffusion.engine.slots import opened
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch, TokenSearchParams
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Target, TargetRef, ThreatModel
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import F, torch
+from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,17 +74,21 @@ class Distributions:
         return project_to_simplex(x - self.lr * direction)
 
 
-class UnlearnDiffAtk(PromptAttack):
+class UnlearnDiffAtk(PromptAttack[TextToImageTarget]):
     """Tokens, found by gradients, that bring an unlearnt concept back."""
 
     Params = UnlearnDiffAtkParams
     modalities = ("text-to-image",)
+    needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
+    gradients = True
     source = "Zhang et al. 2024, arXiv:2310.11868"
 
-    def search(self, target: Target, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+    def search(
+        self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
         """See the module."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
-        aim = pictures(search.target, batch.requests, opened(self.target(p.original)) if p.original else None)
+        aim = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
         relaxation = Distributions(search.table, p.lr, p.weight_decay)
         search.run(p, search.slots(p), relaxation, Denoising(search.target, aim, search.blocks, p.timesteps))

@@ -49,10 +49,11 @@ Individual = tuple[tuple[str, ...], tuple[str, ...]]
 """The sentences in front of the request, and those behind it."""
 
 
-class AutoDAN(TemplateAttack):
+class AutoDAN(TemplateAttack[CausalLMTarget]):
     """Breeds texts around the request."""
 
     Params = AutoDANParams
+    needs = TemplateAttack.needs | {"tokens", "log-probabilities"}
     source = "Liu et al. 2023, arXiv:2310.04451"
 
     def search(

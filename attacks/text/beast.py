@@ -40,12 +40,13 @@ class BEASTParams(SuffixParams):
     branches: int = Field(15, ge=1, description="tokens drawn behind each of them (k2)")
 
 
-class BEAST(PromptAttack):
+class BEAST(PromptAttack[CausalLMTarget]):
     """Beam search for a suffix, by the model's own next words."""
 
     Params = BEASTParams
-    gradients = False
+    needs = PromptAttack.needs | {"tokens", "log-probabilities"}
     source = "Sadasivan et al. 2024, arXiv:2402.15570"
+    version = "2"  # 1 took the caches of sliding windows for whole
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng

@@ -29,7 +29,6 @@ from pydantic import Field
 
 from robustkd.attacks.text.engine.aim import losses
 from robustkd.attacks.text.engine.descent import Descent, Evaluation, SuffixParams, all_of_them
-from robustkd.attacks.text.engine.other_models import language_model
 from robustkd.attacks.text.engine.slots import Texts, are_texts
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
@@ -66,11 +65,14 @@ class GCGParams(SuffixParams):
     probe_divisor: int = Field(8, ge=1, description="and of the others at most one in so many, fewer the better the draft")
 
 
-class GCG(PromptAttack):
+class GCG(PromptAttack[CausalLMTarget]):
     """Swaps tokens of a suffix that the gradient points to, and keeps the best."""
 
     Params = GCGParams
+    needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}
+    gradients = True
     source = "Zou et al. 2023, arXiv:2307.15043; probe sampling: Zhao et al. 2024, arXiv:2403.01251"
+    version = "2"  # 1 took the caches of sliding windows for whole
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
@@ -85,7 +87,7 @@ class GCG(PromptAttack):
         vocabulary = Vocabulary.of(target, p.ascii)
         evaluation: Evaluation = all_of_them
         if p.draft is not None:
-            evaluation = Probe(language_model(self, p.draft), p.probe_share, p.probe_divisor)
+            evaluation = Probe(self.target(p.draft, CausalLMTarget), p.probe_share, p.probe_divisor)
         swaps = Swaps(target, vocabulary, p.width, p.top_k)
         search = Descent(
             p, vocabulary, p.steps, swaps, evaluation, starts=max(1, p.buffer), greedy=p.buffer > 0, merged=p.merge

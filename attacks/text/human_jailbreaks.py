@@ -10,9 +10,8 @@ Mazeika et al.: HarmBench (ICML 2024), arXiv:2402.04249.
 from __future__ import annotations
 
 from robustkd.attacks.text.engine.templates import REQUEST, TemplateAttack, TemplateParams, templates
-from robustkd.contracts import Asked, Attempts, PromptBatch, ThreatModel
+from robustkd.contracts import Asked, Attempts, GenerativeTarget, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
-from robustkd.targets.causal_lm import CausalLMTarget
 
 
 class HumanJailbreaksParams(TemplateParams):
@@ -26,7 +25,7 @@ class HumanJailbreaks(TemplateAttack):
     source = "Shen et al. 2023, arXiv:2308.03825"
 
     def search(
-        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+        self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
         """One attempt for each template, no more than allowed.
 

@@ -6,9 +6,7 @@ literature, the direct request of the jailbreak literature.
 
 from __future__ import annotations
 
-from typing import Any
-
-from robustkd.contracts import Asked, Attempts, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Asked, Attempts, GenerativeTarget, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 
@@ -16,12 +14,13 @@ class NoAttack(PromptAttack):
     """The request as it is: one attempt."""
 
     modalities = ("text", "text-to-image")
-    gradients = False
     iterative = False
     control = True
     source = "this package; Pre-ASR in Zhang et al. 2024, arXiv:2310.11868"
 
-    def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+    def search(
+        self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
         """One attempt, no pass of its own."""
         rows = attempts.open
         attempts(rows, [Asked(batch.requests["prompt"][row]) for row in rows.tolist()])

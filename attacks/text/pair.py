@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.text.engine.other_models import language_model
-from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, TargetRef, ThreatModel
+from robustkd.contracts import Asked, Attempts, GenerativeTarget, Params, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget
 
@@ -51,18 +50,17 @@ class PAIR(PromptAttack):
     """Prompts by an attacker model, refined by the answers that they get."""
 
     Params = PAIRParams
-    gradients = False
     source = "Chao et al. 2023, arXiv:2310.08419"
 
     def search(
-        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+        self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
         """``rounds`` times as many attempts as there are strategies, no more than allowed. The attacker's passes are not counted.
 
         Raises:
             UsageError: the attacker was not handed over, or is no language model.
         """
-        requests, attacker = batch.requests, language_model(self, self.params.attacker)
+        requests, attacker = batch.requests, self.target(self.params.attacker, CausalLMTarget)
         history: dict[tuple[int, str], str] = {}
         for _ in range(self.params.rounds):
             for strategy in self.params.strategies:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Asked, Attempts, GenerativeTarget, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
-from robustkd.targets.causal_lm import CausalLMTarget
 
 
 class PrefillParams(Params):
@@ -29,12 +28,11 @@ class Prefill(PromptAttack):
 
     Params = PrefillParams
     space = "prefill"
-    gradients = False
     iterative = False
     source = "Vega et al. 2023, arXiv:2312.12321"
 
     def search(
-        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+        self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
         """One attempt for each beginning, no more than allowed."""
         requests = batch.requests

@@ -22,11 +22,11 @@ class RandomPromptParams(Params):
     ascii: bool = Field(True, description="make suffixes of printable ASCII characters alone")
 
 
-class RandomPrompt(PromptAttack):
+class RandomPrompt(PromptAttack[CausalLMTarget]):
     """Random words, other ones in each attempt."""
 
     Params = RandomPromptParams
-    gradients = False
+    needs = PromptAttack.needs | {"tokens"}
     control = True
     source = "this package"
 

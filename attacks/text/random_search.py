@@ -39,12 +39,13 @@ class RandomSearchParams(SuffixParams):
     changed: int = Field(4, ge=1, description="tokens replaced at once in the first steps; it falls to one")
 
 
-class RandomSearch(PromptAttack):
+class RandomSearch(PromptAttack[CausalLMTarget]):
     """Replaces tokens at random, and keeps what is better."""
 
     Params = RandomSearchParams
-    gradients = False
+    needs = PromptAttack.needs | {"tokens", "log-probabilities"}
     source = "Andriushchenko et al. 2024, arXiv:2404.02151"
+    version = "2"  # 1 took the caches of sliding windows for whole
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng

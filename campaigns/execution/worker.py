@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from robustkd.campaigns.execution.job import Job, Report
 from robustkd.campaigns.execution.work.analysis import analyse
 from robustkd.campaigns.execution.work.attack import attack
@@ -26,7 +28,7 @@ class Worker:
         self._workspace = Workspace(job, report, writes=writes)
 
     @property
-    def data(self) -> Splits:
+    def data(self) -> Splits[Any]:
         """The campaign's data, loaded once."""
         return self._workspace.data
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from robustkd.campaigns.execution.job import Job, Report
 from robustkd.campaigns.file import spec
@@ -22,32 +22,39 @@ from robustkd.campaigns.store.identity import content_hash
 from robustkd.campaigns.store.meta import Circumstances, TrainMeta
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import (
-    Analysis,
-    Attack,
+    BaseTarget,
     Batch,
-    GenerativeTarget,
     IdentityError,
     Judge,
     PromptBatch,
-    Target,
     TargetError,
+    UsageError,
 )
+from robustkd.contracts.holder import TargetHolder
 from robustkd.data import Splits, load_splits
-from robustkd.evaluation.images import make_batch, with_clean_logits
-from robustkd.evaluation.prompts import prepare
+from robustkd.evaluation.modality import evaluation_of
 from robustkd.lazy import torch
 from robustkd.targets import load_target
 
-_User = TypeVar("_User", Attack, Analysis)
+_User = TypeVar("_User", bound=TargetHolder)
 _LOADED = 2
 """How many targets stay in memory."""
 
 
 def device_named(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UsageError: there is no such device on this machine.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second where torch was built without CUDA
+        wanted = "; a graphics card of NVIDIA or AMD is called cuda" if name.casefold().startswith("gpu") else ""
+        said = (str(error).splitlines() or [""])[0].partition(". ")[0]
+        raise UsageError(f"device '{name}' cannot be used here: {said}", fix=f"auto, cpu, cuda or cuda:1{wanted}") from None
 
 
 class Workspace:
@@ -58,18 +65,20 @@ class Workspace:
 
     Attributes:
         report: hears of each epoch of a training.
+        modality: how the campaign's data are evaluated.
     """
 
     def __init__(self, job: Job, report: Report, *, writes: bool) -> None:
         self.job, self.report, self.writes = job, report, writes
         self.campaign = spec.from_text(job.text, job.origin, Path(job.folder))
+        self.modality = evaluation_of(self.campaign.data.modality)
         self.store = Store(Path(job.store))
         self.device = device_named(job.device)
-        self._ready: OrderedDict[tuple[str, str, int], tuple[Target, Batch | PromptBatch]] = OrderedDict()
+        self._ready: OrderedDict[tuple[str, str, int], tuple[BaseTarget, Batch | PromptBatch]] = OrderedDict()
         self._judging: tuple[tuple[str, ...], dict[str, Judge]] | None = None
 
     @cached_property
-    def data(self) -> Splits:
+    def data(self) -> Splits[Any]:
         """The campaign's data, loaded once."""
         block = self.campaign.data
         return load_splits(block.name, block.params, block.split)
@@ -114,7 +123,7 @@ class Workspace:
             "peak_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         }
 
-    def target(self, name: str, cell_id: str, seed: int) -> Target:
+    def target(self, name: str, cell_id: str, seed: int) -> BaseTarget:
         """The target of a finished train cell of the defense ``name``, on the device.
 
         Raises:
@@ -155,7 +164,7 @@ class Workspace:
             self._judging = key, {name: use.plugin.with_targets(targets) for name, use in self.campaign.judges.items()}
         return self._judging[1]
 
-    def attacked(self, cell: Cell) -> tuple[Target, Batch | PromptBatch]:
+    def attacked(self, cell: Cell) -> tuple[BaseTarget, Batch | PromptBatch]:
         """A target on the device, and the test samples with what it answers unattacked; the last few are kept.
 
         Raises:
@@ -170,21 +179,12 @@ class Workspace:
         torch.manual_seed(cell.seed)  # whether the target was at hand already must not show in what it draws
         return self._ready[key]
 
-    def _loaded(self, cell: Cell) -> tuple[Target, Batch | PromptBatch]:
-        data, target = self.data, self.target(cell.defense, cell.target, cell.seed)
-        asked = data.modality != "images"
-        if isinstance(target, GenerativeTarget) != asked:
-            prompts, images = "answers no requests, and the data are prompts", "draws or writes, and the data are images"
-            raise TargetError(
-                f"defense '{cell.defense}' {prompts if asked else images}",
-                fix="keep it out of the attacks and analyses by the matrix: it is there for others to use",
-            )
-        if isinstance(target, GenerativeTarget):
-            torch.manual_seed(cell.seed)
-            judges = self.judges(cell)
-            return target, prepare(target, data.test, data.test_index, judges, benign=data.benign, device=self.device)
-        batch = make_batch(data.test.unit(), data.test.labels, index=data.test_index, device=self.device)
-        return target, with_clean_logits(target, batch)
+    def _loaded(self, cell: Cell) -> tuple[BaseTarget, Batch | PromptBatch]:
+        target = self.target(cell.defense, cell.target, cell.seed)
+        batch = self.modality.prepare(
+            target, self.data, lambda: self.judges(cell), name=cell.defense, seed=cell.seed, device=self.device
+        )
+        return target, batch
 
 
 class Clock:
@@ -195,5 +195,5 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Until now."""
+        """Seconds since the clock was made."""
         return time.perf_counter() - self._started

@@ -12,7 +12,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from robustkd import plugins
-from robustkd.contracts import Analysis, Attack, Defense, Judge, StoreError, inner_params, named_plugins
+from robustkd.contracts import Analysis, BaseAttack, Defense, Judge, StoreError, inner_params, named_plugins
 from robustkd.plugins.nested import PluginSpec
 from robustkd.plugins.sources import source_files
 
@@ -28,13 +28,13 @@ def identified(kind: str, parts: Mapping[str, Any]) -> str:
     return digest(kind, *parts.values())
 
 
-def described(kind: str, plugin: Any) -> dict[str, Any]:
+def plugin_identity(kind: str, plugin: Any) -> dict[str, Any]:
     """A plug-in's identity: its name, version, parameters and, where it is not robustkd's own, its source.
 
     Files that it reads count by their content, not by where they lie.
     """
     params = plugin.params.model_dump(mode="json")
-    reads = isinstance(plugin, Analysis | Attack | Defense | Judge)
+    reads = isinstance(plugin, Analysis | BaseAttack | Defense | Judge)
     contents = {str(file): content_hash(file) for file in plugin.files()} if reads else {}
     if contents or isinstance(plugin, Defense):
         params = _replaced(params, contents) | {"files": sorted(contents.values())}
@@ -67,7 +67,7 @@ def _is_built_in(cls: type[Any]) -> bool:
     return cls.__module__.partition(".")[0] == "robustkd"
 
 
-def renamed(params: Any, names: dict[str, str]) -> Any:
+def resolve_references(params: Any, names: dict[str, str]) -> Any:
     """``params`` with the names of other defenses replaced by what they stand for."""
     return _replaced(params, names)
 

@@ -6,13 +6,15 @@ no image of the data: noise, flat grey, blends of two concepts, and images with 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Defense, FitContext, Modality, Prompts, Target
+from robustkd.contracts import Arrays, Capabilities, DataError, Defense, FitContext, Modality, Prompts, Target
+from robustkd.contracts.capability import ORDINARY
 from robustkd.data.arrays import as_arrays
 from robustkd.defenses.image.standard import StandardRecipe
 from robustkd.defenses.training import NetworkParams, fresh_network, train
@@ -34,7 +36,11 @@ class ConceptClassifier(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "no paper: the usual training"
 
-    def fit(self, context: FitContext) -> Target:
+    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
+        """Those of a network, which it is."""
+        return ORDINARY["images"]
+
+    def fit(self, context: FitContext[Any]) -> Target:
         """Train on the captions' images, each with its concept, and on images of none.
 
         Raises:
@@ -85,7 +91,7 @@ def _noise(images: np.ndarray, labels: np.ndarray, count: int, random: np.random
 
 
 def _flat(images: np.ndarray, labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """One brightness, with a slope."""
+    """Grey images of one brightness that rises or falls evenly across them."""
     height, width = images.shape[2:]
     rows, columns = np.linspace(-0.5, 0.5, height)[:, None], np.linspace(-0.5, 0.5, width)
     level, down, across = random.random((count, 1, 1, 1)), *random.normal(0, 0.3, (2, count, 1, 1, 1))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Target, TargetError, UsageError
+from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError, UsageError
 from robustkd.lazy import nn
 from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 from robustkd.targets.text_to_image import TextToImageTarget, dtype_named, require_diffusers, scheduler_class
@@ -49,7 +49,7 @@ class TextToImageParams(Params):
 
 
 class TextToImage(Defense):
-    """A model from elsewhere."""
+    """A text-to-image model that was trained elsewhere, loaded as it is."""
 
     Params = TextToImageParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image", "images")
@@ -66,7 +66,7 @@ class TextToImage(Defense):
         found = [] if p.folder is None else _pipeline_files(p.folder)
         return [*found, *(file for other in (p.unet, p.text_encoder) if other is not None for file in _part_files(other))]
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Load it.
 
         Raises:
@@ -126,6 +126,8 @@ def _pipeline_files(folder: Path) -> list[Path]:
         raise UsageError(
             f"{folder} lacks the part '{missing[0]}'", fix=f"copy {', '.join(missing)} there, as save_pretrained does"
         )
+    if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise UsageError(f"{folder / 'tokenizer'} has no vocab.json", fix="copy the folder whole, as save_pretrained writes it")
     small = [file for name in ("tokenizer", "scheduler") for file in sorted((folder / name).iterdir()) if file.is_file()]
     return [*(file for name in needed for file in _part_files(folder / name)), *small]
 

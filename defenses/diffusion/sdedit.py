@@ -15,13 +15,14 @@ Diffusion models for adversarial purification (ICML 2022).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Params, Target, TargetRef, UsageError
+from robustkd.contracts import Capabilities, Defense, FitContext, Modality, Params, Prompts, Target, TargetRef
 from robustkd.targets import ImageTarget
-from robustkd.targets.redrawn import RedrawnTarget
+from robustkd.targets.redrawn import PurifiedTarget
 from robustkd.targets.text_to_image import TextToImageTarget
 
 
@@ -43,18 +44,18 @@ class SDEdit(Defense):
     uses_data = False
     source = "Meng et al. 2022, arXiv:2108.01073; Nie et al. 2022, arXiv:2205.07460"
 
-    def fit(self, context: FitContext) -> Target:
+    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
+        """Those of the classifier, behind a diffusion model."""
+        return others[self.params.classifier] - {"members"} | {"denoising"}
+
+    def fit(self, context: FitContext[Prompts]) -> Target:
         """Put them together.
 
         Raises:
             UsageError: one draws no pictures, or the other classifies none.
         """
         p = self.params
-        drawing, classifier = context.target(p.drawing), context.target(p.classifier)
-        if not isinstance(drawing, TextToImageTarget):
-            raise UsageError(f"'{p.drawing}' is a {drawing.kind}, which draws nothing", fix="name a text-to-image model")
-        if not isinstance(classifier, ImageTarget):
-            raise UsageError(f"'{p.classifier}' is a {classifier.kind}, which takes no images", fix="name a classifier")
-        target = RedrawnTarget(drawing, classifier, strength=p.strength, prompt=p.prompt, seed=p.seed).to(context.device)
+        drawing, classifier = context.target(p.drawing, TextToImageTarget), context.target(p.classifier, ImageTarget)
+        target = PurifiedTarget(drawing, classifier, strength=p.strength, prompt=p.prompt, seed=p.seed).to(context.device)
         target.module.eval()
         return target

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.contracts import Defense, FitContext, Modality, Prompts
 from robustkd.defenses.diffusion.erasing import ErasingParams, begin
 from robustkd.lazy import torch
 from robustkd.targets.frozen import without_gradients
@@ -42,7 +42,7 @@ class UCE(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Gandikota et al., Unified concept editing in diffusion models, WACV 2024, arXiv:2308.14761"
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Replace the projections of a copy of the base.
 
         Raises:

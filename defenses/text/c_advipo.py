@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary
 from robustkd.defenses.text.losses import completion_mean, ipo
@@ -49,9 +49,10 @@ class CAdvIPO(AdversarialTuning):
 
     Params = CAdvIPOParams
     source = "Xhonneux et al. 2024, arXiv:2405.15589"
+    version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
-    def adversary(self, context: FitContext, target: CausalLMTarget, requests: Requests) -> Adversary:
-        """Who moves embeddings."""
+    def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
+        """The attack on the embeddings of the prompts."""
         return EmbeddingAdversary.under(target, requests, self.params)
 
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary
 from robustkd.defenses.text.losses import away, toward
@@ -45,13 +45,14 @@ class CAdvUL(AdversarialTuning):
 
     Params = CAdvULParams
     source = "Xhonneux et al. 2024, arXiv:2405.15589"
+    version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
-    def adversary(self, context: FitContext, target: CausalLMTarget, requests: Requests) -> Adversary:
-        """Who moves embeddings."""
+    def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
+        """The attack on the embeddings of the prompts."""
         return EmbeddingAdversary.under(target, requests, self.params)
 
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
-        """Toward the one answer, away from the other."""
+        """The loss: toward the refusal, away from the answer to withhold."""
         p = self.params
 
         def losses(pair: Pair, safe: Tensor, harmful: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from robustkd.contracts import Defense, FitContext, Modality, Target
-from robustkd.defenses.text.pretrain import WorldParams, telling, unseen
+from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.defenses.text.pretrain import KnowledgeParams, lm_loss, validation_loss
 from robustkd.defenses.text.training import TuneParams, finished, tune
+from robustkd.targets.causal_lm import CausalLMTarget
 
 
-class LMFinetuneParams(WorldParams, TuneParams):
+class LMFinetuneParams(KnowledgeParams, TuneParams):
     """Parameters of ``lm-finetune``."""
 
 
@@ -25,7 +26,7 @@ class LMFinetune(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "no paper: supervised fine-tuning, what is to be defended"
 
-    def fit(self, context: FitContext) -> Target:
-        """Fine-tune a copy."""
+    def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
+        """Fine-tune a copy of the model that ``model`` names."""
         p, start = self.params, finished(context, self.params.model)
-        return tune(context, telling(context, start, p, p.batch_size), p, name="tune", measure=unseen(context, start))
+        return tune(context, lm_loss(context, start, p, p.batch_size), p, name="tune", measure=validation_loss(context, start))

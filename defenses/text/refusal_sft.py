@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import with_suffix
-from robustkd.contracts import Defense, FitContext, Modality, Target
+from robustkd.contracts import Defense, FitContext, Modality, Prompts
 from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.training import (
     Conversations,
     TuneParams,
-    answering,
     cross_entropy,
     finished,
     forbidden,
+    harmless_conversations,
     held_out,
     tune,
 )
@@ -51,14 +51,14 @@ class RefusalSFT(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "no paper: supervised fine-tuning, the control"
 
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
         """Fine-tune.
 
         Raises:
             DataError: the training data have nothing to refuse, or nothing to answer.
         """
         p, start = self.params, finished(context, self.params.model)
-        refused, answers = forbidden(context.train), answering(context, start, p)
+        refused, answers = forbidden(context.train), harmless_conversations(context, start, p)
         refusals = Conversations.of(start, refused["prompt"], refused["refusal"])
         junk = Junk.of(start, p.junk, p.junk_tokens)
         count = min(max(round(p.share * p.batch_size), 1), p.batch_size - 1)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef, UsageError
-from robustkd.defenses.training.networks import initialising
+from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import Memory, StepParams, train_steps
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -109,7 +109,7 @@ class Conversations:
         return [int(self.groups[kind][int(place * len(self.groups[kind]))]) for kind, place in zip(kinds, places, strict=True)]
 
     def take(self, rows: Sequence[int]) -> list[Tokens]:
-        """The tokens of some rows."""
+        """The tokenised conversations of some rows, in this order."""
         return [self.items[row] for row in rows]
 
 
@@ -133,7 +133,7 @@ def harmless(rows: Prompts) -> Prompts:
     )
 
 
-def answering(context: FitContext, target: CausalLMTarget, settings: TextStepParams) -> Conversations:
+def harmless_conversations(context: FitContext[Prompts], target: CausalLMTarget, settings: TextStepParams) -> Conversations:
     """The harmless requests and their responses, drawn by role.
 
     Args:
@@ -165,7 +165,7 @@ def mean_cross_entropy(target: CausalLMTarget, conversations: Conversations) -> 
     return total / count
 
 
-def held_out(context: FitContext, target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:
+def held_out(context: FitContext[Prompts], target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:
     """What to report of a model while it is tuned: the cross entropy of what it should say to the validation requests.
 
     Args:
@@ -181,7 +181,7 @@ def held_out(context: FitContext, target: CausalLMTarget) -> Callable[[CausalLMT
 
 
 def train_text(
-    context: FitContext,
+    context: FitContext[Prompts],
     target: CausalLMTarget,
     loss: TextLoss,
     settings: TextStepParams,
@@ -212,7 +212,7 @@ def train_text(
 
 
 def tune(
-    context: FitContext,
+    context: FitContext[Prompts],
     loss: TextLoss,
     settings: TuneParams,
     *,
@@ -234,7 +234,7 @@ def tune(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    with initialising(context, "lora"), warnings.catch_warnings():
+    with seeded_init(context, "lora"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft calls transformers by its old names
         adapted = get_peft_model(target.module, lora)  # it puts its layers into the module itself
     train_text(context, target, loss, settings, name=name, measure=measure, memory=memory)
@@ -242,25 +242,18 @@ def tune(
     return target
 
 
-def finished(context: FitContext, name: str) -> CausalLMTarget:
+def finished(context: FitContext[Prompts], name: str) -> CausalLMTarget:
     """The finished language model called ``name``, on the device.
 
     Raises:
         UsageError: it is no language model.
     """
-    found = context.target(name)
-    if not isinstance(found, CausalLMTarget):
-        raise UsageError(
-            f"'{name}' is a {found.kind}, not a language model", fix="name a defense that gives one: lm-pretrain, causal-lm"
-        )
-    found.to(context.device)
-    return found
+    return context.target(name, CausalLMTarget).to(context.device)
 
 
 def own_copy(target: CausalLMTarget) -> CausalLMTarget:
     """The same model with weights of its own."""
-    module = copy.deepcopy(target.module)
-    return CausalLMTarget(module, target.tokenizer, max_new_tokens=target.max_new_tokens, system=target.system)
+    return target.with_module(copy.deepcopy(target.module))
 
 
 def _some(rows: Prompts, chosen: Sequence[bool], what: str) -> Prompts:

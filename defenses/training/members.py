@@ -7,12 +7,12 @@ in what one member's loss takes from the others.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from robustkd.contracts import FitContext, ModelName, TargetRef
+from robustkd.contracts import Capabilities, Defense, FitContext, ModelName, TargetRef
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.networks import fresh_network, teacher
 from robustkd.defenses.training.params import TrainParams
@@ -52,6 +52,14 @@ class MembersParams(TrainParams):
         if self.start is not None and len(set(self.start)) < len(self.start):
             raise ValueError("start names a defense twice, so that two members would begin as the same network")
         return self
+
+
+class MembersDefense(Defense):
+    """A defense that trains an ensemble."""
+
+    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
+        """Those of networks, and the members."""
+        return super().target_capabilities(others) | {"members"}
 
 
 def first_members(context: FitContext, params: MembersParams) -> list[ClassifierTarget]:
@@ -112,5 +120,5 @@ class PlainMembersRecipe(Recipe[EnsembleTarget]):
     """sum_m CE(f_m(x), y): members that know nothing of each other."""
 
     def loss(self, target: EnsembleTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum."""
+        """The sum of the members' cross entropies."""
         return cross_entropies(outputs(target.members, batch.x), batch.y).sum(), {}

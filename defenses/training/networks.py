@@ -8,14 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from robustkd.contracts import FitContext, UsageError
+from robustkd.contracts import FitContext, Samples, UsageError
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
 from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 
 
 @contextmanager
-def initialising(context: FitContext, role: str) -> Iterator[None]:
+def seeded_init(context: FitContext[Samples], role: str) -> Iterator[None]:
     """Modules that are made here draw their weights from the training's seed; torch's generators are left as found."""
     with preserved_rng(context.device):
         torch.manual_seed(derived_seed(context.seed, f"initialise/{role}"))
@@ -28,7 +28,7 @@ def fresh_network(context: FitContext, model: str, params: Mapping[str, Any], *,
     Raises:
         UsageError: ``params`` are not the model's.
     """
-    with initialising(context, role):
+    with seeded_init(context, role):
         try:
             return ClassifierTarget.from_model(
                 model, dict(params), input_shape=context.input_shape, num_classes=context.num_classes
@@ -43,7 +43,7 @@ def fresh_network(context: FitContext, model: str, params: Mapping[str, Any], *,
 
 def fresh_copy(context: FitContext, target: ClassifierTarget, *, role: str = "student") -> ClassifierTarget:
     """The architecture of ``target`` with weights of its own."""
-    with initialising(context, role):
+    with seeded_init(context, role):
         return target.untrained()
 
 
@@ -53,14 +53,11 @@ def teacher(context: FitContext, name: str) -> ClassifierTarget:
     Raises:
         UsageError: it is no classifier of the campaign's images and classes.
     """
-    found = context.target(name)
-    if not isinstance(found, ClassifierTarget):
-        raise UsageError(f"teacher '{name}' is a {found.kind}, not a classifier", fix="name a defense that trains a classifier")
+    found = context.target(name, ClassifierTarget)
     if found.num_classes != context.num_classes or found.input_shape != tuple(context.input_shape):
         raise UsageError(
             f"teacher '{name}' maps {found.input_shape} to {found.num_classes} classes, "
             f"the campaign's data are {tuple(context.input_shape)} with {context.num_classes}",
             fix="name a teacher of the same data",
         )
-    found.to(context.device)
-    return found
+    return found.to(context.device)

@@ -17,11 +17,21 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import Analysis, Modality, Params, PromptBatch, Table, Target, TargetError, TargetRef, ThreatModel
-from robustkd.defenses.training.features import with_penultimate
+from robustkd.contracts import (
+    Analysis,
+    GenerativeTarget,
+    Modality,
+    Params,
+    PromptBatch,
+    Table,
+    TargetError,
+    TargetRef,
+    ThreatModel,
+)
 from robustkd.judges.labels import sized
 from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
+from robustkd.targets.activations import with_penultimate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,24 +61,20 @@ def frechet(features: Tensor, others: Tensor) -> float:
     return float(gap + torch.atleast_2d(own).trace() + torch.atleast_2d(other).trace() - 2 * both)
 
 
-class FID(Analysis):
+class FID(Analysis[GenerativeTarget, PromptBatch]):
     """The Fréchet distance between what harmless requests give and the real images that they describe."""
 
     Params = FIDParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Heusel et al. 2017, arXiv:1706.08500"
 
-    def run(self, target: Target, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
+    def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
         """One row; ``metrics``: fid.
 
         Raises:
             TargetError: there are no harmless requests with images, or the network has no such layer.
         """
-        network = self.target(self.params.network)
-        if not isinstance(network, ImageTarget):
-            raise TargetError(
-                f"'{self.params.network}' is a '{network.kind}', no network of images", fix="name a classifier of images"
-            )
+        network = self.target(self.params.network, ImageTarget)
         if batch.benign is None or batch.benign.requests.images is None or len(batch.benign.requests) < 2:
             raise TargetError(
                 "FID compares with real images of the harmless requests, and the data have none", fix="leave the analysis out"

@@ -14,11 +14,11 @@ from pydantic import Field
 from robustkd.contracts import (
     Analysis,
     CampaignPath,
+    GenerativeTarget,
     Modality,
     Params,
     PromptBatch,
     Table,
-    Target,
     TargetError,
     ThreatModel,
     UsageError,
@@ -36,7 +36,7 @@ class LMEvalParams(Params):
     chat: bool = Field(False, description="put the questions through the model's chat template")
 
 
-class LMEval(Analysis):
+class LMEval(Analysis[GenerativeTarget, PromptBatch]):
     """Tasks of lm-evaluation-harness, where it is installed."""
 
     Params = LMEvalParams
@@ -48,7 +48,7 @@ class LMEval(Analysis):
         folder = self.params.include
         return [] if folder is None else sorted(file for file in folder.rglob("*") if file.is_file())
 
-    def run(self, target: Target, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
+    def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
         """A row for each metric of each task; ``metrics`` likewise, such as ``arc_easy/acc``.
 
         Raises:

@@ -22,7 +22,7 @@ def members_of(target: Target, analysis: str) -> Sequence[ImageTarget]:
     Raises:
         TargetError: it is no such thing.
     """
-    members: Sequence[ImageTarget] = getattr(target, "members", ())
+    members = [member for member in target.members if isinstance(member, ImageTarget)]
     if len(members) < 2:
         raise TargetError(
             f"{analysis} is about the members of an ensemble, this is a {target.kind}", fix="list ensembles in its 'defenses'"

@@ -17,7 +17,17 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import Analysis, CampaignPath, Modality, Params, PromptBatch, Table, Target, TargetError, ThreatModel
+from robustkd.contracts import (
+    Analysis,
+    CampaignPath,
+    GenerativeTarget,
+    Modality,
+    Params,
+    PromptBatch,
+    Table,
+    TargetError,
+    ThreatModel,
+)
 from robustkd.data.chats import read_chats
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -37,7 +47,7 @@ class PerplexityParams(Params):
     samples: int = Field(256, ge=1, description="chats at most")
 
 
-class Perplexity(Analysis):
+class Perplexity(Analysis[GenerativeTarget, PromptBatch]):
     """The perplexity of good answers to harmless requests, by the requests' role."""
 
     Params = PerplexityParams
@@ -48,7 +58,7 @@ class Perplexity(Analysis):
         """The chats."""
         return [self.params.chats] if self.params.chats else []
 
-    def run(self, target: Target, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
+    def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
         """A row for each role, and one for all; ``metrics``: the perplexity of all. Chats beyond the context are left out.
 
         Raises:

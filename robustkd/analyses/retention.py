@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Analysis, Modality, Params, PromptBatch, Table, Target, TargetError, ThreatModel
+from robustkd.contracts import Analysis, GenerativeTarget, Modality, Params, PromptBatch, Table, TargetError, ThreatModel
 from robustkd.scoring.intervals import wilson
 
 
@@ -20,14 +20,14 @@ class RetentionParams(Params):
     by: str = Field("concept", description="the column of the harmless requests that tells the groups apart")
 
 
-class Retention(Analysis):
+class Retention(Analysis[GenerativeTarget, PromptBatch]):
     """The share of harmless requests that are complied with, by concept or by another column."""
 
     Params = RetentionParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text", "text-to-image")
     source = "this package"
 
-    def run(self, target: Target, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
+    def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
         """One row for each group; ``metrics``: the share over all, and that of the worst group.
 
         Raises:

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Analysis, Modality, Params, PromptBatch, Table, Target, TargetError, ThreatModel
+from robustkd.contracts import Analysis, GenerativeTarget, Modality, Params, PromptBatch, Table, TargetError, ThreatModel
 from robustkd.scoring.intervals import wilson
 
 
@@ -29,14 +29,14 @@ class UsefulnessParams(Params):
     )
 
 
-class Usefulness(Analysis):
+class Usefulness(Analysis[GenerativeTarget, PromptBatch]):
     """The share of harmless requests that get what they ask for, by role (by concept where there are no roles)."""
 
     Params = UsefulnessParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text", "text-to-image")
     source = "Röttger et al. 2024, arXiv:2308.01263"
 
-    def run(self, target: Target, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
+    def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
         """A row for each role, and one for all; ``metrics``: usefulness, over-refusal, and knowledge where there is a ``prefill``.
 
         Raises:

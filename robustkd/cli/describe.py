@@ -12,7 +12,7 @@ import click
 
 from robustkd import plugins
 from robustkd.cli.names import groups_of, plugin_names
-from robustkd.cli.options import json_option
+from robustkd.cli.options import json_option, print_reserved
 
 
 @click.command("describe")
@@ -23,7 +23,7 @@ def command(name: str, group: plugins.Group | None, as_json: bool) -> None:
     """Tell everything about one plug-in: parameters with ranges and defaults, what it can be used for, source, an example."""
     described = [describe(where, name) for where in groups_of(name, group)]
     if as_json:
-        click.echo(json.dumps(described, indent=1))
+        print_reserved(json.dumps(described, indent=1))
         return
     for item in described:
         _print(item)
@@ -41,6 +41,8 @@ def describe(group: plugins.Group, name: str) -> dict[str, Any]:
         value = getattr(plugin, trait, None)
         if trait in _OF_IMAGES and "images" not in plugins.modalities(plugin):
             continue
+        if isinstance(value, frozenset):
+            value = tuple(sorted(value))
         if isinstance(value, str | bool | tuple) and value != "":
             item[trait] = list(value) if isinstance(value, tuple) else value
     item |= {"package": origin.package, "package_version": origin.package_version, "location": origin.location}
@@ -61,6 +63,7 @@ _TRAITS = {
     "gradients": "gradients",
     "iterative": "iterative",
     "learns": "learns",
+    "needs": "needs",
     "uses_threat": "threat",
     "uses_data": "data",
     "severity": "severity",

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic
 
+from typing_extensions import TypeVar
+
+from robustkd.contracts.attack import Batch
 from robustkd.contracts.data import Modality
 from robustkd.contracts.holder import TargetHolder
+from robustkd.contracts.target import BaseTarget, Target
 
 if TYPE_CHECKING:
-    from robustkd.contracts.target import Target
     from robustkd.contracts.threat import ThreatModel
+
+
+AnalysedTarget = TypeVar("AnalysedTarget", bound=BaseTarget, default=Target, contravariant=True)
+AnalysedBatch = TypeVar("AnalysedBatch", default=Batch, contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,8 @@ class Table:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Analysis(TargetHolder, ABC):
-    """An analysis: parameters, and ``run``.
+class Analysis(TargetHolder, ABC, Generic[AnalysedTarget, AnalysedBatch]):
+    """An analysis: parameters, and ``run``. One of prompts derives from ``Analysis[GenerativeTarget, PromptBatch]``.
 
     Attributes:
         modalities: of what it can be made.
@@ -44,7 +51,7 @@ class Analysis(TargetHolder, ABC):
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
 
     @abstractmethod
-    def run(self, target: Target, batch: Any, threat: ThreatModel, seed: int) -> Table:
+    def run(self, target: AnalysedTarget, batch: AnalysedBatch, threat: ThreatModel, seed: int) -> Table:
         """The table.
 
         Args:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from robustkd.contracts.capability import Capabilities, Capability
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import PluginError
 from robustkd.contracts.holder import TargetHolder
@@ -111,6 +112,7 @@ class Traits:
         iterative: whether it takes more than one step (what the one-step attacks are compared against).
         learns: whether ``fit`` must come before ``run`` (a universal perturbation, a generator).
         averages: whether it attacks the target's mean over several passes, as a target that draws random numbers asks for.
+        needs: what it asks of its target, gradients apart.
         loss_family: the kind of loss it climbs; lets checks compare attacks that differ in the loss alone.
     """
 
@@ -122,33 +124,34 @@ class Traits:
     iterative: bool
     learns: bool
     averages: bool
+    needs: Capabilities
     loss_family: LossFamily
 
 
-class Attack(TargetHolder, ABC):
-    """An attack: parameters, what it can be used for, and ``run``.
+class BaseAttack(TargetHolder, ABC):
+    """What every attack has: parameters, and what it can be used for. An attack derives from ``Attack`` or ``PromptAttack``.
 
-    A subclass sets the class attributes that are true of it and implements ``run``. Where they depend on the parameters, it overrides
-    ``traits``. It must leave the target as it
-    found it, take randomness from ``rng`` alone, and treat every sample on its own: the result for a sample must not
-    depend on the batch it came in.
+    A subclass sets the class attributes that are true of it. Where they depend on the parameters, it overrides ``traits``.
+    It must leave the target as it found it, take randomness from ``rng`` alone, and treat every sample on its own: the result
+    for a sample must not depend on the batch it came in.
 
     Attributes:
         modalities: what it attacks.
-        kind, norms, goals, space, gradients, iterative, learns, averages: see ``Traits``.
+        kind, norms, goals, space, gradients, iterative, learns, averages, needs: see ``Traits``.
     """
 
-    modalities: ClassVar[tuple[Modality, ...]] = ("images",)
+    modalities: ClassVar[tuple[Modality, ...]]
     kind: ClassVar[AttackKind] = "fixed-budget"
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     goals: ClassVar[tuple[Goal, ...]] = ("untargeted",)
-    space: ClassVar[Space] = "pixels"
+    space: ClassVar[Space]
     gradients: ClassVar[bool] = True
     iterative: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     averages: ClassVar[bool] = False
+    needs: ClassVar[Capabilities]
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if former := [name for name in ("own_threat", "judged_under") if name in vars(cls)]:
             raise PluginError(
@@ -172,9 +175,28 @@ class Attack(TargetHolder, ABC):
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """Why this attack cannot be used under ``threat``; None when it can."""
+        space = self.traits.space
+        return None if threat.space == space else f"attacks {space}, the threat model is about {threat.space}"
+
+    def missing(self, capabilities: Capabilities) -> list[Capability]:
+        """What it needs and a target with these capabilities does not have, sorted; empty where it can be used on it."""
         traits = self.traits
-        if threat.space != traits.space:
-            return f"attacks {traits.space}, the threat model is about {threat.space}"
+        passes: Capabilities = frozenset({"gradients"} if traits.gradients else ())
+        return sorted((traits.needs | passes) - capabilities)
+
+
+class Attack(BaseAttack):
+    """An attack on a classifier: it is run on arrays, and what it returns is judged."""
+
+    modalities: ClassVar[tuple[Modality, ...]] = ("images",)
+    space: ClassVar[Space] = "pixels"
+    needs: ClassVar[Capabilities] = frozenset({"logits"})
+
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """Why this attack cannot be used under ``threat``: for its space, its goal or its norm."""
+        traits = self.traits
+        if reason := super().refusal(threat):
+            return reason
         if threat.goal not in traits.goals:
             return f"cannot be {threat.goal} (it can be {_listing(traits.goals)})"
         if traits.kind == "fixed-budget" and threat.norm not in traits.norms:

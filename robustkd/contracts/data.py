@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self
 
 import numpy as np
+from typing_extensions import TypeVar
 
 from robustkd.contracts.errors import DataError
 from robustkd.contracts.plugin import Plugin
@@ -89,13 +90,15 @@ class Arrays:
             raise DataError(f"data '{name}' is empty")
         if images.dtype != np.uint8:
             low, high = float(images.min()), float(images.max())
-            if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 1):
+            if not (np.isfinite(low) and np.isfinite(high) and low >= -1e-6 and high <= 1 + 1e-6):
                 raise DataError(
                     f"data '{name}': pixels reach from {low:.4g} to {high:.4g}, outside [0, 1]",
                     fix="scale them to [0, 1] (or store uint8); normalisation belongs inside the model",
                 )
+            if low < 0 or high > 1:  # by rounding
+                images = images.clip(0, 1)
         _require_classes(labels, name, num_classes)
-        return self
+        return self if images is self.images else replace(self, images=images)
 
 
 class DeferredArrays(Arrays):
@@ -163,9 +166,13 @@ def _require_classes(labels: np.ndarray, name: str, num_classes: int) -> None:
         )
 
 
+Data = TypeVar("Data", bound=Samples, default=Arrays, covariant=True)
+"""``Arrays`` of labelled images, or ``Prompts``."""
+
+
 @dataclass(frozen=True)
-class RawData:
-    """What a dataset plug-in returns.
+class RawData(Generic[Data]):
+    """What a dataset plug-in returns; one of prompts returns ``RawData[Prompts]``.
 
     Attributes:
         train: None when there is only a test part.
@@ -173,13 +180,15 @@ class RawData:
         classes: names of the K classes, or of the categories of prompts.
         benign: of prompts, harmless test requests, which a defense must still answer.
         validation: where more than the rows must be kept apart from training; None has it carved from ``train``.
+        notes: sentences that are to be read with every number, such as how many rows were left out and why.
     """
 
-    train: Any
-    test: Any
+    train: Data | None
+    test: Data
     classes: tuple[str, ...]
-    benign: Any = None
-    validation: Any = None
+    benign: Data | None = None
+    validation: Data | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Dataset(Plugin, ABC):
@@ -194,5 +203,5 @@ class Dataset(Plugin, ABC):
     judges: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @abstractmethod
-    def load(self) -> RawData:
+    def load(self) -> RawData[Any]:
         """Read the data; ``DataError`` with the way to get them when they are not there."""

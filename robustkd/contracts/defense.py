@@ -6,29 +6,30 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, overload
 
+from robustkd.contracts.capability import ORDINARY, Capabilities
 from robustkd.contracts.code import Code
-from robustkd.contracts.data import Modality
+from robustkd.contracts.data import Data, Modality
 from robustkd.contracts.errors import UsageError, suggestion
 from robustkd.contracts.plugin import Plugin
+from robustkd.contracts.target import BaseTarget, Kind, of_kind
 from robustkd.contracts.threat import ThreatModel
 
 if TYPE_CHECKING:
     import torch
-
-    from robustkd.contracts.target import Target
 
 MetricLog = Callable[[int, Mapping[str, float]], None]
 """``log(epoch, {"train_loss": .., "validation_accuracy": ..})``, once an epoch."""
 
 
 @dataclass(frozen=True)
-class FitContext:
+class FitContext(Generic[Data]):
     """Everything a defense may use. The test data are not in it, so nothing can be selected on them.
 
     Attributes:
-        train, validation: the training data and the part carved from them for selection: ``Arrays`` or ``Prompts``.
+        train, validation: the training data and the part carved from them for selection: ``Arrays``, or ``Prompts`` in a
+            ``FitContext[Prompts]``. None where the data have no training part, which a defense that ``uses_data`` never meets.
         input_shape: (C, H, W) of one image.
         num_classes: K.
         threat: the campaign's threat model, the default of robust training.
@@ -39,22 +40,32 @@ class FitContext:
         log: called once an epoch with its metrics.
     """
 
-    train: Any
-    validation: Any
+    train: Data
+    validation: Data
     input_shape: tuple[int, ...]
     num_classes: int
     threat: ThreatModel
     seed: int
     device: torch.device
     checkpoints: Path
-    targets: Mapping[str, Target] = field(default_factory=dict)
+    targets: Mapping[str, BaseTarget] = field(default_factory=dict)
     log: MetricLog = lambda epoch, metrics: None
 
-    def target(self, name: str) -> Target:
-        """The finished target of the defense called ``name``."""
+    @overload
+    def target(self, name: str) -> BaseTarget: ...
+
+    @overload
+    def target(self, name: str, kind: type[Kind]) -> Kind: ...
+
+    def target(self, name: str, kind: type[BaseTarget] = BaseTarget) -> BaseTarget:
+        """The finished target of the defense called ``name``.
+
+        Raises:
+            UsageError: the parameters do not refer to it, or it is not of the type ``kind``.
+        """
         if name not in self.targets:
             raise UsageError(f"defense '{name}' was not handed over", fix=suggestion(name, self.targets))
-        return self.targets[name]
+        return of_kind(self.targets[name], name, kind)
 
 
 class Defense(Plugin, ABC):
@@ -68,9 +79,9 @@ class Defense(Plugin, ABC):
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
-    uses_threat: ClassVar[bool] = False
-    uses_data: ClassVar[bool] = True
-    version: ClassVar[str] = "1"
+    uses_threat: bool = False
+    uses_data: bool = True
+    version: str = "1"
 
     @property
     def rebuilt(self) -> bool:
@@ -89,6 +100,14 @@ class Defense(Plugin, ABC):
         """The code by reference that the target's card names; a saved target may call no other (see ``load_target``)."""
         return []
 
+    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
+        """What the targets that it makes can be asked for, before any is made: a plan leaves out attacks that need more.
+
+        Args:
+            others: the same of the defenses that its parameters refer to, by name.
+        """
+        return ORDINARY[self.modalities[0]]
+
     @abstractmethod
-    def fit(self, context: FitContext) -> Target:
+    def fit(self, context: FitContext[Any]) -> BaseTarget:
         """Train (or load) and return the target, in evaluation mode."""

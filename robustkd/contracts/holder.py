@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, Self, overload
 
 from robustkd.contracts.errors import UsageError
 from robustkd.contracts.plugin import Plugin
-
-if TYPE_CHECKING:
-    from robustkd.contracts.target import Target
+from robustkd.contracts.target import BaseTarget, Kind, of_kind
 
 
 class TargetHolder(Plugin):
@@ -22,30 +20,36 @@ class TargetHolder(Plugin):
         targets: what it was handed, by the defenses' names.
     """
 
-    version: ClassVar[str] = "1"
+    version: str = "1"
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
-        self.targets: Mapping[str, Target] = {}
+        self.targets: Mapping[str, BaseTarget] = {}
 
-    def with_targets(self, targets: Mapping[str, Target]) -> Self:
+    def with_targets(self, targets: Mapping[str, BaseTarget]) -> Self:
         """The same plug-in, holding ``targets``."""
         holding = copy.copy(self)
         holding.targets = dict(targets)
         return holding
 
-    def target(self, name: str) -> Target:
+    @overload
+    def target(self, name: str) -> BaseTarget: ...
+
+    @overload
+    def target(self, name: str, kind: type[Kind]) -> Kind: ...
+
+    def target(self, name: str, kind: type[BaseTarget] = BaseTarget) -> BaseTarget:
         """The target called ``name`` that was handed over.
 
         Raises:
-            UsageError: none was.
+            UsageError: none was, or it is not of the type ``kind``.
         """
         if name not in self.targets:
             raise UsageError(
                 f"'{self.name}' refers to '{name}', which was not handed over",
                 fix="in a campaign, name a defense of the same file; in Python, pass models={" + repr(name) + ": a network}",
             )
-        return self.targets[name]
+        return of_kind(self.targets[name], name, kind)
 
     def files(self) -> list[Path]:
         """Files outside the campaign whose content decides the outcome (code, weights); hashed into its identity."""

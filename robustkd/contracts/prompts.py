@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import numpy as np
+from typing_extensions import TypeVar
 
-from robustkd.contracts.attack import Attack, AttackResult, Batch
+from robustkd.contracts.attack import BaseAttack
+from robustkd.contracts.capability import Capabilities
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import DataError, UsageError
 from robustkd.contracts.holder import TargetHolder
-from robustkd.contracts.target import Target
+from robustkd.contracts.target import BaseTarget
 from robustkd.contracts.threat import Space, ThreatModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from robustkd.contracts.random import SampleRng
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Prompts:
     Attributes:
         columns: by name, N strings each. There is always ``prompt``. Known to the platform are also ``prefill`` (the beginning
             of an answer after which a model that knows what is asked goes on with it: how its knowledge is told from its
-            willingness) and ``seed`` (of what is drawn for it). Everything else is between data, defenses, attacks and judges.
+            willingness), ``seed`` and ``guidance_scale`` (of what is drawn for it). Everything else is between data, defenses,
+            attacks and judges.
         labels: (N,) int64, the category of each request in 0..K-1.
         images: (N, C, H, W) uint8 or float32 in [0, 1], what the prompts describe, where there are such.
     """
@@ -64,6 +69,13 @@ class Prompts:
     def sample_shape(self) -> tuple[int, ...]:
         """(C, H, W) of the images; () without."""
         return () if self.images is None else self.images.shape[1:]
+
+    def asked(self, prefills: Sequence[str] | None = None) -> list[Asked]:
+        """Each request as it is, with its own seed and guidance, and behind a beginning of the answer where these are given."""
+        rows = zip(self["prompt"], prefills or ("",) * len(self), self.get("seed"), self.get("guidance_scale"), strict=True)
+        return [
+            Asked(prompt, prefill, None, _number(seed, int), _number(scale, float)) for prompt, prefill, seed, scale in rows
+        ]
 
     def select(self, rows: np.ndarray) -> Prompts:
         """The given rows (indices or mask)."""
@@ -109,6 +121,10 @@ class Prompts:
         return self
 
 
+def _number(text: str, kind: Callable[[str], T]) -> T | None:
+    return kind(text) if text else None
+
+
 @dataclass(frozen=True, eq=False)
 class Asked:
     """What is put to a generative target.
@@ -118,16 +134,25 @@ class Asked:
         prefill: the beginning of the answer, put into the model's mouth.
         embeddings: (T, D) in place of the embedded prompt, as the target's ``embed`` lays it out.
         seed: of what is drawn.
+        guidance_scale: of classifier-free guidance, None for the target's own.
     """
 
     prompt: str
     prefill: str = ""
     embeddings: Tensor | None = None
     seed: int | None = None
+    guidance_scale: float | None = None
 
 
-class GenerativeTarget(Target):
+class GenerativeTarget(BaseTarget):
     """A target that answers requests: with texts, or with (C, H, W) images in [0, 1]."""
+
+    capabilities: Capabilities = frozenset({"respond"})
+
+    @classmethod
+    @abstractmethod
+    def from_card(cls, card: dict[str, Any]) -> GenerativeTarget:
+        """The target described by ``card``, with fresh weights."""
 
     @abstractmethod
     def respond(self, asked: Sequence[Asked]) -> Sequence[Any]:
@@ -142,10 +167,8 @@ class GenerativeTarget(Target):
         """
         raise UsageError(f"the embeddings of a request to a {self.kind} cannot be set", fix="attack it by its prompt")
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """The module's own output for a batch of its inputs."""
-        output: Tensor = self.module(inputs)
-        return output
+
+Answering = TypeVar("Answering", bound=GenerativeTarget, default=GenerativeTarget)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +203,33 @@ class PromptBatch:
         return len(self.requests)
 
 
+@dataclass(frozen=True, eq=False)
+class Judgements:
+    """What a judge says of N outputs.
+
+    Attributes:
+        complied: (N,) bool, whether the output gives what its request asks for; False where it cannot be judged.
+        judged: (N,) bool, whether the output can be judged.
+    """
+
+    complied: np.ndarray
+    judged: np.ndarray
+
+    @classmethod
+    def of(cls, verdicts: np.ndarray | Judgements) -> Judgements:
+        """The verdicts themselves, or an array of them, in which NaN says that an output cannot be judged."""
+        if isinstance(verdicts, Judgements):
+            return verdicts
+        said = np.asarray(verdicts)
+        judged = ~np.isnan(said) if said.dtype.kind == "f" else np.ones(said.shape, dtype=bool)
+        return cls(said.astype(bool) & judged, judged)
+
+    def only(self, judged: np.ndarray) -> Judgements:
+        """The same, but outputs outside ``judged`` (N,) bool cannot be judged either."""
+        known = self.judged & judged
+        return Judgements(self.complied & known, known)
+
+
 class Judge(TargetHolder, ABC):
     """Says whether an output gives what its request asks for.
 
@@ -190,8 +240,10 @@ class Judge(TargetHolder, ABC):
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
 
     @abstractmethod
-    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
+    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray | Judgements:
         """(N,) bool, one verdict for each request and its output; it does not depend on the other ones.
+
+        A judge that cannot judge every output returns ``Judgements``. Empty answers are not judged, whatever it says of them.
 
         Raises:
             DataError: the requests lack a column that it needs, or ask for something that it does not know.
@@ -218,7 +270,7 @@ class Attempts(ABC):
         """Put one attempt for each of ``rows`` (positions in the batch, each once) to the target and have it judged.
 
         Returns:
-            (len(rows),) bool: whether it succeeded.
+            (len(rows),) bool: whether it succeeded; one whose answer cannot be judged did not.
 
         Raises:
             AttackError: an attempt uses what the threat model does not allow, or is one too many.
@@ -234,10 +286,10 @@ class Attempts(ABC):
         return (~self.broken & (self.used < self.budget)).nonzero().squeeze(1)
 
 
-class PromptAttack(Attack):
+class PromptAttack(BaseAttack, Generic[Answering]):
     """An attack on requests: it searches, and puts what it finds to the target by ``attempts``, where every answer is judged.
 
-    It must not depend on the batch, takes randomness from ``rng`` alone and leaves the target as found, like every attack.
+    One that needs more of a target than its answers derives from ``PromptAttack[CausalLMTarget]``, say, and names it in ``needs``.
 
     Attributes:
         control: whether it searches for nothing, and is there for others to be compared with at the same number of attempts.
@@ -245,20 +297,14 @@ class PromptAttack(Attack):
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     space: ClassVar[Space] = "prompt"
+    gradients: ClassVar[bool] = False
+    needs: ClassVar[Capabilities] = frozenset({"respond"})
     control: ClassVar[bool] = False
 
     @abstractmethod
-    def search(self, target: Any, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
+    def search(self, target: Answering, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
         """Attack the requests of ``batch``: all its effect is in the attempts that it makes."""
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """As many attempts as the campaign allows, in the attack's own space."""
         return ThreatModel.by_prompt(threat.attempts, self.space)
-
-    def refusal(self, threat: ThreatModel) -> str | None:
-        """Why this attack cannot be used under ``threat``; None when it can."""
-        return None if threat.space == self.space else f"attacks by {self.space}, the threat model is about {threat.space}"
-
-    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Not for arrays: see ``search``."""
-        raise UsageError(f"attack '{self.name}' is for prompts, not for arrays")

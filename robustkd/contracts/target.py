@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from robustkd.contracts.capability import ORDINARY, Capabilities
+from robustkd.contracts.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -14,33 +18,85 @@ Precision = Literal["full", "bf16"]
 """In which fixed-budget attacks but AutoAttack take gradients: the network's own precision, or bfloat16 (autocast)."""
 
 
-class Target(ABC):
-    """A model ready to be attacked, with everything that makes eps mean the same thing everywhere.
-
-    Inputs are in the target's own ``bounds`` (pixels in [0, 1]); normalisation, resizing and every other
-    preprocessing step live inside ``module``. A target is a model plus a *card*: plain JSON from which the same
-    object can be rebuilt once its weights are loaded.
+class BaseTarget(ABC):
+    """What every target has: a network, and a *card*, plain JSON from which the same object can be rebuilt once its weights are
+    loaded. A target derives from ``Target``, which classifies, or from ``GenerativeTarget``, which answers.
 
     Attributes:
         kind: the target's type, as written in its card.
-        module: the network, callable on a batch of inputs. A stage of it (any submodule) without a useful gradient may
-            declare one by a method ``surrogate(inputs) -> Tensor``, called like ``forward``: see ``targets.surrogate``.
-        precision: in which a search that only goes uphill is to ask for gradients; whoever asks sees to it.
-        bounds: the range of valid inputs; pixels in [0, 1] where a target declares no other.
-        num_classes: K, of a classifier.
-        input_shape: of one input of a classifier, such as (C, H, W).
+        module: the network.
+        capabilities: what it can be asked for; a class declares what all its targets have, an object may have more or less.
     """
 
-    kind: ClassVar[str]
+    kind: str
     module: nn.Module
-    precision: Precision = "full"
-    bounds: tuple[float, float] = (0.0, 1.0)
-    num_classes: int
-    input_shape: tuple[int, ...]
+    capabilities: Capabilities
 
     @abstractmethod
     def card(self) -> dict[str, Any]:
         """A JSON description that ``from_card`` can rebuild the target from, given its weights."""
+
+    @classmethod
+    @abstractmethod
+    def from_card(cls, card: dict[str, Any]) -> BaseTarget:
+        """The target described by ``card``, with fresh weights."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are (the CPU for a network without any)."""
+        import torch  # late: importing the contracts does not import it
+
+        return next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights; returns itself."""
+        self.module.to(device)
+        return self
+
+
+Kind = TypeVar("Kind", bound=BaseTarget)
+
+
+def of_kind(target: BaseTarget, name: str, kind: type[Kind]) -> Kind:
+    """The target called ``name``, which has to be of this type.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not isinstance(target, kind):
+        wanted = getattr(kind, "kind", "classifier of images")  # the types without one are those of classifiers
+        raise UsageError(f"'{name}' is a {target.kind}, where a {wanted} is needed", fix="name another defense")
+    return target
+
+
+class Target(BaseTarget):
+    """A classifier ready to be attacked, with everything that makes eps mean the same thing everywhere.
+
+    Inputs are in the target's own ``bounds`` (pixels in [0, 1]); normalisation, resizing and every other
+    preprocessing step live inside ``module``.
+
+    Attributes:
+        module: the network, callable on a batch of inputs. A stage of it (any submodule) without a useful gradient may
+            declare one by a method ``surrogate(inputs) -> Tensor``, called like ``forward``: see ``targets.surrogate``.
+        precision: in which a search that only goes uphill is to ask for gradients; whoever asks sees to it.
+        bounds: the range of valid inputs; pixels in [0, 1] where a target declares no other.
+        num_classes: K.
+        input_shape: of one input, such as (C, H, W).
+        output: what ``__call__`` returns, as far as that is known for certain. On log-probabilities every loss means what it
+            means on logits: they differ by a number that is the same for all classes of a sample.
+        members: of an ensemble, the classifiers that answer together; else empty.
+        never_adversarial: True of a model that stands in for another one: no input that fools it counts, so that an attack goes
+            on to its last step.
+    """
+
+    capabilities: Capabilities = ORDINARY["images"]
+    precision: Precision = "full"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    num_classes: int
+    input_shape: tuple[int, ...]
+    output: Literal["logits", "log-probabilities"] = "logits"
+    members: Sequence[Target] = ()
+    never_adversarial: bool = False
 
     @classmethod
     @abstractmethod
@@ -49,14 +105,12 @@ class Target(ABC):
 
     @abstractmethod
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The output for a batch; for a classifier (B, K) logits."""
+        """(B, *input_shape) -> (B, K) logits."""
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are (the CPU for a network without any)."""
-        import torch  # late: importing the contracts does not import it
-
-        return next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
+    def unwrapped(self) -> Target:
+        """The target itself, without what only wraps it (``WrappedTarget``)."""
+        return self
 
     def in_precision(self, precision: Precision) -> Target:
         """The same network, to be asked for gradients in ``precision``; itself where it is already."""
@@ -66,21 +120,20 @@ class Target(ABC):
         asked.precision = precision
         return asked
 
-    def to(self, device: Any) -> Target:
-        """Move the weights; returns itself."""
-        self.module.to(device)
-        return self
-
 
 class WrappedTarget(Target):
     """A target that answers through another one. A subclass overrides ``__call__``; bounds, classes and the rest are the inner one's."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.kind = target.kind  # type: ignore[misc]  # what is said about the target is said of the inner one
+        self.kind = target.kind  # what is said about the target is said of the inner one
         self.module = target.module
+        self.capabilities = target.capabilities
         self.precision = target.precision
         self.bounds = target.bounds
+        self.output = target.output
+        self.members = target.members
+        self.never_adversarial = self.never_adversarial or target.never_adversarial
 
     def __getattr__(self, name: str) -> Any:
         if name == "target":  # not yet set: while unpickling, say
@@ -90,6 +143,11 @@ class WrappedTarget(Target):
     def __call__(self, inputs: Tensor) -> Tensor:
         """The inner target's answer."""
         return self.target(inputs)
+
+    @property
+    def unwrapped(self) -> Target:
+        """The innermost target."""
+        return self.target.unwrapped
 
     @property
     def device(self) -> torch.device:

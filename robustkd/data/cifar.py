@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Dataset, DeferredArrays, Params, RawData
+from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, DeferredArrays, Params, RawData
 from robustkd.data.arrays import as_arrays, as_labels
 from robustkd.data.files import download, not_found, search_folders
 from robustkd.data.images import read_image
@@ -35,7 +35,9 @@ worm
 class CifarParams(Params):
     """Parameters of ``cifar10`` and ``cifar100``."""
 
-    root: Path | None = Field(None, description="folder of the data, or the folder above it; the usual places by default")
+    root: CampaignPath | None = Field(
+        None, description="folder of the data, or the folder above it; the usual places by default"
+    )
     download: bool = Field(False, description="fetch the binary version from the authors' page when nothing is found")
 
 

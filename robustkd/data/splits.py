@@ -7,13 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from robustkd import plugins
 from robustkd.contracts import Arrays, DataError, DeferredArrays, Modality, Params, Prompts, RawData
+from robustkd.contracts.data import Data
 from robustkd.data.arrays import as_arrays
 from robustkd.data.order import stratified_order
 
@@ -37,7 +38,7 @@ class SplitParams(Params):
 
 
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[Data]):
     """The samples of a campaign.
 
     Attributes:
@@ -49,20 +50,22 @@ class Splits:
         input_shape: (C, H, W); () where there are no images.
         modality: ``images`` when the parts are ``Arrays``, else they are ``Prompts``.
         benign: of prompts, harmless test requests; all that the dataset has.
+        notes: what the dataset says is to be read with every number.
     """
 
-    train: Any
-    validation: Any
-    test: Any
+    train: Data | None
+    validation: Data | None
+    test: Data
     test_index: np.ndarray
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
     modality: Modality = "images"
     benign: Prompts | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes."""
         return len(self.classes)
 
     @cached_property
@@ -73,7 +76,7 @@ class Splits:
         return hashlib.sha256(json.dumps([self.classes, contents]).encode()).hexdigest()
 
 
-def load_splits(name: str, params: Mapping[str, Any] | None = None, split: SplitParams | None = None) -> Splits:
+def load_splits(name: str, params: Mapping[str, Any] | None = None, split: SplitParams | None = None) -> Splits[Any]:
     """Load the dataset called ``name`` and take the samples that ``split`` asks for.
 
     Samples are drawn by class proportions, by ``split.seed`` alone: the test samples do not depend on the other
@@ -84,19 +87,20 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
 
     Raises:
         PluginError: there is no such dataset.
+        UsageError: a parameter of it is missing, unknown or out of range.
         DataError: the data are missing or out of range, or more is asked for than there is.
     """
     split = split or SplitParams()
-    plugin = plugins.load("datasets", name)
-    raw = _checked(plugin(plugin.Params(**(params or {}))).load(), name)
+    plugin = plugins.make("datasets", {**(params or {}), "kind": name})
+    raw = _checked(plugin.load(), name)
     test_index = stratified_order(raw.test.labels, split.seed, _TEST)[: _count(split.test, len(raw.test), "test", name)]
     test = raw.test.select(test_index)
     train, validation = _training(raw, split, name)
     shape = test.sample_shape or (train.sample_shape if train else ())
-    return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign)
+    return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign, raw.notes)
 
 
-def _training(raw: RawData, split: SplitParams, name: str) -> tuple[Any, Any]:
+def _training(raw: RawData[Data], split: SplitParams, name: str) -> tuple[Data | None, Data | None]:
     part = raw.train
     if part is None:
         if split.train is not None:
@@ -140,17 +144,17 @@ def _count(asked: int | None, available: int, part: str, name: str) -> int:
     return available if asked is None else asked
 
 
-def _checked(raw: RawData, name: str) -> RawData:
-    def checked(part: Any) -> Any:
-        if not isinstance(part, (Prompts, DeferredArrays)):
-            part = as_arrays(part.images, part.labels, name)
-        return part.validated(name, len(raw.classes))
+def _checked(raw: RawData[Any], name: str) -> RawData[Any]:
+    def checked(part: Any) -> Arrays | Prompts:
+        typed = part if isinstance(part, (Prompts, DeferredArrays)) else as_arrays(part.images, part.labels, name)
+        return typed.validated(name, len(raw.classes))
 
     parts = (raw.train, raw.test, raw.benign, raw.validation)
     train, test, benign, validation = (None if part is None else checked(part) for part in parts)
-    if isinstance(test, Arrays) and train is not None and train.sample_shape != test.sample_shape:
+    if isinstance(test, Arrays) and isinstance(train, Arrays) and train.sample_shape != test.sample_shape:
         raise DataError(
             f"data '{name}': training images are {train.sample_shape}, test images {test.sample_shape}",
             fix="bring all images to one size and number of channels",
         )
-    return RawData(train, test, tuple(raw.classes), benign, validation)
+    assert test is not None
+    return RawData(train, test, tuple(raw.classes), benign, validation, tuple(raw.notes))

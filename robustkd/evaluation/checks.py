@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustkd import plugins
-from robustkd.contracts import Batch, Check, CheckContext, Finding, Modality, RobustkdError, Target, WrappedTarget
+from robustkd.contracts import (
+    BaseTarget,
+    Batch,
+    Check,
+    CheckContext,
+    Finding,
+    Modality,
+    PromptBatch,
+    RobustkdError,
+    Target,
+    WrappedTarget,
+)
 from robustkd.contracts.check import Level
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.lazy import torch
@@ -23,10 +34,10 @@ if TYPE_CHECKING:
 
 
 def check_names(level: Level, modality: Modality = "images") -> list[str]:
-    """The checks of a level that are about such evaluations: ``standard`` leaves out the costly ones."""
-    known = {name: plugins.load("checks", name) for name in plugins.names("checks")}
+    """The names of a level's checks for evaluations of ``modality``; ``standard`` leaves out the costly ones."""
+    checks = {name: plugins.load("checks", name) for name in plugins.names("checks")}
     return [
-        name for name, check in known.items() if modality in check.modalities and (level == "thorough" or not check.thorough)
+        name for name, check in checks.items() if modality in check.modalities and (level == "thorough" or not check.thorough)
     ]
 
 
@@ -39,7 +50,7 @@ def make_check(name: str, samples: int | None = None) -> Check:
 
 
 @contextmanager
-def _reproducible(context: CheckContext) -> Iterator[None]:
+def _reproducible(context: CheckContext[BaseTarget, Batch | PromptBatch]) -> Iterator[None]:
     """Seed torch's generator, for targets that draw random numbers of their own, and restore it."""
     device = context.batch.index.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -55,7 +66,7 @@ class CountedTarget(WrappedTarget):
         self.forwards = self.backwards = 0
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The inner target's answer, counted."""
+        """(B, *shape) -> (B, K), the inner target's logits, with the passes counted."""
         logits: Tensor = self.target(inputs)
         rows = len(inputs)
         self.forwards += rows
@@ -69,25 +80,29 @@ class CountedTarget(WrappedTarget):
 
 
 @recording_gradients()
-def run_checks(context: CheckContext, checks: Sequence[Check]) -> list[Finding]:
+def run_checks(context: CheckContext[BaseTarget, Batch | PromptBatch], checks: Sequence[Check]) -> list[Finding]:
     """Every check's finding, with its passes counted. The target is left as it was found, and torch's generator too.
 
     A check that raises takes no other one down: its finding says that it was not run, and why.
     """
     findings = []
     for check in checks:
-        counted = CountedTarget(context.target)
+        counted = CountedTarget(context.target) if isinstance(context.target, Target) else None
         with _reproducible(context), untouched(context.target.module):
             try:
-                finding = check.run(replace(context, target=counted))
+                finding = check.run(context if counted is None else replace(context, target=counted))
             except Exception as error:  # a plug-in's own, or the target's under examination
                 finding = check.not_run(error)
-        findings.append(replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards))
+        if counted is not None:
+            finding = replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards)
+        findings.append(finding)
     return findings
 
 
 @recording_gradients()
-def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_size: int = BATCH_SIZE) -> Remedy | None:
+def run_remedies(
+    context: CheckContext[BaseTarget, Batch | PromptBatch], findings: Sequence[Finding], *, batch_size: int = BATCH_SIZE
+) -> Remedy | None:
     """The attacks that fired findings name, each on the samples that still stand; None when no finding names one.
 
     One that the target or the threat model has no use for (``bpda`` without a declared stage) is noted and left out.
@@ -95,7 +110,7 @@ def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_si
     named = {str(spec): spec for finding in findings if finding.fired for spec in finding.remedies}
     # Attacks that follow a gradient first: they cost less, and leave less to random search.
     specs = sorted(named.values(), key=lambda spec: not plugins.load("attacks", str(spec["kind"])).gradients)
-    if not specs or not isinstance(context.batch, Batch):
+    if not specs or not isinstance(context.batch, Batch) or not isinstance(context.target, Target):
         return None
     assert context.batch.logits is not None
     correct = (context.batch.logits.argmax(1) == context.batch.labels).cpu().numpy()
@@ -111,12 +126,12 @@ def run_remedies(context: CheckContext, findings: Sequence[Finding], *, batch_si
         with _reproducible(context), untouched(context.target.module):
             try:
                 batch = context.batch.select(rows)
-                found = evaluate_attack(
+                evaluation = evaluate_attack(
                     counted, plugins.make("attacks", spec), batch, context.threat, seed=context.seed, batch_size=batch_size
                 )
             except RobustkdError as error:
                 skipped[str(spec["kind"])] = str(error).splitlines()[0]
                 continue
-        standing[np.flatnonzero(standing)] = found.outcome.standing
+        standing[np.flatnonzero(standing)] = evaluation.outcome.standing
         used.append((spec, standing.copy()))
     return Remedy.of(used, skipped, before, counted.forwards, counted.backwards)

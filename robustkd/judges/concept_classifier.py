@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import DataError, Judge, Prompts, TargetRef, UsageError
+from robustkd.contracts import DataError, Judge, Prompts, TargetRef
 from robustkd.judges.labels import LabelParams, named, shows, sized
 from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
@@ -16,7 +16,7 @@ from robustkd.targets import ImageTarget
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TOGETHER = 64
+_BATCH_SIZE = 64
 
 
 class ConceptClassifierParams(LabelParams):
@@ -46,13 +46,8 @@ class ConceptClassifier(Judge):
             DataError: the classifier has no class for a request's concept, or its classes have no names.
             UsageError: what is named as classifier is none.
         """
-        classifier = self.target(self.params.classifier)
-        if not isinstance(classifier, ImageTarget):
-            raise UsageError(
-                f"the judge's classifier '{self.params.classifier}' is a '{classifier.kind}', no classifier of images",
-                fix="name a defense of kind concept-classifier or external",
-            )
-        given = self.params.classes or getattr(classifier, "classes", None)
+        classifier = self.target(self.params.classifier, ImageTarget)
+        given = self.params.classes or classifier.classes
         if given is None:
             raise DataError(
                 f"the classes of the judge's classifier '{self.params.classifier}' have no names",
@@ -60,5 +55,5 @@ class ConceptClassifier(Judge):
             )
         images = sized(outputs, classifier.input_shape)
         with torch.no_grad():
-            logits = torch.cat([classifier(part.to(classifier.device)).float() for part in images.split(_TOGETHER)])
+            logits = torch.cat([classifier(part.to(classifier.device)).float() for part in images.split(_BATCH_SIZE)])
         return shows(logits.softmax(1).cpu(), requests, named(given), self.params)

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from robustkd.contracts import Defense, FitContext, Target, ThreatModel, target_references
+from robustkd.contracts import BaseTarget, Defense, FitContext, Target, ThreatModel, target_references
 from robustkd.lazy import torch
 from robustkd.plugin_kit import bench
-from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, require
+from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
 from robustkd.targets import fingerprint, load_target, save_target
 
 
@@ -20,7 +20,8 @@ class _Killed(BaseException):
 def trains(subject: Subject) -> None:
     """It returns a target in evaluation mode, with a finite row of logits for each image."""
     target = _fitted(subject)
-    require(isinstance(target, Target), f"fit returned a {type(target).__name__}", "return a robustkd Target")
+    if not isinstance(target, Target):
+        raise Broken(f"fit returned a {type(target).__name__}", "return a robustkd Target")
     training = [name or "the network" for name, child in target.module.named_modules() if child.training]
     require(not training, f"{training[:1]} is in training mode", "target.module.eval() before it is returned")
     data = bench.digits()
@@ -77,6 +78,8 @@ def saved_and_loaded(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_target(target, Path(folder))
         again = load_target(Path(folder), _defense(subject).code())
+    assert isinstance(target, Target)
+    assert isinstance(again, Target)
     with generators_at(0), torch.no_grad():
         before = target(x)
     with generators_at(0), torch.no_grad():
@@ -117,7 +120,27 @@ def says_what_it_looks_at(subject: Subject) -> None:
             defense.fit(without)
 
 
-DEFENSE = (trains, deterministic, survives_a_kill, saved_and_loaded, leaves_others_alone, says_what_it_looks_at)
+def has_what_it_declares(subject: Subject) -> None:
+    """Its target has the capabilities that the defense names before it is trained."""
+    defense = _defense(subject)
+    others = {name: target.capabilities for name, target in _others(defense).items()}
+    absent = defense.target_capabilities(others) - _fitted(subject).capabilities
+    require(
+        not absent,
+        f"it names {listed(sorted(absent))} in target_capabilities, and its target does not have it",
+        "name what the target's `capabilities` have",
+    )
+
+
+DEFENSE = (
+    trains,
+    has_what_it_declares,
+    deterministic,
+    survives_a_kill,
+    saved_and_loaded,
+    leaves_others_alone,
+    says_what_it_looks_at,
+)
 
 
 def _defense(subject: Subject) -> Defense:
@@ -129,7 +152,7 @@ def _others(defense: Defense) -> dict[str, Target]:
     return dict(bench.classifiers(target_references(defense.params)))
 
 
-def _fitted(subject: Subject, threat: ThreatModel | None = None) -> Target:
+def _fitted(subject: Subject, threat: ThreatModel | None = None) -> BaseTarget:
     defense = _defense(subject)
     with bench.context(targets=_others(defense), threat=threat) as context:
         return defense.fit(context)

@@ -18,7 +18,7 @@ from robustkd.contracts.threat import Goal, Norm, Space
 from robustkd.plugin_kit.subject import Subject, listed, require
 
 CONTRACTS: dict[plugins.Group, type[Any]] = {
-    "attacks": contracts.Attack,
+    "attacks": contracts.BaseAttack,
     "defenses": contracts.Defense,
     "judges": contracts.Judge,
     "checks": contracts.Check,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from robustkd import plugins
 from robustkd.contracts import (
+    BaseTarget,
     CheckContext,
     DataError,
     Finding,
@@ -22,6 +23,7 @@ from robustkd.contracts import (
     target_references,
 )
 from robustkd.contracts.check import Severity
+from robustkd.contracts.evidence import shares
 from robustkd.evaluation.images import evaluate_attack, evidence_of
 from robustkd.plugin_kit import bench, bench_prompts
 from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, require
@@ -43,6 +45,12 @@ def finds(subject: Subject) -> None:
             json.dumps(asdict(finding), allow_nan=False)
         except (TypeError, ValueError) as error:
             require(False, f"its evidence cannot be written as JSON: {error}", "plain numbers and texts: float(..), int(..)")
+        for pointer, share in shares(finding.evidence):
+            require(
+                -1 <= share <= 1,
+                f"its evidence {pointer} is a share of {share}",
+                "Share(0.5) is 50 %; other numbers are plain floats",
+            )
         if finding.fired:
             require("explanation" in finding.evidence, "it fired without a word", "finding(.., explanation='..')")
             require(bool(finding.fix), "it fired and names no fix", "finding(True, fix='..')")
@@ -135,7 +143,7 @@ def _found(subject: Subject, context: CheckContext) -> Finding:
     return finding
 
 
-def _evaluated(subject: Subject, attacked: bool = True) -> CheckContext:
+def _evaluated(subject: Subject, attacked: bool = True) -> CheckContext[Any, Any]:
     """A finished evaluation of an undefended network (or of a model that is asked), with attacks or with none."""
     if _of_prompts(subject):
         return bench_prompts.evaluated(_draws(subject), attacked)
@@ -150,7 +158,7 @@ def _evaluated(subject: Subject, attacked: bool = True) -> CheckContext:
     return CheckContext(target, batch, threat, evidence, 0)
 
 
-def _about(subject: Subject) -> Target:
+def _about(subject: Subject) -> BaseTarget:
     """A target that the analysis can be made of: a single network, or an ensemble."""
     if _of_prompts(subject):
         return bench_prompts.Oracle(_draws(subject))
@@ -162,7 +170,7 @@ def _about(subject: Subject) -> Target:
     return target
 
 
-def _table(subject: Subject, target: Target | None = None) -> Table:
+def _table(subject: Subject, target: BaseTarget | None = None) -> Table:
     target = target or _about(subject)
     if isinstance(target, bench_prompts.Oracle):
         if target_references(subject.make(QUICK_CHECK).params):
@@ -174,6 +182,7 @@ def _table(subject: Subject, target: Target | None = None) -> Table:
         except (DataError, TargetError) as error:
             raise NotApplicable(f"it cannot be made of the suite's requests: {error.message}") from None
         return found
+    assert isinstance(target, Target)
     table: Table = subject.make(QUICK_CHECK).run(target, bench.batch(target), ThreatModel("linf", _EPS), 0)
     return table
 
@@ -186,9 +195,9 @@ def _draws(subject: Subject) -> bool:
     return "text" not in plugins.modalities(subject.plugin)
 
 
-def _raw(subject: Subject) -> RawData:
+def _raw(subject: Subject) -> RawData[Any]:
     try:
-        raw: RawData = subject.make().load()
+        raw: RawData[Any] = subject.make().load()
     except DataError as error:
         raise NotApplicable(f"the data are not here: {error.message}") from None
     return raw

@@ -15,11 +15,10 @@ from robustkd.contracts import (
     DataError,
     GenerativeTarget,
     Judge,
+    Judgements,
     PromptAttack,
     Prompts,
     RawData,
-    RobustkdError,
-    TargetError,
     Transcript,
     target_references,
 )
@@ -111,7 +110,17 @@ def saved_and_loaded_again(subject: Subject) -> None:
     )
 
 
-PROMPT_DEFENSE = (answers, answers_one_by_one, saved_and_loaded_again)
+def can_what_it_declares(subject: Subject) -> None:
+    """Its target has the capabilities that the defense names before it is made."""
+    absent = subject.make().target_capabilities({}) - _made(subject).capabilities
+    require(
+        not absent,
+        f"it names {listed(sorted(absent))} in target_capabilities, and its target does not have it",
+        'return frozenset({"respond"}) for a target that only answers; else name what its `capabilities` have',
+    )
+
+
+PROMPT_DEFENSE = (answers, can_what_it_declares, answers_one_by_one, saved_and_loaded_again)
 
 # --- judges
 
@@ -192,17 +201,9 @@ def _run(subject: Subject, target: bench_prompts.Oracle, rows: Sequence[int] | N
     attack: PromptAttack = subject.make()
     if target_references(attack.params):
         raise NotApplicable("it asks other models, too: try it in a campaign")
-    try:
-        return bench_prompts.attacked(attack, target, rows).transcripts
-    except TargetError as error:
-        raise NotApplicable(f"it is for another sort of model ({error.message}): try it in a campaign") from None
-    except RobustkdError:
-        raise
-    except Exception as error:
-        if attack.gradients or isinstance(error, AttributeError):
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise NotApplicable(f"it asks more of a model than to answer ({said}): try it in a campaign") from None
-        raise
+    if missing := attack.missing(target.capabilities):
+        raise NotApplicable(f"it needs {' and '.join(missing)} of a model, which the suite's has not: try it in a campaign")
+    return bench_prompts.attacked(attack, target, rows).transcripts
 
 
 def _transcripts(subject: Subject, rows: Sequence[int] | None = None) -> Sequence[Transcript]:
@@ -245,14 +246,15 @@ def _verdicts(subject: Subject, requests: Prompts, outputs: Sequence[Any]) -> np
     if target_references(judge.params):
         raise NotApplicable("it judges with a model of the campaign: try it in one")
     try:
-        return judge.complied(requests, outputs)
+        said = judge.complied(requests, outputs)
     except DataError as error:
         raise NotApplicable(f"it judges requests of another kind: {error.message}") from None
+    return said.complied if isinstance(said, Judgements) else said
 
 
-def _raw(subject: Subject) -> RawData:
+def _raw(subject: Subject) -> RawData[Any]:
     try:
-        raw: RawData = subject.make().load()
+        raw: RawData[Any] = subject.make().load()
     except DataError as error:
         raise NotApplicable(f"the data are not here: {error.message}") from None
     return raw

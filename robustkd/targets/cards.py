@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from robustkd import plugins
-from robustkd.contracts import PluginError, Target, TargetError
+from robustkd.contracts import BaseTarget, PluginError, TargetError
 
 
-def target_from_card(card: dict[str, Any]) -> Target:
+def target_from_card(card: dict[str, Any]) -> BaseTarget:
     """The target that ``card`` describes, with fresh weights.
 
     Raises:
@@ -18,5 +18,5 @@ def target_from_card(card: dict[str, Any]) -> Target:
         kind = plugins.load("targets", str(card["target"]))
     except PluginError as error:
         raise TargetError(error.message, fix=f"install the package that it was made with ({error.fix})") from error
-    target: Target = kind.from_card(card)
+    target: BaseTarget = kind.from_card(card)
     return target

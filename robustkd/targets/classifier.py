@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd import plugins
 from robustkd.contracts import Code, TargetError
+from robustkd.normalisation.constants import Constants
 from robustkd.targets.code import allowing, call_for_card
 from robustkd.targets.image import ImageTarget
 
@@ -22,11 +23,9 @@ class ClassifierTarget(ImageTarget):
         num_classes: K.
         input_shape: (C, H, W).
         origin: how to build ``module`` again: ``{"model": name, "params": {..}}`` for a model plug-in, or
-            ``{"code": "package.module:function"}`` for the user's own. None for a target that is never saved.
+            ``{"code": "package.module:function"}`` for the user's own (with ``"normalise": {"mean": [..], "std": [..]}`` where that is
+            put before it). None for a target that is never saved.
         bounds: the range of valid pixels.
-
-    Attributes:
-        classes: the K classes' names, where somebody must know them (a judge of images); else None.
     """
 
     kind = "classifier"
@@ -42,7 +41,6 @@ class ClassifierTarget(ImageTarget):
     ) -> None:
         super().__init__(module, num_classes=num_classes, input_shape=input_shape, bounds=bounds)
         self.origin = origin
-        self.classes: tuple[str, ...] | None = None
 
     @classmethod
     def from_model(
@@ -80,6 +78,8 @@ class ClassifierTarget(ImageTarget):
             module = plugin(plugin.Params(**origin["params"])).build(shape, classes)
         else:
             module = call_for_card(Code(origin["code"], origin.get("kwargs", {})))
+            if "normalise" in origin:
+                module = Constants.of(origin["normalise"]).before(module, shape[0])
         low, high = card["bounds"]
         target = cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=(float(low), float(high)))
         target.classes = tuple(card["classes"]) if "classes" in card else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts import UsageError
+from robustkd.contracts import Capabilities, UsageError
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.image import ImageTarget
 
@@ -20,6 +20,11 @@ def log_mean_probability(logits: Tensor) -> Tensor:
     Its argmax is the ensemble's decision, its cross entropy the ensemble's, and its margin log p_j - log p_y.
     """
     return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
+
+
+def together(members: Iterable[Capabilities]) -> Capabilities:
+    """What an ensemble can be asked for: what all its members can."""
+    return frozenset.intersection(*members) | {"members"}
 
 
 class EnsembleTarget(ImageTarget):
@@ -37,6 +42,7 @@ class EnsembleTarget(ImageTarget):
 
     kind = "ensemble"
     output = "log-probabilities"
+    members: tuple[ImageTarget, ...]
 
     def __init__(self, members: Sequence[ImageTarget]) -> None:
         if not members:
@@ -58,6 +64,7 @@ class EnsembleTarget(ImageTarget):
             bounds=first.bounds,
         )
         self.members = tuple(members)
+        self.capabilities = together(member.capabilities for member in members)
 
     def card(self) -> dict[str, Any]:
         """See ``Target.card``."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from robustkd.contracts import Code, RobustkdError, Target, TargetError
+from robustkd.contracts import BaseTarget, Code, RobustkdError, TargetError
 from robustkd.lazy import torch
 from robustkd.plugins.sources import is_installed, source_files
 from robustkd.targets.cards import target_from_card
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 
-def save_target(target: Target, folder: Path) -> None:
+def save_target(target: BaseTarget, folder: Path) -> None:
     """Write a target's weights and card into ``folder``, which exists. What two names share (tied weights) is written once."""
     from safetensors.torch import save_file  # late: it imports torch
 
@@ -38,7 +38,7 @@ def save_target(target: Target, folder: Path) -> None:
     (folder / CARD).write_text(json.dumps(target.card(), indent=1, sort_keys=True))
 
 
-def load_target(folder: Path, code: Iterable[Code | str] = ()) -> Target:
+def load_target(folder: Path, code: Iterable[Code | str] = ()) -> BaseTarget:
     """Read a target back, in evaluation mode.
 
     Args:
@@ -114,7 +114,7 @@ def _torch_state(file: Path) -> dict[str, torch.Tensor]:
     return {key.removeprefix("module."): value for key, value in loaded.items()}
 
 
-def fingerprint(target: Target) -> str:
+def fingerprint(target: BaseTarget) -> str:
     """SHA-256 over a target's card and every parameter and buffer: what it computes, whatever device it is on."""
     state = hashlib.sha256(_card_if_any(target))
     for name, tensor in sorted(target.module.state_dict().items()):
@@ -123,7 +123,7 @@ def fingerprint(target: Target) -> str:
     return state.hexdigest()
 
 
-def fingerprint_of_built(target: Target) -> str:
+def fingerprint_of_built(target: BaseTarget) -> str:
     """SHA-256 over what somebody's own code built: its weights, every other tensor that its modules hold, and their classes' source.
 
     The place of the code does not count.
@@ -147,7 +147,7 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     return data
 
 
-def _card_if_any(target: Target) -> bytes:
+def _card_if_any(target: BaseTarget) -> bytes:
     try:
         card = target.card()
     except TargetError:  # it cannot be saved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from robustkd import plugins
 from robustkd.contracts import TargetError, Transform, UsageError
@@ -11,9 +11,6 @@ from robustkd.lazy import nn
 from robustkd.plugins.nested import PluginSpec
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.image import ImageTarget
-
-if TYPE_CHECKING:
-    pass
 
 
 class TransformSpec(PluginSpec):
@@ -52,6 +49,7 @@ class PipelineTarget(ImageTarget):
         self.base = base
         self.transforms = tuple(transforms)
         self.output = base.output
+        self.capabilities = base.capabilities - {"members"}
 
     def card(self) -> dict[str, Any]:
         """See ``Target.card``."""

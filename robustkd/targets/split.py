@@ -21,11 +21,7 @@ class SplitTarget(WrappedTarget):
     def __init__(self, target: Target, batch_size: int) -> None:
         super().__init__(target)
         self.batch_size = batch_size
-
-    @property
-    def members(self) -> list[SplitTarget]:
-        """Those of an ensemble, each split likewise."""
-        return [SplitTarget(member, self.batch_size) for member in self.target.members]  # type: ignore[attr-defined]
+        self.members = [SplitTarget(member, batch_size) for member in target.members]
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, *shape) -> (B, K)."""

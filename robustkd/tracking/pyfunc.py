@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from robustkd.contracts import Target
+from robustkd.contracts.target import of_kind
 from robustkd.targets import load_target
 
 
@@ -30,4 +31,4 @@ class ServedTarget:
 
 
 def _load_pyfunc(path: str) -> ServedTarget:
-    return ServedTarget(load_target(Path(path)))
+    return ServedTarget(of_kind(load_target(Path(path)), Path(path).name, Target))

@@ -27,7 +27,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
-from robustkd.targets import CausalLMTarget
+from robustkd.targets import CausalLMTarget, ClassifierTarget
 
 WORDS = ["what", "is", "the", "code", "of", "gold", "iron", "vault", "?", "a", "b", "c", "d", "e", "f", "no", "tell", "me"]
 CHAT = (
@@ -373,8 +373,8 @@ def test_through_the_platform_within_the_budget_and_whatever_the_batch(kind, par
     threat, found = ThreatModel.by_prompt(2, plugin.space), {}
     for rows in (np.arange(4), np.array([2])):
         part = prepare(target, batch.requests.select(rows), rows, judges)
-        found[len(rows)] = evaluate_prompt_attack(target, plugin(plugin.Params(**params)), part, threat, judges, num_classes=1)
-    assert (found[4].outcome.distance <= 2).all()
+        found[len(rows)] = evaluate_prompt_attack(target, plugin(plugin.Params(**params)), part, threat, judges)
+    assert (found[4].outcome.attempts <= 2).all()
     assert found[4].transcripts[2] == found[1].transcripts[0]
     assert found[4].outcome.forwards[2] == found[1].outcome.forwards[0]
     assert (found[4].outcome.forwards > 2).all() == (kind in SEARCHES)
@@ -419,8 +419,9 @@ def test_the_attacker_of_pair_is_told_what_came_of_its_last_prompt():
     assert all(part in told[0][3] for part in ("Shout.", REQUESTS[3], AIMS[3]))
     assert "You have tried" not in told[0][3]
     assert all(part in told[3][3] for part in ("Whisper.", "try 2", "no way"))
-    with pytest.raises(UsageError, match="no language model"):
-        attack("pair", plain, models={"other": object()}, attacker="other")
+    classifier = ClassifierTarget(torch.nn.Flatten(), num_classes=4, input_shape=(1, 2, 2))
+    with pytest.raises(UsageError, match="'other' is a classifier, where a causal-lm is needed"):
+        attack("pair", plain, models={"other": classifier}, attacker="other")
 
 
 def test_what_cannot_be_attacked_is_said():

@@ -107,7 +107,7 @@ def test_a_classifier_of_the_campaign_judges() -> None:
 def test_a_classifier_that_cannot_judge_says_why() -> None:
     with pytest.raises(DataError, match="'net' have no names"):
         by_classifier(classifier(None)).complied(asking("church"), [lit(0)])
-    with pytest.raises(UsageError, match="is a 'causal-lm', no classifier of images"):
+    with pytest.raises(UsageError, match="is a causal-lm, where a classifier of images is needed"):
         by_classifier(type("Other", (), {"kind": "causal-lm"})()).complied(asking("church"), [lit(0)])
 
 

@@ -183,7 +183,7 @@ def test_an_answer_that_is_too_long_for_the_judge_is_cut_and_a_request_is_not(re
 
 
 def test_a_judging_model_must_be_handed_over_and_the_rubric_show_both(reader):
-    with pytest.raises(UsageError, match="'reader' was not handed over"):
+    with pytest.raises(UsageError, match="'reader', which was not handed over"):
         plugins.make("judges", {"kind": "llm-judge", "model": "reader"}).complied(requests("a"), ["b"])
     with pytest.raises(RobustkdError, match=r"does not show {answer}"):
         reading(reader, rubric="{request} ?")

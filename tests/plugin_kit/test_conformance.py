@@ -23,6 +23,7 @@ CAUGHT = {
     "Idle": ("attacks", "effective", "breaks none of"),
     "Moves": ("attacks", "nothing-from-nothing", "at eps 0"),
     "Unready": ("defenses", "trains", "in training mode"),
+    "Boastful": ("defenses", "has-what-it-declares", "its target does not have it"),
     "Unseeded": ("defenses", "deterministic", "different weights"),
     "Forgetful": ("defenses", "survives-a-kill", "ends in other weights"),
     "Unsaved": ("defenses", "saved-and-loaded", "answers differently"),

@@ -17,6 +17,7 @@ CAUGHT = {
     "Crowded": ("attacks", "each-request-alone", "end elsewhere"),
     "Wasteful": ("attacks", "leaves-the-model-alone", "global random generator"),
     "Waking": ("defenses", "answers", "in training mode"),
+    "Boastful": ("defenses", "can-what-it-declares", "its target does not have it"),
     "Sociable": ("defenses", "answers-one-by-one", "answered otherwise"),
     "Sworn": ("defenses", "saved-and-loaded-again", "answers differently"),
     "Talkative": ("judges", "judges", "returned a list"),
@@ -86,7 +87,7 @@ def test_what_cannot_be_looked_at_is_said(robustkd):
     code, out, _ = robustkd("test-plugin", "gcg")
     assert code == 0
     assert "4 of 9 properties could not be looked at" in out
-    assert "it asks more of a model than to answer" in out
+    assert "it needs embeddings and gradients and log-probabilities and tokens of a model" in out
     assert "try it in a campaign" in out
 
 

@@ -94,7 +94,7 @@ class Idle(Attack):
     source = "nowhere"
 
     def run(self, target, batch, threat, rng):
-        return fixed_budget(target, batch, threat, lambda search, rows, ball, attempt: None, restarts=0)
+        return fixed_budget(target, batch, threat, lambda search, rows, ball, number: None, restarts=0)
 
 
 class Moves(Fine):
@@ -194,7 +194,7 @@ class Secretive(Standard):
 class Wordless(Check):
     """Fires, and says nothing."""
 
-    rule = "always"
+    update = "always"
     source = "nowhere"
 
     def run(self, context):
@@ -239,6 +239,13 @@ class Opaque(Transform):
         return Blocks()
 
 
+class Boastful(KD):
+    """Names members that its target does not have."""
+
+    def target_capabilities(self, others):
+        return frozenset({"logits", "members"})
+
+
 class Meddles(KD):
     """Moves its teacher."""
 
@@ -252,7 +259,7 @@ class Meddles(KD):
 class Restless(Check):
     """A number that is never the same."""
 
-    rule = "never"
+    update = "never"
     source = "nowhere"
 
     def run(self, context):
@@ -262,7 +269,7 @@ class Restless(Check):
 class Careless(Check):
     """Writes into the weights."""
 
-    rule = "never"
+    update = "never"
     source = "nowhere"
 
     def run(self, context):

@@ -53,6 +53,13 @@ class Chatty(Assistant):
         return [f"{answer} ({len(asked)} asked)" for answer in super().respond(asked)]
 
 
+class Boastful(Guarded):
+    """Names gradients that its target does not have."""
+
+    def target_capabilities(self, others):
+        return frozenset({"respond", "gradients"})
+
+
 class Sociable(Guarded):
     """Says how many asked."""
 

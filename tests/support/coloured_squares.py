@@ -32,7 +32,7 @@ class Squares(Dataset):
     modality = "text-to-image"
     judges = {"colour": {"kind": "is-the-colour"}}  # noqa: RUF012
 
-    def load(self) -> RawData:
+    def load(self) -> RawData[Prompts]:
         return RawData(captions(FORBIDDEN, 4), captions(FORBIDDEN, 4), FORBIDDEN, benign=captions(tuple(COLOURS)[2:], 3))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from robustkd.contracts import DataError, Target, TargetError, UsageError
+from robustkd.contracts import DataError, UsageError
 from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
 
@@ -71,20 +71,6 @@ class Slots:
         except DataError:  # it has become longer than the model reads
             return False
         return torch.equal(again, self.filled(torch.tensor([row]), tokens.unsqueeze(0))[0])
-
-
-def opened(target: Target) -> TextToImageTarget:
-    """The target, as a model whose tokens and noise predictions can be had.
-
-    Raises:
-        TargetError: it is none.
-    """
-    if not isinstance(target, TextToImageTarget):
-        raise TargetError(
-            f"the attack looks into a diffusion model's text encoder and UNet, and this target is a '{target.kind}'",
-            fix="attack it with no-attack or seed-search, or name a text-to-image model",
-        )
-    return target
 
 
 def vocabulary(target: TextToImageTarget) -> Tensor:

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field
 
-from robustkd.attacks.diffusion.engine.slots import Place, Slots, opened, vocabulary
+from robustkd.attacks.diffusion.engine.slots import Place, Slots, vocabulary
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.contracts import Asked, Attempts, Params, PromptBatch, Target
+from robustkd.contracts import Asked, Attempts, Params, PromptBatch
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets import frozen
+from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,8 +79,8 @@ class Relaxation(Protocol):
 class TokenSearch:
     """The search of one attack for the requests of one batch."""
 
-    def __init__(self, target: Target, batch: PromptBatch, attempts: Attempts, rng: SampleRng) -> None:
-        self.target, self.batch, self.attempts, self.rng = opened(target), batch, attempts, rng
+    def __init__(self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, rng: SampleRng) -> None:
+        self.target, self.batch, self.attempts, self.rng = target, batch, attempts, rng
         self.words = vocabulary(self.target)
 
     @property

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from robustkd.attacks.image.engine.ascent import Found, Search
+from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.cascade import usable
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, TargetError, TargetRef, ThreatModel
+from robustkd.contracts import Attack, AttackResult, BaseTarget, Batch, Params, Target, TargetError, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 
 class Surrogate(WrappedTarget):
-    """A model to make adversarial examples on: no point is adversarial yet, however it answers."""
+    """A model that adversarial examples are made on. No point of it counts as adversarial, whatever it predicts."""
 
-    endless = True
+    never_adversarial = True
 
 
 def _several(value: Any) -> Any:
@@ -88,16 +88,16 @@ class Transfer(Attack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.inner: list[Attack] = [spec.make() for spec in self.params.attacks]
-        vars(self)["version"] = "/".join([type(self).version, *(attack.version for attack in self.inner)])
+        self.version = "/".join([type(self).version, *(attack.version for attack in self.inner)])
 
-    def with_targets(self, targets: Mapping[str, Target]) -> Self:
-        """The attacks inside may refer to targets too."""
+    def with_targets(self, targets: Mapping[str, BaseTarget]) -> Self:
+        """A copy that holds ``targets``, also for the attacks inside, which may refer to targets too."""
         holding = copy(super().with_targets(targets))
         holding.inner = [attack.with_targets(targets) for attack in self.inner]
         return holding
 
     def refusal(self, threat: ThreatModel) -> str | None:
-        """The first of the attacks'."""
+        """The refusal of the first inner attack that has one; None when all of them can be used."""
         return next((reason for attack in self.inner if (reason := attack.refusal(threat))), None)
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
@@ -107,7 +107,7 @@ class Transfer(Attack):
             UsageError: a surrogate was not handed over.
             TargetError: a surrogate has other classes than the target.
         """
-        surrogates = {name: Surrogate(self.target(name)) for name in self.params.surrogates}
+        surrogates = {name: Surrogate(self.target(name, Target)) for name in self.params.surrogates}
         objective = for_batch("margin", batch)
         with frozen(target.module):
             search = Search.begin(target, batch, threat)
@@ -118,21 +118,21 @@ class Transfer(Attack):
                         break
                     # The logits in the batch are the target's, not the surrogate's.
                     part = replace(batch.select(rows), logits=None)
-                    found = attack.run(surrogate, part, threat, rng.select(rows).fork(f"{name}/{number}"))
-                    search.oracle.forwards[rows] += found.forwards
-                    search.oracle.backwards[rows] += found.backwards
-                    inside = per_sample(usable(attack, found, part, threat), part.inputs)
-                    x = torch.where(inside, found.adversarial, part.inputs)
+                    result = attack.run(surrogate, part, threat, rng.select(rows).fork(f"{name}/{number}"))
+                    search.oracle.forwards[rows] += result.forwards
+                    search.oracle.backwards[rows] += result.backwards
+                    inside = per_sample(usable(attack, result, part, threat), part.inputs)
+                    x = torch.where(inside, result.adversarial, part.inputs)
                     logits = search.oracle.logits(x, rows)
                     _same_classes(name, surrogate, logits)
                     broken = search.oracle.is_adversarial(logits, rows)
-                    search.record(rows, Found(x, objective(logits, rows).to(x.dtype), broken))
+                    search.record(rows, SearchResult(x, objective(logits, rows).to(x.dtype), broken))
             return search.result()
 
 
 def _same_classes(name: str, surrogate: Target, logits: Tensor) -> None:
-    classes = getattr(surrogate, "num_classes", logits.shape[1])
-    if classes != logits.shape[1]:
+    if surrogate.num_classes != logits.shape[1]:
         raise TargetError(
-            f"surrogate '{name}' has {classes} classes, the target {logits.shape[1]}", fix="name another surrogate"
+            f"surrogate '{name}' has {surrogate.num_classes} classes, the target {logits.shape[1]}",
+            fix="name another surrogate",
         )

@@ -1,4 +1,4 @@
-"""Attacks around another attack: how the inner one is written down, and what a wrapper takes over from it."""
+"""Attacks around another attack: the parameter that names the inner one, and what a wrapper takes over from it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from typing_extensions import override
+
 from robustkd import plugins
-from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Target, ThreatModel, Traits
+from robustkd.contracts import (
+    Arrays,
+    Attack,
+    AttackResult,
+    BaseTarget,
+    Batch,
+    Capabilities,
+    Capability,
+    Target,
+    ThreatModel,
+    Traits,
+)
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
@@ -23,16 +36,16 @@ class AttackSpec(PluginSpec):
 
     group: ClassVar[plugins.Group] = "attacks"
 
+    @override
     def make(self) -> Attack:
-        """The attack."""
         attack: Attack = super().make()
         return attack
 
 
 class Wrapper(Attack):
-    """An attack around ``params.attack``: whatever is true of the one inside is true of this one.
+    """An attack around ``params.attack``. Unless it says otherwise, what is true of the wrapped attack is true of the wrapper.
 
-    A subclass says how the one inside sees the target.
+    A subclass implements ``wrapped_target``.
     """
 
     norms = ("linf", "l2", "l1", "l0")
@@ -41,55 +54,58 @@ class Wrapper(Attack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.inner: Attack = self.params.attack.make()
-        vars(self).update(vars(self.traits))  # read off its own attributes they are the same
-        vars(self)["version"] = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
+        self.version = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
 
     @property
     def traits(self) -> Traits:
-        """Those of the wrapped attack; it also averages over passes where the wrapper does."""
+        """The traits of the wrapped attack, which averages over passes also where the wrapper does."""
         inner = self.inner.traits
         return replace(inner, averages=inner.averages or self.averages)
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """That of the wrapped attack."""
         return self.inner.traits.loss_family
 
+    @override
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
-        """That of the wrapped attack."""
         return self.inner.threat_for(threat)
 
+    @override
     def refusal(self, threat: ThreatModel) -> str | None:
-        """That of the wrapped attack."""
         return self.inner.refusal(threat)
 
+    @override
+    def missing(self, capabilities: Capabilities) -> list[Capability]:
+        return self.inner.missing(capabilities)
+
+    @override
     def files(self) -> list[Path]:
-        """Those of the wrapped attack."""
         return self.inner.files()
 
+    @override
     def minimises(self, threat: ThreatModel) -> Norm:
-        """What the wrapped attack minimises."""
         return self.inner.minimises(threat)
 
-    def with_targets(self, targets: Mapping[str, Target]) -> Self:
-        """The wrapped attack is who refers to them."""
+    @override
+    def with_targets(self, targets: Mapping[str, BaseTarget]) -> Self:
         return self._around(self.inner.with_targets(targets))
 
+    @override
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
-        """Fit the wrapped attack."""
-        with self.seen(target) as seen:
-            return self._around(self.inner.fit(seen, data, threat, rng))
+        with self.wrapped_target(target) as wrapped:
+            return self._around(self.inner.fit(wrapped, data, threat, rng))
 
+    @override
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Run the wrapped attack."""
-        with self.seen(target) as seen:
-            return self.inner.run(seen, batch, threat, rng)
+        with self.wrapped_target(target) as wrapped:
+            return self.inner.run(wrapped, batch, threat, rng)
 
     @abstractmethod
-    def seen(self, target: Target) -> AbstractContextManager[Target]:
-        """The target as the wrapped attack sees it, inside the block."""
+    def wrapped_target(self, target: Target) -> AbstractContextManager[Target]:
+        """The target that the wrapped attack is run on, inside the block."""
 
     def _around(self, inner: Attack) -> Self:
-        other = copy(self)
-        other.inner = inner
-        return other
+        wrapper = copy(self)
+        wrapper.inner = inner
+        return wrapper

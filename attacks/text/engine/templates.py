@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from robustkd.contracts import CampaignPath, DataError, Params, PromptAttack
+from robustkd.contracts.prompts import Answering
 from robustkd.data.tables import read_csv
 
 REQUEST = "{request}"
@@ -51,10 +52,8 @@ class TemplateParams(Params):
     )
 
 
-class TemplateAttack(PromptAttack):
+class TemplateAttack(PromptAttack[Answering]):
     """An attack that puts the request into templates."""
-
-    gradients = False
 
     def files(self) -> list[Path]:
         """The templates."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from robustkd.campaigns.execution.torchrun import train_together
 from robustkd.campaigns.execution.workspace import Clock, Workspace
@@ -57,7 +58,7 @@ def train(cell: TrainCell, workspace: Workspace) -> None:
     store.discard_checkpoints([cell.id])
 
 
-def _context(cell: TrainCell, workspace: Workspace, log: Callable[[int, Mapping[str, float]], None]) -> FitContext:
+def _context(cell: TrainCell, workspace: Workspace, log: Callable[[int, Mapping[str, float]], None]) -> FitContext[Any]:
     use, data = workspace.campaign.defenses[cell.defense], workspace.data
     if use.plugin.uses_data and (data.train is None or data.validation is None):
         raise StoreError(

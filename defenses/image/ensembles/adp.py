@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Target, UsageError
+from robustkd.contracts import FitContext, Target, UsageError
 from robustkd.defenses.training import Minibatch, Recipe, train
-from robustkd.defenses.training.members import MembersParams, cross_entropies, first_members, outputs
+from robustkd.defenses.training.members import MembersDefense, MembersParams, cross_entropies, first_members, outputs
 from robustkd.lazy import F, torch
 from robustkd.targets import EnsembleTarget
 from robustkd.targets.ensemble import log_mean_probability
@@ -65,7 +65,7 @@ class ADPRecipe(Recipe[EnsembleTarget]):
         return loss, {"ensemble_entropy": entropy, "log_det": volume}
 
 
-class ADP(Defense):
+class ADP(MembersDefense):
     """An ensemble whose members are wrong in different ways."""
 
     Params = ADPParams

@@ -26,17 +26,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from robustkd.attacks.image.engine.ascent import climb_to_last
+from robustkd.attacks.image.engine.ascent import last_iterate
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.attacks.image.transferable.momentum import MomentumStep
-from robustkd.contracts import Batch, Defense, FitContext, Target, ThreatModel
+from robustkd.contracts import Batch, FitContext, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, Recipe, train
 from robustkd.defenses.training.augment import crop_flip
 from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.features import AtLayer, Layer, layer_count
-from robustkd.defenses.training.members import MembersParams, PlainMembersRecipe, first_members
+from robustkd.defenses.training.members import MembersDefense, MembersParams, PlainMembersRecipe, first_members
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import F, torch
 from robustkd.targets import EnsembleTarget, ImageTarget
@@ -89,13 +89,13 @@ def distilled(
         features = AtLayer(member, layer)
         with torch.no_grad():
             goal = features(wanted)
-        return climb_to_last(
+        return last_iterate(
             Oracle(features, Batch(source, rows, rows)),
             rows,
             ball,
             ball.centre,
             objective=lambda found, rows: -(found - goal[rows]).square().sum(1),
-            rule=MomentumStep(size, decay=1.0),
+            update=MomentumStep(size, decay=1.0),
             steps=steps,
         )
 
@@ -166,7 +166,7 @@ class DVERGERecipe(Recipe[EnsembleTarget]):
         return torch.stack(losses).sum()
 
 
-class DVERGE(Defense):
+class DVERGE(MembersDefense):
     """An ensemble whose members' vulnerabilities differ."""
 
     Params = DVERGEParams
@@ -175,7 +175,7 @@ class DVERGE(Defense):
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
-        vars(self)["uses_threat"] = self.params.adversarial
+        self.uses_threat = self.params.adversarial
 
     def fit(self, context: FitContext) -> Target:
         """Train the members plainly, unless trained ones are named, then on each other; each training resumes on its own."""

@@ -11,10 +11,13 @@ and 6.9 % an attacker who has the members.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field, field_validator
 
-from robustkd.contracts import Defense, FitContext, Params, Target, TargetRef, UsageError
+from robustkd.contracts import Capabilities, Defense, FitContext, Params, Target, TargetRef
 from robustkd.targets import EnsembleTarget, ImageTarget
+from robustkd.targets.ensemble import together
 
 
 class EnsembleParams(Params):
@@ -37,18 +40,17 @@ class Ensemble(Defense):
     uses_data = False
     source = "Hansen & Salamon: Neural network ensembles (IEEE TPAMI 1990)"
 
+    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
+        """What all members have, and the members."""
+        return together(others[name] for name in self.params.members)
+
     def fit(self, context: FitContext) -> Target:
         """Put them together.
 
         Raises:
             UsageError: a member is no classifier of images, or of other ones than the first.
         """
-        members = []
-        for name in self.params.members:
-            member = context.target(name)
-            if not isinstance(member, ImageTarget):
-                raise UsageError(f"'{name}' is a {member.kind}, which takes no images")
-            members.append(member)
+        members = [context.target(name, ImageTarget) for name in self.params.members]
         target = EnsembleTarget(members).to(context.device)
         target.module.eval()
         return target

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Target, ThreatModel
+from robustkd.contracts import FitContext, Target, ThreatModel
 from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, Recipe, train
-from robustkd.defenses.training.members import MembersParams, cross_entropies, first_members, outputs
+from robustkd.defenses.training.members import MembersDefense, MembersParams, cross_entropies, first_members, outputs
 from robustkd.targets import EnsembleTarget
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class EnsembleATRecipe(Recipe[EnsembleTarget]):
         self.adversary, self.threat = adversary, threat
 
     def loss(self, target: EnsembleTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """sum_m CE(f_m(x~), y)."""
+        """The sum of the members' cross entropies at the adversarial examples, sum_m CE(f_m(x~), y)."""
         x_adv = self.adversary(target, batch)
         return cross_entropies(outputs(target.members, x_adv), batch.y).sum(), {}
 
 
-class EnsembleAT(Defense):
+class EnsembleAT(MembersDefense):
     """An ensemble trained on its own adversarial examples."""
 
     Params = EnsembleATParams

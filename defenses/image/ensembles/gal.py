@@ -21,10 +21,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from robustkd import plugins
-from robustkd.contracts import Defense, FitContext, Target, UsageError
+from robustkd.contracts import FitContext, Target, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training import Minibatch, Recipe, train
-from robustkd.defenses.training.members import MembersParams, cosines, cross_entropies, first_members, input_gradients
+from robustkd.defenses.training.members import (
+    MembersDefense,
+    MembersParams,
+    cosines,
+    cross_entropies,
+    first_members,
+    input_gradients,
+)
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget, EnsembleTarget
 
@@ -50,7 +57,7 @@ def half_noisy(x: Tensor, deviation: float, rng: SampleRng) -> Tensor:
 
 
 class GALRecipe(Recipe[EnsembleTarget]):
-    """Cross entropy and coherence."""
+    """The members' cross entropies and the coherence of their gradients."""
 
     def __init__(self, params: GALParams) -> None:
         self.params = params
@@ -114,14 +121,14 @@ def leaky(member: ClassifierTarget, slope: float) -> ClassifierTarget:
     )
 
 
-class GAL(Defense):
+class GAL(MembersDefense):
     """An ensemble whose members have gradients in different directions."""
 
     Params = GALParams
     source = "Kariyappa and Qureshi 2019, arXiv:1901.09981"
 
     def fit(self, context: FitContext) -> Target:
-        """Train the members together."""
+        """Train the members in one training; the epoch is chosen as ``selection`` says."""
         p = self.params
         members = first_members(context, p)
         if p.slope:

@@ -21,12 +21,19 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ascent import SteepestStep, climb_to_last
+from robustkd.attacks.image.engine.ascent import SteepestStep, last_iterate
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
-from robustkd.contracts import Batch, Defense, FitContext, Target, WrappedTarget
+from robustkd.contracts import Batch, FitContext, Target, WrappedTarget
 from robustkd.defenses.training import Minibatch, Recipe, train
-from robustkd.defenses.training.members import MembersParams, cosines, cross_entropies, first_members, input_gradients
+from robustkd.defenses.training.members import (
+    MembersDefense,
+    MembersParams,
+    cosines,
+    cross_entropies,
+    first_members,
+    input_gradients,
+)
 from robustkd.lazy import torch
 from robustkd.targets import EnsembleTarget
 
@@ -50,11 +57,11 @@ class GradientLengths(WrappedTarget):
 
     def __init__(self, target: EnsembleTarget, labels: Tensor) -> None:
         super().__init__(target)
-        self.members, self.labels = target.members, labels
+        self._networks, self.labels = target.members, labels
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, M)."""
-        return input_gradients(self.members, inputs, self.labels)[1].norm(dim=2).T
+        return input_gradients(self._networks, inputs, self.labels)[1].norm(dim=2).T
 
 
 def roughest(target: EnsembleTarget, batch: Minibatch, delta: float, steps: int) -> Tensor:
@@ -62,13 +69,13 @@ def roughest(target: EnsembleTarget, batch: Minibatch, delta: float, steps: int)
     samples = Batch(batch.x, batch.y, batch.index)
     ball = Ball.around(batch.x, delta, "linf", target.bounds)
     with frozen(target.module):
-        return climb_to_last(
+        return last_iterate(
             Oracle(GradientLengths(target, batch.y), samples),
             torch.arange(len(samples), device=batch.x.device),
             ball,
             ball.random_point(batch.rng("roughest")),
             objective=lambda lengths, rows: lengths.sum(1),
-            rule=SteepestStep(StepSize(delta / 3)),
+            update=SteepestStep(StepSize(delta / 3)),
             steps=steps,
         )
 
@@ -91,13 +98,13 @@ class TRSRecipe(Recipe[EnsembleTarget]):
         return loss, {"similarity": similarity, "smoothness": smoothness}
 
 
-class TRS(Defense):
+class TRS(MembersDefense):
     """An ensemble of smooth members with gradients at right angles."""
 
     Params = TRSParams
     source = "Yang et al. 2021, arXiv:2104.00671"
 
     def fit(self, context: FitContext) -> Target:
-        """Train the members together."""
+        """Train the members in one training; the epoch is chosen as ``selection`` says."""
         p = self.params
         return train(context, EnsembleTarget(first_members(context, p)), TRSRecipe(p), p)

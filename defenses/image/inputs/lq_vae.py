@@ -14,11 +14,12 @@ losses and weights as in the authors' code, whose RMSProp and learning-rate deca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Target, TargetRef, UsageError
+from robustkd.contracts import Capabilities, Defense, FitContext, Target, TargetRef
 from robustkd.defenses.training import Minibatch, Recipe, TrainParams, train
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
 from robustkd.lazy import F, torch
@@ -42,7 +43,7 @@ def flatness(mean: Tensor, inputs: Tensor) -> Tensor:
 
 
 class LQVAERecipe(Recipe):
-    """The loss of the filter."""
+    """The loss of the filter: divergence, reconstruction (soft and hard) and the gradient penalty."""
 
     def loss(self, target: Any, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """KL + 10 (MSE(soft) + MSE(hard) + penalty)."""
@@ -82,6 +83,10 @@ class LQVAE(Defense):
     Params = LQVAEParams
     source = "Kyatham et al. 2019, arXiv:1903.09940"
 
+    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
+        """Those of the base."""
+        return others[self.params.base] - {"members"}
+
     def fit(self, context: FitContext) -> Target:
         """Train the filter; of its epochs the one is kept after which the model classifies the drawn validation images best.
 
@@ -89,9 +94,7 @@ class LQVAE(Defense):
             UsageError: the base is no classifier of images.
         """
         p = self.params
-        base = context.target(p.base)
-        if not isinstance(base, ImageTarget):
-            raise UsageError(f"'{p.base}' is a {base.kind}, which takes no images")
+        base = context.target(p.base, ImageTarget)
         stage = {"kind": "lq-vae", "bits": p.bits, "width": p.width, "threshold": p.threshold}
         with preserved_rng(context.device):
             torch.manual_seed(derived_seed(context.seed, "initialise/filter"))

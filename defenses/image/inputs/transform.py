@@ -11,9 +11,11 @@ Carlini, Wagner: Obfuscated gradients give a false sense of security (ICML 2018)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field, field_validator
 
-from robustkd.contracts import Defense, FitContext, Params, Target, TargetRef, UsageError
+from robustkd.contracts import Capabilities, Defense, FitContext, Params, Target, TargetRef
 from robustkd.targets import ImageTarget, PipelineTarget, TransformSpec
 
 
@@ -41,15 +43,17 @@ class InputTransform(Defense):
     uses_data = False
     source = "Guo et al. 2018, arXiv:1711.00117"
 
+    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
+        """Those of the base."""
+        return others[self.params.base] - {"members"}
+
     def fit(self, context: FitContext) -> Target:
         """Put it together.
 
         Raises:
             UsageError: the base is no classifier of images.
         """
-        base = context.target(self.params.base)
-        if not isinstance(base, ImageTarget):
-            raise UsageError(f"'{self.params.base}' is a {base.kind}, which takes no images")
+        base = context.target(self.params.base, ImageTarget)
         target = PipelineTarget(base, self.params.transforms).to(context.device)
         target.module.eval()
         return target

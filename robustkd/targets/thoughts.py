@@ -20,6 +20,7 @@ MARKS: tuple[tuple[str, str], ...] = (
 )
 """How chat templates open and close a thought: those of DeepSeek-R1 and Qwen3, Seed-OSS, Magistral and others."""
 
+CHANNEL_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
 """The channels of the harmony format (gpt-oss): `analysis` and `commentary` are thoughts, `final` is the answer."""
 
@@ -37,10 +38,15 @@ def answer_of(output: str, marks: Sequence[tuple[str, str]] = MARKS) -> str | No
         return None if final is None else output[final.end() :].partition("<|")[0].strip()
     rest = output
     for opening, closing in marks:
-        before, closed, behind = rest.rpartition(closing)
+        _, closed, behind = rest.rpartition(closing)
         if closed:
             rest = behind
         elif opening in rest:
             return None
     # What was opened again behind the last thought was not finished.
     return None if any(opening in rest for opening, _ in marks) else rest.strip()
+
+
+def opened_by(prompt: str, marks: Sequence[tuple[str, str]] = MARKS) -> str:
+    """The opening mark that a prompt ends with, where its template begins the thought for the model; else an empty text."""
+    return next((opening for opening, _ in marks if prompt.rstrip().endswith(opening)), "")

@@ -1,0 +1,28 @@
+"""What a target can be asked for, which is what an attack may need."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from robustkd.contracts.data import Modality
+
+Capability = Literal["logits", "respond", "gradients", "tokens", "embeddings", "log-probabilities", "denoising", "members"]
+"""One thing that a target can be asked for.
+
+- ``logits``: ``__call__`` returns a classifier's (B, K) output. ``respond``: a generative target's answers.
+- ``gradients``: what it computes can be differentiated with respect to its inputs.
+- ``tokens``: it has a tokenizer, ``encode`` and ``decode``. ``embeddings``: it has ``embed``, and answers ``Asked.embeddings``.
+- ``log-probabilities``: ``token_logprobs`` of a language model.
+- ``denoising``: the noise predictions of a diffusion model; of a classifier, those of the model in front of it.
+- ``members``: the classifiers of an ensemble.
+
+The methods are those of ``CausalLMTarget`` and ``TextToImageTarget``.
+"""
+Capabilities = frozenset[Capability]
+
+ORDINARY: dict[Modality, Capabilities] = {
+    "images": frozenset({"logits", "gradients"}),
+    "text": frozenset({"respond", "gradients", "tokens", "embeddings", "log-probabilities"}),
+    "text-to-image": frozenset({"respond", "gradients", "tokens", "embeddings", "denoising"}),
+}
+"""What robustkd's own target of a modality has: a network, a language model, a diffusion model."""

@@ -1,0 +1,112 @@
+"""A target says what it can be asked for, an attack what it needs: a pair that does not fit is refused before anything is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import robustkd
+from robustkd import plugins
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan
+from robustkd.contracts import Attack, PromptAttack, TargetError, UsageError
+from robustkd.contracts.capability import ORDINARY
+from robustkd.defenses.text.pretrain import LMPretrain
+from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget
+
+IMAGES = """\
+version: 1
+name: needs
+data: {name: digits, train: 40, test: 4}
+threat: {norm: linf, eps: 0.1}
+defenses:
+  one: {kind: standard, model: tiny-cnn, epochs: 1}
+  two: {kind: standard, model: tiny-cnn, epochs: 1, replica: 1}
+  both: {kind: ensemble, members: [one, two]}
+  behind: {kind: input-transform, base: both, transforms: [{kind: bit-depth}]}
+attacks:
+  pgd: {kind: pgd}
+  averaged-mora: {kind: eot, attack: {kind: mora}}
+"""
+PROMPTS = """\
+version: 1
+name: needs
+data: {name: vaults}
+threat: {attempts: 2}
+defenses:
+  base: {kind: lm-pretrain}
+attacks:
+  direct: {kind: direct}
+  gcg: {kind: gcg}
+  random-search: {kind: random-search}
+"""
+
+
+def skipped(text: str) -> dict[tuple[str, str], str]:
+    planned = plan.build(spec.from_text(text, "test.yaml", Path()))
+    return {(item.defense, item.attack): item.reason for item in planned.skipped}
+
+
+def black_box() -> ClassifierTarget:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    target = ClassifierTarget(network, num_classes=3, input_shape=(1, 4, 4))
+    target.capabilities = frozenset({"logits"})
+    return target
+
+
+def test_an_attack_on_members_is_left_out_where_there_are_none() -> None:
+    reasons = skipped(IMAGES)
+    assert set(reasons) == {("one", "averaged-mora"), ("two", "averaged-mora"), ("behind", "averaged-mora")}
+    assert reasons["one", "averaged-mora"] == (
+        "needs members, which targets of 'one' do not have: use an attack that does without"
+    )
+
+
+def test_attacks_that_look_into_a_model_are_left_out_where_it_only_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert skipped(PROMPTS) == {}
+    monkeypatch.setattr(LMPretrain, "target_capabilities", lambda defense, others: frozenset({"respond"}))
+    reasons = skipped(PROMPTS)
+    assert set(reasons) == {("base", "gcg"), ("base", "random-search")}
+    assert reasons["base", "gcg"].startswith("needs embeddings and gradients and log-probabilities and tokens, which")
+    assert reasons["base", "random-search"].startswith("needs log-probabilities and tokens, which")
+
+
+def test_in_python_a_black_box_is_attacked_without_gradients_only() -> None:
+    x, y = torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 2])
+    with pytest.raises(TargetError, match=r"'pgd' needs gradients, which this target \(classifier\) does not have"):
+        robustkd.attack("pgd", black_box(), x, y)
+    assert robustkd.attack("square", black_box(), x, y, queries=5).outcome.backwards.sum() == 0
+    report = robustkd.audit(black_box(), x, y, attacks=["pgd", {"kind": "square", "queries": 5}], level="standard")
+    assert set(report.failed) == {"pgd"}
+
+
+def test_an_attack_on_prompts_is_not_for_arrays() -> None:
+    with pytest.raises(UsageError, match="attack 'gcg' is for prompts"):
+        robustkd.attack("gcg", black_box(), torch.rand(1, 1, 4, 4), torch.tensor([0]))
+
+
+def test_surrogates_stand_in_for_gradients() -> None:
+    logits = frozenset({"logits"})
+    assert plugins.make("attacks", {"kind": "pgd"}).missing(logits) == ["gradients"]
+    assert plugins.make("attacks", {"kind": "bpda"}).missing(logits) == []
+    assert plugins.make("attacks", {"kind": "eot"}).missing(logits) == ["gradients"]
+
+
+def test_what_targets_within_a_target_leave_it() -> None:
+    ensemble = EnsembleTarget([black_box(), black_box()])
+    assert ensemble.capabilities == {"logits", "members"}
+    assert PipelineTarget(ensemble, []).capabilities == {"logits"}
+
+
+def test_every_attack_names_what_a_model_of_its_modality_or_a_special_one_has() -> None:
+    special = {"members", "denoising"}
+    for name in plugins.names("attacks"):
+        if plugins.family("attacks", name) is not None:
+            continue
+        kind = plugins.load("attacks", name)
+        assert issubclass(kind, Attack) != issubclass(kind, PromptAttack), name
+        assert all(kind.needs <= ORDINARY[modality] | special for modality in kind.modalities), name
