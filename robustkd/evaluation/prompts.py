@@ -34,6 +34,7 @@ from robustkd.evaluation.images import Evaluation, model_modified_error, require
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
+from robustkd.targets.thoughts import answer_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -262,9 +263,19 @@ def _respond(target: GenerativeTarget, asked: Sequence[Asked]) -> Sequence[Any]:
 
 
 def _judged(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> Judgements:
-    """What the judge says; of an empty text nobody can say whether it refuses."""
-    written = np.array([not isinstance(output, str) or output.strip() != "" for output in outputs], dtype=bool)
-    return Judgements.of(judge.complied(requests, outputs)).only(written)
+    """What the judge says of the answers, without the thoughts before them.
+
+    Of an empty text, a thought that was cut off and a picture of one colour nobody can say whether it refuses.
+    """
+    answers = [answer_of(output) if isinstance(output, str) else output for output in outputs]
+    given = np.array([_says_something(answer) for answer in answers], dtype=bool)
+    return Judgements.of(judge.complied(requests, ["" if answer is None else answer for answer in answers])).only(given)
+
+
+def _says_something(answer: Any) -> bool:
+    if isinstance(answer, torch.Tensor):
+        return bool(answer.amax() > answer.amin())
+    return answer is not None and (not isinstance(answer, str) or answer.strip() != "")
 
 
 def _first(judges: Mapping[str, Judge]) -> Judge:

@@ -169,7 +169,7 @@ class CausalLMTarget(GenerativeTarget):
         return self.token_logprobs(batch, embeddings, prefix).sum(1) / batch.completion.sum(1)
 
     def respond(self, asked: Sequence[Asked]) -> list[str]:
-        """What the model answers, greedily; of a prefilled answer, what it adds.
+        """What the model answers, greedily, with its thoughts between their marks; of a prefilled answer, what it adds.
 
         ``Asked.embeddings``, (T, D) of any length, stand where the user's tokens would; the template around them stays.
 
@@ -183,7 +183,7 @@ class CausalLMTarget(GenerativeTarget):
         order = sorted(range(len(laid)), key=lambda row: len(laid[row]))
         for rows in (order[first : first + _ROWS] for first in range(0, len(order), _ROWS)):
             for row, ids in zip(rows, self._written([laid[row] for row in rows]), strict=True):
-                answers[row] = self.chat.decode(ids).strip()
+                answers[row] = self.chat.written(ids, asked[row].prefill)
         return answers
 
     def _laid(self, asked: Asked) -> Tensor:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import TargetError
 from robustkd.lazy import torch
+from robustkd.targets.thoughts import CHANNEL_TOKENS, MARKS, opened_by
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -196,6 +197,20 @@ class Chat:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def written(self, ids: Sequence[int], prefill: str = "") -> str:
+        """What a model wrote behind a request, with the marks of its thoughts: also those that are special tokens, and the one that the
+        template wrote for it.
+        """
+        kept = [number for number in ids if number not in self.special or number in self._thought_marks]
+        text = str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)).strip()
+        opening = "" if prefill else opened_by(self._behind)
+        return f"{opening}\n{text}" if opening else text
+
+    @functools.cached_property
+    def _thought_marks(self) -> frozenset[int]:
+        marks = {mark for pair in MARKS for mark in pair} | set(CHANNEL_TOKENS)
+        return frozenset(number for number, token in self.tokenizer.added_tokens_decoder.items() if token.content in marks)
 
     def _continuation(self, before: str, ids: list[int], added: str) -> list[int]:
         """The tokens of ``added`` behind ``before``; alone, where its first one would swallow what is before it."""
