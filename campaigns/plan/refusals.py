@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from robustkd.campaigns.file.spec import Campaign
 from robustkd.contracts import DataError, inner_params
-from robustkd.contracts.threat import ThreatModel, require_meant
+from robustkd.contracts.threat import PixelBudget, ThreatModel, require_meant
 from robustkd.data import Splits
 
 
@@ -34,13 +34,13 @@ def require_budgets_meant(campaign: Campaign, data: Splits) -> None:
     Raises:
         UsageError: it is larger than the distance between any two of them.
     """
-    if data.modality != "images" or not data.input_shape:
+    named: list[tuple[str, ThreatModel, tuple[float, ...]]] = [("threat: eps", campaign.threat, ())]
+    named += [(f"attack '{use.name}': eps", use.threat, use.curve) for use in campaign.attacks.values()]
+    for what, threat, curve in named:
+        if isinstance(threat.budget, PixelBudget) and data.input_shape:
+            require_meant(threat.norm, max(threat.eps, *curve, 0.0), data.input_shape, what)
+    if not isinstance(campaign.threat.budget, PixelBudget) or not data.input_shape:
         return
-    named: list[tuple[str, ThreatModel, tuple[float, ...]]] = [("threat: eps", campaign.threat, (campaign.threat.eps,))]
-    named += [(f"attack '{use.name}': eps", use.threat, (use.threat.eps, *use.curve)) for use in campaign.attacks.values()]
-    for what, threat, budgets in named:
-        if threat.space == "pixels":
-            require_meant(threat.norm, max(budgets), data.input_shape, what)
     for name, defense in campaign.defenses.items():
         params = defense.plugin.params
         for part in (params, *(part for field in type(params).model_fields for part in inner_params(getattr(params, field)))):

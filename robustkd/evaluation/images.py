@@ -184,7 +184,7 @@ def require_unit_pixels(target: Target) -> None:
     Raises:
         TargetError: its bounds are others.
     """
-    low, high = getattr(target, "bounds", (0.0, 1.0))
+    low, high = target.bounds
     if (low, high) != (0.0, 1.0):
         raise TargetError(
             f"the target takes pixels in [{low:g}, {high:g}]; images and eps are in [0, 1]",
