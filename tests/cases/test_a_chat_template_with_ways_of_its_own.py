@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from robustkd import plugins
 from robustkd.contracts import Asked, Prompts, RobustkdError, TargetError, ThreatModel
@@ -41,10 +43,13 @@ def spelt(target: CausalLMTarget, prompt: str) -> str:
 @pytest.mark.parametrize("prompt", ["say it", " say it", "say it \n", "\n\n say it\t", "say\n\nit ", ""])
 @pytest.mark.parametrize("trimmed", ["| trim", ".lstrip()", ".rstrip()"])
 def test_blanks_that_a_template_leaves_out(prompt: str, trimmed: str) -> None:
-    # Tabs and ends of lines are tokens here, so that one that is left shows.
-    target = spoken_to(
-        TEMPLATE.replace(SHOWN, f"{{{{ m['content'] {trimmed} }}}}").replace("> {{", ">{{").replace("}} {%", "}}{%")
-    )
+    letters = {letter: number for number, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+    backend = Tokenizer(models.BPE(letters, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    template = TEMPLATE.replace(SHOWN, f"{{{{ m['content'] {trimmed} }}}}")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, eos_token="z", pad_token="z")
+    config = LlamaConfig(vocab_size=256, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    target = CausalLMTarget(LlamaForCausalLM(config).eval(), tokenizer, max_new_tokens=2)
     assert target.encode(prompt).ids == in_use(target, prompt) == target.chat.laid_out([prompt])[0]
     target.respond([Asked(prompt)])
 

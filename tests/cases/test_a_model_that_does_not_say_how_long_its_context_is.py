@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,11 @@ def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path: Path) -> None:
         loaded(tmp_path, path=folder)
 
 
-def test_no_word_of_what_transformers_gives_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_word_of_what_transformers_gives_up(tmp_path: Path) -> None:
     """It warns of each name that it is going to drop."""
     target = loaded(tmp_path, path=language_model(tmp_path / "model"))
-    target.respond([Asked("say it")])
-    assert target.prefix(torch.tensor([1, 2, 3])) is not None
-    assert "deprecated" not in caplog.text
+    batch = target.batch([target.encode("say it", "hello it")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        target.respond([Asked("say it")])
+        target.completion_logprob(batch, prefix=target.prefix(batch.ids[0, :3]))

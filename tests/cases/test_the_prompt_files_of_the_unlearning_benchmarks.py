@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from transformers import CLIPTokenizer
 
 from robustkd import plugins
 from robustkd.cli import main
 from robustkd.contracts import Asked, DataError, FitContext, Judge, Modality, Prompts, RawData, ThreatModel
+from robustkd.data.prompt_lengths import Measure
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets.text_to_image import TextToImageTarget
 from support.model_folders import PICTURES, clip, stable_diffusion
@@ -150,6 +152,17 @@ def test_lengths_are_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no tokenizer"):
         loaded(tmp_path / "r.csv", tokenizer=str(tmp_path / "empty"))
+
+
+def test_a_vocabulary_and_its_merges_count_as_the_whole_tokenizer_does(tmp_path: Path) -> None:
+    """Stable Diffusion 1.4 has these two files; what CLIP's tokenizer of transformers makes of them is meant."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    texts = ["A cat's  CAT, 12 caté \n cats", "cat", "", "it's 7.5€"]
+    right = CLIPTokenizer.from_pretrained(tmp_path)(texts, add_special_tokens=False, return_offsets_mapping=True)
+    assert Measure(tmp_path).ends(texts) == [[stop for _, stop in offsets] for offsets in right["offset_mapping"]]
 
 
 def test_pictures_that_are_not_square(robustkd: Command, tmp_path: Path) -> None:
