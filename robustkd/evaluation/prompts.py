@@ -29,7 +29,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation.images import Evaluation, left_changed, marks_of, require_able
+from robustkd.evaluation.images import Evaluation, left_changed, marks_of
 from robustkd.evaluation.judging import Outcome
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
@@ -94,7 +94,7 @@ def evaluate_prompt_attack(
     """
     if reason := attack.refusal(threat):
         raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another one")
-    require_able(target, attack)
+    attack.require(target)
     attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__)
     before = marks_of(target)
     attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
