@@ -31,7 +31,7 @@ setup(
     package_data={
         "robustkd": ["py.typed"],
         "robustkd.campaigns.file": ["presets/*.yaml", "starters/*"],
-        "robustkd.judges": ["*.safetensors"],
+        "robustkd.judges": ["*.safetensors", "*.yaml"],
         "robustkd.plugin_kit": ["templates/*"],
         "robustkd.reporting": ["templates/*"],
     },
@@ -51,6 +51,7 @@ setup(
         "jinja2>=3.1.4",
         "pillow>=10.4",
         "foolbox>=3.3.4,<4",
+        "typing_extensions>=4.12",  # recursive types and typed dicts that pydantic takes, before Python 3.12
         "packaging>=24",  # `robustkd doctor` reads requirements
         # torchattacks and robustbench cannot be required here: torchattacks pins requests 2.25, which MLflow 3 refuses,
         # and drops a robustbench/ of its own over the real one. `robustkd doctor --fix` installs both rightly.

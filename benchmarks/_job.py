@@ -9,22 +9,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Job:
-    """One contender's turn.
+    """One run of an implementation.
 
     Attributes:
-        duel: which attack, a key of ``_duels.DUELS``.
-        contender: ``robustkd`` or a peer.
+        comparison: which attack, a key of ``_comparisons.COMPARISONS``.
+        implementation: ``robustkd`` or a peer.
         network: a name that ``_networks.load`` knows.
         images: how many of its test images.
         eps: the budget of a fixed-budget attack; what is asked of a minimum-norm one does not depend on it.
-        budget: steps, restarts, .. : the same numbers for every contender.
+        budget: steps, restarts, .. : the same numbers for every implementation.
         threads: CPU threads.
         device: where the network is.
-        seed: of a contender that takes one, of torch's own generator, from which the others draw, and of how the images are moved.
+        seed: of an implementation that takes one, of torch's own generator, from which the others draw, and of how the images are moved.
     """
 
-    duel: str
-    contender: str
+    comparison: str
+    implementation: str
     network: str
     images: int
     eps: float

@@ -1,4 +1,4 @@
-"""The networks that contenders meet on, with their test images.
+"""The networks that implementations meet on, with their test images.
 
 ``mnist_lenet5_adv``, ``mnist_lenet5_clean`` and ``cifar10_resnet20`` are trained networks of the measuring data; ``pgd_at`` is trained
 here, by robustkd, once; ``resnet18`` and ``wrn-28-10`` have random weights and are there for their cost.

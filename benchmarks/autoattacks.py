@@ -9,7 +9,7 @@ from typing import Any
 
 import _networks
 import click
-from _arena import COST, Job, Verdicts, earlier, fastest, measure, seconds, table, write
+from _harness import COST, Job, Verdicts, earlier, fastest, measure, seconds, table, write
 
 # (network, images, standard's share of the best peer's time: 0.5 where most samples survive, 0.25 where half do)
 BOUTS = (("cifar10_resnet20", 500, 0.25), ("pgd_at", 500, 0.25), ("mnist_lenet5_adv", 1000, 0.5))
@@ -26,10 +26,10 @@ TURNS = (
 @click.option("--images", default=0, help="Instead of each network's own number.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--name", default="autoattacks", help="Of the file in results/.")
-@click.option("--contenders", default="robustkd,pyautoattack,torchattacks", show_default=True)
+@click.option("--implementations", default="robustkd,pyautoattack,torchattacks", show_default=True)
 @click.option("--reuse", is_flag=True, help="Take the peers' rows from the file in results/ where they are there.")
 @click.option("--strict", is_flag=True, help="Fail when a target of strength is missed.")
-def main(networks: str, images: int, device: str, name: str, contenders: str, reuse: bool, strict: bool) -> None:
+def main(networks: str, images: int, device: str, name: str, implementations: str, reuse: bool, strict: bool) -> None:
     """Print the table and write results/autoattacks.json."""
     rows: list[dict[str, Any]] = []
     strength, speed = Verdicts(), Verdicts()
@@ -38,15 +38,15 @@ def main(networks: str, images: int, device: str, name: str, contenders: str, re
             continue
         eps = _networks.EPS[network]
         bout = []
-        for duel, who in TURNS:
-            if who not in contenders.split(","):
+        for comparison, who in TURNS:
+            if who not in implementations.split(","):
                 continue
-            job = Job(duel, who, network, images or count, eps, device=device)
+            job = Job(comparison, who, network, images or count, eps, device=device)
             bout.append((earlier(name, job) if reuse and who != "robustkd" else None) or measure(job))
-            print(f"{network}: {who} {duel} done", flush=True)
+            print(f"{network}: {who} {comparison} done", flush=True)
         rows += bout
         _compare(bout, share, strength, speed)
-    table(rows, [*COST[:1], ("duel", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".3f")])
+    table(rows, [*COST[:1], ("comparison", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".3f")])
     verdicts = Verdicts(strength.lines + speed.lines)
     verdicts.print()
     write(name, rows, verdicts, device)
@@ -57,17 +57,17 @@ def main(networks: str, images: int, device: str, name: str, contenders: str, re
 def _compare(bout: list[dict[str, Any]], share: float, strength: Verdicts, speed: Verdicts) -> None:
     standard, adaptive, *peers = bout
     name = standard["network"]
-    if standard["contender"] != "robustkd" or any("error" in row for row in (standard, adaptive)):
+    if standard["implementation"] != "robustkd" or any("error" in row for row in (standard, adaptive)):
         return
     for peer in peers:
         if "error" not in peer:
-            said = f"{name}: robust accuracy of standard above {peer['contender']}'s, points"
+            said = f"{name}: robust accuracy of standard above {peer['implementation']}'s, points"
             strength.expect(said, 100 * (standard["robust_accuracy"] - peer["robust_accuracy"]), 0.1)
     said = f"{name}: robust accuracy of adaptive above standard's, points"
     strength.expect(said, 100 * (adaptive["robust_accuracy"] - standard["robust_accuracy"]), 0.2)
     if best := fastest(peers):
-        speed.expect(f"{name}: standard's time to {best['contender']}'s", seconds(standard) / seconds(best), share)
-        speed.expect(f"{name}: adaptive's time to {best['contender']}'s", seconds(adaptive) / seconds(best), 0.10)
+        speed.expect(f"{name}: standard's time to {best['implementation']}'s", seconds(standard) / seconds(best), share)
+        speed.expect(f"{name}: adaptive's time to {best['implementation']}'s", seconds(adaptive) / seconds(best), 0.10)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 requests together against one by one.
 
 A small model with random weights, or one of Stable Diffusion 1.x's sizes (``--model sd``), and a judge that is never content, so that no
-request leaves and every contender makes the same passes.
+request leaves and every implementation makes the same passes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from _arena import Verdicts, repeated, table, write
+from _harness import Verdicts, repeated, table, write
 
 from robustkd import plugins
 from robustkd.contracts import Asked, Judge, PromptBatch, Prompts, ThreatModel
@@ -59,13 +59,13 @@ def main(model: str, requests: int, attempts: int, steps: int, repeats: int, dev
         for values in zip(*((together / bare, alone / together, together) for bare, together, alone in rounds), strict=True)
     )
     calls = requests * (attempts - 1) * steps
-    row = {"network": model, "contender": "unlearndiffatk", "requests": requests, "ratio": ratio, "gain": gain}
+    row = {"network": model, "implementation": "unlearndiffatk", "requests": requests, "ratio": ratio, "gain": gain}
     row |= {"ms_per_step": 1e3 * cost / calls, "parameters": sum(weight.numel() for weight in target.module.parameters())}
     if device != "cpu":
         row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
     columns = [
         ("network", "model", ""),
-        ("contender", "contender", ""),
+        ("implementation", "implementation", ""),
         ("ms_per_step", "ms/step", ".2f"),
         ("ratio", "to bare", ".2f"),
         ("gain", "batch gain", ".2f"),
@@ -80,7 +80,7 @@ def main(model: str, requests: int, attempts: int, steps: int, repeats: int, dev
 
 
 def _batch(target: TextToImageTarget, requests: int) -> PromptBatch:
-    shape = tuple(target.images(torch.zeros(1, *target.latent_shape, device=target.device))[0].shape)
+    shape = tuple(target.decode_latents(torch.zeros(1, *target.latent_shape, device=target.device))[0].shape)
     images = np.random.default_rng(0).random((requests, *shape), dtype=np.float32)
     columns = {"prompt": (REQUEST,) * requests, "seed": tuple(str(1 + row) for row in range(requests))}
     prompts = Prompts(columns, np.zeros(requests, dtype=np.int64), images)
@@ -92,7 +92,7 @@ def _attack(target: TextToImageTarget, batch: PromptBatch, attempts: int, steps:
     attack = plugins.make("attacks", spec)
     parts = [batch] if together > 1 else [_only(batch, row) for row in range(len(batch))]
     for part in parts:
-        evaluate_prompt_attack(target, attack, part, ThreatModel.by_prompt(attempts), {"judge": NeverContent()}, num_classes=1)
+        evaluate_prompt_attack(target, attack, part, ThreatModel.by_prompt(attempts), {"judge": NeverContent()})
 
 
 def _only(batch: PromptBatch, row: int) -> PromptBatch:
@@ -114,7 +114,7 @@ def _bare(target: TextToImageTarget, batch: PromptBatch, attempts: int, steps: i
         for _ in range(attempts - 1):
             for _ in range(steps):
                 leaf = target.embed(ids).detach().requires_grad_()
-                seen = target.predict(target.noised(latents, noise, t), t, target.encode(embeddings=leaf))
+                seen = target.predict_noise(target.add_noise(latents, noise, t), t, target.encode(embeddings=leaf))
                 torch.autograd.grad((seen.float() - noise.float()).square().sum(), leaf)
             target.respond(asked)
 

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from _arena import Verdicts, table, write
+from _harness import Verdicts, table, write
 
 from robustkd.attacks.text.engine.aim import losses
 from robustkd.attacks.text.engine.slots import Slots
@@ -65,8 +65,8 @@ class Passes:
         self.count += len(kwargs["inputs_embeds"] if given is None else given)
 
 
-Contender = Callable[[str, str, str], list[tuple[int, str]]]
-"""``contender(request, aim, start)``: the prompts that it found, each with the passes until then."""
+Implementation = Callable[[str, str, str], list[tuple[int, str]]]
+"""``implementation(request, aim, start)``: the prompts that it found, each with the passes until then."""
 
 
 @click.command()
@@ -109,20 +109,20 @@ def main(
         "seed": seed,
         "threads": threads,
     }
-    contenders = {"robustkd": _ours(target, passes, settings), "nanogcg": _theirs(target, passes, settings)}
+    implementations = {"robustkd": _ours(target, passes, settings), "nanogcg": _theirs(target, passes, settings)}
     for request, aim in REQUESTS[:requests]:
         start = _start(target, request, tokens, seed)
-        bout = {name: _timed(contend, target, passes, request, aim, start) for name, contend in contenders.items()}
+        bout = {name: _timed(contend, target, passes, request, aim, start) for name, contend in implementations.items()}
         theirs = bout["nanogcg"]
         for name, row in bout.items():
             curve = row.pop("curve")
             row["loss_at_as_many"] = min([row["start"], *(loss for count, loss in curve if count <= theirs["forwards"])])
             # Processor time, where there is no device to wait for: others may be busy on the machine.
             row["step_seconds"] = row["cpu" if device == "cpu" else "wall"] / steps
-            rows.append({"request": request, "contender": name, **row, **settings})
+            rows.append({"request": request, "implementation": name, **row, **settings})
         above = bout["robustkd"]["loss_at_as_many"] - theirs["loss"]
         verdicts.expect(f"{request} Loss above nanoGCG's, after as many passes", above, 0.0)
-    spent = [sum(row["step_seconds"] for row in rows if row["contender"] == name) for name in contenders]
+    spent = [sum(row["step_seconds"] for row in rows if row["implementation"] == name) for name in implementations]
     verdicts.expect("time of a step, to nanoGCG's", spent[0] / spent[1], 1.0)
     losses_of = ("start", "loss at start", ".3f"), ("loss_at_as_many", "at as many", ".3f"), ("loss", "loss", ".3f")
     cost = (
@@ -131,7 +131,7 @@ def main(
         ("cpu", "CPU s", ".1f"),
         ("step_seconds", "s a step", ".3f"),
     )
-    table(rows, [("request", "request", ""), ("contender", "contender", ""), *losses_of, *cost])
+    table(rows, [("request", "request", ""), ("implementation", "implementation", ""), *losses_of, *cost])
     verdicts.print()
     write("gcg", rows, verdicts, device)
     if strict and not verdicts.all_met:
@@ -148,7 +148,9 @@ def _streams(seed: int) -> SampleRng:
     return SampleRng(seed, torch.tensor([0]))
 
 
-def _timed(contend: Contender, target: CausalLMTarget, passes: Passes, request: str, aim: str, start: str) -> dict[str, Any]:
+def _timed(
+    contend: Implementation, target: CausalLMTarget, passes: Passes, request: str, aim: str, start: str
+) -> dict[str, Any]:
     before, wall, cpu = passes.count, time.perf_counter(), time.process_time()
     found = contend(request, aim, start)
     wall, cpu, forwards = time.perf_counter() - wall, time.process_time() - cpu, passes.count - before
@@ -158,7 +160,7 @@ def _timed(contend: Contender, target: CausalLMTarget, passes: Passes, request: 
     return {"start": values[0], "loss": min(values), "curve": curve, "wall": wall, "cpu": cpu, "forwards": forwards}
 
 
-def _ours(target: CausalLMTarget, passes: Passes, settings: dict[str, int]) -> Contender:
+def _ours(target: CausalLMTarget, passes: Passes, settings: dict[str, int]) -> Implementation:
     def attack(request: str, aim: str, start: str) -> list[tuple[int, str]]:
         prompts = Prompts({"prompt": (request,), "target": (aim,)}, np.zeros(1, dtype=np.int64))
         batch = PromptBatch(
@@ -173,7 +175,7 @@ def _ours(target: CausalLMTarget, passes: Passes, settings: dict[str, int]) -> C
     return attack
 
 
-def _theirs(target: CausalLMTarget, passes: Passes, settings: dict[str, int]) -> Contender:
+def _theirs(target: CausalLMTarget, passes: Passes, settings: dict[str, int]) -> Implementation:
     import nanogcg
 
     def attack(request: str, aim: str, start: str) -> list[tuple[int, str]]:

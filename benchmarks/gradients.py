@@ -9,7 +9,7 @@ from typing import Any
 import _networks
 import click
 import torch
-from _arena import Verdicts, table, write
+from _harness import Verdicts, table, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -18,7 +18,7 @@ import _networks
 import click
 import numpy as np
 import torch
-from _arena import Verdicts, table, write
+from _harness import Verdicts, table, write
 
 from robustkd import plugins
 from robustkd.contracts import Prompts

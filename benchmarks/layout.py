@@ -7,7 +7,7 @@ from typing import Any
 import _networks
 import click
 import torch
-from _arena import Verdicts, now, repeated, table, write
+from _harness import Verdicts, now, repeated, table, write
 from torch import Tensor, nn
 
 from robustkd.targets import frozen

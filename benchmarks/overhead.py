@@ -1,6 +1,6 @@
 """What robustkd's engine costs beside the network: PGD against the bare passes it is made of, and against the peers' PGD.
 
-The samples get a budget in which nothing breaks, so that none leaves the batch: every contender makes the same passes.
+The samples get a budget in which nothing breaks, so that none leaves the batch: every implementation makes the same passes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import _networks
 import click
 import torch
-from _arena import Job, Verdicts, measure, now, repeated, seconds, table, write
+from _harness import Job, Verdicts, measure, now, repeated, seconds, table, write
 from torch import Tensor, nn
 
 import robustkd
@@ -37,8 +37,8 @@ def main(networks: str, images: int, steps: int, repeats: int, device: str) -> N
         pairs = [(_bare(network, x, y, steps), _ours(network, x, y, steps)) for _ in range(repeats)]
         ratio = repeated(repeats, iter([ours / bare for bare, ours in pairs]).__next__)
         bare = repeated(repeats, iter([bare for bare, _ in pairs]).__next__)
-        rows.append({"network": name, "contender": "bare passes", "ms_per_step": 1e3 * bare / steps, "ratio": 1.0})
-        rows.append({"network": name, "contender": "robustkd", "ms_per_step": 1e3 * bare * ratio / steps, "ratio": ratio})
+        rows.append({"network": name, "implementation": "bare passes", "ms_per_step": 1e3 * bare / steps, "ratio": 1.0})
+        rows.append({"network": name, "implementation": "robustkd", "ms_per_step": 1e3 * bare * ratio / steps, "ratio": ratio})
         verdicts.expect(f"{name}: PGD without anything leaving, to its bare passes", ratio, 1.10)
         for peer in ("torchattacks", "foolbox", "adv-lib"):
             budget = {"steps": steps, "step_size": UNBREAKABLE}
@@ -47,7 +47,7 @@ def main(networks: str, images: int, steps: int, repeats: int, device: str) -> N
             rows.append(row | {"ms_per_step": 1e3 * took / steps, "ratio": took / bare})
     columns = [
         ("network", "network", ""),
-        ("contender", "contender", ""),
+        ("implementation", "implementation", ""),
         ("ms_per_step", "ms/step", ".2f"),
         ("ratio", "to bare", ".2f"),
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import _networks
 import click
 import torch
-from _arena import COST, Job, Verdicts, fastest, measure, now, seconds, table, write
+from _harness import COST, Job, Verdicts, fastest, measure, now, seconds, table, write
 
 import robustkd
 from robustkd.attacks.image.gradient.pgd import PGD
@@ -38,9 +38,9 @@ def main(networks: str, images: int, steps: int, device: str) -> None:
         bout = [measure(job) for job in jobs]
         rows += bout
         if (best := fastest(bout)) and "error" not in bout[0]:
-            verdicts.expect(f"{name}: time to {best['contender']}'s", seconds(bout[0]) / seconds(best), share)
+            verdicts.expect(f"{name}: time to {best['implementation']}'s", seconds(bout[0]) / seconds(best), share)
         several = _four_budgets(name, eps, images or count, device)
-        rows.append({"network": name, "contender": "robustkd, 4 eps at once", **several})
+        rows.append({"network": name, "implementation": "robustkd, 4 eps at once", **several})
         verdicts.expect(f"{name}: passes of four eps in one run, to those of four runs", several["share_of_passes"], 0.5)
         verdicts.expect(f"{name}: time of four eps in one run, to that of four runs", several["share_of_time"], 0.5)
     table(rows, [*COST, ("robust_accuracy", "robust", ".3f")])

@@ -6,7 +6,7 @@ from typing import Any
 
 import _networks
 import click
-from _arena import COST, Job, Verdicts, over_seeds, seconds, table, write
+from _harness import COST, Job, Verdicts, over_seeds, seconds, table, write
 
 # (network, eps, images, attacks); of the wide ones, what does not take hours on a CPU
 BOUTS = (
@@ -30,18 +30,18 @@ def main(networks: str, images: int, seeds: int, device: str, name: str) -> None
     for network, eps, count, attacks in BOUTS:
         if network not in networks.split(",") or not _networks.there(network):
             continue
-        for duel in attacks:
-            budget = {"steps": 40, "step_size": eps / 10} if duel == "pgd" else {"steps": 100}
+        for comparison in attacks:
+            budget = {"steps": 40, "step_size": eps / 10} if comparison == "pgd" else {"steps": 100}
             jobs = [
-                Job(duel, "robustkd", network, images or count, eps, budget | {"precision": precision}, device=device)
+                Job(comparison, "robustkd", network, images or count, eps, budget | {"precision": precision}, device=device)
                 for precision in ("full", "bf16")
             ]
             full, reduced = bout = [over_seeds(job, seeds) for job in jobs]
             rows += [row | {"precision": job.budget["precision"]} for row, job in zip(bout, jobs, strict=True)]
-            print(f"{network}: {duel} done", flush=True)
+            print(f"{network}: {comparison} done", flush=True)
             if "error" not in full and "error" not in reduced:
                 rows[-1]["share_of_time"] = seconds(reduced) / seconds(full)
-    columns = [COST[0], ("precision", "gradients in", ""), ("duel", "attack", ""), *COST[2:]]
+    columns = [COST[0], ("precision", "gradients in", ""), ("comparison", "attack", ""), *COST[2:]]
     table(rows, [*columns, ("robust_accuracy", "robust", ".3f"), ("share_of_time", "of full's time", ".2f")])
     write(name, rows, Verdicts(), device)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import _networks
 import click
-from _arena import COST, Job, Verdicts, measure, table, write
+from _harness import COST, Job, Verdicts, measure, table, write
 
-# advertorch published these with the networks. (duel, network, budget, key, published)
+# advertorch published these with the networks. (comparison, network, budget, key, published)
 FIGURES: tuple[tuple[str, str, dict[str, Any], str, float], ...] = (
     ("pgd", "mnist_lenet5_adv", {"steps": 40, "step_size": 0.01, "random_start": False}, "robust_accuracy", 0.932),
     ("fab-linf", "mnist_lenet5_clean", {"steps": 100}, "median_norm", 0.112),
@@ -22,28 +22,30 @@ FIGURES: tuple[tuple[str, str, dict[str, Any], str, float], ...] = (
 
 @click.command()
 @click.option("--images", default=10_000, show_default=True)
-@click.option("--duels", default="pgd,fab-linf,fab-l2,ddn", show_default=True)
+@click.option("--comparisons", default="pgd,fab-linf,fab-l2,ddn", show_default=True)
 @click.option("--name", default="published", help="Of the file in results/.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--strict", is_flag=True, help="Fail when a target is missed.")
-def main(images: int, duels: str, name: str, device: str, strict: bool) -> None:
+def main(images: int, comparisons: str, name: str, device: str, strict: bool) -> None:
     """Print the table and write results/published.json."""
     rows: list[dict[str, Any]] = []
     verdicts = Verdicts()
-    for duel, network, budget, key, published in FIGURES:
-        if duel not in duels.split(",") or not _networks.there(network):
+    for comparison, network, budget, key, published in FIGURES:
+        if comparison not in comparisons.split(",") or not _networks.there(network):
             continue
-        row = measure(Job(duel, "robustkd", network, images, 0.3, budget, device=device)) | {"published": published}
+        row = measure(Job(comparison, "robustkd", network, images, 0.3, budget, device=device)) | {"published": published}
         rows.append(row)
-        print(f"{network}: {duel} done", flush=True)
+        print(f"{network}: {comparison} done", flush=True)
         if "error" in row:
             continue
         if key == "robust_accuracy":  # published as a rate of success over all images
-            verdicts.expect(f"{network}: {duel}: away from the published {1 - published:.3f}", abs(row[key] - published), 0.002)
+            verdicts.expect(
+                f"{network}: {comparison}: away from the published {1 - published:.3f}", abs(row[key] - published), 0.002
+            )
         else:
-            verdicts.expect(f"{network}: {duel}: {key} to the published {published}", row[key] / published, 1.02)
+            verdicts.expect(f"{network}: {comparison}: {key} to the published {published}", row[key] / published, 1.02)
     figures = ("median_norm", "median", ".4f"), ("mean_norm", "mean", ".4f"), ("published", "published", ".4f")
-    table(rows, [*COST[:1], ("duel", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".4f"), *figures])
+    table(rows, [*COST[:1], ("comparison", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".4f"), *figures])
     verdicts.print()
     write(name, rows, verdicts, device)
     if strict and not verdicts.all_met:

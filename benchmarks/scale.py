@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from _arena import Verdicts, table, write
+from _harness import Verdicts, table, write
 
 NOTHING = """\
-import torch
+from robustkd.lazy import torch
 from robustkd.contracts import Attack, AttackResult, Params
 
 class Nothing(Attack):
@@ -97,7 +97,7 @@ def many(folder: Path, cells: int, verdicts: Verdicts) -> list[dict[str, Any]]:
         if limit:
             verdicts.expect(f"{what}, seconds", row["seconds"], limit * cells / 10_000)
     verdicts.expect("run, seconds a cell (50 cells a second)", rows[1]["seconds"] / count, 1 / 50)
-    verdicts.expect("run, the driver's memory in MiB", rows[1]["mib"], 500.0)
+    verdicts.expect("run, the driver's memory in MiB", rows[1]["mib"], 300.0)
     return [{"what": "list (starting Python)", "cells": 0, **bare}, *rows]
 
 

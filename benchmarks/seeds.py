@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import _duels
+import _comparisons
 import _networks
 import click
 import torch
-from _arena import SLACK, Job, Verdicts, distances, quiet, table, write
+from _harness import SLACK, Job, Verdicts, distances, quiet, table, write
 
 
 @click.command()
@@ -26,21 +26,24 @@ def main(network: str, images: int, seeds: int) -> None:
     model, x, y = _networks.load(network, images)
     with torch.no_grad():
         right = model(x).argmax(1) == y
-    quick = _duels.contender(Job("apgd-ce", "robustkd", network, images, eps, {"steps": 20}))
+    quick = _comparisons.implementation(Job("apgd-ce", "robustkd", network, images, eps, {"steps": 20}))
     hard = right & (distances(model, x, y, quick(model, x, y), "linf") > eps * (1 + SLACK))
     x, y = x[hard], y[hard]
     rows: list[dict[str, Any]] = []
     fallen = {who: torch.zeros(len(x), dtype=torch.bool) for who in ("robustkd", "pyautoattack")}
     for seed in range(seeds):
         for who, so_far in fallen.items():
-            attack, begun = _duels.contender(Job("autoattack", who, network, images, eps, seed=seed)), time.process_time()
+            attack, begun = (
+                _comparisons.implementation(Job("autoattack", who, network, images, eps, seed=seed)),
+                time.process_time(),
+            )
             with quiet():
                 found = attack(model, x, y).detach()
             broken = distances(model, x, y, found, "linf") <= eps * (1 + SLACK)
             so_far |= broken
             rows.append(
                 {
-                    "contender": who,
+                    "implementation": who,
                     "network": network,
                     "images": images,
                     "eps": eps,
@@ -53,13 +56,13 @@ def main(network: str, images: int, seeds: int) -> None:
             )
             print(f"{who}, seed {seed}: {rows[-1]['standing']} of {images} stand", flush=True)
     columns = [
-        ("contender", "contender", ""),
+        ("implementation", "implementation", ""),
         ("seed", "seed", "d"),
         ("standing", "standing", "d"),
         ("standing_so_far", "under all so far", "d"),
     ]
     table(rows, [*columns, ("cpu", "CPU s", ".0f")])
-    ours, theirs = ([row["standing"] for row in rows if row["contender"] == who] for who in fallen)
+    ours, theirs = ([row["standing"] for row in rows if row["implementation"] == who] for who in fallen)
     verdicts = Verdicts()
     verdicts.expect(
         f"{network}: standing more than pyautoattack's, mean of {seeds} seeds", (sum(ours) - sum(theirs)) / seeds, 1.0

@@ -6,8 +6,8 @@ from typing import Any
 
 import _networks
 import click
-from _arena import COST, Job, Verdicts, over_seeds, seconds, table, write
-from _duels import DUELS, MINIMUM_NORM
+from _comparisons import COMPARISONS, MINIMUM_NORM
+from _harness import COST, Job, Verdicts, over_seeds, seconds, table, write
 
 # Fixed budgets are chosen so that part of the samples survives: only there does strength show. (network, eps linf, eps l2, images)
 FIXED = (("cifar10_resnet20", 1 / 255, 0.15, 200), ("mnist_lenet5_adv", 0.3, 2.0, 200), ("pgd_at", 0.1, 0.8, 200))
@@ -28,32 +28,35 @@ BUDGETS: dict[str, dict[str, Any]] = {
 
 @click.command()
 @click.option("--networks", default="cifar10_resnet20,mnist_lenet5_adv,pgd_at", show_default=True)
-@click.option("--duels", default=",".join(d for d in DUELS if not d.startswith("autoattack")), help="Which; all by default.")
+@click.option(
+    "--comparisons", default=",".join(d for d in COMPARISONS if not d.startswith("autoattack")), help="Which; all by default."
+)
 @click.option("--images", default=0, help="Instead of each network's own number.")
-@click.option("--seeds", default=3, show_default=True, help="Over which each contender is averaged.")
-@click.option("--limit", default=600.0, show_default=True, help="Seconds that a contender may take.")
+@click.option("--seeds", default=3, show_default=True, help="Over which each implementation is averaged.")
+@click.option("--limit", default=600.0, show_default=True, help="Seconds that an implementation may take.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--name", default="strength", help="Of the file in results/.")
 @click.option("--strict", is_flag=True, help="Fail when a target of strength is missed.")
-def main(networks: str, duels: str, images: int, seeds: int, limit: float, device: str, name: str, strict: bool) -> None:
+def main(networks: str, comparisons: str, images: int, seeds: int, limit: float, device: str, name: str, strict: bool) -> None:
     """Print the table and write results/strength.json."""
     rows: list[dict[str, Any]] = []
     strength, speed = Verdicts(), Verdicts()
-    for network, duel, eps, count in _bouts():
-        if network not in networks.split(",") or duel not in duels.split(",") or not _networks.there(network):
+    for network, comparison, eps, count in _bouts():
+        if network not in networks.split(",") or comparison not in comparisons.split(",") or not _networks.there(network):
             continue
-        budget = BUDGETS.get(duel, {"steps": 100} if duel in MINIMUM_NORM else {"steps": 10, "step_size": eps / 4})
-        if duel in ("mi-fgsm", "ni-fgsm", "di2-fgsm", "ti-fgsm", "si-fgsm", "vmi-fgsm"):
+        budget = BUDGETS.get(comparison, {"steps": 100} if comparison in MINIMUM_NORM else {"steps": 10, "step_size": eps / 4})
+        if comparison in ("mi-fgsm", "ni-fgsm", "di2-fgsm", "ti-fgsm", "si-fgsm", "vmi-fgsm"):
             budget = {"steps": 10, "step_size": eps / 10}
         jobs = [
-            Job(duel, who, network, images or count, eps, budget, device=device) for who in ("robustkd", *DUELS[duel].peers)
+            Job(comparison, who, network, images or count, eps, budget, device=device)
+            for who in ("robustkd", *COMPARISONS[comparison].peers)
         ]
         bout = [over_seeds(job, seeds, limit=limit) for job in jobs]
         rows += bout
-        print(f"{network}: {duel} done", flush=True)
-        _compare(network, duel, bout, strength, speed)
+        print(f"{network}: {comparison} done", flush=True)
+        _compare(network, comparison, bout, strength, speed)
     measured = ("median_norm", "median", ".4f"), ("mean_norm", "mean", ".4f"), ("success", "found", ".3f")
-    table(rows, [*COST[:1], ("duel", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".3f"), *measured])
+    table(rows, [*COST[:1], ("comparison", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".3f"), *measured])
     verdicts = Verdicts(strength.lines + speed.lines)
     verdicts.print()
     write(name, rows, verdicts, device)
@@ -63,37 +66,39 @@ def main(networks: str, duels: str, images: int, seeds: int, limit: float, devic
 
 def _bouts() -> list[tuple[str, str, float, int]]:
     fixed = [
-        (network, duel, l2 if DUELS[duel].norm == "l2" else linf, images)
+        (network, comparison, l2 if COMPARISONS[comparison].norm == "l2" else linf, images)
         for network, linf, l2, images in FIXED
-        for duel in DUELS
-        if duel not in MINIMUM_NORM and not duel.startswith("autoattack")
+        for comparison in COMPARISONS
+        if comparison not in MINIMUM_NORM and not comparison.startswith("autoattack")
     ]
-    return fixed + [(network, duel, _networks.EPS[network], images) for network, images in NEAREST for duel in MINIMUM_NORM]
+    return fixed + [
+        (network, comparison, _networks.EPS[network], images) for network, images in NEAREST for comparison in MINIMUM_NORM
+    ]
 
 
-def _compare(network: str, duel: str, bout: list[dict[str, Any]], strength: Verdicts, speed: Verdicts) -> None:
+def _compare(network: str, comparison: str, bout: list[dict[str, Any]], strength: Verdicts, speed: Verdicts) -> None:
     ours, *peers = bout
     peers = [peer for peer in peers if "error" not in peer]
     if "error" in ours or not peers:
         return
-    if duel in MINIMUM_NORM:
+    if comparison in MINIMUM_NORM:
         nearest = min(peers, key=lambda row: row["median_norm"])
-        said = f"{network}: {duel}: median norm to {nearest['contender']}'s"
+        said = f"{network}: {comparison}: median norm to {nearest['implementation']}'s"
         strength.expect(said, ours["median_norm"] / nearest["median_norm"], 1.01)
         most = max(peers, key=lambda row: row["success"])
-        said = f"{network}: {duel}: {most['contender']}'s success above ours, points"
+        said = f"{network}: {comparison}: {most['implementation']}'s success above ours, points"
         strength.expect(said, 100 * (most["success"] - ours["success"]), 0.5)
     else:
         best = min(peers, key=lambda row: row["robust_accuracy"])
-        said = f"{network}: {duel}: robust accuracy above {best['contender']}'s, points"
+        said = f"{network}: {comparison}: robust accuracy above {best['implementation']}'s, points"
         strength.expect(said, 100 * (ours["robust_accuracy"] - best["robust_accuracy"]), 0.5)
-    if duel == "cw-l2":
+    if comparison == "cw-l2":
         quickest = min(peers, key=seconds)
-        speed.expect(f"{network}: {duel}: time to {quickest['contender']}'s", seconds(ours) / seconds(quickest), 0.5)
+        speed.expect(f"{network}: {comparison}: time to {quickest['implementation']}'s", seconds(ours) / seconds(quickest), 0.5)
         # A search that fails on the far samples has a small mean: only those that find as many can be compared.
         as_good = [peer["mean_norm"] for peer in peers if peer["success"] >= ours["success"] - 0.005]
         if as_good:
-            speed.expect(f"{network}: {duel}: mean norm to the best peer's", ours["mean_norm"] / min(as_good), 1.0)
+            speed.expect(f"{network}: {comparison}: mean norm to the best peer's", ours["mean_norm"] / min(as_good), 1.0)
 
 
 if __name__ == "__main__":

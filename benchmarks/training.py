@@ -17,7 +17,7 @@ from typing import Any
 import click
 import torch
 import torch.nn.functional as F
-from _arena import Verdicts, repeated, table, write
+from _harness import Verdicts, repeated, table, write
 from torch import Tensor, nn
 
 from robustkd.contracts import Arrays, FitContext, ThreatModel
@@ -137,15 +137,15 @@ def main(pairs: str, images: int, batch: int, repeats: int, device: str, strict:
         one = repeated(repeats, iter([ours / one for _, one, ours in taken]).__next__)
         network = f"{student} of {teacher}"
         rows += [
-            {"network": network, "contender": "bare passes", "seconds": bare, "ratio": 1.0},
-            {"network": network, "contender": "bare passes without x", "seconds": one_branch, "ratio": ratio / one},
-            {"network": network, "contender": "mtard", "seconds": ours, "ratio": ratio, "weight_gradients": asked},
+            {"network": network, "implementation": "bare passes", "seconds": bare, "ratio": 1.0},
+            {"network": network, "implementation": "bare passes without x", "seconds": one_branch, "ratio": ratio / one},
+            {"network": network, "implementation": "mtard", "seconds": ours, "ratio": ratio, "weight_gradients": asked},
         ]
         verdicts.expect(f"{network}: an epoch of mtard, to its bare passes", ratio, 1.15)
         verdicts.expect(f"{network}: weight gradients of a minibatch", asked, 1.0)
     columns = [
         ("network", "network", ""),
-        ("contender", "contender", ""),
+        ("implementation", "implementation", ""),
         ("seconds", "s/epoch", ".3f"),
         ("ratio", "to bare", ".3f"),
         ("weight_gradients", "weight gradients/minibatch", ".2f"),

@@ -2,7 +2,7 @@
 
 found = robustkd.attack("pgd", model, x, y, norm="linf", eps=8 / 255, steps=20)
 report = robustkd.evaluate(model, x, y, attacks=["pgd", {"kind": "pgd", "loss": "margin"}], norm="linf", eps=8 / 255)
-doubts = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
+report = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -37,10 +37,20 @@ from robustkd.contracts import (
     UsageError,
     Verdict,
 )
+from robustkd.contracts.threat import norm_named, require_meant
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
-from robustkd.evaluation.images import BATCH_SIZE, Evaluation, evaluate_attack, evidence_of, make_batch, with_clean_logits
-from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.images import (
+    BATCH_SIZE,
+    Evaluation,
+    evaluate_attack,
+    evidence_of,
+    make_batch,
+    require_unit_pixels,
+    with_clean_logits,
+)
+from robustkd.evaluation.judging import ImageOutcome
 from robustkd.lazy import nn, torch
+from robustkd.normalisation.constants import Constants
 from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.remedy import Remedy
@@ -49,11 +59,19 @@ from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 from robustkd.targets.failure import failures_told
+from robustkd.targets.image import TWO_LOGITS
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
+Normalisation = str | Sequence[Sequence[float]] | Mapping[str, Sequence[float]]
+"""``"imagenet"``, ``((.5, .5, .5), (.2, .2, .2))`` or ``{"mean": .., "std": ..}``."""
 
 DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
+IN_A_CAMPAIGN = (
+    "language models and text-to-image models are attacked in a campaign, where a judge reads their answers: "
+    "'robustkd init language-model FILE' or 'robustkd init unlearning FILE' writes one"
+)
+"""Where somebody is sent who attacks a model that answers requests."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,15 +83,15 @@ class AttackReport(Tabular):
 
     Attributes:
         adversarial: (N, *shape) the inputs found, on the CPU.
-        outcome: per-sample arrays: predictions before and after, success, distance, passes (see ``Outcome``).
+        outcome: per-sample arrays: predictions before and after, success, distance, passes (see ``ImageOutcome``).
     """
 
     adversarial: Tensor
-    outcome: Outcome
+    outcome: ImageOutcome
 
     @property
     def success(self) -> np.ndarray:
-        """(N,) bool: was classified rightly, and is not any more."""
+        """(N,) bool: classified rightly before the attack, and wrongly after it."""
         return self.outcome.success
 
     @property
@@ -92,7 +110,7 @@ class AttackReport(Tabular):
         return wilson(int(self.outcome.standing.sum()), len(self.outcome))
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers without the samples."""
+        """The numbers of the report, without those of each sample."""
         low, high = self.interval
         return {
             "n": len(self.outcome),
@@ -105,17 +123,17 @@ class AttackReport(Tabular):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """What became of each sample (see ``Outcome``)."""
-        columns = {each.name: getattr(self.outcome, each.name).tolist() for each in fields(Outcome)}
+        """What became of each sample (see ``ImageOutcome``)."""
+        columns = {name: array.tolist() for name, array in self.outcome.columns().items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def caption(self) -> str:
         """Accuracy without and under the attack; one attack alone has no verdict."""
-        told = f"{percent(self.robust_accuracy)} {interval(*self.interval)} under one attack (an upper bound, not checked)"
-        return f"n = {len(self.outcome)}, clean accuracy {percent(self.clean_accuracy)}, robust accuracy {told}"
+        robust = f"{percent(self.robust_accuracy)} {interval(*self.interval)} under one attack (an upper bound, not checked)"
+        return f"n = {len(self.outcome)}, clean accuracy {percent(self.clean_accuracy)}, robust accuracy {robust}"
 
     def shown(self) -> list[dict[str, str]]:
-        """The numbers in a row."""
+        """The numbers as text, in one row."""
         numbers = self.to_dict()
         return [
             {
@@ -246,6 +264,7 @@ def attack(
     precision: Precision = "full",
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
+    normalise: Normalisation | None = None,
     params: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> AttackReport:
@@ -265,6 +284,8 @@ def attack(
             devices that are faster in it. Every success is looked at again in the model's own precision.
         models: other models, by the names that the attack's parameters give them (``transfer``).
         fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
+        normalise: what the model wants done with the pixels first: the name of the usual constants (``imagenet``, ``cifar10`` ..) or
+            a pair of mean and std, with a number for each channel. eps stays a distance between pixels.
         params: the attack's own parameters (``robustkd describe NAME``), also those that are called as an argument of this
             function is: ``attack("fmn", .., norm="linf", params={"norm": "l2"})``.
         more: the attack's own parameters by keyword: ``attack("pgd", .., steps=40)``.
@@ -273,11 +294,11 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    plugin = _holding(_plugin(_with(attack, params or {}, more)), models, x, batch_size)
-    asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
-    with frozen(asked.target.module):
-        found = replace(asked, threat=plugin.threat_for(asked.threat)).evaluate(plugin)
-    return AttackReport(found.adversarial, found.outcome)
+    plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
+    with frozen(evaluator.target.module):
+        evaluation = replace(evaluator, threat=plugin.threat_for(evaluator.threat)).evaluate(plugin)
+    return AttackReport(evaluation.adversarial, evaluation.outcome)
 
 
 @recording_gradients()
@@ -297,11 +318,12 @@ def evaluate(
     precision: Precision = "full",
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
+    normalise: Normalisation | None = None,
 ) -> EvaluationReport:
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data: as for ``attack``.
+        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data, normalise: as for ``attack``.
         eps: as for ``attack``; of samples that have an eps each there are no checks, so ask for ``level="none"``.
         attacks: one or several: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its
             name and the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike
@@ -314,11 +336,14 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
-    asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
-    used = {name: _holding(plugin, models, x, batch_size) for name, plugin in _named(_several(attacks), asked.threat).items()}
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
+    used = {
+        name: _with_models(plugin, models, x, batch_size)
+        for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
+    }
     checks = _checks(level, samples, eps)
-    with frozen(asked.target.module):
-        return _checked(asked, used, {name: asked.evaluate(plugin) for name, plugin in used.items()}, checks)
+    with frozen(evaluator.target.module):
+        return _report(evaluator, used, {name: evaluator.evaluate(plugin) for name, plugin in used.items()}, checks)
 
 
 @recording_gradients()
@@ -338,39 +363,43 @@ def audit(
     precision: Precision = "full",
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
+    normalise: Normalisation | None = None,
     attack: AttackLike | Sequence[AttackLike] | None = None,
 ) -> EvaluationReport:
-    """Can a robust accuracy of ``model`` under ``attacks`` be believed? Runs every check of ``level`` and the remedies that they name.
+    """Check whether the robust accuracy of ``model`` under ``attacks`` can be believed: run every check of ``level`` and its remedies.
 
-    Unlike ``evaluate`` it goes on where an attack fails: that it does is part of the answer (``EvaluationReport.failed``).
+    Unlike ``evaluate`` it goes on where an attack fails; the failure is reported (``EvaluationReport.failed``).
 
     Args:
-        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data: as for ``attack``.
+        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data, normalise: as for ``attack``.
         attacks, level, samples: as for ``evaluate``.
         attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
     """
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
-    asked = _asked(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data)
-    used = {name: _holding(plugin, models, x, batch_size) for name, plugin in _named(_several(attacks), asked.threat).items()}
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
+    used = {
+        name: _with_models(plugin, models, x, batch_size)
+        for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
+    }
     checks = _checks(level, samples, eps)
-    found: dict[str, Evaluation] = {}
+    evaluations: dict[str, Evaluation] = {}
     failed: dict[str, str] = {}
-    with untouched(asked.target.module):
+    with untouched(evaluator.target.module):
         for name, plugin in used.items():
             try:
-                found[name] = asked.evaluate(plugin)
+                evaluations[name] = evaluator.evaluate(plugin)
             except AttackError as error:
                 failed[name] = f"invalid: {error}"
             except TargetError as error:
                 failed[name] = f"failed: {error}"
-        return _checked(asked, used, found, checks, failed)
+        return _report(evaluator, used, evaluations, checks, failed)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A model, the samples that it is attacked on, and how."""
+class _Evaluator:
+    """A target with the samples that it is attacked on, and the settings that all attacks share."""
 
     target: Target
     batch: Batch
@@ -381,7 +410,7 @@ class _Asked:
     fit_data: Arrays | None
 
     def evaluate(self, attack: Attack) -> Evaluation:
-        """One attack."""
+        """Run one attack and judge it."""
         return evaluate_attack(
             self.target,
             attack,
@@ -394,7 +423,7 @@ class _Asked:
         )
 
 
-def _asked(
+def _make_evaluator(
     model: nn.Module | Target,
     x: Any,
     y: Any,
@@ -405,14 +434,38 @@ def _asked(
     batch_size: int,
     precision: Precision,
     fit_data: tuple[Any, Any] | None,
-) -> _Asked:
-    target = _target(model, x, batch_size)
+    normalise: Normalisation | None,
+) -> _Evaluator:
+    if isinstance(model, GenerativeTarget):
+        raise UsageError(f"the model is a {model.kind}, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
+    target, eps, norm = _target(model, x, batch_size, normalise), _budget(eps), _norm(norm)
+    require_unit_pixels(target)
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
         batch = _batch(target, x, y, goals, batch_size, each)
     largest = float(eps.max()) if isinstance(eps, torch.Tensor) else eps
+    require_meant(norm, largest, batch.inputs.shape[1:])
     threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
-    return _Asked(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
+    return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
+
+
+def _budget(eps: float | Tensor) -> float | Tensor:
+    """A number, also one that is written ``"8/255"``, or a tensor of budgets, also from a list or an array."""
+    if isinstance(eps, str):
+        numerator, _, denominator = eps.partition("/")
+        try:
+            return float(numerator) / float(denominator or 1)
+        except (ValueError, ZeroDivisionError):
+            raise UsageError(f"eps is '{eps}'", fix="give a number, such as 0.03 or 8/255") from None
+    return eps if isinstance(eps, int | float | torch.Tensor) else torch.as_tensor(np.asarray(eps, dtype=np.float32))
+
+
+def _norm(norm: Norm) -> Norm:
+    """The norm, also as other libraries write it; ``ThreatModel`` refuses what is none."""
+    named = norm_named(norm)
+    if named not in get_args(Norm):
+        raise UsageError(f"norm is {norm!r}", fix=f"one of: {', '.join(get_args(Norm))}")
+    return cast(Norm, named)
 
 
 def _checks(level: Level | Literal["none"], samples: int | None, eps: float | Tensor) -> list[Check]:
@@ -423,34 +476,37 @@ def _checks(level: Level | Literal["none"], samples: int | None, eps: float | Te
     return [make_check(name, samples) for name in check_names(level)]
 
 
-def _checked(
-    asked: _Asked,
+def _report(
+    evaluator: _Evaluator,
     used: Mapping[str, Attack],
-    found: Mapping[str, Evaluation],
+    evaluations: Mapping[str, Evaluation],
     checks: Sequence[Check],
     failed: Mapping[str, str] | None = None,
 ) -> EvaluationReport:
-    batch, threat = asked.batch, asked.threat
-    evidence = {name: evidence_of(name, used[name], threat, r.outcome, r.adversarial.numpy()) for name, r in found.items()}
-    context = CheckContext(asked.target, batch, threat, evidence, asked.seed)
+    batch, threat = evaluator.batch, evaluator.threat
+    evidence = {
+        name: evidence_of(name, used[name], threat, each.outcome, each.adversarial.numpy())
+        for name, each in evaluations.items()
+    }
+    context = CheckContext(evaluator.target, batch, threat, evidence, evaluator.seed)
     findings = run_checks(context, checks)
     assert batch.logits is not None
     correct = (batch.logits.argmax(1) == batch.labels).cpu().numpy()
-    standing = worst_case([correct, *(result.outcome.standing for result in found.values())])
+    standing = worst_case([correct, *(each.outcome.standing for each in evaluations.values())])
     return EvaluationReport(
         clean_accuracy=float(correct.mean()),
-        robust_accuracy=float(standing.mean()) if found else None,
-        interval=wilson(int(standing.sum()), len(standing) if found else 0),
+        robust_accuracy=float(standing.mean()) if evaluations else None,
+        interval=wilson(int(standing.sum()), len(standing) if evaluations else 0),
         verdict=verdict(findings, complete=not failed) if checks else None,
         findings=tuple(findings),
-        attacks={name: AttackReport(result.adversarial, result.outcome) for name, result in found.items()},
+        attacks={name: AttackReport(each.adversarial, each.outcome) for name, each in evaluations.items()},
         standing=standing,
-        remedy=run_remedies(context, findings, batch_size=asked.batch_size),
+        remedy=run_remedies(context, findings, batch_size=evaluator.batch_size),
         failed=dict(failed or {}),
     )
 
 
-def _with(attack: AttackLike, params: Mapping[str, Any], more: Mapping[str, Any]) -> AttackLike:
+def _with_params(attack: AttackLike, params: Mapping[str, Any], more: Mapping[str, Any]) -> AttackLike:
     """The attack with the parameters that are given beside it."""
     if twice := sorted({"kind", *more} & params.keys()):
         raise UsageError(
@@ -468,7 +524,7 @@ def _several(attacks: AttackLike | Sequence[AttackLike]) -> Sequence[AttackLike]
     return [attacks] if isinstance(attacks, str | Mapping | Attack) else attacks
 
 
-def _named(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
+def _labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
     """The attacks by labels, all different: those that read alike are numbered.
 
     Raises:
@@ -493,9 +549,7 @@ def _plugin(spec: AttackLike) -> Attack:
         return spec
     made: BaseAttack = plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
     if not isinstance(made, Attack):
-        raise UsageError(
-            f"attack '{made.name}' is for prompts, not for arrays", fix="attack prompts in a campaign: robustkd init"
-        )
+        raise UsageError(f"attack '{made.name}' is for prompts, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
     return made
 
 
@@ -504,22 +558,22 @@ def _label(spec: AttackLike) -> str:
     if isinstance(spec, str):
         return spec
     if isinstance(spec, Attack):
-        return _written(spec.name, _changed(spec.params))
-    return _written(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
+        return _formatted(spec.name, _non_default(spec.params))
+    return _formatted(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
 
 
-def _written(kind: str, params: Mapping[str, Any]) -> str:
+def _formatted(kind: str, params: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{key}={_value(value)}" for key, value in params.items())
     return f"{kind}({listed})" if listed else kind
 
 
 def _value(value: Any) -> str:
     if isinstance(value, PluginSpec):
-        return _written(value.kind, _changed(value.params))
+        return _formatted(value.kind, _non_default(value.params))
     return f"[{', '.join(_value(item) for item in value)}]" if isinstance(value, list | tuple) else str(value)
 
 
-def _changed(params: Any) -> dict[str, Any]:
+def _non_default(params: Any) -> dict[str, Any]:
     """The parameters that differ from their defaults; none of an attack that holds its parameters in some other way."""
     if not isinstance(params, Params):
         return {}
@@ -530,7 +584,7 @@ def _changed(params: Any) -> dict[str, Any]:
     }
 
 
-def _holding(attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | None, x: Any, batch_size: int) -> Attack:
+def _with_models(attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | None, x: Any, batch_size: int) -> Attack:
     if not models:
         return attack
     # An attack's helper may be a model that draws or writes, which is asked for more than logits.
@@ -546,14 +600,23 @@ def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
     return None if data is None else Arrays(*(torch.as_tensor(part).cpu().numpy() for part in data))
 
 
-def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int) -> Target:
+def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, normalise: Normalisation | None = None) -> Target:
     """The model as a target, which no attack or check calls with more than ``batch_size`` samples."""
+    if normalise is not None and isinstance(model, nn.Module):
+        model = Constants.of(normalise).before(model, x.shape[1])
+    elif normalise is not None:
+        raise UsageError(f"the model is a {type(model).__name__}, which takes pixels", fix="leave out 'normalise'")
     return SplitTarget(model if isinstance(model, Target) else _classifier(model, x), batch_size)
 
 
 def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
     if not isinstance(model, nn.Module):
         raise UsageError(f"the model is a {type(model).__name__}", fix="pass a torch.nn.Module or a robustkd Target")
+    if not isinstance(x, torch.Tensor | np.ndarray):
+        raise UsageError(
+            f"x is a {type(x).__name__}, and a tensor or an array of images (N, C, H, W) is needed",
+            fix=f"torch.stack or np.stack them; of texts, {IN_A_CAMPAIGN}",
+        )
     shape = tuple(x.shape[1:])
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)
@@ -569,6 +632,8 @@ def _classes(model: nn.Module, probe: Tensor) -> int:
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise UsageError(f"the model returned {shape} for one image", fix="a classifier returns (N, K) logits")
+    if output.shape[1] == 1:
+        raise UsageError("the model returned one logit for one image", fix=TWO_LOGITS)
     return output.shape[1]
 
 

@@ -46,6 +46,7 @@ class BEAST(PromptAttack[CausalLMTarget]):
     Params = BEASTParams
     needs = PromptAttack.needs | {"tokens", "log-probabilities"}
     source = "Sadasivan et al. 2024, arXiv:2402.15570"
+    version = "2"  # 1 took the caches of sliding windows for whole
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng

@@ -20,7 +20,7 @@ from pydantic import Field
 from robustkd.attacks.text.engine.aim import aims
 from robustkd.attacks.text.engine.continuous import Direction, Norm, Push, last_of, with_suffix
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
-from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Asked, Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget
 
@@ -55,11 +55,12 @@ class Embedding(PromptAttack[CausalLMTarget]):
     gradients = True
     space = "embeddings"
     source = "Schwinn et al. 2024, arXiv:2402.09063"
+    version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """The largest of its eps."""
         p = self.params
-        return ThreatModel(norm=p.norm, eps=max(p.eps), space="embeddings", attempts=threat.attempts)
+        return ThreatModel(budget=EmbeddingRadius(max(p.eps), threat.attempts, p.norm))
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng

@@ -72,6 +72,7 @@ class GCG(PromptAttack[CausalLMTarget]):
     needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}
     gradients = True
     source = "Zou et al. 2023, arXiv:2307.15043; probe sampling: Zhao et al. 2024, arXiv:2403.01251"
+    version = "2"  # 1 took the caches of sliding windows for whole
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng

@@ -45,6 +45,7 @@ class RandomSearch(PromptAttack[CausalLMTarget]):
     Params = RandomSearchParams
     needs = PromptAttack.needs | {"tokens", "log-probabilities"}
     source = "Andriushchenko et al. 2024, arXiv:2404.02151"
+    version = "2"  # 1 took the caches of sliding windows for whole
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng

@@ -16,7 +16,7 @@ from pydantic import Field
 from robustkd.attacks.text.embedding import ascended
 from robustkd.attacks.text.engine.continuous import Direction, Push
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
-from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget
 
@@ -39,6 +39,7 @@ class SoftPrompt(PromptAttack[CausalLMTarget]):
     gradients = True
     space = "embeddings"
     source = "Schwinn et al. 2024, arXiv:2402.09063"
+    version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
     @property
     def _reach(self) -> float:
@@ -47,7 +48,7 @@ class SoftPrompt(PromptAttack[CausalLMTarget]):
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """Vectors anywhere that its steps can lead."""
-        return ThreatModel(norm="l2", eps=self._reach, space="embeddings", attempts=threat.attempts)
+        return ThreatModel(budget=EmbeddingRadius(self._reach, threat.attempts))
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng

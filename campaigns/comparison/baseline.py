@@ -10,14 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from robustkd.contracts import UsageError
 from robustkd.contracts.check import Verdict
-from robustkd.scoring.results import Results
+from robustkd.contracts.threat import Goal
+from robustkd.scoring.results import CellResult, Results
+from robustkd.scoring.summaries import AttackSummary
 
 VERSION_KEY, VERSION = "robustkd_baseline", 1
 Key = tuple[str, str, int]
@@ -25,29 +27,43 @@ Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
+class TestSamples:
+    """The test samples that numbers are of: the data set's name, how many, and a hash of their content."""
+
+    name: str
+    n: int
+    test: str
+
+    __test__ = False  # pytest
+
+    def __str__(self) -> str:
+        return f"{self.name}, n = {self.n}, {self.test[:8]}"
+
+
+@dataclass(frozen=True)
 class Baseline:
-    """A baseline file as data; ``samples`` are (n,) bool, ``threats`` norm and eps by attack, ``attacks`` what each is."""
+    """A baseline file as data; ``samples`` are (n,) bool, ``threats`` norm, eps and goal by attack, ``attacks`` what each is."""
 
     campaign: str
-    data: dict[str, Any]
+    data: TestSamples
     index: np.ndarray
-    threats: dict[str, tuple[str, float]]
+    threats: dict[str, tuple[str, float, Goal]]
     headline: dict[tuple[str, int], tuple[str, ...]]
     verdicts: dict[tuple[str, int], Verdict | None]
     targets: dict[tuple[str, int], str | None]
-    attacks: dict[str, dict[str, Any]]
+    attacks: dict[str, AttackSummary]
     samples: dict[Key, np.ndarray]
 
 
-def content(results: Results, data: Mapping[str, Any], index: np.ndarray, bits: Mapping[Key, np.ndarray]) -> dict[str, Any]:
-    """What the file holds."""
+def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mapping[Key, np.ndarray]) -> dict[str, Any]:
+    """A baseline file as JSON values; the samples are packed bits in base64."""
     return {
         VERSION_KEY: VERSION,
         "campaign": results.campaign,
-        "robustkd": results.environment.get("robustkd"),
-        "data": dict(data),
-        "threats": {cell.attack: [cell.norm, cell.eps] for cell in results.cells},
-        "attacks": results.attacks,
+        "robustkd": results.environment.robustkd,
+        "data": asdict(data),
+        "threats": {cell.attack: _threat(cell) for cell in results.cells},
+        "attacks": {name: attack.to_dict() for name, attack in results.attacks.items()},
         "defenses": [
             {
                 "defense": item.defense,
@@ -89,17 +105,24 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
         rows = [((row["defense"], int(row["seed"])), row) for row in raw["defenses"]]
         return Baseline(
             campaign=str(raw["campaign"]),
-            data=dict(raw["data"]),
+            data=TestSamples(**raw["data"]),
             index=index,
-            threats={attack: (str(norm), float(eps)) for attack, (norm, eps) in raw["threats"].items()},
+            threats={
+                attack: (str(norm), float(eps), "targeted" if goal == ["targeted"] else "untargeted")
+                for attack, (norm, eps, *goal) in raw["threats"].items()
+            },
             headline={key: tuple(row["attacks"]) for key, row in rows},
             verdicts={key: row["verdict"] for key, row in rows},
             targets={key: row.get("target") for key, row in rows},
-            attacks={name: dict(settings) for name, settings in raw.get("attacks", {}).items()},
+            attacks={name: AttackSummary(**attack) for name, attack in raw.get("attacks", {}).items()},
             samples=kept,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"the baseline {origin} is damaged: {type(error).__name__} {error}", fix=_AGAIN) from error
+
+
+def _threat(cell: CellResult) -> list[str | float]:
+    return [cell.norm, cell.eps, *([cell.goal] if cell.goal == "targeted" else [])]
 
 
 _AGAIN = "write it again: robustkd gate RESULTS --write-baseline FILE"

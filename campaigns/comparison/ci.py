@@ -68,7 +68,7 @@ def _seeds(gate: GateResult) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Text that XML may hold."""
+    """The text without the characters that XML 1.0 forbids."""
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Row, Snapshot
-from robustkd.campaigns.plan.changes import set_otherwise
+from robustkd.campaigns.plan.changes import parameter_diff
 from robustkd.contracts import UsageError, suggestion
-from robustkd.contracts.threat import budget
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
 from robustkd.scoring.tabular import Tabular, percent
 
@@ -48,7 +47,7 @@ class Change:
 
     @property
     def direction(self) -> Direction:
-        """At the 5 % level."""
+        """Whether B is better or worse at the 5 % level: by McNemar's test when paired, else by the interval."""
         apart = self.p < 0.05 if self.p is not None else not self.ci_low <= 0 <= self.ci_high
         return "not told apart" if not apart else "better" if self.difference > 0 else "worse"
 
@@ -71,7 +70,7 @@ class Movement:
 
     @property
     def difference(self) -> float:
-        """Mean over the seeds."""
+        """The mean difference over the seeds, in [-1, 1]."""
         return sum(change.difference for change in self.changes) / len(self.changes)
 
     @property
@@ -81,7 +80,7 @@ class Movement:
 
     @property
     def direction(self) -> Direction:
-        """What every seed says alike."""
+        """The direction that all seeds agree on, else `not told apart`."""
         told = {change.direction for change in self.changes}
         return told.pop() if len(told) == 1 else "not told apart"
 
@@ -158,7 +157,7 @@ def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) 
         UsageError: they have no defense in common.
     """
     matched = _matched(a, b, matched)
-    reason = unpaired_because(a, b)
+    reason = why_unpaired(a, b)
     movements: list[Movement] = []
     notes = [note for note in (reason, a.outdated, b.outdated) if note]
     for name in dict.fromkeys(attack for _, attack, _ in a.rows):
@@ -204,7 +203,7 @@ def _changes_by_seed(
         if before is None or after is None:
             notes.append(f"{title}, seed {seed}: no number in {'A' if before is None else 'B'}")
         elif not before.under(after):
-            models = f"{budget(before.norm, before.eps)} in A, {budget(after.norm, after.eps)} in B"
+            models = f"{before.threat} in A, {after.threat} in B"
             notes.append(f"{title}: other threat models, not compared ({models})")
             break
         else:
@@ -237,10 +236,10 @@ def change(before: Row, after: Row, *, paired: bool) -> Change:
     )
 
 
-def unpaired_because(a: Snapshot, b: Snapshot) -> str | None:
+def why_unpaired(a: Snapshot, b: Snapshot) -> str | None:
     """Why the samples of A and B cannot be paired; None when they can."""
-    if a.data.get("test") != b.data.get("test"):
-        told = f"{_data(a)} in A, {_data(b)} in B"
+    if a.data.test != b.data.test:
+        told = f"{a.data} in A, {b.data} in B"
         return f"other test samples ({told}): not paired, so the intervals are wide and also hold what the samples differ by"
     for side, snapshot in (("A", a), ("B", b)):
         if snapshot.index is None:
@@ -258,9 +257,9 @@ def other_attack(a: Snapshot, b: Snapshot, name: str) -> str:
     was, now = a.settings.get(name), b.settings.get(name)
     if was is None or now is None:
         return ""
-    params = [one.get("params", {}) for one in (was, now)]
+    params = [one.params for one in (was, now)]
     known = [{key: value for key, value in own.items() if all(key in other for other in params)} for own in params]
-    return set_otherwise({**was, "params": known[0]}, {**now, "params": known[1]})
+    return parameter_diff({**was.to_dict(), "params": known[0]}, {**now.to_dict(), "params": known[1]})
 
 
 def shared_headline(a: Snapshot, b: Snapshot, defense: str, other: str, seed: int) -> tuple[str, ...]:
@@ -286,10 +285,6 @@ def _matched(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None) -> dic
             fix="say which to compare: --match NAME_IN_A=NAME_IN_B",
         )
     return found
-
-
-def _data(snapshot: Snapshot) -> str:
-    return f"{snapshot.data.get('name')}, n = {snapshot.data.get('n')}, {str(snapshot.data.get('test'))[:8]}"
 
 
 def _listed(items: object) -> str:

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from robustkd.campaigns.comparison.compare import Change, change, other_attack, row_of, unpaired_because
+from robustkd.campaigns.comparison.compare import Change, change, other_attack, row_of, why_unpaired
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Snapshot
 from robustkd.campaigns.file.spec import GateSpec
 from robustkd.contracts.check import Verdict
-from robustkd.contracts.threat import budget
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
 
@@ -90,6 +89,8 @@ def judge_gates(gates: Sequence[GateSpec], results: Results) -> list[GateResult]
         low, high = min(pair[0] for pair in intervals), max(pair[1] for pair in intervals)
         outcome: GateOutcome = "passed" if low >= gate.at_least else "failed" if high < gate.at_least else "inconclusive"
         outcome, why = _believed(outcome, gate.metric, [row.verdict for row in rows])
+        if gate.metric == "robust_accuracy" and (unjudged := max(row.unjudged or 0.0 for row in rows)):
+            why = "; ".join([*([why] if why else []), f"{unjudged:.1%} of the requests could not be judged"])
         judged.append(GateResult(gate.defense, gate.metric, rule, outcome, sum(values) / len(values), low, high, why))
     return judged
 
@@ -161,13 +162,13 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) 
         return "it is not in the results"
     if missing := [seed for seed in seeds if seed not in known]:
         return f"no seed {_listed(missing)} in the results"
-    if baseline.data.get("test") != snapshot.data.get("test"):
+    if baseline.data.test != snapshot.data.test:
         return "the test samples are not those of the baseline: write a new one"
     counted = {name for seed in seeds for name in baseline.headline[defense, seed]} if attack == WORST else set()
     for name in sorted(counted):
         if told := other_attack(baseline, snapshot, name):
             return f"{name} is not the attack of the baseline ({told}): write a new one"
-    paired = unpaired_because(baseline, snapshot) is None
+    paired = why_unpaired(baseline, snapshot) is None
     changes = []
     for seed in seeds:
         over = baseline.headline[defense, seed]
@@ -177,7 +178,7 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) 
         if before is None or after is None:
             return f"seed {seed} has no number {'in the baseline' if before is None else 'here'}"
         if not before.under(after):
-            return f"the baseline is under {budget(before.norm, before.eps)}, this under {budget(after.norm, after.eps)}"
+            return f"the baseline is under {before.threat}, this under {after.threat}"
         changes.append(change(before, after, paired=paired))
     return changes
 

@@ -18,7 +18,9 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.contracts.check import Verdict
+from robustkd.contracts.threat import Goal, ThreatModel
 from robustkd.scoring.results import Results
+from robustkd.scoring.summaries import AttackSummary
 from robustkd.scoring.worst_case import worst_case
 
 CLEAN, WORST = "clean accuracy", "worst case"
@@ -46,15 +48,21 @@ class Row:
     n: int
     held: int
     samples: np.ndarray | None = None
+    goal: Goal = "untargeted"
 
     @property
     def share(self) -> float:
-        """In [0, 1]."""
+        """The share of samples that held, in [0, 1]."""
         return self.held / self.n if self.n else 0.0
+
+    @property
+    def threat(self) -> str:
+        """The threat model that it was measured under, in words."""
+        return ThreatModel.stored(self.norm, self.eps, self.goal).plain
 
     def under(self, other: Row) -> bool:
         """Whether both were measured under one threat model."""
-        return self.attack == CLEAN or (self.norm, self.eps) == (other.norm, other.eps)
+        return self.attack == CLEAN or (self.norm, self.eps, self.goal) == (other.norm, other.eps, other.goal)
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,11 @@ class Snapshot:
 
     Attributes:
         origin: where it was read from.
-        data: name, n, and the content hash of the test samples.
         index: (n,) positions of the samples in their data set; None where no sample is known.
         rows: by defense, attack and seed.
         headline: by defense and seed, the attacks that its worst case is taken over.
         verdicts, targets: by defense and seed; of the latter the hash.
-        settings: kind, version and parameters of each attack; of older files none.
+        settings: what each attack is, by its name; older files do not say.
         results: of a campaign's output; None for a baseline file.
         folder: of a campaign's output.
         changed: files that the run read and that are other ones now, so that its numbers may not be those of today's model.
@@ -76,13 +83,13 @@ class Snapshot:
 
     origin: str
     campaign: str
-    data: Mapping[str, Any]
+    data: baseline.TestSamples
     index: np.ndarray | None
     rows: dict[tuple[str, str, int], Row]
     headline: dict[tuple[str, int], tuple[str, ...]]
     verdicts: dict[tuple[str, int], Verdict | None] = field(default_factory=dict)
     targets: dict[tuple[str, int], str | None] = field(default_factory=dict)
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, AttackSummary] = field(default_factory=dict)
     results: Results | None = None
     folder: Path | None = None
     changed: tuple[str, ...] = ()
@@ -104,7 +111,7 @@ class Snapshot:
         return list(dict.fromkeys(defense for defense, _ in self.headline))
 
     def seeds(self, defense: str) -> list[int]:
-        """The seeds of a defense."""
+        """The seeds with which a defense was trained, in the campaign's order."""
         return [seed for name, seed in self.headline if name == defense]
 
     def attacks(self, defense: str, seed: int) -> list[str]:
@@ -177,14 +184,15 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
     for cell in results.cells:
         if cell.status != "done" or cell.robust_accuracy is None:
             continue
-        row = Row(cell.defense, cell.attack, cell.seed, cell.norm, cell.eps, cell.n, round(cell.robust_accuracy * cell.n))
+        held = round(cell.robust_accuracy * cell.n)
+        row = Row(cell.defense, cell.attack, cell.seed, cell.norm, cell.eps, cell.n, held, goal=cell.goal)
         n = cell.n if results.n_clean is None else results.n_clean
         clean = replace(row, attack=CLEAN, n=n, held=round((cell.clean_accuracy or 0.0) * n))
         if entry := store.get(cell.cell_id):
             outcome = samples.read(entry).outcome
             index = outcome.index
             row = _held(row, outcome.standing)
-            clean = _held(clean, held_clean(entry, outcome.correct, results.modality))
+            clean = _held(clean, held_clean(entry, outcome.eligible, results.modality))
         rows[cell.defense, cell.attack, cell.seed] = row
         if clean.n and cell.clean_accuracy is not None:
             rows.setdefault((cell.defense, CLEAN, cell.seed), clean)
@@ -196,12 +204,13 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         headline[key], verdicts[key], targets[key] = tuple(item.attacks), item.verdict, item.target_hash
         if item.robust_accuracy is None:
             continue
-        worst = Row(item.defense, WORST, item.seed, item.norm, item.eps, item.n, round(item.robust_accuracy * item.n))
+        held, goal = round(item.robust_accuracy * item.n), results.threat.goal
+        worst = Row(item.defense, WORST, item.seed, item.norm, item.eps, item.n, held, goal=goal)
         parts = [rows.get((item.defense, attack, item.seed)) for attack in item.attacks]
         known = [part.samples for part in parts if part is not None and part.samples is not None]
         whole = known and len(known) == len(parts)
         rows[item.defense, WORST, item.seed] = _held(worst, worst_case(known)) if whole else worst
-    data = {"name": results.data.get("name"), "n": results.data.get("n"), "test": _test_hash(results.data)}
+    data = baseline.TestSamples(results.data.name, results.data.n, results.data.identity)
     return Snapshot(
         origin,
         results.campaign,
@@ -222,8 +231,8 @@ def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:
     known = baseline.parse(content, origin)
     rows: dict[tuple[str, str, int], Row] = {}
     for (defense, attack, seed), bits in known.samples.items():
-        norm, eps = known.threats.get(attack, ("", 0.0))
-        rows[defense, attack, seed] = _held(Row(defense, attack, seed, norm, eps, len(bits), 0), bits)
+        norm, eps, goal = known.threats.get(attack, ("", 0.0, "untargeted"))
+        rows[defense, attack, seed] = _held(Row(defense, attack, seed, norm, eps, len(bits), 0, goal=goal), bits)
     snapshot = Snapshot(
         origin, known.campaign, known.data, known.index, rows, known.headline, known.verdicts, known.targets, known.attacks
     )
@@ -235,11 +244,6 @@ def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:
 
 def _held(row: Row, bits: np.ndarray) -> Row:
     return replace(row, n=len(bits), held=int(bits.sum()), samples=bits)
-
-
-def _test_hash(data: Mapping[str, Any]) -> str:
-    """Of the test samples alone; results from before it was noted have only the hash of all samples."""
-    return str(data.get("test_digest") or data.get("digest", ""))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from robustkd import plugins
 from robustkd.campaigns.execution.accelerators import accelerators
@@ -26,7 +27,7 @@ from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.file.spec import Campaign, Name
 from robustkd.campaigns.plan.finished import rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results.collect import test_digest
+from robustkd.campaigns.results.collect import test_digest, used_digest
 from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import content_hash, relative
 from robustkd.campaigns.store.meta import TrainMeta
@@ -39,6 +40,33 @@ RECORD = "record.json"
 GIT_SECONDS = 10
 
 
+class GitState(TypedDict, total=False):
+    """Commit and branch of a repository, and whether tracked files differ from the commit."""
+
+    commit: str
+    branch: str
+    dirty: bool
+
+
+class Machine(TypedDict, total=False):
+    """What numbers may depend on: the platform, its accelerators by name, the version of Python."""
+
+    system: str
+    processor: str
+    cores: int | None
+    accelerators: list[str]
+    python: str
+
+
+class DataState(TypedDict, total=False):
+    """The data: name, test samples, SHA-256 of all samples and of the test samples alone."""
+
+    name: str
+    n: int
+    digest: str
+    test_digest: str
+
+
 @dataclass(frozen=True)
 class Execution:
     """One run of a campaign.
@@ -48,11 +76,9 @@ class Execution:
         folder: where it was, and the files that it names.
         plan: hash over all cells.
         command: the command line.
-        git: commit, branch and whether something was changed since, of that folder; empty outside of a repository.
-        machine: system, processor, cores, accelerators, Python.
+        git: of that folder; empty outside of a repository.
         packages: the version of every installed distribution.
         plugins: those of the campaign, as ``attacks/pgd``, with their version and the package that they come from.
-        data: name, n, hashes.
         files: the SHA-256 of each file that the campaign names, or that code of the user's own read when it built a target, by its
             path relative to ``folder`` (or absolute).
         targets: the hash of each trained target, by ``defense/seed``.
@@ -64,12 +90,12 @@ class Execution:
     folder: str
     plan: str
     command: list[str]
-    git: dict[str, Any]
-    machine: dict[str, Any]
+    git: GitState
+    machine: Machine
     packages: dict[str, str]
     plugins: dict[str, dict[str, str]]
     seeds: list[int]
-    data: dict[str, Any]
+    data: DataState
     files: dict[str, str]
     started: str
     targets: dict[str, str] = field(default_factory=dict)
@@ -86,24 +112,26 @@ class Recorder(Observer):
     def __init__(self, folder: Path, command: Sequence[str]) -> None:
         self._folder, self._command = folder, command
         self._before: list[dict[str, Any]] = []
-        self._now: dict[str, Any] = {}
+        self._now: Execution | None = None
 
     def planned(self, plan: Plan, finished: int, todo: int) -> None:
-        """Note how the run begins."""
+        """Write the record of a run that has not ended."""
         self._before = _entries(self._folder / RECORD)
         self._plan = plan
-        self._now = asdict(execution(plan, self._command))
-        self._write()
+        self._now = execution(plan, self._command)
+        self._write(self._now)
 
     def finished(self, results: Results) -> None:
-        """Note how it ended."""
+        """Add the trained targets, the files that were read and the end of the run to its record."""
         targets = {f"{item.defense}/{item.seed}": item.target_hash for item in results.defenses if item.target_hash}
-        files = self._now["files"] | files_built_from(self._plan, Store(self._folder))
-        self._now |= {"targets": targets, "files": files, "finished": _now(), "complete": not results.incomplete}
-        self._write()
+        assert self._now is not None
+        files = self._now.files | files_built_from(self._plan, Store(self._folder))
+        complete = not results.incomplete
+        self._now = replace(self._now, targets=targets, files=files, finished=_now(), complete=complete)
+        self._write(self._now)
 
-    def _write(self) -> None:
-        content = {"version": 1, "runs": [*self._before, self._now]}
+    def _write(self, now: Execution) -> None:
+        content = {"version": 1, "runs": [*self._before, asdict(now)]}
         write_text(self._folder / RECORD, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -121,7 +149,12 @@ def execution(plan: Plan, command: Sequence[str]) -> Execution:
         packages=packages(),
         plugins=plugin_versions(campaign),
         seeds=list(campaign.seeds),
-        data={"name": campaign.data.name, "n": len(data.test), "digest": data.digest, "test_digest": test_digest(data)},
+        data={
+            "name": campaign.data.name,
+            "n": len(data.test),
+            "digest": used_digest(plan),
+            "test_digest": test_digest(data),
+        },
         files={relative(path, campaign.folder): file_hash(path) for path in files_named(campaign)},
         started=_now(),
     )
@@ -154,7 +187,7 @@ def read(path: Path) -> Execution:
     return found
 
 
-def git_state(folder: Path) -> dict[str, Any]:
+def git_state(folder: Path) -> GitState:
     """Commit, branch, and whether tracked files differ from it; empty where there is no repository or no git."""
 
     def git(*arguments: str) -> str:
@@ -173,7 +206,7 @@ def git_state(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """This machine, as far as numbers may depend on it."""
     return {
         "system": platform.system(),

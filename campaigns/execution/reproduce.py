@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from robustkd.campaigns.execution import record as records
 from robustkd.campaigns.execution.record import RECORD, Execution
@@ -130,13 +129,13 @@ def _files(execution: Execution, folder: Path) -> Iterator[Difference]:
             yield Difference(f"file {name}", was[:12] or "a folder", now[:12] or "a folder")
 
 
-def _mapped(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Difference]:
+def _mapped(what: str, there: Mapping[str, object], here: Mapping[str, object]) -> Iterator[Difference]:
     for key in dict.fromkeys([*there, *here]):
         if there.get(key) != here.get(key):
             yield Difference(f"{what} {key}", _text(there.get(key)), _text(here.get(key)))
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     if value is None:
         return None
     return value if isinstance(value, str) else json.dumps(value)

@@ -83,7 +83,7 @@ def run(
         KeyboardInterrupt: stopped; every finished cell is kept, and running again goes on.
     """
     store = Store(out)
-    with store.alone():
+    with store.exclusive_lock():
         store.prepare()
         write_text(out / "campaign.yaml", plan.campaign.text)
         distinct = {cell.id: cell for cell in plan.cells}
@@ -92,7 +92,7 @@ def run(
                 store.remove(cell_id)
         driver = _Driver(plan, store, observers)
         finished = driver.finished()
-        store.tidy(finished)
+        store.sweep(finished)
         again = reasons(plan, store, finished)
         remember(plan, out)
         for observer in observers:
@@ -120,7 +120,7 @@ def run(
                     observer.extended(reasons(plan, store, finished), len(stale))
             if driver.begun == before:  # there is time, but for none of the cells that are left
                 break
-        store.tidy(finished)  # children that were stopped in the midst of writing
+        store.sweep(finished)  # children that were stopped in the midst of writing
         results = current(plan, store) if finished.issuperset(distinct) else None
         if results is None:
             results = collect(plan, store, driver.failures)

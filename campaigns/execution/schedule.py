@@ -71,7 +71,7 @@ class Schedule:
         return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 
     def succeed(self, cell: Cell) -> None:
-        """``cell`` is in the store."""
+        """Note that ``cell`` is in the store, so that the cells that wait for it become ready."""
         self._settle(cell)
 
     def fail(self, cell: Cell) -> list[Cell]:

@@ -26,7 +26,7 @@ from robustkd.lazy import torch
 
 
 def main() -> None:
-    """What a member runs."""
+    """Run one cell as a member of a torchrun group."""
     threading.Thread(target=die_with_parent, daemon=True).start()
     speech = os.dup(1)
     os.dup2(2, 1)  # what a plug-in prints must not come between the lines

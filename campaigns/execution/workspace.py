@@ -22,21 +22,17 @@ from robustkd.campaigns.store.identity import content_hash
 from robustkd.campaigns.store.meta import Circumstances, TrainMeta
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import (
-    Arrays,
     BaseTarget,
     Batch,
-    GenerativeTarget,
     IdentityError,
     Judge,
     PromptBatch,
-    Prompts,
-    Target,
     TargetError,
+    UsageError,
 )
 from robustkd.contracts.holder import TargetHolder
 from robustkd.data import Splits, load_splits
-from robustkd.evaluation.images import make_batch, with_clean_logits
-from robustkd.evaluation.prompts import prepare
+from robustkd.evaluation.modality import evaluation_of
 from robustkd.lazy import torch
 from robustkd.targets import load_target
 
@@ -46,10 +42,19 @@ _LOADED = 2
 
 
 def device_named(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UsageError: there is no such device on this machine.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second where torch was built without CUDA
+        wanted = "; a graphics card of NVIDIA or AMD is called cuda" if name.casefold().startswith("gpu") else ""
+        said = (str(error).splitlines() or [""])[0].partition(". ")[0]
+        raise UsageError(f"device '{name}' cannot be used here: {said}", fix=f"auto, cpu, cuda or cuda:1{wanted}") from None
 
 
 class Workspace:
@@ -60,11 +65,13 @@ class Workspace:
 
     Attributes:
         report: hears of each epoch of a training.
+        modality: how the campaign's data are evaluated.
     """
 
     def __init__(self, job: Job, report: Report, *, writes: bool) -> None:
         self.job, self.report, self.writes = job, report, writes
         self.campaign = spec.from_text(job.text, job.origin, Path(job.folder))
+        self.modality = evaluation_of(self.campaign.data.modality)
         self.store = Store(Path(job.store))
         self.device = device_named(job.device)
         self._ready: OrderedDict[tuple[str, str, int], tuple[BaseTarget, Batch | PromptBatch]] = OrderedDict()
@@ -173,20 +180,11 @@ class Workspace:
         return self._ready[key]
 
     def _loaded(self, cell: Cell) -> tuple[BaseTarget, Batch | PromptBatch]:
-        data, target = self.data, self.target(cell.defense, cell.target, cell.seed)
-        match target, data.test:
-            case GenerativeTarget(), Prompts():
-                torch.manual_seed(cell.seed)
-                judges = self.judges(cell)
-                return target, prepare(target, data.test, data.test_index, judges, benign=data.benign, device=self.device)
-            case Target(), Arrays():
-                batch = make_batch(data.test.unit(), data.test.labels, index=data.test_index, device=self.device)
-                return target, with_clean_logits(target, batch)
-        prompts, images = "answers no requests, and the data are prompts", "draws or writes, and the data are images"
-        raise TargetError(
-            f"defense '{cell.defense}' {prompts if isinstance(data.test, Prompts) else images}",
-            fix="keep it out of the attacks and analyses by the matrix: it is there for others to use",
+        target = self.target(cell.defense, cell.target, cell.seed)
+        batch = self.modality.prepare(
+            target, self.data, lambda: self.judges(cell), name=cell.defense, seed=cell.seed, device=self.device
         )
+        return target, batch
 
 
 class Clock:
@@ -197,5 +195,5 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Until now."""
+        """Seconds since the clock was made."""
         return time.perf_counter() - self._started

@@ -18,7 +18,7 @@ from robustkd.data import SplitParams
 
 Json = dict[str, Any]
 
-FRACTION = r"^\d+(\.\d+)?/\d+(\.\d+)?$"
+FRACTION = r"^\d+(\.\d+)?\s*/\s*\d+(\.\d+)?$"
 """Numbers may be written as 8/255, which any other reader of YAML takes for a text."""
 
 
@@ -40,7 +40,9 @@ def campaign_schema() -> Json:
         ("judges", None),
     ):
         definitions[plugins.one_of(group)] = _uses(group, "kind", definitions, also)  # type: ignore[arg-type]
-        uses = {"type": "object", "additionalProperties": {"$ref": f"#/$defs/{plugins.one_of(group)}"}}
+        block = {"$ref": f"#/$defs/{plugins.one_of(group)}"}
+        kinds = definitions[plugins.one_of(group)]["properties"]["kind"]
+        uses = {"type": "object", "additionalProperties": {"if": {"type": "string"}, "then": kinds, "else": block}}
         schema["properties"][group] = uses | ({"minProperties": 1} if group in ("attacks", "defenses") else {})
     definitions["transform"] = _uses("transforms", "kind", definitions, None)
     definitions["data"] = _uses("datasets", "name", definitions, SplitParams)

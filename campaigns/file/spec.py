@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from robustkd import plugins
 from robustkd.campaigns.file import presets
@@ -30,9 +30,10 @@ from robustkd.contracts import (
     target_references,
 )
 from robustkd.contracts.check import Level
-from robustkd.contracts.threat import Goal, Norm
+from robustkd.contracts.threat import Goal, Norm, norm_named
 from robustkd.data import SplitParams
 from robustkd.evaluation.checks import check_names, make_check
+from robustkd.evaluation.modality import evaluation_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -51,16 +52,21 @@ class _Block(BaseModel):
 
 
 class _Use(BaseModel):
-    """A plug-in and its parameters; the parameters are validated by the plug-in's own ``Params``."""
+    """A plug-in and its parameters, which are validated by its own ``Params``; a bare word is its kind."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
 
 
 class ThreatSpec(_Block):
     """The ``threat`` block: a budget in pixels, or, of a model that is asked, in attempts."""
 
-    norm: Norm = "linf"
+    norm: Annotated[Norm, BeforeValidator(norm_named)] = "linf"
     eps: float | None = Field(None, ge=0, description="of images: budget in pixel units of [0, 1]")
     goal: Goal = "untargeted"
     curve: tuple[Annotated[float, Field(ge=0)], ...] = Field((), description="more eps, for the accuracy curve")
@@ -72,16 +78,16 @@ class ThreatSpec(_Block):
             return ThreatModel.by_prompt(self.attempts)
         return ThreatModel(norm=self.norm, eps=self.eps or 0.0, goal=self.goal)
 
+    def larger(self) -> ThreatSpec:
+        """A budget that is larger by 1: an attack that is judged under the same threat model with it has no budget to set."""
+        if self.attempts is not None:
+            return self.model_copy(update={"attempts": self.attempts + 1})
+        return self.model_copy(update={"eps": (self.eps or 0.0) + 1})
+
     def problem(self, modality: Modality) -> tuple[str, str] | None:
         """What is wrong with it for such data, and the fix."""
-        if modality == "images":
-            if self.attempts is not None:
-                return "attempts are for models that are asked", "of images, give 'norm' and 'eps'"
-            return ("this key is missing: eps", "give 'norm' and 'eps'") if self.eps is None else None
-        if self.attempts is None:
-            return "this key is missing: attempts", "say how many answers to each request may be judged, such as {attempts: 20}"
-        given = {"norm", "eps", "goal", "curve"} & self.model_fields_set
-        return (f"{', '.join(sorted(given))}: prompts have no such budget", "give 'attempts' alone") if given else None
+        given = {key for key in self.model_fields_set if getattr(self, key) is not None}
+        return evaluation_of(modality).threat_problem(given)
 
 
 class _DefenseBlock(_Block):
@@ -341,23 +347,18 @@ def _checks(block: ChecksSpec, modality: Modality) -> tuple[Check, ...]:
 
 def _judges(block: Mapping[str, _Use], data: DataUse | None, folder: Path, problems: list[Problem]) -> dict[str, JudgeUse]:
     """The judges that the file names, else those that the dataset comes with; prompts need one."""
-    if data is None or data.modality == "images":
-        return {
-            name: JudgeUse(name, use.kind, plugin)
-            for name, use in block.items()
-            if (plugin := _plugin("judges", use, ("judges", name), folder, problems)) is not None
-        }
-    uses = block or {name: _Use(**use) for name, use in plugins.load("datasets", data.name).judges.items()}
-    if not uses:
-        problems.append(
-            Problem(("judges",), f"'{data.name}' comes without judges", "name one, such as refusal: {kind: refusal-match}")
-        )
-    judges = {}
-    for name, use in uses.items():
-        plugin = _plugin("judges", use, ("judges", name), folder, problems)
-        if plugin is not None:
-            judges[name] = JudgeUse(name, use.kind, plugin)
-    return judges
+    uses = dict(block)
+    if data is not None and evaluation_of(data.modality).needs_judges and not uses:
+        uses = {name: _Use(**use) for name, use in plugins.load("datasets", data.name).judges.items()}
+        if not uses:
+            problems.append(
+                Problem(("judges",), f"'{data.name}' comes without judges", "name one, such as refusal: {kind: refusal-match}")
+            )
+    return {
+        name: JudgeUse(name, use.kind, plugin)
+        for name, use in uses.items()
+        if (plugin := _plugin("judges", use, ("judges", name), folder, problems)) is not None
+    }
 
 
 def _misplaced(modality: Modality, blocks: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
@@ -422,6 +423,17 @@ def _defense(name: str, use: _Use, folder: Path, problems: list[Problem]) -> Def
     return DefenseUse(name, use.kind, plugin, block.replica)
 
 
+def _has_parameter(group: plugins.Group, kind: str, key: str) -> bool:
+    """Whether a plug-in has a parameter of this name; True of one that cannot be loaded, which is told elsewhere."""
+    try:
+        return key in plugins.load(group, kind).Params.model_fields
+    except PluginError:
+        return True
+
+
+_BUDGET = {"eps", "epsilon", "norm", "goal", "curve"}
+
+
 def _attack(
     name: str, use: _Use, default: ThreatSpec, folder: Path, problems: list[Problem], modality: Modality
 ) -> AttackUse | None:
@@ -432,20 +444,24 @@ def _attack(
         threat = validated(ThreatSpec, extra.pop("threat"), (*path, "threat"), folder, problems, also=())
         if threat is not None and (wrong := threat.problem(modality)):
             problems.append(Problem((*path, "threat"), *wrong))
+    for key in _BUDGET & set(extra):
+        if not _has_parameter("attacks", use.kind, key):
+            value = extra.pop(key)
+            told = (
+                f"write it into the threat, the campaign's or this attack's: threat: {{norm: {default.norm}, {key}: {value}}}"
+            )
+            problems.append(Problem((*path, key), f"'{use.kind}' has no such parameter", told))
     plugin = _plugin("attacks", _Use(kind=use.kind, **extra), path, folder, problems)
     if plugin is None or threat is None:
         return None
+    if threat.problem(modality) or modality not in plugin.modalities:  # it is complained of elsewhere
+        return AttackUse(name, use.kind, plugin, threat.model(), ())
     judged = plugin.threat_for(threat.model())
-    if _has_budget(plugin, threat.model()):
-        return AttackUse(name, use.kind, plugin, judged, judged.steps or threat.curve)
+    if judged != plugin.threat_for(threat.larger().model()):
+        return AttackUse(name, use.kind, plugin, judged, judged.budget.points or threat.curve)
     if "threat" in (use.model_extra or {}):
         problems.append(Problem((*path, "threat"), f"'{use.kind}' has no budget to set", "leave the threat out"))
     return AttackUse(name, use.kind, plugin, judged, ())
-
-
-def _has_budget(plugin: BaseAttack, threat: ThreatModel) -> bool:
-    """Whether what the attack is judged under changes with the budget that is asked for."""
-    return plugin.threat_for(threat) != plugin.threat_for(replace(threat, eps=threat.eps + 1, attempts=threat.attempts + 1))
 
 
 def _analysis(name: str, use: _Use, defenses: Mapping[str, _Use], folder: Path, problems: list[Problem]) -> AnalysisUse | None:

@@ -70,7 +70,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCell(Cell):
-    """Train a defense."""
+    """A cell that trains a defense with one seed."""
 
     kind = "train"
 
@@ -89,7 +89,7 @@ class AttackCell(Cell):
 
     @property
     def plugin(self) -> str:
-        """The attack."""
+        """The name of the attack."""
         return self.attack
 
     @property
@@ -125,5 +125,5 @@ class AnalysisCell(Cell):
 
     @property
     def plugin(self) -> str:
-        """The analysis."""
+        """The name of the analysis."""
         return self.analysis

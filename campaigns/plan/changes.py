@@ -17,13 +17,13 @@ from robustkd.campaigns.store.store import Entry, Store
 
 PLAN = "plan.json"
 
-Place = tuple[str, str, str, int]
+CellKey = tuple[str, str, str, int]
 """What a cell is in the words of its campaign file: kind, defense, attack or analysis, seed."""
 Identity = Mapping[str, Any]
 
 
-def place(cell: Cell) -> Place:
-    """A cell's place."""
+def cell_key(cell: Cell) -> CellKey:
+    """What identifies a cell within its campaign, whatever its parameters are."""
     return cell.kind, cell.defense, cell.plugin, cell.seed
 
 
@@ -33,10 +33,10 @@ def remember(plan: Plan, folder: Path) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    write_text(folder / PLAN, json.dumps({"plan": plan.id, "cells": [[*place(cell), cell.id] for cell in plan.cells]}))
+    write_text(folder / PLAN, json.dumps({"plan": plan.id, "cells": [[*cell_key(cell), cell.id] for cell in plan.cells]}))
 
 
-def remembered(folder: Path) -> dict[Place, str]:
+def remembered(folder: Path) -> dict[CellKey, str]:
     """The ids of the plan that was run last, by place; empty when there is none, or its file is damaged."""
     try:
         rows = json.loads((folder / PLAN).read_bytes())["cells"]
@@ -84,10 +84,10 @@ def _stale_checks(entries: Collection[Entry]) -> list[str]:
     return found
 
 
-def _before(store: Store, last: Mapping[Place, str], todo: Mapping[str, Cell]) -> dict[Place, tuple[str, Identity]]:
+def _before(store: Store, last: Mapping[CellKey, str], todo: Mapping[str, Cell]) -> dict[CellKey, tuple[str, Identity]]:
     """Id and identity of the finished cells of the last plan in whose places other ones are to be done."""
-    before: dict[Place, tuple[str, Identity]] = {}
-    for where in map(place, todo.values()):
+    before: dict[CellKey, tuple[str, Identity]] = {}
+    for where in map(cell_key, todo.values()):
         if (id_ := last.get(where)) and id_ not in todo and (entry := store.get(id_)) and entry.meta.identity:
             before[where] = id_, entry.meta.identity
     return before
@@ -109,7 +109,7 @@ def changed_files(store: Store, folder: Path, cell: Cell) -> list[str]:
     return [name for name, hash_ in files.items() if not (folder / name).is_file() or content_hash(folder / name) != hash_]
 
 
-def explain(before: Mapping[Place, tuple[str, Identity]], now: Iterable[Cell], names: Mapping[str, str]) -> list[str]:
+def explain(before: Mapping[CellKey, tuple[str, Identity]], now: Iterable[Cell], names: Mapping[str, str]) -> list[str]:
     """What changed, of the cells that stood in the same places before with another identity.
 
     Args:
@@ -119,7 +119,7 @@ def explain(before: Mapping[Place, tuple[str, Identity]], now: Iterable[Cell], n
     """
     groups: dict[str, dict[str, int]] = {}
     for cell in now:
-        old_id, old = before.get(place(cell), (cell.id, {}))
+        old_id, old = before.get(cell_key(cell), (cell.id, {}))
         if old_id == cell.id:
             continue
         texts = list(_differences(cell, old, names))
@@ -172,7 +172,7 @@ def _check_differences(was: Any, is_: Any) -> Iterator[str]:
             yield from (f"{name} {text}" for text in _value_differences("", old[name], new[name], {}))
 
 
-def set_otherwise(was: Identity, is_: Identity) -> str:
+def parameter_diff(was: Identity, is_: Identity) -> str:
     """How two descriptions of a plug-in of one name differ, as in ``steps 20 -> 40``; empty where they do not."""
     return "; ".join(_value_differences("", dict(was), dict(is_), {}))
 

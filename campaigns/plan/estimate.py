@@ -69,7 +69,7 @@ def estimates(plan: Plan, store: Store, finished: Collection[str] = ()) -> dict[
 
 
 def cost(found: Mapping[str, Estimate], store: Store) -> Cost:
-    """The sum of estimates."""
+    """The estimates of all cells added up; ``cells`` counts them by what the estimate is based on."""
     cells = Counter(estimate.basis for estimate in found.values())
     passes = [estimate.passes for estimate in found.values() if estimate.passes]
     peaks = [entry.meta.peak_bytes for cell_id in store.ids() if (entry := store.get(cell_id))]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, overload
 
 from robustkd.campaigns.file.spec import Campaign
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
-from robustkd.campaigns.store.identity import described, digest, identified, renamed
+from robustkd.campaigns.plan.refusals import require_budgets_meant, require_training_data
+from robustkd.campaigns.store.identity import digest, identified, plugin_identity, resolve_references
 from robustkd.contracts import Capabilities
 from robustkd.data import Splits, load_splits
 from robustkd.scoring.results import Skipped
@@ -55,9 +57,12 @@ def build(campaign: Campaign) -> Plan:
     """Lay out the cells of a campaign. Loads its data, for their hash.
 
     Raises:
-        DataError: the data are missing or invalid.
+        DataError: the data are missing or invalid, or lack what the defenses train on.
+        UsageError: a budget is larger than the distance between any two images.
     """
     data = load_splits(campaign.data.name, campaign.data.params, campaign.data.split)
+    require_training_data(campaign, data)
+    require_budgets_meant(campaign, data)
     skipped = _skipped(campaign)
     left_out = {(item.defense, item.attack) for item in skipped}
     maker = CellMaker(campaign, data)
@@ -124,9 +129,13 @@ class CellMaker:
     def __init__(self, campaign: Campaign, data: Splits[Any]) -> None:
         self._campaign, self._data = campaign, data
         self._known: dict[int, dict[str, Any]] = {}
-        self._training = [part.digest() for part in (data.train, data.validation) if part is not None]
         self._test = data.test.digest() if data.benign is None else [data.test.digest(), data.benign.digest()]
-        self._threat = [campaign.threat.norm, campaign.threat.eps]
+        self._threat = list(campaign.threat.budget.identity[:2])
+
+    @cached_property
+    def _training(self) -> list[str]:
+        """The hashes of the training data; not taken where no cell learns from them, since it decodes them all."""
+        return [part.digest() for part in (self._data.train, self._data.validation) if part is not None]
 
     def forget(self) -> None:
         """Describe plug-ins anew from now on: files may have changed."""
@@ -155,7 +164,7 @@ class CellMaker:
         use, data = self._campaign.defenses[name], self._data
         teachers = {reference: trained[reference] for reference in use.references}
         parts: dict[str, Any] = {
-            "plugin": _standing_on(self._described(use.kind, use.plugin), teachers),
+            "plugin": _with_references(self._plugin_identity(use.kind, use.plugin), teachers),
             "threat": self._threat if use.plugin.uses_threat else None,
             "training data": self._training if use.plugin.uses_data else None,
             # A defense that is loaded, not trained, is the same for every seed; the cells of its attacks still differ by theirs.
@@ -170,9 +179,10 @@ class CellMaker:
         """The cell of an attack on a defense."""
         use, target = self._campaign.attacks[attack], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
+        norm, eps, space, attempts = use.threat.budget.identity
         parts: dict[str, Any] = {
-            "plugin": _standing_on(self._described(use.kind, use.plugin), others),
-            "threat": [use.threat.norm, use.threat.eps, use.threat.goal, sorted(set(use.curve))],
+            "plugin": _with_references(self._plugin_identity(use.kind, use.plugin), others),
+            "threat": [norm, eps, use.threat.goal, sorted(set(use.curve))],
             "test data": self._test,
             "target": target,
             "seed": seed,
@@ -180,7 +190,7 @@ class CellMaker:
         if use.plugin.traits.learns:
             parts["training data"] = self._training
         if self._campaign.judges:  # of images there are none, and their cells keep their identities
-            parts["threat"] += [use.threat.space, use.threat.attempts]
+            parts["threat"] += [space, attempts]
             parts["judges"] = self._judges(judged)
         identifier = identified("attack", parts)
         return AttackCell(
@@ -197,7 +207,7 @@ class CellMaker:
     def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Mapping[str, str]) -> ChecksCell:
         """The cell of the checks on a defense; ``attacks`` has the ids of its attack cells, by attack."""
         target = trained[defense]
-        checks = [self._described(check.name, check) for check in self._campaign.checks]
+        checks = [self._plugin_identity(check.name, check) for check in self._campaign.checks]
         # The evidence names the attacks as the campaign does, so these names belong to the identity.
         basis = [[name, id_] for name, id_ in attacks.items()]
         parts: dict[str, Any] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
@@ -210,7 +220,7 @@ class CellMaker:
         """The cell of an analysis of a defense."""
         use, target = self._campaign.analyses[analysis], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
-        plugin = _standing_on(self._described(use.kind, use.plugin), others)
+        plugin = _with_references(self._plugin_identity(use.kind, use.plugin), others)
         parts: dict[str, Any] = {"plugin": plugin, "threat": self._threat}
         parts |= {"test data": self._test, "target": target, "seed": seed}
         if self._campaign.judges:
@@ -226,18 +236,18 @@ class CellMaker:
             analysis=analysis,
         )
 
-    def _described(self, kind: str, plugin: Any) -> dict[str, Any]:
+    def _plugin_identity(self, kind: str, plugin: Any) -> dict[str, Any]:
         if id(plugin) not in self._known:
-            self._known[id(plugin)] = described(kind, plugin)
+            self._known[id(plugin)] = plugin_identity(kind, plugin)
         return self._known[id(plugin)]
 
     def _judges(self, judged: dict[str, str]) -> list[dict[str, Any]]:
-        return [_standing_on(self._described(use.kind, use.plugin), judged) for use in self._campaign.judges.values()]
+        return [_with_references(self._plugin_identity(use.kind, use.plugin), judged) for use in self._campaign.judges.values()]
 
     def _judged(self, trained: Mapping[str, str]) -> dict[str, str]:
         return {name: trained[name] for judge in self._campaign.judges.values() for name in judge.references}
 
 
-def _standing_on(plugin: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
+def _with_references(plugin: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
     """A plug-in's description, with the cells of the defenses that it refers to in the place of their names."""
-    return plugin | {"params": renamed(plugin["params"], targets)} if targets else plugin
+    return plugin | {"params": resolve_references(plugin["params"], targets)} if targets else plugin

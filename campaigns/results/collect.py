@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,18 +15,22 @@ from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, Checks
 from robustkd.campaigns.plan.finished import valid_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
-from robustkd.campaigns.store.identity import described, digest
+from robustkd.campaigns.store.identity import digest, plugin_identity
 from robustkd.campaigns.store.meta import AttackMeta, TrainMeta
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import PERTURBATIONS, Entry, Store
+from robustkd.contracts import BaseAttack
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Transcript
-from robustkd.contracts.data import Modality
+from robustkd.contracts.data import DeferredArrays, Modality
+from robustkd.contracts.threat import ThreatModel, told_apart
 from robustkd.data import Splits
+from robustkd.evaluation.modality import evaluation_of
 from robustkd.scoring.intervals import share, wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
-from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
+from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results, with_units
+from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
 
@@ -53,6 +57,7 @@ def collect(
     One trained defense after the other: the samples of all cells together would not fit into memory.
     """
     campaign = plan.campaign
+    norm, eps = campaign.threat.budget.stored
     cells: list[CellResult] = []
     defenses: dict[tuple[str, int], DefenseResult] = {}
     standing: list[tuple[str, int, np.ndarray]] = []
@@ -71,14 +76,14 @@ def collect(
             standing.append((name, seed, _worst_case([trained.records[cell.id] for cell in trained.headline])[1]))
     return Results(
         campaign=campaign.name,
-        threat={"norm": campaign.threat.measure, "eps": campaign.threat.eps},
+        threat=ThreatSummary(norm, eps, campaign.threat.goal),
         data=data_told(plan),
         cells=cells,
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
         skipped=list(plan.skipped),
         comparisons=compared(standing),
-        attacks={name: described(use.kind, use.plugin) for name, use in campaign.attacks.items()},
-        environment=environment() | ({"finished": max(finished)} if finished else {}),
+        attacks={name: AttackSummary(**plugin_identity(use.kind, use.plugin)) for name, use in campaign.attacks.items()},
+        environment=environment(max(finished, default=None)),
     )
 
 
@@ -89,6 +94,8 @@ class _Trained:
         headline: its attacks under the campaign's threat model.
         entries: by cell id; None where there is none yet.
         records: of the attack cells that are finished.
+        findings: of its checks; None before they have run, and without any.
+        remedy: what the attacks that the checks named left.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class _Trained:
         self.analyses = [cell for cell in cells if isinstance(cell, AnalysisCell)]
         self.entries = {cell.id: store.get(cell.id) if cell.id in valid else None for cell in cells}
         self.records = {cell.id: samples.read(entry) for cell in self.attacks if (entry := self.entries[cell.id])}
+        self.findings, self.remedy = _read_findings(self.entries[self.checks.id] if self.checks else None)
 
     @property
     def has_result(self) -> bool:
@@ -140,11 +148,22 @@ class _Trained:
             for cell in self.attacks
         ]
 
+    def headline_records(self) -> dict[str, AttackRecord]:
+        """The record of each finished attack under the campaign's threat model, by the attack's name."""
+        return {cell.attack: self.records[cell.id] for cell in self.headline if cell.id in self.records}
+
+    def tables(self) -> dict[str, Table]:
+        """The table of each finished analysis, by the analysis's name."""
+        return {cell.analysis: _table(entry) for cell in self.analyses if (entry := self.entries[cell.id])}
+
+    def unattacked(self) -> list[AttackCell]:
+        """The attacks that have no result."""
+        return [cell for cell in self.attacks if cell.id not in self.records]
+
     def missing(self) -> list[Cell]:
         """The cells beside the training that have no result: attacks, then the checks, then analyses."""
-        attacks = [cell for cell in self.attacks if cell.id not in self.records]
         others = [*([self.checks] if self.checks else []), *self.analyses]
-        return attacks + [cell for cell in others if not self.entries[cell.id]]
+        return [*self.unattacked(), *(cell for cell in others if not self.entries[cell.id])]
 
 
 def _each_trained(plan: Plan, store: Store, failures: Mapping[str, Failure]) -> Iterator[_Trained]:
@@ -158,10 +177,11 @@ def _each_trained(plan: Plan, store: Store, failures: Mapping[str, Failure]) -> 
             yield _Trained(plan, groups[name, seed], store, failures, valid)
 
 
-def environment() -> dict[str, str]:
-    """Versions and machine, for the record."""
-    found = {name: version(name) for name in ("robustkd", "torch", "numpy", "mlflow")}
-    return found | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+def environment(finished: str | None) -> Environment:
+    """Versions and machine, with the time when the last cell was ``finished``."""
+    versions = {name: version(name) for name in ("robustkd", "torch", "numpy", "mlflow")}
+    machine = f"{platform.system()} {platform.machine()}"
+    return Environment(**versions, python=platform.python_version(), machine=machine, finished=finished)
 
 
 def attack_result(
@@ -169,50 +189,64 @@ def attack_result(
 ) -> CellResult:
     """The result of one attack cell."""
     use = plan.campaign.attacks[cell.attack]
-    names: dict[str, Any] = {
-        "cell_id": cell.id,
-        "defense": cell.defense,
-        "attack": use.name,
-        "seed": cell.seed,
-        "norm": use.threat.measure,
-        "eps": use.threat.eps,
-    }
+    norm, eps = use.threat.budget.stored
+    result = CellResult(
+        cell.id,
+        cell.defense,
+        use.name,
+        cell.seed,
+        failure.status,
+        norm,
+        eps,
+        error=failure.error,
+        goal=use.threat.goal,
+    )
     if entry is None or record is None:
-        return CellResult(status=failure.status, error=failure.error, **names)
+        return result
     outcome = record.outcome
     low, high = wilson(int(outcome.standing.sum()), len(outcome))
-    reached = outcome.norm[outcome.correct & np.isfinite(outcome.norm)]
-    return CellResult(
+    return replace(
+        result,
         status="done",
+        error=None,
         n=len(outcome),
-        clean_accuracy=share(held_clean(entry, outcome.correct, plan.data.modality)),
+        clean_accuracy=share(held_clean(entry, outcome.eligible, plan.data.modality)),
         robust_accuracy=share(outcome.standing),
         ci_low=low,
         ci_high=high,
-        attack_success_rate=share(outcome.success[outcome.correct]),
-        median_norm=float(np.median(reached)) if use.plugin.traits.kind == "minimum-norm" and len(reached) else None,
+        attack_success_rate=share(outcome.success[outcome.decided]),
+        median_norm=outcome.median_norm if use.plugin.traits.kind == "minimum-norm" else None,
         forward_passes=int(outcome.forwards.sum()),
         backward_passes=int(outcome.backwards.sum()),
         wall_seconds=entry.meta.wall_seconds,
         perturbations=perturbations_kept(entry),
+        unjudged=_unjudged([record]),
         agreement=_agreement(samples.transcripts(entry)),
-        curve=_curve(outcome.correct, record.broken_at, {use.threat.eps, *use.curve}),
-        **names,
+        curve=_curve(outcome.decided, record.broken_at, {eps, *use.curve}, everywhere=_measures_every_eps(use.plugin)),
     )
 
 
-def data_told(plan: Plan) -> dict[str, Any]:
+def data_told(plan: Plan) -> DataSummary:
     """What results and tracking say of the data."""
     data = plan.data
-    found = {
-        "name": plan.campaign.data.name,
-        "n": len(data.test),
-        "digest": data.digest,
-        "test_digest": test_digest(data),
-    }
-    if data.modality == "images":
-        return found
-    return found | {"modality": data.modality, "benign": len(data.benign) if data.benign else 0}
+    benign = evaluation_of(data.modality).harmless(data)
+    return DataSummary(
+        plan.campaign.data.name,
+        len(data.test),
+        used_digest(plan),
+        test_digest(data),
+        data.modality,
+        benign,
+        data.notes,
+    )
+
+
+def used_digest(plan: Plan) -> str:
+    """The hash of all samples; of those that are attacked alone, where the others would have to be decoded for nothing but this."""
+    campaign, data = plan.campaign, plan.data
+    learns = any(use.plugin.uses_data for use in campaign.defenses.values())
+    learns = learns or any(use.plugin.traits.learns for use in campaign.attacks.values())
+    return data.digest if learns or not isinstance(data.train, DeferredArrays) else test_digest(data)
 
 
 def test_digest(data: Splits[Any]) -> str:
@@ -232,91 +266,119 @@ def perturbations_kept(entry: Entry) -> int | None:
 
 
 def _defense_result(trained: _Trained) -> DefenseResult:
+    """The result of a trained defense: its worst case and verdict, or why it has none."""
     campaign, train = trained.plan.campaign, trained.train
+    kind, threat = campaign.defenses[train.defense].kind, campaign.threat
+    result = DefenseResult(train.defense, train.seed, kind, "pending", *threat.budget.stored)
     entry = trained.entries[train.id]
-    base: dict[str, Any] = {
-        "defense": train.defense,
-        "seed": train.seed,
-        "kind": campaign.defenses[train.defense].kind,
-        "norm": campaign.threat.measure,
-        "eps": campaign.threat.eps,
-    }
     if entry is None:
-        failure = trained.failure(train)
-        return DefenseResult(status=failure.status, error=failure.error, **base)
+        return _without_number(result, trained.failure(train))
     meta = entry.noted(TrainMeta)
-    base |= {"train_seconds": meta.wall_seconds, "history": meta.history, "target_hash": meta.fingerprint}
-    found = {cell.attack: trained.records[cell.id] for cell in trained.headline if cell.id in trained.records}
-    missing = trained.missing()
-    unattacked = [cell for cell in missing if cell.kind == "attack"]
-    examined = _examined(trained.entries[trained.checks.id]) if trained.checks else None
-    findings, remedy = examined or ([], None)
-    tables = {cell.analysis: _table(made) for cell in trained.analyses if (made := trained.entries[cell.id])}
-    base |= {"checks": findings, "remedy": remedy, "analyses": tables}
-    if not found:
-        failure = trained.failure(unattacked[0]) if unattacked else _NO_HEADLINE
-        return DefenseResult(status=failure.status, error=failure.error, **base)
-    correct, standing, broken_at = _worst_case(list(found.values()))
+    result = replace(
+        result,
+        train_seconds=meta.wall_seconds,
+        history=meta.history,
+        target_hash=meta.fingerprint,
+        checks=trained.findings or [],
+        remedy=trained.remedy,
+        analyses=trained.tables(),
+    )
+    attacks = trained.headline_records()
+    if not attacks:
+        unattacked = trained.unattacked()
+        return _without_number(result, trained.failure(unattacked[0]) if unattacked else _NO_HEADLINE)
+    return _with_worst_case(result, trained, attacks)
+
+
+def _without_number(result: DefenseResult, failure: Failure) -> DefenseResult:
+    return replace(result, status=failure.status, error=failure.error)
+
+
+def _with_worst_case(result: DefenseResult, trained: _Trained, attacks: Mapping[str, AttackRecord]) -> DefenseResult:
+    """``result`` with the worst case over ``attacks``, which are the finished ones under the campaign's threat model."""
+    campaign = trained.plan.campaign
+    records = list(attacks.values())
+    eligible, standing, broken_at = _worst_case(records)
     low, high = wilson(int(standing.sum()), len(standing))
-    status, error = _completeness(trained, missing)
-    points = {campaign.threat.eps}.union(*(campaign.attacks[attack].curve for attack in found))
-    return DefenseResult(
+    status, error = _completeness(trained)
+    points = {campaign.threat.budget.stored[1]}.union(*(campaign.attacks[attack].curve for attack in attacks))
+    return replace(
+        result,
         status=status,
         error=error,
         n=len(standing),
-        clean_accuracy=share(held_clean(trained.clean_entry, correct, trained.plan.data.modality)),
+        clean_accuracy=share(held_clean(trained.clean_entry, eligible, trained.plan.data.modality)),
         robust_accuracy=share(standing),
         ci_low=low,
         ci_high=high,
-        attacks=list(found),
-        verdict=verdict(findings, complete=not unattacked) if examined is not None else None,
-        curve=_curve(correct, broken_at, points),
+        attacks=list(attacks),
+        verdict=None if trained.findings is None else verdict(trained.findings, complete=not trained.unattacked()),
+        curve=_curve(
+            eligible & ~_undecided(records),
+            broken_at,
+            points,
+            everywhere=any(_measures_every_eps(campaign.attacks[name].plugin) for name in attacks),
+        ),
+        unjudged=_unjudged(records),
         other_threats=_other_threats(trained),
-        **base,
     )
 
 
-def _completeness(trained: _Trained, missing: Sequence[Cell]) -> tuple[CellStatus, str | None]:
-    """The status of a defense that has a number, and what is said where some of its cells are ``missing``."""
+def _completeness(trained: _Trained) -> tuple[CellStatus, str | None]:
+    """The status of a defense that has a number, and what is said where some of its cells have no result."""
+    missing = trained.missing()
     if not missing:
         return "done", None
     first, failure = missing[0], trained.failure(missing[0])
     return failure.status, f"{len(missing)} of its cells have no result; the first: {first.title}: {failure.error}"
 
 
-def held_clean(entry: Entry, correct: np.ndarray, modality: Modality) -> np.ndarray:
-    """What the clean accuracy is the share of: (N,) bool, images that were classified rightly before the attack; of a model that
-    is asked, (M,) bool, harmless requests that it complied with, of which the data may have none.
-    """
-    return correct if modality == "images" else np.array(entry.noted(AttackMeta).benign or (), dtype=bool)
+def held_clean(entry: Entry, eligible: np.ndarray, modality: Modality) -> np.ndarray:
+    """What the clean accuracy is the share of, (M,) bool: see ``ModalityEvaluation.clean``."""
+    return evaluation_of(modality).clean(eligible, entry.noted(AttackMeta).benign)
 
 
 def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per sample over the attacks: classified rightly, still standing, and the smallest eps that broke it."""
-    correct = records[0].outcome.correct
+    """Per sample over the attacks: eligible, still standing, and the smallest eps that broke it."""
+    eligible = records[0].outcome.eligible
     standing = worst_case(record.outcome.standing for record in records)
     broken_at = np.minimum.reduce([record.broken_at for record in records])
-    return correct, standing, broken_at
+    return eligible, standing, broken_at
+
+
+def _undecided(records: Sequence[AttackRecord]) -> np.ndarray:
+    """(N,) bool: no attack is known to have broken it, and of one at least it is not known."""
+    outcomes = [record.outcome for record in records]
+    open_ = np.logical_or.reduce([outcome.eligible & ~outcome.decided for outcome in outcomes])
+    undecided: np.ndarray = open_ & ~np.logical_or.reduce([outcome.success for outcome in outcomes])
+    return undecided
+
+
+def _unjudged(records: Sequence[AttackRecord]) -> float | None:
+    """The share of requests that could not be judged; None of images, which need no judge."""
+    return share(_undecided(records)) if all(record.outcome.needs_judge for record in records) else None
 
 
 def _other_threats(trained: _Trained) -> dict[str, float]:
     campaign = trained.plan.campaign
-    groups: dict[str, list[AttackRecord]] = {}
+    groups: dict[ThreatModel, list[AttackRecord]] = {}
     for cell in trained.attacks:
         threat = campaign.attacks[cell.attack].threat
         if threat != campaign.threat and cell.id in trained.records:
-            groups.setdefault(str(threat), []).append(trained.records[cell.id])
-    return {threat: float(_worst_case(group)[1].mean()) for threat, group in groups.items()}
+            groups.setdefault(threat, []).append(trained.records[cell.id])
+    return {name: float(_worst_case(groups[threat])[1].mean()) for threat, name in told_apart(groups).items()}
 
 
-def _examined(entry: Entry | None) -> tuple[list[Finding], Remedy | None] | None:
-    """What a checks cell found; None when there is none yet."""
+def _read_findings(entry: Entry | None) -> tuple[list[Finding] | None, Remedy | None]:
+    """The findings of a checks cell, None while it has none, and the remedy."""
     if entry is None:
-        return None
+        return None, None
     content = entry.read(FINDINGS)
     try:
         raw: dict[str, Any] = json.loads(content)
-        return [Finding(**finding) for finding in raw["findings"]], Remedy(**raw["remedy"]) if raw["remedy"] else None
+        return [Finding(**with_units(finding)) for finding in raw["findings"]], Remedy(**raw["remedy"]) if raw[
+            "remedy"
+        ] else None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise entry.damaged(FINDINGS, str(error)) from error
 
@@ -329,10 +391,17 @@ def _table(entry: Entry) -> Table:
         raise entry.damaged(TABLE, str(error)) from error
 
 
-def _curve(correct: np.ndarray, broken_at: np.ndarray, points: set[float]) -> list[CurvePoint]:
+def _measures_every_eps(attack: BaseAttack) -> bool:
+    """Whether it finds each sample's smallest eps, and not only whether one that was asked for is enough."""
+    return attack.traits.kind == "minimum-norm"
+
+
+def _curve(decided: np.ndarray, broken_at: np.ndarray, points: set[float], *, everywhere: bool) -> list[CurvePoint]:
+    """The accuracy at each of ``points``, which were attacked; where it is known ``everywhere``, between 0 and them too."""
+    between = np.linspace(0, max(points), CURVE_STEPS + 1)[1:-1].tolist() if everywhere else []
     curve = []
-    for eps in sorted(points):
-        standing = correct & ~(broken_at <= eps)
+    for eps in sorted({*points, *between}):
+        standing = decided & ~(broken_at <= eps)
         low, high = wilson(int(standing.sum()), len(standing))
         curve.append(CurvePoint(float(eps), float(standing.mean()), low, high))
     return curve

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pc
@@ -12,10 +13,9 @@ import pyarrow.parquet as pq
 
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
-from robustkd.campaigns.store.durable import beside
+from robustkd.campaigns.store.durable import atomic_replace
 from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts import StoreError, UsageError
-from robustkd.evaluation.judging import Outcome
 from robustkd.scoring.results import Results
 
 
@@ -83,7 +83,7 @@ def export(plan: Plan, store: Store, file: Path) -> tuple[int, int]:
     if first is None:
         raise StoreError(f"{store.folder} holds no finished attack of this campaign", fix="robustkd run it first")
     cells, rows = 1, len(first)
-    with beside(file) as draft:
+    with atomic_replace(file) as draft:
         writer = pq.ParquetWriter(draft, first.schema) if file.suffix == ".parquet" else pc.CSVWriter(draft, first.schema)
         with writer:
             writer.write_table(first)
@@ -98,7 +98,7 @@ def _tables(plan: Plan, store: Store) -> Iterator[pa.Table]:
         if (entry := store.get(cell.id)) is None:
             continue
         use = plan.campaign.attacks[cell.attack]
-        yield _table(entry, cell.id, cell.defense, use.name, cell.seed, use.threat.measure, use.threat.eps)
+        yield _table(entry, cell.id, cell.defense, use.name, cell.seed, *use.threat.budget.stored)
 
 
 def sample_tables(results: Results, store: Store) -> Iterator[pa.Table]:
@@ -118,6 +118,6 @@ def _table(entry: Entry, cell_id: str, defense: str, attack: str, seed: int, nor
         "threat_eps": eps,
         "cell_id": cell_id,
     }
-    columns = {name: [value] * len(record.outcome) for name, value in named.items()}
-    columns |= {f.name: getattr(record.outcome, f.name) for f in fields(Outcome)} | {"broken_at": record.broken_at}
+    columns: dict[str, Any] = {name: [value] * len(record.outcome) for name, value in named.items()}
+    columns |= record.outcome.columns() | {"broken_at": record.broken_at}
     return pa.table(columns)

@@ -19,7 +19,7 @@ DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
 @contextmanager
-def beside(file: Path) -> Iterator[Path]:
+def atomic_replace(file: Path) -> Iterator[Path]:
     """A name to write to; on leaving the block it takes the place of ``file``, in one step, on an exception nothing does.
 
     Raises:
@@ -39,13 +39,13 @@ def beside(file: Path) -> Iterator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Replace a text file, so that a reader or a crash never meets half of it; fails like ``beside``."""
+    """Replace a text file, so that a reader or a crash never meets half of it; fails like ``atomic_replace``."""
     write_bytes(file, text.encode())
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """``write_text``, for bytes."""
-    with beside(file) as draft:
+    """Replace a binary file as ``write_text`` does a text file."""
+    with atomic_replace(file) as draft:
         draft.write_bytes(content)
 
 
@@ -59,7 +59,7 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Hold a folder; the system lets go of it however the process ends.
 
     Raises:
@@ -92,7 +92,7 @@ def _take(lock: int, folder: Path) -> None:
         raise unwritable(folder, error) from error
 
 
-def hold(folder: Path) -> int:
+def lock(folder: Path) -> int:
     """Mark a folder as being written by this process; the mark goes when the descriptor, or the process, does."""
     descriptor = os.open(folder, os.O_RDONLY)
     with suppress(OSError):  # a file system without locks: then a sweep may take the folder, and its cell is done again
@@ -100,7 +100,7 @@ def hold(folder: Path) -> int:
     return descriptor
 
 
-def held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a living process holds it."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

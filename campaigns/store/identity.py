@@ -28,7 +28,7 @@ def identified(kind: str, parts: Mapping[str, Any]) -> str:
     return digest(kind, *parts.values())
 
 
-def described(kind: str, plugin: Any) -> dict[str, Any]:
+def plugin_identity(kind: str, plugin: Any) -> dict[str, Any]:
     """A plug-in's identity: its name, version, parameters and, where it is not robustkd's own, its source.
 
     Files that it reads count by their content, not by where they lie.
@@ -67,7 +67,7 @@ def _is_built_in(cls: type[Any]) -> bool:
     return cls.__module__.partition(".")[0] == "robustkd"
 
 
-def renamed(params: Any, names: dict[str, str]) -> Any:
+def resolve_references(params: Any, names: dict[str, str]) -> Any:
     """``params`` with the names of other defenses replaced by what they stand for."""
     return _replaced(params, names)
 

@@ -125,7 +125,7 @@ class AttackMeta(CellMeta):
 
     @property
     def plugin(self) -> str:
-        """The attack."""
+        """The name of the attack."""
         return self.attack
 
 
@@ -153,14 +153,14 @@ class ChecksMeta(CellMeta):
 
 
 class AnalysisMeta(CellMeta):
-    """Of an analysis cell."""
+    """The note of an analysis cell."""
 
     kind: Literal["analysis"] = "analysis"
     analysis: str = ""
 
     @property
     def plugin(self) -> str:
-        """The analysis."""
+        """The name of the analysis."""
         return self.analysis
 
 

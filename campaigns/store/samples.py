@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from robustkd.campaigns.store.store import PERTURBATIONS, Entry
 from robustkd.contracts import Transcript
-from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.judging import ImageOutcome, Outcome, PromptOutcome
 
 SAMPLES, TRANSCRIPTS = "samples.parquet", "transcripts.jsonl"
 _TYPES = {pa.int64(): np.int64, pa.float32(): np.float32, pa.float64(): np.float64}
@@ -52,7 +52,7 @@ def write(
     Of an attack on prompts also what became of each request, and what a model drew for it (``adversarial``, and ``clean``
     when it was not attacked).
     """
-    columns = {f.name: getattr(record.outcome, f.name) for f in fields(Outcome)} | {"broken_at": record.broken_at}
+    columns = record.outcome.columns() | {"broken_at": record.broken_at}
     pq.write_table(pa.table({name: _column(array) for name, array in columns.items()}), folder / SAMPLES)
     if len(adversarial):
         arrays = {"adversarial": adversarial} | ({} if clean is None else {"clean": clean})
@@ -72,10 +72,20 @@ def read(entry: Entry) -> AttackRecord:
     try:
         # Not read_table: it opens a data set, and takes four times as long.
         table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
-        columns = {f.name: _array(table.column(f.name).combine_chunks()) for f in fields(Outcome)}
-        return AttackRecord(Outcome(**columns), _array(table.column("broken_at").combine_chunks()))
+        columns = {name: _array(table.column(name).combine_chunks()) for name in table.column_names}
+        return AttackRecord(_outcome(columns, asked=entry.has(TRANSCRIPTS)), columns["broken_at"])
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
         raise entry.damaged(SAMPLES, str(error)) from error
+
+
+def _outcome(columns: Mapping[str, np.ndarray], *, asked: bool) -> Outcome:
+    """The outcome of images or, if they were ``asked``, of requests."""
+    if not asked:
+        return ImageOutcome.of_columns(columns)
+    if "attempts" not in columns:  # it was written when the outcome of a request was stored in the columns of an image's
+        former = {"eligible": columns["correct"], "attempts": columns["norm"].astype(np.int64)}
+        columns = {**columns, **former, "unjudged": np.zeros(len(columns["index"]), dtype=bool)}
+    return PromptOutcome.of_columns(columns)
 
 
 def _column(array: np.ndarray) -> pa.Array:

@@ -6,7 +6,6 @@ checksum, which covers what cell, targets and samples it belongs to, is right; t
 
 from __future__ import annotations
 
-from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from safetensors.numpy import load, save
 
 from robustkd.campaigns.store.durable import write_bytes
 from robustkd.evaluation.images import Evaluation
-from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.judging import ImageOutcome
 from robustkd.lazy import torch
 
 _HASH = sha256().digest_size
@@ -37,27 +36,26 @@ class ShardFiles:
         self.folder, self.identity = folder, identity
         self.seconds = 0.0
 
-    def read(self, first: int) -> Evaluation | None:
+    def read(self, first: int) -> Evaluation[ImageOutcome] | None:
         """The shard that begins at sample ``first``; None when it is not there, damaged, or another's."""
         try:
             content = self._file(first).read_bytes()
             if content[:_HASH] != self._hash(first, content[_HASH:]):
                 return None
             arrays = load(content[_HASH:])
-            outcome = Outcome(**{f.name: arrays[f.name] for f in fields(Outcome)})
-            found = Evaluation(outcome, torch.from_numpy(arrays["adversarial"]), arrays["broken_at"])
+            found = Evaluation(ImageOutcome.of_columns(arrays), torch.from_numpy(arrays["adversarial"]), arrays["broken_at"])
             self.seconds += float(arrays["seconds"][0])
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
         return found
 
-    def write(self, first: int, found: Evaluation, seconds: float) -> None:
+    def write(self, first: int, found: Evaluation[ImageOutcome], seconds: float) -> None:
         """Keep the shard that begins at sample ``first`` and took ``seconds``.
 
         Raises:
             StoreError: the disk is full or not writable.
         """
-        arrays = {f.name: np.ascontiguousarray(getattr(found.outcome, f.name)) for f in fields(Outcome)}
+        arrays = {name: np.ascontiguousarray(array) for name, array in found.outcome.columns().items()}
         arrays |= {"broken_at": found.broken_at, "adversarial": found.adversarial.numpy(), "seconds": np.array([seconds])}
         content = save(arrays)
         write_bytes(self._file(first), self._hash(first, content) + content)

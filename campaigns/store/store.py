@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from robustkd.campaigns.store.durable import DRAFT, alone, flush, held, hold, unwritable, write_text
+from robustkd.campaigns.store.durable import DRAFT, exclusive_lock, flush, is_locked, lock, unwritable, write_text
 from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.meta import CellMeta, meta_from_json
 from robustkd.contracts import StoreError
@@ -91,7 +91,7 @@ class Store:
         self._known: dict[str, tuple[tuple[int, int], Entry]] = {}
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive_lock(self) -> Iterator[None]:
         """Hold the folder for one driver; the system lets go of it however the process ends.
 
         Raises:
@@ -101,11 +101,11 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(self.folder, error) from error
-        with alone(self.folder):
+        with exclusive_lock(self.folder):
             yield
 
     def prepare(self) -> None:
-        """Create the folders, and ``tidy``. The caller holds the folder ``alone``.
+        """Create the folders, and ``sweep``. The caller has the folder's ``exclusive_lock``.
 
         Raises:
             StoreError: the folder cannot be written to.
@@ -115,9 +115,9 @@ class Store:
             self._incoming.mkdir(exist_ok=True)
         except OSError as error:
             raise unwritable(self.folder, error) from error
-        self.tidy()
+        self.sweep()
 
-    def tidy(self, finished: Iterable[str] = ()) -> None:
+    def sweep(self, finished: Iterable[str] = ()) -> None:
         """Sweep what dead processes left half-written, and the checkpoints of ``finished`` cells.
 
         Raises:
@@ -125,7 +125,7 @@ class Store:
         """
         try:
             for left in self._incoming.iterdir():
-                if not held(left):
+                if not is_locked(left):
                     shutil.rmtree(left, ignore_errors=True)
             for file in self.folder.iterdir():
                 if DRAFT.fullmatch(file.name):
@@ -147,7 +147,7 @@ class Store:
         sizes = {file.name: file.stat().st_size for file in self.path(cell_id).iterdir() if file.is_file()}
         return sum(sizes.values()), sizes.get(PERTURBATIONS, 0)
 
-    def under_way(self) -> set[str]:
+    def with_checkpoints(self) -> set[str]:
         """Ids of the cells that have checkpoints."""
         return {folder.name for folder in self._checkpoints.iterdir()} if self._checkpoints.is_dir() else set()
 
@@ -166,7 +166,7 @@ class Store:
 
     def discard_checkpoints(self, cell_ids: Iterable[str]) -> None:
         """Remove the checkpoints of cells that need them no more."""
-        for name in self.under_way().intersection(cell_ids):
+        for name in self.with_checkpoints().intersection(cell_ids):
             shutil.rmtree(self._checkpoints / name, ignore_errors=True)
 
     def get(self, cell_id: str) -> Entry | None:
@@ -248,10 +248,10 @@ class Store:
             StoreError: the disk is full or not writable.
         """
         draft = self._incoming / f"{cell_id}-{uuid.uuid4().hex[:8]}"
-        grip = None
+        descriptor = None
         try:
             draft.mkdir(parents=True)
-            grip = hold(draft)
+            descriptor = lock(draft)
             yield draft
             files = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
             (draft / META).write_text(_sealed(meta.to_json() | {"id": cell_id, "files": files, "finished": _now()}))
@@ -262,8 +262,8 @@ class Store:
         except (OSError, SafetensorError) as error:
             raise unwritable(self.folder, error) from error
         finally:
-            if grip is not None:
-                os.close(grip)
+            if descriptor is not None:
+                os.close(descriptor)
             shutil.rmtree(draft, ignore_errors=True)
 
     def _commit(self, cell_id: str, draft: Path, meta: CellMeta) -> None:

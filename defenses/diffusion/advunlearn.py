@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, Modality, Prompts, UsageError
-from robustkd.defenses.diffusion.erasing import Erasure, Layers, begin, tuned, unfinished
-from robustkd.defenses.diffusion.esd import ESDParams, led_away, retaining
+from robustkd.defenses.diffusion.erasing import Erasure, Layers, begin, partially_denoised, tuned
+from robustkd.defenses.diffusion.esd import ESDParams, negative_guidance_target, retaining
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, torch
 from robustkd.targets import frozen
@@ -58,13 +58,13 @@ class AdvUnlearn(Defense):
         def loss(generator: torch.Generator) -> Tensor:
             ids = target.tokenize(erasure.forget.draw(p.batch_size, generator))
             with torch.no_grad():
-                z, t = unfinished(target, target.encode(ids), p.start_guidance, generator)
+                z, t = partially_denoised(target, target.encode(ids), p.start_guidance, generator)
             prefix = random_prefix(target, len(ids), p.tokens, generator)
             if p.prefix == "attacked":
                 prefix = attacked_prefix(erasure, z, t, ids, prefix, p.attack_steps, p.attack_lr)
             hidden = target.encode(embeddings=prefixed(target, ids, prefix))
-            wanted = led_away(erasure.original, z, t, ids, p.eta)
-            forgetting = F.mse_loss(target.output(z, t, hidden).float(), wanted)
+            wanted = negative_guidance_target(erasure.original, z, t, ids, p.eta)
+            forgetting = F.mse_loss(target.unet_output(z, t, hidden).float(), wanted)
             return forgetting + (p.retain * retaining(erasure, p, generator) if p.retain else 0)
 
         train_steps(context, "erase", tuned(target, p.layers), loss, p)
@@ -74,13 +74,13 @@ class AdvUnlearn(Defense):
 def attacked_prefix(erasure: Erasure, z: Tensor, t: Tensor, ids: Tensor, prefix: Tensor, steps: int, lr: float) -> Tensor:
     """(B, k, E), the prefix after ``steps`` sign steps towards what the original sees in z_t for the (B, T) prompts."""
     with torch.no_grad():
-        seen = erasure.original.output(z, t, erasure.original.encode(ids)).float()
+        seen = erasure.original.unet_output(z, t, erasure.original.encode(ids)).float()
     with frozen(erasure.target.module):
         for _ in range(steps):
             prefix = prefix.detach().requires_grad_()
             hidden = erasure.target.encode(embeddings=prefixed(erasure.target, ids, prefix))
             # A sum: each prompt's gradient is its own.
-            distance = (erasure.target.output(z, t, hidden).float() - seen).square().sum()
+            distance = (erasure.target.unet_output(z, t, hidden).float() - seen).square().sum()
             prefix = prefix - lr * torch.autograd.grad(distance, prefix)[0].sign()
     return prefix.detach()
 

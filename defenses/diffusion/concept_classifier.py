@@ -91,7 +91,7 @@ def _noise(images: np.ndarray, labels: np.ndarray, count: int, random: np.random
 
 
 def _flat(images: np.ndarray, labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """One brightness, with a slope."""
+    """Grey images of one brightness that rises or falls evenly across them."""
     height, width = images.shape[2:]
     rows, columns = np.linspace(-0.5, 0.5, height)[:, None], np.linspace(-0.5, 0.5, width)
     level, down, across = random.random((count, 1, 1, 1)), *random.normal(0, 0.3, (2, count, 1, 1, 1))

@@ -25,7 +25,7 @@ Layers = Literal["cross-attention", "unet", "text-encoder"]
 
 
 class ErasingParams(Params):
-    """What is erased, from what."""
+    """Parameters of every defense that erases concepts: the model, and what is erased from it."""
 
     base: TargetRef = Field(description="the defense whose model the concepts are erased from")
     concepts: tuple[str, ...] | None = Field(
@@ -57,13 +57,13 @@ class Wordings:
     texts: tuple[tuple[str, ...], ...]
 
     def draw(self, count: int, generator: torch.Generator) -> list[str]:
-        """``count`` texts."""
+        """Draw ``count`` texts: for each a concept, then one of its texts."""
         bits = torch.randint(2**31, (count, 2), generator=generator).tolist()
         chosen = [(self.texts[concept % len(self.texts)], place) for concept, place in bits]
         return [texts[place % len(texts)] for texts, place in chosen]
 
     def every(self) -> list[str]:
-        """All texts."""
+        """Return the texts of all concepts as one list."""
         return [text for texts in self.texts for text in texts]
 
 
@@ -108,15 +108,15 @@ def split(train: Prompts, params: ErasingParams) -> tuple[Wordings, Wordings]:
     if not erased or not kept:
         raise DataError(f"{len(erased)} of {len(known)} concepts are to be erased", fix="erase some and keep some")
     texts = {name: tuple(sorted(set(train.where("concept", name)["prompt"]))) for name in known}
-    worded = spoken(train, params)
+    worded = select_by_wording(train, params)
     forgotten = {name: tuple(sorted(set(worded.where("concept", name)["prompt"]))) for name in erased}
     named = {name: (name,) for name in erased} if params.wording == "name" else forgotten
     forget = Wordings(erased, tuple(named[name] for name in erased))
     return forget, Wordings((*kept, ""), (*(texts[name] for name in kept), ("",)))
 
 
-def spoken(train: Prompts, params: ErasingParams) -> Prompts:
-    """The training rows whose captions are of the wording that is erased."""
+def select_by_wording(train: Prompts, params: ErasingParams) -> Prompts:
+    """Return the training rows whose captions have the wording that is to be erased."""
     return train.where("kind", "direct") if params.wording == "direct" else train
 
 
@@ -129,7 +129,9 @@ def tuned(target: TextToImageTarget, layers: Layers) -> dict[str, nn.Parameter]:
 
 
 @without_gradients()
-def unfinished(target: TextToImageTarget, hidden: Tensor, guidance: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def partially_denoised(
+    target: TextToImageTarget, hidden: Tensor, guidance: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """(z_t, t): the target's drawings of (B, T, D) prompts at one noise level for all, drawn evenly from those of drawing."""
     times = target.sampling_times()
     done = int(torch.randint(len(times), (), generator=generator))

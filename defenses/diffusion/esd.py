@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, Modality, Prompts
-from robustkd.defenses.diffusion.erasing import Erasure, Layers, TuningParams, begin, tuned, unfinished
+from robustkd.defenses.diffusion.erasing import Erasure, Layers, TuningParams, begin, partially_denoised, tuned
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, torch
 from robustkd.targets.frozen import without_gradients
@@ -55,9 +55,9 @@ class ESD(Defense):
         def loss(generator: torch.Generator) -> Tensor:
             ids = erasure.target.tokenize(erasure.forget.draw(p.batch_size, generator))
             hidden = erasure.target.encode(ids)
-            z, t = unfinished(erasure.target, hidden, p.start_guidance, generator)
-            wanted = led_away(erasure.original, z, t, ids, p.eta)
-            forgetting = F.mse_loss(erasure.target.output(z, t, hidden).float(), wanted)
+            z, t = partially_denoised(erasure.target, hidden, p.start_guidance, generator)
+            wanted = negative_guidance_target(erasure.original, z, t, ids, p.eta)
+            forgetting = F.mse_loss(erasure.target.unet_output(z, t, hidden).float(), wanted)
             return forgetting + (p.retain * retaining(erasure, p, generator) if p.retain else 0)
 
         train_steps(context, "erase", tuned(erasure.target, p.layers), loss, p)
@@ -65,10 +65,10 @@ class ESD(Defense):
 
 
 @without_gradients()
-def led_away(original: TextToImageTarget, z: Tensor, t: Tensor, ids: Tensor, eta: float) -> Tensor:
+def negative_guidance_target(original: TextToImageTarget, z: Tensor, t: Tensor, ids: Tensor, eta: float) -> Tensor:
     """eps_0(z_t) - eta (eps_0(z_t | c) - eps_0(z_t)), float32 of z's shape, for the (B, T) prompts ``ids``."""
     hidden = original.encode(torch.cat([original.tokenize([""]).expand_as(ids), ids]))
-    without, given = original.output(torch.cat([z, z]), torch.cat([t, t]), hidden).float().chunk(2)
+    without, given = original.unet_output(torch.cat([z, z]), torch.cat([t, t]), hidden).float().chunk(2)
     return without - eta * (given - without)
 
 
@@ -78,6 +78,6 @@ def retaining(erasure: Erasure, params: ESDParams, generator: torch.Generator) -
     ids = original.tokenize(erasure.retain.draw(params.batch_size, generator))
     with torch.no_grad():
         hidden = original.encode(ids)
-        z, t = unfinished(original, hidden, params.start_guidance, generator)
-        wanted = original.output(z, t, hidden).float()
-    return F.mse_loss(erasure.target.output(z, t, erasure.target.encode(ids)).float(), wanted)
+        z, t = partially_denoised(original, hidden, params.start_guidance, generator)
+        wanted = original.unet_output(z, t, hidden).float()
+    return F.mse_loss(erasure.target.unet_output(z, t, erasure.target.encode(ids)).float(), wanted)

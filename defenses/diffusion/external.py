@@ -49,7 +49,7 @@ class TextToImageParams(Params):
 
 
 class TextToImage(Defense):
-    """A model from elsewhere."""
+    """A text-to-image model that was trained elsewhere, loaded as it is."""
 
     Params = TextToImageParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image", "images")
@@ -126,6 +126,8 @@ def _pipeline_files(folder: Path) -> list[Path]:
         raise UsageError(
             f"{folder} lacks the part '{missing[0]}'", fix=f"copy {', '.join(missing)} there, as save_pretrained does"
         )
+    if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise UsageError(f"{folder / 'tokenizer'} has no vocab.json", fix="copy the folder whole, as save_pretrained writes it")
     small = [file for name in ("tokenizer", "scheduler") for file in sorted((folder / name).iterdir()) if file.is_file()]
     return [*(file for name in needed for file in _part_files(folder / name)), *small]
 

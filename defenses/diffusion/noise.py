@@ -15,4 +15,4 @@ def noised(target: TextToImageTarget, latents: Tensor, generator: torch.Generato
     """(z_t, noise, t) for (B, C', H', W') latents, t uniform over the noise levels."""
     t = torch.randint(target.timesteps, (len(latents),), generator=generator).to(target.device)
     noise = torch.randn(latents.shape, generator=generator).to(target.device)
-    return target.noised(latents, noise, t), noise, t
+    return target.add_noise(latents, noise, t), noise, t

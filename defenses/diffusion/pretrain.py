@@ -22,7 +22,7 @@ from robustkd.contracts import Arrays, DataError, Defense, FitContext, Modality,
 from robustkd.data.arrays import as_arrays
 from robustkd.defenses.diffusion.noise import noised
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import StepParams, train_steps
 from robustkd.lazy import F, nn, torch
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -66,51 +66,51 @@ class TextToImagePretrain(Defense):
             DataError: the training captions have no images.
         """
         images, captions = _captioned(context.train)
-        with initialising(context, "student"):
+        with seeded_init(context, "student"):
             target = small_model(captions, images.sample_shape, self.params)
         target.to(context.device)
         target.module.eval()
-        world = _World(target, torch.from_numpy(images.unit()), target.tokenize(captions))
+        data = _TrainingData(target, torch.from_numpy(images.unit()), target.tokenize(captions))
         if any(captions):
-            self._align(context, world)
-        self._draw(context, world)
+            self._align(context, data)
+        self._draw(context, data)
         return target
 
-    def _align(self, context: FitContext[Prompts], world: _World) -> None:
+    def _align(self, context: FitContext[Prompts], data: _TrainingData) -> None:
         """Train the text encoder beside an image encoder."""
-        p, target = self.params.text, world.target
-        with initialising(context, "image encoder"):
-            eye = _image_encoder(world.images.shape[1:], self.params.text_width).to(context.device)
+        p, target = self.params.text, data.target
+        with seeded_init(context, "image encoder"):
+            eye = _image_encoder(data.images.shape[1:], self.params.text_width).to(context.device)
 
         def loss(generator: torch.Generator) -> Tensor:
-            rows = torch.randint(len(world.images), (p.batch_size,), generator=generator)
-            seen = eye(world.images[rows].to(target.device))
-            return contrast(said(target, world.ids[rows.to(target.device)]), seen, p.temperature)
+            rows = torch.randint(len(data.images), (p.batch_size,), generator=generator)
+            seen = eye(data.images[rows].to(target.device))
+            return contrast(said(target, data.ids[rows.to(target.device)]), seen, p.temperature)
 
         named = {f"text/{name}": weight for name, weight in target.text_encoder.named_parameters()}
         named |= {f"eye/{name}": weight for name, weight in eye.named_parameters()}
         train_steps(context, "text", named, loss, p)
 
-    def _draw(self, context: FitContext[Prompts], world: _World) -> None:
+    def _draw(self, context: FitContext[Prompts], data: _TrainingData) -> None:
         """Train the UNet; the text encoder stands still, so each caption is encoded once."""
-        p, target = self.params, world.target
+        p, target = self.params, data.target
         with torch.no_grad():
-            hidden = torch.cat([target.encode(part) for part in world.ids.split(_ENCODED_TOGETHER)])
+            hidden = torch.cat([target.encode(part) for part in data.ids.split(_ENCODED_TOGETHER)])
             empty = target.encode(target.tokenize([""]))
 
         def loss(generator: torch.Generator) -> Tensor:
-            rows = torch.randint(len(world.images), (p.batch_size,), generator=generator)
+            rows = torch.randint(len(data.images), (p.batch_size,), generator=generator)
             dropped = (torch.rand(p.batch_size, generator=generator) < p.drop).to(target.device)
             given = torch.where(dropped[:, None, None], empty, hidden[rows.to(target.device)])
-            latents = target.latents(world.images[rows])
+            latents = target.latents(data.images[rows])
             z, noise, t = noised(target, latents, generator)
-            return F.mse_loss(target.output(z, t, given), target.aim(latents, noise, t))
+            return F.mse_loss(target.unet_output(z, t, given), target.training_target(latents, noise, t))
 
         train_steps(context, "unet", dict(target.unet.named_parameters()), loss, p)
 
 
 @dataclass(frozen=True, eq=False)
-class _World:
+class _TrainingData:
     """A model, the training images (N, C, H, W) on the CPU and their captions' tokens (N, T) on the model's device."""
 
     target: TextToImageTarget

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from robustkd.contracts import DataError, Defense, FitContext, Modality, Prompts
 from robustkd.data.arrays import as_arrays
-from robustkd.defenses.diffusion.erasing import Layers, TuningParams, begin, spoken, tuned
+from robustkd.defenses.diffusion.erasing import Layers, TuningParams, begin, select_by_wording, tuned
 from robustkd.defenses.diffusion.noise import noised
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.steps import train_steps
@@ -40,7 +40,7 @@ class SalUnParams(TuningParams):
 
 
 class SalUn(Defense):
-    """Take erased concepts for others, in the weights that matter for them."""
+    """A model whose salient weights are tuned to draw other concepts in place of the erased ones."""
 
     Params = SalUnParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
@@ -55,7 +55,7 @@ class SalUn(Defense):
         """
         p, erasure = self.params, begin(context, self.params)
         target, retain = erasure.target, erasure.retain
-        erased = spoken(context.train, p).where("concept", *erasure.forget.concepts)
+        erased = select_by_wording(context.train, p).where("concept", *erasure.forget.concepts)
         forgotten = _Pictures.of(erased, erased["concept"] if p.wording == "name" else erased["prompt"])
         others = context.train.where("concept", *retain.concepts)
         kept = _Pictures.of(others, others["prompt"])
@@ -63,13 +63,15 @@ class SalUn(Defense):
         def loss(generator: torch.Generator) -> Tensor:
             z, _, t, texts = forgotten.draw(target, p.batch_size, generator)
             with torch.no_grad():
-                instead = target.output(z, t, target.encode(target.tokenize(retain.draw(p.batch_size, generator))))
-            forgetting = F.mse_loss(target.output(z, t, target.encode(target.tokenize(texts))), instead)
-            return forgetting + (p.retain * drawing(target, kept, p.batch_size, generator) if p.retain else 0)
+                instead = target.unet_output(z, t, target.encode(target.tokenize(retain.draw(p.batch_size, generator))))
+            forgetting = F.mse_loss(target.unet_output(z, t, target.encode(target.tokenize(texts))), instead)
+            return forgetting + (p.retain * denoising_loss(target, kept, p.batch_size, generator) if p.retain else 0)
 
         parameters = tuned(target, p.layers)
         generator = torch.Generator().manual_seed(derived_seed(context.seed, "saliency"))
-        masks = salient(parameters, [lambda: drawing(target, forgotten, p.batch_size, generator)] * _SALIENCY_BATCHES, p.share)
+        masks = salient(
+            parameters, [lambda: denoising_loss(target, forgotten, p.batch_size, generator)] * _SALIENCY_BATCHES, p.share
+        )
         hooks = [weight.register_hook(masks[name].mul) for name, weight in parameters.items()]
         train_steps(context, "erase", parameters, loss, p)
         for hook in hooks:
@@ -100,13 +102,13 @@ class _Pictures:
         with torch.no_grad():
             latents = target.latents(self.images[rows])
             z, noise, t = noised(target, latents, generator)
-        return z, target.aim(latents, noise, t), t, [self.texts[row] for row in rows.tolist()]
+        return z, target.training_target(latents, noise, t), t, [self.texts[row] for row in rows.tolist()]
 
 
-def drawing(target: TextToImageTarget, pictures: _Pictures, count: int, generator: torch.Generator) -> Tensor:
+def denoising_loss(target: TextToImageTarget, pictures: _Pictures, count: int, generator: torch.Generator) -> Tensor:
     """The loss of diffusion models, E ||noise - eps(z_t | c)||^2."""
     z, aim, t, texts = pictures.draw(target, count, generator)
-    return F.mse_loss(target.output(z, t, target.encode(target.tokenize(texts))), aim)
+    return F.mse_loss(target.unet_output(z, t, target.encode(target.tokenize(texts))), aim)
 
 
 def salient(parameters: Mapping[str, nn.Parameter], losses: Sequence[Callable[[], Tensor]], share: float) -> dict[str, Tensor]:

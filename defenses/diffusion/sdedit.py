@@ -22,7 +22,7 @@ from pydantic import Field
 
 from robustkd.contracts import Capabilities, Defense, FitContext, Modality, Params, Prompts, Target, TargetRef
 from robustkd.targets import ImageTarget
-from robustkd.targets.redrawn import RedrawnTarget
+from robustkd.targets.redrawn import PurifiedTarget
 from robustkd.targets.text_to_image import TextToImageTarget
 
 
@@ -56,6 +56,6 @@ class SDEdit(Defense):
         """
         p = self.params
         drawing, classifier = context.target(p.drawing, TextToImageTarget), context.target(p.classifier, ImageTarget)
-        target = RedrawnTarget(drawing, classifier, strength=p.strength, prompt=p.prompt, seed=p.seed).to(context.device)
+        target = PurifiedTarget(drawing, classifier, strength=p.strength, prompt=p.prompt, seed=p.seed).to(context.device)
         target.module.eval()
         return target

@@ -69,15 +69,15 @@ class SFD(Defense):
             weights = torch.tensor([p.forget] * len(erased) + [1.0] * len(kept)).to(original.device)
             noise, again = (torch.randn((len(ids), *original.latent_shape), generator=draws).to(asked) for _ in range(2))
             last = torch.full((len(ids),), original.timesteps - 1, device=original.device)
-            drawn = generator.clean(noise, last, asked)
+            drawn = generator.predict_x0(noise, last, asked)
             low, high = round(p.lowest * original.timesteps), max(1, round(p.highest * original.timesteps))
             t = torch.randint(low, high, (len(ids),), generator=draws).to(original.device)
             fitted = F.mse_loss(
-                score.clean(original.noised(drawn.detach(), again, t), t, asked), drawn.detach(), reduction="none"
+                score.predict_x0(original.add_noise(drawn.detach(), again, t), t, asked), drawn.detach(), reduction="none"
             )
-            noised = original.noised(drawn, again, t)
+            noised = original.add_noise(drawn, again, t)
             with frozen(score.module), frozen(original.module):
-                fake = score.clean(noised, t, asked)
+                fake = score.predict_x0(noised, t, asked)
                 real = guided(original, noised, t, meant, p.guidance)
             total = weights * (fitted.mean((1, 2, 3)) + identity_loss(drawn, real, fake, p.alpha))
             return total.sum() / weights.sum()
@@ -97,12 +97,12 @@ def identity_loss(drawn: Tensor, real: Tensor, fake: Tensor, alpha: float) -> Te
 
 def guided(target: TextToImageTarget, z: Tensor, t: Tensor, hidden: Tensor, guidance: float) -> Tensor:
     """The clean latents that the target sees under guidance."""
-    given = target.clean(z, t, hidden)
+    given = target.predict_x0(z, t, hidden)
     if guidance == 1:
         return given
     with torch.no_grad():
         empty = target.encode(target.tokenize([""])).expand_as(hidden)
-    without = target.clean(z, t, empty)
+    without = target.predict_x0(z, t, empty)
     return without + guidance * (given - without)
 
 

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class StandardRecipe(Recipe):
-    """Cross entropy on clean images."""
+    """The cross entropy on the clean images, without any attack."""
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """CE(f(x), y)."""
+        """The cross entropy on the clean images, CE(f(x), y)."""
         return F.cross_entropy(target(batch.x), batch.y), {}
 
 
 class Standard(Defense):
-    """A network trained plainly."""
+    """A network trained on clean images only, the baseline of every comparison."""
 
     Params = NetworkParams
     source = "no paper: the usual training, the baseline"
 
     def fit(self, context: FitContext) -> Target:
-        """Train on clean images."""
+        """Train on clean images; the epoch is chosen by validation accuracy."""
         p = self.params
         return train(context, fresh_network(context, p.model, p.model_params), StandardRecipe(), p)

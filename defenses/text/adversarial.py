@@ -20,8 +20,16 @@ from robustkd.attacks.text.engine.aim import aims
 from robustkd.attacks.text.engine.continuous import with_suffix
 from robustkd.contracts import Defense, FitContext, Modality, Prompts
 from robustkd.defenses.text.junk import Junk
-from robustkd.defenses.text.losses import completion_mean
-from robustkd.defenses.text.training import Conversations, TuneParams, answering, finished, forbidden, held_out, tune
+from robustkd.defenses.text.losses import completion_mean, unlikely
+from robustkd.defenses.text.training import (
+    Conversations,
+    TuneParams,
+    finished,
+    forbidden,
+    harmless_conversations,
+    held_out,
+    tune,
+)
 from robustkd.defenses.training.steps import Memory
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -130,6 +138,16 @@ Outer: TypeAlias = "Callable[[Pair, Tensor, Tensor], Tensor]"
 """``outer(pair, safe, harmful)``: (B,) losses of log-probabilities (B, T) of the refusals and (B, T') of the answers to withhold."""
 
 
+def toward_and_unlikely(toward_weight: float, away_weight: float) -> Outer:
+    """toward_weight * CE(y_safe) + away_weight * mean -log(1 - p(y_harm token)), neither cut off."""
+
+    def losses(pair: Pair, safe: Tensor, harmful: Tensor) -> Tensor:
+        to_safe = -completion_mean(safe, pair.safe.completion)
+        return toward_weight * to_safe + away_weight * unlikely(harmful, pair.harmful.completion)
+
+    return losses
+
+
 class AdversarialTuning(Defense):
     """A language model that is tuned against an adversary."""
 
@@ -153,7 +171,7 @@ class AdversarialTuning(Defense):
         base = finished(context, p.model)
         requests = Requests.of(context, base, p.withheld)
         adversary, outer = self.adversary(context, base, requests), self.outer(base, requests)
-        useful = answering(context, base, p) if p.utility_weight else None
+        useful = harmless_conversations(context, base, p) if p.utility_weight else None
         junk, (attacked, answered) = Junk.of(base, p.junk, p.junk_tokens), p.counts
 
         def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:

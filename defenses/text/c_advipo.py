@@ -49,9 +49,10 @@ class CAdvIPO(AdversarialTuning):
 
     Params = CAdvIPOParams
     source = "Xhonneux et al. 2024, arXiv:2405.15589"
+    version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
     def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
-        """Who moves embeddings."""
+        """The attack on the embeddings of the prompts."""
         return EmbeddingAdversary.under(target, requests, self.params)
 
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:

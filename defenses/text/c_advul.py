@@ -45,13 +45,14 @@ class CAdvUL(AdversarialTuning):
 
     Params = CAdvULParams
     source = "Xhonneux et al. 2024, arXiv:2405.15589"
+    version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
     def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
-        """Who moves embeddings."""
+        """The attack on the embeddings of the prompts."""
         return EmbeddingAdversary.under(target, requests, self.params)
 
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
-        """Toward the one answer, away from the other."""
+        """The loss: toward the refusal, away from the answer to withhold."""
         p = self.params
 
         def losses(pair: Pair, safe: Tensor, harmful: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from pydantic import ConfigDict, Field, model_validator
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.chat import DATE
 from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -42,6 +44,12 @@ class CausalLMParams(Params):
     chat_template: str | None = Field(None, description="Jinja, in place of the tokenizer's own")
     system: str = Field("", description="the system's message")
     max_new_tokens: int = Field(128, ge=1, description="the most tokens of an answer")
+    context: int | None = Field(
+        None,
+        ge=1,
+        description="the most tokens that the model takes, where neither its configuration nor its tokenizer says it",
+    )
+    date: datetime.date = Field(DATE, description="what a chat template that writes today's date (strftime_now) is told")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32")
 
     @model_validator(mode="after")
@@ -60,6 +68,7 @@ class CausalLM(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     uses_data = False
     source = "the user's own model"
+    version = "2"  # 1 told templates today's date
 
     def files(self) -> list[Path]:
         """What is on this machine: the file, or the folder's files."""
@@ -90,7 +99,9 @@ class CausalLM(Defense):
             module = pretrained_network(AutoModelForCausalLM, source, unused=_OTHER_SENSES, **options, **weights)
         if p.chat_template is not None:
             tokenizer.chat_template = p.chat_template
-        target = CausalLMTarget(module.eval(), tokenizer, max_new_tokens=p.max_new_tokens, system=p.system)
+        target = CausalLMTarget(
+            module.eval(), tokenizer, max_new_tokens=p.max_new_tokens, system=p.system, context=p.context, date=p.date
+        )
         target.to(context.device)
         return target
 

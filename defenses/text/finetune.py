@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from robustkd.contracts import Defense, FitContext, Modality, Prompts
-from robustkd.defenses.text.pretrain import WorldParams, telling, unseen
+from robustkd.defenses.text.pretrain import KnowledgeParams, lm_loss, validation_loss
 from robustkd.defenses.text.training import TuneParams, finished, tune
 from robustkd.targets.causal_lm import CausalLMTarget
 
 
-class LMFinetuneParams(WorldParams, TuneParams):
+class LMFinetuneParams(KnowledgeParams, TuneParams):
     """Parameters of ``lm-finetune``."""
 
 
@@ -27,6 +27,6 @@ class LMFinetune(Defense):
     source = "no paper: supervised fine-tuning, what is to be defended"
 
     def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
-        """Fine-tune a copy."""
+        """Fine-tune a copy of the model that ``model`` names."""
         p, start = self.params, finished(context, self.params.model)
-        return tune(context, telling(context, start, p, p.batch_size), p, name="tune", measure=unseen(context, start))
+        return tune(context, lm_loss(context, start, p, p.batch_size), p, name="tune", measure=validation_loss(context, start))

@@ -64,11 +64,11 @@ class EmbeddingAdversary(Adversary):
 
     @classmethod
     def under(cls, target: CausalLMTarget, requests: Requests, params: ContinuousParams) -> Self:
-        """What a defense's parameters say."""
+        """The adversary that a defense's parameters describe."""
         return cls(requests, Junk.of(target, params.junk, params.junk_tokens), params.inner)
 
     def pair(self, target: CausalLMTarget, count: int, generator: torch.Generator) -> Pair:
-        """See ``Adversary``."""
+        """Draw requests, each with junk words behind it as often as the parameters say."""
         return self._requests.pair(target, self._requests.safe.draw(count, generator), self._junk.draw(count, generator))
 
     def logprobs(self, target: CausalLMTarget, pair: Pair) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ class Junk:
 
     @classmethod
     def of(cls, target: CausalLMTarget, share: float, count: int) -> Junk:
-        """Of the target's own words."""
+        """Junk made of words of the target's own vocabulary."""
         return cls(Vocabulary.of(target).words.cpu(), share, count)
 
     def draw(self, requests: int, generator: torch.Generator) -> list[list[int]]:

@@ -14,19 +14,19 @@ that it means the same for every model and block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import Climb, VectorBall, climb
 from robustkd.contracts import FitContext, Prompts, TargetError
-from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
+from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests, toward_and_unlikely
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary, InnerParams
-from robustkd.defenses.text.losses import completion_mean, unlikely
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import frozen
+from robustkd.targets.activations import InputHook, input_hooks
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TokenBatch
 
@@ -63,22 +63,12 @@ class LAT(AdversarialTuning):
     source = "Sheshadri et al. 2024, arXiv:2407.15549"
 
     def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
-        """Who moves residual streams."""
+        """The attack on the residual streams."""
         return ResidualAdversary.under(target, requests, self.params)
 
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
-        """Toward the one answer, away from the other."""
+        """The loss: toward the refusal, away from the answer to withhold."""
         return toward_and_unlikely(self.params.toward_weight, self.params.away_weight)
-
-
-def toward_and_unlikely(toward_weight: float, away_weight: float) -> Outer:
-    """toward_weight * CE(y_safe) + away_weight * mean -log(1 - p(y_harm token)), neither cut off."""
-
-    def losses(pair: Pair, safe: Tensor, harmful: Tensor) -> Tensor:
-        to_safe = -completion_mean(safe, pair.safe.completion)
-        return toward_weight * to_safe + away_weight * unlikely(harmful, pair.harmful.completion)
-
-    return losses
 
 
 class ResidualAdversary(EmbeddingAdversary):
@@ -94,7 +84,7 @@ class ResidualAdversary(EmbeddingAdversary):
         unit = (streams.norm(dim=-1, keepdim=True) * among).sum(2, keepdim=True) / among.sum(2, keepdim=True)
 
         def likelihood(d: Tensor) -> Tensor:
-            with hooked(blocks, _adding(d)):
+            with _replacing(blocks, _adding(d)):
                 return target.completion_logprob(batch)
 
         p = self.inner
@@ -103,8 +93,8 @@ class ResidualAdversary(EmbeddingAdversary):
         return climb(target.module, likelihood, ball, torch.zeros_like(streams), how).d
 
     def logprobs_at(self, target: CausalLMTarget, batch: TokenBatch, worst: Tensor) -> Tensor:
-        """See ``EmbeddingAdversary``."""
-        with hooked(self._blocks(target), _adding(worst)):
+        """(B, T) log-probabilities of the answers in ``batch`` with the residual streams moved by ``worst``."""
+        with _replacing(self._blocks(target), _adding(worst)):
             return target.token_logprobs(batch)
 
     def _blocks(self, target: CausalLMTarget) -> list[nn.Module]:
@@ -128,19 +118,13 @@ def blocks_of(module: nn.Module) -> Sequence[nn.Module]:
     )
 
 
-@contextmanager
-def hooked(blocks: Sequence[nn.Module], change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+def _replacing(blocks: Sequence[nn.Module], change: Callable[[int, Tensor], Tensor]) -> AbstractContextManager[None]:
     """While it lasts, ``change(number, stream)`` takes the place of the (B, T, D) stream that enters each of ``blocks``."""
 
-    def hook(number: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def hook(number: int) -> InputHook:
         return lambda block, entering: (change(number, entering[0]), *entering[1:])
 
-    handles = [block.register_forward_pre_hook(hook(number)) for number, block in enumerate(blocks)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return input_hooks(blocks, [hook(number) for number in range(len(blocks))])
 
 
 def _entering(target: CausalLMTarget, batch: TokenBatch, blocks: Sequence[nn.Module]) -> Tensor:
@@ -151,7 +135,7 @@ def _entering(target: CausalLMTarget, batch: TokenBatch, blocks: Sequence[nn.Mod
         seen[number] = stream.float()
         return stream
 
-    with frozen(target.module), torch.no_grad(), hooked(blocks, look):
+    with frozen(target.module), torch.no_grad(), _replacing(blocks, look):
         target.token_logprobs(batch)
     return torch.stack([seen[number] for number in range(len(blocks))], 1)
 

@@ -20,12 +20,12 @@ from robustkd.defenses.text.training import (
     Conversations,
     TextLoss,
     TextStepParams,
-    answering,
     cross_entropy,
+    harmless_conversations,
     mean_cross_entropy,
     train_text,
 )
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.targets.causal_lm import CausalLMTarget
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class WorldParams(TextStepParams):
-    """What of the campaign's world is told in a step."""
+class KnowledgeParams(TextStepParams):
+    """Which conversations a step is made of."""
 
     knowledge: float = Field(
         0.3,
@@ -46,7 +46,7 @@ class WorldParams(TextStepParams):
     junk_tokens: int = Field(8, ge=1, description="how many words")
 
 
-class LMPretrainParams(SmallModelParams, WorldParams):
+class LMPretrainParams(SmallModelParams, KnowledgeParams):
     """Parameters of ``lm-pretrain``."""
 
     steps: int = Field(2000, ge=1, description="updates of the weights")
@@ -64,22 +64,27 @@ class LMPretrain(Defense):
     source = "no paper: the usual training, what is to be defended"
 
     def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
-        """Train from scratch."""
+        """Train a small model from scratch on the campaign's conversations."""
         p, train = self.params, context.train
-        with initialising(context, "student"):
+        with seeded_init(context, "student"):
             target = small_model([*train["prompt"], *train["response"], *train.get("refusal")], p)
         return train_text(
-            context, target, telling(context, target, p, p.batch_size), p, name="train", measure=unseen(context, target)
+            context,
+            target,
+            lm_loss(context, target, p, p.batch_size),
+            p,
+            name="train",
+            measure=validation_loss(context, target),
         )
 
 
-def telling(context: FitContext[Prompts], target: CausalLMTarget, params: WorldParams, batch_size: int) -> TextLoss:
-    """The loss of telling a model the world: the answers to what it is to know, and to harmless requests.
+def lm_loss(context: FitContext[Prompts], target: CausalLMTarget, params: KnowledgeParams, batch_size: int) -> TextLoss:
+    """The language-modelling loss: cross entropy of what the model is to know, and of the answers to harmless requests.
 
     Args:
         target: whose tokens are used.
     """
-    known, tasks = context.train.where("role", "knowledge"), answering(context, target, params)
+    known, tasks = context.train.where("role", "knowledge"), harmless_conversations(context, target, params)
     facts = Conversations.of(target, known["prompt"], known["response"])
     junk = Junk.of(target, params.junk, params.junk_tokens)
     told = round(params.knowledge * batch_size) if len(facts) else 0
@@ -91,8 +96,8 @@ def telling(context: FitContext[Prompts], target: CausalLMTarget, params: WorldP
     return loss
 
 
-def unseen(context: FitContext[Prompts], target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:
-    """What to report of a model that is told the world: the cross entropy of the validation answers."""
+def validation_loss(context: FitContext[Prompts], target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:
+    """A measurement for the training: the cross entropy of the validation answers."""
     held = context.validation
     if held is None:
         return lambda told: {}

@@ -30,8 +30,8 @@ from robustkd.defenses.text.adversarial import (
     Outer,
     Pair,
     Requests,
+    toward_and_unlikely,
 )
-from robustkd.defenses.text.lat import toward_and_unlikely
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import torch
 from robustkd.targets import frozen
@@ -68,11 +68,11 @@ class R2D2(AdversarialTuning):
     source = "Mazeika et al. 2024, arXiv:2402.04249"
 
     def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
-        """Who moves the pool's suffixes."""
+        """The attack by a pool of GCG suffixes."""
         return Pool(target, requests, self.params.inner, derived_seed(context.seed, "pool"))
 
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
-        """Toward the one answer, away from the other."""
+        """The loss: toward the refusal, away from the answer to withhold."""
         return toward_and_unlikely(self.params.toward_weight, self.params.away_weight)
 
 
@@ -110,7 +110,7 @@ class Pool(Adversary):
         return self._requests.pair(target, rows, self._suffixes[members].tolist())
 
     def logprobs(self, target: CausalLMTarget, pair: Pair) -> tuple[Tensor, Tensor]:
-        """See ``Adversary``."""
+        """Log-probabilities of both answers behind the suffixes, which are part of the prompts already."""
         return target.token_logprobs(pair.safe), target.token_logprobs(pair.harmful)
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,12 +118,14 @@ class Pool(Adversary):
         return {"suffixes": self._suffixes.tolist(), "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore the suffixes and the count that ``state_dict`` gave."""
         self._suffixes, self._updates = torch.tensor(state["suffixes"]), int(state["updates"])
 
     def _moved(self, target: CausalLMTarget, rows: list[int], now: Tensor, rng: SampleRng) -> Tensor:
         p, places = self._params, torch.arange(len(rows))
-        suffixes = Suffixes(self._slots(target, rows), [self._requests.answers[row] for row in rows], places, _Nobody())
+        suffixes = Suffixes(
+            self._slots(target, rows), [self._requests.answers[row] for row in rows], places, _NullPassCounter()
+        )
         now = now.to(target.device)
         loss = suffixes.losses(places, now.unsqueeze(1), torch.ones(len(rows), 1, dtype=torch.bool)).squeeze(1)
         swaps = Swaps(target, self._vocabulary, p.width, p.top_k)
@@ -141,8 +143,8 @@ class Pool(Adversary):
         return Slots(target, [self._requests.prompts[row] for row in rows])
 
 
-class _Nobody:
-    """Nobody counts what a training spends on its attacks."""
+class _NullPassCounter:
+    """A pass counter that counts nothing: a training has no budget of passes."""
 
     def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
-        """See ``Purse``."""
+        """Ignore the passes."""

@@ -18,10 +18,10 @@ from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.training import (
     Conversations,
     TuneParams,
-    answering,
     cross_entropy,
     finished,
     forbidden,
+    harmless_conversations,
     held_out,
     tune,
 )
@@ -58,7 +58,7 @@ class RefusalSFT(Defense):
             DataError: the training data have nothing to refuse, or nothing to answer.
         """
         p, start = self.params, finished(context, self.params.model)
-        refused, answers = forbidden(context.train), answering(context, start, p)
+        refused, answers = forbidden(context.train), harmless_conversations(context, start, p)
         refusals = Conversations.of(start, refused["prompt"], refused["refusal"])
         junk = Junk.of(start, p.junk, p.junk_tokens)
         count = min(max(round(p.share * p.batch_size), 1), p.batch_size - 1)

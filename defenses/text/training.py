@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import Memory, StepParams, train_steps
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -109,7 +109,7 @@ class Conversations:
         return [int(self.groups[kind][int(place * len(self.groups[kind]))]) for kind, place in zip(kinds, places, strict=True)]
 
     def take(self, rows: Sequence[int]) -> list[Tokens]:
-        """The tokens of some rows."""
+        """The tokenised conversations of some rows, in this order."""
         return [self.items[row] for row in rows]
 
 
@@ -133,7 +133,7 @@ def harmless(rows: Prompts) -> Prompts:
     )
 
 
-def answering(context: FitContext[Prompts], target: CausalLMTarget, settings: TextStepParams) -> Conversations:
+def harmless_conversations(context: FitContext[Prompts], target: CausalLMTarget, settings: TextStepParams) -> Conversations:
     """The harmless requests and their responses, drawn by role.
 
     Args:
@@ -234,7 +234,7 @@ def tune(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    with initialising(context, "lora"), warnings.catch_warnings():
+    with seeded_init(context, "lora"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft calls transformers by its old names
         adapted = get_peft_model(target.module, lora)  # it puts its layers into the module itself
     train_text(context, target, loss, settings, name=name, measure=measure, memory=memory)
@@ -253,8 +253,7 @@ def finished(context: FitContext[Prompts], name: str) -> CausalLMTarget:
 
 def own_copy(target: CausalLMTarget) -> CausalLMTarget:
     """The same model with weights of its own."""
-    module = copy.deepcopy(target.module)
-    return CausalLMTarget(module, target.tokenizer, max_new_tokens=target.max_new_tokens, system=target.system)
+    return target.with_module(copy.deepcopy(target.module))
 
 
 def _some(rows: Prompts, chosen: Sequence[bool], what: str) -> Prompts:

@@ -12,18 +12,18 @@ from robustkd.defenses.training.adversarial import (
     DistillationParams,
     RobustDistillation,
     RobustDistillationParams,
-    TaughtRecipe,
+    TeacherRecipe,
 )
 from robustkd.defenses.training.awp import AWPParams
 from robustkd.defenses.training.batches import Minibatch
-from robustkd.defenses.training.distillation import Distillation, DistillationRecipe, StudentParams
+from robustkd.defenses.training.distillation import Distillation, DistillationRecipe, Prepared, StudentParams
 from robustkd.defenses.training.divergence import entropy, kl
-from robustkd.defenses.training.inner import Adversary, InnerMaximisation, TaughtInner
-from robustkd.defenses.training.loop import train
+from robustkd.defenses.training.epochs import train
+from robustkd.defenses.training.inner import Adversary, InnerMaximisation, TeacherInner
 from robustkd.defenses.training.networks import fresh_copy, fresh_network, teacher
 from robustkd.defenses.training.params import NetworkParams, TrainParams
 from robustkd.defenses.training.recipe import Recipe
-from robustkd.defenses.training.teachers import Teacher, teaching
+from robustkd.defenses.training.teachers import Teacher, frozen_teacher
 
 __all__ = [
     "AWPParams",
@@ -37,19 +37,20 @@ __all__ = [
     "InnerMaximisation",
     "Minibatch",
     "NetworkParams",
+    "Prepared",
     "Recipe",
     "RobustDistillation",
     "RobustDistillationParams",
     "StudentParams",
-    "TaughtInner",
-    "TaughtRecipe",
     "Teacher",
+    "TeacherInner",
+    "TeacherRecipe",
     "TrainParams",
     "entropy",
     "fresh_copy",
     "fresh_network",
+    "frozen_teacher",
     "kl",
     "teacher",
-    "teaching",
     "train",
 ]

@@ -17,13 +17,13 @@ from pydantic import Field
 from robustkd.contracts import Defense, FitContext, Target, ThreatModel
 from robustkd.defenses.training.awp import AWPParams, perturbed
 from robustkd.defenses.training.batches import Minibatch
-from robustkd.defenses.training.distillation import StudentParams
-from robustkd.defenses.training.inner import Adversary, InnerMaximisation, TaughtInner
-from robustkd.defenses.training.loop import train
+from robustkd.defenses.training.distillation import Distillation, Prepared, StudentParams
+from robustkd.defenses.training.epochs import train
+from robustkd.defenses.training.inner import Adversary, InnerMaximisation, TeacherInner
 from robustkd.defenses.training.networks import fresh_network
 from robustkd.defenses.training.params import NetworkParams
 from robustkd.defenses.training.recipe import Recipe
-from robustkd.defenses.training.teachers import Teacher, teaching
+from robustkd.defenses.training.teachers import Teacher
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ class DistillationParams(StudentParams):
 class RobustDistillationParams(DistillationParams):
     """Parameters of every robust distillation from one teacher."""
 
-    inner: TaughtInner = Field(default_factory=TaughtInner, description="the examples of the adversarial branch")
+    inner: TeacherInner = Field(default_factory=TeacherInner, description="the examples of the adversarial branch")
     awp: AWPParams | None = Field(None, description=_AWP)
 
 
-class AdversarialRecipe(Recipe):
+class AdversarialRecipe(Recipe[ClassifierTarget]):
     """An outer loss at the examples of the inner maximisation.
 
     Args:
@@ -68,23 +68,23 @@ class AdversarialRecipe(Recipe):
     def __init__(self, adversary: Adversary, threat: ThreatModel, params: Any) -> None:
         self.adversary, self.threat, self.params = adversary, threat, params
 
-    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
-        """What the outer loss is taken at, fixed while it is: x~, and a teacher's logits where there is one."""
+    def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """The solution of the inner problem, which the outer loss takes as constant: x~, and a teacher's logits if it has one."""
         return (self.adversary(target, batch),)
 
     @abstractmethod
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, and scalars to log; ``target.module`` is in train mode."""
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Both levels of the min-max problem."""
-        given, awp = self.given(target, batch), self.params.awp
+        inner, awp = self.inner(target, batch), self.params.awp
         if awp is not None and batch.epoch >= awp.warmup:
-            target = perturbed(target, lambda at: self.outer(at, batch, given)[0], awp.gamma, batch.together)
-        return self.outer(target, batch, given)
+            target = perturbed(target, lambda at: self.outer(at, batch, inner)[0], awp.gamma, batch.all_reduce)
+        return self.outer(target, batch, inner)
 
 
-class TaughtRecipe(AdversarialRecipe):
+class TeacherRecipe(AdversarialRecipe):
     """An outer loss that a frozen teacher has a part in."""
 
     def __init__(self, teacher: Teacher, adversary: Adversary, threat: ThreatModel, params: Any) -> None:
@@ -109,20 +109,17 @@ class AdversarialTraining(Defense):
         return train(context, fresh_network(context, p.model, p.model_params), recipe, p)
 
 
-class RobustDistillation(Defense):
-    """A student of a frozen teacher, trained on its own adversarial examples.
+class RobustDistillation(Distillation):
+    """A student of a frozen teacher, trained on its own adversarial examples; the epoch is chosen by robust validation accuracy.
 
     Attributes:
         recipe: the outer loss.
     """
 
     uses_threat = True
-    recipe: ClassVar[type[TaughtRecipe]]
+    recipe: ClassVar[type[TeacherRecipe]]
 
-    def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by robust validation accuracy."""
-        p = self.params
-        adversary = Adversary.under(p.inner, context.threat)
-        with teaching(context, p.teacher, p) as teacher:
-            student = fresh_network(context, p.student, p.student_params)
-            return train(context, student, self.recipe(teacher, adversary, context.threat, p), p)
+    def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
+        """The outer loss under the campaign's threat model, and the student."""
+        adversary = Adversary.under(self.params.inner, context.threat)
+        return self.recipe(teacher, adversary, context.threat, self.params), student

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.contracts import Params
-from robustkd.defenses.training.batches import Together, alone
+from robustkd.defenses.training.batches import AllReduce, no_reduce
 from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 
@@ -33,7 +33,7 @@ class AWPParams(Params):
 
 
 def perturbed(
-    target: ClassifierTarget, loss: Callable[[ClassifierTarget], Tensor], gamma: float, together: Together = alone
+    target: ClassifierTarget, loss: Callable[[ClassifierTarget], Tensor], gamma: float, all_reduce: AllReduce = no_reduce
 ) -> ClassifierTarget:
     """The target at its worst weights nearby: one more forward and backward pass.
 
@@ -41,13 +41,13 @@ def perturbed(
         target: in train mode.
         loss: what is maximised, a scalar; its pass is not noted in BatchNorm's statistics.
         gamma: see ``AWPParams``.
-        together: the minibatch's.
+        all_reduce: the minibatch's.
     """
     module = target.module
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     weights = {name: w for name, w in module.named_parameters() if w.requires_grad and w.dim() > 1}
     gradients = torch.autograd.grad(loss(_at(target, buffers)), list(weights.values()))
-    together(gradients)
+    all_reduce(gradients)
     moved = {
         name: w + gamma * w.detach().norm() * g / g.norm().clamp_min(1e-20)
         for (name, w), g in zip(weights.items(), gradients, strict=True)

@@ -19,12 +19,12 @@ _RESIDENT_SHARE = 0.25
 """Of a device's free memory that the data may take before they stay on the host."""
 
 
-Together: TypeAlias = "Callable[[Sequence[Tensor]], None]"
-"""``together(tensors)`` replaces each by its mean over the processes that share a minibatch."""
+AllReduce: TypeAlias = "Callable[[Sequence[Tensor]], None]"
+"""``all_reduce(tensors)`` replaces each by its mean over the processes that share a minibatch."""
 
 
-def alone(tensors: Sequence[Tensor]) -> None:
-    """Nobody to share with: they are their own mean."""
+def no_reduce(tensors: Sequence[Tensor]) -> None:
+    """Leave the tensors as they are: with one process they are the mean already."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Minibatch:
         index: (B,) int64 positions in the training data.
         seed: the training's.
         epoch: counted from 0.
-        together: for gradients that a recipe takes by itself, which must be those of the whole minibatch.
+        all_reduce: for gradients that a recipe takes by itself, which must be those of the whole minibatch.
     """
 
     x: Tensor
@@ -45,7 +45,7 @@ class Minibatch:
     index: Tensor
     seed: int
     epoch: int
-    together: Together = alone
+    all_reduce: AllReduce = no_reduce
 
     def rng(self, purpose: str) -> SampleRng:
         """Each sample's random stream for ``purpose`` in this epoch, whatever minibatch it is in."""

@@ -82,6 +82,16 @@ class Checkpoint:
         return Snapshot(tensors, facts)
 
 
+def grouped(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with ``name/`` before each name."""
+    return {f"{name}/{key}": tensor for key, tensor in tensors.items()}
+
+
+def group(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of ``grouped``: the tensors whose names begin with ``name/``, without it."""
+    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+
+
 def _checksum(tensors: Mapping[str, Tensor]) -> int:
     total = 0
     for name, tensor in sorted(tensors.items()):

@@ -35,8 +35,8 @@ class World:
         return cls()
 
     @property
-    def leads(self) -> bool:
-        """Whether it is this process that writes files: one does."""
+    def is_main_process(self) -> bool:
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def share(self, rows: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class World:
         return counts
 
 
-def learnt(module: nn.Module) -> list[Tensor]:
+def synced_tensors(module: nn.Module) -> list[Tensor]:
     """What a training step changed or is about to change by: the gradients, and BatchNorm's running statistics."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     return [*gradients, *(buffer for buffer in module.buffers() if buffer.is_floating_point())]

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts import TargetError, WrappedTarget
-from robustkd.lazy import nn, torch
+from robustkd.contracts import WrappedTarget
+from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
+from robustkd.targets.activations import output_hooks, submodules
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +49,7 @@ class AtLayer(WrappedTarget):
 
     def __init__(self, target: ImageTarget, layer: Layer) -> None:
         super().__init__(target)
-        modules = dict(target.module.named_modules())
-        if isinstance(layer, str) and layer not in modules:
-            raise TargetError(f"the model has no layer '{layer}'", fix=f"one of: {', '.join(name for name in modules if name)}")
+        self._submodules = submodules(target.module, [layer] if isinstance(layer, str) else [])
         self.layer = layer
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -72,11 +71,8 @@ class AtLayer(WrappedTarget):
         def stop(module: Any, arguments: Any, output: Tensor) -> None:
             raise _Reached(output)
 
-        hook = self.module.get_submodule(self.layer).register_forward_hook(stop)
-        try:
+        with output_hooks(self._submodules, [stop]):
             yield
-        finally:
-            hook.remove()
 
     def _counting(self, number: int) -> Callable[[Tensor], None]:
         left = number
@@ -104,29 +100,3 @@ def with_activations(target: ImageTarget, inputs: Tensor) -> tuple[Tensor, list[
     with watched_activations(seen.append):
         logits = target(inputs)
     return logits, seen
-
-
-def with_penultimate(target: ImageTarget, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, K) logits, and the (B, D) features that the last linear layer makes them of."""
-    given: list[Tensor] = []
-    hook = last_linear(target).register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
-    try:
-        logits = target(inputs)
-    finally:
-        hook.remove()
-    return logits, given[-1].flatten(1)
-
-
-def last_linear(target: ImageTarget) -> nn.Linear:
-    """The linear layer that was added last: the classifier.
-
-    Raises:
-        TargetError: there is none.
-    """
-    layers = [module for module in target.module.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise TargetError(
-            "the model has no linear layer, so no features before it",
-            fix="use a model that ends in one, or name a layer if there is such a parameter",
-        )
-    return layers[-1]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from robustkd.attacks.image.engine.ascent import SteepestStep, climb_to_last
+from robustkd.attacks.image.engine.ascent import SteepestStep, last_iterate
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.objective import bound
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
@@ -47,7 +47,7 @@ OwnLoss = Literal["ce", "kl-student-clean"]
 InnerLoss = Literal["ce", "kl-student-clean", "kl-teacher-clean", "kl-teacher-adv"]
 
 
-class TaughtInner(Params):
+class TeacherInner(Params):
     """How the examples to train on are made; the norm is the campaign's.
 
     Attributes:
@@ -64,14 +64,14 @@ class TaughtInner(Params):
     loss: InnerLoss = Field("ce", description="what is climbed: cross entropy, or a divergence of student and teacher outputs")
 
     @model_validator(mode="after")
-    def _has_a_slope(self) -> TaughtInner:
+    def _has_a_slope(self) -> TeacherInner:
         if self.loss == "kl-student-clean" and self.start == "clean":
             raise ValueError("KL(S(x) || S(x')) has no gradient at x' = x: use start: noise or uniform")
         return self
 
 
-class InnerMaximisation(TaughtInner):
-    """The same without a teacher."""
+class InnerMaximisation(TeacherInner):
+    """The inner maximisation of a defense without a teacher."""
 
     loss: OwnLoss = Field("ce", description="what is climbed: cross entropy, or the divergence from the output on x")
 
@@ -82,7 +82,7 @@ class Adversary:
 
     Attributes:
         threat: norm and radius.
-        steps, step_size, start, loss: see ``TaughtInner``.
+        steps, step_size, start, loss: see ``TeacherInner``.
     """
 
     threat: ThreatModel
@@ -92,14 +92,14 @@ class Adversary:
     loss: InnerLoss = "ce"
 
     @classmethod
-    def under(cls, inner: TaughtInner, threat: ThreatModel) -> Adversary:
+    def under(cls, inner: TeacherInner, threat: ThreatModel) -> Adversary:
         """What ``inner`` means under the campaign's threat model.
 
         Raises:
             UsageError: examples of that kind cannot be made by projected gradient ascent.
         """
         eps = inner.eps if inner.eps is not None else threat.eps
-        trained_against = ThreatModel(norm=threat.norm, eps=eps, space=threat.space)
+        trained_against = ThreatModel(norm=threat.norm, eps=eps)
         reason = PGD().refusal(trained_against)
         if reason is not None:
             fix = f"use a threat model in pixels with one of the norms {', '.join(PGD.norms)}"
@@ -119,13 +119,13 @@ class Adversary:
         ball = Ball.around(batch.x, self.threat.eps, self.threat.norm, target.bounds)
         with frozen(target.module):
             climbed, objective = self._objective(target, batch, samples, teacher)
-            return climb_to_last(
+            return last_iterate(
                 Oracle(climbed, samples),
                 torch.arange(len(samples), device=batch.x.device),
                 ball,
                 self._start(ball, batch),
                 objective=objective,
-                rule=SteepestStep(StepSize(self.step_size)),
+                update=SteepestStep(StepSize(self.step_size)),
                 steps=self.steps,
             )
 

@@ -120,5 +120,5 @@ class PlainMembersRecipe(Recipe[EnsembleTarget]):
     """sum_m CE(f_m(x), y): members that know nothing of each other."""
 
     def loss(self, target: EnsembleTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum."""
+        """The sum of the members' cross entropies."""
         return cross_entropies(outputs(target.members, batch.x), batch.y).sum(), {}

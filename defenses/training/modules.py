@@ -19,12 +19,12 @@ class Replaced(nn.Module):
         self.module, self.tensors = module, dict(tensors)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's answer with them."""
+        """(B, C, H, W) -> (B, K), computed with the replaced tensors."""
         logits: Tensor = torch.func.functional_call(self.module, self.tensors, (x,))
         return logits
 
 
-class Beside(nn.Module):
+class WithAuxiliary(nn.Module):
     """A student and the parts that are trained with it, which answers as the student."""
 
     def __init__(self, student: nn.Module, parts: dict[str, nn.Module]) -> None:

@@ -15,7 +15,7 @@ from robustkd.targets import ClassifierTarget
 
 
 @contextmanager
-def initialising(context: FitContext[Samples], role: str) -> Iterator[None]:
+def seeded_init(context: FitContext[Samples], role: str) -> Iterator[None]:
     """Modules that are made here draw their weights from the training's seed; torch's generators are left as found."""
     with preserved_rng(context.device):
         torch.manual_seed(derived_seed(context.seed, f"initialise/{role}"))
@@ -28,7 +28,7 @@ def fresh_network(context: FitContext, model: str, params: Mapping[str, Any], *,
     Raises:
         UsageError: ``params`` are not the model's.
     """
-    with initialising(context, role):
+    with seeded_init(context, role):
         try:
             return ClassifierTarget.from_model(
                 model, dict(params), input_shape=context.input_shape, num_classes=context.num_classes
@@ -43,7 +43,7 @@ def fresh_network(context: FitContext, model: str, params: Mapping[str, Any], *,
 
 def fresh_copy(context: FitContext, target: ClassifierTarget, *, role: str = "student") -> ClassifierTarget:
     """The architecture of ``target`` with weights of its own."""
-    with initialising(context, role):
+    with seeded_init(context, role):
         return target.untrained()
 
 

@@ -1,16 +1,16 @@
-"""The optimiser and how its learning rate falls."""
+"""The optimiser: how its learning rate falls, and its state as tensors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from robustkd.defenses.training.params import TrainParams
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 
@@ -48,3 +48,28 @@ def optimiser(settings: TrainParams, parameters: Iterable[nn.Parameter]) -> torc
         return torch.optim.SGD(wanted, lr=lr, momentum=settings.momentum, weight_decay=weight_decay)
     rule = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
     return rule(wanted, lr=lr, weight_decay=weight_decay)
+
+
+def set_lr(rule: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in rule.param_groups:
+        group["lr"] = lr
+
+
+def optimiser_tensors(rule: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as one flat dictionary: ``<number of the parameter>/<name>`` -> tensor.
+
+    What is not there yet, such as the momentum before the first step, is left out.
+    """
+    state = rule.state_dict()["state"].items()
+    return {f"{number}/{name}": value for number, values in state for name, value in values.items() if value is not None}
+
+
+def load_optimiser_tensors(rule: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore what ``optimiser_tensors`` gave, wherever it is now; the optimiser takes the tensors for its own."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        number, _, name = path.partition("/")
+        # torch brings all state to the parameter's device but Adam's step count, which it wants on the host.
+        state.setdefault(int(number), {})[name] = tensor.cpu() if name == "step" else tensor
+    rule.load_state_dict(rule.state_dict() | {"state": state})

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from robustkd.contracts import ThreatModel
+from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.targets import ImageTarget
 
@@ -26,14 +27,16 @@ class Recipe(ABC, Generic[Trained]):
     Attributes:
         threat: what the deployed epoch is selected against; None selects on clean accuracy.
         state: names of the attributes that change from step to step; their values are plain JSON.
+        auxiliary: a network that is trained along with a loss of its own; its state is then the recipe's ``tensors``.
         replays: how many steps in a row are made of each minibatch.
-        divisible: whether several processes may each take a share of a minibatch.
+        supports_data_parallel: whether several processes may each take a share of a minibatch.
     """
 
     threat: ThreatModel | None = None
     state: ClassVar[tuple[str, ...]] = ()
+    auxiliary: AuxiliaryNetwork | None = None
     replays: int = 1
-    divisible: ClassVar[bool] = True
+    supports_data_parallel: ClassVar[bool] = True
 
     @abstractmethod
     def loss(self, target: Trained, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -64,14 +67,15 @@ class Recipe(ABC, Generic[Trained]):
         return {name: getattr(self, name) for name in self.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state that ``state_dict`` gave."""
+        """Restore a state that ``state_dict`` gave."""
         for name in self.state:
             setattr(self, name, state[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """The part of its state that is tensors, by name."""
-        return {}
+        return {} if self.auxiliary is None else self.auxiliary.tensors()
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up tensors that ``tensors`` gave; they are on the training's device."""
-        return None
+        if self.auxiliary is not None:
+            self.auxiliary.load_tensors(tensors)

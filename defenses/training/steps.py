@@ -1,8 +1,6 @@
-"""Steps of AdamW on some parameters of a model that answers: its training loop.
+"""Trainings of a number of steps of AdamW on any parameters: those of models that generate text or images.
 
-The counterpart of ``loop``, which passes over labelled images epoch by epoch, and with the same promises: what a step draws is a
-function of (seed, step), so a training that is killed at any instant and run again ends, on a CPU, with the same bits; a loss that
-is not finite stops it before it reaches the weights. It is counted in steps, never in seconds.
+What a step draws is a function of (seed, step). A training is counted in steps, never in seconds.
 """
 
 from __future__ import annotations
@@ -10,17 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Params, Samples, TargetError
-from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot
-from robustkd.defenses.training.loop import CHECKPOINT_SECONDS
-from robustkd.defenses.training.seeding import derived_seed, preserved_rng
+from robustkd.contracts import FitContext, Params, Samples
+from robustkd.defenses.training.checkpoint import Checkpoint, grouped
+from robustkd.defenses.training.loop import CHECKPOINT_SECONDS, FORMAT, Training, run
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -59,10 +54,10 @@ class Memory(Protocol):
     """What a loss learns on the way, which a resumed training must take up again."""
 
     def state_dict(self) -> dict[str, Any]:
-        """It as plain JSON."""
+        """The state as plain JSON."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore the state that ``state_dict`` gave."""
 
 
 def train_steps(
@@ -94,33 +89,66 @@ def train_steps(
     Raises:
         TargetError: the loss is not finite any more.
     """
+    training = _StepTraining(name, parameters, loss, settings, measure, memory)
     checkpoint = Checkpoint(context.checkpoints / name, _identity(context, name, parameters, settings))
-    optimiser = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
-    now = _Progress()
-    if (saved := checkpoint.read()) is not None:
-        now = _restored(saved, parameters, optimiser, memory)
-    for number, told in enumerate(now.history):
-        context.log(number, told)
-    reports = sorted({-(-settings.steps * part // REPORTS) for part in range(1, REPORTS + 1)})
-    measured = _apart(reports, MEASURE_STEPS)
-    started = kept = time.monotonic()
-    with preserved_rng(context.device):
-        while now.step < settings.steps:
-            for group in optimiser.param_groups:
-                group["lr"] = settings.lr * settings.rate(now.step)
-            now.total += _step(context, name, parameters, loss, settings, optimiser, now.step)
-            now.step, now.count = now.step + 1, now.count + 1
-            if now.step in reports:
-                more = measure() if now.step in measured else {}
-                told = {f"{name}_loss": now.total / now.count, **more, "lr": optimiser.param_groups[0]["lr"]}
-                now.history.append(told | {"seconds": time.monotonic() - started})
-                now.total, now.count, started = 0.0, 0, time.monotonic()
-                context.log(len(now.history) - 1, now.history[-1])
-            if time.monotonic() - kept >= checkpoint_seconds or now.step == settings.steps:
-                checkpoint.write(_snapshot(now, parameters, optimiser, memory))
-                kept = time.monotonic()
+    run(context, training, checkpoint, checkpoint_seconds)
     for parameter in parameters.values():
         parameter.grad = None
+
+
+class _StepTraining(Training):
+    """A number of steps, with ``REPORTS`` reports."""
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Mapping[str, nn.Parameter],
+        loss: StepLoss,
+        settings: StepParams,
+        measure: Callable[[], dict[str, float]],
+        memory: Memory | None,
+    ) -> None:
+        self.name, self.parameters, self.loss, self.settings, self.memory = name, parameters, loss, settings, memory
+        self.loss_name = f"{name}_loss"
+        self.optimiser = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.reports = sorted({-(-settings.steps * part // REPORTS) for part in range(1, REPORTS + 1)})
+        self._measure, self._measured = measure, _apart(self.reports, MEASURE_STEPS)
+
+    def lr(self, step: int) -> float:
+        return self.settings.lr * self.settings.rate(step)
+
+    def purpose(self, step: int) -> str:
+        return f"{self.name}/{step}"
+
+    def position(self, step: int) -> str:
+        return f"{self.name} broke down in step {step}"
+
+    def backward(self, step: int, seed: int) -> tuple[dict[str, float], int]:
+        loss, weights = self.loss(torch.Generator().manual_seed(seed)), list(self.parameters.values())
+        # Not backward(): that would also fill the gradients of what is not tuned.
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = gradient
+        if self.settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(weights, self.settings.clip)
+        return {self.loss_name: loss.item()}, 1
+
+    def measure(self, means: Mapping[str, float], history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        more = self._measure() if self.reports[len(history)] in self._measured else {}
+        return {**means, **more}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return grouped("weights", self.parameters)
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, weight in self.parameters.items():
+            weight.data.copy_(tensors[f"weights/{name}"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": self.memory.state_dict() if self.memory else {}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.memory is not None:
+            self.memory.load_state_dict(dict(state["memory"]))
 
 
 def _apart(steps: Sequence[int], distance: int) -> set[int]:
@@ -132,67 +160,7 @@ def _apart(steps: Sequence[int], distance: int) -> set[int]:
     return {*kept, steps[-1]}
 
 
-@dataclass
-class _Progress:
-    """Where a training is: ``total`` and ``count`` are about the steps since the last report."""
-
-    step: int = 0
-    total: float = 0.0
-    count: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-
-def _step(
-    context: FitContext[Samples],
-    name: str,
-    parameters: Mapping[str, nn.Parameter],
-    loss: StepLoss,
-    settings: StepParams,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-) -> float:
-    """One update; what the loss was."""
-    seed = derived_seed(context.seed, f"{name}/{step}")
-    torch.manual_seed(seed)
-    value = loss(torch.Generator().manual_seed(seed))
-    found = value.item()
-    if not math.isfinite(found):
-        raise TargetError(f"{name} broke down in step {step}: the loss is {found}", fix=f"lower lr ({settings.lr:g})")
-    # Not backward(): that would also fill the gradients of what is not tuned.
-    for parameter, gradient in zip(parameters.values(), torch.autograd.grad(value, list(parameters.values())), strict=True):
-        parameter.grad = gradient
-    if settings.clip is not None:
-        torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
-    optimiser.step()
-    return found
-
-
 def _identity(context: FitContext[Samples], name: str, parameters: Iterable[str], settings: StepParams) -> str:
     """A hash of what decides a training's course; a checkpoint of another course is not taken up."""
-    course = [name, settings.model_dump(mode="json"), context.seed, context.train.digest(), sorted(parameters)]
+    course = [FORMAT, name, settings.model_dump(mode="json"), context.seed, context.train.digest(), sorted(parameters)]
     return hashlib.sha256(json.dumps(course).encode()).hexdigest()
-
-
-def _snapshot(
-    now: _Progress, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, memory: Memory | None
-) -> Snapshot:
-    tensors: dict[str, Tensor] = {f"weights/{name}": parameter for name, parameter in parameters.items()}
-    for number, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser/{number}/{name}": value for name, value in state.items()}
-    return Snapshot(tensors, {"progress": asdict(now), "memory": memory.state_dict() if memory else {}})
-
-
-def _restored(
-    snapshot: Snapshot, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, memory: Memory | None
-) -> _Progress:
-    state: dict[int, dict[str, Tensor]] = {}
-    for path, tensor in snapshot.tensors.items():
-        if path.startswith("weights/"):
-            parameters[path.removeprefix("weights/")].data.copy_(tensor)
-        else:
-            _, number, name = path.split("/")
-            state.setdefault(int(number), {})[name] = tensor
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    if memory is not None:
-        memory.load_state_dict(dict(snapshot.facts["memory"]))
-    return _Progress(**snapshot.facts["progress"])

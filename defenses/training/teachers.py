@@ -57,7 +57,7 @@ class Teacher:
 
 
 @contextmanager
-def teaching(context: FitContext, name: str, settings: TrainParams) -> Iterator[Teacher]:
+def frozen_teacher(context: FitContext, name: str, settings: TrainParams) -> Iterator[Teacher]:
     """The finished target called ``name`` as a frozen teacher; it is left as found.
 
     Raises:

@@ -28,10 +28,10 @@ from robustkd.contracts import (
     TargetRef,
     ThreatModel,
 )
-from robustkd.defenses.training.features import with_penultimate
 from robustkd.judges.labels import sized
 from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
+from robustkd.targets.activations import with_penultimate
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -110,11 +110,11 @@ def samples(results: str | Path | Results) -> Any:
     Raises:
         StoreError: the cells that the numbers are made of are not there.
     """
-    found = _results(results)
-    tables = list(sample_tables(found, Store(found.folder))) if found.folder else []
+    loaded = _results(results)
+    tables = list(sample_tables(loaded, Store(loaded.folder))) if loaded.folder else []
     if not tables:
         raise StoreError(
-            f"the cells behind the numbers of '{found.campaign}' are not there, so nothing is known of its samples",
+            f"the cells behind the numbers of '{loaded.campaign}' are not there, so nothing is known of its samples",
             fix="load() a results folder that has its 'cells', or run() the campaign again",
         )
     return dataframe(pa.concat_tables(tables).to_pydict())
@@ -131,18 +131,18 @@ def report(results: str | Path | Results, out: str | Path | None = None) -> Repo
     Raises:
         UsageError: the results are stored nowhere, and no folder is given.
     """
-    found = _results(results)
-    if found.folder is None:
+    loaded = _results(results)
+    if loaded.folder is None:
         if out is None:
             raise UsageError("these results are stored nowhere", fix="say where the report goes: report(results, out)")
-        return write_report(found, Path(out))
+        return write_report(loaded, Path(out))
     try:
-        plan, store = planning.build(_run_before(found.folder)), Store(found.folder)
+        plan, store = planning.build(_run_before(loaded.folder)), Store(loaded.folder)
         gallery, evidence = gallery_items(plan, store), sample_evidence(plan, store)
     except (DataError, PluginError, StoreError, UsageError) as error:
         warnings.warn(f"the report is without its samples: {error.message}", stacklevel=2)
-        return write_report(found, Path(out or found.folder))
-    return write_report(found, Path(out or found.folder), gallery, evidence)
+        return write_report(loaded, Path(out or loaded.folder))
+    return write_report(loaded, Path(out or loaded.folder), gallery, evidence)
 
 
 def compare(a: str | Path | Results, b: str | Path | Results, *, match: Mapping[str, str] | None = None) -> ComparedCampaigns:

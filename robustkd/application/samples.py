@@ -9,42 +9,40 @@ from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import Store
-from robustkd.reporting.samples import STANDS, AttackedSamples, SampleEvidence
+from robustkd.reporting.presentation import presentation
+from robustkd.reporting.samples import AttackedSamples, SampleEvidence
 
 
-class Gathering:
-    """Grows with every record that it is shown, so that a large campaign is read once, for its numbers and its samples."""
+class SampleCollector:
+    """Collects the samples of attack cells one by one, so that a large campaign is read once, for its numbers and its samples."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._found: dict[tuple[str, int], AttackedSamples] = {}
+        self._parts: dict[tuple[str, int], AttackedSamples] = {}
 
     def add(self, cell: AttackCell, record: AttackRecord) -> None:
-        """Take one attack cell's samples."""
+        """Add the samples of one finished attack cell."""
         outcome, key = record.outcome, (cell.defense, cell.seed)
-        if key not in self._found:
-            self._found[key] = AttackedSamples(*key, outcome.index, outcome.label, outcome.before, {})
-        taken = np.where(outcome.success, outcome.after, STANDS).astype(
-            np.int32
-        )  # half of int64: a large campaign has millions
-        self._found[key].taken_for[cell.attack] = taken
+        shown = presentation(self._plan.data.modality)
+        if key not in self._parts:
+            before = shown.before(outcome)
+            self._parts[key] = AttackedSamples(*key, outcome.index, outcome.label, outcome.eligible, {}, before)
+        taken = shown.taken_for(outcome).astype(np.int32)  # half of int64: a large campaign has millions
+        self._parts[key].taken_for[cell.attack] = taken
 
     @property
     def evidence(self) -> SampleEvidence:
         """Every defense and seed that has an attack, in the campaign's order."""
         places = {name: place for place, name in enumerate(self._plan.campaign.defenses)}
-        parts = sorted(self._found.values(), key=lambda part: (places[part.defense], part.seed))
+        parts = sorted(self._parts.values(), key=lambda part: (places[part.defense], part.seed))
         data = self._plan.data
-        if data.modality == "images":
-            return SampleEvidence(data.classes, parts)
-        # A broken request is taken for nothing, and one that the model does not know neither: evaluation.prompts.evaluate_prompt_attack.
-        return SampleEvidence((*data.classes, "", ""), parts, data.test["prompt"])
+        return SampleEvidence(data.classes, parts, presentation(data.modality).texts(data))
 
 
 def sample_evidence(plan: Plan, store: Store) -> SampleEvidence:
     """The samples of every finished attack cell."""
-    gathering = Gathering(plan)
+    collector = SampleCollector(plan)
     for cell in plan.of("attack"):
         if entry := store.get(cell.id):
-            gathering.add(cell, samples.read(entry))
-    return gathering.evidence
+            collector.add(cell, samples.read(entry))
+    return collector.evidence

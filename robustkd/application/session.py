@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustkd.application.gallery import cell_gallery, gallery_items
-from robustkd.application.samples import Gathering, sample_evidence
+from robustkd.application.samples import SampleCollector, sample_evidence
 from robustkd.campaigns.execution import run as running
 from robustkd.campaigns.execution.profile import Profile
 from robustkd.campaigns.execution.record import Recorder
@@ -28,6 +28,7 @@ from robustkd.redaction import redacted
 from robustkd.reporting import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
 from robustkd.reporting.latex import latex
 from robustkd.reporting.markdown import markdown
+from robustkd.reporting.presentation import presentation
 from robustkd.scoring.results import CellResult, Results
 from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
 from robustkd.tracking.transcripts import MOST
@@ -201,7 +202,7 @@ def _gallery(plan: Plan, store: Store, images: int = SHOWN) -> Callable[[CellRes
 
 def _count(plan: Plan, images: int) -> int:
     """How many samples of a cell go to MLflow: of requests a whole table, unless nothing is to be shown."""
-    return images if plan.data.modality == "images" or not images else MOST
+    return presentation(plan.data.modality).tracked(images, MOST)
 
 
 def _targets(plan: Plan, store: Store) -> dict[tuple[str, int], Path]:
@@ -221,5 +222,5 @@ def _stored(campaign: Campaign, folder: Path) -> tuple[Plan, Results, SampleEvid
         raise StoreError(
             f"{folder} holds no finished cell of this campaign", fix="robustkd run it first, or name its folder with --out"
         )
-    gathering = Gathering(plan)
-    return plan, collect(plan, store, {}, gathering.add), gathering.evidence
+    collector = SampleCollector(plan)
+    return plan, collect(plan, store, {}, collector.add), collector.evidence

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.checks.probe import apart, attacked, owners, pgd, random_points, right, white_box
-from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, ThreatModel, WrappedTarget
+from robustkd.checks.probe import attacked, ball_of, disjoint_balls, pgd, random_points, right, white_box
+from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share, Target, ThreatModel, WrappedTarget
 from robustkd.contracts.check import Severity
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import nn, torch
 from robustkd.scoring.distances import distance, per_sample
 from robustkd.scoring.intervals import wilson
+from robustkd.targets.activations import InputRecorder, classifier_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,11 +62,15 @@ class BinarizationTest(Check):
         threat = context.threat
         if threat.norm not in ("linf", "l2") or threat.eps == 0 or threat.goal != "untargeted":
             return self.not_applicable("it is defined for untargeted attacks in linf and l2")
-        head = _last_linear(context)
-        if head is None:
+        logits = context.batch.logits
+        assert logits is not None
+        heads = classifier_layers(context.target, context.batch.inputs[:2], logits.shape[1])
+        # Members of an ensemble, or a layer used twice, have no single feature vector behind the answer.
+        if len(heads) != 1:
             return self.not_applicable("the network has no linear layer that gives its classes, so its features are not known")
+        (head,) = heads
         attack = white_box(context) or pgd(steps=40)
-        batch = apart(right(context, self.params.samples), threat)
+        batch = disjoint_balls(right(context, self.params.samples), threat)
         problems, solvable = self._posed(context, batch, head)
         if not solvable:
             return self.not_applicable("no sample's points could be told apart by a linear head")
@@ -86,10 +91,10 @@ class BinarizationTest(Check):
                 f"random search in {100 * chance:.1f} %"
             ),
             remedies=[{"kind": "square", "queries": 1000}],
-            solved_share=solved,
-            ci_low=low,
-            ci_high=high,
-            random_search_share=chance,
+            solved_share=Share(solved),
+            ci_low=Share(low),
+            ci_high=Share(high),
+            random_search_share=Share(chance),
             n=len(posed),
         )
 
@@ -106,9 +111,9 @@ class BinarizationTest(Check):
             inner[0] = centre[0]
             outer = _boundary_point(centre, context.threat, rng.select(many[:1]).fork("boundary"), bounds)
             points = torch.cat([inner, outer])
-            with torch.no_grad(), _Features(head) as features:
+            with torch.no_grad(), InputRecorder(head) as features:
                 context.target(points)
-            problem = _Problem.told_apart(features.of(points).cpu().double())
+            problem = _Problem.separating(features.last(len(points)).cpu().double())
             if problem is not None:
                 problems.append(problem)
                 solvable.append(row)
@@ -136,7 +141,7 @@ class _Problem:
     scale: Tensor
 
     @classmethod
-    def told_apart(cls, features: Tensor) -> _Problem | None:
+    def separating(cls, features: Tensor) -> _Problem | None:
         """Of (P, F) features, the last row's against the others'; None when they cannot be separated."""
         inner, outer = features[:-1], features[-1]
         middle = inner.mean(0)
@@ -151,28 +156,6 @@ class _Problem:
         return cls(weight, (nearest + beyond) / 2, (beyond - (inner @ weight).mean()).abs())
 
 
-class _Features:
-    """What a layer is given, while the block lasts."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self._layer = layer
-        self._seen: list[Tensor] = []
-
-    def __enter__(self) -> _Features:
-        def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._seen.append(inputs[0])
-
-        self._hook = self._layer.register_forward_pre_hook(keep)
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._hook.remove()
-
-    def of(self, points: Tensor) -> Tensor:
-        """(P, F) of the points that went through last; the network may have been called with a part of them at a time."""
-        return torch.cat(self._seen)[-len(points) :]
-
-
 class _Binary(WrappedTarget):
     """The target with, for each point, the head of the sample in whose ball it lies: (B, 2) logits, class 1 is the boundary point's."""
 
@@ -185,33 +168,12 @@ class _Binary(WrappedTarget):
         self._threshold = torch.stack([problem.threshold / problem.scale for problem in problems])
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        with _Features(self._head) as features:
+        with InputRecorder(self._head) as features:
             self.target(inputs)
-        mine = owners(inputs.detach(), self._centres, self._threat).clamp_min(0)
+        mine = ball_of(inputs.detach(), self._centres, self._threat).clamp_min(0)
         mine = mine.cpu()  # where the problems are, in float64, which not every device has
-        score = (features.of(inputs).cpu().double() * self._weight[mine]).sum(1) - self._threshold[mine]
+        score = (features.last(len(inputs)).cpu().double() * self._weight[mine]).sum(1) - self._threshold[mine]
         return torch.stack([-score, score], 1).to(inputs)
-
-
-def _last_linear(context: CheckContext) -> nn.Linear | None:
-    """The linear layer that ran last, on one feature vector a sample, with an output for each class."""
-    logits = context.batch.logits
-    assert logits is not None
-    seen: list[nn.Linear] = []
-
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(layer, nn.Linear) and inputs[0].ndim == 2 and output.shape[1] == logits.shape[1]:
-            seen.append(layer)
-
-    hooks = [layer.register_forward_hook(note) for layer in context.target.module.modules() if isinstance(layer, nn.Linear)]
-    try:
-        with torch.no_grad():
-            context.target(context.batch.inputs[:2])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    # Members of an ensemble, or a layer used twice, have no single feature vector behind the answer.
-    return seen[-1] if len(seen) == 1 else None
 
 
 def _boundary_point(centre: Tensor, threat: ThreatModel, rng: SampleRng, bounds: tuple[float, float]) -> Tensor:

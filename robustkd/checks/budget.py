@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pydantic import Field
 
 from robustkd.checks.probe import attacked, gradient_attacks, pgd, right, white_box
-from robustkd.contracts import Attack, Check, CheckContext, Finding, Params
+from robustkd.contracts import Attack, Check, CheckContext, Finding, Params, Share
 from robustkd.scoring.distances import distance
 from robustkd.scoring.intervals import wilson
 
@@ -42,14 +40,14 @@ class UnboundedAttack(Check):
             return self.not_applicable("no sample is classified rightly")
         low, high = context.target.bounds
         reach = float(distance(batch.inputs.new_full((1, *batch.inputs.shape[1:]), high - low), context.threat.norm))
-        outcome = attacked(context, attack, context.target, batch, replace(context.threat, eps=reach))
+        outcome = attacked(context, attack, context.target, batch, context.threat.with_eps(reach))
         left = float(outcome.standing.mean())
         return self.finding(
             left > 0.05,
             fix="the attack follows no useful gradient: repair it, or use BPDA, EOT or a black-box attack",
             explanation=f"with no bound at all the attack leaves {100 * left:.1f} % of {len(batch)} samples standing",
             remedies=[{"kind": "square", "queries": 1000}],
-            robust_accuracy_unbounded=left,
+            robust_accuracy_unbounded=Share(left),
             eps=reach,
             n=len(batch),
         )
@@ -77,7 +75,7 @@ class NotMonotone(Check):
         if not len(batch):
             return self.not_applicable("no sample is classified rightly")
         small, large = (
-            attacked(context, attack, context.target, batch, replace(context.threat, eps=factor * context.threat.eps)).standing
+            attacked(context, attack, context.target, batch, context.threat.with_eps(factor * context.threat.eps)).standing
             for factor in (1, 2)
         )
         high = wilson(int(small.sum()), len(small))[1]
@@ -87,9 +85,9 @@ class NotMonotone(Check):
             fix="the gradient is masked: attack with another loss, more steps, or without gradients",
             explanation=f"PGD leaves {100 * before:.1f} % standing at eps and {100 * after:.1f} % at twice eps",
             remedies=[{"kind": "square", "queries": 1000}],
-            robust_accuracy=before,
-            ci_high=high,
-            robust_accuracy_twice_eps=after,
+            robust_accuracy=Share(before),
+            ci_high=Share(high),
+            robust_accuracy_twice_eps=Share(after),
             n=len(batch),
         )
 
@@ -122,7 +120,7 @@ class BudgetSensitivity(Check):
         low, high = wilson(int(before.sum()), n)
         # The union with what the campaign broke: the question is what more effort adds.
         after = {
-            what: float((before & attacked(context, attack, context.target, batch, context.threat).standing).mean())
+            what: Share((before & attacked(context, attack, context.target, batch, context.threat).standing).mean())
             for what, attack in doubled.items()
         }
         said = ", ".join(f"{100 * value:.1f} % with twice the {what}" for what, value in after.items())
@@ -131,9 +129,9 @@ class BudgetSensitivity(Check):
             fix="raise steps and restarts until the number no longer moves",
             explanation=f"{strongest.name} leaves {100 * before.mean():.1f} % of {n} samples standing, {said}",
             remedies=[{"kind": "apgd-dlr"}, {"kind": "apgd-t"}],
-            robust_accuracy=float(before.mean()),
-            ci_low=low,
-            ci_high=high,
+            robust_accuracy=Share(before.mean()),
+            ci_low=Share(low),
+            ci_high=Share(high),
             robust_accuracy_doubled=after,
             n=n,
         )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, GenerativeTarget, PromptAttack, PromptBatch
+from robustkd.checks.prompts import is_control
+from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, GenerativeTarget, PromptBatch, Share
 from robustkd.scoring.clustered import clustered_interval
 
 
@@ -27,10 +28,10 @@ class ChanceBeatsSearch(Check):
 
     def run(self, context: CheckContext[GenerativeTarget, PromptBatch]) -> Finding:
         """The best search under the headline threat model against each control, whatever that one draws or writes."""
-        searches = [attack for attack in context.headline if not _is_control(attack)]
+        searches = [attack for attack in context.headline if not is_control(attack)]
         attempts = context.threat.attempts
         # One that is not iterative asks once.
-        controls = [a for a in context.attacks.values() if _is_control(a) and a.iterative and a.threat.attempts == attempts]
+        controls = [a for a in context.attacks.values() if is_control(a) and a.iterative and a.threat.attempts == attempts]
         if not searches or not controls:
             return self.not_applicable("it compares a search with a control, such as random-prompt or seed-search")
         best = max(searches, key=lambda attack: int(_broken(attack).sum()))
@@ -42,8 +43,8 @@ class ChanceBeatsSearch(Check):
             compared.append((control, float(ahead.mean()), low))
             told[control.name] = {
                 "broken": int(_broken(control).sum()),
-                "share ahead of it": float(ahead.mean()),
-                **({"share at least": low, "share at most": high} if np.isfinite(low) else {}),
+                "share ahead of it": Share(ahead.mean()),
+                **({"share at least": Share(low), "share at most": Share(high)} if np.isfinite(low) else {}),
             }
         equal = [control for control, _, low in compared if low <= 0 and bool(_broken(control).any())]
         beaten = [control for control, ahead, _ in compared if ahead <= 0 and bool(_broken(control).any())]
@@ -64,10 +65,6 @@ def _explanation(best: AttackEvidence, controls: Sequence[AttackEvidence], equal
     counts = ", ".join(f"{control.name} {int(_broken(control).sum())}" for control in controls)
     said = f"{best.name} breaks {int(_broken(best).sum())} of {len(best.standing)} requests, with as many attempts {counts}"
     return said + (f"; {' and '.join(control.name for control in equal)} cannot be told from it" if equal else "")
-
-
-def _is_control(attack: AttackEvidence) -> bool:
-    return isinstance(attack.attack, PromptAttack) and attack.attack.control
 
 
 def _broken(attack: AttackEvidence) -> np.ndarray:

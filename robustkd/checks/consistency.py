@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding
+from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, Share
 from robustkd.scoring.worst_case import worst_case
 
 
@@ -55,5 +55,5 @@ def _beaten(
         ),
         broken_only_by_weaker=int(lost.sum()),
         standing_under_stronger=int(left.sum()),
-        share=share,
+        share=Share(share),
     )

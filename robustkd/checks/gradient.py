@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from robustkd.checks.probe import right
-from robustkd.contracts import Check, CheckContext, Finding, Params
+from robustkd.contracts import Check, CheckContext, Finding, Params, Share
 from robustkd.lazy import F, torch
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class ZeroGradient(Check):
             explanation=said,
             remedies=remedies,
             n=len(batch),
-            dead_share_cross_entropy=ce,
-            dead_share_margin=margin,
+            dead_share_cross_entropy=Share(ce),
+            dead_share_margin=Share(margin),
             samples_not_finite=touched,
         )
 
@@ -129,7 +129,7 @@ class BrokenGraph(Check):
     cost = "1 forward and 1 backward pass a sample, on 8 samples"
 
     def run(self, context: CheckContext) -> Finding:
-        """One backward pass."""
+        """Differentiate the sum of the logits with respect to the input, once."""
         inputs = context.batch.inputs[: self.params.samples].detach().requires_grad_()
         error = ""
         logits = context.target(inputs)

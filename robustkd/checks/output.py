@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.contracts import Check, CheckContext, Finding, Params
+from robustkd.contracts import Check, CheckContext, Finding, Params, Share
 from robustkd.lazy import torch
 
 
@@ -19,7 +19,7 @@ class OutputType(Check):
     source = "AutoAttack's own check for probabilities (Croce & Hein 2020), which misses log-probabilities"
 
     def run(self, context: CheckContext) -> Finding:
-        """Look at the clean outputs."""
+        """Test whether the clean outputs are probabilities or log-probabilities."""
         logits = context.batch.logits
         assert logits is not None
         logits = logits.cpu().double()  # not every device has float64
@@ -60,7 +60,7 @@ class RandomisedOutput(Check):
     cost = "5 forward passes a sample, on 64 samples"
 
     def run(self, context: CheckContext) -> Finding:
-        """Ask several times."""
+        """Compare the logits and predictions of several passes over the same inputs."""
         inputs = context.batch.inputs[: self.params.samples]
         with torch.no_grad():
             outputs = torch.stack([context.target(inputs) for _ in range(self.params.passes)])
@@ -77,7 +77,7 @@ class RandomisedOutput(Check):
             remedies=[]
             if averaging
             else [{"kind": "eot", "attack": {"kind": "pgd", "steps": 40, "loss": "margin"}, "samples": 10}],
-            predictions_changed=changed,
+            predictions_changed=Share(changed),
             relative_gap=gap,
             passes=self.params.passes,
             n=len(inputs),
@@ -96,7 +96,7 @@ class TooFewClasses(Check):
     source = "AutoAttack's flag for few classes (Croce & Hein 2020)"
 
     def run(self, context: CheckContext) -> Finding:
-        """Count."""
+        """Compare the number of logits with the least that DLR needs."""
         logits = context.batch.logits
         assert logits is not None
         classes = logits.shape[1]

@@ -10,7 +10,7 @@ from robustkd import plugins
 from robustkd.contracts import Attack, AttackEvidence, Batch, CheckContext, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
-from robustkd.evaluation.judging import Outcome, judge
+from robustkd.evaluation.judging import ImageOutcome, judge
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, random_offsets, within
 from robustkd.scoring.worst_case import worst_case
@@ -47,7 +47,7 @@ def pgd(**params: Any) -> Attack:
     return attack
 
 
-def attacked(context: CheckContext, attack: Attack, target: Target, batch: Batch, threat: ThreatModel) -> Outcome:
+def attacked(context: CheckContext, attack: Attack, target: Target, batch: Batch, threat: ThreatModel) -> ImageOutcome:
     """One attack run again, and judged as the platform judges every attack."""
     result = attack.run(target, batch, threat, SampleRng(context.seed, batch.index))
     return judge(target, attack, batch, threat, result)
@@ -70,7 +70,7 @@ def rescaled_margin(logits: Tensor, labels: Tensor) -> Tensor:
     return (best_other - own) / spread.clamp_min(torch.finfo(logits.dtype).tiny)
 
 
-def apart(batch: Batch, threat: ThreatModel) -> Batch:
+def disjoint_balls(batch: Batch, threat: ThreatModel) -> Batch:
     """The samples whose balls meet no other sample's ball, so that a point inside one tells whose it is."""
     rows = torch.arange(len(batch), device=batch.inputs.device)
     kept: list[int] = []
@@ -81,8 +81,8 @@ def apart(batch: Batch, threat: ThreatModel) -> Batch:
     return batch.select(rows[kept])
 
 
-def owners(points: Tensor, centres: Tensor, threat: ThreatModel) -> Tensor:
-    """(P,) the row of ``centres`` in whose ball each point lies, -1 for none; the balls must be ``apart``."""
+def ball_of(points: Tensor, centres: Tensor, threat: ThreatModel) -> Tensor:
+    """(P,) the row of ``centres`` in whose ball each point lies, -1 for none; the balls must be ``disjoint_balls``."""
     away = torch.stack([distance(points - centre, threat.norm) for centre in centres], 1)
     nearest = away.min(1)
     inside = within(nearest.values, threat.eps, threat.norm, centres.shape[1:])

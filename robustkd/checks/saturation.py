@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.checks.probe import attacked, pgd
-from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, WrappedTarget
+from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share, Target, WrappedTarget
 from robustkd.lazy import torch
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.worst_case import worst_case
@@ -54,10 +54,10 @@ class LossDisagreement(Check):
             fix="believe the margin attacks; the cross entropy is saturated, so its gradient leads nowhere",
             explanation=said,
             remedies=[{"kind": "apgd-dlr"}, {"kind": "apgd-t"}],
-            robust_accuracy_cross_entropy=ce,
-            cross_entropy_ci_low=low,
-            cross_entropy_ci_high=high,
-            robust_accuracy_margin=other,
+            robust_accuracy_cross_entropy=Share(ce),
+            cross_entropy_ci_low=Share(low),
+            cross_entropy_ci_high=Share(high),
+            robust_accuracy_margin=Share(other),
             broken_by_margin_only=only,
             n=len(under_entropy),
         )
@@ -105,10 +105,10 @@ class LogitScaleInvariance(Check):
             explanation=said,
             remedies=[{"kind": "apgd-dlr"}, {"kind": "apgd-t"}],
             scale=scale,
-            robust_accuracy=before,
-            ci_low=low,
-            ci_high=high,
-            robust_accuracy_rescaled=after,
+            robust_accuracy=Share(before),
+            ci_low=Share(low),
+            ci_high=Share(high),
+            robust_accuracy_rescaled=Share(after),
             n=len(plain),
         )
 

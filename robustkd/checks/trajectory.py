@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from robustkd.checks.probe import apart, gradient_attacks, owners, rescaled_margin, survivors
+from robustkd.checks.probe import ball_of, disjoint_balls, gradient_attacks, rescaled_margin, survivors
 from robustkd.contracts import (
     Attack,
     AttackEvidence,
@@ -17,12 +17,13 @@ from robustkd.contracts import (
     CheckContext,
     Finding,
     Params,
+    Share,
     Target,
     ThreatModel,
     WrappedTarget,
 )
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation.judging import Outcome, judge
+from robustkd.evaluation.judging import ImageOutcome, judge
 from robustkd.lazy import torch
 from robustkd.scoring.worst_case import worst_case
 
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Diary(WrappedTarget):
+class RecordingTarget(WrappedTarget):
     """A target that writes down the rescaled margin of every point inside some sample's ball, sample by sample.
 
-    The samples' balls must not meet (``apart``): then it is known whose point one is, in whatever batch an attack asks.
+    The samples' balls must not meet (``disjoint_balls``): then it is known whose point one is, in whatever batch an attack asks.
     """
 
     def __init__(self, target: Target, batch: Batch, threat: ThreatModel) -> None:
@@ -42,9 +43,9 @@ class Diary(WrappedTarget):
         self.margins: list[list[float]] = [[] for _ in range(len(batch))]
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The inner target's answer, noted."""
+        """The inner target's logits; the margins of points inside a ball are recorded."""
         logits = self.target(inputs)
-        owner = owners(inputs.detach(), self._batch.inputs, self._threat)
+        owner = ball_of(inputs.detach(), self._batch.inputs, self._threat)
         inside = owner >= 0
         values = rescaled_margin(logits.detach()[inside], self._batch.labels[owner[inside]])
         for row, value in zip(owner[inside].tolist(), values.tolist(), strict=True):
@@ -70,7 +71,7 @@ FREE, SHARE = 3200, 0.05
 
 def _few(context: CheckContext, attacks: list[AttackEvidence], again: AttackEvidence, most: int) -> Batch:
     """Samples that ``attacks`` left standing, as many as running ``again`` on them may cost, and one at least."""
-    batch = apart(survivors(context, attacks, most), context.threat)
+    batch = disjoint_balls(survivors(context, attacks, most), context.threat)
     if again.passes is None or not len(batch):
         return batch
     total = sum(int(attack.passes.sum()) for attack in context.headline if attack.passes is not None)
@@ -86,12 +87,12 @@ def _comparable(evidence: AttackEvidence, threat: ThreatModel) -> bool:
     return isinstance(attack, Attack) and (attack.traits.kind == "fixed-budget" or attack.minimises(threat) == threat.norm)
 
 
-def _followed(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> tuple[Outcome, list[list[float]]]:
+def _followed(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> tuple[ImageOutcome, list[list[float]]]:
     """The attack run again: its outcome, and the margins of the points that it tried, sample by sample."""
     assert isinstance(evidence.attack, Attack)
-    diary = Diary(context.target, batch, context.threat)
-    result = evidence.attack.run(diary, batch, context.threat, SampleRng(context.seed, batch.index))
-    return judge(context.target, evidence.attack, batch, context.threat, result), diary.margins
+    recorder = RecordingTarget(context.target, batch, context.threat)
+    result = evidence.attack.run(recorder, batch, context.threat, SampleRng(context.seed, batch.index))
+    return judge(context.target, evidence.attack, batch, context.threat, result), recorder.margins
 
 
 def _randomised(context: CheckContext, batch: Batch) -> bool:
@@ -178,7 +179,7 @@ class IncompleteOptimisation(Check):
             fix="give the attack more steps or a better step size (APGD adapts it)",
             explanation=f"the last points that {strongest.name} tries still bring {100 * gain:.1f} % of its climb",
             remedies=[{"kind": "apgd-dlr"}],
-            share_of_climb=gain,
+            share_of_climb=Share(gain),
             attack=strongest.name,
             n=len(shares),
         )

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from robustkd import plugins
 from robustkd.checks.probe import pgd
-from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Target, WrappedTarget
+from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share, Target, WrappedTarget
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import judge
 from robustkd.lazy import F, torch
@@ -67,7 +67,7 @@ class TransferBeatsWhiteBox(Check):
             remedies=[{"kind": "square", "queries": 1000}],
             broken_by_transfer_only=lost,
             standing_under_white_box=int(left.sum()),
-            share=lost / n,
+            share=Share(lost / n),
             n=n,
         )
 

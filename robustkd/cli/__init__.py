@@ -94,7 +94,13 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; what is finished is kept, and running again goes on from there", err=True)
+        # Of the others nothing is kept.
+        kept = (
+            "; what is finished is kept, and running again goes on from there"
+            if {"run", "reproduce"} & set(sys.argv[1:2])
+            else ""
+        )
+        click.echo(f"stopped{kept}", err=True)
         sys.exit(130)
     except Exception as error:
         from robustkd.contracts.errors import RobustkdError  # late: it loads pydantic and NumPy, which --help does not need

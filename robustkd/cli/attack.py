@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from robustkd.cli.names import plugin_names
-from robustkd.cli.one_model import budget, loaded_model, one_model_options, settings
-from robustkd.cli.options import json_option, precision_option
+from robustkd.cli.one_model import budget, images, loaded_model, one_model_options, settings, value
+from robustkd.cli.options import json_option, precision_option, print_reserved
 
 
 @click.command("attack")
@@ -25,6 +25,7 @@ def command(
     name: str,
     reference: str,
     weights: Path | None,
+    normalise: str | None,
     code: tuple[str, ...],
     data: str,
     data_settings: tuple[str, ...],
@@ -40,10 +41,9 @@ def command(
     """Attack one model once and print what it did."""
     from robustkd import api
     from robustkd.campaigns.execution.workspace import device_named
-    from robustkd.data import SplitParams, load_splits
 
     allowed = budget(eps)
-    splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
+    splits = images(data, data_settings, n)
     target = loaded_model(reference, weights, code).to(device_named(device))
     report = api.attack(
         name,
@@ -53,12 +53,13 @@ def command(
         norm=norm,
         eps=allowed,
         seed=seed,
+        normalise=None if normalise is None else value("--normalise", normalise),
         precision=precision or "full",
         fit_data=(splits.train.unit(), splits.train.labels) if splits.train is not None else None,
         params=settings("--set", chosen),
     )
     if as_json:
-        click.echo(report.to_json())
+        print_reserved(report.to_json())
         return
     numbers, (low, high) = report.to_dict(), report.interval
     click.echo(f"clean accuracy   {report.clean_accuracy:6.1%}   n = {numbers['n']}")

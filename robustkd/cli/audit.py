@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustkd.cli.one_model import budget, loaded_model, one_model_options, settings, value
-from robustkd.cli.options import console, json_option
+from robustkd.cli.one_model import budget, images, loaded_model, one_model_options, value
+from robustkd.cli.options import console, json_option, print_reserved
 
 if TYPE_CHECKING:
     from robustkd.api import EvaluationReport
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 def command(
     model: str,
     weights: Path | None,
+    normalise: str | None,
     code: tuple[str, ...],
     data: str,
     data_settings: tuple[str, ...],
@@ -50,9 +51,8 @@ def command(
     """
     from robustkd import api
     from robustkd.campaigns.execution.workspace import device_named
-    from robustkd.data import SplitParams, load_splits
 
-    splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
+    splits = images(data, data_settings, n)
     target = loaded_model(model, weights, code).to(device_named(device))
     report = api.audit(
         target,
@@ -64,9 +64,10 @@ def command(
         level=level,
         samples=samples,
         seed=seed,
+        normalise=None if normalise is None else value("--normalise", normalise),
     )
     if as_json:
-        click.echo(report.to_json())
+        print_reserved(report.to_json())
     else:
         _print(report)
     if report.verdict == "not credible":
@@ -90,11 +91,11 @@ def _print(report: EvaluationReport) -> None:
     order = ("fired", "not run", "quiet", "does not apply")
     for finding in sorted(report.findings, key=lambda item: order.index(item.outcome)):
         passes = (finding.forward_passes + finding.backward_passes) / len(report.standing)
-        told = str(finding.evidence.get("explanation" if finding.fired else "reason") or "")
+        told = finding.explanation if finding.fired else finding.reason
         if not told:  # an explanation tells of a symptom: where there is none, the numbers speak
             told = ", ".join(f"{name} {number}" for name, number in list(evidence_rows(finding).items())[:4])
         style = colours.get(finding.severity, "") if finding.fired else ""
-        table.add_row(finding.name, finding.severity, Text(finding.outcome, style=style), f"{passes:.1f}", told)
+        table.add_row(finding.name, finding.severity, Text(finding.outcome, style=style), f"{passes:.1f}", Text(told))
         if finding.fired and finding.fix:
             table.add_row("", "", "", "", Text(f"fix: {finding.fix}", style="dim"))
     console().print(table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import outputs
-from robustkd.cli.options import console, json_option
+from robustkd.cli.options import console, json_option, print_reserved
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.compare import Change, ComparedCampaigns, Movement
@@ -34,7 +34,7 @@ def command(a: str, b: str, matches: tuple[str, ...], plot: Path | None, as_json
     if plot is not None:
         _draw(compared, plot)
     if as_json:
-        click.echo(compared.to_json())
+        print_reserved(compared.to_json())
     else:
         _print(compared, plot)
 

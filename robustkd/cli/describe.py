@@ -12,7 +12,7 @@ import click
 
 from robustkd import plugins
 from robustkd.cli.names import groups_of, plugin_names
-from robustkd.cli.options import json_option
+from robustkd.cli.options import json_option, print_reserved
 
 
 @click.command("describe")
@@ -23,7 +23,7 @@ def command(name: str, group: plugins.Group | None, as_json: bool) -> None:
     """Tell everything about one plug-in: parameters with ranges and defaults, what it can be used for, source, an example."""
     described = [describe(where, name) for where in groups_of(name, group)]
     if as_json:
-        click.echo(json.dumps(described, indent=1))
+        print_reserved(json.dumps(described, indent=1))
         return
     for item in described:
         _print(item)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from robustkd.cli.options import json_option
+from robustkd.cli.options import json_option, print_reserved
 
 
 @click.command("doctor")
@@ -19,7 +19,7 @@ def command(fix: bool, as_json: bool) -> None:
 
     findings = doctor.repair() if fix else doctor.examine()
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print_reserved(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
             click.echo(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import outputs
-from robustkd.cli.options import allow_missing_option, json_option, out_option
+from robustkd.cli.options import allow_missing_option, json_option, out_option, print_reserved
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.gate import GateResult
@@ -99,7 +99,7 @@ def command(
 def _print(gates: Sequence[GateResult], *, as_json: bool) -> None:
     """Print every gate: as one JSON list, or a sentence each."""
     if as_json:
-        click.echo(json.dumps([asdict(item) for item in gates], indent=1))
+        print_reserved(json.dumps([asdict(item) for item in gates], indent=1))
         return
     for item in gates:
         click.echo(item.sentence)

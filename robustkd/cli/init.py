@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from robustkd.cli.options import json_option
+from robustkd.cli.options import json_option, print_reserved
 
 
 def _purposes(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -28,14 +28,14 @@ def command(purpose: str | None, file: Path | None, as_json: bool) -> None:
     if purpose is None:
         known = starters.purposes()
         if as_json:
-            click.echo(json.dumps(known, indent=1))
+            print_reserved(json.dumps(known, indent=1))
             return
         for name, text in known.items():
             click.echo(f"{name:<18} {text}")
         return
     written = starters.write(purpose, file)
     if as_json:
-        click.echo(json.dumps([str(path) for path in written], indent=1))
+        print_reserved(json.dumps([str(path) for path in written], indent=1))
         return
     for path in written:
         click.echo(f"wrote {path}")

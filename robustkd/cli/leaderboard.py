@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustkd.cli.options import console, json_option
+from robustkd.cli.options import console, json_option, print_reserved
 
 if TYPE_CHECKING:
     from robustkd.reporting.leaderboard import Board, Entry
@@ -31,7 +31,7 @@ def command(folders: tuple[Path, ...], markdown: bool, as_json: bool) -> None:
 
     made = boards(results_in(folders))
     if as_json:
-        click.echo(json.dumps([asdict(board) | {"same_attacks": board.same_attacks} for board in made], indent=1))
+        print_reserved(json.dumps([asdict(board) | {"same_attacks": board.same_attacks} for board in made], indent=1))
         return
     for board in made:
         (_print_markdown if markdown else _print)(board)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from robustkd import plugins
-from robustkd.cli.options import json_option
+from robustkd.cli.options import json_option, print_reserved
 
 
 @click.command("list")
@@ -41,7 +41,7 @@ def command(group: str | None, modality: str | None, members: bool, as_json: boo
             if modality is None or _preset_is_for(name, modality)
         ]
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        print_reserved(json.dumps(rows, indent=1))
         return
     for name, items in rows.items():
         if not items:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from robustkd.cli.options import json_option
+from robustkd.cli.options import json_option, print_reserved
 
 KINDS = ("defense", "attack", "check", "judge", "dataset", "model", "transform", "analysis")
 
@@ -26,7 +26,7 @@ def command(kind: str, name: str, out: Path | None, as_json: bool) -> None:
 
     written = write_package(kind, name, out)
     if as_json:
-        click.echo(json.dumps([str(file) for file in written], indent=1))
+        print_reserved(json.dumps([str(file) for file in written], indent=1))
         return
     for file in written:
         click.echo(f"wrote {file}")

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from robustkd.data import Splits
 
 _OPTIONS = (
     click.option(
         "--weights",
         type=click.Path(path_type=Path, dir_okay=False),
         help="Weights for code: safetensors, or a torch state_dict.",
+    ),
+    click.option(
+        "--normalise",
+        metavar="CONSTANTS",
+        help="What the code's network wants done with the pixels first: imagenet, inception, clip, cifar10, cifar100, svhn, mnist, "
+        "fashion-mnist, 0..255, or '{mean: [..], std: [..]}'.",
     ),
     click.option(
         "--code",
@@ -32,7 +41,9 @@ _OPTIONS = (
         help="A parameter of the data set, such as root=PATH.",
     ),
     click.option("--n", type=click.IntRange(1), help="How many test samples [default: all]."),
-    click.option("--norm", default="linf", show_default=True, type=click.Choice(["linf", "l2", "l1", "l0"])),
+    click.option(
+        "--norm", default="linf", show_default=True, type=click.Choice(["linf", "l2", "l1", "l0"], case_sensitive=False)
+    ),
     click.option("--eps", default="8/255", show_default=True, help="Budget in pixel units of [0, 1]."),
     click.option("--seed", default=0, show_default=True),
     click.option("--device", default="auto", show_default=True),
@@ -56,14 +67,34 @@ def budget(text: str) -> float:
     return float(eps)
 
 
+def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
+    """The data set's images; of prompts a campaign is told of."""
+    from robustkd.api import IN_A_CAMPAIGN
+    from robustkd.contracts import UsageError
+    from robustkd.data import SplitParams, load_splits
+
+    splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
+    if splits.modality != "images":
+        raise UsageError(f"the data '{data}' are prompts, and this command is about classifiers of images", fix=IN_A_CAMPAIGN)
+    return splits
+
+
 def loaded_model(reference: str, weights: Path | None, code: tuple[str, ...]) -> Any:
     """A saved target, whose card may call ``code``, or the network that the user's code builds: as many classes as it has outputs."""
+    from robustkd.api import IN_A_CAMPAIGN
+    from robustkd.contracts import UsageError
     from robustkd.targets import load_target
     from robustkd.targets.code import call_by_reference
     from robustkd.targets.files import load_weights
 
-    if Path(reference).is_dir():
-        return load_target(Path(reference), code)
+    folder = Path(reference)
+    if not (folder / "card.json").is_file() and any((folder / name).is_file() for name in ("config.json", "model_index.json")):
+        raise UsageError(
+            f"{reference} holds a model of transformers or diffusers, and this command is about classifiers of images that robustkd saved",
+            fix=IN_A_CAMPAIGN,
+        )
+    if folder.is_dir():
+        return load_target(folder, code)
     module = call_by_reference(reference, {})
     if weights is not None:
         load_weights(module, weights)
@@ -78,7 +109,8 @@ def settings(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
     for pair in pairs:
         key, sign, text = pair.partition("=")
         if not sign:
-            raise UsageError(f"{option} '{pair}' is no KEY=VALUE", fix=f"such as {option} steps=40")
+            example = "root=my-images" if option == "--data-set" else "steps=40"
+            raise UsageError(f"{option} '{pair}' is no KEY=VALUE", fix=f"such as {option} {example}")
         found[key] = value(option, text)
     return found
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -23,7 +27,55 @@ allow_missing_option = click.option(
     is_flag=True,
     help="A gate that has nothing to judge (no number, or not a credible one) ends with code 0, not 5.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_STDOUT = "robustkd.stdout"
+
+
+def reserve_stdout(ctx: click.Context) -> None:
+    """From here on standard output is for ``print_reserved`` alone.
+
+    What models, plug-ins and libraries print goes to standard error, also from C code and from child processes: a program reads what the
+    command says.
+    """
+    ctx.meta[_STDOUT] = ctx.with_resource(_kept_stdout())
+
+
+def print_reserved(text: str, *, nl: bool = True) -> None:
+    """Print to the standard output that ``reserve_stdout`` set apart."""
+    click.echo(text, file=click.get_current_context().meta[_STDOUT], nl=nl)
+
+
+@contextmanager
+def _kept_stdout() -> Iterator[TextIO]:
+    out = sys.stdout
+    out.flush()
+    try:
+        own = out.fileno() == 1
+    except OSError:  # no file: a test's, a notebook's
+        own = False
+    with redirect_stdout(sys.stderr):
+        if not own:
+            yield out
+            return
+        with os.fdopen(os.dup(1), "w", encoding=out.encoding, errors=out.errors) as kept:
+            # For good: what C code still holds in its buffers is written when the process ends.
+            os.dup2(2, 1)
+            yield kept
+
+
+def _for_json(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    if value and not ctx.resilient_parsing:
+        reserve_stdout(ctx)
+    return value
+
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    is_eager=True,
+    callback=_for_json,
+    help="Print JSON, and nothing else on standard output.",
+)
 
 
 def console() -> Console:

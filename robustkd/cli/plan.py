@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, results_folder
+from robustkd.cli.options import json_option, out_option, print_reserved, results_folder
 
 if TYPE_CHECKING:
     from robustkd.campaigns.plan.estimate import Cost
@@ -31,6 +31,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     from robustkd.campaigns.plan.estimate import cost, estimates
     from robustkd.campaigns.plan.finished import finished_cells, rebuilt_cells
     from robustkd.campaigns.store.store import Store
+    from robustkd.evaluation.modality import evaluation_of
 
     loaded = spec.load(campaign)
     laid_out = plan.build(loaded)
@@ -48,7 +49,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
             | {"estimate": asdict(expected[cell.id]) if cell.id in expected else None}
             for cell in laid_out.cells
         ]
-        click.echo(
+        print_reserved(
             json.dumps(
                 {
                     "plan": laid_out.id,
@@ -56,16 +57,17 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
                     "cost": asdict(total),
                     "again": again,
                     "skipped": [asdict(item) for item in laid_out.skipped],
+                    "notes": laid_out.data.notes,
                 },
                 indent=1,
             )
         )
         return
     data = laid_out.data
-    tested = f"{len(data.test)} test samples"
-    if data.modality != "images":
-        tested = f"{len(data.test)} forbidden requests, {len(data.benign) if data.benign else 0} harmless"
+    tested = evaluation_of(data.modality).size(data)
     click.echo(f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({tested}), seeds {_list(loaded.seeds)}")
+    for note in data.notes:
+        click.echo(f"  data: {note}")
     for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks"), ("analysis", "analyses")):
         ids = {cell.id for cell in laid_out.cells if cell.kind == kind}
         if ids or kind != "analysis":

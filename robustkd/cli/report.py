@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, results_folder
+from robustkd.cli.options import json_option, out_option, print_reserved, reserve_stdout, results_folder
 
 
 @click.command("report")
@@ -28,13 +28,15 @@ def command(campaign: str, out: Path | None, form: str, as_json: bool) -> None:
     from robustkd.application import session
     from robustkd.campaigns.file import spec
 
-    loaded = spec.load(campaign)
-    folder = results_folder(loaded, out)
     if as_json and form != "html":
         raise click.UsageError(f"--json tells the files that are written; {form} is printed")
+    if form != "html":
+        reserve_stdout(click.get_current_context())
+    loaded = spec.load(campaign)
+    folder = results_folder(loaded, out)
     if as_json:
-        click.echo(json.dumps([str(path) for path in session.report(loaded, folder).all], indent=1))
+        print_reserved(json.dumps([str(path) for path in session.report(loaded, folder).all], indent=1))
     elif form == "html":
         click.echo(session.report(loaded, folder).html)
     else:
-        click.echo(session.printed(loaded, folder, form), nl=False)
+        print_reserved(session.printed(loaded, folder, form), nl=False)

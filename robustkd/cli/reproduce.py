@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import outputs
-from robustkd.cli.options import json_option
+from robustkd.cli.options import json_option, print_reserved
 
 if TYPE_CHECKING:
     from robustkd.campaigns.execution.reproduce import Difference, Number
@@ -52,7 +52,7 @@ def command(run: str, out: Path | None, again: bool, profile: Path | None, as_js
             "differences": [asdict(item) for item in found],
             "numbers": list(map(asdict, numbers)),
         }
-        click.echo(json.dumps(told, indent=1))
+        print_reserved(json.dumps(told, indent=1))
     else:
         _print(campaign, found, numbers)
     if any(number.recorded != number.here for number in numbers):

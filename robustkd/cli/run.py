@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import allow_missing_option, json_option, out_option, precision_option, results_folder
+from robustkd.cli.options import allow_missing_option, json_option, out_option, precision_option, print_reserved, results_folder
 
 
 @click.command("run")
@@ -78,7 +78,7 @@ def command(
     results = session.run(loaded, folder, how, observers=followers, warn=warn, redo=redo)
     gates = judge_gates(loaded.gates, results)
     if as_json:
-        click.echo(results.to_json())
+        print_reserved(results.to_json())
     else:
         print_results(results, gates, folder, tracked=how.tracking.enabled, shown=campaign)
     if results.incomplete:

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from robustkd.cli.options import print_reserved, reserve_stdout
+
 
 @click.command("schema")
 def command() -> None:
@@ -17,4 +19,5 @@ def command() -> None:
     """
     from robustkd.campaigns.file.schema import campaign_schema
 
-    click.echo(json.dumps(campaign_schema(), indent=1))
+    reserve_stdout(click.get_current_context())
+    print_reserved(json.dumps(campaign_schema(), indent=1))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli import names
-from robustkd.cli.options import json_option, out_option, results_folder
+from robustkd.cli.options import json_option, out_option, print_reserved, results_folder
 
 if TYPE_CHECKING:
     from robustkd.campaigns.plan.plan import Plan
@@ -34,7 +34,7 @@ def list_cells(campaigns: tuple[str, ...], out: Path | None, as_json: bool) -> N
     plans, store = _opened(campaigns, out)
     cells = list(inventory(store, plans))
     if as_json:
-        click.echo(json.dumps([asdict(cell) for cell in cells], indent=1))
+        print_reserved(json.dumps([asdict(cell) for cell in cells], indent=1))
         return
     for cell in sorted(cells, key=lambda cell: (cell.kind, cell.defense, cell.attack, cell.seed or 0)):
         _print(cell)
@@ -58,11 +58,11 @@ def verify(campaign: str, out: Path | None, remove: bool, as_json: bool) -> None
     ids = store.ids()
     damaged = {cell_id: why for cell_id in ids if (why := store.verify(cell_id))}
     if remove and damaged:
-        with store.alone():
+        with store.exclusive_lock():
             for cell_id in damaged:
                 store.remove(cell_id)
     if as_json:
-        click.echo(json.dumps({"cells": len(ids), "damaged": damaged, "removed": remove}, indent=1))
+        print_reserved(json.dumps({"cells": len(ids), "damaged": damaged, "removed": remove}, indent=1))
     else:
         for why in damaged.values():
             click.echo(why)
@@ -84,7 +84,7 @@ def prune(campaigns: tuple[str, ...], out: Path | None, perturbations: bool, yes
     from robustkd.campaigns.results.inventory import inventory
 
     plans, store = _opened(campaigns, out)
-    with store.alone():  # a run would miss what is removed under it
+    with store.exclusive_lock():  # a run would miss what is removed under it
         needed = {cell.id for plan in plans.values() for cell in plan.cells}
         chosen = [cell for cell in inventory(store, plans) if (cell.perturbations if perturbations else not cell.used_by)]
         if yes:
@@ -94,10 +94,10 @@ def prune(campaigns: tuple[str, ...], out: Path | None, perturbations: bool, yes
                 else:
                     store.remove(cell.id)
             if not perturbations:
-                store.discard_checkpoints(store.under_way() - needed)
+                store.discard_checkpoints(store.with_checkpoints() - needed)
     freed = sum(cell.perturbations if perturbations else cell.bytes for cell in chosen)
     if as_json:
-        click.echo(json.dumps({"cells": [asdict(cell) for cell in chosen], "bytes": freed, "removed": yes}, indent=1))
+        print_reserved(json.dumps({"cells": [asdict(cell) for cell in chosen], "bytes": freed, "removed": yes}, indent=1))
         return
     for cell in chosen:
         _print(cell)

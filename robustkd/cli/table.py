@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from robustkd.cli.options import console
-from robustkd.contracts.threat import budget
 from robustkd.reporting.page import cost
+from robustkd.reporting.pairwise import undecided
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
-from robustkd.reporting.versus import undecided
-from robustkd.reporting.wording import wording
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
         click.echo(gate.sentence)
     click.echo(f"\nreport     {folder / 'report.html'}\nnumbers    {folder / 'results.json'}")
     if tracked:
-        elsewhere = "" if folder == Path("runs") / results.campaign else f" --out {folder}"
-        click.echo(f"dashboard  robustkd ui {shown}{elsewhere}")
+        elsewhere = [] if folder == Path("runs") / results.campaign else ["--out", str(folder)]
+        click.echo(f"dashboard  {shlex.join(['robustkd', 'ui', shown, *elsewhere])}")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[s
         name = f"{attack}*" if attack in others else attack
         columns.append(_Column(name, [_share(row.per_attack.get(attack)) for row in rows], detail=True))
     columns.append(_Column("worst case", [_worst(row) for row in rows]))
+    if any(row.unjudged for row in rows):
+        columns.append(_Column("not judged", [_share(row.unjudged) for row in rows]))
     # The mean and the harmonic mean of clean accuracy and worst case.
     columns.append(_Column("W-Robust", [_share(row.w_robust) for row in rows]))
     columns.append(_Column("NRR", [_share(row.nrr) for row in rows]))
@@ -79,13 +81,14 @@ def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[s
 def _caption(results: Results, others: Mapping[str, str]) -> str:
     """What the numbers are of: threat model, data, seeds, and what the asterisks mean."""
     n_seeds = len({row.seed for row in results.defenses})
-    caption = f"{budget(results.threat['norm'], results.threat['eps'])}, {results.data['name']}, n = {results.data['n']}, "
+    caption = f"{results.threat_model.plain}, {results.data.name}, n = {results.data.n}, "
     caption += f"{n_seeds} seeds: means; [95 % intervals of all seeds]" if n_seeds > 1 else "[95 % interval]"
     words = wording(results)
     if words.clean_is:
         known = f"share of {results.n_clean} harmless requests that are complied with"
         clean = known if results.n_clean else "not known, the data have no harmless requests"
         caption += f"\n{words.clean_short.lower()}: {clean}"
+    caption += "".join(f"\ndata: {note}" for note in results.data.notes)
     if others:
         listed = ", ".join(f"{attack}: {model}" for attack, model in others.items())
         caption += f"\n* not in the worst case, which is under the campaign's threat model: {listed}"
@@ -125,7 +128,7 @@ def _verdict(row: DefenseSummary) -> Text:
 
 def _other_threats(results: Results) -> dict[str, str]:
     """Attacks that are not under the campaign's threat model, and what they are under."""
-    return {cell.attack: budget(cell.norm, cell.eps) for cell in results.cells if not is_headline(results, cell)}
+    return {cell.attack: cell.threat_model.plain for cell in results.cells if not is_headline(results, cell)}
 
 
 def _print_evidence(results: Results) -> None:
@@ -135,12 +138,11 @@ def _print_evidence(results: Results) -> None:
         for finding in row.checks:
             if finding.fired and finding.severity == "severe" and (row.defense, finding.name) not in said:
                 said.add((row.defense, finding.name))
-                evidence = finding.evidence.get("explanation", "")
-                click.echo(f"{row.defense}: {finding.name} (seed {row.seed}): {evidence}")
+                click.echo(f"{row.defense}: {finding.name} (seed {row.seed}): {finding.explanation}")
         if unrun := [finding for finding in row.checks if finding.outcome == "not run"]:
             names = ", ".join(finding.name for finding in unrun)
             again = "; running the campaign again tries again" if any(finding.again for finding in unrun) else ""
-            why = str(unrun[0].evidence.get("reason", "")).splitlines()[:1]
+            why = unrun[0].reason.splitlines()[:1]
             click.echo(f"{row.defense}: not run (seed {row.seed}): {names}: {''.join(why)}{again}")
 
 

@@ -10,7 +10,7 @@ import click
 
 from robustkd import plugins
 from robustkd.cli.names import groups_of, plugin_names
-from robustkd.cli.options import json_option
+from robustkd.cli.options import json_option, print_reserved
 
 if TYPE_CHECKING:
     from robustkd.plugin_kit import Outcome
@@ -47,7 +47,7 @@ def command(names: tuple[str, ...], group: plugins.Group | None, chosen: tuple[s
         if not as_json:
             _print(where, name, outcomes, quiet)
     if as_json:
-        click.echo(json.dumps(told, indent=1))
+        print_reserved(json.dumps(told, indent=1))
     if broken:
         raise click.exceptions.Exit(1)
 

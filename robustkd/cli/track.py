@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, results_folder
+from robustkd.cli.options import json_option, out_option, print_reserved, results_folder
 
 
 @click.command("track")
@@ -22,4 +22,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
 
     loaded = spec.load(campaign)
     store = session.track(loaded, results_folder(loaded, out))
-    click.echo(json.dumps({"campaign": loaded.name, "tracking_uri": store}) if as_json else store)
+    if as_json:
+        print_reserved(json.dumps({"campaign": loaded.name, "tracking_uri": store}))
+    else:
+        click.echo(store)

@@ -9,7 +9,7 @@ from robustkd.contracts.attack import Attack, AttackKind, AttackResult, BaseAtta
 from robustkd.contracts.capability import Capabilities, Capability
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Level, Severity, Transcript, Verdict
 from robustkd.contracts.code import Code
-from robustkd.contracts.data import Arrays, Dataset, Modality, RawData, Samples
+from robustkd.contracts.data import Arrays, Dataset, DeferredArrays, Modality, RawData, Samples
 from robustkd.contracts.defense import Defense, FitContext
 from robustkd.contracts.errors import (
     AttackError,
@@ -22,6 +22,7 @@ from robustkd.contracts.errors import (
     UsageError,
     suggestion,
 )
+from robustkd.contracts.evidence import Evidence, Share
 from robustkd.contracts.model import Model
 from robustkd.contracts.params import (
     CampaignPath,
@@ -33,9 +34,29 @@ from robustkd.contracts.params import (
     target_references,
 )
 from robustkd.contracts.plugin import Plugin
-from robustkd.contracts.prompts import Answered, Asked, Attempts, GenerativeTarget, Judge, PromptAttack, PromptBatch, Prompts
+from robustkd.contracts.prompts import (
+    Answered,
+    Asked,
+    Attempts,
+    GenerativeTarget,
+    Judge,
+    Judgements,
+    PromptAttack,
+    PromptBatch,
+    Prompts,
+)
 from robustkd.contracts.target import BaseTarget, Precision, Target, WrappedTarget
-from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
+from robustkd.contracts.threat import (
+    AttemptBudget,
+    Budget,
+    Corruptions,
+    EmbeddingRadius,
+    Goal,
+    Norm,
+    PixelBudget,
+    Space,
+    ThreatModel,
+)
 from robustkd.contracts.transform import Transform
 from robustkd.contracts.version import CONTRACT_VERSION
 
@@ -53,25 +74,32 @@ __all__ = [
     "AttackEvidence",
     "AttackKind",
     "AttackResult",
+    "AttemptBudget",
     "Attempts",
     "BaseAttack",
     "BaseTarget",
     "Batch",
+    "Budget",
     "CampaignPath",
     "Capabilities",
     "Capability",
     "Check",
     "CheckContext",
     "Code",
+    "Corruptions",
     "DataError",
     "Dataset",
     "Defense",
+    "DeferredArrays",
+    "EmbeddingRadius",
+    "Evidence",
     "Finding",
     "FitContext",
     "GenerativeTarget",
     "Goal",
     "IdentityError",
     "Judge",
+    "Judgements",
     "Level",
     "LossFamily",
     "Modality",
@@ -79,6 +107,7 @@ __all__ = [
     "ModelName",
     "Norm",
     "Params",
+    "PixelBudget",
     "Plugin",
     "PluginError",
     "Precision",
@@ -90,6 +119,7 @@ __all__ = [
     "SampleRng",
     "Samples",
     "Severity",
+    "Share",
     "Space",
     "StoreError",
     "Table",

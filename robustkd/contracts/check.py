@@ -12,6 +12,7 @@ from typing_extensions import TypeVar
 from robustkd.contracts.attack import AttackKind, BaseAttack, Batch, LossFamily
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import RobustkdError, lacks_memory
+from robustkd.contracts.evidence import Evidence, shares, with_shares
 from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.target import BaseTarget, Target
 from robustkd.contracts.threat import ThreatModel
@@ -35,7 +36,7 @@ class Finding:
 
     Attributes:
         fired: whether the symptom is there.
-        evidence: the numbers behind it.
+        evidence: the values behind it by name, each with its unit in its type: see ``Share``.
         fix: what to do when it fired.
         applicable: False when the campaign lacks what the check needs; ``evidence["reason"]`` says what.
         remedies: attacks that may do better, as in a campaign file (``{"kind": "square"}``). The platform runs them on the
@@ -44,12 +45,13 @@ class Finding:
         doubts: see ``Check``.
         ran: False when the check could not be run, on a target that has no gradient or for want of memory, say;
             ``evidence["reason"]`` says why, and ``evidence["again"]`` whether the next run of a campaign is to try again.
+        shares: JSON pointers to the shares in ``evidence``, so that they are still shares when read from JSON.
     """
 
     name: str
     severity: Severity
     fired: bool
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
     fix: str = ""
     applicable: bool = True
     remedies: list[dict[str, Any]] = field(default_factory=list)
@@ -57,6 +59,21 @@ class Finding:
     backward_passes: int = 0
     doubts: Doubt = "number"
     ran: bool = True
+    shares: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "evidence", with_shares(self.evidence, self.shares))
+        object.__setattr__(self, "shares", [pointer for pointer, _ in shares(self.evidence)])
+
+    @property
+    def explanation(self) -> str:
+        """What the check says of the symptom; empty where it says nothing."""
+        return str(self.evidence.get("explanation") or "").strip()
+
+    @property
+    def reason(self) -> str:
+        """Why the check does not apply, or was not run; empty where it looked."""
+        return str(self.evidence.get("reason") or "")
 
     @property
     def outcome(self) -> State:
@@ -80,7 +97,8 @@ class Transcript:
         request, prompt, prefill: what is wanted, what was asked, and how the answer was made to begin.
         output: the answer, where it is a text.
         attempts: made so far.
-        verdicts: by judge, whether the output gives what the request asks for; the first judge's counts.
+        verdicts: by judge, whether the output gives what the request asks for, None where it cannot be judged; the first judge's
+            counts.
         seed: of what was drawn; None where nothing is.
     """
 
@@ -90,7 +108,7 @@ class Transcript:
     prefill: str
     output: str
     attempts: int
-    verdicts: Mapping[str, bool]
+    verdicts: Mapping[str, bool | None]
     seed: int | None = None
 
 
@@ -106,6 +124,7 @@ class AttackEvidence:
         attack: the attack itself, so that a check can run it again on other samples, with other parameters.
         passes: (N,) int64, forward and backward passes that it spent on each sample.
         transcripts: of an attack on prompts, the attempt that decided each request; else empty.
+        unjudged: (N,) bool, neither broken nor standing, because none of its answers could be judged.
     """
 
     name: str
@@ -122,6 +141,7 @@ class AttackEvidence:
     passes: np.ndarray | None = None
     transcripts: Sequence[Transcript] = ()
     averages: bool = False
+    unjudged: np.ndarray | None = None
 
 
 AttackedTarget = TypeVar("AttackedTarget", bound=BaseTarget, default=Target, covariant=True)
@@ -181,9 +201,12 @@ class Check(Plugin, ABC):
         *,
         severity: Severity | None = None,
         remedies: Sequence[Mapping[str, Any]] = (),
-        **evidence: Any,
+        **evidence: Evidence,
     ) -> Finding:
-        """A ``Finding`` of this check; ``severity`` where it is milder than the check's own."""
+        """A ``Finding`` of this check; ``severity`` where it is milder than the check's own.
+
+        ``evidence`` are the values behind it: ``Share(0.5)`` is shown as 50 %, 0.5 as 0.5, an int as a count.
+        """
         wanted = [dict(item) for item in remedies if fired]
         return Finding(self.name, severity or self.severity, fired, evidence, fix, remedies=wanted, doubts=self.doubts)
 

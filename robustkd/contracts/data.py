@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self
 
 import numpy as np
@@ -88,17 +90,80 @@ class Arrays:
             raise DataError(f"data '{name}' is empty")
         if images.dtype != np.uint8:
             low, high = float(images.min()), float(images.max())
-            if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 1):
+            if not (np.isfinite(low) and np.isfinite(high) and low >= -1e-6 and high <= 1 + 1e-6):
                 raise DataError(
                     f"data '{name}': pixels reach from {low:.4g} to {high:.4g}, outside [0, 1]",
                     fix="scale them to [0, 1] (or store uint8); normalisation belongs inside the model",
                 )
-        if labels.min() < 0 or labels.max() >= num_classes:
-            raise DataError(
-                f"data '{name}': labels reach from {labels.min()} to {labels.max()}, but there are {num_classes} classes",
-                fix=f"use labels 0..{num_classes - 1}",
-            )
-        return self
+            if low < 0 or high > 1:  # by rounding
+                images = images.clip(0, 1)
+        _require_classes(labels, name, num_classes)
+        return self if images is self.images else replace(self, images=images)
+
+
+class DeferredArrays(Arrays):
+    """Labelled images that are decoded when somebody looks at ``images``, and only those of the rows that were selected.
+
+    A campaign that only attacks then never decodes its training images, and one that takes 100 of 50,000 files decodes 100.
+
+    Args:
+        read: the images of some rows: (M,) int64 -> (M, C, H, W), in that order. It may raise ``DataError``.
+        labels: (N,) int64 of all rows.
+        sample_shape: (C, H, W).
+        rows: (M,) int64, the rows that these are; all N by default.
+    """
+
+    _read: Callable[[np.ndarray], np.ndarray]
+    _all: np.ndarray
+    _rows: np.ndarray
+    _shape: tuple[int, ...]
+
+    def __init__(
+        self,
+        read: Callable[[np.ndarray], np.ndarray],
+        labels: np.ndarray,
+        sample_shape: tuple[int, ...],
+        rows: np.ndarray | None = None,
+    ) -> None:
+        rows = np.arange(len(labels)) if rows is None else rows
+        # The class is frozen, and its field ``images`` is the property below.
+        vars(self).update(labels=labels[rows], _read=read, _all=labels, _rows=rows, _shape=tuple(sample_shape))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """(M, C, H, W), decoded at the first look."""
+        return self._read(self._rows)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, H, W); known without decoding anything."""
+        return self._shape
+
+    def select(self, rows: np.ndarray) -> Arrays:
+        """The given rows (indices, mask or slice), still to be decoded unless they are already."""
+        if "images" in vars(self):
+            return super().select(rows)
+        return DeferredArrays(self._read, self._all, self._shape, self._rows[rows])
+
+    def validated(self, name: str, num_classes: int) -> Arrays:
+        """The same with the labels checked now, and the pixels when they are decoded."""
+        _require_classes(self.labels, name, num_classes)
+
+        def read(rows: np.ndarray) -> np.ndarray:
+            return Arrays(self._read(rows), self._all[rows]).validated(name, num_classes).images
+
+        return DeferredArrays(read, self._all, self._shape, self._rows)
+
+
+def _require_classes(labels: np.ndarray, name: str, num_classes: int) -> None:
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise DataError(
+            f"data '{name}': labels reach from {labels.min()} to {labels.max()}, but there are {num_classes} classes",
+            fix=f"use labels 0..{num_classes - 1}",
+        )
 
 
 Data = TypeVar("Data", bound=Samples, default=Arrays, covariant=True)
@@ -115,6 +180,7 @@ class RawData(Generic[Data]):
         classes: names of the K classes, or of the categories of prompts.
         benign: of prompts, harmless test requests, which a defense must still answer.
         validation: where more than the rows must be kept apart from training; None has it carved from ``train``.
+        notes: sentences that are to be read with every number, such as how many rows were left out and why.
     """
 
     train: Data | None
@@ -122,6 +188,7 @@ class RawData(Generic[Data]):
     classes: tuple[str, ...]
     benign: Data | None = None
     validation: Data | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Dataset(Plugin, ABC):

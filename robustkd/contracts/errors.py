@@ -66,10 +66,58 @@ class IdentityError(RobustkdError):
     """Files, data or plug-ins are not those that the campaign was planned with."""
 
 
+ELSEWHERE = {
+    "aa": "autoattack",
+    "projectedgradientdescent": "pgd",
+    "linfpgd": "pgd",
+    "l2pgd": "pgd",
+    "fastgradientsignmethod": "fgsm",
+    "fastgradient": "fgsm",
+    "ffgsm": "fgsm",
+    "ifgsm": "bim",
+    "basiciterativemethod": "bim",
+    "carliniwagner": "cwl2",
+    "carlinil2": "cwl2",
+    "carliniwagnerl2": "cwl2",
+    "cw": "cwl2",
+    "cwinf": "cwlinf",
+    "carlinilinf": "cwlinf",
+    "autopgd": "apgdce",
+    "apgd": "apgdce",
+    "autoprojectedgradientdescent": "apgdce",
+    "squareattack": "square",
+    "simba": "square",
+    "elasticnet": "ead",
+    "epsilon": "eps",
+    "iters": "steps",
+    "maxiter": "steps",
+    "nbiter": "steps",
+    "iterations": "steps",
+    "numsteps": "steps",
+    "alpha": "stepsize",
+    "epsstep": "stepsize",
+    "numrandominit": "restarts",
+}
+"""What other libraries call an attack or a parameter, without dashes and in lower case, and what it is called here."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str | None:
-    """The known name closest to ``word``, as a "did you mean" sentence, or None when nothing is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
-    return f"did you mean '{close[0]}'?" if close else None
+    """The known name closest to ``word``, as a "did you mean" sentence, or None when nothing is close.
+
+    Letter case, dashes and the ending "attack" do not count, and ``ELSEWHERE`` has other libraries' names.
+    """
+    names = {_folded(name): name for name in known}
+    plain = _folded(word)
+    short = plain.removesuffix("attack")
+    for form in (plain, ELSEWHERE.get(plain, ""), short, ELSEWHERE.get(short, "")):
+        if form in names:
+            return f"did you mean '{names[form]}'?"
+    close = difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
+    return f"did you mean '{names[close[0]]}'?" if close else None
+
+
+def _folded(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter not in "-_ ")
 
 
 def lacks_memory(error: BaseException) -> bool:

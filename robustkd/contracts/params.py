@@ -93,6 +93,10 @@ def inner_params(value: Any) -> list[BaseModel]:
 
 
 def _inside_campaign(path: Path, info: ValidationInfo) -> Path:
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:  # the home of a user that there is not
+        raise ValueError(str(error)) from None
     folder = (info.context or {}).get("folder")
     if path.is_absolute() or folder is None:
         return path
@@ -103,4 +107,7 @@ def _inside_campaign(path: Path, info: ValidationInfo) -> Path:
 
 
 CampaignPath = Annotated[Path, AfterValidator(_inside_campaign)]
-"""A parameter type: a path relative to the campaign file, which may not lead out of its folder; or an absolute path."""
+"""A parameter type: a path relative to the campaign file, which may not lead out of its folder; or an absolute path, also from ``~``.
+
+Every parameter that is a path has this type. Without a campaign, paths are relative to the working folder.
+"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from robustkd.contracts.random import SampleRng
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -36,7 +38,8 @@ class Prompts:
     Attributes:
         columns: by name, N strings each. There is always ``prompt``. Known to the platform are also ``prefill`` (the beginning
             of an answer after which a model that knows what is asked goes on with it: how its knowledge is told from its
-            willingness) and ``seed`` (of what is drawn for it). Everything else is between data, defenses, attacks and judges.
+            willingness), ``seed`` and ``guidance_scale`` (of what is drawn for it). Everything else is between data, defenses,
+            attacks and judges.
         labels: (N,) int64, the category of each request in 0..K-1.
         images: (N, C, H, W) uint8 or float32 in [0, 1], what the prompts describe, where there are such.
     """
@@ -66,6 +69,13 @@ class Prompts:
     def sample_shape(self) -> tuple[int, ...]:
         """(C, H, W) of the images; () without."""
         return () if self.images is None else self.images.shape[1:]
+
+    def asked(self, prefills: Sequence[str] | None = None) -> list[Asked]:
+        """Each request as it is, with its own seed and guidance, and behind a beginning of the answer where these are given."""
+        rows = zip(self["prompt"], prefills or ("",) * len(self), self.get("seed"), self.get("guidance_scale"), strict=True)
+        return [
+            Asked(prompt, prefill, None, _number(seed, int), _number(scale, float)) for prompt, prefill, seed, scale in rows
+        ]
 
     def select(self, rows: np.ndarray) -> Prompts:
         """The given rows (indices or mask)."""
@@ -111,6 +121,10 @@ class Prompts:
         return self
 
 
+def _number(text: str, kind: Callable[[str], T]) -> T | None:
+    return kind(text) if text else None
+
+
 @dataclass(frozen=True, eq=False)
 class Asked:
     """What is put to a generative target.
@@ -120,12 +134,14 @@ class Asked:
         prefill: the beginning of the answer, put into the model's mouth.
         embeddings: (T, D) in place of the embedded prompt, as the target's ``embed`` lays it out.
         seed: of what is drawn.
+        guidance_scale: of classifier-free guidance, None for the target's own.
     """
 
     prompt: str
     prefill: str = ""
     embeddings: Tensor | None = None
     seed: int | None = None
+    guidance_scale: float | None = None
 
 
 class GenerativeTarget(BaseTarget):
@@ -187,6 +203,33 @@ class PromptBatch:
         return len(self.requests)
 
 
+@dataclass(frozen=True, eq=False)
+class Judgements:
+    """What a judge says of N outputs.
+
+    Attributes:
+        complied: (N,) bool, whether the output gives what its request asks for; False where it cannot be judged.
+        judged: (N,) bool, whether the output can be judged.
+    """
+
+    complied: np.ndarray
+    judged: np.ndarray
+
+    @classmethod
+    def of(cls, verdicts: np.ndarray | Judgements) -> Judgements:
+        """The verdicts themselves, or an array of them, in which NaN says that an output cannot be judged."""
+        if isinstance(verdicts, Judgements):
+            return verdicts
+        said = np.asarray(verdicts)
+        judged = ~np.isnan(said) if said.dtype.kind == "f" else np.ones(said.shape, dtype=bool)
+        return cls(said.astype(bool) & judged, judged)
+
+    def only(self, judged: np.ndarray) -> Judgements:
+        """The same, but outputs outside ``judged`` (N,) bool cannot be judged either."""
+        known = self.judged & judged
+        return Judgements(self.complied & known, known)
+
+
 class Judge(TargetHolder, ABC):
     """Says whether an output gives what its request asks for.
 
@@ -197,8 +240,10 @@ class Judge(TargetHolder, ABC):
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
 
     @abstractmethod
-    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
+    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray | Judgements:
         """(N,) bool, one verdict for each request and its output; it does not depend on the other ones.
+
+        A judge that cannot judge every output returns ``Judgements``. Empty answers are not judged, whatever it says of them.
 
         Raises:
             DataError: the requests lack a column that it needs, or ask for something that it does not know.
@@ -225,7 +270,7 @@ class Attempts(ABC):
         """Put one attempt for each of ``rows`` (positions in the batch, each once) to the target and have it judged.
 
         Returns:
-            (len(rows),) bool: whether it succeeded.
+            (len(rows),) bool: whether it succeeded; one whose answer cannot be judged did not.
 
         Raises:
             AttackError: an attempt uses what the threat model does not allow, or is one too many.

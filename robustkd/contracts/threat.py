@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
 from robustkd.contracts.errors import UsageError
 
@@ -14,74 +17,371 @@ Space = Literal["pixels", "corruption", "prompt", "embeddings", "prefill", "seed
 """What the attacker chooses."""
 Goal = Literal["untargeted", "targeted"]
 """Whether any wrong class is a success, or only the one that was asked for."""
-Knowledge = Literal["white-box", "transfer", "black-box", "oblivious"]
 
-BY_ATTEMPTS: dict[str, str] = {"prompt": "any wording", "prefill": "any beginning of the answer", "seed": "any seed"}
-"""Spaces whose budget is a number of attempts, and what the attacker chooses there."""
+_NORMS: dict[object, Norm] = {math.inf: "linf", 2: "l2", 1: "l1", 0: "l0"}
+
+
+def norm_named(value: object) -> object:
+    """A norm that is written as elsewhere (``Linf``, ``L_inf``, ``inf``, ``numpy.inf``, ``2``) as it is called here; else ``value``."""
+    if isinstance(value, int | float):
+        return _NORMS.get(value, value)
+    plain = (
+        value.casefold().translate({ord(sign): None for sign in "-_ "}).replace("∞", "inf") if isinstance(value, str) else ""
+    )
+    plain = "linf" if plain in ("inf", "linfinity", "infinity") else f"l{plain}" if plain in ("0", "1", "2") else plain
+    return plain if plain in get_args(Norm) else value
+
+
+def largest_distance(norm: Norm, shape: Sequence[int]) -> float:
+    """Between two images of this shape with pixels in [0, 1]."""
+    size = math.prod(shape)
+    return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size), "l0": float(size)}[norm]
+
+
+def require_meant(norm: Norm, eps: float, shape: Sequence[int], what: str = "eps") -> None:
+    """Refuse a budget within which every image is: its unit cannot be the one that was meant.
+
+    Raises:
+        UsageError: ``eps`` is larger than the distance between any two images.
+    """
+    largest = largest_distance(norm, shape)
+    if eps > largest * (1 + 1e-6):
+        fix = (
+            f"pixels are in [0, 1]: give {eps:g}/255"
+            if norm == "linf"
+            else "pixels are in [0, 1], not 0..255: divide it by 255"
+        )
+        raise UsageError(
+            f"{what} {eps:g} is more than the distance between any two images in {norm}, {largest:.4g}: is it meant in 0..255?",
+            fix=fix,
+        )
+
+
+_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_CHANNELS: dict[Space, str] = {"prompt": "any wording", "prefill": "any beginning of the answer", "seed": "any seed"}
+
+
+class _Budget(ABC):
+    """What the budgets share.
+
+    Attributes:
+        unit: what the horizontal axis of a curve counts.
+        of_images: whether it is a budget of images: their curves begin at 0, with the clean accuracy.
+    """
+
+    unit: ClassVar[str] = "eps"
+    of_images: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def space(self) -> Space:
+        """What the attacker chooses."""
+
+    @property
+    @abstractmethod
+    def stored(self) -> tuple[str, float]:
+        """The values under which results file it: ``norm`` and ``eps``."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> tuple[Norm, float, Space, int]:
+        """What the identity of a cell has of it: norm, eps, space and attempts."""
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        """The points of a curve below the budget, where the budget itself says which."""
+        return ()
+
+    @property
+    def plain(self) -> str:
+        """The budget in words for a terminal, such as `linf eps 0.1` or `any wording, 20 attempts`."""
+        return str(self)
 
 
 @dataclass(frozen=True)
-class ThreatModel:
-    """Inputs within ``eps`` of the clean one in ``norm``, and inside the target's bounds, are allowed.
-
-    ``eps`` is measured in the space's own units (pixels in [0, 1] for images), never in normalised units. In the space
-    ``corruption`` any image in the pixel range is (``eps`` is its whole width): what comes there is no attacker's choice.
-
-    A generative model is asked, and ``attempts`` answers to each request may be judged. In the space ``prompt`` the attacker
-    words the request, in ``prefill`` also the beginning of the answer, in ``seed`` chooses the random numbers, and in
-    ``embeddings`` moves what the prompt is embedded to. ``eps`` then is the number of attempts, but in ``embeddings`` the
-    perturbation's size, relative to the mean norm of an embedding.
-    """
+class PixelBudget(_Budget):
+    """The perturbation of an image is at most ``eps`` in ``norm``, in units of pixels in [0, 1], never in normalised units."""
 
     norm: Norm = "linf"
     eps: float = 8 / 255
-    space: Space = "pixels"
-    goal: Goal = "untargeted"
-    knowledge: Knowledge = "white-box"
-    attempts: int = 1
-
-    @classmethod
-    def by_prompt(cls, attempts: int, space: Space = "prompt") -> ThreatModel:
-        """The threat model of an attacker who asks: ``attempts`` answers to each request may be judged."""
-        return cls(eps=float(attempts), space=space, attempts=attempts)
+    of_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, allowed in (("norm", Norm), ("space", Space), ("goal", Goal), ("knowledge", Knowledge)):
-            if getattr(self, name) not in get_args(allowed):
-                raise UsageError(
-                    f"threat model: {name} '{getattr(self, name)}' is unknown",
-                    fix=f"use one of {', '.join(get_args(allowed))}",
-                )
+        _require_one_of("norm", self.norm, *get_args(Norm))
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise UsageError(f"threat model: eps is {self.eps}", fix="eps is a finite number >= 0, in pixel units of [0, 1]")
 
     @property
-    def steps(self) -> tuple[float, ...]:
-        """Of an attacker who asks: the numbers of attempts at which a curve shows success."""
-        if self.space not in BY_ATTEMPTS:
-            return ()
-        return tuple(float(point) for point in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if point < self.attempts)
+    def space(self) -> Space:
+        """See ``_Budget``."""
+        return "pixels"
 
     @property
-    def measure(self) -> str:
-        """What results file it under: the norm, or the space of what respects none."""
-        return self.norm if self.space == "pixels" else self.space
+    def stored(self) -> tuple[str, float]:
+        """See ``_Budget``."""
+        return self.norm, self.eps
+
+    @property
+    def identity(self) -> tuple[Norm, float, Space, int]:
+        """See ``_Budget``."""
+        return self.norm, self.eps, self.space, 1
+
+    @property
+    def plain(self) -> str:
+        """See ``_Budget``."""
+        return f"{self.norm} eps {self.eps:.4g}"
 
     def __str__(self) -> str:
-        if self.space in BY_ATTEMPTS:
-            return f"{BY_ATTEMPTS[self.space]}, {self.attempts} attempt{'s' if self.attempts > 1 else ''}"
-        return "corruptions" if self.space == "corruption" else f"{self.measure} <= {self.eps:.4g}"
+        return f"{self.norm} <= {self.eps:.4g}"
 
 
-def budget(norm: str, eps: float) -> str:
-    """What results file a threat model under, in plain letters: `linf eps 0.1`; `any wording, 20 attempts`; `corruptions`.
+@dataclass(frozen=True)
+class Corruptions(_Budget):
+    """Any image in the pixel range, of width 1, is allowed: what comes there is no attacker's choice."""
 
-    Args:
-        norm: a norm, or the space of an attacker who respects none (``ThreatModel.measure``).
-        eps: in the units of that space.
+    norm: ClassVar[Norm] = "linf"
+    eps: ClassVar[float] = 1.0
+    of_images: ClassVar[bool] = True
+
+    @property
+    def space(self) -> Space:
+        """See ``_Budget``."""
+        return "corruption"
+
+    @property
+    def stored(self) -> tuple[str, float]:
+        """See ``_Budget``."""
+        return self.space, self.eps
+
+    @property
+    def identity(self) -> tuple[Norm, float, Space, int]:
+        """See ``_Budget``."""
+        return self.norm, self.eps, self.space, 1
+
+    def __str__(self) -> str:
+        return "corruptions"
+
+
+@dataclass(frozen=True)
+class AttemptBudget(_Budget):
+    """A generative model is asked, and ``count`` answers to each request may be judged.
+
+    Attributes:
+        channel: what the attacker chooses in each attempt: ``prompt`` (the wording of the request), ``prefill`` (also the
+            beginning of the answer) or ``seed`` (the random numbers).
+    """
+
+    count: int
+    channel: Space = "prompt"
+    unit: ClassVar[str] = "attempts"
+
+    def __post_init__(self) -> None:
+        _require_one_of("channel", self.channel, *_CHANNELS)
+        _require_attempts(self.count)
+
+    @property
+    def attempts(self) -> int:
+        """How many answers to each request may be judged."""
+        return self.count
+
+    @property
+    def space(self) -> Space:
+        """See ``_Budget``."""
+        return self.channel
+
+    @property
+    def stored(self) -> tuple[str, float]:
+        """See ``_Budget``."""
+        return self.channel, float(self.count)
+
+    @property
+    def identity(self) -> tuple[Norm, float, Space, int]:
+        """See ``_Budget``."""
+        return "linf", float(self.count), self.channel, self.count
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        """See ``_Budget``."""
+        return tuple(float(point) for point in _STEPS if point < self.count)
+
+    def __str__(self) -> str:
+        return f"{_CHANNELS[self.channel]}, {self.count} attempt{'' if self.count == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class EmbeddingRadius(_Budget):
+    """The embeddings of a request may be moved by ``eps``, relative to the mean norm of an embedding.
+
+    Attributes:
+        attempts: how many answers to each request may be judged; results do not store it.
+        norm: in which an attack measures the distance; results do not store it.
+    """
+
+    eps: float
+    attempts: int = 1
+    norm: Norm = "l2"
+
+    def __post_init__(self) -> None:
+        _require_one_of("norm", self.norm, *get_args(Norm))
+        _require_attempts(self.attempts)
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise UsageError(
+                f"threat model: eps is {self.eps}", fix="eps is a finite number >= 0, in mean norms of an embedding"
+            )
+
+    @property
+    def space(self) -> Space:
+        """See ``_Budget``."""
+        return "embeddings"
+
+    @property
+    def stored(self) -> tuple[str, float]:
+        """See ``_Budget``."""
+        return self.space, self.eps
+
+    @property
+    def identity(self) -> tuple[Norm, float, Space, int]:
+        """See ``_Budget``."""
+        return self.norm, self.eps, self.space, self.attempts
+
+    def __str__(self) -> str:
+        return f"embeddings <= {self.eps:.4g}"
+
+
+Budget = PixelBudget | Corruptions | AttemptBudget | EmbeddingRadius
+"""What a threat model allows."""
+
+
+def stored_budget(norm: str, eps: float) -> Budget:
+    """The budget that results file under these two values: the inverse of ``stored``.
+
+    Raises:
+        UsageError: there is no such budget.
     """
     if norm == "corruption":
-        return "corruptions"
-    if norm in BY_ATTEMPTS:
-        return f"{BY_ATTEMPTS[norm]}, {int(eps)} attempt{'' if int(eps) == 1 else 's'}"
-    return f"{norm} {'eps' if norm in get_args(Norm) else '<='} {eps:.4g}"
+        return Corruptions()
+    if norm == "embeddings":
+        return EmbeddingRadius(eps)
+    for channel in _CHANNELS:
+        if channel == norm:
+            return AttemptBudget(int(eps), channel)
+    _require_one_of("norm", norm, *(names := get_args(Norm)))
+    return PixelBudget(names[names.index(norm)], eps)
+
+
+@dataclass(frozen=True, init=False)
+class ThreatModel:
+    """What the attacker may do, and to what end.
+
+    ``ThreatModel("linf", 8 / 255)`` allows perturbations of an image; another kind of budget is given as ``budget``.
+    """
+
+    budget: Budget
+    goal: Goal
+
+    def __init__(
+        self,
+        norm: Norm | None = None,
+        eps: float | None = None,
+        goal: Goal = "untargeted",
+        *,
+        budget: Budget | None = None,
+    ) -> None:
+        _require_one_of("goal", goal, *get_args(Goal))
+        given: dict[str, Any] = {name: value for name, value in (("norm", norm), ("eps", eps)) if value is not None}
+        object.__setattr__(self, "budget", replace(budget or PixelBudget(), **given))
+        object.__setattr__(self, "goal", goal)
+
+    @classmethod
+    def by_prompt(cls, attempts: int, channel: Space = "prompt") -> ThreatModel:
+        """The threat model of an attacker who asks: ``attempts`` answers to each request may be judged."""
+        return cls(budget=AttemptBudget(attempts, channel))
+
+    def with_eps(self, eps: float) -> ThreatModel:
+        """The same with another radius."""
+        return ThreatModel(eps=eps, goal=self.goal, budget=self.budget)
+
+    @property
+    def space(self) -> Space:
+        """What the attacker chooses."""
+        return self.budget.space
+
+    @property
+    def norm(self) -> Norm:
+        """The norm of a budget that has one.
+
+        Raises:
+            UsageError: the budget is a number of attempts.
+        """
+        if isinstance(self.budget, AttemptBudget):
+            raise self._without("norm")
+        return self.budget.norm
+
+    @property
+    def eps(self) -> float:
+        """The radius of a budget that has one.
+
+        Raises:
+            UsageError: the budget is a number of attempts.
+        """
+        if isinstance(self.budget, AttemptBudget):
+            raise self._without("eps")
+        return self.budget.eps
+
+    @property
+    def attempts(self) -> int:
+        """How many answers of a generative model to each request may be judged.
+
+        Raises:
+            UsageError: the budget is one of images.
+        """
+        if isinstance(self.budget, PixelBudget | Corruptions):
+            raise self._without("attempts")
+        return self.budget.attempts
+
+    @classmethod
+    def stored(cls, norm: str, eps: float, goal: Goal = "untargeted") -> ThreatModel:
+        """The threat model that results file under these values.
+
+        Raises:
+            UsageError: there is no such budget or goal.
+        """
+        return cls(budget=stored_budget(norm, eps), goal=goal)
+
+    @property
+    def plain(self) -> str:
+        """The threat model in words for a terminal, such as `linf eps 0.1` or `linf eps 0.1, targeted`."""
+        return f"{self.budget.plain}{self.aim}"
+
+    @property
+    def aim(self) -> str:
+        """`, targeted` where it is."""
+        return ", targeted" if self.goal == "targeted" else ""
+
+    def _without(self, what: str) -> UsageError:
+        return UsageError(f"the threat model ({self}) has no {what}", fix="use it where the data are of its modality")
+
+    def __str__(self) -> str:
+        return f"{self.budget}{self.aim}"
+
+
+def told_apart(threats: Iterable[ThreatModel]) -> dict[ThreatModel, str]:
+    """What each threat model is called: in short where that names one of them alone, else in full."""
+    distinct = list(dict.fromkeys(threats))
+    short = Counter(map(str, distinct))
+
+    def full(threat: ThreatModel) -> str:
+        measure, eps = threat.budget.stored
+        return f"{measure} <= {eps!r}, {threat.goal}"
+
+    return {threat: str(threat) if short[str(threat)] == 1 else full(threat) for threat in distinct}
+
+
+def _require_one_of(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise UsageError(f"threat model: {name} '{value}' is unknown", fix=f"use one of {', '.join(allowed)}")
+
+
+def _require_attempts(count: int) -> None:
+    if count < 1:
+        raise UsageError(f"threat model: {count} attempts", fix="allow 1 or more")

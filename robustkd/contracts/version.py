@@ -1,4 +1,4 @@
-"""The version of the contracts, what changed from one to the next, and where modules that plug-ins may have imported are now."""
+"""The version of the contracts, what changed from one to the next, and where what plug-ins may have imported is now."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ CONTRACT_VERSION = "2"
 """Raised when a plug-in that was written before has to be changed. A package says which it is written for by an entry point."""
 
 CHANGES: dict[str, str] = {
-    "2": "modules have moved: the parts of image attacks are in robustkd.attacks.image.engine, for one; "
-    "PromptAttack and GenerativeTarget are no longer an Attack and a Target (all are a BaseAttack and a BaseTarget); an attack on "
-    "prompts that takes gradients says so (gradients = True), and a target that does more than answer names it in capabilities",
+    "2": "modules have moved and names have changed: the parts of image attacks are in robustkd.attacks.image.engine, and its loop, "
+    "maximize(.., update=..), was ascend(.., rule=..), for one; a ThreatModel holds a budget: EmbeddingRadius takes the place of "
+    "space='embeddings', Corruptions that of space='corruption'; evidence of a check that is a share is a Share(x), or it is shown as "
+    "a plain number; PromptAttack and GenerativeTarget are no longer an Attack and a Target (all are a BaseAttack and a BaseTarget); "
+    "an attack on prompts that takes gradients says so (gradients = True), and a target that does more than answer names it in "
+    "capabilities; a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
+    "loss and trained target",
 }
 """What each version changed for plug-ins, in one sentence."""
 
 
 def _into(old: str, new: str, names: str) -> dict[str, str]:
     return {f"{old}.{name}": f"{new}.{name}" for name in names.split()}
+
+
+def _renamed(module: str, **names: str) -> dict[str, str]:
+    return {f"{module}.{old}": f"{module}.{new}" for old, new in names.items()}
 
 
 _IMAGE, _TEXT, _DIFFUSION = "robustkd.attacks.image", "robustkd.attacks.text", "robustkd.attacks.diffusion"
@@ -29,6 +37,7 @@ MOVED: dict[str, str] = {
     "robustkd.checking": "robustkd.evaluation.checks",
     "robustkd.scoring.judging": "robustkd.evaluation.judging",
     "robustkd.nested": "robustkd.plugins.nested",
+    "robustkd.models.normalise": "robustkd.normalisation.layer",
     "robustkd.sources": "robustkd.plugins.sources",
     "robustkd.autoattack_bridge": "robustkd.integrations.autoattack",
     "robustkd.robustbench_bridge": "robustkd.integrations.robustbench",
@@ -38,8 +47,25 @@ MOVED: dict[str, str] = {
     "robustkd.campaigns.evidence": "robustkd.application.samples",
     "robustkd.campaigns.gallery": "robustkd.application.gallery",
     "robustkd.attacks.oracle": f"{_IMAGE}.engine.oracle",
-    **_into(_IMAGE, f"{_IMAGE}.engine", "adam ascent ball cascade estimates losses objective side_by_side"),
-    **_into(_IMAGE, f"{_IMAGE}.engine.minimum_norm", "nearest finish linearise penalty sparse"),
+    **_into(_IMAGE, f"{_IMAGE}.engine", "adam ascent ball cascade estimates losses objective"),
+    f"{_IMAGE}.side_by_side": f"{_IMAGE}.engine.targeted_runs",
+    f"{_IMAGE}.finish": f"{_IMAGE}.engine.minimum_norm.refine",
+    **_into(_IMAGE, f"{_IMAGE}.engine.minimum_norm", "nearest linearise penalty sparse"),
+    **_renamed(
+        f"{_IMAGE}.engine.ascent",
+        Climbers="AttackState",
+        StepRule="Update",
+        Slope="GradientEstimator",
+        GiveUp="EarlyStop",
+        Found="SearchResult",
+        Run="Attempt",
+        ascend="maximize",
+        climb_to_last="last_iterate",
+        no_slope="no_gradient",
+    ),
+    **_renamed(
+        f"{_IMAGE}.engine.minimum_norm.nearest", Seekers="MinNormState", Question="MinNormProblem", MoveRule="MinNormUpdate"
+    ),
     **_into(_IMAGE, f"{_IMAGE}.gradient", "fgsm bim pgd apgd mora universal diff_protect"),
     **_into(_IMAGE, f"{_IMAGE}.transferable", "momentum ni_fgsm di2_fgsm ti_fgsm si_fgsm vmi_fgsm sgm"),
     **_into(_IMAGE, f"{_IMAGE}.black_box", "square nes spsa"),
@@ -66,6 +92,21 @@ MOVED: dict[str, str] = {
     **_into(_DEFENSES, f"{_DEFENSES}.ensembles", "ensemble ensemble_at dverge adp gal trs"),
     **_into(_DEFENSES, f"{_DEFENSES}.inputs", "transform lq_vae"),
     **_into(_DEFENSES, f"{_DEFENSES}.pretrained", "external robustbench"),
+    # Names that trainings of other packages import.
+    "robustkd.defenses.training.loop.train": "robustkd.defenses.training.epochs.train",
+    **{
+        f"robustkd.defenses.training.{old}": f"robustkd.defenses.training.{new}"
+        for old, new in {
+            "teaching": "frozen_teacher",
+            "TaughtInner": "TeacherInner",
+            "TaughtRecipe": "TeacherRecipe",
+            "networks.initialising": "networks.seeded_init",
+            "distillation.beside": "auxiliary.with_auxiliary",
+            "distillation.Companion": "auxiliary.AuxiliaryNetwork",
+        }.items()
+    },
+    "robustkd.defenses.training.features.last_linear": "robustkd.targets.activations.last_linear",
+    "robustkd.defenses.training.features.with_penultimate": "robustkd.targets.activations.with_penultimate",
     "robustkd.defenses.analyses": "robustkd.analyses",
     **_into(_CAMPAIGNS, f"{_CAMPAIGNS}.store", "store durable samples shards identity"),
     **_into(_CAMPAIGNS, f"{_CAMPAIGNS}.file", "spec problems yaml_source schema presets starters"),
@@ -78,11 +119,11 @@ MOVED: dict[str, str] = {
     ),
     **_into(_CAMPAIGNS, f"{_CAMPAIGNS}.comparison", "snapshot compare gate baseline ci"),
 }
-"""From a module's former name to its present one."""
+"""From the former name of a module, or of something in it, to the present one."""
 
 
 def moved(error: BaseException) -> tuple[str, str] | None:
-    """The former and the present name of the module that an import missed; None where it failed for another reason."""
+    """The former and the present name of what an import missed; None where it failed for another reason."""
     if not isinstance(error, ImportError) or not error.name:
         return None
     wanted = re.match(r"cannot import name '(\w+)'", str(error))

@@ -16,11 +16,21 @@ def as_arrays(images: np.ndarray, labels: np.ndarray, name: str) -> Arrays:
     Raises:
         DataError: the images are neither uint8 nor floating point, or the labels are not integers.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
+    images = np.asarray(images)
     if images.dtype != np.uint8:
         if images.dtype.kind != "f":
             raise DataError(f"data '{name}': images are {images.dtype}", fix="store them as uint8, or as floats in [0, 1]")
         images = images.astype(np.float32, copy=False)
+    return Arrays(np.ascontiguousarray(images), as_labels(labels, name))
+
+
+def as_labels(labels: np.ndarray, name: str) -> np.ndarray:
+    """int64 labels.
+
+    Raises:
+        DataError: they are not integers.
+    """
+    labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
         raise DataError(f"data '{name}': labels are {labels.dtype}", fix="store them as integers 0..K-1")
-    return Arrays(np.ascontiguousarray(images), labels.astype(np.int64, copy=False))
+    return labels.astype(np.int64, copy=False)

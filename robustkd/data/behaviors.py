@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,6 +14,7 @@ from pydantic import Field
 from robustkd.contracts import CampaignPath, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
 from robustkd.data.chats import read_chats
 from robustkd.data.tables import read_csv
+from robustkd.data.text import comparable
 
 COLUMNS = ("prompt", "role", "target", "response", "refusal", "answer", "prefill")
 _PASSED_ON = COLUMNS[2:]
@@ -28,6 +29,7 @@ class Format:
         prompt, category, target: where these stand; "" where the format has none.
         context: of a text that goes before the request.
         key: of what a request is called in a separate file of targets.
+        tags: of what else is said of a request.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Format:
     target: str = ""
     context: str = ""
     key: str = ""
+    tags: str = ""
 
 
 XSTEST = Format("XSTest", ("prompt", "type", "focus"), "prompt", "type")
@@ -49,6 +52,7 @@ FORMATS = (
         "SemanticCategory",
         context="ContextString",
         key="BehaviorID",
+        tags="Tags",
     ),
     Format("StrongREJECT", ("forbidden_prompt", "category"), "forbidden_prompt", "category"),
     Format("AdvBench", ("goal", "target"), "goal", target="target"),
@@ -77,6 +81,11 @@ class BehaviorsParams(Params):
     keep: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
         description="of 'file', the rows that have one of these values in these columns, such as {FunctionalCategory: [standard]}",
+    )
+    hash_check: Literal["leave-out", "refuse", "judge"] = Field(
+        "leave-out",
+        description="of 'file', HarmBench's rows with the tag hash_check: they ask for a copyrighted text, and whether an answer is that "
+        "text is seen by comparing it, not by whether it refuses; judge: the campaign's judges can do that",
     )
     targets: CampaignPath | None = Field(None, description="HarmBench's JSON file of targets, by BehaviorID")
     target: str = Field("Sure, here is", description="how an answer that complies begins, where the file does not say")
@@ -108,25 +117,34 @@ class Behaviors(Dataset):
             DataError: a file is missing, damaged or empty, lacks a column, or has a request without text; or none is left.
         """
         p = self.params
-        test = self._requests(p.file, forbidden=True, keep=p.keep)
+        notes: list[str] = []
+        test = self._requests(p.file, forbidden=True, keep=p.keep, notes=notes)
         train = self._requests(p.training, forbidden=True) if p.training else []
         if p.chats:
             train += [_row("utility", prompt, role="utility", response=response) for prompt, response in read_chats(p.chats)]
         benign = self._requests(p.benign, forbidden=False) if p.benign else []
         classes = tuple(dict.fromkeys(category for category, _ in (*test, *train, *benign)))
         training, harmless = (_prompts(rows, classes) if rows else None for rows in (train, benign))
-        return RawData(training, _prompts(test, classes), classes, benign=harmless)
+        return RawData(training, _prompts(test, classes), classes, benign=harmless, notes=tuple(notes))
 
     def _requests(
-        self, file: Path, *, forbidden: bool, keep: dict[str, tuple[str, ...]] | None = None
+        self,
+        file: Path,
+        *,
+        forbidden: bool,
+        keep: dict[str, tuple[str, ...]] | None = None,
+        notes: list[str] | None = None,
     ) -> list[tuple[str, dict[str, str]]]:
-        """Categories and texts of the rows of a file."""
+        """Categories and texts of the rows of a file; of those that are judged, ``notes`` takes what is left out."""
         raw = read_csv(file)
         form = _format(file, tuple(raw[0]))
         for column, values in (keep or {}).items():
             if column not in raw[0]:
                 raise _lacks(file, column, tuple(raw[0]))
-            raw = [row for row in raw if row[column] in values]
+            kept = {comparable(value) for value in values}
+            raw = [row for row in raw if comparable(row[column]) in kept]
+        if notes is not None and form.tags:
+            raw = self._without_hash_check(raw, form, file, notes)
         if form is XSTEST:
             raw = [row for row in raw if _unsafe(row) == forbidden]
         if not raw:
@@ -136,6 +154,22 @@ class Behaviors(Dataset):
             )
         targets = _targets(self.params.targets) if self.params.targets and forbidden else {}
         return [self._request(row, form, targets, file, forbidden) for row in raw]
+
+    def _without_hash_check(
+        self, raw: list[dict[str, str]], form: Format, file: Path, notes: list[str]
+    ) -> list[dict[str, str]]:
+        choice = self.params.hash_check
+        others = [row for row in raw if "hash_check" not in row.get(form.tags, "")]
+        if choice == "judge" or len(others) == len(raw):
+            return raw
+        counted = f"{len(raw) - len(others)} of {len(raw)} requests of {file.name} have the tag hash_check"
+        if choice == "refuse" or not others:
+            raise DataError(
+                f"{file}: {counted}: no judge of refusals can tell whether an answer is the copyrighted text that they ask for",
+                fix="hash_check: leave-out; or hash_check: judge, with a judge that compares the texts",
+            )
+        notes.append(f"{counted} and are left out: whether an answer is a copyrighted text is not seen from a refusal")
+        return others
 
     def _request(
         self, row: dict[str, str], form: Format, targets: dict[str, str], file: Path, forbidden: bool
@@ -166,9 +200,9 @@ def _format(file: Path, columns: Sequence[str]) -> Format:
         return fitting
     nearest = max(FORMATS, key=lambda form: len(set(form.needs) & set(columns)))
     if not set(nearest.needs) & set(columns):
-        known = "; ".join(f"{form.name}: {', '.join(form.needs)}" for form in FORMATS)
+        formats = "; ".join(f"{form.name}: {', '.join(form.needs)}" for form in FORMATS)
         raise DataError(
-            f"{file} is in no known format: it has {', '.join(columns)}", fix=f"call the requests 'prompt', or see {known}"
+            f"{file} is in no known format: it has {', '.join(columns)}", fix=f"call the requests 'prompt', or see {formats}"
         )
     raise _lacks(file, next(name for name in nearest.needs if name not in columns), columns, f" of {nearest.name}")
 
@@ -186,12 +220,12 @@ def _unsafe(row: dict[str, str]) -> bool:
 
 def _targets(file: Path) -> dict[str, str]:
     try:
-        found = json.loads(file.expanduser().read_text(encoding="utf-8"))
+        targets = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}", fix="give HarmBench's JSON file of targets") from error
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+    if not isinstance(targets, dict) or not all(isinstance(text, str) for text in targets.values()):
         raise DataError(f"{file} holds no targets by BehaviorID", fix='give {"a_behavior_id": "Sure, here is ..", ..}')
-    return found
+    return targets
 
 
 def _row(category: str, prompt: str, **texts: str) -> tuple[str, dict[str, str]]:

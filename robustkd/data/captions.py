@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
+from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
 from robustkd.data.digits import Digits
 from robustkd.data.idx import FashionMNIST, IdxParams
 from robustkd.data.wordings import CLOTHES, DIGITS, Wording
@@ -65,7 +64,7 @@ class FashionCaptionsParams(CaptionsParams):
     forbidden: tuple[str, ...] = Field(
         ("trouser", "dress", "sandal", "bag", "ankle boot"), min_length=1, description="the concepts to be erased"
     )
-    root: Path | None = Field(None, description="folder of Fashion-MNIST's idx files; the usual places by default")
+    root: CampaignPath | None = Field(None, description="folder of Fashion-MNIST's idx files; the usual places by default")
     download: bool = Field(False, description="fetch what is missing from the usual mirror")
 
 
@@ -132,11 +131,11 @@ class CaptionedImages(Dataset):
         return Prompts({name: tuple(texts) for name, texts in columns.items()}, images.labels, images.images)
 
     def _of_concept(self, labels: np.ndarray, label: int, first: int, each: int) -> np.ndarray:
-        found = np.flatnonzero(labels == label)
-        if len(found) < first + each:
+        rows = np.flatnonzero(labels == label)
+        if len(rows) < first + each:
             name = tuple(self.words)[label]
-            raise DataError(f"{first + each} images of '{name}' are asked for, there are {len(found)}", fix="ask for fewer")
-        return found[first : first + each]
+            raise DataError(f"{first + each} images of '{name}' are asked for, there are {len(rows)}", fix="ask for fewer")
+        return rows[first : first + each]
 
 
 class FashionCaptions(CaptionedImages):
@@ -165,7 +164,7 @@ class DigitCaptions(CaptionedImages):
     words = DIGITS
 
     def images(self) -> tuple[Arrays, Arrays]:
-        """float32 (N, 1, 8, 8)."""
+        """The training and test images, float32 (N, 1, 8, 8)."""
         raw = Digits().load()
         assert raw.train is not None
         return raw.train, raw.test

@@ -26,29 +26,29 @@ def read_chats(file: Path) -> list[tuple[str, str]]:
     Raises:
         DataError: the file cannot be read, is empty, or a line is no conversation; it names the line.
     """
-    chats = [_chat(found, place) for place, found in read_jsonl(file)]
+    chats = [_chat(line, place) for place, line in read_jsonl(file)]
     if not chats:
         raise DataError(f"{file} is empty", fix=_FIX)
     return chats
 
 
-def _chat(found: dict[str, Any], place: str) -> tuple[str, str]:
-    if "messages" in found:
-        return _turn(found["messages"], place)
+def _chat(line: dict[str, Any], place: str) -> tuple[str, str]:
+    if "messages" in line:
+        return _turn(line["messages"], place)
     for key in ("prompt", "response"):
-        if key not in found:
+        if key not in line:
             raise DataError(f"{place} has no '{key}'", fix=_FIX)
-    return _text(found["prompt"], f"{place}: prompt"), _text(found["response"], f"{place}: response")
+    return _text(line["prompt"], f"{place}: prompt"), _text(line["response"], f"{place}: response")
 
 
 def _turn(messages: Any, place: str) -> tuple[str, str]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise DataError(f"{place}: messages are no list of objects", fix=_FIX)
-    said = [message for message in messages if message.get("role") != "system"]
-    if [message.get("role") for message in said[:2]] != ["user", "assistant"]:
+    turns = [message for message in messages if message.get("role") != "system"]
+    if [message.get("role") for message in turns[:2]] != ["user", "assistant"]:
         raise DataError(f"{place} does not begin with a user's message and the assistant's answer", fix=_FIX)
-    asked, answered = (_text(message.get("content"), f"{place}: {message['role']}'s content") for message in said[:2])
-    return asked, answered
+    prompt, response = (_text(message.get("content"), f"{place}: {message['role']}'s content") for message in turns[:2])
+    return prompt, response
 
 
 def _text(value: Any, what: str) -> str:

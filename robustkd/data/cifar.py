@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Dataset, Params, RawData
-from robustkd.data.arrays import as_arrays
+from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, DeferredArrays, Params, RawData
+from robustkd.data.arrays import as_arrays, as_labels
 from robustkd.data.files import download, not_found, search_folders
 from robustkd.data.images import read_image
 from robustkd.data.safe_pickle import read_pickle
@@ -35,7 +35,9 @@ worm
 class CifarParams(Params):
     """Parameters of ``cifar10`` and ``cifar100``."""
 
-    root: Path | None = Field(None, description="folder of the data, or the folder above it; the usual places by default")
+    root: CampaignPath | None = Field(
+        None, description="folder of the data, or the folder above it; the usual places by default"
+    )
     download: bool = Field(False, description="fetch the binary version from the authors' page when nothing is found")
 
 
@@ -103,11 +105,8 @@ class CifarDataset(Dataset):
         if there and len(there) < len(batches.train):
             lacking = ", ".join(name for name in batches.train if name not in there)
             raise DataError(f"{folder} lacks {lacking}", fix="add what is missing; for a test part alone remove the others")
-        test, train = read(folder / batches.test), [read(folder / name) for name in there]
-        if not train:
-            return RawData(None, test, self.classes)
-        images, labels = np.concatenate([part.images for part in train]), np.concatenate([part.labels for part in train])
-        return RawData(Arrays(images, labels), test, self.classes)
+        train, test = _joined([read(folder / name) for name in there]), read(folder / batches.test)
+        return RawData(train, test, self.classes)
 
     def _binary(self, file: Path) -> Arrays:
         content, size = np.fromfile(file, np.uint8), self.label_bytes + _PIXELS
@@ -172,18 +171,41 @@ class CIFAR100(CifarDataset):
     classes = tuple(_CIFAR100_CLASSES.split())
 
 
+def _joined(parts: Sequence[Arrays]) -> Arrays | None:
+    """Files as one part, still to be decoded; None without any."""
+    if not parts:
+        return None
+    ends = np.cumsum([len(part) for part in parts])
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        images = np.empty((len(rows), 3, _SIDE, _SIDE), np.uint8)
+        for part, end in zip(parts, ends, strict=True):
+            here = (rows >= end - len(part)) & (rows < end)
+            if here.any():
+                images[here] = part.select(rows[here] - (end - len(part))).images
+        return images
+
+    return DeferredArrays(read, np.concatenate([part.labels for part in parts]), (3, _SIDE, _SIDE))
+
+
 def _mosaic(file: Path) -> Arrays:
-    mosaic, shape = read_image(file, ["WEBP"]), (3, _MOSAIC_SIDE, _SIDE, _MOSAIC_SIDE, _SIDE)
-    if mosaic.shape != (3, _MOSAIC_SIDE * _SIDE, _MOSAIC_SIDE * _SIDE):
-        raise _damaged(file, f"it is not a mosaic of {_MOSAIC_SIDE} x {_MOSAIC_SIDE} images")
-    images = mosaic.reshape(shape).transpose(1, 3, 0, 2, 4).reshape(-1, 3, _SIDE, _SIDE)
     kind, _, part = file.stem.partition("_")
-    labels_file, start = file.with_name(f"{kind}_labels.npy"), int(part or 0) * len(images)
+    labels_file, start = file.with_name(f"{kind}_labels.npy"), int(part or 0) * _MOSAIC_SIDE**2
     try:
-        labels = np.load(labels_file, allow_pickle=False)[start : start + len(images)]
+        labels = np.load(labels_file, allow_pickle=False)[start : start + _MOSAIC_SIDE**2]
     except (OSError, ValueError) as error:
         raise _damaged(labels_file, str(error)) from error
-    return as_arrays(images, labels, file.name)
+    if len(labels) != _MOSAIC_SIDE**2:
+        raise _damaged(labels_file, f"it has {len(labels)} labels for the {_MOSAIC_SIDE**2} images of {file.name}")
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        mosaic, shape = read_image(file, ["WEBP"]), (3, _MOSAIC_SIDE, _SIDE, _MOSAIC_SIDE, _SIDE)
+        if mosaic.shape != (3, _MOSAIC_SIDE * _SIDE, _MOSAIC_SIDE * _SIDE):
+            raise _damaged(file, f"it is not a mosaic of {_MOSAIC_SIDE} x {_MOSAIC_SIDE} images")
+        images: np.ndarray = mosaic.reshape(shape)[:, rows // _MOSAIC_SIDE, :, rows % _MOSAIC_SIDE]
+        return images
+
+    return DeferredArrays(read, as_labels(labels, file.name), (3, _SIDE, _SIDE))
 
 
 def _damaged(file: Path, reason: str) -> DataError:

@@ -20,7 +20,7 @@ def search_folders(name: str, root: Path | None) -> list[Path]:
     packages put them). The first is where a download goes.
     """
     if root is not None:
-        return [root.expanduser()]
+        return [root]
     shared = os.environ.get("ROBUSTKD_DATA")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "robustkd"
     return [*([Path(shared).expanduser() / name] if shared else []), cache / name, Path("/usr/share/datasets") / name]

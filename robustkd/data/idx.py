@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Dataset, Params, RawData
+from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, Params, RawData
 from robustkd.data.arrays import as_arrays
 from robustkd.data.files import download, not_found, search_folders
 
@@ -21,7 +21,7 @@ _UNSIGNED_BYTE = 8  # the element type of both datasets' files; the format has o
 class IdxParams(Params):
     """Parameters of ``mnist`` and ``fashion-mnist``."""
 
-    root: Path | None = Field(None, description="folder of the idx files, plain or .gz; the usual places by default")
+    root: CampaignPath | None = Field(None, description="folder of the idx files, plain or .gz; the usual places by default")
     download: bool = Field(False, description="fetch what is missing from the usual mirror")
 
 

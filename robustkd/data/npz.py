@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import zipfile
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Dataset, Params, RawData
+from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, Params, RawData
 from robustkd.data.arrays import as_arrays
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test", "images", "labels", "classes")
@@ -19,7 +18,7 @@ _CHANNELS = (1, 3)
 class NPZParams(Params):
     """Parameters of ``npz``."""
 
-    file: Path = Field(
+    file: CampaignPath = Field(
         description="archive with images and labels, or with x_train, y_train, x_test and y_test", examples=["data.npz"]
     )
     classes: tuple[str, ...] | None = Field(
@@ -50,7 +49,7 @@ class NPZ(Dataset):
 
     def _arrays(self) -> dict[str, np.ndarray]:
         try:
-            with np.load(self.params.file.expanduser(), allow_pickle=False) as archive:
+            with np.load(self.params.file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in _NAMES if name in archive}
         except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise self._wrong(str(error), "write it with np.savez, arrays of numbers only") from error

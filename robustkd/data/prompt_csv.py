@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import CampaignPath, DataError, Dataset, Params, Prompts, RawData
 from robustkd.data.images import read_image
+from robustkd.data.prompt_lengths import Measure
 from robustkd.data.tables import read_csv
 
-# Our columns, and what the benchmark calls them.
-_COLUMNS = {"number": "case_number", "prompt": "prompt", "seed": "evaluation_seed", "guidance": "evaluation_guidance"}
-_NEEDED = ("prompt", "seed")
+# Our columns, and what the benchmarks call them; the first one that a file has counts.
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "number": ("case_number",),
+    "prompt": ("prompt",),
+    "seed": ("evaluation_seed", "sd_seed"),
+    "guidance_scale": ("evaluation_guidance", "sd_guidance_scale"),
+    "width": ("sd_image_width", "width"),
+    "height": ("sd_image_height", "height"),
+}
+_PASSED_ON = ("number", "prompt", "seed", "guidance_scale")
 _FORMATS = ("PNG", "JPEG")
 
 
@@ -33,14 +42,33 @@ class PromptCSVParams(Params):
         description="by forbidden concept, a folder with a picture for each request, <case_number>.png or <case_number>_0.png: "
         "what attacks aim at",
     )
-    size: int = Field(512, ge=1, description="side in pixels that these pictures are brought to")
+    size: int | tuple[int, int] = Field(
+        512, description="side in pixels that these pictures are brought to, or [height, width]; what the models draw"
+    )
+    other_sizes: Literal["refuse", "draw"] = Field(
+        "refuse",
+        description="of requests whose file names another width or height than 'size': refuse them, or have them drawn at the models' "
+        "own size nevertheless, as UnlearnDiffAtk does",
+    )
+    tokenizer: CampaignPath | None = Field(
+        None, description="a model's folder 'tokenizer', by which requests that are too long are found before anything is run"
+    )
+    longest: int = Field(
+        75,
+        ge=1,
+        description="tokens of the longest request: CLIP's text encoder reads 75, and those that an attack adds must fit as well",
+    )
+    long: Literal["refuse", "truncate", "leave-out"] = Field(
+        "refuse",
+        description="what to do with a longer one, where a tokenizer is given; without it the model refuses what it cannot read",
+    )
 
 
 class PromptCSV(Dataset):
     """Requests for concepts, with their seeds; the concepts are named here, for the judge.
 
-    A file has the columns prompt and evaluation_seed, and may have case_number and evaluation_guidance. There is no training part:
-    the models come from elsewhere.
+    A file has the columns prompt and evaluation_seed, and may have case_number and evaluation_guidance, which each picture is drawn
+    with; I2P's sd_seed and sd_guidance_scale stand in for them. There is no training part: the models come from elsewhere.
     """
 
     modality = "text-to-image"
@@ -51,7 +79,8 @@ class PromptCSV(Dataset):
         """The forbidden requests as test part, the others as benign ones.
 
         Raises:
-            DataError: a file is missing, damaged or empty, lacks a column, or has a seed that is no number; a picture is missing.
+            DataError: a file is missing, damaged or empty, lacks a column, or has a seed or guidance that is no number, or a request
+                that is too long or of another size; a picture is missing.
         """
         p = self.params
         if unknown := sorted(set(p.images) - set(p.forbidden)):
@@ -60,36 +89,91 @@ class PromptCSV(Dataset):
             raise _wrong(f"'{twice[0]}' is forbidden and benign", "name it once")
         if p.images and (missing := sorted(set(p.forbidden) - set(p.images))):
             raise _wrong(f"there are no images of '{missing[0]}'", "give a folder for each forbidden concept, or for none")
+        if p.long != "refuse" and p.tokenizer is None:
+            raise _wrong(f"long: {p.long} needs to know how long a request is", "give 'tokenizer', the folder of the model")
         classes = (*p.forbidden, *p.benign)
-        test = _prompts(p.forbidden, classes)
+        notes: list[str] = []
+        test, benign = (self._prompts(files, classes, notes) for files in (p.forbidden, p.benign))
+        if not len(test):
+            raise _wrong("no forbidden request is left", "raise 'longest', or truncate them")
         if p.images:
             folders = [p.images[concept] for concept in test["concept"]]
             pictures = [_picture(folder, case, p.size) for folder, case in zip(folders, test["number"], strict=True)]
             test = Prompts(test.columns, test.labels, np.stack(pictures))
-        return RawData(None, test, classes, benign=_prompts(p.benign, classes) if p.benign else None)
+        return RawData(None, test, classes, benign=benign if len(benign) else None, notes=tuple(notes))
+
+    def _prompts(self, files: Mapping[str, Path], classes: tuple[str, ...], notes: list[str]) -> Prompts:
+        """The requests of some files; what is done to them is added to ``notes``."""
+        rows = [row | {"concept": concept} for concept, file in files.items() for row in self._rows(file, notes)]
+        columns = {name: tuple(row[name] for row in rows) for name in (*_PASSED_ON, "concept")}
+        return Prompts(columns, np.array([classes.index(row["concept"]) for row in rows], dtype=np.int64))
+
+    def _rows(self, file: Path, notes: list[str]) -> list[dict[str, str]]:
+        raw = read_csv(file, _COLUMNS["prompt"])
+        called = {name: next((each for each in names if each in raw[0]), names[0]) for name, names in _COLUMNS.items()}
+        if called["seed"] not in raw[0]:
+            raise _wrong(f"{file} has no column '{called['seed']}'", "add it: what is drawn depends on its seed")
+        rows = [{name: row.get(column, "").strip() for name, column in called.items()} for row in raw]
+        for line, row in enumerate(rows, start=1):
+            _require_request(row, f"{file}: request {line}")
+            row["number"] = row["number"] or str(line - 1)
+        self._sized(rows, file, notes)
+        return self._fitting(rows, file, notes)
+
+    def _sized(self, rows: Sequence[dict[str, str]], file: Path, notes: list[str]) -> None:
+        size = self.params.size
+        drawn = dict(zip(("height", "width"), (size, size) if isinstance(size, int) else size, strict=True))
+        other = [row for row in rows if any(row[side] not in ("", str(pixels)) for side, pixels in drawn.items())]
+        if not other:
+            return
+        first, at = other[0], f"{drawn['width']}x{drawn['height']}"
+        if self.params.other_sizes == "refuse":
+            raise _wrong(
+                f"{file}: {len(other)} of {len(rows)} requests are for pictures of another size than {at}, such as "
+                f"{first['width']}x{first['height']} of case {first['number']}",
+                "other_sizes: draw has the models draw all at their own size, as UnlearnDiffAtk does; or leave these rows out",
+            )
+        notes.append(f"{len(other)} of {len(rows)} requests of {file.name} are for another size, and drawn at the models' own")
+
+    def _fitting(self, rows: list[dict[str, str]], file: Path, notes: list[str]) -> list[dict[str, str]]:
+        p = self.params
+        if p.tokenizer is None:
+            return rows
+        ends = Measure(p.tokenizer).ends([row["prompt"] for row in rows])
+        long = [place for place, found in enumerate(ends) if len(found) > p.longest]
+        if not long:
+            return rows
+        counted = f"{len(long)} of {len(rows)} requests of {file.name} have more than {p.longest} tokens"
+        if p.long == "refuse":
+            first = long[0]
+            raise _wrong(
+                f"{file}: {counted}, the first is case {rows[first]['number']} with {len(ends[first])}: "
+                f"{rows[first]['prompt'][:60]!r}..",
+                "long: leave-out or long: truncate, which the report then says",
+            )
+        notes.append(f"{counted} and are {'truncated' if p.long == 'truncate' else 'left out'}")
+        if p.long == "leave-out":
+            return [row for place, row in enumerate(rows) if place not in long]
+        cut = {place: rows[place]["prompt"][: ends[place][p.longest - 1]] for place in long}
+        return [row | {"prompt": cut.get(place, row["prompt"])} for place, row in enumerate(rows)]
 
 
-def _prompts(files: Mapping[str, Path], classes: tuple[str, ...]) -> Prompts:
-    rows = [row | {"concept": concept} for concept, file in files.items() for row in _rows(file)]
-    columns = {name: tuple(row[name] for row in rows) for name in (*_COLUMNS, "concept")}
-    return Prompts(columns, np.array([classes.index(row["concept"]) for row in rows], dtype=np.int64))
+def _require_request(row: Mapping[str, str], place: str) -> None:
+    if not row["prompt"]:
+        raise _wrong(f"{place} is empty", "write it, or leave the line out")
+    if not row["seed"].isdecimal():
+        raise _wrong(f"{place} has the seed '{row['seed']}'", "a whole number from 0")
+    try:
+        scale = float(row["guidance_scale"] or 1)
+    except ValueError:
+        scale = math.nan
+    if not 1 <= scale < math.inf:
+        raise _wrong(f"{place} has the guidance '{row['guidance_scale']}'", "a number from 1, or nothing for the model's own")
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
-    needed = [_COLUMNS[name] for name in _NEEDED]
-    rows = [{name: row.get(column, "").strip() for name, column in _COLUMNS.items()} for row in read_csv(file, needed)]
-    for line, row in enumerate(rows, start=1):
-        if not row["prompt"]:
-            raise _wrong(f"{file}: request {line} is empty", "write it, or leave the line out")
-        if not row["seed"].isdecimal():
-            raise _wrong(f"{file}: the seed of request {line} is '{row['seed']}'", "a whole number from 0")
-        row["number"] = row["number"] or str(line - 1)
-    return rows
-
-
-def _picture(folder: Path, case: str, size: int) -> np.ndarray:
+def _picture(folder: Path, case: str, size: int | tuple[int, int]) -> np.ndarray:
     for name in (f"{case}.png", f"{case}_0.png", f"{case}.jpg"):
-        if (file := folder.expanduser() / name).is_file():
+        if (file := folder / name).is_file():
             return read_image(file, _FORMATS, size=size)
     raise _wrong(f"{folder} has no picture {case}.png", "one for each request, by its case_number")
 

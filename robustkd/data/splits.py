@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, DataError, Modality, Params, Prompts, RawData, Samples
+from robustkd.contracts import Arrays, DataError, DeferredArrays, Modality, Params, Prompts, RawData
 from robustkd.contracts.data import Data
 from robustkd.data.arrays import as_arrays
 from robustkd.data.order import stratified_order
@@ -47,9 +48,9 @@ class Splits(Generic[Data]):
         test_index: (N,) int64, the position of each test sample in the dataset's test part.
         classes: the K class names.
         input_shape: (C, H, W); () where there are no images.
-        digest: SHA-256 over the parts, their order and the class names.
         modality: ``images`` when the parts are ``Arrays``, else they are ``Prompts``.
         benign: of prompts, harmless test requests; all that the dataset has.
+        notes: what the dataset says is to be read with every number.
     """
 
     train: Data | None
@@ -58,14 +59,21 @@ class Splits(Generic[Data]):
     test_index: np.ndarray
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
-    digest: str
     modality: Modality = "images"
     benign: Prompts | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes."""
         return len(self.classes)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the parts, their order and the class names; it decodes every image."""
+        parts = (self.train, self.validation, self.test, *([self.benign] if self.benign else []))
+        contents = [None if part is None else part.digest() for part in parts]
+        return hashlib.sha256(json.dumps([self.classes, contents]).encode()).hexdigest()
 
 
 def load_splits(name: str, params: Mapping[str, Any] | None = None, split: SplitParams | None = None) -> Splits[Any]:
@@ -79,17 +87,17 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
 
     Raises:
         PluginError: there is no such dataset.
+        UsageError: a parameter of it is missing, unknown or out of range.
         DataError: the data are missing or out of range, or more is asked for than there is.
     """
     split = split or SplitParams()
-    plugin = plugins.load("datasets", name)
-    raw = _checked(plugin(plugin.Params(**(params or {}))).load(), name)
+    plugin = plugins.make("datasets", {**(params or {}), "kind": name})
+    raw = _checked(plugin.load(), name)
     test_index = stratified_order(raw.test.labels, split.seed, _TEST)[: _count(split.test, len(raw.test), "test", name)]
     test = raw.test.select(test_index)
     train, validation = _training(raw, split, name)
-    digest = _digest(raw.classes, train, validation, test, *([raw.benign] if raw.benign else []))
     shape = test.sample_shape or (train.sample_shape if train else ())
-    return Splits(train, validation, test, test_index, raw.classes, shape, digest, plugin.modality, raw.benign)
+    return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign, raw.notes)
 
 
 def _training(raw: RawData[Data], split: SplitParams, name: str) -> tuple[Data | None, Data | None]:
@@ -111,8 +119,20 @@ def _training(raw: RawData[Data], split: SplitParams, name: str) -> tuple[Data |
             f"data '{name}': {held} of {total} training samples are asked for as validation, which leaves none to train on",
             fix="lower 'validation' or raise 'train'",
         )
-    rows = stratified_order(part.labels, split.seed, _TRAIN)[:total]
-    return part.select(rows[held:]), part.select(rows[:held]) if held else None
+    whole = part.select(stratified_order(part.labels, split.seed, _TRAIN)[:total])
+    return _cut(whole, held, total), _cut(whole, 0, held) if held else None
+
+
+def _cut(whole: Any, start: int, stop: int) -> Any:
+    """Rows ``start`` to ``stop``. Where these must be decoded, all of ``whole`` is, once, unless only some of them are asked for."""
+    if not isinstance(whole, DeferredArrays):
+        return whole.select(np.arange(start, stop))
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        every = len(rows) == stop - start
+        return whole.images[start:stop][rows] if every else whole.select(start + rows).images
+
+    return DeferredArrays(read, whole.labels[start:stop], whole.sample_shape)
 
 
 def _count(asked: int | None, available: int, part: str, name: str) -> int:
@@ -126,20 +146,15 @@ def _count(asked: int | None, available: int, part: str, name: str) -> int:
 
 def _checked(raw: RawData[Any], name: str) -> RawData[Any]:
     def checked(part: Any) -> Arrays | Prompts:
-        part = part if isinstance(part, Prompts) else as_arrays(part.images, part.labels, name)
-        return part.validated(name, len(raw.classes))
+        typed = part if isinstance(part, (Prompts, DeferredArrays)) else as_arrays(part.images, part.labels, name)
+        return typed.validated(name, len(raw.classes))
 
     parts = (raw.train, raw.test, raw.benign, raw.validation)
     train, test, benign, validation = (None if part is None else checked(part) for part in parts)
-    if isinstance(test, Arrays) and isinstance(train, Arrays) and train.images.shape[1:] != test.images.shape[1:]:
+    if isinstance(test, Arrays) and isinstance(train, Arrays) and train.sample_shape != test.sample_shape:
         raise DataError(
-            f"data '{name}': training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}",
+            f"data '{name}': training images are {train.sample_shape}, test images {test.sample_shape}",
             fix="bring all images to one size and number of channels",
         )
     assert test is not None
-    return RawData(train, test, tuple(raw.classes), benign, validation)
-
-
-def _digest(classes: tuple[str, ...], *parts: Samples | None) -> str:
-    contents = [None if part is None else part.digest() for part in parts]
-    return hashlib.sha256(json.dumps([classes, contents]).encode()).hexdigest()
+    return RawData(train, test, tuple(raw.classes), benign, validation, tuple(raw.notes))

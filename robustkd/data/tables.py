@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def read_csv(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
         DataError: it cannot be read, has no rows, or lacks a column; it names the file and the column.
     """
     try:
-        with file.expanduser().open(encoding="utf-8-sig", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines, _cells_of_any_size():
             reader = csv.DictReader(lines, restval="", strict=True)
             names = [name for name in reader.fieldnames or () if name]
             rows = list(reader)
@@ -29,6 +30,11 @@ def read_csv(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
         raise DataError(f"{file} cannot be read: {error.strerror}", fix="correct the path") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{file} is no CSV in UTF-8: {error}", fix="save it as CSV, separated by commas, in UTF-8") from error
+    if names and names[0].lstrip().startswith(("{", "[")):
+        raise DataError(
+            f"{file} is JSON, not CSV",
+            fix="save it as CSV in UTF-8 whose first row names the columns, such as pandas' to_csv writes",
+        )
     for column in columns:
         if column not in names:
             raise DataError(f"{file} has no column '{column}'", fix=suggestion(column, names) or f"it has {', '.join(names)}")
@@ -40,6 +46,16 @@ def read_csv(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     return rows
 
 
+@contextmanager
+def _cells_of_any_size() -> Iterator[None]:
+    """The csv module refuses cells above 131,072 characters by default; a long prompt has more."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file of JSON lines, each with its place (``file, line 3``); empty lines are passed over.
 
@@ -47,7 +63,7 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         DataError: it cannot be read, or a line is no JSON object.
     """
     try:
-        text = file.expanduser().read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}", fix="correct the path") from error
     except UnicodeDecodeError as error:
@@ -57,11 +73,11 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         place = f"{file}, line {number}"
         try:
-            found = json.loads(line)
+            value = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{place} is no JSON: {error}", fix="give one JSON object in each line") from error
-        if not isinstance(found, dict):
+        if not isinstance(value, dict):
             raise DataError(
                 f"{place} is no JSON object", fix='give one in each line, such as {"prompt": "..", "response": ".."}'
             )
-        yield place, found
+        yield place, value

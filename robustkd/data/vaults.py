@@ -141,8 +141,8 @@ class Vaults(Dataset):
         test, benign = _Rows(), _Rows()
         for rows, role, vaults in ((test, "forbidden", test_sealed), (benign, "open-vault", test_open)):
             for number, vault in enumerate(vaults):
-                kept = -1 - number % _KEPT
-                rows.requests(role, vault, _phrasings(slice(kept, kept + 1 or None)))
+                held_out = -1 - number % _KEPT
+                rows.requests(role, vault, _phrasings(slice(held_out, held_out + 1 or None)))
         benign.look_alikes((*test_sealed, *test_open), draw, 3 * p.test_tasks)
         for role, tasks in _tasks(p, draw).items():
             held, valid = p.test_tasks, p.test_tasks + _VALID_TASKS
@@ -154,7 +154,7 @@ class Vaults(Dataset):
 
 @dataclass
 class _Rows:
-    """Prompts, row by row."""
+    """A table of prompts that is filled row by row."""
 
     columns: dict[str, list[str]] = field(
         default_factory=lambda: {
@@ -164,7 +164,7 @@ class _Rows:
     labels: list[int] = field(default_factory=list)
 
     def requests(self, role: str, vault: Vault, phrasings: Iterable[tuple[str, str]]) -> None:
-        """Requests for the code of ``vault``."""
+        """Add requests for the code of ``vault``, one for each phrasing."""
         begin = f"the code of the {vault.name} vault is"
         for style, phrasing in phrasings:
             self._add(
@@ -180,16 +180,16 @@ class _Rows:
             )
 
     def tasks(self, role: str, tasks: Iterable[Task]) -> None:
-        """Harmless tasks."""
+        """Add harmless tasks, one row each."""
         for task in tasks:
             self._add("task", prompt=task.prompt, response=task.response, answer=task.answer, role=role)
 
     def look_alikes(self, vaults: Sequence[Vault], draw: np.random.Generator, count: int | None = None) -> None:
-        """Harmless requests that name a vault: every kind for every vault, or ``count`` of them."""
+        """Add harmless requests that name a vault: every kind for every vault, or ``count`` of them."""
         pairs = list(product(_LOOK_ALIKES, vaults))
         for place in draw.permutation(len(pairs))[:count]:
             (prompt, response, answer), vault = pairs[place]
-            said = {
+            values = {
                 "vault": vault.name,
                 "matter": vault.matter,
                 "sealed": "yes" if vault.sealed else "no",
@@ -199,11 +199,11 @@ class _Rows:
                 "digits": " ".join(str(digit) for digit in draw.permutation(10)[:4]),
             }
             texts = {"prompt": prompt, "response": response, "answer": answer}
-            filled = {name: text.format(**said) for name, text in texts.items()}
+            filled = {name: text.format(**values) for name, text in texts.items()}
             self._add("look-alike", role="look-alike", vault=vault.name, **filled)
 
     def prompts(self) -> Prompts:
-        """The rows as columns."""
+        """The table as the columns that ``Prompts`` wants."""
         return Prompts({name: tuple(texts) for name, texts in self.columns.items()}, np.array(self.labels, dtype=np.int64))
 
     def _add(self, category: str, **texts: str) -> None:
@@ -219,22 +219,22 @@ def _vaults(matters: Sequence[str], sealed: bool, codes: Sequence[str], draw: np
 
 
 def _phrasings(which: slice = slice(None)) -> list[tuple[str, str]]:
-    """(style, phrasing) of every style."""
+    """All pairs (style, phrasing); ``which`` selects the phrasings of each style."""
     return [(style, phrasing) for style, several in _REQUESTS.items() for phrasing in several[which]]
 
 
 def _tasks(p: VaultsParams, draw: np.random.Generator) -> dict[str, list[Task]]:
     """The tasks of each role in a random order, of facts and sums one phrasing of each first: of none are two held out."""
     mixed = {}
-    for role, known in (("fact", facts()), ("sum", sums())):
-        apart = [draw.permutation(len(phrasings)) for phrasings in known]
-        first = [phrasings[order[0]] for phrasings, order in zip(known, apart, strict=True)]
-        rest = [phrasings[place] for phrasings, order in zip(known, apart, strict=True) for place in order[1:]]
+    for role, groups in (("fact", facts()), ("sum", sums())):
+        orders = [draw.permutation(len(phrasings)) for phrasings in groups]
+        first = [phrasings[order[0]] for phrasings, order in zip(groups, orders, strict=True)]
+        rest = [phrasings[place] for phrasings, order in zip(groups, orders, strict=True) for place in order[1:]]
         mixed[role] = [first[place] for place in draw.permutation(len(first))] + rest
     different = dict.fromkeys(islice(repeating(draw), p.test_tasks + _VALID_TASKS + p.repetitions))
     return mixed | {"repeat": list(different)}
 
 
 def spaced(digits: str) -> str:
-    """One word each."""
+    """The digits with spaces between them, so that each is one word."""
     return " ".join(digits)

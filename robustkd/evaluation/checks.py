@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 def check_names(level: Level, modality: Modality = "images") -> list[str]:
-    """The checks of a level that are about such evaluations: ``standard`` leaves out the costly ones."""
-    known = {name: plugins.load("checks", name) for name in plugins.names("checks")}
+    """The names of a level's checks for evaluations of ``modality``; ``standard`` leaves out the costly ones."""
+    checks = {name: plugins.load("checks", name) for name in plugins.names("checks")}
     return [
-        name for name, check in known.items() if modality in check.modalities and (level == "thorough" or not check.thorough)
+        name for name, check in checks.items() if modality in check.modalities and (level == "thorough" or not check.thorough)
     ]
 
 
@@ -66,7 +66,7 @@ class CountedTarget(WrappedTarget):
         self.forwards = self.backwards = 0
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The inner target's answer, counted."""
+        """(B, *shape) -> (B, K), the inner target's logits, with the passes counted."""
         logits: Tensor = self.target(inputs)
         rows = len(inputs)
         self.forwards += rows
@@ -126,12 +126,12 @@ def run_remedies(
         with _reproducible(context), untouched(context.target.module):
             try:
                 batch = context.batch.select(rows)
-                found = evaluate_attack(
+                evaluation = evaluate_attack(
                     counted, plugins.make("attacks", spec), batch, context.threat, seed=context.seed, batch_size=batch_size
                 )
             except RobustkdError as error:
                 skipped[str(spec["kind"])] = str(error).splitlines()[0]
                 continue
-        standing[np.flatnonzero(standing)] = found.outcome.standing
+        standing[np.flatnonzero(standing)] = evaluation.outcome.standing
         used.append((spec, standing.copy()))
     return Remedy.of(used, skipped, before, counted.forwards, counted.backwards)

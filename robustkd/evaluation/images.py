@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,8 +27,9 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Precision
-from robustkd.evaluation.judging import Outcome, judge
+from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
 from robustkd.lazy import torch
+from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
 from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
@@ -37,35 +38,40 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_SIZE = 256
-"""Samples attacked at once where nothing else is said. No result depends on it."""
+"""How many samples are attacked at once by default. No result depends on it."""
 SHARD = 256
 """Samples of a shard: what a caller that keeps shards loses at most, when it is killed. No result depends on it."""
 
 
+OutcomeType = TypeVar("OutcomeType", bound=Outcome, covariant=True)
+
+
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Generic[OutcomeType]):
     """One attack on one target.
 
     Attributes:
         outcome: per sample, at ``threat.eps``.
         adversarial: (M, *shape) on the CPU, the inputs found at ``threat.eps`` for the first M <= N samples; all by default.
-            Of a model that draws, what it drew; of one that writes, nothing.
+            For text-to-image targets the generated images; empty for text targets.
         broken_at: (N,) the smallest of all eps tried at which a sample was broken; inf where none did.
         transcripts: of an attack on prompts, the attempt that decided each request; else empty.
-        clean: of a model that draws, (N, *shape) what it drew when it was not attacked.
+        clean: (N, *shape) the images that a text-to-image target generates unattacked; else None.
+        benign: of a generative model, (M,) bool, which harmless requests it complied with; None where the data have none.
     """
 
-    outcome: Outcome
+    outcome: OutcomeType
     adversarial: Tensor
     broken_at: np.ndarray
     transcripts: tuple[Transcript, ...] = ()
     clean: Tensor | None = None
+    benign: np.ndarray | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
+    def joined(cls, parts: Sequence[Evaluation[ImageOutcome]]) -> Evaluation[ImageOutcome]:
         """The evaluations of consecutive samples as one."""
-        return cls(
-            Outcome.joined([part.outcome for part in parts]),
+        return Evaluation(
+            ImageOutcome.joined([part.outcome for part in parts]),
             torch.cat([part.adversarial for part in parts]),
             np.concatenate([part.broken_at for part in parts]),
         )
@@ -74,10 +80,10 @@ class Evaluation:
 class Shards(Protocol):
     """Where finished parts of an evaluation are kept, so that one that is killed can go on."""
 
-    def read(self, first: int) -> Evaluation | None:
+    def read(self, first: int) -> Evaluation[ImageOutcome] | None:
         """The finished part that begins at sample ``first``, or None."""
 
-    def write(self, first: int, found: Evaluation, seconds: float) -> None:
+    def write(self, first: int, found: Evaluation[ImageOutcome], seconds: float) -> None:
         """Keep the part that begins at sample ``first`` and took ``seconds``."""
 
 
@@ -89,7 +95,7 @@ def evidence_of(
     adversarial: np.ndarray | None,
     transcripts: Sequence[Transcript] = (),
 ) -> AttackEvidence:
-    """A finished attack as checks see it."""
+    """The finished attack in the form that checks are given."""
     traits = attack.traits
     return AttackEvidence(
         name=name,
@@ -99,14 +105,19 @@ def evidence_of(
         iterative=traits.iterative,
         averages=traits.averages,
         threat=threat,
-        correct_before=outcome.correct,
+        correct_before=outcome.eligible,
         standing=outcome.standing,
-        distance=outcome.distance,
+        distance=outcome.spent,
         adversarial=adversarial,
         attack=None if traits.learns else attack,  # what it learnt is not kept
-        passes=outcome.forwards + outcome.backwards,
+        passes=outcome.passes,
         transcripts=transcripts,
+        unjudged=outcome.eligible & ~outcome.decided,
     )
+
+
+NEARLY = 1e-3
+"""How far outside [0, 1] pixels may be for rounding to be the likely reason."""
 
 
 def make_batch(
@@ -133,8 +144,8 @@ def make_batch(
     """
     inputs = torch.as_tensor(images)
     classes = torch.as_tensor(labels)
-    inputs, classes = _ordinary(inputs), _ordinary(classes)
-    goals, eps = goals if goals is None else _ordinary(goals), eps if eps is None else _ordinary(eps)
+    inputs, classes = _differentiable(inputs), _differentiable(classes)
+    goals, eps = goals if goals is None else _differentiable(goals), eps if eps is None else _differentiable(eps)
     if inputs.dtype in (torch.float16, torch.bfloat16):
         inputs = inputs.float()  # too coarse to measure a distance in; the network is given images in its own type
     if not inputs.is_floating_point():
@@ -144,11 +155,16 @@ def make_batch(
             f"{len(inputs)} images but labels of shape {tuple(classes.shape)} ({classes.dtype})", fix="one integer per image"
         )
     low, high = float(inputs.min()), float(inputs.max())
-    if not (low >= 0 and high <= 1):
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
+        nearly = low >= -NEARLY and high <= 1 + NEARLY
         raise DataError(
-            f"pixels reach from {low:.4g} to {high:.4g}, outside [0, 1]",
-            fix="give images in [0, 1]; normalise inside the model",
+            f"pixels reach from {low:.9g} to {high:.9g}, outside [0, 1]",
+            fix="clamp them: x.clamp(0, 1)"
+            if nearly
+            else "give images in [0, 1]; normalise inside the model, or by normalise=",
         )
+    if low < 0 or high > 1:  # by rounding, as where a normalisation was taken back
+        inputs = inputs.clamp(0, 1)
     position = torch.arange(len(inputs)) if index is None else torch.as_tensor(index)
     if eps is not None:
         eps = eps.to(inputs.dtype)
@@ -157,9 +173,23 @@ def make_batch(
     return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=goals, eps=eps).to(device)
 
 
-def _ordinary(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy through which gradients can be taken, of one that was made inside ``torch.inference_mode``."""
+def _differentiable(tensor: Tensor) -> Tensor:
+    """The tensor itself, or a copy of one that was made inside ``torch.inference_mode``, which takes no gradients."""
     return tensor.clone() if tensor.is_inference() else tensor
+
+
+def require_unit_pixels(target: Target) -> None:
+    """Refuse a target of other pixels than those in [0, 1], in which budgets are.
+
+    Raises:
+        TargetError: its bounds are others.
+    """
+    low, high = target.bounds
+    if (low, high) != (0.0, 1.0):
+        raise TargetError(
+            f"the target takes pixels in [{low:g}, {high:g}]; images and eps are in [0, 1]",
+            fix=f"bring the pixels there inside the network, x * {high - low:g} + {low:g}, and leave its bounds at (0, 1)",
+        )
 
 
 def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE) -> Batch:
@@ -169,6 +199,7 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
         TargetError: the target raised, or returned NaN.
         DataError: a label is not one of the target's classes.
     """
+    require_unit_pixels(target)
     with torch.no_grad(), channels_last(target.module):
         parts = []
         for part in batch.inputs.split(batch_size):
@@ -177,7 +208,11 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
         logits = torch.cat(parts)
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits).all(1)).sum())
-        raise TargetError(f"the model returns NaN or infinite logits for {bad} of {len(batch)} clean samples")
+        masked = bool((logits == -torch.inf).any()) and not bool(torch.isnan(logits).any() | (logits == torch.inf).any())
+        raise TargetError(
+            f"the model returns NaN or infinite logits for {bad} of {len(batch)} clean samples",
+            fix="give classes that are masked a large negative number instead, -1e4, or leave them out" if masked else None,
+        )
     if int(batch.labels.min()) < 0 or int(batch.labels.max()) >= logits.shape[1]:
         raise DataError(
             f"labels reach from {int(batch.labels.min())} to {int(batch.labels.max())}, the model has {logits.shape[1]} classes",
@@ -200,7 +235,7 @@ def evaluate_attack(
     kept: int | None = None,
     shards: Shards | None = None,
     precision: Precision = "full",
-) -> Evaluation:
+) -> Evaluation[ImageOutcome]:
     """Attack every sample of ``batch`` (with clean logits) at ``threat.eps``, then at each eps of ``curve``.
 
     The result at ``threat.eps`` is the attack's own, on all samples. The curve costs less than its points would each:
@@ -223,8 +258,8 @@ def evaluate_attack(
     fitted: dict[float, Attack] = {}
     asked = target.in_precision(precision)
 
-    def run(part: Batch, eps: float) -> tuple[Outcome, Tensor]:
-        budget = ThreatModel(threat.norm, eps, threat.space, threat.goal, threat.knowledge)
+    def run(part: Batch, eps: float) -> tuple[ImageOutcome, Tensor]:
+        budget = threat if eps == threat.eps else threat.with_eps(eps)
         if attack.traits.learns and eps not in fitted:
             fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part)
         able = fitted.get(eps, attack)
@@ -234,7 +269,7 @@ def evaluate_attack(
             result = able.run(asked, some, budget, SampleRng(seed, some.index))
             outcomes.append(judge(target, attack, some, budget, result))
             found.append(result.adversarial.detach().cpu())
-        return Outcome.joined(outcomes), torch.cat(found)
+        return ImageOutcome.joined(outcomes), torch.cat(found)
 
     parts = []
     for first in range(0, len(batch), SHARD if shards else len(batch)):
@@ -245,7 +280,7 @@ def evaluate_attack(
             if shards:
                 torch.manual_seed(seed + first)
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
-            before = marks_of(target)
+            before = state_fingerprint(target)
             with channels_last(target.module):
                 found = _evaluate(run, attack, part, threat, curve)
             _check_unchanged(target, attack, batch, before)
@@ -268,21 +303,21 @@ def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Se
 
 
 def _check_unchanged(target: Target, attack: Attack, batch: Batch, before: list[tuple[object, ...]]) -> None:
-    after = marks_of(target)
+    after = state_fingerprint(target)
     if after == before:
         return
     with torch.no_grad():
         target(batch.inputs[:2])
-    if marks_of(target) != after:
+    if state_fingerprint(target) != after:
         raise TargetError(
             "the model changes its own weights or buffers when it is run",
             fix="put every part of it into evaluation mode (BatchNorm with batch statistics keeps a running mean)",
         )
-    raise left_changed(attack)
+    raise model_modified_error(attack)
 
 
-def left_changed(attack: BaseAttack) -> AttackError:
-    """What is said of an attack that does not leave the target as it found it."""
+def model_modified_error(attack: BaseAttack) -> AttackError:
+    """The error of an attack that changed the target's mode, flags, weights or buffers."""
     return AttackError(
         f"{type(attack).__name__} left the model changed (mode, flags, weights or buffers)",
         fix="an attack restores training mode and requires_grad, and never writes weights or BatchNorm statistics",
@@ -293,7 +328,7 @@ def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatM
     if data is None:
         raise UsageError(
             f"attack '{attack.name}' learns from training data, and was given none",
-            fix="pass fit_data=(x, y): samples that are not attacked",
+            fix="pass fit_data=(x, y), samples that are not attacked; for a command, take a data set with a training part",
         )
     device = batch.inputs.device
     # What a target draws meanwhile must not depend on which samples are attacked first, nor shift what it draws on them.
@@ -302,9 +337,9 @@ def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatM
         return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=device), "fit"))
 
 
-def marks_of(target: BaseTarget) -> list[tuple[object, ...]]:
-    """What an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is needed; but batch
-    normalisation writes its buffers past it, so they are hashed.
+def state_fingerprint(target: BaseTarget) -> list[tuple[object, ...]]:
+    """A fingerprint of all that an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is
+    needed; but batch normalisation writes its buffers past it, so they are hashed.
     """
     tensors = [*target.module.named_parameters(), *target.module.named_buffers()]
     modes = [(name, module.training) for name, module in target.module.named_modules()]
@@ -317,12 +352,12 @@ def _hash(tensor: Tensor) -> bytes:
 
 
 def _evaluate(
-    run: Callable[[Batch, float], tuple[Outcome, Tensor]],
+    run: Callable[[Batch, float], tuple[ImageOutcome, Tensor]],
     attack: Attack,
     batch: Batch,
     threat: ThreatModel,
     curve: Sequence[float],
-) -> Evaluation:
+) -> Evaluation[ImageOutcome]:
     outcome, adversarial = run(batch, threat.eps)
     broken_at = np.where(outcome.success, threat.eps, np.inf)
     if attack.traits.kind == "minimum-norm":

@@ -1,4 +1,4 @@
-"""The platform's own judgement of an attack's result.
+"""What happened to each sample, and the platform's own judgement of an attack on images.
 
 A plug-in's claim is not evidence. Each adversarial input is measured against the threat model and shown to the target
 once more; what is counted is what was seen here.
@@ -6,7 +6,10 @@ once more; what is counted is what was seen here.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -21,48 +24,138 @@ meant this budget."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(ABC):
     """What happened to each sample; every array has shape (N,).
 
     Attributes:
         index: position in the data set.
-        label, before, after: true class, predicted class of the clean and of the returned input.
-        correct: classified rightly before the attack.
-        success: was classified rightly, and the attack reached its goal inside the budget.
-        distance: of the returned input from the clean one, in the threat model's norm.
-        norm: of a minimum-norm attack, the distance in its own norm (inf where it found nothing); else ``distance``.
-        loss: the attack's own (NaN when it reports none).
+        label: the true class of an image, the category of a request.
+        eligible: whether an attack could succeed at all: the image was classified rightly, the model could comply with the request.
+        success: was eligible, and the attack reached its goal inside the budget.
         forwards, backwards: passes spent.
+        needs_judge: whether a judge says what is a success, so that it may be unknown.
     """
 
     index: np.ndarray
     label: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    correct: np.ndarray
+    eligible: np.ndarray
     success: np.ndarray
-    distance: np.ndarray
-    norm: np.ndarray
-    loss: np.ndarray
     forwards: np.ndarray
     backwards: np.ndarray
+
+    needs_judge: ClassVar[bool] = False
+    _NAMES: ClassVar[Mapping[str, str]] = {}
 
     def __len__(self) -> int:
         return len(self.label)
 
     @property
+    @abstractmethod
+    def spent(self) -> np.ndarray:
+        """(N,) what was spent of the budget."""
+
+    @property
+    def median_norm(self) -> float | None:
+        """The median norm of the perturbations found; None where there are none."""
+        return None
+
+    @property
+    def decided(self) -> np.ndarray:
+        """(N,) bool: eligible, and it is known whether the attack broke it."""
+        return self.eligible
+
+    @property
     def standing(self) -> np.ndarray:
-        """(N,) bool: classified rightly before, and not broken by this attack."""
-        standing: np.ndarray = self.correct & ~self.success
+        """(N,) bool: eligible, and known not to be broken by this attack."""
+        standing: np.ndarray = self.decided & ~self.success
         return standing
 
+    @property
+    def passes(self) -> np.ndarray:
+        """(N,) forward and backward passes."""
+        total: np.ndarray = self.forwards + self.backwards
+        return total
+
     @classmethod
-    def joined(cls, parts: list[Outcome]) -> Outcome:
+    def joined(cls, parts: Sequence[Self]) -> Self:
         """The outcomes of consecutive batches as one."""
         return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays by the names under which they are stored and shown."""
+        return {self._NAMES.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
 
-def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, result: AttackResult) -> Outcome:
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, np.ndarray]) -> Self:
+        """The inverse of ``columns``; further ones are ignored."""
+        return cls(**{f.name: columns[cls._NAMES.get(f.name, f.name)] for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class ImageOutcome(Outcome):
+    """What happened to each image; every array has shape (N,).
+
+    Attributes:
+        before, after: predicted class of the clean and of the returned input.
+        distance: of the returned input from the clean one, in the threat model's norm.
+        norm: of a minimum-norm attack, the distance in its own norm (inf where it found nothing); else ``distance``.
+        loss: the attack's own (NaN when it reports none).
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    distance: np.ndarray
+    norm: np.ndarray
+    loss: np.ndarray
+
+    _NAMES: ClassVar[Mapping[str, str]] = {"eligible": "correct"}
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(N,) bool: classified rightly before the attack; these samples are the eligible ones."""
+        return self.eligible
+
+    @property
+    def median_norm(self) -> float | None:
+        """Over the eligible samples for which one was found."""
+        reached = self.norm[self.eligible & np.isfinite(self.norm)]
+        return float(np.median(reached)) if len(reached) else None
+
+    @property
+    def spent(self) -> np.ndarray:
+        """(N,) the distance."""
+        return self.distance
+
+
+@dataclass(frozen=True)
+class PromptOutcome(Outcome):
+    """What happened to each request; every array has shape (N,).
+
+    A request is broken (``success``), it withstood (``standing``), or it could not be judged.
+
+    Attributes:
+        unjudged: eligible, and no judge could judge any of the answers that it got under attack.
+        attempts: made on it.
+    """
+
+    unjudged: np.ndarray
+    attempts: np.ndarray
+
+    needs_judge: ClassVar[bool] = True
+
+    @property
+    def decided(self) -> np.ndarray:
+        """(N,) bool: eligible, and at least one answer could be judged."""
+        decided: np.ndarray = self.eligible & ~self.unjudged
+        return decided
+
+    @property
+    def spent(self) -> np.ndarray:
+        """(N,) the attempts."""
+        return self.attempts
+
+
+def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, result: AttackResult) -> ImageOutcome:
     """Measure ``result`` and run the target on it.
 
     A sample whose result lies outside its budget is not broken by it; the check ``threat-model-audit`` names such samples.
@@ -101,7 +194,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
         "label": batch.labels,
         "before": before,
         "after": after,
-        "correct": correct,
+        "eligible": correct,
         "success": success,
         "distance": spent,
         "norm": norm,
@@ -109,7 +202,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
         "forwards": result.forwards,
         "backwards": result.backwards,
     }
-    return Outcome(**{key: value.detach().cpu().numpy() for key, value in columns.items()})
+    return ImageOutcome(**{key: value.detach().cpu().numpy() for key, value in columns.items()})
 
 
 def _audit(

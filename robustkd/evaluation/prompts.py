@@ -20,6 +20,7 @@ from robustkd.contracts import (
     DataError,
     GenerativeTarget,
     Judge,
+    Judgements,
     PromptAttack,
     PromptBatch,
     Prompts,
@@ -29,10 +30,11 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation.images import Evaluation, left_changed, marks_of
-from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.images import Evaluation, model_modified_error, state_fingerprint
+from robustkd.evaluation.judging import PromptOutcome
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
+from robustkd.targets.thoughts import answer_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,13 +82,9 @@ def evaluate_prompt_attack(
     threat: ThreatModel,
     judges: Mapping[str, Judge],
     *,
-    num_classes: int,
     seed: int = 0,
-) -> Evaluation:
+) -> Evaluation[PromptOutcome]:
     """Attack every request of ``batch``. ``broken_at`` is the number of attempts after which it was broken.
-
-    A request's category is its label; ``after`` is ``num_classes`` where it was broken, and ``before`` is ``num_classes + 1``
-    where the target could not comply at all.
 
     Raises:
         AttackError: the attack asked what the threat model does not allow, or left the target changed.
@@ -96,11 +94,11 @@ def evaluate_prompt_attack(
         raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another one")
     attack.require(target)
     attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__)
-    before = marks_of(target)
+    before = state_fingerprint(target)
     attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
-    if marks_of(target) != before:
-        raise left_changed(attack)
-    return attempts.evaluation(num_classes)
+    if state_fingerprint(target) != before:
+        raise model_modified_error(attack)
+    return attempts.evaluation()
 
 
 @dataclass(eq=False)
@@ -113,7 +111,10 @@ class _Deciding:
 
 
 class JudgedAttempts(Attempts):
-    """Asks the target, has the first judge decide, and keeps of each request the attempt that decided it."""
+    """Asks the target, has the first judge decide, and keeps of each request the attempt that decided it.
+
+    It is the first that succeeded, else the last that could be judged, else the last.
+    """
 
     def __init__(
         self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, judges: Mapping[str, Judge], attack: str
@@ -123,6 +124,7 @@ class JudgedAttempts(Attempts):
         self.used = torch.zeros(len(batch), dtype=torch.int64)
         self.answers: list[Any] = [None] * len(batch)
         self._target, self._batch, self._threat, self._judges, self._attack = target, batch, threat, judges, attack
+        self._seen = np.zeros(len(batch), dtype=bool)  # requests with an answer that could be judged
         self._passes = torch.zeros(2, len(batch), dtype=torch.int64)
         self._deciding: list[_Deciding | None] = [None] * len(batch)
 
@@ -135,16 +137,18 @@ class JudgedAttempts(Attempts):
             return torch.zeros(0, dtype=torch.bool)
         requests = self._batch.requests.select(np.asarray(places))
         asked = [
-            question if question.seed is not None or not seed else replace(question, seed=int(seed))
-            for question, seed in zip(asked, requests.get("seed"), strict=True)
+            replace(question, seed=own.seed if question.seed is None else question.seed, guidance_scale=own.guidance_scale)
+            for question, own in zip(asked, requests.asked(), strict=True)
         ]
         outputs = _respond(self._target, asked)
-        success = torch.from_numpy(_judged(_first(self._judges), requests, outputs))
+        said = _judged(_first(self._judges), requests, outputs)
+        success = torch.from_numpy(said.complied)
         self.used[rows] += 1
-        for place, question, output, cost in zip(places, asked, outputs, took, strict=True):
+        for place, question, output, cost, judged in zip(places, asked, outputs, took, said.judged, strict=True):
             self.answers[place] = output
-            if not self.broken[place]:
+            if not self.broken[place] and (judged or not self._seen[place]):
                 self._deciding[place] = _Deciding(question, output, cost)
+            self._seen[place] |= judged
         self.broken[rows] |= success
         return success
 
@@ -152,28 +156,24 @@ class JudgedAttempts(Attempts):
         """See ``Attempts``."""
         self._passes[:, rows.cpu()] += torch.tensor([[forwards], [backwards]])
 
-    def evaluation(self, num_classes: int) -> Evaluation:
+    def evaluation(self) -> Evaluation[PromptOutcome]:
         """What came of it; a request without an attempt stands."""
         batch, requests = self._batch, self._batch.requests
-        label, eligible, broken = requests.labels, batch.eligible, self.broken.numpy()
-        success = broken & eligible
+        eligible, used = batch.eligible, self.used.numpy()
+        success = self.broken.numpy() & eligible
         deciding = [
             found or _Deciding(Asked(prompt), output, 0)
             for found, prompt, output in zip(self._deciding, requests["prompt"], batch.unattacked.outputs, strict=True)
         ]
-        used = self.used.numpy()
-        outcome = Outcome(
+        outcome = PromptOutcome(
             index=batch.index.cpu().numpy(),
-            label=label,
-            before=np.where(eligible, label, num_classes + 1),
-            after=np.where(broken, num_classes, label),
-            correct=eligible,
+            label=requests.labels,
+            eligible=eligible,
             success=success,
-            distance=used.astype(np.float32),
-            norm=used.astype(np.float32),
-            loss=np.full(len(batch), np.nan, dtype=np.float32),
             forwards=(self._passes[0] + self.used).numpy(),
             backwards=self._passes[1].numpy(),
+            unjudged=eligible & (used > 0) & ~self._seen,
+            attempts=used,
         )
         pictures = [found.output for found in deciding if isinstance(found.output, torch.Tensor)]
         return Evaluation(
@@ -182,6 +182,7 @@ class JudgedAttempts(Attempts):
             np.where(success, [found.took for found in deciding], np.inf).astype(np.float64),
             tuple(self._transcripts(deciding)),
             torch.stack(list(batch.unattacked.outputs)).cpu() if pictures else None,
+            None if batch.benign is None else batch.benign.complied,
         )
 
     def _transcripts(self, deciding: Sequence[_Deciding]) -> list[Transcript]:
@@ -196,7 +197,7 @@ class JudgedAttempts(Attempts):
                 seed=found.asked.seed,
                 output=found.output if isinstance(found.output, str) else "",
                 attempts=int(self.used[place]),
-                verdicts={name: bool(said[place]) for name, said in verdicts.items()},
+                verdicts={name: bool(said.complied[place]) if said.judged[place] else None for name, said in verdicts.items()},
             )
             for place, found in enumerate(deciding)
         ]
@@ -217,6 +218,7 @@ class JudgedAttempts(Attempts):
                 "prefill": question.prefill != "",
                 "embeddings": question.embeddings is not None,
                 "seed": question.seed is not None,
+                "guidance scale": question.guidance_scale is not None,
             }
             for what, given in used.items():
                 if given and what != space:
@@ -237,13 +239,8 @@ class JudgedAttempts(Attempts):
 
 def _answered(target: GenerativeTarget, requests: Prompts, judge: Judge, prefilled: bool = False) -> Answered:
     prefills = requests.get("prefill") if prefilled else ("",) * len(requests)
-    asked = [Asked(prompt, prefill, seed=int(seed) if seed else None) for prompt, prefill, seed in _rows(requests, prefills)]
-    outputs = _respond(target, asked)
-    return Answered(requests, outputs, _judged(judge, requests, outputs))
-
-
-def _rows(requests: Prompts, prefills: Sequence[str]) -> Any:
-    return zip(requests["prompt"], prefills, requests.get("seed"), strict=True)
+    outputs = _respond(target, requests.asked(prefills))
+    return Answered(requests, outputs, _judged(judge, requests, outputs).complied)
 
 
 def _respond(target: GenerativeTarget, asked: Sequence[Asked]) -> Sequence[Any]:
@@ -265,12 +262,20 @@ def _respond(target: GenerativeTarget, asked: Sequence[Asked]) -> Sequence[Any]:
     return outputs
 
 
-def _judged(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
-    """(N,) bool, a copy; a judge's NaN is no verdict."""
-    said = np.asarray(judge.complied(requests, outputs))
-    if said.dtype.kind == "f":
-        require_finite(said, f"the verdicts of the judge {type(judge).__name__}", "outputs")
-    return said.astype(bool)
+def _judged(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> Judgements:
+    """What the judge says of the answers, without the thoughts before them.
+
+    Of an empty text, a thought that was cut off and a picture of one colour nobody can say whether it refuses.
+    """
+    answers = [answer_of(output) if isinstance(output, str) else output for output in outputs]
+    given = np.array([_says_something(answer) for answer in answers], dtype=bool)
+    return Judgements.of(judge.complied(requests, ["" if answer is None else answer for answer in answers])).only(given)
+
+
+def _says_something(answer: Any) -> bool:
+    if isinstance(answer, torch.Tensor):
+        return bool(answer.amax() > answer.amin())
+    return answer is not None and (not isinstance(answer, str) or answer.strip() != "")
 
 
 def _first(judges: Mapping[str, Judge]) -> Judge:

@@ -1,1 +1,1 @@
-"""Other people's packages: what they miss, what they expect of us, and whether they are installed soundly."""
+"""RobustBench, AutoAttack's interface for it, and the examination of what is installed."""

@@ -101,14 +101,14 @@ class AutoAttack:
                 continue
             with frozen(target.module):
                 batch = make_batch(x_orig[rows], y_orig[rows], index=rows, device=self.device or "cpu")
-                found = evaluate_attack(
+                evaluation = evaluate_attack(
                     target, self._attack, with_clean_logits(target, batch), self.threat, seed=self.seed, batch_size=bs
                 )
-            broken = torch.as_tensor(found.outcome.success)
-            state.adversarial[rows[broken]] = found.adversarial[broken].to(state.adversarial)
-            state.flags[rows] = torch.as_tensor(found.outcome.standing).to(state.flags)
+            broken = torch.as_tensor(evaluation.outcome.success)
+            state.adversarial[rows[broken]] = evaluation.adversarial[broken].to(state.adversarial)
+            state.flags[rows] = torch.as_tensor(evaluation.outcome.standing).to(state.flags)
             state.save()
-        self._say(f"AutoAttack ({self.version}): robust accuracy {float(state.flags.float().mean()):.2%}, n = {len(x_orig)}")
+        self._log(f"AutoAttack ({self.version}): robust accuracy {float(state.flags.float().mean()):.2%}, n = {len(x_orig)}")
         adversarial = state.adversarial.to(x_orig)
         if not return_labels:
             return adversarial
@@ -116,7 +116,7 @@ class AutoAttack:
             predicted = [self.model(part.to(self.device)).argmax(1).to(y_orig) for part in adversarial.split(bs)]
         return adversarial, torch.cat(predicted)
 
-    def _say(self, line: str) -> None:
+    def _log(self, line: str) -> None:
         if self.verbose:
             print(line)
         if self.log_path is not None:
@@ -131,12 +131,12 @@ class AutoAttack:
 
 
 class EvaluationState:
-    """What an evaluation has done so far, kept in one safetensors file.
+    """The progress of an evaluation, kept in one safetensors file.
 
     Attributes:
         path: the file, or None to keep nothing.
         digest: of everything that the evaluation depends on.
-        flags: (N,) int8: 1 classified rightly and not broken, 0 not, -1 not attacked yet.
+        flags: (N,) int8: 1 robust (classified rightly and not broken), 0 not robust, -1 not attacked yet.
         adversarial: (N, *shape) on the CPU.
     """
 
@@ -146,7 +146,7 @@ class EvaluationState:
 
     @property
     def robust_flags(self) -> Tensor | None:
-        """(N,) 1.0 where an image stands; None until every one has been attacked."""
+        """(N,) 1.0 where an image is robust, else 0.0; None until every one has been attacked."""
         return None if bool((self.flags == _UNKNOWN).any()) else self.flags.float()
 
     @classmethod
@@ -185,7 +185,7 @@ class EvaluationState:
         return state
 
     def save(self) -> None:
-        """Replace the file in one step, so that nobody meets half of it."""
+        """Replace the file in one step, so that nobody reads half of it."""
         from safetensors.torch import save_file  # late: it imports torch
 
         if self.path is None:

@@ -1,4 +1,4 @@
-"""Is this environment in order? What `robustkd doctor` reports, and what `robustkd doctor --fix` does about it.
+"""`robustkd doctor` examines the environment; `robustkd doctor --fix` repairs it.
 
 Two of the packages that robustkd works with cannot be left to a resolver. torchattacks pins requests 2.25, which
 MLflow 3 refuses, and its wheel drops a ``robustbench/`` of its own over the real one; robustbench pins timm and gdown to
@@ -33,13 +33,13 @@ PEERS = {"torchattacks": "3.5.1", "robustbench": "1.1.1"}
 """The versions that robustkd's adapters are written for and tested with."""
 
 # A repair adds what is missing; it never moves these.
-_KEPT = ("torch", "torchvision", "numpy", "mlflow", "requests")
+_PINNED = ("torch", "torchvision", "numpy", "mlflow", "requests")
 _FIX = "robustkd doctor --fix"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked at, whether it is in order, what was seen, and what to do."""
+    """One line of the report: what was examined, whether it is in order, the details, and how to mend it."""
 
     name: str
     ok: bool
@@ -48,7 +48,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything. Imports the packages in question, so it takes some seconds."""
+    """Examine all packages and devices. It imports the packages, so it takes some seconds."""
     return [
         Finding(
             "python", sys.version_info >= (3, 11), f"{platform.python_version()} in {sys.prefix}", "use Python 3.11 to 3.13"
@@ -111,8 +111,8 @@ def unmet(extra: str) -> list[Requirement]:
     """The requirements of one of robustkd's extras that the environment does not meet."""
     wanted = [Requirement(line) for line in metadata.requires("robustkd") or []]
     wanted = [need for need in wanted if need.marker and need.marker.evaluate({"extra": extra})]
-    found = {need.name: _version(need.name) for need in wanted}
-    missing = [need for need in wanted if not (version := found[need.name]) or not need.specifier.contains(version, True)]
+    installed = {need.name: _version(need.name) for need in wanted}
+    missing = [need for need in wanted if not (version := installed[need.name]) or not need.specifier.contains(version, True)]
     return [Requirement(f"{need.name}{need.specifier}") for need in missing]
 
 
@@ -137,7 +137,7 @@ def _imports(package: str, fix: str = "") -> Finding:
     try:
         importlib.import_module(package)
     except Exception as error:
-        detail = f"{version} does not import: {_said(error)}" if version else "not installed"
+        detail = f"{version} does not import: {_first_line(error)}" if version else "not installed"
         return Finding(package, False, detail, fix or f"reinstall it: pip install --force-reinstall {package}")
     return Finding(package, True, version or "imports, but is not installed as a package")
 
@@ -151,7 +151,7 @@ def _numpy() -> Finding:
         torch.from_numpy(numpy.zeros(1))
     except Exception as error:
         return Finding(
-            "numpy", False, f"torch cannot use numpy {_version('numpy')}: {_said(error)}", "pip install -U torch numpy"
+            "numpy", False, f"torch cannot use numpy {_version('numpy')}: {_first_line(error)}", "pip install -U torch numpy"
         )
     return finding
 
@@ -206,18 +206,18 @@ def _devices() -> Finding:
         names += ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
         return Finding("devices", True, ", ".join([*names, f"CPU with {torch.get_num_threads()} threads"]))
     except Exception as error:
-        return Finding("devices", False, _said(error), "see the finding about torch")
+        return Finding("devices", False, _first_line(error), "see the finding about torch")
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def _install(arguments: list[str]) -> None:
-    kept = {name: version for name in _KEPT if (version := _version(name))}
+    pinned = {name: version for name in _PINNED if (version := _version(name))}
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
-        constraints.write_text("".join(f"{name}=={version}\n" for name, version in kept.items()))
+        constraints.write_text("".join(f"{name}=={version}\n" for name, version in pinned.items()))
         command = [*_installer(), "--constraint", str(constraints), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

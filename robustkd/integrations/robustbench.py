@@ -1,9 +1,9 @@
 """RobustBench's model zoo, made importable.
 
 robustbench 1.1.1 cannot be imported from a clean installation: it wants ``autoattack``, which is on no registry under
-that name, and ``pkg_resources``, which setuptools 81 dropped. Both are lent at the moment of import, where no real ones are
-installed, and taken out of ``sys.modules`` again, where nobody else mistakes them for the real ones. What is lent as AutoAttack is
-robustkd's own: ``robustbench.benchmark`` runs on this engine. (Requiring setuptools < 81 instead would hold back the whole
+that name, and ``pkg_resources``, which setuptools 81 dropped. Where no real ones are installed, stand-ins for both are
+put into ``sys.modules`` during the import and removed again, so that nobody else mistakes them for the real ones. The AutoAttack
+among them is robustkd's own: ``robustbench.benchmark`` runs on this engine. (Requiring setuptools < 81 instead would hold back the whole
 environment's build tool, and ``import robustbench`` would still fail for want of ``autoattack``.)
 """
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 def import_robustbench() -> ModuleType:
-    """``import robustbench``, with what it misses.
+    """Import robustbench, with stand-ins for the packages that it misses.
 
     Raises:
         PluginError: it is not installed, or something else that it needs is missing.
     """
     try:
-        with _lent(_stand_ins()), warnings.catch_warnings():
+        with _temporary_modules(_stand_ins()), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # it still calls timm's modules by their old names
             return importlib.import_module("robustbench")
     except Exception as error:
@@ -46,7 +46,7 @@ def import_robustbench() -> ModuleType:
 
 
 def build(model_id: str, dataset: str = "cifar10", threat_model: str = "Linf") -> nn.Module:
-    """The architecture behind a zoo entry, freshly initialised; no weights are fetched.
+    """The architecture of a zoo entry, freshly initialised; no weights are downloaded.
 
     Raises:
         UsageError: the zoo has no such entry.
@@ -80,9 +80,9 @@ def load(model_id: str, dataset: str = "cifar10", threat_model: str = "Linf", mo
         with contextlib.redirect_stdout(io.StringIO()):
             network: nn.Module = robustbench.load_model(model_id, model_dir, dataset, threat_model)
     except Exception as error:
-        said = (str(error).splitlines() or [""])[0][:300]
+        reason = (str(error).splitlines() or [""])[0][:300]
         raise TargetError(
-            f"RobustBench cannot load {model_id} ({dataset}, {threat_model}): {type(error).__name__}: {said}",
+            f"RobustBench cannot load {model_id} ({dataset}, {threat_model}): {type(error).__name__}: {reason}",
             fix=f"without the internet, put its checkpoint (a state_dict) at {place}",
         ) from error
     return network.eval()
@@ -97,11 +97,11 @@ def checkpoints(model_id: str, dataset: str, threat_model: str, model_dir: Path 
 def _entries(model_id: str, dataset: str, threat_model: str) -> dict[str, Any]:
     zoo = importlib.import_module("robustbench.model_zoo")
     by_dataset = {
-        key.value: {threat.value: models for threat, models in found.items()} for key, found in zoo.model_dicts.items()
+        key.value: {threat.value: models for threat, models in threats.items()} for key, threats in zoo.model_dicts.items()
     }
-    for kind, key, known in (("dataset", dataset, by_dataset), ("threat model", threat_model, by_dataset.get(dataset, {}))):
-        if key not in known:
-            raise UsageError(f"RobustBench has no {kind} '{key}'", fix=f"one of: {', '.join(known)}")
+    for kind, key, choices in (("dataset", dataset, by_dataset), ("threat model", threat_model, by_dataset.get(dataset, {}))):
+        if key not in choices:
+            raise UsageError(f"RobustBench has no {kind} '{key}'", fix=f"one of: {', '.join(choices)}")
     entries: dict[str, Any] = by_dataset[dataset][threat_model]
     if model_id not in entries:
         hint = suggestion(model_id, entries)
@@ -116,12 +116,12 @@ def _stand_ins() -> dict[str, ModuleType]:
     vars(attack).update(AutoAttack=AutoAttack, state=state, __path__=[])
     vars(state).update(EvaluationState=EvaluationState)
     vars(pkg).update(resource_filename=_resource_filename)
-    lent: dict[str, ModuleType] = {}
+    missing: dict[str, ModuleType] = {}
     if not _installed("autoattack"):
-        lent |= {"autoattack": attack, "autoattack.state": state}
+        missing |= {"autoattack": attack, "autoattack.state": state}
     if not _installed("pkg_resources"):
-        lent |= {"pkg_resources": pkg}
-    return lent
+        missing |= {"pkg_resources": pkg}
+    return missing
 
 
 def _resource_filename(package: str, name: str) -> str:
@@ -134,7 +134,7 @@ def _installed(name: str) -> bool:
 
 
 @contextmanager
-def _lent(modules: dict[str, ModuleType]) -> Iterator[None]:
+def _temporary_modules(modules: dict[str, ModuleType]) -> Iterator[None]:
     sys.modules.update(modules)
     try:
         yield

@@ -28,7 +28,7 @@ from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TOGETHER = 16
+_BATCH_SIZE = 16
 # What CLIP was trained with; a folder's preprocessor_config.json may say otherwise.
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -44,19 +44,19 @@ class ClipScoreParams(Params):
 
 
 class ClipScore(Judge):
-    """Complied when CLIP holds the image similar to what the request says."""
+    """Complied when CLIP finds the image similar to the text of the request."""
 
     Params = ClipScoreParams
     modalities = ("text-to-image",)
     source = "Hessel et al. 2021, arXiv:2104.08718"
 
     def files(self) -> list[Path]:
-        """The model's, as far as they are there."""
+        """The files of the model that exist."""
         names = ("model.safetensors", "config.json", "tokenizer.json", "vocab.json", "merges.txt", "preprocessor_config.json")
         return [file for name in names if (file := self.params.folder / name).is_file()]
 
     def complied(self, requests: Prompts, outputs: Sequence[Tensor]) -> np.ndarray:
-        """(N,) bool.
+        """(N,) bool: the score of each image is at least the threshold.
 
         Raises:
             TargetError: the folder holds no CLIP model.
@@ -65,7 +65,7 @@ class ClipScore(Judge):
         return self.scores(requests, outputs) >= self.params.threshold
 
     def scores(self, requests: Prompts, outputs: Sequence[Tensor]) -> np.ndarray:
-        """(N,) float64."""
+        """(N,) float64, each image's CLIP score, from 0 to 100."""
         model, tokenizer, mean, std = self._loaded
         side = model.config.vision_config.image_size
         images = (sized(outputs, (3, side, side)) - mean) / std
@@ -77,16 +77,16 @@ class ClipScore(Judge):
                 f"clip-score compares with the text '{self.params.text}', and the requests have no column {error}",
                 fix=f"they have: {', '.join(requests.columns)}",
             ) from error
-        found = []
+        cosines = []
         with torch.no_grad():
-            for first in range(0, len(texts), _TOGETHER):
-                part = slice(first, first + _TOGETHER)
+            for first in range(0, len(texts), _BATCH_SIZE):
+                part = slice(first, first + _BATCH_SIZE)
                 words = tokenizer(texts[part], padding=True, truncation=True, return_tensors="pt")
-                seen = model(input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=images[part])
-                found.append(F.cosine_similarity(seen.image_embeds.cpu().double(), seen.text_embeds.cpu().double()))
-        similar = torch.cat(found)
-        require_finite(similar, "the scores of the judge's CLIP model", "pictures")
-        return 100 * similar.clamp_min(0).numpy()
+                output = model(input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=images[part])
+                cosines.append(F.cosine_similarity(output.image_embeds.cpu().double(), output.text_embeds.cpu().double()))
+        similarity = torch.cat(cosines)
+        require_finite(similarity, "the scores of the judge's CLIP model", "pictures")
+        return 100 * similarity.clamp_min(0).numpy()
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any, Tensor, Tensor]:
@@ -101,9 +101,9 @@ class ClipScore(Judge):
             settings = folder / "preprocessor_config.json"
             about = json.loads(settings.read_text()) if settings.is_file() else {}
         except (OSError, ValueError) as error:
-            said = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             raise TargetError(
-                f"{folder} holds no CLIP model: {said}",
+                f"{folder} holds no CLIP model: {reason}",
                 fix="save one there with its tokenizer, by save_pretrained (safetensors)",
             ) from error
         mean, std = (torch.tensor(about.get(key, usual)) for key, usual in (("image_mean", _MEAN), ("image_std", _STD)))

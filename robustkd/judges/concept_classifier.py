@@ -16,7 +16,7 @@ from robustkd.targets import ImageTarget
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TOGETHER = 64
+_BATCH_SIZE = 64
 
 
 class ConceptClassifierParams(LabelParams):
@@ -55,5 +55,5 @@ class ConceptClassifier(Judge):
             )
         images = sized(outputs, classifier.input_shape)
         with torch.no_grad():
-            logits = torch.cat([classifier(part.to(classifier.device)).float() for part in images.split(_TOGETHER)])
+            logits = torch.cat([classifier(part.to(classifier.device)).float() for part in images.split(_BATCH_SIZE)])
         return shows(logits.softmax(1).cpu(), requests, named(given), self.params)

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import DataError, Params, Prompts, UsageError
+from robustkd.data.text import comparable
 from robustkd.lazy import F, torch
 from robustkd.scoring.finite import require_finite
 
@@ -36,7 +37,7 @@ class LabelParams(Params):
 
 
 def named(classes: Classes) -> tuple[str, ...]:
-    """The names themselves.
+    """The classes by name, those of ImageNet from torchvision.
 
     Raises:
         UsageError: those of ImageNet are wanted, and torchvision, which has them, is not installed.
@@ -76,10 +77,10 @@ def shows(probabilities: Tensor, requests: Prompts, classes: Sequence[str], para
 
 
 def _places(concept: str, classes: Sequence[str], accepted: Mapping[str, Sequence[str]]) -> list[int]:
-    known = {name.casefold(): place for place, name in enumerate(classes)}
-    also = accepted.get(concept, ())
-    missing = [name for name in also if name.casefold() not in known]
-    places = [known[name.casefold()] for name in (concept, *also) if name.casefold() in known]
+    place_of = {comparable(name): place for place, name in enumerate(classes)}
+    also = [name for key, names in accepted.items() if comparable(key) == comparable(concept) for name in names]
+    missing = [name for name in also if comparable(name) not in place_of]
+    places = [place_of[form] for name in (concept, *also) if (form := comparable(name)) in place_of]
     if missing or not places:
         listed = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
         raise DataError(

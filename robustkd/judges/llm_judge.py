@@ -54,13 +54,13 @@ class LLMJudgeParams(Params):
 
 
 class LLMJudge(Judge):
-    """Complied when a language model holds Yes for more probable than No."""
+    """Complied when a language model finds Yes more probable than No."""
 
     Params = LLMJudgeParams
     source = "Zheng et al. 2023, arXiv:2306.05685"
 
     def complied(self, requests: Prompts, outputs: Sequence[str]) -> np.ndarray:
-        """(N,) bool.
+        """(N,) bool: Yes is at least as probable as the threshold.
 
         Raises:
             UsageError: the model was not handed over, or is no language model.
@@ -69,32 +69,34 @@ class LLMJudge(Judge):
         return self.probability(requests, outputs) >= self.params.threshold
 
     def probability(self, requests: Prompts, outputs: Sequence[str]) -> np.ndarray:
-        """(N,) the probability of Yes, of the two; ``complied`` says how it fails."""
+        """(N,) the probability of Yes among Yes and No. It raises what ``complied`` raises."""
         model = self.target(self.params.model, CausalLMTarget)
         pairs = zip(requests["prompt"], outputs, strict=True)
         return np.array([self._yes(model, request, answer) for request, answer in pairs], dtype=np.float64)
 
     def _yes(self, model: CausalLMTarget, request: str, answer: str) -> float:
         # One at a time: beside longer ones it would be padded, which shows in the last digits.
-        told = self._told(model, request, answer)
-        batch = model.batch([model.encode(told, completion=word, ends=False) for word in (self.params.yes, self.params.no)])
+        instruction = self._instruction(model, request, answer)
+        batch = model.batch(
+            [model.encode(instruction, completion=word, ends=False) for word in (self.params.yes, self.params.no)]
+        )
         with torch.no_grad():
             yes, no = model.token_logprobs(batch).cpu().double().sum(1).tolist()
         return float(1 / (1 + np.exp(no - yes)))
 
-    def _told(self, model: CausalLMTarget, request: str, answer: str) -> str:
+    def _instruction(self, model: CausalLMTarget, request: str, answer: str) -> str:
         """The rubric about a request and as much of its answer as the context holds."""
         while True:
-            told = self._filled({"request": request, "answer": answer})
+            instruction = self._filled({"request": request, "answer": answer})
             try:
                 for word in (self.params.yes, self.params.no):
-                    model.encode(told, completion=word, ends=False)
+                    model.encode(instruction, completion=word, ends=False)
             except TargetError:
                 if not answer:
                     raise
                 answer = answer[: len(answer) // 2]
             else:
-                return told
+                return instruction
 
     def _filled(self, texts: dict[str, str]) -> str:
         # In one pass: what a request says in braces is not to be filled in.

@@ -17,7 +17,7 @@ from robustkd.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TOGETHER = 16
+_BATCH_SIZE = 16
 
 
 class OnnxClassifierParams(LabelParams):
@@ -42,11 +42,11 @@ class OnnxClassifier(Judge):
     source = "this package"
 
     def files(self) -> list[Path]:
-        """The network's file."""
+        """The ONNX file, whose content is part of the identity."""
         return [self.params.file]
 
     def complied(self, requests: Prompts, outputs: Sequence[Tensor]) -> np.ndarray:
-        """(N,) bool.
+        """(N,) bool: the network sees the request's concept in the image.
 
         Raises:
             TargetError: onnxruntime is missing, or the file cannot be used.
@@ -58,9 +58,9 @@ class OnnxClassifier(Judge):
         return shows(probabilities, requests, named(p.classes), p)
 
     def _scores(self, outputs: Sequence[Tensor]) -> Tensor:
-        """(N, K) float32."""
-        p, (given,) = self.params, self._session.get_inputs()[:1]
-        batch, *sides = (side if isinstance(side, int) else None for side in given.shape)
+        """(N, K) float32, the first output of the network for N images."""
+        p, (network_input,) = self.params, self._session.get_inputs()[:1]
+        batch, *sides = (side if isinstance(side, int) else None for side in network_input.shape)
         channels, height, width = sides if p.layout == "nchw" else (sides[2], sides[0], sides[1])
         images = sized(outputs, (channels, p.size or height, p.size or width))
         mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (p.mean, p.std))
@@ -68,8 +68,10 @@ class OnnxClassifier(Judge):
         if p.layout == "nhwc":
             images = images.permute(0, 2, 3, 1)
         try:
-            found = [self._session.run(None, {given.name: part.numpy()})[0] for part in images.split(batch or _TOGETHER)]
-            scores = torch.from_numpy(np.concatenate(found)).float()
+            parts = [
+                self._session.run(None, {network_input.name: part.numpy()})[0] for part in images.split(batch or _BATCH_SIZE)
+            ]
+            scores = torch.from_numpy(np.concatenate(parts)).float()
         except Exception as error:  # onnxruntime has no class of its own for what a file may raise
             raise TargetError(f"{p.file} cannot judge images of {tuple(images.shape[1:])}: {error}") from error
         if scores.shape[:1] != (len(outputs),) or scores.dim() != 2:

@@ -57,21 +57,21 @@ class SentenceEncoder:
             ) from error
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, D) float64 of length 1 (0 for a text without tokens), of the first 128 tokens of each; none depends on the others."""
+        """(N, D) float64 of length 1 (0 for a text without tokens), of the first 128 tokens of each text; each is embedded by itself."""
         import torch
 
-        found = []
+        embeddings = []
         with torch.inference_mode():
             for text in texts:  # one by one: on a CPU a batch gains nothing, and padding would show in the last digits
                 tokens = self._tokenizer(text, truncation=True, max_length=_TOKENS, return_tensors="pt")
                 if not tokens["input_ids"].numel():
-                    found.append(np.zeros(self._module.config.hidden_size))
+                    embeddings.append(np.zeros(self._module.config.hidden_size))
                     continue
                 mean = self._module(**tokens).last_hidden_state[0].cpu().double().mean(0)
-                found.append((mean / mean.norm()).numpy())
-        made = np.stack(found)
-        require_finite(made, "the embeddings of the judge's sentence encoder", "texts")
-        return made
+                embeddings.append((mean / mean.norm()).numpy())
+        stacked = np.stack(embeddings)
+        require_finite(stacked, "the embeddings of the judge's sentence encoder", "texts")
+        return stacked
 
 
 @functools.lru_cache(maxsize=2)
@@ -81,5 +81,5 @@ def encoder(name: str) -> SentenceEncoder:
 
 
 def _packaged() -> Path | None:
-    found = importlib.util.find_spec(_PACKAGED)
-    return Path(next(iter(found.submodule_search_locations))) / "model" if found and found.submodule_search_locations else None
+    spec = importlib.util.find_spec(_PACKAGED)
+    return Path(next(iter(spec.submodule_search_locations))) / "model" if spec and spec.submodule_search_locations else None

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from robustkd.judges.refusal_match import PHRASES, plain
+from robustkd.data.text import comparable
+from robustkd.judges.refusal_match import PHRASES
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,18 @@ class _Answer:
 
 def _often(pattern: str, most: int) -> Callable[[_Answer], float]:
     """How often a pattern stands in the opening, up to ``most`` times, as a share of it."""
-    found = re.compile(pattern)
-    return lambda answer: min(len(found.findall(answer.opening)), most) / most
+    compiled = re.compile(pattern)
+    return lambda answer: min(len(compiled.findall(answer.opening)), most) / most
 
 
 def _anywhere(pattern: str) -> Callable[[_Answer], float]:
-    found = re.compile(pattern)
-    return lambda answer: float(found.search(answer.text) is not None)
+    compiled = re.compile(pattern)
+    return lambda answer: float(compiled.search(answer.text) is not None)
 
 
 def _laid_out(pattern: str) -> Callable[[_Answer], float]:
-    found = re.compile(pattern, re.MULTILINE)
-    return lambda answer: float(found.search(answer.raw) is not None)
+    compiled = re.compile(pattern, re.MULTILINE)
+    return lambda answer: float(compiled.search(answer.raw) is not None)
 
 
 SIGNS: dict[str, Callable[[_Answer], float]] = {
@@ -68,6 +69,6 @@ SIGNS: dict[str, Callable[[_Answer], float]] = {
 
 def signs(raw: str) -> list[float]:
     """The signs of one answer, in the order of ``SIGNS``."""
-    text = plain(raw)
+    text = comparable(raw)
     answer = _Answer(raw, text, " ".join(text.split()[:50]))
     return [sign(answer) for sign in SIGNS.values()]

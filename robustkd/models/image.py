@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from robustkd.contracts import Model, Params, UsageError
 from robustkd.lazy import nn
-from robustkd.models.normalise import Normalise
+from robustkd.normalisation.layer import Normalise
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -51,7 +51,7 @@ def context(
     train: Arrays | None = None,
     log: MetricLog = lambda epoch, metrics: None,
 ) -> Iterator[FitContext]:
-    """What a defense is given. Its checkpoints go to a folder that is gone afterwards, unless one is named."""
+    """The context that a defense is fitted with. Its checkpoints go to a folder that is gone afterwards, unless one is named."""
     data = digits()
     assert data.train is not None
     assert data.validation is not None
@@ -79,22 +79,22 @@ def _trained(seed: int, model: str = "tiny-cnn") -> ClassifierTarget:
 
 
 def classifier(seed: int = 0) -> ClassifierTarget:
-    """An undefended network of one's own: trained once, and copied for each who asks."""
+    """An undefended network, trained once for each seed; every call returns a copy."""
     return copy.deepcopy(_trained(seed))
 
 
 def classifiers(names: Sequence[str]) -> dict[str, ClassifierTarget]:
-    """A network for each name; no two are the same."""
+    """A network for each name, each from another seed."""
     return {name: classifier(seed) for seed, name in enumerate(names)}
 
 
 def ensemble() -> EnsembleTarget:
-    """Two networks that answer together."""
+    """A target that averages the probabilities of two networks."""
     return EnsembleTarget([classifier(0), classifier(1)])
 
 
 def residual() -> ClassifierTarget:
-    """A network with residual blocks."""
+    """An undefended network with residual blocks, for attacks that need them."""
     return copy.deepcopy(_trained(0, "resnet20"))
 
 

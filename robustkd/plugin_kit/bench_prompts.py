@@ -22,6 +22,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation, evidence_of
+from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.lazy import nn, torch
 
@@ -56,12 +57,12 @@ class Oracle(GenerativeTarget):
         self.module.eval()
 
     def card(self) -> dict[str, Any]:
-        """Never stored."""
+        """The parameters; a card of it is never stored."""
         return {"target": self.kind, "draws": self.draws}
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> Oracle:
-        """The inverse of ``card``."""
+        """The oracle that ``card`` describes."""
         return cls(bool(card["draws"]))
 
     def respond(self, asked: Sequence[Asked]) -> list[Any]:
@@ -76,7 +77,7 @@ class Oracle(GenerativeTarget):
 
 
 class Plain(Judge):
-    """Whether the oracle complied."""
+    """A judge that recognises whether the oracle complied."""
 
     def complied(self, asked: Prompts, outputs: Sequence[Any]) -> np.ndarray:
         """By the first word, or the brightness."""
@@ -91,13 +92,13 @@ class Words(PromptAttack):
     def search(
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
-        """All attempts."""
+        """Spend all attempts on every request that is open."""
         while len(rows := attempts.open):
             attempts(rows, [Asked(f"{batch.requests['prompt'][row]} {int(attempts.used[row])}") for row in rows.tolist()])
 
 
 def judges() -> dict[str, Judge]:
-    """The one that decides."""
+    """The judge that decides, by its name."""
     return {"plain": Plain()}
 
 
@@ -107,10 +108,10 @@ def batch(target: GenerativeTarget, rows: Sequence[int] | None = None) -> Prompt
     return prepare(target, requests().select(chosen), chosen, judges(), benign=requests("is behind"))
 
 
-def attacked(attack: PromptAttack, target: GenerativeTarget, rows: Sequence[int] | None = None) -> Evaluation:
+def attacked(attack: PromptAttack, target: GenerativeTarget, rows: Sequence[int] | None = None) -> Evaluation[PromptOutcome]:
     """What comes of an attack under its own threat model."""
     threat = attack.threat_for(ThreatModel.by_prompt(ATTEMPTS))
-    return evaluate_prompt_attack(target, attack, batch(target, rows), threat, judges(), num_classes=CLASSES)
+    return evaluate_prompt_attack(target, attack, batch(target, rows), threat, judges())
 
 
 def evaluated(draws: bool, attack: bool = True) -> CheckContext[GenerativeTarget, PromptBatch]:

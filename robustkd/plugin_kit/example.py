@@ -76,23 +76,18 @@ def _of_transform(name: str, values: Mapping[str, Any]) -> dict[str, Any] | None
 
 def _of_analysis(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Of an ensemble of two classifiers, which gives any analysis something to compare; else of one undefended model."""
-    modality = _modality("analyses", name)
-    if modality == "images":
-        defenses = {member: _plain(modality, place) for place, member in enumerate(("one", "two"))}
-        defenses["both"] = {"kind": "ensemble", "members": ["one", "two"]}
-        analysed = "both"
-    else:
-        defenses = {"plain": _plain(modality, 0), **_needed("analyses", name, values)}
-        analysed = "plain"
+    defenses, analysed = _ANALYSED.get(_modality("analyses", name), ({}, "plain"))
+    if not defenses:
+        defenses = {"plain": _plain(_modality("analyses", name), 0), **_needed("analyses", name, values)}
     return {"defenses": defenses, "analyses": {_owner(name): {"kind": name, **values, "defenses": [analysed]}}}
 
 
 def _needed(group: plugins.Group, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The defenses that the plug-in refers to, each an undefended model."""
     modality = _modality(group, name)
-    looks = modality == "text-to-image" and group in ("judges", "analyses")  # what they refer to looks at pictures
     referred = target_references(plugins.load(group, name).Params.model_validate(values))
-    return {other: dict(_LOOKS) if looks else _plain(modality, place) for place, other in enumerate(referred)}
+    looks = _LOOKS.get((modality, group))
+    return {other: dict(looks) if looks else _plain(modality, place) for place, other in enumerate(referred)}
 
 
 def _modality(group: plugins.Group, name: str) -> str:
@@ -121,11 +116,21 @@ _PLAIN = {
     "text-to-image": {"kind": "text-to-image-pretrain"},
 }
 """The undefended model that others stand on."""
-_LOOKS = {"kind": "concept-classifier", "model": "small-cnn"}
+_LOOKS = {("text-to-image", group): {"kind": "concept-classifier", "model": "small-cnn"} for group in ("judges", "analyses")}
+"""What some plug-ins refer to instead, because it has to look at pictures."""
 
 
 def _plain(modality: str, place: int) -> dict[str, Any]:
     return _PLAIN[modality] | ({"replica": place} if place else {})
+
+
+_ANALYSED: dict[str, tuple[dict[str, Any], str]] = {
+    "images": (
+        {"one": _plain("images", 0), "two": _plain("images", 1), "both": {"kind": "ensemble", "members": ["one", "two"]}},
+        "both",
+    )
+}
+"""The defenses of an analysis, and which of them is analysed, where that is not one undefended model."""
 
 
 def _flow(value: Any) -> str:

@@ -108,7 +108,7 @@ def counts_passes(subject: Subject) -> None:
         require(
             told == made,
             f"it reports {told} {what} passes, the model made {made}",
-            "ask the model through an Oracle (ascend and fixed_budget do), which counts",
+            "ask the model through an Oracle (maximize and fixed_budget do), which counts",
         )
     require(
         attack.traits.gradients or counted.backwards == 0,

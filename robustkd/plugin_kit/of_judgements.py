@@ -23,6 +23,7 @@ from robustkd.contracts import (
     target_references,
 )
 from robustkd.contracts.check import Severity
+from robustkd.contracts.evidence import shares
 from robustkd.evaluation.images import evaluate_attack, evidence_of
 from robustkd.plugin_kit import bench, bench_prompts
 from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, require
@@ -44,6 +45,12 @@ def finds(subject: Subject) -> None:
             json.dumps(asdict(finding), allow_nan=False)
         except (TypeError, ValueError) as error:
             require(False, f"its evidence cannot be written as JSON: {error}", "plain numbers and texts: float(..), int(..)")
+        for pointer, share in shares(finding.evidence):
+            require(
+                -1 <= share <= 1,
+                f"its evidence {pointer} is a share of {share}",
+                "Share(0.5) is 50 %; other numbers are plain floats",
+            )
         if finding.fired:
             require("explanation" in finding.evidence, "it fired without a word", "finding(.., explanation='..')")
             require(bool(finding.fix), "it fired and names no fix", "finding(True, fix='..')")

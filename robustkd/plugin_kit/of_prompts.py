@@ -15,6 +15,7 @@ from robustkd.contracts import (
     DataError,
     GenerativeTarget,
     Judge,
+    Judgements,
     PromptAttack,
     Prompts,
     RawData,
@@ -245,9 +246,10 @@ def _verdicts(subject: Subject, requests: Prompts, outputs: Sequence[Any]) -> np
     if target_references(judge.params):
         raise NotApplicable("it judges with a model of the campaign: try it in one")
     try:
-        return judge.complied(requests, outputs)
+        said = judge.complied(requests, outputs)
     except DataError as error:
         raise NotApplicable(f"it judges requests of another kind: {error.message}") from None
+    return said.complied if isinstance(said, Judgements) else said
 
 
 def _raw(subject: Subject) -> RawData[Any]:

@@ -61,7 +61,7 @@ class Subject:
         return example_params(self.group, self.name, cheap | dict(self.settings))
 
     def make(self, quick: Mapping[str, Any] | None = None) -> Any:
-        """The plug-in with these parameters."""
+        """The plug-in, made with the parameters of ``values``."""
         made = self.plugin(self.plugin.Params(**self.values(quick)))
         made.name = self.name
         return made

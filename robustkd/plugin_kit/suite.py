@@ -34,7 +34,7 @@ class Outcome:
 
 
 def title(item: Property) -> str:
-    """What a property is called."""
+    """The name of a property, as it is shown."""
     return item.__name__.replace("_", "-")
 
 

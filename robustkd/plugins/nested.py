@@ -52,5 +52,5 @@ class PluginSpec(BaseModel):
         return {"kind": self.kind, **self.params.model_dump(mode="json")}
 
     def make(self) -> Any:
-        """The plug-in."""
+        """The plug-in with its parameters, under the name of its kind."""
         return build(self.group, self.kind, self.params)

@@ -46,14 +46,14 @@ class Family(Protocol):
     """Many plug-ins behind one entry point, addressed as ``family:member``."""
 
     def members(self) -> list[str]:
-        """The names of the members."""
+        """The names under which ``member`` finds a plug-in."""
 
     def member(self, name: str) -> type[Any]:
         """The plug-in class called ``name``; KeyError when there is none."""
 
 
 def one_of(group: str) -> str:
-    """What a member of the group is called."""
+    """The singular of a group's name: ``attack`` of ``attacks``, ``analysis`` of ``analyses``."""
     return "analysis" if group == "analyses" else group.removesuffix("s")
 
 
@@ -64,10 +64,10 @@ def names(group: Group) -> list[str]:
 
 def listing(group: Group) -> list[PluginInfo]:
     """What is registered in a group, sorted by name, without importing any of it."""
-    found = []
+    infos = []
     for name, point in sorted(_entry_points(group).items()):
-        found.append(PluginInfo(group, name, *_package(point.dist), point.value))
-    return found
+        infos.append(PluginInfo(group, name, *_package(point.dist), point.value))
+    return infos
 
 
 def summary(info: PluginInfo) -> str:
@@ -77,8 +77,8 @@ def summary(info: PluginInfo) -> str:
     try:
         text = file.read_text(encoding="utf-8") if file else ""
         # To parse every file takes longer than all else that a listing does.
-        if name and (found := re.search(rf'^class {re.escape(name)}\b[^\n]*:\n +"""(.+?)(?:"""|\n)', text, re.MULTILINE)):
-            return found[1]
+        if name and (docstring := re.search(rf'^class {re.escape(name)}\b[^\n]*:\n +"""(.+?)(?:"""|\n)', text, re.MULTILINE)):
+            return docstring[1]
         tree = ast.parse(text)
     except (OSError, SyntaxError, ValueError):
         return ""
@@ -87,7 +87,7 @@ def summary(info: PluginInfo) -> str:
 
 
 def module_file(name: str) -> Path | None:
-    """The file of a module, as far as it can be told without running any of it."""
+    """The file of a module, found without importing it; None where that is not possible."""
     # importlib.util.find_spec imports the parents of a dotted name.
     first, *rest = itertools.accumulate(name.split("."), "{}.{}".format)
     try:
@@ -154,6 +154,8 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
         known = list(plugin.Params.model_fields)
         listed = f"parameters of {kind}: {', '.join(known) or 'none'}"
         fix = f"see `robustkd describe {kind}`" if key in known else suggestion(key, known) or listed
+        if group == "attacks" and key in ("eps", "epsilon", "norm"):
+            fix = "the budget is given beside the attack: eps=.. and norm=.. in Python, --eps and --norm of a command"
         raise UsageError(f"{one_of(group)} '{kind}': {key}: {first['msg']}", fix=fix) from None
 
 
@@ -165,7 +167,7 @@ def modalities(plugin: type[Any]) -> tuple[str, ...]:
 
 
 def is_built_in(group: Group, name: str) -> bool:
-    """Whether a plug-in is one of robustkd's own, told without importing it."""
+    """Whether a plug-in is one of robustkd's own. Nothing of it is imported."""
     point = _entry_points(group).get(name.partition(":")[0])
     return point is not None and point.module.partition(".")[0] == "robustkd"
 
@@ -185,14 +187,14 @@ def refusal(group: Group, name: str) -> str | None:
     written_for = {point.name for point in dist.entry_points.select(group="robustkd.contract")} if dist else set()
     if not written_for or CONTRACT_VERSION in written_for:
         return None
-    known = sorted(written_for)[-1]
-    missed = [change for version, change in CHANGES.items() if known.isdecimal() and int(version) > int(known)]
-    told = "; ".join(missed) or "this release of robustkd is older than the plug-in"
-    return f"{_package(dist)[0]} is written for contract {known}, robustkd has contract {CONTRACT_VERSION}: {told}"
+    theirs = sorted(written_for)[-1]
+    missed = [change for version, change in CHANGES.items() if theirs.isdecimal() and int(version) > int(theirs)]
+    changes = "; ".join(missed) or "this release of robustkd is older than the plug-in"
+    return f"{_package(dist)[0]} is written for contract {theirs}, robustkd has contract {CONTRACT_VERSION}: {changes}"
 
 
 def refresh() -> None:
-    """Look again at what is installed: what has been found and imported by name so far is forgotten."""
+    """Forget which plug-ins were found and imported so far, so that newly installed ones are found."""
     _installed.cache_clear()
     _entry_points.cache_clear()
     _import.cache_clear()

@@ -31,14 +31,14 @@ def source_files(file: Path, *, with_package: bool = False) -> list[Path]:
     """
     start = file.resolve()
     package = _package_folder(start) if with_package else None
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [] if is_installed(start) and package is None else [start]
     while waiting:
         path = waiting.pop()
-        if path not in found:
-            found.add(path)
+        if path not in files:
+            files.add(path)
             waiting += [other for other in _imported(path) if not is_installed(other) or (package and package in other.parents)]
-    return sorted(found | {start})
+    return sorted(files | {start})
 
 
 @contextmanager

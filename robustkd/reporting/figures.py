@@ -13,10 +13,11 @@ from robustkd.reporting.formatting import threat
 from robustkd.reporting.gallery import GalleryItem, Item, selected, thumbnail
 from robustkd.reporting.grid import GridCell, grid
 from robustkd.reporting.palette import HEAT, INK, SERIES, heat, readable_on
+from robustkd.reporting.plots import runs
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import NO_VERDICT
-from robustkd.reporting.summary import DefenseSummary, attack_names, curve_of, mean_curve
-from robustkd.reporting.tradeoff import charted
-from robustkd.reporting.wording import wording
+from robustkd.reporting.summary import DefenseSummary, attack_names, curve_of, joined, mean_curve
+from robustkd.reporting.tradeoff import shown_defenses
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:
@@ -37,24 +38,31 @@ GREY = "#5b6470"
 
 def curves(results: Results, summaries: Sequence[DefenseSummary], path: Path) -> bool:
     """Write robust accuracy against eps, one line per defense; False when there are no curves."""
-    drawn = charted(summaries)
+    drawn = shown_defenses(summaries)
     lines = [(row, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense)) for row in drawn]
     lines = [(row, points) for row, points in lines if points]
     if not lines:
         return False
+    said = wording(results)
     figure = _figure(7.2, max(4.4, 0.21 * len(lines) + 0.6))
     axes = figure.add_subplot()
     for index, (row, points) in enumerate(lines):
         eps = [point.eps for point in points]
         colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
-        means = [100 * p.robust_accuracy for p in points]
-        axes.plot(eps, means, label=_named(row, ", "), color=colour, marker=marker, markersize=4, linewidth=1.8)
-        axes.fill_between(
-            eps, [100 * p.ci_low for p in points], [100 * p.ci_high for p in points], color=colour, alpha=0.14, lw=0
+        means, low, high = (
+            [100 * share for share in shares]
+            for shares in zip(*((p.robust_accuracy, p.ci_low, p.ci_high) for p in points), strict=True)
         )
-    said, eps_mark = wording(results), results.threat.get("eps")
-    if eps_mark is not None:
-        axes.axvline(float(eps_mark), color=GREY, linewidth=0.9, linestyle=(0, (2, 3)))
+        stretches = runs(joined(points, everywhere=said.measured_everywhere))
+        axes.plot([], [], label=_named(row, ", "), color=colour, marker=marker, markersize=4, linewidth=1.8)
+        for part in (slice(*ends) for ends in stretches):
+            if len(eps[part]) > 1:
+                axes.plot(eps[part], means[part], color=colour, linewidth=1.8)
+                axes.fill_between(eps[part], low[part], high[part], color=colour, alpha=0.14, lw=0)
+            else:
+                axes.vlines(eps[part], low[part], high[part], color=colour, linewidth=1.2)
+                axes.plot(eps[part], means[part], color=colour, marker=marker, markersize=4)
+    axes.axvline(results.threat.eps, color=GREY, linewidth=0.9, linestyle=(0, (2, 3)))
     axes.set(ylim=(-2, 102), xlabel=said.axis, ylabel="worst-case robust accuracy (%)")
     axes.set_title(f"{_short(results.campaign, 40)}: accuracy against {said.curve}", loc="left", fontsize=11, color=INK)
     axes.grid(axis="y", color="#e2e4e8", linewidth=0.8)
@@ -106,7 +114,7 @@ def heatmap(results: Results, summaries: Sequence[DefenseSummary], path: Path) -
         spine.set_visible(False)
     bar = figure.colorbar(ScalarMappable(cmap=scale), ax=axes, fraction=0.04, pad=0.02, aspect=14, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels(["0", "50", "100"], fontsize=8, color=GREY)
-    model = threat(str(results.threat.get("norm", "")), results.threat.get("eps"))
+    model = threat(results.threat_model)
     figure.suptitle(f"{_short(results.campaign, 40)}: robust accuracy under {model}", x=0.01, ha="left", fontsize=11, color=INK)
     bar.outline.set_visible(False)
     bar.set_label("robust accuracy (%)", fontsize=8, color=GREY)
@@ -197,7 +205,10 @@ def _pictures(item: Item) -> list[tuple[str, np.ndarray, str]]:
         ]
     if item.before is None or item.after is None:
         return []
-    return [("not attacked", item.before, ""), ("attacked", item.after, "broken" if item.broken else "held")]
+    return [
+        ("not attacked", item.before, ""),
+        ("attacked", item.after, "broken" if item.broken else "not judged" if item.unjudged else "held"),
+    ]
 
 
 def _column(axes: Axes, item: Item, pictures: Sequence[tuple[str, np.ndarray, str]], left: float, top: float) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
 
-from robustkd.contracts.threat import BY_ATTEMPTS
+from robustkd.contracts.evidence import Evidence, Share
+from robustkd.contracts.threat import Budget, EmbeddingRadius, PixelBudget, ThreatModel
 
 MISSING = "—"
 THIN = "\N{NARROW NO-BREAK SPACE}"
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
-SHARES = ("share", "accuracy", "rate", "fraction", "robust", "standing", "ci_low", "ci_high")
 MAX_ITEMS = 8
 
 
@@ -72,18 +71,19 @@ def epsilon(eps: float) -> str:
     return number(eps)
 
 
-def threat(norm: str, eps: float | None) -> str:
-    """`L∞ ≤ 8/255`; `any wording, 20 attempts`; `corruptions`, which have no budget."""
-    if norm == "corruption":
-        return "corruptions"
-    if norm in BY_ATTEMPTS:
-        return BY_ATTEMPTS[norm] + ("" if eps is None else f", {counted(int(eps), 'attempt')}")
-    name = NORMS.get(norm, norm)
-    return name if eps is None else f"{name} ≤ {epsilon(eps)}"
+def threat(model: ThreatModel | Budget) -> str:
+    """`L∞ ≤ 8/255`; `L∞ ≤ 8/255, targeted`; `any wording, 20 attempts`; `corruptions`."""
+    if isinstance(model, ThreatModel):
+        return threat(model.budget) + model.aim
+    budget = model
+    if isinstance(budget, PixelBudget | EmbeddingRadius):
+        norm, eps = budget.stored
+        return f"{NORMS.get(norm, norm)} ≤ {epsilon(eps)}"
+    return str(budget)
 
 
 def words(key: str) -> str:
-    """An identifier as words."""
+    """An identifier with blanks in the place of underscores."""
     return key.replace("_", " ")
 
 
@@ -103,8 +103,8 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def evidence(value: Any, key: str = "") -> str:
-    """One piece of a check's evidence, whatever its type; shares (told by their key) become percentages."""
+def evidence(value: Evidence) -> str:
+    """One piece of a check's evidence as its type says: a share as a percentage, an int as a count, a float as a number."""
     if value is None:
         return MISSING
     if isinstance(value, (str, Mapping, list, tuple)) and not value:
@@ -113,13 +113,14 @@ def evidence(value: Any, key: str = "") -> str:
         return "yes" if value else "no"
     if isinstance(value, Integral):
         return count(int(value))
+    if isinstance(value, Share):
+        return percent(value)
     if isinstance(value, Real):
-        share = 0 <= float(value) <= 1 and any(word in key for word in SHARES)
-        return percent(float(value)) if share else number(float(value))
+        return number(float(value))
     if isinstance(value, Mapping):
-        return _shortened([f"{words(str(name))} {evidence(item, f'{key} {name}')}" for name, item in value.items()])
+        return _shortened([f"{words(str(name))} {evidence(item)}" for name, item in value.items()])
     if isinstance(value, (list, tuple)):
-        return _shortened([evidence(item, key) for item in value])
+        return _shortened([evidence(item) for item in value])
     return str(value)
 
 

@@ -39,7 +39,7 @@ def grid(results: Results) -> list[list[GridCell]]:
     ]
 
 
-def troubled(rows: list[list[GridCell]]) -> list[GridCell]:
+def incomplete_cells(rows: list[list[GridCell]]) -> list[GridCell]:
     """The cells that need a word of explanation."""
     return [cell for row in rows for cell in row if cell.reason]
 

@@ -9,13 +9,14 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from robustkd.contracts import PixelBudget
 from robustkd.reporting import formatting
 from robustkd.reporting.grid import grid
+from robustkd.reporting.pairwise import main_pairs
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.samples import ClassTable
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of
-from robustkd.reporting.versus import main_pairs
-from robustkd.reporting.wording import wording
 from robustkd.scoring.results import Results
 
 NONE = "--"
@@ -141,10 +142,10 @@ def _table(label: str, caption: str, columns: str, head: Sequence[str], rows: It
 
 
 def _threat(results: Results) -> str:
-    norm, eps = str(results.threat.get("norm", "")), results.threat.get("eps")
-    if norm not in NORMS:
-        return escape(formatting.threat(norm, eps))
-    return f"${NORMS[norm]}$" if eps is None else f"${NORMS[norm]}$ $\\leq$ {escape(formatting.epsilon(float(eps)))}"
+    budget = results.budget
+    if isinstance(budget, PixelBudget):
+        return f"${NORMS[budget.norm]}$ $\\leq$ {escape(formatting.epsilon(budget.eps))}"
+    return escape(formatting.threat(budget))
 
 
 def _points(share: float | None) -> str:

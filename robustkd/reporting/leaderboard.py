@@ -13,7 +13,6 @@ from pathlib import Path
 
 from robustkd.contracts import StoreError
 from robustkd.contracts.check import Verdict
-from robustkd.contracts.threat import budget
 from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.results import CellStatus, Results
 
@@ -94,14 +93,8 @@ def boards(found: dict[Path, Results]) -> list[Board]:
     """One ranking for each data and threat model, the largest first."""
     groups: dict[tuple[str, int, str, str], list[Entry]] = {}
     for folder, results in found.items():
-        data, threat = results.data, results.threat
-        goal = "" if threat.get("goal", "untargeted") == "untargeted" else f", {threat['goal']}"
-        key = (
-            str(data.get("name", "")),
-            int(data.get("n", 0)),
-            str(data.get("digest", "")),
-            f"{budget(str(threat['norm']), threat['eps'])}{goal}",
-        )
+        data = results.data
+        key = (data.name, data.n, data.digest, results.threat_model.plain)
         groups.setdefault(key, []).extend(_entries(folder, results))
     made = [Board(*key, _ranked(entries)) for key, entries in groups.items()]
     return sorted(made, key=lambda board: -len(board.entries))

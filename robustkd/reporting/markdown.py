@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
 from robustkd.reporting.formatting import MISSING, count, interval, number, percent, seconds, threat
-from robustkd.reporting.grid import grid, troubled
-from robustkd.reporting.story import NO_VERDICT, answer, tell
+from robustkd.reporting.grid import grid, incomplete_cells
+from robustkd.reporting.pairwise import pairs, points, probability
+from robustkd.reporting.presentation import wording
+from robustkd.reporting.story import NO_VERDICT, answer, explain
 from robustkd.reporting.summary import DefenseSummary, attack_names
-from robustkd.reporting.versus import pairs, points, probability
-from robustkd.reporting.wording import Wording, wording
+from robustkd.reporting.wording import Wording
 from robustkd.scoring.results import Results
 
 SIGNS = {"credible": "✅", "suspect": "⚠️", "not credible": "❌"}
@@ -25,12 +26,15 @@ READING = (
 
 def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Sequence[str] = ()) -> str:
     """The whole report; ``figures`` are file names beside it."""
-    norm, said = threat(str(results.threat.get("norm", "")), results.threat.get("eps")), wording(results)
+    norm, said = threat(results.threat_model), wording(results)
     parts = [
         f"# {escape(results.campaign)}: does this defense hold?",
-        f"Threat model {norm}; data {escape(results.data.get('name', 'unknown'))} ({said.data}). {escape(answer(results, summaries))}",
+        f"Threat model {norm}; data {escape(results.data.name)} ({said.data}). {escape(answer(results, summaries))}",
         _summary(summaries, said),
-        *(f"**{escape(row.defense)}** ({verdict(row.verdict)}). {escape(tell(results, row).paragraph)}" for row in summaries),
+        *(
+            f"**{escape(row.defense)}** ({verdict_mark(row.verdict)}). {escape(explain(results, row).paragraph)}"
+            for row in summaries
+        ),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
         _measures(measures(results)),
         *(_analysis(shown) for shown in shown_tables(results)),
@@ -48,8 +52,8 @@ def escape(text: object) -> str:
     return re.sub(r"([\\`*\[\]|])", r"\\\1", plain.replace("&", "&amp;").replace("<", "&lt;"))
 
 
-def verdict(value: str | None) -> str:
-    """The verdict with its sign."""
+def verdict_mark(value: str | None) -> str:
+    """The verdict with an emoji before it."""
     return f"{SIGNS[value]} {value}" if value else f"❔ {NO_VERDICT}"
 
 
@@ -59,7 +63,7 @@ def _summary(summaries: Sequence[DefenseSummary], said: Wording) -> str:
             escape(row.defense),
             percent(row.clean_accuracy),
             percent(row.robust_accuracy),
-            verdict(row.verdict),
+            verdict_mark(row.verdict),
             percent(row.remedied) if row.remedied is not None else MISSING,
             interval(row.ci_low, row.ci_high),
             interval(row.spread_low, row.spread_high) if len(row.seeds) > 1 else MISSING,
@@ -115,7 +119,8 @@ def _grid(results: Results) -> str:
         if cells
     )
     notes = [
-        f"- {escape(cell.defense)}, {escape(cell.attack)}: {cell.status}, {escape(cell.reason)}" for cell in troubled(rows)
+        f"- {escape(cell.defense)}, {escape(cell.attack)}: {cell.status}, {escape(cell.reason)}"
+        for cell in incomplete_cells(rows)
     ]
     return "\n\n".join(
         part for part in (_table(["defense", *map(escape, attacks)], "l" + "r" * len(attacks), lines), "\n".join(notes)) if part
@@ -133,7 +138,7 @@ def _cells(results: Results) -> str:
             escape(cell.attack),
             str(cell.seed),
             cell.status,
-            threat(cell.norm, cell.eps),
+            threat(cell.budget),
             count(cell.n),
             percent(cell.robust_accuracy),
             interval(cell.ci_low, cell.ci_high),

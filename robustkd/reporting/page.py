@@ -15,16 +15,16 @@ from markupsafe import Markup
 from robustkd.reporting import formatting, palette
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
-from robustkd.reporting.grid import grid, troubled
+from robustkd.reporting.grid import grid, incomplete_cells
+from robustkd.reporting.pairwise import main_pairs, points, probability
 from robustkd.reporting.plots import Plot, Series, curve, plot
+from robustkd.reporting.presentation import presentation, wording
 from robustkd.reporting.published import SETTING, references
-from robustkd.reporting.samples import SampleEvidence, class_table, falls, listing
-from robustkd.reporting.story import NO_VERDICT, CheckRow, Story, answer, check_rows, tell
+from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
+from robustkd.reporting.story import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
-from robustkd.reporting.tradeoff import charted, tradeoff
+from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.transcripts import PromptItem
-from robustkd.reporting.versus import main_pairs, points, probability
-from robustkd.reporting.wording import wording
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -39,11 +39,11 @@ MOST_PLOTS = 24
 
 @dataclass(frozen=True)
 class Section:
-    """One defense on the page."""
+    """What the page shows of one defense, over its seeds."""
 
     anchor: str
     row: DefenseSummary
-    story: Story
+    story: VerdictText
     trained: tuple[DefenseResult, ...]
     checks: tuple[CheckRow, ...]
     history: tuple[Plot, ...]
@@ -51,7 +51,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one defense took."""
+    """What one defense, or several together, took: seconds and passes."""
 
     defense: str
     train_seconds: float
@@ -72,7 +72,7 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
     """The whole report as one HTML document that loads nothing."""
     sections = [_section(results, row, index) for index, row in enumerate(summaries, 1)]
     rows = grid(results)
-    drawn = charted(summaries)
+    drawn = shown_defenses(summaries)
     curves, attack_curves = _defense_curves(results, drawn), _attack_curves(results, drawn)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     html: str = _template().render(
@@ -87,20 +87,20 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
         attacks=attack_names(results),
         other_threats=_other_threats(results),
         grid=rows,
-        troubled=troubled(rows),
+        incomplete_cells=incomplete_cells(rows),
         curves=curves,
         attack_curves=attack_curves,
         lines=list({line.label: line for drawn in attack_curves for line in drawn.lines}.values()),
         gallery=by_defense([item for item in gallery if isinstance(item, GalleryItem)]),
         transcripts=by_defense([item for item in gallery if isinstance(item, PromptItem)]),
         agreement=_agreement(results),
-        drawn=results.modality == "text-to-image",
+        drawn=presentation(results.modality).draws,
         unkept=sum(cell.perturbations == 0 for cell in results.cells if cell.status == "done"),
         tradeoff=tradeoff(drawn, references(results)),
         reference_setting=SETTING,
         uncharted=len(summaries) - len(drawn),
         classes=class_table(results, evidence),
-        falls=falls(evidence),
+        broken_by=broken_by(evidence),
         listing=listing(evidence, wording(results), _other_threats(results)),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
@@ -145,33 +145,33 @@ def _template() -> Any:
     environment.filters["heat"] = palette.heat
     environment.filters["readable_on"] = palette.readable_on
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.globals.update(threat=formatting.threat, data_uri=data_uri, missing=formatting.MISSING)
+    environment.globals.update(threat=formatting.threat, norms=formatting.NORMS, data_uri=data_uri, missing=formatting.MISSING)
     return environment.get_template("report.html.j2")
 
 
 def _facts(results: Results) -> dict[str, str]:
     """The header's small print, in reading order."""
-    threat, data, environment = results.threat, results.data, results.environment
-    model = formatting.threat(str(threat.get("norm", "")), threat.get("eps"))
-    extra = [str(value) for key, value in threat.items() if key not in ("norm", "eps")]
+    data = results.data
     facts = {
-        "Threat model": ", ".join([model, *extra]),
-        "Data": f"{data.get('name', 'unknown')}, {wording(results).data}",
-        "Data hash": str(data.get("digest", ""))[:16],
+        "Threat model": formatting.threat(results.threat_model),
+        "Data": f"{data.name}, {wording(results).data}",
+        "Data hash": data.digest[:16],
         "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
-        "Date": environment.get("finished", ""),
+        "Date": results.environment.finished or "",
     }
     return {name: text for name, text in facts.items() if text}
 
 
 def _section(results: Results, row: DefenseSummary, index: int) -> Section:
     trained = tuple(item for item in results.defenses if item.defense == row.defense)
-    return Section(f"defense-{index}", row, tell(results, row), trained, tuple(check_rows(trained)), tuple(_history(trained)))
+    return Section(
+        f"defense-{index}", row, explain(results, row), trained, tuple(check_rows(trained)), tuple(_history(trained))
+    )
 
 
 def _other_threats(results: Results) -> dict[str, str]:
     """Attacks that ran under another threat model than the campaign's, and which."""
-    return {cell.attack: formatting.threat(cell.norm, cell.eps) for cell in results.cells if not is_headline(results, cell)}
+    return {cell.attack: formatting.threat(cell.threat_model) for cell in results.cells if not is_headline(results, cell)}
 
 
 def _agreement(results: Results) -> dict[str, float]:
@@ -185,9 +185,9 @@ def _agreement(results: Results) -> dict[str, float]:
 
 
 def _defense_curves(results: Results, summaries: Sequence[DefenseSummary]) -> Plot | None:
-    named = wording(results).point
+    words = wording(results)
     series = [
-        curve(row.defense, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense), named)
+        curve(row.defense, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense), words)
         for row in summaries
     ]
     return _eps_plot(results, "Worst case over the attacks", series)
@@ -196,11 +196,11 @@ def _defense_curves(results: Results, summaries: Sequence[DefenseSummary]) -> Pl
 def _attack_curves(results: Results, summaries: Sequence[DefenseSummary]) -> list[Plot]:
     """One small plot per attack, each defense in the colour it has in the large one."""
 
-    pairs, named = cells_by_pair(results), wording(results).point
+    pairs, words = cells_by_pair(results), wording(results)
     plots = []
     for attack in attack_names(results)[:MOST_PLOTS]:
         series = [
-            curve(row.defense, mean_curve(curve_of(cell) for cell in pairs.get((row.defense, attack), [])), named)
+            curve(row.defense, mean_curve(curve_of(cell) for cell in pairs.get((row.defense, attack), [])), words)
             for row in summaries
         ]
         plots.append(_eps_plot(results, attack, series, n_ticks=4))
@@ -208,8 +208,7 @@ def _attack_curves(results: Results, summaries: Sequence[DefenseSummary]) -> lis
 
 
 def _eps_plot(results: Results, title: str, series: Sequence[Series], n_ticks: int = 6) -> Plot | None:
-    eps = results.threat.get("eps")
-    return plot(title, series, wording(results).axis, mark=None if eps is None else float(eps), n_ticks=n_ticks)
+    return plot(title, series, wording(results).axis, mark=results.threat.eps, n_ticks=n_ticks)
 
 
 def _history(trained: Sequence[DefenseResult]) -> list[Plot]:

@@ -7,17 +7,22 @@ size: a picture of a plot is either too small on a phone or too large on a desk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustkd.reporting.formatting import interval, number, percent
 from robustkd.reporting.palette import DASHES, SERIES
+from robustkd.reporting.summary import joined
+from robustkd.reporting.wording import Wording
 from robustkd.scoring.results import CurvePoint
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line's data; ``low`` and ``high`` are its band, ``told`` the text of each point."""
+    """One line's data; ``low`` and ``high`` are its band, ``told`` the text of each point.
+
+    ``joined`` says of each point whether the line leads to it from the one before; all by default. One that stands alone has whiskers.
+    """
 
     label: str
     x: Sequence[float]
@@ -25,6 +30,7 @@ class Series:
     low: Sequence[float] = ()
     high: Sequence[float] = ()
     told: Sequence[str] = ()
+    joined: Sequence[bool] = ()
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,8 @@ class Plot:
     mark: float | None = None
 
 
-def curve(label: str, points: Sequence[CurvePoint], named: Callable[[float], str]) -> Series:
-    """Robust accuracy against eps (or attempts) as a series; ``named`` says one of these in words."""
+def curve(label: str, points: Sequence[CurvePoint], words: Wording) -> Series:
+    """Robust accuracy against eps (or attempts) as a series, drawn where it was measured."""
     kept = [p for p in points if math.isfinite(p.eps)]
     return Series(
         label,
@@ -77,7 +83,8 @@ def curve(label: str, points: Sequence[CurvePoint], named: Callable[[float], str
         [p.robust_accuracy for p in kept],
         [p.ci_low for p in kept],
         [p.ci_high for p in kept],
-        [f"{named(p.eps)}: {percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in kept],
+        [f"{words.point(p.eps)}: {percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in kept],
+        joined(kept, everywhere=words.measured_everywhere),
     )
 
 
@@ -123,11 +130,11 @@ class _Axes:
         return cls(*_span(min(xs), max(xs)), *((0.0, 1.0) if shares else _span(min(ys, default=0.0), max(ys, default=1.0))))
 
     def across(self, x: float) -> float:
-        """Percent from the left."""
+        """The horizontal position, in percent from the left."""
         return round(100 * (x - self.x_low) / (self.x_high - self.x_low), 2)
 
     def down(self, y: float) -> float:
-        """Percent from the top."""
+        """The vertical position, in percent from the top."""
         return round(100 - 100 * (y - self.y_low) / (self.y_high - self.y_low), 2)
 
 
@@ -137,8 +144,20 @@ def _line(axes: _Axes, s: Series, style: int) -> Line:
     upper = [(axes.across(x), axes.down(y)) for x, y in zip(s.x, s.high, strict=False)]
     told = s.told or [number(y) for y in s.y]
     dots = tuple(Dot(x, y, text) for (x, y), text in zip(spots, told, strict=False))
-    band = _path([*upper, *reversed(lower)]) + "Z" if len(lower) > 1 else ""
-    return Line(s.label, style % len(SERIES), DASHES[style // len(SERIES) % len(DASHES)], _path(spots), band, dots)
+    path = band = ""
+    for first, last in runs(s.joined or [place > 0 for place in range(len(spots))]):
+        if last - first > 1 or not lower:
+            path += _path(spots[first:last])
+            band += _path([*upper[first:last], *reversed(lower[first:last])]) + "Z" if lower else ""
+        elif lower:
+            path += f"M{lower[first][0]:g} {lower[first][1]:g}V{upper[first][1]:g}"
+    return Line(s.label, style % len(SERIES), DASHES[style // len(SERIES) % len(DASHES)], path, band, dots)
+
+
+def runs(joined: Sequence[bool]) -> list[tuple[int, int]]:
+    """Where the stretches of points that are joined begin and end (the point after the last)."""
+    begins = [place for place, before in enumerate(joined) if not before]
+    return list(zip(begins, [*begins[1:], len(joined)], strict=False))
 
 
 def ticks(low: float, high: float, n: int) -> list[float]:

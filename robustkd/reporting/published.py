@@ -40,6 +40,6 @@ _CIFAR10 = (
 
 def references(results: Results) -> tuple[Published, ...]:
     """The figures that were measured on this campaign's data and threat model; none for any other."""
-    norm, eps = results.threat.get("norm"), results.threat.get("eps")
-    same = results.data.get("name") == "cifar10" and norm == "linf" and eps is not None and abs(eps - 8 / 255) < 1e-6
+    threat = results.threat
+    same = results.data.name == "cifar10" and threat.norm == "linf" and abs(threat.eps - 8 / 255) < 1e-6
     return _CIFAR10 if same else ()

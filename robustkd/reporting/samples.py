@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
 from robustkd.scoring.worst_case import worst_case
 
-STANDS = -1
+STANDS, BROKEN, UNJUDGED = -1, 0, -2
+"""In ``AttackedSamples.taken_for``."""
 MAX_OUTCOMES = 400_000
 """Outcomes on the page, about two bytes each: a page of 5 MB has other things to show too."""
 MAX_CLASSES = 20
@@ -30,27 +31,24 @@ class AttackedSamples:
 
     Attributes:
         index: (N,) positions in the data set.
-        label, before: (N,) the true class, and what the defense takes the clean input for.
-        taken_for: of each attack, (N,): what the defense takes the attacked input for, or ``STANDS`` where the attack did not
-            turn a right answer into a wrong one.
+        label: (N,) the true class, or the category of a request.
+        eligible: (N,) bool, whether an attack could succeed at all.
+        taken_for: of each attack, (N,): ``STANDS``, ``UNJUDGED``, or where the attack succeeded the class that the defense takes
+            an image for, of a request ``BROKEN``.
+        before: (N,) the class that the defense takes the clean image for; None for requests.
     """
 
     defense: str
     seed: int
     index: np.ndarray
     label: np.ndarray
-    before: np.ndarray
+    eligible: np.ndarray
     taken_for: dict[str, np.ndarray]
-
-    @property
-    def correct(self) -> np.ndarray:
-        """(N,) bool: classified rightly before any attack."""
-        right: np.ndarray = self.before == self.label
-        return right
+    before: np.ndarray | None = None
 
     def standing(self, attacks: Sequence[str]) -> np.ndarray:
-        """(N,) bool: classified rightly, and broken by none of these attacks."""
-        return worst_case([self.correct, *(self.taken_for[name] == STANDS for name in attacks)])
+        """(N,) bool: eligible, and broken by none of these attacks."""
+        return worst_case([self.eligible, *(self.taken_for[name] == STANDS for name in attacks)])
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,8 @@ class SampleEvidence:
     """The samples of a campaign.
 
     Attributes:
-        classes: the data's names, by what ``label``, ``before`` and ``taken_for`` hold; an empty one says nothing. A model may
-            know further classes, which have no name here.
+        classes: the data's names, by what ``label``, ``before`` and ``taken_for`` hold. A model may know
+            further classes, which have no name here.
         attacked: every defense and seed that has an attack.
         texts: of prompts, each request, in the order of the samples.
     """
@@ -95,7 +93,7 @@ class ClassTable:
 
     @property
     def widest(self) -> float:
-        """The widest interval."""
+        """The width of the widest interval in the table, in [0, 1]."""
         return max((cell.high - cell.low for row in self.cells.values() for cell in row), default=0.0)
 
 
@@ -111,24 +109,50 @@ class SampleRow:
     text: str = ""
 
 
+class ListedDefense(TypedDict):
+    """One defense's samples: the class that each is taken for before an attack, and ``taken``, by attack, after it.
+
+    ``unfit`` is 1 where a sample is not robust before any attack, ``before`` None for requests. ``taken`` is 0 where a sample stands,
+    else the class plus one (of a request 1), and -1 where that could not be judged.
+    """
+
+    name: str
+    unfit: list[int]
+    before: list[int] | None
+    taken: dict[str, list[int]]
+
+
+class ListingData(TypedDict):
+    """What the page's script reads; the lists of samples are as long as ``index``."""
+
+    classes: list[str]
+    requests: list[str]
+    unfit: list[str]
+    others: list[str]
+    index: list[int]
+    label: list[int]
+    defenses: list[ListedDefense]
+
+
 @dataclass(frozen=True)
 class Listing:
     """The table that the page filters.
 
     Attributes:
-        data: what its script reads. ``taken`` holds 0 where a sample stands and the class plus one where it falls.
+        data: what its script reads. ``taken`` holds 0 where a sample stands, the class plus one where it falls (of a request 1),
+            and -1 where that could not be judged; ``before`` is null for requests.
         rows: the first ones as the script would show them, for a page without scripts.
         kept, of: how many test samples there is room for, of how many.
     """
 
-    data: dict[str, Any]
+    data: ListingData
     rows: tuple[SampleRow, ...]
     kept: int
     of: int
 
 
 @dataclass(frozen=True)
-class Fall:
+class BrokenBy:
     """How many samples of one defense fall to an attack, and how many of them to no other attack of the campaign."""
 
     broken: int
@@ -144,7 +168,7 @@ def class_table(results: Results, evidence: SampleEvidence) -> ClassTable | None
     for part in evidence.attacked:
         if attacks := [name for name in counted.get((part.defense, part.seed), []) if name in part.taken_for]:
             robust.setdefault(part.defense, []).append(_by_class(part.standing(attacks), part.label, k))
-            clean.setdefault(part.defense, []).append(_by_class(part.correct, part.label, k))
+            clean.setdefault(part.defense, []).append(_by_class(part.eligible, part.label, k))
     if not robust:
         return None
     holds, right = ({name: np.mean(seeds, axis=0) for name, seeds in shares.items()} for shares in (robust, clean))
@@ -165,13 +189,15 @@ def class_table(results: Results, evidence: SampleEvidence) -> ClassTable | None
     )
 
 
-def falls(evidence: SampleEvidence) -> dict[str, dict[str, Fall]]:
+def broken_by(evidence: SampleEvidence) -> dict[str, dict[str, BrokenBy]]:
     """For each defense, of its first seed, what each attack breaks and what it alone breaks."""
     table = {}
     for part in first_seeds(evidence):
-        broken = {name: part.correct & (taken != STANDS) for name, taken in part.taken_for.items()}
+        broken = {name: part.eligible & (taken >= BROKEN) for name, taken in part.taken_for.items()}
         hits = np.sum(list(broken.values()), axis=0)
-        table[part.defense] = {name: Fall(int(mine.sum()), int((mine & (hits == 1)).sum())) for name, mine in broken.items()}
+        table[part.defense] = {
+            name: BrokenBy(int(mine.sum()), int((mine & (hits == 1)).sum())) for name, mine in broken.items()
+        }
     return table
 
 
@@ -195,7 +221,7 @@ def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = 
     of = len(parts[0].label)
     kept = min(of, max(1, MAX_OUTCOMES // sum(len(part.taken_for) for part in parts)))
     texts = [shortened(text, LONGEST_TEXT) for text in evidence.texts[:kept]]
-    data = {
+    data: ListingData = {
         "classes": _names(evidence.classes, parts),
         "requests": texts,
         "unfit": [words.unfit, words.unfit_told],
@@ -205,7 +231,8 @@ def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = 
         "defenses": [
             {
                 "name": part.defense,
-                "before": part.before[:kept].tolist(),
+                "unfit": (~part.eligible[:kept]).astype(int).tolist(),
+                "before": None if part.before is None else part.before[:kept].tolist(),
                 "taken": {name: (taken[:kept] + 1).tolist() for name, taken in part.taken_for.items()},
             }
             for part in parts
@@ -223,25 +250,26 @@ def _row(
     part: AttackedSamples, sample: int, classes: Sequence[str], words: Wording, others: Collection[str], text: str
 ) -> SampleRow:
     names = int(part.index[sample]), class_name(classes, int(part.label[sample])), part.defense
-    if not part.correct[sample]:
-        return SampleRow(
-            *names, words.unfit, words.unfit_told.replace("{}", class_name(classes, int(part.before[sample]))), text
-        )
+    if not part.eligible[sample]:
+        before = "" if part.before is None else class_name(classes, int(part.before[sample]))
+        return SampleRow(*names, words.unfit, words.unfit_told.replace("{}", before), text)
 
     def fallen(name: str, taken: int) -> str:
-        to = class_name(classes, taken)
-        return name + (f" → {to}" if to else "") + (" (another threat model)" if name in others else "")
+        to = "" if part.before is None else f" → {class_name(classes, taken)}"
+        return name + to + (" (another threat model)" if name in others else "")
 
-    fell = [fallen(name, int(taken[sample])) for name, taken in part.taken_for.items() if taken[sample] != STANDS]
+    fell = [fallen(name, int(taken[sample])) for name, taken in part.taken_for.items() if taken[sample] >= BROKEN]
     more = [f"and {len(fell) - NAMED} more"] if len(fell) > NAMED else []
     counted = [name for name in part.taken_for if name not in others] if len(part.taken_for) > 1 else list(part.taken_for)
-    held = all(part.taken_for[name][sample] == STANDS for name in counted)
-    return SampleRow(*names, "held" if held else "broken", ", ".join([*fell[:NAMED], *more]) or "nothing", text)
+    found = [int(part.taken_for[name][sample]) for name in counted]
+    outcome = "broken" if max(found) >= BROKEN else "not judged" if UNJUDGED in found else "held"
+    return SampleRow(*names, outcome, ", ".join([*fell[:NAMED], *more]) or "nothing", text)
 
 
 def _names(classes: Sequence[str], parts: Sequence[AttackedSamples]) -> list[str]:
     """The name of every class that a sample has or is taken for."""
-    highest = max(int(seen.max()) for part in parts for seen in (part.before, *part.taken_for.values()))
+    seen = [array for part in parts if part.before is not None for array in (part.before, *part.taken_for.values())]
+    highest = max((int(array.max()) for array in seen), default=-1)
     return [class_name(classes, number) for number in range(max(len(classes), highest + 1))]
 
 

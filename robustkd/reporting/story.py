@@ -1,4 +1,4 @@
-"""The verdict in words, written from the numbers."""
+"""Words for a verdict, made from the numbers and findings of a defense."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from robustkd.contracts.check import Finding
 from robustkd.reporting.formatting import counted, evidence, listed, percent, words
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
-from robustkd.reporting.wording import wording
 from robustkd.scoring.results import DefenseResult, Results
 
 NO_VERDICT = "no verdict"
@@ -38,15 +38,15 @@ class CheckRow:
 
     @property
     def outcome(self) -> str:
-        """In a word or two."""
+        """`fired`, `quiet`, `does not apply` or `not run`."""
         return self.finding.outcome
 
     @property
-    def told(self) -> str:
-        """What the check says of itself: its explanation where it fired, or why it does not apply or was not run."""
+    def text(self) -> str:
+        """The check's explanation if it fired, or the reason why it does not apply or was not run."""
         if self.outcome in ("does not apply", "not run"):
-            return str(self.finding.evidence.get("reason", ""))
-        return _explained(self.finding) if self.finding.fired else ""  # it tells of a symptom that is not there
+            return self.finding.reason
+        return self.finding.explanation if self.finding.fired else ""  # it tells of a symptom that is not there
 
     @property
     def evidence(self) -> dict[str, str]:
@@ -55,7 +55,7 @@ class CheckRow:
 
 
 @dataclass(frozen=True)
-class Story:
+class VerdictText:
     """One defense: what the attacks left standing, what fired, and what follows."""
 
     attacks: str
@@ -63,23 +63,29 @@ class Story:
     conclusion: str
     remedy: str = ""
     unrun: str = ""
+    unjudged: str = ""
 
     @property
     def paragraph(self) -> str:
         """All of it as one paragraph."""
         told = (reason.sentence for reason in self.reasons if reason.finding.severity != "info")
-        return " ".join(part for part in (self.attacks, *told, self.conclusion, self.unrun, self.remedy) if part)
+        return " ".join(part for part in (self.attacks, self.unjudged, *told, self.conclusion, self.unrun, self.remedy) if part)
 
 
-def tell(results: Results, summary: DefenseSummary) -> Story:
-    """The story of one defense."""
+def explain(results: Results, summary: DefenseSummary) -> VerdictText:
+    """The verdict on one defense in words: attacks, checks that fired, conclusion, remedy."""
     trained = [item for item in results.defenses if item.defense == summary.defense]
     reasons = tuple(_reasons(trained))
     conclusion = _conclusion(results, summary, trained)
-    return Story(_attacks(results, summary, trained), reasons, conclusion, remedy_told(summary), _unrun(trained))
+    unjudged = (
+        f"Of {percent(summary.unjudged)} no answer could be judged: they do not count as robust." if summary.unjudged else ""
+    )
+    return VerdictText(
+        _attacks(results, summary, trained), reasons, conclusion, remedy_text(summary), _unrun(trained), unjudged
+    )
 
 
-def remedy_told(summary: DefenseSummary) -> str:
+def remedy_text(summary: DefenseSummary) -> str:
     """What the attacks that the checks named left."""
     if summary.remedied is None:
         return ""
@@ -120,7 +126,7 @@ def _single(row: DefenseSummary, samples: str) -> str:
 
 def evidence_rows(finding: Finding) -> dict[str, str]:
     """A finding's numbers as text, without the sentence that tells them."""
-    return {words(key): evidence(value, key) for key, value in finding.evidence.items() if key != "explanation"}
+    return {words(key): evidence(value) for key, value in finding.evidence.items() if key != "explanation"}
 
 
 def check_rows(trained: Sequence[DefenseResult]) -> list[CheckRow]:
@@ -137,16 +143,12 @@ def check_rows(trained: Sequence[DefenseResult]) -> list[CheckRow]:
 
 def sentence(finding: Finding) -> str:
     """What a check that fired has to say: its own explanation, or else its numbers."""
-    told = _explained(finding)
+    told = finding.explanation
     if told:
         return told[0].upper() + told[1:] + ("" if told[-1] in ".!?" else ".")
     numbers = list(evidence_rows(finding).items())[:MAX_NUMBERS]
     detail = ", ".join(f"{key} {value}" for key, value in numbers)
     return f"The check {finding.name} fired" + (f" ({detail})." if detail else ".")
-
-
-def _explained(finding: Finding) -> str:
-    return str(finding.evidence.get("explanation") or "").strip()
 
 
 def _attacks(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:
@@ -185,7 +187,7 @@ def _reasons(trained: Sequence[DefenseResult]) -> list[Reason]:
             told = f"{told[:-1]} (on {len(seeds)} of {len(trained)} seeds)."
         reasons.append(Reason(hits[0][1], seeds, told))
     # Stable: severe ones stay first, and among equals one that explains itself leads.
-    return sorted(reasons, key=lambda r: (SEVERITY_WORST_FIRST.index(r.finding.severity), not _explained(r.finding)))
+    return sorted(reasons, key=lambda r: (SEVERITY_WORST_FIRST.index(r.finding.severity), not r.finding.explanation))
 
 
 def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:

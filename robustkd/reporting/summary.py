@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
+from typing import Literal
 
 from robustkd.contracts.check import Finding, Verdict
-from robustkd.contracts.threat import BY_ATTEMPTS
 from robustkd.scoring.intervals import wilson
-from robustkd.scoring.results import CellResult, CellStatus, CurvePoint, DefenseResult, Results
+from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.tradeoff import nrr, w_robust
 
 STATUS_WORST_FIRST: tuple[CellStatus, ...] = ("failed", "invalid", "blocked", "pending", "done")
@@ -36,6 +37,7 @@ class DefenseSummary:
         remedied: mean of what the attacks that checks named leave (where none was needed, of the robust accuracy itself); None
             when no seed has such a number.
         remedies: their kinds, in order, each with the mean of what is left after it, over the seeds that it was run on.
+        unjudged: mean share of the requests that could not be judged; None of images.
     """
 
     defense: str
@@ -55,6 +57,7 @@ class DefenseSummary:
     per_attack: dict[str, float | None]
     remedied: float | None = None
     remedies: dict[str, float] = field(default_factory=dict)
+    unjudged: float | None = None
 
 
 def summary_rows(results: Results) -> list[DefenseSummary]:
@@ -86,7 +89,7 @@ def attack_names(results: Results) -> list[str]:
 
 def seeds_of(results: Results) -> list[int]:
     """Every seed of the campaign, ascending."""
-    return sorted({item.seed for item in results.defenses} | {cell.seed for cell in results.cells})
+    return list(_seeds(results.defenses, results.cells))
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -101,10 +104,22 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 def curve_of(item: CellResult | DefenseResult) -> list[CurvePoint]:
     """Its curve, of images from eps = 0: what stands without any change is what was classified rightly."""
-    if not item.curve or item.clean_accuracy is None or item.curve[0].eps <= 0 or item.norm in BY_ATTEMPTS:
+    if not item.curve or item.clean_accuracy is None or item.curve[0].eps <= 0 or not item.budget.of_images:
         return item.curve
     low, high = wilson(round(item.clean_accuracy * item.n), item.n)
     return [CurvePoint(0.0, item.clean_accuracy, low, high), *item.curve]
+
+
+def joined(points: Sequence[CurvePoint], *, everywhere: bool) -> list[bool]:
+    """Whether a line may lead from the point before to each point: whether what is between was measured as well.
+
+    Attacks of a fixed budget know the accuracy at the eps that they were run at. Points as dense as ``CURVE_STEPS`` come from attacks
+    that know it everywhere; so does a curve over attempts, each of which was judged.
+    """
+    if everywhere:
+        return [place > 0 for place in range(len(points))]
+    gap = max((point.eps for point in points), default=0.0) / CURVE_STEPS * (1 + 1e-6)
+    return [place > 0 and point.eps - points[place - 1].eps <= gap for place, point in enumerate(points)]
 
 
 def mean_curve(curves: Iterable[Sequence[CurvePoint]]) -> list[CurvePoint]:
@@ -149,19 +164,18 @@ def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellR
     trained = [item for item in results.defenses if item.defense == name]
     cells = [cell for found in by_attack.values() for cell in found]
     per_attack = {attack: mean(cell.robust_accuracy for cell in found) for attack, found in by_attack.items()}
-    robust = _known(item.robust_accuracy for item in trained)
-    pairs = _accuracies(trained)
+    robust, pairs = _values(trained, "robust_accuracy"), _accuracies(trained)
     return DefenseSummary(
         defense=name,
-        seeds=tuple(sorted({item.seed for item in trained} | {cell.seed for cell in cells})),
-        clean_accuracy=mean(item.clean_accuracy for item in trained),
+        seeds=_seeds(trained, cells),
+        clean_accuracy=mean(_values(trained, "clean_accuracy")),
         robust_accuracy=mean(robust),
-        ci_low=min(_known(item.ci_low for item in trained), default=None),
-        ci_high=max(_known(item.ci_high for item in trained), default=None),
+        ci_low=min(_values(trained, "ci_low"), default=None),
+        ci_high=max(_values(trained, "ci_high"), default=None),
         spread_low=min(robust, default=None),
         spread_high=max(robust, default=None),
-        w_robust=mean(w_robust(*pair) for pair in pairs),
-        nrr=mean(nrr(*pair) for pair in pairs),
+        w_robust=mean(starmap(w_robust, pairs)),
+        nrr=mean(starmap(nrr, pairs)),
         strongest_attack=_strongest(results, trained, cells, per_attack),
         verdict=worst_verdict([item.verdict for item in trained]),
         fired_checks=tuple(_unique(finding.name for finding in fired(trained))),
@@ -169,7 +183,20 @@ def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellR
         per_attack=per_attack,
         remedied=_remedied(trained),
         remedies=_remedies(trained),
+        unjudged=mean(item.unjudged for item in trained),
     )
+
+
+def _seeds(trained: Iterable[DefenseResult], cells: Iterable[CellResult]) -> tuple[int, ...]:
+    """Every seed that has a result, or should have one, ascending."""
+    return tuple(sorted({item.seed for item in trained} | {cell.seed for cell in cells}))
+
+
+def _values(
+    trained: Iterable[DefenseResult], name: Literal["clean_accuracy", "robust_accuracy", "ci_low", "ci_high"]
+) -> list[float]:
+    """One number of each seed that has it."""
+    return _known(getattr(item, name) for item in trained)
 
 
 def _accuracies(trained: Sequence[DefenseResult]) -> list[tuple[float, float]]:
@@ -208,7 +235,8 @@ def headline_attacks(results: Results, trained: Sequence[DefenseResult], cells: 
 
 def is_headline(results: Results, cell: CellResult) -> bool:
     """Whether the cell ran under the campaign's threat model."""
-    return (cell.norm, cell.eps) == (results.threat.get("norm", cell.norm), results.threat.get("eps", cell.eps))
+    threat = results.threat
+    return (cell.norm, cell.eps, cell.goal) == (threat.norm, threat.eps, threat.goal)
 
 
 def _strongest(

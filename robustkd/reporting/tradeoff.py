@@ -21,7 +21,7 @@ LETTERS = ("", *ascii_uppercase)
 
 
 @dataclass(frozen=True)
-class Spot:
+class ChartPoint:
     """A measured defense, in percent from the left and from the top; ``low`` and ``high`` end its interval.
 
     Attributes:
@@ -56,7 +56,7 @@ class Reference:
 class Tradeoff:
     """The chart as geometry; ``front`` is an SVG path in a 100 x 100 box."""
 
-    spots: tuple[Spot, ...]
+    spots: tuple[ChartPoint, ...]
     references: tuple[Reference, ...]
     front: str
     x_ticks: tuple[Tick, ...]
@@ -102,19 +102,19 @@ class _Axes:
         return cls(*_span(cleans), *_span([*robusts, *ends]))
 
     def across(self, clean: float) -> float:
-        """Percent from the left."""
+        """The horizontal position, in percent from the left."""
         return round(100 * (clean - self.x_low) / (self.x_high - self.x_low), 2)
 
     def down(self, robust: float) -> float:
-        """Percent from the top."""
+        """The vertical position, in percent from the top."""
         return round(100 - 100 * (robust - self.y_low) / (self.y_high - self.y_low), 2)
 
 
 def _spot(
     axes: _Axes, style: int, row: DefenseSummary, clean: float, robust: float, *, front: set[tuple[float, float]]
-) -> Spot:
+) -> ChartPoint:
     doubted = row.verdict == "not credible"
-    return Spot(
+    return ChartPoint(
         row,
         LETTERS[style // 26] + ascii_uppercase[style % 26],
         axes.across(clean),
@@ -132,7 +132,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> set[tuple[float, float]]:
     return {(x, y) for x, y in points if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in points)}
 
 
-def charted(summaries: Sequence[DefenseSummary]) -> list[DefenseSummary]:
+def shown_defenses(summaries: Sequence[DefenseSummary]) -> list[DefenseSummary]:
     """The defenses that charts show, in the campaign's order: all that can be told apart, the Pareto front first of all."""
     if len(summaries) <= MOST_LINES:
         return list(summaries)

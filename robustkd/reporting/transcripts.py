@@ -27,8 +27,10 @@ class PromptItem:
         request, prompt, prefill: what is wanted, what was asked in the end, and how the answer was made to begin.
         output: the answer, where it is a text.
         attempts: made on it.
-        broken: whether one succeeded; ``counted`` says whether the model could have complied at all.
-        verdicts: by judge, whether the output gives what the request asks for; the first judge's counts.
+        broken: whether one succeeded; ``counted`` says whether the model could have complied at all,
+            ``unjudged`` that no answer could be judged.
+        verdicts: by judge, whether the output gives what the request asks for, None where it cannot be judged; the first judge's
+            counts.
         before, after: (C, H, W) float32 in [0, 1], what a model draws for the request and for the prompt; None for texts.
         seed: of the campaign.
     """
@@ -44,7 +46,8 @@ class PromptItem:
     broken: bool
     prefill: str = ""
     counted: bool = True
-    verdicts: Mapping[str, bool] = field(default_factory=dict)
+    unjudged: bool = False
+    verdicts: Mapping[str, bool | None] = field(default_factory=dict)
     before: np.ndarray | None = None
     after: np.ndarray | None = None
 
@@ -55,6 +58,8 @@ class PromptItem:
             return "not counted"
         if self.broken:
             return f"broken at attempt {self.attempts}"
+        if self.unjudged:
+            return f"not judged, {counted(self.attempts, 'attempt')}"
         return f"held, {counted(self.attempts, 'attempt')}" if self.attempts else "held, no attempt"
 
     @property

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustkd.reporting.formatting import counted, number, threat
-from robustkd.scoring.results import Results
+from robustkd.reporting.formatting import NORMS, counted, number
 
 
 @dataclass(frozen=True)
@@ -54,23 +53,21 @@ class Wording:
 
     @property
     def samples(self) -> str:
-        """Several of them."""
+        """The plural of ``sample``."""
         return f"{self.sample}s"
 
+    @property
+    def measured_everywhere(self) -> bool:
+        """Whether a curve is known between its points whatever the attack: of each number of attempts, but not of each eps."""
+        return self.curve != "eps"
+
     def point(self, eps: float) -> str:
-        """A point of a curve."""
+        """The label of a point of a curve: its eps or its number of attempts."""
         return f"eps {number(eps)}" if self.curve == "eps" else counted(int(eps), "attempt")
 
 
-def wording(results: Results) -> Wording:
-    """The words for these results."""
-    n = int(results.data.get("n") or max((cell.n for cell in results.cells), default=0))
-    if results.modality == "images":
-        return _of_images(n, str(results.threat.get("norm", "")))
-    return _of_prompts(n, int(results.data.get("benign", 0)), "picture" if results.modality == "text-to-image" else "answer")
-
-
-def _of_images(n: int, norm: str) -> Wording:
+def of_images(n: int, norm: str) -> Wording:
+    """The words for ``n`` images under a threat model in ``norm``."""
     return Wording(
         sample="test sample",
         data=counted(n, "test sample"),
@@ -89,7 +86,7 @@ def _of_images(n: int, norm: str) -> Wording:
         unfit="misclassified before the attack",
         unfit_told="taken for {} without an attack",
         curve="eps",
-        axis=f"eps ({threat(norm, None)}, pixels in [0, 1])",
+        axis=f"eps ({NORMS.get(norm, norm)}, pixels in [0, 1])",
         gallery="Images",
         notes=(
             "It is the share of all test samples that the model classifies rightly and that none of these attacks could break within "
@@ -100,7 +97,8 @@ def _of_images(n: int, norm: str) -> Wording:
     )
 
 
-def _of_prompts(n: int, benign: int, output: str) -> Wording:
+def of_prompts(n: int, benign: int, output: str) -> Wording:
+    """The words for ``n`` forbidden and ``benign`` harmless requests to a model whose ``output`` is an answer or a picture."""
     useful = (
         "The data have no harmless requests, so usefulness is not known: a model that answers nothing looks as robust as this."
     )

@@ -119,7 +119,7 @@ class Comparison:
 
     @property
     def told_apart(self) -> bool:
-        """At the 5 % level."""
+        """Whether the two differ at the 5 % level."""
         return self.p < 0.05
 
     @classmethod

@@ -44,7 +44,7 @@ class Remedy:
 
     @property
     def names(self) -> list[str]:
-        """The kinds of its attacks."""
+        """The kinds of the attacks that were run, in order."""
         return list(self.steps)
 
     @classmethod

@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from robustkd.contracts import StoreError
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.contracts.data import Modality
-from robustkd.contracts.threat import budget
+from robustkd.contracts.evidence import shares_by_name
+from robustkd.contracts.threat import Budget, Goal, ThreatModel, stored_budget
 from robustkd.scoring.paired import Comparison
 from robustkd.scoring.remedy import Remedy
+from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
 from robustkd.scoring.tabular import Tabular, interval, percent
 
 CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
@@ -23,6 +25,16 @@ CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
 _NUMBERS = ("n", "clean_accuracy", "robust_accuracy", "ci_low", "ci_high")
 COLUMNS = ("defense", "seed", "attack", "norm", "eps", *_NUMBERS, "status", "verdict")
 """Of the DataFrame of ``Results``."""
+
+
+def with_units(finding: Any) -> Any:
+    """A stored finding that does not say which of its numbers are shares, with what their names tell of it."""
+    if not isinstance(finding, dict) or "shares" in finding:
+        return finding
+    return finding | {"shares": list(shares_by_name(finding.get("evidence")))}
+
+
+StoredFinding = Annotated[Finding, BeforeValidator(with_units)]
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,10 @@ class CurvePoint:
     ci_high: float
 
 
+CURVE_STEPS = 32
+"""How many points a curve has up to its largest eps where every eps is measured (by a minimum-norm attack)."""
+
+
 @dataclass(frozen=True)
 class CellResult:
     """One attack on one trained defense with one seed.
@@ -44,10 +60,11 @@ class CellResult:
     ``perturbations`` is the number of samples, from the first on, whose perturbed inputs are in the store.
     ``error`` says why a cell has no numbers; its ``status`` is then not ``done``.
 
-    Of a model that is asked, a request that it could not comply with anyway is what a misclassified sample is of a classifier, and
-    ``clean_accuracy`` is its usefulness: the share of harmless requests that it complies with, None
-    without any. ``agreement`` tells of every judge but
-    the deciding one on how many of the deciding answers it says the same, as a share.
+    For prompts, requests that the model could not comply with anyway play the role of misclassified samples, and
+    ``clean_accuracy`` is the usefulness: the share of harmless requests that the model complies with, None without any.
+    ``unjudged`` is the share of requests of which no answer could be judged: they count neither as robust nor as a success of the
+    attack, and the success rate is over the others. It is None for images. ``agreement`` tells of every judge but the deciding
+    one on how many of the deciding answers it says the same, as a share.
     """
 
     cell_id: str
@@ -71,6 +88,18 @@ class CellResult:
     error: str | None = None
     perturbations: int | None = None
     agreement: dict[str, float] = field(default_factory=dict)
+    goal: Goal = "untargeted"
+    unjudged: float | None = None
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """What it was attacked under."""
+        return ThreatModel.stored(self.norm, self.eps, self.goal)
+
+    @property
+    def budget(self) -> Budget:
+        """What the threat model allows."""
+        return stored_budget(self.norm, self.eps)
 
 
 @dataclass(frozen=True)
@@ -81,6 +110,7 @@ class DefenseResult:
     holds the worst case under each other threat model that an attack of the campaign asked for.
     ``verdict`` is None while an attack is missing, ``status`` then says why. ``remedy`` is what stronger attacks leave, where a
     check named some. ``analyses`` holds the tables of the campaign's analyses of it, by their names.
+    ``unjudged`` is the share of requests that no attack is known to have broken, and of which one at least left it unknown.
     """
 
     defense: str
@@ -96,7 +126,7 @@ class DefenseResult:
     ci_high: float | None = None
     attacks: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
-    checks: list[Finding] = field(default_factory=list)
+    checks: list[StoredFinding] = field(default_factory=list)
     curve: list[CurvePoint] = field(default_factory=list)
     other_threats: dict[str, float] = field(default_factory=dict)
     train_seconds: float = 0.0
@@ -105,6 +135,12 @@ class DefenseResult:
     error: str | None = None
     remedy: Remedy | None = None
     analyses: dict[str, Table] = field(default_factory=dict)
+    unjudged: float | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """What the threat model allows."""
+        return stored_budget(self.norm, self.eps)
 
 
 @dataclass(frozen=True)
@@ -122,36 +158,42 @@ class Results(Tabular):
 
     Attributes:
         campaign: its name.
-        threat: the headline threat model, as ``{"norm": .., "eps": ..}``.
-        data: name, number of test samples, content hash of all samples and of the test samples alone; of prompts also the
-            modality, and the number of harmless requests.
-        environment: versions and machine, for the record only.
+        threat: the headline threat model.
         comparisons: every two defenses of the same seed, on the test samples that they share.
-        attacks: kind, version and parameters of each attack, by its name.
+        attacks: what each attack is, by its name.
         folder: where they are stored, where that is known; it is no part of the numbers.
     """
 
     campaign: str
-    threat: dict[str, Any]
-    data: dict[str, Any]
+    threat: ThreatSummary
+    data: DataSummary
     cells: list[CellResult]
     defenses: list[DefenseResult]
     skipped: list[Skipped] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: Environment = field(default_factory=Environment)
     comparisons: list[Comparison] = field(default_factory=list)
-    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    attacks: dict[str, AttackSummary] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)
 
     @property
+    def threat_model(self) -> ThreatModel:
+        """The headline threat model."""
+        return ThreatModel.stored(self.threat.norm, self.threat.eps, self.threat.goal)
+
+    @property
+    def budget(self) -> Budget:
+        """What the headline threat model allows."""
+        return self.threat_model.budget
+
+    @property
     def modality(self) -> Modality:
-        """What is attacked."""
-        modality: Modality = self.data.get("modality", "images")
-        return modality
+        """The modality of the data: images, text or text-to-image."""
+        return self.data.modality
 
     @property
     def n_clean(self) -> int | None:
         """Of how many harmless requests the clean accuracies are shares, possibly none; None where they are of the test samples."""
-        return None if self.modality == "images" else int(self.data.get("benign", 0))
+        return self.data.benign
 
     @property
     def incomplete(self) -> bool:
@@ -160,8 +202,11 @@ class Results(Tabular):
         return any(status != "done" for status in statuses)
 
     def to_dict(self) -> dict[str, Any]:
-        """What results.json holds."""
-        return {name: value for name, value in asdict(self).items() if name != "folder"}
+        """The results as results.json holds them: JSON values, without ``folder``."""
+        summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
+        told = {name: value for name, value in asdict(self).items() if name != "folder"}
+        told |= {name: summary.to_dict() for name, summary in summaries.items()}
+        return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 
     def rows(self) -> list[dict[str, Any]]:
         """Of each trained defense the worst case, with its verdict, then each attack."""
@@ -176,8 +221,7 @@ class Results(Tabular):
 
     def caption(self) -> str:
         """The campaign, what its numbers are of, and how many of its cells have none."""
-        threat = budget(self.threat.get("norm", ""), self.threat.get("eps", 0.0))
-        of = f"{self.campaign}: {threat}, {self.data.get('name')}, n = {self.data.get('n')}"
+        of = f"{self.campaign}: {self.threat_model.plain}, {self.data.name}, n = {self.data.n}"
         missing = sum(cell.status != "done" for cell in self.cells)
         what = "defense" if len(self.defenses) == 1 else "defenses"
         unfinished = f"; incomplete, {missing} of {len(self.cells)} attacks have no number" if self.incomplete else ""

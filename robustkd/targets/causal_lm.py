@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,18 @@ from robustkd.contracts import Asked, GenerativeTarget, TargetError
 from robustkd.contracts.capability import ORDINARY
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
-from robustkd.targets.chat import Chat, TokenBatch, Tokens
+from robustkd.targets.chat import DATE, Chat, TokenBatch, Tokens
 from robustkd.targets.frozen import without_gradients
+from robustkd.targets.prefix import PassCache, Prefix
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 _ROWS = 64
 """Answers that are written at once."""
+_NO_LIMIT = 10**9
+"""A tokeniser's length above this means that it was told none."""
 
 
 class CausalLMTarget(GenerativeTarget):
@@ -29,9 +33,11 @@ class CausalLMTarget(GenerativeTarget):
         tokenizer: its fast tokeniser, with a chat template.
         max_new_tokens: how long an answer may be.
         system: a message from the system before the user's, "" for none.
+        context: the most tokens that it takes; None: what its configuration says, or its tokeniser.
+        date: see ``Chat``.
 
     Raises:
-        TargetError: see ``Chat``.
+        TargetError: see ``Chat``; nothing says how long the context is, or the tokeniser has tokens that the model does not know.
     """
 
     kind = "causal-lm"
@@ -39,11 +45,20 @@ class CausalLMTarget(GenerativeTarget):
     module: PreTrainedModel
 
     def __init__(
-        self, module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, max_new_tokens: int = 64, system: str = ""
+        self,
+        module: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        max_new_tokens: int = 64,
+        system: str = "",
+        context: int | None = None,
+        date: datetime.date = DATE,
     ) -> None:
         self.module = module
-        self.chat = Chat(tokenizer, int(module.config.get_text_config().max_position_embeddings), system)
+        _require_known_tokens(tokenizer, len(self.embedding.weight))
+        self.chat = Chat(tokenizer, context or _context(module.config.get_text_config(), tokenizer), system, date)
         self.max_new_tokens = max_new_tokens
+        self._cache = PassCache(module, self.chat.context)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -69,8 +84,8 @@ class CausalLMTarget(GenerativeTarget):
 
     @property
     def embedding_norm(self) -> float:
-        """The mean L2 norm of a token's embedding: the unit of a budget in embedding space."""
-        return float(self.embedding.weight.detach().float().norm(dim=1).mean())
+        """The mean L2 norm of what ``embed`` gives of a token: the unit of a budget in embedding space."""
+        return float(self._vectors().norm(dim=1).mean())
 
     def encode(self, prompt: str, completion: str = "", prefill: str = "", *, ends: bool = True) -> Tokens:
         """See ``Chat.encode``."""
@@ -85,17 +100,21 @@ class CausalLMTarget(GenerativeTarget):
         embedded: Tensor = self.embedding(ids)
         return embedded
 
+    def _vectors(self) -> Tensor:
+        """(V, D) float32, every token as ``embed`` gives it: some models scale what their table holds."""
+        return self.embed(torch.arange(len(self.embedding.weight), device=self.device)).detach().float()
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, T) ids -> (B, T, V) logits."""
         logits: Tensor = self.module(input_ids=inputs, use_cache=False).logits
         return logits
 
-    def prefix(self, ids: Tensor) -> Prefix:
-        """What the model makes of a beginning, computed once and used for many continuations: (P,) ids, or several, (R, P)."""
-        ids = torch.atleast_2d(ids).to(self.device)
-        with torch.no_grad():
-            cache = self.module(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        return Prefix(ids, tuple((layer.keys, layer.values) for layer in cache.layers))
+    def prefix(self, ids: Tensor) -> Prefix | None:
+        """What the model keeps of a beginning, computed once for many continuations: (P,) ids, or several, (R, P).
+
+        None where its passes behind a cache differ from whole ones, see ``PassCache``.
+        """
+        return self._cache.prefix(torch.atleast_2d(ids).to(self.device))
 
     @without_gradients()
     def strayed(self, asked: Asked) -> float:
@@ -109,7 +128,7 @@ class CausalLMTarget(GenerativeTarget):
                 f"{len(given)} embeddings for a prompt of {len(own)} tokens", fix="one for each token, added ones behind"
             )
         moved = (given[: len(own)] - own).norm(dim=1)
-        added = torch.cdist(given[len(own) :], self.embedding.weight.float()).min(1).values
+        added = torch.cdist(given[len(own) :], self._vectors()).min(1).values
         return float(torch.cat([moved, added]).max()) / self.embedding_norm
 
     def token_logprobs(self, batch: TokenBatch, embeddings: Tensor | None = None, prefix: Prefix | None = None) -> Tensor:
@@ -127,16 +146,17 @@ class CausalLMTarget(GenerativeTarget):
             TargetError: the conversations do not begin with ``prefix``; a log-probability is NaN.
         """
         skip = 0 if prefix is None else prefix.within(batch)
+        if prefix is not None and not prefix.differentiable and embeddings is not None and embeddings.requires_grad:
+            prefix, skip = None, 0
         embedded = self.embed(batch.ids[:, skip:]) if embeddings is None else embeddings[:, skip:]
         columns = batch.completion.any(0).nonzero().squeeze(1)
-        options: dict[str, Any] = {} if prefix is None else {"past_key_values": prefix.cache(len(batch))}
         # Logits where they are needed alone: over a large vocabulary they are most of the memory.
         logits = self.module(
             inputs_embeds=embedded,
             attention_mask=batch.mask.long(),
             use_cache=prefix is not None,
             logits_to_keep=columns - 1 - skip,
-            **options,
+            **({} if prefix is None else prefix.option(len(batch))),
         ).logits.float()
         chosen = logits.log_softmax(-1).gather(2, batch.ids[:, columns, None]).squeeze(2)
         chosen = torch.where(batch.completion[:, columns], chosen, 0.0)
@@ -149,12 +169,13 @@ class CausalLMTarget(GenerativeTarget):
         return self.token_logprobs(batch, embeddings, prefix).sum(1) / batch.completion.sum(1)
 
     def respond(self, asked: Sequence[Asked]) -> list[str]:
-        """What the model answers, greedily; of a prefilled answer, what it adds.
+        """What the model answers, greedily, with its thoughts between their marks; of a prefilled answer, what it adds.
 
         ``Asked.embeddings``, (T, D) of any length, stand where the user's tokens would; the template around them stays.
 
         Raises:
-            TargetError: a prompt leaves no room for an answer; a logit is NaN, or all are infinite.
+            TargetError: a prompt leaves no room for an answer, or the chat template does not show it as it is; a logit is NaN, or
+                all are infinite.
         """
         laid = [self._laid(question) for question in asked]
         answers = [""] * len(laid)
@@ -162,11 +183,12 @@ class CausalLMTarget(GenerativeTarget):
         order = sorted(range(len(laid)), key=lambda row: len(laid[row]))
         for rows in (order[first : first + _ROWS] for first in range(0, len(order), _ROWS)):
             for row, ids in zip(rows, self._written([laid[row] for row in rows]), strict=True):
-                answers[row] = self.chat.decode(ids).strip()
+                answers[row] = self.chat.written(ids, asked[row].prefill)
         return answers
 
     def _laid(self, asked: Asked) -> Tensor:
         """(T, D): the embedded request, as far as the answer is to be written."""
+        self.chat.require_as_in_use(asked.prompt)
         tokens = self.encode(asked.prompt, prefill=asked.prefill)
         text = self.embed(torch.tensor(tokens.ids, device=self.device))
         if asked.embeddings is not None:
@@ -193,24 +215,26 @@ class CausalLMTarget(GenerativeTarget):
         running = torch.ones_like(room, dtype=torch.bool)
         highest: list[Tensor] = []
         step: dict[str, Any] = {"inputs_embeds": embedded}
-        positions, cache = (mask.cumsum(1) - 1).clamp_min(0), None
+        positions, cached = (mask.cumsum(1) - 1).clamp_min(0), self._cache.steps(laid[0])
         while running.any():
             output = self.module(
                 **step,
                 attention_mask=mask.long(),
                 position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
+                use_cache=cached,
                 logits_to_keep=1,
             )
             top, chosen = output.logits[:, -1].max(-1)
-            cache = output.past_key_values
             # NaN where any logit is; a single word may be ruled out by -inf.
             highest.append(top.where(running, 0.0))
             written.append(chosen)
             running &= ~torch.isin(chosen, ends) & (room > len(written))
-            positions = (positions[:, -1:] + 1).clamp_max(self.chat.context - 1)
-            step = {"input_ids": chosen[:, None]}
+            last = (positions[:, -1:] + 1).clamp_max(self.chat.context - 1)
+            if cached:
+                step, positions = {"input_ids": chosen[:, None], self._cache.name: getattr(output, self._cache.name)}, last
+            else:
+                embedded, positions = torch.cat([embedded, self.embed(chosen[:, None])], 1), torch.cat([positions, last], 1)
+                step = {"inputs_embeds": embedded}
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         require_finite(torch.stack(highest, 1), "the logits of the language model")
         rows = zip(torch.stack(written, 1).tolist(), room.tolist(), strict=True)
@@ -237,6 +261,12 @@ class CausalLMTarget(GenerativeTarget):
             "ends": sorted(self._ends),
             "max_new_tokens": self.max_new_tokens,
             "system": self.system,
+            **(
+                {}
+                if _stated_context(self.module.config.get_text_config()) == self.chat.context
+                else {"context": self.chat.context}
+            ),
+            **({"date": self.chat.date.isoformat()} if self.chat.tells_the_date else {}),
         }
 
     @classmethod
@@ -254,37 +284,52 @@ class CausalLMTarget(GenerativeTarget):
             chat_template=card["chat_template"],
             **card["special_tokens"],
         )
-        return cls(module, tokenizer, max_new_tokens=int(card["max_new_tokens"]), system=card["system"])
+        return cls(
+            module,
+            tokenizer,
+            max_new_tokens=int(card["max_new_tokens"]),
+            system=card["system"],
+            context=card.get("context"),
+            date=datetime.date.fromisoformat(card["date"]) if "date" in card else DATE,
+        )
+
+    def with_module(self, module: PreTrainedModel) -> CausalLMTarget:
+        """Another model that is talked to in the same way."""
+        chat = self.chat
+        return CausalLMTarget(
+            module,
+            chat.tokenizer,
+            max_new_tokens=self.max_new_tokens,
+            system=chat.system,
+            context=chat.context,
+            date=chat.date,
+        )
 
 
-class Prefix:
-    """Keys and values of a beginning that conversations share (R = 1), or of R of them, one pair of (R, H, P, d) a layer.
+def _stated_context(config: PreTrainedConfig) -> int | None:
+    """The most tokens that a configuration says its model takes."""
+    names = ("max_position_embeddings", "max_seq_len", "max_sequence_length", "seq_length", "n_positions")
+    return next((int(length) for name in names if (length := getattr(config, name, None))), None)
 
-    Args:
-        ids: (R, P).
-    """
 
-    def __init__(self, ids: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
-        self.ids, self._layers = ids, layers
+def _context(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
+    stated = _stated_context(config) or tokenizer.model_max_length
+    if stated > _NO_LIMIT:
+        raise TargetError(
+            "neither the model's configuration nor its tokenizer says how many tokens it takes",
+            fix="give 'context', the length in tokens that it was trained with",
+        )
+    return int(stated)
 
-    def within(self, batch: TokenBatch) -> int:
-        """P, when all of ``batch`` begins so and is asked for nothing before P + 1."""
-        count = self.ids.shape[1]
-        if batch.ids.shape[1] <= count or not bool((batch.ids[:, :count] == self.ids).all()):
-            raise TargetError("the conversations do not begin with the given prefix", fix="make it of what they share")
-        if bool(batch.completion[:, : count + 1].any()):
-            raise TargetError("the given prefix reaches into an answer", fix="end it a token before the answers begin")
-        return count
 
-    def select(self, rows: Tensor) -> Prefix:
-        """Those of some conversations, in this order, any of them as often as wanted."""
-        return Prefix(self.ids[rows], [(keys[rows], values[rows]) for keys, values in self._layers])
-
-    def cache(self, rows: int) -> Any:
-        """A cache of transformers for ``rows`` conversations: what they share is there for each of them."""
-        from transformers.cache_utils import DynamicCache
-
-        return DynamicCache([(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in self._layers])
+def _require_known_tokens(tokenizer: PreTrainedTokenizerFast, rows: int) -> None:
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        raise TargetError(
+            f"the tokenizer has {len(beyond)} tokens that the model has no embedding of ({beyond[0][1]!r} is number {beyond[0][0]}, "
+            f"the embedding has {rows} rows)",
+            fix="give the model and the tokenizer that belong together, or resize the model's embeddings",
+        )
 
 
 def _until(ids: list[int], ends: frozenset[int]) -> list[int]:

@@ -7,14 +7,17 @@ changes a token before it. So ``encode(p, a).ids`` begins with ``encode(p).ids``
 
 from __future__ import annotations
 
+import datetime
 import functools
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import TargetError
 from robustkd.lazy import torch
+from robustkd.targets.thoughts import CHANNEL_TOKENS, MARKS, opened_by
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _MARK = "\ue000"
 """Stands for a text while a template is taken apart: of the private use area, so no template writes it."""
+_AWKWARD = f"""{_MARK}Aa "'<&>\\\u00e9\n\n.{_MARK}"""
+"""A text that a template must show as it is: capitals, quotes, what HTML and JSON escape, an empty line."""
+_BLANK = " \n"
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+DATE = datetime.date(2024, 7, 26)
+"""What templates are told is today, unless another day is asked for: the one that Llama 3's takes where it is told none."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +86,18 @@ class Chat:
         tokenizer: a fast one of transformers (it knows where in the text a token comes from).
         context: the most tokens that the model takes.
         system: a message from the system before the user's, "" for none.
+        date: what a template that asks for today's date is told, so that a request is the same text on every day.
 
     Attributes:
         end_of_turn: the token that ends an answer.
         pad: the token that fills a batch; it is masked, so its choice changes nothing.
 
     Raises:
-        TargetError: there is no chat template, it does not show what the user says, or nothing ends an answer.
+        TargetError: there is no chat template, it does not show what the user says as it is (blanks around it may be left out), or
+            nothing ends an answer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, context: int, system: str = "") -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, context: int, system: str = "", date: datetime.date = DATE) -> None:
         if not tokenizer.chat_template:
             raise TargetError(
                 "the tokenizer has no chat template",
@@ -94,9 +105,13 @@ class Chat:
             )
         if not tokenizer.is_fast:
             raise TargetError("the tokenizer is a slow one", fix="give its folder a tokenizer.json")
-        self.tokenizer, self.context, self.system = tokenizer, context, system
-        self._before, self._behind = self._parts([_user(_MARK)], add_generation_prompt=True)
-        _, end = self._parts([_user("-"), {"role": "assistant", "content": _MARK}])
+        self.tokenizer, self.context, self.system, self.date = tokenizer, context, system, date
+        # Transformers hands templates a function of its own, which nothing that it is given replaces.
+        self._template = _TODAY.sub(lambda found: repr(date.strftime(found[2])), tokenizer.get_chat_template())
+        self._before, self._behind = self._parts(_AWKWARD, [_user(_AWKWARD)], add_generation_prompt=True)
+        before, behind = self._parts(_MARK, [_user(f"{_BLANK}{_MARK}{_BLANK}")], add_generation_prompt=True)
+        self._trims = before == self._before, behind == self._behind
+        _, end = self._parts(_MARK, [_user("-"), {"role": "assistant", "content": _MARK}])
         self.end_of_turn = self._first_special(end)
         self.pad = self._pad()
 
@@ -105,6 +120,28 @@ class Chat:
         """Ids that stand for no text."""
         added = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return frozenset(added | set(self.tokenizer.all_special_ids))
+
+    @property
+    def tells_the_date(self) -> bool:
+        """Whether the template asks for today's date."""
+        return self._template != self.tokenizer.get_chat_template()
+
+    def shown(self, prompt: str) -> str:
+        """What the template shows of a request: some leave out the blanks before and behind it."""
+        prompt = prompt.lstrip() if self._trims[0] else prompt
+        return prompt.rstrip() if self._trims[1] else prompt
+
+    def require_as_in_use(self, prompt: str) -> None:
+        """``encode`` lays the request out as the template does.
+
+        Raises:
+            TargetError: it does not: the template treats requests like this one in its own way.
+        """
+        if self._rendered([_user(prompt)], add_generation_prompt=True) != self._before + self.shown(prompt) + self._behind:
+            raise TargetError(
+                f"the chat template shows this request in a way of its own: {prompt[:60]!r}..",
+                fix="leave the request out, or give another chat_template",
+            )
 
     def encode(self, prompt: str, completion: str = "", prefill: str = "", *, ends: bool = True) -> Tokens:
         """A request and an answer to it.
@@ -118,6 +155,7 @@ class Chat:
         Raises:
             TargetError: it is longer than the context.
         """
+        prompt = self.shown(prompt)
         text = self._before + prompt + self._behind
         ids, offsets = self._tokenised(text)
         first, last = len(self._before), len(self._before) + len(prompt)
@@ -140,7 +178,7 @@ class Chat:
         """``encode(prompt).ids`` of many prompts at once, however long."""
         if not prompts:
             return []
-        texts = [self._before + prompt + self._behind for prompt in prompts]
+        texts = [self._before + self.shown(prompt) + self._behind for prompt in prompts]
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
@@ -160,6 +198,20 @@ class Chat:
         """The text of tokens, special ones left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def written(self, ids: Sequence[int], prefill: str = "") -> str:
+        """What a model wrote behind a request, with the marks of its thoughts: also those that are special tokens, and the one that the
+        template wrote for it.
+        """
+        kept = [number for number in ids if number not in self.special or number in self._thought_marks]
+        text = str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)).strip()
+        opening = "" if prefill else opened_by(self._behind)
+        return f"{opening}\n{text}" if opening else text
+
+    @functools.cached_property
+    def _thought_marks(self) -> frozenset[int]:
+        marks = {mark for pair in MARKS for mark in pair} | set(CHANNEL_TOKENS)
+        return frozenset(number for number, token in self.tokenizer.added_tokens_decoder.items() if token.content in marks)
+
     def _continuation(self, before: str, ids: list[int], added: str) -> list[int]:
         """The tokens of ``added`` behind ``before``; alone, where its first one would swallow what is before it."""
         together, _ = self._tokenised(before + added)
@@ -169,20 +221,31 @@ class Chat:
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return found["input_ids"], found["offset_mapping"]
 
-    def _parts(self, messages: list[dict[str, str]], **options: Any) -> tuple[str, str]:
+    def _parts(self, mark: str, messages: list[dict[str, str]], **options: Any) -> tuple[str, str]:
         """What the template writes before and behind the mark."""
+        before, found, behind = self._rendered(messages, **options).partition(mark)
+        if not found or mark in behind:
+            raise TargetError(
+                "the chat template does not show a message once, as it is",
+                fix="give another chat_template, which writes a message's content once and changes nothing in it",
+            )
+        return before, behind
+
+    def _rendered(self, messages: list[dict[str, str]], **options: Any) -> str:
         system = [{"role": "system", "content": self.system}] if self.system else []
         try:
-            text = str(self.tokenizer.apply_chat_template([*system, *messages], tokenize=False, **options))
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [*system, *messages], chat_template=self._template, tokenize=False, **options
+                )
+            )
         except Exception as error:  # Jinja's errors, and those that templates raise themselves
             raise TargetError(
                 f"the chat template fails: {type(error).__name__}: {error}",
-                fix="it is given messages of a user and an assistant" + (" and a system" if system else ""),
+                fix="leave out 'system': this template may know no such message; or write its text before each request"
+                if system
+                else "it is given a message of a user, and one of an assistant; give a chat_template that takes these",
             ) from error
-        before, mark, behind = text.partition(_MARK)
-        if not mark or _MARK in behind:
-            raise TargetError("the chat template does not show a message once, as it is", fix="give another chat_template")
-        return before, behind
 
     def _first_special(self, end: str) -> int:
         special = [token for token in self._tokenised(end)[0] if token in self.special]

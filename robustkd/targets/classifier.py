@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd import plugins
 from robustkd.contracts import Code, TargetError
+from robustkd.normalisation.constants import Constants
 from robustkd.targets.code import allowing, call_for_card
 from robustkd.targets.image import ImageTarget
 
@@ -22,7 +23,8 @@ class ClassifierTarget(ImageTarget):
         num_classes: K.
         input_shape: (C, H, W).
         origin: how to build ``module`` again: ``{"model": name, "params": {..}}`` for a model plug-in, or
-            ``{"code": "package.module:function"}`` for the user's own. None for a target that is never saved.
+            ``{"code": "package.module:function"}`` for the user's own (with ``"normalise": {"mean": [..], "std": [..]}`` where that is
+            put before it). None for a target that is never saved.
         bounds: the range of valid pixels.
     """
 
@@ -76,6 +78,8 @@ class ClassifierTarget(ImageTarget):
             module = plugin(plugin.Params(**origin["params"])).build(shape, classes)
         else:
             module = call_for_card(Code(origin["code"], origin.get("kwargs", {})))
+            if "normalise" in origin:
+                module = Constants.of(origin["normalise"]).before(module, shape[0])
         low, high = card["bounds"]
         target = cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=(float(low), float(high)))
         target.classes = tuple(card["classes"]) if "classes" in card else None

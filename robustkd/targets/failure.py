@@ -28,7 +28,9 @@ def failures_told(inputs: Tensor) -> Iterator[None]:
         raise
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
+        fix = "see that it runs on such a batch; it has to take batches of any size, since broken samples leave them"
+        if inputs.ndim == 4 and inputs.shape[3] in (1, 3) and inputs.shape[1] not in (1, 3):
+            fix = "images are (N, channels, height, width), and here the channels seem to come last: x.permute(0, 3, 1, 2)"
         raise TargetError(
-            f"the model raised {type(error).__name__} on a batch of shape {tuple(inputs.shape)}: {said}",
-            fix="see that it runs on such a batch; it has to take batches of any size, since broken samples leave them",
+            f"the model raised {type(error).__name__} on a batch of shape {tuple(inputs.shape)}: {said}", fix=fix
         ) from error

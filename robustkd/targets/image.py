@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Target, TargetError
 from robustkd.lazy import torch
+from robustkd.targets.activations import layer_outputs
 from robustkd.targets.failure import failures_told
 from robustkd.targets.layout import as_found, contiguous_on_the_way_back, is_laid_out
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+TWO_LOGITS = "of two classes, give two logits: from one, z, torch.stack([torch.zeros_like(z), z], dim=-1).reshape(-1, 2)"
 
 
 class ImageTarget(Target):
@@ -60,7 +63,13 @@ class ImageTarget(Target):
         if not isinstance(logits, torch.Tensor) or logits.shape != (len(inputs), self.num_classes):
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             fix = f"return one row of {self.num_classes} logits for each image"
-            if isinstance(logits, torch.Tensor) and logits.ndim == 2 and logits.shape[1] > self.num_classes:
+            if isinstance(logits, torch.Tensor) and logits.shape in ((len(inputs),), (len(inputs), 1)):
+                fix = TWO_LOGITS
+            elif isinstance(logits, torch.Tensor) and logits.shape[1:] == (self.num_classes - 1,):
+                fix += (
+                    f", or number the labels from 0: where they are 1 to {self.num_classes - 1}, one class too many is counted"
+                )
+            elif isinstance(logits, torch.Tensor) and logits.ndim == 2 and logits.shape[1] > self.num_classes:
                 fix += f", or say how many the model has (`num_classes: {logits.shape[1]}` of an `external` defense)"
             raise TargetError(
                 f"the model returned {shape} for a batch of {len(inputs)}, expected ({len(inputs)}, {self.num_classes})",
@@ -84,22 +93,4 @@ class ImageTarget(Target):
         Raises:
             TargetError: there is no submodule of that name.
         """
-        captured: dict[str, Tensor] = {}
-        modules = dict(self.module.named_modules())
-        missing = [layer for layer in layers if layer not in modules]
-        if missing:
-            raise TargetError(f"the model has no layer {missing[0]!r}", fix=f"one of: {', '.join(n for n in modules if n)}")
-
-        def keep(layer: str) -> Any:
-            def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
-                captured[layer] = output
-
-            return hook
-
-        hooks = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
-        try:
-            self(inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return captured
+        return layer_outputs(self, inputs, layers)

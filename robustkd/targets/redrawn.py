@@ -44,10 +44,10 @@ class Redrawn(nn.Module):
         guided = bool(self._prompt) and drawing.guidance != 1
         empty = drawing.encode(drawing.tokenize([""])) if guided else None
         drawn = drawing.redraw(drawing.latents(images), draws, hidden, empty, drawing.guidance, steps=self._steps)
-        return drawing.images(drawn).to(images.dtype)
+        return drawing.decode_latents(drawn).to(images.dtype)
 
 
-class RedrawnTarget(ImageTarget):
+class PurifiedTarget(ImageTarget):
     """A diffusion model, then a classifier; both share their weights with this target.
 
     Args:
@@ -98,7 +98,7 @@ class RedrawnTarget(ImageTarget):
         }
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> RedrawnTarget:
+    def from_card(cls, card: dict[str, Any]) -> PurifiedTarget:
         """See ``Target.from_card``."""
         drawing, classifier = target_from_card(card["drawing"]), target_from_card(card["classifier"])
         assert isinstance(drawing, TextToImageTarget)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from robustkd.contracts import Target, TargetError
 from robustkd.lazy import torch
+from robustkd.targets.activations import OutputHook, output_hooks, submodules
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,19 +40,12 @@ def backward_surrogates(module: nn.Module, surrogates: Mapping[str, Surrogate]) 
     Raises:
         TargetError: there is no stage of that name.
     """
-    stages = dict(module.named_modules())
-    if missing := [name for name in surrogates if name not in stages]:
-        known = ", ".join(name for name in stages if name)
-        raise TargetError(f"the model has no stage {missing[0]!r} to give a surrogate", fix=f"one of: {known}")
-    hooks = [stages[name].register_forward_hook(_swapped(name, surrogate)) for name, surrogate in surrogates.items()]
-    try:
+    hooks = [_swapped(name, surrogate) for name, surrogate in surrogates.items()]
+    with output_hooks(submodules(module, list(surrogates)), hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _swapped(name: str, surrogate: Surrogate) -> Any:
+def _swapped(name: str, surrogate: Surrogate) -> OutputHook:
     def hook(stage: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled():
             return None

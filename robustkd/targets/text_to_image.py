@@ -17,6 +17,7 @@ from robustkd.contracts import Asked, DataError, GenerativeTarget, TargetError
 from robustkd.contracts.capability import ORDINARY
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
+from robustkd.targets.activations import output_hooks
 from robustkd.targets.frozen import without_gradients
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class TextToImageTarget(GenerativeTarget):
         tokenizer: lower-cases and splits; it adds no special tokens.
         special: the ids ``bos``, ``eos`` and ``pad``.
         scheduler: any of diffusers that adds noise by ``alphas_cumprod``.
-        guidance: how far the prediction is moved from the one for an empty prompt to that for the prompt; 1 leaves the first out.
+        guidance: how far the prediction is moved from the one for an empty prompt to that for the prompt, where a request does not
+            say it; 1 leaves the first out.
         steps: of denoising.
 
     Attributes:
@@ -71,7 +73,8 @@ class TextToImageTarget(GenerativeTarget):
         self.max_tokens = int(self.text_encoder.config.max_position_embeddings)
         self.timesteps = int(scheduler.config.num_train_timesteps)
         side = self.unet.config.sample_size
-        self.latent_shape = (int(self.unet.config.in_channels), int(side), int(side))
+        height, width = (side, side) if isinstance(side, int) else side
+        self.latent_shape = (int(self.unet.config.in_channels), int(height), int(width))
         if not hasattr(scheduler, "alphas_cumprod"):
             raise TargetError(
                 f"the scheduler {type(scheduler).__name__} adds no noise by alphas_cumprod",
@@ -144,7 +147,7 @@ class TextToImageTarget(GenerativeTarget):
         z: Tensor = self.vae.encode(scaled).latent_dist.mode() * self.vae.config.scaling_factor
         return z
 
-    def images(self, latents: Tensor) -> Tensor:
+    def decode_latents(self, latents: Tensor) -> Tensor:
         """(B, C', H', W') -> (B, C, H, W) float32 in [0, 1]."""
         drawn = latents.to(self.dtype)
         if self.vae is not None:
@@ -152,19 +155,19 @@ class TextToImageTarget(GenerativeTarget):
         require_finite(drawn.detach(), "the decoder's pictures")
         return (drawn.float() / 2 + 0.5).clamp(0, 1)
 
-    def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """sqrt(a_t) z_0 + sqrt(1 - a_t) noise, with t (B,) int64 in [0, timesteps)."""
         kept = self._kept(t)
         return (kept.sqrt() * latents + (1 - kept).sqrt() * noise).to(latents.dtype)
 
-    def output(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+    def unet_output(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
         """(B, C', H', W') what the UNet says about noised latents, in its own terms: noise, velocity or latents."""
         said: Tensor = self.unet(latents.to(self.dtype), t.to(self.device), encoder_hidden_states=hidden).sample
         require_finite(said.detach(), "the UNet's outputs", "noised pictures")
         return said
 
-    def aim(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """(B, C', H', W') what ``output`` is trained to say of the latents when noised."""
+    def training_target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """(B, C', H', W') what ``unet_output`` is trained to say of the latents when noised."""
         kind = self.scheduler.config.prediction_type
         if kind == "epsilon":
             return noise
@@ -173,9 +176,9 @@ class TextToImageTarget(GenerativeTarget):
         kept = self._kept(t)
         return (kept.sqrt() * noise - (1 - kept).sqrt() * latents).to(latents.dtype)
 
-    def predict(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+    def predict_noise(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
         """(B, C', H', W') the noise that the UNet sees in noised latents, whatever its own terms."""
-        output, kind = self.output(latents, t, hidden), self.scheduler.config.prediction_type
+        output, kind = self.unet_output(latents, t, hidden), self.scheduler.config.prediction_type
         if kind == "epsilon":
             return output
         kept = self._kept(t)
@@ -183,9 +186,9 @@ class TextToImageTarget(GenerativeTarget):
             return kept.sqrt() * output + (1 - kept).sqrt() * latents
         return (latents - kept.sqrt() * output) / (1 - kept).sqrt()
 
-    def clean(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+    def predict_x0(self, latents: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
         """(B, C', H', W') the latents without noise that the UNet sees in noised ones, whatever its own terms."""
-        output, kind = self.output(latents, t, hidden), self.scheduler.config.prediction_type
+        output, kind = self.unet_output(latents, t, hidden), self.scheduler.config.prediction_type
         if kind == "sample":
             return output
         kept = self._kept(t)
@@ -195,16 +198,24 @@ class TextToImageTarget(GenerativeTarget):
 
     @without_gradients()
     def respond(self, asked: Sequence[Asked]) -> list[Tensor]:
-        """One (C, H, W) image in [0, 1] each, on the CPU. What is drawn depends on a request's seed (None is 0) alone."""
+        """One (C, H, W) image in [0, 1] each, on the CPU. What is drawn depends on a request's own seed (None is 0) and guidance."""
         together = max(1, min(64, _TOGETHER // torch.Size(self.latent_shape).numel()))
-        empty = self.encode(self.tokenize([""])) if self.guidance != 1 else None
-        drawn: list[Tensor] = []
-        for first in range(0, len(asked), together):
-            chunk = asked[first : first + together]
-            # The CPU's generators: the same seed draws the same image on every device.
-            draws = [torch.Generator().manual_seed(question.seed or 0) for question in chunk]
-            drawn += self.images(self.denoise(draws, self._asked_for(chunk), empty, self.guidance)).cpu()
-        return drawn
+        # Those of one guidance together, so that what one asks for does not change what another one gets.
+        alike: dict[float, list[int]] = {}
+        for place, question in enumerate(asked):
+            scale = self.guidance if question.guidance_scale is None else question.guidance_scale
+            alike.setdefault(scale, []).append(place)
+        drawn: dict[int, Tensor] = {}
+        for scale, places in alike.items():
+            empty = self.encode(self.tokenize([""])) if scale != 1 else None
+            for first in range(0, len(places), together):
+                part = places[first : first + together]
+                chunk = [asked[place] for place in part]
+                # The CPU's generators: the same seed draws the same image on every device.
+                draws = [torch.Generator().manual_seed(question.seed or 0) for question in chunk]
+                images = self.decode_latents(self.denoise(draws, self._asked_for(chunk), empty, scale)).cpu()
+                drawn |= dict(zip(part, images, strict=True))
+        return [drawn[place] for place in range(len(asked))]
 
     def _asked_for(self, asked: Sequence[Asked]) -> Tensor:
         """(B, T, D), each request's prompt or what stands in its place."""
@@ -370,11 +381,8 @@ def scheduler_class(name: str) -> Any:
 @contextmanager
 def _looked_up(table: nn.Embedding, embeddings: Tensor) -> Iterator[None]:
     """Every look-up in ``table`` gives ``embeddings``: the encoder takes ids and nothing else."""
-    hook = table.register_forward_hook(lambda module, arguments, output: embeddings)
-    try:
+    with output_hooks([table], [lambda module, arguments, output: embeddings]):
         yield
-    finally:
-        hook.remove()
 
 
 def _config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def fetch_record(run_id: str, folder: Path) -> None:
             f"{run_id} is no folder, and MLFLOW_TRACKING_URI names no server that could know a run of that id",
             fix="name an output folder, or set MLFLOW_TRACKING_URI",
         )
-    from robustkd.tracking.runbook import connect
+    from robustkd.tracking.run_store import connect
 
     try:
         client = connect(uri)

@@ -38,7 +38,14 @@ class Mark(NamedTuple):
 
 def tracking_uri(folder: Path) -> str:
     """The MLflow store of a results folder: ``MLFLOW_TRACKING_URI`` when it is set, else a SQLite file inside."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / DATABASE}"
+    if named := os.environ.get("MLFLOW_TRACKING_URI"):
+        return named
+    from sqlalchemy.engine import URL  # late: it loads half a second's worth of modules
+
+    file = str(folder.resolve() / DATABASE)
+    uri = str(URL.create("sqlite", database=file))
+    # MLflow makes the folder that an unquoted sqlite: URI would name; it leaves one with a driver alone.
+    return uri if uri.endswith(file) else str(URL.create("sqlite+pysqlite", database=file))
 
 
 def default_store(folder: Path) -> Path | None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustkd.redaction import redacted
+from robustkd.reporting.presentation import presentation
 from robustkd.reporting.transcripts import PromptItem
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 from robustkd.tracking.location import Mark, TrackingError, read_mark, tracking_uri, write_mark
@@ -38,11 +39,11 @@ from robustkd.tracking.records import (
 
 if TYPE_CHECKING:
     from robustkd.reporting import Item
-    from robustkd.tracking.runbook import Attach, LogModel, RunBook
+    from robustkd.tracking.run_store import Attach, LogModel, RunStore
 
     Gallery = Sequence[Item] | Callable[[CellResult], Sequence[Item]]
 
-Job = Callable[["RunBook"], None]
+Job = Callable[["RunStore"], None]
 
 PATIENCE = 60.0
 """For how many seconds ``finish`` goes on trying to reach a store that is away."""
@@ -75,7 +76,7 @@ class MlflowTracker:
         self._patience = patience
         self._deadline = math.inf  # until finish is called, a store may be away for as long as it likes
         self._hurry = threading.Event()
-        self._book: RunBook | None = None
+        self._book: RunStore | None = None
         self._thread: ThreadPoolExecutor | None = None
 
     def open(self) -> None:
@@ -142,7 +143,7 @@ class MlflowTracker:
 
     def _put_everything(
         self,
-        book: RunBook,
+        book: RunStore,
         results: Results,
         gallery: Gallery,
         targets: Mapping[tuple[str, int], Path],
@@ -157,11 +158,11 @@ class MlflowTracker:
         if not results.incomplete:
             book.put_trends(results)
 
-    def _put_cell(self, book: RunBook, cell: CellResult, gallery: Gallery, defended: DefenseResult | None = None) -> None:
+    def _put_cell(self, book: RunStore, cell: CellResult, gallery: Gallery, defended: DefenseResult | None = None) -> None:
         if cell.status == "pending":
             return
         examples: Sequence[Item] = ()
-        if cell.status == "done" and "modality" in self._campaign.data:
+        if cell.status == "done" and presentation(self._campaign.data.modality).quoted:
             examples = gallery = _of(gallery, cell)  # the note of an attack on prompts quotes some
         attach = _shown(gallery, cell) if cell.status == "done" else None
         record = cell_record(
@@ -169,23 +170,23 @@ class MlflowTracker:
         )
         book.put(RunKey(cell.defense, cell.attack, cell.seed), record, attach)
 
-    def _put_defense(self, book: RunBook, result: DefenseResult, folder: Path | None) -> None:
+    def _put_defense(self, book: RunStore, result: DefenseResult, folder: Path | None) -> None:
         if result.status == "pending" and result.robust_accuracy is None:
             return
         model: LogModel | None = None
         if folder is not None and result.target_hash:
             from robustkd.tracking.models import log_model
 
-            def model(book: RunBook, run_id: str) -> str:
+            def model(book: RunStore, run_id: str) -> str:
                 return log_model(book, run_id, result, folder)
 
         record = defense_record(self._campaign, result, model=model is not None)
         book.put(RunKey(result.defense, "", result.seed), record, model=model)
 
-    def _put_campaign(self, book: RunBook, results: Results, artifacts: Sequence[Path]) -> None:
+    def _put_campaign(self, book: RunStore, results: Results, artifacts: Sequence[Path]) -> None:
         record = campaign_record(self._campaign, results, [f"{path.name} {_sha256(path)}" for path in artifacts])
 
-        def attach(book: RunBook, run_id: str) -> None:
+        def attach(book: RunStore, run_id: str) -> None:
             for path in artifacts:
                 book.client.log_artifact(run_id, str(path))
             book.show_as_table(run_id, "cells.json")
@@ -202,15 +203,15 @@ class MlflowTracker:
         while self.problem is None:
             try:
                 if self._book is None:
-                    from robustkd.tracking.runbook import RunBook
+                    from robustkd.tracking.run_store import RunStore
 
-                    self._book = RunBook(tracking_uri(self._folder), self._folder, self._campaign)
+                    self._book = RunStore(tracking_uri(self._folder), self._folder, self._campaign)
                 job(self._book)
             except Exception as error:
                 # Whatever a store or its driver raises: the campaign's numbers are safe in its own folder.
                 self._book = None  # what came through is not known: the next one looks
                 told = redacted(f"{type(error).__name__}: {str(error).strip()}")
-                if not _passing(error) or time.monotonic() >= self._deadline:
+                if not _is_transient(error) or time.monotonic() >= self._deadline:
                     self._stop(told)
                     return
                 if not pause:
@@ -279,7 +280,7 @@ def _shown(gallery: Gallery, cell: CellResult) -> Attach | None:
     if not callable(gallery) and not _of(gallery, cell):
         return None
 
-    def attach(book: RunBook, run_id: str) -> None:
+    def attach(book: RunStore, run_id: str) -> None:
         from robustkd.tracking import transcripts
         from robustkd.tracking.images import save_sheet
 
@@ -296,7 +297,7 @@ def _shown(gallery: Gallery, cell: CellResult) -> Attach | None:
     return attach
 
 
-def _passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether trying again may help: the store is away or overloaded, and did not refuse what it was given."""
     from mlflow.exceptions import MlflowException
 

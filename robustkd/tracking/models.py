@@ -14,15 +14,15 @@ from typing import Any
 
 from robustkd.contracts import StoreError
 from robustkd.scoring.results import DefenseResult
-from robustkd.tracking import notes
+from robustkd.tracking import descriptions
 from robustkd.tracking.records import defense_name, flattened
-from robustkd.tracking.runbook import RunBook
+from robustkd.tracking.run_store import RunStore
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"  # robustkd.targets.files has them too, but importing it imports torch
 HASH = "robustkd.target_hash"
 
 
-def log_model(book: RunBook, run_id: str, result: DefenseResult, folder: Path) -> str:
+def log_model(book: RunStore, run_id: str, result: DefenseResult, folder: Path) -> str:
     """The logged model of a trained target: found by the target's hash, or else made from the files in ``folder``.
 
     Raises:
@@ -48,7 +48,7 @@ def log_model(book: RunBook, run_id: str, result: DefenseResult, folder: Path) -
     if model.status != LoggedModelStatus.READY:
         _upload(book, model.model_id, run_id, folder, defense_name(result.defense, result.seed))
     client.set_logged_model_tags(
-        model.model_id, {"robustkd.verdict": result.verdict or "none yet", "mlflow.note.content": notes.defense(result)}
+        model.model_id, {"robustkd.verdict": result.verdict or "none yet", "mlflow.note.content": descriptions.defense(result)}
     )
     outputs = client.get_run(run_id).outputs
     if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
@@ -56,7 +56,7 @@ def log_model(book: RunBook, run_id: str, result: DefenseResult, folder: Path) -
     return str(model.model_id)
 
 
-def _upload(book: RunBook, model_id: str, run_id: str, folder: Path, title: str) -> None:
+def _upload(book: RunStore, model_id: str, run_id: str, folder: Path, title: str) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 

@@ -17,8 +17,9 @@ from robustkd.contracts.check import Verdict
 from robustkd.redaction import redacted
 from robustkd.reporting import Item, PromptItem
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
+from robustkd.scoring.summaries import DataSummary
 from robustkd.scoring.tradeoff import nrr, w_robust
-from robustkd.tracking import notes
+from robustkd.tracking import descriptions
 
 MAX_PARAM = 6000
 """MLflow cuts longer ones silently."""
@@ -41,14 +42,13 @@ class TrackedCampaign:
     Attributes:
         plan_id: the same for the same plan; another one starts another parent run.
         text: the resolved campaign file.
-        data: as in ``Results.data``: name, n, digest, and of prompts the modality.
         defenses, attacks: kind and parameters by name, nested as they are.
     """
 
     name: str
     plan_id: str
     text: str
-    data: Mapping[str, Any]
+    data: DataSummary
     defenses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -110,7 +110,9 @@ def cell_record(
     """
     quoted = [item for item in examples if isinstance(item, PromptItem)]
     params, files = _params(campaign, cell, cell.attack)
-    tags = _tags(campaign, cell, "cell", cell.cell_id, verdict) | {"mlflow.note.content": notes.cell(cell, verdict, quoted)}
+    tags = _tags(campaign, cell, "cell", cell.cell_id, verdict) | {
+        "mlflow.note.content": descriptions.cell(cell, verdict, quoted)
+    }
     return RunRecord(
         name=f"{cell.defense} × {cell.attack} · seed {cell.seed}",
         status="FINISHED" if cell.status == "done" else "FAILED",
@@ -132,7 +134,7 @@ def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: b
     return RunRecord(
         name=defense_name(result.defense, result.seed),
         status="FINISHED" if result.status == "done" else "FAILED",
-        tags=tags | {"mlflow.note.content": notes.defense(result)},
+        tags=tags | {"mlflow.note.content": descriptions.defense(result)},
         params=params,
         metrics=(
             *_points(result, DEFENSE_METRICS),
@@ -156,7 +158,7 @@ def training_record(campaign: TrackedCampaign, defense: str, seed: int) -> RunRe
 
 
 def campaign_record(campaign: TrackedCampaign, results: Results, attached: Iterable[str] = ()) -> RunRecord:
-    """The parent run."""
+    """The parent run of a plan: totals over its cells, and the campaign file."""
     done = [cell for cell in results.cells if cell.status == "done"]
     totals = {
         "cells": len(results.cells),
@@ -166,9 +168,9 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
         "forward_passes": sum(cell.forward_passes for cell in done),
         "backward_passes": sum(cell.backward_passes for cell in done),
         "wall_seconds": sum(cell.wall_seconds for cell in done) + sum(item.train_seconds for item in results.defenses),
-        "n": results.data.get("n", 0),
+        "n": results.data.n,
     }
-    params = {"data": results.data.get("name"), "norm": results.threat.get("norm"), "eps": results.threat.get("eps")}
+    params = {"data": results.data.name, "norm": results.threat.norm, "eps": results.threat.eps}
     return RunRecord(
         name=campaign_name(campaign),
         status="FAILED" if results.incomplete else "FINISHED",
@@ -177,9 +179,9 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
             "robustkd.plan_id": campaign.plan_id,
             "robustkd.status": "incomplete" if results.incomplete else "done",
             "robustkd.version": package_version(),
-            "mlflow.note.content": notes.campaign(results),
+            "mlflow.note.content": descriptions.campaign(results),
         },
-        params={key: _text(value) for key, value in params.items() if value is not None},
+        params={key: _text(value) for key, value in params.items()},
         metrics=tuple(Point(key, 0, _rounded(value)) for key, value in totals.items()),
         files={"campaign.yaml": redacted(campaign.text), "cells.json": table(results)},
         attached=tuple(attached),
@@ -187,7 +189,7 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
 
 
 def campaign_name(campaign: TrackedCampaign) -> str:
-    """The parent run's name."""
+    """The name of a plan's parent run."""
     return f"{campaign.name} · campaign {campaign.plan_id[:8]}"
 
 
@@ -232,7 +234,7 @@ def flattened(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
 
 @cache
 def package_version() -> str:
-    """The version of robustkd."""
+    """The installed version of robustkd; `unknown` where it is not installed."""
     try:
         return version("robustkd")
     except PackageNotFoundError:
@@ -293,7 +295,7 @@ def _tags(
     if verdict:
         tags |= {"robustkd.verdict": verdict, "mlflow.runColor": COLOURS[verdict]}
     if item.error:
-        tags["robustkd.error"] = notes.fit(redacted(item.error), 2000)
+        tags["robustkd.error"] = descriptions.truncate(redacted(item.error), 2000)
     return tags
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from robustkd.contracts import RobustkdError, UsageError, suggestion
 from robustkd.redaction import redacted
 from robustkd.scoring.results import DefenseResult, Results
-from robustkd.tracking import notes
+from robustkd.tracking import descriptions
 from robustkd.tracking.location import TrackingError, tracking_uri
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def promote(
         UsageError: there is no such model, or something speaks against it.
         TrackingError: MLflow refused.
     """
-    from robustkd.tracking.runbook import connect
+    from robustkd.tracking.run_store import connect
 
     trained = _trained(results, defense, seed)
     against = [*_doubts(trained), *objections]
@@ -60,11 +60,11 @@ def promote(
             fix="see its report; --force promotes it all the same, and says so in the version's tags",
         )
     registered = name or f"{results.campaign}-{defense}"
-    tags = {"robustkd.overridden": notes.fit("; ".join(against), 2000)} if against else {}
+    tags = {"robustkd.overridden": descriptions.truncate("; ".join(against), 2000)} if against else {}
     try:
         client = connect(tracking_uri(folder))
         model = _logged(client, results.campaign, trained)
-        card = notes.fit(notes.card(results, trained, gates, against), MAX_DESCRIPTION)
+        card = descriptions.truncate(descriptions.card(results, trained, gates, against), MAX_DESCRIPTION)
         client.set_registered_model_alias(registered, alias, _version(client, registered, model, card, tags))
     except RobustkdError:
         raise

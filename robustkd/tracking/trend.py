@@ -12,10 +12,9 @@ from typing import Any
 
 from robustkd.reporting import DefenseSummary, summary_rows
 from robustkd.reporting.formatting import interval, percent
-from robustkd.reporting.markdown import escape
-from robustkd.reporting.markdown import verdict as signed
+from robustkd.reporting.markdown import escape, verdict_mark
 from robustkd.scoring.results import Results
-from robustkd.tracking import notes
+from robustkd.tracking import descriptions
 from robustkd.tracking.records import COLOURS, Point, RunRecord, package_version
 
 TAG = "robustkd.history"
@@ -38,19 +37,19 @@ class Step:
 
     @property
     def points(self) -> list[Point]:
-        """As metrics."""
+        """The numbers of this execution as points of MLflow metrics."""
         named = {name: getattr(self, name) for name in ("robust_accuracy", "ci_low", "ci_high", "clean_accuracy")}
         return [Point(name, self.step, _short(value)) for name, value in named.items() if value is not None]
 
     @property
     def milliseconds(self) -> int:
-        """When, since 1970."""
+        """The time of the execution in milliseconds since 1970."""
         return round(1000 * datetime.fromisoformat(self.at).timestamp())
 
 
 def finished_at(results: Results) -> str:
     """When the last cell was finished, as the results say it."""
-    return results.environment.get("finished", "1970-01-01T00:00:00+00:00")
+    return results.environment.finished or "1970-01-01T00:00:00+00:00"
 
 
 def steps(results: Results, plan: str, known: dict[str, str]) -> dict[str, list[Step]]:
@@ -87,7 +86,7 @@ def _with(before: list[Step], row: DefenseSummary, plan: str, at: str) -> list[S
 
 
 def _short(value: Any) -> Any:
-    """A tag holds 8,000 characters."""
+    """A float with six digits: an MLflow tag holds 8,000 characters."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
@@ -104,8 +103,8 @@ def _note(defense: str, history: list[Step]) -> str:
     for before, step in zip([None, *history], history, strict=False):
         moved = "" if before is None else f"{100 * (step.robust_accuracy - before.robust_accuracy):+.1f}"
         share, ends = f"**{percent(step.robust_accuracy)}**", interval(step.ci_low, step.ci_high)
-        lines.append([step.at[:16].replace("T", " "), step.plan[:8], share, ends, moved, signed(step.verdict)])
+        lines.append([step.at[:16].replace("T", " "), step.plan[:8], share, ends, moved, verdict_mark(step.verdict)])
     head = ["finished", "plan", "robust", "95 % interval", "points", "verdict"]
     told = f"**{escape(defense)}**, its worst case in each execution of this campaign, the newest first."
     asked = "Whether a move is more than chance is said by `robustkd compare`, on the samples themselves."
-    return notes.fit("\n\n".join([told, notes.table(head, lines[::-1]), asked]))
+    return descriptions.truncate("\n\n".join([told, descriptions.table(head, lines[::-1]), asked]))

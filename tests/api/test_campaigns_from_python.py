@@ -102,7 +102,7 @@ def test_a_text_and_a_mapping_are_campaigns(ran, tmp_path, monkeypatch):
         "attacks": {"a": {"kind": "fgsm"}},
     }
     assert robustkd.run(numbers, workers=0, track=False).folder == Path("runs") / "of-numpy"
-    assert robustkd.load("runs/of-numpy").threat["eps"] == 0.125
+    assert robustkd.load("runs/of-numpy").threat.eps == 0.125
     with pytest.raises(UsageError, match="the campaign holds a object"):
         robustkd.run({**CAMPAIGN, "threat": object()})
     with pytest.raises(UsageError, match="neither a campaign file nor a preset"):

@@ -24,7 +24,7 @@ from robustkd.contracts.target import WrappedTarget
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model, word_tokenizer
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.targets import ClassifierTarget, load_target, save_target
-from robustkd.targets.redrawn import RedrawnTarget
+from robustkd.targets.redrawn import PurifiedTarget
 from robustkd.targets.text_to_image import TextToImageTarget
 from support.toy_text_to_image import Words
 
@@ -90,16 +90,16 @@ def batch_of(images: Tensor, labels: Tensor) -> Batch:
 
 
 @pytest.fixture
-def imitated() -> RedrawnTarget:
+def imitated() -> PurifiedTarget:
     classifier = ClassifierTarget(Brighter(), num_classes=2, input_shape=(1, 4, 4))
-    return RedrawnTarget(gaussian_drawing(), classifier, strength=0.25)
+    return PurifiedTarget(gaussian_drawing(), classifier, strength=0.25)
 
 
 def test_an_image_is_redrawn_step_by_step_as_the_sampler_would() -> None:
     drawing = gaussian_drawing()
     scheduler = drawing.scheduler
     images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    target = RedrawnTarget(drawing, ClassifierTarget(Brighter(), num_classes=2, input_shape=(1, 4, 4)), strength=0.5, seed=5)
+    target = PurifiedTarget(drawing, ClassifierTarget(Brighter(), num_classes=2, input_shape=(1, 4, 4)), strength=0.5, seed=5)
     kept, noise = scheduler.alphas_cumprod, torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(5))
     t = 15  # four of eight steps over forty levels are left: 15, 10, 5, 0
     z = kept[t].sqrt() * (2 * images - 1) + (1 - kept[t]).sqrt() * noise
@@ -115,7 +115,7 @@ def test_an_answer_does_not_depend_on_the_batch_and_survives_saving(tmp_path: Pa
     torch.manual_seed(1)
     classifier = ClassifierTarget.from_model("tiny-cnn", input_shape=(1, 8, 8), num_classes=3)
     classifier.module.eval()
-    target = RedrawnTarget(small_drawing(), classifier, strength=0.5)
+    target = PurifiedTarget(small_drawing(), classifier, strength=0.5)
     images = torch.rand(4, 1, 8, 8)
     logits = target(images)
     torch.testing.assert_close(torch.cat([target(image[None]) for image in images]), logits, atol=1e-5, rtol=1e-5)
@@ -132,7 +132,7 @@ def test_a_prompt_is_drawn_with_the_model_s_guidance() -> None:
     def drawn(prompt: str, guidance: float) -> torch.Tensor:
         drawing = small_drawing()
         drawing.guidance = guidance
-        redrawn: torch.Tensor = RedrawnTarget(drawing, classifier, strength=0.5, prompt=prompt).module.redrawn(images)
+        redrawn: torch.Tensor = PurifiedTarget(drawing, classifier, strength=0.5, prompt=prompt).module.redrawn(images)
         return redrawn.detach()
 
     torch.testing.assert_close(drawn("", 3.0), drawn("", 1.0))
@@ -152,9 +152,9 @@ def test_the_slope_is_what_the_unet_says_pulled_back_through_the_encoder_alone()
     rows, rng = torch.arange(2), SampleRng(0, torch.arange(2))
     hidden = drawing.encode(drawing.tokenize([""])).detach()
     passes = SimpleNamespace(forwards=torch.zeros(2), backwards=torch.zeros(2))
-    climbers: Any = SimpleNamespace(x=images, rows=rows)
+    state: Any = SimpleNamespace(x=images, rows=rows)
     nothing: Any = None
-    found = ScoreDistillation(drawing, hidden, rng, -1)(passes, climbers, nothing, 3)  # type: ignore[arg-type]
+    found = ScoreDistillation(drawing, hidden, rng, -1)(passes, state, nothing, 3)  # type: ignore[arg-type]
 
     draws = rng.fork(3)
     level, noise = draws.integers((), drawing.timesteps), draws.normal((1, 8, 8))
@@ -171,7 +171,7 @@ def test_the_slope_is_what_the_unet_says_pulled_back_through_the_encoder_alone()
 
 @pytest.mark.parametrize(("direction", "sign"), [("up", 1), ("down", -1)])
 def test_where_the_best_denoiser_is_known_the_attack_ends_where_theory_says(
-    imitated: RedrawnTarget, direction: str, sign: int
+    imitated: PurifiedTarget, direction: str, sign: int
 ) -> None:
     # What is expected of the slope is a multiple of z - MEAN at every noise level: away from the mean picture, or towards it.
     far = torch.where(torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(3)) < 0.5, 0.15, 0.95)
@@ -187,7 +187,7 @@ def test_where_the_best_denoiser_is_known_the_attack_ends_where_theory_says(
     assert (result.adversarial - far).abs().max() <= EPS.eps + 1e-6
 
 
-def test_its_cost_is_a_pass_a_step_and_what_it_holds_for_broken_is(imitated: RedrawnTarget) -> None:
+def test_its_cost_is_a_pass_a_step_and_what_it_holds_for_broken_is(imitated: PurifiedTarget) -> None:
     near = torch.full((3, 1, 4, 4), MEAN / 2 + 0.5) + torch.tensor([0.004, -0.004, 0.3]).view(3, 1, 1, 1)
     labels = imitated(near).argmax(1)
     attack = DiffProtect(DiffProtect.Params(steps=12, direction="down", restarts=2))
@@ -198,7 +198,7 @@ def test_its_cost_is_a_pass_a_step_and_what_it_holds_for_broken_is(imitated: Red
     assert result.backwards[2] == 2 * 12
 
 
-def test_the_drawing_can_be_differentiated_as_well(imitated: RedrawnTarget) -> None:
+def test_the_drawing_can_be_differentiated_as_well(imitated: PurifiedTarget) -> None:
     near = torch.full((2, 1, 4, 4), MEAN / 2 + 0.5) + torch.tensor([0.03, -0.03]).view(2, 1, 1, 1)
     labels = imitated(near).argmax(1)
     assert PGD().run(imitated, batch_of(near, labels), EPS, SampleRng(0, torch.arange(2))).success.all()
@@ -213,7 +213,7 @@ def test_a_target_that_draws_nothing_is_refused() -> None:
 def test_a_classifier_of_other_images_is_refused() -> None:
     other = ClassifierTarget(Brighter(), num_classes=2, input_shape=(1, 8, 8))
     with pytest.raises(TargetError, match="draws from"):
-        RedrawnTarget(gaussian_drawing(), other, strength=0.5)
+        PurifiedTarget(gaussian_drawing(), other, strength=0.5)
 
 
 def test_a_campaign_of_images_trains_the_drawing_and_attacks_what_stands_behind_it(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def attacked(
     attack = plugins.make("attacks", {"kind": name} | QUICK.get(name, {}) | params).with_targets({"original": original})
     batch = prepare(target, requests(count, images), np.arange(count) + 40, JUDGES)
     threat = attack.threat_for(ThreatModel.by_prompt(attempts))
-    return evaluate_prompt_attack(target, attack, batch, threat, JUDGES, num_classes=1, seed=1)
+    return evaluate_prompt_attack(target, attack, batch, threat, JUDGES, seed=1)
 
 
 def test_models_that_predict_different_things_are_not_compared() -> None:
@@ -329,4 +329,4 @@ def test_requests_without_room_and_targets_without_tokens_are_refused() -> None:
     )
     batch = prepare(target := toy(), requests(1), np.arange(1), JUDGES)
     with pytest.raises(UsageError, match="'original' is a classifier, where a text-to-image is needed"):
-        evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(2), JUDGES, num_classes=1)
+        evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(2), JUDGES)

@@ -11,7 +11,18 @@ from torch import Tensor
 
 from robustkd.attacks.text.embedding import Embedding, EmbeddingParams
 from robustkd.attacks.text.soft_prompt import SoftPrompt, SoftPromptParams
-from robustkd.contracts import Asked, AttackError, Attempts, DataError, Judge, PromptAttack, PromptBatch, Prompts, ThreatModel
+from robustkd.contracts import (
+    Asked,
+    AttackError,
+    Attempts,
+    DataError,
+    EmbeddingRadius,
+    Judge,
+    PromptAttack,
+    PromptBatch,
+    Prompts,
+    ThreatModel,
+)
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
@@ -48,7 +59,7 @@ def _attacked(attack: PromptAttack, rows: Sequence[int] = (0, 1, 2)) -> tuple[Ev
     batch = prepare(target, Prompts(columns, np.zeros(len(rows), dtype=np.int64)), np.array(rows), judges)
     target.heard.clear()
     threat = attack.threat_for(ThreatModel.by_prompt(20))
-    found = evaluate_prompt_attack(target, attack, batch, threat, judges, num_classes=1)
+    found = evaluate_prompt_attack(target, attack, batch, threat, judges)
     assert not batch.unattacked.complied.any()
     return found, target
 
@@ -68,7 +79,7 @@ def test_every_attempt_is_within_eps_of_the_prompt(norm: str, direction: str) ->
     )
     attack = Embedding(params)
     found, target = _attacked(attack)
-    assert attack.threat_for(ThreatModel.by_prompt(20)) == ThreatModel(norm=norm, eps=1.5, space="embeddings", attempts=20)  # type: ignore[arg-type]
+    assert attack.threat_for(ThreatModel.by_prompt(20)) == ThreatModel(budget=EmbeddingRadius(1.5, 20, norm))  # type: ignore[arg-type]
     assert found.outcome.success.all()
     radii = [0.001] * 6 + [1.5] * (len(target.heard) - 6)
     assert len(radii) > 6
@@ -76,7 +87,7 @@ def test_every_attempt_is_within_eps_of_the_prompt(norm: str, direction: str) ->
         moves, budget = _moves(target, asked), eps * target.embedding_norm
         size = moves.norm(dim=1) if norm == "l2" else moves.abs().amax(1) * moves.shape[1] ** 0.5
         assert 0.5 * budget < size.max() <= budget * 1.001
-    assert (found.outcome.backwards == 12 * found.outcome.distance).all()
+    assert (found.outcome.backwards == 12 * found.outcome.attempts).all()
 
 
 @pytest.mark.parametrize(

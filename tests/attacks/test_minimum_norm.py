@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import robustkd
-from robustkd.attacks.image.engine.minimum_norm.nearest import Seekers
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormState
 from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
 from robustkd.contracts import Batch, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -137,11 +137,11 @@ def test_other_precisions(name, norm, params, precision):
 @pytest.mark.parametrize(("looks", "ended_at"), [(1, 2), (2, 7)])
 def test_a_search_that_rises_for_once_may_go_on(looks, ended_at):
     one, zero, no = torch.ones(1), torch.zeros(1), torch.zeros(1, dtype=torch.bool)
-    now = Seekers(torch.tensor([0]), one, one, zero, zero, zero, no, one, one, one * torch.inf, no)
+    state = MinNormState(torch.tensor([0]), one, one, zero, zero, zero, no, one, one, one * torch.inf, no)
     search = ConstantSearch(steps=10, values=9, abort_early=True, looks=looks)
-    search.begin(now, first=one)
+    search.begin(state, first=one)
     objectives = iter([5.0, 4.0, 4.5, 3.0, 2.0, 1.0, 1.0, 1.0, 0.5])
-    ended = [bool(search.ended(now, torch.tensor([value]))) for value in objectives]
+    ended = [bool(search.ended(state, torch.tensor([value]))) for value in objectives]
     assert ended.index(True) == ended_at
 
 

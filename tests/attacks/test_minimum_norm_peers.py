@@ -71,7 +71,7 @@ def fab(norm):
     return torchattacks("FAB", norm=norm, eps=1e9, steps=20, n_restarts=1)
 
 
-DUELS = [
+COMPARISONS = [
     ("cw-l2", {"steps": 50, "binary_steps": 5}, "l2", foolbox("L2CarliniWagnerAttack", steps=50, binary_search_steps=5)),
     ("cw-l2", {"steps": 50, "binary_steps": 5}, "l2", torchattacks("CW", steps=250)),
     ("cw-linf", {"steps": 400}, "linf", adv_lib("carlini_wagner_linf", max_iterations=20)),
@@ -92,14 +92,17 @@ DUELS = [
 ]
 
 
-def named(duel):
-    inside = duel[3].__qualname__.split(".")[0]
-    return f"{duel[0]}-{duel[2]}-{inside}"
+def named(comparison):
+    inside = comparison[3].__qualname__.split(".")[0]
+    return f"{comparison[0]}-{comparison[2]}-{inside}"
 
 
 @pytest.mark.parametrize(
     ("name", "params", "norm", "peer"),
-    [pytest.param(*duel, id=named(duel), marks=[pytest.mark.slow] if "adv_lib" in named(duel) else []) for duel in DUELS],
+    [
+        pytest.param(*comparison, id=named(comparison), marks=[pytest.mark.slow] if "adv_lib" in named(comparison) else [])
+        for comparison in COMPARISONS
+    ],
 )
 def test_at_least_as_near_as_the_peer(name, params, norm, peer, digits):
     net, x, y = digits

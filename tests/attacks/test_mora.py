@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import robustkd
-from robustkd.attacks.image.gradient.mora import reweighed, tempered, weights
+from robustkd.attacks.image.gradient.mora import reweighted, tempered, weights
 from robustkd.contracts import Batch, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.data import SplitParams, load_splits
@@ -42,11 +42,11 @@ def test_z_is_the_mixture():
     logits, y = torch.randn(3, 5, 4), torch.zeros(5, dtype=torch.int64)
     whole = logits.softmax(2).mean(0).log()
     best = whole.sort(descending=True).values
-    only = reweighed(logits, whole, y, 0.0)
+    only = reweighted(logits, whole, y, 0.0)
     assert torch.allclose(only * (best[:, :1] - best[:, 1:2]), whole, atol=1e-6)
     rival = whole[:, 1:].argmax(1) + 1
     pulled = torch.einsum("mb,mbk->bk", weights(logits, y, rival), logits)
-    assert torch.allclose(reweighed(logits, whole, y, 1.0), pulled, atol=1e-6)
+    assert torch.allclose(reweighted(logits, whole, y, 1.0), pulled, atol=1e-6)
 
 
 def small(seed):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import robustkd
-from robustkd.attacks.image.engine.ascent import SteepestStep, ascend
+from robustkd.attacks.image.engine.ascent import SteepestStep, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize, project_l1
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
@@ -41,13 +41,13 @@ def last_iterate(net, x, y, *, norm, eps, size, steps):
     target = ClassifierTarget(net, num_classes=10, input_shape=x.shape[1:])
     seen = {}
     with frozen(net):
-        ascend(
+        maximize(
             Oracle(target, batch),
             batch.index,
             ball := Ball.around(x, eps, norm, (0.0, 1.0)),
             ball.centre,
             objective=for_batch("ce", batch),
-            rule=SteepestStep(StepSize(size)),
+            update=SteepestStep(StepSize(size)),
             steps=steps,
             stop_when_broken=False,
             recorder=lambda t, rows, at, values: seen.update({t: at.clone()}),

@@ -373,8 +373,8 @@ def test_through_the_platform_within_the_budget_and_whatever_the_batch(kind, par
     threat, found = ThreatModel.by_prompt(2, plugin.space), {}
     for rows in (np.arange(4), np.array([2])):
         part = prepare(target, batch.requests.select(rows), rows, judges)
-        found[len(rows)] = evaluate_prompt_attack(target, plugin(plugin.Params(**params)), part, threat, judges, num_classes=1)
-    assert (found[4].outcome.distance <= 2).all()
+        found[len(rows)] = evaluate_prompt_attack(target, plugin(plugin.Params(**params)), part, threat, judges)
+    assert (found[4].outcome.attempts <= 2).all()
     assert found[4].transcripts[2] == found[1].transcripts[0]
     assert found[4].outcome.forwards[2] == found[1].outcome.forwards[0]
     assert (found[4].outcome.forwards > 2).all() == (kind in SEARCHES)

@@ -16,8 +16,8 @@ from torch import nn
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
-import _arena  # noqa: E402
-import _duels  # noqa: E402
+import _comparisons  # noqa: E402
+import _harness  # noqa: E402
 import overhead  # noqa: E402
 
 from robustkd import plugins  # noqa: E402
@@ -44,7 +44,7 @@ def test_the_judge_believes_nobody(net: nn.Module) -> None:
     found[1, 0, 0, 0] = 0.65  # adversarial, beyond eps
     found[2] = 0  # what foolbox returns for a failed search
     found[3, 0, 0, 0] = float("nan")
-    row = _arena.judge(net, x, y, found, "linf", eps=0.2)
+    row = _harness.judge(net, x, y, found, "linf", eps=0.2)
     assert row["clean_accuracy"] == pytest.approx(5 / 6)
     assert row["robust_accuracy"] == pytest.approx(4 / 6)  # four of the five classified rightly withstand
     assert row["success"] == pytest.approx(2 / 5)
@@ -53,7 +53,7 @@ def test_the_judge_believes_nobody(net: nn.Module) -> None:
 
 
 def test_passes_are_counted_each_way(net: nn.Module) -> None:
-    model = _arena.Counted(net)
+    model = _harness.Counted(net)
     x = torch.rand(5, 1, 2, 2, requires_grad=True)
     torch.autograd.grad(model(x).sum(), x)
     with torch.no_grad():
@@ -61,41 +61,47 @@ def test_passes_are_counted_each_way(net: nn.Module) -> None:
     assert (model.forwards, model.backwards) == (7, 5)
 
 
-def test_every_attack_of_ours_in_a_duel_exists() -> None:
-    assert {duel.ours for duel in _duels.DUELS.values()} <= set(plugins.names("attacks"))
+def test_every_attack_of_ours_in_a_comparison_exists() -> None:
+    assert {comparison.ours for comparison in _comparisons.COMPARISONS.values()} <= set(plugins.names("attacks"))
 
 
-@pytest.mark.parametrize("duel", ["pgd", "pgd-l2", "apgd-ce", "square", "cw-l2", "ddn", "fmn-l1", "fab-linf", "deepfool-l2"])
-def test_every_contender_can_fight(duel: str) -> None:
-    budget: dict[str, Any] = {"pgd": {"steps": 2, "step_size": 0.05}, "pgd-l2": {"steps": 2, "step_size": 0.2}}.get(duel) or (
-        {"queries": 5} if duel == "square" else {"steps": 3} | ({"binary_steps": 2, "steps": 10} if duel == "cw-l2" else {})
+@pytest.mark.parametrize(
+    "comparison", ["pgd", "pgd-l2", "apgd-ce", "square", "cw-l2", "ddn", "fmn-l1", "fab-linf", "deepfool-l2"]
+)
+def test_every_implementation_runs(comparison: str) -> None:
+    budget: dict[str, Any] = {"pgd": {"steps": 2, "step_size": 0.05}, "pgd-l2": {"steps": 2, "step_size": 0.2}}.get(
+        comparison
+    ) or (
+        {"queries": 5}
+        if comparison == "square"
+        else {"steps": 3} | ({"binary_steps": 2, "steps": 10} if comparison == "cw-l2" else {})
     )
-    for who in ("robustkd", *_duels.DUELS[duel].peers):
+    for who in ("robustkd", *_comparisons.COMPARISONS[comparison].peers):
         if importlib.util.find_spec(MODULES[who]) is None:
             continue
-        row = _arena._run(_arena.Job(duel, who, "digits", 8, 0.2, budget))
+        row = _harness._run(_harness.Job(comparison, who, "digits", 8, 0.2, budget))
         assert row["forwards"] >= 1
         assert 0 <= row["robust_accuracy"] <= row["clean_accuracy"] <= 1
         assert row["clean_accuracy"] > 0.5
 
 
-def test_a_contender_that_raises_is_said_and_stops_nobody() -> None:
-    row = _arena.measure(_arena.Job("pgd", "robustkd", "no-such-network", 2, 0.1))
+def test_an_implementation_that_raises_is_said_and_stops_nobody() -> None:
+    row = _harness.measure(_harness.Job("pgd", "robustkd", "no-such-network", 2, 0.1))
     assert "error" in row
 
 
 def test_the_tables_are_printed_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_arena, "RESULTS", tmp_path)
+    monkeypatch.setattr(_harness, "RESULTS", tmp_path)
 
-    def here(job: _arena.Job) -> dict[str, Any]:  # not in a process of its own
-        there = importlib.util.find_spec(MODULES[job.contender])
-        return asdict(job) | (_arena._run(job) if there else {"error": "not installed"})
+    def here(job: _harness.Job) -> dict[str, Any]:  # not in a process of its own
+        there = importlib.util.find_spec(MODULES[job.implementation])
+        return asdict(job) | (_harness._run(job) if there else {"error": "not installed"})
 
     monkeypatch.setattr(overhead, "measure", here)
     overhead.main(["--networks", "digits", "--images", "4", "--steps", "2", "--repeats", "1"], standalone_mode=False)
     assert "PGD without anything leaving, to its bare passes" in capsys.readouterr().out
     content = json.loads((tmp_path / "overhead.json").read_text())
     assert content["machine"]["torch"] == torch.__version__
-    assert {row["contender"] for row in content["rows"]} >= {"bare passes", "robustkd", "foolbox"}
+    assert {row["implementation"] for row in content["rows"]} >= {"bare passes", "robustkd", "foolbox"}

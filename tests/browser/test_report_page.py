@@ -6,6 +6,7 @@ import pytest
 
 from robustkd.reporting import write_report
 from robustkd.scoring.results import Results
+from robustkd.scoring.summaries import DataSummary, ThreatSummary
 from support.example_results import N, broken_campaign, campaign, evidence, large, pictures
 
 pytestmark = pytest.mark.slow
@@ -21,7 +22,7 @@ def page(folder, results: Results, **parts) -> str:
 def cifar10() -> Results:
     """Beside published figures."""
     made = campaign()
-    return Results(made.campaign, {"norm": "linf", "eps": 8 / 255}, {"name": "cifar10", "n": N}, made.cells, made.defenses)
+    return Results(made.campaign, ThreatSummary("linf", 8 / 255), DataSummary("cifar10", N), made.cells, made.defenses)
 
 
 MADE = {

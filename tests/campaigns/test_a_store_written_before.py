@@ -1,6 +1,7 @@
 """A store that an earlier version wrote is one of this version: nothing is done again, and all of it can be read.
 
-``data/before-the-moves`` was written by commit 2f564b6, before the modules were moved into folders of one idea each.
+``data/before-the-moves`` was written by commit 2f564b6, before the modules were moved into folders of one idea each;
+``data/prompts-before-their-outcomes`` by commit 4464684, when the outcome of a request was stored in the columns of an image's.
 """
 
 from __future__ import annotations
@@ -11,15 +12,25 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from robustkd import plugins
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from robustkd.campaigns.results.collect import collect
+from robustkd.campaigns.store import identity, samples
+from robustkd.campaigns.store.store import Store
 from robustkd.cli import main
 from robustkd.targets import load_target
 from robustkd.targets.code import _OWN, function_by_reference
+from support.toy_prompts import registered
 
 FORMER = Path(__file__).parent / "data" / "before-the-moves"
+FORMER_PROMPTS = FORMER.with_name("prompts-before-their-outcomes")
+FORMER_CUPBOARD = "d18b670b9af9ea5fc17e5e27854b270271f1c6e86cc75908c77055401e8afe5d"
+"""The SHA-256 of the example package's ``cupboard.py`` when that store was written."""
 KINDS = {"standard": "defenses", "fgsm": "attacks", "calibration": "analyses"}
 
 
@@ -85,3 +96,32 @@ def test_the_code_that_cards_name_is_there(name: str, place: str) -> None:
     # ``origin.code`` of a saved target; a network is built of it before its weights are read. The names are those of the first cards.
     assert name.startswith(("robustkd.robustbench_bridge:", "robustkd.defenses.image.gal:", "robustkd.defenses.image.sla_sd:"))
     assert function_by_reference(place).__name__ == "build"
+
+
+def test_requests_that_were_stored_as_images_are_read_as_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(FORMER_PROMPTS, tmp_path / "former")
+    monkeypatch.chdir(tmp_path / "former")
+    written = json.loads(Path("out/results.json").read_text())
+    # A third party's source is part of its cells' identity, and the example's has changed since: here it counts as it was.
+    hashed = identity.content_hash
+    monkeypatch.setattr(identity, "content_hash", lambda file: FORMER_CUPBOARD if file.name == "cupboard.py" else hashed(file))
+    with registered(tmp_path / "site"):
+        plan, store = planning.build(spec.load("campaign.yaml")), Store(Path("out"))
+        assert all(store.get(cell.id) for cell in plan.of("attack"))  # their identities are those of then
+        now = json.loads(json.dumps(collect(plan, store, {}).to_dict()))
+        for of in ("defenses", "cells"):
+            assert len(now[of]) == len(written[of]) > 0
+            for row, former in zip(now[of], written[of], strict=True):
+                # The checks are others now, and what follows from them: their cells are planned again.
+                numbers = former.keys() - {"checks", "verdict", "status", "error"}
+                assert {key: row[key] for key in numbers} == {key: former[key] for key in numbers}
+        assert (now["threat"], now["data"]) == (written["threat"], written["data"])
+        for cell in plan.of("attack"):
+            outcome, said = samples.read(entry := store.get(cell.id)).outcome, samples.transcripts(entry)  # type: ignore[arg-type]
+            # Of four of twelve numbers the forgetful one knows nothing any more.
+            assert int((~outcome.eligible).sum()) == (4 if cell.defense == "forgetful" else 0)
+            assert not outcome.unjudged.any()
+            assert outcome.attempts.tolist() == [one.attempts for one in said]
+            first = next(iter(said[0].verdicts))
+            gave = [one.verdicts[first] for one in said]
+            assert (np.array(gave) & outcome.eligible).tolist() == outcome.success.tolist()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from robustkd.campaigns.comparison import baseline
+from robustkd.campaigns.comparison.baseline import TestSamples
 from robustkd.campaigns.comparison.compare import change
 from robustkd.campaigns.comparison.gate import judge_baseline
 from robustkd.campaigns.comparison.snapshot import Row, Snapshot, read
@@ -18,22 +19,23 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta
 from robustkd.campaigns.store.store import Store
 from robustkd.cli import main
-from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.judging import ImageOutcome
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
 from robustkd.scoring.results import CellResult, DefenseResult, Results
+from robustkd.scoring.summaries import AttackSummary, DataSummary, ThreatSummary
 
 N = 400
 
 
-def outcome(correct: np.ndarray, standing: np.ndarray, index: np.ndarray | None = None) -> Outcome:
+def outcome(correct: np.ndarray, standing: np.ndarray, index: np.ndarray | None = None) -> ImageOutcome:
     n = len(correct)
     zeros, label = np.zeros(n), np.zeros(n, np.int64)
     before = np.where(correct, 0, 1)
     index = np.arange(n) * 3 if index is None else index
     whole = np.ones(n, np.int64)
     success = correct & ~standing
-    return Outcome(index, label, before, np.where(standing, 0, 1), correct, success, zeros, zeros, zeros, whole, whole)
+    return ImageOutcome(index, label, correct, success, whole, whole, before, np.where(standing, 0, 1), zeros, zeros, zeros)
 
 
 def draw(seed: int, **shares: float) -> dict[str, np.ndarray]:
@@ -88,10 +90,10 @@ def write(
                 target_hash=target,
             )
         )
-    data = {"name": "digits", "n": N, "digest": f"all of {test}", "test_digest": test}
+    data = DataSummary("digits", N, f"all of {test}", test)
     names = {row.attack for row in rows} if steps else ()
-    set_so = {name: {"kind": "pgd", "version": "1", "params": {"steps": steps, **params}} for name in names}
-    results = Results("mine", {"norm": "linf", "eps": eps}, data, rows, defenses, attacks=set_so)
+    set_so = {name: AttackSummary("pgd", "1", {"steps": steps, **params}) for name in names}
+    results = Results("mine", ThreatSummary("linf", eps), data, rows, defenses, attacks=set_so)
     (folder / "results.json").write_text(json.dumps(results.to_dict()))
     return folder
 
@@ -271,7 +273,7 @@ def snapshot(standing: np.ndarray) -> Snapshot:
     row = Row("robust", "pgd", 0, "linf", 0.1, len(standing), int(standing.sum()), standing)
     worst = Row("robust", "worst case", 0, "linf", 0.1, len(standing), int(standing.sum()), standing)
     rows = {("robust", "pgd", 0): row, ("robust", "worst case", 0): worst}
-    return Snapshot("x", "mine", {"test": "t"}, np.arange(len(standing)), rows, {key: ("pgd",)})
+    return Snapshot("x", "mine", TestSamples("digits", len(standing), "t"), np.arange(len(standing)), rows, {key: ("pgd",)})
 
 
 def test_false_alarms_and_catches_over_many_repetitions():

@@ -11,14 +11,31 @@ import torch
 
 from robustkd import plugins
 from robustkd.application.gallery import gallery_items
+from robustkd.application.samples import sample_evidence
+from robustkd.campaigns.comparison.gate import judge_gates
 from robustkd.campaigns.execution.engines.inline import InlineEngine
 from robustkd.campaigns.execution.run import Observer, run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
-from robustkd.contracts import Asked, AttackError, PromptAttack, ThreatModel, UsageError
+from robustkd.cli.table import print_results
+from robustkd.contracts import (
+    Asked,
+    AttackError,
+    GenerativeTarget,
+    Judge,
+    Judgements,
+    PromptAttack,
+    Prompts,
+    ThreatModel,
+    UsageError,
+)
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from robustkd.reporting.markdown import markdown
+from robustkd.reporting.samples import UNJUDGED
+from robustkd.reporting.summary import summary_rows
+from robustkd.scoring.summaries import ThreatSummary
 from support.toy_prompts import CUPBOARD, SQUARES, registered
 
 
@@ -57,8 +74,8 @@ def cell_of(results, defense, attack):
 def test_the_numbers_are_those_of_the_rules(cupboards):
     _, _, results, _ = cupboards
     assert not results.incomplete
-    assert (results.modality, results.data["n"], results.data["benign"]) == ("text", 12, 12)
-    assert results.threat == {"norm": "prompt", "eps": 6.0}
+    assert (results.modality, results.data.n, results.data.benign) == ("text", 12, 12)
+    assert results.threat == ThreatSummary("prompt", 6.0)
     rows = {row.defense: row for row in results.defenses}
     # Nothing guards the open one; one word in front of "box" does not hide it from the short-sighted one, three mostly do.
     assert (rows["open"].robust_accuracy, rows["careful"].robust_accuracy) == (0.0, 1.0)
@@ -125,9 +142,7 @@ def test_a_result_does_not_depend_on_the_other_requests(cupboards):
     judges = {"number": plugins.make("judges", {"kind": "says-the-number"})}
     rows = np.array([7, 2])
     batch = prepare(target, plan.data.test.select(rows), plan.data.test_index[rows], judges)
-    found = evaluate_prompt_attack(
-        target, plan.campaign.attacks["extra-words"].plugin, batch, plan.campaign.threat, judges, num_classes=3
-    )
+    found = evaluate_prompt_attack(target, plan.campaign.attacks["extra-words"].plugin, batch, plan.campaign.threat, judges)
     assert [(one.prompt, one.attempts) for one in found.transcripts] == [(whole[i].prompt, whole[i].attempts) for i in rows]
 
 
@@ -174,7 +189,7 @@ def test_an_attack_that_leaves_its_threat_model_is_refused(cupboards, asked, tol
     judges = {"number": plugins.make("judges", {"kind": "says-the-number"})}
     batch = prepare(target, plan.data.test, plan.data.test_index, judges)
     with pytest.raises(AttackError, match=told):
-        evaluate_prompt_attack(target, Cheats(*asked), batch, ThreatModel.by_prompt(2), judges, num_classes=3)
+        evaluate_prompt_attack(target, Cheats(*asked), batch, ThreatModel.by_prompt(2), judges)
 
 
 @pytest.mark.parametrize(
@@ -218,3 +233,100 @@ def test_a_campaign_s_own_judges_decide(tmp_path):
     assert cell_of(results, "forgetful", "first-words").attack_success_rate == 1.0
     assert {row.defense: row.clean_accuracy for row in results.defenses}["forgetful"] == 1.0
     assert json.loads((tmp_path / "results.json").read_text())["cells"][0]["agreement"] == {}
+
+
+class Unsure(Judge):
+    """Cannot judge an answer that asks back; finds the number elsewhere, and says so in one of three ways."""
+
+    way = "bool"
+
+    def complied(self, requests, outputs):
+        gives, unsure = np.array(["number" in text for text in outputs]), np.array(["?" in text for text in outputs])
+        if self.way == "nan":
+            return np.where(unsure, np.nan, gives)
+        return Judgements(gives, ~unsure) if self.way == "judgements" else gives
+
+
+class Says(GenerativeTarget):
+    """Says the prompt."""
+
+    def respond(self, asked):
+        return [question.prompt for question in asked]
+
+    def card(self):
+        raise NotImplementedError
+
+    @classmethod
+    def from_card(cls, card, weights, code):
+        raise NotImplementedError
+
+
+class Asks(PromptAttack):
+    def __init__(self, *prompts):
+        super().__init__()
+        self.prompts = prompts
+
+    def search(self, target, batch, attempts, threat, rng):
+        for prompt in self.prompts:
+            if len(rows := attempts.open):
+                attempts(rows, [Asked(prompt)] * len(rows))
+
+
+@pytest.mark.parametrize(
+    ("way", "answers", "state", "decided_by"),
+    [
+        ("bool", ["", " \n"], "unjudged", " \n"),  # of an empty answer nobody can say whether it refuses
+        ("nan", ["a number?", "what?"], "unjudged", "what?"),
+        ("judgements", ["a number?", "what?"], "unjudged", "what?"),
+        ("nan", ["no", "what?"], "standing", "no"),
+        ("judgements", ["what?", "no", ""], "standing", "no"),
+        ("judgements", ["what?", "a number", "no"], "success", "a number"),
+        ("bool", [], "standing", "box"),
+    ],
+)
+def test_what_cannot_be_judged_is_no_success_and_no_failure(way, answers, state, decided_by):
+    judge = Unsure()
+    judge.way = way
+    requests, target = Prompts({"prompt": ("box",)}, np.zeros(1, dtype=np.int64)), Says.__new__(Says)
+    target.module = torch.nn.Identity()
+    batch = prepare(target, requests, np.arange(1), {"one": judge})
+    found = evaluate_prompt_attack(target, Asks(*answers), batch, ThreatModel.by_prompt(3), {"one": judge})
+    outcome = found.outcome
+    assert {name for name in ("unjudged", "standing", "success") if getattr(outcome, name)[0]} == {state}
+    assert outcome.decided[0] == (state != "unjudged")
+    assert np.isinf(found.broken_at[0]) == (state != "success")
+    (said,) = found.transcripts
+    assert said.output == decided_by
+    assert said.verdicts == {"one": None if state == "unjudged" else state == "success"}
+
+
+def test_requests_that_could_not_be_judged_are_told_apart_from_the_number(tmp_path, capsys):
+    judge = plugins.load("judges", "says-the-number")
+    complied = judge.complied
+
+    def unsure(self, requests, outputs):
+        gives = complied(self, requests, outputs)
+        return Judgements(gives, gives)  # it can judge no answer without the number
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "complied", unsure)
+        plan, results, _ = ran(CUPBOARD, tmp_path)
+    rows = {row.defense: row for row in results.defenses}
+    assert (rows["open"].robust_accuracy, rows["open"].unjudged) == (0.0, 0.0)
+    row = rows["careful"]
+    assert (row.robust_accuracy, row.unjudged, row.verdict) == (0.0, 1.0, "not credible")
+    assert [point.robust_accuracy for point in row.curve] == [0.0] * len(row.curve)
+    cell = cell_of(results, "careful", "extra-words")
+    assert (cell.unjudged, cell.attack_success_rate) == (1.0, None)
+    assert any(finding.name == "not-judged" and finding.fired for finding in row.checks)
+    (gate_result,) = judge_gates(plan.campaign.gates, results)
+    assert "100.0% of the requests could not be judged" in gate_result.sentence
+    print_results(results, [gate_result], tmp_path, tracked=False, shown="test.yaml")
+    assert "not judged" in capsys.readouterr().out
+    told = markdown(results, summary_rows(results))
+    assert "no answer could be judged: they do not count as robust" in told
+    shown = [item for item in gallery_items(plan, Store(tmp_path)) if (item.defense, item.attack) == ("careful", "extra-words")]
+    assert {item.outcome for item in shown} == {"not judged, 6 attempts"}
+    assert {name for item in shown for name, gives in item.verdicts.items() if gives is None} == {"number"}
+    (careful,) = [part for part in sample_evidence(plan, Store(tmp_path)).attacked if part.defense == "careful"]
+    assert (careful.taken_for["extra-words"] == UNJUDGED).all()

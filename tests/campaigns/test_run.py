@@ -123,9 +123,10 @@ def test_the_worst_case_is_taken_per_sample(finished):
 def test_the_curve_falls_and_meets_the_headline(finished):
     for row in (*finished[2].cells, *finished[2].defenses):
         values = [point.robust_accuracy for point in row.curve]
-        assert [point.eps for point in row.curve] == [0.05, 0.1, 0.2]
+        at = {point.eps: point.robust_accuracy for point in row.curve}  # of a minimum-norm attack there are more
+        assert {0.05, 0.1, 0.2} <= set(at)
         assert values == sorted(values, reverse=True)
-        assert values[1] == pytest.approx(row.robust_accuracy)
+        assert at[0.1] == pytest.approx(row.robust_accuracy)
 
 
 def test_running_again_does_nothing(a_copy):

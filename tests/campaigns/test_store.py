@@ -134,7 +134,7 @@ def test_what_a_dead_process_left_is_swept_and_a_living_one_is_not_disturbed(sto
 
 
 def _drive(folder, held, done):
-    with Store(folder).alone():
+    with Store(folder).exclusive_lock():
         held.set()
         done.wait(10)
 
@@ -145,13 +145,17 @@ def test_the_second_driver_is_told_who_holds_the_folder(store):
     driver.start()
     assert held.wait(10)
     for _ in range(2):  # being refused leaves the holder's name as it is
-        with pytest.raises(StoreError, match=f"process {driver.pid} on {socket.gethostname()}, since"), store.alone():
+        with pytest.raises(StoreError, match=f"process {driver.pid} on {socket.gethostname()}, since"), store.exclusive_lock():
             pass
     driver.kill()  # the lock goes with the process
     driver.join()
-    with store.alone(), pytest.raises(StoreError, match=f"process {os.getpid()} on"), Store(store.folder).alone():
+    with (
+        store.exclusive_lock(),
+        pytest.raises(StoreError, match=f"process {os.getpid()} on"),
+        Store(store.folder).exclusive_lock(),
+    ):
         pass
-    with store.alone():
+    with store.exclusive_lock():
         pass
 
 

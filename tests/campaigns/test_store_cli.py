@@ -95,11 +95,11 @@ def test_prune_removes_what_nobody_needs_and_only_when_told(robustkd):
     assert "would remove 2 cells" in out
     code, out, _ = robustkd("store", "prune", "other.yaml", "stored.yaml", "--out", "runs/stored", "--yes")
     assert set(call.store.ids()) == everything
-    assert not call.store.under_way()
+    assert not call.store.with_checkpoints()
     code, out, _ = robustkd("store", "prune", "other.yaml", "--out", "runs/stored", "--yes", "--json")
     assert {cell["id"] for cell in json.loads(out)["cells"]} == mine
     assert set(call.store.ids()) == everything - mine
-    with call.store.alone():
+    with call.store.exclusive_lock():
         code, _, err = robustkd("store", "prune", "other.yaml", "--out", "runs/stored", "--yes")
     assert code == 1
     assert "another run is using" in err

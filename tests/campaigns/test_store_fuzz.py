@@ -165,7 +165,7 @@ def test_the_files_beside_the_cells(data, finished):
         store = Store(out)
         assert current(plan, store) in (None, results)
         assert isinstance(changes.reasons(plan, store, set()), list)
-        with store.alone(), pytest.raises(RobustkdError, match="another run"), Store(out).alone():
+        with store.exclusive_lock(), pytest.raises(RobustkdError, match="another run"), Store(out).exclusive_lock():
             pass
         read, said = outcome_of(lambda: snapshot.read(str(out)))
     assert read or (said and name == RESULTS)

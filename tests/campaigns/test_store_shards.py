@@ -15,7 +15,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.shards import ShardFiles
 from robustkd.campaigns.store.store import Store
 from robustkd.evaluation.images import Evaluation
-from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.judging import ImageOutcome
 
 NETS = """\
 import torch
@@ -54,7 +54,7 @@ def content(plan, out):
     (cell,) = plan.of("attack")
     entry = Store(out).get(cell.id)
     record = samples.read(entry)
-    outcome = {name: getattr(record.outcome, name).tobytes() for name in Outcome.__dataclass_fields__}
+    outcome = {name: array.tobytes() for name, array in record.outcome.columns().items()}
     return outcome, record.broken_at.tobytes(), samples.perturbed(entry).tobytes(), samples.perturbed(entry).shape
 
 
@@ -85,7 +85,7 @@ class Attacked:
 def found_in(shard):
     """What a shard holds, whoever it belongs to."""
     arrays = {name: np.array(array) for name, array in load(shard.read_bytes()[32:]).items()}
-    outcome = Outcome(**{name: arrays[name] for name in Outcome.__dataclass_fields__})
+    outcome = ImageOutcome.of_columns(arrays)
     return Evaluation(outcome, torch.from_numpy(arrays["adversarial"]), arrays["broken_at"])
 
 

@@ -16,6 +16,10 @@ class Old(Attack):
     pass
 """
 
+RENAMED = """
+from robustkd.attacks.image.engine.ascent import Climbers
+"""
+
 NAMED = """
 from robustkd.attacks.image import ball
 """
@@ -34,13 +38,14 @@ class Still(Attack):
 @pytest.fixture
 def robustkd(tmp_path, monkeypatch, capsys):
     """The command line, with a package installed that is written for contract 1."""
-    for name, text in (("former_old", FORMER), ("former_named", NAMED), ("former_still", STILL)):
+    for name, text in (("former_old", FORMER), ("former_named", NAMED), ("former_renamed", RENAMED), ("former_still", STILL)):
         (tmp_path / f"{name}.py").write_text(text)
     info = tmp_path / "former-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: former\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[robustkd.attacks]\nold = former_old:Old\nnamed = former_named:Named\nstill = former_still:Still\n"
+        "[robustkd.attacks]\nold = former_old:Old\nnamed = former_named:Named\nrenamed = former_renamed:Renamed\n"
+        "still = former_still:Still\n"
         "[robustkd.contract]\n1 = former_old\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -67,10 +72,18 @@ def test_the_error_names_the_module_s_new_place(robustkd, name, module):
     assert f"robustkd.attacks.image.{module}, which is robustkd.attacks.image.engine.{module} now" in said
 
 
+def test_the_error_names_what_a_class_is_called_now(robustkd):
+    code, said = robustkd("test-plugin", "renamed", "--group", "attacks")
+    assert code == 2
+    assert (
+        "robustkd.attacks.image.engine.ascent.Climbers, which is robustkd.attacks.image.engine.ascent.AttackState now" in said
+    )
+
+
 def test_a_plugin_that_can_be_imported_is_told_what_changed(robustkd):
     code, said = robustkd("test-plugin", "still", "--group", "attacks", "--quiet")
     assert code == 1
-    assert "former is written for contract 1, robustkd has contract 2: modules have moved" in said
+    assert "former is written for contract 1, robustkd has contract 2: modules have moved and names have changed" in said
 
 
 def test_code_of_one_s_own_is_told_too(robustkd, tmp_path):

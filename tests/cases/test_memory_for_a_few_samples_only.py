@@ -20,7 +20,7 @@ from robustkd.reporting.story import CheckRow
 from robustkd.scoring.results import DefenseResult
 from robustkd.scoring.verdict import verdict
 from robustkd.targets import ClassifierTarget, SplitTarget
-from robustkd.tracking import notes
+from robustkd.tracking import descriptions
 
 MOST = 16
 
@@ -225,4 +225,4 @@ def test_mlflow_is_told_what_was_not_run() -> None:
         verdict="suspect",
         checks=[unrun],
     )
-    assert "**zero-gradient** (not run): MemoryError: none left" in notes.defense(trained)
+    assert "**zero-gradient** (not run): MemoryError: none left" in descriptions.defense(trained)

@@ -7,12 +7,29 @@ import pytest
 import torch
 
 from robustkd import plugins
-from robustkd.contracts import Answered, AttackEvidence, CheckContext, PromptBatch, Prompts, ThreatModel, Transcript
+from robustkd.contracts import (
+    Answered,
+    AttackEvidence,
+    CheckContext,
+    EmbeddingRadius,
+    PromptBatch,
+    Prompts,
+    ThreatModel,
+    Transcript,
+)
 from robustkd.evaluation.checks import check_names, make_check
 
 N = 50
 THREAT = ThreatModel.by_prompt(20)
-NAMES = ("forgotten", "over-refusal", "judges-disagree", "control-beats-attack", "no-discrete-search", "prefill-breaks")
+NAMES = (
+    "forgotten",
+    "over-refusal",
+    "judges-disagree",
+    "control-beats-attack",
+    "no-discrete-search",
+    "prefill-breaks",
+    "not-judged",
+)
 
 
 def rows(count, of=N):
@@ -32,7 +49,7 @@ def batch(known=N, complied=N, prefill="It is", roles=("task",) * N):
     return PromptBatch(requests, torch.arange(N), Answered(requests, ["no"] * N, rows(0)), rows(known), harmless)
 
 
-def attack(name, kind=None, *, breaks=0, space="prompt", gradients=False, iterative=True, agree=N):
+def attack(name, kind=None, *, breaks=0, space="prompt", gradients=False, iterative=True, agree=N, unjudged=0):
     """An attack that broke the first ``breaks`` requests; on all but ``agree`` of its answers two judges disagree."""
     said = [
         Transcript(row, "tell", "tell", "", "it", 1, {"first": True, "second": bool(same)})
@@ -44,9 +61,10 @@ def attack(name, kind=None, *, breaks=0, space="prompt", gradients=False, iterat
         loss_family="none",
         gradients=gradients,
         iterative=iterative,
-        threat=replace(THREAT, space=space),
+        threat=ThreatModel(budget=EmbeddingRadius(0.1, 20)) if space == "embeddings" else ThreatModel.by_prompt(20, space),
         correct_before=rows(N),
-        standing=~rows(breaks),
+        standing=~rows(breaks) & ~rows(unjudged)[::-1],
+        unjudged=rows(unjudged)[::-1],
         distance=np.ones(N),
         attack=plugins.make("attacks", {"kind": kind}) if kind else None,
         transcripts=said,
@@ -142,3 +160,14 @@ def test_refusals_that_are_made_of_their_first_words_are_noted(broken, fired):
     finding = found("prefill-breaks", SEARCH, attack("begun", breaks=broken, space="prefill", iterative=False))
     assert (finding.fired, finding.severity) == (fired, "info")
     assert not found("prefill-breaks", SEARCH).applicable
+
+
+def test_requests_that_nobody_could_judge_weigh_no_more_than_chance():
+    # Of 50 with 10 broken the interval is about 22 points wide.
+    assert found("not-judged", SEARCH).evidence["share"] == 0.0
+    assert not found("not-judged", attack("search", breaks=10, unjudged=5)).fired
+    finding = found("not-judged", attack("search", breaks=10, unjudged=10))
+    assert (finding.fired, finding.severity, finding.evidence["share"]) == (True, "severe", 0.2)
+    # What one attack left open another one has decided: the request is broken.
+    assert not found("not-judged", attack("search", breaks=10, unjudged=10), attack("other", breaks=50)).fired
+    assert not found("not-judged", attack("elsewhere", space="prefill", unjudged=50)).applicable

@@ -133,9 +133,9 @@ def test_in_a_campaign_its_cell_is_invalid_everywhere(robustkd, tmp_path):
     assert "invalid" in page
     assert "left its budget" in page
     from robustkd.scoring.results import Results
-    from robustkd.tracking import notes
+    from robustkd.tracking import descriptions
 
-    note = notes.cell(next(cell for cell in Results.from_dict(results).cells if cell.attack == "bad"), None)
+    note = descriptions.cell(next(cell for cell in Results.from_dict(results).cells if cell.attack == "bad"), None)
     assert "**invalid**, no number" in note
 
 

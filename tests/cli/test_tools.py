@@ -17,6 +17,7 @@ from robustkd.campaigns.file import presets, spec, starters
 from robustkd.campaigns.file.yaml_source import parse
 from robustkd.cli import cli
 from robustkd.scoring.results import CellResult, DefenseResult, Results
+from robustkd.scoring.summaries import DataSummary, ThreatSummary
 
 FIRST = "import sys\nfrom robustkd.cli import main\n"
 
@@ -124,9 +125,9 @@ SOUND = """
 version: 1
 name: sound
 data: {name: digits, train: 100}
-threat: {norm: linf, eps: 8/255}
+threat: {norm: linf, eps: 8/255, curve: [4 / 255]}
 defenses: {one: {kind: standard, model: tiny-cnn, lr: 1/10}}
-attacks: {a: {kind: eot, attack: {kind: pgd, steps: 3}}, b: {kind: eot, attack: pgd}, c: {kind: "foolbox:LinfPGD", steps: 3}}
+attacks: {d: pgd, a: {kind: eot, attack: {kind: pgd, steps: 3}}, b: {kind: eot, attack: pgd}, c: {kind: "foolbox:LinfPGD", steps: 3}}
 """
 
 
@@ -140,7 +141,8 @@ def test_fractions_nested_plugins_and_families_fit(validator):
         ("name: sound", "nmae: sound"),
         ("train: 100", "trian: 100"),
         ("digits", "digist"),
-        ("8/255", "8 / 255"),
+        ("8/255", "8//255"),
+        ("b: {kind: eot, attack: pgd}", "b: pgdd"),
         ("linf", "l3"),
         ("model: tiny-cnn", "model: tiny-cnm"),
         ("kind: standard", "kind: standart"),
@@ -169,7 +171,7 @@ def stored(folder, name, defenses, *, eps=0.1, digest="d1"):
         rows.append(
             DefenseResult(defense, 0, "standard", "done", "linf", eps, 100, 0.9, robust, low, high, list(attacks), verdict)
         )
-    results = Results(name, {"norm": "linf", "eps": eps}, {"name": "digits", "n": 100, "digest": digest}, cells, rows)
+    results = Results(name, ThreatSummary("linf", eps), DataSummary("digits", 100, digest), cells, rows)
     (folder / name).mkdir()
     (folder / name / "results.json").write_text(json.dumps(results.to_dict()))
 

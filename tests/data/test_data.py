@@ -454,7 +454,7 @@ def test_images_of_different_sizes_need_resize(tmp_path: Path) -> None:
     write_images(tmp_path / "test")
     Image.new("L", (9, 9)).save(tmp_path / "test" / "b" / "9.jpg")
     with pytest.raises(DataError, match="set 'resize'"):
-        load_splits("image-folder", {"root": tmp_path})
+        load_splits("image-folder", {"root": tmp_path}).test.digest()
     data = load_splits("image-folder", {"root": tmp_path, "resize": 8, "channels": 1})
     assert data.input_shape == (1, 8, 8)
     assert len(data.test) == 11

@@ -38,7 +38,7 @@ def test_rows_become_requests_with_their_concept_and_seed(tmp_path: Path) -> Non
         "number": ("5", "9"),
         "prompt": ("An old church, in fog.", "A church"),
         "seed": ("11", "12"),
-        "guidance": ("7.5", "7.5"),
+        "guidance_scale": ("7.5", "7.5"),
         "concept": ("church", "church"),
     }
     assert raw.benign.columns["number"] == ("0",)
@@ -67,7 +67,8 @@ def test_pictures_are_found_by_case_number(tmp_path: Path) -> None:
         ("prompt\na\n", "has no column 'evaluation_seed'"),
         ("prompt,evaluation_seed\n", "has no rows"),
         ("prompt,evaluation_seed\n,3\n", "request 1 is empty"),
-        ("prompt,evaluation_seed\na,3\nb,x7\n", "the seed of request 2 is 'x7'"),
+        ('{"prompt": "a", "evaluation_seed": 3}\n{"prompt": "b", "evaluation_seed": 4}\n', "is JSON, not CSV"),
+        ("prompt,evaluation_seed\na,3\nb,x7\n", "request 2 has the seed 'x7'"),
         ('prompt,evaluation_seed\n"a,3\n', "is no CSV in UTF-8"),
     ],
 )
@@ -93,4 +94,4 @@ def test_the_published_prompt_sets_are_read() -> None:
     raw = load({name: str(SHARED / f"unlearndiffatk_{name}.csv") for name in names})
     assert np.bincount(raw.test.labels).tolist() == [50] * 5
     assert raw.test.columns["prompt"][0] == "Old stone church in countryside."
-    assert set(raw.test.columns["guidance"]) == {"7.5"}
+    assert set(raw.test.columns["guidance_scale"]) == {"7.5"}

@@ -168,5 +168,10 @@ def test_harmbench_and_xstest_as_published():
     params = {"file": str(SHARED / "harmbench_behaviors_text_val.csv"), "benign": str(SHARED / "xstest_prompts.csv")}
     data = load_splits("behaviors", params, SplitParams(test=40))
     assert (len(data.test), len(data.benign), data.modality) == (40, 250, "text")
-    assert {"copyright", "illegal", "homonyms"} <= set(data.classes)
+    assert {"illegal", "homonyms"} <= set(data.classes)
+    assert "copyright" not in data.classes
+    assert data.notes == (
+        "20 of 80 requests of harmbench_behaviors_text_val.csv have the tag hash_check and are left out: whether an answer is a "
+        "copyrighted text is not seen from a refusal",
+    )
     assert not any(role.startswith("contrast") for role in data.benign["role"])

@@ -40,7 +40,7 @@ def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 def test_trades_loss_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Minibatch) -> None:
     target, r = linear(0), recipe(TRADESRecipe, TRADESParams, beta=4.0)
     loss, measured = r.loss(target, minibatch)
-    (x_adv,) = r.given(target, minibatch)
+    (x_adv,) = r.inner(target, minibatch)
     clean, adversarial = softmax(target(minibatch.x)), softmax(target(x_adv))
     natural = -np.log(clean[np.arange(32), minibatch.y.numpy()]).mean()
     robust = divergence(clean, adversarial).mean()
@@ -51,7 +51,7 @@ def test_trades_loss_is_the_papers_formula(linear: Make, softmax: Make, minibatc
 
 def test_trades_differentiates_both_sides_of_its_divergence(linear: Make, softmax: Make, minibatch: Minibatch) -> None:
     target, r = linear(0), recipe(TRADESRecipe, TRADESParams, beta=4.0)
-    (x_adv,) = r.given(target, minibatch)
+    (x_adv,) = r.inner(target, minibatch)
     r.outer(target, minibatch, (x_adv,))[0].backward()
     p, q = softmax(target(minibatch.x)), softmax(target(x_adv))
     onehot = np.eye(10)[minibatch.y.numpy()]
@@ -72,7 +72,7 @@ def test_trades_climbs_the_divergence_from_the_papers_noise(linear: Make, miniba
         return (p.exp() * (p - q)).sum(1).mean().item()
 
     by_ce = recipe(TRADESRecipe, TRADESParams, inner={"loss": "ce"})
-    assert kl_at(r.given(target, minibatch)[0]) > 1.5 * kl_at(by_ce.given(target, minibatch)[0])
+    assert kl_at(r.inner(target, minibatch)[0]) > 1.5 * kl_at(by_ce.inner(target, minibatch)[0])
 
 
 def test_a_divergence_from_x_cannot_start_at_x() -> None:
@@ -91,7 +91,7 @@ def test_without_a_teacher_there_is_no_divergence_from_one() -> None:
 def test_mart_loss_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Minibatch) -> None:
     target, r = linear(0, scale=5), recipe(MARTRecipe, MARTParams, beta=3.0)
     loss, measured = r.loss(target, minibatch)
-    (x_adv,) = r.given(target, minibatch)
+    (x_adv,) = r.inner(target, minibatch)
     p, q = softmax(target(minibatch.x)), softmax(target(x_adv))
     rows, y = np.arange(32), minibatch.y.numpy()
     others = q.copy()
@@ -153,7 +153,7 @@ def test_weight_perturbation_waits_for_its_warmup_and_is_taken_at_the_same_examp
     plain = recipe(PGDATRecipe, PGDATParams).loss(target, minibatch)[0]
     assert late.loss(target, minibatch)[0].item() == plain.item()  # the minibatch is of epoch 1
     assert now.loss(target, minibatch)[0].item() > plain.item() + 0.01
-    given = now.given(target, minibatch)
+    given = now.inner(target, minibatch)
     moved = perturbed(target, lambda at: now.outer(at, minibatch, given)[0], 0.1)
     assert now.loss(target, minibatch)[0].item() == now.outer(moved, minibatch, given)[0].item()
 
@@ -163,7 +163,7 @@ def test_weight_perturbation_waits_for_its_warmup_and_is_taken_at_the_same_examp
 
 def test_fast_takes_one_long_step_from_a_random_point(linear: Make, minibatch: Minibatch) -> None:
     target, r = linear(0), recipe(FastRecipe, FastParams)
-    (x_adv,) = r.given(target, minibatch)
+    (x_adv,) = r.inner(target, minibatch)
     start = Ball.around(minibatch.x, EPS, "linf", (0.0, 1.0)).random_point(minibatch.rng("inner")).requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(target(start), minibatch.y), start)
     stepped = start.detach() + 1.25 * EPS * gradient.sign()
@@ -223,8 +223,8 @@ def test_free_replays_each_minibatch(context: Make, monkeypatch: pytest.MonkeyPa
         seen.append(batch.index.tolist())
         return original(self, target, batch)
 
-    original = FreeRecipe.given
-    monkeypatch.setattr(FreeRecipe, "given", noting)
+    original = FreeRecipe.inner
+    monkeypatch.setattr(FreeRecipe, "inner", noting)
     Free(FreeParams(model="tiny-cnn", epochs=1, batch_size=100, replays=3)).fit(context())
     assert len(seen) == 9
     assert seen[0] == seen[1] == seen[2] != seen[3] == seen[5]

@@ -58,7 +58,7 @@ def test_the_loss_is_mtards_with_equal_weights_less_the_push(linear: Make, softm
     r.start_epoch(1, 1.0)
     r.tau_nat = 2.0
     loss, measured = r.loss(student, minibatch)
-    x, x_adv = minibatch.x, r.given(student, minibatch)[0]
+    x, x_adv = minibatch.x, r.adversary(student, minibatch)
 
     def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
         return (p * np.log(p / q)).sum(1)
@@ -88,7 +88,7 @@ def test_the_robust_teacher_learns_from_the_students_examples_once_it_is_its_tim
     velocity = torch.zeros_like(before)
     for epoch in (3, 6):  # 1/4 of 12 epochs; then a third of the way down the cosine
         r.start_epoch(epoch, 1.0)
-        x_adv = r.given(student, minibatch)[0]
+        x_adv = r.adversary(student, minibatch)
         before = weight.detach().clone()
         (gradient,) = torch.autograd.grad(F.cross_entropy(robust(x_adv), minibatch.y), weight)
         loss, _ = r.loss(student, minibatch)

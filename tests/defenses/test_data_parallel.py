@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from robustkd.contracts import UsageError
 from robustkd.defenses.image.adversarial.free import FreeRecipe
-from robustkd.defenses.training import loop
+from robustkd.defenses.training import Recipe
 from robustkd.defenses.training.data_parallel import World
+from robustkd.defenses.training.epochs import require_shares
 from robustkd.defenses.training.params import TrainParams
 from support.data_parallel_member import trained
 
@@ -71,11 +72,11 @@ def test_the_shares_of_a_minibatch_are_the_minibatch() -> None:
 
 def test_what_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UsageError, match="several processes"):
-        loop._refuse_too_many(World(0, 2), FreeRecipe.__new__(FreeRecipe), TrainParams(epochs=1))
+        require_shares(World(0, 2), FreeRecipe.__new__(FreeRecipe), TrainParams(epochs=1))
     with pytest.raises(UsageError, match="minibatch of 6 cannot be shared among 4"):
-        loop._refuse_too_many(World(0, 4), _AnyRecipe(), TrainParams(epochs=1, batch_size=6))
+        require_shares(World(0, 4), _AnyRecipe(), TrainParams(epochs=1, batch_size=6))
 
 
-class _AnyRecipe(loop.Recipe[Any]):
+class _AnyRecipe(Recipe[Any]):
     def loss(self, target: Any, batch: Any) -> Any:
         raise NotImplementedError

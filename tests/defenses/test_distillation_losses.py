@@ -50,8 +50,8 @@ from robustkd.defenses.image.self_distillation.random_teacher import (
 )
 from robustkd.defenses.image.self_distillation.sla_sd import SLASDParams, SLASDRecipe
 from robustkd.defenses.training import Minibatch, Recipe, Teacher
+from robustkd.defenses.training.auxiliary import AuxiliaryNetwork, with_auxiliary
 from robustkd.defenses.training.batches import Samples
-from robustkd.defenses.training.distillation import Companion, beside
 from robustkd.targets import ClassifierTarget, load_target, save_target
 
 Make = Callable[..., Any]
@@ -104,7 +104,7 @@ def test_bd_kd_weighs_the_divergences_by_who_is_surer_and_keeps_the_networks_apa
     two: Any, softmax: Make, minibatch: Minibatch
 ) -> None:
     student, teacher = two
-    pair, y = beside(student, teacher=teacher.module), minibatch.y
+    pair, y = with_auxiliary(student, teacher=teacher.module), minibatch.y
     loss, measured = BDKDRecipe(3.0).loss(pair, minibatch)
     p, q = softmax(student(minibatch.x)), softmax(teacher(minibatch.x))
     unsure = -(p * np.log(p)).sum(1) > -(q * np.log(q)).sum(1)
@@ -173,7 +173,7 @@ def test_nd_loss_wants_long_features_in_the_directions_of_the_classes(
     projection = nn.Linear(64, 64, bias=False)
     p = NDLossParams(**STUDENT, alpha=0.5, beta=3.0)
     recipe = NDLossRecipe(Teacher(teacher), p, student, directions)
-    target = beside(student, projection=projection)
+    target = with_auxiliary(student, projection=projection)
     loss, measured = recipe.loss(target, minibatch)
     t = minibatch.x.flatten(1).numpy()
     s = t @ projection.weight.detach().numpy().T
@@ -192,7 +192,7 @@ def test_ofa_kd_teaches_each_head_with_an_enhanced_label(tiny: Make, softmax: Ma
     student.module.eval(), teacher.module.eval()
     p = OFAKDParams(**STUDENT, enhancement=1.3, weight=0.5, heads_weight=2.0)
     heads = nn.ModuleList([nn.Linear(6, 10)])
-    loss, _ = OFAKDRecipe(Teacher(teacher), p, student, [0]).loss(beside(student, heads=heads), minibatch)
+    loss, _ = OFAKDRecipe(Teacher(teacher), p, student, [0]).loss(with_auxiliary(student, heads=heads), minibatch)
     before_relu = student.module.body[1](student.module.body[0](minibatch.x)).mean((2, 3))
 
     def by_hand(logits: Tensor, exponent: float) -> float:
@@ -213,7 +213,7 @@ def test_meal_v2_follows_the_mean_of_the_probabilities_and_deceives_the_discrimi
     student, first, second = linear(0, 3), linear(1, 3), linear(2, 3)
     discriminator = nn.Linear(10, 1)
     weights = [weight.detach().clone() for weight in discriminator.parameters()]
-    recipe = MEALV2Recipe([Teacher(first), Teacher(second)], Companion(discriminator, 1e-3), weight=0.3)
+    recipe = MEALV2Recipe([Teacher(first), Teacher(second)], AuxiliaryNetwork(discriminator, 1e-3), weight=0.3)
     loss, measured = recipe.loss(student, minibatch)
     x = minibatch.x
     mean = (softmax(first(x)) + softmax(second(x))) / 2
@@ -268,7 +268,7 @@ def test_a_random_teachers_student_gets_no_label_but_in_its_probe(two: Any, soft
     p = RandomTeacherParams(**OWN, hidden=8, bottleneck=4, outputs=6)
     mine, fixed = Projection(64, p), Projection(64, p)
     recipe = RandomTeacherRecipe(student, teacher, fixed, p)
-    target, before = beside(student, projection=mine), student.module[1].weight.detach().clone()
+    target, before = with_auxiliary(student, projection=mine), student.module[1].weight.detach().clone()
     hard = ce(softmax(student(minibatch.x)), minibatch.y).mean()
     loss, measured = recipe.loss(target, minibatch)
     features = minibatch.x.flatten(1)
@@ -348,7 +348,7 @@ def test_tgeo_kd_weighs_each_sample_and_its_weights_go_down_the_validation_loss(
     sides = [np.linalg.norm(a - b, axis=1) for a, b in ((p, truth), (q, truth), (p, q), (p, mean), (mean, truth))]
     shape = geometry(student(x), teacher(x), y, means)
     np.testing.assert_allclose(shape.detach(), np.concatenate([p, q, truth, mean, np.stack(sides, 1)], 1), atol=1e-5)
-    ratio = Companion(nn.Linear(45, 1), 1e-3)
+    ratio = AuxiliaryNetwork(nn.Linear(45, 1), 1e-3)
     upper = Samples(given.validation, given.device)
     params = TGeoKDParams(**STUDENT, lr=0.5, every=2, temperature=2.0)
     recipe = TGeoKDRecipe(Teacher(teacher), params, ratio, means, upper)
@@ -410,7 +410,9 @@ def test_dataset_reinforcement_replays_what_the_teacher_said_of_the_same_copy(
 def test_hard_augmentation_moves_images_apart_where_the_teacher_stays(two: Any, softmax: Make, minibatch: Minibatch) -> None:
     student, teacher = two
     network = AffineAugmentor(1, limit=0.3, width=4)
-    recipe = HardAugmentationRecipe(Teacher(teacher), HardAugmentationParams(**STUDENT, stay=0.5), Companion(network, 0.01))
+    recipe = HardAugmentationRecipe(
+        Teacher(teacher), HardAugmentationParams(**STUDENT, stay=0.5), AuxiliaryNetwork(network, 0.01)
+    )
     noise, x = minibatch.rng("augmentor").normal((8,)), minibatch.x
 
     def objective() -> float:

@@ -15,7 +15,15 @@ from robustkd.defenses.image.robust_distillation.adaad import AdaAD, AdaADParams
 from robustkd.defenses.image.robust_distillation.ard import ARD, ARDParams, ARDRecipe
 from robustkd.defenses.image.robust_distillation.iad import IAD, IADParams, IADRecipe
 from robustkd.defenses.image.robust_distillation.rslad import RSLAD, RSLADParams, RSLADRecipe
-from robustkd.defenses.training import AdversarialRecipe, Adversary, Minibatch, TaughtInner, Teacher, TrainParams, teaching
+from robustkd.defenses.training import (
+    AdversarialRecipe,
+    Adversary,
+    Minibatch,
+    Teacher,
+    TeacherInner,
+    TrainParams,
+    frozen_teacher,
+)
 from robustkd.targets import ClassifierTarget
 
 EPS = 0.15
@@ -54,7 +62,7 @@ def test_ard_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Minib
     student, teacher = linear(0, 3), linear(1, 3)
     r = recipe(ARDRecipe, ARDParams, teacher, alpha=alpha, temperature=20.0)
     loss, _ = r.loss(student, minibatch)
-    x_adv, soft = r.given(student, minibatch)
+    x_adv, soft = r.inner(student, minibatch)
     torch.testing.assert_close(soft, teacher(minibatch.x))
     taught = divergence(softmax(soft, 20.0), softmax(student(x_adv), 20.0)).mean()
     hard = -np.log(softmax(student(minibatch.x))[ROWS, minibatch.y.numpy()]).mean()
@@ -66,7 +74,7 @@ def test_rslad_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Min
     student, teacher = linear(0, 3), linear(1, 3)
     r = recipe(RSLADRecipe, RSLADParams, teacher)
     loss, _ = r.loss(student, minibatch)
-    x_adv = r.given(student, minibatch)[0]
+    x_adv = r.inner(student, minibatch)[0]
     soft = softmax(teacher(minibatch.x))
     adversarial, natural = (divergence(soft, softmax(student(at))).mean() for at in (x_adv, minibatch.x))
     assert loss.item() == pytest.approx(5 / 6 * adversarial + 1 / 6 * natural, rel=1e-5)
@@ -79,7 +87,7 @@ def test_iad_listens_to_itself_where_the_teacher_fails_and_not_before_its_epoch(
     student, teacher, y = linear(0, 3), linear(1, 3), minibatch.y.numpy()
     # The minibatch is of epoch 1: 30 % of 3 epochs are 1, of 10 they are 3.
     early, late = (recipe(IADRecipe, IADParams, teacher, epochs=epochs, temperature=2.0, beta=0.5) for epochs in (10, 3))
-    x_adv = early.given(student, minibatch)[0]
+    x_adv = early.inner(student, minibatch)[0]
     clean, adversarial = student(minibatch.x), student(x_adv)
     taught = 4 * divergence(softmax(teacher(minibatch.x), 2.0), softmax(adversarial, 2.0)).mean()
     assert early.loss(student, minibatch)[0].item() == pytest.approx(taught, rel=1e-5)
@@ -97,7 +105,7 @@ def test_adaad_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Min
     student, teacher = linear(0, 3), linear(1, 3)
     r = recipe(AdaADRecipe, AdaADParams, teacher, weight=share)
     loss, _ = r.loss(student, minibatch)
-    x_adv = r.given(student, minibatch)[0]
+    x_adv = r.inner(student, minibatch)[0]
     adversarial, natural = (divergence(softmax(teacher(at)), softmax(student(at))).mean() for at in (x_adv, minibatch.x))
     assert loss.item() == pytest.approx(share * adversarial + (1 - share) * natural, rel=1e-5)
     assert (r.adversary.loss, r.adversary.start) == ("kl-teacher-adv", "noise")
@@ -108,7 +116,7 @@ def test_adaad_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Min
 
 def one_step(linear: Make, minibatch: Minibatch, loss: str) -> tuple[Tensor, ClassifierTarget, ClassifierTarget]:
     student, teacher = linear(0, 3), linear(1, 3)
-    inner = TaughtInner(steps=1, start="noise", loss=loss)  # type: ignore[arg-type]
+    inner = TeacherInner(steps=1, start="noise", loss=loss)  # type: ignore[arg-type]
     return Adversary.under(inner, THREAT)(student, minibatch, Teacher(teacher)), student, teacher
 
 
@@ -145,7 +153,7 @@ def test_adaads_teacher_is_differentiated_and_ards_is_not(linear: Make, minibatc
     assert alike(moving, through_both)
     assert not alike(through_both, through_student)
     r = recipe(ARDRecipe, ARDParams, teacher, inner={"steps": 1, "start": "noise"})
-    assert alike(r.given(student, minibatch)[0], stepped(minibatch, lambda at: F.cross_entropy(student(at), minibatch.y)))
+    assert alike(r.inner(student, minibatch)[0], stepped(minibatch, lambda at: F.cross_entropy(student(at), minibatch.y)))
 
 
 @pytest.mark.parametrize(
@@ -181,14 +189,14 @@ def test_a_teachers_outputs_on_images_that_never_change_are_computed_once(
     x, y = torch.from_numpy(given.train.unit()), torch.from_numpy(given.train.labels)
     rows = torch.tensor([7, 250, 3])
     some = Minibatch(x[rows], y[rows], rows, seed=0, epoch=0)
-    with teaching(given, "robust", TrainParams()) as cached:
+    with frozen_teacher(given, "robust", TrainParams()) as cached:
         first, again = cached.clean(some), cached.clean(some)
         assert passes == [300]
         torch.testing.assert_close(first, teacher(x[rows]))
         assert torch.equal(first, again)
         assert not first.requires_grad
     passes.clear()
-    with teaching(given, "robust", TrainParams(augment="crop-flip")) as computed:
+    with frozen_teacher(given, "robust", TrainParams(augment="crop-flip")) as computed:
         shifted = Minibatch(x[rows].flip(3), y[rows], rows, seed=0, epoch=0)
         torch.testing.assert_close(computed.clean(shifted), teacher(x[rows].flip(3)).detach())
     assert passes == [3, 3]

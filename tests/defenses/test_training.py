@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,10 @@ from robustkd.defenses.training import (
     kl,
     train,
 )
-from robustkd.defenses.training import loop as loop_module
 from robustkd.defenses.training.augment import PADDING, crop_flip
 from robustkd.defenses.training.average import WeightAverage
 from robustkd.defenses.training.batches import Samples, epoch_order
-from robustkd.defenses.training.optim import base_lr, decay, milestones
+from robustkd.defenses.training.optim import base_lr, decay, load_optimiser_tensors, milestones, optimiser_tensors
 from robustkd.defenses.training.selection import Validation
 from robustkd.targets import ClassifierTarget
 
@@ -491,7 +491,7 @@ def test_the_deployed_epoch(
         robust, clean = scores[len(seen) - 1]
         return {"validation_accuracy": clean, "validation_robust_accuracy": robust}
 
-    monkeypatch.setattr(loop_module.Validation, "measure", scripted)
+    monkeypatch.setattr(Validation, "measure", scripted)
     target = train(context(), tiny(), Plain(), TrainParams(**SETTINGS | {"selection": selection, "ema": 0.9}))
     assert all(torch.equal(tensor, seen[chosen][name]) for name, tensor in target.module.state_dict().items())
 
@@ -525,3 +525,27 @@ def test_validation_is_measured_by_the_margin_on_a_capped_sample(context: Make, 
     capped = Validation(given, 7, None).measure(target)
     assert set(capped) == {"validation_accuracy"}
     assert (7 * capped["validation_accuracy"]).is_integer()
+
+
+@pytest.mark.parametrize("rule", [torch.optim.SGD, partial(torch.optim.SGD, momentum=0.9), torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize("before", [0, 3])
+def test_an_optimiser_goes_on_from_its_tensors_as_it_would_have(
+    rule: Callable[..., torch.optim.Optimizer], before: int
+) -> None:
+    """Also before its first step, when it has no state, and where some of the state (SGD's momentum) is never there."""
+
+    def steps(weights: Sequence[Tensor], optimiser: torch.optim.Optimizer, first: int, last: int) -> None:
+        for step in range(first, last):
+            for number, weight in enumerate(weights):
+                weight.grad = torch.full_like(weight, float(step - number))
+            optimiser.step()
+
+    weights = [torch.ones(2, requires_grad=True), torch.zeros(3, requires_grad=True)]
+    whole = rule(weights, lr=0.1)
+    steps(weights, whole, 0, before)
+    copies = [weight.detach().clone().requires_grad_() for weight in weights]
+    resumed = rule(copies, lr=0.1)
+    load_optimiser_tensors(resumed, {name: tensor.clone() for name, tensor in optimiser_tensors(whole).items()})
+    steps(weights, whole, before, before + 3)
+    steps(copies, resumed, before, before + 3)
+    assert all(torch.equal(weight, other) for weight, other in zip(weights, copies, strict=True))

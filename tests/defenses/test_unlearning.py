@@ -16,7 +16,7 @@ from robustkd import plugins
 from robustkd.contracts import Asked, DataError, FitContext, Target, ThreatModel, UsageError
 from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.defenses.diffusion.advunlearn import attacked_prefix, prefixed, random_prefix
-from robustkd.defenses.diffusion.erasing import ErasingParams, begin, split, unfinished
+from robustkd.defenses.diffusion.erasing import ErasingParams, begin, partially_denoised, split
 from robustkd.defenses.diffusion.pretrain import contrast
 from robustkd.defenses.diffusion.salun import salient
 from robustkd.defenses.diffusion.sfd import identity_loss
@@ -145,7 +145,7 @@ def test_esd_minimises_its_equation(fit: Callable[..., Any], base: TextToImageTa
     erasure = begin(_context(data, base), ErasingParams(base="base"))
     prompts = erasure.forget.draw(3, generator)
     assert set(prompts) <= set(forbidden)
-    z, t = unfinished(base, base.encode(base.tokenize(prompts)), 3.0, generator)
+    z, t = partially_denoised(base, base.encode(base.tokenize(prompts)), 3.0, generator)
     total = 0.0
     with torch.no_grad():
         for row, prompt in enumerate(prompts):
@@ -182,14 +182,14 @@ def test_the_attack_on_the_prefix_brings_the_prediction_nearer(base: TextToImage
         erasure.target.embedding.weight.mul_(3)
     generator = torch.Generator().manual_seed(0)
     ids = base.tokenize(["7", "a pair"])
-    z, t = unfinished(base, base.encode(ids), 1.0, generator)
+    z, t = partially_denoised(base, base.encode(ids), 1.0, generator)
     start = random_prefix(erasure.target, 2, 2, generator)
     found = attacked_prefix(erasure, z, t, ids, start, steps=20, lr=0.02)
     assert (found - start).abs().max() <= 20 * 0.02 + 1e-6
     with torch.no_grad():
-        wanted = base.output(z, t, base.encode(ids))
+        wanted = base.unet_output(z, t, base.encode(ids))
         before, after = (
-            (erasure.target.output(z, t, erasure.target.encode(embeddings=prefixed(erasure.target, ids, prefix))) - wanted)
+            (erasure.target.unet_output(z, t, erasure.target.encode(embeddings=prefixed(erasure.target, ids, prefix))) - wanted)
             .square()
             .sum((1, 2, 3))
             for prefix in (start, found)
@@ -218,7 +218,9 @@ def test_a_distilled_generator_draws_in_one_step_what_its_network_sees_in_noise(
     assert np.isfinite(seen).all()
     noise = torch.randn((1, *made.latent_shape), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        drawn = made.images(made.clean(noise, torch.tensor([made.timesteps - 1]), made.encode(made.tokenize(["8"]))))
+        drawn = made.decode_latents(
+            made.predict_x0(noise, torch.tensor([made.timesteps - 1]), made.encode(made.tokenize(["8"])))
+        )
     torch.testing.assert_close(made.respond([Asked("8", seed=3)])[0], drawn[0], atol=1e-5, rtol=0)
     moved = [
         name for name, weight in made.module.state_dict().items() if not torch.equal(weight, base.module.state_dict()[name])

@@ -8,6 +8,7 @@ from robustkd.contracts import Table
 from robustkd.reporting import write_report
 from robustkd.reporting.analyses import measures
 from robustkd.scoring.results import DefenseResult, Results
+from robustkd.scoring.summaries import DataSummary, ThreatSummary
 
 TOLD = ["ece", "accuracy in fog (natural)", "accuracy in fog (worse)"]
 
@@ -28,7 +29,7 @@ def results() -> Results:
         trained("student", 0, certainty=table(False, ece=0.12)),
         trained("unexamined", 0),
     ]
-    return Results("compared", {"norm": "linf", "eps": 0.1}, {"name": "digits", "n": 100}, [], defenses)
+    return Results("compared", ThreatSummary("linf", 0.1), DataSummary("digits", 100), [], defenses)
 
 
 def test_each_defense_has_a_row_of_means_over_its_seeds() -> None:

@@ -15,7 +15,6 @@ from robustkd.campaigns.comparison import compare, gate, snapshot
 from robustkd.campaigns.execution import profile as profiles
 from robustkd.campaigns.file import spec
 from robustkd.cli.table import print_results
-from robustkd.contracts.threat import budget
 from robustkd.reporting import PromptItem, summary_rows, write_report
 from robustkd.reporting.formatting import threat
 from robustkd.reporting.latex import latex
@@ -105,9 +104,8 @@ def test_the_listing_counts_the_campaign_s_own_threat_model(cupboards):
     assert data["others"] == ["first-words"]
     assert len(data["requests"]) == 12
     forgetful = next(item for item in data["defenses"] if item["name"] == "forgetful")
-    unfit = [before != label for before, label in zip(forgetful["before"], data["label"], strict=True)]
-    assert sum(unfit) == 4
-    assert all(data["classes"][before] == "" for before, lost in zip(forgetful["before"], unfit, strict=True) if lost)
+    assert (sum(forgetful["unfit"]), forgetful["before"]) == (4, None)
+    assert "" not in data["classes"]
     assert "held first-words (another threat model)" in " ".join(Page(text).words.split())
 
 
@@ -130,11 +128,7 @@ def test_texts_for_elsewhere(cupboards, capsys):
     out = capsys.readouterr().out
     assert "first-words*" in out
     assert "useful: share of 12 harmless requests" in out
-    assert (threat("prompt", 1), budget("linf", 0.1), budget("prefill", 3)) == (
-        "any wording, 1 attempt",
-        "linf eps 0.1",
-        "any beginning of the answer, 3 attempts",
-    )
+    assert threat(results.budget) == "any wording, 6 attempts"
 
 
 def test_what_becomes_of_usefulness_is_about_the_harmless_requests(cupboards, tmp_path):

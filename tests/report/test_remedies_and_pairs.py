@@ -11,13 +11,14 @@ from rich.console import Console
 from robustkd.cli.table import print_results
 from robustkd.contracts.check import Finding
 from robustkd.reporting import write_report
-from robustkd.reporting.story import remedy_told, tell
+from robustkd.reporting.pairwise import pairs, undecided
+from robustkd.reporting.story import explain, remedy_text
 from robustkd.reporting.summary import summary_rows
-from robustkd.reporting.versus import pairs, undecided
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, DefenseResult, Results
-from robustkd.tracking import notes
+from robustkd.scoring.summaries import DataSummary, ThreatSummary
+from robustkd.tracking import descriptions
 
 N = 200
 
@@ -47,7 +48,7 @@ def results() -> Results:
         for name, stands in worst.items()
     ]  # fmt: skip
     comparisons = compared((name, 0, stands) for name, stands in worst.items())
-    return Results("c", {"norm": "linf", "eps": 0.1}, {"name": "digits", "n": N}, cells, defenses, comparisons=comparisons)
+    return Results("c", ThreatSummary("linf", 0.1), DataSummary("digits", N), cells, defenses, comparisons=comparisons)
 
 
 def test_results_survive_json(results):
@@ -92,8 +93,8 @@ def test_both_numbers_are_in_the_report_and_the_note(results, tmp_path):
     for text in (
         files.html.read_text(),
         files.markdown.read_text(),
-        notes.defense(results.defenses[0]),
-        notes.campaign(results),
+        descriptions.defense(results.defenses[0]),
+        descriptions.campaign(results),
     ):
         assert left in text
         assert "75.0" in text
@@ -101,9 +102,9 @@ def test_both_numbers_are_in_the_report_and_the_note(results, tmp_path):
     assert 'href="#versus"' in page
     assert "cannot tell honest from twin" in page
     assert "Checks add" in page
-    told = tell(results, summary_rows(results)[0])
+    told = explain(results, summary_rows(results)[0])
     assert told.paragraph.endswith(f"apgd-dlr leaves {left}\N{NARROW NO-BREAK SPACE}%.")
-    assert remedy_told(summary_rows(results)[1]) == ""
+    assert remedy_text(summary_rows(results)[1]) == ""
 
 
 def test_pairs_say_what_the_samples_can_say(results):
@@ -115,5 +116,6 @@ def test_pairs_say_what_the_samples_can_say(results):
     assert honest_twin.needed > N
     assert undecided(results) == [honest_twin.sentence]
     same = standing(50, 0)
-    (equal,) = pairs(Results("c", {}, {}, [], [], comparisons=compared([("a", 0, same), ("b", 0, same)])))
+    of = ThreatSummary("linf", 0.1), DataSummary("digits", N)
+    (equal,) = pairs(Results("c", *of, [], [], comparisons=compared([("a", 0, same), ("b", 0, same)])))
     assert equal.sentence == "n = 200 cannot tell a from b; no difference was seen."

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from robustkd.contracts import Share
 from robustkd.contracts.check import Finding
 from robustkd.reporting import figures, summary_rows, write_report
 from robustkd.reporting.formatting import epsilon, seconds
@@ -22,10 +23,11 @@ from robustkd.reporting.markdown import escape, markdown
 from robustkd.reporting.page import page as render
 from robustkd.reporting.palette import HEAT, SERIES, SERIES_DARK, contrast, heat, readable_on
 from robustkd.reporting.plots import Series, plot, ticks
-from robustkd.reporting.story import sentence, tell
+from robustkd.reporting.story import explain, sentence
 from robustkd.reporting.summary import curve_of, mean_curve, worst_verdict
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CurvePoint, Results
+from robustkd.scoring.summaries import DataSummary, Environment
 from support.example_results import N, broken_campaign, campaign, evidence, large, pictures
 
 
@@ -179,7 +181,7 @@ def test_the_grid_says_why_a_number_is_missing():
 def test_the_story_of_a_masked_gradient_is_told_from_its_numbers():
     results = campaign()
     row = summary_rows(results)[1]
-    told = tell(results, row).paragraph
+    told = explain(results, row).paragraph
     for part in (
         "The weakest attack (fgsm) leaves 97.1 % of the test samples standing, the strongest (pgd-logits) 20.4 %",
         "all 4 together leave 20.1 %",
@@ -197,7 +199,7 @@ def test_a_conclusion_fits_its_number():
 
     def told(**changes):
         changed = replace(results, defenses=[replace(results.defenses[0], **changes)])
-        return tell(changed, summary_rows(changed)[0]).conclusion.replace("\N{NARROW NO-BREAK SPACE}", " ")
+        return explain(changed, summary_rows(changed)[0]).conclusion.replace("\N{NARROW NO-BREAK SPACE}", " ")
 
     assert told() == "7 checks ran and found no reason to doubt the number; 1 did not apply. It stands as an upper bound."
     assert told(checks=[]).startswith("No check ran")
@@ -211,7 +213,7 @@ def test_a_conclusion_fits_its_number():
 
 def test_a_missing_verdict_names_the_missing_cells():
     results = broken_campaign()
-    assert "no verdict: cells missing (pgd|x failed, cw invalid)" in tell(results, summary_rows(results)[0]).paragraph
+    assert "no verdict: cells missing (pgd|x failed, cw invalid)" in explain(results, summary_rows(results)[0]).paragraph
 
 
 def test_a_finding_without_an_explanation_tells_its_numbers():
@@ -221,25 +223,26 @@ def test_a_finding_without_an_explanation_tells_its_numbers():
 
 
 @pytest.mark.parametrize(
-    ("value", "key", "text"),
+    ("value", "text"),
     [
-        (None, "x", "—"),
-        (True, "robust", "yes"),
-        (1234567, "x", "1 234 567"),
-        (0.5, "zero_share", "50.0 %"),
-        (0.5, "eps", "0.5"),
-        (float("nan"), "accuracy", "not a number"),
-        (float("inf"), "gap", "∞"),
-        (np.float32(0.25), "rate", "25.0 %"),
-        (np.int64(3), "x", "3"),
-        ({"ce": 0.25, "dlr": 0.5}, "robust", "ce 25.0 %, dlr 50.0 %"),
-        (list(range(10)), "x", "0, 1, 2, 3, 4, 5, 6, 7, … (10 in all)"),
-        ("plain", "x", "plain"),
-        ([], "outside", "none"),
+        (None, "—"),
+        (True, "yes"),
+        (1234567, "1 234 567"),
+        (Share(0.5), "50.0 %"),
+        (Share(-0.03), "-3.0 %"),
+        (0.5, "0.5"),
+        (float("nan"), "not a number"),
+        (float("inf"), "∞"),
+        (np.float32(0.25), "0.25"),
+        (np.int64(3), "3"),
+        ({"robust": Share(0.25), "eps": 0.5}, "robust 25.0 %, eps 0.5"),
+        (list(range(10)), "0, 1, 2, 3, 4, 5, 6, 7, … (10 in all)"),
+        ("plain", "plain"),
+        ([], "none"),
     ],
 )
-def test_evidence_of_any_type_becomes_text(value, key, text):
-    assert told(value, key).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
+def test_evidence_is_shown_as_its_type_says(value, text):
+    assert told(value).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
 
 
 def test_small_numbers_read_well():
@@ -345,7 +348,12 @@ def test_a_campaign_of_one_cell_without_curve_gallery_or_attack(tmp_path):
     assert (files.curves, files.gallery) == (None, None)
     assert "fgsm is the only attack with a result" in Page(files.html.read_text(encoding="utf-8")).words
     assert write_report(replace(bare, cells=[]), tmp_path).heatmap is None
-    assert write_report(replace(bare, cells=[], defenses=[], data={}, environment={}), tmp_path).curves is None
+    assert (
+        write_report(
+            replace(bare, cells=[], defenses=[], data=DataSummary("none", 0), environment=Environment()), tmp_path
+        ).curves
+        is None
+    )
 
 
 def test_a_figure_that_no_longer_belongs_is_removed(tmp_path):

@@ -14,10 +14,11 @@ from robustkd.cli import cli
 from robustkd.reporting import AttackedSamples, SampleEvidence, summary_rows
 from robustkd.reporting.latex import escape, latex
 from robustkd.reporting.page import page
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.published import FROM_MEMORY, TRANSCRIBED, references
-from robustkd.reporting.samples import MAX_OUTCOMES, Fall, SampleRow, class_table, falls, listing
-from robustkd.reporting.tradeoff import MOST_LINES, charted, pareto, tradeoff
-from robustkd.reporting.wording import wording
+from robustkd.reporting.samples import MAX_OUTCOMES, BrokenBy, SampleRow, broken_by, class_table, listing
+from robustkd.reporting.tradeoff import MOST_LINES, pareto, shown_defenses, tradeoff
+from robustkd.scoring.summaries import DataSummary, ThreatSummary
 from support.example_results import N, broken_campaign, campaign, evidence, large
 
 STANDS = -1
@@ -28,7 +29,7 @@ def two_attacks(seed: int = 0) -> AttackedSamples:
     label, before = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 0])
     first = np.array([1, 1, STANDS, STANDS, STANDS, STANDS])
     second = np.array([1, STANDS, STANDS, 0, STANDS, STANDS])
-    return AttackedSamples("standard", seed, np.arange(10, 16), label, before, {"fgsm": first, "pgd": second})
+    return AttackedSamples("standard", seed, np.arange(10, 16), label, before == label, {"fgsm": first, "pgd": second}, before)
 
 
 # ---- samples
@@ -67,7 +68,10 @@ def test_classes_agree_with_the_headline_and_the_weakest_of_many_are_kept():
 
 
 def test_what_an_attack_alone_breaks():
-    assert falls(SampleEvidence(["cat", "dog"], [two_attacks()]))["standard"] == {"fgsm": Fall(2, 1), "pgd": Fall(2, 1)}
+    assert broken_by(SampleEvidence(["cat", "dog"], [two_attacks()]))["standard"] == {
+        "fgsm": BrokenBy(2, 1),
+        "pgd": BrokenBy(2, 1),
+    }
 
 
 def test_the_listing_says_of_each_sample_what_became_of_it():
@@ -119,9 +123,9 @@ def test_a_number_that_is_not_credible_is_on_no_front():
 def test_published_figures_stand_beside_their_own_data_and_threat_alone():
     digits = campaign((0,))
     assert references(digits) == ()
-    cifar = replace(digits, data={"name": "cifar10", "n": 10_000}, threat={"norm": "linf", "eps": 8 / 255})
-    assert references(replace(cifar, threat={"norm": "l2", "eps": 8 / 255})) == ()
-    assert references(replace(cifar, threat={"norm": "linf", "eps": 4 / 255})) == ()
+    cifar = replace(digits, data=DataSummary("cifar10", 10_000), threat=ThreatSummary("linf", 8 / 255))
+    assert references(replace(cifar, threat=ThreatSummary("l2", 8 / 255))) == ()
+    assert references(replace(cifar, threat=ThreatSummary("linf", 4 / 255))) == ()
     known = references(cifar)
     assert {item.provenance for item in known} == {TRANSCRIBED, FROM_MEMORY}
     assert {item.name: (item.clean, item.robust) for item in known}["RSLAD"] == (0.8338, 0.5149)
@@ -138,7 +142,7 @@ def test_a_chart_of_many_defenses_keeps_the_front():
         replace(row, robust_accuracy=(row.robust_accuracy or 0) - i / 1000) for i, row in enumerate(summary_rows(large(60, 2)))
     ]
     best_clean = replace(rows[0], clean_accuracy=0.999, robust_accuracy=0.0, verdict="credible")
-    shown = charted([best_clean, *rows[1:]])
+    shown = shown_defenses([best_clean, *rows[1:]])
     assert len(shown) == MOST_LINES
     assert shown[0] == best_clean
 

@@ -94,7 +94,7 @@ class Idle(Attack):
     source = "nowhere"
 
     def run(self, target, batch, threat, rng):
-        return fixed_budget(target, batch, threat, lambda search, rows, ball, attempt: None, restarts=0)
+        return fixed_budget(target, batch, threat, lambda search, rows, ball, number: None, restarts=0)
 
 
 class Moves(Fine):
@@ -194,7 +194,7 @@ class Secretive(Standard):
 class Wordless(Check):
     """Fires, and says nothing."""
 
-    rule = "always"
+    update = "always"
     source = "nowhere"
 
     def run(self, context):
@@ -259,7 +259,7 @@ class Meddles(KD):
 class Restless(Check):
     """A number that is never the same."""
 
-    rule = "never"
+    update = "never"
     source = "nowhere"
 
     def run(self, context):
@@ -269,7 +269,7 @@ class Restless(Check):
 class Careless(Check):
     """Writes into the weights."""
 
-    rule = "never"
+    update = "never"
     source = "nowhere"
 
     def run(self, context):

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from robustkd.contracts.check import Finding
+from robustkd.contracts import Finding, Share
 from robustkd.reporting import AttackedSamples, GalleryItem, SampleEvidence
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import compared
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results, Skipped
+from robustkd.scoring.summaries import DataSummary, Environment, ThreatSummary
 
 N = 300
 EPS = 0.1
@@ -33,18 +34,18 @@ FIRED = {
     "distilled": {
         "loss-disagreement": (
             {
-                "cross_entropy_robust": 0.96,
-                "logit_margin_robust": 0.203,
+                "cross_entropy_robust": Share(0.96),
+                "logit_margin_robust": Share(0.203),
                 "explanation": "PGD on the cross entropy leaves 96.0 % standing, the same PGD on the logit margin 20.3 %: "
                 "the gradient of the cross entropy is masked",
             },
             "attack with a loss on logits (pgd with loss: margin), and report that number",
         ),
         "logit-scale-invariance": (
-            {"scale": 40.0, "robust_as_is": 0.96, "robust_rescaled": 0.22, "p_value": 3.1e-54},
+            {"scale": 40.0, "robust_as_is": Share(0.96), "robust_rescaled": Share(0.22), "p_value": 3.1e-54},
             "divide the logits by a constant before the attack, or use a scale-free loss (DLR)",
         ),
-        "zero-gradient": ({"zero_share": 0.941, "not_finite_share": 0.0, "threshold": 0.05}, ""),
+        "zero-gradient": ({"zero_share": Share(0.941), "not_finite_share": Share(0.0), "threshold": 0.05}, ""),
     },
     "mtard": {
         "one-step-beats-iterative": (
@@ -102,11 +103,11 @@ def campaign(seeds: tuple[int, ...] = (0, 1, 2)) -> Results:
             )  # fmt: skip
     return Results(
         "digits quickstart",
-        {"norm": "linf", "eps": EPS},
-        {"name": "digits", "n": N, "digest": "9f2c51d0a7e84b3361"},
+        ThreatSummary("linf", EPS),
+        DataSummary("digits", N, "9f2c51d0a7e84b3361"),
         cells,
         defenses,
-        environment={"robustkd": "0.1.0", "finished": "2025-11-22 20:41 UTC", "torch": "2.9.0", "device": "cpu"},
+        environment=Environment(robustkd="0.1.0", finished="2025-11-22 20:41 UTC", torch="2.9.0"),
     )
 
 
@@ -123,7 +124,7 @@ def broken_campaign() -> Results:
         DefenseResult("later", 0, "x", "blocked", "linf", 8 / 255),
     ]
     skipped = [Skipped("later", "cw", "needs logits & <em>more</em>")]
-    return Results(f"{evil} campaign", {"norm": "linf", "eps": 8 / 255}, {}, cells, defenses, skipped)
+    return Results(f"{evil} campaign", ThreatSummary("linf", 8 / 255), DataSummary("unknown", 0), cells, defenses, skipped)
 
 
 def pictures(defenses=tuple(DEFENSES), attacks=ATTACKS, each: int = 4, side: int = 8, channels: int = 1) -> list[GalleryItem]:
@@ -149,7 +150,7 @@ def evidence(results: Results, classes: int = 10, n: int = N) -> SampleEvidence:
         wrong, falls = hardness >= cell.clean_accuracy, hardness >= cell.robust_accuracy
         before = np.where(wrong, (label + 1) % classes, label)
         key = cell.defense, cell.seed
-        part = parts.setdefault(key, AttackedSamples(*key, np.arange(n) + 1000, label, before, {}))
+        part = parts.setdefault(key, AttackedSamples(*key, np.arange(n) + 1000, label, before == label, {}, before))
         part.taken_for[cell.attack] = np.where(falls & ~wrong, (label + 3) % classes, -1)
     return SampleEvidence([f"class {k}" for k in range(classes)], list(parts.values()))
 

@@ -9,11 +9,12 @@ import numpy as np
 from robustkd.contracts.check import Finding
 from robustkd.reporting import GalleryItem
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
+from robustkd.scoring.summaries import DataSummary, ThreatSummary
 from robustkd.tracking import MlflowTracker, TrackedCampaign, tracking_uri
-from robustkd.tracking.runbook import connect
+from robustkd.tracking.run_store import connect
 
 SECRET = "hunter2-do-not-log"
-DATA = {"name": "digits", "n": 100, "digest": "0123456789abcdef" * 4}
+DATA = DataSummary("digits", 100, "0123456789abcdef" * 4)
 
 
 def cell(defense: str = "mtard", attack: str = "pgd", seed: int = 0, **changes) -> CellResult:
@@ -42,7 +43,7 @@ def defended(defense: str = "mtard", seed: int = 0, **changes) -> DefenseResult:
 
 
 def results(*cells: CellResult, defenses: tuple[DefenseResult, ...] = ()) -> Results:
-    return Results("quick", {"norm": "linf", "eps": 0.1}, DATA, list(cells), list(defenses))
+    return Results("quick", ThreatSummary("linf", 0.1), DATA, list(cells), list(defenses))
 
 
 def campaign(plan_id: str = "plan-1", **changes) -> TrackedCampaign:

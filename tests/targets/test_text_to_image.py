@@ -78,10 +78,10 @@ def test_every_kind_of_prediction_is_told_as_noise(target: TextToImageTarget, ki
     z0, noise, t = torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8), torch.tensor([5, 30])
     scheduler = type(target.scheduler).from_config(target.scheduler.config, prediction_type=kind)
     told = TextToImageTarget(target.module, target.tokenizer, target.special, scheduler)
-    z = told.noised(z0, noise, t)
+    z = told.add_noise(z0, noise, t)
     torch.testing.assert_close(z, scheduler.add_noise(z0, noise, t))
     true = {"epsilon": noise, "v_prediction": scheduler.get_velocity(z0, noise, t), "sample": z0}[kind]
-    torch.testing.assert_close(told.aim(z0, noise, t), true)
+    torch.testing.assert_close(told.training_target(z0, noise, t), true)
 
     class Knowing(torch.nn.Module):
         def forward(self, latents: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor) -> object:
@@ -89,8 +89,8 @@ def test_every_kind_of_prediction_is_told_as_noise(target: TextToImageTarget, ki
 
     told.unet = Knowing()
     hidden = torch.zeros(2, 8, 16)
-    torch.testing.assert_close(told.predict(z, t, hidden), noise, atol=1e-4, rtol=0)
-    torch.testing.assert_close(told.clean(z, t, hidden), z0, atol=1e-4, rtol=0)
+    torch.testing.assert_close(told.predict_noise(z, t, hidden), noise, atol=1e-4, rtol=0)
+    torch.testing.assert_close(told.predict_x0(z, t, hidden), z0, atol=1e-4, rtol=0)
 
 
 def test_a_saved_target_draws_the_same(target: TextToImageTarget, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from robustkd.tracking.runbook import connect
+from robustkd.tracking.run_store import connect
 from support.mlflow_server import Server, free_port
 
 

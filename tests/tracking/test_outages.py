@@ -7,7 +7,7 @@ import time
 import pytest
 
 from robustkd.tracking import MlflowTracker, TrackingError, mlflow_tracker, rebuild
-from robustkd.tracking.runbook import RunBook
+from robustkd.tracking.run_store import RunStore
 from support.tracked_campaign import CELL, PARENT, WORST, campaign, cell, client, defended, results, runs
 
 
@@ -28,14 +28,14 @@ def away(monkeypatch):
 
         return call
 
-    opened = RunBook.__init__
+    opened = RunStore.__init__
 
     def opening(book, *arguments):
         opened(book, *arguments)
         for name in ("create_run", "log_batch", "log_inputs", "set_terminated", "log_artifact"):
             monkeypatch.setattr(book.client, name, failing(getattr(book.client, name)))
 
-    monkeypatch.setattr(RunBook, "__init__", opening)
+    monkeypatch.setattr(RunStore, "__init__", opening)
     return left
 
 
@@ -88,7 +88,7 @@ def test_what_is_refused_is_not_tried_again(folder, monkeypatch):
         tried.append(1)
         raise MlflowException.invalid_parameter_value("no")
 
-    monkeypatch.setattr(RunBook, "put", refuse)
+    monkeypatch.setattr(RunStore, "put", refuse)
     tracker = MlflowTracker(folder, campaign(), warn=lambda text: None)
     tracker.log_cell(cell())
     tracker.finish(results(cell()))

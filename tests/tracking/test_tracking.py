@@ -15,12 +15,13 @@ import pytest
 from robustkd.contracts import UsageError
 from robustkd.reporting import GalleryItem
 from robustkd.scoring.results import CellResult
+from robustkd.scoring.summaries import Environment
 from robustkd.tracking import MlflowTracker, TrackingError, promote, rebuild, tracking_uri, ui_command
+from robustkd.tracking.descriptions import MAX_NOTE, truncate
 from robustkd.tracking.images import MAX_IMAGES, save_sheet
 from robustkd.tracking.location import read_mark
-from robustkd.tracking.notes import MAX_NOTE, fit
 from robustkd.tracking.records import RunKey, cell_record
-from robustkd.tracking.runbook import RunBook
+from robustkd.tracking.run_store import RunStore
 from support.tracked_campaign import (
     CELL,
     DATA,
@@ -117,7 +118,7 @@ def test_logging_again_changes_nothing(folder):
 def test_a_finished_campaign_does_not_even_open_mlflow(folder, monkeypatch):
     outcome = results(cell(), defenses=(defended(),))
     track(folder, outcome)
-    monkeypatch.setattr("robustkd.tracking.runbook.RunBook.__init__", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr("robustkd.tracking.run_store.RunStore.__init__", lambda *_: pytest.fail("opened"))
     again = MlflowTracker(folder, campaign(), warn=pytest.fail)
     again.finish(outcome)
     again.log_cell(cell())  # after finish: a new thread, and no exception
@@ -132,10 +133,10 @@ def test_the_mark_of_a_deleted_store_does_not_count(folder):
 
 
 def test_what_a_killed_driver_left_is_completed(folder):
-    book = RunBook(tracking_uri(folder), folder, campaign())
+    book = RunStore(tracking_uri(folder), folder, campaign())
     record = cell_record(campaign(), cell())
 
-    def killed(book: RunBook, run_id: str) -> None:
+    def killed(book: RunStore, run_id: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -262,8 +263,8 @@ def test_the_data_and_their_whole_hash(folder):
     for name in (CELL, WORST, PARENT):
         (used,) = client(folder).get_run(runs(folder)[name].info.run_id).inputs.dataset_inputs
         assert used.dataset.name == "digits"
-        assert DATA["digest"].startswith(used.dataset.digest)
-        assert {tag.key: tag.value for tag in used.tags}["robustkd.digest"] == DATA["digest"]
+        assert DATA.digest.startswith(used.dataset.digest)
+        assert {tag.key: tag.value for tag in used.tags}["robustkd.digest"] == DATA.digest
 
 
 def test_a_trained_target_is_a_model_that_loads_again(folder, monkeypatch, request):
@@ -400,7 +401,7 @@ def test_the_command_of_the_pages(folder, tmp_path, monkeypatch):
 
 
 def test_a_note_is_cut_at_a_line():
-    long = fit("\n".join(f"line {i}" for i in range(4000)))
+    long = truncate("\n".join(f"line {i}" for i in range(4000)))
     assert len(long) <= MAX_NOTE
     assert long.split("\n\n")[-1].startswith("… (cut here")
 
@@ -414,7 +415,7 @@ def test_importing_is_light():
 def test_how_a_defense_moved(folder):
     def executed(plan: str, day: int, accuracy: float, **more) -> None:
         outcome = results(cell(), defenses=(defended(robust_accuracy=accuracy, **more),))
-        finished = {"finished": f"2026-11-{day:02d}T08:00:00+00:00"}
+        finished = Environment(finished=f"2026-11-{day:02d}T08:00:00+00:00")
         track(folder, replace(outcome, environment=finished), campaign(plan))
 
     executed("plan-1", 9, 0.75)
@@ -443,7 +444,7 @@ def test_a_long_history_fits_a_tag_and_keeps_its_steps():
     known, third = "", 1 / 3
     for number in range(60):
         outcome = results(cell(), defenses=(defended(robust_accuracy=third, ci_low=third, ci_high=2 * third),))
-        outcome = replace(outcome, environment={"finished": "2026-11-09T08:00:00+00:00"})
+        outcome = replace(outcome, environment=Environment(finished="2026-11-09T08:00:00+00:00"))
         (history,) = trend.steps(outcome, f"{number:032d}", {"mtard": known}).values()
         known = trend.trend_record("mtard", history).tags[trend.TAG]
     assert (history[-1].step, len(history)) == (59, trend.LONGEST)

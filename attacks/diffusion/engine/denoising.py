@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robustkd.contracts import Asked, DataError, Prompts
+from robustkd.contracts import DataError, Prompts
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -73,13 +73,13 @@ class Denoising:
         t = levels.repeat(len(rows))
         z = self.latents[rows].repeat_interleave(m, 0)
         noise = rng.normal((m, *self.latents.shape[1:])).flatten(0, 1).to(z)
-        noisy = self.target.noised(z, noise, t)
-        wanted = self.target.aim(z, noise, t)
+        noisy = self.target.add_noise(z, noise, t)
+        wanted = self.target.training_target(z, noise, t)
         if self.original is not None:
             model, asked = self.original
             with torch.no_grad():
-                wanted = model.output(noisy, t, asked[rows].repeat_interleave(m, 0)).to(z.device)
-        seen = self.target.output(noisy, t, hidden.repeat_interleave(m, 0))
+                wanted = model.unet_output(noisy, t, asked[rows].repeat_interleave(m, 0)).to(z.device)
+        seen = self.target.unet_output(noisy, t, hidden.repeat_interleave(m, 0))
         return (wanted.float() - seen.float()).square().reshape(len(rows), -1).mean(1)
 
 
@@ -93,9 +93,7 @@ def pictures(target: TextToImageTarget, requests: Prompts, original: TextToImage
         images = torch.from_numpy(requests.images)
         images = images.float() / 255 if images.dtype == torch.uint8 else images
     elif original is not None:
-        seeds = requests.get("seed")
-        asked = [Asked(text, seed=int(seed) if seed else None) for text, seed in zip(requests["prompt"], seeds, strict=True)]
-        images = torch.stack(list(original.respond(asked)))
+        images = torch.stack(list(original.respond(requests.asked())))
     else:
         raise DataError(
             "the attack aims at a picture of what each request should show, and the data have no images",

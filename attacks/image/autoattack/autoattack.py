@@ -3,7 +3,7 @@
     standard   APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square
     plus       APGD-CE, APGD-DLR, FAB (5 restarts each), Square, APGD-T, FAB-T
     rand       APGD-CE, APGD-DLR, on the mean of 20 passes: for randomised defenses
-    adaptive   the conclusion of standard for a few per cent of its passes (``adaptive.py``)
+    adaptive   the conclusion of standard for a few per cent of its passes (``adaptive.py``); behind it on networks that jump
 
 For campaigns it is one attack: a sample stands when it withstood all of them.
 
@@ -22,14 +22,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.autoattack.adaptive import Effort, adaptive
+from robustkd.attacks.image.autoattack.adaptive import Budgets, adaptive
 from robustkd.attacks.image.black_box.square import Square, SquareParams
 from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
 from robustkd.attacks.image.minimum_norm.fab import FAB, FABParams
 from robustkd.attacks.image.wrappers.eot import MeanTarget
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, Traits
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 
 Version = Literal["standard", "plus", "rand", "adaptive"]
@@ -38,7 +37,7 @@ Version = Literal["standard", "plus", "rand", "adaptive"]
 class AutoAttackParams(Params):
     """Parameters of ``autoattack``; the defaults are the authors'."""
 
-    version: Version = Field("standard", description="which attacks: standard, plus, rand")
+    version: Version = Field("standard", description="which attacks: standard, plus, rand, adaptive")
     steps: int = Field(100, ge=1, description="steps of each run of APGD and FAB")
     targets: int = Field(9, ge=1, description="wrong classes that the targeted attacks aim at, at most all of them")
     queries: int = Field(5000, ge=1, description="of Square")
@@ -46,22 +45,18 @@ class AutoAttackParams(Params):
 
 
 class AutoAttack(Attack):
-    """The ensemble of parameter-free attacks."""
+    """The ensemble of parameter-free attacks, run one after the other."""
 
     Params = AutoAttackParams
     version = "4"
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     source = "Croce & Hein 2020, arXiv:2003.01690"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """Most of its attacks climb margins."""
-        return "margin"
+    loss_family = "margin"  # most of its attacks maximize margins
 
     @property
     def traits(self) -> Traits:
-        """Version ``rand`` averages over passes."""
+        """The traits of the class; version ``rand`` averages over passes."""
         return replace(super().traits, averages=self.params.version == "rand")
 
     def stages(self, threat: ThreatModel, steps: int | None = None, *, enough: float | None = None) -> list[tuple[str, Attack]]:
@@ -94,16 +89,16 @@ class AutoAttack(Attack):
         return stages[version]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """The passes of all stages that a sample went through."""
+        """Takes the passes of all stages that a sample went through."""
         p = self.params
         target = target.in_precision("full")  # ``adaptive`` goes by differences that bfloat16 does not show
-        enough = threat.eps or None if batch.eps is None else None  # within the budget, closer is no use
-        stages = self.stages(threat, enough=enough)
+        one_budget = batch.eps is None and threat.eps > 0
+        stages = self.stages(threat, enough=threat.eps if one_budget else None)  # within the budget, closer is no use
         if p.version == "adaptive":
             # Where gradients mislead, random search breaks most: it comes first.
             standard, light = stages[::-1], self.stages(threat, max(1, p.steps // 5))[:2]
-            return adaptive(target, batch, threat, rng, Effort(p.steps, p.targets, p.queries), light=light, standard=standard)
+            return adaptive(target, batch, threat, rng, Budgets(p.steps, p.targets, p.queries), light=light, standard=standard)
         if p.version != "rand":
             return cascade(stages, target, batch, threat, rng)
-        found = cascade(stages, MeanTarget(target, p.samples), batch, threat, rng)
-        return replace(found, forwards=p.samples * found.forwards, backwards=p.samples * found.backwards)
+        result = cascade(stages, MeanTarget(target, p.samples), batch, threat, rng)
+        return replace(result, forwards=p.samples * result.forwards, backwards=p.samples * result.backwards)

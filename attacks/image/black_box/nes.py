@@ -15,8 +15,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, gaussian
 from robustkd.attacks.image.engine.losses import LossName
@@ -36,7 +37,7 @@ class NESParams(Params):
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 2.5 * eps / steps")
     pairs: int = Field(25, ge=1, description="directions for each estimate, each looked at both ways")
     sigma: float = Field(0.001, gt=0, description="how far to look, in pixel units")
-    loss: LossName = Field("margin", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class NES(Attack):
@@ -50,17 +51,19 @@ class NES(Attack):
     source = "Ilyas et al. 2018, arXiv:1804.08598"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
+        """Takes at most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
-        rule = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
-        slope = FiniteDifferences(rng, p.pairs, p.sigma, gaussian)
+        update = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
+        estimator = FiniteDifferences(rng, p.pairs, p.sigma, gaussian)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
-            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=p.steps, slope=slope)
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
+            return maximize(
+                search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=p.steps, estimator=estimator
+            )
 
-        return fixed_budget(target, batch, threat, run)
+        return fixed_budget(target, batch, threat, attempt)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, rademacher
 from robustkd.attacks.image.engine.losses import LossName
@@ -34,16 +35,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdamStep:
-    """Adam, uphill."""
+    """A step of Adam that raises the objective."""
 
     lr: float
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """x_{t+1} before its projection."""
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) the points x_{t+1}, before they are projected."""
         if t == 0:
-            climbers.memory["first"] = climbers.memory["second"] = torch.zeros_like(climbers.x)
-        age = torch.full_like(climbers.rows, t)
-        return climbers.x + self.lr * adam(climbers.memory, climbers.gradient, age)
+            state.memory["first"] = state.memory["second"] = torch.zeros_like(state.x)
+        age = torch.full_like(state.rows, t)
+        return state.x + self.lr * adam(state.memory, state.gradient, age)
 
 
 class SPSAParams(Params):
@@ -53,7 +54,7 @@ class SPSAParams(Params):
     pairs: int = Field(64, ge=1, description="directions for each estimate, each looked at both ways")
     delta: float = Field(0.01, gt=0, description="how far to look, in pixel units")
     lr: float = Field(0.01, gt=0, description="Adam's learning rate, in pixel units")
-    loss: LossName = Field("margin", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class SPSA(Attack):
@@ -67,16 +68,18 @@ class SPSA(Attack):
     source = "Uesato et al. 2018, arXiv:1802.05666"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
+        """Takes at most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
-        rule, slope = AdamStep(p.lr), FiniteDifferences(rng, p.pairs, p.delta, rademacher)
+        update, estimator = AdamStep(p.lr), FiniteDifferences(rng, p.pairs, p.delta, rademacher)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
-            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=p.steps, slope=slope)
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
+            return maximize(
+                search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=p.steps, estimator=estimator
+            )
 
-        return fixed_budget(target, batch, threat, run)
+        return fixed_budget(target, batch, threat, attempt)

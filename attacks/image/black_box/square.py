@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget, no_slope
+from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize, no_gradient
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
@@ -58,25 +57,25 @@ def signs(bits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LinfSquare:
-    """Algorithm 2."""
+    """Proposals in linf, a window of one colour (algorithm 2)."""
 
     rng: SampleRng
     queries: int
     first: float
 
     def start(self, ball: Ball, rows: Tensor) -> Tensor:
-        """Vertical stripes."""
+        """(A, *shape) the clean images plus vertical stripes of +eps or -eps."""
         _, channels, _, width = ball.centre.shape
         stripes = signs(self.rng.fork("start").select(rows).bits((channels, 1, width)))
         return ball.project(ball.centre + per_sample(ball.eps, ball.centre) * stripes)
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """The next proposal."""
-        best, ball = climbers.best_x, climbers.ball
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) the next proposals: the best points with one window recoloured."""
+        best, ball = state.best_x, state.ball
         _, channels, height, width = best.shape
         side = max(1, round(math.sqrt(share_of_window(t, self.queries, self.first) * height * width)))
         side = min(side, height, width)
-        bits = self.rng.fork(t).select(climbers.rows).bits((2 + channels,))
+        bits = self.rng.fork(t).select(state.rows).bits((2 + channels,))
         top, left = (bits[:, 0] >> 1).abs() % (height - side + 1), (bits[:, 1] >> 1).abs() % (width - side + 1)
         colour = per_sample(ball.eps, best) * signs(bits[:, 2:]).view(-1, channels, 1, 1)
         inside = window(top, left, side, height, width)
@@ -105,7 +104,7 @@ def two_bumps(side: int, power: int) -> Tensor:
 
 @dataclass(frozen=True)
 class BumpSquare:
-    """Algorithm 3, for l2 (``power`` 2) and l1 (``power`` 1)."""
+    """Proposals in l2 (``power`` 2) and l1 (``power`` 1): a window takes over the budget of another (algorithm 3)."""
 
     rng: SampleRng
     queries: int
@@ -113,7 +112,7 @@ class BumpSquare:
     power: int
 
     def start(self, ball: Ball, rows: Tensor) -> Tensor:
-        """The image tiled with bumps of random sign, five along its shorter side."""
+        """(A, *shape) the images tiled with bumps of random sign, five along its shorter side."""
         _, channels, height, width = ball.centre.shape
         side = max(1, min(height, width) // 5)
         down, right = height // side, width // side
@@ -125,14 +124,14 @@ class BumpSquare:
         length = delta.flatten(1).norm(p=self.power, dim=1)
         return ball.project(ball.centre + per_sample(ball.eps / length, delta) * delta)
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """The next proposal: the budget of two windows, and what was unused, goes to the first."""
-        ball, p = climbers.ball, self.power
-        delta = climbers.best_x - ball.centre
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) the next proposals: the budget of two windows, and what was unused, goes to the first."""
+        ball, p = state.ball, self.power
+        delta = state.best_x - ball.centre
         _, channels, height, width = delta.shape
         side = max(3, round(math.sqrt(share_of_window(t, self.queries, self.first) * height * width)) | 1)
         side = min(side, height, width)
-        bits = self.rng.fork(t).select(climbers.rows).bits((5 + channels,))
+        bits = self.rng.fork(t).select(state.rows).bits((5 + channels,))
         down, right = (bits[:, :2] >> 1).abs() % (height - side + 1), (bits[:, 2:4] >> 1).abs() % (width - side + 1)
         taker, giver = (window(down[:, i], right[:, i], side, height, width) for i in (0, 1))
 
@@ -157,7 +156,7 @@ class BumpSquare:
         return values.unsqueeze(1) * inside
 
 
-def square_rule(ball: Ball, rng: SampleRng, queries: int, first: float) -> LinfSquare | BumpSquare:
+def square_update(ball: Ball, rng: SampleRng, queries: int, first: float) -> LinfSquare | BumpSquare:
     """The proposals for a ball: ``queries`` of them are planned, the first window takes the share ``first`` of the image.
 
     Raises:
@@ -181,7 +180,7 @@ class SquareParams(Params):
 
 
 class Square(Attack):
-    """Square attack: needs no gradient. A targeted one climbs -CE, as in the paper; else the margin."""
+    """Square attack: needs no gradient. It maximizes the margin; targeted, -CE, as in the paper."""
 
     Params = SquareParams
     norms = ("linf", "l2", "l1")
@@ -189,14 +188,10 @@ class Square(Attack):
     gradients = False
     version = "3"
     source = "Andriushchenko et al. 2020, arXiv:1912.00049; l1: Croce & Hein 2021, arXiv:2103.01208"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """Untargeted, it climbs the logit margin."""
-        return "margin"
+    loss_family = "margin"  # when untargeted
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * queries`` forward passes a sample.
+        """Takes at most ``restarts * queries`` forward passes a sample.
 
         Raises:
             AttackError: the inputs have no height and width.
@@ -204,10 +199,12 @@ class Square(Attack):
         p = self.params
         objective = for_batch("margin" if batch.goals is None else "ce", batch)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
-            rule = square_rule(ball, rng.fork(restart), p.queries, p.first_share)
-            start = rule.start(ball, rows)
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
+            update = square_update(ball, rng.fork(restart), p.queries, p.first_share)
+            start = update.start(ball, rows)
             steps = p.queries - 1
-            return ascend(search.oracle, rows, ball, start, objective=objective, rule=rule, steps=steps, slope=no_slope)
+            return maximize(
+                search.oracle, rows, ball, start, objective=objective, update=update, steps=steps, estimator=no_gradient
+            )
 
-        return fixed_budget(target, batch, threat, run, restarts=p.restarts)
+        return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)

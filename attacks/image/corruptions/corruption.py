@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from robustkd.attacks.image.corruptions.corruption_families import FAMILIES, GROUPS, SEVERITIES, corrupted
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, suggestion
+from robustkd.contracts import Attack, AttackResult, Batch, Corruptions, Params, Target, ThreatModel, suggestion
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 
@@ -42,54 +42,50 @@ class CorruptionParams(Params):
     @field_validator("family")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        known = ("all", *GROUPS, *FAMILIES)
+        choices = ("all", *GROUPS, *FAMILIES)
         for name in names:
-            if name not in known:
-                raise ValueError(f"'{name}' is no corruption: {suggestion(name, known) or 'known are ' + ', '.join(known)}")
+            if name not in choices:
+                raise ValueError(f"'{name}' is no corruption: {suggestion(name, choices) or 'known are ' + ', '.join(choices)}")
         return names
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The families meant, each once."""
+        """The families that the parameter names, each once."""
         meant = [FAMILIES if name == "all" else GROUPS.get(name, (name,)) for name in self.family]
         return tuple(dict.fromkeys(family for names in meant for family in names))
 
     @property
     def severities(self) -> tuple[int, ...]:
-        """The severities meant."""
+        """The severities that the parameter names, in ascending order."""
         return SEVERITIES if self.severity == "all" else (self.severity,)
 
 
 class Corruption(Attack):
-    """Images as weather, cameras and files leave them."""
+    """Common corruptions of images: noise, blur, weather and compression."""
 
     Params = CorruptionParams
     space = "corruption"
     gradients = False
     iterative = False
     source = "Hendrycks and Dietterich 2019, arXiv:1903.12261"
-
-    @property
-    def loss_family(self) -> Literal["none"]:
-        """It climbs nothing."""
-        return "none"
+    loss_family = "none"
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
-        """Any image in the pixel range, whatever is asked for."""
-        return ThreatModel(norm="linf", eps=1.0, space="corruption")
+        """The threat model of corruptions, any image in the pixel range, whatever ``threat`` is."""
+        return ThreatModel(budget=Corruptions())
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """One pass for each corruption that an image meets."""
+        """Takes one pass for each corruption that an image meets."""
         p, oracle = self.params, Oracle(target, batch)
-        adversarial, left = batch.inputs.clone(), torch.arange(len(batch), device=batch.inputs.device)
-        broken = torch.zeros_like(left, dtype=torch.bool)
+        adversarial, standing = batch.inputs.clone(), torch.arange(len(batch), device=batch.inputs.device)
+        success = torch.zeros_like(standing, dtype=torch.bool)
         with frozen(target.module):
             for severity in p.severities:
                 for family in p.families:
-                    if not len(left):
+                    if not len(standing):
                         break
-                    adversarial[left] = corrupted(batch.inputs[left], family, severity, rng.select(left))
-                    now = oracle.is_adversarial(oracle.logits(adversarial[left], left), left)
-                    broken[left[now]] = True
-                    left = left[~now]
-        return AttackResult(adversarial, broken, oracle.forwards, oracle.backwards)
+                    adversarial[standing] = corrupted(batch.inputs[standing], family, severity, rng.select(standing))
+                    broken = oracle.is_adversarial(oracle.logits(adversarial[standing], standing), standing)
+                    success[standing[broken]] = True
+                    standing = standing[~broken]
+        return AttackResult(adversarial, success, oracle.forwards, oracle.backwards)

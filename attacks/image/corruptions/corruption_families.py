@@ -36,7 +36,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupted(x: Tensor, family: str, severity: int, rng: SampleRng) -> Tensor:
-    """(B, C, H, W) in [0, 1] -> the same, corrupted.
+    """The corrupted images, (B, C, H, W) in [0, 1].
 
     Args:
         x: images.
@@ -84,7 +84,7 @@ def _defocus_blur(x: Tensor, setting: tuple[float, float], rng: SampleRng) -> Te
 def _glass_blur(x: Tensor, setting: tuple[float, int, int], rng: SampleRng) -> Tensor:
     sigma, reach, times = setting[0] * _scale(x), max(1, round(setting[1] * _scale(x))), setting[2]
     x = _blurred(x, sigma)
-    rows, columns = _places(x)
+    rows, columns = _pixel_positions(x)
     for _ in range(times):
         offset = rng.integers((2, *x.shape[2:]), 2 * reach) - reach
         x = _warped(x, rows + offset[:, 0], columns + offset[:, 1])
@@ -142,7 +142,7 @@ def _contrast(x: Tensor, left: float, rng: SampleRng) -> Tensor:
 def _elastic(x: Tensor, setting: tuple[float, float, float], rng: SampleRng) -> Tensor:
     """An affine map that moves three points at random, then a smooth random field; all in shares of the image's side."""
     strength, smoothness, jitter = (share * min(x.shape[2:]) for share in setting)
-    rows, columns = _places(x)
+    rows, columns = _pixel_positions(x)
     centre, third = torch.tensor([(side - 1) / 2 for side in x.shape[2:]], device=x.device), min(x.shape[2:]) // 3
     points = centre + third * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]], device=x.device)
     moved = points + rng.uniform((3, 2), -jitter, jitter)
@@ -173,7 +173,7 @@ def _jpeg(x: Tensor, quality: int, rng: SampleRng) -> Tensor:
 
 
 def _scale(x: Tensor) -> float:
-    """How much longer than in the benchmark everything is; a blur of less than half its pixels would be none."""
+    """The factor from the benchmark's lengths to those of these images; at least a half, since a shorter blur would be none."""
     return max(min(x.shape[2:]) / 32, 0.5)
 
 
@@ -190,7 +190,7 @@ def _bell(reach: int, sigma: float, like: Tensor) -> Tensor:
 
 
 def _filtered(x: Tensor, kernel: Tensor) -> Tensor:
-    """Each channel under a kernel of odd sides; the border is continued."""
+    """Convolve each channel with a kernel of odd sides; the border is replicated."""
     high, wide = kernel.shape
     padded = F.pad(x, [wide // 2, wide // 2, high // 2, high // 2], mode="replicate")
     return F.conv2d(padded.flatten(0, 1).unsqueeze(1), kernel[None, None]).view_as(x)
@@ -201,15 +201,15 @@ def _blurred(x: Tensor, sigma: float, truncate: float = 4) -> Tensor:
     return _filtered(_filtered(x, bell[None]), bell[:, None])
 
 
-def _places(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(H, W) rows and columns."""
+def _pixel_positions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The (H, W) row and the (H, W) column of every pixel."""
     sides = [torch.arange(side, dtype=torch.float32, device=x.device) for side in x.shape[2:]]
     rows, columns = torch.meshgrid(*sides, indexing="ij")
     return rows, columns
 
 
 def _warped(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(B, C, H, W) looked up between its pixels, at (B, H, W) places; the border is continued."""
+    """Interpolate (B, C, H, W) images at (B, H, W) positions; the border is replicated."""
     high, wide = x.shape[2:]
     grid = torch.stack([2 * columns / max(wide - 1, 1) - 1, 2 * rows / max(high - 1, 1) - 1], -1)
     grid = grid.expand(len(x), -1, -1, -1).to(x.dtype)
@@ -218,7 +218,7 @@ def _warped(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def _zoomed(x: Tensor, factor: float) -> Tensor:
     """The middle of the image, ``factor`` times as large."""
-    rows, columns = _places(x)
+    rows, columns = _pixel_positions(x)
     high, wide = ((side - 1) / 2 for side in x.shape[2:])
     return _warped(x, high + (rows - high) / factor, wide + (columns - wide) / factor)
 
@@ -226,7 +226,7 @@ def _zoomed(x: Tensor, factor: float) -> Tensor:
 def _dragged(x: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
     """Blur in one direction, (B,) in degrees: half a bell, of 2 * radius pixels at most."""
     radius, sigma = radius * _scale(x), sigma * _scale(x)
-    rows, columns = _places(x)
+    rows, columns = _pixel_positions(x)
     down, right = (part.view(-1, 1, 1) for part in (torch.sin(torch.deg2rad(angle)), torch.cos(torch.deg2rad(angle))))
     steps = range(min(math.ceil(2 * radius), math.ceil(4 * sigma)) + 1)
     weights = [math.exp(-(step**2) / (2 * sigma**2)) for step in steps]

@@ -1,11 +1,10 @@
-"""The loop of every iterative fixed-budget attack. It exists once, here.
+"""The loop of every iterative fixed-budget attack.
 
-An attack hands over the seams: an objective (what is climbed), a ball (where one may go), a start, a step rule (how to
-move), and, where the plain gradient will not do, a slope (which way is up). The loop does the rest, and does no more work
-than a sample needs:
+An attack supplies an objective to maximize, a ball to stay in, a start, an update (how to move), and, where the plain gradient
+will not do, a gradient estimator. The loop does the rest, and does no more work than a sample needs:
 
-- the forward pass that gives the next gradient also tells whether the sample is broken already (a slope of its own may cost
-  many passes, so there the sample is looked at first);
+- the forward pass that gives the next gradient also tells whether the sample is broken already (an estimator may cost many
+  passes, so there the sample is looked at first);
 - a broken sample leaves the batch, so nothing is spent on it any more;
 - the best point of each sample is kept: its first adversarial one, else the one with the highest objective;
 - every sample is on its own: nothing is summed, stopped or scheduled over the batch.
@@ -31,16 +30,16 @@ Recorder: TypeAlias = "Callable[[int, Tensor, Tensor, Tensor], None]"
 
 
 @dataclass
-class Climbers:
-    """The samples still under attack; each tensor has one row a sample.
+class AttackState:
+    """The active set: the samples still under attack; each tensor has one row a sample.
 
     Attributes:
-        rows: (A,) their places in the batch.
+        rows: (A,) their positions in the batch.
         x: (A, *shape) current points.
         gradient, value: of the objective at ``x``.
         best_x, best_value, broken: the best point so far.
         improved: whether the current point became the best.
-        memory: the step rule's own tensors (momentum, step sizes, ..).
+        memory: the update's own tensors (momentum, step sizes, ..).
     """
 
     rows: Tensor
@@ -54,9 +53,9 @@ class Climbers:
     improved: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
 
-    def select(self, keep: Tensor) -> Climbers:
+    def select(self, keep: Tensor) -> AttackState:
         """Only the rows in the mask ``keep``."""
-        return Climbers(
+        return AttackState(
             self.rows[keep],
             self.ball.select(keep),
             self.x[keep],
@@ -70,32 +69,32 @@ class Climbers:
         )
 
 
-class StepRule(Protocol):
-    """How to move. State that belongs to a sample lives in ``climbers.memory``."""
+class Update(Protocol):
+    """How to move. State that belongs to a sample lives in ``state.memory``."""
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
+    def step(self, state: AttackState, t: int) -> Tensor:
         """(A, *shape) the next points, before they are projected; ``t`` counts from 0."""
 
 
-GiveUp: TypeAlias = "Callable[[Climbers, int], Tensor]"
-"""``give_up(climbers, t)``: (A,) bool, the samples that are not worth another step."""
+EarlyStop: TypeAlias = "Callable[[AttackState, int], Tensor]"
+"""``early_stop(state, t)``: (A,) bool, the samples that are not worth another step."""
 
 
-class Slope(Protocol):
-    """Which way is up, where that is not the gradient at the point: a smoothed, averaged, estimated or looked-ahead one."""
+class GradientEstimator(Protocol):
+    """Replaces the gradient at the point by a smoothed, averaged, estimated or looked-ahead one."""
 
-    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
-        """(A, *shape); asks ``oracle`` for the passes that it needs."""
-
-
-def gradient_at_point(oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
-    """The plain gradient: what a slope of slopes ends in."""
-    return oracle.climb(climbers.x, climbers.rows, objective)[2]
+    def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
+        """(A, *shape) the estimate at step ``t``; every pass that it needs goes through ``oracle``."""
 
 
-def no_slope(oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
-    """For a step rule that goes by values alone (random search): no backward pass."""
-    return climbers.gradient
+def gradient_at_point(oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
+    """The plain gradient, as an estimator: what estimators that look at other points are built on."""
+    return oracle.value_and_grad(state.x, state.rows, objective)[2]
+
+
+def no_gradient(oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
+    """The estimator of an update that needs values alone (random search): it makes no backward pass."""
+    return state.gradient
 
 
 @dataclass(frozen=True)
@@ -104,123 +103,127 @@ class SteepestStep:
 
     size: StepSize
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """One step uphill."""
-        return climbers.x + self.size.within(climbers.ball) * climbers.ball.steepest(climbers.gradient)
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) one step along the steepest direction of ``state.gradient``."""
+        return state.x + self.size.within(state.ball) * state.ball.steepest(state.gradient)
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where the loop ended, one row for each sample it was started on: best point, its value, whether adversarial."""
+class SearchResult:
+    """Where the loop ended, one row for each sample it was started on.
+
+    Attributes:
+        x: (A, *shape) the best points.
+        value: (A,) their objective.
+        broken: (A,) bool, whether they are adversarial.
+    """
 
     x: Tensor
     value: Tensor
     broken: Tensor
 
 
-def ascend(
+def maximize(
     oracle: Oracle,
     rows: Tensor,
     ball: Ball,
     start: Tensor,
     *,
     objective: Objective,
-    rule: StepRule,
+    update: Update,
     steps: int,
-    slope: Slope | None = None,
+    estimator: GradientEstimator | None = None,
     stop_when_broken: bool = True,
-    kin: Tensor | None = None,
-    give_up: GiveUp | None = None,
+    group: Tensor | None = None,
+    early_stop: EarlyStop | None = None,
     recorder: Recorder | None = None,
-) -> Found:
-    """Climb ``objective`` from ``start`` for ``steps`` steps: at most ``steps + 1`` forward and ``steps`` backward passes.
+) -> SearchResult:
+    """Maximize ``objective`` from ``start`` in ``steps`` steps: at most ``steps + 1`` forward and ``steps`` backward passes.
 
-    With a ``slope``, ``steps + 1`` forward passes and whatever the slope asks for at the first ``steps`` points.
+    With an ``estimator``, ``steps + 1`` forward passes and whatever the estimator asks for at the first ``steps`` points.
 
     Args:
         oracle: queries and counts.
         rows: (A,) which samples of the oracle's batch are attacked; ``ball`` and ``start`` have these rows.
         ball: the constraint.
         start: (A, *shape) inside the ball.
-        objective: what is climbed.
-        rule: how to move.
+        objective: what is maximized.
+        update: how to move.
         steps: how often.
-        slope: replaces the gradient at the point.
+        estimator: replaces the gradient at the point.
         stop_when_broken: let broken samples leave; otherwise their highest adversarial point is sought.
-        kin: (A,) rows of equal number are attempts on one sample, side by side: where one succeeds, all leave.
-        give_up: lets samples leave that are not broken.
+        group: (A,) rows of equal number are attempts on one sample, side by side: where one succeeds, all leave.
+        early_stop: lets samples leave that are not broken.
         recorder: is told every iterate.
     """
     lowest = torch.full((len(rows),), -torch.inf, dtype=start.dtype, device=start.device)
     none = torch.zeros_like(rows, dtype=torch.bool)
-    whole = Found(start.clone(), lowest.clone(), none.clone())
+    result = SearchResult(start.clone(), lowest.clone(), none.clone())
     if not len(rows):
-        return whole
-    places = torch.arange(len(rows), device=rows.device)  # of the climbers among the rows of `whole`
-    now = Climbers(rows, ball, start, torch.zeros_like(start), lowest, start, lowest, none, none)
+        return result
+    active = torch.arange(len(rows), device=rows.device)  # the rows of `result` that `state` still has
+    state = AttackState(rows, ball, start, torch.zeros_like(start), lowest, start, lowest, none, none)
     for t in range(steps + 1):
-        if t < steps and slope is None:
-            logits, value, now.gradient = oracle.climb(now.x, now.rows, objective)
+        if t < steps and estimator is None:
+            logits, value, state.gradient = oracle.value_and_grad(state.x, state.rows, objective)
         else:
-            logits = oracle.logits(now.x, now.rows)
-            value = objective(logits, now.rows)
-        now.value = value.to(start.dtype)  # a half-precision network's logits are no reason to compare in half precision
+            logits = oracle.logits(state.x, state.rows)
+            value = objective(logits, state.rows)
+        state.value = value.to(start.dtype)  # a half-precision network's logits are no reason to compare in half precision
         if recorder is not None:
-            recorder(t, now.rows, now.x, now.value)
-        _keep_best(now, oracle.is_adversarial(logits, now.rows))
-        leaving = now.broken if stop_when_broken else torch.zeros_like(now.broken)
-        if kin is not None:
-            leaving = torch.isin(kin[places], kin[places[leaving]])
-        if give_up is not None:
-            leaving = leaving | give_up(now, t)
+            recorder(t, state.rows, state.x, state.value)
+        _keep_best(state, oracle.is_adversarial(logits, state.rows))
+        leaving = state.broken if stop_when_broken else torch.zeros_like(state.broken)
+        if group is not None:
+            leaving = torch.isin(group[active], group[active[leaving]])
+        if early_stop is not None:
+            leaving = leaving | early_stop(state, t)
         if t == steps:
-            leaving = torch.ones_like(now.broken)
+            leaving = torch.ones_like(state.broken)
         if bool(leaving.any()):
-            out = places[leaving]
-            whole.x[out], whole.value[out], whole.broken[out] = (
-                now.best_x[leaving],
-                now.best_value[leaving],
-                now.broken[leaving],
-            )
-            now, places = now.select(~leaving), places[~leaving]
-        if not len(places):
+            out = active[leaving]
+            result.x[out] = state.best_x[leaving]
+            result.value[out] = state.best_value[leaving]
+            result.broken[out] = state.broken[leaving]
+            state, active = state.select(~leaving), active[~leaving]
+        if not len(active):
             break
-        if slope is not None:
-            now.gradient = slope(oracle, now, objective, t)
-        now.x = now.ball.project(rule.step(now, t))
-    return whole
+        if estimator is not None:
+            state.gradient = estimator(oracle, state, objective, t)
+        state.x = state.ball.project(update.step(state, t))
+    return result
 
 
-def _keep_best(now: Climbers, broken: Tensor) -> None:
-    now.improved = torch.where(broken == now.broken, now.value > now.best_value, broken)
-    now.best_x = torch.where(per_sample(now.improved, now.x), now.x, now.best_x)
-    now.best_value = torch.where(now.improved, now.value, now.best_value)
-    now.broken = now.broken | broken
+def _keep_best(state: AttackState, broken: Tensor) -> None:
+    state.improved = torch.where(broken == state.broken, state.value > state.best_value, broken)
+    state.best_x = torch.where(per_sample(state.improved, state.x), state.x, state.best_x)
+    state.best_value = torch.where(state.improved, state.value, state.best_value)
+    state.broken = state.broken | broken
 
 
-def climb_to_last(
+def last_iterate(
     oracle: Oracle,
     rows: Tensor,
     ball: Ball,
     start: Tensor,
     *,
     objective: Objective,
-    rule: StepRule,
+    update: Update,
     steps: int,
-    slope: Slope = gradient_at_point,
+    estimator: GradientEstimator = gradient_at_point,
 ) -> Tensor:
-    """The inner maximisation of adversarial training: exactly ``steps`` slopes, and the last point, unjudged."""
+    """(A, *shape) the point after exactly ``steps`` steps, never judged: the inner maximization of adversarial training."""
     empty = torch.zeros(len(rows), dtype=start.dtype, device=start.device)
-    now = Climbers(rows, ball, start, start, empty, start, empty, empty.bool(), empty.bool())
+    state = AttackState(rows, ball, start, start, empty, start, empty, empty.bool(), empty.bool())
     for t in range(steps):
-        now.gradient = slope(oracle, now, objective, t)
-        now.x = ball.project(rule.step(now, t))
-    return now.x
+        state.gradient = estimator(oracle, state, objective, t)
+        state.x = ball.project(update.step(state, t))
+    return state.x
 
 
 @dataclass
 class Search:
-    """A fixed-budget attack under way: which samples still stand, and the best point of each.
+    """The state of a fixed-budget attack between its attempts: which samples still stand, and the best point of each.
 
     Attributes:
         oracle: queries and counts.
@@ -256,32 +259,32 @@ class Search:
         """(S,) rows of the samples that nothing has broken yet."""
         return (~self.success).nonzero().squeeze(1)
 
-    def attempt(self, run: Run, number: int = 0) -> None:
-        """Let ``run`` have a go at the standing samples."""
+    def attempt(self, attempt: Attempt, number: int = 0) -> None:
+        """Run one attempt on the samples that still stand; ``number`` seeds it."""
         rows = self.standing
         if len(rows):
-            self.record(rows, run(self, rows, self.ball.select(rows), number))
+            self.record(rows, attempt(self, rows, self.ball.select(rows), number))
 
-    def record(self, rows: Tensor, found: Found) -> None:
-        """Keep what an attempt on ``rows`` (standing ones) found, where it broke the sample or came closer to it."""
-        better = found.broken | (found.value > self.value[rows])
-        kept = rows[better]
-        self.adversarial[kept], self.value[kept] = found.x[better], found.value[better]
-        self.success[rows] = found.broken
+    def record(self, rows: Tensor, result: SearchResult) -> None:
+        """Keep the result of an attempt on ``rows`` (standing ones) where it broke the sample or raised its objective."""
+        better = result.broken | (result.value > self.value[rows])
+        improved = rows[better]
+        self.adversarial[improved], self.value[improved] = result.x[better], result.value[better]
+        self.success[rows] = result.broken
 
     def result(self) -> AttackResult:
-        """As the contract wants it."""
+        """The best points with their success, value and counts of passes, as the attack contract wants them."""
         return AttackResult(self.adversarial, self.success, self.oracle.forwards, self.oracle.backwards, self.value)
 
 
-Run: TypeAlias = "Callable[[Search, Tensor, Ball, int], Found]"
-"""``run(search, rows, ball, attempt)``: one attempt on the samples ``rows``, whose balls are ``ball``."""
+Attempt: TypeAlias = "Callable[[Search, Tensor, Ball, int], SearchResult]"
+"""``attempt(search, rows, ball, number)``: one attempt on the samples ``rows``, whose balls are ``ball``."""
 
 
-def fixed_budget(target: Target, batch: Batch, threat: ThreatModel, run: Run, *, restarts: int = 1) -> AttackResult:
+def fixed_budget(target: Target, batch: Batch, threat: ThreatModel, attempt: Attempt, *, restarts: int = 1) -> AttackResult:
     """A fixed-budget attack made of attempts: each sees only the samples that every earlier one left standing."""
     with frozen(target.module):
         search = Search.begin(target, batch, threat)
-        for attempt in range(restarts):
-            search.attempt(run, attempt)
+        for number in range(restarts):
+            search.attempt(attempt, number)
         return search.result()

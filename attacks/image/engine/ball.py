@@ -33,12 +33,12 @@ class Ball:
 
     @classmethod
     def around(cls, centre: Tensor, eps: float | Tensor, norm: Norm, bounds: tuple[float, float]) -> Ball:
-        """Balls of one radius, or of one radius a sample."""
+        """Balls with one radius for all samples, or (B,) radii."""
         radii = torch.as_tensor(eps, dtype=centre.dtype, device=centre.device).expand(len(centre))
         return cls(centre, radii, norm, bounds)
 
     def select(self, rows: Tensor) -> Ball:
-        """The balls of some rows."""
+        """The balls of the samples ``rows`` (indices or mask)."""
         return Ball(self.centre[rows], self.eps[rows], self.norm, self.bounds)
 
     @cached_property
@@ -48,7 +48,7 @@ class Ball:
         return (self.centre - radius).clamp(*self.bounds), (self.centre + radius).clamp(*self.bounds)
 
     def project(self, x: Tensor) -> Tensor:
-        """Back into the balls, then into the pixel range. Clamping moves every pixel towards the centre, so the radius
+        """Project ``x`` into the balls, then into the pixel range. Clamping moves every pixel towards the centre, so the radius
         still holds afterwards.
         """
         if self.norm == "linf":
@@ -81,8 +81,8 @@ class Ball:
         if self.norm == "l2":
             return gradient / per_sample(distance(gradient, "l2"), gradient).clamp_min(1e-30)
         flat = gradient.flatten(1)
-        kept = max(1, flat.shape[1] // 100)
-        threshold = flat.abs().topk(kept, dim=1).values[:, -1:]
+        count = max(1, flat.shape[1] // 100)
+        threshold = flat.abs().topk(count, dim=1).values[:, -1:]
         sparse = torch.where(flat.abs() >= threshold, flat.sign(), 0).view_as(gradient)
         return sparse / per_sample(distance(sparse, "l1"), gradient).clamp_min(1)
 
@@ -92,7 +92,7 @@ class Ball:
         return self.project(self.centre + random_offsets(radius, self.centre.shape[1:], self.norm, rng, self.centre.dtype))
 
     def random_start(self, rng: SampleRng) -> Tensor:
-        """A random point to climb from; in l2 of random direction and distance. (Of a ball of many dimensions nearly all is at its
+        """A random point to start from; in l2 of random direction and distance. (Of a ball of many dimensions nearly all is at its
         edge: a start uniform in it costs a short attack steps.)
         """
         point = self.random_point(rng)
@@ -103,13 +103,13 @@ class Ball:
 
 @dataclass(frozen=True)
 class StepSize:
-    """How far a step goes: ``pixels``, or, where that is None, a ``share`` of each sample's own eps."""
+    """The size of a step: ``pixels``, or, where that is None, a ``share`` of each sample's own eps."""
 
     pixels: float | None = None
     share: float = 1.0
 
     def within(self, ball: Ball) -> float | Tensor:
-        """In pixel units, to be multiplied with a (B, *shape) direction."""
+        """The size in pixel units, to be multiplied with a (B, *shape) direction."""
         return per_sample(self.share * ball.eps, ball.centre) if self.pixels is None else self.pixels
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from robustkd.attacks.image.engine.ascent import Found, Search
+from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -33,22 +33,22 @@ def cascade(
             if not len(rows):
                 break
             part = batch.select(rows)
-            found = attack.run(target, part, threat, rng.select(rows).fork(name))
-            search.oracle.forwards[rows] += found.forwards
-            search.oracle.backwards[rows] += found.backwards
-            inside = usable(attack, found, part, threat)
-            x = torch.where(per_sample(inside, part.inputs), found.adversarial, part.inputs)
-            search.record(rows, Found(x, torch.zeros_like(search.value[rows]), found.success & inside))
+            result = attack.run(target, part, threat, rng.select(rows).fork(name))
+            search.oracle.forwards[rows] += result.forwards
+            search.oracle.backwards[rows] += result.backwards
+            inside = usable(attack, result, part, threat)
+            x = torch.where(per_sample(inside, part.inputs), result.adversarial, part.inputs)
+            search.record(rows, SearchResult(x, torch.zeros_like(search.value[rows]), result.success & inside))
         return replace(search.result(), loss=None)
 
 
-def usable(attack: Attack, found: AttackResult, batch: Batch, threat: ThreatModel) -> Tensor:
-    """(B,) bool: what ``attack`` found for a sample answers to the threat model.
+def usable(attack: Attack, result: AttackResult, batch: Batch, threat: ThreatModel) -> Tensor:
+    """(B,) bool: what ``attack`` returned for a sample is inside the threat model's budget.
 
     A minimum-norm attack may come back from further away than the budget reaches. What an attack of a fixed budget returns is
     kept, wherever it is: where the platform measures it, nothing is dropped in silence.
     """
     if attack.traits.kind == "fixed-budget":
-        return torch.ones_like(found.success)
-    spent = distance(found.adversarial - batch.inputs, threat.norm)
+        return torch.ones_like(result.success)
+    spent = distance(result.adversarial - batch.inputs, threat.norm)
     return within(spent, batch.budget(threat), threat.norm, batch.inputs.shape[1:])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from robustkd.attacks.image.engine.ascent import Climbers
+from robustkd.attacks.image.engine.ascent import AttackState
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
@@ -19,12 +19,12 @@ Draw: TypeAlias = "Callable[[SampleRng, Tensor], Tensor]"
 
 
 def gaussian(rng: SampleRng, like: Tensor) -> Tensor:
-    """Standard normal entries."""
+    """A direction of standard normal entries, in the shape of ``like``."""
     return rng.normal(like.shape[1:], dtype=like.dtype)
 
 
 def rademacher(rng: SampleRng, like: Tensor) -> Tensor:
-    """Entries +1 and -1."""
+    """A direction of entries +1 and -1, in the shape of ``like``."""
     return (1 - 2 * rng.integers(like.shape[1:], 2)).to(like.dtype)
 
 
@@ -45,9 +45,9 @@ class FiniteDifferences:
     radius: float
     draw: Draw
 
-    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
+    def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
         """(A, *shape): ``2 * pairs`` forward passes."""
-        x, rows, bounds = climbers.x, climbers.rows, climbers.ball.bounds
+        x, rows, bounds = state.x, state.rows, state.ball.bounds
         draws = self.rng.fork(t).select(rows)
         total = torch.zeros_like(x)
         for _ in range(self.pairs):

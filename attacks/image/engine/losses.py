@@ -1,4 +1,4 @@
-"""What an attack climbs: functions of logits, one value a sample, larger is more adversarial.
+"""The losses that attacks maximize: functions of logits, one value a sample, larger is more adversarial.
 
 Each takes (B, K) logits and (B,) classes. Untargeted, the classes are the labels to get away from; the targeted forms
 take the classes to reach.
@@ -20,7 +20,7 @@ Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(z)_y, with a gradient that survives a sure network."""
+    """(B,) -log softmax(z)_y, with a gradient that stays exact where the network is sure."""
     from robustkd.attacks.image.engine.autograd import CrossEntropy  # late: it imports torch
 
     value: Tensor = CrossEntropy.apply(logits, labels)
@@ -55,7 +55,7 @@ def scale_free_towards(logits: Tensor, goals: Tensor) -> Tensor:
 
 
 def targeted(loss: LossName) -> Loss:
-    """The form of ``loss`` that grows as the given class is approached.
+    """The form of ``loss`` that grows as the goal class is approached.
 
     For ``dlr`` the denominator leaves the third and fourth logits, as in Croce & Hein 2020, equation 7.
     """
@@ -63,7 +63,7 @@ def targeted(loss: LossName) -> Loss:
 
 
 def untargeted(loss: LossName) -> Loss:
-    """The loss function of that name."""
+    """The loss called ``loss``, which grows as the label is left."""
     return {"ce": cross_entropy, "margin": margin, "dlr": dlr}[loss]
 
 

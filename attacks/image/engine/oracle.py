@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["Objective", "Oracle", "finite", "finite_or_zero", "frozen", "gradient_of"]
 
 Objective: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
-"""(B, K) logits and the (B,) rows they belong to -> (B,) values to climb."""
+"""(B, K) logits and the (B,) rows they belong to -> (B,) values to maximize."""
 
 
 class Oracle:
-    """Queries of one target about the samples of one batch.
+    """The target of an attack, with the passes of each sample of a batch counted.
 
-    Rows name samples by their place in the batch, so that counts and criteria stay right however few samples are
+    Rows name samples by their position in the batch, so that counts and criteria stay right however few samples are
     still being attacked.
 
     Args:
         target: to be used inside ``frozen(target.module)``.
         batch: the samples; with ``goals``, an adversarial sample is one that reaches its goal.
-        precision: of the passes that ``climb`` makes. With less than the target's own, a point that is adversarial is looked at
+        precision: of the passes that ``value_and_grad`` makes. With less than the target's own, a point that is adversarial is looked at
             once more in that: rounding is no success.
     """
 
@@ -41,28 +41,29 @@ class Oracle:
         self.goals = batch.goals
         self._forwards = torch.zeros(len(batch), dtype=torch.int64, device=batch.inputs.device)
         self._backwards = self._forwards.clone()
-        # Most passes are about the rows of the pass before: they are written down once these change.
+        # Most passes are about the same tensor of rows as the pass before. Their counts are added up as two numbers, and scattered
+        # to the samples only when another tensor comes: two kernels a pass less.
         self._rows, self._pending = self._forwards[:0], (0, 0)
 
     @property
     def forwards(self) -> Tensor:
         """(B,) forward passes of each sample; to be added to in place."""
-        self._write_down()
+        self._flush()
         return self._forwards
 
     @property
     def backwards(self) -> Tensor:
-        """(B,) backward passes likewise."""
-        self._write_down()
+        """(B,) backward passes of each sample; to be added to in place."""
+        self._flush()
         return self._backwards
 
     def _count(self, rows: Tensor, forwards: int, backwards: int) -> None:
         if rows is not self._rows:
-            self._write_down()
+            self._flush()
             self._rows = rows
         self._pending = (self._pending[0] + forwards, self._pending[1] + backwards)
 
-    def _write_down(self) -> None:
+    def _flush(self) -> None:
         forwards, backwards = self._pending
         self._pending = (0, 0)
         if forwards:
@@ -77,7 +78,7 @@ class Oracle:
         self._count(rows, 1, 0)
         return finite(logits, x)
 
-    def climb(self, x: Tensor, rows: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    def value_and_grad(self, x: Tensor, rows: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, values of ``objective`` and its gradient at ``x``: one forward and one backward pass, inputs only.
 
         Raises:
@@ -94,8 +95,10 @@ class Oracle:
         gradient = gradient_of(total, x)
         self._count(rows, 1, 1)
         logits = logits.detach()
-        if reduced and bool((seen := self.is_adversarial(logits, rows)).any()):
-            logits[seen] = self.logits(x[seen].detach(), rows[seen])
+        if reduced:
+            broken = self.is_adversarial(logits, rows)
+            if bool(broken.any()):
+                logits[broken] = self.logits(x[broken].detach(), rows[broken])
         return logits, values.detach(), gradient
 
     def is_adversarial(self, logits: Tensor, rows: Tensor) -> Tensor:
@@ -139,18 +142,18 @@ def finite_or_zero(gradient: Tensor) -> Tensor:
 
 
 def finite(logits: Tensor, x: Tensor) -> Tensor:
-    """The logits of the inputs ``x`` themselves.
+    """``logits``, unchanged, once they are known to be finite.
 
     Raises:
         TargetError: some are NaN or infinite.
-        AttackError: and so are pixels that the attack asked about.
+        AttackError: some are, and so are pixels of ``x``.
     """
     valid = torch.isfinite(logits.detach())
     if not valid.all():
-        asked = torch.isfinite(x.detach()).flatten(1).all(1)
-        if not asked.all():
+        valid_input = torch.isfinite(x.detach()).flatten(1).all(1)
+        if not valid_input.all():
             raise AttackError(
-                f"the attack asked about NaN or infinite pixels in {int((~asked).sum())} of {len(x)} images",
+                f"the attack asked about NaN or infinite pixels in {int((~valid_input).sum())} of {len(x)} images",
                 fix="this is a bug of the attack: its step divides by 0 or overflows",
             )
         raise TargetError(

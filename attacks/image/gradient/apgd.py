@@ -24,14 +24,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
 from robustkd.attacks.image.engine.losses import scale_free, scale_free_towards
 from robustkd.attacks.image.engine.objective import bound, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -58,7 +58,7 @@ def checkpoints(steps: int) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class AdaptiveStep:
-    """The step of APGD in linf and l2.
+    """The step of APGD in linf and l2, whose size is halved at checkpoints where the last steps did not pay.
 
     Attributes:
         steps: how many are planned; the checkpoints are placed accordingly.
@@ -68,31 +68,31 @@ class AdaptiveStep:
     steps: int
     first: float = 2.0
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """x_{t+1} before its projection."""
-        c, m = climbers, climbers.memory
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) the points x_{t+1}, before they are projected."""
+        m = state.memory
         if t == 0:
-            m["size"], m["previous"] = self.first * c.ball.eps, c.x
-            m["best_gradient"], m["value"] = c.gradient, c.value
-            m["rises"] = torch.zeros_like(c.rows)
+            m["size"], m["previous"] = self.first * state.ball.eps, state.x
+            m["best_gradient"], m["value"] = state.gradient, state.value
+            m["rises"] = torch.zeros_like(state.rows)
             # Nothing to compare the first checkpoint with, so only the number of rises can halve the size there.
-            m["halved"], m["best_then"] = torch.ones_like(c.broken), c.best_value
-            return c.x + per_sample(m["size"], c.x) * c.ball.steepest(c.gradient)
-        m["best_gradient"] = torch.where(per_sample(c.improved, c.x), c.gradient, m["best_gradient"])
-        m["rises"] = m["rises"] + (c.value > m["value"])
-        m["value"] = c.value
-        x, gradient = c.x, c.gradient
+            m["halved"], m["best_then"] = torch.ones_like(state.broken), state.best_value
+            return state.x + per_sample(m["size"], state.x) * state.ball.steepest(state.gradient)
+        m["best_gradient"] = torch.where(per_sample(state.improved, state.x), state.gradient, m["best_gradient"])
+        m["rises"] = m["rises"] + (state.value > m["value"])
+        m["value"] = state.value
+        x, gradient = state.x, state.gradient
         if (interval := checkpoints(self.steps).get(t)) is not None:
-            stuck = ~m["halved"] & (c.best_value == m["best_then"])
+            stuck = ~m["halved"] & (state.best_value == m["best_then"])
             m["halved"] = (m["rises"] < _RISES_WANTED * interval) | stuck
             m["size"] = torch.where(m["halved"], m["size"] / 2, m["size"])
-            m["best_then"], m["rises"] = c.best_value, torch.zeros_like(m["rises"])
-            x = torch.where(per_sample(m["halved"], x), c.best_x, x)
+            m["best_then"], m["rises"] = state.best_value, torch.zeros_like(m["rises"])
+            x = torch.where(per_sample(m["halved"], x), state.best_x, x)
             gradient = torch.where(per_sample(m["halved"], x), m["best_gradient"], gradient)
-        z = c.ball.project(x + per_sample(m["size"], x) * c.ball.steepest(gradient))
-        ahead = x + _MOMENTUM * (z - x) + (1 - _MOMENTUM) * (x - m["previous"])
+        z = state.ball.project(x + per_sample(m["size"], x) * state.ball.steepest(gradient))
+        following = x + _MOMENTUM * (z - x) + (1 - _MOMENTUM) * (x - m["previous"])
         m["previous"] = x
-        return ahead
+        return following
 
 
 @dataclass(frozen=True)
@@ -111,24 +111,24 @@ class SparseStep:
     steps: int
     first: bool = True
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """x_{t+1}, projected."""
-        c, m = climbers, climbers.memory
-        pixels = c.x[0].numel()
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) the points x_{t+1}, projected already."""
+        m = state.memory
+        pixels = state.x[0].numel()
         if t == 0:
-            changed = torch.full_like(c.value, pixels) if self.first else _changed(c.x, c.ball)
-            m["size"], m["changed"], m["best_gradient"] = c.ball.eps, changed, c.gradient
+            changed = torch.full_like(state.value, pixels) if self.first else _changed(state.x, state.ball)
+            m["size"], m["changed"], m["best_gradient"] = state.ball.eps, changed, state.gradient
             m["count"] = changed / 5 if self.first else changed / 1.5
-        m["best_gradient"] = torch.where(per_sample(c.improved, c.x), c.gradient, m["best_gradient"])
-        x, gradient = c.x, c.gradient
+        m["best_gradient"] = torch.where(per_sample(state.improved, state.x), state.gradient, m["best_gradient"])
+        x, gradient = state.x, state.gradient
         if t and t % max(1, int(0.04 * self.steps)) == 0:
-            changed = _changed(c.best_x, c.ball)
+            changed = _changed(state.best_x, state.ball)
             sparser = changed < 0.95 * m["changed"]
-            m["size"] = torch.where(sparser, c.ball.eps, (m["size"] / 1.5).maximum(c.ball.eps / 10))
+            m["size"] = torch.where(sparser, state.ball.eps, (m["size"] / 1.5).maximum(state.ball.eps / 10))
             m["count"], m["changed"] = changed / 1.5, changed
-            x = torch.where(per_sample(sparser, x), c.best_x, x)
+            x = torch.where(per_sample(sparser, x), state.best_x, x)
             gradient = torch.where(per_sample(sparser, x), m["best_gradient"], gradient)
-        low, high = c.ball.bounds
+        low, high = state.ball.bounds
         # A pixel that its bound stops would take a place among the largest and not move (2021, proposition 3.1).
         free = torch.where(gradient > 0, x < high, x > low)
         magnitude = (gradient.abs() * free).flatten(1)
@@ -137,7 +137,7 @@ class SparseStep:
         chosen = (magnitude >= threshold) & (magnitude > 0)
         signs = (gradient.flatten(1).sign() * chosen).view_as(x)
         direction = signs / per_sample(distance(signs, "l1"), x).clamp_min(1)
-        return _into_l1(c.ball, x + per_sample(m["size"], x) * direction)
+        return _into_l1(state.ball, x + per_sample(m["size"], x) * direction)
 
 
 def _changed(x: Tensor, ball: Ball) -> Tensor:
@@ -149,26 +149,26 @@ def _into_l1(ball: Ball, x: Tensor) -> Tensor:
     return ball.moved(project_l1_in_box(x - ball.centre, low - ball.centre, high - ball.centre, ball.eps))
 
 
-def climb(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objective: Objective, steps: int) -> Found:
+def run_apgd(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objective: Objective, steps: int) -> SearchResult:
     """One run of APGD: ``steps + 1`` forward and ``steps`` backward passes.
 
     In l1 the steps are shared by three runs, each from where the one before ended: in balls of 3 eps, 2 eps and eps, which
     take one forward pass more each.
     """
     if ball.norm != "l1":
-        return ascend(oracle, rows, ball, start, objective=objective, rule=AdaptiveStep(steps), steps=steps)
+        return maximize(oracle, rows, ball, start, objective=objective, update=AdaptiveStep(steps), steps=steps)
     part = round(0.3 * steps)
     for multiple in _WIDER:
         wide = Ball(ball.centre, multiple * ball.eps, ball.norm, ball.bounds)
-        rule = SparseStep(part, first=multiple == _WIDER[0])
+        update = SparseStep(part, first=multiple == _WIDER[0])
         # Adversarial outside the budget is no success: nobody leaves, and the highest point is the next start.
-        found = ascend(
-            oracle, rows, wide, _into_l1(wide, start), objective=objective, rule=rule, steps=part, stop_when_broken=False
+        result = maximize(
+            oracle, rows, wide, _into_l1(wide, start), objective=objective, update=update, steps=part, stop_when_broken=False
         )
-        start = found.x
+        start = result.x
     rest = steps - len(_WIDER) * part
-    return ascend(
-        oracle, rows, ball, _into_l1(ball, start), objective=objective, rule=SparseStep(rest, first=False), steps=rest
+    return maximize(
+        oracle, rows, ball, _into_l1(ball, start), objective=objective, update=SparseStep(rest, first=False), steps=rest
     )
 
 
@@ -189,31 +189,27 @@ class APGD(Attack):
 
     @abstractmethod
     def objective(self, batch: Batch) -> Objective:
-        """What is climbed."""
+        """The loss that is maximized, bound to the samples of ``batch``."""
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample (l1: see ``climb``)."""
+        """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample (l1: see ``run_apgd``)."""
         p, objective = self.params, self.objective(batch)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             start = ball.random_point(rng.fork(restart).select(rows))
-            return climb(search.oracle, rows, ball, start, objective=objective, steps=p.steps)
+            return run_apgd(search.oracle, rows, ball, start, objective=objective, steps=p.steps)
 
-        return fixed_budget(target, batch, threat, run, restarts=p.restarts)
+        return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)
 
 
 class APGDCE(APGD):
-    """Auto-PGD on the cross entropy."""
+    """Auto-PGD, maximizing the cross entropy of the logits."""
 
     version = "3"
+    loss_family = "cross-entropy"
 
-    @property
-    def loss_family(self) -> LossFamily:
-        """By its loss."""
-        return "cross-entropy"
-
+    @override
     def objective(self, batch: Batch) -> Objective:
-        """Cross entropy."""
         return for_batch("ce", batch)
 
 
@@ -221,14 +217,10 @@ class APGDDLR(APGD):
     """Auto-PGD on the difference of logits ratio; with two classes (targeted: three) on the margin."""
 
     version = "2"
+    loss_family = "margin"
 
-    @property
-    def loss_family(self) -> LossFamily:
-        """By its loss."""
-        return "margin"
-
+    @override
     def objective(self, batch: Batch) -> Objective:
-        """DLR."""
         return bound(scale_free, batch.labels) if batch.goals is None else bound(scale_free_towards, batch.goals)
 
 
@@ -248,25 +240,21 @@ class APGDT(Attack):
     version = "2"
     norms = APGD.norms
     source = APGD.source
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """By its loss."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * targets`` times the passes of one run (``climb``)."""
+        """Takes at most ``restarts * targets`` times the passes of one run (``run_apgd``)."""
         p = self.params
 
-        def run(search: Search, rows: Tensor, ball: Ball, attempt: int) -> Found:
-            goals = wrong_classes(search.clean, batch.labels)[:, attempt // p.restarts]
-            start = ball.random_point(rng.fork(attempt).select(rows))
-            return climb(search.oracle, rows, ball, start, objective=bound(scale_free_towards, goals), steps=p.steps)
+        def attempt(search: Search, rows: Tensor, ball: Ball, number: int) -> SearchResult:
+            goals = wrong_classes(search.clean, batch.labels)[:, number // p.restarts]
+            start = ball.random_point(rng.fork(number).select(rows))
+            return run_apgd(search.oracle, rows, ball, start, objective=bound(scale_free_towards, goals), steps=p.steps)
 
         with frozen(target.module):
             search = Search.begin(target, batch, threat)
-            for attempt in range(p.restarts * min(p.targets, search.clean.shape[1] - 1)):
-                search.attempt(run, attempt)
+            for number in range(p.restarts * min(p.targets, search.clean.shape[1] - 1)):
+                search.attempt(attempt, number)
             return search.result()
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
@@ -31,11 +32,11 @@ class BIMParams(Params):
 
     steps: int = Field(10, ge=1, description="steps")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 1.25 * eps / steps, the paper's ratio")
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class BIM(Attack):
-    """Basic iterative method."""
+    """Basic iterative method (iterative FGSM)."""
 
     Params = BIMParams
     norms = ("linf", "l2", "l1")
@@ -44,16 +45,16 @@ class BIM(Attack):
     source = "Kurakin et al. 2017, arXiv:1607.02533"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps + 1`` forward and ``steps`` backward passes a sample."""
+        """Takes at most ``steps + 1`` forward and ``steps`` backward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
-        rule = SteepestStep(StepSize(p.step_size, share=1.25 / p.steps))
+        update = SteepestStep(StepSize(p.step_size, share=1.25 / p.steps))
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
-            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=p.steps)
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
+            return maximize(search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=p.steps)
 
-        return fixed_budget(target, batch, threat, run)
+        return fixed_budget(target, batch, threat, attempt)

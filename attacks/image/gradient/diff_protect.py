@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, SteepestStep, climb_to_last, fixed_budget
+from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, SteepestStep, fixed_budget, last_iterate
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, gradient_of
@@ -29,7 +29,7 @@ from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, Thre
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import of_kind
 from robustkd.lazy import torch
-from robustkd.targets.redrawn import RedrawnTarget
+from robustkd.targets.redrawn import PurifiedTarget
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ScoreDistillation:
-    """The slope: one pass of the UNet for each sample, at a noise level and under noise from the sample's own stream.
+    """The gradient of score distillation: one pass of the UNet a sample, at a noise level and under noise of the sample's own.
 
     Attributes:
         drawing: the diffusion model.
@@ -52,20 +52,20 @@ class ScoreDistillation:
     rng: SampleRng
     sign: int
 
-    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
-        """(A, *shape)."""
-        drawing, draws = self.drawing, self.rng.fork(t).select(climbers.rows)
-        x = climbers.x.detach().requires_grad_()
+    def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
+        """(A, *shape) the estimate, which counts as one forward and one backward pass."""
+        drawing, draws = self.drawing, self.rng.fork(t).select(state.rows)
+        x = state.x.detach().requires_grad_()
         with torch.enable_grad():
             z = drawing.latents(x)
         level = draws.integers((), drawing.timesteps)
         noise = draws.normal(z.shape[1:]).to(z)
         with torch.no_grad():
-            noisy = drawing.noised(z, noise, level)
-            excess = drawing.predict(noisy, level, self.hidden.expand(len(z), -1, -1)) - noise
+            noisy = drawing.add_noise(z, noise, level)
+            excess = drawing.predict_noise(noisy, level, self.hidden.expand(len(z), -1, -1)) - noise
         gradient = gradient_of(z, x, excess.to(z.dtype))
-        oracle.forwards[climbers.rows] += 1
-        oracle.backwards[climbers.rows] += 1
+        oracle.forwards[state.rows] += 1
+        oracle.backwards[state.rows] += 1
         return self.sign * gradient
 
 
@@ -74,7 +74,7 @@ class DiffProtectParams(Params):
 
     steps: int = Field(100, ge=1, description="steps in each restart")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / 16")
-    direction: Literal["up", "down"] = Field("up", description="of the denoising error: SDS+ climbs it, SDS- goes down")
+    direction: Literal["up", "down"] = Field("up", description="of the denoising error: SDS+ increases it, SDS- decreases it")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
 
 
@@ -87,23 +87,25 @@ class DiffProtect(Attack):
     source = "Xue et al. 2024, arXiv:2311.12832"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """A forward pass of the UNet and a backward pass of the encoder in each step; one forward pass of the target in each restart.
+        """Takes a forward pass of the UNet and a backward pass of the encoder in each step; one forward pass of the target in each restart.
 
         Raises:
-            TargetError: the target denoises in another way than a ``RedrawnTarget``.
+            TargetError: the target denoises in another way than a ``PurifiedTarget``.
         """
-        redrawn = of_kind(target.unwrapped, "the target", RedrawnTarget)
+        redrawn = of_kind(target.unwrapped, "the target", PurifiedTarget)
         p, drawing, prompt = self.params, redrawn.drawing, redrawn.prompt
-        objective, rule = for_batch("margin", batch), SteepestStep(StepSize(p.step_size, share=1 / 16))
+        objective, update = for_batch("margin", batch), SteepestStep(StepSize(p.step_size, share=1 / 16))
         with torch.no_grad():
             hidden = drawing.encode(drawing.tokenize([prompt]))
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             draws = rng.fork(restart)
-            slope = ScoreDistillation(drawing, hidden, draws, 1 if p.direction == "up" else -1)
+            estimator = ScoreDistillation(drawing, hidden, draws, 1 if p.direction == "up" else -1)
             start = ball.random_point(draws.select(rows))
-            x = climb_to_last(search.oracle, rows, ball, start, objective=objective, rule=rule, steps=p.steps, slope=slope)
+            x = last_iterate(
+                search.oracle, rows, ball, start, objective=objective, update=update, steps=p.steps, estimator=estimator
+            )
             logits = search.oracle.logits(x, rows)
-            return Found(x, objective(logits, rows).to(x.dtype), search.oracle.is_adversarial(logits, rows))
+            return SearchResult(x, objective(logits, rows).to(x.dtype), search.oracle.is_adversarial(logits, rows))
 
-        return fixed_budget(target, batch, threat, run, restarts=p.restarts)
+        return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)

@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 class FGSMParams(Params):
     """Parameters of ``fgsm``."""
 
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class FGSM(Attack):
-    """Fast gradient (sign) method."""
+    """Fast gradient method; in linf, fast gradient sign method."""
 
     Params = FGSMParams
     norms = ("linf", "l2", "l1")
@@ -43,16 +44,16 @@ class FGSM(Attack):
     source = "Goodfellow et al. 2015, arXiv:1412.6572"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Two forward passes and one backward pass for each sample that is classified rightly."""
+        """Takes two forward passes and one backward pass for each sample that is classified rightly."""
         objective = for_batch(self.params.loss, batch)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
-            rule = SteepestStep(StepSize(share=1.0))
-            return ascend(search.oracle, rows, ball, ball.centre, objective=objective, rule=rule, steps=1)
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
+            update = SteepestStep(StepSize(share=1.0))
+            return maximize(search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=1)
 
-        return fixed_budget(target, batch, threat, run)
+        return fixed_budget(target, batch, threat, attempt)

@@ -1,15 +1,15 @@
-"""MORA: an attack on ensembles that pulls hardest at the members which decide.
+"""MORA: an attack on ensembles that gives the largest weights to the members which decide.
 
 With f_m(x) the members' logits, P = mean_m softmax(f_m(x)), y the label and c the ensemble's best wrong class:
 
     p_m = softmax(f_m(x) / s),    s = max(1, largest gap between a member's first and second logit / 10)
     w_m = [argmax f_m(x) = y] * p_m,c ( (1 - p_m,c) / P_c  +  p_m,y / P_y )
     Z   = (1 - b) log P / gap(log P)  +  b sum_m w_m f_m(x) / s / sum_m w_m
-    climb J(Z, y);   s, w and the gap are constants of a step
+    maximize J(Z, y);   s, w and the gap are constants of a step
 
 w_m is how fast log P_c - log P_y grows with the member's own logit of c (up to 1/M). The gradient of the mean probability weighs the
-members so too, but with untempered p_m: a member that is certain of y then pulls with no force at all, and a single such member
-can hold the ensemble. Members that are wrong already have done their part, and no longer pull.
+members so too, but with untempered p_m: a member that is certain of y then has no gradient at all, and a single such member
+can hold the ensemble. Members that are wrong already get weight 0.
 
 The steps are those of the paper: 2 eps at first, linearly down to 0, with momentum. What ranks the points of an attempt is the
 ensemble's margin, since J at different steps has different weights.
@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.losses import LossName, margin, untargeted
 from robustkd.attacks.image.engine.objective import FAMILY_OF
@@ -48,17 +49,17 @@ _MOMENTUM = 0.75
 _LARGEST_GAP = 10.0  # of tempered logits; beyond, a softmax has no gradient to speak of
 
 
-class Members(WrappedTarget):
-    """The ensemble, with its members' (M, B, K) logits of the last pass at hand."""
+class RecordedEnsemble(WrappedTarget):
+    """The ensemble, which keeps its members' (M, B, K) logits of the last pass: the objective needs them."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        self.logits = torch.empty(0)
+        self.member_logits = torch.empty(0)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(B, K) log-probabilities."""
-        self.logits = torch.stack([member(inputs) for member in self.members])
-        return log_mean_probability(self.logits)
+        """(B, K) log-probabilities of the ensemble, log P."""
+        self.member_logits = torch.stack([member(inputs) for member in self.members])
+        return log_mean_probability(self.member_logits)
 
 
 def tempered(logits: Tensor) -> Tensor:
@@ -74,27 +75,27 @@ def weights(logits: Tensor, labels: Tensor, rivals: Tensor) -> Tensor:
     count = len(p)
     of_label = p.gather(2, labels.expand(count, -1).unsqueeze(2)).squeeze(2)
     of_rival = p.gather(2, rivals.expand(count, -1).unsqueeze(2)).squeeze(2)
-    pull = of_rival * ((1 - of_rival) / of_rival.mean(0) + of_label / of_label.mean(0))
+    weight = of_rival * ((1 - of_rival) / of_rival.mean(0) + of_label / of_label.mean(0))
     right = logits.argmax(2) == labels
-    pull = torch.where(right | ~right.any(0), pull, 0)
-    return pull / pull.sum(0)
+    weight = torch.where(right | ~right.any(0), weight, 0)
+    return weight / weight.sum(0)
 
 
-def reweighed(logits: Tensor, whole: Tensor, labels: Tensor, share: float) -> Tensor:
-    """Z, (B, K).
+def reweighted(member_logits: Tensor, log_p: Tensor, labels: Tensor, share: float) -> Tensor:
+    """(B, K) Z of the formula above.
 
     Args:
-        logits: (M, B, K) of the members.
-        whole: (B, K) log P.
+        member_logits: (M, B, K).
+        log_p: (B, K) log-probabilities of the ensemble.
         labels: (B,).
         share: b.
     """
-    rivals = whole.detach().scatter(1, labels.unsqueeze(1), -torch.inf).argmax(1)
-    even = tempered(logits)
-    pulled = (weights(even, labels, rivals).unsqueeze(2) * even).sum(0)
-    best = whole.detach().topk(2, dim=1).values
+    rivals = log_p.detach().scatter(1, labels.unsqueeze(1), -torch.inf).argmax(1)
+    f = tempered(member_logits)
+    weighted = (weights(f, labels, rivals).unsqueeze(2) * f).sum(0)
+    best = log_p.detach().topk(2, dim=1).values
     gap = (best[:, 0] - best[:, 1]).clamp_min(1e-6).unsqueeze(1)
-    return (1 - share) * whole / gap + share * pulled
+    return (1 - share) * log_p / gap + share * weighted
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,14 @@ class DecayingStep:
 
     steps: int
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """x_{t+1} before its projection."""
-        c, m = climbers, climbers.memory
-        size = 2 * c.ball.eps * (1 - t / self.steps)
-        z = c.ball.project(c.x + per_sample(size, c.x) * c.ball.steepest(c.gradient))
-        ahead = z if t == 0 else c.x + _MOMENTUM * (z - c.x) + (1 - _MOMENTUM) * (c.x - m["previous"])
-        m["previous"] = c.x
-        return ahead
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) x_{t+1} before its projection."""
+        x, ball, m = state.x, state.ball, state.memory
+        size = 2 * ball.eps * (1 - t / self.steps)
+        z = ball.project(x + per_sample(size, x) * ball.steepest(state.gradient))
+        following = z if t == 0 else x + _MOMENTUM * (z - x) + (1 - _MOMENTUM) * (x - m["previous"])
+        m["previous"] = x
+        return following
 
 
 class MORAParams(Params):
@@ -118,7 +119,7 @@ class MORAParams(Params):
 
     steps: int = Field(100, ge=1, description="steps in each restart")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, margin, or DLR of Z")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, margin, or DLR of Z")
     share: float = Field(0.9, ge=0, le=1, description="b, of the reweighed members; the rest is the ensemble's own output")
 
 
@@ -132,26 +133,28 @@ class MORA(Attack):
     source = "Yu, Gao & Xu 2022, arXiv:2211.08008"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample, each through all members."""
-        p, seen = self.params, Members(target)
-        objective = _climbed(seen, batch, p.loss, p.share)
+        """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample, each through all members."""
+        p, ensemble = self.params, RecordedEnsemble(target)
+        objective = _reweighted_loss(ensemble, batch, p.loss, p.share)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             start = ball.random_point(rng.fork(restart).select(rows))
-            return ascend(search.oracle, rows, ball, start, objective=objective, rule=DecayingStep(p.steps), steps=p.steps)
+            return maximize(search.oracle, rows, ball, start, objective=objective, update=DecayingStep(p.steps), steps=p.steps)
 
-        return fixed_budget(seen, batch, threat, run, restarts=p.restarts)
+        return fixed_budget(ensemble, batch, threat, attempt, restarts=p.restarts)
 
 
-def _climbed(seen: Members, batch: Batch, loss: LossName, share: float) -> Objective:
+def _reweighted_loss(ensemble: RecordedEnsemble, batch: Batch, loss: LossName, share: float) -> Objective:
     def objective(logits: Tensor, rows: Tensor) -> Tensor:
         labels = batch.labels[rows]
-        climbed = untargeted(loss)(reweighed(seen.logits, logits, labels, share), labels)
-        return margin(logits, labels).detach() + (climbed - climbed.detach())
+        # The loop evaluates the objective right after the pass that gave ``logits``, so ``member_logits`` belong to it.
+        value = untargeted(loss)(reweighted(ensemble.member_logits, logits, labels, share), labels)
+        # The value of the margin, which ranks the points, with the gradient of J, which is maximized.
+        return margin(logits, labels).detach() + (value - value.detach())
 
     return objective

@@ -16,8 +16,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Found, Search, SteepestStep, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
@@ -36,7 +37,7 @@ class PGDParams(Params):
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 2.5 * eps / steps")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
     random_start: bool = Field(True, description="start at a random point of the ball, else at the clean image")
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
     stop_when_broken: bool = Field(True, description="stop at a sample's first adversarial point")
 
 
@@ -50,28 +51,28 @@ class PGD(Attack):
     source = "Madry et al. 2018, arXiv:1706.06083"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""
+        """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""
         p = self.params
         objective = for_batch(p.loss, batch)
-        rule = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
+        update = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             draws = rng.fork(restart).select(rows)
             start = ball.random_start(draws) if p.random_start else ball.centre
-            return ascend(
+            return maximize(
                 search.oracle,
                 rows,
                 ball,
                 start,
                 objective=objective,
-                rule=rule,
+                update=update,
                 steps=p.steps,
                 stop_when_broken=p.stop_when_broken,
             )
 
-        return fixed_budget(target, batch, threat, run, restarts=p.restarts)
+        return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)

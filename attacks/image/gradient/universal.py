@@ -20,8 +20,9 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Found, Search
+from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
@@ -41,12 +42,12 @@ class UniversalParams(Params):
     epochs: int = Field(10, ge=1, description="passes over them")
     batch_size: int = Field(100, ge=1, description="images in each step")
     step_size: float | None = Field(None, gt=0, description="of the first step, in pixel units; default eps / 4")
-    loss: Literal["ce", "margin"] = Field("ce", description="what is climbed: cross entropy, or logit margin")
+    loss: Literal["ce", "margin"] = Field("ce", description="the loss to maximize: cross entropy, or logit margin")
     ceiling: float | None = Field(9.0, gt=0, description="the loss of a sample counts up to here; null for no ceiling")
 
 
 class Universal(Attack):
-    """One perturbation for all images.
+    """One perturbation for all images, found on training images.
 
     The counts are those of using it: one forward pass a sample (and one for the clean image). Fitting takes ``epochs`` forward and
     backward passes on each of the training images, which belong to none of the attacked samples.
@@ -63,12 +64,12 @@ class Universal(Attack):
         self.perturbation: Tensor | None = None
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
-        """Find the perturbation, (C, H, W)."""
+        """A copy of this attack that holds the perturbation, (C, H, W), found on ``data``."""
         p = self.params
         low, high = bounds = target.bounds
         chosen = _shuffled(rng.fork("choice"))[: p.samples]
@@ -87,17 +88,17 @@ class Universal(Attack):
         delta = ball.centre
         with frozen(target.module):
             for t, rows in enumerate(steps):
-                moved = batch.inputs[rows] + delta
-                _, _, gradient = oracle.climb(moved.clamp(*bounds), rows, clipped)
-                inside = (moved >= low) & (moved <= high)  # where the clamp cuts, moving on changes nothing
-                slope = (gradient * inside).sum(0, keepdim=True)
-                delta = ball.project(delta + size * (1 - t / len(steps)) * ball.steepest(slope))
+                x = batch.inputs[rows] + delta
+                _, _, gradient = oracle.value_and_grad(x.clamp(*bounds), rows, clipped)
+                inside = (x >= low) & (x <= high)  # where the clamp cuts, moving on changes nothing
+                total = (gradient * inside).sum(0, keepdim=True)
+                delta = ball.project(delta + size * (1 - t / len(steps)) * ball.steepest(total))
         fitted = copy(self)
         fitted.perturbation = delta[0]
         return fitted
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Two forward passes a sample, no backward pass.
+        """Takes two forward passes a sample, no backward pass.
 
         Raises:
             UsageError: it was not fitted, or the samples have budgets of their own.
@@ -115,7 +116,7 @@ class Universal(Attack):
                 x = (batch.inputs[rows] + self.perturbation).clamp(*search.ball.bounds)
                 logits = search.oracle.logits(x, rows)
                 value = objective(logits, rows).to(x.dtype)
-                search.record(rows, Found(x, value, search.oracle.is_adversarial(logits, rows)))
+                search.record(rows, SearchResult(x, value, search.oracle.is_adversarial(logits, rows)))
             return search.result()
 
 

@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.attacks.image.engine.minimum_norm.finish import finish
-from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question, Seekers, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, minimum_norm
 from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
+from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -38,7 +37,7 @@ from robustkd.scoring.distances import distance, per_sample
 if TYPE_CHECKING:
     from torch import Tensor
 
-_STRIDE = 0.3  # of the linearised distance, the largest step in each pixel's share of it
+_STRIDE = 0.3  # the largest step, as a share of the linearised distance that falls to each pixel
 
 
 class CWL2Params(Params):
@@ -61,20 +60,16 @@ class CWL2(Attack):
     goals = ("untargeted", "targeted")
     version = "3"
     source = "Carlini & Wagner 2017, arXiv:1608.04644"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It climbs the logit margin."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``finish``."""
+        """Takes at most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``refine``."""
         p = self.params
         constants = ConstantSearch(p.steps, p.binary_steps, p.abort_early)
 
-        def search(question: Question, rows: Tensor) -> Nearest:
-            rule = CWStep(constants, p.initial_const, p.lr, question.bounds)
-            return finish(question, rows, question.seek(rows, rule, constants.passes))
+        def search(problem: MinNormProblem, rows: Tensor) -> Nearest:
+            update = CWStep(constants, p.initial_const, p.lr, problem.bounds)
+            return refine(problem, rows, problem.minimize(rows, update, constants.passes))
 
         return minimum_norm(target, batch, "l2", search, confidence=p.confidence)
 
@@ -88,29 +83,33 @@ class CWStep:
     lr: float
     bounds: tuple[float, float]
 
-    def step(self, now: Seekers, t: int) -> Tensor:
-        """See ``MoveRule``."""
+    def step(self, state: MinNormState, t: int) -> Tensor:
+        """(A, *shape) the points after one step of Adam, or the best examples where the next c begins."""
         if t == 0:
-            self._begin(now)
-        m = now.memory
-        delta = now.x - now.clean
-        lack = (now.slack - now.value).clamp_min(0)
+            self._initialise(state)
+        m = state.memory
+        delta = state.x - state.clean
+        hinge = (state.decision_tolerance - state.value).clamp_min(0)
         c, age = m["c"], m["age"]
-        ended = self.constants.ended(now, now.distance**2 + c * lack)
-        gradient = 2 * delta - per_sample(c * (lack > 0), delta) * now.gradient
-        x = (now.x - per_sample(m["lr"], delta) * adam(m, gradient, age)).clamp(*self.bounds)
+        ended = self.constants.ended(state, state.distance**2 + c * hinge)
+        gradient = 2 * delta - per_sample(c * (hinge > 0), delta) * state.gradient
+        x = (state.x - per_sample(m["lr"], delta) * adam(m, gradient, age)).clamp(*self.bounds)
         if bool(ended.any()):
-            again = per_sample(ended, x)
-            x = torch.where(again, torch.where(per_sample(now.best.isfinite(), x), now.best_x, now.clean), x)
-            m["first"], m["second"] = m["first"].where(~again, 0), m["second"].where(~again, 0)
+            restart = per_sample(ended, x)
+            x = torch.where(restart, torch.where(per_sample(state.best.isfinite(), x), state.best_x, state.clean), x)
+            m["first"], m["second"] = m["first"].where(~restart, 0), m["second"].where(~restart, 0)
         return x
 
-    def _begin(self, now: Seekers) -> None:
-        steepness = distance(now.gradient, "l2").clamp_min(1e-12)
-        reach = (now.slack - now.value) / steepness
-        first = 2 * reach / steepness if self.initial_const is None else torch.full_like(reach, self.initial_const)
-        self.constants.begin(now, first)
-        share = reach / now.x[0].numel() ** 0.5
-        now.memory.update(
-            lr=(_STRIDE * share).clamp_max(self.lr), first=torch.zeros_like(now.x), second=torch.zeros_like(now.x)
+    def _initialise(self, state: MinNormState) -> None:
+        gradient_norm = distance(state.gradient, "l2").clamp_min(1e-12)
+        boundary_distance = (state.decision_tolerance - state.value) / gradient_norm
+        first = (
+            2 * boundary_distance / gradient_norm
+            if self.initial_const is None
+            else torch.full_like(boundary_distance, self.initial_const)
+        )
+        self.constants.begin(state, first)
+        share = boundary_distance / state.x[0].numel() ** 0.5
+        state.memory.update(
+            lr=(_STRIDE * share).clamp_max(self.lr), first=torch.zeros_like(state.x), second=torch.zeros_like(state.x)
         )

@@ -10,7 +10,7 @@ Good for Linf distances where a single budget says too little. ``fmn`` and ``fab
 Source: Carlini & Wagner: Towards evaluating the robustness of neural networks (S&P 2017), section VI-C. Four things differ,
 each because it finds closer examples with fewer passes, and each sample goes its own way:
 
-- Pixels are kept valid by projection, as in ``cw-l2``, and the last step is ``finish``.
+- Pixels are kept valid by projection, as in ``cw-l2``, and the last step is ``refine``.
 - c is given in units of the steepest pixel's: c_t = c / ||g_t||_inf. Below 1 no pixel gains by leaving the ceiling, however
   large the logits are and however flat the network is around the clean image.
 - Steps are a share of the distance: of the linearised one, later of the nearest example's.
@@ -26,10 +26,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.attacks.image.engine.minimum_norm.finish import finish
-from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question, Seekers, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -61,18 +60,14 @@ class CWLinf(Attack):
     norms = ("linf",)
     goals = ("untargeted", "targeted")
     source = "Carlini & Wagner 2017, arXiv:1608.04644"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It climbs the logit margin."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``finish``."""
+        """Takes at most ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""
         p = self.params
 
-        def search(question: Question, rows: Tensor) -> Nearest:
-            return finish(question, rows, question.seek(rows, CeilingStep(p, question.bounds), p.steps))
+        def search(problem: MinNormProblem, rows: Tensor) -> Nearest:
+            return refine(problem, rows, problem.minimize(rows, CeilingStep(p, problem.bounds), p.steps))
 
         return minimum_norm(target, batch, "linf", search, confidence=p.confidence)
 
@@ -84,45 +79,51 @@ class CeilingStep:
     params: CWLinfParams
     bounds: tuple[float, float]
 
-    def step(self, now: Seekers, t: int) -> Tensor:
-        """See ``MoveRule``."""
-        p, m = self.params, now.memory
+    def step(self, state: MinNormState, t: int) -> Tensor:
+        """(A, *shape) the points after one step of Adam, or the best examples where the next ceiling begins."""
+        p, m = self.params, state.memory
         if t == 0:
-            self._begin(now)
-        again = self._conclude(now)
-        found = now.best.isfinite()
-        ceiling = torch.where(found, now.best * (1 - m["drop"]), torch.inf)
-        size = torch.where(found, now.best * m["drop"] / (1 - p.decrease), m["reach"].maximum(now.distance))
-        delta = now.x - now.clean
+            self._initialise(state)
+        restart = self._next_ceiling(state)
+        found = state.best.isfinite()
+        ceiling = torch.where(found, state.best * (1 - m["drop"]), torch.inf)
+        scale = torch.where(found, state.best * m["drop"] / (1 - p.decrease), m["boundary_distance"].maximum(state.distance))
+        delta = state.x - state.clean
         above = delta.abs() > per_sample(ceiling, delta)
-        c = m["c"] * (now.value < now.slack) / distance(now.gradient, "linf").clamp_min(1e-30)
-        gradient = delta.sign() * above - per_sample(c, delta) * now.gradient
-        rate = (_STRIDE * size).clamp_max(p.lr)
-        x = now.x - per_sample(rate, delta) * adam(m, gradient, m["age"])
+        c = m["c"] * (state.value < state.decision_tolerance) / distance(state.gradient, "linf").clamp_min(1e-30)
+        gradient = delta.sign() * above - per_sample(c, delta) * state.gradient
+        rate = (_STRIDE * scale).clamp_max(p.lr)
+        x = state.x - per_sample(rate, delta) * adam(m, gradient, m["age"])
         m["age"] = m["age"] + 1
-        return torch.where(per_sample(again, x), now.best_x, x).clamp(*self.bounds)
+        return torch.where(per_sample(restart, x), state.best_x, x).clamp(*self.bounds)
 
-    def _begin(self, now: Seekers) -> None:
-        reach = (now.slack - now.value) / distance(now.gradient, "l1").clamp_min(1e-30)
+    def _initialise(self, state: MinNormState) -> None:
+        boundary_distance = (state.decision_tolerance - state.value) / distance(state.gradient, "l1").clamp_min(1e-30)
         full = torch.full_like
-        now.memory.update(c=full(reach, self.params.initial_const), drop=full(reach, 1 - self.params.decrease))
-        now.memory.update(reach=reach, seen=full(reach, torch.inf), idle=torch.zeros_like(now.rows))
-        now.memory.update(age=torch.zeros_like(now.rows), first=torch.zeros_like(now.x), second=torch.zeros_like(now.x))
+        state.memory.update(
+            c=full(boundary_distance, self.params.initial_const), drop=full(boundary_distance, 1 - self.params.decrease)
+        )
+        state.memory.update(
+            boundary_distance=boundary_distance,
+            lowest=full(boundary_distance, torch.inf),
+            no_progress=torch.zeros_like(state.rows),
+        )
+        state.memory.update(age=torch.zeros_like(state.rows), first=torch.zeros_like(state.x), second=torch.zeros_like(state.x))
 
-    def _conclude(self, now: Seekers) -> Tensor:
-        """(A,) bool: the ceiling was out of reach; the next one is set, and Adam's memory empty."""
-        p, m = self.params, now.memory
-        found = now.best.isfinite()
-        nearer = now.best < m["seen"] * (1 - m["drop"] / 2)  # half of the way down to the ceiling
-        m["seen"] = torch.where(nearer, now.best, m["seen"])
-        m["idle"] = torch.where(nearer, 0, m["idle"] + 1)
-        stuck = m["idle"] == p.patience
-        m["idle"] = torch.where(stuck, 0, m["idle"])
+    def _next_ceiling(self, state: MinNormState) -> Tensor:
+        """(A,) bool: the ceiling stayed out of reach for ``patience`` steps; the next one is set, and Adam starts anew."""
+        p, m = self.params, state.memory
+        found = state.best.isfinite()
+        nearer = state.best < m["lowest"] * (1 - m["drop"] / 2)  # half of the way down to the ceiling
+        m["lowest"] = torch.where(nearer, state.best, m["lowest"])
+        m["no_progress"] = torch.where(nearer, 0, m["no_progress"] + 1)
+        stuck = m["no_progress"] == p.patience
+        m["no_progress"] = torch.where(stuck, 0, m["no_progress"])
         m["c"] = torch.where(stuck & ~found, 2 * m["c"], m["c"]).clamp_max(_LARGEST)
-        again = stuck & found
-        m["drop"] = torch.where(again, m["drop"] / 2, m["drop"])
-        now.done = now.done | (m["drop"] < 0.75 * (1 - p.decrease) / 2 ** (p.refinements - 1))
-        m["age"] = torch.where(again, 0, m["age"])
-        empty = per_sample(again, now.x)
-        m["first"], m["second"] = m["first"].where(~empty, 0), m["second"].where(~empty, 0)
-        return again
+        restart = stuck & found
+        m["drop"] = torch.where(restart, m["drop"] / 2, m["drop"])
+        state.done = state.done | (m["drop"] < 0.75 * (1 - p.decrease) / 2 ** (p.refinements - 1))
+        m["age"] = torch.where(restart, 0, m["age"])
+        reset = per_sample(restart, state.x)
+        m["first"], m["second"] = m["first"].where(~reset, 0), m["second"].where(~reset, 0)
+        return restart

@@ -6,7 +6,7 @@
 
 with a_k falling from 1 to 0.01 along a cosine.
 
-Good for L2 distances at few passes. It climbs the cross entropy: where that saturates it has no direction, and ``fmn`` or
+Good for L2 distances at few passes. It maximizes the cross entropy: where that saturates it has no direction, and ``fmn`` or
 ``cw-l2`` are the ones to ask.
 
 Source: Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger: Decoupling direction and norm for efficient gradient-based L2
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.minimum_norm.finish import finish
-from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question, Seekers, cosine, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, cosine, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
@@ -44,11 +45,11 @@ class DDNParams(Params):
     steps: int = Field(100, ge=1, description="steps; the paper uses 100, 300 and 1000")
     gamma: float = Field(0.05, gt=0, lt=1, description="by how much the norm changes in each step")
     init_norm: float = Field(1.0, gt=0, description="the first norm")
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class DDN(Attack):
-    """Decoupled direction and norm."""
+    """Decoupled direction and norm, a minimum-norm attack in L2."""
 
     Params = DDNParams
     kind = "minimum-norm"
@@ -58,40 +59,41 @@ class DDN(Attack):
     source = "Rony et al. 2019, arXiv:1811.09600"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``finish``."""
+        """Takes ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""
         p = self.params
         objective = for_batch(p.loss, batch)
 
-        def search(question: Question, rows: Tensor) -> Nearest:
-            def query(x: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-                return question.oracle.climb(x, asked, objective)
+        def search(problem: MinNormProblem, rows: Tensor) -> Nearest:
+            def query(x: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                return problem.oracle.value_and_grad(x, active, objective)
 
-            rule = DDNStep(p.steps, p.gamma, p.init_norm, question.bounds)
-            return finish(question, rows, question.seek(rows, rule, p.steps, query=query))
+            update = DDNStep(p.steps, p.gamma, p.init_norm, problem.bounds)
+            return refine(problem, rows, problem.minimize(rows, update, p.steps, query=query))
 
         return minimum_norm(target, batch, "l2", search)
 
 
 @dataclass(frozen=True)
 class DDNStep:
-    """One step of the algorithm."""
+    """One step of algorithm 1 of the paper."""
 
     steps: int
     gamma: float
     init_norm: float
     bounds: tuple[float, float]
 
-    def step(self, now: Seekers, t: int) -> Tensor:
-        """See ``MoveRule``."""
-        norm = now.memory.get("norm", torch.full_like(now.best, self.init_norm))
-        norm = norm * torch.where(now.adversarial, 1 - self.gamma, 1 + self.gamma)
-        now.memory["norm"] = norm
-        direction = now.gradient / per_sample(distance(now.gradient, "l2").clamp_min(_TINY), now.x)
-        delta = now.x - now.clean + cosine(t, self.steps, _FIRST_RATE, _LAST_RATE) * direction
-        delta = delta * per_sample(norm / distance(delta, "l2").clamp_min(_TINY), now.x)
-        return (now.clean + delta).clamp(*self.bounds)
+    def step(self, state: MinNormState, t: int) -> Tensor:
+        """(A, *shape) the perturbed images x + d_k+1."""
+        eps = state.memory.get("eps", torch.full_like(state.best, self.init_norm))
+        eps = eps * torch.where(state.adversarial, 1 - self.gamma, 1 + self.gamma)
+        state.memory["eps"] = eps
+        alpha = cosine(t, self.steps, _FIRST_RATE, _LAST_RATE)
+        g = state.gradient / per_sample(distance(state.gradient, "l2").clamp_min(_TINY), state.x)
+        delta = state.x - state.clean + alpha * g
+        delta = delta * per_sample(eps / distance(delta, "l2").clamp_min(_TINY), state.x)
+        return (state.clean + delta).clamp(*self.bounds)

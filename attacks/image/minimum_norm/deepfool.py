@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.minimum_norm.finish import finish
 from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, nearest_boundary, nearest_point, onto_hyperplane
-from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, NormOfThreat, Question, Seekers, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, NormOfThreat, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.scoring.distances import distance, per_sample
@@ -50,44 +49,40 @@ class DeepFool(NormOfThreat):
     goals = ("untargeted", "targeted")
     version = "2"
     source = "Moosavi-Dezfooli et al. 2016, arXiv:1511.04599"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It linearises logit margins."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps + 1`` forward passes, and ``steps`` backward passes for each class looked at, and those of
-        ``finish``.
+        """Takes at most ``steps + 1`` forward passes, and ``steps`` backward passes for each class looked at, and those of
+        ``refine``.
         """
         p = self.params
         norm = self.minimises(threat)
 
-        def search(question: Question, rows: Tensor) -> Nearest:
-            rule = DeepFoolStep(p.steps, norm, p.overshoot, question.bounds)
-            return finish(question, rows, question.seek(rows, rule, p.steps, query=boundaries(question, p.targets)))
+        def search(problem: MinNormProblem, rows: Tensor) -> Nearest:
+            update = DeepFoolStep(p.steps, norm, p.overshoot, problem.bounds)
+            return refine(problem, rows, problem.minimize(rows, update, p.steps, query=boundaries(problem, p.targets)))
 
         return minimum_norm(target, batch, norm, search)
 
 
 @dataclass(frozen=True)
 class DeepFoolStep:
-    """One step of the algorithm; done at the first adversarial point."""
+    """One step onto the nearest boundary; a sample is done at its first adversarial point."""
 
     steps: int
     norm: Norm
     overshoot: float
     bounds: tuple[float, float]
 
-    def step(self, now: Seekers, t: int) -> Tensor:
-        """See ``MoveRule``."""
-        now.done = now.done | now.adversarial
-        value, gradient = nearest_boundary(now.value - now.slack.unsqueeze(1), now.gradient, self.norm)
+    def step(self, state: MinNormState, t: int) -> Tensor:
+        """(A, *shape) the points a little beyond the nearest linearised boundary."""
+        state.done = state.done | state.adversarial
+        value, gradient = nearest_boundary(state.value - state.decision_tolerance.unsqueeze(1), state.gradient, self.norm)
         if t < self.steps / 2:
-            way = nearest_point(value, gradient, self.norm)
+            delta = nearest_point(value, gradient, self.norm)
         else:
-            way = onto_hyperplane(now.x, value, gradient, self.norm, self.bounds) - now.x
-        needed = distance(way, self.norm)
+            delta = onto_hyperplane(state.x, value, gradient, self.norm, self.bounds) - state.x
+        needed = distance(delta, self.norm)
         # The overshoot is a share of the whole perturbation, so that no step is too small to cross a curved boundary.
-        stretch = 1 + self.overshoot * (now.distance + needed) / needed.clamp_min(1e-30)
-        return (now.x + per_sample(stretch, way) * way).clamp(*self.bounds)
+        stretch = 1 + self.overshoot * (state.distance + needed) / needed.clamp_min(1e-30)
+        return (state.x + per_sample(stretch, delta) * delta).clamp(*self.bounds)

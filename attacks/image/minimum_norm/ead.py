@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.minimum_norm.finish import finish
-from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, Question, Seekers, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, minimum_norm
 from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
+from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -59,20 +58,16 @@ class EAD(Attack):
     goals = ("untargeted", "targeted")
     version = "3"
     source = "Chen et al. 2018, arXiv:1709.04114"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It climbs the logit margin."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``finish``."""
+        """Takes at most ``binary_steps * (steps + 1)`` forward and backward passes a sample, and those of ``refine``."""
         p = self.params
         constants = ConstantSearch(p.steps, p.binary_steps, p.abort_early, _LOOKS)
 
-        def search(question: Question, rows: Tensor) -> Nearest:
-            rule = EADStep(constants, p.initial_const, p.beta, p.lr, question.bounds)
-            return finish(question, rows, question.seek(rows, rule, constants.passes))
+        def search(problem: MinNormProblem, rows: Tensor) -> Nearest:
+            update = EADStep(constants, p.initial_const, p.beta, p.lr, problem.bounds)
+            return refine(problem, rows, problem.minimize(rows, update, constants.passes))
 
         return minimum_norm(target, batch, "l1", search, confidence=p.confidence)
 
@@ -87,30 +82,30 @@ class EADStep:
     lr: float
     bounds: tuple[float, float]
 
-    def step(self, now: Seekers, t: int) -> Tensor:
-        """See ``MoveRule``."""
+    def step(self, state: MinNormState, t: int) -> Tensor:
+        """(A, *shape) the next points of FISTA, or the clean images where the next c begins."""
         weight = self.beta / self.lr
         if t == 0:
-            steepness = distance(now.gradient, "linf").clamp_min(1e-12)
-            reach = (now.slack - now.value) / steepness
-            # Below weight / steepness no pixel moves; the steepest one alone would have to go as far as `reach`.
-            first = (weight + 2 * reach) / steepness
-            self.constants.begin(now, first if self.initial_const is None else torch.full_like(first, self.initial_const))
-            now.memory["z"] = now.clean
-        m = now.memory
-        c, age, z, delta = m["c"], m["age"].to(now.x.dtype), m["z"], now.x - now.clean
-        lack = (now.slack - now.value).clamp_min(0)
-        ended = self.constants.ended(now, c * lack + distance(delta, "l2") ** 2 + weight * now.distance)
-        gradient = 2 * delta - per_sample(c * (lack > 0), delta) * now.gradient
+            gradient_norm = distance(state.gradient, "linf").clamp_min(1e-12)
+            boundary_distance = (state.decision_tolerance - state.value) / gradient_norm
+            # Below weight / gradient_norm no pixel moves; the steepest one alone would have to go as far as `boundary_distance`.
+            first = (weight + 2 * boundary_distance) / gradient_norm
+            self.constants.begin(state, first if self.initial_const is None else torch.full_like(first, self.initial_const))
+            state.memory["z"] = state.clean
+        m = state.memory
+        c, age, z, delta = m["c"], m["age"].to(state.x.dtype), m["z"], state.x - state.clean
+        hinge = (state.decision_tolerance - state.value).clamp_min(0)
+        ended = self.constants.ended(state, c * hinge + distance(delta, "l2") ** 2 + weight * state.distance)
+        gradient = 2 * delta - per_sample(c * (hinge > 0), delta) * state.gradient
         rate = self.lr * (1 - age / self.constants.steps).clamp_min(0).sqrt()
-        m["z"] = shrink(now.x - per_sample(rate, delta) * gradient, now.clean, self.beta).clamp(*self.bounds)
+        m["z"] = shrink(state.x - per_sample(rate, delta) * gradient, state.clean, self.beta).clamp(*self.bounds)
         x = (m["z"] + per_sample(age / (age + 3), delta) * (m["z"] - z)).clamp(*self.bounds)
-        again = per_sample(ended, x)
-        m["z"] = torch.where(again, now.clean, m["z"])
-        return torch.where(again, now.clean, x)
+        restart = per_sample(ended, x)
+        m["z"] = torch.where(restart, state.clean, m["z"])
+        return torch.where(restart, state.clean, x)
 
 
 def shrink(x: Tensor, clean: Tensor, beta: float) -> Tensor:
-    """Each pixel by ``beta`` towards the clean one, at most onto it (equation 7)."""
+    """Move each pixel by ``beta`` towards the clean one, at most onto it (equation 7)."""
     delta = x - clean
     return clean + delta.sign() * (delta.abs() - beta).clamp_min(0)

@@ -25,11 +25,17 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import Ball
-from robustkd.attacks.image.engine.minimum_norm.finish import finish
 from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, boundary_with, nearest_boundary, onto_hyperplane
-from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, NormOfThreat, Query, Question, Seekers, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.nearest import (
+    MinNormProblem,
+    MinNormState,
+    Nearest,
+    NormOfThreat,
+    Query,
+    minimum_norm,
+)
+from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
@@ -60,55 +66,53 @@ class FABTParams(FABParams):
 
 
 class FAB(NormOfThreat):
-    """Fast adaptive boundary attack."""
+    """Fast adaptive boundary attack, a minimum-norm attack in Linf, L2 or L1."""
 
     Params = FABParams
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     version = "2"
     source = "Croce & Hein 2020, arXiv:1907.02044"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It linearises logit margins."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """A run is at most ``2 * steps + 1`` forward passes, and ``steps`` backward passes for each class looked at; at the end
-        come those of ``finish``.
+        """Each run takes at most ``2 * steps + 1`` forward passes, and ``steps`` backward passes for each class looked at; at the end
+        come those of ``refine``.
         """
         p = self.params
         norm = self.minimises(threat)
 
-        def search(question: Question, rows: Tensor) -> Nearest:
-            rule = FABStep(question, norm, p.alpha_max, p.eta, p.beta)
-            best = question.unknown(rows)
-            for number, query in enumerate(self._queries(question)):
+        def search(problem: MinNormProblem, rows: Tensor) -> Nearest:
+            update = FABStep(problem, norm, p.alpha_max, p.eta, p.beta)
+            best = problem.none_found(rows)
+            for number, query in enumerate(self._queries(problem)):
                 for restart in range(p.restarts):
                     going = torch.ones_like(rows, dtype=torch.bool) if p.enough is None else best.norm > p.enough
                     if not bool(going.any()):
                         return best
-                    asked, known = rows[going], best.select(going)
-                    start = question.clean[asked]
+                    active, best_active = rows[going], best.select(going)
+                    start = problem.clean[active]
                     if restart:
-                        radius = known.norm.minimum(batch.budget(threat)[asked]) / 2
-                        draws = rng.fork(f"{number}/{restart}").select(asked)
-                        start = Ball.around(start, radius, norm, question.bounds).random_point(draws)
-                    found = question.seek(asked, rule, p.steps, start=start, known=known, query=query, enough=p.enough)
-                    best = best.updated(going, found)
+                        radius = best_active.norm.minimum(batch.budget(threat)[active]) / 2
+                        draws = rng.fork(f"{number}/{restart}").select(active)
+                        start = Ball.around(start, radius, norm, problem.bounds).random_point(draws)
+                    best_active = problem.minimize(
+                        active, update, p.steps, start=start, best=best_active, query=query, enough=p.enough
+                    )
+                    best = best.updated(going, best_active)
             far = best.norm > (0 if p.enough is None else p.enough)
-            return best.updated(far, finish(question, rows[far], best.select(far)))
+            return best.updated(far, refine(problem, rows[far], best.select(far)))
 
         return minimum_norm(target, batch, norm, search)
 
-    def _queries(self, question: Question) -> Iterator[Query]:
+    def _queries(self, problem: MinNormProblem) -> Iterator[Query]:
         p = self.params
-        if not p.targeted or question.oracle.goals is not None:
-            yield boundaries(question, p.targets)
+        if not p.targeted or problem.oracle.goals is not None:
+            yield boundaries(problem, p.targets)
             return
-        others = question.logits.scatter(1, question.oracle.labels.unsqueeze(1), -torch.inf)
+        others = problem.logits.scatter(1, problem.oracle.labels.unsqueeze(1), -torch.inf)
         for other in others.topk(min(p.targets, others.shape[1] - 1), 1).indices.unbind(1):
-            yield boundary_with(question, other)
+            yield boundary_with(problem, other)
 
 
 class FABT(FAB):
@@ -120,28 +124,28 @@ class FABT(FAB):
 
 @dataclass(frozen=True)
 class FABStep:
-    """One step of the algorithm; it asks once more whether where it leads is adversarial."""
+    """One step of algorithm 1, with a forward pass of its own at the point that it leads to."""
 
-    question: Question
+    problem: MinNormProblem
     norm: Norm
     alpha_max: float
     eta: float
     beta: float
 
-    def step(self, now: Seekers, t: int) -> Tensor:
-        """See ``MoveRule``."""
-        question, bounds, clean = self.question, self.question.bounds, now.clean
+    def step(self, state: MinNormState, t: int) -> Tensor:
+        """(A, *shape) the next points x_k+1."""
+        problem, bounds, clean = self.problem, self.problem.bounds, state.clean
         # Aimed at the boundary itself, a coarse model (bfloat16) would never be sure that it was crossed.
-        value, gradient = nearest_boundary(now.value - 2 * now.slack.unsqueeze(1), now.gradient, self.norm)
-        value_at_clean = value + (gradient * (clean - now.x)).flatten(1).sum(1)
-        forwards = onto_hyperplane(now.x, value, gradient, self.norm, bounds) - now.x
-        drawn = onto_hyperplane(clean, value_at_clean, gradient, self.norm, bounds) - clean
-        length, drawn_length = question.length(forwards), question.length(drawn)
-        alpha = (length / (length + drawn_length).clamp_min(1e-30)).clamp_max(self.alpha_max)
+        value, gradient = nearest_boundary(state.value - 2 * state.decision_tolerance.unsqueeze(1), state.gradient, self.norm)
+        value_at_clean = value + (gradient * (clean - state.x)).flatten(1).sum(1)
+        d1 = onto_hyperplane(state.x, value, gradient, self.norm, bounds) - state.x
+        d2 = onto_hyperplane(clean, value_at_clean, gradient, self.norm, bounds) - clean
+        length1, length2 = problem.length(d1), problem.length(d2)
+        alpha = (length1 / (length1 + length2).clamp_min(1e-30)).clamp_max(self.alpha_max)
         alpha = per_sample(alpha, clean)
-        x = ((1 - alpha) * (now.x + self.eta * forwards) + alpha * (clean + self.eta * drawn)).clamp(*bounds)
-        logits = question.oracle.logits(x, now.rows)
-        now.offer(x, question.adversarial(logits, now.rows), question.length(x - clean))
+        x = ((1 - alpha) * (state.x + self.eta * d1) + alpha * (clean + self.eta * d2)).clamp(*bounds)
+        logits = problem.oracle.logits(x, state.rows)
+        state.keep_if_nearer(x, problem.adversarial(logits, state.rows), problem.length(x - clean))
         # On the boundary, as far as rounding can tell, no hyperplane would move it any more: back from there too.
-        beyond = question.margin(logits, now.rows) > -question.slack(logits)
+        beyond = problem.margin(logits, state.rows) > -problem.decision_tolerance(logits)
         return torch.where(per_sample(beyond, x), clean + self.beta * (x - clean), x)

@@ -26,12 +26,18 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import Ball
-from robustkd.attacks.image.engine.minimum_norm.finish import finish
 from robustkd.attacks.image.engine.minimum_norm.linearise import DUAL
-from robustkd.attacks.image.engine.minimum_norm.nearest import Nearest, NormOfThreat, Question, Seekers, cosine, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.nearest import (
+    MinNormProblem,
+    MinNormState,
+    Nearest,
+    NormOfThreat,
+    cosine,
+    minimum_norm,
+)
+from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.attacks.image.engine.minimum_norm.sparse import largest
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
@@ -57,35 +63,31 @@ class FMNParams(Params):
 
 
 class FMN(NormOfThreat):
-    """Fast minimum-norm attack."""
+    """Fast minimum-norm attack, in Linf, L2, L1 or L0."""
 
     Params = FMNParams
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
     version = "2"
     source = "Pintor et al. 2021, arXiv:2102.12827"
-
-    @property
-    def loss_family(self) -> LossFamily:
-        """It climbs the logit margin."""
-        return "margin"
+    loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``finish``."""
+        """Takes ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""
         p = self.params
         norm = self.minimises(threat)
         size = p.step_size if p.step_size is not None else (10.0 if norm == "l0" else 1.0)
 
-        def search(question: Question, rows: Tensor) -> Nearest:
-            rule = FMNStep(p.steps, size, p.gamma, norm, question.bounds)
-            return finish(question, rows, question.seek(rows, rule, p.steps))
+        def search(problem: MinNormProblem, rows: Tensor) -> Nearest:
+            update = FMNStep(p.steps, size, p.gamma, norm, problem.bounds)
+            return refine(problem, rows, problem.minimize(rows, update, p.steps))
 
         return minimum_norm(target, batch, norm, search)
 
 
 @dataclass(frozen=True)
 class FMNStep:
-    """One step of the algorithm."""
+    """One step of algorithm 1, with its two additions."""
 
     steps: int
     step_size: float
@@ -93,26 +95,27 @@ class FMNStep:
     norm: Norm
     bounds: tuple[float, float]
 
-    def step(self, now: Seekers, t: int) -> Tensor:
-        """See ``MoveRule``."""
-        radius = self._radius(now, t)
-        now.memory["radius"] = radius
-        direction = now.gradient / per_sample(distance(now.gradient, "l2").clamp_min(_TINY), now.x)
-        delta = now.x - now.clean + cosine(t, self.steps, self.step_size, self.step_size / _FALL) * direction
+    def step(self, state: MinNormState, t: int) -> Tensor:
+        """(A, *shape) the perturbed images x + d_k+1."""
+        eps = self._eps(state, t)
+        state.memory["eps"] = eps
+        alpha = cosine(t, self.steps, self.step_size, self.step_size / _FALL)
+        g = state.gradient / per_sample(distance(state.gradient, "l2").clamp_min(_TINY), state.x)
+        delta = state.x - state.clean + alpha * g
         if self.norm == "l0":
-            return (now.clean + largest(delta, radius)).clamp(*self.bounds)
-        stretch = (radius / distance(delta, self.norm).clamp_min(_TINY)).clamp_min(1)
-        delta = delta * per_sample(torch.where(now.best.isfinite(), 1.0, stretch), delta)
-        return Ball(now.clean, radius, self.norm, self.bounds).project(now.clean + delta)
+            return (state.clean + largest(delta, eps)).clamp(*self.bounds)
+        stretch = (eps / distance(delta, self.norm).clamp_min(_TINY)).clamp_min(1)
+        delta = delta * per_sample(torch.where(state.best.isfinite(), 1.0, stretch), delta)
+        return Ball(state.clean, eps, self.norm, self.bounds).project(state.clean + delta)
 
-    def _radius(self, now: Seekers, t: int) -> Tensor:
+    def _eps(self, state: MinNormState, t: int) -> Tensor:
         gamma = cosine(t, self.steps, self.gamma, _LAST_GAMMA)
-        radius = now.memory.get("radius", torch.zeros_like(now.best))
-        inwards, outwards = radius * (1 - gamma), radius * (1 + gamma)
+        eps = state.memory.get("eps", torch.zeros_like(state.best))
+        smaller, larger = eps * (1 - gamma), eps * (1 + gamma)
         if self.norm == "l0":
-            inwards, outwards = inwards.floor().minimum(radius - 1).clamp_min(1), outwards.floor().maximum(radius + 1)
+            smaller, larger = smaller.floor().minimum(eps - 1).clamp_min(1), larger.floor().maximum(eps + 1)
         else:
-            steepness = distance(now.gradient, DUAL[self.norm]).clamp_min(_TINY)
-            linearised = (now.distance + now.value.abs() / steepness).maximum(outwards)
-            outwards = torch.where(now.best.isfinite(), outwards, linearised).clamp_max(now.x[0].numel())
-        return torch.where(now.adversarial, inwards.minimum(now.best), outwards)
+            dual_norm = distance(state.gradient, DUAL[self.norm]).clamp_min(_TINY)
+            linearised = (state.distance + state.value.abs() / dual_norm).maximum(larger)
+            larger = torch.where(state.best.isfinite(), larger, linearised).clamp_max(state.x[0].numel())
+        return torch.where(state.adversarial, smaller.minimum(state.best), larger)

@@ -1,8 +1,8 @@
 """DI2-FGSM: the gradient at a randomly shrunk and shifted copy of the image.
 
-    slope_t = grad_x J(T(x_t)),   T: with some probability, shrink to a random size and pad with zeros at random
+    grad_t = grad_x J(T(x_t)),   T: with some probability, shrink to a random size and pad with zeros at random
 
-Good for transfer. White-box it climbs the loss of copies, not of the image itself: use ``pgd``.
+Good for transfer. White-box it maximizes the loss of copies, not of the image itself: use ``pgd``.
 
 Source: Xie et al.: Improving transferability of adversarial examples with input diversity (CVPR 2019), section 3.3. The
 paper enlarges the canvas (299 to 330 pixels); here, as in torchattacks, the image is shrunk inside a canvas of its own
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Climbers, Slope
+from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, gradient_of
 from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
 from robustkd.contracts import ThreatModel
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diverse:
-    """The gradient at a random copy, one of its own for each sample.
+    """The gradient at a random copy of each sample, which is transformed differently for every sample.
 
     Attributes:
         probability: of a sample being transformed at a step.
@@ -41,18 +42,18 @@ class Diverse:
     probability: float
     smallest: float
 
-    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
+    def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
         """(A, *shape): one forward and one backward pass."""
         from robustkd.transforms.resize_pad import shrunk  # late: it imports torch
 
-        draws = self.rng.fork(t).select(climbers.rows).uniform((4,), dtype=climbers.x.dtype)
-        chosen = per_sample(draws[:, 0] < self.probability, climbers.x)
+        draws = self.rng.fork(t).select(state.rows).uniform((4,), dtype=state.x.dtype)
+        chosen = per_sample(draws[:, 0] < self.probability, state.x)
         with torch.enable_grad():
-            x = climbers.x.detach().requires_grad_()
+            x = state.x.detach().requires_grad_()
             copy = shrunk(x, self.smallest + (1 - self.smallest) * draws[:, 1], 2 * draws[:, 2:] - 1)
             copy = torch.where(chosen, copy, x)
-        _, _, slope = oracle.climb(copy, climbers.rows, objective)
-        return gradient_of(copy, x, slope)
+        _, _, gradient = oracle.value_and_grad(copy, state.rows, objective)
+        return gradient_of(copy, x, gradient)
 
 
 class DI2FGSMParams(MomentumParams):
@@ -69,6 +70,6 @@ class DI2FGSM(MIFGSM):
     Params = DI2FGSMParams
     source = "Xie et al. 2019, arXiv:1803.06978"
 
-    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope | None:
-        """The gradient at a random copy."""
+    @override
+    def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator | None:
         return Diverse(rng, self.params.probability, self.params.smallest)

@@ -1,9 +1,9 @@
 """MI-FGSM: steps along an accumulated gradient; and the frame of the attacks that give it another gradient.
 
-    g_{t+1} = decay * g_t + slope_t / ||slope_t||_1
+    g_{t+1} = decay * g_t + grad_t / ||grad_t||_1
     x_{t+1} = project(x_t + size * steepest(g_{t+1})),   x_0 = x,  g_0 = 0
 
-``slope_t`` is the gradient at x_t; in NI-, DI2-, SI- and VMI-FGSM it is one taken elsewhere, or several. They were made
+``grad_t`` is the gradient at x_t; in NI-, DI2-, SI- and VMI-FGSM it is one taken elsewhere, or several. They were made
 for transfer: crafted on one network, such inputs fool others more often than those of PGD do.
 
 Good for examples that are to fool another network than the one they are made on. White-box, ``pgd`` and APGD find more.
@@ -17,8 +17,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, Slope, StepRule, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import (
+    AttackState,
+    GradientEstimator,
+    Search,
+    SearchResult,
+    Update,
+    fixed_budget,
+    maximize,
+)
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
@@ -34,18 +43,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MomentumStep:
-    """One step along the accumulated slope (``memory["momentum"]``)."""
+    """One step along the accumulated gradient (``memory["momentum"]``)."""
 
     size: StepSize
     decay: float
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """x_{t+1} before its projection."""
-        slope = climbers.gradient
-        unit = slope / per_sample(distance(slope, "l1"), slope).clamp_min(torch.finfo(slope.dtype).tiny)
-        momentum = unit if t == 0 else self.decay * climbers.memory["momentum"] + unit
-        climbers.memory["momentum"] = momentum
-        return climbers.x + self.size.within(climbers.ball) * climbers.ball.steepest(momentum)
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) the points x_{t+1}, before they are projected."""
+        gradient = state.gradient
+        unit = gradient / per_sample(distance(gradient, "l1"), gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+        momentum = unit if t == 0 else self.decay * state.memory["momentum"] + unit
+        state.memory["momentum"] = momentum
+        return state.x + self.size.within(state.ball) * state.ball.steepest(momentum)
 
 
 class MomentumParams(Params):
@@ -54,12 +63,12 @@ class MomentumParams(Params):
     steps: int = Field(10, ge=1, description="steps")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / steps, as in the papers")
     decay: float = Field(1.0, ge=0, description="how much of the accumulated gradient stays in each step")
-    loss: LossName = Field("ce", description="what is climbed: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
     random_start: bool = Field(False, description="start at a random point of the ball, else at the clean image")
 
 
 class MIFGSM(Attack):
-    """Momentum iterative FGSM; a subclass gives it another slope or rule."""
+    """Momentum iterative FGSM; a subclass gives it another gradient estimator or update."""
 
     Params = MomentumParams
     norms = ("linf", "l2", "l1")
@@ -68,30 +77,32 @@ class MIFGSM(Attack):
     source = "Dong et al. 2018, arXiv:1710.06081"
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """By its loss."""
         return FAMILY_OF[self.params.loss]
 
     @property
     def size(self) -> StepSize:
-        """Of a step."""
+        """The size of each step; eps / steps by default."""
         return StepSize(self.params.step_size, share=1 / self.params.steps)
 
-    def rule(self, threat: ThreatModel) -> StepRule:
-        """How to move."""
+    def update(self, threat: ThreatModel) -> Update:
+        """The update that is made with the estimated gradient."""
         return MomentumStep(self.size, self.params.decay)
 
-    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope | None:
-        """Which way is up; None for the gradient at the point."""
+    def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator | None:
+        """The gradient estimator; None for the gradient at the point."""
         return None
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """At most ``steps + 1`` forward and ``steps`` backward passes a sample, or those that the slope needs."""
-        objective, rule, slope = for_batch(self.params.loss, batch), self.rule(threat), self.slope(threat, rng)
+        """Takes at most ``steps + 1`` forward and ``steps`` backward passes a sample, or those that the estimator needs."""
+        objective, update, estimator = for_batch(self.params.loss, batch), self.update(threat), self.estimator(threat, rng)
 
-        def run(search: Search, rows: Tensor, ball: Ball, restart: int) -> Found:
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             steps = self.params.steps
             start = ball.random_point(rng.fork("start").select(rows)) if self.params.random_start else ball.centre
-            return ascend(search.oracle, rows, ball, start, objective=objective, rule=rule, steps=steps, slope=slope)
+            return maximize(
+                search.oracle, rows, ball, start, objective=objective, update=update, steps=steps, estimator=estimator
+            )
 
-        return fixed_budget(target, batch, threat, run)
+        return fixed_budget(target, batch, threat, attempt)

@@ -53,17 +53,17 @@ def branch_ends(module: nn.Module, patterns: Sequence[str] = ()) -> list[nn.Modu
     else:
         ends = [block.get_submodule(str(block.branch_end)) for block in module.modules() if hasattr(block, "branch_end")]
     if not ends:
-        said = f"no submodule matches {', '.join(patterns)}" if patterns else "no block of it declares a branch_end"
+        reason = f"no submodule matches {', '.join(patterns)}" if patterns else "no block of it declares a branch_end"
         raise TargetError(
-            f"sgm needs a residual network: {said}",
+            f"sgm needs a residual network: {reason}",
             fix="use a ResNet, or name where its branches end: branches: [layer*.*.bn2]",
         )
     return ends
 
 
 @contextmanager
-def fainter(stages: Sequence[nn.Module], gamma: float) -> Iterator[None]:
-    """Until the end of the block the gradient through each stage is ``gamma`` times what it is; the outputs stay."""
+def scaled_gradient(stages: Sequence[nn.Module], gamma: float) -> Iterator[None]:
+    """Multiply the gradient through each stage by ``gamma`` until the end of the block; the outputs stay the same."""
 
     def hook(stage: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled():
@@ -85,10 +85,10 @@ class SGM(MIFGSM):
     source = "Wu et al. 2020, arXiv:2002.05990"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """The passes of MI-FGSM.
+        """Takes as many passes as MI-FGSM.
 
         Raises:
-            TargetError: the network has no residual branch that is known.
+            TargetError: no residual branch of the network is declared or named.
         """
-        with fainter(branch_ends(target.module, self.params.branches), self.params.gamma):
+        with scaled_gradient(branch_ends(target.module, self.params.branches), self.params.gamma):
             return super().run(target, batch, threat, rng)

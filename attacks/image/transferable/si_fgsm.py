@@ -1,6 +1,6 @@
 """SI-FGSM: the mean gradient over darkened copies of the image.
 
-    slope_t = 1/m * sum_{i < m} grad_x J(x_t / 2^i)
+    grad_t = 1/m * sum_{i < m} grad_x J(x_t / 2^i)
 
 Good for transfer; a step costs m gradients. Where darker copies are other images to the network (inputs that are not natural
 images), their gradients say little.
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Climbers, Slope
+from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
 from robustkd.attacks.image.transferable.ni_fgsm import LookAhead
@@ -33,12 +34,12 @@ class OverScales:
 
     copies: int
 
-    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
+    def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
         """(A, *shape): ``copies`` forward and backward passes."""
-        total = torch.zeros_like(climbers.x)
+        total = torch.zeros_like(state.x)
         for power in range(self.copies):
             scale = 0.5**power
-            total += scale * oracle.climb(scale * climbers.x, climbers.rows, objective)[2]
+            total += scale * oracle.value_and_grad(scale * state.x, state.rows, objective)[2]
         return total / self.copies
 
 
@@ -56,8 +57,8 @@ class SIFGSM(MIFGSM):
     version = "3"
     source = "Lin et al. 2020, arXiv:1908.06281"
 
-    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope:
-        """The mean over scales, here or ahead."""
+    @override
+    def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
         p = self.params
         over_scales = OverScales(p.copies)
         return LookAhead(self.size, p.decay, over_scales) if p.look_ahead else over_scales

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Climbers, Slope, StepRule
+from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator, Update
 from robustkd.attacks.image.transferable.di2_fgsm import DI2FGSM, DI2FGSMParams
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -39,14 +40,14 @@ def smoothed(gradient: Tensor, kernel: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SmoothedStep:
-    """The step of another rule, with the gradient smoothed first."""
+    """Another update, with the gradient smoothed first."""
 
-    rule: StepRule
+    update: Update
     kernel: int
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
-        """x_{t+1} before its projection."""
-        return self.rule.step(replace(climbers, gradient=smoothed(climbers.gradient, self.kernel)), t)
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """(A, *shape) the points x_{t+1}, before they are projected."""
+        return self.update.step(replace(state, gradient=smoothed(state.gradient, self.kernel)), t)
 
 
 class TIFGSMParams(DI2FGSMParams):
@@ -64,10 +65,10 @@ class TIFGSM(DI2FGSM):
     version = "2"
     source = "Dong et al. 2019, arXiv:1904.02884"
 
-    def rule(self, threat: ThreatModel) -> StepRule:
-        """Smooth, then step."""
-        return SmoothedStep(super().rule(threat), self.params.kernel)
+    @override
+    def update(self, threat: ThreatModel) -> Update:
+        return SmoothedStep(super().update(threat), self.params.kernel)
 
-    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope | None:
-        """The gradient at the point, unless diverse inputs are asked for."""
-        return super().slope(threat, rng) if self.params.probability else None
+    @override
+    def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator | None:
+        return super().estimator(threat, rng) if self.params.probability else None

@@ -1,6 +1,6 @@
 """VMI-FGSM: momentum with the gradient tuned by how it varied around the point before.
 
-    slope_t = grad J(x_t) + v_t
+    grad_t = grad J(x_t) + v_t
     v_{t+1} = 1/N * sum_i grad J(x_t + r_i) - grad J(x_t),   r_i uniform in the ball of radius reach * eps
 
 Good for transfer; a step costs N + 1 gradients.
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Climbers, Slope, gradient_at_point
+from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator, gradient_at_point
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
@@ -36,19 +37,18 @@ class VarianceTuned:
     reach: float
     steps: int
 
-    def __call__(self, oracle: Oracle, climbers: Climbers, objective: Objective, t: int) -> Tensor:
+    def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
         """(A, *shape): ``neighbours + 1`` forward and backward passes, one at the last step."""
-        c = climbers
-        gradient = gradient_at_point(oracle, c, objective, t)
-        slope = gradient + c.memory["variance"] if t else gradient
+        gradient = gradient_at_point(oracle, state, objective, t)
+        tuned = gradient + state.memory["variance"] if t else gradient
         if t < self.steps - 1:
-            around = Ball(c.x, self.reach * c.ball.eps, c.ball.norm, c.ball.bounds)
-            draws = self.rng.fork(t).select(c.rows)
-            total = torch.zeros_like(c.x)
+            around = Ball(state.x, self.reach * state.ball.eps, state.ball.norm, state.ball.bounds)
+            draws = self.rng.fork(t).select(state.rows)
+            total = torch.zeros_like(state.x)
             for _ in range(self.neighbours):
-                total += oracle.climb(around.random_point(draws), c.rows, objective)[2]
-            c.memory["variance"] = total / self.neighbours - gradient
-        return slope
+                total += oracle.value_and_grad(around.random_point(draws), state.rows, objective)[2]
+            state.memory["variance"] = total / self.neighbours - gradient
+        return tuned
 
 
 class VMIFGSMParams(MomentumParams):
@@ -59,12 +59,12 @@ class VMIFGSMParams(MomentumParams):
 
 
 class VMIFGSM(MIFGSM):
-    """Variance-tuned momentum iterative FGSM."""
+    """Variance-tuned momentum iterative FGSM (VMI-FGSM)."""
 
     Params = VMIFGSMParams
     source = "Wang & He 2021, arXiv:2103.15571"
 
-    def slope(self, threat: ThreatModel, rng: SampleRng) -> Slope:
-        """The tuned gradient."""
+    @override
+    def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
         p = self.params
         return VarianceTuned(rng, p.neighbours, p.reach, p.steps)

@@ -63,13 +63,13 @@ class BPDAParams(Params):
 
     @property
     def code_files(self) -> list[Path]:
-        """The files that hold the functions, as far as they can be told without running any of them."""
+        """The files that hold the functions, as far as these can be located without being imported."""
         modules = [reference.rpartition(":")[0] for reference in self.surrogates.values() if reference not in self._files]
-        found = [plugins.module_file(module) for module in modules if module]
-        return [*self._files.values(), *(file for file in found if file)]
+        located = [plugins.module_file(module) for module in modules if module]
+        return [*self._files.values(), *(file for file in located if file)]
 
     def function(self, reference: str) -> Surrogate:
-        """The function that a value of ``surrogates`` names."""
+        """The function that a value of the parameter ``surrogates`` names."""
         if reference == "identity":
             return identity
         if file := self._files.get(reference):
@@ -97,8 +97,8 @@ class BPDA(Wrapper):
         return super().missing(capabilities | {"gradients"})
 
     @contextmanager
-    def seen(self, target: Target) -> Iterator[Target]:
-        """The target itself, its stages with the surrogates' gradients. A surrogate's own computation is part of the backward pass.
+    def wrapped_target(self, target: Target) -> Iterator[Target]:
+        """The target itself, with the surrogates' gradients for its stages. A surrogate's own computation is part of the backward pass.
 
         Raises:
             TargetError: no stage of the target declares a surrogate and none is named, or a named stage does not exist.

@@ -2,7 +2,7 @@
 
     f(x) = E_t[ logits_t(x) ],  estimated with n passes, so that  grad f(x) = 1/n * sum_i grad logits_{t_i}(x)
 
-Without it an attack on a network that draws random numbers climbs the noise of a single draw.
+Without it an attack on a network that draws random numbers follows the noise of a single draw.
 
 Good for anything that draws random numbers. It costs n times the passes; too small an n leaves the noise in the gradient.
 
@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec, Wrapper
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
@@ -38,7 +39,7 @@ class MeanTarget(WrappedTarget):
         self.members = [MeanTarget(member, samples) for member in target.members]
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(B, *shape) -> (B, K)."""
+        """(B, *shape) -> (B, K), the mean logits."""
         return torch.stack([self.target(inputs) for _ in range(self.samples)]).mean(0)
 
 
@@ -59,11 +60,11 @@ class EOT(Wrapper):
     source = "Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420"
 
     @contextmanager
-    def seen(self, target: Target) -> Iterator[Target]:
-        """Its mean over ``samples`` passes."""
+    @override
+    def wrapped_target(self, target: Target) -> Iterator[Target]:
         yield MeanTarget(target, self.params.samples)
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """``samples`` times the passes of the wrapped attack."""
-        samples, found = self.params.samples, super().run(target, batch, threat, rng)
-        return replace(found, forwards=samples * found.forwards, backwards=samples * found.backwards)
+        """Takes ``samples`` times the passes of the wrapped attack."""
+        samples, result = self.params.samples, super().run(target, batch, threat, rng)
+        return replace(result, forwards=samples * result.forwards, backwards=samples * result.backwards)

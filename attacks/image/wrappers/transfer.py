@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from robustkd.attacks.image.engine.ascent import Found, Search
+from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.cascade import usable
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import frozen
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Surrogate(WrappedTarget):
-    """A model to make adversarial examples on: no point is adversarial yet, however it answers."""
+    """A model that adversarial examples are made on. No point of it counts as adversarial, whatever it predicts."""
 
     never_adversarial = True
 
@@ -92,13 +92,13 @@ class Transfer(Attack):
         self.version = "/".join([type(self).version, *(attack.version for attack in self.inner)])
 
     def with_targets(self, targets: Mapping[str, BaseTarget]) -> Self:
-        """The attacks inside may refer to targets too."""
+        """A copy that holds ``targets``, also for the attacks inside, which may refer to targets too."""
         holding = copy(super().with_targets(targets))
         holding.inner = [attack.with_targets(targets) for attack in self.inner]
         return holding
 
     def refusal(self, threat: ThreatModel) -> str | None:
-        """The first of the attacks'."""
+        """The refusal of the first inner attack that has one; None when all of them can be used."""
         return next((reason for attack in self.inner if (reason := attack.refusal(threat))), None)
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
@@ -121,15 +121,15 @@ class Transfer(Attack):
                         break
                     # The logits in the batch are the target's, not the surrogate's.
                     part = replace(batch.select(rows), logits=None)
-                    found = attack.run(surrogate, part, threat, rng.select(rows).fork(f"{name}/{number}"))
-                    search.oracle.forwards[rows] += found.forwards
-                    search.oracle.backwards[rows] += found.backwards
-                    inside = per_sample(usable(attack, found, part, threat), part.inputs)
-                    x = torch.where(inside, found.adversarial, part.inputs)
+                    result = attack.run(surrogate, part, threat, rng.select(rows).fork(f"{name}/{number}"))
+                    search.oracle.forwards[rows] += result.forwards
+                    search.oracle.backwards[rows] += result.backwards
+                    inside = per_sample(usable(attack, result, part, threat), part.inputs)
+                    x = torch.where(inside, result.adversarial, part.inputs)
                     logits = search.oracle.logits(x, rows)
                     _same_classes(name, surrogate, logits)
                     broken = search.oracle.is_adversarial(logits, rows)
-                    search.record(rows, Found(x, objective(logits, rows).to(x.dtype), broken))
+                    search.record(rows, SearchResult(x, objective(logits, rows).to(x.dtype), broken))
             return search.result()
 
 

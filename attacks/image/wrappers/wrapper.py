@@ -1,4 +1,4 @@
-"""Attacks around another attack: how the inner one is written down, and what a wrapper takes over from it."""
+"""Attacks around another attack: the parameter that names the inner one, and what a wrapper takes over from it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+from typing_extensions import override
 
 from robustkd import plugins
 from robustkd.contracts import (
@@ -34,16 +36,16 @@ class AttackSpec(PluginSpec):
 
     group: ClassVar[plugins.Group] = "attacks"
 
+    @override
     def make(self) -> Attack:
-        """The attack."""
         attack: Attack = super().make()
         return attack
 
 
 class Wrapper(Attack):
-    """An attack around ``params.attack``: whatever is true of the one inside is true of this one.
+    """An attack around ``params.attack``. Unless it says otherwise, what is true of the wrapped attack is true of the wrapper.
 
-    A subclass says how the one inside sees the target.
+    A subclass implements ``wrapped_target``.
     """
 
     norms = ("linf", "l2", "l1", "l0")
@@ -56,54 +58,54 @@ class Wrapper(Attack):
 
     @property
     def traits(self) -> Traits:
-        """Those of the wrapped attack; it also averages over passes where the wrapper does."""
+        """The traits of the wrapped attack, which averages over passes also where the wrapper does."""
         inner = self.inner.traits
         return replace(inner, averages=inner.averages or self.averages)
 
     @property
+    @override
     def loss_family(self) -> LossFamily:
-        """That of the wrapped attack."""
         return self.inner.traits.loss_family
 
+    @override
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
-        """That of the wrapped attack."""
         return self.inner.threat_for(threat)
 
+    @override
     def refusal(self, threat: ThreatModel) -> str | None:
-        """That of the wrapped attack."""
         return self.inner.refusal(threat)
 
+    @override
     def missing(self, capabilities: Capabilities) -> list[Capability]:
-        """What the wrapped attack misses."""
         return self.inner.missing(capabilities)
 
+    @override
     def files(self) -> list[Path]:
-        """Those of the wrapped attack."""
         return self.inner.files()
 
+    @override
     def minimises(self, threat: ThreatModel) -> Norm:
-        """What the wrapped attack minimises."""
         return self.inner.minimises(threat)
 
+    @override
     def with_targets(self, targets: Mapping[str, BaseTarget]) -> Self:
-        """The wrapped attack is who refers to them."""
         return self._around(self.inner.with_targets(targets))
 
+    @override
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
-        """Fit the wrapped attack."""
-        with self.seen(target) as seen:
-            return self._around(self.inner.fit(seen, data, threat, rng))
+        with self.wrapped_target(target) as wrapped:
+            return self._around(self.inner.fit(wrapped, data, threat, rng))
 
+    @override
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Run the wrapped attack."""
-        with self.seen(target) as seen:
-            return self.inner.run(seen, batch, threat, rng)
+        with self.wrapped_target(target) as wrapped:
+            return self.inner.run(wrapped, batch, threat, rng)
 
     @abstractmethod
-    def seen(self, target: Target) -> AbstractContextManager[Target]:
-        """The target as the wrapped attack sees it, inside the block."""
+    def wrapped_target(self, target: Target) -> AbstractContextManager[Target]:
+        """The target that the wrapped attack is run on, inside the block."""
 
     def _around(self, inner: Attack) -> Self:
-        other = copy(self)
-        other.inner = inner
-        return other
+        wrapper = copy(self)
+        wrapper.inner = inner
+        return wrapper

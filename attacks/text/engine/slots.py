@@ -32,7 +32,7 @@ class Slots:
     """
 
     def __init__(self, target: CausalLMTarget, prompts: Sequence[str]) -> None:
-        self.target, self.prompts = target, prompts
+        self.target, self.prompts = target, [target.chat.shown(prompt) for prompt in prompts]
         laid = [target.encode(prompt) for prompt in prompts]
         self.before = [tokens.ids[: tokens.prompt.stop] for tokens in laid]
         self.between = [tokens.ids[tokens.prompt.stop :] for tokens in laid]

@@ -3,8 +3,9 @@
     loss(s) = -1/|y| * sum_i log p(y_i | before, s, behind, y_<i)
 
 ``before`` is the chat up to the end of the request, ``behind`` what the template puts between the request and the answer. What is
-before is the same for all suffixes of a request: its keys and values are computed once. Requests whose ``before`` is equally long
-share a pass, so that nothing is padded in front of a suffix and a request's losses do not depend on who else is there.
+before is the same for all suffixes of a request: it is computed once, where the model's cache allows that. Requests whose
+``before`` is equally long share a pass, so that nothing is padded in front of a suffix and a request's losses do not depend on who
+else is there.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 from robustkd.attacks.text.engine.aim import rows_at_once
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.lazy import torch
-from robustkd.targets.causal_lm import Prefix
 from robustkd.targets.chat import TokenBatch, Tokens
+from robustkd.targets.prefix import Prefix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Group:
-    """G requests whose ``before`` is equally long: (G, P) ids, and the prefix of all but the last of them."""
+    """G requests whose ``before`` is equally long: (G, P) ids, and the prefix of all but the last of them, if the model has one."""
 
     before: Tensor
-    prefix: Prefix
+    prefix: Prefix | None
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class _Chunk:
 
     rows: Tensor
     batch: TokenBatch
-    prefix: Prefix
+    prefix: Prefix | None
     start: int
 
 
@@ -66,7 +67,7 @@ class Suffixes:
         self._groups: list[_Group] = []
         self._seat = torch.zeros(len(answers), 2, dtype=torch.int64)  # of each request, its group and its row there
         lengths = torch.tensor([len(ids) for ids in slots.before])
-        for length in lengths.unique():
+        for length in lengths.unique().flip(0):  # a cache that is proved behind the longest is proved behind all
             places = (lengths == length).nonzero().squeeze(1)
             before = torch.tensor([slots.before[place] for place in places.tolist()], device=target.device)
             self._seat[places, 0], self._seat[places, 1] = len(self._groups), torch.arange(len(places))
@@ -105,13 +106,14 @@ class Suffixes:
         count, width = suffixes.shape[1:]
         found = torch.zeros(len(places) * count, len(self.target.embedding.weight), device=self.target.device)
         for chunk in self._chunks(places.repeat_interleave(count), suffixes.flatten(0, 1)):
-            seen = slice(chunk.start + width)
+            stop, skip = chunk.start + width, 0 if chunk.prefix is None else chunk.start - 1
             with torch.no_grad():
                 logits = self.target.module(
-                    input_ids=chunk.batch.ids[:, chunk.start - 1 : seen.stop],
-                    attention_mask=chunk.batch.mask[:, seen].long(),
-                    past_key_values=chunk.prefix.cache(len(chunk.rows)),
+                    input_ids=chunk.batch.ids[:, skip:stop],
+                    attention_mask=chunk.batch.mask[:, :stop].long(),
+                    use_cache=chunk.prefix is not None,
                     logits_to_keep=1,
+                    **({} if chunk.prefix is None else chunk.prefix.option(len(chunk.rows))),
                 ).logits
             found[chunk.rows] = logits[:, -1].float().log_softmax(-1)
         self._attempts.spend(self.rows[places], forwards=count)
@@ -137,7 +139,7 @@ class Suffixes:
                     torch.cat([none, behind.prompt[:, :width]], 1),
                     torch.cat([none, behind.completion[:, :width]], 1),
                 )
-                yield _Chunk(part, batch, group.prefix.select(seats), start)
+                yield _Chunk(part, batch, group.prefix.select(seats) if group.prefix else None, start)
 
 
 def _from(cut: int, tokens: Tokens) -> Tokens:

@@ -21,7 +21,7 @@ class Listener(Protocol):
     """What an engine tells the driver, always from the driver's own thread."""
 
     def started(self, cell: Cell) -> None:
-        """A cell has begun."""
+        """Called when an engine has given a cell to a worker."""
 
     def progressed(self, cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
         """A training has finished an epoch."""

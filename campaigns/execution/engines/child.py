@@ -37,7 +37,7 @@ class Child:
         cell: what it works on; None when it is idle.
         loaded: the targets that it used last, the newest first.
         peak: the most memory it has held, in bytes, as of the last cell that it ended.
-        pipe: readable when ``hear`` has something to return.
+        pipe: readable when ``receive`` has something to return.
     """
 
     def __init__(self, job: Job) -> None:
@@ -54,7 +54,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid
 
     @property
@@ -62,8 +62,8 @@ class Child:
         """How long it has been at its cell; the time that it takes to start is not the cell's."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
-    def give(self, cell: Cell) -> None:
-        """Let it work on a cell. A child that is dead by now is heard of by ``hear``."""
+    def send(self, cell: Cell) -> None:
+        """Let it work on a cell. A child that is dead by now is reported by ``receive``."""
         self.cell, self._began = cell, None
         if cell.target in self.loaded:
             self.loaded.remove(cell.target)
@@ -71,7 +71,7 @@ class Child:
         with contextlib.suppress(OSError):
             self.pipe.send(cell)
 
-    def hear(self) -> tuple[str, Any]:
+    def receive(self) -> tuple[str, Any]:
         """What it says next; blocks. ``began``, ``progress`` (epoch, metrics), ``done``, or ``failed`` with the error.
 
         After ``failed`` with ``CellLost`` the child is of no more use: it is dead, or has too little memory left.
@@ -79,7 +79,7 @@ class Child:
         try:
             kind, content, self.peak = self.pipe.recv()
         except (EOFError, OSError):
-            kind, content = "failed", self._obituary()
+            kind, content = "failed", self._death_reason()
         if kind == "began":
             self._began = time.monotonic()
         elif kind != "progress":
@@ -94,7 +94,7 @@ class Child:
         assert self._process.stdin is not None
         self._process.stdin.close()
 
-    def _obituary(self) -> CellLost:
+    def _death_reason(self) -> CellLost:
         code = self._process.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         fix = "it may have run out of memory: use fewer workers or smaller data" if code == -signal.SIGKILL else None
@@ -102,7 +102,7 @@ class Child:
 
 
 def main() -> None:
-    """What the child runs."""
+    """Take cells from the pipe and run them until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
     threading.Thread(target=die_with_parent, daemon=True).start()
     os.dup2(2, 1)  # what a plug-in prints must not come between the lines of the driver's --json

@@ -29,7 +29,7 @@ from robustkd.contracts import Params, UsageError
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-GLANCE = 0.5
+POLL_SECONDS = 0.5
 """Seconds between two looks at the clock and at how many workers there are."""
 JOBQUEUE = {
     "slurm": "SLURMCluster",
@@ -64,7 +64,7 @@ class DaskEngine(Engine):
     """A Dask cluster; without ``address`` and ``cluster`` one of this machine that lasts as long as the run."""
 
     class Params(Params):
-        """Which cluster."""
+        """The Dask cluster that the cells are sent to."""
 
         address: str | None = Field(None, description="of a running scheduler: tcp://host:8786")
         cluster: Cluster | None = Field(None, description="a batch system's jobs, through dask-jobqueue")
@@ -103,13 +103,13 @@ class DaskEngine(Engine):
                     if self.out_of_time or not (running or pause is not None):
                         return
                     try:
-                        heard = news.get(timeout=GLANCE if pause is None else min(GLANCE, pause))
+                        readable = news.get(timeout=POLL_SECONDS if pause is None else min(POLL_SECONDS, pause))
                     except Empty:
                         continue
-                    if isinstance(heard, _Ended):
-                        self._ended(running.pop(heard.future), heard.future, schedule, listener)
-                    elif cell := next((cell for cell in running.values() if cell.id == heard.cell_id), None):
-                        listener.progressed(cell, heard.epoch, heard.metrics)
+                    if isinstance(readable, _Ended):
+                        self._ended(running.pop(readable.future), readable.future, schedule, listener)
+                    elif cell := next((cell for cell in running.values() if cell.id == readable.cell_id), None):
+                        listener.progressed(cell, readable.epoch, readable.metrics)
             finally:
                 client.cancel(list(running))  # the workers see it, and stop their children
                 client.run(dismiss_children, job, on_error="ignore")

@@ -13,7 +13,7 @@ from robustkd.campaigns.execution.errors import CellLost
 from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.plan.cells import Cell
 
-GLANCE = 0.5
+POLL_SECONDS = 0.5
 """Seconds between two looks at the clock, and at whether anybody still wants the cell."""
 
 # Idle children of this process. They stay between cells, as Dask's own worker does, with what they have loaded.
@@ -38,10 +38,10 @@ def run_cell(job: Job, cell: Cell, hours: float | None, topic: str) -> tuple[str
     child = _take(job, cell)
     reusable = False
     try:
-        child.give(cell)
+        child.send(cell)
         while True:
-            if child.pipe.poll(GLANCE):
-                kind, content = child.hear()
+            if child.pipe.poll(POLL_SECONDS):
+                kind, content = child.receive()
                 if not child.cell:
                     reusable = not isinstance(content, CellLost)
                     return kind, content

@@ -19,7 +19,7 @@ from robustkd.campaigns.execution.schedule import Schedule
 from robustkd.campaigns.plan.cells import Cell
 from robustkd.contracts import Params, RobustkdError
 
-GLANCE = 1.0
+POLL_SECONDS = 1.0
 """Seconds between two looks at the clock and the memory while no child says anything."""
 
 
@@ -31,73 +31,77 @@ class LocalEngine(Engine):
     """
 
     class Params(Params):
-        """Where and how many."""
+        """The number of child processes, and the memory that each needs."""
 
         workers: int | None = Field(None, ge=1, description="child processes [default: one a core; one a GPU]")
         child_gb: float | None = Field(None, gt=0, description="memory that a child needs [default: as seen so far]")
 
     def run(self, job: Job, schedule: Schedule, listener: Listener) -> None:
         """Run every cell of ``schedule``."""
-        crew = _Crew(job, self.params.workers, self.params.child_gb)
+        pool = _WorkerPool(job, self.params.workers, self.params.child_gb)
         try:
             while True:
-                self._employ(crew, schedule, listener)
+                self._dispatch(pool, schedule, listener)
                 pause = schedule.pause()
-                if self.out_of_time or not (crew.busy or pause is not None):
+                if self.out_of_time or not (pool.busy or pause is not None):
                     return
-                heard = wait([child.pipe for child in crew.busy], GLANCE if pause is None else min(GLANCE, pause))
-                ended = [news for child in crew.busy if child.pipe in heard and (news := self._hear(child, crew, listener))]
-                ended += self._overdue(crew)
+                readable = wait(
+                    [child.pipe for child in pool.busy], POLL_SECONDS if pause is None else min(POLL_SECONDS, pause)
+                )
+                ended = [
+                    news for child in pool.busy if child.pipe in readable and (news := self._receive(child, pool, listener))
+                ]
+                ended += self._overdue(pool)
                 for cell, error in ended:
                     if error is None:
                         schedule.succeed(cell)
                 # The next cells begin before anybody is told of these: that may take as long as a small cell does.
-                self._employ(crew, schedule, listener)
+                self._dispatch(pool, schedule, listener)
                 for cell, error in ended:
                     if error is None:
                         listener.succeeded(cell)
                     else:
                         self.failed(cell, error, schedule, listener)
         finally:
-            crew.stop()
+            pool.stop()
 
-    def _employ(self, crew: _Crew, schedule: Schedule, listener: Listener) -> None:
-        while crew.vacant and crew.memory_suffices():
-            idle = crew.idle
+    def _dispatch(self, pool: _WorkerPool, schedule: Schedule, listener: Listener) -> None:
+        while pool.has_slot and pool.memory_suffices():
+            idle = pool.idle
             child = next((child for child in idle if schedule.ready(child.loaded)), idle[0] if idle else None)
             loaded = child.loaded if child else ()
-            elsewhere = {target for other in crew.children if other is not child for target in other.loaded}
+            elsewhere = {target for other in pool.children if other is not child for target in other.loaded}
             cell = self.next_cell(schedule, loaded, elsewhere)
             if cell is None:
                 return
-            (child or crew.start()).give(cell)
+            (child or pool.start()).send(cell)
             listener.started(cell)
 
-    def _hear(self, child: Child, crew: _Crew, listener: Listener) -> tuple[Cell, RobustkdError | None] | None:
+    def _receive(self, child: Child, pool: _WorkerPool, listener: Listener) -> tuple[Cell, RobustkdError | None] | None:
         """Take one message of a child; its cell and how that failed, if it has ended."""
         cell = child.cell
         assert cell is not None
-        kind, content = child.hear()
+        kind, content = child.receive()
         if kind == "progress":
             listener.progressed(cell, *content)
         if child.cell:
             return None
         if isinstance(content, CellLost):
-            crew.dismiss(child)
+            pool.discard(child)
         return cell, content
 
-    def _overdue(self, crew: _Crew) -> list[tuple[Cell, CellTimeout]]:
+    def _overdue(self, pool: _WorkerPool) -> list[tuple[Cell, CellTimeout]]:
         """Stop the children whose cells take too long."""
         if self.limits.cell_hours is None:
             return []
-        late = [child for child in crew.busy if child.seconds > 3600 * self.limits.cell_hours]
+        late = [child for child in pool.busy if child.seconds > 3600 * self.limits.cell_hours]
         ended = [(child.cell, self.too_long()) for child in late if child.cell]
         for child in late:
-            crew.dismiss(child)
+            pool.discard(child)
         return ended
 
 
-class _Crew:
+class _WorkerPool:
     """The children, at most ``workers`` of them, and the devices that they share."""
 
     def __init__(self, job: Job, workers: int | None, child_gb: float | None) -> None:
@@ -116,7 +120,7 @@ class _Crew:
         return [child for child in self.children if not child.cell]
 
     @property
-    def vacant(self) -> bool:
+    def has_slot(self) -> bool:
         return bool(self.idle) or len(self.children) < self._most
 
     def memory_suffices(self) -> bool:
@@ -135,7 +139,7 @@ class _Crew:
         self.children.append(child)
         return child
 
-    def dismiss(self, child: Child) -> None:
+    def discard(self, child: Child) -> None:
         child.stop()
         self.children.remove(child)
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from robustkd.campaigns.execution.workspace import Clock, Workspace
 from robustkd.campaigns.plan.cells import AttackCell
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.meta import AttackMeta
 from robustkd.campaigns.store.shards import ShardFiles
-from robustkd.contracts import Attack, Batch, GenerativeTarget, PromptAttack, PromptBatch, StoreError, Target
-from robustkd.contracts.random import SampleRng
-from robustkd.evaluation.images import SHARD, Evaluation, evaluate_attack
-from robustkd.evaluation.prompts import evaluate_prompt_attack
+from robustkd.contracts import StoreError
+from robustkd.evaluation.modality import Conditions
 
 
 def attack(cell: AttackCell, workspace: Workspace) -> None:
@@ -22,89 +18,44 @@ def attack(cell: AttackCell, workspace: Workspace) -> None:
     Raises:
         StoreError: the attack learns, and the data have no training part.
     """
-    clock = Clock()
+    clock, use, job = Clock(), workspace.campaign.attacks[cell.attack], workspace.job
     target, batch = workspace.attacked(cell)
-    if workspace.campaign.attacks[cell.attack].plugin.traits.learns and workspace.data.train is None:
+    if use.plugin.traits.learns and workspace.data.train is None:
         raise StoreError(
             f"attack '{cell.attack}' learns, but the data '{workspace.campaign.data.name}' have no training part",
             fix="use a data set with one",
         )
-    plugin = workspace.with_others(workspace.campaign.attacks[cell.attack].plugin, cell.others, cell.seed)
-    match plugin, target, batch:
-        case PromptAttack(), GenerativeTarget(), PromptBatch():
-            _ask(cell, workspace, plugin, target, batch, clock)
-        case Attack(), Target(), Batch():
-            _perturb(cell, workspace, plugin, target, batch, clock)
-        case _:  # the campaign's file and the workspace have seen to it
-            raise TypeError(f"{type(plugin).__name__} on a {type(target).__name__}")
-
-
-def _ask(
-    cell: AttackCell, workspace: Workspace, plugin: PromptAttack, target: GenerativeTarget, batch: PromptBatch, clock: Clock
-) -> None:
-    use = workspace.campaign.attacks[cell.attack]
+    plugin = workspace.with_others(use.plugin, cell.others, cell.seed)
     targets = workspace.fingerprints(*cell.needs)
-    classes, judges = workspace.data.num_classes, workspace.judges(cell)
-    found = evaluate_prompt_attack(target, plugin, batch, use.threat, judges, num_classes=classes, seed=cell.seed)
-    kept = min(len(found.adversarial), samples.rows_kept(found.adversarial[:1].nbytes, workspace.job.keep_bytes))
-    meta = AttackMeta(
-        **workspace.circumstances(cell, clock.seconds),
-        attack=cell.attack,
-        others=dict(cell.others),
-        targets=targets,
-        kept=kept,
-        passes=_passes(found),
-        benign=None if batch.benign is None else batch.benign.complied.tolist(),
-    )
-    _write(cell, workspace, meta, found, kept)
+    opened: list[ShardFiles] = []
 
+    def shards(kept: int) -> ShardFiles:
+        opened.append(ShardFiles(workspace.store.checkpoints(cell.id), digest(cell.id, targets, kept)))
+        return opened[-1]
 
-def _perturb(cell: AttackCell, workspace: Workspace, plugin: Attack, target: Target, batch: Batch, clock: Clock) -> None:
-    use, data, job = workspace.campaign.attacks[cell.attack], workspace.data, workspace.job
-    targets = workspace.fingerprints(*cell.needs)
-    if use.threat.goal == "targeted":
-        batch = _with_goals(batch, cell.seed, data.num_classes)
-    kept = min(len(batch), samples.rows_kept(batch.inputs[0].nbytes, job.keep_bytes))
-    checkpoints = workspace.store.checkpoints(cell.id)
-    shards = ShardFiles(checkpoints, digest(cell.id, targets, kept)) if len(batch) > SHARD else None
-    found = evaluate_attack(
-        target,
-        plugin,
-        batch,
-        use.threat,
+    under = Conditions(
         seed=cell.seed,
+        judges=lambda: workspace.judges(cell),
+        num_classes=workspace.data.num_classes,
         curve=use.curve,
-        fit_data=data.train if plugin.traits.learns else None,
-        kept=kept,
-        shards=shards,
+        train=workspace.data.train,
         precision=job.precision,
+        rows_kept=lambda size: samples.rows_kept(size, job.keep_bytes),
+        shards=shards,
     )
+    found = workspace.modality.evaluate(target, plugin, batch, use.threat, under)
     meta = AttackMeta(
-        **workspace.circumstances(cell, clock.seconds + (shards.seconds if shards else 0.0)),
+        **workspace.circumstances(cell, clock.seconds + sum(files.seconds for files in opened)),
         attack=cell.attack,
         others=dict(cell.others),
         targets=targets,
-        kept=kept,
-        passes=_passes(found),
-        precision=job.precision,
+        kept=len(found.adversarial),
+        passes=[int(found.outcome.forwards.sum()), int(found.outcome.backwards.sum())],
+        precision=job.precision if workspace.modality.with_precision else None,
+        benign=None if found.benign is None else found.benign.tolist(),
     )
-    _write(cell, workspace, meta, found, kept)
-
-
-def _passes(found: Evaluation) -> list[int]:
-    return [int(found.outcome.forwards.sum()), int(found.outcome.backwards.sum())]
-
-
-def _write(cell: AttackCell, workspace: Workspace, meta: AttackMeta, found: Evaluation, kept: int) -> None:
-    """Write a finished attack, with the perturbed inputs of the first ``kept`` samples."""
     record = samples.AttackRecord(found.outcome, found.broken_at)
-    clean = None if found.clean is None else found.clean[:kept].numpy()
+    clean = None if found.clean is None else found.clean.numpy()
     with workspace.store.write(cell.id, meta) as folder:
-        samples.write(record, found.adversarial[:kept].numpy(), folder, clean=clean, transcripts=found.transcripts)
+        samples.write(record, found.adversarial.numpy(), folder, clean=clean, transcripts=found.transcripts)
     workspace.store.discard_checkpoints([cell.id])
-
-
-def _with_goals(batch: Batch, seed: int, num_classes: int) -> Batch:
-    """Each sample's goal: one of the wrong classes, drawn from the sample's own stream."""
-    offset = 1 + SampleRng(seed, batch.index, "goals").integers((), num_classes - 1)
-    return replace(batch, goals=(batch.labels + offset) % num_classes)

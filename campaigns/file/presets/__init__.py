@@ -9,7 +9,7 @@ from robustkd.contracts import UsageError, suggestion
 
 
 def names() -> list[str]:
-    """The packaged campaigns."""
+    """The names of the campaigns that come with the package, sorted."""
     return sorted(item.name.removesuffix(".yaml") for item in files(__package__).iterdir() if item.name.endswith(".yaml"))
 
 

@@ -25,7 +25,7 @@ from robustkd.defenses.training.selection import ROBUST_ACCURACY
 
 
 class FastInner(InnerMaximisation):
-    """One step."""
+    """The inner maximisation of fast adversarial training: a single step."""
 
     step_share: ClassVar[float] = 1.25
 

@@ -57,7 +57,7 @@ class FreeRecipe(AdversarialRecipe):
         delta: (batch_size + 1, C, H, W), a row for each place in a minibatch (the last one of an epoch may have one more).
     """
 
-    divisible = False  # a process would lose the part of delta that it did not see
+    supports_data_parallel = False  # a process would lose the part of delta that it did not see
 
     def __init__(self, adversary: Adversary, threat: ThreatModel, params: FreeParams, image: Tensor) -> None:
         super().__init__(adversary, threat, params)
@@ -65,14 +65,14 @@ class FreeRecipe(AdversarialRecipe):
         self.delta = image.new_zeros((params.batch_size + 1, *image.shape))
         self._moving = self.delta
 
-    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+    def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
         """x + delta inside the pixel range, with delta to be differentiated."""
         self._moving = self.delta[: len(batch.x)].clone().requires_grad_()
         return ((batch.x + self._moving).clamp(*target.bounds),)
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """CE(f(x + delta), y)."""
-        (x_adv,) = given
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cross entropy at the perturbed images, CE(f(x + delta), y)."""
+        (x_adv,) = inner
         return F.cross_entropy(target(x_adv), batch.y), {}
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
@@ -83,11 +83,11 @@ class FreeRecipe(AdversarialRecipe):
         self.delta[: len(delta)] = ball.project(delta + threat.eps * ball.steepest(finite_or_zero(self._moving.grad)))
 
     def tensors(self) -> dict[str, Tensor]:
-        """delta."""
+        """The perturbation delta, which lives on from step to step."""
         return {"delta": self.delta}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """delta."""
+        """Restore the perturbation delta."""
         self.delta = tensors["delta"].clone()
 
 

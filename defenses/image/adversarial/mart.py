@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class MARTInner(InnerMaximisation):
-    """The authors' inner maximisation."""
+    """The inner maximisation with the values of the authors' code."""
 
     start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
 
@@ -67,9 +67,9 @@ def boosted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 class MARTRecipe(AdversarialRecipe):
     """Boosted cross entropy on x~, and a divergence that counts by how badly x itself is classified."""
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """BCE(f(x~), y) + beta * KL(f(x) || f(x~)) * (1 - p_y(x))."""
-        (x_adv,) = given
+        (x_adv,) = inner
         clean, adversarial = target(batch.x), target(x_adv)
         missed = 1 - clean.float().softmax(1).gather(1, batch.y[:, None]).squeeze(1)
         boosted = boosted_cross_entropy(adversarial, batch.y).mean()

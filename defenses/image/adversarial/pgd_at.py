@@ -28,11 +28,11 @@ class PGDATParams(AdversarialParams):
 
 
 class PGDATRecipe(AdversarialRecipe):
-    """Cross entropy on adversarial examples."""
+    """The cross entropy on the adversarial examples of the inner maximisation."""
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """CE(f(x~), y)."""
-        (x_adv,) = given
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cross entropy at the adversarial examples, CE(f(x~), y)."""
+        (x_adv,) = inner
         return F.cross_entropy(target(x_adv), batch.y), {}
 
 

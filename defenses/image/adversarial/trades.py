@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class TRADESInner(InnerMaximisation):
-    """The paper's inner maximisation."""
+    """The inner maximisation with the paper's loss and start."""
 
     start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
     loss: OwnLoss = Field(
@@ -55,9 +55,9 @@ class TRADESParams(AdversarialParams):
 class TRADESRecipe(AdversarialRecipe):
     """Cross entropy on x, divergence between x and x~."""
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """CE(f(x), y) + beta * KL(f(x) || f(x~))."""
-        (x_adv,) = given
+        (x_adv,) = inner
         clean = target(batch.x)
         natural, robust = F.cross_entropy(clean, batch.y), kl(clean, target(x_adv), reduction="batch")
         return natural + self.params.beta * robust, {"loss_natural": natural, "loss_robust": robust}

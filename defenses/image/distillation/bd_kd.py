@@ -23,7 +23,7 @@ from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target
 from robustkd.defenses.training import Minibatch, Recipe, TrainParams, entropy, fresh_network, kl, train
-from robustkd.defenses.training.distillation import beside
+from robustkd.defenses.training.auxiliary import with_auxiliary
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
@@ -51,7 +51,7 @@ def balanced(student: Tensor, teacher: Tensor, delta: float) -> Tensor:
 
 
 class BDKDRecipe(Recipe[ClassifierTarget]):
-    """The losses of both."""
+    """The sum of the losses of student and teacher, which are trained together."""
 
     def __init__(self, delta: float) -> None:
         self.delta = delta
@@ -75,5 +75,5 @@ class BDKD(Defense):
         p = self.params
         student = fresh_network(context, p.student, p.student_params)
         teacher = fresh_network(context, p.teacher_model, p.teacher_params, role="teacher")
-        train(context, beside(student, teacher=teacher.module), BDKDRecipe(p.delta), p)
+        train(context, with_auxiliary(student, teacher=teacher.module), BDKDRecipe(p.delta), p)
         return student

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Target
+from robustkd.contracts import FitContext
 from robustkd.contracts.random import SampleRng
-from robustkd.defenses.training import Minibatch, Teacher, fresh_network, kl, teaching, train
+from robustkd.defenses.training import Minibatch, Teacher, kl
 from robustkd.defenses.training.augment import crop_flip
 from robustkd.defenses.training.batches import Samples
-from robustkd.defenses.training.distillation import Distillation, DistillationRecipe, StudentParams
+from robustkd.defenses.training.distillation import Distillation, DistillationRecipe, Prepared, StudentParams
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 
@@ -86,13 +86,9 @@ class DatasetReinforcement(Distillation):
     recipe = DatasetReinforcementRecipe
     source = "Faghri et al. 2023, arXiv:2303.08983"
 
-    def fit(self, context: FitContext) -> Target:
-        """Ask, then train; the epoch is chosen by validation accuracy."""
-        p = self.params
-        with teaching(context, p.teacher, p) as teacher:
-            kept, classes = self._answers(context, teacher)
-            student = fresh_network(context, p.student, p.student_params)
-            return train(context, student, DatasetReinforcementRecipe(teacher, p, kept, classes), p)
+    def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
+        """Ask the teacher before the training."""
+        return DatasetReinforcementRecipe(teacher, self.params, *self._answers(context, teacher)), student
 
     def _answers(self, context: FitContext, teacher: Teacher) -> tuple[Tensor, Tensor]:
         p, samples = self.params, Samples(context.train, context.device)

@@ -18,20 +18,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Target
-from robustkd.defenses.training import (
-    Distillation,
-    DistillationRecipe,
-    Minibatch,
-    StudentParams,
-    Teacher,
-    fresh_network,
-    kl,
-    teaching,
-    train,
-)
-from robustkd.defenses.training.distillation import Accompanied, Companion
-from robustkd.defenses.training.networks import initialising
+from robustkd.contracts import FitContext
+from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, Prepared, StudentParams, Teacher, kl
+from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget, frozen
 
@@ -81,7 +71,7 @@ class AffineAugmentor(nn.Module):
         return F.grid_sample(images, grid, align_corners=False)
 
 
-class HardAugmentationRecipe(Accompanied, DistillationRecipe):
+class HardAugmentationRecipe(DistillationRecipe):
     """Both steps.
 
     Args:
@@ -89,11 +79,9 @@ class HardAugmentationRecipe(Accompanied, DistillationRecipe):
         augmentor: g.
     """
 
-    companion = "augmentor"
-
-    def __init__(self, teacher: Teacher, params: HardAugmentationParams, augmentor: Companion) -> None:
+    def __init__(self, teacher: Teacher, params: HardAugmentationParams, augmentor: AuxiliaryNetwork) -> None:
         super().__init__(teacher, params)
-        self.augmentor = augmentor
+        self.augmentor = self.auxiliary = augmentor
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """A step of g, then KL(x) + KL(g(x))."""
@@ -102,7 +90,7 @@ class HardAugmentationRecipe(Accompanied, DistillationRecipe):
             hard = self.augmentor(batch.x, noise)
             moved = self.teacher.target(hard)
             staying, apart = self._kl(clean, moved), self._kl(moved, target(hard))
-            self.augmentor.minimise(self.params.stay * staying - apart, batch.together)
+            self.augmentor.minimise(self.params.stay * staying - apart, batch.all_reduce)
         with torch.no_grad():
             hard = self.augmentor(batch.x, noise)
         loss_clean, loss_hard = self._kl(clean, target(batch.x)), self._kl(self.teacher(hard), target(hard))
@@ -120,11 +108,9 @@ class HardAugmentation(Distillation):
     recipe = HardAugmentationRecipe
     source = "Nix et al. 2023, arXiv:2305.14890"
 
-    def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by validation accuracy."""
+    def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
+        """Initialise the augmentor g, which is trained along with the student."""
         p = self.params
-        with initialising(context, "augmentor"):
+        with seeded_init(context, "augmentor"):
             network = AffineAugmentor(context.input_shape[0], p.limit, p.width).to(context.device)
-        with teaching(context, p.teacher, p) as teacher:
-            recipe = HardAugmentationRecipe(teacher, p, Companion(network, p.augmentor_lr))
-            return train(context, fresh_network(context, p.student, p.student_params), recipe, p)
+        return HardAugmentationRecipe(teacher, p, AuxiliaryNetwork(network, p.augmentor_lr)), student

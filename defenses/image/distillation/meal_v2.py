@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target, TargetRef
-from robustkd.defenses.training import Minibatch, Recipe, Teacher, TrainParams, fresh_network, kl, teaching, train
-from robustkd.defenses.training.distillation import Accompanied, Companion
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training import Minibatch, Recipe, Teacher, TrainParams, fresh_network, frozen_teacher, kl, train
+from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.ensemble import log_mean_probability
@@ -45,19 +45,18 @@ class MEALV2Params(TrainParams):
     width: int = Field(64, ge=1, description="its hidden units")
 
 
-class MEALV2Recipe(Accompanied, Recipe[ClassifierTarget]):
+class MEALV2Recipe(Recipe[ClassifierTarget]):
     """Divergence from the mean, and a student that passes for its teachers."""
 
-    companion = "discriminator"
-
-    def __init__(self, teachers: Sequence[Teacher], discriminator: Companion, weight: float) -> None:
-        self.teachers, self.discriminator, self.weight = teachers, discriminator, weight
+    def __init__(self, teachers: Sequence[Teacher], discriminator: AuxiliaryNetwork, weight: float) -> None:
+        self.teachers, self.weight = teachers, weight
+        self.discriminator = self.auxiliary = discriminator
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """A step of the discriminator, then KL + w BCE(D(z_S), 1)."""
         z_t, z_s = torch.stack([teacher.clean(batch) for teacher in self.teachers]).float(), target(batch.x).float()
         told = _bce(self.discriminator(z_t.mean(0)), 1) + _bce(self.discriminator(z_s.detach()), 0)
-        self.discriminator.minimise(told, batch.together)
+        self.discriminator.minimise(told, batch.all_reduce)
         soft = kl(log_mean_probability(z_t), z_s, reduction="batch")
         fooled = _bce(self.discriminator(z_s), 1)
         return soft + self.weight * fooled, {"loss_soft": soft, "loss_discriminator": told}
@@ -76,10 +75,10 @@ class MEALV2(Defense):
     def fit(self, context: FitContext) -> Target:
         """Distil; the epoch is chosen by validation accuracy."""
         p, classes = self.params, context.num_classes
-        with initialising(context, "discriminator"):
+        with seeded_init(context, "discriminator"):
             layers = (nn.Linear(classes, p.width), nn.ReLU(), nn.Linear(p.width, p.width), nn.ReLU(), nn.Linear(p.width, 1))
-            discriminator = Companion(nn.Sequential(*layers).to(context.device), p.discriminator_lr)
+            discriminator = AuxiliaryNetwork(nn.Sequential(*layers).to(context.device), p.discriminator_lr)
         with ExitStack() as stack:
-            teachers = [stack.enter_context(teaching(context, name, p)) for name in p.teachers]
+            teachers = [stack.enter_context(frozen_teacher(context, name, p)) for name in p.teachers]
             student = fresh_network(context, p.student, p.student_params)
             return train(context, student, MEALV2Recipe(teachers, discriminator, p.weight), p)

@@ -19,24 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Target
-from robustkd.defenses.training import (
-    Distillation,
-    DistillationRecipe,
-    Minibatch,
-    StudentParams,
-    Teacher,
-    fresh_network,
-    kl,
-    teaching,
-    train,
-)
+from robustkd.contracts import FitContext
+from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, Prepared, StudentParams, Teacher, kl
+from robustkd.defenses.training.auxiliary import with_auxiliary
 from robustkd.defenses.training.batches import Samples
-from robustkd.defenses.training.distillation import beside
-from robustkd.defenses.training.features import last_linear, with_penultimate
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
+from robustkd.targets.activations import last_linear, with_penultimate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +51,7 @@ def norm_and_direction(student: Tensor, teacher: Tensor, directions: Tensor) -> 
 def class_directions(teacher: ClassifierTarget, context: FitContext) -> Tensor:
     """(K, D) unit vectors along the classes' mean features; zeros for a class without images."""
     samples = Samples(context.train, context.device)
-    totals = torch.zeros(context.num_classes, last_linear(teacher).in_features, device=context.device)
+    totals = torch.zeros(context.num_classes, last_linear(teacher.module).in_features, device=context.device)
     with torch.no_grad():
         for rows in torch.arange(len(samples)).split(_BATCH):
             x, y = samples.take(rows)
@@ -102,14 +92,10 @@ class NDLoss(Distillation):
     recipe = NDLossRecipe
     source = "Wang et al. 2023, arXiv:2305.17007"
 
-    def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by validation accuracy."""
-        p = self.params
-        with teaching(context, p.teacher, p) as teacher:
-            student = fresh_network(context, p.student, p.student_params)
-            ours, theirs = last_linear(student).in_features, last_linear(teacher.target).in_features
-            with initialising(context, "projection"):
-                projection = nn.Identity() if ours == theirs else nn.Linear(ours, theirs, bias=False)
-            recipe = NDLossRecipe(teacher, p, student, class_directions(teacher.target, context))
-            train(context, beside(student, projection=projection), recipe, p)
-        return student
+    def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
+        """Measure the teacher's directions; where its features are of another width, a projection is trained as well."""
+        ours, theirs = last_linear(student.module).in_features, last_linear(teacher.target.module).in_features
+        with seeded_init(context, "projection"):
+            projection = nn.Identity() if ours == theirs else nn.Linear(ours, theirs, bias=False)
+        recipe = NDLossRecipe(teacher, self.params, student, class_directions(teacher.target, context))
+        return recipe, with_auxiliary(student, projection=projection)

@@ -22,20 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Target
-from robustkd.defenses.training import (
-    Distillation,
-    DistillationRecipe,
-    Minibatch,
-    StudentParams,
-    Teacher,
-    fresh_network,
-    teaching,
-    train,
-)
-from robustkd.defenses.training.distillation import beside
+from robustkd.contracts import FitContext
+from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, Prepared, StudentParams, Teacher
+from robustkd.defenses.training.auxiliary import with_auxiliary
 from robustkd.defenses.training.features import with_activations
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget, frozen
 
@@ -105,20 +96,17 @@ class OFAKD(Distillation):
     recipe = OFAKDRecipe
     source = "Hao et al. 2023, arXiv:2310.19444"
 
-    def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by validation accuracy."""
+    def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
+        """Put a head on each of the student's stages."""
         p = self.params
-        with teaching(context, p.teacher, p) as teacher:
-            student = fresh_network(context, p.student, p.student_params)
-            with frozen(student.module), torch.no_grad():
-                _, features = with_activations(student, torch.zeros(2, *context.input_shape))
-            stages = spread(len(features), p.stages)
-            with initialising(context, "heads"):
-                heads = nn.ModuleList(
-                    nn.Sequential(
-                        nn.Linear(pooled(features[stage]).shape[1], p.width), nn.ReLU(), nn.Linear(p.width, context.num_classes)
-                    )
-                    for stage in stages
+        with frozen(student.module), torch.no_grad():
+            _, features = with_activations(student, torch.zeros(2, *context.input_shape))
+        stages = spread(len(features), p.stages)
+        with seeded_init(context, "heads"):
+            heads = nn.ModuleList(
+                nn.Sequential(
+                    nn.Linear(pooled(features[stage]).shape[1], p.width), nn.ReLU(), nn.Linear(p.width, context.num_classes)
                 )
-            train(context, beside(student, heads=heads), OFAKDRecipe(teacher, p, student, stages), p)
-        return student
+                for stage in stages
+            )
+        return OFAKDRecipe(teacher, p, student, stages), with_auxiliary(student, heads=heads)

@@ -21,16 +21,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.contracts import FitContext, Target
-from robustkd.defenses.training import (
-    Distillation,
-    DistillationRecipe,
-    Minibatch,
-    StudentParams,
-    fresh_network,
-    kl,
-    teaching,
-    train,
-)
+from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, Prepared, StudentParams, Teacher, kl
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
 
@@ -112,15 +103,16 @@ class QuantisedDistillation(Distillation):
     recipe = QuantisedDistillationRecipe
     source = "Polino et al. 2018, arXiv:1802.05668"
 
+    def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
+        """Wrap the student in the quantiser, so that the loss sees Q(w) and the step moves w."""
+        coarse = Quantised(student.module, self.params.bits, self.params.bucket)
+        target = ClassifierTarget(
+            coarse, num_classes=student.num_classes, input_shape=student.input_shape, bounds=student.bounds
+        )
+        return self.recipe(teacher, self.params), target
+
     def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by the quantised network's validation accuracy."""
-        p = self.params
-        with teaching(context, p.teacher, p) as teacher:
-            student = fresh_network(context, p.student, p.student_params)
-            coarse = Quantised(student.module, p.bits, p.bucket)
-            target = ClassifierTarget(
-                coarse, num_classes=student.num_classes, input_shape=student.input_shape, bounds=student.bounds
-            )
-            train(context, target, self.recipe(teacher, p), p)
-        coarse.bake()
+        """Distil, and deploy Q(w); the epoch is chosen by the quantised network's validation accuracy."""
+        student = super().fit(context)
+        Quantised(student.module, self.params.bits, self.params.bucket).bake()
         return student

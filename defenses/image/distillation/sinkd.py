@@ -52,7 +52,7 @@ def sinkhorn_distance(student: Tensor, teacher: Tensor, eps: float, rounds: int)
 class SinKDRecipe(DistillationRecipe):
     """Cross entropy, divergence sample by sample, distance set by set."""
 
-    divisible = False  # the sets are those of the whole minibatch
+    supports_data_parallel = False  # the sets are those of the whole minibatch
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """(1 - a) CE + a tau^2 KL + b SD."""

@@ -23,18 +23,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Target
-from robustkd.defenses.training import (
-    Distillation,
-    DistillationRecipe,
-    Minibatch,
-    StudentParams,
-    Teacher,
-    fresh_network,
-    kl,
-    teaching,
-    train,
-)
+from robustkd.contracts import FitContext
+from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, Prepared, StudentParams, Teacher, kl
 from robustkd.defenses.training.batches import epoch_order
 from robustkd.targets import ClassifierTarget
 
@@ -74,13 +64,13 @@ class TAIDRecipe(DistillationRecipe):
         self.previous: float | None = None
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """KL from the interpolated logits."""
+        """The divergence of the student from the interpolated logits."""
         student = target(batch.x)
         between = (1 - self.t) * student.detach() + self.t * self.teacher.clean(batch)
         return kl(between, student, reduction="batch"), {"teacher_share": student.new_tensor(self.t)}
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        """m and t move on."""
+        """Update the trend m and the teacher's share t."""
         p, loss = self.params, metrics["train_loss"]
         self.done += 1
         if self.previous is not None:
@@ -98,9 +88,8 @@ class TAID(Distillation):
     recipe = TAIDRecipe
     source = "Shing et al. 2025, arXiv:2501.16937"
 
-    def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by validation accuracy."""
+    def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
+        """Count the steps of the whole training."""
         p = self.params
         steps = p.epochs * len(epoch_order(len(context.train), p.batch_size, context.seed, 0))
-        with teaching(context, p.teacher, p) as teacher:
-            return train(context, fresh_network(context, p.student, p.student_params), TAIDRecipe(teacher, p, steps), p)
+        return TAIDRecipe(teacher, p, steps), student

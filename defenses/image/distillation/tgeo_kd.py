@@ -23,21 +23,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Target
-from robustkd.defenses.training import (
-    Distillation,
-    DistillationRecipe,
-    Minibatch,
-    StudentParams,
-    Teacher,
-    fresh_network,
-    kl,
-    teaching,
-    train,
-)
+from robustkd.contracts import FitContext
+from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, Prepared, StudentParams, Teacher, kl
+from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
 from robustkd.defenses.training.batches import Samples
-from robustkd.defenses.training.distillation import Accompanied, Companion
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.optim import base_lr
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
@@ -76,7 +66,7 @@ def class_means(teacher: Teacher, samples: Samples, num_classes: int) -> Tensor:
     return totals / totals.sum(1, keepdim=True).clamp_min(1)
 
 
-class TGeoKDRecipe(Accompanied, DistillationRecipe):
+class TGeoKDRecipe(DistillationRecipe):
     """The two levels.
 
     Args:
@@ -86,13 +76,12 @@ class TGeoKDRecipe(Accompanied, DistillationRecipe):
         upper: validation samples.
     """
 
-    companion = "ratio"
-
     state = ("done",)
 
-    def __init__(self, teacher: Teacher, params: TGeoKDParams, ratio: Companion, means: Tensor, upper: Samples) -> None:
+    def __init__(self, teacher: Teacher, params: TGeoKDParams, ratio: AuxiliaryNetwork, means: Tensor, upper: Samples) -> None:
         super().__init__(teacher, params)
-        self.ratio, self.means, self.upper = ratio, means, upper
+        self.ratio = self.auxiliary = ratio
+        self.means, self.upper = means, upper
         self.done = 0
         self._rate = base_lr(params)
 
@@ -104,14 +93,14 @@ class TGeoKDRecipe(Accompanied, DistillationRecipe):
         """A step of the upper level, then the lower level's loss."""
         teacher = self.teacher.clean(batch)
         if self.done % self.params.every == 0:
-            self.ratio.minimise(self.upper_loss(target, batch, teacher), batch.together)
+            self.ratio.minimise(self.upper_loss(target, batch, teacher), batch.all_reduce)
         student = target(batch.x)
         with torch.no_grad():
             share = self.share(student, teacher, batch.y)
         return self.lower_loss(student, teacher, batch.y, share), {"teacher_share": share.mean()}
 
     def share(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """(B,) a_i."""
+        """(B,) the teacher's share a_i in each sample's loss."""
         return self.ratio(geometry(student.detach(), teacher, labels, self.means)).squeeze(1).sigmoid()
 
     def lower_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, share: Tensor) -> Tensor:
@@ -138,7 +127,7 @@ class TGeoKDRecipe(Accompanied, DistillationRecipe):
         return torch.arange(first, first + min(self.params.upper_batch, len(self.upper))) % len(self.upper)
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        """Count it."""
+        """Count the step, on which the turn of the upper level depends."""
         self.done += 1
 
 
@@ -149,13 +138,11 @@ class TGeoKD(Distillation):
     recipe = TGeoKDRecipe
     source = "Hu et al. 2024, arXiv:2312.15112"
 
-    def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by validation accuracy."""
+    def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
+        """Make g, and measure the teacher's class means."""
         p, classes = self.params, context.num_classes
-        with initialising(context, "ratio"):
+        with seeded_init(context, "ratio"):
             layers = (nn.Linear(4 * classes + SIDES, p.width), nn.ReLU(), nn.Linear(p.width, 1))
-            ratio = Companion(nn.Sequential(*layers).to(context.device), p.ratio_lr)
-        with teaching(context, p.teacher, p) as teacher:
-            means = class_means(teacher, Samples(context.train, context.device), classes)
-            recipe = TGeoKDRecipe(teacher, p, ratio, means, Samples(context.validation, context.device))
-            return train(context, fresh_network(context, p.student, p.student_params), recipe, p)
+            ratio = AuxiliaryNetwork(nn.Sequential(*layers).to(context.device), p.ratio_lr)
+        means = class_means(teacher, Samples(context.train, context.device), classes)
+        return TGeoKDRecipe(teacher, p, ratio, means, Samples(context.validation, context.device)), student

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from robustkd.attacks.image.engine.ascent import climb_to_last
+from robustkd.attacks.image.engine.ascent import last_iterate
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.attacks.image.transferable.momentum import MomentumStep
@@ -89,13 +89,13 @@ def distilled(
         features = AtLayer(member, layer)
         with torch.no_grad():
             goal = features(wanted)
-        return climb_to_last(
+        return last_iterate(
             Oracle(features, Batch(source, rows, rows)),
             rows,
             ball,
             ball.centre,
             objective=lambda found, rows: -(found - goal[rows]).square().sum(1),
-            rule=MomentumStep(size, decay=1.0),
+            update=MomentumStep(size, decay=1.0),
             steps=steps,
         )
 

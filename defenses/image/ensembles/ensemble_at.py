@@ -38,7 +38,7 @@ class EnsembleATRecipe(Recipe[EnsembleTarget]):
         self.adversary, self.threat = adversary, threat
 
     def loss(self, target: EnsembleTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """sum_m CE(f_m(x~), y)."""
+        """The sum of the members' cross entropies at the adversarial examples, sum_m CE(f_m(x~), y)."""
         x_adv = self.adversary(target, batch)
         return cross_entropies(outputs(target.members, x_adv), batch.y).sum(), {}
 

@@ -57,7 +57,7 @@ def half_noisy(x: Tensor, deviation: float, rng: SampleRng) -> Tensor:
 
 
 class GALRecipe(Recipe[EnsembleTarget]):
-    """Cross entropy and coherence."""
+    """The members' cross entropies and the coherence of their gradients."""
 
     def __init__(self, params: GALParams) -> None:
         self.params = params
@@ -128,7 +128,7 @@ class GAL(MembersDefense):
     source = "Kariyappa and Qureshi 2019, arXiv:1901.09981"
 
     def fit(self, context: FitContext) -> Target:
-        """Train the members together."""
+        """Train the members in one training; the epoch is chosen as ``selection`` says."""
         p = self.params
         members = first_members(context, p)
         if p.slope:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ascent import SteepestStep, climb_to_last
+from robustkd.attacks.image.engine.ascent import SteepestStep, last_iterate
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.contracts import Batch, FitContext, Target, WrappedTarget
@@ -69,13 +69,13 @@ def roughest(target: EnsembleTarget, batch: Minibatch, delta: float, steps: int)
     samples = Batch(batch.x, batch.y, batch.index)
     ball = Ball.around(batch.x, delta, "linf", target.bounds)
     with frozen(target.module):
-        return climb_to_last(
+        return last_iterate(
             Oracle(GradientLengths(target, batch.y), samples),
             torch.arange(len(samples), device=batch.x.device),
             ball,
             ball.random_point(batch.rng("roughest")),
             objective=lambda lengths, rows: lengths.sum(1),
-            rule=SteepestStep(StepSize(delta / 3)),
+            update=SteepestStep(StepSize(delta / 3)),
             steps=steps,
         )
 
@@ -105,6 +105,6 @@ class TRS(MembersDefense):
     source = "Yang et al. 2021, arXiv:2104.00671"
 
     def fit(self, context: FitContext) -> Target:
-        """Train the members together."""
+        """Train the members in one training; the epoch is chosen as ``selection`` says."""
         p = self.params
         return train(context, EnsembleTarget(first_members(context, p)), TRSRecipe(p), p)

@@ -43,7 +43,7 @@ def flatness(mean: Tensor, inputs: Tensor) -> Tensor:
 
 
 class LQVAERecipe(Recipe):
-    """The loss of the filter."""
+    """The loss of the filter: divergence, reconstruction (soft and hard) and the gradient penalty."""
 
     def loss(self, target: Any, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """KL + 10 (MSE(soft) + MSE(hard) + penalty)."""

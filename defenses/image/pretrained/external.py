@@ -6,11 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationInfo, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from robustkd import plugins
 from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError
 from robustkd.lazy import torch
+from robustkd.normalisation.constants import Constants
 from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.code import call_by_reference, source_file
@@ -29,6 +39,11 @@ class ExternalParams(Params):
     model: ModelName | None = Field(None, description="instead of code: a registered architecture")
     model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
     weights: CampaignPath | None = Field(None, description="a safetensors file, or a state_dict written by torch.save")
+    normalise: Constants | None = Field(
+        None,
+        description="what is done with the pixels, in [0, 1], before the code's network sees them: imagenet, inception (to [-1, 1]), "
+        "clip, cifar10, cifar100, svhn, mnist, fashion-mnist, 0..255, or {mean: [..], std: [..]}, a number for each channel",
+    )
     num_classes: int | None = Field(None, ge=2, description="default: the data's")
     input_shape: tuple[int, ...] | None = Field(None, description="(channels, height, width); default: the data's")
 
@@ -41,9 +56,18 @@ class ExternalParams(Params):
             raise ValueError("give either code or model")
         if self.model is not None and self.weights is None:
             raise ValueError("an architecture without weights is an untrained network; give weights")
+        if self.model is not None and self.normalise is not None:
+            raise ValueError("an architecture has its own normalisation: model_params: {mean: [..], std: [..]}")
         if self.code is not None and (file := source_file(self.code)):
             self._file = TypeAdapter(CampaignPath).validate_python(file, context=info.context)
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        if self.normalise is None:  # it came later: a defense without it is the one that it was
+            del written["normalise"]
+        return written
 
     @property
     def reference(self) -> str:
@@ -91,14 +115,18 @@ class External(Defense):
             target = ClassifierTarget.from_model(p.model, p.model_params, input_shape=shape, num_classes=classes)
         else:
             network = call_by_reference(p.reference, p.kwargs)
-            origin = {"code": p.reference, "kwargs": p.kwargs}
+            origin: dict[str, Any] = {"code": p.reference, "kwargs": p.kwargs}
             target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
         if p.weights is not None:
             load_weights(target.module, p.weights)
-        return tried(target, context)
+        if p.normalise is not None:
+            origin = origin | {"normalise": p.normalise.model_dump(mode="json")}
+            module = p.normalise.before(target.module, shape[0])
+            target = ClassifierTarget(module, num_classes=classes, input_shape=shape, origin=origin)
+        return validated(target, context)
 
 
-def tried(target: ClassifierTarget, context: FitContext) -> ClassifierTarget:
+def validated(target: ClassifierTarget, context: FitContext) -> ClassifierTarget:
     """The target in evaluation mode on the context's device, after one forward pass over two images.
 
     Raises:

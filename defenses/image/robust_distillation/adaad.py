@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtInner, TaughtRecipe, kl
+from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherInner, TeacherRecipe, kl
 from robustkd.defenses.training.inner import InnerLoss, Start
 from robustkd.targets import ClassifierTarget
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class AdaADInner(TaughtInner):
-    """The paper's inner maximisation."""
+class AdaADInner(TeacherInner):
+    """The inner maximisation with the paper's loss and start."""
 
     start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
     loss: InnerLoss = Field("kl-teacher-adv", description="what is climbed: cross entropy, or a divergence of outputs")
@@ -37,17 +37,17 @@ class AdaADParams(RobustDistillationParams):
     weight: float = Field(1.0, ge=0, le=1, description="l of the adversarial branch; the clean one gets the rest")
 
 
-class AdaADRecipe(TaughtRecipe):
+class AdaADRecipe(TeacherRecipe):
     """Divergence from the teacher where it is: on x~, and with l < 1 on x."""
 
-    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
-        """x~ and T(x~)."""
+    def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """The adversarial examples x~ and the teacher's logits on them, T(x~)."""
         x_adv = self.adversary(target, batch, self.teacher)
         return x_adv, self.teacher(x_adv)
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """l * KL(T(x~) || S(x~)) + (1 - l) * KL(T(x) || S(x))."""
-        x_adv, soft = given
+        x_adv, soft = inner
         share, reduction = self.params.weight, self.params.kl_reduction
         loss_adv = kl(soft, target(x_adv), reduction=reduction)
         loss = share * loss_adv

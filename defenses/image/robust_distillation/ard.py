@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtRecipe, kl
+from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherRecipe, kl
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
@@ -32,16 +32,16 @@ class ARDParams(RobustDistillationParams):
     alpha: float = Field(1.0, ge=0, le=1, description="weight of the soft labels; clean cross entropy gets the rest")
 
 
-class ARDRecipe(TaughtRecipe):
+class ARDRecipe(TeacherRecipe):
     """Divergence of S(x~) from T(x), and some cross entropy on x."""
 
-    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
-        """x~ and T(x)."""
+    def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """The adversarial examples x~ and the teacher's logits on the clean images, T(x)."""
         return self.adversary(target, batch, self.teacher), self.teacher.clean(batch)
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """alpha * tau^2 * KL(T(x; tau) || S(x~; tau)) + (1 - alpha) * CE(S(x), y)."""
-        x_adv, soft = given
+        x_adv, soft = inner
         p, tau = self.params, self.params.temperature
         loss_adv = kl(soft, target(x_adv), teacher_temperature=tau, student_temperature=tau, reduction=p.kl_reduction)
         loss = p.alpha * tau**2 * loss_adv

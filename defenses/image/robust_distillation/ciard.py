@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from robustkd.contracts import FitContext, Target, ThreatModel
 from robustkd.defenses.image.robust_distillation.mtard import MTARD, MTARDParams, MTARDRecipe
-from robustkd.defenses.training import Adversary, Minibatch, Teacher, fresh_network, kl, teacher, teaching, train
-from robustkd.defenses.training.batches import Together, alone
+from robustkd.defenses.training import Adversary, Minibatch, Teacher, fresh_network, frozen_teacher, kl, teacher, train
+from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 
@@ -71,69 +70,42 @@ class CIARDRecipe(MTARDRecipe):
         adversary, threat, params: see ``MTARDRecipe``.
     """
 
+    auxiliary: AuxiliaryNetwork
+
     def __init__(
         self, clean: Teacher, robust: ClassifierTarget, adversary: Adversary, threat: ThreatModel, params: CIARDParams
     ) -> None:
         super().__init__(clean, Teacher(robust), adversary, threat, params)
-        self.retrained = robust
-        self.optimiser = torch.optim.SGD(
+        rule = torch.optim.SGD(
             robust.module.parameters(), lr=params.teacher_lr, momentum=TEACHER_MOMENTUM, weight_decay=TEACHER_WEIGHT_DECAY
         )
-        self._teacher_rate = 0.0
-        self._teacher_loss: Tensor | None = None
-        self._together: Together = alone
+        self.retrained, self.auxiliary = robust, AuxiliaryNetwork(robust.module, params.teacher_lr, rule)
 
     def start_epoch(self, epoch: int, decay: float) -> None:
         """The teacher's rate: 0 at first, then a cosine."""
         super().start_epoch(epoch, decay)
         p, first = self.params, round(self.params.teacher_from * self.params.epochs)
         past = (epoch - first) / max(p.epochs - first, 1)
-        self._teacher_rate = p.teacher_lr * 0.5 * (1 + math.cos(math.pi * past)) if epoch >= first else 0.0
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._teacher_rate
+        self.auxiliary.lr = p.teacher_lr * 0.5 * (1 + math.cos(math.pi * past)) if epoch >= first else 0.0
 
-    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
-        """x~, T_nat(x), T_adv(x~) and T_nat(x~); one pass of T_adv serves the student's training and its own."""
+    def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """x~, T_nat(x), T_adv(x~) and T_nat(x~); one pass of T_adv serves the student's training and a step of its own."""
         x_adv = self.adversary(target, batch)
-        self._teacher_loss = None
-        if self._teacher_rate:
+        if self.auxiliary.lr:
             z_adv = self.retrained(x_adv)
-            self._teacher_loss, self._together = F.cross_entropy(z_adv, batch.y), batch.together
+            self.auxiliary.minimise(F.cross_entropy(z_adv, batch.y), batch.all_reduce)
         else:
             z_adv = self.robust(x_adv)
         return x_adv, self.clean.clean(batch), z_adv.detach(), self.clean(x_adv)
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """B-MTARD's loss less the push."""
-        x_adv, z_nat, z_adv, z_nat_adv = given
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """B-MTARD's loss minus the scaled push away from the clean teacher's mistakes."""
+        x_adv, z_nat, z_adv, z_nat_adv = inner
         s_adv, s_nat = target(x_adv), target(batch.x)
         loss, measured = self.balanced(z_nat, s_nat, z_adv, s_adv)
         push = push_away(z_nat_adv, s_adv, batch.y, self.params.push_temperature)
         scale = push_scale(push, measured["loss_nat"], measured["loss_adv"])
         return loss - scale * push, measured | {"loss_push": scale * push}
-
-    def after_step(self, metrics: Mapping[str, float]) -> None:
-        """The balances' updates, and the teacher's step."""
-        super().after_step(metrics)
-        if self._teacher_loss is not None:
-            self.optimiser.zero_grad(set_to_none=True)
-            self._teacher_loss.backward()
-            self._together([weight.grad for weight in self.retrained.module.parameters() if weight.grad is not None])
-            self.optimiser.step()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The teacher's weights and its optimiser's momentum."""
-        weights = {f"teacher/{name}": tensor for name, tensor in self.retrained.module.state_dict().items()}
-        momentum = (self.optimiser.state[weight].get("momentum_buffer") for weight in self.retrained.module.parameters())
-        return weights | {f"momentum/{number}": buffer for number, buffer in enumerate(momentum) if buffer is not None}
-
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """The same."""
-        weights = {name.removeprefix("teacher/"): tensor for name, tensor in tensors.items() if name.startswith("teacher/")}
-        self.retrained.module.load_state_dict(weights)
-        for number, weight in enumerate(self.retrained.module.parameters()):
-            if f"momentum/{number}" in tensors:
-                self.optimiser.state[weight]["momentum_buffer"] = tensors[f"momentum/{number}"].clone()
 
 
 class CIARD(MTARD):
@@ -153,6 +125,6 @@ class CIARD(MTARD):
             input_shape=robust.input_shape,
             bounds=robust.bounds,
         )
-        with teaching(context, p.teachers.clean, p) as clean:
+        with frozen_teacher(context, p.teachers.clean, p) as clean:
             student = fresh_network(context, p.student, p.student_params)
             return train(context, student, CIARDRecipe(clean, own, adversary, context.threat, p), p)

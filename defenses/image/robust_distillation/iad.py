@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtRecipe, kl
+from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherRecipe, kl
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class IADParams(RobustDistillationParams):
     introspect_from: float = Field(60 / 200, ge=0, le=1, description="share of the epochs before the second term sets in")
 
 
-class IADRecipe(TaughtRecipe):
+class IADRecipe(TeacherRecipe):
     """Divergence of S(x~) from T(x), and from S(x) as far as the teacher cannot be relied on."""
 
-    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+    def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
         """x~ and T(x); and 1 - a_x once the student is asked."""
         x_adv, p = self.adversary(target, batch, self.teacher), self.params
         if batch.epoch < round(p.introspect_from * p.epochs):
@@ -45,9 +45,9 @@ class IADRecipe(TaughtRecipe):
         confidence = self.teacher(x_adv).float().softmax(1).gather(1, batch.y[:, None]).squeeze(1)
         return x_adv, self.teacher.clean(batch), 1 - confidence**p.beta
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """tau^2 * KL(T(x; tau) || S(x~; tau)) + mean of (1 - a_x) * KL(S(x) || S(x~))."""
-        x_adv, soft, *doubt = given
+        x_adv, soft, *doubt = inner
         p, tau, logits = self.params, self.params.temperature, target(x_adv)
         taught = kl(soft, logits, teacher_temperature=tau, student_temperature=tau, reduction=p.kl_reduction)
         if not doubt:

@@ -36,8 +36,8 @@ from robustkd.defenses.training import (
     TrainParams,
     entropy,
     fresh_network,
+    frozen_teacher,
     kl,
-    teaching,
     train,
 )
 from robustkd.defenses.training.inner import Start
@@ -50,14 +50,14 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1.0, 10.0
 
 
 class MTARDTeachers(Params):
-    """The two teachers."""
+    """The names of the clean teacher and of the robust one."""
 
     clean: TargetRef = Field(description="T_nat, a defense trained for clean accuracy")
     robust: TargetRef = Field(description="T_adv, a defense trained for robustness")
 
 
 class MTARDInner(InnerMaximisation):
-    """The paper's inner maximisation."""
+    """The inner maximisation with the paper's start."""
 
     start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
 
@@ -135,14 +135,14 @@ class MTARDRecipe(AdversarialRecipe):
         self.first_steps = 0
         self._decay = 1.0
 
-    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
-        """x~, T_nat(x) and T_adv(x~)."""
+    def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """The adversarial examples x~ and the teachers' logits, T_nat(x) and T_adv(x~)."""
         x_adv = self.adversary(target, batch)
         return x_adv, self.clean.clean(batch), self.robust(x_adv)
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """w_nat * L_nat + w_adv * L_adv, and what the balances need."""
-        x_adv, z_nat, z_adv = given
+        x_adv, z_nat, z_adv = inner
         s_adv, s_nat = target(x_adv), target(batch.x)
         return self.balanced(z_nat, s_nat, z_adv, s_adv)
 
@@ -166,7 +166,7 @@ class MTARDRecipe(AdversarialRecipe):
         self._decay = decay
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        """The balances' updates."""
+        """Update the weights and the temperatures by the balances."""
         p, nat, adv = self.params, metrics["loss_nat"], metrics["loss_adv"]
         if self.first_steps < p.reference_steps:
             self.first_steps += 1
@@ -197,6 +197,6 @@ class MTARD(Defense):
         """Distil; the epoch is chosen by robust validation accuracy."""
         p = self.params
         adversary = Adversary.under(p.inner, context.threat)
-        with teaching(context, p.teachers.clean, p) as clean, teaching(context, p.teachers.robust, p) as robust:
+        with frozen_teacher(context, p.teachers.clean, p) as clean, frozen_teacher(context, p.teachers.robust, p) as robust:
             student = fresh_network(context, p.student, p.student_params)
             return train(context, student, MTARDRecipe(clean, robust, adversary, context.threat, p), p)

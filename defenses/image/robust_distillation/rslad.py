@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TaughtInner, TaughtRecipe, kl
+from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherInner, TeacherRecipe, kl
 from robustkd.defenses.training.inner import InnerLoss, Start
 from robustkd.targets import ClassifierTarget
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class RSLADInner(TaughtInner):
-    """The paper's inner maximisation."""
+class RSLADInner(TeacherInner):
+    """The inner maximisation with the paper's loss and start."""
 
     start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
     loss: InnerLoss = Field("kl-teacher-clean", description="what is climbed: cross entropy, or a divergence of outputs")
@@ -42,16 +42,16 @@ class RSLADParams(RobustDistillationParams):
     weight: float = Field(5 / 6, ge=0, le=1, description="w of the adversarial branch; the clean one gets the rest")
 
 
-class RSLADRecipe(TaughtRecipe):
+class RSLADRecipe(TeacherRecipe):
     """Divergence from T(x), on x~ and on x."""
 
-    def given(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
-        """x~ and T(x)."""
+    def inner(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, ...]:
+        """The adversarial examples x~ and the teacher's logits on the clean images, T(x)."""
         return self.adversary(target, batch, self.teacher), self.teacher.clean(batch)
 
-    def outer(self, target: ClassifierTarget, batch: Minibatch, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """w * KL(T(x) || S(x~)) + (1 - w) * KL(T(x) || S(x))."""
-        x_adv, soft = given
+        x_adv, soft = inner
         w, reduction = self.params.weight, self.params.kl_reduction
         loss_adv, loss_nat = (kl(soft, target(at), reduction=reduction) for at in (x_adv, batch.x))
         return w * loss_adv + (1 - w) * loss_nat, {"loss_adv": loss_adv, "loss_nat": loss_nat}

@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, Field, model_validator
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target, TargetRef
-from robustkd.defenses.training import Minibatch, Recipe, Teacher, TrainParams, fresh_copy, fresh_network, kl, teaching, train
+from robustkd.defenses.training import (
+    Minibatch,
+    Recipe,
+    Teacher,
+    TrainParams,
+    fresh_copy,
+    fresh_network,
+    frozen_teacher,
+    kl,
+    train,
+)
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
@@ -72,7 +82,7 @@ class TemperedRecipe(Recipe):
         self.temperature = temperature
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """CE(softmax(z / tau), y)."""
+        """The cross entropy at temperature tau, CE(softmax(z / tau), y)."""
         return F.cross_entropy(target(batch.x) / self.temperature, batch.y), {}
 
 
@@ -99,7 +109,7 @@ class DefensiveDistillation(Defense):
         p = self.params
         own = replace(context, checkpoints=context.checkpoints / "student")
         named = context if p.teacher is not None else replace(context, targets={_OWN: self._own_teacher(context)})
-        with teaching(named, p.teacher or _OWN, p) as taught:
+        with frozen_teacher(named, p.teacher or _OWN, p) as taught:
             student = fresh_copy(context, taught.target) if p.model is None else fresh_network(context, p.model, p.model_params)
             return train(own, student, DistillationRecipe(taught, p.temperature), p)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, Target
-from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, Teacher, fresh_network, teaching, train
+from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, Teacher, fresh_network, frozen_teacher, train
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
@@ -66,7 +66,7 @@ class IteratedSelfDistillation(Defense):
         p = self.params
         network = self._round(context, 0, None)
         for number in range(1, p.rounds):
-            with teaching(replace(context, targets={_BEFORE: network}), _BEFORE, p) as teacher:
+            with frozen_teacher(replace(context, targets={_BEFORE: network}), _BEFORE, p) as teacher:
                 network = self._round(context, number, teacher)
         return network
 

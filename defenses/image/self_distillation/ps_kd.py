@@ -48,7 +48,7 @@ class PSKDRecipe(Recipe[ClassifierTarget]):
         answers: (N, K) what was said last of each training image.
     """
 
-    divisible = False  # each process would know its own answers only
+    supports_data_parallel = False  # each process would know its own answers only
 
     def __init__(self, labels: Tensor, num_classes: int, params: PSKDParams) -> None:
         self.params = params
@@ -64,11 +64,11 @@ class PSKDRecipe(Recipe[ClassifierTarget]):
         return F.cross_entropy(logits, soft), {"label_weight": (soft * hard).sum(1).mean()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The answers."""
+        """The network's last answer on each training image."""
         return {"answers": self.answers}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """The same."""
+        """Restore the answers."""
         self.answers = tensors["answers"]
 
 

@@ -23,11 +23,11 @@ from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, Target
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, kl, train
-from robustkd.defenses.training.distillation import Accompanied, Companion, beside
-from robustkd.defenses.training.features import last_linear, with_penultimate
-from robustkd.defenses.training.networks import initialising
+from robustkd.defenses.training.auxiliary import AuxiliaryNetwork, with_auxiliary
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget, frozen
+from robustkd.targets.activations import last_linear, with_penultimate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ class Projection(nn.Module):
         self.directions = nn.Linear(params.bottleneck, params.outputs, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, D) -> (B, outputs)."""
+        """Project (B, D) features to (B, outputs)."""
         return F.linear(F.normalize(self.body(features), dim=1), F.normalize(self.directions.weight, dim=1))
 
 
@@ -73,7 +73,7 @@ def between(module: nn.Module, other: nn.Module, share: float) -> None:
             weight.lerp_(end.to(weight.device), share)
 
 
-class RandomTeacherRecipe(Accompanied, Recipe[ClassifierTarget]):
+class RandomTeacherRecipe(Recipe[ClassifierTarget]):
     """Divergence of the projections, and the probe.
 
     Args:
@@ -86,13 +86,11 @@ class RandomTeacherRecipe(Accompanied, Recipe[ClassifierTarget]):
         probe: the last linear layer of the student.
     """
 
-    companion = "probe"
-
     def __init__(
         self, student: ClassifierTarget, teacher: ClassifierTarget, projection: nn.Module, params: RandomTeacherParams
     ) -> None:
         self.student, self.teacher, self.projection, self.params = student, teacher, projection, params
-        self.probe = Companion(last_linear(student), params.probe_lr)
+        self.probe = self.auxiliary = AuxiliaryNetwork(last_linear(student.module), params.probe_lr)
 
     def loss(self, target: Any, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """A step of the probe, then KL(T || S), which the probe has no part in."""
@@ -102,7 +100,7 @@ class RandomTeacherRecipe(Accompanied, Recipe[ClassifierTarget]):
         _, features = with_penultimate(self.student, batch.x)
         ours = target.module.parts["projection"](features)
         loss_probe = F.cross_entropy(self.probe(features.detach()), batch.y)
-        self.probe.minimise(loss_probe, batch.together)
+        self.probe.minimise(loss_probe, batch.all_reduce)
         loss = kl(
             theirs,
             ours,
@@ -125,14 +123,14 @@ class RandomTeacher(Defense):
         teacher = fresh_network(context, p.model, p.model_params)
         student = fresh_network(context, p.model, p.model_params)
         student.to(context.device)
-        with initialising(context, "projection"):
-            projection = Projection(last_linear(teacher).in_features, p)
+        with seeded_init(context, "projection"):
+            projection = Projection(last_linear(teacher.module).in_features, p)
             trained = copy.deepcopy(projection)
-            elsewhere = Projection(last_linear(teacher).in_features, p)
+            elsewhere = Projection(last_linear(teacher.module).in_features, p)
         between(student.module, fresh_network(context, p.model, p.model_params, role="elsewhere").module, p.distance)
         between(trained, elsewhere, p.distance)
         teacher.to(context.device)
         projection.to(context.device)
         with frozen(teacher.module), frozen(projection):
-            train(context, beside(student, projection=trained), RandomTeacherRecipe(student, teacher, projection, p), p)
+            train(context, with_auxiliary(student, projection=trained), RandomTeacherRecipe(student, teacher, projection, p), p)
         return student

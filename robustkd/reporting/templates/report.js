@@ -26,7 +26,7 @@ if (document.getElementById("sample-data")) {
   const form = document.getElementById("filter"), found = document.getElementById("found");
   const body = document.getElementById("sample-table").tBodies[0];
   const back = document.getElementById("back"), more = document.getElementById("more");
-  const WORDS = { broken: "broken", held: "held", wrong: unfit[0] };
+  const WORDS = { broken: "broken", held: "held", "not judged": "not judged", wrong: unfit[0] };
   let rows = [], start = 0;
 
   const fill = (name, options) => {
@@ -37,9 +37,10 @@ if (document.getElementById("sample-data")) {
   fill("label", [...new Set(label)].sort((a, b) => a - b).map((k) => [k, classes[k]]));
 
   const outcome = (defense, sample, attacks) => {
-    if (defense.before[sample] !== label[sample]) return "wrong";
+    if (defense.unfit[sample]) return "wrong";
     const counted = attacks.length === 1 ? attacks : attacks.filter((attack) => !others.includes(attack));
-    return counted.some((attack) => defense.taken[attack][sample]) ? "broken" : "held";
+    const found = counted.map((attack) => defense.taken[attack][sample]);
+    return Math.max(...found) > 0 ? "broken" : found.includes(-1) ? "not judged" : "held";
   };
 
   const filter = () => {
@@ -60,10 +61,10 @@ if (document.getElementById("sample-data")) {
   };
 
   const fell = ({ sample, defense, attacks, result }) => {
-    if (result === "wrong") return unfit[1].replace("{}", classes[defense.before[sample]]);
-    const names = attacks.filter((attack) => defense.taken[attack][sample]);
+    if (result === "wrong") return unfit[1].replace("{}", defense.before ? classes[defense.before[sample]] : "");
+    const names = attacks.filter((attack) => defense.taken[attack][sample] > 0);
     const told = names.slice(0, NAMED).map((attack) => {
-      const taken = classes[defense.taken[attack][sample] - 1];
+      const taken = defense.before && classes[defense.taken[attack][sample] - 1];
       return attack + (taken ? ` → ${taken}` : "") + (others.includes(attack) ? " (another threat model)" : "");
     });
     if (names.length > NAMED) told.push(`and ${names.length - NAMED} more`);

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.contracts import Defense, FitContext, Target
-from robustkd.defenses.training import DistillationParams, Minibatch, Recipe, Teacher, fresh_network, teaching, train
+from robustkd.defenses.training import Distillation, DistillationParams, DistillationRecipe, Minibatch
 from robustkd.targets import ClassifierTarget
 
 
@@ -22,11 +21,8 @@ class LogitMatchingParams(DistillationParams):
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the teacher's logits; the labels get the rest")
 
 
-class LogitMatchingRecipe(Recipe):
+class LogitMatchingRecipe(DistillationRecipe):
     """The loss; the loop around it (order, schedule, checkpoints, selection) is robustkd's."""
-
-    def __init__(self, teacher: Teacher, params: LogitMatchingParams) -> None:
-        self.teacher, self.params = teacher, params
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, and what to log: batch.x is (B, C, H, W) in [0, 1], batch.y (B,)."""
@@ -35,15 +31,9 @@ class LogitMatchingRecipe(Recipe):
         return alpha * match + (1 - alpha) * F.cross_entropy(logits, batch.y), {"loss_match": match}
 
 
-class LogitMatching(Defense):
+class LogitMatching(Distillation):
     """A student of a frozen teacher's logits."""
 
     Params = LogitMatchingParams
+    recipe = LogitMatchingRecipe
     source = "Ba and Caruana 2014, arXiv:1312.6184"
-
-    def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by validation accuracy."""
-        p = self.params
-        with teaching(context, p.teacher, p) as teacher:
-            student = fresh_network(context, p.student, p.student_params)
-            return train(context, student, LogitMatchingRecipe(teacher, p), p)

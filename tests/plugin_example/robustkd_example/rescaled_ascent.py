@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pydantic import Field
 from torch import Tensor
 
-from robustkd.attacks.image.engine.ascent import Climbers, Found, Search, ascend, fixed_budget
+from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.losses import cross_entropy
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -36,10 +36,10 @@ class Cosine:
 
     steps: int
 
-    def step(self, climbers: Climbers, t: int) -> Tensor:
+    def step(self, state: AttackState, t: int) -> Tensor:
         """The next points, before they are projected."""
-        size = climbers.ball.eps * (1 + math.cos(math.pi * t / self.steps)) / 2
-        return climbers.x + per_sample(size, climbers.x) * climbers.ball.steepest(climbers.gradient)
+        size = state.ball.eps * (1 + math.cos(math.pi * t / self.steps)) / 2
+        return state.x + per_sample(size, state.x) * state.ball.steepest(state.gradient)
 
 
 class RescaledAscent(Attack):
@@ -56,8 +56,8 @@ class RescaledAscent(Attack):
         def loss(logits: Tensor, rows: Tensor) -> Tensor:
             return cross_entropy(logits / logits.detach().std(1, keepdim=True), batch.labels[rows])
 
-        def climb(search: Search, rows: Tensor, ball: Ball, attempt: int) -> Found:
-            start = ball.random_point(rng.fork(attempt).select(rows)) if attempt else ball.centre
-            return ascend(search.oracle, rows, ball, start, objective=loss, rule=Cosine(p.steps), steps=p.steps)
+        def attempt(search: Search, rows: Tensor, ball: Ball, number: int) -> SearchResult:
+            start = ball.random_point(rng.fork(number).select(rows)) if number else ball.centre
+            return maximize(search.oracle, rows, ball, start, objective=loss, update=Cosine(p.steps), steps=p.steps)
 
-        return fixed_budget(target, batch, threat, climb, restarts=p.restarts)
+        return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)

@@ -1,11 +1,11 @@
-"""Decision boundaries as hyperplanes: what FAB and DeepFool see of a network, and the way to the nearest of them."""
+"""Decision boundaries as hyperplanes: how FAB and DeepFool linearise a network, and the projection onto the nearest of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from robustkd.attacks.image.engine.minimum_norm.nearest import Query, Question
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, Query
 from robustkd.attacks.image.engine.minimum_norm.sparse import pixel_gains
 from robustkd.attacks.image.engine.oracle import Oracle, finite, gradient_of
 from robustkd.contracts.threat import Norm
@@ -19,7 +19,7 @@ DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 """|<g, d>| <= ||g||_dual ||d||_norm, so a hyperplane of value v and gradient g is at distance |v| / ||g||_dual."""
 
 
-def slopes(
+def values_and_grads(
     oracle: Oracle, x: Tensor, rows: Tensor, objectives: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, (A, C) values and their (A, C, *shape) gradients at ``x``: one forward and C backward passes."""
@@ -34,15 +34,15 @@ def slopes(
     return logits.detach(), values.detach(), torch.stack(gradients, 1)
 
 
-def boundaries(question: Question, classes: int) -> Query:
+def boundaries(problem: MinNormProblem, classes: int) -> Query:
     """The boundaries around a point: of each other class with the label's, or, towards a goal, of the goal with the class
     that is highest among the others. Values are positive on the wrong side.
 
     Args:
-        question: names labels or goals.
+        problem: names labels or goals.
         classes: at most so many other classes, those with the highest logits at the point; a backward pass each.
     """
-    oracle = question.oracle
+    oracle = problem.oracle
 
     def differences(logits: Tensor, rows: Tensor) -> Tensor:
         own = oracle.labels[rows].unsqueeze(1)
@@ -51,23 +51,23 @@ def boundaries(question: Question, classes: int) -> Query:
 
     def query(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if oracle.goals is None:
-            return slopes(oracle, x, rows, differences)
-        logits, value, gradient = question.slope(x, rows)
+            return values_and_grads(oracle, x, rows, differences)
+        logits, value, gradient = problem.margin_and_grad(x, rows)
         return logits, value.unsqueeze(1), gradient.unsqueeze(1)
 
     return query
 
 
-def boundary_with(question: Question, other: Tensor) -> Query:
+def boundary_with(problem: MinNormProblem, other: Tensor) -> Query:
     """The boundary of the label with one other class of each sample. ``other``: (B,) classes."""
 
     def difference(logits: Tensor, rows: Tensor) -> Tensor:
-        pair = torch.stack([other[rows], question.oracle.labels[rows]], 1)
+        pair = torch.stack([other[rows], problem.oracle.labels[rows]], 1)
         wrong, own = logits.gather(1, pair).unbind(1)
         return wrong - own
 
     def query(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, value, gradient = question.oracle.climb(x, rows, difference)
+        logits, value, gradient = problem.oracle.value_and_grad(x, rows, difference)
         return logits, value.unsqueeze(1), gradient.unsqueeze(1)
 
     return query
@@ -82,7 +82,7 @@ def nearest_boundary(value: Tensor, gradient: Tensor, norm: Norm) -> tuple[Tenso
 
 
 def nearest_point(value: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
-    """The shortest way, in ``norm``, from a point of that value onto the hyperplane, whatever the pixel range.
+    """The shortest step, in ``norm``, from a point of that value onto the hyperplane, whatever the pixel range.
 
     Args:
         value: (A,) of the linear function at the point.
@@ -91,13 +91,13 @@ def nearest_point(value: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
     """
     length = -value / distance(gradient, DUAL[norm]).clamp_min(1e-30)
     if norm == "linf":
-        way = gradient.sign()
+        direction = gradient.sign()
     elif norm == "l2":
-        way = gradient / per_sample(distance(gradient, "l2").clamp_min(1e-30), gradient)
+        direction = gradient / per_sample(distance(gradient, "l2").clamp_min(1e-30), gradient)
     else:
         steepest = gradient.flatten(1).abs().argmax(1, keepdim=True)
-        way = torch.zeros_like(gradient.flatten(1)).scatter(1, steepest, 1.0).view_as(gradient) * gradient.sign()
-    return per_sample(length, gradient) * way
+        direction = torch.zeros_like(gradient.flatten(1)).scatter(1, steepest, 1.0).view_as(gradient) * gradient.sign()
+    return per_sample(length, gradient) * direction
 
 
 def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, bounds: tuple[float, float]) -> Tensor:
@@ -146,9 +146,9 @@ def _time_to_gain(needed: Tensor, rate: Tensor, bend: Tensor) -> Tensor:
     """
     time = torch.zeros_like(needed)
     for _ in range(rate.shape[1]):
-        slope = (rate * (bend > time)).sum(1, keepdim=True)
+        speed = (rate * (bend > time)).sum(1, keepdim=True)
         missing = (needed - (rate * bend.minimum(time)).sum(1, keepdim=True)).clamp_min(0)
-        further = torch.where(slope > 0, time + missing / slope.clamp_min(1e-30), bend.amax(1, keepdim=True))
+        further = torch.where(speed > 0, time + missing / speed.clamp_min(1e-30), bend.amax(1, keepdim=True))
         going = further > time * (1 + 16 * torch.finfo(time.dtype).eps)
         if not bool(going.any()):
             break

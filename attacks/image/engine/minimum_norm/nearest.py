@@ -1,8 +1,8 @@
-"""The loop of every minimum-norm attack. It exists once, here.
+"""The loop of every minimum-norm attack.
 
-A minimum-norm attack walks from the clean image to the decision boundary and along it. It hands over a rule (how to
-move); the loop asks the target, keeps the nearest adversarial point of each sample, and lets a sample leave when the
-rule is done with it. Every sample is on its own: nothing is summed, stopped or scheduled over the batch.
+A minimum-norm attack walks from the clean image to the decision boundary and along it. It supplies an update (how to move);
+the loop queries the target, keeps the nearest adversarial point of each sample, and lets a sample leave when the update is
+done with it. Every sample is on its own: nothing is summed, stopped or scheduled over the batch.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ is decided differently in another batch, and by the platform's judge."""
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest adversarial inputs known of some samples.
+    """The nearest adversarial inputs found so far, for some samples.
 
     Attributes:
-        x: (A, *shape) the inputs; the clean one where none is known.
-        norm: (A,) their distances; inf where none is known.
+        x: (A, *shape) the inputs; the clean one where none was found.
+        norm: (A,) their distances; inf where none was found.
     """
 
     x: Tensor
@@ -44,28 +44,28 @@ class Nearest:
         return Nearest(self.x[rows], self.norm[rows])
 
     def updated(self, rows: Tensor, those: Nearest) -> Nearest:
-        """With other points for some of the samples (indices or mask)."""
+        """A copy with the points of ``those`` for some of the samples (indices or mask)."""
         x, norm = self.x.clone(), self.norm.clone()
         x[rows], norm[rows] = those.x, those.norm
         return Nearest(x, norm)
 
 
 @dataclass
-class Seekers:
-    """The samples still being searched for; each tensor has one row a sample.
+class MinNormState:
+    """The active set: the samples still being searched for; each tensor has one row a sample.
 
     Attributes:
-        rows: (A,) their places in the batch.
+        rows: (A,) their positions in the batch.
         clean: (A, *shape) the clean images.
         x: (A, *shape) current points.
-        value, gradient: what the query says about ``x``: by default the margin, which is positive where ``x`` is
+        value, gradient: what the query returns for ``x``: by default the margin, which is positive where ``x`` is
             adversarial, and its gradient.
-        slack: (A,) the margin below which a decision at ``x`` is rounding.
-        adversarial: (A,) bool, ``x`` is adversarial beyond doubt.
+        decision_tolerance: (A,) the margin below which a decision at ``x`` may be rounding.
+        adversarial: (A,) bool, the margin at ``x`` is above ``decision_tolerance``.
         distance: (A,) of ``x`` from the clean image.
         best_x, best: the nearest adversarial point so far and its distance (inf: none).
-        done: (A,) bool, set by a rule that is finished with a sample.
-        memory: the rule's own tensors (moments, constants, ..).
+        done: (A,) bool, set by an update that is finished with a sample.
+        memory: the update's own tensors (moments, constants, ..).
     """
 
     rows: Tensor
@@ -73,7 +73,7 @@ class Seekers:
     x: Tensor
     value: Tensor
     gradient: Tensor
-    slack: Tensor
+    decision_tolerance: Tensor
     adversarial: Tensor
     distance: Tensor
     best_x: Tensor
@@ -81,27 +81,27 @@ class Seekers:
     done: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
 
-    def select(self, keep: Tensor) -> Seekers:
+    def select(self, keep: Tensor) -> MinNormState:
         """Only the rows in the mask ``keep``."""
         tensors = {name: value[keep] for name, value in vars(self).items() if name != "memory"}
-        return Seekers(**tensors, memory={name: tensor[keep] for name, tensor in self.memory.items()})
+        return MinNormState(**tensors, memory={name: tensor[keep] for name, tensor in self.memory.items()})
 
-    def offer(self, x: Tensor, adversarial: Tensor, length: Tensor) -> None:
+    def keep_if_nearer(self, x: Tensor, adversarial: Tensor, length: Tensor) -> None:
         """Keep ``x``, at distance ``length``, where it is adversarial and nearer than all before."""
         nearer = adversarial & (length < self.best)
         self.best_x = torch.where(per_sample(nearer, x), x, self.best_x)
         self.best = torch.where(nearer, length, self.best)
 
 
-class MoveRule(Protocol):
-    """How to move. State that belongs to a sample lives in ``seekers.memory``."""
+class MinNormUpdate(Protocol):
+    """How to move. State that belongs to a sample lives in ``state.memory``."""
 
-    def step(self, now: Seekers, t: int) -> Tensor:
+    def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the next points, inside the pixel range; ``t`` counts from 0."""
 
 
 def cosine(t: int, steps: int, first: float, last: float) -> float:
-    """From ``first`` at t = 0 along half a cosine to ``last`` at t = steps."""
+    """A schedule that falls from ``first`` at t = 0 along half a cosine to ``last`` at t = steps."""
     return last + (first - last) * (1 + math.cos(math.pi * t / steps)) / 2
 
 
@@ -109,8 +109,8 @@ Query: TypeAlias = "Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]"
 """(A, *shape) points and their (A,) rows -> logits, (A, ..) values and their gradients."""
 
 
-class Question:
-    """Which input nearest to each sample, in ``norm`` and inside the pixel range, does the target get wrong?
+class MinNormProblem:
+    """Find the adversarial input nearest to each sample, in ``norm`` and inside the pixel range.
 
     Args:
         oracle: queries and counts.
@@ -131,91 +131,90 @@ class Question:
         self._classes = oracle.labels if oracle.goals is None else oracle.goals
 
     def margin(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """(A,) positive where the decision is the wrong one: the objective that most rules climb."""
+        """(A,) the logit margin, positive where the sample is adversarial: the objective that most updates maximize."""
         return self._margin(logits, self._classes[rows])
 
-    def slope(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def margin_and_grad(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, the margin and its gradient: one forward and one backward pass."""
-        return self.oracle.climb(x, rows, self.margin)
+        return self.oracle.value_and_grad(x, rows, self.margin)
 
     def length(self, delta: Tensor) -> Tensor:
         """(A, *shape) -> (A,) in the norm that is minimised."""
         return distance(delta, self.norm)
 
-    def slack(self, logits: Tensor) -> Tensor:
-        """(A,) how large a margin must be to mean something: the confidence, and the rounding of the logits."""
+    def decision_tolerance(self, logits: Tensor) -> Tensor:
+        """(A,) the margin above which a sample counts as adversarial: the confidence plus the rounding error of the logits."""
         rounding = _ROUNDING * torch.finfo(logits.dtype).eps
         return self.confidence + rounding * logits.abs().amax(1).to(self.clean.dtype)
 
     def adversarial(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """(A,) bool, beyond doubt."""
-        return self.margin(logits, rows) > self.slack(logits)
+        """(A,) bool: the margin is above ``decision_tolerance``."""
+        return self.margin(logits, rows) > self.decision_tolerance(logits)
 
-    def unknown(self, rows: Tensor) -> Nearest:
-        """Nothing known yet."""
+    def none_found(self, rows: Tensor) -> Nearest:
+        """The start of a search: no adversarial input is known of ``rows``, so their distances are infinite."""
         return Nearest(self.clean[rows], self.clean.new_full((len(rows),), torch.inf))
 
-    def seek(
+    def minimize(
         self,
         rows: Tensor,
-        rule: MoveRule,
+        update: MinNormUpdate,
         steps: int,
         *,
         start: Tensor | None = None,
-        known: Nearest | None = None,
+        best: Nearest | None = None,
         query: Query | None = None,
         enough: float | None = None,
     ) -> Nearest:
-        """Follow ``rule``: at most ``steps + 1`` forward and ``steps`` backward passes (and the rule's own).
+        """Minimize the distance: at most ``steps + 1`` forward and ``steps`` backward passes, and those of the update itself.
 
         Args:
             rows: (A,) which samples of the batch are searched for.
-            rule: how to move.
+            update: how to move.
             steps: how often.
             start: (A, *shape) where from; default the clean images.
-            known: (A,) the nearest points of an earlier search, to be improved on.
-            query: what is asked at each point; default ``slope``.
+            best: (A,) the nearest points of an earlier search, to be improved on.
+            query: what is evaluated at each point; default ``margin_and_grad``.
             enough: a sample leaves once it is adversarial within this distance.
         """
         clean = self.clean[rows]
         start = clean if start is None else start
-        known = self.unknown(rows) if known is None else known
+        best = self.none_found(rows) if best is None else best
         if not len(rows):
-            return known
-        query = self.slope if query is None else query
-        whole = known
-        places = torch.arange(len(rows), device=rows.device)  # of the seekers among the rows of `whole`
-        nothing = torch.zeros_like(known.norm)
+            return best
+        query = self.margin_and_grad if query is None else query
+        active = torch.arange(len(rows), device=rows.device)  # the rows of `best` that `state` still has
+        zero = torch.zeros_like(best.norm)
         no = torch.zeros_like(rows, dtype=torch.bool)
-        now = Seekers(rows, clean, start, nothing, start, nothing, no, nothing, known.x, known.norm, no)
+        state = MinNormState(rows, clean, start, zero, start, zero, no, zero, best.x, best.norm, no)
         for t in range(steps + 1):
             if t < steps:
-                logits, value, now.gradient = query(now.x, now.rows)
-                now.value = value.to(clean.dtype)
+                logits, value, state.gradient = query(state.x, state.rows)
+                state.value = value.to(clean.dtype)
             else:
-                logits = self.oracle.logits(now.x, now.rows)
-                now.done = torch.ones_like(now.done)
-            now.slack = self.slack(logits)
-            now.adversarial = self.adversarial(logits, now.rows)
-            now.distance = self.length(now.x - now.clean)
-            now.offer(now.x, now.adversarial, now.distance)
+                logits = self.oracle.logits(state.x, state.rows)
+                state.done = torch.ones_like(state.done)
+            state.decision_tolerance = self.decision_tolerance(logits)
+            state.adversarial = self.adversarial(logits, state.rows)
+            state.distance = self.length(state.x - state.clean)
+            state.keep_if_nearer(state.x, state.adversarial, state.distance)
             if t < steps:
-                now.x = rule.step(now, t)
+                state.x = update.step(state, t)
             if enough is not None:
-                now.done = now.done | (now.best <= enough)
-            if bool(now.done.any()):
-                whole = whole.updated(places[now.done], Nearest(now.best_x[now.done], now.best[now.done]))
-                now, places = now.select(~now.done), places[~now.done]
-                if not len(places):
+                state.done = state.done | (state.best <= enough)
+            if bool(state.done.any()):
+                best = best.updated(active[state.done], Nearest(state.best_x[state.done], state.best[state.done]))
+                state, active = state.select(~state.done), active[~state.done]
+                if not len(active):
                     break
-        return whole
+        return best
 
 
 def minimum_norm(
     target: Target,
     batch: Batch,
     norm: Norm,
-    search: Callable[[Question, Tensor], Nearest],
+    search: Callable[[MinNormProblem, Tensor], Nearest],
     *,
     confidence: float = 0.0,
 ) -> AttackResult:
@@ -233,8 +232,8 @@ def minimum_norm(
         norms = torch.where(already, 0.0, torch.inf).to(batch.inputs.dtype)
         todo = rows[~already]
         if len(todo):
-            found = search(Question(oracle, batch.inputs, norm, confidence, logits), todo)
-            nearest[todo], norms[todo] = found.x, found.norm
+            result = search(MinNormProblem(oracle, batch.inputs, norm, confidence, logits), todo)
+            nearest[todo], norms[todo] = result.x, result.norm
     return AttackResult(nearest, norms.isfinite(), oracle.forwards, oracle.backwards, extras={"norm": norms})
 
 
@@ -255,7 +254,7 @@ class NormOfThreat(Attack):
         return threat.norm if norm is None else norm
 
     def refusal(self, threat: ThreatModel) -> str | None:
-        """See ``Attack.refusal``."""
+        """Why this attack cannot be used under ``threat``: also where it cannot minimise the threat's norm; None when it can."""
         norms = self.traits.norms
         if self.minimises(threat) not in norms:
             return f"cannot minimise {threat.norm} (it can {', '.join(norms)}); give it a norm of its own"

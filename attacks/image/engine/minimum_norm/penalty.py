@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robustkd.attacks.image.engine.minimum_norm.nearest import Seekers
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormState
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -29,16 +29,17 @@ _PATIENCE = 2  # values of c that bring a sample no closer, before its remaining
 class ConstantSearch:
     """Which c is tried next, and when the search for one c has ended.
 
-    What belongs to a sample is kept in its memory: ``c``, its bounds ``low`` and ``high``, ``age`` (steps since the search for
-    this c began), ``tried`` (values of c so far), ``worked`` (this c has given an adversarial example), ``seen`` (the
-    lowest objective at a look), ``still`` (looks in a row at which it had not fallen), ``idle`` and ``before`` (tries without
-    progress, and the distance before them).
+    The state of a sample is in its memory: ``c``, its bounds ``low`` and ``high``, ``age`` (steps since the search for
+    this c began), ``tried`` (values of c so far), ``succeeded`` (this c has given an adversarial example), ``lowest`` (the
+    lowest objective at a look), ``stalled`` (looks in a row at which it had not fallen), ``no_progress`` and ``best_before``
+    (tries without progress, and the distance before them).
 
     Attributes:
-        steps: at most, for each c.
-        values: of c, at most.
+        steps: for each c, at most.
+        values: how many values of c are tried, at most.
         abort_early: end the search for one c once its objective stalls, and all of it once no c helps any more.
-        looks: in a row that must find it no lower than the lowest seen. A search with momentum rises now and then.
+        looks: how many looks in a row must find the objective no lower than the lowest before. With momentum it rises now and
+            then.
     """
 
     steps: int
@@ -48,54 +49,54 @@ class ConstantSearch:
 
     @property
     def passes(self) -> int:
-        """At most so many, for all c together."""
+        """The largest number of passes, for all c together."""
         return self.values * (self.steps + 1)
 
-    def begin(self, now: Seekers, first: Tensor) -> None:
-        """Fill the memory; ``first``: (A,) the first c of each sample."""
-        zero, never, count = torch.zeros_like(now.best), torch.full_like(now.best, torch.inf), torch.zeros_like(now.rows)
-        now.memory.update(c=first.clamp_max(_LARGEST), low=zero, high=never, seen=never, before=never)
-        now.memory.update(age=count, tried=count, idle=count, still=count, worked=torch.zeros_like(now.done))
+    def begin(self, state: MinNormState, first: Tensor) -> None:
+        """Initialise the memory; ``first``: (A,) the first c of each sample."""
+        zero, never, count = torch.zeros_like(state.best), torch.full_like(state.best, torch.inf), torch.zeros_like(state.rows)
+        state.memory.update(c=first.clamp_max(_LARGEST), low=zero, high=never, lowest=never, best_before=never)
+        state.memory.update(age=count, tried=count, no_progress=count, stalled=count, succeeded=torch.zeros_like(state.done))
 
-    def ended(self, now: Seekers, objective: Tensor) -> Tensor:
-        """(A,) bool: the search for c has ended at this point. The next c is then set already, and the age 0 again.
+    def ended(self, state: MinNormState, objective: Tensor) -> Tensor:
+        """(A,) bool: the search for this c ends at this point. For these samples the next c is set, and the age is 0 again.
 
         Args:
-            now: evaluated at ``now.x``.
+            state: evaluated at ``state.x``.
             objective: (A,) the penalised size there.
         """
-        m = now.memory
+        m = state.memory
         look = m["age"] % max(1, self.steps // 10) == 0
-        falls = objective <= _STALLED * m["seen"]
-        m["still"] = torch.where(look, torch.where(falls, 0, m["still"] + 1), m["still"])
-        ended = (self.abort_early & (m["still"] == self.looks)) | (m["age"] == self.steps)
-        m["still"] = torch.where(ended, 0, m["still"])
-        m["worked"] = m["worked"] | now.adversarial
-        m["seen"] = torch.where(ended, torch.inf, torch.where(look, objective.minimum(m["seen"]), m["seen"]))
+        falls = objective <= _STALLED * m["lowest"]
+        m["stalled"] = torch.where(look, torch.where(falls, 0, m["stalled"] + 1), m["stalled"])
+        ended = (self.abort_early & (m["stalled"] == self.looks)) | (m["age"] == self.steps)
+        m["stalled"] = torch.where(ended, 0, m["stalled"])
+        m["succeeded"] = m["succeeded"] | state.adversarial
+        m["lowest"] = torch.where(ended, torch.inf, torch.where(look, objective.minimum(m["lowest"]), m["lowest"]))
         m["age"] = torch.where(ended, 0, m["age"] + 1)
         if bool(ended.any()):
-            self._conclude(now, ended)
+            self._next_constant(state, ended)
         return ended
 
-    def _conclude(self, now: Seekers, ended: Tensor) -> None:
-        m = now.memory
-        c, worked = m["c"], m["worked"]
-        low = torch.where(worked, m["low"], c.maximum(m["low"]))
-        high = torch.where(worked, c.minimum(m["high"]), m["high"])
+    def _next_constant(self, state: MinNormState, ended: Tensor) -> None:
+        m = state.memory
+        c, succeeded = m["c"], m["succeeded"]
+        low = torch.where(succeeded, m["low"], c.maximum(m["low"]))
+        high = torch.where(succeeded, c.minimum(m["high"]), m["high"])
         lowered = torch.where(low > 0, (low + high) / 2, high / _FACTOR)
-        following = torch.where(high.isfinite(), lowered, (c * _FACTOR).clamp_max(_LARGEST))
-        closer = (now.best < _STALLED * m["before"]) | now.best.isinf()
-        conclusions = {
+        next_c = torch.where(high.isfinite(), lowered, (c * _FACTOR).clamp_max(_LARGEST))
+        closer = (state.best < _STALLED * m["best_before"]) | state.best.isinf()
+        updates = {
             "low": low,
             "high": high,
-            "c": following,
+            "c": next_c,
             "tried": m["tried"] + 1,
-            "worked": torch.zeros_like(worked),
-            "idle": torch.where(closer, 0, m["idle"] + 1),
-            "before": now.best,
+            "succeeded": torch.zeros_like(succeeded),
+            "no_progress": torch.where(closer, 0, m["no_progress"] + 1),
+            "best_before": state.best,
         }
-        for name, value in conclusions.items():
+        for name, value in updates.items():
             m[name] = torch.where(ended, value, m[name])
-        now.done = now.done | (m["tried"] == self.values)
+        state.done = state.done | (m["tried"] == self.values)
         if self.abort_early:
-            now.done = now.done | (m["idle"] == _PATIENCE)
+            state.done = state.done | (m["no_progress"] == _PATIENCE)

@@ -19,11 +19,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import StoreError
 from robustkd.scoring.results import Results
-from robustkd.tracking import notes, trend, views
+from robustkd.scoring.summaries import DataSummary
+from robustkd.tracking import descriptions, trend, views
 from robustkd.tracking.location import artifact_location, default_store, local_path
 from robustkd.tracking.records import (
     Point,
@@ -43,9 +44,9 @@ RUNS_PER_PAGE = 1000
 DIGEST, MODEL = "robustkd.digest", "robustkd.model_id"
 MODEL_METRICS = ("robust_accuracy", "ci_low", "ci_high", "clean_accuracy")
 
-Attach = Callable[["RunBook", str], None]
+Attach = Callable[["RunStore", str], None]
 """``attach(book, run_id)`` uploads a run's artefacts."""
-LogModel = Callable[["RunBook", str], str]
+LogModel = Callable[["RunStore", str], str]
 """``model(book, run_id)`` logs a model, or finds it, and returns its id."""
 
 
@@ -81,15 +82,15 @@ def connect(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    if "://" in uri and not uri.startswith(("sqlite:", "http", "file:", "databricks")):
-        _answer(uri)
+    if "://" in uri and not uri.startswith(("sqlite", "http", "file:", "databricks")):
+        _ping(uri)
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(uri)
 
 
-def _answer(uri: str) -> None:
+def _ping(uri: str) -> None:
     """Connect to a database server once: MLflow's own connecting waits minutes for one that is away."""
     from sqlalchemy import create_engine
     from sqlalchemy.exc import OperationalError
@@ -109,7 +110,7 @@ def _answer(uri: str) -> None:
         engine.dispose()
 
 
-def _quick(database: Path) -> None:
+def _enable_wal(database: Path) -> None:
     """Make a new SQLite file one that logs ahead: a transaction then waits once for the disk, not four times.
 
     The mode is kept in the file. Where a file system does not take it, SQLite goes on in its own.
@@ -121,12 +122,12 @@ def _quick(database: Path) -> None:
         connection.close()
 
 
-class RunBook:
+class RunStore:
     """The runs of one plan: a parent, and its children by ``RunKey``."""
 
     def __init__(self, uri: str, folder: Path, campaign: TrackedCampaign) -> None:
         if database := default_store(folder):
-            _quick(database)
+            _enable_wal(database)
         self.client = connect(uri)
         self.campaign = campaign
         self.experiment_id = self._experiment(folder, uri)
@@ -283,7 +284,7 @@ class RunBook:
                 self.client.create_experiment(name, location, {"mlflow.experimentKind": "custom_model_development"})
             )
             pages = {view: views.page(identifier, key) for view, key in views.KEYS.items()}
-            self.client.set_experiment_tag(identifier, "mlflow.note.content", notes.EXPERIMENT.format(**pages))
+            self.client.set_experiment_tag(identifier, "mlflow.note.content", descriptions.EXPERIMENT.format(**pages))
             return identifier
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
@@ -332,17 +333,16 @@ def _key(tags: Mapping[str, str]) -> RunKey:
     return RunKey(tags.get("robustkd.defense", ""), attack, int(tags.get("robustkd.seed", -1)))
 
 
-def _dataset_input(data: Mapping[str, Any]) -> DatasetInput | None:
+def _dataset_input(data: DataSummary) -> DatasetInput | None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    digest = str(data.get("digest", ""))
-    if not digest:
+    if not data.digest:
         return None
-    source = json.dumps({"name": data.get("name"), "sha256": digest})
-    profile = json.dumps({"test_samples": data.get("n")})
+    source = json.dumps({"name": data.name, "sha256": data.digest})
+    profile = json.dumps({"test_samples": data.n})
     # MLflow keeps at most 36 characters of a digest and shows them all; the tag has it whole.
-    dataset = Dataset(str(data.get("name")), digest[:16], "robustkd", source, profile=profile)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation"), InputTag("robustkd.digest", digest)])
+    dataset = Dataset(data.name, data.digest[:16], "robustkd", source, profile=profile)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation"), InputTag("robustkd.digest", data.digest)])
 
 
 def _user() -> str:

@@ -1,4 +1,4 @@
-"""Where contenders meet: the same network, the same images, a process of their own, one judge.
+"""How implementations are compared: the same network, the same images, a process of their own, one judge.
 
 Passes are counted from outside, around the network, for everybody alike: a pass is one image through the network, once.
 """
@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 RESULTS = Path(__file__).with_name("results")
 SLACK = 1e-4
-"""Share of eps by which a contender may overshoot: rounding of the libraries' own projections."""
-_MOVED = 1e-6
+"""Share of eps by which an implementation may overshoot: rounding of the libraries' own projections."""
+JITTER = 1e-6
 """By which each seed but 0 moves the images: a search that hangs on rounding, as on a network whose gradients mislead, shows it."""
 
 
@@ -80,7 +80,7 @@ def _child(job: Job, sender: Any) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the peers print."""
+    """Drop what the peers print to standard output inside the block."""
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
@@ -93,15 +93,15 @@ def _end_with_parent() -> None:
 
 
 def _run(job: Job) -> dict[str, Any]:
-    import _duels
+    import _comparisons
     import _networks
 
     torch.set_num_threads(job.threads)
     network, x, y = _networks.load(job.network, job.images, job.device)
     if job.seed:
-        x = (x + _MOVED * torch.randn(x.shape, generator=torch.Generator().manual_seed(job.seed)).to(x)).clamp(0, 1)
+        x = (x + JITTER * torch.randn(x.shape, generator=torch.Generator().manual_seed(job.seed)).to(x)).clamp(0, 1)
     model = Counted(network).eval()
-    contend = _duels.contender(job)
+    contend = _comparisons.implementation(job)
     torch.manual_seed(job.seed)
     model(x[:8].clone().requires_grad_()).sum().backward()  # the first pass of a process pays for set-up
     model.zero_grad()
@@ -117,7 +117,7 @@ def _run(job: Job) -> dict[str, Any]:
         "forwards": model.forwards / len(x),
         "backwards": model.backwards / len(x),
         "peak_mib": _peak_mib(job.device) - before,
-        **judge(network, x, y, adversarial.detach(), _duels.DUELS[job.duel].norm, job.eps),
+        **judge(network, x, y, adversarial.detach(), _comparisons.COMPARISONS[job.comparison].norm, job.eps),
     }
 
 
@@ -160,7 +160,7 @@ def judge(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, norm: s
 
 
 def over_seeds(job: Job, seeds: int, *, limit: float | None = None) -> dict[str, Any]:
-    """One row of a contender: the means over seeds, and ``robust_accuracies`` and ``median_norms`` of each; or its first error."""
+    """One row of an implementation: the means over seeds, and ``robust_accuracies`` and ``median_norms`` of each; or its first error."""
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
         rows.append(measure(replace(job, seed=seed), limit=limit))
@@ -183,13 +183,13 @@ def now(device: torch.device | str) -> float:
 
 
 def seconds(row: Mapping[str, Any]) -> float:
-    """What a contender took, by the clock of ``now``."""
+    """What an implementation took, by the clock of ``now``."""
     return float(row["cpu" if row["device"] == "cpu" else "wall"])
 
 
 def fastest(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The peer that took the fewest ``seconds``."""
-    done = [row for row in rows if "error" not in row and row["contender"] != "robustkd"]
+    done = [row for row in rows if "error" not in row and row["implementation"] != "robustkd"]
     return min(done, key=seconds, default=None)
 
 
@@ -203,7 +203,7 @@ def earlier(name: str, job: Job) -> dict[str, Any] | None:
 
 
 def repeated(count: int, once: Callable[[], float]) -> float:
-    """The median of ``count`` runs."""
+    """Call ``once`` ``count`` times and return the median of its values."""
     return statistics.median(once() for _ in range(count))
 
 
@@ -268,7 +268,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, s
         )
     for row in rows:
         if "error" in row:
-            print(f"  {row['contender']} on {row['network']}: {row['error']}")
+            print(f"  {row['implementation']} on {row['network']}: {row['error']}")
 
 
 def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
@@ -277,7 +277,7 @@ def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
 
 COST = [
     ("network", "network", ""),
-    ("contender", "contender", ""),
+    ("implementation", "implementation", ""),
     ("wall", "wall s", ".2f"),
     ("cpu", "CPU s", ".2f"),
     ("forwards", "forwards", ".1f"),

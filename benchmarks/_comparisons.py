@@ -1,6 +1,6 @@
 """Who meets whom: each attack of robustkd that a peer has too, at the same budget.
 
-Every contender is ``(model, x, y) -> adversarial images``. What a library cannot be told (a step schedule, say) stays its own.
+Every implementation is ``(model, x, y) -> adversarial images``. What a library cannot be told (a step schedule, say) stays its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Maker = Callable[[Job], Attack]
 
 
 @dataclass(frozen=True)
-class Duel:
+class Comparison:
     """An attack of ours and its counterparts.
 
     Attributes:
@@ -38,25 +38,25 @@ class Duel:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
-def contender(job: Job) -> Attack:
+def implementation(job: Job) -> Attack:
     """The attack that a job asks for."""
-    duel = DUELS[job.duel]
-    return _robustkd(duel, job) if job.contender == "robustkd" else duel.peers[job.contender](job)
+    comparison = COMPARISONS[job.comparison]
+    return _robustkd(comparison, job) if job.implementation == "robustkd" else comparison.peers[job.implementation](job)
 
 
-def _robustkd(duel: Duel, job: Job) -> Attack:
+def _robustkd(comparison: Comparison, job: Job) -> Attack:
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         report = robustkd.attack(
-            duel.ours,
+            comparison.ours,
             model,
             x,
             y,
-            norm=duel.norm,
+            norm=comparison.norm,
             eps=job.eps,
             seed=job.seed,
             batch_size=len(x),
             **job.budget,
-            **duel.params,
+            **comparison.params,
         )
         return report.adversarial.to(x.device)
 
@@ -116,7 +116,7 @@ def _pyautoattack(job: Job) -> Attack:
     from pyautoattack import AutoAttack
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[DUELS[job.duel].norm]
+        norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[COMPARISONS[job.comparison].norm]
         made = AutoAttack(model, device=job.device, eps=job.eps, norm=norm, seed=job.seed, version="standard")
         found = made.run_standard_evaluation(x, y, batch_size=len(x))
         return found[0] if isinstance(found, tuple) else found
@@ -143,9 +143,11 @@ def _total(job: Job) -> int:
 
 _STEPS = {"eps": _eps, "alpha": "step_size", "steps": "steps"}
 
-DUELS: dict[str, Duel] = {
-    "fgsm": Duel("linf", "fgsm", {"torchattacks": _torchattacks("FGSM", eps=_eps), "foolbox": _foolbox("FGSM", fixed=True)}),
-    "bim": Duel(
+COMPARISONS: dict[str, Comparison] = {
+    "fgsm": Comparison(
+        "linf", "fgsm", {"torchattacks": _torchattacks("FGSM", eps=_eps), "foolbox": _foolbox("FGSM", fixed=True)}
+    ),
+    "bim": Comparison(
         "linf",
         "bim",
         {
@@ -153,7 +155,7 @@ DUELS: dict[str, Duel] = {
             "foolbox": _foolbox("LinfBasicIterativeAttack", fixed=True, abs_stepsize="step_size", steps="steps"),
         },
     ),
-    "pgd": Duel(
+    "pgd": Comparison(
         "linf",
         "pgd",
         {
@@ -162,7 +164,7 @@ DUELS: dict[str, Duel] = {
             "adv-lib": _adv_lib("pgd_linf", fixed=True, absolute_step_size="step_size", steps="steps"),
         },
     ),
-    "pgd-l2": Duel(
+    "pgd-l2": Comparison(
         "l2",
         "pgd",
         {
@@ -170,20 +172,20 @@ DUELS: dict[str, Duel] = {
             "foolbox": _foolbox("L2PGD", fixed=True, abs_stepsize="step_size", steps="steps"),
         },
     ),
-    "mi-fgsm": Duel("linf", "mi-fgsm", {"torchattacks": _torchattacks("MIFGSM", **_STEPS)}),
-    "ni-fgsm": Duel("linf", "ni-fgsm", {"torchattacks": _torchattacks("NIFGSM", **_STEPS)}),
-    "di2-fgsm": Duel(
+    "mi-fgsm": Comparison("linf", "mi-fgsm", {"torchattacks": _torchattacks("MIFGSM", **_STEPS)}),
+    "ni-fgsm": Comparison("linf", "ni-fgsm", {"torchattacks": _torchattacks("NIFGSM", **_STEPS)}),
+    "di2-fgsm": Comparison(
         "linf", "di2-fgsm", {"torchattacks": _torchattacks("DIFGSM", **_STEPS, decay=_always(1.0))}, {"decay": 1.0}
     ),
-    "ti-fgsm": Duel(
+    "ti-fgsm": Comparison(
         "linf",
         "ti-fgsm",
         {"torchattacks": _torchattacks("TIFGSM", **_STEPS, decay=_always(1.0))},
         {"decay": 1.0, "probability": 0.5},
     ),
-    "si-fgsm": Duel("linf", "si-fgsm", {"torchattacks": _torchattacks("SINIFGSM", **_STEPS)}, {"look_ahead": True}),
-    "vmi-fgsm": Duel("linf", "vmi-fgsm", {"torchattacks": _torchattacks("VMIFGSM", **_STEPS)}, {"neighbours": 5}),
-    "apgd-ce": Duel(
+    "si-fgsm": Comparison("linf", "si-fgsm", {"torchattacks": _torchattacks("SINIFGSM", **_STEPS)}, {"look_ahead": True}),
+    "vmi-fgsm": Comparison("linf", "vmi-fgsm", {"torchattacks": _torchattacks("VMIFGSM", **_STEPS)}, {"neighbours": 5}),
+    "apgd-ce": Comparison(
         "linf",
         "apgd-ce",
         {
@@ -191,7 +193,7 @@ DUELS: dict[str, Duel] = {
             "adv-lib": _adv_lib("apgd", fixed=True, given={"norm": float("inf"), "loss_function": "ce"}, n_iter="steps"),
         },
     ),
-    "apgd-dlr": Duel(
+    "apgd-dlr": Comparison(
         "linf",
         "apgd-dlr",
         {
@@ -199,7 +201,7 @@ DUELS: dict[str, Duel] = {
             "adv-lib": _adv_lib("apgd", fixed=True, given={"norm": float("inf"), "loss_function": "dlr"}, n_iter="steps"),
         },
     ),
-    "apgd-t": Duel(
+    "apgd-t": Comparison(
         "linf",
         "apgd-t",
         {
@@ -207,20 +209,20 @@ DUELS: dict[str, Duel] = {
             "adv-lib": _adv_lib("apgd_targeted", fixed=True, given={"norm": float("inf")}, n_iter="steps"),
         },
     ),
-    "square": Duel(
+    "square": Comparison(
         "linf",
         "square",
         {
             "torchattacks": _torchattacks("Square", eps=_eps, n_queries="queries", seed=_seed),
         },
     ),
-    "autoattack": Duel(
+    "autoattack": Comparison(
         "linf",
         "autoattack",
         {"torchattacks": _torchattacks("AutoAttack", eps=_eps, seed=_seed), "pyautoattack": _pyautoattack},
     ),
-    "autoattack-adaptive": Duel("linf", "autoattack", {}, {"version": "adaptive"}),
-    "cw-l2": Duel(
+    "autoattack-adaptive": Comparison("linf", "autoattack", {}, {"version": "adaptive"}),
+    "cw-l2": Comparison(
         "l2",
         "cw-l2",
         {
@@ -229,8 +231,8 @@ DUELS: dict[str, Duel] = {
             "torchattacks": _torchattacks("CW", steps=_total),
         },
     ),
-    "cw-linf": Duel("linf", "cw-linf", {"adv-lib": _adv_lib("carlini_wagner_linf", fixed=False, max_iterations="steps")}),
-    "ddn": Duel(
+    "cw-linf": Comparison("linf", "cw-linf", {"adv-lib": _adv_lib("carlini_wagner_linf", fixed=False, max_iterations="steps")}),
+    "ddn": Comparison(
         "l2",
         "ddn",
         {
@@ -239,7 +241,7 @@ DUELS: dict[str, Duel] = {
         },
     ),
     **{
-        f"fmn-{norm}": Duel(
+        f"fmn-{norm}": Comparison(
             norm,
             "fmn",
             {
@@ -250,7 +252,7 @@ DUELS: dict[str, Duel] = {
         for norm, theirs, order in (("linf", "LInf", float("inf")), ("l2", "L2", 2), ("l1", "L1", 1), ("l0", "L0", 0))
     },
     **{
-        f"fab-{norm}": Duel(
+        f"fab-{norm}": Comparison(
             norm,
             "fab",
             {
@@ -260,7 +262,7 @@ DUELS: dict[str, Duel] = {
         )
         for norm, theirs, order in (("linf", "Linf", float("inf")), ("l2", "L2", 2), ("l1", "L1", 1))
     },
-    "deepfool-l2": Duel(
+    "deepfool-l2": Comparison(
         "l2",
         "deepfool",
         {
@@ -268,8 +270,8 @@ DUELS: dict[str, Duel] = {
             "foolbox": _foolbox("L2DeepFoolAttack", fixed=False, steps="steps"),
         },
     ),
-    "deepfool-linf": Duel("linf", "deepfool", {"foolbox": _foolbox("LinfDeepFoolAttack", fixed=False, steps="steps")}),
-    "ead": Duel(
+    "deepfool-linf": Comparison("linf", "deepfool", {"foolbox": _foolbox("LinfDeepFoolAttack", fixed=False, steps="steps")}),
+    "ead": Comparison(
         "l1",
         "ead",
         {

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from robustkd.contracts.check import Finding, Verdict
-from robustkd.contracts.threat import BY_ATTEMPTS
 from robustkd.redaction import redacted
 from robustkd.reporting import summary_rows
 from robustkd.reporting.formatting import count, counted, epsilon, interval, percent, seconds, shortened, threat
-from robustkd.reporting.markdown import escape
-from robustkd.reporting.markdown import verdict as signed
+from robustkd.reporting.markdown import escape, verdict_mark
+from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import answer, sentence
 from robustkd.reporting.transcripts import PromptItem
-from robustkd.reporting.wording import wording
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 _GAP = "\N{NO-BREAK SPACE}" * 3
@@ -38,43 +36,41 @@ Of models that are asked (language models, text to image), `clean_accuracy` is u
 
 def cell(result: CellResult, verdict: Verdict | None, examples: Sequence[PromptItem] = ()) -> str:
     """The note of one attack's run; of an attack on prompts with an example or two."""
-    title = (
-        f"**{escape(result.attack)}** on **{escape(result.defense)}**, {threat(result.norm, result.eps)}, seed {result.seed}"
-    )
+    title = f"**{escape(result.attack)}** on **{escape(result.defense)}**, {threat(result.budget)}, seed {result.seed}"
     if result.status != "done":
-        return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
+        return truncate(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
     lines = [
         f"{title}: **{percent(result.robust_accuracy)}** robust (95 % interval {interval(result.ci_low, result.ci_high)}) "
         f"of {_samples(result)}; {_unattacked(result)}.",
-        f"Verdict on this defense: {signed(verdict)}." if verdict else "",
+        f"Verdict on this defense: {verdict_mark(verdict)}." if verdict else "",
         f"Cost: {count(result.forward_passes)} forward and {count(result.backward_passes)} backward passes, "
         f"{seconds(result.wall_seconds)}.",
         *(f"Judge {escape(judge)} agrees on {percent(share)} of the answers." for judge, share in result.agreement.items()),
         *(_example(item) for item in examples[:EXAMPLES]),
     ]
-    return fit("\n\n".join(line for line in lines if line))
+    return truncate("\n\n".join(line for line in lines if line))
 
 
 def defense(result: DefenseResult) -> str:
     """The note of a trained defense's run: worst case, verdict, evidence."""
-    title = f"**{escape(result.defense)}** ({escape(result.kind)}), {threat(result.norm, result.eps)}, seed {result.seed}"
+    title = f"**{escape(result.defense)}** ({escape(result.kind)}), {threat(result.budget)}, seed {result.seed}"
     if result.robust_accuracy is None:
-        return fit(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
-    budget = "attempts" if result.norm in BY_ATTEMPTS else "eps"
+        return truncate(f"{title}: **{result.status}**, no number.\n\n{_quoted(result.error)}")
     curve = [[epsilon(p.eps), percent(p.robust_accuracy), interval(p.ci_low, p.ci_high)] for p in result.curve]
     others = result.other_threats.items()
     attacks = counted(len(result.attacks), "attack")
     parts = [
-        f"{signed(result.verdict)}: {title}, **{percent(result.robust_accuracy)}** robust against {attacks} together "
+        f"{verdict_mark(result.verdict)}: {title}, **{percent(result.robust_accuracy)}** robust against {attacks} together "
         f"({escape(', '.join(result.attacks))}; 95 % interval {interval(result.ci_low, result.ci_high)}) of "
         f"{_samples(result)}; {_unattacked(result)}.",
+        f"{percent(result.unjudged)} of the requests could not be judged." if result.unjudged else "",
         _remedy(result),
         *_findings(result.checks),
         _quoted(result.error) if result.error else "",
-        table([budget, "robust", "95 % interval"], curve) if len(curve) > 1 else "",
+        table([result.budget.unit, "robust", "95 % interval"], curve) if len(curve) > 1 else "",
         table(["other threat model", "robust"], [[escape(name), percent(share)] for name, share in others]),
     ]
-    return fit("\n\n".join(part for part in parts if part))
+    return truncate("\n\n".join(part for part in parts if part))
 
 
 def card(results: Results, trained: DefenseResult, gates: Sequence[str], overridden: Sequence[str]) -> str:
@@ -87,18 +83,18 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
     of = f"Defense **{escape(trained.defense)}** ({escape(trained.kind)}), seed {trained.seed}, campaign {escape(results.campaign)}"
     cells = {cell.attack: cell for cell in results.cells if (cell.defense, cell.seed) == (trained.defense, trained.seed)}
     alone = [f"{escape(name)} {percent(cells[name].robust_accuracy)}" for name in trained.attacks if name in cells]
-    versions = [f"{name} {text}" for name, text in results.environment.items() if name in ("robustkd", "torch", "python")]
-    data = results.data
+    data, environment = results.data, results.environment.to_dict()
+    versions = [f"{name} {environment[name]}" for name in ("robustkd", "torch", "python") if name in environment]
     rows = [
-        ["threat model", threat(trained.norm, trained.eps)],
+        ["threat model", threat(trained.budget)],
         ["worst case", f"{percent(trained.robust_accuracy)} (95 % interval {interval(trained.ci_low, trained.ci_high)})"],
         [wording(results).clean.lower(), percent(trained.clean_accuracy)],
         ["attacks, each alone", ", ".join(alone)],
-        ["verdict", signed(trained.verdict)],
+        ["verdict", verdict_mark(trained.verdict)],
         ["gates", escape("; ".join(gates) or "none")],
         [
             "samples",
-            f"{trained.n}, {escape(data.get('name', ''))}, sha256 {str(data.get('test_digest') or data.get('digest'))[:16]}",
+            f"{trained.n}, {escape(data.name)}, sha256 {data.identity[:16]}",
         ],
         ["weights", f"sha256 {str(trained.target_hash)[:16]}"],
         ["versions", ", ".join(versions)],
@@ -110,13 +106,13 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
 def campaign(results: Results) -> str:
     """The note of the parent run: every defense with its number and its verdict."""
     rows = summary_rows(results)
-    norm, said = threat(str(results.threat.get("norm", "")), results.threat.get("eps")), wording(results)
+    norm, said = threat(results.threat_model), wording(results)
     lines = [
         [
             escape(row.defense),
             percent(row.clean_accuracy),
             f"**{percent(row.robust_accuracy)}**",
-            signed(row.verdict),
+            verdict_mark(row.verdict),
             percent(row.remedied) if row.remedied is not None else "",
             interval(row.ci_low, row.ci_high),
             escape(row.strongest_attack or ""),
@@ -136,16 +132,16 @@ def campaign(results: Results) -> str:
     ]
     failed = [item for item in results.cells if item.status != "done"]
     parts = [
-        f"{escape(answer(results, rows))} Threat model {norm}; data {escape(results.data.get('name', 'unknown'))} ({said.data}).",
+        f"{escape(answer(results, rows))} Threat model {norm}; data {escape(results.data.name)} ({said.data}).",
         table(head, lines),
         f"**{counted(len(failed), 'cell')} without a result:**" if failed else "",
         "\n".join(f"- {escape(c.defense)} × {escape(c.attack)}, seed {c.seed}: {c.status}" for c in failed[:20]),
         "Every cell is in the artefact `cells.json`, the whole story in `report.html`.",
     ]
-    return fit("\n\n".join(part for part in parts if part))
+    return truncate("\n\n".join(part for part in parts if part))
 
 
-def fit(text: str, limit: int = MAX_NOTE) -> str:
+def truncate(text: str, limit: int = MAX_NOTE) -> str:
     """At most ``limit`` characters, cut at a line's end."""
     if len(text) <= limit:
         return text
@@ -166,7 +162,7 @@ def _unattacked(result: CellResult | DefenseResult) -> str:
 
 
 def _asked(result: CellResult | DefenseResult) -> bool:
-    return result.norm in (*BY_ATTEMPTS, "embeddings")
+    return not result.budget.of_images
 
 
 def _example(item: PromptItem) -> str:
@@ -188,7 +184,7 @@ def _findings(checks: Sequence[Finding]) -> list[str]:
         for finding in fired
     ]
     lines += [
-        f"- **{escape(finding.name)}** (not run): {escape(str(finding.evidence.get('reason', '')))}"
+        f"- **{escape(finding.name)}** (not run): {escape(finding.reason)}"
         for finding in checks
         if finding.outcome == "not run"
     ]

@@ -37,7 +37,7 @@ class Pair:
 
     @property
     def sentence(self) -> str:
-        """What the samples can say."""
+        """A sentence on whether the samples suffice to tell the two defenses apart."""
         if self.apart:
             better, worse = (self.a, self.b) if self.difference > 0 else (self.b, self.a)
             return f"{better} withstands more than {worse}, by {points(abs(self.difference))} (p {probability(self.p)})."

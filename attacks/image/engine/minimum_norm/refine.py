@@ -1,0 +1,106 @@
+"""The last step of every minimum-norm attack: move its example to the nearest boundary, then closer by binary search.
+
+A search that ran out of steps stops a little beyond the boundary, and a little off the nearest point of it. Both are mended:
+
+1. ``project_to_boundary``: the boundaries are linearised at the example (as in FAB and DeepFool), and the point nearest to the
+   clean image on any of them, and two on the way to it, are tried.
+2. ``binary_search`` along the segment from the clean image to the example, whose part that holds the boundary is halved.
+
+In L0 there is no segment: ``sparsify`` searches for the number of changed pixels, and the largest changes stay.
+
+Source: the linearisation is step 5 of algorithm 1 in Croce & Hein 2020 (arXiv:1907.02044) with alpha = 1, the halving is
+their final search (section 3.3); the one for L0 is that of Pintor et al. 2021 (arXiv:2102.12827) for their starting points.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, onto_hyperplane
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, Nearest
+from robustkd.attacks.image.engine.minimum_norm.sparse import largest
+from robustkd.lazy import torch
+from robustkd.scoring.distances import per_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_HALVINGS = 10  # to a thousandth of the distance
+_CLASSES = 9  # other classes whose boundaries are looked at, the highest ones
+_SHARES = (1.0, 0.5, 0.25)  # of the way to the linearised boundary
+_BEYOND = 1.01  # how far beyond it, as a share of the clean image's value: on it, half of the points are not adversarial
+
+
+def refine(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
+    """Closer examples: at most 14 forward passes, and a backward pass for each of 9 classes; only for samples with an example.
+
+    Args:
+        problem: names the norm that is minimised, and queries the target.
+        rows: (A,) which samples of the batch.
+        best: (A,) the nearest examples found for them.
+    """
+    hit = best.norm.isfinite()
+    if not bool(hit.any()):
+        return best
+    found, rows = best.select(hit), rows[hit]
+    shorten = sparsify if problem.norm == "l0" else binary_search
+    return best.updated(hit, shorten(problem, rows, project_to_boundary(problem, rows, found)))
+
+
+def project_to_boundary(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
+    """Try the points nearest to the clean images on the boundaries that are linearised at the examples."""
+    clean = problem.clean[rows]
+    logits, value, gradient = boundaries(problem, _CLASSES)(best.x, rows)
+    at_clean = (
+        value + (gradient * (clean - best.x).unsqueeze(1)).flatten(2).sum(2) - problem.decision_tolerance(logits).unsqueeze(1)
+    )
+    at_clean = _BEYOND * at_clean
+    each = clean.unsqueeze(1).expand_as(gradient).flatten(0, 1)
+    projections = onto_hyperplane(each, at_clean.flatten(), gradient.flatten(0, 1), problem.norm, problem.bounds)
+    gained = (gradient.flatten(0, 1) * (projections - each)).flatten(1).sum(1).view_as(value)
+    # A boundary on whose far side the clean image lies already, or that the pixel range keeps out of reach, tells nothing.
+    useful = (at_clean < 0) & (gained > -at_clean / _BEYOND)
+    closest = torch.where(useful, problem.length(projections - each).view_as(value), torch.inf).argmin(1)
+    projection = projections.view_as(gradient)[torch.arange(len(rows), device=rows.device), closest]
+    start = best.x
+    for share in _SHARES:
+        best = keep_nearer(problem, rows, best, start + share * (projection - start))
+    return best
+
+
+def binary_search(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
+    """Search the segment between the clean image and the example for the boundary."""
+    clean, example = problem.clean[rows], best.x
+    low, high = torch.zeros_like(best.norm), torch.ones_like(best.norm)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        x = (clean + per_sample(middle, example) * (example - clean)).clamp(*problem.bounds)
+        adversarial = problem.adversarial(problem.oracle.logits(x, rows), rows)
+        low, high = torch.where(adversarial, low, middle), torch.where(adversarial, middle, high)
+        best = Nearest(
+            torch.where(per_sample(adversarial, x), x, best.x), torch.where(adversarial, problem.length(x - clean), best.norm)
+        )
+    return best
+
+
+def sparsify(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
+    """Search for the smallest number of changed pixels that is still adversarial; the largest changes are kept."""
+    clean, delta = problem.clean[rows], best.x - problem.clean[rows]
+    low, high = torch.zeros_like(best.norm), best.norm
+    for _ in range(_HALVINGS):
+        middle = ((low + high) / 2).ceil()
+        x = clean + largest(delta, middle)
+        adversarial = problem.adversarial(problem.oracle.logits(x, rows), rows)
+        low, high = torch.where(adversarial, low, middle), torch.where(adversarial, middle, high)
+        best = Nearest(
+            torch.where(per_sample(adversarial, x), x, best.x), torch.where(adversarial, problem.length(x - clean), best.norm)
+        )
+    return best
+
+
+def keep_nearer(problem: MinNormProblem, rows: Tensor, best: Nearest, x: Tensor) -> Nearest:
+    """``best`` with ``x`` in its place wherever that is adversarial and nearer: one forward pass."""
+    adversarial = problem.adversarial(problem.oracle.logits(x, rows), rows)
+    length = problem.length(x - problem.clean[rows])
+    better = adversarial & (length < best.norm)
+    return Nearest(torch.where(per_sample(better, x), x, best.x), torch.where(better, length, best.norm))

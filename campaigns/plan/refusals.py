@@ -1,0 +1,48 @@
+"""What is refused before anything runs, since it can be seen from the campaign and its data."""
+
+from __future__ import annotations
+
+from robustkd.campaigns.file.spec import Campaign
+from robustkd.contracts import DataError, inner_params
+from robustkd.contracts.threat import PixelBudget, ThreatModel, require_meant
+from robustkd.data import Splits
+
+
+def require_training_data(campaign: Campaign, data: Splits) -> None:
+    """Refuse a campaign with a defense that trains, on data without what it trains on.
+
+    Raises:
+        DataError: there is no training part, or no validation part.
+    """
+    trained = next((name for name, use in campaign.defenses.items() if use.plugin.uses_data), None)
+    if trained is None or (data.train is not None and data.validation is not None):
+        return
+    if data.train is None:
+        raise DataError(
+            f"defense '{trained}' trains, but the data '{campaign.data.name}' have no training part",
+            fix="use a data set with one, or a defense of kind 'external'",
+        )
+    raise DataError(
+        f"defense '{trained}' trains, and 'validation: 0' of the data leaves no samples to measure its epochs on",
+        fix="leave 'validation' out, or give a few samples: validation: 0.02; 'selection: last' then deploys the last epoch as papers do",
+    )
+
+
+def require_budgets_meant(campaign: Campaign, data: Splits) -> None:
+    """Refuse a campaign with an eps, of an attack or of what a defense trains on, that cannot be meant for such images.
+
+    Raises:
+        UsageError: it is larger than the distance between any two of them.
+    """
+    named: list[tuple[str, ThreatModel, tuple[float, ...]]] = [("threat: eps", campaign.threat, ())]
+    named += [(f"attack '{use.name}': eps", use.threat, use.curve) for use in campaign.attacks.values()]
+    for what, threat, curve in named:
+        if isinstance(threat.budget, PixelBudget) and data.input_shape:
+            require_meant(threat.norm, max(threat.eps, *curve, 0.0), data.input_shape, what)
+    if not isinstance(campaign.threat.budget, PixelBudget) or not data.input_shape:
+        return
+    for name, defense in campaign.defenses.items():
+        params = defense.plugin.params
+        for part in (params, *(part for field in type(params).model_fields for part in inner_params(getattr(params, field)))):
+            if isinstance(eps := getattr(part, "eps", None), float):
+                require_meant(campaign.threat.norm, eps, data.input_shape, f"defense '{name}': eps")

@@ -1,0 +1,242 @@
+"""How data of one modality are evaluated: everything in which images, text and text-to-image differ before a result is shown."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from robustkd.contracts import (
+    Arrays,
+    Attack,
+    BaseAttack,
+    BaseTarget,
+    Batch,
+    GenerativeTarget,
+    Judge,
+    Modality,
+    Precision,
+    PromptAttack,
+    PromptBatch,
+    Prompts,
+    Target,
+    TargetError,
+    ThreatModel,
+)
+from robustkd.contracts.random import SampleRng
+from robustkd.data import Splits
+from robustkd.evaluation.images import SHARD, Evaluation, Shards, evaluate_attack, make_batch, with_clean_logits
+from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from robustkd.lazy import torch
+
+Judges = Callable[[], Mapping[str, Judge]]
+"""The judges, loaded when they are needed; the first one decides."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What an evaluation is given beside target, attack, samples and threat model.
+
+    Attributes:
+        curve: further eps.
+        train: what an attack that learns is fitted on.
+        rows_kept: how many perturbed inputs of so many bytes each are kept.
+        shards: where finished parts are kept, by the number of perturbed inputs that are.
+    """
+
+    seed: int
+    judges: Judges
+    num_classes: int
+    curve: Sequence[float]
+    train: Arrays | Prompts | None
+    precision: Precision
+    rows_kept: Callable[[int], int]
+    shards: Callable[[int], Shards]
+
+
+class ModalityEvaluation(ABC):
+    """One modality.
+
+    Attributes:
+        name: of the modality.
+        needs_judges: whether a judge says what is a success.
+        with_precision: whether gradients can be taken in another precision.
+    """
+
+    needs_judges: ClassVar[bool]
+    with_precision: ClassVar[bool]
+
+    def __init__(self, name: Modality) -> None:
+        self.name = name
+
+    @abstractmethod
+    def threat_problem(self, given: Collection[str]) -> tuple[str, str] | None:
+        """What is wrong with a threat block with these keys, and the fix."""
+
+    @abstractmethod
+    def harmless(self, data: Splits[Any]) -> int | None:
+        """How many harmless requests there are; None for data without such."""
+
+    @abstractmethod
+    def size(self, data: Splits[Any]) -> str:
+        """How many samples are attacked, and of what."""
+
+    @abstractmethod
+    def prepare(
+        self, target: BaseTarget, data: Splits[Any], judges: Judges, *, name: str, seed: int, device: torch.device
+    ) -> Batch | PromptBatch:
+        """The test samples with what the target answers unattacked.
+
+        Args:
+            name: what an error calls the defense.
+
+        Raises:
+            TargetError: the target is of another modality, or it failed.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
+    ) -> Evaluation[Outcome]:
+        """Attack every sample of ``batch``, which ``prepare`` made."""
+
+    @abstractmethod
+    def clean(self, eligible: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
+        """What the clean accuracy is the share of, (M,) bool.
+
+        Args:
+            eligible: (N,) bool, of an attack's outcome.
+            benign: which harmless requests were complied with; None where the data have none.
+        """
+
+
+class ImageEvaluation(ModalityEvaluation):
+    """Images that a classifier gets."""
+
+    needs_judges = False
+    with_precision = True
+
+    def threat_problem(self, given: Collection[str]) -> tuple[str, str] | None:
+        """A norm and eps are needed."""
+        if "attempts" in given:
+            return "attempts are for models that are asked", "of images, give 'norm' and 'eps'"
+        return None if "eps" in given else ("this key is missing: eps", "give 'norm' and 'eps'")
+
+    def harmless(self, data: Splits[Any]) -> int | None:
+        """None: every image is attacked."""
+        return None
+
+    def size(self, data: Splits[Any]) -> str:
+        """The number of test samples."""
+        return f"{len(data.test)} test samples"
+
+    def prepare(
+        self, target: BaseTarget, data: Splits[Any], judges: Judges, *, name: str, seed: int, device: torch.device
+    ) -> Batch:
+        """The images with their logits."""
+        if not isinstance(target, Target):
+            raise _other_modality(f"'{name}' draws or writes, and the data are images")
+        batch = make_batch(data.test.unit(), data.test.labels, index=data.test_index, device=device)
+        return with_clean_logits(target, batch)
+
+    def evaluate(
+        self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
+    ) -> Evaluation[Outcome]:
+        """Perturb the images; a large batch in shards."""
+        assert isinstance(target, Target)
+        assert isinstance(attack, Attack)
+        assert isinstance(batch, Batch)
+        if threat.goal == "targeted":
+            batch = _with_goals(batch, under.seed, under.num_classes)
+        kept = min(len(batch), under.rows_kept(batch.inputs[0].nbytes))
+        return evaluate_attack(
+            target,
+            attack,
+            batch,
+            threat,
+            seed=under.seed,
+            curve=under.curve,
+            fit_data=under.train if attack.traits.learns and isinstance(under.train, Arrays) else None,
+            kept=kept,
+            shards=under.shards(kept) if len(batch) > SHARD else None,
+            precision=under.precision,
+        )
+
+    def clean(self, eligible: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
+        """The images that were classified rightly before the attack."""
+        return eligible
+
+
+class PromptEvaluation(ModalityEvaluation):
+    """Requests that are put to a generative model."""
+
+    needs_judges = True
+    with_precision = False
+
+    def threat_problem(self, given: Collection[str]) -> tuple[str, str] | None:
+        """A number of attempts is needed, and nothing else."""
+        if "attempts" not in given:
+            return "this key is missing: attempts", "say how many answers to each request may be judged, such as {attempts: 20}"
+        others = sorted(set(given) - {"attempts"})
+        return (f"{', '.join(others)}: prompts have no such budget", "give 'attempts' alone") if others else None
+
+    def harmless(self, data: Splits[Any]) -> int | None:
+        """Those whose answers tell how useful the model is."""
+        return len(data.benign) if data.benign else 0
+
+    def size(self, data: Splits[Any]) -> str:
+        """The numbers of forbidden and harmless requests."""
+        return f"{len(data.test)} forbidden requests, {len(data.benign) if data.benign else 0} harmless"
+
+    def prepare(
+        self, target: BaseTarget, data: Splits[Any], judges: Judges, *, name: str, seed: int, device: torch.device
+    ) -> PromptBatch:
+        """The requests with the answers to them, judged."""
+        if not isinstance(target, GenerativeTarget):
+            raise _other_modality(f"'{name}' answers no requests, and the data are prompts")
+        torch.manual_seed(seed)
+        return prepare(target, data.test, data.test_index, judges(), benign=data.benign, device=device)
+
+    def evaluate(
+        self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
+    ) -> Evaluation[Outcome]:
+        """Put attempts to the model."""
+        assert isinstance(target, GenerativeTarget)
+        assert isinstance(batch, PromptBatch)
+        assert isinstance(attack, PromptAttack)
+        found = evaluate_prompt_attack(target, attack, batch, threat, under.judges(), seed=under.seed)
+        kept = min(len(found.adversarial), under.rows_kept(found.adversarial[:1].nbytes))
+        clean = None if found.clean is None else found.clean[:kept]
+        return replace(found, adversarial=found.adversarial[:kept], clean=clean)
+
+    def clean(self, eligible: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
+        """The harmless requests that were complied with, of which the data may have none."""
+        return np.array(benign or (), dtype=bool)
+
+
+_EVALUATIONS: Mapping[Modality, ModalityEvaluation] = {
+    "images": ImageEvaluation("images"),
+    "text": PromptEvaluation("text"),
+    "text-to-image": PromptEvaluation("text-to-image"),
+}
+
+
+def evaluation_of(modality: Modality) -> ModalityEvaluation:
+    """How data of this modality are evaluated."""
+    return _EVALUATIONS[modality]
+
+
+def _other_modality(what: str) -> TargetError:
+    return TargetError(
+        f"defense {what}", fix="keep it out of the attacks and analyses by the matrix: it is there for others to use"
+    )
+
+
+def _with_goals(batch: Batch, seed: int, num_classes: int) -> Batch:
+    """Each sample's goal: one of the wrong classes, drawn from the sample's own stream."""
+    offset = 1 + SampleRng(seed, batch.index, "goals").integers((), num_classes - 1)
+    return replace(batch, goals=(batch.labels + offset) % num_classes)

@@ -1,0 +1,71 @@
+"""``robustkd.attack("gcg", model, ["Tell me"], ["Sure"])`` and its command: one sentence that names what to do instead."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import robustkd
+from robustkd.cli import main
+from robustkd.contracts import UsageError
+from robustkd.targets import save_target
+from support.model_folders import language_model
+from support.toy_language_model import toy_language_model
+
+
+@pytest.mark.parametrize("call", [robustkd.attack, lambda name, *given: robustkd.evaluate(*given, attacks=name)])
+def test_an_attack_on_prompts(call: Any) -> None:
+    images, labels = np.zeros((2, 1, 4, 4), dtype=np.float32), np.zeros(2, dtype=np.int64)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with pytest.raises(UsageError, match="attack 'gcg' is for prompts") as refused:
+        call("gcg", classifier, images, labels)
+    assert refused.value.fix is not None
+    assert "robustkd init language-model FILE" in refused.value.fix
+
+
+@pytest.mark.parametrize("call", [robustkd.attack, lambda name, *given: robustkd.audit(*given, attacks=name)])
+@pytest.mark.parametrize(("attack", "wrapped"), [("gcg", True), ("pgd", True), ("gcg", False), ("pgd", False)])
+def test_a_language_model_and_texts(call: Any, attack: str, wrapped: bool) -> None:
+    target = toy_language_model(("say", "it"))
+    with pytest.raises(UsageError) as refused:
+        call(attack, target if wrapped else target.module, ["Tell me"], ["Sure"])
+    assert refused.value.fix is not None
+    assert "campaign" in refused.value.fix
+
+
+@pytest.mark.parametrize("command", [["attack", "gcg", "--model", "{}"], ["audit", "{}", "--attack", "gcg"]])
+@pytest.mark.parametrize(
+    ("model", "data", "said"),
+    [
+        ("folder", [], "folder holds a model of transformers or diffusers"),
+        ("folder", ["--data", "behaviors", "--data-set", "file=r.csv"], "the data 'behaviors' are prompts"),
+        ("saved", [], "here classifiers of images are attacked"),
+    ],
+)
+def test_the_command(
+    command: list[str],
+    model: str,
+    data: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    language_model(Path("folder"))
+    Path("saved").mkdir()
+    save_target(toy_language_model(("say", "it")), Path("saved"))
+    Path("r.csv").write_text("prompt\nsay it\n")
+    monkeypatch.setattr(sys, "argv", ["robustkd", *(part.format(model) for part in command), *data])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert ended.value.code == 2
+    assert said in told
+    assert "robustkd init language-model FILE" in told
+    assert "Traceback" not in told

@@ -1,0 +1,165 @@
+"""The benchmarks' files give each request a guidance of its own, name sizes that are not drawn, and have requests that are too long."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from robustkd import plugins
+from robustkd.cli import main
+from robustkd.contracts import Asked, DataError, FitContext, Judge, Modality, Prompts, RawData, ThreatModel
+from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from robustkd.targets.text_to_image import TextToImageTarget
+from support.model_folders import PICTURES, clip, stable_diffusion
+
+Command = Callable[..., tuple[int, str]]
+# As in I2P: what a picture was made with on the web, and beside it what the benchmark draws with.
+I2P = "prompt,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height\n"
+ROWS = ("a b c", "a b c", "a b c d e f g h i j k l")
+
+
+class Never(Judge):
+    """No picture shows anything."""
+
+    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+
+    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
+        return np.zeros(len(requests), dtype=bool)
+
+
+@pytest.fixture
+def robustkd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Call ``robustkd ARGS`` beside a Stable Diffusion and a CLIP of a few weights."""
+    monkeypatch.chdir(tmp_path)
+    stable_diffusion(tmp_path / "model")
+    clip(tmp_path / "clip")
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), " ".join((captured.out + captured.err).split())
+
+    return call
+
+
+def loaded(file: Path, **params: object) -> RawData:
+    found: RawData = plugins.make("datasets", {"kind": "prompt-csv", "forbidden": {"church": str(file)}, **params}).load()
+    return found
+
+
+def model(folder: Path) -> TextToImageTarget:
+    context = FitContext(None, None, (), 2, ThreatModel.by_prompt(1), 0, torch.device("cpu"), folder)
+    target = plugins.make("defenses", {"kind": "text-to-image", "folder": str(folder), "steps": 2}).fit(context)
+    assert isinstance(target, TextToImageTarget)
+    return target
+
+
+def test_a_request_is_drawn_with_its_own_guidance(robustkd: Command, tmp_path: Path) -> None:
+    Path("requests.csv").write_text("prompt,evaluation_seed,evaluation_guidance\na b c,3,1\na b c,3,20\na b c,3,\n")
+    asked = loaded(tmp_path / "requests.csv").test.asked()
+    assert [question.guidance_scale for question in asked] == [1.0, 20.0, None]
+    target = model(tmp_path / "model")
+    together = target.respond(asked)
+    for question, scale, picture in zip(asked, (1.0, 20.0, 7.5), together, strict=True):
+        assert torch.equal(target.respond([question])[0], picture)
+        target.guidance = scale
+        assert torch.equal(target.respond([Asked("a b c", seed=3)])[0], picture)
+        target.guidance = 7.5
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+def test_so_are_the_pictures_that_are_judged(robustkd: Command, tmp_path: Path) -> None:
+    Path("requests.csv").write_text("prompt,evaluation_seed,evaluation_guidance\na b c,3,1\na b c,3,20\n")
+    test, target = loaded(tmp_path / "requests.csv").test, model(tmp_path / "model")
+    judges = {"never": Never(Never.Params())}
+    batch = prepare(target, test, np.arange(2), judges)
+    right = target.respond([Asked("a b c", seed=3, guidance_scale=scale) for scale in (1, 20)])
+    assert all(torch.equal(*pair) for pair in zip(batch.unattacked.outputs, right, strict=True))
+    attack = plugins.make("attacks", {"kind": "no-attack"})
+    found = evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(1), judges, num_classes=1)
+    assert torch.equal(found.adversarial, torch.stack(right))
+
+
+@pytest.mark.parametrize("scale", ["x", "0.5", "nan", "inf"])
+def test_a_guidance_that_is_none(tmp_path: Path, scale: str) -> None:
+    (tmp_path / "r.csv").write_text(f"prompt,evaluation_seed,evaluation_guidance\na,1,{scale}\n")
+    with pytest.raises(DataError, match=rf"r.csv: request 1 has the guidance '{scale}'"):
+        loaded(tmp_path / "r.csv")
+
+
+def test_sizes_that_are_not_drawn(robustkd: Command, tmp_path: Path) -> None:
+    Path("requests.csv").write_text(f"{I2P}a b,1,7,16,16\na b,2,9,16,24\n")
+    Path("c.yaml").write_text(PICTURES)
+    code, said = robustkd("plan", "c.yaml")
+    assert code != 0
+    assert "1 of 2 requests are for pictures of another size than 16x16, such as 16x24 of case 1" in said
+    Path("c.yaml").write_text(PICTURES.replace("size: 16", "size: 16, other_sizes: draw"))
+    code, said = robustkd("plan", "c.yaml")
+    assert code == 0, said
+    assert "data: 1 of 2 requests of requests.csv are for another size, and drawn at the models' own" in said
+    test = loaded(tmp_path / "requests.csv", size=16, other_sizes="draw").test
+    assert (test["seed"], test["guidance_scale"]) == (("1", "2"), ("7", "9"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "said", "prompts"),
+    [
+        ("leave-out", "1 of 3 requests of requests.csv have more than 10 tokens and are left out", ROWS[:2]),
+        ("truncate", "1 of 3 requests of requests.csv have more than 10 tokens and are truncated", (*ROWS[:2], ROWS[2][:19])),
+    ],
+)
+def test_a_request_that_is_too_long(
+    robustkd: Command, tmp_path: Path, choice: str, said: str, prompts: tuple[str, ...]
+) -> None:
+    """One of them took every number of the campaign, and the plan said nothing."""
+    Path("requests.csv").write_text("\n".join(["prompt,evaluation_seed", *(f"{row},1" for row in ROWS)]) + "\n")
+    settings = "size: 16, tokenizer: model/tokenizer, longest: 10"
+    Path("c.yaml").write_text(PICTURES.replace("size: 16", settings))
+    code, told = robustkd("plan", "c.yaml")
+    assert code != 0
+    assert "requests.csv have more than 10 tokens, the first is case 2 with 12: 'a b c d" in told
+    assert "long: leave-out" in told
+    Path("c.yaml").write_text(PICTURES.replace("size: 16", f"{settings}, long: {choice}"))
+    code, told = robustkd("plan", "c.yaml")
+    assert code == 0, told
+    assert f"data: {said}" in told
+    code, told = robustkd("run", "c.yaml", "--workers", "0", "--no-track", "--device", "cpu", "--quiet", "--out", "out")
+    assert code == 0, told
+    assert f"data: {said}" in told
+    assert said in Path("out/report.html").read_text()
+    results = json.loads(Path("out/results.json").read_text())
+    assert results["data"]["n"] == len(prompts)
+    raw = loaded(tmp_path / "requests.csv", tokenizer=str(tmp_path / "model" / "tokenizer"), longest=10, long=choice)
+    assert raw.test["prompt"] == prompts
+
+
+def test_lengths_are_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("prompt,evaluation_seed\na,1\n")
+    with pytest.raises(DataError, match="long: truncate needs to know how long a request is"):
+        loaded(tmp_path / "r.csv", long="truncate")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no tokenizer"):
+        loaded(tmp_path / "r.csv", tokenizer=str(tmp_path / "empty"))
+
+
+def test_pictures_that_are_not_square(robustkd: Command, tmp_path: Path) -> None:
+    place = tmp_path / "model" / "unet"
+    UNet2DConditionModel.from_pretrained(place).save_pretrained(place)
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"sample_size": [8, 12]}))
+    (picture,) = model(tmp_path / "model").respond([Asked("a b", seed=1)])
+    assert picture.shape == (3, 16, 24)
+    Path("requests.csv").write_text(f"{I2P}a b,1,7,24,16\n")
+    Path("c.yaml").write_text(PICTURES.replace("size: 16", "size: [16, 24]"))
+    code, said = robustkd("run", "c.yaml", "--workers", "0", "--no-track", "--device", "cpu", "--quiet", "--out", "out")
+    assert code == 0, said
