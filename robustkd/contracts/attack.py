@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustkd.contracts.capability import Capabilities, Capability
 from robustkd.contracts.data import Modality
-from robustkd.contracts.errors import PluginError
+from robustkd.contracts.errors import PluginError, TargetError
 from robustkd.contracts.holder import TargetHolder
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from robustkd.contracts.data import Arrays
     from robustkd.contracts.random import SampleRng
-    from robustkd.contracts.target import Target
+    from robustkd.contracts.target import BaseTarget, Target
 
 AttackKind = Literal["fixed-budget", "minimum-norm"]
 """Whether an attack looks for any adversarial input inside a budget, or for the closest one."""
@@ -183,6 +183,14 @@ class BaseAttack(TargetHolder, ABC):
         traits = self.traits
         passes: Capabilities = frozenset({"gradients"} if traits.gradients else ())
         return sorted((traits.needs | passes) - capabilities)
+
+    def require(self, target: BaseTarget) -> None:
+        """Raise TargetError unless ``target`` has what the attack needs."""
+        if missing := self.missing(target.capabilities):
+            raise TargetError(
+                f"attack '{self.name}' needs {' and '.join(missing)}, which this target ({target.kind}) does not have",
+                fix="use an attack that does without, or declare it in the target's `capabilities` if it has it",
+            )
 
 
 class Attack(BaseAttack):

@@ -254,7 +254,7 @@ def evaluate_attack(
         TargetError: the target failed under attack.
     """
     _require_usable(attack, batch, threat, curve)
-    require_able(target, attack)
+    attack.require(target)
     fitted: dict[float, Attack] = {}
     asked = target.in_precision(precision)
 
@@ -290,15 +290,6 @@ def evaluate_attack(
                 shards.write(first, found, time.perf_counter() - began)
         parts.append(found)
     return parts[0] if len(parts) == 1 else Evaluation.joined(parts)
-
-
-def require_able(target: BaseTarget, attack: BaseAttack) -> None:
-    """Raise TargetError unless the target has what the attack needs."""
-    if missing := attack.missing(target.capabilities):
-        raise TargetError(
-            f"attack '{attack.name}' needs {' and '.join(missing)}, which this target ({target.kind}) does not have",
-            fix="use an attack that does without, or declare it in the target's `capabilities` if it has it",
-        )
 
 
 def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Sequence[float]) -> None:

@@ -30,7 +30,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation.images import Evaluation, model_modified_error, require_able, state_fingerprint
+from robustkd.evaluation.images import Evaluation, model_modified_error, state_fingerprint
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
@@ -92,7 +92,7 @@ def evaluate_prompt_attack(
     """
     if reason := attack.refusal(threat):
         raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another one")
-    require_able(target, attack)
+    attack.require(target)
     attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__)
     before = state_fingerprint(target)
     attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))

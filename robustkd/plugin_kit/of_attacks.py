@@ -202,6 +202,7 @@ def _ready(subject: Subject) -> tuple[Attack, Target]:
     for make in _TARGETS:
         target = make()
         try:
+            attack.require(target)
             _run(attack, target, bench.batch(target).select(torch.arange(1)), _threat(attack))
         except RobustkdError as error:
             refused = refused or error

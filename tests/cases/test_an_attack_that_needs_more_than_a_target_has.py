@@ -110,3 +110,10 @@ def test_every_attack_names_what_a_model_of_its_modality_or_a_special_one_has() 
         kind = plugins.load("attacks", name)
         assert issubclass(kind, Attack) != issubclass(kind, PromptAttack), name
         assert all(kind.needs <= ORDINARY[modality] | special for modality in kind.modalities), name
+
+
+def test_a_surrogate_has_to_have_what_the_attack_on_it_needs() -> None:
+    x, y = torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 2])
+    transfer = {"kind": "transfer", "surrogates": "other", "attacks": {"kind": "mora"}}
+    with pytest.raises(TargetError, match="'mora' needs gradients and members"):
+        robustkd.attack(transfer, black_box(), x, y, models={"other": black_box()})

@@ -16,6 +16,7 @@ and several surrogates and losses: Yang et al.: DVERGE (NeurIPS 2020), arXiv:200
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
@@ -105,9 +106,11 @@ class Transfer(Attack):
 
         Raises:
             UsageError: a surrogate was not handed over.
-            TargetError: a surrogate has other classes than the target.
+            TargetError: a surrogate has other classes than the target, or not what an attack needs.
         """
         surrogates = {name: Surrogate(self.target(name, Target)) for name in self.params.surrogates}
+        for surrogate, attack in itertools.product(surrogates.values(), self.inner):
+            attack.require(surrogate)
         objective = for_batch("margin", batch)
         with frozen(target.module):
             search = Search.begin(target, batch, threat)
