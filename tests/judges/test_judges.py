@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from robustkd import plugins
-from robustkd.contracts import DataError, Prompts, RobustkdError, TargetError, UsageError
+from robustkd.contracts import DataError, Judgements, Prompts, RobustkdError, TargetError, UsageError
 from support.toy_language_model import toy_language_model
 
 
@@ -20,7 +20,7 @@ def requests(*prompts, **columns):
 
 def verdicts(judge, asked, outputs):
     """What a judge says, as plain bools."""
-    return plugins.make("judges", judge).complied(asked, outputs).tolist()
+    return Judgements.of(plugins.make("judges", judge).complied(asked, outputs)).complied.tolist()
 
 
 @pytest.mark.parametrize(
