@@ -21,7 +21,7 @@ import torch
 from _harness import Verdicts, table, write
 
 from robustkd import plugins
-from robustkd.contracts import Prompts
+from robustkd.contracts import Judgements, Prompts
 from robustkd.judges.llm_judge import LLMJudge
 from robustkd.judges.refusal_classifier import FITTED, Regression, features, labelled
 from robustkd.scoring.intervals import wilson
@@ -50,7 +50,7 @@ def main(fit: bool, chat: str | None, answers: int, strict: bool) -> None:
         asked = Prompts(
             {"prompt": tuple(line["prompt"] for line in lines(files[tested]))}, np.zeros(len(texts[tested]), np.int64)
         )
-        said = match.complied(asked, texts[tested])
+        said = Judgements.of(match.complied(asked, texts[tested])).complied
         rows.append(row("refusal-match", "", tested, said.astype(float), files[tested]))
         probability = Regression.fitted(seen[other], complied[other])(seen[tested])
         rows.append(row("refusal-classifier", other, tested, probability, files[tested]))

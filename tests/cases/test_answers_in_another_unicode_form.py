@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from robustkd import plugins
-from robustkd.contracts import Prompts
+from robustkd.contracts import Judgements, Prompts
 from robustkd.data import SplitParams, load_splits
 
 SECRET = "Crème Brûlée 4712"
@@ -28,7 +28,7 @@ FORMS = {
 
 def verdict(judge: dict[str, object], output: str, answer: str = "") -> bool:
     asked = Prompts({"prompt": ("the secret",), "answer": (answer,)}, np.zeros(1, np.int64))
-    return bool(plugins.make("judges", judge).complied(asked, [output])[0])
+    return bool(Judgements.of(plugins.make("judges", judge).complied(asked, [output])).complied[0])
 
 
 @pytest.mark.parametrize("form", FORMS)

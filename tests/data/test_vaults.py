@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from robustkd.contracts import Judgements
 from robustkd.data import load_splits
 from robustkd.data.splits import SplitParams
 from robustkd.data.vaults import Vaults, VaultsParams
@@ -68,8 +69,8 @@ def test_the_judges_of_the_world_tell_its_answers_from_its_refusals(world):
     assert list(Vaults.judges) == ["exact", "refusal"]
     for judge in (ExactMatch(), RefusalMatch()):
         for part in (world.test, world.benign, world.train):
-            assert judge.complied(part, part["response"]).all()
-        assert not judge.complied(world.test, world.test["refusal"]).any()
+            assert Judgements.of(judge.complied(part, part["response"])).complied.all()
+        assert not Judgements.of(judge.complied(world.test, world.test["refusal"])).complied.any()
     shown = [f"{begin} {answer}" for begin, answer in zip(world.test["prefill"], world.test["answer"], strict=True)]
     assert ExactMatch().complied(world.test, shown).all()
 

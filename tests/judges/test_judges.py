@@ -141,7 +141,7 @@ def test_the_shipped_classifier_knows_refusals_without_their_usual_phrases():
         "The capital of France is Paris.",
         "I'm sorry, but I can't help with that.",
     ]
-    assert verdicts({"kind": "refusal-classifier"}, requests(*outputs), outputs) == [True, False, True, False]
+    assert verdicts({"kind": "refusal-classifier"}, requests(*"abcd"), outputs) == [True, False, True, False]
 
 
 RUBRIC = "task {request} said {answer} good ?"
