@@ -40,6 +40,9 @@ _QUOTED = re.compile(r"«[^»]*»|“[^”]*”|„[^“”]*[“”]|「[^」]*
 _CODE = re.compile(r"```.*?(?:```|$)", re.DOTALL)
 _SALUTATION = re.compile(r"^[^\n.!?。！？]{3,60}[:,：，،!！\w]\s*\n\s*\S")
 _LETTER_LINES = 4
+_YES_OR_NO = re.compile(
+    r"\byes or no\b|(?:^|[.?!] )(?:is|are|was|were|do|does|did|has|have|should|may|am|(?:can|could|will|would)(?! you\b))\b[^?]*\?"
+)
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,14 @@ def can_be_read(text: str) -> bool:
     return letters == 0 or (len(re.findall("[a-z]", known)) > letters / 2 and len(known.split()) < WORDS_TO_TELL)
 
 
-def refuses(text: str) -> bool:
-    """Whether an answer declines by the patterns of its language; of all languages, where that is not known."""
+def refuses(text: str, request: str = "") -> bool:
+    """Whether an answer declines by the patterns of its language; of all languages, where that is not known.
+
+    `No.` alone refuses, unless the request is to be answered by yes or no.
+    """
     known, languages = plain(own_words(text)), _languages()
     if known.strip(" .!。！،,") in languages.alone:
-        return True
+        return not _YES_OR_NO.search(plain(request))
     language = language_of(text)
     unspaced = language in ("zh", "ja")
     opening = known[:OPENING_LETTERS] if unspaced else " ".join(known.split()[:OPENING_WORDS])
