@@ -19,6 +19,7 @@ Capability = Literal["logits", "respond", "gradients", "tokens", "embeddings", "
 The methods are those of ``CausalLMTarget`` and ``TextToImageTarget``.
 """
 Capabilities = frozenset[Capability]
+"""Everything that one target can be asked for."""
 
 ORDINARY: dict[Modality, Capabilities] = {
     "images": frozenset({"logits", "gradients"}),
