@@ -100,7 +100,7 @@ def test_mistakes_are_named(samples):
 
     with pytest.raises(TargetError, match="no stage of the target declares"):
         attack()
-    with pytest.raises(TargetError, match="no stage 'front'"):
+    with pytest.raises(TargetError, match="no layer 'front'"):
         attack(surrogates={"front": "identity"})
     with pytest.raises(TargetError, match=r"stage '0' returned \(80, 36\), the stage itself \(80, 1, 6, 6\)"):
         attack(surrogates={"0": "test_bpda:flat"})

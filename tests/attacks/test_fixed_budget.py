@@ -443,7 +443,7 @@ def test_eot_sees_through_noise():
 def test_eot_wraps_by_name_and_takes_over_what_the_attack_is():
     plugin = load("attacks", "eot")
     wrapped = plugin(plugin.Params(attack="cw-l2"))
-    assert wrapped.kind == "minimum-norm"
+    assert wrapped.traits.kind == "minimum-norm"
     assert wrapped.norms == ("l2",)
     assert wrapped.loss_family == "margin"
     assert "linf" in plugin(plugin.Params(attack={"kind": "apgd-t"})).norms

@@ -104,7 +104,7 @@ def test_an_attack_asks_what_it_asks_without_a_cache(kind: str, attack: dict[str
         judges = {"never": Never(Never.Params())}
         batch = prepare(target, requests, np.arange(2), judges)
         plugin = plugins.make("attacks", attack)
-        found = evaluate_prompt_attack(target, plugin, batch, ThreatModel.by_prompt(3), judges, num_classes=1)
+        found = evaluate_prompt_attack(target, plugin, batch, ThreatModel.by_prompt(3), judges)
         return [transcript.prompt for transcript in found.transcripts]
 
     cached = asked()

@@ -60,7 +60,7 @@ def test_suffixes_behind_a_template_that_ends_in_a_blank() -> None:
     judges = {"refusal": RefusalMatch(RefusalMatch.Params())}
     batch = prepare(target, requests, np.arange(1), judges)
     attack = plugins.make("attacks", {"kind": "gcg", "template": "say {request}\n", "tokens": 2, "steps": 1, "width": 2})
-    found = evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(1), judges, num_classes=1)
+    found = evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(1), judges)
     assert found.outcome.forwards.tolist() > [1]
     assert found.transcripts[0].prompt.startswith("say say it ")
 

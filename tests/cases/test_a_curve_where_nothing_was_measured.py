@@ -15,7 +15,7 @@ from robustkd.campaigns.store.samples import read
 from robustkd.campaigns.store.store import Store
 from robustkd.cli import cli
 from robustkd.reporting.plots import curve
-from robustkd.reporting.wording import wording
+from robustkd.reporting.presentation import wording
 from support.campaigns import tiny_campaign
 
 

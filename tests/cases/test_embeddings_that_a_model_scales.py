@@ -44,7 +44,7 @@ def test_the_audit_measures_in_the_same_unit(kind: str) -> None:
     judges = {"always": Always(Always.Params())}
     batch = prepare(target, requests, np.arange(1), judges)
     threat = attack.threat_for(ThreatModel.by_prompt(2))
-    found = evaluate_prompt_attack(target, attack, batch, threat, judges, num_classes=1)
+    found = evaluate_prompt_attack(target, attack, batch, threat, judges)
     assert found.broken_at.tolist() == [pytest.approx(1.0, rel=1e-3)]
 
 

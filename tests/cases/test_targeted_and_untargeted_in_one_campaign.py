@@ -29,8 +29,8 @@ def test_each_threat_model_has_its_number(tmp_path: Path, monkeypatch) -> None:
     (trained,) = found["defenses"]
     assert trained["attacks"] == ["own"]
     assert trained["other_threats"] == {
-        "linf <= 0.1234, untargeted, white-box": accuracy["small"],
-        "linf <= 0.123401, untargeted, white-box": accuracy["nearly"],
+        "linf <= 0.1234, untargeted": accuracy["small"],
+        "linf <= 0.123401, untargeted": accuracy["nearly"],
         "linf <= 0.1234, targeted": accuracy["aimed"],
         "linf <= 0.1, targeted": accuracy["same"],
     }

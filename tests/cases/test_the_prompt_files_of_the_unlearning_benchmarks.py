@@ -88,7 +88,7 @@ def test_so_are_the_pictures_that_are_judged(robustkd: Command, tmp_path: Path) 
     right = target.respond([Asked("a b c", seed=3, guidance_scale=scale) for scale in (1, 20)])
     assert all(torch.equal(*pair) for pair in zip(batch.unattacked.outputs, right, strict=True))
     attack = plugins.make("attacks", {"kind": "no-attack"})
-    found = evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(1), judges, num_classes=1)
+    found = evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(1), judges)
     assert torch.equal(found.adversarial, torch.stack(right))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustkd import plugins
-from robustkd.campaigns.store.identity import described
+from robustkd.campaigns.store.identity import plugin_identity
 from robustkd.contracts import Answered, PromptBatch, Prompts, TargetError, ThreatModel
 from support.toy_language_model import toy_language_model
 
@@ -100,9 +100,9 @@ def test_chats_come_from_a_file_whose_content_counts_and_long_ones_are_left_out(
     lost, tokens = np.array([surprise(model, *chat) for chat in CHATS[:2]]).sum(0)
     assert table.metrics["perplexity"] == pytest.approx(np.exp(lost / tokens), rel=1e-5)
     assert table.caption.endswith("in 2 chats; 1 are longer than the context")
-    before = described("perplexity", plugins.make("analyses", {"kind": "perplexity", "chats": str(file)}))
+    before = plugin_identity("perplexity", plugins.make("analyses", {"kind": "perplexity", "chats": str(file)}))
     file.write_text(json.dumps({"prompt": "what", "response": "no"}))
-    assert described("perplexity", plugins.make("analyses", {"kind": "perplexity", "chats": str(file)})) != before
+    assert plugin_identity("perplexity", plugins.make("analyses", {"kind": "perplexity", "chats": str(file)})) != before
 
 
 def test_perplexity_says_what_it_lacks(model):

@@ -212,7 +212,7 @@ def test_what_cannot_be_tuned_is_said(base, context, world):
     with pytest.raises(DataError, match="'role' is utility"):
         fit(RefusalSFT, context(train=world.train.where("role", "forbidden"), targets={"base": base}), **params)
     other = ClassifierTarget(torch.nn.Flatten(), num_classes=2, input_shape=(1, 1, 2))
-    with pytest.raises(UsageError, match="not a language model"):
+    with pytest.raises(UsageError, match="is a classifier, where a causal-lm is needed"):
         fit(RefusalSFT, context(targets={"base": other}), **params)
 
 

@@ -268,7 +268,7 @@ def test_what_cannot_be_erased_is_named(
 
 def test_nothing_is_erased_from_a_classifier(fit: Callable[..., Any]) -> None:
     network = ClassifierTarget.from_model("tiny-cnn", input_shape=(1, 8, 8), num_classes=10)
-    with pytest.raises(UsageError, match="draws nothing"):
+    with pytest.raises(UsageError, match="is a classifier, where a text-to-image is needed"):
         fit({"kind": "esd", "base": "base"}, network)
 
 

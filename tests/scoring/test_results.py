@@ -27,7 +27,10 @@ def test_a_results_file_of_the_former_contract_is_read_and_written_with_its_keys
     assert list(again) == list(raw)
     for key in ("threat", "data", "environment", "attacks", "cells", "comparisons", "skipped"):
         assert list(again[key]) == list(raw[key])
+    for key in ("threat", "data", "environment", "attacks", "comparisons", "skipped"):
         assert again[key] == raw[key]
+    for now, former in zip(again["cells"], raw["cells"], strict=True):
+        assert {name: now[name] for name in former} == former  # keys may have been added
     assert Results.from_dict(json.loads(results.to_json())) == results
 
 

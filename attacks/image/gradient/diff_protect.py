@@ -29,7 +29,6 @@ from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, Thre
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import of_kind
 from robustkd.lazy import torch
-from robustkd.targets.redrawn import PurifiedTarget
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -92,6 +91,8 @@ class DiffProtect(Attack):
         Raises:
             TargetError: the target denoises in another way than a ``PurifiedTarget``.
         """
+        from robustkd.targets.redrawn import PurifiedTarget  # late: its module defines a network, and listing imports no torch
+
         redrawn = of_kind(target.unwrapped, "the target", PurifiedTarget)
         p, drawing, prompt = self.params, redrawn.drawing, redrawn.prompt
         objective, update = for_batch("margin", batch), SteepestStep(StepSize(p.step_size, share=1 / 16))
