@@ -50,11 +50,13 @@ def device_named(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.device(name)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second where torch was built without CUDA
         wanted = "; a graphics card of NVIDIA or AMD is called cuda" if name.casefold().startswith("gpu") else ""
         said = (str(error).splitlines() or [""])[0].partition(". ")[0]
         raise UsageError(f"device '{name}' cannot be used here: {said}", fix=f"auto, cpu, cuda or cuda:1{wanted}") from None
+    return device
 
 
 class Workspace:
