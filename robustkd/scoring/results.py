@@ -202,9 +202,16 @@ class Results(Tabular):
         return self.data.benign
 
     @property
-    def drawing(self) -> dict[str, int]:
-        """The defenses that draw random numbers, and on how many draws each of their samples was judged."""
-        return {one.defense: one.draws for one in self.defenses if one.draws > 1}
+    def judged_on_draws(self) -> list[str]:
+        """A sentence for each number of draws that samples were judged on, and the defenses that it is about."""
+        drawing: dict[int, list[str]] = {}
+        for one in self.defenses:
+            if one.draws > 1 and one.defense not in drawing.setdefault(one.draws, []):
+                drawing[one.draws].append(one.defense)
+        return [
+            f"{', '.join(names)}: random numbers are drawn, so each sample was judged on {draws} draws; accuracies are expected ones"
+            for draws, names in drawing.items()
+        ]
 
     @property
     def incomplete(self) -> bool:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import robustkd
+from robustkd.campaigns.store.samples import read
+from robustkd.campaigns.store.store import Store
+from robustkd.cli import cli
 
 N, TINY = 1500, 1e-6
 SIX = ["fgsm", "pgd", {"kind": "pgd", "loss": "margin"}, "bim", "mi-fgsm", {"kind": "pgd", "steps": 2}]
@@ -141,3 +148,100 @@ def test_a_network_that_draws_nothing_is_judged_once():
     assert not any("draws" in name for name in report.attacks["pgd"].outcome.columns())
     expected = float(((x.flatten(1).mean(1) - 0.5).abs() > 0.05).float().mean())
     assert report.robust_accuracy == pytest.approx(expected, abs=0.004)
+
+
+CODE = """
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+
+class Means(nn.Module):
+    chance = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        x, y = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
+        self.means = nn.Parameter(torch.stack([x[y == k].mean(0) / 16 for k in range(10)]).float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = -torch.cdist(x.flatten(1), self.means)
+        return torch.where(torch.rand(len(x), 1) < self.chance, -logits, logits)
+
+
+class Coin(Means):
+    chance = 0.1
+
+
+def plain() -> nn.Module:
+    return Means()
+
+
+def coin() -> nn.Module:
+    return Coin()
+"""
+CAMPAIGN = """
+version: 1
+name: coins
+data: {name: digits, test: 500}
+threat: {norm: linf, eps: 1.0e-6, curve: [5.0e-7, 2.0e-6]}
+checks: none
+defenses:
+  plain: {kind: external, code: "nets.py:plain"}
+  coin: {kind: external, code: "nets.py:coin"}
+attacks:
+  fgsm: {kind: fgsm}
+  pgd: {kind: pgd, steps: 3}
+  bim: {kind: bim, steps: 2}
+  fmn: {kind: fmn, steps: 5}
+  strong: {kind: eot, samples: 10, attack: {kind: pgd, steps: 10}, threat: {norm: linf, eps: 0.4}}
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("coins")
+    (folder / "nets.py").write_text(CODE)
+    (folder / "coins.yaml").write_text(CAMPAIGN)
+    command("run", folder / "coins.yaml", "--out", folder / "out", "--no-track")
+    return folder
+
+
+def command(*arguments: object) -> str:
+    done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_campaign_reports_the_expected_accuracy(ran: Path) -> None:
+    results = robustkd.load(ran / "out")
+    plain, coin = results.defenses
+    truth = 0.9 * plain.clean_accuracy
+    assert abs(coin.clean_accuracy - truth) <= 0.02
+    assert abs(coin.robust_accuracy - coin.clean_accuracy) <= 0.002
+    assert coin.ci_low < truth < coin.ci_high
+    assert (plain.draws, coin.draws) == (1, 10)
+    assert min(coin.other_threats.values()) < 0.2
+    for point in coin.curve:
+        assert abs(point.robust_accuracy - coin.robust_accuracy) <= 0.003
+    raw = json.loads((ran / "out" / "results.json").read_text())
+    assert [one.get("draws") for one in raw["defenses"]] == [None, 10]
+    assert results.comparisons[0].difference == pytest.approx(plain.robust_accuracy - coin.robust_accuracy)
+    assert results.comparisons[0].told_apart
+    for name in ("report.html", "report.md"):
+        assert "judged on 10 draws" in (ran / "out" / name).read_text()
+
+
+def test_its_samples_are_stored_compared_and_gated(ran: Path) -> None:
+    out, results = ran / "out", robustkd.load(ran / "out")
+    cell = next(cell for cell in results.cells if (cell.defense, cell.attack) == ("coin", "pgd"))
+    entry = Store(out).get(cell.cell_id)
+    assert entry is not None
+    record = read(entry)
+    assert record.outcome.robust_share.mean() == pytest.approx(cell.robust_accuracy)
+    assert set(np.unique(np.rint(10 * record.outcome.robust_share))) <= set(range(11))
+    command("gate", out, "--write-baseline", ran / "baseline.json")
+    assert "passed" in command("gate", out, "--baseline", ran / "baseline.json")
+    told = robustkd.compare(out, ran / "baseline.json")
+    assert all(item.difference == pytest.approx(0) and item.direction == "not told apart" for item in told.movements)
+    command("store", "export", ran / "coins.yaml", ran / "samples.csv", "--out", out)
