@@ -39,6 +39,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.threat import norm_named, require_meant
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
+from robustkd.evaluation.draws import seeded
 from robustkd.evaluation.images import (
     BATCH_SIZE,
     Evaluation,
@@ -48,11 +49,11 @@ from robustkd.evaluation.images import (
     require_unit_pixels,
     with_clean_logits,
 )
-from robustkd.evaluation.judging import ImageOutcome
+from robustkd.evaluation.judging import ImageOutcome, clean_shares
 from robustkd.lazy import nn, torch
 from robustkd.normalisation.constants import Constants
 from robustkd.plugins.nested import PluginSpec
-from robustkd.scoring.intervals import wilson
+from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.tabular import Tabular, interval, percent
 from robustkd.scoring.verdict import verdict
@@ -96,18 +97,26 @@ class AttackReport(Tabular):
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of all samples classified rightly before and after this attack: an upper bound on robust accuracy."""
-        return float(self.outcome.standing.mean())
+        """Share of all samples classified rightly before and after this attack: an upper bound on robust accuracy.
+
+        Of a model that draws random numbers it is the expected accuracy, over ``draws`` draws of each sample.
+        """
+        return float(self.outcome.robust_share.mean())
+
+    @property
+    def draws(self) -> int:
+        """On how many draws each sample was judged: 1, or more of a model that draws random numbers."""
+        return self.outcome.draws
 
     @property
     def clean_accuracy(self) -> float:
         """Share of the samples classified rightly before."""
-        return float(self.outcome.correct.mean())
+        return float(self.outcome.clean_share.mean())
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % Wilson interval of ``robust_accuracy``."""
-        return wilson(int(self.outcome.standing.sum()), len(self.outcome))
+        return share_interval(self.outcome.robust_share)
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the report, without those of each sample."""
@@ -124,13 +133,15 @@ class AttackReport(Tabular):
 
     def rows(self) -> list[dict[str, Any]]:
         """What became of each sample (see ``ImageOutcome``)."""
-        columns = {name: array.tolist() for name, array in self.outcome.columns().items()}
+        columns = {name: array.tolist() for name, array in self.outcome.columns().items() if array.ndim == 1}
+        if self.draws > 1:
+            columns |= {"clean_share": self.outcome.clean_share.tolist(), "robust_share": self.outcome.robust_share.tolist()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def caption(self) -> str:
         """Accuracy without and under the attack; one attack alone has no verdict."""
         robust = f"{percent(self.robust_accuracy)} {interval(*self.interval)} under one attack (an upper bound, not checked)"
-        return f"n = {len(self.outcome)}, clean accuracy {percent(self.clean_accuracy)}, robust accuracy {robust}"
+        return f"n = {len(self.outcome)}{_drawn(self.draws)}, clean accuracy {percent(self.clean_accuracy)}, robust accuracy {robust}"
 
     def shown(self) -> list[dict[str, str]]:
         """The numbers as text, in one row."""
@@ -157,9 +168,12 @@ class EvaluationReport(Tabular):
         verdict: ``credible``, ``suspect`` or ``not credible``; None where no check was asked for (``level="none"``).
         findings: every check with its evidence.
         attacks: each attack's own report, by name.
-        standing: (N,) bool, classified rightly and broken by no attack.
+        standing: (N,) bool, classified rightly and broken by no attack; on half of the draws or more, of a model that draws random
+            numbers.
         remedy: what stronger attacks leave, where a check named some.
         failed: attacks without a number, and why: what they returned broke the threat model (`invalid`), or the model failed.
+        draws: on how many draws each sample was judged: 1, or more of a model that draws random numbers, whose accuracies are expected
+            ones.
     """
 
     clean_accuracy: float
@@ -171,6 +185,7 @@ class EvaluationReport(Tabular):
     standing: np.ndarray
     remedy: Remedy | None = None
     failed: dict[str, str] = field(default_factory=dict)
+    draws: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers and the evidence of every check, without the samples."""
@@ -185,6 +200,7 @@ class EvaluationReport(Tabular):
             "failed": self.failed,
             "remedy": asdict(self.remedy) if self.remedy else None,
             "checks": [asdict(finding) for finding in self.findings],
+            "draws": self.draws,
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -213,7 +229,8 @@ class EvaluationReport(Tabular):
         number = "no number" if self.robust_accuracy is None else f"{percent(self.robust_accuracy)} {interval(*self.interval)}"
         fired = ", ".join(finding.name for finding in self.findings if finding.fired)
         verdict = (self.verdict or "not checked") + (f" ({fired})" if fired else "")
-        return f"n = {len(self.standing)}, clean accuracy {percent(self.clean_accuracy)}, robust accuracy {number}, {verdict}"
+        clean = f"n = {len(self.standing)}{_drawn(self.draws)}, clean accuracy {percent(self.clean_accuracy)}"
+        return f"{clean}, robust accuracy {number}, {verdict}"
 
     def shown(self) -> list[dict[str, str]]:
         """The worst case with its verdict, then each attack."""
@@ -235,7 +252,7 @@ class EvaluationReport(Tabular):
         unrun = [finding.name for finding in self.findings if finding.outcome == "not run"]
         number = "no number" if self.robust_accuracy is None else f"{self.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]"
         lines = [
-            f"clean accuracy  {self.clean_accuracy:6.1%}   n = {len(self.standing)}",
+            f"clean accuracy  {self.clean_accuracy:6.1%}   n = {len(self.standing)}{_drawn(self.draws)}",
             f"robust accuracy {number}   {self.verdict or 'not checked'}" + (f" ({fired})" if fired else ""),
         ]
         if unrun:
@@ -411,16 +428,17 @@ class _Evaluator:
 
     def evaluate(self, attack: Attack) -> Evaluation:
         """Run one attack and judge it."""
-        return evaluate_attack(
-            self.target,
-            attack,
-            self.batch,
-            self.threat,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            fit_data=self.fit_data,
-            precision=self.precision,
-        )
+        with seeded(self.target, self.seed):  # for a model that draws random numbers, whatever was run before
+            return evaluate_attack(
+                self.target,
+                attack,
+                self.batch,
+                self.threat,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                fit_data=self.fit_data,
+                precision=self.precision,
+            )
 
 
 def _make_evaluator(
@@ -490,20 +508,24 @@ def _report(
     }
     context = CheckContext(evaluator.target, batch, threat, evidence, evaluator.seed)
     findings = run_checks(context, checks)
-    assert batch.logits is not None
-    correct = (batch.logits.argmax(1) == batch.labels).cpu().numpy()
-    standing = worst_case([correct, *(each.outcome.standing for each in evaluations.values())])
+    clean = clean_shares(batch)
+    held = worst_case([clean, *(each.outcome.robust_share for each in evaluations.values())])
     return EvaluationReport(
-        clean_accuracy=float(correct.mean()),
-        robust_accuracy=float(standing.mean()) if evaluations else None,
-        interval=wilson(int(standing.sum()), len(standing) if evaluations else 0),
+        clean_accuracy=float(clean.mean()),
+        robust_accuracy=float(held.mean()) if evaluations else None,
+        interval=share_interval(held if evaluations else held[:0]),
         verdict=verdict(findings, complete=not failed) if checks else None,
         findings=tuple(findings),
         attacks={name: AttackReport(each.adversarial, each.outcome) for name, each in evaluations.items()},
-        standing=standing,
+        standing=held >= 0.5,
         remedy=run_remedies(context, findings, batch_size=evaluator.batch_size),
         failed=dict(failed or {}),
+        draws=1 if batch.draws is None else batch.draws.shape[1],
     )
+
+
+def _drawn(draws: int) -> str:
+    return f", each judged on {draws} draws" if draws > 1 else ""
 
 
 def _with_params(attack: AttackLike, params: Mapping[str, Any], more: Mapping[str, Any]) -> AttackLike:
@@ -627,7 +649,7 @@ def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
 
 def _classes(model: nn.Module, probe: Tensor) -> int:
     target = ClassifierTarget(model, num_classes=0, input_shape=probe.shape[1:])
-    with frozen(target.module), torch.no_grad(), failures_told(probe):
+    with frozen(target.module), seeded(target, 0), torch.no_grad(), failures_told(probe):
         output = model(probe)
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__

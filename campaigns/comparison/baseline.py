@@ -2,7 +2,8 @@
 whether it held.
 
 The numbers stand first and in the clear, so that the diff of a new baseline shows in a review what moved. The samples
-behind them are one bit each, eight a byte, in base64: 10,000 samples take 1.7 kB an attack.
+behind them are one bit each, eight a byte, in base64: 10,000 samples take 1.7 kB an attack. Those of a defense that draws random
+numbers are one byte each, on how many of its ``draws`` the sample held.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from robustkd.contracts import UsageError
 from robustkd.contracts.check import Verdict
 from robustkd.contracts.threat import Goal
+from robustkd.evaluation.draws import DRAWS
 from robustkd.scoring.results import CellResult, Results
 from robustkd.scoring.summaries import AttackSummary
 
@@ -42,7 +44,10 @@ class TestSamples:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline file as data; ``samples`` are (n,) bool, ``threats`` norm, eps and goal by attack, ``attacks`` what each is."""
+    """A baseline file as data.
+
+    ``samples`` are (n,) bool or shares in [0, 1], ``threats`` norm, eps and goal by attack, ``attacks`` what each is.
+    """
 
     campaign: str
     data: TestSamples
@@ -56,7 +61,7 @@ class Baseline:
 
 
 def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mapping[Key, np.ndarray]) -> dict[str, Any]:
-    """A baseline file as JSON values; the samples are packed bits in base64."""
+    """A baseline file as JSON values; the samples are packed bits, or bytes, in base64."""
     return {
         VERSION_KEY: VERSION,
         "campaign": results.campaign,
@@ -78,7 +83,7 @@ def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mappin
         ],
         "index": _text(index.astype("<i8").tobytes()),
         "samples": [
-            {"defense": defense, "attack": attack, "seed": seed, "n": len(held), "held": _text(np.packbits(held).tobytes())}
+            {"defense": defense, "attack": attack, "seed": seed, "n": len(held)} | _packed(held)
             for (defense, attack, seed), held in bits.items()
         ],
     }
@@ -97,9 +102,7 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
     try:
         index = np.frombuffer(_bytes(raw["index"]), "<i8")
         kept = {
-            (row["defense"], row["attack"], int(row["seed"])): np.unpackbits(
-                np.frombuffer(_bytes(row["held"]), np.uint8), count=int(row.get("n", len(index)))
-            ).astype(bool)
+            (row["defense"], row["attack"], int(row["seed"])): _unpacked(row, int(row.get("n", len(index))))
             for row in raw["samples"]
         }
         rows = [((row["defense"], int(row["seed"])), row) for row in raw["defenses"]]
@@ -119,6 +122,21 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"the baseline {origin} is damaged: {type(error).__name__} {error}", fix=_AGAIN) from error
+
+
+def _packed(held: np.ndarray) -> dict[str, Any]:
+    if held.dtype == bool:
+        return {"held": _text(np.packbits(held).tobytes())}
+    return {"draws": DRAWS, "held_draws": _text(np.rint(held * DRAWS).astype(np.uint8).tobytes())}
+
+
+def _unpacked(row: Mapping[str, Any], n: int) -> np.ndarray:
+    if "held_draws" not in row:
+        return np.unpackbits(np.frombuffer(_bytes(row["held"]), np.uint8), count=n).astype(bool)
+    counts = np.frombuffer(_bytes(row["held_draws"]), np.uint8)
+    if len(counts) != n:
+        raise ValueError(f"{len(counts)} samples instead of {n}")
+    return counts / int(row["draws"])
 
 
 def _threat(cell: CellResult) -> list[str | float]:

@@ -62,7 +62,7 @@ def _seeds(gate: GateResult) -> list[str]:
     return [
         f"{gate.metric}, seed {item.seed}: {item.a:.1%} before, {item.b:.1%} now, "
         f"{100 * item.difference:+.1f} points [{100 * item.ci_low:+.1f}, {100 * item.ci_high:+.1f}]"
-        + (f", {item.only_a} samples lost, {item.only_b} gained" if item.paired else "")
+        + (f", {item.only_a:g} samples lost, {item.only_b:g} gained" if item.paired else "")
         for item in gate.changes
     ]
 

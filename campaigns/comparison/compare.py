@@ -15,7 +15,7 @@ import numpy as np
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Row, Snapshot
 from robustkd.campaigns.plan.changes import parameter_diff
 from robustkd.contracts import UsageError, suggestion
-from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
+from robustkd.scoring.paired import paired_interval, paired_test, unpaired_interval
 from robustkd.scoring.tabular import Tabular, percent
 
 Direction = Literal["better", "worse", "not told apart"]
@@ -28,8 +28,8 @@ class Change:
     Attributes:
         a, b: the shares, in [0, 1].
         ci_low, ci_high: 95 % interval of ``difference``; Tango's when paired, else Newcombe's.
-        paired: whether the samples are the same. If not, ``only_a``, ``only_b`` and ``p`` (exact McNemar) are None.
-        only_a, only_b: samples that hold on that side alone.
+        paired: whether the samples are the same. If not, ``only_a``, ``only_b`` and ``p`` (see ``paired_test``) are None.
+        only_a, only_b: samples that hold on that side alone; summed differences, where they hold to a share.
     """
 
     seed: int
@@ -41,13 +41,13 @@ class Change:
     ci_low: float
     ci_high: float
     paired: bool
-    only_a: int | None = None
-    only_b: int | None = None
+    only_a: int | float | None = None
+    only_b: int | float | None = None
     p: float | None = None
 
     @property
     def direction(self) -> Direction:
-        """Whether B is better or worse at the 5 % level: by McNemar's test when paired, else by the interval."""
+        """Whether B is better or worse at the 5 % level: by the paired test when paired, else by the interval."""
         apart = self.p < 0.05 if self.p is not None else not self.ci_low <= 0 <= self.ci_high
         return "not told apart" if not apart else "better" if self.difference > 0 else "worse"
 
@@ -213,11 +213,10 @@ def _changes_by_seed(
 
 def change(before: Row, after: Row, *, paired: bool) -> Change:
     """From one share to the other; paired when the samples are the same and known."""
-    only_a = only_b = p = None
+    lost = won = p = None
     if paired and before.samples is not None and after.samples is not None:
-        only_a = int((before.samples & ~after.samples).sum())
-        only_b = int((after.samples & ~before.samples).sum())
-        (low, high), p = paired_interval(only_b, only_a, after.n), mcnemar(only_a, only_b)
+        lost, won, p = paired_test(before.samples, after.samples)
+        low, high = paired_interval(won, lost, after.n)
     else:
         low, high = unpaired_interval(after.held, after.n, before.held, before.n)
     return Change(
@@ -230,8 +229,8 @@ def change(before: Row, after: Row, *, paired: bool) -> Change:
         ci_low=low,
         ci_high=high,
         paired=p is not None,
-        only_a=only_a,
-        only_b=only_b,
+        only_a=lost,
+        only_b=won,
         p=p,
     )
 

@@ -37,7 +37,7 @@ class Row:
         attack: an attack's name, ``CLEAN`` or ``WORST``.
         norm, eps: the threat model; those of ``CLEAN`` say nothing.
         n, held: samples, and how many of them count as held.
-        samples: (n,) bool, which; None where only the numbers are known.
+        samples: (n,) bool, which, or shares in [0, 1] if the defense draws random numbers; None where only the numbers are known.
     """
 
     defense: str
@@ -46,7 +46,7 @@ class Row:
     norm: str
     eps: float
     n: int
-    held: int
+    held: float
     samples: np.ndarray | None = None
     goal: Goal = "untargeted"
 
@@ -191,8 +191,8 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         if entry := store.get(cell.cell_id):
             outcome = samples.read(entry).outcome
             index = outcome.index
-            row = _held(row, outcome.standing)
-            clean = _held(clean, held_clean(entry, outcome.eligible, results.modality))
+            row = _held(row, outcome.robust_share)
+            clean = _held(clean, held_clean(entry, outcome.clean_share, results.modality))
         rows[cell.defense, cell.attack, cell.seed] = row
         if clean.n and cell.clean_accuracy is not None:
             rows.setdefault((cell.defense, CLEAN, cell.seed), clean)
@@ -243,7 +243,7 @@ def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:
 
 
 def _held(row: Row, bits: np.ndarray) -> Row:
-    return replace(row, n=len(bits), held=int(bits.sum()), samples=bits)
+    return replace(row, n=len(bits), held=float(bits.sum()), samples=bits)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from robustkd.contracts.data import DeferredArrays, Modality
 from robustkd.contracts.threat import ThreatModel, told_apart
 from robustkd.data import Splits
 from robustkd.evaluation.modality import evaluation_of
-from robustkd.scoring.intervals import share, wilson
+from robustkd.scoring.intervals import share, share_interval
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results, with_units
@@ -73,7 +73,7 @@ def collect(
         if trained.has_result:
             shown.add(name)
         if trained.is_complete:
-            standing.append((name, seed, _worst_case([trained.records[cell.id] for cell in trained.headline])[1]))
+            standing.append((name, seed, _worst_case([trained.records[cell.id] for cell in trained.headline])))
     return Results(
         campaign=campaign.name,
         threat=ThreatSummary(norm, eps, campaign.threat.goal),
@@ -204,14 +204,14 @@ def attack_result(
     if entry is None or record is None:
         return result
     outcome = record.outcome
-    low, high = wilson(int(outcome.standing.sum()), len(outcome))
+    low, high = share_interval(outcome.robust_share)
     return replace(
         result,
         status="done",
         error=None,
         n=len(outcome),
-        clean_accuracy=share(held_clean(entry, outcome.eligible, plan.data.modality)),
-        robust_accuracy=share(outcome.standing),
+        clean_accuracy=share(held_clean(entry, outcome.clean_share, plan.data.modality)),
+        robust_accuracy=share(outcome.robust_share),
         ci_low=low,
         ci_high=high,
         attack_success_rate=share(outcome.success[outcome.decided]),
@@ -222,7 +222,8 @@ def attack_result(
         perturbations=perturbations_kept(entry),
         unjudged=_unjudged([record]),
         agreement=_agreement(samples.transcripts(entry)),
-        curve=_curve(outcome.decided, record.broken_at, {eps, *use.curve}, everywhere=_measures_every_eps(use.plugin)),
+        draws=outcome.draws,
+        curve=_curve([record], {eps, *use.curve}, everywhere=_measures_every_eps(use.plugin)),
     )
 
 
@@ -298,24 +299,24 @@ def _with_worst_case(result: DefenseResult, trained: _Trained, attacks: Mapping[
     """``result`` with the worst case over ``attacks``, which are the finished ones under the campaign's threat model."""
     campaign = trained.plan.campaign
     records = list(attacks.values())
-    eligible, standing, broken_at = _worst_case(records)
-    low, high = wilson(int(standing.sum()), len(standing))
+    held = _worst_case(records)
+    low, high = share_interval(held)
     status, error = _completeness(trained)
     points = {campaign.threat.budget.stored[1]}.union(*(campaign.attacks[attack].curve for attack in attacks))
     return replace(
         result,
         status=status,
         error=error,
-        n=len(standing),
-        clean_accuracy=share(held_clean(trained.clean_entry, eligible, trained.plan.data.modality)),
-        robust_accuracy=share(standing),
+        n=len(held),
+        clean_accuracy=share(held_clean(trained.clean_entry, records[0].outcome.clean_share, trained.plan.data.modality)),
+        robust_accuracy=share(held),
         ci_low=low,
         ci_high=high,
         attacks=list(attacks),
         verdict=None if trained.findings is None else verdict(trained.findings, complete=not trained.unattacked()),
+        draws=max(record.outcome.draws for record in records),
         curve=_curve(
-            eligible & ~_undecided(records),
-            broken_at,
+            records,
             points,
             everywhere=any(_measures_every_eps(campaign.attacks[name].plugin) for name in attacks),
         ),
@@ -333,17 +334,14 @@ def _completeness(trained: _Trained) -> tuple[CellStatus, str | None]:
     return failure.status, f"{len(missing)} of its cells have no result; the first: {first.title}: {failure.error}"
 
 
-def held_clean(entry: Entry, eligible: np.ndarray, modality: Modality) -> np.ndarray:
-    """What the clean accuracy is the share of, (M,) bool: see ``ModalityEvaluation.clean``."""
-    return evaluation_of(modality).clean(eligible, entry.noted(AttackMeta).benign)
+def held_clean(entry: Entry, clean_share: np.ndarray, modality: Modality) -> np.ndarray:
+    """What the clean accuracy is the mean of, (M,): see ``ModalityEvaluation.clean``."""
+    return evaluation_of(modality).clean(clean_share, entry.noted(AttackMeta).benign)
 
 
-def _worst_case(records: Sequence[AttackRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per sample over the attacks: eligible, still standing, and the smallest eps that broke it."""
-    eligible = records[0].outcome.eligible
-    standing = worst_case(record.outcome.standing for record in records)
-    broken_at = np.minimum.reduce([record.broken_at for record in records])
-    return eligible, standing, broken_at
+def _worst_case(records: Sequence[AttackRecord]) -> np.ndarray:
+    """(N,) what the attacks leave of each sample at the headline eps."""
+    return worst_case(record.outcome.robust_share for record in records)
 
 
 def _undecided(records: Sequence[AttackRecord]) -> np.ndarray:
@@ -366,7 +364,7 @@ def _other_threats(trained: _Trained) -> dict[str, float]:
         threat = campaign.attacks[cell.attack].threat
         if threat != campaign.threat and cell.id in trained.records:
             groups.setdefault(threat, []).append(trained.records[cell.id])
-    return {name: float(_worst_case(groups[threat])[1].mean()) for threat, name in told_apart(groups).items()}
+    return {name: float(_worst_case(groups[threat]).mean()) for threat, name in told_apart(groups).items()}
 
 
 def _read_findings(entry: Entry | None) -> tuple[list[Finding] | None, Remedy | None]:
@@ -396,12 +394,11 @@ def _measures_every_eps(attack: BaseAttack) -> bool:
     return attack.traits.kind == "minimum-norm"
 
 
-def _curve(decided: np.ndarray, broken_at: np.ndarray, points: set[float], *, everywhere: bool) -> list[CurvePoint]:
-    """The accuracy at each of ``points``, which were attacked; where it is known ``everywhere``, between 0 and them too."""
+def _curve(records: Sequence[AttackRecord], points: set[float], *, everywhere: bool) -> list[CurvePoint]:
+    """The worst case over the attacks at each of ``points``, which were attacked; where known ``everywhere``, between 0 and them too."""
     between = np.linspace(0, max(points), CURVE_STEPS + 1)[1:-1].tolist() if everywhere else []
-    curve = []
+    curve, decided = [], ~_undecided(records)
     for eps in sorted({*points, *between}):
-        standing = decided & ~(broken_at <= eps)
-        low, high = wilson(int(standing.sum()), len(standing))
-        curve.append(CurvePoint(float(eps), float(standing.mean()), low, high))
+        held = decided * worst_case(record.robust_share(eps) for record in records)
+        curve.append(CurvePoint(float(eps), float(held.mean()), *share_interval(held)))
     return curve

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
@@ -119,5 +120,8 @@ def _table(entry: Entry, cell_id: str, defense: str, attack: str, seed: int, nor
         "cell_id": cell_id,
     }
     columns: dict[str, Any] = {name: [value] * len(record.outcome) for name, value in named.items()}
-    columns |= record.outcome.columns() | {"broken_at": record.broken_at}
+    # One table of them all: what was seen on single draws, which some defenses have, is told by the shares.
+    columns |= {name: array for name, array in record.outcome.columns().items() if array.ndim == 1}
+    shares = {"clean_share": record.outcome.clean_share, "robust_share": record.outcome.robust_share}
+    columns |= {"broken_at": record.broken_on_most} | {name: array.astype(np.float64) for name, array in shares.items()}
     return pa.table(columns)

@@ -27,11 +27,26 @@ class AttackRecord:
 
     Attributes:
         outcome: at the headline eps.
-        broken_at: (N,) the smallest eps of the curve at which a sample was broken; inf where none did.
+        broken_at: (N,) the smallest eps of the curve at which a sample was broken, or (N, R) on each draw (see ``Evaluation``);
+            inf where none did.
     """
 
     outcome: Outcome
     broken_at: np.ndarray
+
+    @property
+    def broken_on_most(self) -> np.ndarray:
+        """(N,) the smallest eps at which a sample was broken on more than half of the draws, if there are any; else ``broken_at``."""
+        broken_at = self.broken_at
+        return broken_at if broken_at.ndim == 1 else np.sort(broken_at, axis=1)[:, broken_at.shape[1] // 2]
+
+    def robust_share(self, eps: float) -> np.ndarray:
+        """(N,) as ``Outcome.robust_share``, at an eps of the curve."""
+        held = ~(self.broken_at <= eps)
+        share: np.ndarray = (
+            self.outcome.eligible & held if held.ndim == 1 else np.minimum(self.outcome.clean_share, held.mean(1))
+        )
+        return share
 
 
 def rows_kept(sample_bytes: int, limit: int) -> int:
@@ -89,7 +104,9 @@ def _outcome(columns: Mapping[str, np.ndarray], *, asked: bool) -> Outcome:
 
 
 def _column(array: np.ndarray) -> pa.Array:
-    """An array as a column. Neither way by Arrow's own conversion, which imports pandas: seconds, and 60 MB."""
+    """An array as a column, of lists if it is (N, R). Neither way by Arrow's own conversion, which imports pandas: seconds, and 60 MB."""
+    if array.ndim == 2:
+        return pa.FixedSizeListArray.from_arrays(_column(array.reshape(-1)), array.shape[1])
     if array.dtype == bool:
         return pa.Array.from_buffers(pa.bool_(), len(array), [None, pa.py_buffer(np.packbits(array, bitorder="little"))])
     return pa.Array.from_buffers(
@@ -99,6 +116,8 @@ def _column(array: np.ndarray) -> pa.Array:
 
 def _array(column: pa.Array) -> np.ndarray:
     """A column without missing values."""
+    if pa.types.is_fixed_size_list(column.type):
+        return _array(column.flatten()).reshape(len(column), -1)
     values = column.buffers()[1]
     if column.null_count or values is None:
         raise ValueError("it has missing values")

@@ -26,9 +26,13 @@ class SampleCollector:
         shown = presentation(self._plan.data.modality)
         if key not in self._parts:
             before = shown.before(outcome)
-            self._parts[key] = AttackedSamples(*key, outcome.index, outcome.label, outcome.eligible, {}, before)
+            self._parts[key] = AttackedSamples(
+                *key, outcome.index, outcome.label, outcome.eligible, {}, before, outcome.clean_share
+            )
         taken = shown.taken_for(outcome).astype(np.int32)  # half of int64: a large campaign has millions
         self._parts[key].taken_for[cell.attack] = taken
+        if outcome.draws > 1:
+            self._parts[key].robust_share[cell.attack] = outcome.robust_share
 
     @property
     def evidence(self) -> SampleEvidence:

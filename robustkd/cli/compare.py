@@ -87,7 +87,7 @@ def _numbers(change: Change) -> list[str]:
     if change.p is None:
         return [f"{change.a:.1%}", f"{change.b:.1%}", points, "-", "-", "not paired"]
     p = "< 0.001" if change.p < 0.001 else f"{change.p:.3f}"
-    return [f"{change.a:.1%}", f"{change.b:.1%}", points, str(change.only_a), str(change.only_b), p]
+    return [f"{change.a:.1%}", f"{change.b:.1%}", points, f"{change.only_a:g}", f"{change.only_b:g}", p]
 
 
 def title(item: Movement) -> str:

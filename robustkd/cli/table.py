@@ -89,6 +89,7 @@ def _caption(results: Results, others: Mapping[str, str]) -> str:
         clean = known if results.n_clean else "not known, the data have no harmless requests"
         caption += f"\n{words.clean_short.lower()}: {clean}"
     caption += "".join(f"\ndata: {note}" for note in results.data.notes)
+    caption += "".join(f"\n{note}" for note in results.judged_on_draws)
     if others:
         listed = ", ".join(f"{attack}: {model}" for attack, model in others.items())
         caption += f"\n* not in the worst case, which is under the campaign's threat model: {listed}"

@@ -39,6 +39,8 @@ class Batch:
         logits: (B, K) the target's output on ``inputs``, when the caller has it already: it saves a forward pass.
         goals: (B,) int64, the classes to reach, for a targeted threat model.
         eps: (B,) a budget for each sample, none above the threat model's, which it takes the place of.
+        draws: (B, R) int64, of a target that draws random numbers, the class that it predicts for ``inputs`` on each of R draws;
+            ``logits`` are then the mean over the draws. None of a target that draws none.
     """
 
     inputs: Tensor
@@ -47,6 +49,7 @@ class Batch:
     logits: Tensor | None = field(default=None, kw_only=True)
     goals: Tensor | None = field(default=None, kw_only=True)
     eps: Tensor | None = field(default=None, kw_only=True)
+    draws: Tensor | None = field(default=None, kw_only=True)
 
     def budget(self, threat: ThreatModel) -> Tensor:
         """(B,) each sample's eps, in the type of the inputs."""

@@ -118,7 +118,8 @@ class AttackEvidence:
 
     Attributes:
         kind, loss_family, gradients, iterative, averages: see ``Traits``.
-        standing: (N,) bool, classified rightly before and after.
+        standing: (N,) bool, classified rightly before and after; on most draws, of a target that draws random numbers.
+        robust_share: (N,) on what share of the draws it is so, of which robust accuracy is the mean; by default ``standing``.
         correct_before: (N,) bool.
         adversarial: (M, *shape) float32, of the first M <= N samples, or None when perturbations were not kept.
         attack: the attack itself, so that a check can run it again on other samples, with other parameters.
@@ -142,6 +143,12 @@ class AttackEvidence:
     transcripts: Sequence[Transcript] = ()
     averages: bool = False
     unjudged: np.ndarray | None = None
+    robust_share: np.ndarray | None = None
+
+    @property
+    def counted(self) -> np.ndarray:
+        """(N,) what the robust accuracy is the mean of: ``robust_share``, or ``standing`` where that is not given."""
+        return self.standing if self.robust_share is None else self.robust_share
 
 
 AttackedTarget = TypeVar("AttackedTarget", bound=BaseTarget, default=Target, covariant=True)

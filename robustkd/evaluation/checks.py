@@ -24,6 +24,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.check import Level
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
+from robustkd.evaluation.judging import clean_shares
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
@@ -112,26 +113,25 @@ def run_remedies(
     specs = sorted(named.values(), key=lambda spec: not plugins.load("attacks", str(spec["kind"])).gradients)
     if not specs or not isinstance(context.batch, Batch) or not isinstance(context.target, Target):
         return None
-    assert context.batch.logits is not None
-    correct = (context.batch.logits.argmax(1) == context.batch.labels).cpu().numpy()
-    before = worst_case([correct, *(attack.standing for attack in context.headline)])
+    before = worst_case([clean_shares(context.batch), *(attack.counted for attack in context.headline)])
     standing = before.copy()
     used: list[tuple[Mapping[str, Any], np.ndarray]] = []
     skipped = {}
     counted = CountedTarget(context.target)
     for spec in specs:
-        rows = torch.as_tensor(np.flatnonzero(standing), device=context.batch.inputs.device)
-        if not len(rows):
+        if not standing.any():
             break
+        # What a target draws depends on the batch, and must be what it drew when it was judged before.
+        rows = np.flatnonzero(standing) if context.batch.draws is None else np.arange(len(standing))
         with _reproducible(context), untouched(context.target.module):
             try:
-                batch = context.batch.select(rows)
+                batch = context.batch.select(torch.as_tensor(rows, device=context.batch.inputs.device))
                 evaluation = evaluate_attack(
                     counted, plugins.make("attacks", spec), batch, context.threat, seed=context.seed, batch_size=batch_size
                 )
             except RobustkdError as error:
                 skipped[str(spec["kind"])] = str(error).splitlines()[0]
                 continue
-        standing[np.flatnonzero(standing)] = evaluation.outcome.standing
+        standing[rows] = worst_case([standing[rows], evaluation.outcome.robust_share])
         used.append((spec, standing.copy()))
     return Remedy.of(used, skipped, before, counted.forwards, counted.backwards)

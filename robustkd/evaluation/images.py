@@ -27,6 +27,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Precision
+from robustkd.evaluation.draws import PROBED, drawn_logits, is_random
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
@@ -54,7 +55,8 @@ class Evaluation(Generic[OutcomeType]):
         outcome: per sample, at ``threat.eps``.
         adversarial: (M, *shape) on the CPU, the inputs found at ``threat.eps`` for the first M <= N samples; all by default.
             For text-to-image targets the generated images; empty for text targets.
-        broken_at: (N,) the smallest of all eps tried at which a sample was broken; inf where none did.
+        broken_at: (N,) the smallest of all eps tried at which a sample was broken; inf where none did. Of a target that draws
+            random numbers (N, R), on each draw.
         transcripts: of an attack on prompts, the attempt that decided each request; else empty.
         clean: (N, *shape) the images that a text-to-image target generates unattacked; else None.
         benign: of a generative model, (M,) bool, which harmless requests it complied with; None where the data have none.
@@ -107,6 +109,7 @@ def evidence_of(
         threat=threat,
         correct_before=outcome.eligible,
         standing=outcome.standing,
+        robust_share=outcome.robust_share,
         distance=outcome.spent,
         adversarial=adversarial,
         attack=None if traits.learns else attack,  # what it learnt is not kept
@@ -195,16 +198,23 @@ def require_unit_pixels(target: Target) -> None:
 def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE) -> Batch:
     """The batch with the target's output on it, which every attack then shares.
 
+    Of a target that draws random numbers, which a second pass over the first samples shows, it is the mean over several draws.
+
     Raises:
         TargetError: the target raised, or returned NaN.
         DataError: a label is not one of the target's classes.
     """
     require_unit_pixels(target)
     with torch.no_grad(), channels_last(target.module):
-        parts = []
-        for part in batch.inputs.split(batch_size):
+        with failures_told(batch.inputs[:batch_size]):
+            random = is_random(target, batch.inputs[: min(batch_size, PROBED)])
+        parts, draws = [], []
+        for part, index in zip(batch.inputs.split(batch_size), batch.index.split(batch_size), strict=True):
             with failures_told(part):
-                parts.append(target(part))
+                if random:
+                    drawn = drawn_logits(target, part, index)
+                    draws.append(drawn.argmax(2))
+                parts.append(drawn.mean(1) if random else target(part))
         logits = torch.cat(parts)
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits).all(1)).sum())
@@ -218,7 +228,7 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
             f"labels reach from {int(batch.labels.min())} to {int(batch.labels.max())}, the model has {logits.shape[1]} classes",
             fix=f"use labels 0..{logits.shape[1] - 1}",
         )
-    return replace(batch, logits=logits)
+    return replace(batch, logits=logits, draws=torch.cat(draws) if random else None)
 
 
 @recording_gradients()
@@ -241,7 +251,8 @@ def evaluate_attack(
     The result at ``threat.eps`` is the attack's own, on all samples. The curve costs less than its points would each:
     a sample broken at one eps counts as broken at every larger one, so upwards only the standing samples are attacked,
     and downwards only the broken ones. A minimum-norm attack is run once; its distances give every point. An attack that
-    learns is fitted on ``fit_data``, anew for each eps.
+    learns is fitted on ``fit_data``, anew for each eps. Of a target that draws random numbers every sample is attacked at each eps:
+    what it draws depends on the batch, and the draws must be the same at all of them.
 
     Args:
         kept: of how many samples, from the first on, the inputs found are returned; all by default.
@@ -359,21 +370,26 @@ def _evaluate(
     curve: Sequence[float],
 ) -> Evaluation[ImageOutcome]:
     outcome, adversarial = run(batch, threat.eps)
-    broken_at = np.where(outcome.success, threat.eps, np.inf)
+    broken_at = np.where(outcome.broken, threat.eps, np.inf)
+    random = outcome.draws > 1
     if attack.traits.kind == "minimum-norm":
         within = outcome.correct & np.isfinite(outcome.norm)
-        broken_at = np.where(within, np.minimum(broken_at, outcome.distance), broken_at)
+        if random:  # Beyond the budget it is known what happened on most draws, not on each.
+            within = np.where(outcome.success, outcome.broken.T, within).T
+            broken_at = np.where(within, np.minimum(broken_at.T, outcome.distance).T, broken_at)
+        else:
+            broken_at = np.where(within, np.minimum(broken_at, outcome.distance), broken_at)
         return Evaluation(outcome, adversarial, broken_at)
 
-    def extend(rows: np.ndarray, eps: float) -> None:
-        if rows.any():
-            at = torch.as_tensor(np.flatnonzero(rows), device=batch.inputs.device)
-            further, _ = run(batch.select(at), eps)
-            broken_at[np.flatnonzero(rows)[further.success]] = eps
+    def extend(open_: np.ndarray, eps: float) -> None:
+        if open_.any():
+            rows = np.arange(len(outcome)) if random else np.flatnonzero(open_)
+            further, _ = run(batch.select(torch.as_tensor(rows, device=batch.inputs.device)), eps)
+            broken_at[rows] = np.where(open_[rows] & further.broken, eps, broken_at[rows])
 
     points = set(curve)
     for eps in sorted(point for point in points if point > threat.eps):
-        extend(outcome.correct & np.isinf(broken_at), eps)
+        extend(np.isinf(broken_at) if random else outcome.correct & np.isinf(broken_at), eps)
     lower = threat.eps
     for eps in sorted((point for point in points if point < threat.eps), reverse=True):
         extend(broken_at == lower, eps)

@@ -1,19 +1,21 @@
 """What happened to each sample, and the platform's own judgement of an attack on images.
 
 A plug-in's claim is not evidence. Each adversarial input is measured against the threat model and shown to the target
-once more; what is counted is what was seen here.
+once more; what is counted is what was seen here. A target that draws random numbers is shown each input several times (``DRAWS``),
+and what counts is how often it is right.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar, Self
 
 import numpy as np
 
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Target, ThreatModel
+from robustkd.evaluation.draws import drawn_logits
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE, distance, within
 from robustkd.scoring.finite import require_finite
@@ -71,6 +73,21 @@ class Outcome(ABC):
         return standing
 
     @property
+    def clean_share(self) -> np.ndarray:
+        """(N,) how surely each sample was eligible: bool, or in [0, 1] where the target draws random numbers."""
+        return self.eligible
+
+    @property
+    def robust_share(self) -> np.ndarray:
+        """(N,) how surely each sample stands, of which robust accuracy is the mean: bool, or in [0, 1] as ``clean_share``."""
+        return self.standing
+
+    @property
+    def draws(self) -> int:
+        """On how many draws each sample was judged; 1 where nothing is drawn."""
+        return 1
+
+    @property
     def passes(self) -> np.ndarray:
         """(N,) forward and backward passes."""
         total: np.ndarray = self.forwards + self.backwards
@@ -79,27 +96,36 @@ class Outcome(ABC):
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """The outcomes of consecutive batches as one."""
-        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+        arrays = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        return cls(**{name: np.concatenate(each) for name, each in arrays.items() if each[0] is not None})
 
     def columns(self) -> dict[str, np.ndarray]:
-        """The arrays by the names under which they are stored and shown."""
-        return {self._NAMES.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
+        """The arrays by the names under which they are stored and shown; those that there are not are left out."""
+        arrays = {self._NAMES.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     @classmethod
     def of_columns(cls, columns: Mapping[str, np.ndarray]) -> Self:
         """The inverse of ``columns``; further ones are ignored."""
-        return cls(**{f.name: columns[cls._NAMES.get(f.name, f.name)] for f in fields(cls)})
+        named = {f.name: cls._NAMES.get(f.name, f.name) for f in fields(cls) if f.default is MISSING or f.name in columns}
+        return cls(**{name: columns[column] for name, column in named.items()})
 
 
 @dataclass(frozen=True)
 class ImageOutcome(Outcome):
     """What happened to each image; every array has shape (N,).
 
+    If the target draws random numbers, the image was judged on R draws, and ``eligible``, ``success``, ``before`` and ``after`` say
+    what happened on most of them: an image is eligible if it is classified rightly on half of the draws or more, and broken if it
+    is so on less than half of them under attack.
+
     Attributes:
         before, after: predicted class of the clean and of the returned input.
         distance: of the returned input from the clean one, in the threat model's norm.
         norm: of a minimum-norm attack, the distance in its own norm (inf where it found nothing); else ``distance``.
         loss: the attack's own (NaN when it reports none).
+        clean_draws, held_draws: (N, R) bool, on which draws the clean input is classified rightly, and on which the returned one
+            does not reach the attack's goal inside the budget; None where the target draws no random numbers.
     """
 
     before: np.ndarray
@@ -107,8 +133,37 @@ class ImageOutcome(Outcome):
     distance: np.ndarray
     norm: np.ndarray
     loss: np.ndarray
+    clean_draws: np.ndarray | None = None
+    held_draws: np.ndarray | None = None
 
     _NAMES: ClassVar[Mapping[str, str]] = {"eligible": "correct"}
+
+    @property
+    def clean_share(self) -> np.ndarray:
+        """(N,) on what share of the draws the clean input is classified rightly."""
+        return self.eligible if self.clean_draws is None else _share(self.clean_draws)
+
+    @property
+    def robust_share(self) -> np.ndarray:
+        """(N,) on what share of the draws the sample is classified rightly, clean or attacked, whichever is less.
+
+        Its mean is the expected accuracy under the attack. The attacker does not know what will be drawn, so the shares are compared
+        and not the single draws.
+        """
+        if self.held_draws is None:
+            return self.standing
+        share: np.ndarray = np.minimum(self.clean_share, _share(self.held_draws))
+        return share
+
+    @property
+    def broken(self) -> np.ndarray:
+        """(N,) bool, or (N, R) on each draw: whether the attack reached its goal inside the budget."""
+        return self.success if self.held_draws is None else ~self.held_draws
+
+    @property
+    def draws(self) -> int:
+        """On how many draws each sample was judged; 1 where nothing is drawn."""
+        return 1 if self.held_draws is None else self.held_draws.shape[1]
 
     @property
     def correct(self) -> np.ndarray:
@@ -156,7 +211,7 @@ class PromptOutcome(Outcome):
 
 
 def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, result: AttackResult) -> ImageOutcome:
-    """Measure ``result`` and run the target on it.
+    """Measure ``result`` and run the target on it; one that draws random numbers (``batch.draws``) several times.
 
     A sample whose result lies outside its budget is not broken by it; the check ``threat-model-audit`` names such samples.
 
@@ -177,17 +232,25 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
     allowed = batch.budget(threat)
     inside = within(spent, allowed, threat.norm, adversarial.shape[1:])
     _audit(name, attack, adversarial, spent, allowed, inside, threat, target.bounds)
+    random = batch.draws is not None
     with torch.no_grad():
-        clean, attacked = batch.logits if batch.logits is not None else target(batch.inputs), target(adversarial)
+        if random:  # The clean inputs anew: what a target draws depends on what else is in the batch.
+            clean, attacked = (drawn_logits(target, inputs, batch.index) for inputs in (batch.inputs, adversarial))
+        else:
+            logits = batch.logits if batch.logits is not None else target(batch.inputs)
+            clean, attacked = logits.unsqueeze(1), target(adversarial).unsqueeze(1)
     require_finite(clean, "the model's logits", "clean samples")
     require_finite(attacked, "the model's logits", "attacked samples")
-    before, after = clean.argmax(1), attacked.argmax(1)
-    correct = before == batch.labels
-    reached = batch.reached(after)
-    success = correct & reached & inside
+    right = clean.argmax(2) == batch.labels.unsqueeze(1)
+    reached = torch.stack([batch.reached(predicted) for predicted in attacked.argmax(2).unbind(1)], 1)
+    held = torch.where(inside.unsqueeze(1), ~reached, right)
+    correct, arrived = mostly(right), ~mostly(~reached)
+    success = correct & ~mostly(held)
+    before = torch.where(correct, batch.labels, most_frequent(clean, ~right))
+    after = torch.where(arrived, most_frequent(attacked, reached), most_frequent(attacked, ~reached))
     norm = spent
     if attack.traits.kind == "minimum-norm":
-        norm = torch.where(reached, distance(difference, attack.minimises(threat)), torch.inf)
+        norm = torch.where(arrived, distance(difference, attack.minimises(threat)), torch.inf)
     loss = result.loss if result.loss is not None else torch.full_like(spent, torch.nan)
     columns = {
         "index": batch.index,
@@ -201,8 +264,34 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
         "loss": loss,
         "forwards": result.forwards,
         "backwards": result.backwards,
+        **({"clean_draws": right, "held_draws": held} if random else {}),
     }
     return ImageOutcome(**{key: value.detach().cpu().numpy() for key, value in columns.items()})
+
+
+def clean_shares(batch: Batch) -> np.ndarray:
+    """(N,) which of the samples are classified rightly unattacked: bool, or the share of the draws (see ``ImageOutcome``)."""
+    assert batch.logits is not None
+    if batch.draws is not None:
+        return _share((batch.draws == batch.labels.unsqueeze(1)).cpu().numpy())
+    right: np.ndarray = (batch.logits.argmax(1) == batch.labels).cpu().numpy()
+    return right
+
+
+def mostly(draws: torch.Tensor) -> torch.Tensor:
+    """(N, R) bool -> (N,), whether it is so on half of the draws or more."""
+    return 2 * draws.sum(1) >= draws.shape[1]
+
+
+def most_frequent(logits: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
+    """(N, R, K) logits, (N, R) bool -> (N,), the class that is predicted most often among these draws; 0 where there are none."""
+    votes = torch.zeros_like(logits[:, 0], dtype=torch.int64)
+    return votes.scatter_add_(1, logits.argmax(2), among.to(torch.int64)).argmax(1)
+
+
+def _share(draws: np.ndarray) -> np.ndarray:
+    share: np.ndarray = draws.mean(1)
+    return share
 
 
 def _audit(

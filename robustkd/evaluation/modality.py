@@ -105,11 +105,11 @@ class ModalityEvaluation(ABC):
         """Attack every sample of ``batch``, which ``prepare`` made."""
 
     @abstractmethod
-    def clean(self, eligible: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
-        """What the clean accuracy is the share of, (M,) bool.
+    def clean(self, clean_share: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
+        """What the clean accuracy is the mean of, (M,) bool or in [0, 1].
 
         Args:
-            eligible: (N,) bool, of an attack's outcome.
+            clean_share: (N,) of an attack's outcome.
             benign: which harmless requests were complied with; None where the data have none.
         """
 
@@ -166,9 +166,9 @@ class ImageEvaluation(ModalityEvaluation):
             precision=under.precision,
         )
 
-    def clean(self, eligible: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
-        """The images that were classified rightly before the attack."""
-        return eligible
+    def clean(self, clean_share: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
+        """The images that were classified rightly before the attack, or on what share of the draws."""
+        return clean_share
 
 
 class PromptEvaluation(ModalityEvaluation):
@@ -213,7 +213,7 @@ class PromptEvaluation(ModalityEvaluation):
         clean = None if found.clean is None else found.clean[:kept]
         return replace(found, adversarial=found.adversarial[:kept], clean=clean)
 
-    def clean(self, eligible: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
+    def clean(self, clean_share: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
         """The harmless requests that were complied with, of which the data may have none."""
         return np.array(benign or (), dtype=bool)
 

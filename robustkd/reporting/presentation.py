@@ -199,7 +199,8 @@ def presentation(modality: Modality) -> Presentation:
 def wording(results: Results) -> Wording:
     """The words for these results."""
     words = presentation(results.modality).wording(results)
-    notes = (f"{note[0].upper()}{note[1:]}." for note in results.data.notes)
+    said = (*results.data.notes, *results.judged_on_draws)
+    notes = (f"{note[0].upper()}{note[1:]}." for note in said)
     return replace(words, notes=(*notes, *words.notes))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypedDict
 
@@ -36,6 +36,8 @@ class AttackedSamples:
         taken_for: of each attack, (N,): ``STANDS``, ``UNJUDGED``, or where the attack succeeded the class that the defense takes
             an image for, of a request ``BROKEN``.
         before: (N,) the class that the defense takes the clean image for; None for requests.
+        clean_share: (N,) bool or in [0, 1], as ``ImageOutcome`` has it; by default ``eligible``.
+        robust_share: of each attack, likewise; by default what ``taken_for`` says.
     """
 
     defense: str
@@ -45,10 +47,18 @@ class AttackedSamples:
     eligible: np.ndarray
     taken_for: dict[str, np.ndarray]
     before: np.ndarray | None = None
+    clean_share: np.ndarray | None = None
+    robust_share: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def right(self) -> np.ndarray:
+        """(N,) what the clean accuracy is the mean of."""
+        return self.eligible if self.clean_share is None else self.clean_share
 
     def standing(self, attacks: Sequence[str]) -> np.ndarray:
-        """(N,) bool: eligible, and broken by none of these attacks."""
-        return worst_case([self.eligible, *(self.taken_for[name] == STANDS for name in attacks)])
+        """(N,) bool, eligible and broken by none of these attacks; or the share of the draws on which it is so."""
+        held = (self.robust_share[name] if name in self.robust_share else self.taken_for[name] == STANDS for name in attacks)
+        return worst_case([self.right, *held])
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ def class_table(results: Results, evidence: SampleEvidence) -> ClassTable | None
     for part in evidence.attacked:
         if attacks := [name for name in counted.get((part.defense, part.seed), []) if name in part.taken_for]:
             robust.setdefault(part.defense, []).append(_by_class(part.standing(attacks), part.label, k))
-            clean.setdefault(part.defense, []).append(_by_class(part.eligible, part.label, k))
+            clean.setdefault(part.defense, []).append(_by_class(part.right, part.label, k))
     if not robust:
         return None
     holds, right = ({name: np.mean(seeds, axis=0) for name, seeds in shares.items()} for shares in (robust, clean))

@@ -10,11 +10,11 @@ Z95 = 1.959963984540054  # the 97.5 % point of the standard normal
 
 
 def share(held: np.ndarray) -> float | None:
-    """The share of (N,) bool that hold, in [0, 1]; None when N is 0, for a share of nothing is no number."""
+    """The share of (N,) bool that hold, or the mean of (N,) shares, in [0, 1]; None when N is 0: that of nothing is no number."""
     return float(held.mean()) if len(held) else None
 
 
-def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
     """The Wilson score interval of a proportion, 95 % by default; (0, 1) when n is 0.
 
     Source: Wilson: Probable inference, the law of succession, and statistical inference (JASA 1927).
@@ -26,3 +26,12 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     # Exact at the ends, where rounding would leave 3e-17.
     return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
+
+
+def share_interval(held: np.ndarray) -> tuple[float, float]:
+    """The 95 % Wilson interval of the mean of (N,) bool or, of samples that were judged on several draws, of (N,) shares in [0, 1].
+
+    It covers the choice of the samples and the draws alike: a share of mean p has a variance of at most p (1 - p), that of a coin,
+    so the interval is rather too wide than too narrow.
+    """
+    return wilson(float(held.sum()), len(held))

@@ -3,6 +3,10 @@
     only_a   samples that withstand on a alone              difference = (only_a - only_b) / n
     only_b   samples that withstand on b alone
 
+If a classifier draws random numbers, a sample withstands to a share in [0, 1] (see ``ImageOutcome.robust_share``), and what it withstands
+more on a than on b is added up to ``only_a``. The intervals then are rather too wide: a difference of shares varies less than that of
+two coins with the same means.
+
 Samples on which both stand, or neither, carry no information about the difference. Comparing the two intervals of the single
 accuracies instead would waste most of the power that sharing the samples gives.
 """
@@ -31,7 +35,21 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(min(1.0, 2 * tail / 2**n)) if n else 1.0
 
 
-def paired_interval(only_a: int, only_b: int, n: int, z: float = Z95) -> tuple[float, float]:
+def paired_test(held_a: np.ndarray, held_b: np.ndarray) -> tuple[int | float, int | float, float]:
+    """``only_a``, ``only_b`` and the two-sided p-value of "neither is better", from (N,) bool or shares in [0, 1].
+
+    Exact McNemar of bool. Of shares the sign of each sample's difference d is a fair coin, and sum d / sqrt(sum d^2) is about normal.
+    """
+    if held_a.dtype == bool and held_b.dtype == bool:
+        only_a, only_b = int((held_a & ~held_b).sum()), int((held_b & ~held_a).sum())
+        return only_a, only_b, mcnemar(only_a, only_b)
+    gap = held_a.astype(np.float64) - held_b
+    size = math.sqrt(float((gap**2).sum()))
+    more, less = (round(float(side.clip(min=0).sum()), 6) for side in (gap, -gap))
+    return more, less, math.erfc(abs(more - less) / size / math.sqrt(2)) if size else 1.0
+
+
+def paired_interval(only_a: float, only_b: float, n: int, z: float = Z95) -> tuple[float, float]:
     """Tango's score interval of (only_a - only_b) / n, 95 % by default; (-1, 1) when n is 0.
 
     The differences d that the score test does not reject:  (b - c - n d)^2 <= z^2 * n * (2 q + d (1 - d)),  b = only_a, c = only_b,
@@ -64,7 +82,7 @@ def paired_interval(only_a: int, only_b: int, n: int, z: float = Z95) -> tuple[f
     return crossing(centre, -1.0, z), crossing(centre, 1.0, z)
 
 
-def unpaired_interval(held_a: int, n_a: int, held_b: int, n_b: int, z: float = Z95) -> tuple[float, float]:
+def unpaired_interval(held_a: float, n_a: int, held_b: float, n_b: int, z: float = Z95) -> tuple[float, float]:
     """Newcombe's hybrid score interval of held_a / n_a - held_b / n_b for different samples, 95 % by default.
 
     With (l, u) the Wilson interval of each share:  d - sqrt((a - l_a)^2 + (u_b - b)^2)  to  d + sqrt((u_a - a)^2 + (b - l_b)^2).
@@ -79,7 +97,7 @@ def unpaired_interval(held_a: int, n_a: int, held_b: int, n_b: int, z: float = Z
     return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
 
 
-def samples_to_tell(only_a: int, only_b: int, n: int, *, z: float = Z95, power: float = Z80) -> int | None:
+def samples_to_tell(only_a: float, only_b: float, n: int, *, z: float = Z95, power: float = Z80) -> int | None:
     """How many samples a 5 % test would need to tell the two apart with 80 % power, if the shares seen here are the true ones.
 
         (z sqrt(psi) + z_power sqrt(psi - delta^2))^2 / delta^2,   psi = (only_a + only_b) / n,   delta = (only_a - only_b) / n
@@ -99,9 +117,9 @@ class Comparison:
     """Defense ``a`` against defense ``b`` with one seed, sample by sample, in the worst case over the attacks of each.
 
     Attributes:
-        only_a, only_b: samples that withstand on that one alone.
+        only_a, only_b: samples that withstand on that one alone; summed differences, where they withstand to a share.
         difference, ci_low, ci_high: robust accuracy of a minus that of b, with Tango's 95 % interval.
-        p: exact McNemar test.
+        p: see ``paired_test``.
         needed: samples that would tell the two apart (80 % power), if the shares seen are the true ones; None for equals.
     """
 
@@ -109,8 +127,8 @@ class Comparison:
     b: str
     seed: int
     n: int
-    only_a: int
-    only_b: int
+    only_a: int | float
+    only_b: int | float
     difference: float
     ci_low: float
     ci_high: float
@@ -124,11 +142,12 @@ class Comparison:
 
     @classmethod
     def of(cls, a: str, b: str, seed: int, stands_a: np.ndarray, stands_b: np.ndarray) -> Comparison:
-        """From the (N,) samples that withstand on each."""
-        only_a, only_b, n = int((stands_a & ~stands_b).sum()), int((stands_b & ~stands_a).sum()), len(stands_a)
+        """From the (N,) samples that withstand on each: bool, or shares in [0, 1]."""
+        n = len(stands_a)
+        only_a, only_b, p = paired_test(stands_a, stands_b)
         low, high = paired_interval(only_a, only_b, n)
-        p, needed = mcnemar(only_a, only_b), samples_to_tell(only_a, only_b, n)
-        return cls(a, b, seed, n, only_a, only_b, (only_a - only_b) / n if n else 0.0, low, high, p, needed)
+        difference, needed = (only_a - only_b) / n if n else 0.0, samples_to_tell(only_a, only_b, n)
+        return cls(a, b, seed, n, only_a, only_b, difference, low, high, p, needed)
 
 
 def compared(standing: Iterable[tuple[str, int, np.ndarray]]) -> list[Comparison]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from robustkd.scoring.intervals import wilson
+from robustkd.scoring.intervals import share_interval
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Remedy:
         forwards: int,
         backwards: int,
     ) -> Remedy:
-        """From the (N,) samples that stood before, and after each attack."""
+        """From the (N,) samples that stood before, and after each attack; bool, or in [0, 1] where they were judged on draws."""
         after = attacks[-1][1] if attacks else before
-        low, high = wilson(int(after.sum()), len(after))
+        low, high = share_interval(after)
         return cls(
             attacks=[dict(spec) for spec, _ in attacks],
             robust_accuracy=float(after.mean()),
             ci_low=low,
             ci_high=high,
-            broken=int(before.sum() - after.sum()),
+            broken=round(float(before.sum()) - float(after.sum())),
             n=len(after),
             left=[float(standing.mean()) for _, standing in attacks],
             skipped=dict(skipped),

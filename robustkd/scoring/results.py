@@ -65,6 +65,9 @@ class CellResult:
     ``unjudged`` is the share of requests of which no answer could be judged: they count neither as robust nor as a success of the
     attack, and the success rate is over the others. It is None for images. ``agreement`` tells of every judge but the deciding
     one on how many of the deciding answers it says the same, as a share.
+
+    ``draws`` is on how many draws each sample was judged, if the defense draws random numbers: the accuracies are then the mean share
+    of the draws on which a sample is right, and the success rate counts the samples that are wrong on most of them.
     """
 
     cell_id: str
@@ -90,6 +93,7 @@ class CellResult:
     agreement: dict[str, float] = field(default_factory=dict)
     goal: Goal = "untargeted"
     unjudged: float | None = None
+    draws: int = 1
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -111,6 +115,7 @@ class DefenseResult:
     ``verdict`` is None while an attack is missing, ``status`` then says why. ``remedy`` is what stronger attacks leave, where a
     check named some. ``analyses`` holds the tables of the campaign's analyses of it, by their names.
     ``unjudged`` is the share of requests that no attack is known to have broken, and of which one at least left it unknown.
+    ``draws`` is as for ``CellResult``.
     """
 
     defense: str
@@ -136,6 +141,7 @@ class DefenseResult:
     remedy: Remedy | None = None
     analyses: dict[str, Table] = field(default_factory=dict)
     unjudged: float | None = None
+    draws: int = 1
 
     @property
     def budget(self) -> Budget:
@@ -196,16 +202,31 @@ class Results(Tabular):
         return self.data.benign
 
     @property
+    def judged_on_draws(self) -> list[str]:
+        """A sentence for each number of draws that samples were judged on, and the defenses that it is about."""
+        drawing: dict[int, list[str]] = {}
+        for one in self.defenses:
+            if one.draws > 1 and one.defense not in drawing.setdefault(one.draws, []):
+                drawing[one.draws].append(one.defense)
+        return [
+            f"{', '.join(names)}: random numbers are drawn, so each sample was judged on {draws} draws; accuracies are expected ones"
+            for draws, names in drawing.items()
+        ]
+
+    @property
     def incomplete(self) -> bool:
         """Whether some cell has no number."""
         statuses = [cell.status for cell in self.cells] + [defense.status for defense in self.defenses]
         return any(status != "done" for status in statuses)
 
     def to_dict(self) -> dict[str, Any]:
-        """The results as results.json holds them: JSON values, without ``folder``."""
+        """The results as results.json holds them: JSON values, without ``folder``, and ``draws`` where there are several."""
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
         told |= {name: summary.to_dict() for name, summary in summaries.items()}
+        for row in (*told["cells"], *told["defenses"]):
+            if row["draws"] == 1:
+                del row["draws"]
         return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 
     def rows(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The worst case per sample: what robust accuracy is the share of."""
+"""The worst case per sample: what robust accuracy is the mean of."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Iterable
 import numpy as np
 
 
-def worst_case(standings: Iterable[np.ndarray]) -> np.ndarray:
-    """The samples that no attack broke.
+def worst_case(held: Iterable[np.ndarray]) -> np.ndarray:
+    """What the attacks leave of each sample: the least that one of them leaves.
 
     Args:
-        standings: of each attack, (N,) bool: the samples that are classified rightly before and after it.
+        held: of each attack, (N,) bool, the samples that are classified rightly before and after it; or (N,) in [0, 1], on what
+            share of the draws they are, if the target draws random numbers.
 
     Returns:
-        (N,) bool.
+        (N,) bool, the samples that no attack broke; or (N,) shares.
 
     Raises:
         ValueError: there is no attack, or the arrays are not of one length.
     """
-    known = list(standings)
+    known = list(held)
     if not known:
         raise ValueError("the worst case over no attacks is not defined")
-    standing: np.ndarray = np.logical_and.reduce(known)
-    return standing
+    least: np.ndarray = np.minimum.reduce(known)
+    return least

@@ -1,0 +1,73 @@
+"""Targets that draw random numbers (dropout at test time, noise, random resizing): recognised, and run on several draws.
+
+Draw r of a batch is made after seeding every generator that the target may use with a seed of r and of the batch. So a clean
+and an attacked input are seen under the same random numbers, and what differs between the two is the attack's doing alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from robustkd.contracts import BaseTarget, Target
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DRAWS = 10
+"""How many draws a sample is judged on, clean and attacked, if the target draws random numbers."""
+PROBED = 256
+"""How many samples are passed twice to see whether a target draws random numbers. A target in which one output in a hundred is
+changed by chance is recognised with a probability of 99 %."""
+ROUNDING = 1e-4
+"""Outputs of two passes that differ by no more than this share of their size differ by rounding."""
+
+
+@contextmanager
+def seeded(target: BaseTarget, seed: int) -> Iterator[None]:
+    """Seed what a target may draw from: torch's, NumPy's and Python's generators and those of its own modules; all are restored."""
+    device = target.device
+    owned = [part for module in target.module.modules() for part in vars(module).values() if isinstance(part, torch.Generator)]
+    states, python, numpy = [generator.get_state() for generator in owned], random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        for generator in owned:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            for generator, state in zip(owned, states, strict=True):
+                generator.set_state(state)
+
+
+def is_random(target: Target, inputs: Tensor) -> bool:
+    """Whether two passes over the (B, *shape) inputs, made under different seeds, differ by more than rounding."""
+    with seeded(target, 1):
+        first = target(inputs)
+    with seeded(target, 2):
+        second = target(inputs)
+    gap = (first - second).abs().amax()
+    return bool(gap > ROUNDING * first.abs().amax()) or not torch.equal(first.argmax(1), second.argmax(1))
+
+
+def drawn_logits(target: Target, inputs: Tensor, index: Tensor) -> Tensor:
+    """(B, *shape) -> (B, ``DRAWS``, K), the logits of several draws.
+
+    Args:
+        index: (B,) positions of the samples; the same samples get the same draws.
+    """
+    first = int(index[0]) * DRAWS if len(index) else 0
+    draws = []
+    for draw in range(DRAWS):
+        with seeded(target, first + draw):
+            draws.append(target(inputs))
+    return torch.stack(draws, 1)
