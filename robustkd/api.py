@@ -61,6 +61,7 @@ from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 from robustkd.targets.failure import failures_told
 from robustkd.targets.image import TWO_LOGITS
+from robustkd.targets.logits import as_logits, outputs_of
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
@@ -643,11 +644,12 @@ def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)
     probe = torch.as_tensor(x[:1]).to(device, dtype)
-    classes = _classes(model, probe)
-    return ClassifierTarget(model, num_classes=classes, input_shape=shape)
+    output = _output(model, probe)
+    target = ClassifierTarget(model, num_classes=output.shape[1], input_shape=shape)
+    return as_logits(target, "the model") if outputs_of(output) == "probabilities" else target
 
 
-def _classes(model: nn.Module, probe: Tensor) -> int:
+def _output(model: nn.Module, probe: Tensor) -> Tensor:
     target = ClassifierTarget(model, num_classes=0, input_shape=probe.shape[1:])
     with frozen(target.module), seeded(target, 0), torch.no_grad(), failures_told(probe):
         output = model(probe)
@@ -656,7 +658,7 @@ def _classes(model: nn.Module, probe: Tensor) -> int:
         raise UsageError(f"the model returned {shape} for one image", fix="a classifier returns (N, K) logits")
     if output.shape[1] == 1:
         raise UsageError("the model returned one logit for one image", fix=TWO_LOGITS)
-    return output.shape[1]
+    return output
 
 
 def _batch(target: Target, x: Any, y: Any, goals: Tensor | None, batch_size: int, eps: Tensor | None = None) -> Batch:

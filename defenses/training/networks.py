@@ -12,6 +12,7 @@ from robustkd.contracts import FitContext, Samples, UsageError
 from robustkd.defenses.training.seeding import derived_seed, preserved_rng
 from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
+from robustkd.targets.logits import as_logits
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def fresh_copy(context: FitContext, target: ClassifierTarget, *, role: str = "st
 
 
 def teacher(context: FitContext, name: str) -> ClassifierTarget:
-    """The finished target called ``name``, on the device.
+    """The finished target called ``name``, on the device, in logits: where it returns probabilities, their logarithm.
 
     Raises:
         UsageError: it is no classifier of the campaign's images and classes.
@@ -60,4 +61,4 @@ def teacher(context: FitContext, name: str) -> ClassifierTarget:
             f"the campaign's data are {tuple(context.input_shape)} with {context.num_classes}",
             fix="name a teacher of the same data",
         )
-    return found.to(context.device)
+    return as_logits(found.to(context.device), f"teacher '{name}'")

@@ -4,38 +4,65 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.contracts import Check, CheckContext, Finding, Params, Share
+from robustkd.contracts import Check, CheckContext, Finding, Params, Share, Target
+from robustkd.contracts.check import Severity
 from robustkd.lazy import torch
+from robustkd.targets import frozen
+from robustkd.targets.logits import outputs_of, outputs_of_target, softmax_inside
+
+SAMPLES = 256
+"""Of how many samples the probabilities are looked at."""
+SMALLEST = -87.3
+"""A logarithm below it is of a probability that float32 has rounded to 0 (``targets.modules.log_of_probabilities``)."""
 
 
 class OutputType(Check):
     """Are these logits? Margin losses mean something else on probabilities, and gradients are squashed twice.
 
-    Not asked of a target that declares its output (``output``: an ensemble's log-probabilities): there it is meant, and right.
+    Where the platform has put the logarithm behind a softmax (``targets.logits``), of the model or of what it was made from, that is
+    said, and it is a warning where probabilities are rounded to 0: these logits are lost. Not asked of a target that declares its
+    output (``output``: an ensemble's log-probabilities): there it is meant, and right.
     """
 
     severity = "warning"
-    rule = "outputs lie in [0, 1] and sum to 1 (tolerance 1e-5), or their logsumexp is 0 (log-probabilities)"
+    rule = (
+        "outputs lie in [0, 1] and sum to 1 (tolerance 1e-5), or their logsumexp is 0 (log-probabilities); info where the logarithm "
+        "of the probabilities took their place, of the model or of its teachers, and none is 0"
+    )
     source = "AutoAttack's own check for probabilities (Croce & Hein 2020), which misses log-probabilities"
 
     def run(self, context: CheckContext) -> Finding:
-        """Test whether the clean outputs are probabilities or log-probabilities."""
+        """Test whether the clean outputs are probabilities or log-probabilities, also those of teachers and members."""
         logits = context.batch.logits
         assert logits is not None
-        logits = logits.cpu().double()  # not every device has float64
-        off_one = float((logits.sum(1) - 1).abs().max())
-        off_zero = float(logits.logsumexp(1).abs().max())
-        probabilities = bool(logits.min() >= 0) and bool(logits.max() <= 1) and off_one < 1e-5
-        logarithms = off_zero < 1e-4
-        kind = "probabilities" if probabilities else "log-probabilities" if logarithms else "logits"
+        kind, told = outputs_of(logits), []
+        severity: Severity = "info"
+        logged = softmax_inside(context.target)
+        if kind not in ("logits", context.target.output) and not logged:
+            severity = "warning"
+            told.append(f"the model returns {kind}")
+        inputs = context.batch.inputs[:SAMPLES]
+        teachers = {f"'{name}'": each for name, each in context.teachers.items() if isinstance(each, Target)}
+        for name, model in {"the model": context.target, **teachers}.items():
+            if not softmax_inside(model) and (model is context.target or outputs_of_target(model) != "probabilities"):
+                continue
+            with frozen(model.module), torch.no_grad():
+                found = model(inputs)
+            lost = int(((found == 0) | (found < SMALLEST)).any(1).sum())
+            told.append(f"{name} returns probabilities, whose logarithm takes the place of its logits")
+            if lost:
+                severity = "warning"
+                told[-1] += f"; for {lost} of {len(inputs)} samples some are rounded to 0, so that these logits are lost"
+        logits = logits.cpu().double()
         return self.finding(
-            kind not in ("logits", context.target.output),
+            bool(told),
+            severity=severity,
             fix="return logits: remove the last softmax",
-            explanation=f"the model returns {kind}",
-            remedies=[{"kind": "pgd", "loss": "margin", "steps": 40}],
-            outputs=kind,
-            sum_minus_one=off_one,
-            logsumexp=off_zero,
+            explanation="; ".join(told) or f"the model returns {kind}",
+            remedies=[{"kind": "pgd", "loss": "margin", "steps": 40}] if severity == "warning" else [],
+            outputs="probabilities" if logged else kind,
+            sum_minus_one=float((logits.sum(1) - 1).abs().max()),
+            logsumexp=float(logits.logsumexp(1).abs().max()),
         )
 
 

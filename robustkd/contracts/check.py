@@ -160,6 +160,9 @@ class CheckContext(Generic[AttackedTarget, AttackedBatch]):
     """What a check may use: the target, the attacked samples, and what every attack found.
 
     A check of prompts looks at a ``CheckContext[GenerativeTarget, PromptBatch]``.
+
+    Attributes:
+        teachers: of a classifier of a campaign, the finished targets that its defense refers to, by name.
     """
 
     target: AttackedTarget
@@ -167,6 +170,7 @@ class CheckContext(Generic[AttackedTarget, AttackedBatch]):
     threat: ThreatModel
     attacks: Mapping[str, AttackEvidence]
     seed: int
+    teachers: Mapping[str, BaseTarget] = field(default_factory=dict)
 
     @property
     def headline(self) -> list[AttackEvidence]:

@@ -24,7 +24,8 @@ class ClassifierTarget(ImageTarget):
         input_shape: (C, H, W).
         origin: how to build ``module`` again: ``{"model": name, "params": {..}}`` for a model plug-in, or
             ``{"code": "package.module:function"}`` for the user's own (with ``"normalise": {"mean": [..], "std": [..]}`` where that is
-            put before it). None for a target that is never saved.
+            put before it, and with ``"outputs": "probabilities"`` where the logarithm is put behind it). None for a target that is
+            never saved.
         bounds: the range of valid pixels.
     """
 
@@ -80,6 +81,10 @@ class ClassifierTarget(ImageTarget):
             module = call_for_card(Code(origin["code"], origin.get("kwargs", {})))
             if "normalise" in origin:
                 module = Constants.of(origin["normalise"]).before(module, shape[0])
+        if origin.get("outputs") == "probabilities":
+            from robustkd.targets.modules import LogOfProbabilities  # late: it imports torch
+
+            module = LogOfProbabilities(module)
         low, high = card["bounds"]
         target = cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=(float(low), float(high)))
         target.classes = tuple(card["classes"]) if "classes" in card else None

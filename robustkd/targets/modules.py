@@ -24,6 +24,24 @@ class MeanProbability(nn.Module):
         return self._mean(torch.stack([member(images) for member in self.members]))
 
 
+def log_of_probabilities(probabilities: Tensor) -> Tensor:
+    """log p. One that float32 has rounded to 0 becomes that of the smallest normal number, about 1e-38: its logit is not known."""
+    probabilities = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+class LogOfProbabilities(nn.Module):
+    """log p(x) of a network that ends with a softmax."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K) log-probabilities."""
+        return log_of_probabilities(self.network(images))
+
+
 class Pipeline(nn.Module):
     """x -> model(t_n(.. t_1(x)))."""
 

@@ -34,15 +34,31 @@ from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
+from robustkd.targets.logits import outputs_of
+from robustkd.targets.modules import log_of_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Surrogate(WrappedTarget):
-    """A model that adversarial examples are made on. No point of it counts as adversarial, whatever it predicts."""
+    """A model that adversarial examples are made on. No point of it counts as adversarial, whatever it predicts.
+
+    Where its first answers are probabilities, the logarithm of all of them is climbed.
+    """
 
     never_adversarial = True
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._log: bool | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K) logits."""
+        outputs = super().__call__(inputs)
+        if self._log is None and len(outputs):
+            self._log = outputs_of(outputs.detach()) == "probabilities"
+        return log_of_probabilities(outputs) if self._log else outputs
 
 
 def _several(value: Any) -> Any:

@@ -9,8 +9,8 @@ from robustkd.campaigns.execution.workspace import Clock, Workspace
 from robustkd.campaigns.plan.cells import ChecksCell
 from robustkd.campaigns.results.collect import FINDINGS
 from robustkd.campaigns.store import samples
-from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta
-from robustkd.contracts import AttackEvidence, CheckContext
+from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
+from robustkd.contracts import AttackEvidence, BaseTarget, CheckContext, Target
 from robustkd.evaluation.checks import run_checks, run_remedies
 from robustkd.evaluation.images import evidence_of
 
@@ -20,7 +20,8 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
     clock = Clock()
     target, batch = workspace.attacked(cell)
     evidence = _evidence(cell, workspace)
-    context = CheckContext(target, batch, workspace.campaign.threat, evidence, cell.seed)
+    teachers = _teachers(cell, workspace) if isinstance(target, Target) else {}
+    context = CheckContext(target, batch, workspace.campaign.threat, evidence, cell.seed, teachers)
     findings = run_checks(context, workspace.campaign.checks)
     remedy = run_remedies(context, findings)
     meta = ChecksMeta(
@@ -32,6 +33,14 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
     with workspace.store.write(cell.id, meta) as folder:
         found = {"findings": [asdict(finding) for finding in findings], "remedy": asdict(remedy) if remedy else None}
         (folder / FINDINGS).write_text(json.dumps(found, indent=1))
+
+
+def _teachers(cell: ChecksCell, workspace: Workspace) -> dict[str, BaseTarget]:
+    """The targets that the attacked one was made from, by their defenses' names; without those that the store has no more."""
+    made = workspace.store.get(cell.target)
+    entries = [workspace.store.get(cell_id) for cell_id in made.noted(TrainMeta).targets] if made else []
+    names = {entry.meta.defense: entry.meta.id for entry in entries if entry}
+    return {name: workspace.target(name, cell_id, cell.seed) for name, cell_id in names.items()}
 
 
 def _evidence(cell: ChecksCell, workspace: Workspace) -> dict[str, AttackEvidence]:

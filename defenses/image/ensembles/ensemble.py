@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from pydantic import Field, field_validator
 
 from robustkd.contracts import Capabilities, Defense, FitContext, Params, Target, TargetRef
-from robustkd.targets import EnsembleTarget, ImageTarget
+from robustkd.targets import ClassifierTarget, EnsembleTarget, ImageTarget
 from robustkd.targets.ensemble import together
+from robustkd.targets.logits import as_logits
 
 
 class EnsembleParams(Params):
@@ -50,7 +51,13 @@ class Ensemble(Defense):
         Raises:
             UsageError: a member is no classifier of images, or of other ones than the first.
         """
-        members = [context.target(name, ImageTarget) for name in self.params.members]
+        members = [_member(context, name) for name in self.params.members]
         target = EnsembleTarget(members).to(context.device)
         target.module.eval()
         return target
+
+
+def _member(context: FitContext, name: str) -> ImageTarget:
+    """The finished target called ``name``, in logits: where it returns probabilities, their logarithm."""
+    found = context.target(name, ImageTarget)
+    return as_logits(found, f"member '{name}'") if isinstance(found, ClassifierTarget) else found

@@ -25,6 +25,7 @@ from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.code import call_by_reference, source_file
 from robustkd.targets.files import load_weights
+from robustkd.targets.logits import as_logits
 
 
 class ExternalParams(Params):
@@ -127,7 +128,9 @@ class External(Defense):
 
 
 def validated(target: ClassifierTarget, context: FitContext) -> ClassifierTarget:
-    """The target in evaluation mode on the context's device, after one forward pass over two images.
+    """The target in evaluation mode on the context's device, after forward passes over a few images.
+
+    Where they show that it returns probabilities, their logarithm takes the place of its logits (``as_logits``).
 
     Raises:
         TargetError: the network raised, or returned anything but finite logits of the right shape.
@@ -153,4 +156,4 @@ def validated(target: ClassifierTarget, context: FitContext) -> ClassifierTarget
             "the model returned NaN or infinite logits for an ordinary image",
             fix="check that the weights belong to this network and that it takes pixels in [0, 1]",
         )
-    return target
+    return as_logits(target, "the model")
