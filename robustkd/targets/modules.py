@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from robustkd.lazy import nn, torch
+from robustkd.scoring.probabilities import log_of_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,12 +23,6 @@ class MeanProbability(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K) log-probabilities."""
         return self._mean(torch.stack([member(images) for member in self.members]))
-
-
-def log_of_probabilities(probabilities: Tensor) -> Tensor:
-    """log p. One that float32 has rounded to 0 becomes that of the smallest normal number, about 1e-38: its logit is not known."""
-    probabilities = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
-    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 class LogOfProbabilities(nn.Module):

@@ -444,9 +444,9 @@ def test_eot_wraps_by_name_and_takes_over_what_the_attack_is():
     plugin = load("attacks", "eot")
     wrapped = plugin(plugin.Params(attack="cw-l2"))
     assert wrapped.traits.kind == "minimum-norm"
-    assert wrapped.norms == ("l2",)
-    assert wrapped.loss_family == "margin"
-    assert "linf" in plugin(plugin.Params(attack={"kind": "apgd-t"})).norms
+    assert wrapped.traits.norms == ("l2",)
+    assert wrapped.traits.loss_family == "margin"
+    assert "linf" in plugin(plugin.Params(attack={"kind": "apgd-t"})).traits.norms
     for spec, said in (({"kind": "pgd", "stepz": 3}, "stepz"), ("pgdd", "did you mean 'pgd'"), (3, "the attack's kind")):
         with pytest.raises(UsageError, match=said):
             robustkd.attack("eot", nn.Linear(4, 2), torch.rand(1, 4), torch.zeros(1).long(), attack=spec)

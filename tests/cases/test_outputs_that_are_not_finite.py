@@ -15,7 +15,6 @@ from robustkd.campaigns.execution.run import run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.contracts import Asked, Attack, AttackResult, Judge, Prompts, TargetError
-from robustkd.evaluation.prompts import prepare
 from robustkd.judges.labels import LabelParams, shows
 from support.toy_language_model import toy_language_model
 from support.toy_text_to_image import toy
@@ -117,8 +116,8 @@ class Half(Judge):
 
 def test_judges_that_say_nan():
     requests = Prompts({"prompt": ("tell", "me"), "concept": ("a", "b")}, np.zeros(2, dtype=np.int64))
-    with pytest.raises(TargetError, match=r"Half.* NaN or infinite for 1 of 2"):
-        prepare(toy_language_model(WORDS), requests, np.arange(2), {"half": Half()})
+    prepared = prepare(toy_language_model(WORDS), requests, np.arange(2), {"half": Half()})
+    assert not prepared.unattacked.complied[0]  # NaN is no verdict: see test_prompts about what could not be judged
     sure = torch.tensor([[0.9, 0.1], [torch.nan, torch.nan]])
     with pytest.raises(TargetError, match=r"judge.* NaN or infinite for 1 of 2"):
         shows(sure, requests, ("a", "b"), LabelParams())

@@ -34,8 +34,8 @@ from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
+from robustkd.scoring.probabilities import log_of_probabilities
 from robustkd.targets.logits import outputs_of
-from robustkd.targets.modules import log_of_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
