@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from robustkd.reporting.leaderboard import Board, Entry
 
 _COLUMNS = ("rank", "defense", "campaign", "clean", "worst case", "verdict", "seeds", "attacks")
-_COLOURS = {"credible": "green", "suspect": "yellow", "not credible": "red"}
+_COLOURS = {"credible": "", "suspect": "yellow", "not credible": "red"}
 
 
 @click.command("leaderboard")

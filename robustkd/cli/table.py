@@ -19,13 +19,15 @@ from robustkd.reporting.pairwise import undecided
 from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
+from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.gate import GateResult
 
 MOST_PAIRS = 4
-_COLOURS = {"credible": "green", "suspect": "yellow", "not credible": "red"}
+_COLOURS = {"credible": "", "suspect": "yellow", "not credible": "red"}
+_HOLDS: dict[Holds | None, str] = {"yes": "green", "in part": "yellow", "no": "red", None: "dim"}
 
 
 def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *, tracked: bool, shown: str) -> None:
@@ -181,7 +183,7 @@ def _remedied(row: DefenseSummary) -> str:
     return f"{_share(row.remedied)} ({steps or 'none usable'})" if row.remedied is not None else ""
 
 
-def _worst(row: DefenseSummary) -> str:
+def _worst(row: DefenseSummary) -> str | Text:
     if row.robust_accuracy is None or row.ci_low is None or row.ci_high is None:
         return "-"
-    return f"{row.robust_accuracy:.1%} [{row.ci_low:.1%}, {row.ci_high:.1%}]"
+    return Text(f"{row.robust_accuracy:.1%} [{row.ci_low:.1%}, {row.ci_high:.1%}]", style=_HOLDS[row.holds])

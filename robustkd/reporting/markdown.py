@@ -15,7 +15,8 @@ from robustkd.reporting.summary import DefenseSummary, attack_names
 from robustkd.reporting.wording import Wording
 from robustkd.scoring.results import Results
 
-SIGNS = {"credible": "✅", "suspect": "⚠️", "not credible": "❌"}
+SIGNS = {"credible": "", "suspect": "⚠️ ", "not credible": "⚠️ "}
+"""Of a number, not of the defense: what can be believed is no praise."""
 READING = (
     "A robust accuracy is an upper bound. {} The worst case is taken per sample over the attacks. "
     "W-Robust is the mean of {} and worst-case robust accuracy, NRR their harmonic mean. "
@@ -53,8 +54,8 @@ def escape(text: object) -> str:
 
 
 def verdict_mark(value: str | None) -> str:
-    """The verdict with an emoji before it."""
-    return f"{SIGNS[value]} {value}" if value else f"❔ {NO_VERDICT}"
+    """The verdict on the number; with a sign before it where it is in doubt."""
+    return f"{SIGNS[value]}number: {value}" if value else f"❔ {NO_VERDICT}"
 
 
 def _summary(summaries: Sequence[DefenseSummary], said: Wording) -> str:

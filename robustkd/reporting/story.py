@@ -9,10 +9,14 @@ from robustkd.contracts.check import Finding
 from robustkd.reporting.formatting import counted, evidence, listed, percent, words
 from robustkd.reporting.presentation import wording
 from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
+from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import DefenseResult, Results
 
 NO_VERDICT = "no verdict"
 MAX_NUMBERS = 6
+MAX_NAMES = 4
+HOLDS: dict[Holds | None, str] = {"yes": "Yes", "in part": "In part", "no": "No", None: "It cannot be said"}
+"""The answers to "does this defense hold?", as sentences begin."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def remedy_text(summary: DefenseSummary) -> str:
 
 
 def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:
-    """The campaign's answer to "does this defense hold?" in a sentence or two."""
+    """The campaign's answer to "does this defense hold?": in a word for each, and how far to believe it."""
     samples = wording(results).samples
     tally = [
         (sum(row.verdict == verdict for row in summaries), verdict or "without a verdict")
@@ -109,7 +113,7 @@ def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:
         return "This campaign has no defense."
     if len(summaries) == 1:
         return _single(summaries[0], samples)
-    told = f"Of {len(summaries)} robust accuracies, {listed(parts)}."
+    told = f"{_each(summaries)} Of {len(summaries)} robust accuracies, {listed(parts)}."
     believed = [row for row in summaries if row.verdict == "credible" and row.robust_accuracy is not None]
     if not believed:
         return told
@@ -117,10 +121,20 @@ def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:
     return f"{told} The highest credible one is {best.defense}: {percent(best.robust_accuracy)} of the {samples} withstand every attack."
 
 
+def _each(summaries: Sequence[DefenseSummary]) -> str:
+    """Which defenses hold: by name, or how many where they are many."""
+    told = []
+    for standing, word in HOLDS.items():
+        names = [row.defense for row in summaries if row.holds == standing]
+        if names:
+            told.append(f"{word}: {listed(names) if len(names) <= MAX_NAMES else counted(len(names), 'defense')}.")
+    return " ".join(told)
+
+
 def _single(row: DefenseSummary, samples: str) -> str:
     if row.robust_accuracy is None:
         return f"{row.defense} has no robust accuracy yet."
-    told = f"{percent(row.robust_accuracy)} of the {samples} withstand every attack on {row.defense}"
+    told = f"{HOLDS[row.holds]}: {percent(row.robust_accuracy)} of the {samples} withstand every attack on {row.defense}"
     return f"{told}; that number is {row.verdict}." if row.verdict else f"{told} so far; {NO_VERDICT}."
 
 

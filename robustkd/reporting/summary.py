@@ -12,6 +12,7 @@ from itertools import starmap
 from typing import Literal
 
 from robustkd.contracts.check import Finding, Verdict
+from robustkd.scoring.holds import Holds, holds
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.tradeoff import nrr, w_robust
@@ -58,6 +59,11 @@ class DefenseSummary:
     remedied: float | None = None
     remedies: dict[str, float] = field(default_factory=dict)
     unjudged: float | None = None
+
+    @property
+    def holds(self) -> Holds | None:
+        """Whether the defense holds, by its robust accuracy; None where it cannot be said."""
+        return holds(self.robust_accuracy, self.verdict)
 
 
 def summary_rows(results: Results) -> list[DefenseSummary]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from robustkd.contracts.check import Verdict
 from robustkd.redaction import redacted
 from robustkd.reporting import Item, PromptItem
+from robustkd.scoring.holds import Holds, holds
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.summaries import DataSummary
 from robustkd.scoring.tradeoff import nrr, w_robust
@@ -27,7 +28,8 @@ MAX_PARAM = 6000
 WORST_CASE = "worst case"
 """What stands in the place of an attack's name on a defense's run."""
 
-COLOURS = {"credible": "#009e73", "suspect": "#e69f00", "not credible": "#d55e00"}
+COLOURS: dict[Holds | None, str] = {"yes": "#009e73", "in part": "#e69f00", "no": "#d55e00", None: "#5b6470"}
+"""Of a run, by whether the defense holds."""
 CELL_METRICS = (
     "clean_accuracy", "robust_accuracy", "ci_low", "ci_high", "attack_success_rate", "median_norm",
     "forward_passes", "backward_passes", "wall_seconds", "n",
@@ -293,7 +295,7 @@ def _tags(
         "robustkd.version": package_version(),
     }
     if verdict:
-        tags |= {"robustkd.verdict": verdict, "mlflow.runColor": COLOURS[verdict]}
+        tags |= {"robustkd.verdict": verdict, "mlflow.runColor": COLOURS[holds(item.robust_accuracy, verdict)]}
     if item.error:
         tags["robustkd.error"] = descriptions.truncate(redacted(item.error), 2000)
     return tags

@@ -13,6 +13,7 @@ from typing import Any
 from robustkd.reporting import DefenseSummary, summary_rows
 from robustkd.reporting.formatting import interval, percent
 from robustkd.reporting.markdown import escape, verdict_mark
+from robustkd.scoring.holds import holds
 from robustkd.scoring.results import Results
 from robustkd.tracking import descriptions
 from robustkd.tracking.records import COLOURS, Point, RunRecord, package_version
@@ -72,7 +73,7 @@ def trend_record(defense: str, history: list[Step]) -> RunRecord:
         "mlflow.note.content": _note(defense, history),
     }
     if last.verdict:
-        tags |= {"robustkd.verdict": last.verdict, "mlflow.runColor": COLOURS[last.verdict]}
+        tags |= {"robustkd.verdict": last.verdict, "mlflow.runColor": COLOURS[holds(last.robust_accuracy, last.verdict)]}
     metrics = tuple(point for step in history for point in step.points)
     return RunRecord(f"{defense} · over time", "FINISHED", tags, {"defense": defense, "attack": "over time"}, metrics)
 

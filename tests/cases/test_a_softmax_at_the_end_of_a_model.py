@@ -42,7 +42,7 @@ data: {name: digits, train: 100, test: 40}
 threat: {norm: linf, eps: 0.05}
 defenses:
 """
-STUDENT = "student: tiny-cnn, epochs: 1, selection: last"
+STUDENT = "student: tiny-cnn, epochs: 4, batch_size: 20, selection: last"
 KINDS = {
     "kd": "{{kind: kd, teacher: {0}, {1}}}",
     "rslad": "{{kind: rslad, teacher: {0}, {1}, inner: {{steps: 2}}}}",

@@ -307,7 +307,7 @@ def test_each_verdict_has_a_word_a_colour_and_a_shape_beside_its_number(report):
         r'<td role="cell" class="num headline".*?</td>\s*<td role="cell" data-label="Verdict">(.*?)</td>', html, re.S
     )
     assert len(rows) == 4
-    assert all(re.search(r"<svg.*</svg>(credible|suspect|not credible)<", cell) for cell in rows)
+    assert all(re.search(r"<svg.*</svg>number: (credible|suspect|not credible)<", cell) for cell in rows)
     marks = re.findall(r'<li><svg class="swatch.*?</li>', html, re.S)
     assert all('class="mark ' in mark for mark in marks if "seed" not in mark)
 
@@ -416,7 +416,7 @@ def test_the_report_needs_no_torch():
 def test_markdown_tables_are_whole_and_carry_the_verdict():
     results = campaign()
     text = markdown(results, summary_rows(results), ["curves.png"])
-    assert "❌ not credible" in text
+    assert "⚠️ number: not credible" in text
     assert "![curves](curves.png)" in text
     evil = broken_campaign()
     evil_text = markdown(evil, summary_rows(evil))
