@@ -117,7 +117,7 @@ def _column(array: np.ndarray) -> pa.Array:
 def _array(column: pa.Array) -> np.ndarray:
     """A column without missing values."""
     if pa.types.is_fixed_size_list(column.type):
-        return _array(column.flatten()).reshape(len(column), -1)
+        return _array(column.flatten()).reshape(len(column), column.type.list_size)
     values = column.buffers()[1]
     if column.null_count or values is None:
         raise ValueError("it has missing values")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from robustkd.contracts import Check, CheckContext, Finding, Share
+from robustkd.evaluation.judging import clean_shares
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import NAMED
 from robustkd.scoring.intervals import wilson
@@ -52,7 +53,7 @@ class NotTrained(Check):
         logits, labels = context.batch.logits, context.batch.labels
         assert logits is not None
         predicted = logits.argmax(1)
-        n, right = len(labels), int((predicted == labels).sum())
+        n, right = len(labels), float(clean_shares(context.batch).sum())
         commonest = int(torch.bincount(labels).max())
         answer = int(torch.bincount(predicted).argmax())
         answered = int((predicted == answer).sum()) / n
@@ -99,9 +100,7 @@ class NotTrained(Check):
         inputs, labels = context.batch.inputs[:SAMPLES], context.batch.labels[:SAMPLES]
         if inputs.ndim != 4:
             return None
-        logits = context.batch.logits
-        assert logits is not None  # the platform has run the target on them
-        n, right = len(labels), int((logits[:SAMPLES].argmax(1) == labels).sum())
+        n, right = len(labels), float(clean_shares(context.batch)[:SAMPLES].sum())
         found: dict[str, int] = {}
         for name, pair in NAMED.items():
             mean, std = (torch.tensor(part, dtype=inputs.dtype, device=inputs.device).view(-1, 1, 1) for part in pair)

@@ -282,10 +282,10 @@ def evaluate_attack(
             found.append(result.adversarial.detach().cpu())
         return ImageOutcome.joined(outcomes), torch.cat(found)
 
-    parts = []
+    parts, draws = [], 1 if batch.draws is None else batch.draws.shape[1]
     for first in range(0, len(batch), SHARD if shards else len(batch)):
         found = shards.read(first) if shards else None
-        if found is None:
+        if found is None or found.outcome.draws != draws:  # former versions judged every sample on one draw
             began = time.perf_counter()
             part = batch
             if shards:

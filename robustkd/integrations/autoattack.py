@@ -79,7 +79,7 @@ class AutoAttack:
         return_labels: bool = False,
         state_path: str | Path | None = None,
     ) -> Any:
-        """Attack every image.
+        """Attack every image. One is robust to a model that draws random numbers if it is classified rightly on most draws.
 
         Args:
             x_orig: (N, C, H, W) in [0, 1].
