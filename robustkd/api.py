@@ -7,11 +7,13 @@ report = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
 
 from __future__ import annotations
 
+import functools
 import itertools
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -37,6 +39,7 @@ from robustkd.contracts import (
     UsageError,
     Verdict,
 )
+from robustkd.contracts.random import seeded
 from robustkd.contracts.threat import norm_named, require_meant
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
 from robustkd.evaluation.images import (
@@ -75,6 +78,29 @@ IN_A_CAMPAIGN = (
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Arguments = ParamSpec("Arguments")
+Report = TypeVar("Report")
+_TURN = threading.RLock()
+
+
+def _one_at_a_time(call: Callable[Arguments, Report]) -> Callable[Arguments, Report]:
+    """``call`` with gradients on, and with global random numbers from its ``seed``; the caller's are put back, and so are the
+    filters of warnings, to which libraries add their own when they are imported.
+
+    The networks' modes and these generators are shared by all threads, so calls that overlap wait for one another.
+    """
+
+    @functools.wraps(call)
+    def alone(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Report:
+        seed = kwargs.get("seed", 0)
+        if not isinstance(seed, int | np.integer):
+            raise UsageError(f"seed is {seed!r}", fix="give an integer")
+        with _TURN, warnings.catch_warnings(), recording_gradients(), seeded(int(seed)):
+            return call(*args, **kwargs)
+
+    return alone
 
 
 @dataclass(frozen=True, repr=False)
@@ -248,7 +274,7 @@ class EvaluationReport(Tabular):
         return "\n".join([*lines, *(f"  {name:<{width}} {why}" for name, why in self.failed.items())])
 
 
-@recording_gradients()
+@_one_at_a_time
 def attack(
     attack: AttackLike,
     /,
@@ -301,7 +327,7 @@ def attack(
     return AttackReport(evaluation.adversarial, evaluation.outcome)
 
 
-@recording_gradients()
+@_one_at_a_time
 def evaluate(
     model: nn.Module | Target,
     x: Tensor | np.ndarray,
@@ -346,7 +372,7 @@ def evaluate(
         return _report(evaluator, used, {name: evaluator.evaluate(plugin) for name, plugin in used.items()}, checks)
 
 
-@recording_gradients()
+@_one_at_a_time
 def audit(
     model: nn.Module | Target,
     x: Tensor | np.ndarray,
@@ -443,7 +469,7 @@ def _make_evaluator(
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
         batch = _batch(target, x, y, goals, batch_size, each)
-    largest = float(eps.max()) if isinstance(eps, torch.Tensor) else eps
+    largest = float(eps if batch.eps is None else batch.eps.max())  # in the precision of the images
     require_meant(norm, largest, batch.inputs.shape[1:])
     threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
     return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
@@ -619,8 +645,8 @@ def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
         )
     shape = tuple(x.shape[1:])
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)
-    probe = torch.as_tensor(x[:1]).to(device, dtype)
+    dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
+    probe = torch.as_tensor(x[:1]).to(device, dtype, copy=True)
     classes = _classes(model, probe)
     return ClassifierTarget(model, num_classes=classes, input_shape=shape)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from robustkd.contracts import (
     WrappedTarget,
 )
 from robustkd.contracts.check import Level
+from robustkd.contracts.random import seeded
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
@@ -47,15 +47,6 @@ def make_check(name: str, samples: int | None = None) -> Check:
     given = {"samples": samples} if samples is not None and "samples" in plugin.Params.model_fields else {}
     check: Check = plugins.build("checks", name, plugin.Params(**given))
     return check
-
-
-@contextmanager
-def _reproducible(context: CheckContext[BaseTarget, Batch | PromptBatch]) -> Iterator[None]:
-    """Seed torch's generator, for targets that draw random numbers of their own, and restore it."""
-    device = context.batch.index.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(context.seed)
-        yield
 
 
 class CountedTarget(WrappedTarget):
@@ -88,7 +79,7 @@ def run_checks(context: CheckContext[BaseTarget, Batch | PromptBatch], checks: S
     findings = []
     for check in checks:
         counted = CountedTarget(context.target) if isinstance(context.target, Target) else None
-        with _reproducible(context), untouched(context.target.module):
+        with seeded(context.seed), untouched(context.target.module):
             try:
                 finding = check.run(context if counted is None else replace(context, target=counted))
             except Exception as error:  # a plug-in's own, or the target's under examination
@@ -123,7 +114,7 @@ def run_remedies(
         rows = torch.as_tensor(np.flatnonzero(standing), device=context.batch.inputs.device)
         if not len(rows):
             break
-        with _reproducible(context), untouched(context.target.module):
+        with seeded(context.seed), untouched(context.target.module):
             try:
                 batch = context.batch.select(rows)
                 evaluation = evaluate_attack(

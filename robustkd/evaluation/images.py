@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -25,12 +25,13 @@ from robustkd.contracts import (
     Transcript,
     UsageError,
 )
-from robustkd.contracts.random import SampleRng
+from robustkd.contracts.random import SampleRng, seeded
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
+from robustkd.targets.files import tensor_bytes
 from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
 
@@ -218,7 +219,10 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
             f"labels reach from {int(batch.labels.min())} to {int(batch.labels.max())}, the model has {logits.shape[1]} classes",
             fix=f"use labels 0..{logits.shape[1] - 1}",
         )
-    return replace(batch, logits=logits)
+    # A network in double precision is attacked in it: a step in a lower one can be lost.
+    precise = torch.promote_types(batch.inputs.dtype, logits.dtype)
+    eps = None if batch.eps is None else batch.eps.to(precise)
+    return replace(batch, logits=logits, inputs=batch.inputs.to(precise), eps=eps)
 
 
 @recording_gradients()
@@ -280,10 +284,10 @@ def evaluate_attack(
             if shards:
                 torch.manual_seed(seed + first)
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
-            before = state_fingerprint(target)
+            answers, before = _answers(target, batch), state_fingerprint(target)
             with channels_last(target.module):
                 found = _evaluate(run, attack, part, threat, curve)
-            _check_unchanged(target, attack, batch, before)
+            _check_unchanged(target, attack, batch, before, answers)
             if kept is not None:
                 found = replace(found, adversarial=found.adversarial[: max(0, kept - first)].clone())
             if shards:
@@ -311,15 +315,20 @@ def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Se
         raise UsageError("budgets of the samples' own stay below the threat's eps, and have no curve")
 
 
-def _check_unchanged(target: Target, attack: Attack, batch: Batch, before: list[tuple[object, ...]]) -> None:
+def _check_unchanged(target: Target, attack: Attack, batch: Batch, before: State, answers: Tensor) -> None:
+    """Raise unless the network is as it was; buffers may differ that do not change its output, such as a grid for the batch's shape."""
     after = state_fingerprint(target)
     if after == before:
         return
-    with torch.no_grad():
-        target(batch.inputs[:2])
-    if state_fingerprint(target) != after:
+    now = _answers(target, batch)
+    if after.settings == before.settings and torch.allclose(now, answers, rtol=1e-4, atol=1e-5):
+        return
+    if (
+        not torch.allclose(_answers(target, batch), now, rtol=1e-4, atol=1e-5)
+        or after.settings != state_fingerprint(target).settings
+    ):
         raise TargetError(
-            "the model changes its own weights or buffers when it is run",
+            "the model changes its own weights or buffers when it is run, and its answers with them",
             fix="put every part of it into evaluation mode (BatchNorm with batch statistics keeps a running mean)",
         )
     raise model_modified_error(attack)
@@ -339,25 +348,38 @@ def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatM
             f"attack '{attack.name}' learns from training data, and was given none",
             fix="pass fit_data=(x, y), samples that are not attacked; for a command, take a data set with a training part",
         )
-    device = batch.inputs.device
     # What a target draws meanwhile must not depend on which samples are attacked first, nor shift what it draws on them.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=device), "fit"))
+    with seeded(seed):
+        return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=batch.inputs.device), "fit"))
 
 
-def state_fingerprint(target: BaseTarget) -> list[tuple[object, ...]]:
-    """A fingerprint of all that an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is
-    needed; but batch normalisation writes its buffers past it, so they are hashed.
+class State(NamedTuple):
+    """A fingerprint of all that an attack must leave as it is.
+
+    Attributes:
+        settings: modes, flags and weights. A tensor's version counts its in-place writes, so no copy is needed.
+        buffers: their contents, since batch normalisation writes past the version.
     """
-    tensors = [*target.module.named_parameters(), *target.module.named_buffers()]
-    modes = [(name, module.training) for name, module in target.module.named_modules()]
-    contents = [(name, _hash(buffer)) for name, buffer in target.module.named_buffers()]
-    return [*((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors), *modes, *contents]
+
+    settings: list[tuple[object, ...]]
+    buffers: list[tuple[str, bytes]]
 
 
-def _hash(tensor: Tensor) -> bytes:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).digest()
+def state_fingerprint(target: BaseTarget) -> State:
+    """The state of a target's network."""
+    module = target.module
+    weights = [
+        (name, id(weight), weight._version, weight.requires_grad, weight.is_leaf) for name, weight in module.named_parameters()
+    ]
+    modes = [(name, getattr(part, "training", None)) for name, part in module.named_modules()]
+    buffers = [(name, hashlib.sha256(tensor_bytes(buffer)).digest()) for name, buffer in module.named_buffers()]
+    return State([*weights, *modes], buffers)
+
+
+def _answers(target: Target, batch: Batch) -> Tensor:
+    """The logits of a few clean samples, whatever the network draws being the same each time."""
+    with torch.no_grad(), seeded(0):
+        return target(batch.inputs[:2])
 
 
 def _evaluate(
