@@ -127,7 +127,7 @@ def make_batch(
     *,
     index: np.ndarray | Tensor | None = None,
     device: torch.device | str = "cpu",
-    goals: Tensor | None = None,
+    goals: np.ndarray | Tensor | Sequence[int] | None = None,
     eps: Tensor | None = None,
 ) -> Batch:
     """A batch from arrays or tensors, checked at the door.
@@ -137,16 +137,14 @@ def make_batch(
         labels: (N,) integers.
         index: (N,) positions in the data set; 0..N-1 by default.
         device: where the attack will run.
-        goals: (N,) classes to reach, for a targeted threat model.
+        goals: (N,) classes to reach, for a targeted threat model; none is the sample's label.
         eps: (N,) a budget for each sample.
 
     Raises:
-        DataError: pixels outside [0, 1] or not finite, or labels or budgets that do not fit.
+        DataError: pixels outside [0, 1] or not finite, or labels, goals or budgets that do not fit.
     """
-    inputs = torch.as_tensor(images)
-    classes = torch.as_tensor(labels)
-    inputs, classes = _differentiable(inputs), _differentiable(classes)
-    goals, eps = goals if goals is None else _differentiable(goals), eps if eps is None else _differentiable(eps)
+    inputs, classes = as_tensor("images", images), as_tensor("labels", labels)
+    eps = eps if eps is None else _differentiable(eps)
     if inputs.dtype in (torch.float16, torch.bfloat16):
         inputs = inputs.float()  # too coarse to measure a distance in; the network is given images in its own type
     if not inputs.is_floating_point():
@@ -155,6 +153,7 @@ def make_batch(
         raise DataError(
             f"{len(inputs)} images but labels of shape {tuple(classes.shape)} ({classes.dtype})", fix="one integer per image"
         )
+    wanted = None if goals is None else _goals(as_tensor("goals", goals), classes)
     low, high = float(inputs.min()), float(inputs.max())
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
         nearly = low >= -NEARLY and high <= 1 + NEARLY
@@ -171,7 +170,38 @@ def make_batch(
         eps = eps.to(inputs.dtype)
         if eps.shape != classes.shape or not bool((eps >= 0).all()):
             raise DataError(f"budgets of shape {tuple(eps.shape)} for {len(inputs)} images", fix="one eps >= 0 per image")
-    return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=goals, eps=eps).to(device)
+    return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=wanted, eps=eps).to(device)
+
+
+def as_tensor(what: str, values: object) -> Tensor:
+    """Numbers as a tensor that takes gradients.
+
+    Raises:
+        DataError: they are no numbers, or lists of unequal length.
+    """
+    if isinstance(values, torch.Tensor):
+        return _differentiable(values)
+    try:
+        array = np.asarray(values)
+        # torch refuses what lies backwards in memory.
+        return torch.as_tensor(array.copy() if any(stride < 0 for stride in array.strides) else array)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(
+            f"{what} are no numbers ({type(values).__name__})", fix="give a tensor or an array of numbers"
+        ) from None
+
+
+def _goals(goals: Tensor, labels: Tensor) -> Tensor:
+    if goals.shape != labels.shape or goals.dtype == torch.bool or goals.is_floating_point() or goals.is_complex():
+        raise DataError(
+            f"{len(labels)} samples but goals of shape {tuple(goals.shape)} ({goals.dtype})", fix="one class per sample"
+        )
+    goals = goals.to(labels.device, torch.int64)
+    if same := int((goals == labels).sum()):
+        raise DataError(
+            f"the goals of {same} of {len(labels)} samples are their labels", fix="leave these samples out, or aim elsewhere"
+        )
+    return goals
 
 
 def _differentiable(tensor: Tensor) -> Tensor:
@@ -214,11 +244,12 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
             f"the model returns NaN or infinite logits for {bad} of {len(batch)} clean samples",
             fix="give classes that are masked a large negative number instead, -1e4, or leave them out" if masked else None,
         )
-    if int(batch.labels.min()) < 0 or int(batch.labels.max()) >= logits.shape[1]:
-        raise DataError(
-            f"labels reach from {int(batch.labels.min())} to {int(batch.labels.max())}, the model has {logits.shape[1]} classes",
-            fix=f"use labels 0..{logits.shape[1] - 1}",
-        )
+    for what, classes in (("labels", batch.labels), ("goals", batch.goals)):
+        if classes is not None and (int(classes.min()) < 0 or int(classes.max()) >= logits.shape[1]):
+            raise DataError(
+                f"{what} reach from {int(classes.min())} to {int(classes.max())}, the model has {logits.shape[1]} classes",
+                fix=f"use {what} 0..{logits.shape[1] - 1}",
+            )
     # A network in double precision is attacked in it: a step in a lower one can be lost.
     precise = torch.promote_types(batch.inputs.dtype, logits.dtype)
     eps = None if batch.eps is None else batch.eps.to(precise)
