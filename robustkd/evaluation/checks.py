@@ -27,7 +27,7 @@ from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
-from robustkd.targets import recording_gradients, untouched
+from robustkd.targets import SplitTarget, recording_gradients, untouched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +47,10 @@ def make_check(name: str, samples: int | None = None) -> Check:
     given = {"samples": samples} if samples is not None and "samples" in plugin.Params.model_fields else {}
     check: Check = plugins.build("checks", name, plugin.Params(**given))
     return check
+
+
+_FEWER = (64, 16, 4, 1)
+"""How many samples a target is asked about at once in a check, one after the other, after memory ran out."""
 
 
 class CountedTarget(WrappedTarget):
@@ -78,16 +82,30 @@ def run_checks(context: CheckContext[BaseTarget, Batch | PromptBatch], checks: S
     """
     findings = []
     for check in checks:
-        counted = CountedTarget(context.target) if isinstance(context.target, Target) else None
         with seeded(context.seed), untouched(context.target.module):
-            try:
-                finding = check.run(context if counted is None else replace(context, target=counted))
-            except Exception as error:  # a plug-in's own, or the target's under examination
-                finding = check.not_run(error)
-        if counted is not None:
-            finding = replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards)
-        findings.append(finding)
+            findings.append(_finding(context, check))
     return findings
+
+
+def _finding(context: CheckContext[BaseTarget, Batch | PromptBatch], check: Check) -> Finding:
+    """The check's finding; where memory runs out, the target is asked about fewer samples at once."""
+    if not isinstance(context.target, Target):
+        try:
+            return check.run(context)
+        except Exception as error:  # a plug-in's own, or the target's under examination
+            return check.not_run(error)
+    for most in (None, *_FEWER):
+        counted = CountedTarget(context.target if most is None else SplitTarget(context.target, most))
+        try:
+            finding = check.run(replace(context, target=counted))
+        except Exception as error:  # as above
+            finding = check.not_run(error)
+            full = isinstance(error, torch.OutOfMemoryError)
+        else:
+            full = False
+        if not full:
+            break
+    return replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards)
 
 
 @recording_gradients()

@@ -28,6 +28,7 @@ from robustkd.contracts import (
 from robustkd.contracts.random import SampleRng, seeded
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
+from robustkd.evaluation.memory import in_memory
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
@@ -232,11 +233,12 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
     """
     require_unit_pixels(target)
     with torch.no_grad(), channels_last(target.module):
-        parts = []
-        for part in batch.inputs.split(batch_size):
+
+        def answered(part: Tensor) -> Tensor:
             with failures_told(part):
-                parts.append(target(part))
-        logits = torch.cat(parts)
+                return target(part)
+
+        logits = torch.cat(in_memory(answered, batch.inputs, batch_size))
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits).all(1)).sum())
         masked = bool((logits == -torch.inf).any()) and not bool(torch.isnan(logits).any() | (logits == torch.inf).any())
@@ -298,12 +300,13 @@ def evaluate_attack(
         if attack.traits.learns and eps not in fitted:
             fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part)
         able = fitted.get(eps, attack)
-        outcomes, found = [], []
-        for rows in torch.arange(len(part), device=part.inputs.device).split(batch_size):
+
+        def attacked(rows: Tensor) -> tuple[ImageOutcome, Tensor]:
             some = part.select(rows)
             result = able.run(asked, some, budget, SampleRng(seed, some.index))
-            outcomes.append(judge(target, attack, some, budget, result))
-            found.append(result.adversarial.detach().cpu())
+            return judge(target, attack, some, budget, result), result.adversarial.detach().cpu()
+
+        outcomes, found = zip(*in_memory(attacked, torch.arange(len(part), device=part.inputs.device), batch_size), strict=True)
         return ImageOutcome.joined(outcomes), torch.cat(found)
 
     parts = []
