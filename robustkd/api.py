@@ -7,11 +7,13 @@ report = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
 
 from __future__ import annotations
 
+import functools
 import itertools
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -37,12 +39,14 @@ from robustkd.contracts import (
     UsageError,
     Verdict,
 )
+from robustkd.contracts.random import seeded
 from robustkd.contracts.threat import norm_named, require_meant
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
-from robustkd.evaluation.draws import seeded
+from robustkd.evaluation.draws import seeded_target
 from robustkd.evaluation.images import (
     BATCH_SIZE,
     Evaluation,
+    as_tensor,
     evaluate_attack,
     evidence_of,
     make_batch,
@@ -77,6 +81,29 @@ IN_A_CAMPAIGN = (
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Arguments = ParamSpec("Arguments")
+Report = TypeVar("Report")
+_TURN = threading.RLock()
+
+
+def _one_at_a_time(call: Callable[Arguments, Report]) -> Callable[Arguments, Report]:
+    """``call`` with gradients on, and with global random numbers from its ``seed``; the caller's are put back, and so are the
+    filters of warnings, to which libraries add their own when they are imported.
+
+    The networks' modes and these generators are shared by all threads, so calls that overlap wait for one another.
+    """
+
+    @functools.wraps(call)
+    def alone(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Report:
+        seed = kwargs.get("seed", 0)
+        if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
+            raise UsageError(f"seed is {seed!r}", fix="give an integer of at most 63 bits")
+        with _TURN, warnings.catch_warnings(), recording_gradients(), seeded(int(seed)):
+            return call(*args, **kwargs)
+
+    return alone
 
 
 @dataclass(frozen=True, repr=False)
@@ -266,7 +293,7 @@ class EvaluationReport(Tabular):
         return "\n".join([*lines, *(f"  {name:<{width}} {why}" for name, why in self.failed.items())])
 
 
-@recording_gradients()
+@_one_at_a_time
 def attack(
     attack: AttackLike,
     /,
@@ -276,7 +303,7 @@ def attack(
     *,
     norm: Norm = "linf",
     eps: float | Tensor = 8 / 255,
-    goals: Tensor | None = None,
+    goals: Tensor | np.ndarray | Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
@@ -295,7 +322,7 @@ def attack(
         x: (N, C, H, W) images in [0, 1].
         y: (N,) integer labels.
         norm, eps: the budget, in pixel units; eps may be (N,), one for each sample. A minimum-norm attack is judged against it.
-        goals: (N,) classes to reach, for a targeted attack.
+        goals: (N,) integers, the classes to reach, for a targeted attack; none is the sample's label.
         seed: seeds each sample's own random stream.
         batch_size: the most samples that the model is called with at once, by attacks and checks; no result depends on it.
         precision: ``bf16`` takes the gradients of robustkd's own fixed-budget attacks, but not of ``autoattack``, in bfloat16, for
@@ -319,7 +346,7 @@ def attack(
     return AttackReport(evaluation.adversarial, evaluation.outcome)
 
 
-@recording_gradients()
+@_one_at_a_time
 def evaluate(
     model: nn.Module | Target,
     x: Tensor | np.ndarray,
@@ -328,7 +355,7 @@ def evaluate(
     attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
     eps: float | Tensor = 8 / 255,
-    goals: Tensor | None = None,
+    goals: Tensor | np.ndarray | Sequence[int] | None = None,
     level: Level | Literal["none"] = "standard",
     samples: int | None = None,
     seed: int = 0,
@@ -364,7 +391,7 @@ def evaluate(
         return _report(evaluator, used, {name: evaluator.evaluate(plugin) for name, plugin in used.items()}, checks)
 
 
-@recording_gradients()
+@_one_at_a_time
 def audit(
     model: nn.Module | Target,
     x: Tensor | np.ndarray,
@@ -373,7 +400,7 @@ def audit(
     attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
     eps: float = 8 / 255,
-    goals: Tensor | None = None,
+    goals: Tensor | np.ndarray | Sequence[int] | None = None,
     level: Level = "standard",
     samples: int | None = None,
     seed: int = 0,
@@ -429,7 +456,7 @@ class _Evaluator:
 
     def evaluate(self, attack: Attack) -> Evaluation:
         """Run one attack and judge it."""
-        with seeded(self.target, self.seed):  # for a model that draws random numbers, whatever was run before
+        with seeded_target(self.target, self.seed):  # for a model that draws random numbers, whatever was run before
             return evaluate_attack(
                 self.target,
                 attack,
@@ -448,7 +475,7 @@ def _make_evaluator(
     y: Any,
     norm: Norm,
     eps: float | Tensor,
-    goals: Tensor | None,
+    goals: Tensor | np.ndarray | Sequence[int] | None,
     seed: int,
     batch_size: int,
     precision: Precision,
@@ -457,12 +484,16 @@ def _make_evaluator(
 ) -> _Evaluator:
     if isinstance(model, GenerativeTarget):
         raise UsageError(f"the model is a {model.kind}, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size!r}", fix="give a whole number, 1 or more")
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision is {precision!r}", fix=f"one of: {', '.join(get_args(Precision))}")
     target, eps, norm = _target(model, x, batch_size, normalise), _budget(eps), _norm(norm)
     require_unit_pixels(target)
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
         batch = _batch(target, x, y, goals, batch_size, each)
-    largest = float(eps.max()) if isinstance(eps, torch.Tensor) else eps
+    largest = float(eps if batch.eps is None else batch.eps.max())  # in the precision of the images
     require_meant(norm, largest, batch.inputs.shape[1:])
     threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
     return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
@@ -476,7 +507,7 @@ def _budget(eps: float | Tensor) -> float | Tensor:
             return float(numerator) / float(denominator or 1)
         except (ValueError, ZeroDivisionError):
             raise UsageError(f"eps is '{eps}'", fix="give a number, such as 0.03 or 8/255") from None
-    return eps if isinstance(eps, int | float | torch.Tensor) else torch.as_tensor(np.asarray(eps, dtype=np.float32))
+    return eps if isinstance(eps, int | float) else as_tensor("eps", eps)
 
 
 def _norm(norm: Norm) -> Norm:
@@ -531,6 +562,8 @@ def _drawn(draws: int) -> str:
 
 def _with_params(attack: AttackLike, params: Mapping[str, Any], more: Mapping[str, Any]) -> AttackLike:
     """The attack with the parameters that are given beside it."""
+    if not isinstance(params, Mapping):
+        raise UsageError(f"params is a {type(params).__name__}", fix="give a mapping, such as {'steps': 40}")
     if twice := sorted({"kind", *more} & params.keys()):
         raise UsageError(
             f"{', '.join(twice)} of params: given already", fix="name each parameter once, and the attack by its name"
@@ -540,11 +573,25 @@ def _with_params(attack: AttackLike, params: Mapping[str, Any], more: Mapping[st
         if given:
             raise UsageError(f"{', '.join(given)}: an attack of one's own has its parameters already")
         return attack
+    if not isinstance(attack, str | Mapping):
+        raise _no_attack(attack)
     return {**({"kind": attack} if isinstance(attack, str) else attack), **given}
 
 
+def _no_attack(given: object) -> UsageError:
+    return UsageError(
+        f"{given!r} is no attack",
+        fix="give a name, a mapping of 'kind' and parameters, or an object: PGD(PGD.Params(..)), not PGD",
+    )
+
+
 def _several(attacks: AttackLike | Sequence[AttackLike]) -> Sequence[AttackLike]:
-    return [attacks] if isinstance(attacks, str | Mapping | Attack) else attacks
+    several = [attacks] if isinstance(attacks, str | Mapping | Attack) else attacks
+    if not isinstance(several, Sequence):
+        raise _no_attack(attacks)
+    if strange := [each for each in several if not isinstance(each, str | Mapping | Attack)]:
+        raise _no_attack(strange[0])
+    return several
 
 
 def _labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
@@ -610,6 +657,8 @@ def _non_default(params: Any) -> dict[str, Any]:
 def _with_models(attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | None, x: Any, batch_size: int) -> Attack:
     if not models:
         return attack
+    if not isinstance(models, Mapping):
+        raise UsageError(f"models is a {type(models).__name__}", fix="give models by their names: {'other': network}")
     # An attack's helper may be a model that draws or writes, which is asked for more than logits.
     return attack.with_targets(
         {
@@ -620,7 +669,11 @@ def _with_models(attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | 
 
 
 def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
-    return None if data is None else Arrays(*(torch.as_tensor(part).cpu().numpy() for part in data))
+    if data is None:
+        return None
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise UsageError(f"fit_data is a {type(data).__name__}", fix="give a pair of images and labels")
+    return Arrays(*(as_tensor("fit_data", part).cpu().numpy() for part in data))
 
 
 def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, normalise: Normalisation | None = None) -> Target:
@@ -640,10 +693,12 @@ def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
             f"x is a {type(x).__name__}, and a tensor or an array of images (N, C, H, W) is needed",
             fix=f"torch.stack or np.stack them; of texts, {IN_A_CAMPAIGN}",
         )
+    if x.ndim < 2 or not len(x):
+        raise UsageError(f"x has the shape {tuple(x.shape)}", fix="give at least one image, as (N, C, H, W)")
     shape = tuple(x.shape[1:])
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)
-    probe = torch.as_tensor(x[:1]).to(device, dtype)
+    dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
+    probe = as_tensor("images", x[:1]).to(device, dtype, copy=True)
     output = _output(model, probe)
     target = ClassifierTarget(model, num_classes=output.shape[1], input_shape=shape)
     return as_logits(target, "the model") if outputs_of(output) == "probabilities" else target
@@ -651,7 +706,7 @@ def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
 
 def _output(model: nn.Module, probe: Tensor) -> Tensor:
     target = ClassifierTarget(model, num_classes=0, input_shape=probe.shape[1:])
-    with frozen(target.module), seeded(target, 0), torch.no_grad(), failures_told(probe):
+    with frozen(target.module), seeded_target(target, 0), torch.no_grad(), failures_told(probe):
         output = model(probe)
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
@@ -661,6 +716,13 @@ def _output(model: nn.Module, probe: Tensor) -> Tensor:
     return output
 
 
-def _batch(target: Target, x: Any, y: Any, goals: Tensor | None, batch_size: int, eps: Tensor | None = None) -> Batch:
+def _batch(
+    target: Target,
+    x: Any,
+    y: Any,
+    goals: Tensor | np.ndarray | Sequence[int] | None,
+    batch_size: int,
+    eps: Tensor | None = None,
+) -> Batch:
     device = target.device
     return with_clean_logits(target, make_batch(x, y, device=device, goals=goals, eps=eps), batch_size)

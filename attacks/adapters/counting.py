@@ -7,18 +7,15 @@ where the peer found nothing.
 
 from __future__ import annotations
 
-import random
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import Oracle
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, RobustkdError, Target, ThreatModel, UsageError
-from robustkd.contracts.random import SampleRng
+from robustkd.contracts.random import SampleRng, seeded
 from robustkd.lazy import nn, torch
 from robustkd.scoring.distances import distance, per_sample, within
 from robustkd.targets import untouched
@@ -89,20 +86,9 @@ def _whole(shares: Tensor) -> Tensor:
     return torch.diff(total, prepend=total.new_zeros(1)).to(torch.int64)
 
 
-@contextmanager
-def global_seed(rng: SampleRng, device: torch.device) -> Iterator[int]:
-    """Seed the global generators of torch, NumPy and Python from ``rng``, and restore them afterwards; gives the seed."""
-    seed = int(rng.bits((1,)).sum()) % 2**32
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        try:
-            yield seed
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+def batch_seed(rng: SampleRng) -> int:
+    """A seed for global generators, from the streams of the batch's samples."""
+    return int(rng.bits((1,)).sum()) % 2**32
 
 
 class PeerAttack(Attack):
@@ -135,7 +121,8 @@ class PeerAttack(Attack):
         found = torch.empty_like(batch.inputs)
         with untouched(target.module):
             for rows in torch.split(model.rows, 1 if self.one_by_one else len(batch)):
-                with model.only(rows), global_seed(rng.select(rows), batch.inputs.device) as seed, torch.enable_grad():
+                seed = batch_seed(rng.select(rows))
+                with model.only(rows), seeded(seed), torch.enable_grad():
                     found[rows] = self._driven(model, batch.select(rows), threat, seed)
             adversarial = self._inside(found, target, batch, threat)
             success = oracle.is_adversarial(oracle.logits(adversarial, model.rows), model.rows)

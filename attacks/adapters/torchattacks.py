@@ -106,8 +106,8 @@ class TorchattacksFamily:
 def _plugin(name: str) -> type[PeerAttack]:
     peer = getattr(_torchattacks(), name)
     arguments = inspect.signature(peer.__init__).parameters
-    # The modes it supports are written down by its constructor only.
-    targeted = "targeted" in peer(nn.Linear(1, 1)).supported_mode and name not in _UNTARGETED_ONLY
+    # The modes it supports are written down by its constructor only, which looks for the device of a weight.
+    targeted = "targeted" in peer(nn.utils.skip_init(nn.Linear, 1, 1)).supported_mode and name not in _UNTARGETED_ONLY
     return type(
         name,
         (TorchattacksAttack,),

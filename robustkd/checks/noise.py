@@ -45,11 +45,12 @@ class NoiseBeatsAttack(Check):
         chunk = 500
         with torch.no_grad():
             for row in range(len(batch)):
+                at = torch.tensor([row], device=batch.inputs.device)
                 rng = SampleRng(context.seed, torch.arange(chunk, device=batch.inputs.device), f"noise/{int(batch.index[row])}")
                 centre = batch.inputs[row : row + 1].expand(chunk, *batch.inputs.shape[1:])
                 for start in range(0, self.params.points, chunk):
                     points = random_points(centre, context.threat.eps, context.threat.norm, rng, bounds)
-                    found = context.target(points[: self.params.points - start]).argmax(1) != batch.labels[row]
+                    found = batch.select(at).reached(context.target(points[: self.params.points - start]).argmax(1))
                     if bool(found.any()):
                         standing[row] = False
                         break

@@ -58,12 +58,16 @@ def random_points(centre: Tensor, eps: float, norm: Norm, rng: SampleRng, bounds
     return (centre + random_offsets(eps, centre.shape[1:], norm, rng, centre.dtype)).clamp(*bounds)
 
 
-def rescaled_margin(logits: Tensor, labels: Tensor) -> Tensor:
+def rescaled_margin(logits: Tensor, labels: Tensor, goals: Tensor | None = None) -> Tensor:
     """max_{j != y} z_j - z_y over the largest minus the mean logit: positive when misclassified, blind to the logits' scale.
+
+    With goals t it is z_t - max_{j != t} z_j over the same: positive where the goal is reached.
 
     The scale-free loss of the platform's checks; DLR (Croce & Hein 2020, equation 6) divides by z_(1) - z_(3), which needs three
     classes and is 0 where three logits tie.
     """
+    if goals is not None:
+        return -rescaled_margin(logits, goals)
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     best_other = logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
     spread = logits.amax(1) - logits.mean(1)

@@ -47,7 +47,8 @@ class RecordingTarget(WrappedTarget):
         logits = self.target(inputs)
         owner = ball_of(inputs.detach(), self._batch.inputs, self._threat)
         inside = owner >= 0
-        values = rescaled_margin(logits.detach()[inside], self._batch.labels[owner[inside]])
+        whose = self._batch.select(owner[inside])
+        values = rescaled_margin(logits.detach()[inside], whose.labels, whose.goals)
         for row, value in zip(owner[inside].tolist(), values.tolist(), strict=True):
             self.margins[row].append(value)
         return logits

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +22,13 @@ from robustkd.contracts import (
     WrappedTarget,
 )
 from robustkd.contracts.check import Level
+from robustkd.contracts.random import seeded
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.evaluation.judging import clean_shares
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
-from robustkd.targets import recording_gradients, untouched
+from robustkd.targets import SplitTarget, recording_gradients, untouched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,13 +50,8 @@ def make_check(name: str, samples: int | None = None) -> Check:
     return check
 
 
-@contextmanager
-def _reproducible(context: CheckContext[BaseTarget, Batch | PromptBatch]) -> Iterator[None]:
-    """Seed torch's generator, for targets that draw random numbers of their own, and restore it."""
-    device = context.batch.index.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(context.seed)
-        yield
+_FEWER = (64, 16, 4, 1)
+"""How many samples a target is asked about at once in a check, one after the other, after memory ran out."""
 
 
 class CountedTarget(WrappedTarget):
@@ -88,16 +83,30 @@ def run_checks(context: CheckContext[BaseTarget, Batch | PromptBatch], checks: S
     """
     findings = []
     for check in checks:
-        counted = CountedTarget(context.target) if isinstance(context.target, Target) else None
-        with _reproducible(context), untouched(context.target.module):
-            try:
-                finding = check.run(context if counted is None else replace(context, target=counted))
-            except Exception as error:  # a plug-in's own, or the target's under examination
-                finding = check.not_run(error)
-        if counted is not None:
-            finding = replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards)
-        findings.append(finding)
+        with seeded(context.seed), untouched(context.target.module):
+            findings.append(_finding(context, check))
     return findings
+
+
+def _finding(context: CheckContext[BaseTarget, Batch | PromptBatch], check: Check) -> Finding:
+    """The check's finding; where memory runs out, the target is asked about fewer samples at once."""
+    if not isinstance(context.target, Target):
+        try:
+            return check.run(context)
+        except Exception as error:  # a plug-in's own, or the target's under examination
+            return check.not_run(error)
+    for most in (None, *_FEWER):
+        counted = CountedTarget(context.target if most is None else SplitTarget(context.target, most))
+        try:
+            finding = check.run(replace(context, target=counted))
+        except Exception as error:  # as above
+            finding = check.not_run(error)
+            full = isinstance(error, torch.OutOfMemoryError)
+        else:
+            full = False
+        if not full:
+            break
+    return replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards)
 
 
 @recording_gradients()
@@ -123,7 +132,7 @@ def run_remedies(
             break
         # What a target draws depends on the batch, and must be what it drew when it was judged before.
         rows = np.flatnonzero(standing) if context.batch.draws is None else np.arange(len(standing))
-        with _reproducible(context), untouched(context.target.module):
+        with seeded(context.seed), untouched(context.target.module):
             try:
                 batch = context.batch.select(torch.as_tensor(rows, device=context.batch.inputs.device))
                 evaluation = evaluate_attack(

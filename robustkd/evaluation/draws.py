@@ -6,14 +6,12 @@ and an attacked input are seen under the same random numbers, and what differs b
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from robustkd.contracts import BaseTarget, Target
+from robustkd.contracts.random import seeded
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -29,31 +27,25 @@ ROUNDING = 1e-4
 
 
 @contextmanager
-def seeded(target: BaseTarget, seed: int) -> Iterator[None]:
-    """Seed what a target may draw from: torch's, NumPy's and Python's generators and those of its own modules; all are restored."""
-    device = target.device
+def seeded_target(target: BaseTarget, seed: int) -> Iterator[None]:
+    """Seed what a target may draw from: the global generators and those of its own modules; all are restored."""
     owned = [part for module in target.module.modules() for part in vars(module).values() if isinstance(part, torch.Generator)]
-    states, python, numpy = [generator.get_state() for generator in owned], random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+    states = [generator.get_state() for generator in owned]
+    with seeded(seed):
         for generator in owned:
             generator.manual_seed(seed)
         try:
             yield
         finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
             for generator, state in zip(owned, states, strict=True):
                 generator.set_state(state)
 
 
 def is_random(target: Target, inputs: Tensor) -> bool:
     """Whether two passes over the (B, *shape) inputs, made under different seeds, differ by more than rounding."""
-    with seeded(target, 1):
+    with seeded_target(target, 1):
         first = target(inputs)
-    with seeded(target, 2):
+    with seeded_target(target, 2):
         second = target(inputs)
     return bool((first - second).abs().amax() > ROUNDING * first.abs().amax())
 
@@ -67,6 +59,6 @@ def drawn_logits(target: Target, inputs: Tensor, index: Tensor) -> Tensor:
     first = int(index[0]) * DRAWS if len(index) else 0
     draws = []
     for draw in range(DRAWS):
-        with seeded(target, first + draw):
+        with seeded_target(target, first + draw):
             draws.append(target(inputs))
     return torch.stack(draws, 1)

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -25,13 +25,15 @@ from robustkd.contracts import (
     Transcript,
     UsageError,
 )
-from robustkd.contracts.random import SampleRng
+from robustkd.contracts.random import SampleRng, seeded
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.draws import PROBED, drawn_logits, is_random
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
+from robustkd.evaluation.memory import in_memory
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
+from robustkd.targets.files import tensor_bytes
 from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
 
@@ -129,7 +131,7 @@ def make_batch(
     *,
     index: np.ndarray | Tensor | None = None,
     device: torch.device | str = "cpu",
-    goals: Tensor | None = None,
+    goals: np.ndarray | Tensor | Sequence[int] | None = None,
     eps: Tensor | None = None,
 ) -> Batch:
     """A batch from arrays or tensors, checked at the door.
@@ -139,16 +141,14 @@ def make_batch(
         labels: (N,) integers.
         index: (N,) positions in the data set; 0..N-1 by default.
         device: where the attack will run.
-        goals: (N,) classes to reach, for a targeted threat model.
+        goals: (N,) classes to reach, for a targeted threat model; none is the sample's label.
         eps: (N,) a budget for each sample.
 
     Raises:
-        DataError: pixels outside [0, 1] or not finite, or labels or budgets that do not fit.
+        DataError: pixels outside [0, 1] or not finite, or labels, goals or budgets that do not fit.
     """
-    inputs = torch.as_tensor(images)
-    classes = torch.as_tensor(labels)
-    inputs, classes = _differentiable(inputs), _differentiable(classes)
-    goals, eps = goals if goals is None else _differentiable(goals), eps if eps is None else _differentiable(eps)
+    inputs, classes = as_tensor("images", images), as_tensor("labels", labels)
+    eps = eps if eps is None else _differentiable(eps)
     if inputs.dtype in (torch.float16, torch.bfloat16):
         inputs = inputs.float()  # too coarse to measure a distance in; the network is given images in its own type
     if not inputs.is_floating_point():
@@ -157,6 +157,7 @@ def make_batch(
         raise DataError(
             f"{len(inputs)} images but labels of shape {tuple(classes.shape)} ({classes.dtype})", fix="one integer per image"
         )
+    wanted = None if goals is None else _goals(as_tensor("goals", goals), classes)
     low, high = float(inputs.min()), float(inputs.max())
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
         nearly = low >= -NEARLY and high <= 1 + NEARLY
@@ -173,7 +174,38 @@ def make_batch(
         eps = eps.to(inputs.dtype)
         if eps.shape != classes.shape or not bool((eps >= 0).all()):
             raise DataError(f"budgets of shape {tuple(eps.shape)} for {len(inputs)} images", fix="one eps >= 0 per image")
-    return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=goals, eps=eps).to(device)
+    return Batch(inputs, classes.to(torch.int64), position.to(torch.int64), goals=wanted, eps=eps).to(device)
+
+
+def as_tensor(what: str, values: object) -> Tensor:
+    """Numbers as a tensor that takes gradients.
+
+    Raises:
+        DataError: they are no numbers, or lists of unequal length.
+    """
+    if isinstance(values, torch.Tensor):
+        return _differentiable(values)
+    try:
+        array = np.asarray(values)
+        # torch refuses what lies backwards in memory.
+        return torch.as_tensor(array.copy() if any(stride < 0 for stride in array.strides) else array)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(
+            f"{what} are no numbers ({type(values).__name__})", fix="give a tensor or an array of numbers"
+        ) from None
+
+
+def _goals(goals: Tensor, labels: Tensor) -> Tensor:
+    if goals.shape != labels.shape or goals.dtype == torch.bool or goals.is_floating_point() or goals.is_complex():
+        raise DataError(
+            f"{len(labels)} samples but goals of shape {tuple(goals.shape)} ({goals.dtype})", fix="one class per sample"
+        )
+    goals = goals.to(labels.device, torch.int64)
+    if same := int((goals == labels).sum()):
+        raise DataError(
+            f"the goals of {same} of {len(labels)} samples are their labels", fix="leave these samples out, or aim elsewhere"
+        )
+    return goals
 
 
 def _differentiable(tensor: Tensor) -> Tensor:
@@ -206,16 +238,22 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
     """
     require_unit_pixels(target)
     with torch.no_grad(), channels_last(target.module):
-        with failures_told(batch.inputs[:batch_size]):
-            random = is_random(target, batch.inputs[: min(batch_size, PROBED)])
-        parts, draws = [], []
-        for part, index in zip(batch.inputs.split(batch_size), batch.index.split(batch_size), strict=True):
+
+        def probed(part: Tensor) -> bool:
             with failures_told(part):
-                if random:
-                    drawn = drawn_logits(target, part, index)
-                    draws.append(drawn.argmax(2))
-                parts.append(drawn.mean(1) if random else target(part))
-        logits = torch.cat(parts)
+                return is_random(target, part)
+
+        def answered(rows: Tensor) -> tuple[Tensor, Tensor]:
+            part = batch.inputs[rows]
+            with failures_told(part):
+                if not random:
+                    return (one := target(part)), one.argmax(1, keepdim=True)
+                drawn = drawn_logits(target, part, batch.index[rows])
+            return drawn.mean(1), drawn.argmax(2)
+
+        random = any(in_memory(probed, batch.inputs[:PROBED], batch_size))
+        rows = torch.arange(len(batch), device=batch.inputs.device)
+        logits, draws = (torch.cat(parts) for parts in zip(*in_memory(answered, rows, batch_size), strict=True))
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits).all(1)).sum())
         masked = bool((logits == -torch.inf).any()) and not bool(torch.isnan(logits).any() | (logits == torch.inf).any())
@@ -223,12 +261,16 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
             f"the model returns NaN or infinite logits for {bad} of {len(batch)} clean samples",
             fix="give classes that are masked a large negative number instead, -1e4, or leave them out" if masked else None,
         )
-    if int(batch.labels.min()) < 0 or int(batch.labels.max()) >= logits.shape[1]:
-        raise DataError(
-            f"labels reach from {int(batch.labels.min())} to {int(batch.labels.max())}, the model has {logits.shape[1]} classes",
-            fix=f"use labels 0..{logits.shape[1] - 1}",
-        )
-    return replace(batch, logits=logits, draws=torch.cat(draws) if random else None)
+    for what, classes in (("labels", batch.labels), ("goals", batch.goals)):
+        if classes is not None and (int(classes.min()) < 0 or int(classes.max()) >= logits.shape[1]):
+            raise DataError(
+                f"{what} reach from {int(classes.min())} to {int(classes.max())}, the model has {logits.shape[1]} classes",
+                fix=f"use {what} 0..{logits.shape[1] - 1}",
+            )
+    # A network in double precision is attacked in it: a step in a lower one can be lost.
+    precise = torch.promote_types(batch.inputs.dtype, logits.dtype)
+    eps = None if batch.eps is None else batch.eps.to(precise)
+    return replace(batch, logits=logits, inputs=batch.inputs.to(precise), eps=eps, draws=draws if random else None)
 
 
 @recording_gradients()
@@ -274,12 +316,13 @@ def evaluate_attack(
         if attack.traits.learns and eps not in fitted:
             fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part)
         able = fitted.get(eps, attack)
-        outcomes, found = [], []
-        for rows in torch.arange(len(part), device=part.inputs.device).split(batch_size):
+
+        def attacked(rows: Tensor) -> tuple[ImageOutcome, Tensor]:
             some = part.select(rows)
             result = able.run(asked, some, budget, SampleRng(seed, some.index))
-            outcomes.append(judge(target, attack, some, budget, result))
-            found.append(result.adversarial.detach().cpu())
+            return judge(target, attack, some, budget, result), result.adversarial.detach().cpu()
+
+        outcomes, found = zip(*in_memory(attacked, torch.arange(len(part), device=part.inputs.device), batch_size), strict=True)
         return ImageOutcome.joined(outcomes), torch.cat(found)
 
     parts, draws = [], 1 if batch.draws is None else batch.draws.shape[1]
@@ -291,10 +334,10 @@ def evaluate_attack(
             if shards:
                 torch.manual_seed(seed + first)
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
-            before = state_fingerprint(target)
+            answers, before = _answers(target, batch), state_fingerprint(target)
             with channels_last(target.module):
                 found = _evaluate(run, attack, part, threat, curve)
-            _check_unchanged(target, attack, batch, before)
+            _check_unchanged(target, attack, batch, before, answers)
             if kept is not None:
                 found = replace(found, adversarial=found.adversarial[: max(0, kept - first)].clone())
             if shards:
@@ -313,15 +356,20 @@ def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Se
         raise UsageError("budgets of the samples' own stay below the threat's eps, and have no curve")
 
 
-def _check_unchanged(target: Target, attack: Attack, batch: Batch, before: list[tuple[object, ...]]) -> None:
+def _check_unchanged(target: Target, attack: Attack, batch: Batch, before: State, answers: Tensor) -> None:
+    """Raise unless the network is as it was; buffers may differ that do not change its output, such as a grid for the batch's shape."""
     after = state_fingerprint(target)
     if after == before:
         return
-    with torch.no_grad():
-        target(batch.inputs[:2])
-    if state_fingerprint(target) != after:
+    now = _answers(target, batch)
+    if after.settings == before.settings and torch.allclose(now, answers, rtol=1e-4, atol=1e-5):
+        return
+    if (
+        not torch.allclose(_answers(target, batch), now, rtol=1e-4, atol=1e-5)
+        or after.settings != state_fingerprint(target).settings
+    ):
         raise TargetError(
-            "the model changes its own weights or buffers when it is run",
+            "the model changes its own weights or buffers when it is run, and its answers with them",
             fix="put every part of it into evaluation mode (BatchNorm with batch statistics keeps a running mean)",
         )
     raise model_modified_error(attack)
@@ -341,25 +389,38 @@ def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatM
             f"attack '{attack.name}' learns from training data, and was given none",
             fix="pass fit_data=(x, y), samples that are not attacked; for a command, take a data set with a training part",
         )
-    device = batch.inputs.device
     # What a target draws meanwhile must not depend on which samples are attacked first, nor shift what it draws on them.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=device), "fit"))
+    with seeded(seed):
+        return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=batch.inputs.device), "fit"))
 
 
-def state_fingerprint(target: BaseTarget) -> list[tuple[object, ...]]:
-    """A fingerprint of all that an attack must leave as it is. A tensor's version counts its in-place writes, so no copy is
-    needed; but batch normalisation writes its buffers past it, so they are hashed.
+class State(NamedTuple):
+    """A fingerprint of all that an attack must leave as it is.
+
+    Attributes:
+        settings: modes, flags and weights. A tensor's version counts its in-place writes, so no copy is needed.
+        buffers: their contents, since batch normalisation writes past the version.
     """
-    tensors = [*target.module.named_parameters(), *target.module.named_buffers()]
-    modes = [(name, module.training) for name, module in target.module.named_modules()]
-    contents = [(name, _hash(buffer)) for name, buffer in target.module.named_buffers()]
-    return [*((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors), *modes, *contents]
+
+    settings: list[tuple[object, ...]]
+    buffers: list[tuple[str, bytes]]
 
 
-def _hash(tensor: Tensor) -> bytes:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).digest()
+def state_fingerprint(target: BaseTarget) -> State:
+    """The state of a target's network."""
+    module = target.module
+    weights = [
+        (name, id(weight), weight._version, weight.requires_grad, weight.is_leaf) for name, weight in module.named_parameters()
+    ]
+    modes = [(name, getattr(part, "training", None)) for name, part in module.named_modules()]
+    buffers = [(name, hashlib.sha256(tensor_bytes(buffer)).digest()) for name, buffer in module.named_buffers()]
+    return State([*weights, *modes], buffers)
+
+
+def _answers(target: Target, batch: Batch) -> Tensor:
+    """The logits of a few clean samples, whatever the network draws being the same each time."""
+    with torch.no_grad(), seeded(0):
+        return target(batch.inputs[:2])
 
 
 def _evaluate(

@@ -150,8 +150,7 @@ class ImageEvaluation(ModalityEvaluation):
         assert isinstance(target, Target)
         assert isinstance(attack, Attack)
         assert isinstance(batch, Batch)
-        if threat.goal == "targeted":
-            batch = _with_goals(batch, under.seed, under.num_classes)
+        batch = with_goals(batch, threat, under.seed, under.num_classes)
         kept = min(len(batch), under.rows_kept(batch.inputs[0].nbytes))
         return evaluate_attack(
             target,
@@ -236,7 +235,9 @@ def _other_modality(what: str) -> TargetError:
     )
 
 
-def _with_goals(batch: Batch, seed: int, num_classes: int) -> Batch:
-    """Each sample's goal: one of the wrong classes, drawn from the sample's own stream."""
+def with_goals(batch: Batch, threat: ThreatModel, seed: int, num_classes: int) -> Batch:
+    """Under a targeted threat model each sample's goal: one of the wrong classes, drawn from the sample's own stream."""
+    if threat.goal != "targeted":
+        return batch
     offset = 1 + SampleRng(seed, batch.index, "goals").integers((), num_classes - 1)
     return replace(batch, goals=(batch.labels + offset) % num_classes)

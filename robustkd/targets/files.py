@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
+_PARALLEL = "module."
+"""What DataParallel puts before every name."""
 
 
 def save_target(target: BaseTarget, folder: Path) -> None:
@@ -78,15 +80,33 @@ def load_weights(module: nn.Module, file: Path) -> None:
         state = load_file(file) if file.suffix == ".safetensors" else _torch_state(file)
     except SafetensorError as error:
         raise TargetError(f"{file} is damaged: {error}", fix="copy it again, or train again") from error
-    mine = module.state_dict()
-    tied = _tied(module)
-    missing = sorted(name for name in set(mine) - set(state) if tied.get(name) not in state)
-    unexpected = sorted(set(state) - set(mine))
+    if all(name.startswith(_PARALLEL) for name in state) and any(_load(module, state)):
+        # Cut only now: some networks have a part of that name.
+        state = {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
+    misfits = _load(module, state)
+    require_fit(file, missing=misfits.missing, unexpected=misfits.unexpected, mismatched=misfits.mismatched)
+
+
+class _Misfits(NamedTuple):
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+
+
+def _load(module: nn.Module, state: Mapping[str, torch.Tensor]) -> _Misfits:
+    """Load by the network's own method, which may know the names of former versions; what did not fit."""
+    mine, tied = module.state_dict(), _tied(module)
+    wrong: list[str] = []
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError:
+        wrong = [name for name in mine if name in state and mine[name].shape != state[name].shape]
+        if not wrong:
+            raise
+        missing, unexpected = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
     # BatchNorm's step counter is not written by older checkpoints and has no effect on the output in eval mode.
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    wrong = [key for key in mine if key in state and mine[key].shape != state[key].shape]
-    require_fit(file, missing=missing, unexpected=unexpected, mismatched=wrong)
-    module.load_state_dict(state, strict=False)
+    missing = [name for name in missing if tied.get(name) not in state and not name.endswith("num_batches_tracked")]
+    return _Misfits(missing, unexpected, wrong)
 
 
 def _tied(module: nn.Module) -> dict[str, str]:
@@ -111,7 +131,7 @@ def _torch_state(file: Path) -> dict[str, torch.Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise TargetError(f"{file} holds no state_dict", fix="save model.state_dict()")
-    return {key.removeprefix("module."): value for key, value in loaded.items()}
+    return loaded
 
 
 def fingerprint(target: BaseTarget) -> str:
@@ -119,7 +139,7 @@ def fingerprint(target: BaseTarget) -> str:
     state = hashlib.sha256(_card_if_any(target))
     for name, tensor in sorted(target.module.state_dict().items()):
         state.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        state.update(_bytes(tensor))
+        state.update(tensor_bytes(tensor))
     return state.hexdigest()
 
 
@@ -134,7 +154,7 @@ def fingerprint_of_built(target: BaseTarget) -> str:
         for key, tensor in sorted(held.items()):
             if isinstance(tensor, torch.Tensor):
                 state.update(f"{name}.{key}{tensor.dtype}{tuple(tensor.shape)}".encode())
-                state.update(_bytes(tensor))
+                state.update(tensor_bytes(tensor))
     names = {type(module).__module__ for module in target.module.modules()}
     files = {Path(file).resolve() for name in names if (file := getattr(sys.modules.get(name), "__file__", None))}
     for source in sorted({source for file in files if not is_installed(file) for source in source_files(file)}):
@@ -142,8 +162,16 @@ def fingerprint_of_built(target: BaseTarget) -> str:
     return state.hexdigest()
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    data: memoryview = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The numbers of a tensor, also of a sparse or a quantised one; nothing of one that has none (on the meta device)."""
+    tensor = tensor.detach()
+    if tensor.is_meta or torch.nn.parameter.is_lazy(tensor):
+        return memoryview(b"")
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    data: memoryview = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     return data
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import TargetError
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @contextmanager
@@ -33,6 +33,8 @@ def without_gradients() -> Iterator[None]:
 def frozen(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without weight gradients; each submodule's mode and each parameter's flag are restored.
 
+    The mode is set by the network's own ``train``, which may do more than set flags: a LoRA layer merges its update into the weight.
+
     Raises:
         TargetError: weights or buffers are inference tensors, through which no gradient can be taken.
     """
@@ -41,29 +43,43 @@ def frozen(module: nn.Module) -> Iterator[None]:
             "the model's weights or buffers were made inside torch.inference_mode, so no gradient goes through them",
             fix="build and load the model outside of inference_mode, or pass a copy.deepcopy of it that is made outside",
         )
-    modes = {child: child.training for child in module.modules()}
+    modes = {child: _in_training(child) for child in module.modules()}
+    if any(modes.values()):
+        with suppress(NotImplementedError):  # what torch.export returns has no modes
+            module.eval()
     flags = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    module.eval()
     for parameter in flags:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for child, mode in modes.items():
-            child.training = mode
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
+        for child, mode in modes.items():  # a parent before its parts, which it sets as well
+            if _in_training(child) != mode:
+                child.train(mode)
+
+
+def _in_training(module: nn.Module) -> bool:
+    return bool(getattr(module, "training", False))  # torch.jit.freeze takes the attribute away
 
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
-    """``frozen``, and every buffer restored."""
-    buffers = {buffer: buffer.detach().clone() for buffer in module.buffers()}
+    """``frozen``, and every buffer restored that can be compared with what it was."""
+    buffers = {buffer: copied for buffer in module.buffers() if (copied := _copied(buffer)) is not None}
     with frozen(module):
         try:
             yield
         finally:
             with torch.no_grad():
                 for buffer, value in buffers.items():
-                    if not torch.equal(buffer, value):
+                    if buffer.shape == value.shape and not torch.equal(buffer, value):
                         buffer.copy_(value)
+
+
+def _copied(tensor: Tensor) -> Tensor | None:
+    """A copy; None of a tensor without dense numbers (sparse, quantised, on the meta device, not yet initialised)."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or torch.nn.parameter.is_lazy(tensor):
+        return None
+    return tensor.detach().clone()

@@ -81,11 +81,11 @@ class ImageTarget(Target):
         if inputs.requires_grad and is_laid_out(self.module):
             inputs = contiguous_on_the_way_back(inputs)
         try:
-            return self.module(inputs)
+            return self.module(inputs.clone())  # some networks normalise in place
         except RuntimeError:
             if not as_found(self.module):
                 raise
-            return self.module(inputs)
+            return self.module(inputs.clone())
 
     def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """The outputs of named submodules, as forward hooks see them.

@@ -226,3 +226,20 @@ def test_mlflow_is_told_what_was_not_run() -> None:
         checks=[unrun],
     )
     assert "**zero-gradient** (not run): MemoryError: none left" in descriptions.defense(trained)
+
+
+@pytest.mark.parametrize("when", ["always", "with a gradient"])
+def test_memory_that_runs_out_is_tried_again_with_fewer_samples(when: str, samples: tuple[Tensor, Tensor]) -> None:
+    class Full(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > 10 and (when == "always" or x.requires_grad):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
+
+    given = {"attacks": [{"kind": "pgd", "steps": 5}], "eps": 0.05, "samples": 16}
+    with pytest.warns(RuntimeWarning, match="memory ran out with 48 samples at once; going on with 24"):
+        report = robustkd.evaluate(Full(), *samples, **given)
+    whole = robustkd.evaluate(Small(), *samples, **given)
+    assert (report.standing == whole.standing).all()
+    assert report.verdict == whole.verdict
+    assert told(report.findings) == told(whole.findings)

@@ -15,6 +15,7 @@ from robustkd.campaigns.execution.run import run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.contracts import Asked, Attack, AttackResult, Judge, Prompts, TargetError
+from robustkd.evaluation.prompts import prepare
 from robustkd.judges.labels import LabelParams, shows
 from support.toy_language_model import toy_language_model
 from support.toy_text_to_image import toy

@@ -143,11 +143,12 @@ def _elastic(x: Tensor, setting: tuple[float, float, float], rng: SampleRng) -> 
     """An affine map that moves three points at random, then a smooth random field; all in shares of the image's side."""
     strength, smoothness, jitter = (share * min(x.shape[2:]) for share in setting)
     rows, columns = _pixel_positions(x)
-    centre, third = torch.tensor([(side - 1) / 2 for side in x.shape[2:]], device=x.device), min(x.shape[2:]) // 3
-    points = centre + third * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]], device=x.device)
+    centre = torch.tensor([(side - 1) / 2 for side in x.shape[2:]], device=x.device, dtype=rows.dtype)
+    third = min(x.shape[2:]) // 3
+    points = centre + third * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]], device=x.device, dtype=rows.dtype)
     moved = points + rng.uniform((3, 2), -jitter, jitter)
     # Where each point of the result comes from: an affine function that takes the moved points back.
-    corners = torch.cat([moved, torch.ones(len(x), 3, 1, device=x.device)], 2)
+    corners = torch.cat([moved, torch.ones(len(x), 3, 1, device=x.device, dtype=rows.dtype)], 2)
     back = torch.linalg.solve(corners, points.expand(len(x), -1, -1))
     here = torch.stack([rows, columns, torch.ones_like(rows)], -1).flatten(0, 1).expand(len(x), -1, -1)
     source = (here @ back).view(len(x), *x.shape[2:], 2)

@@ -90,7 +90,7 @@ class DDNStep:
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the perturbed images x + d_k+1."""
         eps = state.memory.get("eps", torch.full_like(state.best, self.init_norm))
-        eps = eps * torch.where(state.adversarial, 1 - self.gamma, 1 + self.gamma)
+        eps = torch.where(state.adversarial, eps * (1 - self.gamma), eps * (1 + self.gamma))
         state.memory["eps"] = eps
         alpha = cosine(t, self.steps, _FIRST_RATE, _LAST_RATE)
         g = state.gradient / per_sample(distance(state.gradient, "l2").clamp_min(_TINY), state.x)

@@ -10,9 +10,10 @@ from robustkd.campaigns.plan.cells import ChecksCell
 from robustkd.campaigns.results.collect import FINDINGS
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
-from robustkd.contracts import AttackEvidence, BaseTarget, CheckContext, Target
+from robustkd.contracts import AttackEvidence, BaseTarget, Batch, CheckContext, Target
 from robustkd.evaluation.checks import run_checks, run_remedies
 from robustkd.evaluation.images import evidence_of
+from robustkd.evaluation.modality import with_goals
 
 
 def check(cell: ChecksCell, workspace: Workspace) -> None:
@@ -21,7 +22,10 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
     target, batch = workspace.attacked(cell)
     evidence = _evidence(cell, workspace)
     teachers = _teachers(cell, workspace) if isinstance(target, Target) else {}
-    context = CheckContext(target, batch, workspace.campaign.threat, evidence, cell.seed, teachers)
+    threat = workspace.campaign.threat
+    if isinstance(batch, Batch):
+        batch = with_goals(batch, threat, cell.seed, workspace.data.num_classes)
+    context = CheckContext(target, batch, threat, evidence, cell.seed, teachers)
     findings = run_checks(context, workspace.campaign.checks)
     remedy = run_remedies(context, findings)
     meta = ChecksMeta(
