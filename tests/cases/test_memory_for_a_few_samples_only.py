@@ -116,7 +116,7 @@ def test_what_a_check_that_was_not_run_means_for_the_verdict() -> None:
     assert verdict([quiet, unrun[0]]) == "credible"
     assert verdict([quiet, unrun[1]]) == "suspect"
     assert verdict([Finding("b", "severe", True), *unrun]) == "not credible"
-    assert CheckRow(unrun[0], (0,)).told == "MemoryError: none left"
+    assert CheckRow(unrun[0], (0,)).text == "MemoryError: none left"
 
 
 def test_a_finding_of_an_older_store_is_read() -> None:
