@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import numpy as np
+
 from robustkd.lazy import torch
 from robustkd.targets.classifier import ClassifierTarget
 from robustkd.targets.frozen import frozen
@@ -26,10 +28,10 @@ _LOG = logging.getLogger(__name__)
 
 def outputs_of(values: Tensor) -> Outputs:
     """What (N, K) outputs are: probabilities lie in [0, 1] and sum to 1 (tolerance 1e-5); of log-probabilities logsumexp is 0 (1e-4)."""
-    values = values.cpu().double()  # not every device has float64
-    if bool((values >= 0).all() & (values <= 1).all() & ((values.sum(1) - 1).abs() < 1e-5).all()):
+    wide = values.detach().float().cpu().numpy().astype(np.float64)  # by NumPy: not every device has float64
+    if (wide >= 0).all() and (wide <= 1).all() and (abs(wide.sum(1) - 1) < 1e-5).all():
         return "probabilities"
-    return "log-probabilities" if bool((values.logsumexp(1).abs() < 1e-4).all()) else "logits"
+    return "log-probabilities" if (abs(np.logaddexp.reduce(wide, 1)) < 1e-4).all() else "logits"
 
 
 def outputs_of_target(target: Target) -> Outputs:

@@ -38,7 +38,7 @@ def test_networks_of_other_precision(name, dtype):
     net = network((1, 9, 9)).to(dtype)
     y = net(x.to(dtype)).argmax(1)
     found = robustkd.attack(name, net, x, y, eps=0.8, **ATTACKS[name])
-    assert found.adversarial.dtype == torch.float32
+    assert found.adversarial.dtype == torch.promote_types(x.dtype, dtype)
     assert (found.adversarial - x).abs().max() <= 0.8 + 1e-6
     assert np.array_equal(found.success, (net(found.adversarial.to(dtype)).argmax(1) != y).numpy())
     assert found.outcome.correct.all()

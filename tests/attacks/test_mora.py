@@ -138,5 +138,5 @@ def test_another_target_is_refused_and_wrappers_reach_the_members():
     y = target(x).argmax(1)
     inner = {"kind": "bpda", "attack": {"kind": "mora", "steps": 10}}
     found = robustkd.attack("eot", target, x, y, eps=0.15, attack=inner, samples=3)
-    assert found.success.mean() > 0.5
+    assert found.outcome.robust_share.mean() < 0.5
     assert (found.outcome.forwards % 3 == 0).all()

@@ -78,7 +78,13 @@ def test_an_analysis_with_a_radius_of_its_own_takes_that():
 def test_every_field_survives_every_way_to_another_batch():
     torch.manual_seed(0)
     batch = Batch(
-        torch.rand(5, 2), torch.arange(5), torch.arange(5), logits=torch.rand(5, 3), goals=torch.arange(5), eps=torch.rand(5)
+        torch.rand(5, 2),
+        torch.arange(5),
+        torch.arange(5),
+        logits=torch.rand(5, 3),
+        goals=torch.arange(5),
+        eps=torch.rand(5),
+        draws=torch.arange(10).reshape(5, 2),
     )
     rows = torch.tensor([3, 1])
     for part, wanted in [
