@@ -9,6 +9,10 @@ sees in a noised one, x_g = G(noise, c) and x_t its noised form:
 the second being SiD's loss. c* is c itself for what is kept, and another concept's text for what is erased; w_c is 1 and ``forget``.
 phi is guided, as in SiD-LSG: without guidance text-to-image models draw worse than asked. The paper starts Stable Diffusion's G at noise
 level 625 of 1,000; here it is the last one, so that the result is the target's own drawing in a single step.
+
+Not as in the authors' script for Stable Diffusion: alpha 1.2, ``forget`` 0.01 and the rates are those of their class-conditional DDPM
+(there all weights are 1, lr 3e-6 and 1e-6, guidance 4.5 for generator and score too); it starts from the target and not from a distilled
+generator, and G and psi take one step together, on the same samples.
 """
 
 from __future__ import annotations

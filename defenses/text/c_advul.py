@@ -11,8 +11,10 @@ can explain much of what it gains. Too much of it, and harmless requests are ref
 the mean over a refusal's tokens, all but the first of which follow by themselves, so that below 0.5 a model may still answer. Where
 eps is too large to withstand, nothing then leads back: a small model gave up refusing at all. There use a small one, such as 0.02.
 
-Source: Xhonneux et al.: Efficient adversarial training in LLMs with continuous attacks (NeurIPS 2024), equation 4; the defaults are
-those of the authors' code, for LoRA of models of 2 to 14 billion parameters.
+Source: Xhonneux et al.: Efficient adversarial training in LLMs with continuous attacks (NeurIPS 2024), equation 4; the cut-offs,
+the weights and the shares of harmful and harmless requests are those of the authors' code. The schedule is not: that code trains LoRA
+(rank 64, alpha 16, dropout 0.1) for 5 epochs in batches of 64, and its attack takes ten sign steps of 1e-4 at eps 0.05; here all
+weights are tuned for 1,000 steps in batches of 32, and a step is a quarter of eps along each token's normalised gradient.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-Reduction = Literal["none", "batch", "batch-and-class"]
+Reduction = Literal["none", "batch", "batch-and-class", "tenth"]
 """``none``: (B,) one value a sample; ``batch``: their mean, the definition in the papers; ``batch-and-class``: that mean
-divided by the number of classes, which is what averaging over every entry of the (B, K) table gives."""
+divided by the number of classes, which is what averaging over every entry of the (B, K) table gives; ``tenth``: it divided by 10 on
+any data, as code written for CIFAR-10 does that multiplies by 10 on CIFAR-100 to keep its learning rate."""
 
 
 def kl(
@@ -44,8 +45,12 @@ def kl(
     per_sample = (log_p.exp() * (log_p - log_q)).sum(1)
     if reduction == "none":
         return per_sample
-    mean = per_sample.mean()
-    return mean if reduction == "batch" else mean / teacher_logits.shape[1]
+    return scaled(per_sample.mean(), teacher_logits.shape[1], reduction)
+
+
+def scaled(mean: Tensor, classes: int, reduction: Reduction) -> Tensor:
+    """The mean over a batch as ``reduction`` wants it."""
+    return mean if reduction == "batch" else mean / (10 if reduction == "tenth" else classes)
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:

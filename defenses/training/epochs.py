@@ -140,9 +140,9 @@ class _EpochTraining(Training):
             metrics = {**means, **self.validation.measure(self.target)}
             self.stopped = self.recipe.collapsed([*history, metrics])
             # Of equal epochs the later: it has seen more of a falling learning rate.
-            better = self.settings.selection == "last" or rank(metrics) >= self.best_rank
+            better = self.settings.selection == "last" or rank(metrics, self.settings.selection) >= self.best_rank
             if better and not self.stopped:
-                self.best_rank, self.best = rank(metrics), _copied(self.target.module)
+                self.best_rank, self.best = rank(metrics, self.settings.selection), _copied(self.target.module)
         return metrics
 
     def tensors(self) -> dict[str, Tensor]:

@@ -41,7 +41,11 @@ class TrainParams(Params):
         None, gt=0, lt=1, description="deploy an exponential moving average of the weights with this decay"
     )
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 autocast on CUDA, else float32")
-    selection: Literal["best", "last"] = Field("best", description="deploy the best epoch on the validation data, or the last")
+    selection: Literal["best", "weighted", "last"] = Field(
+        "best",
+        description="which epoch is deployed, by the validation data: best, the most robust one; weighted, the one with the best mean of "
+        "clean and robust accuracy (W-Robust, what MTARD's journal form and CIARD report); last",
+    )
     validation_cap: int = Field(1000, ge=1, description="at most so many validation samples are measured after each epoch")
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
@@ -15,6 +16,7 @@ from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
 
+Selection = Literal["best", "weighted", "last"]
 ACCURACY, ROBUST_ACCURACY = "validation_accuracy", "validation_robust_accuracy"
 _BATCH = 500
 
@@ -60,6 +62,7 @@ class Validation:
         return metrics
 
 
-def rank(metrics: Mapping[str, float]) -> list[float]:
-    """What makes an epoch better, in order: robust accuracy where it was measured, then accuracy."""
-    return [metrics[name] for name in (ROBUST_ACCURACY, ACCURACY) if name in metrics]
+def rank(metrics: Mapping[str, float], selection: Selection = "best") -> list[float]:
+    """What makes an epoch better, in order: robust accuracy where it was measured, then accuracy; or the mean of both (W-Robust)."""
+    known = [metrics[name] for name in (ROBUST_ACCURACY, ACCURACY) if name in metrics]
+    return [sum(known) / len(known)] if selection == "weighted" else known

@@ -138,7 +138,7 @@ def test_state_round_trip() -> None:
 # --- the loss ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("reduction", "divisor"), [("batch", 1), ("batch-and-class", 10)])
+@pytest.mark.parametrize(("reduction", "divisor"), [("batch", 1), ("batch-and-class", 10), ("tenth", 10)])
 def test_the_loss_is_the_papers_formula(minibatch: Minibatch, reduction: str, divisor: int) -> None:
     student, clean, robust = linear(0), linear(1), linear(2)
     r = recipe(clean, robust, form="journal", kl_reduction=reduction)

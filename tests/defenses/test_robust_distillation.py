@@ -24,6 +24,7 @@ from robustkd.defenses.training import (
     TrainParams,
     frozen_teacher,
 )
+from robustkd.defenses.training.divergence import Reduction, kl
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.logits import PROBED
 
@@ -56,6 +57,16 @@ def test_kd_is_hintons_formula(linear: Make, softmax: Make, minibatch: Minibatch
     hard = -np.log(softmax(student(at))[ROWS, minibatch.y.numpy()]).mean()
     assert loss.item() == pytest.approx(0.7 * 9 * soft + 0.3 * hard, rel=1e-5)
     assert measured["loss_soft"].item() == pytest.approx(soft, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("classes", "reduction", "divisor"), [(10, "tenth", 10), (100, "tenth", 10), (100, "batch-and-class", 100)]
+)
+def test_a_tenth_is_one_on_any_number_of_classes(softmax: Make, classes: int, reduction: Reduction, divisor: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(5, classes, generator=generator) for _ in range(2))
+    expected = divergence(softmax(p), softmax(q)).mean() / divisor
+    assert kl(p, q, reduction=reduction).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.6])

@@ -473,6 +473,7 @@ def test_bf16_trains_and_keeps_float32_weights(context: Make, tiny: Make, curve:
     [
         ("best", [(0.1, 0.5), (0.6, 0.7), (0.4, 0.9), (0.5, 0.9)], 1),
         ("best", [(0.6, 0.7), (0.6, 0.8), (0.6, 0.8), (0.2, 1.0)], 2),
+        ("weighted", [(0.6, 0.7), (0.5, 0.9), (0.55, 0.8), (0.1, 1.0)], 1),  # the best mean of both, not the most robust
         ("last", [(0.9, 0.9), (0.6, 0.8), (0.6, 0.8), (0.2, 0.1)], 3),
     ],
 )

@@ -11,8 +11,10 @@ Good against transfer at small eps. Second derivatives make a step expensive, an
 so look for masked ones.
 
 Source: Yang et al.: TRS: transferability reduced ensemble via promoting gradient diversity and model smoothness (NeurIPS 2021),
-section 4. The inner steps and the growth of the ball are those of the authors' code, which squares the lengths and looks for x'
-beside half of the images only.
+section 4. The inner steps and the growth of the ball are those of the authors' code. The rest of the defaults is not: that code takes
+gradients of the minibatch's mean loss and squares their lengths, so that its smoothness term is about 1 / B^2 of this one, adds the
+members' losses instead of averaging them, and measures smoothness at the clean image. At our scale ``lambda_b`` costs clean accuracy and
+is most of the robustness; a small one (0.01) is nearer to the authors' balance.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ Good where the teacher is good on adversarial images too. Its inner steps differ
 larger that one is.
 
 Source: Huang et al.: Boosting accuracy and robustness of student models via adaptive adversarial distillation (CVPR 2023).
+The authors' code averages the divergence over batch and classes on CIFAR-10 (``kl_reduction: batch-and-class``), over the batch alone on
+CIFAR-100 (``batch``).
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ Good where the robust teacher may be trained on. It costs a second training besi
 ``robust-distillation-small`` it does not differ from ``mtard``'s journal form.
 
 Source: Lu et al.: CIARD: cyclic iterative adversarial robustness distillation (ICCV 2025); s, the temperature and the teacher's
-settings are those of the authors' code.
+settings are those of the authors' code. That code weighs both losses by 1 and not by 1/2, so that its push is half as strong beside them,
+and keeps the student's rate at 0.1 for 150 epochs before a damped cosine; here the schedule is MTARD's. It deploys the epoch with the best
+mean of clean and robust accuracy on the test data: ``selection: weighted`` does so on the validation data.
 """
 
 from __future__ import annotations

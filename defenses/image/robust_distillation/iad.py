@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherRecipe, kl
+from robustkd.defenses.training.divergence import scaled
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class IADRecipe(TeacherRecipe):
         if not doubt:
             return tau**2 * taught, {"loss_taught": taught}
         own = (doubt[0] * kl(target(batch.x), logits, reduction="none")).mean()
-        own = own if p.kl_reduction == "batch" else own / logits.shape[1]
+        own = scaled(own, logits.shape[1], p.kl_reduction)
         return tau**2 * taught + own, {"loss_taught": taught, "loss_own": own}
 
 
