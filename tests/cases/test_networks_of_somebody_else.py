@@ -107,7 +107,9 @@ def double_by_default() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("name", ["pgd", "autoattack", "torchattacks:PGD", "torchattacks:Square"])
+@pytest.mark.parametrize(
+    "name", ["pgd", pytest.param("autoattack", marks=pytest.mark.slow), "torchattacks:PGD", "torchattacks:Square"]
+)
 def test_the_callers_random_numbers_go_on(name: str, samples: tuple[Tensor, Tensor]) -> None:
     class Drawing(nn.Module):
         """Draws from all three generators, and changes the result by none."""
@@ -311,7 +313,10 @@ def test_an_attack_that_changes_an_output_is_still_told() -> None:
         robustkd.attack(Writing(), Shifted(), x, plain()(x).argmax(1))
 
 
-IMAGE_ATTACKS = ["pgd", "fab", "fmn", "deepfool", "ddn", "cw", "ead", "apgd-ce", "square", "corruption", "autoattack"]
+IMAGE_ATTACKS = [
+    *("pgd", "fab", "fmn", "deepfool", "ddn", "cw", "ead", "apgd-ce", "corruption"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("square", "autoattack")),
+]
 
 
 @pytest.mark.parametrize("name", IMAGE_ATTACKS)

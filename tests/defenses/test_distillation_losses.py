@@ -265,14 +265,14 @@ def test_iterated_self_distillation_is_the_weighed_squared_error(two: Any, softm
 
 def test_a_random_teachers_student_gets_no_label_but_in_its_probe(two: Any, softmax: Make, minibatch: Minibatch) -> None:
     student, teacher = two
-    p = RandomTeacherParams(**OWN, hidden=8, bottleneck=4, outputs=6)
+    p = RandomTeacherParams(**OWN, hidden=8, bottleneck=4, outputs=6, teacher_temperature=0.5, student_temperature=2.0)
     mine, fixed = Projection(64, p), Projection(64, p)
     recipe = RandomTeacherRecipe(student, teacher, fixed, p)
     target, before = with_auxiliary(student, projection=mine), student.module[1].weight.detach().clone()
     hard = ce(softmax(student(minibatch.x)), minibatch.y).mean()
     loss, measured = recipe.loss(target, minibatch)
     features = minibatch.x.flatten(1)
-    soft = kl(softmax(fixed(features), 0.04), softmax(mine(features), 0.1)).mean()
+    soft = kl(softmax(fixed(features), 0.5), softmax(mine(features), 2.0)).mean()
     assert loss.item() == pytest.approx(soft, rel=1e-4)
     assert measured["loss_probe"].item() == pytest.approx(hard, rel=1e-4)
     assert not torch.equal(student.module[1].weight, before)  # the probe has made its step
