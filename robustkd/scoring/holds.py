@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 Holds: TypeAlias = Literal["yes", "in part", "no"]
-HARDLY_ANY, NEARLY_ALL = 0.1, 0.9
+HARDLY_ANY, NEARLY_ALL = 0.2, 0.9
 
 
 def holds(robust_accuracy: float | None, verdict: str | None) -> Holds | None:
-    """``no`` where at most a tenth of the samples withstand every attack, ``yes`` where nine tenths do, ``in part`` between; ours.
+    """``no`` where at most a fifth of the samples withstand every attack, ``yes`` where nine tenths do, ``in part`` between; ours.
 
     None where it cannot be said: there is no number, or one that is not credible and could only be lower.
     """
