@@ -24,7 +24,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("curves")
     attacks = {"pgd": "{kind: pgd, steps: 5}", "fmn": "{kind: fmn, steps: 20}"}
     (folder / "tiny.yaml").write_text(tiny_campaign(train=300, test=60, attacks=attacks))
-    done = CliRunner().invoke(cli, ["run", str(folder / "tiny.yaml"), "--out", str(folder / "out"), "--no-track", "-q"])
+    done = CliRunner().invoke(
+        cli, ["run", str(folder / "tiny.yaml"), "--out", str(folder / "out"), "--no-track", "-q", "--workers", "0"]
+    )
     assert done.exit_code == 0, done.output
     return folder / "out"
 

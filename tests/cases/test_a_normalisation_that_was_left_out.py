@@ -148,6 +148,7 @@ def test_without_it_a_campaign_is_the_one_that_it_was(folder: Path) -> None:
     assert "normalise" not in plugin.params.model_dump()
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_a_published_network_is_told_of_its_normalisation(shared_data: Path) -> None:
     data = load_splits("cifar10", {"root": shared_data / "cifar10"}, SplitParams(test=300)).test

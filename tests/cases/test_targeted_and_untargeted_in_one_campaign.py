@@ -22,7 +22,7 @@ ATTACKS = {
 def test_each_threat_model_has_its_number(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(tiny_campaign(attacks=ATTACKS, train=300, test=60))
-    done = CliRunner().invoke(cli, ["run", "tiny.yaml", "--no-track", "-q"])
+    done = CliRunner().invoke(cli, ["run", "tiny.yaml", "--no-track", "-q", "--workers", "0"])
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "runs/tiny/results.json").read_text())
     accuracy = {cell["attack"]: cell["robust_accuracy"] for cell in found["cells"]}
