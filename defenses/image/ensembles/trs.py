@@ -14,7 +14,7 @@ Source: Yang et al.: TRS: transferability reduced ensemble via promoting gradien
 section 4. The inner steps and the growth of the ball are those of the authors' code. The rest of the defaults is not: that code takes
 gradients of the minibatch's mean loss and squares their lengths, so that its smoothness term is about 1 / B^2 of this one, adds the
 members' losses instead of averaging them, and measures smoothness at the clean image. At our scale ``lambda_b`` costs clean accuracy and
-is most of the robustness; a small one (0.01) is nearer to the authors' balance.
+is most of the robustness, which is not the paper's claim.
 """
 
 from __future__ import annotations
