@@ -40,7 +40,7 @@ from robustkd.contracts import (
     Verdict,
 )
 from robustkd.contracts.random import seeded
-from robustkd.contracts.threat import norm_named, require_meant
+from robustkd.contracts.threat import norm_named, number_written, require_meant
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
 from robustkd.evaluation.draws import seeded_target
 from robustkd.evaluation.images import (
@@ -502,9 +502,8 @@ def _make_evaluator(
 def _budget(eps: float | Tensor) -> float | Tensor:
     """A number, also one that is written ``"8/255"``, or a tensor of budgets, also from a list or an array."""
     if isinstance(eps, str):
-        numerator, _, denominator = eps.partition("/")
         try:
-            return float(numerator) / float(denominator or 1)
+            return number_written(eps)
         except (ValueError, ZeroDivisionError):
             raise UsageError(f"eps is '{eps}'", fix="give a number, such as 0.03 or 8/255") from None
     return eps if isinstance(eps, int | float) else as_tensor("eps", eps)

@@ -27,7 +27,7 @@ from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.file.spec import Campaign, Name
 from robustkd.campaigns.plan.finished import rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results.collect import test_digest, used_digest
+from robustkd.campaigns.results.collect import data_told
 from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import content_hash, relative
 from robustkd.campaigns.store.meta import TrainMeta
@@ -137,7 +137,7 @@ class Recorder(Observer):
 
 def execution(plan: Plan, command: Sequence[str]) -> Execution:
     """What can be said of a run before it has begun."""
-    campaign, data = plan.campaign, plan.data
+    campaign, data = plan.campaign, data_told(plan)
     return Execution(
         campaign=campaign.name,
         text=redacted(campaign.text),
@@ -149,12 +149,7 @@ def execution(plan: Plan, command: Sequence[str]) -> Execution:
         packages=packages(),
         plugins=plugin_versions(campaign),
         seeds=list(campaign.seeds),
-        data={
-            "name": campaign.data.name,
-            "n": len(data.test),
-            "digest": used_digest(plan),
-            "test_digest": test_digest(data),
-        },
+        data={"name": data.name, "n": data.n, "digest": data.digest, "test_digest": data.test_digest},
         files={relative(path, campaign.folder): file_hash(path) for path in files_named(campaign)},
         started=_now(),
     )

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from robustkd.contracts import UsageError
+from robustkd.contracts.threat import number_written
 
 KeyPath = tuple[str | int, ...]
 MOST = 100_000
@@ -28,10 +29,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123
 
 
 def _fraction(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    numerator, denominator = str(node.value).split("/")
-    if float(denominator) == 0:
-        raise yaml.constructor.ConstructorError(None, None, f"{node.value} divides by zero", node.start_mark)
-    return float(numerator) / float(denominator)
+    try:
+        return number_written(str(node.value))
+    except ZeroDivisionError:
+        raise yaml.constructor.ConstructorError(None, None, f"{node.value} divides by zero", node.start_mark) from None
 
 
 _Loader.add_constructor("!fraction", _fraction)

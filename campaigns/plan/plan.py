@@ -129,7 +129,7 @@ class CellMaker:
     def __init__(self, campaign: Campaign, data: Splits[Any]) -> None:
         self._campaign, self._data = campaign, data
         self._known: dict[int, dict[str, Any]] = {}
-        self._test = data.test.digest() if data.benign is None else [data.test.digest(), data.benign.digest()]
+        self._test = data.test_digests[0] if data.benign is None else data.test_digests
         self._threat = list(campaign.threat.budget.identity[:2])
 
     @cached_property

@@ -252,7 +252,7 @@ def used_digest(plan: Plan) -> str:
 
 def test_digest(data: Splits[Any]) -> str:
     """The hash of what the numbers are of: the test samples and, of prompts, the harmless requests."""
-    return data.test.digest() if data.benign is None else digest([data.test.digest(), data.benign.digest()])
+    return data.test_digests[0] if data.benign is None else digest(data.test_digests)
 
 
 def _agreement(said: Sequence[Transcript]) -> dict[str, float]:

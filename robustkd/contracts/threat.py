@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
+from typing_extensions import override
+
 from robustkd.contracts.errors import UsageError
 
 Norm = Literal["linf", "l2", "l1", "l0"]
@@ -19,6 +21,17 @@ Goal = Literal["untargeted", "targeted"]
 """Whether any wrong class is a success, or only the one that was asked for."""
 
 _NORMS: dict[object, Norm] = {math.inf: "linf", 2: "l2", 1: "l1", 0: "l0"}
+
+
+def number_written(text: str) -> float:
+    """A number, or a fraction such as `8/255`.
+
+    Raises:
+        ValueError: it is neither.
+        ZeroDivisionError: the fraction divides by zero.
+    """
+    numerator, _, denominator = text.partition("/")
+    return float(numerator) / float(denominator or 1)
 
 
 def norm_named(value: object) -> object:
@@ -112,23 +125,23 @@ class PixelBudget(_Budget):
             raise UsageError(f"threat model: eps is {self.eps}", fix="eps is a finite number >= 0, in pixel units of [0, 1]")
 
     @property
+    @override
     def space(self) -> Space:
-        """See ``_Budget``."""
         return "pixels"
 
     @property
+    @override
     def stored(self) -> tuple[str, float]:
-        """See ``_Budget``."""
         return self.norm, self.eps
 
     @property
+    @override
     def identity(self) -> tuple[Norm, float, Space, int]:
-        """See ``_Budget``."""
         return self.norm, self.eps, self.space, 1
 
     @property
+    @override
     def plain(self) -> str:
-        """See ``_Budget``."""
         return f"{self.norm} eps {self.eps:.4g}"
 
     def __str__(self) -> str:
@@ -144,18 +157,18 @@ class Corruptions(_Budget):
     of_images: ClassVar[bool] = True
 
     @property
+    @override
     def space(self) -> Space:
-        """See ``_Budget``."""
         return "corruption"
 
     @property
+    @override
     def stored(self) -> tuple[str, float]:
-        """See ``_Budget``."""
         return self.space, self.eps
 
     @property
+    @override
     def identity(self) -> tuple[Norm, float, Space, int]:
-        """See ``_Budget``."""
         return self.norm, self.eps, self.space, 1
 
     def __str__(self) -> str:
@@ -185,23 +198,23 @@ class AttemptBudget(_Budget):
         return self.count
 
     @property
+    @override
     def space(self) -> Space:
-        """See ``_Budget``."""
         return self.channel
 
     @property
+    @override
     def stored(self) -> tuple[str, float]:
-        """See ``_Budget``."""
         return self.channel, float(self.count)
 
     @property
+    @override
     def identity(self) -> tuple[Norm, float, Space, int]:
-        """See ``_Budget``."""
         return "linf", float(self.count), self.channel, self.count
 
     @property
+    @override
     def points(self) -> tuple[float, ...]:
-        """See ``_Budget``."""
         return tuple(float(point) for point in _STEPS if point < self.count)
 
     def __str__(self) -> str:
@@ -230,18 +243,18 @@ class EmbeddingRadius(_Budget):
             )
 
     @property
+    @override
     def space(self) -> Space:
-        """See ``_Budget``."""
         return "embeddings"
 
     @property
+    @override
     def stored(self) -> tuple[str, float]:
-        """See ``_Budget``."""
         return self.space, self.eps
 
     @property
+    @override
     def identity(self) -> tuple[Norm, float, Space, int]:
-        """See ``_Budget``."""
         return self.norm, self.eps, self.space, self.attempts
 
     def __str__(self) -> str:

@@ -69,6 +69,11 @@ class Splits(Generic[Data]):
         return len(self.classes)
 
     @cached_property
+    def test_digests(self) -> list[str]:
+        """SHA-256 of what the numbers are of: the test samples and, of prompts, the harmless requests."""
+        return [part.digest() for part in (self.test, self.benign) if part is not None]
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the parts, their order and the class names; it decodes every image."""
         parts = (self.train, self.validation, self.test, *([self.benign] if self.benign else []))

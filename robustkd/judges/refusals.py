@@ -64,6 +64,7 @@ def _languages() -> _Languages:
     )
 
 
+@functools.lru_cache(maxsize=256)  # one answer is looked at several times, and by two judges
 def plain(text: str) -> str:
     """``comparable`` without accents and vowel marks."""
     return "".join(_base(letter) for letter in comparable(text))
@@ -90,6 +91,7 @@ def own_words(text: str) -> str:
     return _QUOTED.sub(" ", _CODE.sub(" ", text))
 
 
+@functools.lru_cache(maxsize=256)
 def language_of(text: str) -> Language | None:
     """The language of a text; None where it is in none of the eight, or there is too little of it to tell.
 

@@ -13,11 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import robustkd
-from robustkd import plugins
 from robustkd.campaigns.comparison.gate import judge_gates
 from robustkd.campaigns.file import spec
 from support.model_folders import clip, language_model, rewritten, stable_diffusion
-from support.packages import write_metadata
 from support.scripted_answers import PLUGINS
 
 GATES = """
@@ -68,12 +66,8 @@ N = 12
 
 
 @pytest.fixture(autouse=True)
-def scripted(tmp_path, monkeypatch):
-    write_metadata(tmp_path / "site", "scripted-answers", PLUGINS)
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    plugins.refresh()
-    yield
-    plugins.refresh()
+def scripted(installed):
+    installed("scripted-answers", PLUGINS)
 
 
 def requests(folder: Path) -> None:

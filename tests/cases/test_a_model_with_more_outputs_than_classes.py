@@ -15,21 +15,7 @@ from sklearn.datasets import load_digits
 import robustkd
 from robustkd.cli import main
 from robustkd.reporting.formatting import class_name
-
-MODEL = """
-import torch
-from sklearn.datasets import load_digits
-from torch import nn
-
-
-def build():
-    # The nearest of the ten classes' means, as a linear network: nothing is trained.
-    x, y = load_digits(return_X_y=True)
-    means = torch.stack([torch.from_numpy(x[y == k] / 16).float().mean(0) for k in range(10)])
-    head = nn.Linear(64, 10)
-    head.weight.data, head.bias.data = 2 * means, -means.square().sum(1)
-    return nn.Sequential(nn.Flatten(), head)
-"""
+from support.nearest_mean import NEAREST_MEAN
 
 CAMPAIGN = """
 version: 1
@@ -49,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     images, labels = load_digits(return_X_y=True)
     rows = np.flatnonzero(labels < 3)[:60]
     np.savez(tmp_path / "three.npz", images=(images[rows] / 16).astype(np.float32).reshape(-1, 1, 8, 8), labels=labels[rows])
-    (tmp_path / "net.py").write_text(MODEL)
+    (tmp_path / "net.py").write_text(NEAREST_MEAN)
     text = CAMPAIGN.replace("FILE", str(tmp_path / "three.npz")).replace("FOLDER", str(tmp_path))
     (tmp_path / "subset.yaml").write_text(text)
     return tmp_path
@@ -106,7 +92,7 @@ def test_the_commands_take_the_number_of_outputs_from_the_model(folder: Path, sa
     assert code in (0, 4), audited
     archive = np.load(folder / "three.npz")
     namespace: dict[str, object] = {}
-    exec(MODEL, namespace)
+    exec(NEAREST_MEAN, namespace)
     alone = robustkd.attack("pgd", namespace["build"](), archive["images"], archive["labels"], eps=0.3)
     assert json.loads(attacked)["robust_accuracy"] == alone.robust_accuracy
     assert json.loads(audited)["attacks"] == {"pgd": alone.robust_accuracy}

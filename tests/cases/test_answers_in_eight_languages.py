@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 
 import robustkd
-from robustkd import plugins
-from support.packages import write_metadata
 from support.scripted_answers import PLUGINS
 
 FILES = sorted(Path(__file__).with_name("data").glob("*answers_in_eight_languages.json"))
@@ -40,12 +38,8 @@ checks: standard
 
 
 @pytest.fixture(autouse=True)
-def scripted(tmp_path, monkeypatch):
-    write_metadata(tmp_path / "site", "scripted-answers", PLUGINS)
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    plugins.refresh()
-    yield
-    plugins.refresh()
+def scripted(installed):
+    installed("scripted-answers", PLUGINS)
 
 
 def judged(folder: Path, rows: list[dict[str, str]], judge: str) -> tuple[robustkd.Results, int, int]:

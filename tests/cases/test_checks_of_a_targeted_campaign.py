@@ -9,27 +9,15 @@ from pathlib import Path
 import pytest
 
 from robustkd.cli import main
+from support.nearest_mean import NEAREST_MEAN
 
-MODEL = """
-import torch
-from sklearn.datasets import load_digits
-from torch import nn
-
-
-def linear():
-    x, y = load_digits(return_X_y=True)
-    means = torch.stack([torch.from_numpy(x[y == k] / 16).float().mean(0) for k in range(10)])
-    head = nn.Linear(64, 10)
-    head.weight.data, head.bias.data = 2 * means, -means.square().sum(1)
-    return nn.Sequential(nn.Flatten(), head)
-"""
 CAMPAIGN = """
 version: 1
 name: targeted
 data: {name: digits, train: 20, validation: 10, test: 64}
 threat: {norm: linf, eps: 0.15, goal: targeted}
 defenses:
-  linear: {kind: external, code: "net.py:linear"}
+  linear: {kind: external, code: "net.py:build"}
 attacks:
   pgd: {kind: pgd, steps: 20, loss: margin}
 checks: {samples: 64}
@@ -37,7 +25,7 @@ checks: {samples: 64}
 
 
 def test_a_sample_sent_to_another_class_than_its_goal_is_not_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "net.py").write_text(MODEL)
+    (tmp_path / "net.py").write_text(NEAREST_MEAN)
     (tmp_path / "targeted.yaml").write_text(CAMPAIGN)
     line = ["run", tmp_path / "targeted.yaml", "--out", tmp_path / "out", "--no-track", "--workers", 0]
     monkeypatch.setattr(sys, "argv", ["robustkd", *map(str, line)])
