@@ -10,10 +10,21 @@ from robustkd.contracts.check import Finding, Verdict
 def verdict(findings: Iterable[Finding], *, complete: bool = True) -> Verdict:
     """``not credible`` when a severe check fired, ``suspect`` when a warning did or an attack is missing, else ``credible``.
 
-    A check that could not be run accuses nobody. But ``credible`` says that every check which can find a number not credible has
-    looked, where it applies; so while such a one was not run, the number is ``suspect`` at best.
+    A check that could not be run accuses nobody. But ``credible`` is never given for want of somebody who looked: while a severe check
+    was not run, or a decisive one (``Check.decisive``) did not look, the number is ``suspect`` at best.
     """
-    outcomes = {(finding.outcome, finding.severity) for finding in findings}
+    found = list(findings)
+    outcomes = {(finding.outcome, finding.severity) for finding in found}
     if ("fired", "severe") in outcomes:
         return "not credible"
-    return "suspect" if outcomes & {("fired", "warning"), ("not run", "severe")} or not complete else "credible"
+    doubted = outcomes & {("fired", "warning"), ("not run", "severe")} or not complete or unexamined(found)
+    return "suspect" if doubted else "credible"
+
+
+def unexamined(findings: Iterable[Finding]) -> str:
+    """Why a number was not examined: which decisive check did not look, and the reason; empty where all of them did."""
+    decisive = [finding for finding in findings if finding.decisive]
+    if not decisive:
+        return "no check that decides was asked for"
+    missing = [finding for finding in decisive if finding.outcome in ("does not apply", "not run")]
+    return "; ".join(f"{finding.name}: {finding.reason}" for finding in missing)

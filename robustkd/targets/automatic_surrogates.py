@@ -33,10 +33,41 @@ from robustkd.lazy import nn, torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-_STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "round_", "floor_", "ceil_", "trunc_", "fix_", "sign_", "sgn_"}
-_ABOVE, _BELOW = {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"}, {"lt", "le", "less", "less_equal", "__lt__", "__le__"}
+_STEPS = {
+    "round",
+    "floor",
+    "ceil",
+    "trunc",
+    "fix",
+    "sign",
+    "sgn",
+    "round_",
+    "floor_",
+    "ceil_",
+    "trunc_",
+    "fix_",
+    "sign_",
+    "sgn_",
+}
+_ABOVE, _BELOW = (
+    {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"},
+    {"lt", "le", "less", "less_equal", "__lt__", "__le__"},
+)
 _CASTS = {"to", "type", "type_as", "float", "double", "half", "bfloat16", "long", "int", "short", "byte", "char"}
-_ARITHMETIC = {"mul", "__mul__", "__rmul__", "multiply", "add", "__add__", "__radd__", "sub", "__sub__", "rsub", "__rsub__", "div"}
+_ARITHMETIC = {
+    "mul",
+    "__mul__",
+    "__rmul__",
+    "multiply",
+    "add",
+    "__add__",
+    "__radd__",
+    "sub",
+    "__sub__",
+    "rsub",
+    "__rsub__",
+    "div",
+}
 _SMOOTH = "_robustkd_smooth"
 """The attribute of a tensor without a gradient (a comparison, integers) that holds a differentiable one of about its value."""
 _WIDTH = 0.1
@@ -74,18 +105,18 @@ class _Replacing(TorchFunctionMode):
         if name == "__get__" and _differentiable(first) and func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
             self.replaced.add("data")
             return first
-        if name in ("register_hook", "register_post_accumulate_grad_hook"):
+        if name == "register_hook" and not _counts_passes(args[1]):
             self.replaced.add("hook")
             return _NoHandle()
         if name in _ARITHMETIC:
             args = tuple(self._number(argument) for argument in args)
         value = func(*args, **kwargs)
-        if not isinstance(value, torch.Tensor) or value.requires_grad and name not in _STEPS and name != "where":
+        if not isinstance(value, torch.Tensor) or (value.requires_grad and name not in _STEPS and name != "where"):
             return value
         return self._smoothed(name, value, args, kwargs)
 
     def _smoothed(self, name: str, value: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        first = args[0] if args else None
+        first: Any = args[0] if args else None
         if name in _STEPS and _differentiable(first):
             self.replaced.add(name.rstrip("_"))
             return _with_gradient_of(value, first)
@@ -121,6 +152,11 @@ class _Replacing(TorchFunctionMode):
             return argument
         self.replaced.add("cast")
         return _with_gradient_of(argument.to(smooth.dtype), smooth)
+
+
+def _counts_passes(hook: object) -> bool:
+    """Whether a hook on a gradient is one of robustkd's own, which look at it and change nothing."""
+    return str(getattr(hook, "__module__", "")).startswith("robustkd.")
 
 
 class _NoHandle:

@@ -30,13 +30,12 @@ and a CNN trained with PGD on CIFAR-10.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.black_box.square import square_update
-from robustkd.attacks.image.engine.ascent import AttackState, EarlyStop, Search, SearchResult, Update, maximize, no_gradient
+from robustkd.attacks.image.engine.ascent import EarlyStop, Search, SearchResult, Update, maximize, no_gradient
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.engine.objective import for_batch

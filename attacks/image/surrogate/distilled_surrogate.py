@@ -54,8 +54,12 @@ class DistilledSurrogateParams(Params):
     training_steps: int = Field(150, ge=1, description="steps of the student's training, in each round")
     width: int = Field(16, ge=1, description="channels of the student's first convolution")
     steps: int = Field(30, ge=1, description="steps of each run of APGD on the student")
-    classes: int = Field(2, ge=0, description="likeliest wrong classes that runs on the student aim at, beside leaving the label")
-    queries: int = Field(500, ge=0, description="of the random search on the target afterwards; it gives up where it gets nowhere")
+    classes: int = Field(
+        2, ge=0, description="likeliest wrong classes that runs on the student aim at, beside leaving the label"
+    )
+    queries: int = Field(
+        500, ge=0, description="of the random search on the target afterwards; it gives up where it gets nowhere"
+    )
 
 
 class DistilledSurrogate(Attack):
