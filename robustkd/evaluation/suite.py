@@ -139,6 +139,12 @@ def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
     return found
 
 
+def by_gradient(traces: Traces) -> Instrument:
+    """The attack that tells whether the target's own gradient finds what was found without it."""
+    spec = _averaged({"kind": "apgd-t", "steps": 50, "targets": 3}, traces)
+    return Instrument("apgd-t", spec, True, lambda evidence: False)
+
+
 def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
     """Ever stronger attacks of different kinds, for what is left when a number turned out wrong."""
     for effort in (1, 4):

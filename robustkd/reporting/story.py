@@ -214,10 +214,10 @@ def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[Def
     doubting = [finding for finding in fired(trained) if finding.severity != "info"]
     if not doubting and not_run(trained):
         return f"So the number is {summary.verdict}: nothing that was run speaks against it, but not every check that could was run."
-    if not doubting and (why := _unexamined(trained)):
-        return f"So the number is {summary.verdict}: it was not examined ({why})."
     if summary.robust_accuracy == 0:
         return f"So the evaluation is {summary.verdict}, though its number cannot fall below {worst}."
+    if not doubting and (why := _unexamined(trained)):
+        return f"So the number is {summary.verdict}: it was not examined ({why})."
     if {finding.doubts for finding in doubting} == {"use"}:
         return f"So the number is {summary.verdict}: it may be right, and may be that of a model of less use."
     below = "far below" if summary.verdict == "not credible" else "below"
@@ -225,7 +225,8 @@ def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[Def
 
 
 def _unexamined(trained: Sequence[DefenseResult]) -> str:
-    return next((why for item in trained if (why := unexamined(item.checks))), "")
+    judged = [item for item in trained if item.verdict_rules == RULES]
+    return next((why for item in judged if (why := unexamined(item.checks))), "")
 
 
 def _former_rules(trained: Sequence[DefenseResult]) -> str:
