@@ -4,15 +4,17 @@
                                     [--without CHECK ..] [--results FILE]
 
 Half of the networks are always the same; the other half is held out: ``--seed`` draws their parameters, and is the release's number.
-``--results`` holds the outcome of each network, and those that are in it already are not examined again. Ends with code 1 where
+``--results`` holds the outcome of each network, and those that the same code has put there are not examined again. Ends with code 1 where
 the exam is failed, as it must be ``--without reference-attack``.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +33,14 @@ from exam.table import passed, table
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What every audit of a run has in common: the number of samples, and the checks that are switched off."""
+
+    samples: int = SAMPLES
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Task:
     """The evaluations of one network that are still to be made."""
 
@@ -38,29 +48,41 @@ class Task:
     evaluations: tuple[str, ...]
 
 
-def examine(task: Task, samples: int, without: Sequence[str]) -> list[Pair]:
+def examine(task: Task, settings: Settings) -> list[Pair]:
     """Train a network, find its truth, and audit it."""
     torch.set_num_threads(1)
-    examined = Examined.of(task.network, samples)
-    return [examined.audit(name, without) for name in task.evaluations]
+    examined = Examined.of(task.network, settings.samples)
+    return [examined.audit(name, settings.without) for name in task.evaluations]
+
+
+def code() -> str:
+    """A hash of the sources of robustkd and of the exam."""
+    found = hashlib.sha256()
+    for root in (Path(robustkd.__file__).parent, Path(__file__).parent):
+        for folder, _, files in sorted(os.walk(root, followlinks=True)):
+            for name in sorted(files):
+                if name.endswith(".py"):
+                    found.update(Path(folder, name).read_bytes())
+    return found.hexdigest()
 
 
 class Results:
-    """The pairs that were examined, in a file; those of other settings are forgotten."""
+    """The pairs that were examined, kept in a file; those of other settings or of other code are forgotten."""
 
-    def __init__(self, file: Path | None, settings: dict[str, object]) -> None:
-        self.file, self.settings = file, settings
+    def __init__(self, settings: Settings, file: Path | None = None) -> None:
+        self.settings, self.file = settings, file
+        self.header = {"samples": settings.samples, "without": list(settings.without), "code": code()}
         self.pairs: list[Pair] = []
         if file and file.exists():
             stored = json.loads(file.read_text())
-            if stored["settings"] == settings:
+            if stored["header"] == self.header:
                 self.pairs = [Pair(**pair) for pair in stored["pairs"]]
 
     def add(self, pairs: Sequence[Pair]) -> None:
         self.pairs += pairs
         if self.file:
-            content = {"settings": self.settings, "pairs": [asdict(pair) for pair in self.pairs]}
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            content = {"header": self.header, "pairs": [asdict(pair) for pair in self.pairs]}
             self.file.write_text(json.dumps(content, indent=1))
 
     def missing(self, chosen: Sequence[Network], evaluations: Sequence[str]) -> Iterator[Task]:
@@ -71,24 +93,14 @@ class Results:
                 yield Task(network, left)
 
 
-def run(
-    chosen: Sequence[Network],
-    evaluations: Sequence[str],
-    results: Results,
-    *,
-    workers: int,
-    samples: int,
-    without: Sequence[str],
-) -> list[Pair]:
+def run(chosen: Sequence[Network], evaluations: Sequence[str], results: Results, workers: int = 2) -> list[Pair]:
     """Examine what ``results`` has not, and return all that was asked for."""
     tasks, began = list(results.missing(chosen, evaluations)), time.monotonic()
-    work = partial(examine, samples=samples, without=without)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for number, pairs in enumerate(pool.imap_unordered(work, tasks), 1):
+        for number, pairs in enumerate(pool.imap_unordered(partial(examine, settings=results.settings), tasks), 1):
             results.add(pairs)
-            print(
-                f"{number} of {len(tasks)}, {time.monotonic() - began:.0f} s: {pairs[0].network}", file=sys.stderr, flush=True
-            )
+            told = f"{number} of {len(tasks)}, {time.monotonic() - began:.0f} s: {pairs[0].network}"
+            print(told, file=sys.stderr, flush=True)
     names = {network.name for network in chosen}
     return [pair for pair in results.pairs if pair.network in names and pair.evaluation in evaluations]
 
@@ -117,7 +129,7 @@ def main() -> int:
         and given.half in (None, "fixed" if network.seed.startswith("fixed") else "held-out")
         and given.kind in (None, "honest" if network.honest else "artefact")
     ]
-    results = Results(given.results, {"samples": given.samples, "without": sorted(given.without)})
-    pairs = run(chosen, given.evaluation, results, workers=given.workers, samples=given.samples, without=given.without)
+    results = Results(Settings(given.samples, tuple(sorted(given.without))), given.results)
+    pairs = run(chosen, given.evaluation, results, given.workers)
     print(table(pairs))
     return 0 if passed(pairs) else 1

@@ -35,7 +35,7 @@ def accused(pairs: Sequence[Pair]) -> list[Pair]:
 def passed(pairs: Sequence[Pair]) -> bool:
     """No artefact believed; of the honest networks under a strong evaluation at most 1 in 40 accused; weak ones named weak."""
     strong = [pair for pair in pairs if pair.honest and _strength(pair) == "strong"]
-    few = len(accused(pairs)) <= max(1, ACCUSED * len(strong)) if len(strong) >= 20 else not accused(pairs)
+    few = len(accused(pairs)) <= ACCUSED * len(strong)
     return few and not (believed_artefacts(pairs) or believed_weak(pairs) or called_masked(pairs))
 
 
