@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale verify-strength bench chaos zoo docs clean
+.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale verify-strength bench chaos zoo exam docs clean
 
 install: $(STAMP)
 
@@ -68,6 +68,10 @@ chaos: install
 
 zoo: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo/zoo.py
+
+# Networks drawn from parameters, half of them anew with each version; the outcomes are kept, so that it goes on where it was stopped.
+exam: install
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m exam --results build/exam.json
 
 # The site into site/, with warnings as errors; then every command and code block of it is run.
 docs: install

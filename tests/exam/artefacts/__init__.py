@@ -1,0 +1,1 @@
+"""Networks that look more robust than they are, by what hides the weakness."""
