@@ -672,7 +672,7 @@ def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
         return None
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise UsageError(f"fit_data is a {type(data).__name__}", fix="give a pair of images and labels")
-    return Arrays(*(as_tensor("fit_data", part).cpu().numpy() for part in data))
+    return Arrays(*(as_tensor("fit_data", part).detach().cpu().numpy() for part in data))
 
 
 def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, normalise: Normalisation | None = None) -> Target:
