@@ -108,7 +108,7 @@ def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
         Instrument("margin-pgd", _averaged(margin, traces), True, lambda e: _margin(e, traces)),
         Instrument(
             "distilled-surrogate",
-            {"kind": "distilled-surrogate", "queries": 0},
+            {"kind": "distilled-surrogate", "queries": 0, "rounds": 1, "training_steps": 100},
             False,
             lambda e: "distilled-surrogate" in _kinds(e.attack),
         ),

@@ -29,7 +29,10 @@ def left(attack, linear: Linear, disguise=None, **more) -> float:
 
 @pytest.mark.parametrize("name", DISGUISES)
 def test_bpda_finds_the_stages_by_itself(linear, name):
-    assert left({"kind": "bpda", "automatic": True, "attack": MARGIN}, linear, DISGUISES[name]) <= linear.robust_accuracy(EPS) + 0.02
+    assert (
+        left({"kind": "bpda", "automatic": True, "attack": MARGIN}, linear, DISGUISES[name])
+        <= linear.robust_accuracy(EPS) + 0.02
+    )
 
 
 @pytest.mark.parametrize("name", ["noise", "detached", "hooked"])
@@ -38,7 +41,9 @@ def test_without_it_these_gradients_mislead(linear, name):
 
 
 def test_a_network_without_such_stages_is_left_as_it_is(linear):
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.LayerNorm(144), nn.Linear(144, 10)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.LayerNorm(144), nn.Linear(144, 10)
+    ).eval()
     target = DifferentiableTarget(ClassifierTarget(net, num_classes=10, input_shape=(1, 8, 8)))
     x = linear.x.clone().requires_grad_()
     assert torch.equal(target(x), net(x))
