@@ -297,7 +297,7 @@ def test_remedies_run_on_what_stands_and_are_recorded(honest, digits):
     finding = run("zero-gradient", context)
     remedy = run_remedies(context, [finding])
     assert "bpda" in remedy.skipped
-    assert list(remedy.steps)[0] == "square"  # what the finding names comes first, what is stronger after it
+    assert next(iter(remedy.steps)) == "square"  # what the finding names comes first, what is stronger after it
     assert list(remedy.steps.values()) == sorted(remedy.steps.values(), reverse=True)
     assert remedy.left[-1] == remedy.robust_accuracy
     assert remedy.left[-3] == remedy.left[-1]  # the last two attacks broke nothing more
