@@ -12,7 +12,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
 from robustkd.contracts import AttackEvidence, BaseTarget, Batch, CheckContext, Target
 from robustkd.evaluation.checks import run_checks, run_remedies
-from robustkd.evaluation.images import evidence_of
+from robustkd.evaluation.images import BATCH_SIZE, evidence_of
 from robustkd.evaluation.modality import with_goals
 
 
@@ -27,7 +27,7 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
         batch = with_goals(batch, threat, cell.seed, workspace.data.num_classes)
     context = CheckContext(target, batch, threat, evidence, cell.seed, teachers)
     findings = run_checks(context, workspace.campaign.checks)
-    remedy = run_remedies(context, findings)
+    remedy = run_remedies(context, findings, batch_size=workspace.job.batch_size or BATCH_SIZE)
     meta = ChecksMeta(
         **workspace.circumstances(cell, clock.seconds),
         targets=workspace.fingerprints(cell.target),
@@ -44,7 +44,7 @@ def _teachers(cell: ChecksCell, workspace: Workspace) -> dict[str, BaseTarget]:
     made = workspace.store.get(cell.target)
     entries = [workspace.store.get(cell_id) for cell_id in made.noted(TrainMeta).targets] if made else []
     names = {entry.meta.defense: entry.meta.id for entry in entries if entry}
-    return {name: workspace.target(name, cell_id, cell.seed) for name, cell_id in names.items()}
+    return {name: workspace.bounded(name, cell_id, cell.seed) for name, cell_id in names.items()}
 
 
 def _evidence(cell: ChecksCell, workspace: Workspace) -> dict[str, AttackEvidence]:
