@@ -29,13 +29,14 @@ from robustkd.contracts.random import SampleRng, seeded
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.draws import PROBED, drawn_logits, is_random
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
-from robustkd.evaluation.memory import in_memory
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
 from robustkd.targets.files import tensor_bytes
 from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
+from robustkd.targets.memory import in_memory, with_fewer
+from robustkd.targets.split import SplitTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -314,7 +315,7 @@ def evaluate_attack(
     def run(part: Batch, eps: float) -> tuple[ImageOutcome, Tensor]:
         budget = threat if eps == threat.eps else threat.with_eps(eps)
         if attack.traits.learns and eps not in fitted:
-            fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part)
+            fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part, batch_size)
         able = fitted.get(eps, attack)
 
         def attacked(rows: Tensor) -> tuple[ImageOutcome, Tensor]:
@@ -383,15 +384,22 @@ def model_modified_error(attack: BaseAttack) -> AttackError:
     )
 
 
-def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatModel, seed: int, batch: Batch) -> Attack:
+def _fitted(
+    attack: Attack, target: Target, data: Arrays | None, threat: ThreatModel, seed: int, batch: Batch, batch_size: int
+) -> Attack:
     if data is None:
         raise UsageError(
             f"attack '{attack.name}' learns from training data, and was given none",
             fix="pass fit_data=(x, y), samples that are not attacked; for a command, take a data set with a training part",
         )
-    # What a target draws meanwhile must not depend on which samples are attacked first, nor shift what it draws on them.
-    with seeded(seed):
-        return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=batch.inputs.device), "fit"))
+    rng = SampleRng(seed, torch.arange(len(data), device=batch.inputs.device), "fit")
+
+    def fit(size: int) -> Attack:
+        # What a target draws meanwhile must not depend on which samples are attacked first, nor shift what it draws on them.
+        with seeded(seed):
+            return attack.fit(SplitTarget(target, size), data, threat, rng)
+
+    return with_fewer(fit, min(batch_size, len(data)))
 
 
 class State(NamedTuple):

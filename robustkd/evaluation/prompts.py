@@ -32,9 +32,9 @@ from robustkd.contracts import (
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation, model_modified_error, state_fingerprint
 from robustkd.evaluation.judging import PromptOutcome
-from robustkd.evaluation.memory import in_memory
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
+from robustkd.targets.memory import in_memory
 from robustkd.targets.thoughts import answer_of
 
 if TYPE_CHECKING:

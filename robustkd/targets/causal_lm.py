@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Asked, GenerativeTarget, TargetError
@@ -13,6 +14,7 @@ from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.chat import DATE, Chat, TokenBatch, Tokens
 from robustkd.targets.frozen import without_gradients
+from robustkd.targets.memory import in_memory
 from robustkd.targets.prefix import PassCache, Prefix
 
 if TYPE_CHECKING:
@@ -180,10 +182,10 @@ class CausalLMTarget(GenerativeTarget):
         laid = [self._laid(question) for question in asked]
         answers = [""] * len(laid)
         # By length, so that little is padded.
-        order = sorted(range(len(laid)), key=lambda row: len(laid[row]))
-        for rows in (order[first : first + _ROWS] for first in range(0, len(order), _ROWS)):
-            for row, ids in zip(rows, self._written([laid[row] for row in rows]), strict=True):
-                answers[row] = self.chat.written(ids, asked[row].prefill)
+        order = torch.tensor(sorted(range(len(laid)), key=lambda row: len(laid[row])), dtype=torch.int64)
+        parts = in_memory(lambda rows: self._written([laid[row] for row in rows.tolist()]), order, _ROWS)
+        for row, ids in zip(order.tolist(), chain.from_iterable(parts), strict=True):
+            answers[row] = self.chat.written(ids, asked[row].prefill)
         return answers
 
     def _laid(self, asked: Asked) -> Tensor:
