@@ -100,6 +100,7 @@ class Transcript:
         verdicts: by judge, whether the output gives what the request asks for, None where it cannot be judged; the first judge's
             counts.
         seed: of what was drawn; None where nothing is.
+        cut_off: the answer was begun and not finished, since it was as long as it may be.
     """
 
     index: int
@@ -110,6 +111,7 @@ class Transcript:
     attempts: int
     verdicts: Mapping[str, bool | None]
     seed: int | None = None
+    cut_off: bool = False
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from robustkd.evaluation.judging import PromptOutcome
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.memory import in_memory
-from robustkd.targets.thoughts import answer_of
+from robustkd.targets.thoughts import answer_of, is_cut_off
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -211,6 +211,7 @@ class JudgedAttempts(Attempts):
                 seed=found.asked.seed,
                 output=found.output if isinstance(found.output, str) else "",
                 attempts=int(self.used[place]),
+                cut_off=is_cut_off(found.output),
                 verdicts={name: bool(said.complied[place]) if said.judged[place] else None for name, said in verdicts.items()},
             )
             for place, found in enumerate(deciding)
