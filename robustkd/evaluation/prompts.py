@@ -30,8 +30,9 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation.images import Evaluation, model_modified_error, state_fingerprint
+from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome
+from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.memory import in_memory
@@ -101,10 +102,10 @@ def evaluate_prompt_attack(
         raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another one")
     attack.require(target)
     attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__, batch_size)
-    before = state_fingerprint(target)
+    before, few = state_of(target), batch.requests.asked()[:2]
     attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
-    if state_fingerprint(target) != before:
-        raise model_modified_error(attack)
+    known = batch.unattacked.outputs[: len(few)]
+    require_unchanged(target, attack, before, known, lambda: _respond(target, few, batch_size), _same_answers)
     return attempts.evaluation()
 
 
@@ -293,6 +294,12 @@ def _judged(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> Judgemen
     answers = [answer_of(output) if isinstance(output, str) else output for output in outputs]
     given = np.array([_says_something(answer) for answer in answers], dtype=bool)
     return Judgements.of(judge.complied(requests, ["" if answer is None else answer for answer in answers])).only(given)
+
+
+def _same_answers(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return all(
+        alike(one, other) if isinstance(one, torch.Tensor) else one == other for one, other in zip(some, others, strict=True)
+    )
 
 
 def _says_something(answer: Any) -> bool:
