@@ -30,7 +30,7 @@ class Change:
 
     Attributes:
         a, b: the shares, in [0, 1].
-        ci_low, ci_high: 95 % interval of ``difference``; Tango's when paired, else Newcombe's.
+        ci_low, ci_high: interval of ``difference``, 95 % unless a gate asked for more; Tango's when paired, else Newcombe's.
         paired: whether the samples are the same. If not, ``only_a``, ``only_b`` and ``p`` (see ``paired_test``) are None.
         only_a, only_b: samples that hold on that side alone; summed differences, where they hold to a share.
         p_adjusted: ``p``, or that of ``unpaired_test``, by Holm for all changes that are compared; a lone one has no others.

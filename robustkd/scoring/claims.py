@@ -42,11 +42,6 @@ class Claim:
     needed: int | None
     methods: MethodTest | None
 
-    @property
-    def better(self) -> str:
-        """The defense with the larger mean, told apart or not; ``a`` of equals."""
-        return self.b if self.difference < 0 else self.a
-
 
 def claims(comparisons: Sequence[Comparison]) -> list[Claim]:
     """What all comparisons of a campaign say together, a claim for each two defenses, in their order."""

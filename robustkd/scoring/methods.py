@@ -68,7 +68,7 @@ def over_trainings(
     from scipy.special import stdtr, stdtrit  # 0.1 s, for several seeds only
 
     d = np.asarray(differences, dtype=np.float64)
-    mean, trainings = float(d.mean()), float(d.var(ddof=1))
+    mean, trainings = round(float(d.mean()), 12), float(d.var(ddof=1))
     samples = float((np.asarray(disagreements) - d**2).clip(min=0).mean()) / n
 
     error = math.sqrt(trainings / seeds + samples)
