@@ -149,6 +149,14 @@ def test_the_divergence_is_averaged_as_in_the_authors_code(kind: str, reduction:
     assert plugins.load("defenses", kind).Params(**NAMES).kl_reduction == reduction
 
 
+@pytest.mark.parametrize("kind", ["mtard", "ciard"])
+def test_two_teachers_begin_with_the_settings_of_the_authors_code(kind: str) -> None:
+    p = plugins.load("defenses", kind).Params(teachers={"clean": "a", "robust": "b"}, student="tiny-cnn")
+    assert (p.kl_reduction, p.epochs, p.weight_decay, p.optimiser, p.weight_rate) == ("tenth", 300, 2e-4, "sgd", 0.025)
+    assert [round(share * p.epochs) for share in p.milestone_fractions] == [215, 260, 285]
+    assert (p.form, p.balance_loss) == (("conference", True) if kind == "mtard" else ("journal", False))
+
+
 # --- what is differentiated --------------------------------------------------------------------------------------------
 
 
