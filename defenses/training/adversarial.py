@@ -107,14 +107,14 @@ class AdversarialTraining(Defense):
     recipe: ClassVar[type[AdversarialRecipe]]
 
     def fit(self, context: FitContext) -> Target:
-        """Train on adversarial examples; the epoch is chosen by robust validation accuracy."""
+        """Train on adversarial examples; the epoch is chosen as ``selection`` says."""
         p = self.params
         recipe = self.recipe(Adversary.under(p.inner, context.threat), context.threat, p)
         return train(context, fresh_network(context, p.model, p.model_params), recipe, p)
 
 
 class RobustDistillation(Distillation):
-    """A student of a frozen teacher, trained on its own adversarial examples; the epoch is chosen by robust validation accuracy.
+    """A student of a frozen teacher, trained on its own adversarial examples; the epoch is chosen as ``selection`` says.
 
     Attributes:
         recipe: the outer loss.
