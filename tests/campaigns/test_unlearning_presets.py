@@ -62,3 +62,4 @@ def test_a_plan_on_stable_diffusion_says_what_is_missing(tmp_path: Path, monkeyp
     cells = planned.cells
     assert sum(cell.kind == "train" for cell in cells) == 4
     assert sum(cell.kind == "attack" for cell in cells) == 18
+    assert spec.load("unlearning-sd14").threat.budget.count == 1 + 50  # the request as it is, and the benchmark's noise levels
