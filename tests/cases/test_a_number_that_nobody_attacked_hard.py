@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 import robustkd
+from robustkd.campaigns.store.identity import digest
+from robustkd.campaigns.store.store import Store
 from robustkd.cli import cli
 from robustkd.contracts import Finding
 from robustkd.scoring.verdict import RULES, unexamined, verdict
@@ -122,26 +125,21 @@ def test_a_verdict_of_former_rules_is_shown_as_theirs_until_it_is_judged_again(t
     assert re.search(rf"mine \(seed 0\): credible by rules 1, suspect by rules {RULES}; .*robustkd run", told)
     assert row("--rejudge") == {"former": False, "not examined": True}
     # A run does what judging cannot: it looks, and nothing else is done again.
-    assert "1 cell to do" in call("run", "c.yaml", "--out", "o", "--workers", "0", "--no-track")
+    assert "2 cells to do, 1 finished before" in call("run", "c.yaml", "--out", "o", "--workers", "0", "--no-track")
     assert json.loads(Path("o/results.json").read_text())["defenses"][0]["verdict_rules"] == RULES
 
 
 def _as_a_former_version(findings: Path) -> None:
     """Make the cell one that was written before there was a reference attack: other checks, so another cell, and no rules."""
-    from robustkd.campaigns.store.identity import digest
-
-    cell = findings.parent
+    store, cell = Store(Path("o")), findings.parent
     content = json.loads(findings.read_text())
     content["findings"] = [item for item in content["findings"] if item["name"] != "reference-attack"]
     for item in content["findings"]:
         del item["decisive"]
-    findings.write_text(json.dumps(content))
-    meta = json.loads((cell / "meta.json").read_text())
-    meta["identity"]["checks"] = [check for check in meta["identity"]["checks"] if check["kind"] != "reference-attack"]
-    meta["id"] = digest(meta["identity"])
-    del meta["rules"]
-    import hashlib
-
-    meta["files"] = {"findings.json": hashlib.sha256(findings.read_bytes()).hexdigest()}
-    (cell / "meta.json").write_text(json.dumps(meta))
-    cell.rename(cell.parent / meta["id"])
+    meta = store.get(cell.name).meta
+    checks = [check for check in meta.identity["checks"] if check["kind"] != "reference-attack"]
+    identity = {**meta.identity, "checks": checks}
+    former = meta.model_copy(update={"id": digest(identity), "identity": identity, "rules": None})
+    shutil.rmtree(cell)
+    with store.write(former.id, former) as folder:
+        (folder / "findings.json").write_text(json.dumps(content))
