@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -16,12 +17,12 @@ from robustkd.campaigns.plan.finished import valid_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.identity import digest, plugin_identity
-from robustkd.campaigns.store.meta import AttackMeta, TrainMeta
+from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import PERTURBATIONS, Entry, Store
 from robustkd.contracts import BaseAttack
 from robustkd.contracts.analysis import Table
-from robustkd.contracts.check import Finding, Transcript
+from robustkd.contracts.check import Finding, Transcript, Verdict
 from robustkd.contracts.data import DeferredArrays, Modality
 from robustkd.contracts.threat import ThreatModel, told_apart
 from robustkd.data import Splits
@@ -31,7 +32,7 @@ from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results, with_units
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
-from robustkd.scoring.verdict import verdict
+from robustkd.scoring.verdict import RULES, verdict
 from robustkd.scoring.worst_case import worst_case
 
 FINDINGS, TABLE = "findings.json", "table.json"
@@ -50,11 +51,23 @@ _NO_HEADLINE = Failure("failed", "no attack under the campaign's threat model")
 
 
 def collect(
-    plan: Plan, store: Store, failures: Mapping[str, Failure], seen: Callable[[AttackCell, AttackRecord], None] | None = None
+    plan: Plan,
+    store: Store,
+    failures: Mapping[str, Failure],
+    seen: Callable[[AttackCell, AttackRecord], None] | None = None,
+    *,
+    rejudge: bool = False,
 ) -> Results:
     """The results of every planned cell; those without one carry the reason. ``seen`` is shown each finished attack's record.
 
     One trained defense after the other: the samples of all cells together would not fit into memory.
+
+    Args:
+        plan: the cells.
+        store: what is known of them.
+        failures: of cells that this run could not do.
+        seen: called with each finished attack.
+        rejudge: judge stored findings by the present rules, also those of checks that ran under former ones.
     """
     campaign = plan.campaign
     norm, eps = campaign.threat.budget.stored
@@ -63,7 +76,7 @@ def collect(
     standing: list[tuple[str, int, np.ndarray]] = []
     finished: list[str] = []
     shown: set[str] = set()
-    for trained in _each_trained(plan, store, failures):
+    for trained in _each_trained(plan, store, failures, rejudge):
         name, seed = trained.train.defense, trained.train.seed
         finished += trained.finished()
         if seen:
@@ -95,11 +108,18 @@ class _Trained:
         entries: by cell id; None where there is none yet.
         records: of the attack cells that are finished.
         findings: of its checks; None before they have run, and without any.
+        rules: the version of the rules by which the findings are judged.
         remedy: what the attacks that the checks named left.
     """
 
     def __init__(
-        self, plan: Plan, cells: Sequence[Cell], store: Store, failures: Mapping[str, Failure], valid: Collection[str]
+        self,
+        plan: Plan,
+        cells: Sequence[Cell],
+        store: Store,
+        failures: Mapping[str, Failure],
+        valid: Collection[str],
+        judged: _Judged,
     ) -> None:
         campaign = plan.campaign
         self.plan, self.cells, self.failures = plan, cells, failures
@@ -110,7 +130,9 @@ class _Trained:
         self.analyses = [cell for cell in cells if isinstance(cell, AnalysisCell)]
         self.entries = {cell.id: store.get(cell.id) if cell.id in valid else None for cell in cells}
         self.records = {cell.id: samples.read(entry) for cell in self.attacks if (entry := self.entries[cell.id])}
-        self.findings, self.remedy = _read_findings(self.entries[self.checks.id] if self.checks else None)
+        found = judged.entry(self.checks, self.entries) if self.checks else None
+        self.findings, self.remedy = _read_findings(found)
+        self.rules = judged.rules(found)
 
     @property
     def has_result(self) -> bool:
@@ -134,6 +156,13 @@ class _Trained:
     def finished(self) -> list[str]:
         """When each of its finished cells was finished."""
         return [entry.meta.finished for entry in self.entries.values() if entry]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the findings make of its number; None without any."""
+        if self.findings is None:
+            return None
+        return verdict(self.findings, complete=not self.unattacked(), rules=self.rules)
 
     def show(self, seen: Callable[[AttackCell, AttackRecord], None]) -> None:
         """Call ``seen`` with each finished attack and its record."""
@@ -166,15 +195,47 @@ class _Trained:
         return [*self.unattacked(), *(cell for cell in others if not self.entries[cell.id])]
 
 
-def _each_trained(plan: Plan, store: Store, failures: Mapping[str, Failure]) -> Iterator[_Trained]:
+class _Judged:
+    """The findings of the plan's checks, or of former ones on the same target and attacks where those have not run yet."""
+
+    def __init__(self, store: Store, rejudge: bool) -> None:
+        self._store, self._rejudge = store, rejudge
+
+    def entry(self, cell: ChecksCell, entries: Mapping[str, Entry | None]) -> Entry | None:
+        """The checks' entry; where there is none, that of the last checks that looked at the same outcomes."""
+        if entry := entries[cell.id]:
+            return entry
+        trained = entries[cell.target]
+        if trained is None or not all(entries.get(attack) for attack in cell.attacks.values()):
+            return None
+        former = self._former.get((cell.target, *sorted(cell.attacks.values())))
+        made_on = former.meta.targets.get(cell.target) if former else None
+        return former if made_on in (None, trained.noted(TrainMeta).fingerprint) else None
+
+    def rules(self, entry: Entry | None) -> int:
+        """The version of the rules to judge an entry's findings by."""
+        return RULES if entry is None or self._rejudge else entry.noted(ChecksMeta).rules or 1
+
+    @cached_property
+    def _former(self) -> dict[tuple[str, ...], Entry]:
+        """The last entry of checks in the store for each target with its attacks."""
+        known = [entry for cell_id in self._store.ids() if (entry := self._store.get(cell_id)) and entry.meta.kind == "checks"]
+        found = {}
+        for entry in sorted(known, key=lambda entry: entry.meta.finished):
+            identity = entry.meta.identity
+            found[identity.get("target", ""), *sorted(cell_id for _, cell_id in identity.get("attacks", ()))] = entry
+        return found
+
+
+def _each_trained(plan: Plan, store: Store, failures: Mapping[str, Failure], rejudge: bool) -> Iterator[_Trained]:
     """Every defense with every seed, one after the other."""
-    valid = valid_cells(plan, store, failures)
+    valid, judged = valid_cells(plan, store, failures), _Judged(store, rejudge)
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in plan.cells:
         groups.setdefault((cell.defense, cell.seed), []).append(cell)
     for seed in plan.campaign.seeds:
         for name in plan.campaign.defenses:
-            yield _Trained(plan, groups[name, seed], store, failures, valid)
+            yield _Trained(plan, groups[name, seed], store, failures, valid, judged)
 
 
 def environment(finished: str | None) -> Environment:
@@ -313,7 +374,8 @@ def _with_worst_case(result: DefenseResult, trained: _Trained, attacks: Mapping[
         ci_low=low,
         ci_high=high,
         attacks=list(attacks),
-        verdict=None if trained.findings is None else verdict(trained.findings, complete=not trained.unattacked()),
+        verdict=trained.verdict,
+        verdict_rules=None if trained.findings is None else trained.rules,
         draws=max(record.outcome.draws for record in records),
         curve=_curve(
             records,

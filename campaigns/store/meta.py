@@ -135,10 +135,12 @@ class ChecksMeta(CellMeta):
     Attributes:
         seen: the attacks whose outcomes the checks looked at.
         not_run: the checks that could not be run, for a reason that may pass.
+        rules: the version of the rules that made a verdict of the findings; None of the first.
     """
 
     kind: Literal["checks"] = "checks"
     seen: list[str] | None = None
+    rules: int | None = None
     not_run: list[str] | None = Field(default=None, validation_alias="not run", serialization_alias="not run")
 
     @property

@@ -30,6 +30,7 @@ from robustkd.reporting.latex import latex
 from robustkd.reporting.markdown import markdown
 from robustkd.reporting.presentation import presentation
 from robustkd.scoring.results import CellResult, Results
+from robustkd.scoring.verdict import unexamined
 from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
 from robustkd.tracking.transcripts import MOST
 
@@ -104,17 +105,32 @@ def _tracked_at(uri: str | None) -> Iterator[None]:
         del os.environ[VARIABLE]
 
 
-def report(campaign: Campaign, folder: Path) -> ReportFiles:
-    """Write the report of what is stored in ``folder``."""
-    plan, results, evidence = _stored(campaign, folder)
+def report(campaign: Campaign, folder: Path, *, rejudge: bool = False) -> ReportFiles:
+    """Write the report of what is stored in ``folder``; ``rejudge`` as for ``collect``."""
+    plan, results, evidence = _stored(campaign, folder, rejudge)
     return write_report(results, folder, gallery_items(plan, Store(folder)), evidence)
 
 
-def printed(campaign: Campaign, folder: Path, form: str) -> str:
-    """The report of what is stored in ``folder`` as text: ``markdown``, or the tables as ``latex``."""
-    _, results, evidence = _stored(campaign, folder)
+def printed(campaign: Campaign, folder: Path, form: str, *, rejudge: bool = False) -> str:
+    """The report of what is stored in ``folder`` as text: ``markdown``, or the tables as ``latex``; ``rejudge`` as for ``collect``."""
+    _, results, evidence = _stored(campaign, folder, rejudge)
     rows = summary_rows(results)
     return markdown(results, rows) if form == "markdown" else latex(results, rows, class_table(results, evidence))
+
+
+def rejudged(campaign: Campaign, folder: Path) -> list[str]:
+    """What becomes of each verdict in ``folder`` under the present rules, and what these cannot say without another attack."""
+    (_, former, _), (_, now, _) = _stored(campaign, folder), _stored(campaign, folder, rejudge=True)
+    told = []
+    for before, after in zip(former.defenses, now.defenses, strict=True):
+        name = f"{after.defense} (seed {after.seed})"
+        if after.verdict is None:
+            told.append(f"{name}: no check has been run, so there is no verdict: robustkd run")
+        elif before.verdict_rules != after.verdict_rules or before.verdict != after.verdict:
+            open_ = unexamined(after.checks)
+            rules = f"{before.verdict} by rules {before.verdict_rules}, {after.verdict} by rules {after.verdict_rules}"
+            told.append(f"{name}: {rules}" + (f"; {open_}: robustkd run runs it" if open_ else ""))
+    return told
 
 
 def track(campaign: Campaign, folder: Path) -> str:
@@ -215,7 +231,7 @@ def _artifacts(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_file()]
 
 
-def _stored(campaign: Campaign, folder: Path) -> tuple[Plan, Results, SampleEvidence]:
+def _stored(campaign: Campaign, folder: Path, rejudge: bool = False) -> tuple[Plan, Results, SampleEvidence]:
     plan = planning.build(campaign)
     store = Store(folder)
     if not finished_cells(plan, store):
@@ -223,4 +239,4 @@ def _stored(campaign: Campaign, folder: Path) -> tuple[Plan, Results, SampleEvid
             f"{folder} holds no finished cell of this campaign", fix="robustkd run it first, or name its folder with --out"
         )
     collector = SampleCollector(plan)
-    return plan, collect(plan, store, {}, collector.add), collector.evidence
+    return plan, collect(plan, store, {}, collector.add, rejudge=rejudge), collector.evidence

@@ -21,6 +21,7 @@ class ChanceBeatsSearch(Check):
 
     modalities = ("text", "text-to-image")
     severity = "warning"
+    decisive = True
     rule = (
         "a control with as many attempts breaks as many requests as the best search; a note where the two cannot be told apart"
     )

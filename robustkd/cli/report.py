@@ -22,8 +22,13 @@ from robustkd.cli.options import json_option, out_option, print_reserved, reserv
     show_default=True,
     help="html writes the files; markdown and latex print the report, or its tables (booktabs).",
 )
+@click.option(
+    "--rejudge",
+    is_flag=True,
+    help="Judge by the present rules what former ones judged, as far as that needs no new attack, and say what became of each verdict.",
+)
 @json_option
-def command(campaign: str, out: Path | None, form: str, as_json: bool) -> None:
+def command(campaign: str, out: Path | None, form: str, rejudge: bool, as_json: bool) -> None:
     """Write report.html, report.md, report.tex and the figures of a campaign from its stored results."""
     from robustkd.application import session
     from robustkd.campaigns.file import spec
@@ -34,9 +39,12 @@ def command(campaign: str, out: Path | None, form: str, as_json: bool) -> None:
         reserve_stdout(click.get_current_context())
     loaded = spec.load(campaign)
     folder = results_folder(loaded, out)
+    if rejudge:
+        for line in session.rejudged(loaded, folder) or ["every verdict is by the present rules already"]:
+            click.echo(line, err=True)
     if as_json:
-        print_reserved(json.dumps([str(path) for path in session.report(loaded, folder).all], indent=1))
+        print_reserved(json.dumps([str(path) for path in session.report(loaded, folder, rejudge=rejudge).all], indent=1))
     elif form == "html":
-        click.echo(session.report(loaded, folder).html)
+        click.echo(session.report(loaded, folder, rejudge=rejudge).html)
     else:
-        print_reserved(session.printed(loaded, folder, form), nl=False)
+        print_reserved(session.printed(loaded, folder, form, rejudge=rejudge), nl=False)

@@ -21,6 +21,7 @@ from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
 from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import Results
+from robustkd.scoring.verdict import RULES, unexamined
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.gate import GateResult
@@ -147,6 +148,10 @@ def _print_evidence(results: Results) -> None:
             again = "; running the campaign again tries again" if any(finding.again for finding in unrun) else ""
             why = unrun[0].reason.splitlines()[:1]
             click.echo(f"{row.defense}: not run (seed {row.seed}): {names}: {''.join(why)}{again}")
+        elif row.verdict == "suspect" and row.verdict_rules == RULES and (missing := unexamined(row.checks)):
+            click.echo(f"{row.defense}: not examined (seed {row.seed}): {missing}")
+    if any(row.verdict and row.verdict_rules != RULES for row in results.defenses):
+        click.echo(f"some verdicts are by former rules; 'robustkd report --rejudge' judges by the present ones ({RULES})")
 
 
 def _print_undecided(results: Results) -> None:

@@ -46,6 +46,7 @@ class Finding:
         ran: False when the check could not be run, on a target that has no gradient or for want of memory, say;
             ``evidence["reason"]`` says why, and ``evidence["again"]`` whether the next run of a campaign is to try again.
         shares: JSON pointers to the shares in ``evidence``, so that they are still shares when read from JSON.
+        decisive: see ``Check``.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Finding:
     doubts: Doubt = "number"
     ran: bool = True
     shares: list[str] = field(default_factory=list)
+    decisive: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "evidence", with_shares(self.evidence, self.shares))
@@ -189,6 +191,7 @@ class Check(Plugin, ABC):
         thorough: whether it is so costly that only ``checks: thorough`` runs it.
         cost: its passes, in words.
         doubts: what the symptom casts doubt on: that the ``number`` is right, or that a model with such a number is of ``use``.
+        decisive: whether a number is ``credible`` only once this check has looked, and been quiet.
 
     A check whose ``Params`` have ``samples`` looks at no more than so many; ``checks: {samples: N}`` sets it.
     """
@@ -200,6 +203,7 @@ class Check(Plugin, ABC):
     thorough: ClassVar[bool] = False
     cost: ClassVar[str] = "none"
     doubts: ClassVar[Doubt] = "number"
+    decisive: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, context: CheckContext[Any, Any]) -> Finding:
@@ -219,11 +223,11 @@ class Check(Plugin, ABC):
         ``evidence`` are the values behind it: ``Share(0.5)`` is shown as 50 %, 0.5 as 0.5, an int as a count.
         """
         wanted = [dict(item) for item in remedies if fired]
-        return Finding(self.name, severity or self.severity, fired, evidence, fix, remedies=wanted, doubts=self.doubts)
+        return self._found(severity or self.severity, fired, evidence, fix=fix, remedies=wanted)
 
     def not_applicable(self, reason: str) -> Finding:
         """A ``Finding`` that says the campaign lacks what this check needs."""
-        return Finding(self.name, self.severity, False, {"reason": reason}, "", applicable=False, doubts=self.doubts)
+        return self._found(self.severity, False, {"reason": reason}, applicable=False)
 
     def not_run(self, error: Exception) -> Finding:
         """A ``Finding`` that says what kept this check from running. It is no symptom: nobody has looked.
@@ -232,4 +236,7 @@ class Check(Plugin, ABC):
         """
         again = lacks_memory(error) or not isinstance(error, RobustkdError)
         told = f"{type(error).__name__}: {error}".strip()
-        return Finding(self.name, self.severity, False, {"reason": told, "again": again}, doubts=self.doubts, ran=False)
+        return self._found(self.severity, False, {"reason": told, "again": again}, ran=False)
+
+    def _found(self, severity: Severity, fired: bool, evidence: Mapping[str, Evidence], **more: Any) -> Finding:
+        return Finding(self.name, severity, fired, evidence, doubts=self.doubts, decisive=self.decisive, **more)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from robustkd.contracts.check import Level
 from robustkd.contracts.random import seeded
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.evaluation.judging import clean_shares
+from robustkd.evaluation.suite import Spec, Traces, escalation, images_of, innermost
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
@@ -109,38 +110,69 @@ def _finding(context: CheckContext[BaseTarget, Batch | PromptBatch], check: Chec
     return replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards)
 
 
+IDLE = 2
+"""After how many different attacks in a row that break nothing more a remedy is at its end."""
+
+
 @recording_gradients()
 def run_remedies(
     context: CheckContext[BaseTarget, Batch | PromptBatch], findings: Sequence[Finding], *, batch_size: int = BATCH_SIZE
 ) -> Remedy | None:
     """The attacks that fired findings name, each on the samples that still stand; None when no finding names one.
 
-    One that the target or the threat model has no use for (``bpda`` without a declared stage) is noted and left out.
+    Ever stronger ones follow (``suite.escalation``), until two different attacks in a row have broken nothing more. One that the
+    target or the threat model has no use for (``bpda`` without a declared stage) is noted and left out.
     """
     named = {str(spec): spec for finding in findings if finding.fired for spec in finding.remedies}
     # Attacks that follow a gradient first: they cost less, and leave less to random search.
-    specs = sorted(named.values(), key=lambda spec: not plugins.load("attacks", str(spec["kind"])).gradients)
-    if not specs or not isinstance(context.batch, Batch) or not isinstance(context.target, Target):
+    specs: list[Spec] = sorted(named.values(), key=lambda spec: not plugins.load("attacks", str(spec["kind"])).gradients)
+    batch, target = context.batch, context.target
+    if not specs or not isinstance(batch, Batch) or not isinstance(target, Target):
         return None
-    before = worst_case([clean_shares(context.batch), *(attack.counted for attack in context.headline)])
+    before = worst_case([clean_shares(batch), *(attack.counted for attack in context.headline)])
     standing = before.copy()
-    used: list[tuple[Mapping[str, Any], np.ndarray]] = []
-    skipped = {}
-    counted = CountedTarget(context.target)
-    for spec in specs:
-        if not standing.any():
+    used: list[tuple[Spec, np.ndarray]] = []
+    skipped: dict[str, str] = {}
+    counted = CountedTarget(target)
+    idle: set[str] = set()
+    for spec in _and_stronger(specs, counted, batch, standing, context):
+        if not standing.any() or len(idle) >= IDLE:
             break
         # What a target draws depends on the batch, and must be what it drew when it was judged before.
-        rows = np.flatnonzero(standing) if context.batch.draws is None else np.arange(len(standing))
-        with seeded(context.seed), untouched(context.target.module):
+        rows = np.flatnonzero(standing) if batch.draws is None else np.arange(len(standing))
+        part = batch.select(torch.as_tensor(rows, device=batch.inputs.device))
+        with seeded(context.seed), untouched(target.module):
             try:
-                batch = context.batch.select(torch.as_tensor(rows, device=context.batch.inputs.device))
                 evaluation = evaluate_attack(
-                    counted, plugins.make("attacks", spec), batch, context.threat, seed=context.seed, batch_size=batch_size
+                    counted,
+                    plugins.make("attacks", spec),
+                    part,
+                    context.threat,
+                    seed=context.seed,
+                    batch_size=batch_size,
+                    fit_data=images_of(part),
+                    kept=0,
                 )
             except RobustkdError as error:
                 skipped[str(spec["kind"])] = str(error).splitlines()[0]
                 continue
-        standing[rows] = worst_case([standing[rows], evaluation.outcome.robust_share])
+        after = standing.copy()
+        after[rows] = worst_case([standing[rows], evaluation.outcome.robust_share])
+        if after.sum() < standing.sum():
+            idle.clear()
+        else:
+            idle.add(innermost(spec))
+        standing = after
         used.append((spec, standing.copy()))
     return Remedy.of(used, skipped, before, counted.forwards, counted.backwards)
+
+
+def _and_stronger(
+    specs: Sequence[Spec], target: Target, batch: Batch, standing: np.ndarray, context: CheckContext[BaseTarget, Any]
+) -> Iterator[Spec]:
+    """The named attacks, then those of the escalation that are not among them."""
+    yield from specs
+    rows = torch.as_tensor(np.flatnonzero(standing), device=batch.inputs.device)
+    with seeded(context.seed), untouched(target.module):
+        traces = Traces.of(target, batch.select(rows), context.threat, context.seed)
+    yield from (spec for spec in escalation(traces, context.threat) if spec not in specs)

@@ -11,6 +11,7 @@ from robustkd.reporting.presentation import wording
 from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
 from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import DefenseResult, Results
+from robustkd.scoring.verdict import RULES, unexamined
 
 NO_VERDICT = "no verdict"
 MAX_NUMBERS = 6
@@ -215,10 +216,24 @@ def _conclusion(results: Results, summary: DefenseSummary, trained: Sequence[Def
         return f"So the number is {summary.verdict}: nothing that was run speaks against it, but not every check that could was run."
     if summary.robust_accuracy == 0:
         return f"So the evaluation is {summary.verdict}, though its number cannot fall below {worst}."
+    if not doubting and (why := _unexamined(trained)):
+        return f"So the number is {summary.verdict}: it was not examined ({why})."
     if {finding.doubts for finding in doubting} == {"use"}:
         return f"So the number is {summary.verdict}: it may be right, and may be that of a model of less use."
     below = "far below" if summary.verdict == "not credible" else "below"
     return f"So the number is {summary.verdict}: the true robust accuracy may be {below} {worst}."
+
+
+def _unexamined(trained: Sequence[DefenseResult]) -> str:
+    judged = [item for item in trained if item.verdict_rules == RULES]
+    return next((why for item in judged if (why := unexamined(item.checks))), "")
+
+
+def _former_rules(trained: Sequence[DefenseResult]) -> str:
+    former = sorted({item.verdict_rules for item in trained if item.verdict_rules and item.verdict_rules < RULES})
+    if not former:
+        return ""
+    return f"The verdict is by former rules ({former[0]}); 'robustkd report --rejudge' judges by the present ones ({RULES})."
 
 
 def _quiet(trained: Sequence[DefenseResult]) -> str:
@@ -235,7 +250,8 @@ def _quiet(trained: Sequence[DefenseResult]) -> str:
 
 def _unrun(trained: Sequence[DefenseResult]) -> str:
     names = list(dict.fromkeys(finding.name for finding in not_run(trained)))
-    return f"{counted(len(names), 'check')} could not be run: {listed(names)}." if names else ""
+    unrun = f"{counted(len(names), 'check')} could not be run: {listed(names)}." if names else ""
+    return " ".join(part for part in (unrun, _former_rules(trained)) if part)
 
 
 def _unjudged(results: Results, summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:

@@ -39,13 +39,21 @@ class Remedy:
 
     @property
     def steps(self) -> dict[str, float]:
-        """Each kind of attack, in order, and what is left after it."""
-        return {str(attack["kind"]): left for attack, left in zip(self.attacks, self.left, strict=True)}
+        """Each attack that broke a sample, in order, and what is left after it; all of them where none did.
+
+        An attack is called by its kind, numbered where the same kind came before.
+        """
+        labels = [str(attack["kind"]) for attack in self.attacks]
+        labels = [f"{name} #{n}" if (n := labels[: i + 1].count(name)) > 1 else name for i, name in enumerate(labels)]
+        formers = [self.robust_accuracy + self.broken / max(1, self.n), *self.left]
+        each = zip(labels, self.left, formers, strict=False)
+        lowered = {label: left for label, left, former in each if left < former - 1e-9}
+        return lowered or dict(zip(labels, self.left, strict=True))
 
     @property
     def names(self) -> list[str]:
-        """The kinds of the attacks that were run, in order."""
-        return list(self.steps)
+        """The kinds of the attacks that were run, in order, each once."""
+        return list(dict.fromkeys(str(attack["kind"]) for attack in self.attacks))
 
     @classmethod
     def of(

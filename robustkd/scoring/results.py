@@ -115,7 +115,7 @@ class DefenseResult:
     ``verdict`` is None while an attack is missing, ``status`` then says why. ``remedy`` is what stronger attacks leave, where a
     check named some. ``analyses`` holds the tables of the campaign's analyses of it, by their names.
     ``unjudged`` is the share of requests that no attack is known to have broken, and of which one at least left it unknown.
-    ``draws`` is as for ``CellResult``.
+    ``draws`` is as for ``CellResult``. ``verdict_rules`` is the version of the rules that made the verdict (``scoring.verdict``).
     """
 
     defense: str
@@ -142,6 +142,7 @@ class DefenseResult:
     analyses: dict[str, Table] = field(default_factory=dict)
     unjudged: float | None = None
     draws: int = 1
+    verdict_rules: int | None = None
 
     @property
     def budget(self) -> Budget:

@@ -177,7 +177,7 @@ def test_latex_keeps_what_a_name_would_command():
 
 def test_the_command_prints_markdown_and_latex(monkeypatch, tmp_path):
     results = campaign((0,))
-    monkeypatch.setattr(session, "_stored", lambda campaign, folder: (None, results, evidence(results)))
+    monkeypatch.setattr(session, "_stored", lambda campaign, folder, rejudge: (None, results, evidence(results)))
     words = ["report", "quickstart", "--out", str(tmp_path), "--format"]
     printed = {form: CliRunner().invoke(cli, [*words, form]) for form in ("markdown", "latex")}
     assert printed["markdown"].output.startswith("# digits quickstart: does this defense hold?\n")

@@ -30,18 +30,18 @@ and a CNN trained with PGD on CIFAR-10.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.black_box.square import square_update
-from robustkd.attacks.image.engine.ascent import AttackState, EarlyStop, Search, SearchResult, Update, maximize, no_gradient
+from robustkd.attacks.image.engine.ascent import EarlyStop, Search, SearchResult, Update, maximize, no_gradient
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.engine.targeted_runs import TargetedRuns, run_targeted
+from robustkd.attacks.image.engine.trend import FIRST_LOOK, EarlyStopByTrend
 from robustkd.attacks.image.gradient.apgd import AdaptiveStep, SparseStep, run_apgd, wrong_classes
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -61,7 +61,6 @@ _EVERY_CLASS_BELOW, _CLOSEST_CLASSES_BELOW, _SMALL_STEPS_BELOW = 0.6, 0.3, 0.1
 _CLOSEST_CLASSES = 3  # the class that breaks a sample is nearly always among those that came closest
 _SMALL_FIRST_STEP = 0.5  # in multiples of eps: APGD's own 2 would leave the neighbourhood of the best point
 _RANDOM_STARTS = 5  # at most: a sample whose margin still depends on the start after these is left to later stages
-_TREND_QUERIES = 100  # after which the trend of Square is looked at first: fewer tell nothing
 _FIRST_WINDOW = 0.3  # share of the image in Square's first window from the best point; its own 0.8 would undo that point
 _GAIN = 0.05  # of the remaining margin: a smaller one is not worth more steps
 _NO_PROGRESS = 0.999  # share of the clean margin: where more remains, the gradients found nothing
@@ -186,7 +185,7 @@ class Stages:
         reached, no_progress = self.search.value[rows], self.remaining(rows) > _NO_PROGRESS
         ball = self.search.ball.select(rows)
         update = square_update(ball, rng, self.budgets.queries, 0.8)
-        result = self._square(rows, ball, update.start(ball, rows), update, min(_TREND_QUERIES, self.budgets.queries))
+        result = self._square(rows, ball, update.start(ball, rows), update, min(FIRST_LOOK, self.budgets.queries))
         return rows[~result.broken & (no_progress | (result.value >= reached))]
 
     def gradient_is_predictive(self, rows: Tensor, start: Tensor) -> Tensor:
@@ -222,32 +221,3 @@ class Stages:
         )
         self.search.record(rows, result)
         return result
-
-
-@dataclass(frozen=True)
-class EarlyStopByTrend:
-    """When to give up a random search, whose gains come in proportion to the logarithm of the queries.
-
-    After 100, 200, 400, .. queries a sample goes on if, were every further doubling to bring what the last one brought, it
-    would be over the boundary in time; or if it is next to the boundary and has gained anything at all.
-
-    Attributes:
-        clean_margin: (B,) margins of the clean images.
-        queries: all there are.
-    """
-
-    clean_margin: Tensor
-    queries: int
-
-    def __call__(self, state: AttackState, t: int) -> Tensor:
-        """(A,) bool: the samples to give up after ``t`` queries."""
-        best, m = state.best_value, state.memory
-        if t == 0:
-            m["at_start"] = m["at_last_look"] = best
-        doublings = math.log2(t / _TREND_QUERIES) if t else -1.0
-        if doublings < 0 or not doublings.is_integer():
-            return torch.zeros_like(state.broken)
-        in_time = (best - m["at_last_look"]) * math.log2(self.queries / t) >= -best
-        gained = best - m["at_start"] >= -_GAIN * m["at_start"]
-        m["at_last_look"] = best
-        return ~(in_time | (gained & (best > _SMALL_STEPS_BELOW * self.clean_margin[state.rows])))

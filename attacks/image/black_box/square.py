@@ -26,6 +26,7 @@ from pydantic import Field
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize, no_gradient
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.objective import for_batch
+from robustkd.attacks.image.engine.trend import EarlyStopByTrend
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
@@ -177,6 +178,11 @@ class SquareParams(Params):
     queries: int = Field(5000, ge=1, description="forward passes for each sample in each restart")
     first_share: float = Field(0.8, gt=0, le=1, description="share of the image in the first window (p_init of the paper)")
     restarts: int = Field(1, ge=1, description="attempts with other random numbers, on the survivors only")
+    give_up: bool = Field(
+        False,
+        description="give a sample up after 100, 200, 400, .. queries if, with every further doubling bringing what the last one "
+        "brought, its margin would not fall to zero in time; towards a goal none is given up",
+    )
 
 
 class Square(Attack):
@@ -198,13 +204,21 @@ class Square(Attack):
         """
         p = self.params
         objective = for_batch("margin" if batch.goals is None else "ce", batch)
+        look = p.give_up and batch.goals is None  # the cross entropy of a goal does not say how far away the boundary is
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             update = square_update(ball, rng.fork(restart), p.queries, p.first_share)
             start = update.start(ball, rows)
-            steps = p.queries - 1
             return maximize(
-                search.oracle, rows, ball, start, objective=objective, update=update, steps=steps, estimator=no_gradient
+                search.oracle,
+                rows,
+                ball,
+                start,
+                objective=objective,
+                update=update,
+                steps=p.queries - 1,
+                estimator=no_gradient,
+                early_stop=EarlyStopByTrend(objective(search.clean, search.everybody), p.queries) if look else None,
             )
 
         return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)

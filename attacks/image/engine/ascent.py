@@ -255,6 +255,11 @@ class Search:
         return cls(oracle, ball, clean, batch.inputs.clone(), value, oracle.is_adversarial(clean, rows))
 
     @property
+    def everybody(self) -> Tensor:
+        """(B,) the rows of all samples."""
+        return torch.arange(len(self.success), device=self.success.device)
+
+    @property
     def standing(self) -> Tensor:
         """(S,) rows of the samples that nothing has broken yet."""
         return (~self.success).nonzero().squeeze(1)

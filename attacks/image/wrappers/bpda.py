@@ -5,6 +5,8 @@
 Without it an attack on a network that quantises, compresses or thresholds its input has no gradient to follow, and the network
 looks robust. With g_i the identity this is the straight-through estimator.
 
+With ``automatic`` such stages are found by themselves: see ``robustkd.targets.automatic_surrogates``.
+
 Good where the stage resembles its stand-in. Where it does not, the gradient points elsewhere and the number is too high;
 where the stage rounds, steps that are too small are rounded away.
 
@@ -47,6 +49,11 @@ class BPDAParams(Params):
         default_factory=dict,
         description="submodule -> its surrogate: 'identity', or a function as package.module:function or path/to/file.py:function "
         "beside the campaign. Beside these, every stage of the target that declares a surrogate is given its own",
+    )
+    automatic: bool = Field(
+        False,
+        description="besides, give each operation that cuts or falsifies the gradient (rounding, comparisons, detach, no_grad, an "
+        "autograd.Function of one's own, hooks) the gradient of a smooth one, wherever one is met in the forward pass",
     )
 
     # Apart from the text, so that moving the campaign's folder makes no other attack of it.
@@ -104,10 +111,14 @@ class BPDA(Wrapper):
             TargetError: no stage of the target declares a surrogate and none is named, or a named stage does not exist.
         """
         surrogates = declared_surrogates(target) | self.named
-        if not surrogates:
+        if not (surrogates or self.params.automatic):
             raise TargetError(
                 "no stage of the target declares a backward surrogate",
-                fix="give the stage a method surrogate(inputs), or name it: surrogates: {stage: identity}",
+                fix="give the stage a method surrogate(inputs), name it: surrogates: {stage: identity}, or set automatic: true",
             )
         with backward_surrogates(target.module, surrogates):
+            if self.params.automatic:
+                from robustkd.targets.automatic_surrogates import DifferentiableTarget  # late: it imports torch
+
+                target = DifferentiableTarget(target)
             yield target

@@ -14,6 +14,7 @@ from robustkd.contracts import AttackEvidence, BaseTarget, Batch, CheckContext, 
 from robustkd.evaluation.checks import run_checks, run_remedies
 from robustkd.evaluation.images import evidence_of
 from robustkd.evaluation.modality import with_goals
+from robustkd.scoring.verdict import RULES
 
 
 def check(cell: ChecksCell, workspace: Workspace) -> None:
@@ -33,6 +34,7 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
         targets=workspace.fingerprints(cell.target),
         seen=sorted(evidence),
         not_run=[finding.name for finding in findings if finding.again] or None,
+        rules=RULES,
     )
     with workspace.store.write(cell.id, meta) as folder:
         found = {"findings": [asdict(finding) for finding in findings], "remedy": asdict(remedy) if remedy else None}

@@ -1,0 +1,139 @@
+"""A smooth student of a target's answers, in the neighbourhood of given images.
+
+    minimize   |s(x) - z(x)|^2 / var z   +   |(s(x + d) - s(x)) - (z(x + d) - z(x))|^2 / var (difference)
+
+over images x and points x + d of their balls, for the student's logits s and the target's z. The second term says how the target's
+answer changes inside a ball, which is what an attack on the student has to know. Without it the differences between classes, which
+are larger, would be all that is learnt.
+
+The points are drawn at random first. Then rounds follow in which the student is attacked and the target is asked about the result:
+so the student learns where it was wrong (Papernot et al. 2017, section 4.3, with attacks in the place of the Jacobian).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from robustkd.lazy import F, nn, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Points: TypeAlias = "Callable[[nn.Module], Tensor]"
+"""Gives (N, *shape) points around the images, made on the student."""
+
+
+def make_student(shape: Sequence[int], num_classes: int, width: int) -> nn.Module:
+    """An untrained smooth network: convolutions for images of at least 4 x 4 pixels, else two hidden layers.
+
+    Args:
+        shape: of one input.
+        num_classes: how many outputs.
+        width: channels of the first convolution; a hidden layer has eight times as many units.
+    """
+    if len(shape) != 3 or min(shape[1:]) < 4:
+        hidden = 8 * width
+        return nn.Sequential(
+            nn.Flatten(), nn.LazyLinear(hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, num_classes)
+        )
+    return nn.Sequential(
+        nn.Conv2d(shape[0], width, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(width, 2 * width, 3, padding=1, stride=2),
+        nn.SiLU(),
+        nn.Conv2d(2 * width, 4 * width, 3, padding=1, stride=2),
+        nn.SiLU(),
+        nn.Flatten(),
+        nn.LazyLinear(num_classes),
+    )
+
+
+class Lesson:
+    """What the target said of images and of points around them.
+
+    Attributes:
+        images: (N, *shape).
+        answers: (N, K), scaled.
+        near: (P, N, *shape) points around each image.
+        near_answers: (P, N, K), scaled.
+    """
+
+    def __init__(self, target: Callable[[Tensor], Tensor], images: Tensor) -> None:
+        self._target = target
+        self.images = images
+        raw = self._asked(images)
+        # Scaled once, by what the first answers are: what is added later must mean the same.
+        self._scale = raw.std().clamp_min(torch.finfo(raw.dtype).tiny)
+        self.answers = raw / self._scale
+        self.near = images.new_empty((0, *images.shape))
+        self.near_answers = self.answers.new_empty((0, *self.answers.shape))
+
+    def add(self, points: Tensor) -> None:
+        """Ask the target about (N, *shape) points, one around each image."""
+        self.near = torch.cat([self.near, points[None]])
+        self.near_answers = torch.cat([self.near_answers, (self._asked(points) / self._scale)[None]])
+
+    def _asked(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            # What is the same for all classes moves no decision.
+            answers = torch.cat([self._target(part) for part in x.split(256)]).float()
+            centred: Tensor = answers - answers.mean(1, keepdim=True)
+            return centred
+
+
+def teach(student: nn.Module, lesson: Lesson, steps: int, batch_size: int = 64, lr: float = 3e-3) -> None:
+    """Train the student on what the target said; it draws from torch's generator."""
+    optimiser = torch.optim.Adam(student.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    differences = lesson.near_answers - lesson.answers
+    tiny = torch.finfo(differences.dtype).tiny
+    between, inside = lesson.answers.square().mean().clamp_min(tiny), differences.square().mean().clamp_min(tiny)
+    count, points = len(lesson.images), len(lesson.near)
+    student.train()
+    for _ in range(steps):
+        rows = torch.randint(count, (min(batch_size, count),)).to(lesson.images.device)
+        which = torch.randint(points, (len(rows),)).to(lesson.images.device)
+        here, there = student(torch.cat([lesson.images[rows], lesson.near[which, rows]]).float()).chunk(2)
+        loss = F.mse_loss(here, lesson.answers[rows]) / between
+        loss = loss + F.mse_loss(there - here, differences[which, rows]) / inside
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    student.eval().requires_grad_(False)
+
+
+def distilled(
+    target: Callable[[Tensor], Tensor],
+    images: Tensor,
+    num_classes: int,
+    *,
+    near: Sequence[Tensor],
+    attacked: Sequence[Points],
+    width: int,
+    steps: int,
+) -> nn.Module:
+    """A student of ``target``, trained anew after each round of points.
+
+    Args:
+        target: (B, *shape) -> (B, K) logits. It is asked about each image and each point once.
+        images: (N, *shape) that it is asked about.
+        num_classes: K.
+        near: (N, *shape) each, points around the images, for the first round.
+        attacked: makes the points of each further round.
+        width: of the student.
+        steps: of each round's training.
+    """
+    lesson = Lesson(target, images)
+    for points in near:
+        lesson.add(points)
+    student = make_student(images.shape[1:], num_classes, width).to(images.device)
+    student(images[:1].float())  # sets the size of a lazy layer
+    with torch.enable_grad():
+        teach(student, lesson, steps)
+        for points_of in attacked:
+            lesson.add(points_of(student))
+            student.requires_grad_(True)
+            teach(student, lesson, steps)
+    return student

@@ -1,0 +1,236 @@
+"""The platform's own attacks: what a number has to withstand before it is believed, and what goes on where one did not.
+
+Each is an ``Instrument``: an attack as in a campaign file, and the rule that says whether an evaluation has it already. They are of
+different kinds, so that what misleads one does not mislead the next:
+
+    margin-pgd            PGD on the logit margin, with restarts
+    distilled-surrogate   transfer from a student of the target's answers; no gradient
+    square                random search; no gradient
+    bpda                  gradients past whatever cuts or falsifies them, where the target has such operations
+    smoothed-pgd          gradients averaged over a neighbourhood, where those of neighbours disagree
+    autoattack            AutoAttack, in the order that adapts to the target
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robustkd import plugins
+from robustkd.contracts import Arrays, Attack, AttackEvidence, BaseAttack, Batch, Target, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
+from robustkd.scoring.distances import random_offsets
+
+Spec = Mapping[str, Any]
+"""An attack as in a campaign file: its kind and parameters."""
+
+PASSES = 80
+"""The passes that a margin attack has to have spent on samples that it left standing: PGD of 20 steps with two starts."""
+QUERIES = 1000
+"""The queries that a random search has to have planned."""
+AT_FIRST = 40
+"""On how many samples a costly attack is tried first. Of a loss of 1 in 15 it sees nothing there in 6 of 100 cases."""
+DRAWS = 10
+"""The passes that make up one query of a target that draws random numbers."""
+_AGREE = 0.25
+"""The mean cosine of gradients at neighbouring points, below which a gradient says nothing of its neighbourhood."""
+_NEIGHBOURS, _PROBED, _REACH = 4, 32, 0.25
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """An attack of the platform's own.
+
+    Attributes:
+        name: what findings call it.
+        spec: the attack.
+        gradients: whether it follows the target's own gradient. What only others break, that gradient hides.
+        covered: whether a finished attack makes it superfluous.
+        at_first: on how many samples it is tried before it is run on all; None where it costs little.
+    """
+
+    name: str
+    spec: Spec
+    gradients: bool
+    covered: Callable[[AttackEvidence], bool]
+    at_first: int | None = None
+
+    def usable(self, target: Target, threat: ThreatModel) -> str | None:
+        """Why it cannot be used on this target under this threat model; None when it can."""
+        attack = self.make()
+        if reason := attack.refusal(threat):
+            return reason
+        missing = attack.missing(target.capabilities)
+        return f"needs {' and '.join(missing)}" if missing else None
+
+    def make(self) -> Attack:
+        """The attack."""
+        attack: Attack = plugins.make("attacks", self.spec)
+        return attack
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a few passes show of a target, and what therefore is to be tried on it.
+
+    Attributes:
+        draws: it draws random numbers.
+        replaced: the operations in its forward pass that cut or falsify the gradient (``bpda`` with ``automatic``), sorted.
+        agreement: the mean cosine between the gradients at points of a ball a quarter as wide as the budget; None without gradients.
+    """
+
+    draws: bool
+    replaced: tuple[str, ...]
+    agreement: float | None
+
+    @classmethod
+    def of(cls, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> Traces:
+        """Look at the first samples of ``batch``: ``1 + 4`` forward and backward passes on 32 samples."""
+        from robustkd.targets.automatic_surrogates import DifferentiableTarget  # late: it imports torch
+
+        part = batch.select(torch.arange(min(_PROBED, len(batch)), device=batch.inputs.device))
+        relaxed = DifferentiableTarget(target)
+        with torch.enable_grad():
+            try:
+                relaxed(part.inputs.detach().requires_grad_())
+                replaced = tuple(relaxed.replaced)
+            except Exception:  # a network that does not bear being computed in another way is attacked as it is
+                replaced = ()
+        return cls(batch.draws is not None, replaced, _agreement(target, part, threat, seed))
+
+
+def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
+    """The suite for a target with these traces: cheap ones first, and those that need no gradient of the target before AutoAttack."""
+    margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 20, "restarts": 2}
+    found = [
+        Instrument("margin-pgd", _averaged(margin, traces), True, lambda e: _margin(e, traces)),
+        Instrument(
+            "distilled-surrogate",
+            {"kind": "distilled-surrogate", "queries": 0},
+            False,
+            lambda e: "distilled-surrogate" in _kinds(e.attack),
+        ),
+        Instrument("square", {"kind": "square", "queries": QUERIES, "give_up": True}, False, _random_search, AT_FIRST),
+    ]
+    if traces.replaced:
+        found.append(
+            Instrument(
+                "bpda",
+                _averaged({"kind": "bpda", "automatic": True, "attack": margin}, traces),
+                False,
+                lambda e: any(attack.name == "bpda" and attack.params.automatic for attack in _inside(e.attack)),
+            )
+        )
+    if traces.agreement is not None and traces.agreement < _AGREE:
+        found.append(
+            Instrument(
+                "smoothed-pgd",
+                _averaged({"kind": "smoothed-pgd", "neighbours": 16, "reach": 1.0}, traces),
+                True,
+                lambda e: "smoothed-pgd" in _kinds(e.attack),
+                AT_FIRST,
+            )
+        )
+    if not traces.draws:  # what ``rand`` takes, the attacks above have taken
+        adaptive: Spec = {"kind": "autoattack", "version": "adaptive", "steps": 50, "queries": QUERIES}
+        found.append(Instrument("autoattack", adaptive, True, _autoattack, AT_FIRST))
+    return found
+
+
+def by_gradient(traces: Traces) -> Instrument:
+    """The attack that tells whether the target's own gradient finds what was found without it."""
+    spec = _averaged({"kind": "apgd-t", "steps": 50, "targets": 3}, traces)
+    return Instrument("apgd-t", spec, True, lambda evidence: False)
+
+
+def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
+    """Ever stronger attacks of different kinds, for what is left when a number turned out wrong."""
+    for effort in (1, 4):
+        margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
+        if traces.replaced:
+            yield _averaged({"kind": "bpda", "automatic": True, "attack": margin}, traces)
+        yield _averaged(margin, traces)
+        yield {"kind": "distilled-surrogate", "queries": 1000 * effort, "rounds": 2 + effort}
+        if traces.agreement is None or traces.agreement < _AGREE:
+            yield {"kind": "nes", "sigma": threat.eps / 4, "pairs": 25 * effort, "steps": 50}
+            yield _averaged({"kind": "smoothed-pgd", "neighbours": 16 * effort, "reach": 1.0 / effort}, traces)
+        yield {"kind": "square", "queries": 2500 * effort, "give_up": effort == 1}
+        if effort == 1 and not traces.draws:
+            yield {"kind": "autoattack", "version": "adaptive"}
+
+
+def images_of(batch: Batch) -> Arrays:
+    """The images of a batch, as training data of an attack that learns from a target's answers and looks at no label."""
+    return Arrays(batch.inputs.detach().float().cpu().numpy(), batch.labels.cpu().numpy())
+
+
+def innermost(spec: Spec) -> str:
+    """The kinds of an attack and of what it is wrapped around, which tell whether two attacks are different ones."""
+    inner = spec.get("attack")
+    return f"{spec['kind']}/{innermost(inner)}" if isinstance(inner, Mapping) else str(spec["kind"])
+
+
+def _averaged(spec: Spec, traces: Traces) -> Spec:
+    return {"kind": "eot", "samples": DRAWS, "attack": spec} if traces.draws else spec
+
+
+def _inside(attack: BaseAttack | None) -> Iterator[BaseAttack]:
+    """An attack, and what it is wrapped around."""
+    while isinstance(attack, BaseAttack):
+        yield attack
+        attack = getattr(attack, "inner", None)
+
+
+def _kinds(attack: BaseAttack | None) -> list[str]:
+    return [each.name for each in _inside(attack)]
+
+
+def _margin(evidence: AttackEvidence, traces: Traces) -> bool:
+    if _autoattack(evidence) and not traces.draws:
+        return True
+    if evidence.kind != "fixed-budget" or evidence.loss_family != "margin" or not (evidence.gradients and evidence.iterative):
+        return False
+    return _spent(evidence) >= PASSES * (DRAWS if traces.draws else 1) and (evidence.averages or not traces.draws)
+
+
+def _random_search(evidence: AttackEvidence) -> bool:
+    return _autoattack(evidence) or (
+        "square" in _kinds(evidence.attack)
+        and all(a.params.queries >= QUERIES for a in _inside(evidence.attack) if a.name == "square")
+    )
+
+
+def _autoattack(evidence: AttackEvidence) -> bool:
+    return any(attack.name == "autoattack" and attack.params.version != "rand" for attack in _inside(evidence.attack))
+
+
+def _spent(evidence: AttackEvidence) -> float:
+    """The mean passes on samples that the attack left standing, on which it went to its end."""
+    if evidence.passes is None or not evidence.standing.any():
+        return 0.0
+    return float(evidence.passes[evidence.standing].mean())
+
+
+def _agreement(target: Target, batch: Batch, threat: ThreatModel, seed: int) -> float | None:
+    """The mean cosine of the gradients at random points of each sample's ball; of vanishing gradients 0, None where there are none."""
+    if "gradients" not in target.capabilities:
+        return None
+    rng, gradients = SampleRng(seed, batch.index, "neighbours"), []
+    for _ in range(_NEIGHBOURS):
+        offsets = random_offsets(_REACH * threat.eps, batch.inputs.shape[1:], threat.norm, rng, batch.inputs.dtype)
+        x = (batch.inputs + offsets).clamp(*target.bounds).requires_grad_()
+        with torch.enable_grad():
+            logits = target(x)
+            if not logits.requires_grad:
+                return None
+            own = logits.gather(1, batch.labels.unsqueeze(1)).sum()
+            others = logits.scatter(1, batch.labels.unsqueeze(1), -torch.inf).amax(1).sum()
+            (gradient,) = torch.autograd.grad(own - others, x, allow_unused=True)
+        if gradient is None:
+            return None
+        gradients.append(gradient.nan_to_num(0.0, 0.0, 0.0).flatten(1))
+    unit = [torch.nn.functional.normalize(gradient.double(), dim=1) for gradient in gradients]
+    pairs = [unit[i] * unit[j] for i in range(len(unit)) for j in range(i)]
+    return float(torch.stack([pair.sum(1) for pair in pairs]).mean())
