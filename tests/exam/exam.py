@@ -75,7 +75,7 @@ class Results:
         self.pairs: list[Pair] = []
         if file and file.exists():
             stored = json.loads(file.read_text())
-            if stored["header"] == self.header:
+            if stored.get("header") == self.header:
                 self.pairs = [Pair(**pair) for pair in stored["pairs"]]
 
     def add(self, pairs: Sequence[Pair]) -> None:

@@ -13,7 +13,7 @@ from exam.lab import Adversary, Lab, Subject
 from exam.networks import Mean, Prototypes, Residual, SoftTree, Transformer, cnn, mlp
 from exam.parameters import Log, Uniform, Whole
 
-EPS = Uniform(0.04, 0.12)
+EPS = Uniform(0.06, 0.16)
 
 
 @honest(eps=EPS, decay=Log(1e-5, 1e-2))
@@ -177,9 +177,11 @@ def tiny_eps(lab: Lab, eps: float, width: int) -> Subject:
     return lab.subject(lab.fit(cnn(width)), eps)
 
 
-@honest(eps=Uniform(0.25, 0.45), width=Whole(8, 16))
+@honest(eps=Uniform(0.2, 0.3), width=Whole(12, 16))
 def large_eps(lab: Lab, eps: float, width: int) -> Subject:
-    return lab.subject(lab.fit(cnn(width), adversary=Adversary(0.5 * eps)), eps)
+    """Trained on clean images first: against so much from the start it would learn nothing."""
+    net = lab.fit(cnn(width), epochs=4).requires_grad_()
+    return lab.subject(lab.fit(net, epochs=16, adversary=Adversary(eps)), eps)
 
 
 @honest(eps=EPS, width=Whole(24, 96))

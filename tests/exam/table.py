@@ -11,6 +11,9 @@ VERDICTS = ("credible", "suspect", "not credible")
 ACCUSED = 1 / 40
 """The share of pairs of an honest network and a strong evaluation that may be worse than ``credible``."""
 
+LOOSE = 0.03
+"""How far the truth, an upper bound, may be above what an audit finds before the table says so."""
+
 
 def believed_artefacts(pairs: Sequence[Pair]) -> list[Pair]:
     """Artefacts whose number is too high, and ``credible``."""

@@ -7,7 +7,8 @@ and steps. All points are judged on the network itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from exam.lab import Subject
 
 DRAWS = 10
 """Passes on which a network that draws random numbers is judged."""
+STEPS = 40
 
 
 class Judge:
@@ -28,75 +30,94 @@ class Judge:
         self.x, self.y = subject.test.x, subject.test.y
         self.ball = Ball(self.x, subject.norm, subject.eps)
         self.draws = DRAWS if self._draws_numbers() else 1
-        self.right = self.share_right(self.x)
-        self.clean = self.right
-        self.points = self.x
+        self.clean = self.right = self._share_right(self.x, self.y)
+        self.points = self.x.clone()
 
     def _draws_numbers(self) -> bool:
         with torch.no_grad():
             return not torch.equal(self.subject.model(self.x), self.subject.model(self.x))
 
-    def share_right(self, points: Tensor) -> Tensor:
+    def _share_right(self, points: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            passes = [self.subject.model(points).argmax(1) == self.y for _ in range(self.draws)]
+            passes = [self.subject.model(points).argmax(1) == labels for _ in range(self.draws)]
         return torch.stack(passes).float().mean(0)
-
-    def see(self, points: Tensor) -> None:
-        """Judge a point of each sample (N, 1, 8, 8); those outside the ball do not count."""
-        assert self.ball.holds(points).all()
-        right = self.share_right(points)
-        better = right < self.right
-        self.right = torch.where(better, right, self.right)
-        self.points = torch.where(better[:, None, None, None], points, self.points)
 
     @property
     def standing(self) -> Tensor:
-        return (self.right >= 0.5).nonzero().squeeze(1)
+        """The rows that are still worth a climb: all of them, where the answer to one depends on the others."""
+        wanted = self.right > 0
+        return (wanted | (self.subject.batchwise & wanted.any())).nonzero().squeeze(1)
+
+    def see(self, points: Tensor, rows: Tensor) -> None:
+        """Judge a point (R, 1, 8, 8) of each of the rows (R,)."""
+        assert self.ball.rows(rows).holds(points).all()
+        right = self._share_right(points, self.y[rows])
+        better = right < self.right[rows]
+        self.right = self.right.index_copy(0, rows[better], right[better])
+        self.points[rows[better]] = points[better]
 
     def settled(self) -> float:
         """The share of right answers at the points that were kept; where the network draws numbers, in passes drawn anew."""
         if self.draws == 1:
             return float(self.right.mean())
-        return float(torch.minimum(self.share_right(self.points), self.share_right(self.x)).mean())
+        return float(torch.minimum(self._share_right(self.points, self.y), self._share_right(self.x, self.y)).mean())
 
 
 def truth(subject: Subject, *, probe: bool) -> tuple[float, float]:
     """Clean accuracy, and an upper bound on robust accuracy; with ``probe``, by finite differences too."""
     judge = Judge(subject)
-    for twin, loss, start in _climbs(judge):
-        if not len(judge.standing):
-            break
-        seen = Every(judge, 4 if judge.draws == 1 else 10)
-        judge.see(climb(judge.ball, start, partial(gradient_of, twin, labels=judge.y, loss=loss), steps=40, seen=seen))
+    for twin in subject.twins:
+        for each in _climbs(judge, twin):
+            each.run(judge, twin)
     if probe and judge.draws == 1 and not subject.batchwise:
         for width in (1.0, 0.3):
             _probe(judge, width)
     return float(judge.clean.mean()), judge.settled()
 
 
-def _climbs(judge: Judge) -> Iterator[tuple[Network, Loss, Tensor]]:
-    for twin in judge.subject.twins:
-        with torch.no_grad():
-            clean = twin(judge.x)
-        likely = min(4, clean.shape[1] - 1)
-        yield twin, margin, judge.x
-        for _ in range(2):
-            yield twin, margin, judge.ball.random()
-        yield twin, cross_entropy, judge.ball.random()
-        for rank in range(likely):
-            yield twin, towards(rank, clean), judge.x if rank % 2 else judge.ball.random()
+@dataclass(frozen=True)
+class Climb:
+    """On the rows (R,), from a start (R, 1, 8, 8)."""
+
+    rows: Tensor
+    loss: Loss
+    start: Tensor
+
+    def run(self, judge: Judge, twin: Network) -> None:
+        """Climb on a twin, and show every fourth point to the judge."""
+        slope = partial(gradient_of, twin, labels=judge.y[self.rows], loss=self.loss)
+        seen = _each(4 if judge.draws == 1 else 10, partial(judge.see, rows=self.rows))
+        climb(judge.ball.rows(self.rows), self.start, slope, steps=STEPS, seen=seen)
 
 
-class Every:
-    """Shows the judge each ``period``-th point of a climb."""
+def _climbs(judge: Judge, twin: Network) -> Iterator[Climb]:
+    """By the margin from several points, by the cross entropy, and towards every wrong class, each on what stands by then."""
+    with torch.no_grad():
+        clean = twin(judge.x)
+    plans: list[tuple[Callable[[Tensor], Loss], bool]] = [
+        (lambda rows: margin, False),
+        *[(lambda rows: margin, True)] * 3,
+        (lambda rows: cross_entropy, True),
+        *[(lambda rows, rank=rank: towards(rank, clean[rows]), rank % 2 == 0) for rank in range(clean.shape[1] - 1)],
+    ]
+    for loss, random in plans:
+        rows = judge.standing
+        if not len(rows):
+            return
+        yield Climb(rows, loss(rows), judge.ball.rows(rows).random() if random else judge.x[rows])
 
-    def __init__(self, judge: Judge, period: int) -> None:
-        self.judge, self.period, self.count = judge, period, 0
 
-    def __call__(self, points: Tensor) -> None:
-        self.count += 1
-        if self.count % self.period == 0:
-            self.judge.see(points)
+def _each(period: int, see: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    """Passes on every ``period``-th point."""
+    count = 0
+
+    def seen(points: Tensor) -> None:
+        nonlocal count
+        count += 1
+        if count % period == 0:
+            see(points)
+
+    return seen
 
 
 def _probe(judge: Judge, width: float) -> None:
@@ -105,7 +126,7 @@ def _probe(judge: Judge, width: float) -> None:
     if not len(rows):
         return
     ball, labels = judge.ball.rows(rows), judge.y[rows]
-    length = width * (judge.ball.eps if judge.ball.norm == "linf" else judge.ball.eps / 3)
+    length = width * (ball.eps if ball.norm == "linf" else ball.eps / 3)
     pixels = judge.x[0].numel()
 
     def slope(points: Tensor) -> Tensor:
@@ -122,9 +143,4 @@ def _probe(judge: Judge, width: float) -> None:
                 found += ((up - down) / (up - down).abs().amax(1, keepdim=True).clamp_min(1e-12)) @ directions * scale
         return found.view_as(points)
 
-    def seen(points: Tensor) -> None:
-        every = judge.points.clone()
-        every[rows] = points
-        judge.see(every)
-
-    climb(ball, ball.x, slope, steps=8, seen=seen)
+    climb(ball, ball.x, slope, steps=8, seen=partial(judge.see, rows=rows))

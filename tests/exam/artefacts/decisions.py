@@ -48,17 +48,17 @@ def hashed_neighbours(lab: Lab, eps: float, robust: float, bits: int, sharpness:
     rows = torch.cat([(lab.train.y == k).nonzero().squeeze(1)[:each] for k in range(10)])
     stored = front(lab.train.x[rows]).sign()
 
-    def hard(x: Tensor) -> Tensor:
+    def hard(x: Tensor, gain: float) -> Tensor:
         h = front(x)
-        code = with_gradient_of(h.sign(), (sharpness * h).tanh())
+        code = with_gradient_of(h.sign(), (gain * h).tanh())
         return (code @ stored.T).view(len(x), 10, each).amax(2) / 2
 
     def soft(x: Tensor, gain: float) -> Tensor:
         like = ((gain * front(x)).tanh() @ stored.T).view(len(x), 10, each)
         return like.logsumexp(2)
 
-    twins = [lambda x, gain=gain: soft(x, gain) for gain in (0.5, 1.0, 3.0)]
-    return lab.subject(Reply(hard, net), eps, *twins)
+    twins = [lambda x, gain=gain, kind=kind: kind(x, gain) for kind in (soft, hard) for gain in (0.5, 1.0, 3.0)]
+    return lab.subject(Reply(lambda x: hard(x, sharpness), net), eps, *twins)
 
 
 @artefact(eps=Uniform(0.1, 0.18), robust=Uniform(0.2, 0.7), copies=Whole(3, 6), levels=Whole(4, 10), sure=Choice(0.0, 0.02))
