@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store.identity import digest
-from robustkd.campaigns.store.meta import AttackMeta
+from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta
 from robustkd.campaigns.store.store import Entry, Store
 
 Basis = Literal["the same with another seed", "the same on another defense", "unknown"]
@@ -25,7 +25,7 @@ class Estimate:
     Attributes:
         basis: in what they are like it. With another seed, the cells that it stands on are also like theirs.
         seconds: None when nothing like it is stored.
-        passes: forward and backward passes of an attack, over all its samples.
+        passes: forward and backward passes of an attack, or of checks and their remedies, over all samples.
     """
 
     basis: Basis
@@ -82,7 +82,7 @@ def cost(found: Mapping[str, Estimate], store: Store) -> Cost:
 
 
 def _estimate(basis: Basis, entries: list[Entry]) -> Estimate:
-    passes = [entry.meta.passes for entry in entries if isinstance(entry.meta, AttackMeta) and entry.meta.passes]
+    passes = [entry.meta.passes for entry in entries if isinstance(entry.meta, AttackMeta | ChecksMeta) and entry.meta.passes]
     return Estimate(
         basis,
         median(entry.meta.wall_seconds for entry in entries),

@@ -136,11 +136,13 @@ class ChecksMeta(CellMeta):
         seen: the attacks whose outcomes the checks looked at.
         not_run: the checks that could not be run, for a reason that may pass.
         rules: the version of the rules that made a verdict of the findings; None of the first.
+        passes: forward and backward passes of the checks and their remedies, over all samples; None in former notes.
     """
 
     kind: Literal["checks"] = "checks"
     seen: list[str] | None = None
     rules: int | None = None
+    passes: list[int] | None = None
     not_run: list[str] | None = Field(default=None, validation_alias="not run", serialization_alias="not run")
 
     @property

@@ -124,16 +124,18 @@ def gradient_of(values: Tensor, x: Tensor, upstream: Tensor | None = None, *, ag
         again: keep the graph for another backward pass.
 
     Raises:
-        TargetError: the values do not depend differentiably on anything, or the backward pass raised.
+        TargetError: the values do not depend differentiably on ``x``, or the backward pass raised.
     """
-    if not values.requires_grad:
-        raise TargetError(
-            "the model's output has no gradient with respect to its input",
-            fix="use a black-box attack, or give the non-differentiable stage a backward pass (BPDA)",
-        )
-    with failures_told(x):
-        (gradient,) = torch.autograd.grad(values, x, upstream, retain_graph=again or None, allow_unused=True)
-    return torch.zeros_like(x) if gradient is None else finite_or_zero(gradient)
+    if values.requires_grad:
+        with failures_told(x):
+            (gradient,) = torch.autograd.grad(values, x, upstream, retain_graph=again or None, allow_unused=True)
+        if gradient is not None:
+            return finite_or_zero(gradient)
+    # Also where an operation is in the graph that has no backward pass, as those of int8 networks.
+    raise TargetError(
+        "the model's output has no gradient with respect to its input",
+        fix="use a black-box attack, or give the non-differentiable stage a backward pass (BPDA)",
+    )
 
 
 def finite_or_zero(gradient: Tensor) -> Tensor:

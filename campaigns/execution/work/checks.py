@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from robustkd.campaigns.execution.workspace import Clock, Workspace
@@ -11,10 +11,11 @@ from robustkd.campaigns.plan.cells import ChecksCell
 from robustkd.campaigns.results.collect import FINDINGS
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
-from robustkd.contracts import AttackEvidence, BaseTarget, Batch, CheckContext, Target
+from robustkd.contracts import AttackEvidence, BaseTarget, Batch, CheckContext, Finding, Target
 from robustkd.evaluation.checks import run_checks, run_remedies
 from robustkd.evaluation.images import BATCH_SIZE, evidence_of
 from robustkd.evaluation.modality import with_goals
+from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.verdict import RULES
 
 
@@ -36,10 +37,16 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
         seen=sorted(evidence),
         not_run=[finding.name for finding in findings if finding.again] or None,
         rules=RULES,
+        passes=_passes(findings, remedy),
     )
     with workspace.store.write(cell.id, meta) as folder:
         found = {"findings": [asdict(finding) for finding in findings], "remedy": asdict(remedy) if remedy else None}
         (folder / FINDINGS).write_text(json.dumps(found, indent=1))
+
+
+def _passes(findings: Sequence[Finding], remedy: Remedy | None) -> list[int]:
+    spent: list[Finding | Remedy] = [*findings, *([remedy] if remedy else [])]
+    return [sum(one.forward_passes for one in spent), sum(one.backward_passes for one in spent)]
 
 
 class _Teachers(Mapping[str, BaseTarget]):
