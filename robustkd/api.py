@@ -672,7 +672,7 @@ def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
         return None
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise UsageError(f"fit_data is a {type(data).__name__}", fix="give a pair of images and labels")
-    return Arrays(*(as_tensor("fit_data", part).cpu().numpy() for part in data))
+    return Arrays(*(as_tensor("fit_data", part).detach().cpu().numpy() for part in data))
 
 
 def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, normalise: Normalisation | None = None) -> Target:
@@ -686,7 +686,9 @@ def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, normalise: N
 
 def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
     if not isinstance(model, nn.Module):
-        raise UsageError(f"the model is a {type(model).__name__}", fix="pass a torch.nn.Module or a robustkd Target")
+        exported = type(model).__name__ == "ExportedProgram"  # of torch.export, which need not be loaded
+        fix = "pass its module, model.module()" if exported else "pass a torch.nn.Module or a robustkd Target"
+        raise UsageError(f"the model is of type {type(model).__name__}", fix=fix)
     if not isinstance(x, torch.Tensor | np.ndarray):
         raise UsageError(
             f"x is a {type(x).__name__}, and a tensor or an array of images (N, C, H, W) is needed",

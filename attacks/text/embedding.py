@@ -23,6 +23,7 @@ from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Asked, Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.memory import in_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,11 +96,14 @@ def ascended(
         words: the tokens of which ``slots`` are drawn by ``suffixes`` and appended.
         starts: draws where the ascents begin; None: at the tokens themselves.
     """
-    for rows in attempts.open.split(ROWS) if len(attempts.open) else ():
+
+    def ask(rows: Tensor) -> None:
         suffix = words[suffixes.select(rows).integers((slots,), len(words))]
         asked = pushed(push, target, batch, rows, suffix, starts.select(rows) if starts else None)
         attempts.spend(rows, forwards=push.steps + 1, backwards=push.steps)
         attempts(rows, asked)
+
+    in_memory(ask, attempts.open, ROWS)
 
 
 def pushed(

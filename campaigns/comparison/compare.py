@@ -1,13 +1,13 @@
 """Two campaigns on the same samples: what changed from A to B, per defense, attack and seed, and how surely.
 
-Seeds share their test samples, so they are never pooled: each has its own paired test, and what is said of a defense is what
-all of its seeds say.
+Seeds share their test samples, so they are never pooled: each has its own paired test, and what is said of a defense's networks is
+what all of its seeds say. What is said of the method takes the trainings as random. Both are corrected for all that is compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,10 @@ import numpy as np
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Row, Snapshot
 from robustkd.campaigns.plan.changes import parameter_diff
 from robustkd.contracts import UsageError, suggestion
-from robustkd.scoring.paired import paired_interval, paired_test, unpaired_interval
+from robustkd.scoring.intervals import Z95
+from robustkd.scoring.methods import MethodTest, over_trainings
+from robustkd.scoring.multiplicity import LEVEL, holm
+from robustkd.scoring.paired import paired_interval, paired_test, unpaired_interval, unpaired_test
 from robustkd.scoring.tabular import Tabular, percent
 
 Direction = Literal["better", "worse", "not told apart"]
@@ -27,9 +30,10 @@ class Change:
 
     Attributes:
         a, b: the shares, in [0, 1].
-        ci_low, ci_high: 95 % interval of ``difference``; Tango's when paired, else Newcombe's.
+        ci_low, ci_high: interval of ``difference``, 95 % unless a gate asked for more; Tango's when paired, else Newcombe's.
         paired: whether the samples are the same. If not, ``only_a``, ``only_b`` and ``p`` (see ``paired_test``) are None.
         only_a, only_b: samples that hold on that side alone; summed differences, where they hold to a share.
+        p_adjusted: ``p``, or that of ``unpaired_test``, by Holm for all changes that are compared; a lone one has no others.
     """
 
     seed: int
@@ -44,12 +48,12 @@ class Change:
     only_a: int | float | None = None
     only_b: int | float | None = None
     p: float | None = None
+    p_adjusted: float = 1.0
 
     @property
     def direction(self) -> Direction:
-        """Whether B is better or worse at the 5 % level: by the paired test when paired, else by the interval."""
-        apart = self.p < 0.05 if self.p is not None else not self.ci_low <= 0 <= self.ci_high
-        return "not told apart" if not apart else "better" if self.difference > 0 else "worse"
+        """Whether the network of B is better or worse, at a level of 5 % for all changes that are compared."""
+        return "not told apart" if self.p_adjusted >= LEVEL else "better" if self.difference > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Movement:
         defense_b: its name in B.
         attack: an attack's name, ``clean accuracy`` or ``worst case``.
         over: of a worst case, the attacks that it is taken over: those that both sides have.
+        methods: whether B's method is better or worse than A's, beyond these networks; None with one seed or other samples.
     """
 
     defense: str
@@ -67,6 +72,7 @@ class Movement:
     attack: str
     changes: tuple[Change, ...]
     over: tuple[str, ...] = ()
+    methods: MethodTest | None = None
 
     @property
     def difference(self) -> float:
@@ -141,6 +147,7 @@ class ComparedCampaigns(Tabular):
                 "B": percent(row["b"]),
                 "B - A, points": f"{100 * row['difference']:+.1f} [{100 * row['ci_low']:+.1f}, {100 * row['ci_high']:+.1f}]",
                 "p": "not paired" if row["p"] is None else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}",
+                "adjusted p": "< 0.001" if row["p_adjusted"] < 0.001 else f"{row['p_adjusted']:.3f}",
                 "": row["direction"],
             }
             for row in self.rows()
@@ -167,7 +174,34 @@ def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) 
         moved, noted = _compared_defense(a, b, defense, other, paired=not reason)
         movements += moved
         notes += noted
-    return ComparedCampaigns(a.origin, b.origin, tuple(movements), tuple(dict.fromkeys(notes)))
+    return ComparedCampaigns(a.origin, b.origin, _corrected(movements), tuple(dict.fromkeys(notes)))
+
+
+def _corrected(movements: Sequence[Movement]) -> tuple[Movement, ...]:
+    """The movements with their p-values adjusted: those of all changes together, and those of all methods together."""
+    changes = iter(holm([change.p_adjusted for item in movements for change in item.changes]))
+    methods = [_methods(item) for item in movements]
+    several = iter(holm([test.p for test in methods if test]))
+    return tuple(
+        replace(
+            item,
+            changes=tuple(replace(change, p_adjusted=next(changes)) for change in item.changes),
+            methods=replace(test, p_adjusted=next(several)) if test else None,
+        )
+        for item, test in zip(movements, methods, strict=True)
+    )
+
+
+def _methods(movement: Movement) -> MethodTest | None:
+    """The test of the methods, before it is corrected for the others."""
+    known = [
+        (item.only_a + item.only_b) / item.n_b
+        for item in movement.changes
+        if item.only_a is not None and item.only_b is not None
+    ]
+    if len(known) < len(movement.changes):
+        return None
+    return over_trainings([item.difference for item in movement.changes], known, movement.changes[0].n_b)
 
 
 def _compared_defense(a: Snapshot, b: Snapshot, defense: str, other: str, *, paired: bool) -> tuple[list[Movement], list[str]]:
@@ -211,14 +245,16 @@ def _changes_by_seed(
     return changes, notes
 
 
-def change(before: Row, after: Row, *, paired: bool) -> Change:
-    """From one share to the other; paired when the samples are the same and known."""
+def change(before: Row, after: Row, *, paired: bool, z: float = Z95) -> Change:
+    """From one share to the other; paired when the samples are the same and known. ``z`` is the normal quantile of the interval."""
     lost = won = p = None
     if paired and before.samples is not None and after.samples is not None:
         lost, won, p = paired_test(before.samples, after.samples)
-        low, high = paired_interval(won, lost, after.n)
+        low, high = paired_interval(won, lost, after.n, z)
+        alone = p
     else:
-        low, high = unpaired_interval(after.held, after.n, before.held, before.n)
+        low, high = unpaired_interval(after.held, after.n, before.held, before.n, z)
+        alone = unpaired_test(after.held, after.n, before.held, before.n)
     return Change(
         seed=after.seed,
         a=before.share,
@@ -232,6 +268,7 @@ def change(before: Row, after: Row, *, paired: bool) -> Change:
         only_a=lost,
         only_b=won,
         p=p,
+        p_adjusted=alone,
     )
 
 

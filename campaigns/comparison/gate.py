@@ -7,6 +7,8 @@ passed         the whole interval lies on the right side
 failed         the whole interval lies on the wrong side
 inconclusive   it lies on both: too few samples, or seeds that disagree
 not judged     there is nothing to judge: a number is missing, or the checks find it not credible
+
+The intervals by which the defenses of a baseline are judged hold together: with 95 % for all of them, and not for each alone.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Snapshot
 from robustkd.campaigns.file.spec import GateSpec
 from robustkd.contracts.check import Verdict
 from robustkd.scoring.intervals import wilson
+from robustkd.scoring.multiplicity import simultaneous_z
 from robustkd.scoring.results import Results
 
 GateOutcome = Literal["passed", "failed", "inconclusive", "not judged"]
@@ -37,7 +40,7 @@ class GateResult:
     Attributes:
         rule: what was asked for, in words.
         value, ci_low, ci_high: the share (for a bound) or its change since the baseline (for a drop): the mean over seeds, and the
-            envelope of the seeds' own 95 % intervals.
+            envelope of the seeds' own intervals, 95 % for a bound and 95 % together with all other drops for a drop.
         why: what kept the gate from an answer, or has to be known beside it; empty where only the number is missing.
         changes: of a drop, each seed's own.
     """
@@ -116,6 +119,9 @@ def judge_baseline(
 ) -> list[GateResult]:
     """Each defense of the baseline: has it lost more than ``allowed_drop`` (a share in [0, 1])?
 
+    The intervals hold with 95 % for all defenses and metrics together (Bonferroni), so that many gates fail by chance no more often
+    than one.
+
     failed        on every seed the whole interval of the change lies below -allowed_drop
     passed        on every seed the whole interval lies at or above it
     not judged    a number is missing, was measured on other samples or by another attack, or is not credible
@@ -126,12 +132,14 @@ def judge_baseline(
     The worst case is taken over the attacks of the baseline: one that the campaign has beside them is left out, and one that has
     no number any more leaves the gate not judged, for without it the worst case could only look better.
     """
-    return [_judge(baseline, snapshot, defense, metric, allowed_drop) for defense in baseline.defenses for metric in metrics]
+    asked = [(defense, metric) for defense in baseline.defenses for metric in metrics]
+    z = simultaneous_z(len(asked))
+    return [_judge(baseline, snapshot, defense, metric, allowed_drop, z) for defense, metric in asked]
 
 
-def _judge(baseline: Snapshot, snapshot: Snapshot, defense: str, metric: Metric, allowed_drop: float) -> GateResult:
+def _judge(baseline: Snapshot, snapshot: Snapshot, defense: str, metric: Metric, allowed_drop: float, z: float) -> GateResult:
     rule = f"at most {100 * allowed_drop:g} points below the baseline"
-    changes = _changes(baseline, snapshot, defense, WORST if metric == "robust_accuracy" else CLEAN)
+    changes = _changes(baseline, snapshot, defense, WORST if metric == "robust_accuracy" else CLEAN, z)
     if isinstance(changes, str):
         return GateResult(defense, metric, rule, "not judged", why=changes)
     seeds = [item.seed for item in changes]
@@ -155,7 +163,7 @@ def _judge(baseline: Snapshot, snapshot: Snapshot, defense: str, metric: Metric,
     )
 
 
-def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) -> list[Change] | str:
+def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str, z: float) -> list[Change] | str:
     """The change on each seed of the baseline; or why there is none that could be judged."""
     seeds, known = baseline.seeds(defense), snapshot.seeds(defense)
     if not known:
@@ -179,7 +187,7 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) 
             return f"seed {seed} has no number {'in the baseline' if before is None else 'here'}"
         if not before.under(after):
             return f"the baseline is under {before.threat}, this under {after.threat}"
-        changes.append(change(before, after, paired=paired))
+        changes.append(change(before, after, paired=paired, z=z))
     return changes
 
 

@@ -26,3 +26,4 @@ class Job:
     threads: int = 1
     keep_bytes: int = KEPT_BYTES
     training_processes: int = 1
+    batch_size: int | None = None

@@ -55,6 +55,9 @@ class _Document(Params):
     engine: _EngineUse = _EngineUse()
     devices: tuple[Annotated[str, AfterValidator(_device)], ...] = Field(("auto",), min_length=1)
     precision: Precision = Field("full", description="in which attacks take gradients: the network's own, or bf16")
+    batch_size: int | None = Field(
+        None, ge=1, description="the most samples that a model is attacked on at once [default: the campaign's, else 256]"
+    )
     training_processes: int = Field(1, ge=1, description="processes that share a training; on GPUs, each has one of its own")
     keep_perturbations: Annotated[int, BeforeValidator(_none_is_zero)] = Field(
         KEPT_BYTES // MIB, ge=0, description="MiB of perturbed inputs that an attack cell keeps, at most, or none"
@@ -72,6 +75,7 @@ class Profile:
         params: its validated parameters.
         device: what cells run on; several devices are separated by commas.
         precision: in which attacks take gradients.
+        batch_size: the most samples that a model is attacked on at once; None: what the campaign says.
         training_processes: how many share the training of one defense.
         keep_bytes: how much of the perturbed inputs an attack cell keeps, at most.
     """
@@ -84,6 +88,7 @@ class Profile:
     precision: Precision = "full"
     training_processes: int = 1
     keep_bytes: int = KEPT_BYTES
+    batch_size: int | None = None
 
     def make_engine(self) -> Engine:
         """The engine; the run's time begins."""
@@ -96,6 +101,7 @@ class Profile:
         workers: int | None = None,
         device: str | None = None,
         precision: Precision | None = None,
+        batch_size: int | None = None,
         max_hours: float | None = None,
         keep_perturbations: str | None = None,
         track: bool | None = None,
@@ -126,7 +132,9 @@ class Profile:
         if track is not None:
             tracking = tracking.model_copy(update={"enabled": track})
         changed = replace(self, engine=engine, params=params, device=device or self.device, limits=limits, tracking=tracking)
-        return replace(changed, keep_bytes=kept, precision=precision or self.precision)
+        return replace(
+            changed, keep_bytes=kept, precision=precision or self.precision, batch_size=batch_size or self.batch_size
+        )
 
 
 def load(file: Path | None) -> Profile:
@@ -162,5 +170,13 @@ def from_text(text: str, origin: str, folder: Path) -> Profile:
     device = ",".join(document.devices)
     kept = document.keep_perturbations * MIB
     return Profile(
-        use.kind, params, device, document.limits, document.tracking, document.precision, document.training_processes, kept
+        use.kind,
+        params,
+        device,
+        document.limits,
+        document.tracking,
+        document.precision,
+        document.training_processes,
+        kept,
+        document.batch_size,
     )

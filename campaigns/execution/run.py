@@ -65,6 +65,7 @@ def run(
     precision: Precision = "full",
     training_processes: int = 1,
     keep_bytes: int = KEPT_BYTES,
+    batch_size: int | None = None,
     redo: Collection[str] = (),
     observers: Sequence[Observer] = (),
 ) -> Results:
@@ -77,6 +78,7 @@ def run(
         precision: in which attacks take gradients.
         training_processes: how many processes share the training of one defense (``robustkd.campaigns.execution.torchrun``).
         keep_bytes: how much of the perturbed inputs an attack cell keeps, at most; no number depends on it.
+        batch_size: the most samples that a model is attacked on at once; by default what the campaign says. No number depends on it.
 
     Raises:
         StoreError: the folder cannot be written, or another run is using it.
@@ -108,6 +110,7 @@ def run(
             precision=precision,
             keep_bytes=keep_bytes,
             training_processes=training_processes,
+            batch_size=batch_size or campaign.batch_size,
         )
         while not (engine.out_of_time or finished.union(driver.failures).issuperset(distinct)):
             before, done = driver.begun, finished

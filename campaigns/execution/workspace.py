@@ -27,6 +27,7 @@ from robustkd.contracts import (
     IdentityError,
     Judge,
     PromptBatch,
+    Target,
     TargetError,
     UsageError,
 )
@@ -34,7 +35,7 @@ from robustkd.contracts.holder import TargetHolder
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation.modality import evaluation_of
 from robustkd.lazy import torch
-from robustkd.targets import load_target
+from robustkd.targets import SplitTarget, load_target
 
 _User = TypeVar("_User", bound=TargetHolder)
 _LOADED = 2
@@ -142,6 +143,11 @@ class Workspace:
             self._compare(replace(seen, id=cell_id, identity=entry.meta.identity), seen)
         return load_target(entry.folder, self.campaign.code).to(self.device)
 
+    def bounded(self, name: str, cell_id: str, seed: int) -> BaseTarget:
+        """What ``target`` gives; a classifier is called with no more samples at once than the run's ``batch_size``."""
+        target, most = self.target(name, cell_id, seed), self.job.batch_size
+        return SplitTarget(target, most) if most and isinstance(target, Target) else target
+
     def fingerprint(self, cell_id: str) -> str:
         """The hash of a train cell's target; empty where there is none."""
         entry = self.store.get(cell_id)
@@ -153,7 +159,7 @@ class Workspace:
 
     def with_others(self, plugin: _User, others: Mapping[str, str], seed: int) -> _User:
         """An attack or analysis with the targets that it refers to; ``others`` has the ids of their train cells."""
-        targets = {name: self.target(name, cell_id, seed) for name, cell_id in others.items()}
+        targets = {name: self.bounded(name, cell_id, seed) for name, cell_id in others.items()}
         return plugin.with_targets(targets) if targets else plugin
 
     def judges(self, cell: Cell) -> dict[str, Judge]:
@@ -182,9 +188,15 @@ class Workspace:
         return self._ready[key]
 
     def _loaded(self, cell: Cell) -> tuple[BaseTarget, Batch | PromptBatch]:
-        target = self.target(cell.defense, cell.target, cell.seed)
+        target = self.bounded(cell.defense, cell.target, cell.seed)
         batch = self.modality.prepare(
-            target, self.data, lambda: self.judges(cell), name=cell.defense, seed=cell.seed, device=self.device
+            target,
+            self.data,
+            lambda: self.judges(cell),
+            name=cell.defense,
+            seed=cell.seed,
+            device=self.device,
+            batch_size=self.job.batch_size,
         )
         return target, batch
 

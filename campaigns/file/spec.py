@@ -148,6 +148,9 @@ class _Document(_Block):
     matrix: Matrix = Matrix()
     checks: Annotated[ChecksSpec, BeforeValidator(_level_alone)] = ChecksSpec()
     gates: tuple[GateSpec, ...] = ()
+    batch_size: int | None = Field(
+        None, ge=1, description="the most samples that a model is attacked on at once; no number depends on it"
+    )
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,7 @@ class Campaign:
         text: the file as it was written.
         origin: where it was read from, for messages.
         folder: what relative paths in it are relative to.
+        batch_size: the most samples that a model is attacked on at once; None for the default.
     """
 
     name: str
@@ -255,6 +259,7 @@ class Campaign:
     gates: tuple[GateSpec, ...] = ()
     description: str = field(default="", compare=False)
     judges: dict[str, JudgeUse] = field(default_factory=dict)
+    batch_size: int | None = None
 
     @property
     def default_folder(self) -> Path:
@@ -336,6 +341,7 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         gates=document.gates,
         description=document.description,
         judges=judges,
+        batch_size=document.batch_size,
     )
 
 

@@ -208,7 +208,7 @@ class _Judged:
         trained = entries[cell.target]
         if trained is None or not all(entries.get(attack) for attack in cell.attacks.values()):
             return None
-        former = self._former.get((cell.target, *sorted(cell.attacks.values())))
+        former = self._former.get(tuple(sorted(cell.attacks.values())))
         made_on = former.meta.targets.get(cell.target) if former else None
         return former if made_on in (None, trained.noted(TrainMeta).fingerprint) else None
 
@@ -218,12 +218,11 @@ class _Judged:
 
     @cached_property
     def _former(self) -> dict[tuple[str, ...], Entry]:
-        """The last entry of checks in the store for each target with its attacks."""
+        """The last entry of checks in the store by the ids of the attacks that they looked at, which are ids of their target too."""
         known = [entry for cell_id in self._store.ids() if (entry := self._store.get(cell_id)) and entry.meta.kind == "checks"]
         found = {}
         for entry in sorted(known, key=lambda entry: entry.meta.finished):
-            identity = entry.meta.identity
-            found[identity.get("target", ""), *sorted(cell_id for _, cell_id in identity.get("attacks", ()))] = entry
+            found[tuple(sorted(cell_id for _, cell_id in entry.meta.identity.get("attacks", ())))] = entry
         return found
 
 

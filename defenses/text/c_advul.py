@@ -13,8 +13,9 @@ eps is too large to withstand, nothing then leads back: a small model gave up re
 
 Source: Xhonneux et al.: Efficient adversarial training in LLMs with continuous attacks (NeurIPS 2024), equation 4; the cut-offs,
 the weights and the shares of harmful and harmless requests are those of the authors' code. The schedule is not: that code trains LoRA
-(rank 64, alpha 16, dropout 0.1) for 5 epochs in batches of 64, and its attack takes ten sign steps of 1e-4 at eps 0.05; here all
-weights are tuned for 1,000 steps in batches of 32, and a step is a quarter of eps along each token's normalised gradient.
+(rank 64, alpha 16, dropout 0.1) for 5 epochs in batches of 64, at a rate of 2e-4 with gradients clipped to 0.3, and its attack takes
+ten sign steps of 1e-4 at eps 0.05. Here all weights are tuned for 1,000 steps in batches of 32, at 1e-4 clipped to 1.0, and a step is a
+quarter of eps along each token's normalised gradient.
 """
 
 from __future__ import annotations

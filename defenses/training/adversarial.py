@@ -10,7 +10,7 @@ A method is an outer loss: a subclass of ``AdversarialRecipe``. Its defense name
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -39,10 +39,14 @@ class AdversarialParams(NetworkParams):
     awp: AWPParams | None = Field(None, description=_AWP)
 
 
+KLReduction: TypeAlias = Literal["batch", "batch-and-class", "tenth"]
+"""How a student's divergence is averaged: a ``Reduction`` to a scalar."""
+
+
 class DistillationParams(StudentParams):
     """Parameters of every student of one teacher, where the authors' code averages the divergence in one way or another."""
 
-    kl_reduction: Literal["batch", "batch-and-class", "tenth"] = Field(
+    kl_reduction: KLReduction = Field(
         "batch",
         description="batch, the definition; batch-and-class: KL / K, what much public code computes and its rate for sgd "
         "belongs to; tenth: KL / 10 on any data, what that code does on CIFAR-10 and CIFAR-100 alike",
@@ -103,14 +107,14 @@ class AdversarialTraining(Defense):
     recipe: ClassVar[type[AdversarialRecipe]]
 
     def fit(self, context: FitContext) -> Target:
-        """Train on adversarial examples; the epoch is chosen by robust validation accuracy."""
+        """Train on adversarial examples; the epoch is chosen as ``selection`` says."""
         p = self.params
         recipe = self.recipe(Adversary.under(p.inner, context.threat), context.threat, p)
         return train(context, fresh_network(context, p.model, p.model_params), recipe, p)
 
 
 class RobustDistillation(Distillation):
-    """A student of a frozen teacher, trained on its own adversarial examples; the epoch is chosen by robust validation accuracy.
+    """A student of a frozen teacher, trained on its own adversarial examples; the epoch is chosen as ``selection`` says.
 
     Attributes:
         recipe: the outer loss.

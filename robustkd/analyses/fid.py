@@ -32,6 +32,7 @@ from robustkd.judges.labels import sized
 from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
 from robustkd.targets.activations import with_penultimate
+from robustkd.targets.memory import in_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,10 +100,12 @@ class FID(Analysis[GenerativeTarget, PromptBatch]):
 
     def _features(self, network: ImageTarget, images: Sequence[Tensor]) -> Tensor:
         """(N, D) float64 on the CPU."""
-        parts = sized(images, network.input_shape).split(_TOGETHER)
+
+        def features(part: Tensor) -> Tensor:
+            return _at(network, part.to(network.device), self.params.layer).flatten(1).cpu().double()
+
         with torch.no_grad():
-            found = [_at(network, part.to(network.device), self.params.layer).flatten(1).cpu().double() for part in parts]
-        return torch.cat(found)
+            return torch.cat(in_memory(features, sized(images, network.input_shape), _TOGETHER))
 
 
 def _at(network: ImageTarget, images: Tensor, layer: str | None) -> Tensor:

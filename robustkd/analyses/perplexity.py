@@ -11,9 +11,10 @@ Source: Jelinek et al.: Perplexity: a measure of the difficulty of speech recogn
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -32,6 +33,10 @@ from robustkd.data.chats import read_chats
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens
+from robustkd.targets.memory import in_memory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ROWS = 16
 
@@ -107,18 +112,16 @@ def _encoded(target: CausalLMTarget, asked: str, answer: str) -> Tokens | None:
 
 def _surprise(target: CausalLMTarget, laid: Sequence[Tokens]) -> list[tuple[float, int]]:
     """For each chat -log p of its answer, and the answer's tokens."""
-    found: dict[int, tuple[float, int]] = {}
-    for rows in _of_like_length(laid):
-        batch = target.batch([laid[row] for row in rows])
+    order = torch.tensor(sorted(range(len(laid)), key=lambda row: len(laid[row].ids)), dtype=torch.int64)  # little is padded
+
+    def spent(rows: Tensor) -> list[tuple[float, int]]:
+        batch = target.batch([laid[row] for row in rows.tolist()])
         with torch.no_grad():
             lost = -target.token_logprobs(batch).cpu().double().sum(1)
-        found |= dict(zip(rows, zip(lost.tolist(), batch.completion.sum(1).tolist(), strict=True), strict=True))
+        return list(zip(lost.tolist(), batch.completion.sum(1).tolist(), strict=True))
+
+    found = dict(zip(order.tolist(), chain.from_iterable(in_memory(spent, order, _ROWS)), strict=True))
     return [found[row] for row in range(len(laid))]
-
-
-def _of_like_length(laid: Sequence[Tokens]) -> Iterator[list[int]]:
-    order = sorted(range(len(laid)), key=lambda row: len(laid[row].ids))
-    return (order[first : first + _ROWS] for first in range(0, len(order), _ROWS))
 
 
 def _row(spent: Sequence[tuple[float, int]]) -> list[float]:

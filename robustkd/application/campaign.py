@@ -42,6 +42,7 @@ def run(
     workers: int | None = None,
     device: str | None = None,
     precision: Precision | None = None,
+    batch_size: int | None = None,
     max_hours: float | None = None,
     redo: str | Sequence[str] = (),
     track: bool | None = None,
@@ -61,6 +62,7 @@ def run(
         workers: child processes; by default one a core, or one a GPU; 0 runs everything in this process.
         device: ``cpu``, ``cuda``, ``cuda:1``, several as ``cuda:0,cuda:1``; by default a GPU where there is one.
         precision: in which attacks take gradients: ``full``, or ``bf16``.
+        batch_size: the most samples that a model is attacked on at once; by default the campaign's, else 256. No number depends on it.
         max_hours: stops after so long.
         redo: names of defenses, attacks or analyses that are done again though they are finished, with what stands on them.
         track: whether MLflow is written to; by default what the profile says, which is yes without one.
@@ -73,7 +75,7 @@ def run(
     loaded = _campaign(campaign)
     folder = Path(out) if out is not None else loaded.default_folder
     how = profiles.load(Path(profile) if profile is not None else None).overridden(
-        workers=workers, device=device, precision=precision, max_hours=max_hours, track=track
+        workers=workers, device=device, precision=precision, batch_size=batch_size, max_hours=max_hours, track=track
     )
     observers = [] if progress is None else [progress if isinstance(progress, Observer) else teller(progress)]
     names = [redo] if isinstance(redo, str) else redo

@@ -84,6 +84,7 @@ def _run(
             precision=profile.precision,
             training_processes=profile.training_processes,
             keep_bytes=profile.keep_bytes,
+            batch_size=profile.batch_size,
             redo=redo,
             observers=everyone,
         )

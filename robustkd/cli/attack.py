@@ -9,7 +9,7 @@ import click
 
 from robustkd.cli.names import plugin_names
 from robustkd.cli.one_model import budget, images, loaded_model, one_model_options, settings, value
-from robustkd.cli.options import json_option, precision_option, print_reserved
+from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved
 
 
 @click.command("attack")
@@ -20,6 +20,7 @@ from robustkd.cli.options import json_option, precision_option, print_reserved
 @one_model_options
 @click.option("--set", "chosen", multiple=True, metavar="KEY=VALUE", help="A parameter of the attack, such as steps=40.")
 @precision_option
+@batch_size_option
 @json_option
 def command(
     name: str,
@@ -35,6 +36,7 @@ def command(
     chosen: tuple[str, ...],
     seed: int,
     device: str,
+    batch_size: int | None,
     precision: Any,
     as_json: bool,
 ) -> None:
@@ -55,6 +57,7 @@ def command(
         seed=seed,
         normalise=None if normalise is None else value("--normalise", normalise),
         precision=precision or "full",
+        batch_size=batch_size or api.BATCH_SIZE,
         fit_data=(splits.train.unit(), splits.train.labels) if splits.train is not None else None,
         params=settings("--set", chosen),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustkd.cli.one_model import budget, images, loaded_model, one_model_options, value
-from robustkd.cli.options import console, json_option, print_reserved
+from robustkd.cli.options import batch_size_option, console, json_option, print_reserved
 
 if TYPE_CHECKING:
     from robustkd.api import EvaluationReport
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("--level", default="standard", show_default=True, type=click.Choice(["standard", "thorough"]))
 @click.option("--samples", type=click.IntRange(1), help="Samples that a check looks at, at most [default: its own].")
+@batch_size_option
 @json_option
 def command(
     model: str,
@@ -41,6 +42,7 @@ def command(
     samples: int | None,
     seed: int,
     device: str,
+    batch_size: int | None,
     as_json: bool,
 ) -> None:
     """Can a robust accuracy of MODEL be believed? Runs every check on it, without a campaign.
@@ -64,6 +66,7 @@ def command(
         level=level,
         samples=samples,
         seed=seed,
+        batch_size=batch_size or api.BATCH_SIZE,
         normalise=None if normalise is None else value("--normalise", normalise),
     )
     if as_json:

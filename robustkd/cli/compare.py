@@ -50,15 +50,18 @@ def _print(compared: ComparedCampaigns, plot: Path | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from robustkd.reporting.pairwise import methods_sentence
+
     table = Table(
         title=f"A  {compared.a}\nB  {compared.b}",
-        caption="B - A in percentage points, with its 95 % interval; only A, only B: samples that hold on that side alone",
+        caption="B - A in percentage points, with its 95 % interval; only A, only B: samples that hold on that side alone; "
+        "better and worse are said of these networks, by the p that is adjusted for all rows (Holm)",
         title_justify="left",
         caption_justify="left",
         box=None,
         pad_edge=False,
     )
-    for name in ("defense", "attack", "seed", "A", "B", "B - A", "only A", "only B", "p", ""):
+    for name in ("defense", "attack", "seed", "A", "B", "B - A", "only A", "only B", "p", "adjusted p", ""):
         left = name in ("defense", "attack", "")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
     shown: set[str] = set()
@@ -76,6 +79,8 @@ def _print(compared: ComparedCampaigns, plot: Path | None) -> None:
             seeds = f"over {len(item.changes)} seeds, each tested alone"
             mean = f"mean {100 * item.difference:+.1f} points, intervals from {low:+.1f} to {high:+.1f}"
             click.echo(f"{title(item)}: {item.direction} in the worst case {seeds}: {mean}")
+            if item.methods:
+                click.echo(methods_sentence(f"{item.defense_b} in B", f"{item.defense} in A", item.methods))
     for note in compared.notes:
         click.echo(note)
     if plot is not None:
@@ -83,11 +88,13 @@ def _print(compared: ComparedCampaigns, plot: Path | None) -> None:
 
 
 def _numbers(change: Change) -> list[str]:
+    from robustkd.reporting.pairwise import probability
+
     points = f"{100 * change.difference:+.1f} [{100 * change.ci_low:+.1f}, {100 * change.ci_high:+.1f}]"
-    if change.p is None:
-        return [f"{change.a:.1%}", f"{change.b:.1%}", points, "-", "-", "not paired"]
-    p = "< 0.001" if change.p < 0.001 else f"{change.p:.3f}"
-    return [f"{change.a:.1%}", f"{change.b:.1%}", points, f"{change.only_a:g}", f"{change.only_b:g}", p]
+    alone = (
+        ["-", "-", "not paired"] if change.p is None else [f"{change.only_a:g}", f"{change.only_b:g}", probability(change.p)]
+    )
+    return [f"{change.a:.1%}", f"{change.b:.1%}", points, *alone, probability(change.p_adjusted)]
 
 
 def title(item: Movement) -> str:

@@ -22,6 +22,11 @@ out_option = click.option(
 precision_option = click.option(
     "--precision", type=click.Choice(["full", "bf16"]), help="In which attacks take gradients [default: full, the model's own]."
 )
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="The most samples that a model is attacked on at once; no number depends on it [default: 256].",
+)
 allow_missing_option = click.option(
     "--allow-missing",
     is_flag=True,

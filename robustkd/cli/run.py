@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import allow_missing_option, json_option, out_option, precision_option, print_reserved, results_folder
+from robustkd.cli.options import (
+    allow_missing_option,
+    batch_size_option,
+    json_option,
+    out_option,
+    precision_option,
+    print_reserved,
+    results_folder,
+)
 
 
 @click.command("run")
@@ -23,6 +31,7 @@ from robustkd.cli.options import allow_missing_option, json_option, out_option, 
 @click.option("--workers", type=click.IntRange(0), help="Child processes [default: one a core; one a GPU]; 0: none.")
 @click.option("--device", help="cpu, cuda, cuda:1, several as cuda:0,cuda:1 [default: a GPU where there is one].")
 @precision_option
+@batch_size_option
 @click.option("--max-hours", type=click.FloatRange(0, min_open=True), help="Stop after so long; running again goes on.")
 @click.option("--keep-perturbations", metavar="none|MIB", help="Perturbed inputs that an attack cell keeps [default: 64].")
 @click.option(
@@ -42,6 +51,7 @@ def command(
     workers: int | None,
     device: str | None,
     precision: Any,
+    batch_size: int | None,
     max_hours: float | None,
     keep_perturbations: str | None,
     redo: tuple[str, ...],
@@ -70,6 +80,7 @@ def command(
         workers=workers,
         device=device,
         precision=precision,
+        batch_size=batch_size,
         max_hours=max_hours,
         keep_perturbations=keep_perturbations,
         track=False if no_track else None,

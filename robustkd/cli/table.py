@@ -155,7 +155,7 @@ def _print_evidence(results: Results) -> None:
 
 
 def _print_undecided(results: Results) -> None:
-    """The first pairs of defenses that the samples do not tell apart, and how many more there are."""
+    """The first pairs of defenses that the samples or the seeds do not tell apart, and how many more there are."""
     sentences = undecided(results)
     for sentence in sentences[:MOST_PAIRS]:
         click.echo(sentence)

@@ -197,11 +197,26 @@ class BaseAttack(TargetHolder, ABC):
 
 
 class Attack(BaseAttack):
-    """An attack on a classifier: it is run on arrays, and what it returns is judged."""
+    """An attack on a classifier: it is run on arrays, and what it returns is judged.
+
+    Attributes:
+        images_only: it goes by height and width, so it is for inputs (C, H, W) and for no others.
+    """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
+    images_only: ClassVar[bool] = False
     space: ClassVar[Space] = "pixels"
     needs: ClassVar[Capabilities] = frozenset({"logits"})
+
+    def require(self, target: BaseTarget) -> None:
+        """Raise TargetError unless ``target`` has what the attack needs, and takes inputs of a shape that it can attack."""
+        super().require(target)
+        shape = getattr(target, "input_shape", ())
+        if self.images_only and len(shape) != 3:
+            raise TargetError(
+                f"attack '{self.name}' is for images (C, H, W), and the inputs have the shape {tuple(shape)}",
+                fix="reshape them in front of the model, or use an attack on inputs of any shape, such as pgd, apgd-ce or fab",
+            )
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """Why this attack cannot be used under ``threat``: for its space, its goal or its norm."""

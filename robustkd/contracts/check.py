@@ -102,6 +102,7 @@ class Transcript:
         verdicts: by judge, whether the output gives what the request asks for, None where it cannot be judged; the first judge's
             counts.
         seed: of what was drawn; None where nothing is.
+        cut_off: the answer was begun and not finished, since it was as long as it may be.
     """
 
     index: int
@@ -112,6 +113,7 @@ class Transcript:
     attempts: int
     verdicts: Mapping[str, bool | None]
     seed: int | None = None
+    cut_off: bool = False
 
 
 @dataclass(frozen=True)

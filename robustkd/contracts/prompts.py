@@ -144,6 +144,12 @@ class Asked:
     guidance_scale: float | None = None
 
 
+class CutOff(str):
+    """A text that a target had not finished when it had written as many tokens as it may."""
+
+    __slots__ = ()
+
+
 class GenerativeTarget(BaseTarget):
     """A target that answers requests: with texts, or with (C, H, W) images in [0, 1]."""
 
@@ -156,7 +162,10 @@ class GenerativeTarget(BaseTarget):
 
     @abstractmethod
     def respond(self, asked: Sequence[Asked]) -> Sequence[Any]:
-        """One answer each, a text or an image. What is drawn depends on each request's own seed, not on the batch."""
+        """One answer each, a text or an image. What is drawn depends on each request's own seed, not on the batch.
+
+        A text that was not finished is given as a ``CutOff``, so that their share is told.
+        """
 
     def strayed(self, asked: Asked) -> float:
         """How far ``asked.embeddings`` are from a text, relative to the mean embedding norm: the largest distance of a token of the

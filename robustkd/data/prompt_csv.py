@@ -89,8 +89,12 @@ class PromptCSV(Dataset):
             raise _wrong(f"'{twice[0]}' is forbidden and benign", "name it once")
         if p.images and (missing := sorted(set(p.forbidden) - set(p.images))):
             raise _wrong(f"there are no images of '{missing[0]}'", "give a folder for each forbidden concept, or for none")
-        if p.long != "refuse" and p.tokenizer is None:
-            raise _wrong(f"long: {p.long} needs to know how long a request is", "give 'tokenizer', the folder of the model")
+        for key in ("long", "longest"):
+            if p.tokenizer is None and (value := getattr(p, key)) != PromptCSVParams.model_fields[key].default:
+                raise _wrong(
+                    f"{key}: {value} has no effect without 'tokenizer', by which the tokens of a request are counted",
+                    "give 'tokenizer', the model's folder of that name",
+                )
         classes = (*p.forbidden, *p.benign)
         notes: list[str] = []
         test, benign = (self._prompts(files, classes, notes) for files in (p.forbidden, p.benign))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from robustkd.contracts import (
     Arrays,
     Attack,
-    AttackError,
     AttackEvidence,
     BaseAttack,
-    BaseTarget,
     Batch,
     DataError,
     Target,
@@ -29,13 +26,14 @@ from robustkd.contracts.random import SampleRng, seeded
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.draws import PROBED, drawn_logits, is_random
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
-from robustkd.evaluation.memory import in_memory
+from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
-from robustkd.targets.files import tensor_bytes
 from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
+from robustkd.targets.memory import in_memory, with_fewer
+from robustkd.targets.split import SplitTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -314,7 +312,7 @@ def evaluate_attack(
     def run(part: Batch, eps: float) -> tuple[ImageOutcome, Tensor]:
         budget = threat if eps == threat.eps else threat.with_eps(eps)
         if attack.traits.learns and eps not in fitted:
-            fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part)
+            fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part, batch_size)
         able = fitted.get(eps, attack)
 
         def attacked(rows: Tensor) -> tuple[ImageOutcome, Tensor]:
@@ -334,10 +332,10 @@ def evaluate_attack(
             if shards:
                 torch.manual_seed(seed + first)
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
-            answers, before = _answers(target, batch), state_fingerprint(target)
+            answers, before = _answers(target, batch), state_of(target)
             with channels_last(target.module):
                 found = _evaluate(run, attack, part, threat, curve)
-            _check_unchanged(target, attack, batch, before, answers)
+            require_unchanged(target, attack, before, answers, lambda: _answers(target, batch), alike)
             if kept is not None:
                 found = replace(found, adversarial=found.adversarial[: max(0, kept - first)].clone())
             if shards:
@@ -356,65 +354,22 @@ def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Se
         raise UsageError("budgets of the samples' own stay below the threat's eps, and have no curve")
 
 
-def _check_unchanged(target: Target, attack: Attack, batch: Batch, before: State, answers: Tensor) -> None:
-    """Raise unless the network is as it was; buffers may differ that do not change its output, such as a grid for the batch's shape."""
-    after = state_fingerprint(target)
-    if after == before:
-        return
-    now = _answers(target, batch)
-    if after.settings == before.settings and torch.allclose(now, answers, rtol=1e-4, atol=1e-5):
-        return
-    if (
-        not torch.allclose(_answers(target, batch), now, rtol=1e-4, atol=1e-5)
-        or after.settings != state_fingerprint(target).settings
-    ):
-        raise TargetError(
-            "the model changes its own weights or buffers when it is run, and its answers with them",
-            fix="put every part of it into evaluation mode (BatchNorm with batch statistics keeps a running mean)",
-        )
-    raise model_modified_error(attack)
-
-
-def model_modified_error(attack: BaseAttack) -> AttackError:
-    """The error of an attack that changed the target's mode, flags, weights or buffers."""
-    return AttackError(
-        f"{type(attack).__name__} left the model changed (mode, flags, weights or buffers)",
-        fix="an attack restores training mode and requires_grad, and never writes weights or BatchNorm statistics",
-    )
-
-
-def _fitted(attack: Attack, target: Target, data: Arrays | None, threat: ThreatModel, seed: int, batch: Batch) -> Attack:
+def _fitted(
+    attack: Attack, target: Target, data: Arrays | None, threat: ThreatModel, seed: int, batch: Batch, batch_size: int
+) -> Attack:
     if data is None:
         raise UsageError(
             f"attack '{attack.name}' learns from training data, and was given none",
             fix="pass fit_data=(x, y), samples that are not attacked; for a command, take a data set with a training part",
         )
-    # What a target draws meanwhile must not depend on which samples are attacked first, nor shift what it draws on them.
-    with seeded(seed):
-        return attack.fit(target, data, threat, SampleRng(seed, torch.arange(len(data), device=batch.inputs.device), "fit"))
+    rng = SampleRng(seed, torch.arange(len(data), device=batch.inputs.device), "fit")
 
+    def fit(size: int) -> Attack:
+        # What a target draws meanwhile must not depend on which samples are attacked first, nor shift what it draws on them.
+        with seeded(seed):
+            return attack.fit(SplitTarget(target, size), data, threat, rng)
 
-class State(NamedTuple):
-    """A fingerprint of all that an attack must leave as it is.
-
-    Attributes:
-        settings: modes, flags and weights. A tensor's version counts its in-place writes, so no copy is needed.
-        buffers: their contents, since batch normalisation writes past the version.
-    """
-
-    settings: list[tuple[object, ...]]
-    buffers: list[tuple[str, bytes]]
-
-
-def state_fingerprint(target: BaseTarget) -> State:
-    """The state of a target's network."""
-    module = target.module
-    weights = [
-        (name, id(weight), weight._version, weight.requires_grad, weight.is_leaf) for name, weight in module.named_parameters()
-    ]
-    modes = [(name, getattr(part, "training", None)) for name, part in module.named_modules()]
-    buffers = [(name, hashlib.sha256(tensor_bytes(buffer)).digest()) for name, buffer in module.named_buffers()]
-    return State([*weights, *modes], buffers)
+    return with_fewer(fit, min(batch_size, len(data)))
 
 
 def _answers(target: Target, batch: Batch) -> Tensor:

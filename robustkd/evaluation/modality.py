@@ -28,7 +28,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.data import Splits
-from robustkd.evaluation.images import SHARD, Evaluation, Shards, evaluate_attack, make_batch, with_clean_logits
+from robustkd.evaluation.images import BATCH_SIZE, SHARD, Evaluation, Shards, evaluate_attack, make_batch, with_clean_logits
 from robustkd.evaluation.judging import Outcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.lazy import torch
@@ -44,6 +44,7 @@ class Conditions:
     Attributes:
         curve: further eps.
         train: what an attack that learns is fitted on.
+        batch_size: the most samples that the target is called with at once; None for the default of the modality.
         rows_kept: how many perturbed inputs of so many bytes each are kept.
         shards: where finished parts are kept, by the number of perturbed inputs that are.
     """
@@ -54,6 +55,7 @@ class Conditions:
     curve: Sequence[float]
     train: Arrays | Prompts | None
     precision: Precision
+    batch_size: int | None
     rows_kept: Callable[[int], int]
     shards: Callable[[int], Shards]
 
@@ -87,12 +89,21 @@ class ModalityEvaluation(ABC):
 
     @abstractmethod
     def prepare(
-        self, target: BaseTarget, data: Splits[Any], judges: Judges, *, name: str, seed: int, device: torch.device
+        self,
+        target: BaseTarget,
+        data: Splits[Any],
+        judges: Judges,
+        *,
+        name: str,
+        seed: int,
+        device: torch.device,
+        batch_size: int | None,
     ) -> Batch | PromptBatch:
         """The test samples with what the target answers unattacked.
 
         Args:
             name: what an error calls the defense.
+            batch_size: see ``Conditions``.
 
         Raises:
             TargetError: the target is of another modality, or it failed.
@@ -135,13 +146,21 @@ class ImageEvaluation(ModalityEvaluation):
         return f"{len(data.test)} test samples"
 
     def prepare(
-        self, target: BaseTarget, data: Splits[Any], judges: Judges, *, name: str, seed: int, device: torch.device
+        self,
+        target: BaseTarget,
+        data: Splits[Any],
+        judges: Judges,
+        *,
+        name: str,
+        seed: int,
+        device: torch.device,
+        batch_size: int | None,
     ) -> Batch:
         """The images with their logits."""
         if not isinstance(target, Target):
             raise _other_modality(f"'{name}' draws or writes, and the data are images")
         batch = make_batch(data.test.unit(), data.test.labels, index=data.test_index, device=device)
-        return with_clean_logits(target, batch)
+        return with_clean_logits(target, batch, batch_size or BATCH_SIZE)
 
     def evaluate(
         self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
@@ -159,6 +178,7 @@ class ImageEvaluation(ModalityEvaluation):
             threat,
             seed=under.seed,
             curve=under.curve,
+            batch_size=under.batch_size or BATCH_SIZE,
             fit_data=under.train if attack.traits.learns and isinstance(under.train, Arrays) else None,
             kept=kept,
             shards=under.shards(kept) if len(batch) > SHARD else None,
@@ -192,13 +212,21 @@ class PromptEvaluation(ModalityEvaluation):
         return f"{len(data.test)} forbidden requests, {len(data.benign) if data.benign else 0} harmless"
 
     def prepare(
-        self, target: BaseTarget, data: Splits[Any], judges: Judges, *, name: str, seed: int, device: torch.device
+        self,
+        target: BaseTarget,
+        data: Splits[Any],
+        judges: Judges,
+        *,
+        name: str,
+        seed: int,
+        device: torch.device,
+        batch_size: int | None,
     ) -> PromptBatch:
         """The requests with the answers to them, judged."""
         if not isinstance(target, GenerativeTarget):
             raise _other_modality(f"'{name}' answers no requests, and the data are prompts")
         torch.manual_seed(seed)
-        return prepare(target, data.test, data.test_index, judges(), benign=data.benign, device=device)
+        return prepare(target, data.test, data.test_index, judges(), benign=data.benign, device=device, batch_size=batch_size)
 
     def evaluate(
         self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
@@ -207,7 +235,9 @@ class PromptEvaluation(ModalityEvaluation):
         assert isinstance(target, GenerativeTarget)
         assert isinstance(batch, PromptBatch)
         assert isinstance(attack, PromptAttack)
-        found = evaluate_prompt_attack(target, attack, batch, threat, under.judges(), seed=under.seed)
+        found = evaluate_prompt_attack(
+            target, attack, batch, threat, under.judges(), seed=under.seed, batch_size=under.batch_size
+        )
         kept = min(len(found.adversarial), under.rows_kept(found.adversarial[:1].nbytes))
         clean = None if found.clean is None else found.clean[:kept]
         return replace(found, adversarial=found.adversarial[:kept], clean=clean)

@@ -30,11 +30,13 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.random import SampleRng
-from robustkd.evaluation.images import Evaluation, model_modified_error, state_fingerprint
+from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome
+from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
-from robustkd.targets.thoughts import answer_of
+from robustkd.targets.memory import in_memory
+from robustkd.targets.thoughts import answer_of, is_cut_off
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,26 +50,28 @@ def prepare(
     *,
     benign: Prompts | None = None,
     device: torch.device | str = "cpu",
+    batch_size: int | None = None,
 ) -> PromptBatch:
     """The requests with what the target answers when nobody attacks it, which every attack and analysis then shares.
 
     Args:
         index: (N,) positions in the data set.
         judges: the first one's verdict counts.
+        batch_size: the most requests that the target is asked at once; by default its own number.
 
     Raises:
         TargetError: the target failed on a request as it is.
         DataError: the judge cannot judge such requests.
     """
     judge = _first(judges)
-    unattacked = _answered(target, requests, judge)
+    unattacked = _answered(target, requests, judge, batch_size)
     eligible = np.ones(len(requests), dtype=bool)
     prefills = requests.get("prefill")
     begun = np.array([bool(text) for text in prefills])
     if begun.any():
-        known = _answered(target, requests.select(begun), judge, prefilled=True)
+        known = _answered(target, requests.select(begun), judge, batch_size, prefilled=True)
         eligible[begun] = known.complied
-    harmless = None if benign is None else _answered(target, benign, judge)
+    harmless = None if benign is None else _answered(target, benign, judge, batch_size)
     return PromptBatch(requests, torch.as_tensor(index, dtype=torch.int64, device=device), unattacked, eligible, harmless)
 
 
@@ -83,8 +87,12 @@ def evaluate_prompt_attack(
     judges: Mapping[str, Judge],
     *,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> Evaluation[PromptOutcome]:
     """Attack every request of ``batch``. ``broken_at`` is the number of attempts after which it was broken.
+
+    Args:
+        batch_size: the most attempts that are put to the target at once; by default its own number.
 
     Raises:
         AttackError: the attack asked what the threat model does not allow, or left the target changed.
@@ -93,11 +101,11 @@ def evaluate_prompt_attack(
     if reason := attack.refusal(threat):
         raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another one")
     attack.require(target)
-    attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__)
-    before = state_fingerprint(target)
+    attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__, batch_size)
+    before, few = state_of(target), batch.requests.asked()[:2]
     attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
-    if state_fingerprint(target) != before:
-        raise model_modified_error(attack)
+    known = batch.unattacked.outputs[: len(few)]
+    require_unchanged(target, attack, before, known, lambda: _respond(target, few, batch_size), _same_answers)
     return attempts.evaluation()
 
 
@@ -117,13 +125,20 @@ class JudgedAttempts(Attempts):
     """
 
     def __init__(
-        self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, judges: Mapping[str, Judge], attack: str
+        self,
+        target: GenerativeTarget,
+        batch: PromptBatch,
+        threat: ThreatModel,
+        judges: Mapping[str, Judge],
+        attack: str,
+        batch_size: int | None = None,
     ) -> None:
         self.budget = threat.attempts
         self.broken = torch.zeros(len(batch), dtype=torch.bool)
         self.used = torch.zeros(len(batch), dtype=torch.int64)
         self.answers: list[Any] = [None] * len(batch)
         self._target, self._batch, self._threat, self._judges, self._attack = target, batch, threat, judges, attack
+        self._batch_size = batch_size
         self._seen = np.zeros(len(batch), dtype=bool)  # requests with an answer that could be judged
         self._passes = torch.zeros(2, len(batch), dtype=torch.int64)
         self._deciding: list[_Deciding | None] = [None] * len(batch)
@@ -140,7 +155,7 @@ class JudgedAttempts(Attempts):
             replace(question, seed=own.seed if question.seed is None else question.seed, guidance_scale=own.guidance_scale)
             for question, own in zip(asked, requests.asked(), strict=True)
         ]
-        outputs = _respond(self._target, asked)
+        outputs = _respond(self._target, asked, self._batch_size)
         said = _judged(_first(self._judges), requests, outputs)
         success = torch.from_numpy(said.complied)
         self.used[rows] += 1
@@ -197,6 +212,7 @@ class JudgedAttempts(Attempts):
                 seed=found.asked.seed,
                 output=found.output if isinstance(found.output, str) else "",
                 attempts=int(self.used[place]),
+                cut_off=is_cut_off(found.output),
                 verdicts={name: bool(said.complied[place]) if said.judged[place] else None for name, said in verdicts.items()},
             )
             for place, found in enumerate(deciding)
@@ -237,24 +253,32 @@ class JudgedAttempts(Attempts):
         return took
 
 
-def _answered(target: GenerativeTarget, requests: Prompts, judge: Judge, prefilled: bool = False) -> Answered:
+def _answered(
+    target: GenerativeTarget, requests: Prompts, judge: Judge, batch_size: int | None, prefilled: bool = False
+) -> Answered:
     prefills = requests.get("prefill") if prefilled else ("",) * len(requests)
-    outputs = _respond(target, requests.asked(prefills))
+    outputs = _respond(target, requests.asked(prefills), batch_size)
     return Answered(requests, outputs, _judged(judge, requests, outputs).complied)
 
 
-def _respond(target: GenerativeTarget, asked: Sequence[Asked]) -> Sequence[Any]:
+def _respond(target: GenerativeTarget, asked: Sequence[Asked], batch_size: int | None) -> Sequence[Any]:
+    def answered(rows: Tensor) -> Sequence[Any]:
+        part = [asked[row] for row in rows.tolist()]
+        outputs = target.respond(part)
+        if len(outputs) != len(part):
+            raise TargetError(f"the model gave {len(outputs)} answers to {len(part)} requests", fix="respond with one each")
+        return outputs
+
     try:
         with torch.no_grad():
-            outputs = target.respond(asked)
+            parts = in_memory(answered, torch.arange(len(asked)), batch_size or max(1, len(asked)))
     except (TargetError, DataError):
         raise
     except Exception as error:
         raise TargetError(
             f"the model raised {type(error).__name__}: {error}", fix="see that it answers such requests"
         ) from error
-    if len(outputs) != len(asked):
-        raise TargetError(f"the model gave {len(outputs)} answers to {len(asked)} requests", fix="respond with one each")
+    outputs = [output for part in parts for output in part]
     pictures = [output for output in outputs if isinstance(output, torch.Tensor)]
     if pictures:
         # In float64, whatever each is of: of NaN and infinities one sum tells.
@@ -270,6 +294,12 @@ def _judged(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> Judgemen
     answers = [answer_of(output) if isinstance(output, str) else output for output in outputs]
     given = np.array([_says_something(answer) for answer in answers], dtype=bool)
     return Judgements.of(judge.complied(requests, ["" if answer is None else answer for answer in answers])).only(given)
+
+
+def _same_answers(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return all(
+        alike(one, other) if isinstance(one, torch.Tensor) else one == other for one, other in zip(some, others, strict=True)
+    )
 
 
 def _says_something(answer: Any) -> bool:

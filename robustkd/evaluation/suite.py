@@ -4,9 +4,9 @@ Each is an ``Instrument``: an attack as in a campaign file, and the rule that sa
 different kinds, so that what misleads one does not mislead the next:
 
     margin-pgd            PGD on the logit margin, with restarts
+    bpda                  gradients past whatever cuts or falsifies them, where the target has such operations
     distilled-surrogate   transfer from a student of the target's answers; no gradient
     square                random search; no gradient
-    bpda                  gradients past whatever cuts or falsifies them, where the target has such operations
     smoothed-pgd          gradients averaged over a neighbourhood, where those of neighbours disagree
     autoattack            AutoAttack, in the order that adapts to the target
 """
@@ -104,25 +104,14 @@ class Traces:
 def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
     """The suite for a target with these traces: cheap ones first, and those that need no gradient of the target before AutoAttack."""
     margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 20, "restarts": 2}
-    found = [
-        Instrument("margin-pgd", _averaged(margin, traces), True, lambda e: _margin(e, traces)),
-        Instrument(
-            "distilled-surrogate",
-            {"kind": "distilled-surrogate", "queries": 0},
-            False,
-            lambda e: "distilled-surrogate" in _kinds(e.attack),
-        ),
-        Instrument("square", {"kind": "square", "queries": QUERIES, "give_up": True}, False, _random_search, AT_FIRST),
-    ]
+    found = [Instrument("margin-pgd", _averaged(margin, traces), True, lambda e: _margin(e, traces))]
     if traces.replaced:
-        found.append(
-            Instrument(
-                "bpda",
-                _averaged({"kind": "bpda", "automatic": True, "attack": margin}, traces),
-                False,
-                lambda e: any(attack.name == "bpda" and attack.params.automatic for attack in _inside(e.attack)),
-            )
-        )
+        past: Spec = {"kind": "bpda", "automatic": True, "attack": margin}
+        found.append(Instrument("bpda", _averaged(past, traces), False, _automatic))
+    student: Spec = {"kind": "distilled-surrogate", "queries": 0, "rounds": 1, "training_steps": 100}
+    found.append(Instrument("distilled-surrogate", student, False, lambda e: "distilled-surrogate" in _kinds(e.attack)))
+    search: Spec = {"kind": "square", "queries": QUERIES, "give_up": True}
+    found.append(Instrument("square", search, False, _random_search, AT_FIRST))
     if traces.agreement is not None and traces.agreement < _AGREE:
         found.append(
             Instrument(
@@ -193,6 +182,10 @@ def _margin(evidence: AttackEvidence, traces: Traces) -> bool:
     if evidence.kind != "fixed-budget" or evidence.loss_family != "margin" or not (evidence.gradients and evidence.iterative):
         return False
     return _spent(evidence) >= PASSES * (DRAWS if traces.draws else 1) and (evidence.averages or not traces.draws)
+
+
+def _automatic(evidence: AttackEvidence) -> bool:
+    return any(attack.name == "bpda" and attack.params.automatic for attack in _inside(evidence.attack))
 
 
 def _random_search(evidence: AttackEvidence) -> bool:

@@ -12,6 +12,7 @@ from robustkd.contracts import DataError, Judge, Prompts, TargetRef
 from robustkd.judges.labels import LabelParams, named, shows, sized
 from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
+from robustkd.targets.memory import in_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,5 +56,5 @@ class ConceptClassifier(Judge):
             )
         images = sized(outputs, classifier.input_shape)
         with torch.no_grad():
-            logits = torch.cat([classifier(part.to(classifier.device)).float() for part in images.split(_BATCH_SIZE)])
+            logits = torch.cat(in_memory(lambda part: classifier(part.to(classifier.device)).float(), images, _BATCH_SIZE))
         return shows(logits.softmax(1).cpu(), requests, named(given), self.params)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
 from robustkd.reporting.formatting import MISSING, count, interval, number, percent, seconds, threat
 from robustkd.reporting.grid import grid, incomplete_cells
-from robustkd.reporting.pairwise import pairs, points, probability
+from robustkd.reporting.pairwise import points, probability, sentences
 from robustkd.reporting.presentation import wording
 from robustkd.reporting.story import NO_VERDICT, answer, explain
 from robustkd.reporting.summary import DefenseSummary, attack_names
@@ -104,11 +104,12 @@ def _versus(results: Results) -> str:
             points(pair.difference),
             f"{100 * pair.ci_low:.1f} to {points(pair.ci_high)}",
             probability(pair.p),
-            escape(pair.sentence),
+            probability(pair.p_adjusted),
+            escape(" ".join(sentences(pair))),
         ]
-        for pair in pairs(results)
+        for pair in results.claims
     )
-    table = _table(["pair", "difference", "95 % interval", "p", "what these samples can say"], "lrrrl", rows)
+    table = _table(["pair", "difference", "95 % interval", "p", "adjusted p", "what these samples can say"], "lrrrrl", rows)
     return f"## Which is better?\n\n{table}" if results.comparisons else ""
 
 

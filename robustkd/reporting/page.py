@@ -16,7 +16,7 @@ from robustkd.reporting import formatting, palette
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
 from robustkd.reporting.grid import grid, incomplete_cells
-from robustkd.reporting.pairwise import main_pairs, points, probability
+from robustkd.reporting.pairwise import main_pairs, points, probability, sentences
 from robustkd.reporting.plots import Plot, Series, curve, plot
 from robustkd.reporting.presentation import presentation, wording
 from robustkd.reporting.published import SETTING, references
@@ -142,6 +142,7 @@ def _template() -> Any:
     environment.filters["zip"] = zip
     environment.filters["points"] = points
     environment.filters["probability"] = probability
+    environment.filters["sentences"] = sentences
     environment.filters["heat"] = palette.heat
     environment.filters["readable_on"] = palette.readable_on
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}

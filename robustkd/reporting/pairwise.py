@@ -2,79 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 from robustkd.reporting.formatting import THIN, count
-from robustkd.scoring.paired import Comparison, samples_to_tell
+from robustkd.scoring.claims import Claim
+from robustkd.scoring.methods import MethodTest
 from robustkd.scoring.results import Results
 
 AT_MOST = 45
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two defenses over their seeds, each seed compared on its own samples.
-
-    Attributes:
-        difference: robust accuracy of a minus that of b, mean over seeds.
-        ci_low, ci_high: the envelope of the seeds' own 95 % intervals (Tango).
-        p: the largest of the seeds' exact McNemar tests.
-        apart: told apart on every seed, in the same direction.
-        needed: samples that would tell them apart, from the shares of all seeds; None for equals.
-    """
-
-    a: str
-    b: str
-    seeds: tuple[int, ...]
-    n: int
-    difference: float
-    ci_low: float
-    ci_high: float
-    p: float
-    apart: bool
-    needed: int | None
-
-    @property
-    def sentence(self) -> str:
-        """A sentence on whether the samples suffice to tell the two defenses apart."""
-        if self.apart:
-            better, worse = (self.a, self.b) if self.difference > 0 else (self.b, self.a)
-            return f"{better} withstands more than {worse}, by {points(abs(self.difference))} (p {probability(self.p)})."
-        told = f"n = {count(self.n)} cannot tell {self.a} from {self.b}"
-        if self.needed is None:
-            return f"{told}; no difference was seen."
-        return f"{told}; {count(self.needed)} samples would." if self.needed > self.n else f"{told}: the seeds disagree."
+def networks_sentence(claim: Claim) -> str:
+    """Whether the samples suffice to tell the networks of two defenses apart."""
+    if claim.networks:
+        worse = claim.b if claim.networks == claim.a else claim.a
+        by = f"by {points(abs(claim.difference))} (adjusted p {probability(claim.p_adjusted)})"
+        where = " on every seed" if len(claim.seeds) > 1 else ""
+        return f"These networks: {claim.networks} withstands more than {worse}{where}, {by}."
+    told = f"n = {count(claim.n)} cannot tell {claim.a} from {claim.b}"
+    if claim.needed is None:
+        return f"{told}; no difference was seen."
+    return f"{told}; {count(claim.needed)} samples would." if claim.needed > claim.n else f"{told}: the seeds disagree."
 
 
-def pairs(results: Results) -> list[Pair]:
-    """Every two defenses that were attacked on the same samples, in the campaign's order."""
-    found = []
-    by_pair: dict[tuple[str, str], list[Comparison]] = {}
-    for item in results.comparisons:
-        by_pair.setdefault((item.a, item.b), []).append(item)
-    for (a, b), rows in by_pair.items():
-        only_a, only_b, n = (sum(getattr(item, name) for item in rows) for name in ("only_a", "only_b", "n"))
-        found.append(
-            Pair(
-                a,
-                b,
-                tuple(item.seed for item in rows),
-                rows[0].n,
-                sum(item.difference for item in rows) / len(rows),
-                min(item.ci_low for item in rows),
-                max(item.ci_high for item in rows),
-                max(item.p for item in rows),
-                all(item.told_apart for item in rows) and len({item.difference > 0 for item in rows}) == 1,
-                samples_to_tell(only_a, only_b, n),
-            )
-        )
-    return found
+def methods_sentence(a: str, b: str, test: MethodTest) -> str:
+    """Whether the seeds suffice to tell the methods behind two defenses apart; ``test`` is of a minus b."""
+    if test.told_apart:
+        better, worse = (a, b) if test.difference > 0 else (b, a)
+        by = f"by {points(abs(test.difference))} over {test.seeds} seeds (adjusted p {probability(test.p_adjusted)})"
+        return f"The methods: {better} withstands more than {worse}, {by}."
+    told = f"The methods: {test.seeds} seeds cannot tell {a} from {b}"
+    if test.difference == 0:
+        return f"{told}; no difference was seen."
+    if test.seeds_needed is None:
+        return f"{told}; with these samples no number of seeds would."
+    return f"{told}; {count(test.seeds_needed)} seeds would." if test.seeds_needed > test.seeds else f"{told}."
 
 
-def main_pairs(results: Results) -> list[Pair]:
+def sentences(claim: Claim) -> list[str]:
+    """What is claimed of the networks, then, with several seeds, what is claimed of the methods."""
+    told = [networks_sentence(claim)]
+    return [*told, methods_sentence(claim.a, claim.b, claim.methods)] if claim.methods else told
+
+
+def main_pairs(results: Results) -> list[Claim]:
     """All pairs of up to ten defenses; of more, each defense and the next in the ranking: every two of a hundred are 4,950."""
-    found = pairs(results)
+    found = results.claims
     if len(found) <= AT_MOST:
         return found
     accuracy: dict[str, list[float]] = {}
@@ -88,8 +61,14 @@ def main_pairs(results: Results) -> list[Pair]:
 
 
 def undecided(results: Results) -> list[str]:
-    """The sentences about pairs that these samples cannot tell apart."""
-    return [pair.sentence for pair in main_pairs(results) if not pair.apart]
+    """A sentence about each pair that these samples cannot tell apart, or these seeds where the samples can."""
+    told = []
+    for claim in main_pairs(results):
+        if not claim.networks:
+            told.append(networks_sentence(claim))
+        elif claim.methods and not claim.methods.told_apart:
+            told.append(methods_sentence(claim.a, claim.b, claim.methods))
+    return told
 
 
 def points(difference: float) -> str:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from robustkd.scoring.intervals import Z95, wilson
+from robustkd.scoring.multiplicity import LEVEL, holm
 
 Z80 = 0.8416212335729143  # the 80 % point of the standard normal: the usual power
 
@@ -97,8 +98,22 @@ def unpaired_interval(held_a: float, n_a: int, held_b: float, n_b: int, z: float
     return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
 
 
+def unpaired_test(held_a: float, n_a: int, held_b: float, n_b: int) -> float:
+    """The two-sided p-value of "both have the same share", of different samples: the score test of two proportions.
+
+    1 when there are no samples on a side.
+    """
+    if not n_a or not n_b:
+        return 1.0
+    both = (held_a + held_b) / (n_a + n_b)
+    size = math.sqrt(both * (1 - both) * (1 / n_a + 1 / n_b))
+    return math.erfc(abs(held_a / n_a - held_b / n_b) / size / math.sqrt(2)) if size else 1.0
+
+
 def samples_to_tell(only_a: float, only_b: float, n: int, *, z: float = Z95, power: float = Z80) -> int | None:
-    """How many samples a 5 % test would need to tell the two apart with 80 % power, if the shares seen here are the true ones.
+    """How many samples a test needs to tell the two apart with 80 % power, if the shares seen here are the true ones.
+
+    ``z`` is the normal quantile of its level, 5 % by default.
 
         (z sqrt(psi) + z_power sqrt(psi - delta^2))^2 / delta^2,   psi = (only_a + only_b) / n,   delta = (only_a - only_b) / n
 
@@ -120,6 +135,7 @@ class Comparison:
         only_a, only_b: samples that withstand on that one alone; summed differences, where they withstand to a share.
         difference, ci_low, ci_high: robust accuracy of a minus that of b, with Tango's 95 % interval.
         p: see ``paired_test``.
+        p_adjusted: by Holm, for all comparisons of the campaign; ``p`` of a lone one.
         needed: samples that would tell the two apart (80 % power), if the shares seen are the true ones; None for equals.
     """
 
@@ -134,11 +150,12 @@ class Comparison:
     ci_high: float
     p: float
     needed: int | None
+    p_adjusted: float = 1.0
 
     @property
     def told_apart(self) -> bool:
-        """Whether the two differ at the 5 % level."""
-        return self.p < 0.05
+        """Whether the two networks differ, at a level of 5 % for all comparisons of the campaign together."""
+        return self.p_adjusted < LEVEL
 
     @classmethod
     def of(cls, a: str, b: str, seed: int, stands_a: np.ndarray, stands_b: np.ndarray) -> Comparison:
@@ -147,15 +164,21 @@ class Comparison:
         only_a, only_b, p = paired_test(stands_a, stands_b)
         low, high = paired_interval(only_a, only_b, n)
         difference, needed = (only_a - only_b) / n if n else 0.0, samples_to_tell(only_a, only_b, n)
-        return cls(a, b, seed, n, only_a, only_b, difference, low, high, p, needed)
+        return cls(a, b, seed, n, only_a, only_b, difference, low, high, p, needed, p)
+
+
+def corrected(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """The same comparisons, their p-values adjusted for all of them together."""
+    family = list(comparisons)
+    return [replace(item, p_adjusted=p) for item, p in zip(family, holm([item.p for item in family]), strict=True)]
 
 
 def compared(standing: Iterable[tuple[str, int, np.ndarray]]) -> list[Comparison]:
     """Every two defenses of the same seed, in the order given; each item is a defense, a seed and its (N,) standing samples."""
     known = list(standing)
-    return [
+    return corrected(
         Comparison.of(a, b, seed, stands_a, stands_b)
         for place, (a, seed, stands_a) in enumerate(known)
         for b, other, stands_b in known[place + 1 :]
         if seed == other and len(stands_a) == len(stands_b)
-    ]
+    )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError
 
 from robustkd.contracts import StoreError
 from robustkd.contracts.analysis import Table
@@ -15,7 +15,8 @@ from robustkd.contracts.check import Finding, Verdict
 from robustkd.contracts.data import Modality
 from robustkd.contracts.evidence import shares_by_name
 from robustkd.contracts.threat import Budget, Goal, ThreatModel, stored_budget
-from robustkd.scoring.paired import Comparison
+from robustkd.scoring.claims import Claim, claims
+from robustkd.scoring.paired import Comparison, corrected
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
 from robustkd.scoring.tabular import Tabular, interval, percent
@@ -178,7 +179,7 @@ class Results(Tabular):
     defenses: list[DefenseResult]
     skipped: list[Skipped] = field(default_factory=list)
     environment: Environment = field(default_factory=Environment)
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: Annotated[list[Comparison], AfterValidator(corrected)] = field(default_factory=list)
     attacks: dict[str, AttackSummary] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)
 
@@ -215,6 +216,11 @@ class Results(Tabular):
         ]
 
     @property
+    def claims(self) -> list[Claim]:
+        """What the comparisons say of every two defenses, corrected for their number; results.json holds it as well."""
+        return claims(self.comparisons)
+
+    @property
     def incomplete(self) -> bool:
         """Whether some cell has no number."""
         statuses = [cell.status for cell in self.cells] + [defense.status for defense in self.defenses]
@@ -228,6 +234,7 @@ class Results(Tabular):
         for row in (*told["cells"], *told["defenses"]):
             if row["draws"] == 1:
                 del row["draws"]
+        told["claims"] = [asdict(claim) for claim in self.claims]
         return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 
     def rows(self) -> list[dict[str, Any]]:

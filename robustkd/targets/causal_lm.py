@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts import Asked, GenerativeTarget, TargetError
+from robustkd.contracts import Asked, CutOff, GenerativeTarget, TargetError
 from robustkd.contracts.capability import ORDINARY
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
-from robustkd.targets.chat import DATE, Chat, TokenBatch, Tokens
+from robustkd.targets.chat import DATE, Chat, TemplateOption, TokenBatch, Tokens
 from robustkd.targets.frozen import without_gradients
+from robustkd.targets.memory import in_memory
 from robustkd.targets.prefix import PassCache, Prefix
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class CausalLMTarget(GenerativeTarget):
         system: a message from the system before the user's, "" for none.
         context: the most tokens that it takes; None: what its configuration says, or its tokeniser.
         date: see ``Chat``.
+        template_options: what the chat template is told, see ``Chat``.
 
     Raises:
         TargetError: see ``Chat``; nothing says how long the context is, or the tokeniser has tokens that the model does not know.
@@ -53,10 +56,12 @@ class CausalLMTarget(GenerativeTarget):
         system: str = "",
         context: int | None = None,
         date: datetime.date = DATE,
+        template_options: Mapping[str, TemplateOption] | None = None,
     ) -> None:
         self.module = module
         _require_known_tokens(tokenizer, len(self.embedding.weight))
-        self.chat = Chat(tokenizer, context or _context(module.config.get_text_config(), tokenizer), system, date)
+        context = context or _context(module.config.get_text_config(), tokenizer)
+        self.chat = Chat(tokenizer, context, system, date, template_options)
         self.max_new_tokens = max_new_tokens
         self._cache = PassCache(module, self.chat.context)
 
@@ -171,6 +176,8 @@ class CausalLMTarget(GenerativeTarget):
     def respond(self, asked: Sequence[Asked]) -> list[str]:
         """What the model answers, greedily, with its thoughts between their marks; of a prefilled answer, what it adds.
 
+        One that is as long as it may be, and not ended, is a ``CutOff``.
+
         ``Asked.embeddings``, (T, D) of any length, stand where the user's tokens would; the template around them stays.
 
         Raises:
@@ -180,10 +187,11 @@ class CausalLMTarget(GenerativeTarget):
         laid = [self._laid(question) for question in asked]
         answers = [""] * len(laid)
         # By length, so that little is padded.
-        order = sorted(range(len(laid)), key=lambda row: len(laid[row]))
-        for rows in (order[first : first + _ROWS] for first in range(0, len(order), _ROWS)):
-            for row, ids in zip(rows, self._written([laid[row] for row in rows]), strict=True):
-                answers[row] = self.chat.written(ids, asked[row].prefill)
+        order = torch.tensor(sorted(range(len(laid)), key=lambda row: len(laid[row])), dtype=torch.int64)
+        parts = in_memory(lambda rows: self._written([laid[row] for row in rows.tolist()]), order, _ROWS)
+        for row, (ids, ended) in zip(order.tolist(), chain.from_iterable(parts), strict=True):
+            text = self.chat.written(ids, asked[row].prefill)
+            answers[row] = text if ended else CutOff(text)
         return answers
 
     def _laid(self, asked: Asked) -> Tensor:
@@ -202,8 +210,8 @@ class CausalLMTarget(GenerativeTarget):
         return text
 
     @without_gradients()
-    def _written(self, laid: Sequence[Tensor]) -> list[list[int]]:
-        """The ids that the model adds to each of some (T, D) embedded texts, without what ends them."""
+    def _written(self, laid: Sequence[Tensor]) -> list[tuple[list[int], bool]]:
+        """The ids that the model adds to each of some (T, D) embedded texts, without what ends them, and whether it ended them."""
         width = max(len(text) for text in laid)
         embedded = torch.stack([nn.functional.pad(text, (0, 0, width - len(text), 0)) for text in laid])
         lengths = torch.tensor([len(text) for text in laid], device=self.device)
@@ -238,7 +246,7 @@ class CausalLMTarget(GenerativeTarget):
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         require_finite(torch.stack(highest, 1), "the logits of the language model")
         rows = zip(torch.stack(written, 1).tolist(), room.tolist(), strict=True)
-        return [_until(row[:most], self._ends) for row, most in rows]
+        return [(ids := _until(row[:most], self._ends), len(ids) < most) for row, most in rows]
 
     @functools.cached_property
     def _ends(self) -> frozenset[int]:
@@ -267,6 +275,7 @@ class CausalLMTarget(GenerativeTarget):
                 else {"context": self.chat.context}
             ),
             **({"date": self.chat.date.isoformat()} if self.chat.tells_the_date else {}),
+            **({"template_options": self.chat.options} if self.chat.options else {}),
         }
 
     @classmethod
@@ -291,6 +300,7 @@ class CausalLMTarget(GenerativeTarget):
             system=card["system"],
             context=card.get("context"),
             date=datetime.date.fromisoformat(card["date"]) if "date" in card else DATE,
+            template_options=card.get("template_options"),
         )
 
     def with_module(self, module: PreTrainedModel) -> CausalLMTarget:
@@ -303,6 +313,7 @@ class CausalLMTarget(GenerativeTarget):
             system=chat.system,
             context=chat.context,
             date=chat.date,
+            template_options=chat.options,
         )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import datetime
 import functools
+import inspect
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ _BLANK = " \n"
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 DATE = datetime.date(2024, 7, 26)
 """What templates are told is today, unless another day is asked for: the one that Llama 3's takes where it is told none."""
+
+TemplateOption = bool | int | float | str
+"""What an option of a template may be."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +91,25 @@ class Chat:
         context: the most tokens that the model takes.
         system: a message from the system before the user's, "" for none.
         date: what a template that asks for today's date is told, so that a request is the same text on every day.
+        options: what else the template is told, such as ``enable_thinking``.
 
     Attributes:
         end_of_turn: the token that ends an answer.
         pad: the token that fills a batch; it is masked, so its choice changes nothing.
 
     Raises:
-        TargetError: there is no chat template, it does not show what the user says as it is (blanks around it may be left out), or
-            nothing ends an answer.
+        TargetError: there is no chat template, it does not show what the user says as it is (blanks around it may be left out),
+            it has no such option, or nothing ends an answer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, context: int, system: str = "", date: datetime.date = DATE) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        context: int,
+        system: str = "",
+        date: datetime.date = DATE,
+        options: Mapping[str, TemplateOption] | None = None,
+    ) -> None:
         if not tokenizer.chat_template:
             raise TargetError(
                 "the tokenizer has no chat template",
@@ -108,6 +120,14 @@ class Chat:
         self.tokenizer, self.context, self.system, self.date = tokenizer, context, system, date
         # Transformers hands templates a function of its own, which nothing that it is given replaces.
         self._template = _TODAY.sub(lambda found: repr(date.strftime(found[2])), tokenizer.get_chat_template())
+        self.options: dict[str, Any] = dict(options or {})
+        taken = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
+        for name in self.options:
+            if name in taken or not re.search(rf"\b{re.escape(name)}\b", self._template):
+                raise TargetError(
+                    f"the chat template has no option '{name}'",
+                    fix="see the template's text for the names that it asks for, such as enable_thinking",
+                )
         self._before, self._behind = self._parts(_AWKWARD, [_user(_AWKWARD)], add_generation_prompt=True)
         before, behind = self._parts(_MARK, [_user(f"{_BLANK}{_MARK}{_BLANK}")], add_generation_prompt=True)
         self._trims = before == self._before, behind == self._behind
@@ -236,7 +256,7 @@ class Chat:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [*system, *messages], chat_template=self._template, tokenize=False, **options
+                    [*system, *messages], chat_template=self._template, tokenize=False, **self.options, **options
                 )
             )
         except Exception as error:  # Jinja's errors, and those that templates raise themselves

@@ -11,6 +11,8 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Asked, DataError, GenerativeTarget, TargetError
@@ -19,6 +21,7 @@ from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.activations import output_hooks
 from robustkd.targets.frozen import without_gradients
+from robustkd.targets.memory import in_memory
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -208,14 +211,16 @@ class TextToImageTarget(GenerativeTarget):
         drawn: dict[int, Tensor] = {}
         for scale, places in alike.items():
             empty = self.encode(self.tokenize([""])) if scale != 1 else None
-            for first in range(0, len(places), together):
-                part = places[first : first + together]
-                chunk = [asked[place] for place in part]
-                # The CPU's generators: the same seed draws the same image on every device.
-                draws = [torch.Generator().manual_seed(question.seed or 0) for question in chunk]
-                images = self.decode_latents(self.denoise(draws, self._asked_for(chunk), empty, scale)).cpu()
-                drawn |= dict(zip(part, images, strict=True))
+            parts = in_memory(partial(self._drawn, asked, empty, scale), torch.tensor(places), together)
+            drawn |= dict(zip(places, chain.from_iterable(parts), strict=True))
         return [drawn[place] for place in range(len(asked))]
+
+    def _drawn(self, asked: Sequence[Asked], empty: Tensor | None, guidance: float, rows: Tensor) -> Tensor:
+        """(B, C, H, W) on the CPU, the pictures of the requests in (B,) ``rows``, which are of one guidance."""
+        some = [asked[row] for row in rows.tolist()]
+        # The CPU's generators: the same seed draws the same image on every device.
+        draws = [torch.Generator().manual_seed(question.seed or 0) for question in some]
+        return self.decode_latents(self.denoise(draws, self._asked_for(some), empty, guidance)).cpu()
 
     def _asked_for(self, asked: Sequence[Asked]) -> Tensor:
         """(B, T, D), each request's prompt or what stands in its place."""

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
+
+from robustkd.contracts import CutOff
 
 MARKS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
@@ -45,6 +48,11 @@ def answer_of(output: str, marks: Sequence[tuple[str, str]] = MARKS) -> str | No
             return None
     # What was opened again behind the last thought was not finished.
     return None if any(opening in rest for opening, _ in marks) else rest.strip()
+
+
+def is_cut_off(output: Any) -> bool:
+    """Whether an output is a text whose answer was begun and not finished; of one that ended in a thought there is no answer."""
+    return isinstance(output, CutOff) and answer_of(output) is not None
 
 
 def opened_by(prompt: str, marks: Sequence[tuple[str, str]] = MARKS) -> str:

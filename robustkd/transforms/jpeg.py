@@ -31,9 +31,9 @@ class Compress(nn.Module):
         self.quality = quality
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 1 or 3, H, W) in [0, 1] -> the same, in 256 levels."""
+        """(B, C, H, W) in [0, 1] -> the same, in 256 levels; images that are not RGB channel by channel, as grey ones."""
         pixels = (images.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).movedim(1, 3).numpy()
-        read = np.stack([self._compressed(image.squeeze(2) if image.shape[2] == 1 else image) for image in pixels])
+        read = np.stack([self._compressed(image) for image in pixels])
         # A step function's gradient is zero, not missing: an attack that knows nothing of it runs, and gets nowhere.
         return torch.from_numpy(read).reshape(pixels.shape).movedim(3, 1).to(images) / 255 + 0 * images
 
@@ -42,6 +42,8 @@ class Compress(nn.Module):
         return images
 
     def _compressed(self, image: np.ndarray) -> np.ndarray:
+        if image.ndim == 3 and image.shape[2] != 3:
+            return np.stack([self._compressed(channel) for channel in np.moveaxis(image, 2, 0)], 2)
         file = io.BytesIO()
         Image.fromarray(image).save(file, "jpeg", quality=self.quality)
         return np.asarray(Image.open(file))

@@ -9,7 +9,8 @@ The same soft bits are the surrogate that the bits declare.
 
 Source: Kyatham et al.: Variational inference with latent space quantization for adversarial resilience (2019), arXiv:1903.09940;
 layers, scales and losses as in the authors' code, but with upsampling before convolutions in place of transposed convolutions, so
-that images of any size can be drawn.
+that images of any size can be drawn. The released filter draws z in use too; here z is
+the mean then, which is ours, so that the filter answers the same twice and an attack is not measured against luck.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ defenses:
   imitated: {kind: sdedit, drawing: drawing, classifier: classifier, strength: 0.5}
 attacks:
   diff-protect: {kind: diff-protect, steps: 2}
+checks: none
 matrix:
   exclude: [{defense: classifier}]
 """

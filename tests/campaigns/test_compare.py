@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -310,6 +311,44 @@ def test_at_the_boundary_one_in_forty_alarms_at_most():
         found = change(snapshot(before).rows["robust", "pgd", 0], snapshot(after).rows["robust", "pgd", 0], paired=True)
         alarms += found.ci_high < -0.02
     assert 0.015 < alarms / 2000 < 0.036
+
+
+def test_ten_gates_at_the_boundary_alarm_no_more_often_than_one():
+    """Ten defenses that lost exactly what is allowed: one of the gates fails by mistake in 2.5 % of the runs at most."""
+    rng = np.random.default_rng(2)
+    n, runs, alarms = 1000, 400, 0
+    for _ in range(runs):
+        kinds = rng.choice(4, (10, n), p=[0.55, 0.07, 0.05, 0.33])
+        before, after = (several((kinds == 0) | (kinds == side)) for side in (1, 2))
+        alarms += any(gate.outcome == "failed" for gate in judge_baseline(before, after))
+    assert alarms / runs <= 0.025 + 3 * (0.025 * 0.975 / runs) ** 0.5
+
+
+def several(standing: np.ndarray) -> Snapshot:
+    """A snapshot of one defense for each row of (defenses, n) bool."""
+    parts = [snapshot(row) for row in standing]
+    rows = {
+        (f"d{place}", attack, seed): replace(row, defense=f"d{place}")
+        for place, part in enumerate(parts)
+        for (_, attack, seed), row in part.rows.items()
+    }
+    return replace(parts[0], rows=rows, headline={(f"d{place}", 0): ("pgd",) for place in range(len(parts))})
+
+
+def test_what_is_compared_is_corrected_for_its_number(robustkd, tmp_path):
+    """Twelve equal defenses, trained anew: some p are below 0.05, and none of them is called better or worse."""
+    old = {(f"d{k}", seed): draw(100 * seed + k, pgd=0.6) for k in range(12) for seed in (0, 1)}
+    new = {(f"d{k}", seed): draw(100 * seed + k + 7002, pgd=0.6) for k in range(12) for seed in (0, 1)}
+    write(tmp_path / "a", old)
+    write(tmp_path / "b", new)
+    found = json.loads(robustkd("compare", "a", "b", "--json")[1])["movements"]
+    changes = [change for item in found for change in item["changes"]]
+    assert min(change["p"] for change in changes) < 0.05
+    assert {change["direction"] for change in changes} == {"not told apart"}
+    assert all(change["p_adjusted"] >= change["p"] for change in changes)
+    assert all(item["methods"]["p_adjusted"] >= item["methods"]["p"] for item in found)
+    out = robustkd("compare", "a", "b")[1]
+    assert "The methods: 2 seeds cannot tell d0 in B from d0 in A" in out
 
 
 RETRAINED = """\

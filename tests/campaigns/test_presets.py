@@ -85,6 +85,30 @@ LOSSES = {
 }  # fmt: skip
 
 
+def test_the_random_teacher_has_its_control_beside_it() -> None:
+    uses = spec.load("distilled-students-small").defenses
+    taught, control = (uses[name].plugin.params.model_dump() for name in ("random-teacher", "random-features"))
+    assert taught.pop("lr") == 1e-3
+    assert (
+        control.pop("lr") <= 1e-8
+    )  # the projection and the features stay as they were initialised; the probe has a rate of its own
+    assert taught == control
+
+
+def test_the_robust_students_of_cifar_train_with_their_authors_loss_and_selection() -> None:
+    uses = {name: use.plugin.params for name, use in spec.load("robust-distillation-cifar10").defenses.items()}
+    reductions = {name: uses[name].kl_reduction for name in ("ard", "rslad", "adaad", "mtard", "b-mtard", "ciard", "iad")}
+    averaged = {"batch-and-class", "tenth"}  # the same on ten classes
+    assert {name for name, reduction in reductions.items() if reduction in averaged} == set(reductions) - {"iad"}
+    assert {name for name, params in uses.items() if getattr(params, "selection", None) == "weighted"} == {"b-mtard", "ciard"}
+
+
+def test_the_students_of_the_small_presets_keep_the_loss_that_they_were_measured_with() -> None:
+    small = spec.load("robust-distillation-small").defenses
+    uses = [small[name] for name in ("ard", "rslad", "adaad")] + [spec.load("distilled-students-small").defenses["rslad"]]
+    assert {use.plugin.params.kl_reduction for use in uses} == {"batch"}
+
+
 def test_every_distillation_loss_is_ranked_beside_plain_training_and_robust_distillation() -> None:
     campaign = spec.load("distilled-students-small")
     attacked = {name: use for name, use in campaign.defenses.items() if not campaign.excluded(name, "auto")}

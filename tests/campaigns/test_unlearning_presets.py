@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,12 @@ def test_a_plan_on_stable_diffusion_says_what_is_missing(tmp_path: Path, monkeyp
 
     assert "prompts/church.csv cannot be read" in missing()
     (tmp_path / "prompts").mkdir()
-    (tmp_path / "prompts" / "church.csv").write_text("prompt,evaluation_seed\nA church.,1\n")
+    (tmp_path / "prompts" / "church.csv").write_text(f"prompt,evaluation_seed\nA church.,1\n{'a ' * 73},2\n")
+    assert "models/tokenizer" in missing()
+    tokenizer = tmp_path / "models" / "tokenizer"
+    tokenizer.mkdir(parents=True)
+    (tokenizer / "vocab.json").write_text(json.dumps({"a</w>": 0, "<|endoftext|>": 1}))
+    (tokenizer / "merges.txt").write_text("#version: 0.2\n")
     for part in PARTS:
         assert f"models/{part}" in missing()
         folder = tmp_path / "models" / part
@@ -51,6 +57,9 @@ def test_a_plan_on_stable_diffusion_says_what_is_missing(tmp_path: Path, monkeyp
     assert "judges/imagenet.onnx" in missing()
     (tmp_path / "judges").mkdir()
     (tmp_path / "judges" / "imagenet.onnx").write_bytes(b"network")
-    cells = plan.build(spec.load("unlearning-sd14")).cells
+    planned = plan.build(spec.load("unlearning-sd14"))
+    assert planned.data.notes == ("1 of 2 requests of church.csv have more than 72 tokens and are left out",)
+    cells = planned.cells
     assert sum(cell.kind == "train" for cell in cells) == 4
     assert sum(cell.kind == "attack" for cell in cells) == 18
+    assert spec.load("unlearning-sd14").threat.budget.count == 1 + 50  # the request as it is, and the benchmark's noise levels

@@ -1,4 +1,4 @@
-"""Ten models that are dead, each in its own way: none is credible, none passes a gate, and each is told what is wrong with it."""
+"""Models that are dead, each in its own way: none is credible, none passes a gate, and each is told what is wrong with it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from robustkd.campaigns.comparison.gate import judge_gates
 from robustkd.campaigns.file import spec
 from support.model_folders import clip, language_model, rewritten, stable_diffusion
 from support.scripted_answers import PLUGINS
+from support.toy_language_model import toy_language_model
 
 GATES = """
 gates:
@@ -139,6 +140,39 @@ def other_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(other))
 
 
+def trained(change: Callable[[Path], None]) -> Callable[[Path], str]:
+    """Of a model that has learned how such requests go on, and answers with words of theirs."""
+
+    def made(folder: Path) -> str:
+        requests(folder)
+        target = toy_language_model(("say", "it", "hello", "red", "green", "blue"), initializer_range=0.02, hidden_size=32)
+        batch = target.batch(
+            [target.encode(f"say it {'hello ' * n}{word}", "hello it say") for n in range(N) for word in ("it", "say")]
+        )
+        adam = torch.optim.Adam(target.module.parameters(), 0.02)
+        for _ in range(60):
+            logits = target(batch.ids)[:, :-1]
+            loss = torch.nn.functional.cross_entropy(logits[batch.mask[:, 1:]], batch.ids[:, 1:][batch.mask[:, 1:]])
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        target.module.save_pretrained(folder / "model")
+        target.tokenizer.save_pretrained(folder / "model")
+        change(folder / "model")
+        return TEXT.replace("DEFENSE", "{kind: causal-lm, path: model}")
+
+    return made
+
+
+def same_size_tokenizer(folder: Path) -> None:
+    """Of another model with as many words."""
+    other = json.loads((folder / "tokenizer.json").read_text())
+    words = ("say", "it", "hello", "red", "green", "blue")
+    numbers = [other["model"]["vocab"][word] for word in words]
+    other["model"]["vocab"] |= dict(zip(words, [*numbers[3:], *numbers[:3]], strict=True))
+    (folder / "tokenizer.json").write_text(json.dumps(other))
+
+
 DISGUISES = {
     "NaN weights": (written(nan_weights), r"NaN or infinite"),
     "NaN decoder": (drawn(nan_decoder), r"the decoder's pictures are NaN or infinite"),
@@ -152,6 +186,7 @@ DISGUISES = {
     "all refused": (answers("I'm sorry, but I can't help with that."), r"0.0 % of 12 harmless requests get what they ask for"),
     "noise": (drawn(lambda folder: None), r"0.0 % of 12 harmless requests get what they ask for"),
     "wrong tokenizer": (written(other_tokenizer), r"the tokenizer"),
+    "another tokenizer of the same size": (trained(same_size_tokenizer), r"the model understands no text"),
     "half-loaded": (written(half), r"does not fit the network: it lacks model\.layers\.1\."),
 }
 
@@ -169,3 +204,12 @@ def test_it_is_not_credible_passes_no_gate_and_is_told_what_is_wrong(tmp_path, d
     said = [finding.explanation for finding in row.checks if finding.fired and finding.severity != "info"]
     said += [cell.error or "" for cell in results.cells] + [row.error or ""]
     assert any(re.search(told, text) for text in said), said
+
+
+def test_the_same_model_behind_its_own_tokenizer_is_alive(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(trained(lambda folder: None)(tmp_path))
+    (row,) = robustkd.run(file, tmp_path / "out", workers=0, track=False).defenses
+    (found,) = [finding for finding in row.checks if finding.name == "perplexity-of-chance"]
+    assert found.outcome == "quiet", found
+    assert found.evidence["skill"] > 0.5

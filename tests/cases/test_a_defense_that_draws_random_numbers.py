@@ -203,7 +203,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("coins")
     (folder / "nets.py").write_text(CODE)
     (folder / "coins.yaml").write_text(CAMPAIGN)
-    command("run", folder / "coins.yaml", "--out", folder / "out", "--no-track")
+    command("run", folder / "coins.yaml", "--out", folder / "out", "--no-track", "--workers", 0)
     return folder
 
 

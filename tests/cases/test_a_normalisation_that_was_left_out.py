@@ -110,7 +110,7 @@ def test_a_command_a_campaign_and_python_say_the_same_number(folder: Path) -> No
 
     for normalise in ("inception", "{mean: [0.5], std: [0.5]}"):
         (folder / "mine.yaml").write_text(CAMPAIGN.replace("NORMALISE", normalise))
-        assert CliRunner().invoke(cli, ["run", "mine.yaml", "--no-track", "-q"]).exit_code == 0
+        assert CliRunner().invoke(cli, ["run", "mine.yaml", "--no-track", "-q", "--workers", "0"]).exit_code == 0
         (cell,) = json.loads((folder / "runs/mine/results.json").read_text())["cells"]
         assert {name: cell[name] for name in ("clean_accuracy", "robust_accuracy")} == {
             name: by_name[name] for name in ("clean_accuracy", "robust_accuracy")
@@ -139,7 +139,7 @@ def test_constants_that_cannot_be_are_refused(folder: Path, given: str, said: st
         CliRunner().invoke(cli, [*ATTACK, "--normalise", given], catch_exceptions=False)
     assert said in str(caught.value)
     (folder / "mine.yaml").write_text(CAMPAIGN.replace("NORMALISE", given))
-    done = CliRunner().invoke(cli, ["run", "mine.yaml", "--no-track", "-q"])
+    done = CliRunner().invoke(cli, ["run", "mine.yaml", "--no-track", "-q", "--workers", "0"])
     assert said in done.output + str(done.exception)
 
 

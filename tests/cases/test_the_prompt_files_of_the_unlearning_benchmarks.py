@@ -147,8 +147,9 @@ def test_a_request_that_is_too_long(
 
 def test_lengths_are_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("prompt,evaluation_seed\na,1\n")
-    with pytest.raises(DataError, match="long: truncate needs to know how long a request is"):
-        loaded(tmp_path / "r.csv", long="truncate")
+    for key, value in {"long": "truncate", "longest": 10}.items():
+        with pytest.raises(DataError, match=f"{key}: {value} has no effect without 'tokenizer'"):
+            loaded(tmp_path / "r.csv", **{key: value})
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no tokenizer"):
         loaded(tmp_path / "r.csv", tokenizer=str(tmp_path / "empty"))

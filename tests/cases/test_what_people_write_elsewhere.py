@@ -191,7 +191,7 @@ def test_labels_from_1_to_k(folder: Path) -> None:
     data = "{name: npz, file: mine.npz}"
     text = tiny_campaign(defenses={"mine": "{kind: external, code: 'net.py:build'}"})
     (folder / "c.yaml").write_text(text.replace("{name: digits, train: 100, test: 20}", data))
-    done = CliRunner().invoke(cli, ["run", "c.yaml", "--no-track"])
+    done = CliRunner().invoke(cli, ["run", "c.yaml", "--no-track", "--workers", "0"])
     assert "number the labels from 0" in " ".join((done.output + done.stderr).split())
 
 

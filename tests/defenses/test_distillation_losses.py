@@ -52,6 +52,7 @@ from robustkd.defenses.image.self_distillation.sla_sd import SLASDParams, SLASDR
 from robustkd.defenses.training import Minibatch, Recipe, Teacher
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork, with_auxiliary
 from robustkd.defenses.training.batches import Samples
+from robustkd.defenses.training.optim import base_lr
 from robustkd.targets import ClassifierTarget, load_target, save_target
 
 Make = Callable[..., Any]
@@ -261,6 +262,12 @@ def test_iterated_self_distillation_is_the_weighed_squared_error(two: Any, softm
     later, _ = IteratedSelfDistillationRecipe(Teacher(teacher), 0.6).loss(student, minibatch)
     assert first.item() == pytest.approx(((p - hard) ** 2).mean(), rel=1e-5)
     assert later.item() == pytest.approx(0.6 * ((p - hard) ** 2).mean() + 0.4 * ((p - q) ** 2).mean(), rel=1e-5)
+
+
+def test_the_random_teacher_begins_with_the_settings_of_the_authors_runs() -> None:
+    p = RandomTeacherParams(model="tiny-cnn")
+    assert (p.teacher_temperature, p.student_temperature, p.weight_decay, p.optimiser) == (1.0, 1.0, 0.0, "adamw")
+    assert (base_lr(p), p.schedule, p.distance) == (1e-3, "constant", 0.0)
 
 
 def test_a_random_teachers_student_gets_no_label_but_in_its_probe(two: Any, softmax: Make, minibatch: Minibatch) -> None:

@@ -126,20 +126,32 @@ def test_half_of_gals_images_are_noisy_others_in_another_epoch() -> None:
     assert not torch.equal(noisy, second.flatten(1).abs().amax(1) > 0)
 
 
-def test_trs_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Minibatch) -> None:
-    p = TRSParams(**SMALL, lambda_a=3.0, lambda_b=0.5, epochs=11, steps=2)
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_trs_is_the_loss_of_the_authors_code(adversarial: bool, linear: Make, softmax: Make, minibatch: Minibatch) -> None:
+    size = len(minibatch.x)
+    weights = {"lambda_a": 3.0, "lambda_b": 500.0, "first_delta": 0.01, "delta": 0.03}
+    p = TRSParams(**SMALL, **weights, adversarial=adversarial, epochs=10, steps=2, batch_size=size)
     target, y = members(linear), minibatch.y
     loss, measured = TRSRecipe(p).loss(target, minibatch)
-    rough = roughest(target, minibatch, 0.01 + 0.02 / 10, 2)  # the second epoch of eleven
+    at, half = minibatch.x, size // 2
+    if adversarial:
+        rest = Minibatch(at[half:], y[half:], minibatch.index[half:], seed=minibatch.seed, epoch=minibatch.epoch)
+        at = torch.cat([at[:half], roughest(target, rest, 0.01 + 0.02 / 10, 2)])  # the second epoch of ten
     similar = np.abs(pairwise_cosines(loss_gradients(target, minibatch.x, y, softmax))).mean()
-    lengths = [np.linalg.norm(g, axis=1).mean() for g in loss_gradients(target, rough, y, softmax)]
-    smooth = 2 / (3 * 2) * sum(lengths[i] + lengths[j] for i, j in ((0, 1), (0, 2), (1, 2)))
-    plain = np.mean([cross_entropy(q, y) for q in probabilities(target, minibatch.x, softmax)])
+    smooth = np.mean([2 * ((g / size) ** 2).sum(1).mean() for g in loss_gradients(target, at, y, softmax)])
+    plain = sum(cross_entropy(q, y) for q in probabilities(target, minibatch.x, softmax))
     assert measured["similarity"].item() == pytest.approx(similar, rel=1e-5)
     assert measured["smoothness"].item() == pytest.approx(smooth, rel=1e-5)
-    assert loss.item() == pytest.approx(plain + 3.0 * similar + 0.5 * smooth, rel=1e-5)
+    assert loss.item() == pytest.approx(plain + 3.0 * similar + 500.0 * smooth, rel=1e-5)
     loss.backward()
     assert all(member.module[1].weight.grad.abs().sum() > 0 for member in target.members)
+
+
+def test_trs_begins_with_the_settings_of_the_authors_code() -> None:
+    p = TRSParams(**SMALL)
+    assert (p.lambda_a, p.lambda_b, p.adversarial, p.first_delta, p.delta, p.steps) == (10, 10, False, 0.1, 0.2, 6)
+    assert (p.epochs, p.batch_size, p.optimiser, p.lr, p.schedule, p.gamma) == (120, 128, "adam", None, "steps", 0.1)
+    assert [round(share * p.epochs) for share in p.milestone_fractions] == [40, 80]
 
 
 def test_trs_looks_for_long_gradients_inside_the_ball(linear: Make, softmax: Make, minibatch: Minibatch) -> None:
@@ -329,7 +341,7 @@ SHORT: dict[str, Any] = SMALL | {"epochs": 2, "batch_size": 120, "lr": 0.01}
         (DVERGE, {"pretraining": 0, "distill_steps": 1, "adversarial": True, "inner": {"steps": 1}}, "DVERGERecipe", (1, 4)),
         (ADP, {}, "ADPRecipe", (2, 3)),
         (GAL, {}, "GALRecipe", (2, 3)),
-        (TRS, {"steps": 1}, "TRSRecipe", (2, 3)),
+        (TRS, {"steps": 1, "adversarial": True}, "TRSRecipe", (2, 3)),
         (EnsembleAT, {"inner": {"steps": 1}}, "EnsembleATRecipe", (2, 3)),
     ],
 )
@@ -420,6 +432,6 @@ def test_all_are_plug_ins_with_the_papers_defaults() -> None:
     for name in ("adp", "gal", "trs", "dverge", "ensemble-at"):
         p = plugins.load("defenses", name).Params(**SMALL)
         assert isinstance(p, MembersParams)
-        assert (p.epochs, p.weight_decay, p.members) == (200, 1e-4, 3)
+        assert (p.epochs, p.weight_decay, p.members) == (120 if name == "trs" else 200, 1e-4, 3)
     p = DVERGEParams(**SMALL)
     assert (p.distill_eps, p.distill_steps, p.inner.steps, p.optimiser, p.selection) == (0.07, 10, 10, "sgd", "last")

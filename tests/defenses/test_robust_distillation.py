@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustkd import plugins
 from robustkd.contracts import FitContext, ThreatModel, UsageError, target_references
 from robustkd.defenses.image.distillation.kd import KD, KDParams, KDRecipe
 from robustkd.defenses.image.robust_distillation.adaad import AdaAD, AdaADParams, AdaADRecipe
@@ -76,7 +77,7 @@ def test_ard_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Minib
     loss, _ = r.loss(student, minibatch)
     x_adv, soft = r.inner(student, minibatch)
     torch.testing.assert_close(soft, teacher(minibatch.x))
-    taught = divergence(softmax(soft, 20.0), softmax(student(x_adv), 20.0)).mean()
+    taught = divergence(softmax(soft, 20.0), softmax(student(x_adv), 20.0)).mean() / 10
     hard = -np.log(softmax(student(minibatch.x))[ROWS, minibatch.y.numpy()]).mean()
     assert loss.item() == pytest.approx(alpha * 400 * taught + (1 - alpha) * hard, rel=1e-4)
     assert (r.adversary.loss, r.adversary.start, ARDParams(**NAMES).temperature) == ("ce", "uniform", 30.0)
@@ -88,7 +89,7 @@ def test_rslad_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Min
     loss, _ = r.loss(student, minibatch)
     x_adv = r.inner(student, minibatch)[0]
     soft = softmax(teacher(minibatch.x))
-    adversarial, natural = (divergence(soft, softmax(student(at))).mean() for at in (x_adv, minibatch.x))
+    adversarial, natural = (divergence(soft, softmax(student(at))).mean() / 10 for at in (x_adv, minibatch.x))
     assert loss.item() == pytest.approx(5 / 6 * adversarial + 1 / 6 * natural, rel=1e-5)
     assert (r.adversary.loss, r.adversary.start) == ("kl-teacher-clean", "noise")
 
@@ -112,15 +113,48 @@ def test_iad_listens_to_itself_where_the_teacher_fails_and_not_before_its_epoch(
     assert (p.beta, p.temperature, late.adversary.loss, late.adversary.start) == (0.1, 1.0, "ce", "uniform")
 
 
+@pytest.mark.parametrize(("reduction", "divisor"), [("batch", 1), ("batch-and-class", 7), ("tenth", 10)])
+def test_both_of_iads_terms_are_averaged_alike_on_seven_classes(softmax: Make, reduction: str, divisor: int) -> None:
+    torch.manual_seed(0)
+    networks = (nn.Sequential(nn.Flatten(), nn.Linear(64, 7)) for _ in range(2))
+    student, teacher = (ClassifierTarget(network, num_classes=7, input_shape=(1, 8, 8)) for network in networks)
+    batch = Minibatch(torch.rand(32, 1, 8, 8), torch.arange(32) % 7, torch.arange(32), seed=0, epoch=1)
+    r = recipe(IADRecipe, IADParams, teacher, epochs=2, beta=0.5, introspect_from=0.0, kl_reduction=reduction)
+    _, measured = r.loss(student, batch)
+    x_adv = r.inner(student, batch)[0]
+    adversarial = softmax(student(x_adv))
+    taught = divergence(softmax(teacher(batch.x)), adversarial).mean()
+    doubt = 1 - softmax(teacher(x_adv))[ROWS, batch.y.numpy()] ** 0.5
+    own = (doubt * divergence(softmax(student(batch.x)), adversarial)).mean()
+    assert measured["loss_taught"].item() == pytest.approx(taught / divisor, rel=1e-4)
+    assert measured["loss_own"].item() == pytest.approx(own / divisor, rel=1e-4)
+
+
 @pytest.mark.parametrize("share", [1.0, 0.8])
 def test_adaad_is_the_papers_formula(linear: Make, softmax: Make, minibatch: Minibatch, share: float) -> None:
     student, teacher = linear(0, 3), linear(1, 3)
     r = recipe(AdaADRecipe, AdaADParams, teacher, weight=share)
     loss, _ = r.loss(student, minibatch)
     x_adv = r.inner(student, minibatch)[0]
-    adversarial, natural = (divergence(softmax(teacher(at)), softmax(student(at))).mean() for at in (x_adv, minibatch.x))
+    adversarial, natural = (divergence(softmax(teacher(at)), softmax(student(at))).mean() / 10 for at in (x_adv, minibatch.x))
     assert loss.item() == pytest.approx(share * adversarial + (1 - share) * natural, rel=1e-5)
     assert (r.adversary.loss, r.adversary.start) == ("kl-teacher-adv", "noise")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reduction"),
+    [("ard", "batch-and-class"), ("rslad", "tenth"), ("adaad", "batch-and-class"), ("iad", "batch"), ("kd", "batch")],
+)
+def test_the_divergence_is_averaged_as_in_the_authors_code(kind: str, reduction: str) -> None:
+    assert plugins.load("defenses", kind).Params(**NAMES).kl_reduction == reduction
+
+
+@pytest.mark.parametrize("kind", ["mtard", "ciard"])
+def test_two_teachers_begin_with_the_settings_of_the_authors_code(kind: str) -> None:
+    p = plugins.load("defenses", kind).Params(teachers={"clean": "a", "robust": "b"}, student="tiny-cnn")
+    assert (p.kl_reduction, p.epochs, p.weight_decay, p.optimiser, p.weight_rate) == ("tenth", 300, 2e-4, "sgd", 0.025)
+    assert [round(share * p.epochs) for share in p.milestone_fractions] == [215, 260, 285]
+    assert (p.form, p.balance_loss) == (("conference", True) if kind == "mtard" else ("journal", False))
 
 
 # --- what is differentiated --------------------------------------------------------------------------------------------

@@ -64,8 +64,11 @@ class Reader:
                     self.runs(sys.executable, "setup.py", "-q", "egg_info")
             else:
                 assert program in ("robustkd", "pytest"), command
-                options = ["-p", "no:cacheprovider"] if program == "pytest" else []
-                self.runs(sys.executable, "-m", program, *words, *options)
+                if program == "pytest":
+                    words += ["-p", "no:cacheprovider"]
+                elif words[0] == "run":  # no child processes: the same cells, sooner
+                    words += ["--workers", "0"]
+                self.runs(sys.executable, "-m", program, *words)
 
     def runs(self, *command: str) -> None:
         environment = os.environ | {"PYTHONPATH": str(self.checkout), "OMP_NUM_THREADS": "1"}

@@ -11,7 +11,7 @@ from rich.console import Console
 from robustkd.cli.table import print_results
 from robustkd.contracts.check import Finding
 from robustkd.reporting import write_report
-from robustkd.reporting.pairwise import pairs, undecided
+from robustkd.reporting.pairwise import networks_sentence, sentences, undecided
 from robustkd.reporting.story import explain, remedy_text
 from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.paired import compared
@@ -108,14 +108,15 @@ def test_both_numbers_are_in_the_report_and_the_note(results, tmp_path):
 
 
 def test_pairs_say_what_the_samples_can_say(results):
-    masked_honest, masked_twin, honest_twin = pairs(results)
-    assert masked_honest.apart
-    assert masked_honest.sentence.startswith("masked withstands more than honest, by 35.0")
-    assert masked_twin.apart
-    assert not honest_twin.apart
+    masked_honest, masked_twin, honest_twin = results.claims
+    assert masked_honest.networks == "masked"
+    assert networks_sentence(masked_honest).startswith("These networks: masked withstands more than honest, by 35.0")
+    assert masked_twin.networks == "masked"
+    assert honest_twin.networks is None
+    assert honest_twin.methods is None  # one seed
     assert honest_twin.needed > N
-    assert undecided(results) == [honest_twin.sentence]
+    assert undecided(results) == [networks_sentence(honest_twin)]
     same = standing(50, 0)
     of = ThreatSummary("linf", 0.1), DataSummary("digits", N)
-    (equal,) = pairs(Results("c", *of, [], [], comparisons=compared([("a", 0, same), ("b", 0, same)])))
-    assert equal.sentence == "n = 200 cannot tell a from b; no difference was seen."
+    (equal,) = Results("c", *of, [], [], comparisons=compared([("a", 0, same), ("b", 0, same)])).claims
+    assert sentences(equal) == ["n = 200 cannot tell a from b; no difference was seen."]

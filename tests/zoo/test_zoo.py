@@ -7,7 +7,7 @@ from zoo import confusion, passed, visit
 QUICK = (
     "logits x 1000", "log-softmax head", "killed gradient", "additive noise",
     "BatchNorm in training mode", "attack: wrong sign", "attack: eps in grey levels", "attack: no clipping", "attack: last point",
-    "standard", "small ViT",
+    "standard",
 )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def test_a_quick_visit():
     verdicts = {row.control.name: row.verdict for row in rows}
     assert verdicts["log-softmax head"] == "suspect"
     assert verdicts["attack: no clipping"] == "invalid"
-    assert verdicts["standard"] == verdicts["small ViT"] == "credible"
+    assert verdicts["standard"] == "credible"
     masked = next(row for row in rows if row.control.name == "killed gradient")
     assert masked.remedied < masked.robust_accuracy - 0.3
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from robustkd.contracts import DataError, Prompts
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
+from robustkd.targets.memory import in_memory
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def pictures(target: TextToImageTarget, requests: Prompts, original: TextToImage
             fix="give it 'original', the defense whose model still draws the concept, or data with images",
         )
     with torch.no_grad():
-        latents = torch.cat([target.latents(part) for part in images.split(8)])
+        latents = torch.cat(in_memory(target.latents, images, 8))
     if latents.shape[1:] != target.latent_shape:
         raise DataError(
             f"the data's images are {tuple(images.shape[1:])}, which makes latents of {tuple(latents.shape[1:])}; the model draws "

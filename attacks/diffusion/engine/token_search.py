@@ -13,6 +13,7 @@ The first attempt of each request is the request as it is. A request leaves the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field
@@ -23,6 +24,7 @@ from robustkd.contracts import Asked, Attempts, Params, PromptBatch
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets import frozen
+from robustkd.targets.memory import in_memory
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ class TokenSearch:
                 rows = self.attempts.open
                 if not len(rows):
                     return
-                visited = torch.cat([self._descend(part, block, params.steps) for part in rows.split(params.together)])
+                visited = torch.cat(in_memory(partial(self._descend, block=block, steps=params.steps), rows, params.together))
                 self._attempt(rows, visited)
 
     def _descend(self, rows: Tensor, block: int, steps: int) -> Tensor:

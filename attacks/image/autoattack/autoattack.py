@@ -28,7 +28,7 @@ from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
 from robustkd.attacks.image.minimum_norm.fab import FAB, FABParams
 from robustkd.attacks.image.wrappers.eot import MeanTarget
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, Traits
+from robustkd.contracts import Attack, AttackResult, BaseTarget, Batch, Params, Target, ThreatModel, Traits
 from robustkd.contracts.random import SampleRng
 
 Version = Literal["standard", "plus", "rand", "adaptive"]
@@ -87,6 +87,12 @@ class AutoAttack(Attack):
         }
         version: Version = p.version
         return stages[version]
+
+    def require(self, target: BaseTarget) -> None:
+        """Of every version but ``rand`` square is a stage, and it needs images: better told before the other stages are run."""
+        super().require(target)
+        if self.params.version != "rand":
+            Square(SquareParams()).require(target)
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes the passes of all stages that a sample went through."""

@@ -189,6 +189,7 @@ class Square(Attack):
     """Square attack: needs no gradient. It maximizes the margin; targeted, -CE, as in the paper."""
 
     Params = SquareParams
+    images_only = True
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     gradients = False

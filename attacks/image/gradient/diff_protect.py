@@ -11,7 +11,10 @@ Good as a cheap protection of pictures against imitation (targets of the defense
 differentiated. It knows nothing of the classifier: ``pgd``, where it can be paid for, is the stronger attack on a purifier.
 
 Source: Xue et al.: Toward effective protection against diffusion-based mimicry through score distillation (ICLR 2024), section 4
-and their settings: eps 16/255, steps of 1/255, 100 of them.
+and their settings: eps 16/255, steps of 1/255, 100 of them. Two defaults are ours:
+``direction: up``, though the paper finds SDS- (``down``) to protect better (its ranking is about imitation, not about a classifier's
+errors, and was not measured here); and a random start in the ball, where their code starts at the image. Their variant that aims at
+another image (SDST) is not here.
 """
 
 from __future__ import annotations

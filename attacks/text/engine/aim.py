@@ -14,6 +14,7 @@ from robustkd.contracts import DataError, Prompts, TargetError
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens
+from robustkd.targets.memory import in_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,12 +47,17 @@ def losses(target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str
     laid = {place: item for place, (prompt, answer) in pairs if (item := _encoded(target, prompt, answer))}
     found = torch.full((len(prompts),), torch.inf)
     order = sorted(laid, key=lambda place: len(laid[place].ids))
+
+    def loss(places: Tensor) -> Tensor:
+        with torch.no_grad():
+            return -target.completion_logprob(target.batch([laid[place] for place in places.tolist()])).float().cpu()
+
     while order:
         longest = laid[order[-1]]
-        chunk = order[-rows_at_once(target, len(longest.ids), longest.completion.stop - longest.completion.start) :]
-        del order[-len(chunk) :]
-        with torch.no_grad():
-            found[chunk] = -target.completion_logprob(target.batch([laid[place] for place in chunk])).float().cpu()
+        most = rows_at_once(target, len(longest.ids), longest.completion.stop - longest.completion.start)
+        chunk = torch.tensor(order[-most:])
+        del order[-most:]
+        found[chunk] = torch.cat(in_memory(loss, chunk, most))
     return found
 
 

@@ -10,14 +10,16 @@ else is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from robustkd.attacks.text.engine.aim import rows_at_once
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.lazy import torch
 from robustkd.targets.chat import TokenBatch, Tokens
+from robustkd.targets.memory import in_memory
 from robustkd.targets.prefix import Prefix
 
 if TYPE_CHECKING:
@@ -77,10 +79,13 @@ class Suffixes:
         """(B, C) losses of (B, C, S) suffixes where the mask ``among`` says so, infinity elsewhere; one forward pass each."""
         found = torch.full(among.shape, torch.inf)
         owners, columns = among.nonzero().unbind(1)
-        for chunk in self._chunks(places[owners], suffixes[owners, columns]):
+
+        def lose(chunk: _Chunk) -> None:
             with torch.no_grad():
                 values = self.target.completion_logprob(chunk.batch, prefix=chunk.prefix)
             found[owners[chunk.rows], columns[chunk.rows]] = -values.float().cpu()
+
+        self._each_chunk(lose, places[owners], suffixes[owners, columns])
         for row, count in zip(self.rows[places], among.sum(1).tolist(), strict=True):
             self._attempts.spend(row[None], forwards=count)
         return found
@@ -89,7 +94,8 @@ class Suffixes:
         """(B, S, D) the loss's gradient in the embeddings of (B, S) suffixes; one forward and one backward pass each."""
         width = suffixes.shape[1]
         found = torch.zeros(*suffixes.shape, self.target.embedding.weight.shape[1], device=self.target.device)
-        for chunk in self._chunks(places, suffixes, share=3):  # what is kept for the backward pass
+
+        def climb(chunk: _Chunk) -> None:
             embedded = self.target.embed(chunk.batch.ids).detach()
             start, stop = chunk.start, chunk.start + width
             slot = embedded[:, start:stop].clone().requires_grad_()
@@ -98,6 +104,8 @@ class Suffixes:
                 value = self.target.completion_logprob(chunk.batch, whole, chunk.prefix)
                 (slope,) = torch.autograd.grad(-value.sum(), slot)
             found[chunk.rows] = slope.float()
+
+        self._each_chunk(climb, places, suffixes, share=3)  # what is kept for the backward pass
         self._attempts.spend(self.rows[places], forwards=1, backwards=1)
         return found
 
@@ -105,7 +113,8 @@ class Suffixes:
         """(B, C, V) the model's own log-probabilities of what follows (B, C, S) suffixes; one forward pass each."""
         count, width = suffixes.shape[1:]
         found = torch.zeros(len(places) * count, len(self.target.embedding.weight), device=self.target.device)
-        for chunk in self._chunks(places.repeat_interleave(count), suffixes.flatten(0, 1)):
+
+        def follow(chunk: _Chunk) -> None:
             stop, skip = chunk.start + width, 0 if chunk.prefix is None else chunk.start - 1
             with torch.no_grad():
                 logits = self.target.module(
@@ -116,30 +125,42 @@ class Suffixes:
                     **({} if chunk.prefix is None else chunk.prefix.option(len(chunk.rows))),
                 ).logits
             found[chunk.rows] = logits[:, -1].float().log_softmax(-1)
+
+        self._each_chunk(follow, places.repeat_interleave(count), suffixes.flatten(0, 1))
         self._attempts.spend(self.rows[places], forwards=count)
         return found.unflatten(0, (len(places), count))
 
-    def _chunks(self, places: Tensor, ids: Tensor, share: int = 1) -> Iterator[_Chunk]:
-        """The conversations with (N, S) suffixes behind the requests at (N,) ``places``, as many in a chunk as fit into a pass."""
+    def _each_chunk(self, work: Callable[[_Chunk], None], places: Tensor, ids: Tensor, share: int = 1) -> None:
+        """Call ``work`` with the conversations that (N, S) suffixes make of the requests at (N,) ``places``.
+
+        As many in a chunk as fit into a pass, and fewer of those that turn out not to.
+        """
+
+        def part(group: _Group, rows: Tensor) -> None:
+            work(self._chunk(group, rows, places, ids))
+
         for number, group in enumerate(self._groups):
             start = group.before.shape[1]
             length, answer = start + ids.shape[1] + self._behind.ids.shape[1], int(self._behind.completion.sum(1).max())
             rows = (self._seat[places, 0] == number).nonzero().squeeze(1)
             if not len(rows):
                 continue
-            for part in rows.split(max(1, rows_at_once(self.target, length, answer) // share)):
-                seats = self._seat[places[part], 1]
-                behind = self._behind.select(places[part])
-                width = int(behind.mask.sum(1).max())
-                front = torch.cat([group.before[seats], ids[part]], 1)
-                none = torch.zeros_like(front, dtype=torch.bool)
-                batch = TokenBatch(
-                    torch.cat([front, behind.ids[:, :width]], 1),
-                    torch.cat([~none, behind.mask[:, :width]], 1),
-                    torch.cat([none, behind.prompt[:, :width]], 1),
-                    torch.cat([none, behind.completion[:, :width]], 1),
-                )
-                yield _Chunk(part, batch, group.prefix.select(seats) if group.prefix else None, start)
+            most = max(1, rows_at_once(self.target, length, answer) // share)
+            in_memory(partial(part, group), rows, most)
+
+    def _chunk(self, group: _Group, rows: Tensor, places: Tensor, ids: Tensor) -> _Chunk:
+        """The conversations of some rows, whose requests are of one group."""
+        seats, behind = self._seat[places[rows], 1], self._behind.select(places[rows])
+        width = int(behind.mask.sum(1).max())
+        front = torch.cat([group.before[seats], ids[rows]], 1)
+        none = torch.zeros_like(front, dtype=torch.bool)
+        batch = TokenBatch(
+            torch.cat([front, behind.ids[:, :width]], 1),
+            torch.cat([~none, behind.mask[:, :width]], 1),
+            torch.cat([none, behind.prompt[:, :width]], 1),
+            torch.cat([none, behind.completion[:, :width]], 1),
+        )
+        return _Chunk(rows, batch, group.prefix.select(seats) if group.prefix else None, group.before.shape[1])
 
 
 def _from(cut: int, tokens: Tokens) -> Tokens:

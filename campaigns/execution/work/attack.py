@@ -40,6 +40,7 @@ def attack(cell: AttackCell, workspace: Workspace) -> None:
         curve=use.curve,
         train=workspace.data.train,
         precision=job.precision,
+        batch_size=job.batch_size,
         rows_kept=lambda size: samples.rows_kept(size, job.keep_bytes),
         shards=shards,
     )

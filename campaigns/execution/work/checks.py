@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from robustkd.campaigns.execution.workspace import Clock, Workspace
@@ -12,7 +13,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
 from robustkd.contracts import AttackEvidence, BaseTarget, Batch, CheckContext, Target
 from robustkd.evaluation.checks import run_checks, run_remedies
-from robustkd.evaluation.images import evidence_of
+from robustkd.evaluation.images import BATCH_SIZE, evidence_of
 from robustkd.evaluation.modality import with_goals
 from robustkd.scoring.verdict import RULES
 
@@ -22,13 +23,13 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
     clock = Clock()
     target, batch = workspace.attacked(cell)
     evidence = _evidence(cell, workspace)
-    teachers = _teachers(cell, workspace) if isinstance(target, Target) else {}
+    teachers = _Teachers(cell, workspace) if isinstance(target, Target) else {}
     threat = workspace.campaign.threat
     if isinstance(batch, Batch):
         batch = with_goals(batch, threat, cell.seed, workspace.data.num_classes)
     context = CheckContext(target, batch, threat, evidence, cell.seed, teachers)
     findings = run_checks(context, workspace.campaign.checks)
-    remedy = run_remedies(context, findings)
+    remedy = run_remedies(context, findings, batch_size=workspace.job.batch_size or BATCH_SIZE)
     meta = ChecksMeta(
         **workspace.circumstances(cell, clock.seconds),
         targets=workspace.fingerprints(cell.target),
@@ -41,12 +42,26 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
         (folder / FINDINGS).write_text(json.dumps(found, indent=1))
 
 
-def _teachers(cell: ChecksCell, workspace: Workspace) -> dict[str, BaseTarget]:
-    """The targets that the attacked one was made from, by their defenses' names; without those that the store has no more."""
-    made = workspace.store.get(cell.target)
-    entries = [workspace.store.get(cell_id) for cell_id in made.noted(TrainMeta).targets] if made else []
-    names = {entry.meta.defense: entry.meta.id for entry in entries if entry}
-    return {name: workspace.target(name, cell_id, cell.seed) for name, cell_id in names.items()}
+class _Teachers(Mapping[str, BaseTarget]):
+    """The targets that the attacked one was made from, by their defenses' names; without those that the store has no more.
+
+    Each is loaded when it is asked for: most checks want none.
+    """
+
+    def __init__(self, cell: ChecksCell, workspace: Workspace) -> None:
+        made = workspace.store.get(cell.target)
+        entries = [workspace.store.get(cell_id) for cell_id in made.noted(TrainMeta).targets] if made else []
+        self._ids = {entry.meta.defense: entry.meta.id for entry in entries if entry}
+        self._seed, self._workspace = cell.seed, workspace
+
+    def __getitem__(self, name: str) -> BaseTarget:
+        return self._workspace.bounded(name, self._ids[name], self._seed)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
 
 def _evidence(cell: ChecksCell, workspace: Workspace) -> dict[str, AttackEvidence]:

@@ -99,7 +99,7 @@ class Free(Defense):
     source = "Shafahi et al. 2019, arXiv:1904.12843"
 
     def fit(self, context: FitContext) -> Target:
-        """Train; the epoch is chosen by robust validation accuracy."""
+        """Train; the epoch is chosen as ``selection`` says."""
         p = self.params
         adversary = Adversary.under(InnerMaximisation(eps=p.eps), context.threat)
         image = torch.zeros(context.input_shape, device=context.device)

@@ -13,6 +13,8 @@ Good where a student is far smaller than its teacher: the target is never far of
 withstood.
 
 Source: Shing et al.: TAID: temporally adaptive interpolated distillation (ICLR 2025), equation 3 and algorithm 1.
+Theirs is a method for language models, whose tokens each have such a divergence; here it is the loss of an image classifier, which has
+one answer an image. So their figures do not carry over. t, alpha and beta are theirs.
 """
 
 from __future__ import annotations

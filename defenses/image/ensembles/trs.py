@@ -1,25 +1,28 @@
-"""TRS: transferability reduced smooth ensemble. Gradients at right angles, and short ones all over the ball.
+"""TRS: transferability reduced smooth ensemble. Members whose loss gradients are at right angles, and short.
 
-    min  1/M sum_m CE(f_m(x), y)  +  2 / (M (M - 1)) sum_{i<j} ( lambda_a * |cos(g_i, g_j)|  +  lambda_b * (|g_i'| + |g_j'|) )
+    min  sum_m CE(f_m(x), y)  +  lambda_a * mean over pairs i < j of |cos(g_i, g_j)|  +  lambda_b * mean over m of 2 * |g_m|^2
 
-    g_m = grad_x CE(f_m(x), y),      g_m' the same at x' = argmax_{x' in ball(x)} sum_m |grad_x CE(f_m(x'), y)|
+``g_m`` is the gradient at an image of the minibatch's mean loss: grad_x CE(f_m(x), y) / B. Small cosines alone bound the transfer only
+between smooth networks: hence the last term. With ``adversarial`` it is measured for the second half of each minibatch at
 
-Small cosines alone bound the transfer only between smooth networks: hence the second term, whose ball (``delta``, linf) grows with
-the epochs. All gradients are differentiated once more.
+    x' = argmax_{x' in ball(x)} sum_m |grad_x CE(f_m(x'), y)|^2,      in a ball (``delta``, linf) that grows with the epochs
+
+All gradients are differentiated once more.
 
 Good against transfer at small eps. Second derivatives make a step expensive, and they punish length and angle of gradients,
 so look for masked ones.
 
 Source: Yang et al.: TRS: transferability reduced ensemble via promoting gradient diversity and model smoothness (NeurIPS 2021),
-section 4. The inner steps and the growth of the ball are those of the authors' code. The rest of the defaults is not: that code takes
-gradients of the minibatch's mean loss and squares their lengths, so that its smoothness term is about 1 / B^2 of this one, adds the
-members' losses instead of averaging them, and measures smoothness at the clean image. At our scale ``lambda_b`` costs clean accuracy and
-is most of the robustness, which is not the paper's claim.
+section 4. The loss and the defaults are those of the authors' code (AI-secure/Transferability-Reduced-Smooth-Ensemble), whose
+coeff and lamda of 2 with scale 5 are the two weights of 10; ``adversarial`` is its ``--plus-adv``, which is off there too. The paper
+itself does not square the lengths and measures them at x' for all images. B is ``batch_size`` here, also for a last, smaller minibatch,
+so that the loss does not depend on how many processes share it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -46,16 +49,26 @@ if TYPE_CHECKING:
 class TRSParams(MembersParams):
     """Parameters of ``trs``."""
 
+    milestone_fractions: ClassVar[tuple[float, ...]] = (1 / 3, 2 / 3)
+
+    epochs: int = Field(120, ge=1, description="passes over the training data")
     optimiser: Literal["sgd", "adam", "adamw"] = Field("adam", description="the update rule")
-    lambda_a: float = Field(40.0, ge=0, description="weight of the gradients' cosines")
-    lambda_b: float = Field(2.5, ge=0, description="weight of the gradients' lengths")
-    delta: float = Field(0.03, gt=0, description="radius of the ball in the last epoch, in pixel units")
-    first_delta: float = Field(0.01, ge=0, description="radius in the first epoch")
-    steps: int = Field(6, ge=1, description="steps of the search for long gradients, each of delta / 3")
+    lambda_a: float = Field(10.0, ge=0, description="weight of the gradients' cosines")
+    lambda_b: float = Field(10.0, ge=0, description="weight of the gradients' squared lengths")
+    adversarial: bool = Field(
+        False, description="measure the lengths at the worst points of the ball for half of the images, not at the clean ones"
+    )
+    delta: float = Field(
+        0.2, gt=0, description="for adversarial: radius that the ball grows to by the last epoch, in pixel units"
+    )
+    first_delta: float = Field(0.1, ge=0, description="for adversarial: radius in the first epoch")
+    steps: int = Field(
+        6, ge=1, description="for adversarial: steps of the search for long gradients, each of a third of the radius"
+    )
 
 
-class GradientLengths(WrappedTarget):
-    """An ensemble that answers with the (B, M) lengths of its members' loss gradients."""
+class SquaredLengths(WrappedTarget):
+    """An ensemble that answers with the (B, M) squared lengths of its members' loss gradients."""
 
     def __init__(self, target: EnsembleTarget, labels: Tensor) -> None:
         super().__init__(target)
@@ -63,16 +76,16 @@ class GradientLengths(WrappedTarget):
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, M)."""
-        return input_gradients(self._networks, inputs, self.labels)[1].norm(dim=2).T
+        return input_gradients(self._networks, inputs, self.labels)[1].square().sum(2).T
 
 
 def roughest(target: EnsembleTarget, batch: Minibatch, delta: float, steps: int) -> Tensor:
-    """x' (B, C, H, W): PGD from a uniform point; the target is left as found and no weight gets a gradient."""
+    """x' (B, C, H, W), by PGD from a uniform point; the target is left as found and no weight gets a gradient."""
     samples = Batch(batch.x, batch.y, batch.index)
     ball = Ball.around(batch.x, delta, "linf", target.bounds)
     with frozen(target.module):
         return last_iterate(
-            Oracle(GradientLengths(target, batch.y), samples),
+            Oracle(SquaredLengths(target, batch.y), samples),
             torch.arange(len(samples), device=batch.x.device),
             ball,
             ball.random_point(batch.rng("roughest")),
@@ -89,21 +102,29 @@ class TRSRecipe(Recipe[EnsembleTarget]):
         self.params = params
 
     def loss(self, target: EnsembleTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """mean CE + lambda_a * mean |cos| + lambda_b * 2 * mean |g'|, the last being what the sum over pairs comes to."""
+        """sum CE + lambda_a * mean |cos| + lambda_b * mean 2 |g|^2, with g the gradient of the minibatch's mean loss."""
         p = self.params
-        delta = p.first_delta + (p.delta - p.first_delta) * batch.epoch / max(p.epochs - 1, 1)
-        rough = roughest(target, batch, delta, p.steps)
         logits, gradients = input_gradients(target.members, batch.x, batch.y)
         similarity = cosines(gradients).abs().mean()
-        smoothness = 2 * input_gradients(target.members, rough, batch.y)[1].norm(dim=2).mean()
-        loss = cross_entropies(logits, batch.y).mean() + p.lambda_a * similarity + p.lambda_b * smoothness
+        if p.adversarial:
+            gradients = input_gradients(target.members, self.half_rough(target, batch), batch.y)[1]
+        smoothness = 2 * (gradients / p.batch_size).square().sum(2).mean()
+        loss = cross_entropies(logits, batch.y).sum() + p.lambda_a * similarity + p.lambda_b * smoothness
         return loss, {"similarity": similarity, "smoothness": smoothness}
+
+    def half_rough(self, target: EnsembleTarget, batch: Minibatch) -> Tensor:
+        """(B, C, H, W): the first half of the images as they are, x' of the others."""
+        p, half = self.params, len(batch.x) // 2
+        delta = p.first_delta + (p.delta - p.first_delta) * batch.epoch / p.epochs
+        rest = replace(batch, x=batch.x[half:], y=batch.y[half:], index=batch.index[half:])
+        return torch.cat([batch.x[:half], roughest(target, rest, delta, p.steps)])
 
 
 class TRS(MembersDefense):
     """An ensemble of smooth members with gradients at right angles."""
 
     Params = TRSParams
+    version = "2"  # 1 had lengths, not squared, of each image's own gradient at x' for all images, and other weights
     source = "Yang et al. 2021, arXiv:2104.00671"
 
     def fit(self, context: FitContext) -> Target:

@@ -7,8 +7,8 @@ Good where the teacher is good on adversarial images too. Its inner steps differ
 larger that one is.
 
 Source: Huang et al.: Boosting accuracy and robustness of student models via adaptive adversarial distillation (CVPR 2023).
-The authors' code averages the divergence over batch and classes on CIFAR-10 (``kl_reduction: batch-and-class``), over the batch alone on
-CIFAR-100 (``batch``).
+The authors' code averages the divergence over batch and classes on CIFAR-10 (``kl_reduction: batch-and-class``, the
+default), over the batch alone on CIFAR-100 (set ``batch`` there).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherInner, TeacherRecipe, kl
+from robustkd.defenses.training.adversarial import KLReduction
 from robustkd.defenses.training.inner import InnerLoss, Start
 from robustkd.targets import ClassifierTarget
 
@@ -37,6 +38,9 @@ class AdaADParams(RobustDistillationParams):
 
     inner: AdaADInner = Field(default_factory=AdaADInner, description="the examples of the adversarial branch")
     weight: float = Field(1.0, ge=0, le=1, description="l of the adversarial branch; the clean one gets the rest")
+    kl_reduction: KLReduction = Field(
+        "batch-and-class", description="as the authors' code on CIFAR-10: KL / K; batch, the definition, is theirs on CIFAR-100"
+    )
 
 
 class AdaADRecipe(TeacherRecipe):
@@ -62,5 +66,6 @@ class AdaAD(RobustDistillation):
     """A student taught where it differs most from its teacher."""
 
     Params = AdaADParams
+    version = "2"  # 1 took the mean divergence over the batch by default
     recipe = AdaADRecipe
     source = "Huang et al. 2023 (CVPR)"

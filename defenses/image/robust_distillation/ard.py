@@ -7,7 +7,7 @@ Good where a robust teacher exists and the student is small. In ``robust-distill
 % and ``iad`` 58.9 %.
 
 Source: Goldblum et al.: Adversarially robust distillation (AAAI 2020), algorithm 1. The authors' code averages the divergence over
-batch and classes (``kl_reduction: batch-and-class``).
+batch and classes, and so does the default (``kl_reduction: batch-and-class``); the paper has its mean over the batch (``batch``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherRecipe, kl
+from robustkd.defenses.training.adversarial import KLReduction
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
@@ -30,6 +31,7 @@ class ARDParams(RobustDistillationParams):
     weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
     temperature: float = Field(30.0, gt=0, description="tau, of teacher and student")
     alpha: float = Field(1.0, ge=0, le=1, description="weight of the soft labels; clean cross entropy gets the rest")
+    kl_reduction: KLReduction = Field("batch-and-class", description="as the authors' code: KL / K; batch is the definition")
 
 
 class ARDRecipe(TeacherRecipe):
@@ -54,5 +56,6 @@ class ARD(RobustDistillation):
     """A student that matches its teacher's clean outputs on adversarial images."""
 
     Params = ARDParams
+    version = "2"  # 1 took the mean divergence over the batch by default
     recipe = ARDRecipe
     source = "Goldblum et al. 2020, arXiv:1905.09747"

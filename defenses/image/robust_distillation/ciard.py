@@ -117,7 +117,7 @@ class CIARD(MTARD):
     source = "Lu et al. 2025, arXiv:2509.12633"
 
     def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by robust validation accuracy. The campaign's robust teacher is left as found."""
+        """Distil; the epoch is chosen as ``selection`` says. The campaign's robust teacher is left as found."""
         p = self.params
         adversary = Adversary.under(p.inner, context.threat)
         robust = teacher(context, p.teachers.robust)

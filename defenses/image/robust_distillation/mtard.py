@@ -194,7 +194,7 @@ class MTARD(Defense):
     source = "Zhao et al. 2022 (ECCV) and 2024 (TPAMI, arXiv:2306.16170)"
 
     def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen by robust validation accuracy."""
+        """Distil; the epoch is chosen as ``selection`` says."""
         p = self.params
         adversary = Adversary.under(p.inner, context.threat)
         with frozen_teacher(context, p.teachers.clean, p) as clean, frozen_teacher(context, p.teachers.robust, p) as robust:

@@ -7,8 +7,8 @@ Good where the robust teacher is good. Where that one is hardly better than what
 little: in ``robust-distillation-small`` it stays 3.7 points behind ``pgd-at``.
 
 Source: Zi, Zhao, Ma, Jiang: Revisiting adversarial robustness distillation: robust soft labels make student better (ICCV 2021),
-equation 5. The authors' code averages the divergence over batch and classes, and multiplies it by 10 on CIFAR-100
-(``kl_reduction: tenth``).
+equation 5. The authors' code averages the divergence over batch and classes, and multiplies it by 10 on CIFAR-100:
+KL / 10 on both, which is the default (``kl_reduction: tenth``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherInner, TeacherRecipe, kl
+from robustkd.defenses.training.adversarial import KLReduction
 from robustkd.defenses.training.inner import InnerLoss, Start
 from robustkd.targets import ClassifierTarget
 
@@ -41,6 +42,7 @@ class RSLADParams(RobustDistillationParams):
     weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
     inner: RSLADInner = Field(default_factory=RSLADInner, description="the examples of the adversarial branch")
     weight: float = Field(5 / 6, ge=0, le=1, description="w of the adversarial branch; the clean one gets the rest")
+    kl_reduction: KLReduction = Field("tenth", description="as the authors' code: KL / 10 on any data; batch is the definition")
 
 
 class RSLADRecipe(TeacherRecipe):
@@ -62,5 +64,6 @@ class RSLAD(RobustDistillation):
     """A student of its teacher's soft labels alone."""
 
     Params = RSLADParams
+    version = "2"  # 1 took the mean divergence over the batch by default
     recipe = RSLADRecipe
     source = "Zi et al. 2021, arXiv:2108.07969"

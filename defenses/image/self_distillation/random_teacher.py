@@ -13,8 +13,8 @@ and no adversarial example is seen.
 Source: Sarnthein et al.: Random teachers are good teachers (ICML 2023), section 3; temperatures and weight decay of the authors' runs on
 CIFAR-10 (``configs/cifar10_distillation_v2.json``), where the projection is wider: 2,048 hidden units twice, a bottleneck of 256, 65,536
 outputs. The paper probes after the training, here the probe is trained along. The control is the same with ``lr: 1e-8``: a probe on the
-network as it was initialised. On Fashion-MNIST with a small network, 500 images cannot
-tell the two apart (docs/reproductions.md).
+network as it was initialised (``random-features`` in the preset ``distilled-students-small``). On Fashion-MNIST with a small network,
+500 images cannot tell the two apart (docs/reproductions.md).
 """
 
 from __future__ import annotations

@@ -1,0 +1,55 @@
+"""Work on many samples, with as many at once as the memory holds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from robustkd.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Found = TypeVar("Found")
+
+
+def in_memory(work: Callable[[Tensor], Found], samples: Tensor, size: int) -> list[Found]:
+    """What ``work`` returns for consecutive parts of ``samples``, of ``size`` at most; half as many once memory has run out.
+
+    Raises:
+        torch.OutOfMemoryError: there is no memory for a single sample.
+    """
+
+    def part(first: int, count: int) -> tuple[int, Found]:
+        return count, work(samples[first : first + count])
+
+    found: list[Found] = []
+    done = 0
+    while done < len(samples):
+        wanted = min(size, len(samples) - done)
+        count, result = with_fewer(partial(part, done), wanted)
+        found.append(result)
+        done += count
+        if count < wanted:
+            size = count
+    return found
+
+
+def with_fewer(work: Callable[[int], Found], size: int) -> Found:
+    """What ``work`` returns that is to take at most ``size`` samples at once; half as many each time that memory runs out.
+
+    Raises:
+        torch.OutOfMemoryError: there is no memory for a single sample.
+    """
+    while True:
+        try:
+            return work(size)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        # Outside of the block above, where the exception no longer holds what was computed.
+        torch.cuda.empty_cache()
+        warnings.warn(f"memory ran out with {size} samples at once; going on with {size // 2}", RuntimeWarning, stacklevel=2)
+        size //= 2
