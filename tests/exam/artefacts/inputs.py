@@ -62,7 +62,12 @@ def rounded_hidden(lab: Lab, eps: float, robust: float, step: float, softness: f
     net = lab.fit(mlp(96, 2), epochs=12, adversary=Adversary(robust * eps))
     assert isinstance(net, nn.Sequential)
     front, back = net[:3], net[3:]
-    return lab.subject(Chain(front, lambda h: staircase(h, step, softness), back), eps, net)
+
+    def rounded(h: Tensor) -> Tensor:
+        return staircase(h, step, softness)
+
+    through = Chain(front, lambda h: with_gradient_of(rounded(h), h), back)
+    return lab.subject(Chain(front, rounded, back), eps, net, through)
 
 
 @artefact(eps=Uniform(0.1, 0.18), gain=Log(4, 30), robust=Uniform(0, 0.5))
