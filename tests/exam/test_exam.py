@@ -85,7 +85,7 @@ def test_the_truth_is_exact_where_a_network_is_linear():
 
 
 def test_a_flipped_gradient_is_seen_through_and_its_number_not_believed():
-    examined = Examined.of(Network("flipped-gradient", "fixed-0"), samples=20)
+    examined = Examined.of(Network("flipped-gradient", "fixed-0"), samples=16)
     found = examined.audit("pgd")
     assert found.weak
     assert found.verdict == "not credible"
@@ -96,7 +96,7 @@ def test_a_flipped_gradient_is_seen_through_and_its_number_not_believed():
 
 
 def test_an_honest_network_is_believed_under_strong_attacks():
-    examined = Examined.of(Network("perceptron", "fixed-0"), samples=30)
+    examined = Examined.of(Network("perceptron", "fixed-0"), samples=20)
     found = examined.audit("strong")
     assert found.excess < 0.05
     assert found.verdict == "credible"

@@ -42,16 +42,18 @@ def thermometer_input(lab: Lab, eps: float, levels: int, sharpness: float) -> Su
     """Each pixel as the levels that it exceeds, with the gradient of a steep sigmoid."""
     marks = (torch.arange(levels) + 0.5) / levels
 
-    def coded(x: Tensor, soft: bool) -> Tensor:
-        above = x.flatten(1)[:, :, None] - marks
-        ramp = (above * levels + 0.5).clamp(0, 1)
-        if soft:
-            return ramp.flatten(1)
-        return with_gradient_of((above > 0).to(x.dtype), (sharpness * levels * above).sigmoid()).flatten(1)
+    def coded(x: Tensor, slope: float) -> Tensor:
+        above = levels * (x.flatten(1)[:, :, None] - marks)
+        return with_gradient_of((above > 0).to(x.dtype), (slope * above).sigmoid()).flatten(1)
+
+    def ramp(x: Tensor) -> Tensor:
+        return (levels * (x.flatten(1)[:, :, None] - marks) + 0.5).clamp(0, 1).flatten(1)
 
     head = mlp(64, 1, inputs=64 * levels)
-    lab.fit(Chain(lambda x: coded(x, False), head), epochs=12, adversary=Adversary(0.3 * eps, steps=1))
-    return lab.subject(Chain(lambda x: coded(x, False), head), eps, lambda x: head(coded(x, True)))
+    model = Chain(lambda x: coded(x, sharpness), head)
+    lab.fit(model, epochs=12, adversary=Adversary(0.3 * eps, steps=1))
+    gentle = [lambda x, slope=slope: head(coded(x, slope)) for slope in (0.5, 1.0, 3.0)]
+    return lab.subject(model, eps, Chain(ramp, head), *gentle)
 
 
 @artefact(eps=Uniform(0.1, 0.18), robust=Uniform(0.2, 0.8), step=Log(0.06, 0.5), softness=Choice(0, 0.05, 0.2))
@@ -60,7 +62,12 @@ def rounded_hidden(lab: Lab, eps: float, robust: float, step: float, softness: f
     net = lab.fit(mlp(96, 2), epochs=12, adversary=Adversary(robust * eps))
     assert isinstance(net, nn.Sequential)
     front, back = net[:3], net[3:]
-    return lab.subject(Chain(front, lambda h: staircase(h, step, softness), back), eps, net)
+
+    def rounded(h: Tensor) -> Tensor:
+        return staircase(h, step, softness)
+
+    through = Chain(front, lambda h: with_gradient_of(rounded(h), h), back)
+    return lab.subject(Chain(front, rounded, back), eps, net, through)
 
 
 @artefact(eps=Uniform(0.1, 0.18), gain=Log(4, 30), robust=Uniform(0, 0.5))
