@@ -12,15 +12,13 @@ from pydantic import Field
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, RobustkdError, Share
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import clean_shares
-from robustkd.evaluation.suite import AT_FIRST, Instrument, Traces, by_gradient, images_of, instruments
+from robustkd.evaluation.suite import AT_FIRST, HIDDEN, Instrument, Traces, by_gradient, images_of, instruments
 from robustkd.lazy import torch
 from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.worst_case import worst_case
 
 LIMIT, CERTAIN = 0.02, 0.015
 """How much of the number may be wrong, as a share of all samples: the loss that is projected, and the lower end of its interval."""
-HIDDEN = 0.5
-"""A gradient misleads where it breaks less than this share of the samples that were broken without it."""
 
 
 class ReferenceAttackParams(Params):

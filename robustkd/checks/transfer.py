@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pydantic import Field
 
 from robustkd import plugins
-from robustkd.checks.probe import pgd
+from robustkd.checks.probe import attacked, pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share, Target, WrappedTarget
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import judge
+from robustkd.evaluation.suite import AT_FIRST, HIDDEN, Traces, by_gradient
 from robustkd.lazy import F, torch
 from robustkd.scoring.worst_case import worst_case
 
@@ -56,10 +58,11 @@ class TransferBeatsWhiteBox(Check):
         result = attack.run(substitute, asked, context.threat, SampleRng(context.seed, batch.index, "transfer"))
         outcome = judge(context.target, attack, batch, context.threat, result)
         left = worst_case(attack.standing for attack in white)[:n]
-        lost = int((left & outcome.success).sum())
+        broken = left & outcome.success
+        lost, fired = int(broken.sum()), bool(broken.sum() / n > LIMIT)
         return self.finding(
-            lost / n > LIMIT,
-            fix="the target's own gradient misleads: use BPDA, a black-box attack, or transfer from a plain network",
+            fired,
+            fix=self._fix(context, batch, broken) if fired else "",
             explanation=(
                 f"adversarial examples made on a substitute network break {lost} of the {int(left.sum())} samples that "
                 f"{', '.join(a.name for a in white)} left standing"
@@ -70,6 +73,16 @@ class TransferBeatsWhiteBox(Check):
             share=Share(lost / n),
             n=n,
         )
+
+    def _fix(self, context: CheckContext, batch: Batch, broken: np.ndarray) -> str:
+        """What to do about it: an attack that is stronger, or one of another kind where the gradient does not find what was broken."""
+        attack = by_gradient(Traces(draws=batch.draws is not None, replaced=(), agreement=None))
+        rows = torch.as_tensor(np.flatnonzero(broken)[:AT_FIRST], device=batch.inputs.device)
+        if not attack.usable(context.target, context.threat) and batch.draws is None:
+            found = attacked(context, attack.make(), context.target, batch.select(rows), context.threat)
+            if found.success.mean() >= HIDDEN:
+                return "the attacks are too weak: more steps, restarts, and a loss on the margin"
+        return "the target's own gradient misleads: use BPDA, a black-box attack, or transfer from a plain network"
 
     def _trained(self, context: CheckContext, batch: Batch) -> nn.Module:
         assert batch.logits is not None

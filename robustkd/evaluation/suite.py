@@ -34,8 +34,11 @@ AT_FIRST = 40
 """On how many samples a costly attack is tried first. Of a loss of 1 in 15 it sees nothing there in 6 of 100 cases."""
 DRAWS = 10
 """The passes that make up one query of a target that draws random numbers."""
+HIDDEN = 0.5
+"""A gradient misleads where it breaks less than this share of the samples that were broken without it."""
 _AGREE = 0.25
 """The mean cosine of gradients at neighbouring points, below which a gradient says nothing of its neighbourhood."""
+_ADAPTIVE: Spec = {"kind": "autoattack", "version": "adaptive", "steps": 50, "queries": QUERIES}
 _NEIGHBOURS, _PROBED, _REACH = 4, 32, 0.25
 
 
@@ -123,8 +126,7 @@ def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
             )
         )
     if not traces.draws:  # what ``rand`` takes, the attacks above have taken
-        adaptive: Spec = {"kind": "autoattack", "version": "adaptive", "steps": 50, "queries": QUERIES}
-        found.append(Instrument("autoattack", adaptive, True, _autoattack, AT_FIRST))
+        found.append(Instrument("autoattack", _ADAPTIVE, True, _autoattack, AT_FIRST))
     return found
 
 
@@ -136,7 +138,7 @@ def by_gradient(traces: Traces) -> Instrument:
 
 def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
     """Ever stronger attacks of different kinds, for what is left when a number turned out wrong."""
-    for effort in (1, 4):
+    for effort in (1,) if traces.draws else (1, 4):  # each pass of a target that draws is ten
         margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
         if traces.replaced:
             yield _averaged({"kind": "bpda", "automatic": True, "attack": margin}, traces)
@@ -147,7 +149,7 @@ def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
             yield _averaged({"kind": "smoothed-pgd", "neighbours": 16 * effort, "reach": 1.0 / effort}, traces)
         yield {"kind": "square", "queries": 2500 * effort, "give_up": effort == 1}
         if effort == 1 and not traces.draws:
-            yield {"kind": "autoattack", "version": "adaptive"}
+            yield _ADAPTIVE
 
 
 def images_of(batch: Batch) -> Arrays:

@@ -23,6 +23,7 @@ SETTINGS = {
     "cw-linf": {"steps": 5},
     "ddn": {"steps": 5},
     "ead": {"steps": 5, "binary_steps": 2},
+    "distilled-surrogate": {"near": 2, "rounds": 1, "training_steps": 5, "queries": 20},
     "eot": {"attack": INNER, "samples": 2},
     "fab": {"steps": 5, "restarts": 2},
     "fab-t": {"steps": 5},
@@ -31,6 +32,7 @@ SETTINGS = {
     "pgd": {"steps": 5, "restarts": 2},
     "sgm": {"branches": ["0"]},
     "spsa": {"steps": 3, "pairs": 2},
+    "smoothed-pgd": {"steps": 3, "neighbours": 2},
     "square": {"queries": 30},
     "transfer": {"surrogates": ["other"], "attacks": [INNER]},
     "universal": {"epochs": 2},
@@ -87,7 +89,7 @@ def attacked(name, params, flatten, norm):
     if name == "mora":
         target = EnsembleTarget([target, ClassifierTarget(other, num_classes=4, input_shape=(1, 8, 8))])
     models = {"other": other} if name == "transfer" else None
-    data = (x, y) if name == "universal" else None
+    data = (x, y) if plugins.load("attacks", name).learns else None
     params = SETTINGS.get(name, {}) | params
     eps = {"linf": 0.1, "l2": 0.5, "l1": 2.0, "l0": 5.0}[norm]
     return robustkd.attack(name, target, x, y, norm=norm, eps=eps, models=models, fit_data=data, **params)

@@ -21,6 +21,7 @@ QUICK = {
     "apgd-ce": {"steps": 10},
     "apgd-dlr": {"steps": 10},
     "apgd-t": {"steps": 5, "targets": 2},
+    "smoothed-pgd": {"steps": 4, "neighbours": 2},
     "square": {"queries": 20},
     "nes": {"steps": 3, "pairs": 2},
     "spsa": {"steps": 3, "pairs": 2},
@@ -140,7 +141,20 @@ def test_a_cascade_keeps_a_success_that_rounding_carried_over():
 
 def test_norms_that_no_attack_was_left_out_of():
     """The list above holds every attack that takes l1 and needs nothing but a network."""
-    others = {"eot", "bpda", "transfer", "sgm", "ni-fgsm", "si-fgsm", "ti-fgsm", "di2-fgsm", "vmi-fgsm", "fab-t", "no-attack"}
+    others = {
+        "eot",
+        "bpda",
+        "transfer",
+        "sgm",
+        "ni-fgsm",
+        "si-fgsm",
+        "ti-fgsm",
+        "di2-fgsm",
+        "vmi-fgsm",
+        "fab-t",
+        "no-attack",
+        "distilled-surrogate",
+    }
     for name in set(plugins.names("attacks")) - {"foolbox", "torchattacks"} - others:
         kind = plugins.load("attacks", name)
         assert issubclass(kind, PromptAttack) or "l1" not in kind.norms or name in QUICK, name

@@ -110,7 +110,7 @@ def test_a_check_that_could_not_run_is_not_run(samples: tuple[Tensor, Tensor]) -
 
 
 def test_what_a_check_that_was_not_run_means_for_the_verdict() -> None:
-    quiet = Finding("a", "severe", False)
+    quiet = Finding("a", "severe", False, decisive=True)
     mild, grave = make_check("output-type"), make_check("zero-gradient")
     unrun = [check.not_run(MemoryError("none left")) for check in (mild, grave)]
     assert verdict([quiet, unrun[0]]) == "credible"
