@@ -47,7 +47,7 @@ class Then(nn.Module):
 
 def evaluated(net, digits):
     x, y = digits
-    return robustkd.evaluate(net, x[1200:1300], y[1200:1300], attacks=ATTACKS, eps=0.05)
+    return robustkd.evaluate(net, x[1200:1400], y[1200:1400], attacks=ATTACKS, eps=0.05)
 
 
 def fired(report):
