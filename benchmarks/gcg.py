@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from _harness import Verdicts, table, write
 
-from robustkd.attacks.text.engine.aim import losses
 from robustkd.attacks.text.engine.slots import Slots
+from robustkd.attacks.text.engine.target_prefix import losses
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import GCG
 from robustkd.contracts import Answered, Attempts, PromptBatch, Prompts, ThreatModel
@@ -140,7 +140,7 @@ def main(
 
 def _start(target: CausalLMTarget, request: str, tokens: int, seed: int) -> str:
     """What our GCG begins with."""
-    _, (prompt,) = Vocabulary.of(target).junk(Slots(target, [request]), tokens, _streams(seed).fork("start/0"))
+    _, (prompt,) = Vocabulary.of(target).random_suffixes(Slots(target, [request]), tokens, _streams(seed).fork("start/0"))
     return prompt.removeprefix(request)
 
 

@@ -56,8 +56,8 @@ class P4D(PromptAttack[TextToImageTarget]):
                 f"'{p.original}' predicts its {theirs}, the model under attack its {ours}",
                 fix="name the model that it was made from, or exclude this pair",
             )
-        aim = pictures(search.target, requests, original)
+        images = pictures(search.target, requests, original)
         with torch.no_grad():
             asked = original.encode(original.tokenize(requests["prompt"]))
-        objective = Denoising(search.target, aim, search.blocks, p.timesteps, original=(original, asked))
+        objective = Denoising(search.target, images, search.blocks, p.timesteps, original=(original, asked))
         search.run(p, search.slots(p), Nearest(search.table, p.lr, p.weight_decay), objective)

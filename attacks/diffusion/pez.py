@@ -65,11 +65,11 @@ class Nearest:
         """The nearest by cosine."""
         return (F.normalize(x, dim=-1) @ F.normalize(self.table, dim=-1).T).argmax(-1)
 
-    def pulled_back(self, x: Tensor, gradient: Tensor) -> Tensor:
+    def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The gradient itself, as if the nearest token were where ``x`` is."""
         return gradient
 
-    def moved(self, x: Tensor, direction: Tensor) -> Tensor:
+    def update(self, x: Tensor, direction: Tensor) -> Tensor:
         """A step of AdamW."""
         return x - self.lr * (direction + self.weight_decay * x)
 
@@ -89,10 +89,10 @@ class PEZ(PromptAttack[TextToImageTarget]):
         """See the module."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
-        aim = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
+        images = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
         search.run(
             p,
             search.slots(p),
             Nearest(search.table, p.lr, p.weight_decay),
-            Denoising(search.target, aim, search.blocks, p.timesteps),
+            Denoising(search.target, images, search.blocks, p.timesteps),
         )

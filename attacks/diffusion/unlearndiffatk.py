@@ -65,11 +65,11 @@ class Distributions:
         """The mode of each."""
         return x.argmax(-1)
 
-    def pulled_back(self, x: Tensor, gradient: Tensor) -> Tensor:
+    def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
         """Straight through the draw, and with weight decay."""
         return F.hardtanh(gradient @ self.table.T) + self.weight_decay * x
 
-    def moved(self, x: Tensor, direction: Tensor) -> Tensor:
+    def update(self, x: Tensor, direction: Tensor) -> Tensor:
         """A step, and back onto the simplex."""
         return project_to_simplex(x - self.lr * direction)
 
@@ -89,6 +89,6 @@ class UnlearnDiffAtk(PromptAttack[TextToImageTarget]):
         """See the module."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
-        aim = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
+        images = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
         relaxation = Distributions(search.table, p.lr, p.weight_decay)
-        search.run(p, search.slots(p), relaxation, Denoising(search.target, aim, search.blocks, p.timesteps))
+        search.run(p, search.slots(p), relaxation, Denoising(search.target, images, search.blocks, p.timesteps))

@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.text.engine.aim import losses
 from robustkd.attacks.text.engine.descent import Descent, Evaluation, SuffixParams, all_of_them
 from robustkd.attacks.text.engine.slots import Texts, are_texts
 from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.target_prefix import losses
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng

@@ -40,5 +40,5 @@ class RandomPrompt(PromptAttack[CausalLMTarget]):
             if not len(rows):
                 return
             slots = Slots(target, [prompts[row] for row in rows.tolist()])
-            _, asked = vocabulary.junk(slots, self.params.tokens, rng.select(rows).fork(number))
+            _, asked = vocabulary.random_suffixes(slots, self.params.tokens, rng.select(rows).fork(number))
             attempts(rows, [Asked(prompt) for prompt in asked])

@@ -136,7 +136,7 @@ class Pool(Adversary):
 
     def _begin(self, target: CausalLMTarget, members: Tensor, seed: int) -> None:
         slots = self._slots(target, self._rows[members].tolist())
-        ids, _ = self._vocabulary.junk(slots, self._params.tokens, SampleRng(seed, members, "begin"))
+        ids, _ = self._vocabulary.random_suffixes(slots, self._params.tokens, SampleRng(seed, members, "begin"))
         self._suffixes[members] = ids.cpu()
 
     def _slots(self, target: CausalLMTarget, rows: list[int]) -> Slots:
