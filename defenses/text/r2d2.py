@@ -36,6 +36,7 @@ from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.passes import PassCounter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +125,7 @@ class Pool(Adversary):
     def _moved(self, target: CausalLMTarget, rows: list[int], now: Tensor, rng: SampleRng) -> Tensor:
         p, places = self._params, torch.arange(len(rows))
         suffixes = Suffixes(
-            self._slots(target, rows), [self._requests.answers[row] for row in rows], places, _NullPassCounter()
+            self._slots(target, rows), [self._requests.answers[row] for row in rows], places, PassCounter(len(rows))
         )
         now = now.to(target.device)
         loss = suffixes.losses(places, now.unsqueeze(1), torch.ones(len(rows), 1, dtype=torch.bool)).squeeze(1)
@@ -141,10 +142,3 @@ class Pool(Adversary):
 
     def _slots(self, target: CausalLMTarget, rows: list[int]) -> Slots:
         return Slots(target, [self._requests.prompts[row] for row in rows])
-
-
-class _NullPassCounter:
-    """A pass counter that counts nothing: a training has no budget of passes."""
-
-    def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
-        """Ignore the passes."""

@@ -88,7 +88,7 @@ MOVED: dict[str, str] = {
         climb="maximize",
     ),
     f"{_TEXT}.engine.descent.together": f"{_TEXT}.engine.descent.merge_swaps",
-    f"{_TEXT}.engine.suffix.Purse": f"{_TEXT}.engine.suffix.PassCounter",
+    f"{_TEXT}.engine.suffix.Purse": "robustkd.targets.passes.PassCounter",
     "robustkd.defenses.text.junk": "robustkd.defenses.text.random_suffix",
     **_into(_DIFFUSION, f"{_DIFFUSION}.engine", "token_search slots denoising simplex"),
     **_into(_DEFENSES, f"{_DEFENSES}.adversarial", "pgd_at trades mart fast free"),

@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.target_prefix import rows_at_once
+from robustkd.contracts import Attempts
 from robustkd.lazy import torch
 from robustkd.targets.chat import TokenBatch, Tokens
 from robustkd.targets.memory import in_memory
+from robustkd.targets.passes import PassCounter
 from robustkd.targets.prefix import Prefix
 
 if TYPE_CHECKING:
@@ -44,13 +46,6 @@ class _Chunk:
     start: int
 
 
-class PassCounter(Protocol):
-    """Counts the passes of each request; the ``Attempts`` of an attack are one."""
-
-    def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
-        """Add passes to each of ``rows``."""
-
-
 class Suffixes:
     """The suffixes of A requests.
 
@@ -61,7 +56,7 @@ class Suffixes:
         passes: counts them for each request.
     """
 
-    def __init__(self, slots: Slots, answers: Sequence[str], rows: Tensor, passes: PassCounter) -> None:
+    def __init__(self, slots: Slots, answers: Sequence[str], rows: Tensor, passes: Attempts | PassCounter) -> None:
         self.slots, self.answers, self.rows, self._passes = slots, answers, rows, passes
         self.target = target = slots.target
         laid = [target.encode(prompt, answer, ends=False) for prompt, answer in zip(slots.prompts, answers, strict=True)]
