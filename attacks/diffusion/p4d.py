@@ -36,6 +36,7 @@ class P4D(PromptAttack[TextToImageTarget]):
     Params = P4DParams
     modalities = ("text-to-image",)
     needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
+    needs_of_others = frozenset({"respond", "tokens", "denoising"})
     gradients = True
     source = "Chin et al. 2024, arXiv:2309.06135"
 

@@ -80,6 +80,7 @@ class PEZ(PromptAttack[TextToImageTarget]):
     Params = PEZParams
     modalities = ("text-to-image",)
     needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
+    needs_of_others = frozenset({"respond", "denoising"})
     gradients = True
     source = "Wen et al. 2023, arXiv:2302.03668"
 

@@ -62,6 +62,7 @@ class QF(PromptAttack[TextToImageTarget]):
     Params = QFParams
     modalities = ("text-to-image",)
     needs = PromptAttack.needs | {"tokens", "embeddings"}
+    needs_of_others = frozenset({"tokens", "embeddings", "denoising"})
     gradients = True
     source = "Zhuang et al. 2023, arXiv:2303.16378"
 

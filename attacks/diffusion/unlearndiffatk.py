@@ -80,6 +80,7 @@ class UnlearnDiffAtk(PromptAttack[TextToImageTarget]):
     Params = UnlearnDiffAtkParams
     modalities = ("text-to-image",)
     needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
+    needs_of_others = frozenset({"respond", "denoising"})
     gradients = True
     source = "Zhang et al. 2024, arXiv:2310.11868"
 

@@ -70,6 +70,7 @@ class GCG(PromptAttack[CausalLMTarget]):
 
     Params = GCGParams
     needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}
+    needs_of_others = frozenset({"tokens", "log-probabilities"})
     gradients = True
     source = "Zou et al. 2023, arXiv:2307.15043; probe sampling: Zhao et al. 2024, arXiv:2403.01251"
     version = "2"  # 1 took the caches of sliding windows for whole

@@ -50,6 +50,7 @@ class PAIR(PromptAttack):
     """Prompts by an attacker model, refined by the answers that they get."""
 
     Params = PAIRParams
+    needs_of_others = frozenset({"respond", "tokens"})
     source = "Chao et al. 2023, arXiv:2310.08419"
 
     def search(
