@@ -25,7 +25,7 @@ from robustkd.targets.text_to_image import TextToImageTarget
 
 
 class P4DParams(DenoisingParams):
-    """Parameters of ``p4d``."""
+    """The original model, and the settings of the search for tokens by its noise predictions."""
 
     original: TargetRef = Field(description="the defense whose model still draws the concept", examples=["original"])
 

@@ -40,7 +40,7 @@ class DenoisingParams(NearestParams):
 
 
 class PEZParams(DenoisingParams):
-    """Parameters of ``pez``."""
+    """The settings of the search among free embeddings, and the model that draws missing pictures."""
 
     original: TargetRef | None = Field(None, description="a defense whose model draws the pictures, where the data have none")
 
@@ -54,15 +54,15 @@ class Nearest:
     weight_decay: float
 
     def start(self, rng: SampleRng, count: int) -> Tensor:
-        """(N, count, E), random tokens."""
+        """The (N, count, E) embeddings of random tokens."""
         return self.table[rng.integers((count,), len(self.table)).to(self.table.device)]
 
     def tokens(self, x: Tensor, rng: SampleRng) -> Tensor:
-        """The nearest."""
+        """(B, count) int64, the tokens nearest to ``x`` by cosine."""
         return self.likeliest(x)
 
     def likeliest(self, x: Tensor) -> Tensor:
-        """The nearest by cosine."""
+        """(B, count) int64, the tokens nearest to ``x`` by cosine."""
         return (F.normalize(x, dim=-1) @ F.normalize(self.table, dim=-1).T).argmax(-1)
 
     def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Nearest:
         return gradient
 
     def update(self, x: Tensor, direction: Tensor) -> Tensor:
-        """A step of AdamW."""
+        """Return ``x`` after a step of AdamW: its weight decay is decoupled."""
         return x - self.lr * (direction + self.weight_decay * x)
 
 
@@ -87,7 +87,7 @@ class PEZ(PromptAttack[TextToImageTarget]):
     def search(
         self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
-        """See the module."""
+        """Search tokens that lower the denoising error of the target's own pictures or of the original's."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
         images = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class QFParams(NearestParams):
-    """Parameters of ``qf``."""
+    """The settings of the search by the text encoder, and the defense whose encoder is the reference."""
 
     original: TargetRef | None = Field(None, description="the defense whose text encoder still knows the concept")
 
@@ -50,7 +50,7 @@ class TextEncoderSimilarity:
     backwards: int = 1
 
     def __call__(self, rows: Tensor, embedded: Tensor, block: int, rng: SampleRng) -> Tensor:
-        """See ``token_search.Objective``."""
+        """(B,) cosines of the requests' states with the reference, times ``sign``."""
         hidden = self.target.encode(embeddings=embedded)
         state = hidden[torch.arange(len(rows), device=hidden.device), self.end[rows]]
         return self.sign * F.cosine_similarity(state.float(), self.reference[rows], dim=1)
@@ -69,7 +69,7 @@ class QF(PromptAttack[TextToImageTarget]):
     def search(
         self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
-        """See the module."""
+        """Search tokens that move the text encoder's state of the request; the UNet is never asked."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
         model = self.target(p.original, TextToImageTarget) if p.original else search.target

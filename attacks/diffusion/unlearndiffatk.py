@@ -53,16 +53,16 @@ class Distributions:
     weight_decay: float
 
     def start(self, rng: SampleRng, count: int) -> Tensor:
-        """(N, count, A), uniform."""
+        """The (N, count, A) uniform distributions over the tokens."""
         size = len(self.table)
         return torch.full((len(rng.index), count, size), 1 / size, device=self.table.device)
 
     def tokens(self, x: Tensor, rng: SampleRng) -> Tensor:
-        """One draw from each distribution."""
+        """(B, count) int64, one token drawn from each distribution."""
         return draw(x, rng.uniform(x.shape[1:2]).to(x))
 
     def likeliest(self, x: Tensor) -> Tensor:
-        """The mode of each."""
+        """(B, count) int64, the most probable token of each distribution."""
         return x.argmax(-1)
 
     def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class UnlearnDiffAtk(PromptAttack[TextToImageTarget]):
     def search(
         self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
-        """See the module."""
+        """Search tokens that lower the denoising error of pictures with the unlearnt concept."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
         images = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)

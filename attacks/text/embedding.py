@@ -33,7 +33,7 @@ ROWS = 32
 
 
 class EmbeddingParams(Params):
-    """Parameters of ``embedding``."""
+    """The radii of the balls around the tokens, and the steps and restarts of PGD in them."""
 
     eps: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.1, 0.5, 1.0),
@@ -59,7 +59,7 @@ class Embedding(PromptAttack[CausalLMTarget]):
     version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
-        """The largest of its eps."""
+        """Results are judged under the largest eps of the parameters."""
         p = self.params
         return ThreatModel(budget=EmbeddingRadius(max(p.eps), threat.attempts, p.norm))
 

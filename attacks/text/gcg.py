@@ -134,7 +134,7 @@ class Probe:
         self._draft, self._share, self._divisor = draft, share, divisor
 
     def __call__(self, suffixes: Suffixes, places: Tensor, candidates: Tensor, texts: Texts, rng: SampleRng) -> Tensor:
-        """See ``descent.Evaluation``."""
+        """(B, C) losses of the candidates that the target was asked about, infinity for the others."""
         valid = are_texts(texts)
         prompts = [text for row in texts for text in row if text is not None]
         owners = places[valid.nonzero()[:, 0]].tolist()

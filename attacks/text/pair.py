@@ -35,7 +35,7 @@ _LONGEST = 500
 
 
 class PAIRParams(Params):
-    """Parameters of ``pair``."""
+    """The model that writes the prompts, the strategies that it is told, and the rounds of each."""
 
     attacker: TargetRef = Field(
         description="the defense whose model, one that chats, writes the prompts", examples=["attacker"]

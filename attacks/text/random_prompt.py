@@ -16,7 +16,7 @@ from robustkd.targets.causal_lm import CausalLMTarget
 
 
 class RandomPromptParams(Params):
-    """Parameters of ``random-prompt``."""
+    """The number of random words behind the request, and of what they are made."""
 
     tokens: int = Field(20, ge=1, description="length of the suffix, in the target's tokens")
     ascii: bool = Field(True, description="make suffixes of printable ASCII characters alone")

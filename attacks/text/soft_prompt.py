@@ -22,7 +22,7 @@ from robustkd.targets.causal_lm import CausalLMTarget
 
 
 class SoftPromptParams(Params):
-    """Parameters of ``soft-prompt``."""
+    """The number of trained vectors, and the steps and restarts of their training."""
 
     slots: int = Field(8, ge=1, description="vectors appended to the prompt")
     steps: int = Field(100, ge=1, description="steps of each training")
@@ -32,7 +32,7 @@ class SoftPromptParams(Params):
 
 
 class SoftPrompt(PromptAttack[CausalLMTarget]):
-    """Trained vectors behind the prompt."""
+    """Trains vectors behind the prompt, without a bound on how far they move."""
 
     Params = SoftPromptParams
     needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}

@@ -51,11 +51,11 @@ class Objective(Protocol):
 
     @property
     def forwards(self) -> int:
-        """See the class."""
+        """Forward passes of one step, for each request."""
 
     @property
     def backwards(self) -> int:
-        """See the class."""
+        """Backward passes of one step, for each request."""
 
     def __call__(self, rows: Tensor, embedded: Tensor, block: int, rng: SampleRng) -> Tensor:
         """(B,) values, from the (B, T, E) embeddings of the requests ``rows`` before attempt number ``block``, from 0."""
@@ -77,7 +77,7 @@ class Relaxation(Protocol):
         """The vector-Jacobian product: the gradient in ``x``, from the (B, count, E) one in the embeddings of the tokens."""
 
     def update(self, x: Tensor, direction: Tensor) -> Tensor:
-        """One step against ``direction``."""
+        """Return ``x`` after one step against ``direction``, of the same shape."""
 
 
 class TokenSearch:
@@ -98,7 +98,7 @@ class TokenSearch:
         return self.target.embedding.weight.detach()[self.words].float()
 
     def slots(self, params: TokenSearchParams) -> Slots:
-        """Where the tokens go."""
+        """The positions of the added tokens in each request of the batch."""
         return Slots(self.target, self.batch.requests["prompt"], params.place, params.tokens)
 
     def run(self, params: TokenSearchParams, slots: Slots, relaxation: Relaxation, objective: Objective) -> None:

@@ -50,14 +50,14 @@ class SuffixParams(Params):
 
 
 class Candidates(Protocol):
-    """Where to look next."""
+    """Proposes the suffixes whose losses a step compares."""
 
     def __call__(self, suffixes: Suffixes, places: Tensor, now: Tensor, t: int, rng: SampleRng) -> Tensor:
         """(B, C, S) candidates at step ``t`` for the requests at (B,) ``places``, whose suffixes are (B, S) ``now``."""
 
 
 class Evaluation(Protocol):
-    """What candidates are worth."""
+    """Computes the losses of candidate suffixes, or of some of them."""
 
     def __call__(self, suffixes: Suffixes, places: Tensor, candidates: Tensor, texts: Texts, rng: SampleRng) -> Tensor:
         """(B, C) losses, infinite for those that are no text or were not looked at."""
@@ -119,7 +119,7 @@ class Descent:
     merged: int = 1
 
     def __call__(self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, rng: SampleRng) -> None:
-        """Attack the requests of ``batch``."""
+        """Search a suffix for each open request of ``batch`` and have the prompts judged by ``attempts``."""
         answers = target_prefixes(batch.requests)
         prompts = [self.params.in_template(prompt) for prompt in batch.requests["prompt"]]
         with frozen(target.module):
