@@ -77,7 +77,7 @@ def _several(value: Any) -> Any:
 
 
 class TransferParams(Params):
-    """Parameters of ``transfer``."""
+    """The surrogates, and the attacks that are run on each of them."""
 
     surrogates: Annotated[tuple[TargetRef, ...], BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...])] = (
         Field(min_length=1, description="the defenses whose models the examples are made on, one or several")
