@@ -25,6 +25,8 @@ import torch
 from _job import Job
 from torch import Tensor, nn
 
+from robustkd.targets import PassCounter
+
 RESULTS = Path(__file__).with_name("results")
 SLACK = 1e-4
 """Share of eps by which an implementation may overshoot: rounding of the libraries' own projections."""
@@ -37,18 +39,10 @@ class Counted(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
-        self.forwards = self.backwards = 0
+        self.network, self.passes = network, PassCounter()
 
     def forward(self, x: Tensor) -> Tensor:
-        self.forwards += len(x)
-        logits: Tensor = self.network(x)
-        if logits.requires_grad:
-            logits.register_hook(self._backward)
-        return logits
-
-    def _backward(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
+        return self.passes.follow(self.network(x))
 
 
 def measure(job: Job, *, limit: float | None = None) -> dict[str, Any]:
@@ -105,17 +99,18 @@ def _run(job: Job) -> dict[str, Any]:
     torch.manual_seed(job.seed)
     model(x[:8].clone().requires_grad_()).sum().backward()  # the first pass of a process pays for set-up
     model.zero_grad()
-    model.forwards = model.backwards = 0
+    model.passes = PassCounter()
     before = _peak_mib(job.device)
     wall, cpu = time.perf_counter(), time.process_time()
     adversarial = contend(model, x, y)
     now(job.device)  # waits for it
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    forwards, backwards = model.passes.total
     return {
         "wall": wall,
         "cpu": cpu,
-        "forwards": model.forwards / len(x),
-        "backwards": model.backwards / len(x),
+        "forwards": forwards / len(x),
+        "backwards": backwards / len(x),
         "peak_mib": _peak_mib(job.device) - before,
         **judge(network, x, y, adversarial.detach(), _comparisons.COMPARISONS[job.comparison].norm, job.eps),
     }

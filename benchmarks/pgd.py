@@ -7,7 +7,7 @@ from typing import Any
 import _networks
 import click
 import torch
-from _harness import COST, Job, Verdicts, fastest, measure, now, seconds, table, write
+from _harness import COST, Counted, Job, Verdicts, fastest, measure, now, seconds, table, write
 
 import robustkd
 from robustkd.attacks.image.gradient.pgd import PGD
@@ -50,36 +50,25 @@ def main(networks: str, images: int, steps: int, device: str) -> None:
 
 def _four_budgets(name: str, eps: float, images: int, device: str) -> dict[str, float]:
     torch.set_num_threads(1)
-    network, x, y = _networks.load(name, images, device)
+    inner, x, y = _networks.load(name, images, device)
+    network = Counted(inner).eval()
     target = ClassifierTarget(network, num_classes=10, input_shape=x.shape[1:])
     batch = with_clean_logits(target, make_batch(x, y, device=device))
     attack = PGD(PGD.Params(steps=20))
     budgets = [share * eps for share in SHARES]
-    before = _passes(network)
+    before = network.passes.total[0]
     started = now(device)
     evaluate_attack(target, attack, batch, ThreatModel("linf", eps), curve=budgets)
-    together, took = _passes(network) - before, now(device) - started
-    before, started = _passes(network), now(device)
+    together, took = network.passes.total[0] - before, now(device) - started
+    before, started = network.passes.total[0], now(device)
     for budget in budgets:
         robustkd.attack("pgd", network, x, y, eps=budget, steps=20)
     return {
         "seconds": took,
         "forwards": together / images,
-        "share_of_passes": together / (_passes(network) - before),
+        "share_of_passes": together / (network.passes.total[0] - before),
         "share_of_time": took / (now(device) - started),
     }
-
-
-def _passes(network: torch.nn.Module) -> int:
-    """Images that have gone through so far; the counter is put in place at the first call."""
-    if not hasattr(network, "_passed"):
-        network._passed = 0  # type: ignore[assignment]
-        network.register_forward_hook(_count)
-    return int(network._passed)
-
-
-def _count(network: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
-    network._passed += len(output)  # type: ignore[operator]
 
 
 if __name__ == "__main__":

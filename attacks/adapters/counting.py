@@ -19,6 +19,7 @@ from robustkd.contracts.random import SampleRng, seeded
 from robustkd.lazy import nn, torch
 from robustkd.scoring.distances import distance, per_sample, within
 from robustkd.targets import untouched
+from robustkd.targets.passes import PassCounter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,22 +44,12 @@ class CountedModel(nn.Module):
         self.target = target
         self.rows = torch.arange(len(batch))
         # Counted on the CPU: an accelerator has nothing to wait for, and not every one has float64.
-        self._forwards = torch.zeros(len(batch), dtype=torch.float64)
-        self._backwards = self._forwards.clone()
+        self.passes = PassCounter(len(batch), fractions=True)
         self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, *shape) -> (B, K) logits, counted; a backward pass through them is counted when it happens."""
-        logits = self.target(inputs)
-        rows, share = self.rows, len(inputs) / len(self.rows)
-        self._forwards[rows] += share
-
-        def count(gradient: Tensor) -> None:
-            self._backwards[rows] += share
-
-        if logits.requires_grad:
-            logits.register_hook(count)
-        return logits
+        return self.passes.follow(self.target(inputs), self.rows, len(inputs) / len(self.rows))
 
     @contextmanager
     def only(self, rows: Tensor) -> Iterator[CountedModel]:
@@ -72,12 +63,12 @@ class CountedModel(nn.Module):
     @property
     def forwards(self) -> Tensor:
         """(B,) int64."""
-        return _whole(self._forwards).to(self.anchor.device)
+        return _whole(self.passes.forwards).to(self.anchor.device)
 
     @property
     def backwards(self) -> Tensor:
         """(B,) int64."""
-        return _whole(self._backwards).to(self.anchor.device)
+        return _whole(self.passes.backwards).to(self.anchor.device)
 
 
 def _whole(shares: Tensor) -> Tensor:

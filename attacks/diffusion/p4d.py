@@ -25,7 +25,7 @@ from robustkd.targets.text_to_image import TextToImageTarget
 
 
 class P4DParams(DenoisingParams):
-    """Parameters of ``p4d``."""
+    """The original model, and the settings of the search for tokens by its noise predictions."""
 
     original: TargetRef = Field(description="the defense whose model still draws the concept", examples=["original"])
 
@@ -36,6 +36,7 @@ class P4D(PromptAttack[TextToImageTarget]):
     Params = P4DParams
     modalities = ("text-to-image",)
     needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
+    needs_of_others = frozenset({"respond", "tokens", "denoising"})
     gradients = True
     source = "Chin et al. 2024, arXiv:2309.06135"
 
@@ -56,8 +57,8 @@ class P4D(PromptAttack[TextToImageTarget]):
                 f"'{p.original}' predicts its {theirs}, the model under attack its {ours}",
                 fix="name the model that it was made from, or exclude this pair",
             )
-        aim = pictures(search.target, requests, original)
+        images = pictures(search.target, requests, original)
         with torch.no_grad():
             asked = original.encode(original.tokenize(requests["prompt"]))
-        objective = Denoising(search.target, aim, search.blocks, p.timesteps, original=(original, asked))
+        objective = Denoising(search.target, images, search.blocks, p.timesteps, original=(original, asked))
         search.run(p, search.slots(p), Nearest(search.table, p.lr, p.weight_decay), objective)

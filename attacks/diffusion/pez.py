@@ -40,7 +40,7 @@ class DenoisingParams(NearestParams):
 
 
 class PEZParams(DenoisingParams):
-    """Parameters of ``pez``."""
+    """The settings of the search among free embeddings, and the model that draws missing pictures."""
 
     original: TargetRef | None = Field(None, description="a defense whose model draws the pictures, where the data have none")
 
@@ -54,23 +54,23 @@ class Nearest:
     weight_decay: float
 
     def start(self, rng: SampleRng, count: int) -> Tensor:
-        """(N, count, E), random tokens."""
+        """The (N, count, E) embeddings of random tokens."""
         return self.table[rng.integers((count,), len(self.table)).to(self.table.device)]
 
     def tokens(self, x: Tensor, rng: SampleRng) -> Tensor:
-        """The nearest."""
+        """(B, count) int64, the tokens nearest to ``x`` by cosine."""
         return self.likeliest(x)
 
     def likeliest(self, x: Tensor) -> Tensor:
-        """The nearest by cosine."""
+        """(B, count) int64, the tokens nearest to ``x`` by cosine."""
         return (F.normalize(x, dim=-1) @ F.normalize(self.table, dim=-1).T).argmax(-1)
 
-    def pulled_back(self, x: Tensor, gradient: Tensor) -> Tensor:
+    def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The gradient itself, as if the nearest token were where ``x`` is."""
         return gradient
 
-    def moved(self, x: Tensor, direction: Tensor) -> Tensor:
-        """A step of AdamW."""
+    def update(self, x: Tensor, direction: Tensor) -> Tensor:
+        """Return ``x`` after a step of AdamW: its weight decay is decoupled."""
         return x - self.lr * (direction + self.weight_decay * x)
 
 
@@ -80,19 +80,20 @@ class PEZ(PromptAttack[TextToImageTarget]):
     Params = PEZParams
     modalities = ("text-to-image",)
     needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
+    needs_of_others = frozenset({"respond", "denoising"})
     gradients = True
     source = "Wen et al. 2023, arXiv:2302.03668"
 
     def search(
         self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
-        """See the module."""
+        """Search tokens that lower the denoising error of the target's own pictures or of the original's."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
-        aim = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
+        images = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
         search.run(
             p,
             search.slots(p),
             Nearest(search.table, p.lr, p.weight_decay),
-            Denoising(search.target, aim, search.blocks, p.timesteps),
+            Denoising(search.target, images, search.blocks, p.timesteps),
         )

@@ -30,27 +30,30 @@ if TYPE_CHECKING:
 
 
 class QFParams(NearestParams):
-    """Parameters of ``qf``."""
+    """The settings of the search by the text encoder, and the defense whose encoder is the reference."""
 
     original: TargetRef | None = Field(None, description="the defense whose text encoder still knows the concept")
 
 
 @dataclass(frozen=True, eq=False)
-class Meaning:
-    """The cosine between what the attacked requests mean and (N, D) ``meant``; ``sign`` -1 to raise it, 1 to lower it."""
+class TextEncoderSimilarity:
+    """The cosine between the text encoder's states of the attacked requests and (N, D) ``reference`` ones.
+
+    ``sign`` is -1 to raise it, 1 to lower it.
+    """
 
     target: TextToImageTarget
-    meant: Tensor
+    reference: Tensor
     end: Tensor
     sign: int
     forwards: int = 1
     backwards: int = 1
 
     def __call__(self, rows: Tensor, embedded: Tensor, block: int, rng: SampleRng) -> Tensor:
-        """See ``token_search.Objective``."""
+        """(B,) cosines of the requests' states with the reference, times ``sign``."""
         hidden = self.target.encode(embeddings=embedded)
-        means = hidden[torch.arange(len(rows), device=hidden.device), self.end[rows]]
-        return self.sign * F.cosine_similarity(means.float(), self.meant[rows], dim=1)
+        state = hidden[torch.arange(len(rows), device=hidden.device), self.end[rows]]
+        return self.sign * F.cosine_similarity(state.float(), self.reference[rows], dim=1)
 
 
 class QF(PromptAttack[TextToImageTarget]):
@@ -59,24 +62,25 @@ class QF(PromptAttack[TextToImageTarget]):
     Params = QFParams
     modalities = ("text-to-image",)
     needs = PromptAttack.needs | {"tokens", "embeddings"}
+    needs_of_others = frozenset({"tokens", "embeddings", "denoising"})
     gradients = True
     source = "Zhuang et al. 2023, arXiv:2303.16378"
 
     def search(
         self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
-        """See the module."""
+        """Search tokens that move the text encoder's state of the request; the UNet is never asked."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
         model = self.target(p.original, TextToImageTarget) if p.original else search.target
         with torch.no_grad():
-            meant = _meaning(model, batch.requests["prompt"]).to(search.target.device)
+            reference = _encoded(model, batch.requests["prompt"]).to(search.target.device)
         slots = search.slots(p)
-        objective = Meaning(search.target, meant, slots.end, sign=-1 if p.original else 1)
+        objective = TextEncoderSimilarity(search.target, reference, slots.end, sign=-1 if p.original else 1)
         search.run(p, slots, Nearest(search.table, p.lr, p.weight_decay), objective)
 
 
-def _meaning(model: TextToImageTarget, prompts: tuple[str, ...]) -> Tensor:
+def _encoded(model: TextToImageTarget, prompts: tuple[str, ...]) -> Tensor:
     """(N, D) float32, the text encoder's state at the end of each prompt."""
     ids = model.tokenize(prompts)
     end = (ids == model.eos).int().argmax(1)

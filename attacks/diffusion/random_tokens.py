@@ -54,6 +54,6 @@ class RandomTokens(PromptAttack[TextToImageTarget]):
 def _text(slots: Slots, row: int, drafts: Tensor) -> str | None:
     """The first draft that is a text of its tokens."""
     for draft in drafts:
-        if slots.survives(row, draft, text := slots.text(row, draft)):
+        if slots.roundtrips(row, draft, text := slots.text(row, draft)):
             return text
     return None

@@ -53,23 +53,23 @@ class Distributions:
     weight_decay: float
 
     def start(self, rng: SampleRng, count: int) -> Tensor:
-        """(N, count, A), uniform."""
+        """The (N, count, A) uniform distributions over the tokens."""
         size = len(self.table)
         return torch.full((len(rng.index), count, size), 1 / size, device=self.table.device)
 
     def tokens(self, x: Tensor, rng: SampleRng) -> Tensor:
-        """One draw from each distribution."""
+        """(B, count) int64, one token drawn from each distribution."""
         return draw(x, rng.uniform(x.shape[1:2]).to(x))
 
     def likeliest(self, x: Tensor) -> Tensor:
-        """The mode of each."""
+        """(B, count) int64, the most probable token of each distribution."""
         return x.argmax(-1)
 
-    def pulled_back(self, x: Tensor, gradient: Tensor) -> Tensor:
+    def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
         """Straight through the draw, and with weight decay."""
         return F.hardtanh(gradient @ self.table.T) + self.weight_decay * x
 
-    def moved(self, x: Tensor, direction: Tensor) -> Tensor:
+    def update(self, x: Tensor, direction: Tensor) -> Tensor:
         """A step, and back onto the simplex."""
         return project_to_simplex(x - self.lr * direction)
 
@@ -80,15 +80,16 @@ class UnlearnDiffAtk(PromptAttack[TextToImageTarget]):
     Params = UnlearnDiffAtkParams
     modalities = ("text-to-image",)
     needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
+    needs_of_others = frozenset({"respond", "denoising"})
     gradients = True
     source = "Zhang et al. 2024, arXiv:2310.11868"
 
     def search(
         self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
-        """See the module."""
+        """Search tokens that lower the denoising error of pictures with the unlearnt concept."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
-        aim = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
+        images = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
         relaxation = Distributions(search.table, p.lr, p.weight_decay)
-        search.run(p, search.slots(p), relaxation, Denoising(search.target, aim, search.blocks, p.timesteps))
+        search.run(p, search.slots(p), relaxation, Denoising(search.target, images, search.blocks, p.timesteps))

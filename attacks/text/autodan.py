@@ -23,8 +23,8 @@ from itertools import zip_longest
 import numpy as np
 from pydantic import Field
 
-from robustkd.attacks.text.engine.aim import REQUESTS, aims, losses
-from robustkd.attacks.text.engine.docket import Docket
+from robustkd.attacks.text.engine.candidate_queue import CandidateQueue
+from robustkd.attacks.text.engine.target_prefix import REQUESTS, losses, target_prefixes
 from robustkd.attacks.text.engine.templates import REQUEST, TemplateAttack, TemplateParams, templates
 from robustkd.contracts import Attempts, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -36,7 +36,7 @@ from robustkd.targets.causal_lm import CausalLMTarget
 class AutoDANParams(TemplateParams):
     """Parameters of ``autodan``; elite, crossover and mutation are the paper's."""
 
-    generations: int = Field(50, ge=1, description="how often the population is bred")
+    generations: int = Field(50, ge=1, description="number of generations")
     population: int = Field(32, ge=2, description="prompts in each generation: forward passes, less those known already")
     elite: float = Field(0.1, ge=0, le=1, description="share of the population that lives on unchanged")
     crossover: float = Field(0.5, ge=0, le=1, description="probability of each pair of sentences to be exchanged")
@@ -50,7 +50,7 @@ Individual = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class AutoDAN(TemplateAttack[CausalLMTarget]):
-    """Breeds texts around the request."""
+    """A genetic search over texts around the request."""
 
     Params = AutoDANParams
     needs = TemplateAttack.needs | {"tokens", "log-probabilities"}
@@ -64,31 +64,33 @@ class AutoDAN(TemplateAttack[CausalLMTarget]):
         Raises:
             DataError: a request has no ``target``; the file of templates cannot be read.
         """
-        p, answers, prompts = self.params, aims(batch.requests), batch.requests["prompt"]
-        first = [taken_apart(template) for template in templates(p.templates)]
+        p, answers, prompts = self.params, target_prefixes(batch.requests), batch.requests["prompt"]
+        first = [parse(template) for template in templates(p.templates)]
         seeds = rng.bits(()).tolist()
         with frozen(target.module):
             for rows in attempts.open.split(REQUESTS):
-                docket = Docket(attempts, p.generations)
-                breeds = {row: Breed(p, first, np.random.default_rng(seeds[row] & (2**63 - 1))) for row in rows.tolist()}
+                queue = CandidateQueue(attempts, p.generations)
+                populations = {
+                    row: Population(p, first, np.random.default_rng(seeds[row] & (2**63 - 1))) for row in rows.tolist()
+                }
                 for _ in range(p.generations):
-                    standing = [row for row in attempts.open.tolist() if row in breeds]
+                    standing = [row for row in attempts.open.tolist() if row in populations]
                     if not standing:
                         break
-                    fresh = [(row, one) for row in standing for one in breeds[row].unknown()]
-                    asked = [put_together(one, prompts[row]) for row, one in fresh]
+                    fresh = [(row, one) for row in standing for one in populations[row].unknown()]
+                    asked = [render(one, prompts[row]) for row, one in fresh]
                     found = losses(target, asked, [answers[row] for row, _ in fresh]).tolist()
                     for (row, one), prompt, loss in zip(fresh, asked, found, strict=True):
-                        breeds[row].known[one] = loss
+                        populations[row].known[one] = loss
                         attempts.spend(torch.tensor([row]), forwards=1)
-                        docket.offer(row, prompt, loss)
-                    docket.step()
+                        queue.offer(row, prompt, loss)
+                    queue.step()
                     for row in standing:
-                        breeds[row].next()
+                        populations[row].next()
 
 
 @dataclass
-class Breed:
+class Population:
     """The population of one request.
 
     Attributes:
@@ -117,11 +119,11 @@ class Breed:
             self.members.append(self._child(self.pool[mother], self.pool[father]))
 
     def unknown(self) -> list[Individual]:
-        """Members that nobody has looked at, each once."""
+        """Members whose loss is unknown, each once."""
         return [one for one in dict.fromkeys(self.members) if one not in self.known]
 
     def next(self) -> None:
-        """Breed the next generation; all members are known."""
+        """Population the next generation; all members are known."""
         p = self.params
         # What does not fit into the context is worth little, not nothing: the rest of the population may be no better.
         fitness = -np.nan_to_num(np.array([self.known[one] for one in self.members]), posinf=_WORST)
@@ -169,14 +171,14 @@ class Breed:
         return bool(self.draw.random() < probability)
 
 
-def taken_apart(template: str) -> Individual:
-    """The sentences of a template."""
+def parse(template: str) -> Individual:
+    """Split a template into its sentences, in front of the request and behind it."""
     front, _, back = template.partition(REQUEST)
     return _sentences(front), _sentences(back)
 
 
-def put_together(one: Individual, request: str) -> str:
-    """The prompt."""
+def render(one: Individual, request: str) -> str:
+    """The prompt that an individual makes of ``request``."""
     return " ".join((*one[0], request, *one[1]))
 
 

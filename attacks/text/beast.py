@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.text.engine.aim import REQUESTS, aims
+from robustkd.attacks.text.engine.candidate_queue import CandidateQueue
 from robustkd.attacks.text.engine.descent import SuffixParams
-from robustkd.attacks.text.engine.docket import Docket
 from robustkd.attacks.text.engine.slots import Slots, are_texts
 from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.target_prefix import REQUESTS, target_prefixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -56,7 +56,7 @@ class BEAST(PromptAttack[CausalLMTarget]):
         Raises:
             DataError: a request has no ``target``.
         """
-        vocabulary, answers = Vocabulary.of(target, self.params.ascii), aims(batch.requests)
+        vocabulary, answers = Vocabulary.of(target, self.params.ascii), target_prefixes(batch.requests)
         prompts = [self.params.in_template(prompt) for prompt in batch.requests["prompt"]]
         with frozen(target.module):
             for rows in attempts.open.split(REQUESTS):
@@ -66,7 +66,7 @@ class BEAST(PromptAttack[CausalLMTarget]):
 
     def _grow(self, suffixes: Suffixes, vocabulary: Vocabulary, attempts: Attempts, rng: SampleRng) -> None:
         p = self.params
-        docket = Docket(attempts, p.tokens)
+        queue = CandidateQueue(attempts, p.tokens)
         places = torch.arange(len(suffixes.rows))
         beams = torch.zeros(len(places), 1, 0, dtype=torch.int64, device=suffixes.target.device)
         for t in range(p.tokens):
@@ -79,10 +79,10 @@ class BEAST(PromptAttack[CausalLMTarget]):
             grown = torch.cat([beams.unsqueeze(2).expand(-1, -1, drawn.shape[2], -1), drawn.unsqueeze(3)], 3).flatten(1, 2)
             texts = suffixes.slots.texts(places, grown)
             loss = suffixes.losses(places, grown, are_texts(texts))
-            docket.offer_best(suffixes.rows[places], texts, loss, p.beams)
+            queue.offer_best(suffixes.rows[places], texts, loss, p.beams)
             best = loss.argsort(dim=1, stable=True)[:, : p.beams].to(grown.device)
             beams = grown.gather(1, best.unsqueeze(2).expand(-1, -1, t + 1))
-            docket.step()
+            queue.step()
 
 
 def draw(logprobs: Tensor, count: int, rng: SampleRng) -> Tensor:

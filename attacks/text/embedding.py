@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from robustkd.attacks.text.engine.aim import aims
-from robustkd.attacks.text.engine.continuous import Direction, Norm, Push, last_of, with_suffix
+from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD, Norm, last_of, with_suffix
+from robustkd.attacks.text.engine.target_prefix import target_prefixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Asked, Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -33,7 +33,7 @@ ROWS = 32
 
 
 class EmbeddingParams(Params):
-    """Parameters of ``embedding``."""
+    """The radii of the balls around the tokens, and the steps and restarts of PGD in them."""
 
     eps: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.1, 0.5, 1.0),
@@ -59,7 +59,7 @@ class Embedding(PromptAttack[CausalLMTarget]):
     version = "2"  # 1 took the table's norms for a unit, which Gemma scales
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
-        """The largest of its eps."""
+        """Results are judged under the largest eps of the parameters."""
         p = self.params
         return ThreatModel(budget=EmbeddingRadius(max(p.eps), threat.attempts, p.norm))
 
@@ -74,14 +74,14 @@ class Embedding(PromptAttack[CausalLMTarget]):
         p = self.params
         words = Vocabulary.of(target).words
         for eps in sorted(p.eps):
-            push = Push(eps, p.steps, p.step_size * eps, p.norm, p.direction)
+            pgd = EmbeddingPGD(eps, p.steps, p.step_size * eps, p.norm, p.direction)
             for restart in range(p.restarts):
                 draws = rng.fork(f"{eps}/{restart}")
-                ascended(push, target, batch, attempts, words, p.slots, draws.fork("slots"), draws if restart else None)
+                ascended(pgd, target, batch, attempts, words, p.slots, draws.fork("slots"), draws if restart else None)
 
 
 def ascended(
-    push: Push,
+    pgd: EmbeddingPGD,
     target: CausalLMTarget,
     batch: PromptBatch,
     attempts: Attempts,
@@ -99,33 +99,35 @@ def ascended(
 
     def ask(rows: Tensor) -> None:
         suffix = words[suffixes.select(rows).integers((slots,), len(words))]
-        asked = pushed(push, target, batch, rows, suffix, starts.select(rows) if starts else None)
-        attempts.spend(rows, forwards=push.steps + 1, backwards=push.steps)
+        asked = pushed(pgd, target, batch, rows, suffix, starts.select(rows) if starts else None)
+        attempts.spend(rows, forwards=pgd.steps + 1, backwards=pgd.steps)
         attempts(rows, asked)
 
     in_memory(ask, attempts.open, ROWS)
 
 
 def pushed(
-    push: Push, target: CausalLMTarget, batch: PromptBatch, rows: Tensor, suffix: Tensor, rng: SampleRng | None
+    pgd: EmbeddingPGD, target: CausalLMTarget, batch: PromptBatch, rows: Tensor, suffix: Tensor, rng: SampleRng | None
 ) -> list[Asked]:
     """Requests with the embeddings that make the beginnings of their answers as likely as they can.
 
     Args:
-        push: the ascent.
+        pgd: the ascent.
         target: who is asked.
         batch: the requests; their column ``target`` is the beginning of the answer that is aimed at.
         rows: (A,) which of them.
         suffix: (A, S) ids of tokens appended to the prompts, which alone are moved; without any the prompts' own are.
         rng: of a random start; None starts at the tokens themselves.
     """
-    prompts, answers = ([column[row] for row in rows.tolist()] for column in (batch.requests["prompt"], aims(batch.requests)))
+    prompts, answers = (
+        [column[row] for row in rows.tolist()] for column in (batch.requests["prompt"], target_prefixes(batch.requests))
+    )
     laid = [
         with_suffix(target.encode(prompt, answer, ends=False), ids)
         for prompt, answer, ids in zip(prompts, answers, suffix.tolist(), strict=True)
     ]
     tokens = target.batch(laid)
-    found = push(target, tokens, last_of(tokens.prompt, suffix.shape[1]) if suffix.shape[1] else tokens.prompt, rng)
+    found = pgd(target, tokens, last_of(tokens.prompt, suffix.shape[1]) if suffix.shape[1] else tokens.prompt, rng)
     embedded = target.embed(tokens.ids).detach()
     embedded = (embedded + found.d).to(embedded.dtype)
     spans = [embedded[row, item.prompt] for row, item in enumerate(laid)]

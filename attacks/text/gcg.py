@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.text.engine.aim import losses
 from robustkd.attacks.text.engine.descent import Descent, Evaluation, SuffixParams, all_of_them
 from robustkd.attacks.text.engine.slots import Texts, are_texts
 from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.target_prefix import losses
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -70,6 +70,7 @@ class GCG(PromptAttack[CausalLMTarget]):
 
     Params = GCGParams
     needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}
+    needs_of_others = frozenset({"tokens", "log-probabilities"})
     gradients = True
     source = "Zou et al. 2023, arXiv:2307.15043; probe sampling: Zhao et al. 2024, arXiv:2403.01251"
     version = "2"  # 1 took the caches of sliding windows for whole
@@ -133,7 +134,7 @@ class Probe:
         self._draft, self._share, self._divisor = draft, share, divisor
 
     def __call__(self, suffixes: Suffixes, places: Tensor, candidates: Tensor, texts: Texts, rng: SampleRng) -> Tensor:
-        """See ``descent.Evaluation``."""
+        """(B, C) losses of the candidates that the target was asked about, infinity for the others."""
         valid = are_texts(texts)
         prompts = [text for row in texts for text in row if text is not None]
         owners = places[valid.nonzero()[:, 0]].tolist()

@@ -15,7 +15,7 @@ from robustkd.contracts.random import SampleRng
 
 
 class HumanJailbreaksParams(TemplateParams):
-    """Parameters of ``human-jailbreaks``."""
+    """The templates that are tried, one after the other."""
 
 
 class HumanJailbreaks(TemplateAttack):

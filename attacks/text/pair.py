@@ -35,7 +35,7 @@ _LONGEST = 500
 
 
 class PAIRParams(Params):
-    """Parameters of ``pair``."""
+    """The model that writes the prompts, the strategies that it is told, and the rounds of each."""
 
     attacker: TargetRef = Field(
         description="the defense whose model, one that chats, writes the prompts", examples=["attacker"]
@@ -50,6 +50,7 @@ class PAIR(PromptAttack):
     """Prompts by an attacker model, refined by the answers that they get."""
 
     Params = PAIRParams
+    needs_of_others = frozenset({"respond", "tokens"})
     source = "Chao et al. 2023, arXiv:2310.08419"
 
     def search(

@@ -16,7 +16,7 @@ from robustkd.contracts.random import SampleRng
 
 
 class PrefillParams(Params):
-    """Parameters of ``prefill``."""
+    """The beginnings of the answer that the model has to continue."""
 
     beginnings: tuple[str, ...] = Field(
         ("Sure,", "Sure, here is"), description="beginnings that suit any request, tried after the request's own"

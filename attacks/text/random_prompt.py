@@ -16,7 +16,7 @@ from robustkd.targets.causal_lm import CausalLMTarget
 
 
 class RandomPromptParams(Params):
-    """Parameters of ``random-prompt``."""
+    """The number of random words behind the request, and of what they are made."""
 
     tokens: int = Field(20, ge=1, description="length of the suffix, in the target's tokens")
     ascii: bool = Field(True, description="make suffixes of printable ASCII characters alone")
@@ -40,5 +40,5 @@ class RandomPrompt(PromptAttack[CausalLMTarget]):
             if not len(rows):
                 return
             slots = Slots(target, [prompts[row] for row in rows.tolist()])
-            _, asked = vocabulary.junk(slots, self.params.tokens, rng.select(rows).fork(number))
+            _, asked = vocabulary.random_suffixes(slots, self.params.tokens, rng.select(rows).fork(number))
             attempts(rows, [Asked(prompt) for prompt in asked])

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class RandomSearchParams(SuffixParams):
-    """Parameters of ``random-search``."""
+    """The settings of the search for a suffix by random mutations."""
 
     tokens: int = Field(25, ge=1, description="length of the suffix, in the target's tokens")
     steps: int = Field(1000, ge=1, description="changes that are tried, one after the other")
@@ -78,7 +78,7 @@ class Changes:
     steps: int
 
     def __call__(self, suffixes: Suffixes, places: Tensor, now: Tensor, t: int, rng: SampleRng) -> Tensor:
-        """See ``descent.Candidates``."""
+        """(B, C, S) mutations of the suffixes ``now``."""
         length = now.shape[1]
         count = min(length, max(1, round(self.first * (1 - t / self.steps))))
         start = rng.integers((self.width, 1), length - count + 1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from robustkd.attacks.text.embedding import ascended
-from robustkd.attacks.text.engine.continuous import Direction, Push
+from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -22,7 +22,7 @@ from robustkd.targets.causal_lm import CausalLMTarget
 
 
 class SoftPromptParams(Params):
-    """Parameters of ``soft-prompt``."""
+    """The number of trained vectors, and the steps and restarts of their training."""
 
     slots: int = Field(8, ge=1, description="vectors appended to the prompt")
     steps: int = Field(100, ge=1, description="steps of each training")
@@ -32,7 +32,7 @@ class SoftPromptParams(Params):
 
 
 class SoftPrompt(PromptAttack[CausalLMTarget]):
-    """Trained vectors behind the prompt."""
+    """Trains vectors behind the prompt, without a bound on how far they move."""
 
     Params = SoftPromptParams
     needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}
@@ -60,6 +60,6 @@ class SoftPrompt(PromptAttack[CausalLMTarget]):
         """
         p = self.params
         words = Vocabulary.of(target).words
-        push = Push(self._reach, p.steps, p.step_size, "l2", p.direction)
+        pgd = EmbeddingPGD(self._reach, p.steps, p.step_size, "l2", p.direction)
         for restart in range(p.restarts):
-            ascended(push, target, batch, attempts, words, p.slots, rng.fork(restart), None)
+            ascended(pgd, target, batch, attempts, words, p.slots, rng.fork(restart), None)

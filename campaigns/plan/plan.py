@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 from robustkd.campaigns.file.spec import Campaign
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
-from robustkd.campaigns.plan.refusals import require_budgets_meant, require_training_data
+from robustkd.campaigns.plan.refusals import require_budgets_meant, require_training_data, require_usable_references
 from robustkd.campaigns.store.identity import digest, identified, plugin_identity, resolve_references
 from robustkd.contracts import Capabilities
 from robustkd.data import Splits, load_splits
@@ -58,15 +58,20 @@ def build(campaign: Campaign) -> Plan:
 
     Raises:
         DataError: the data are missing or invalid, or lack what the defenses train on.
-        UsageError: a budget is larger than the distance between any two images.
+        UsageError: a budget is larger than the distance between any two images, or an attack, a judge or an analysis uses another
+            defense's model for what that cannot do.
     """
     data = load_splits(campaign.data.name, campaign.data.params, campaign.data.split)
     require_training_data(campaign, data)
     require_budgets_meant(campaign, data)
-    skipped = _skipped(campaign)
+    capabilities: dict[str, Capabilities] = {}
+    order = _training_order(campaign)
+    for name in order:
+        capabilities[name] = campaign.defenses[name].plugin.target_capabilities(capabilities)
+    require_usable_references(campaign, capabilities)
+    skipped = _skipped(campaign, capabilities)
     left_out = {(item.defense, item.attack) for item in skipped}
     maker = CellMaker(campaign, data)
-    order = _training_order(campaign)
     cells: list[Cell] = []
     for seed in campaign.seeds:
         trained: dict[str, str] = {}
@@ -89,11 +94,8 @@ def build(campaign: Campaign) -> Plan:
     return Plan(campaign, tuple(cells), tuple(skipped), data)
 
 
-def _skipped(campaign: Campaign) -> list[Skipped]:
+def _skipped(campaign: Campaign, capabilities: Mapping[str, Capabilities]) -> list[Skipped]:
     found = []
-    capabilities: dict[str, Capabilities] = {}
-    for name in _training_order(campaign):
-        capabilities[name] = campaign.defenses[name].plugin.target_capabilities(capabilities)
     for defense in campaign.defenses:
         for attack, use in campaign.attacks.items():
             if campaign.excluded(defense, attack):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from robustkd.campaigns.file.spec import Campaign
-from robustkd.contracts import DataError, inner_params
+from robustkd.contracts import Capabilities, DataError, UsageError, inner_params
 from robustkd.contracts.threat import PixelBudget, ThreatModel, require_meant
 from robustkd.data import Splits
 
@@ -46,3 +48,26 @@ def require_budgets_meant(campaign: Campaign, data: Splits) -> None:
         for part in (params, *(part for field in type(params).model_fields for part in inner_params(getattr(params, field)))):
             if isinstance(eps := getattr(part, "eps", None), float):
                 require_meant(campaign.threat.norm, eps, data.input_shape, f"defense '{name}': eps")
+
+
+def require_usable_references(campaign: Campaign, capabilities: Mapping[str, Capabilities]) -> None:
+    """Refuse a campaign in which an attack, a judge or an analysis uses another defense's model for what that cannot do.
+
+    Args:
+        capabilities: those of each defense's targets.
+
+    Raises:
+        UsageError: one does.
+    """
+    uses = [
+        *(("attack", use.name, use.plugin.others()) for use in campaign.attacks.values()),
+        *(("judge", use.name, use.plugin.others()) for use in campaign.judges.values()),
+        *(("analysis", use.name, use.plugin.others()) for use in campaign.analyses.values()),
+    ]
+    for what, user, others in uses:
+        for name, needs in others.items():
+            if missing := sorted(needs - capabilities[name]):
+                raise UsageError(
+                    f"{what} '{user}' needs {' and '.join(missing)} of the targets of '{name}', which they do not have",
+                    fix="name another defense there, one whose model has it",
+                )

@@ -33,7 +33,7 @@ def plugin_identity(kind: str, plugin: Any) -> dict[str, Any]:
 
     Files that it reads count by their content, not by where they lie.
     """
-    params = plugin.params.model_dump(mode="json")
+    params = plugin.params.model_dump(mode="json", by_alias=True)  # under the names that they had at first
     reads = isinstance(plugin, Analysis | BaseAttack | Defense | Judge)
     contents = {str(file): content_hash(file) for file in plugin.files()} if reads else {}
     if contents or isinstance(plugin, Defense):

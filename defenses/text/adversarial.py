@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from robustkd.attacks.text.engine.aim import aims
 from robustkd.attacks.text.engine.continuous import with_suffix
+from robustkd.attacks.text.engine.target_prefix import target_prefixes
 from robustkd.contracts import Defense, FitContext, Modality, Prompts
-from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.losses import completion_mean, unlikely
+from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate, RandomSuffixTokens
 from robustkd.defenses.text.training import (
     Conversations,
     TuneParams,
@@ -51,8 +51,8 @@ class AdversarialTuneParams(TuneParams):
         description="what a forbidden request is not to get: the beginning of its answer, which attacks aim at, so that what the "
         "model knows stays; or the whole response, which is then unlearnt as well",
     )
-    junk: float = Field(0.5, ge=0, le=1, description="how often a request, of either sort, has random words behind it")
-    junk_tokens: int = Field(8, ge=1, description="how many words")
+    random_suffix_rate: RandomSuffixRate = 0.5
+    random_suffix_tokens: RandomSuffixTokens = 8
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -98,7 +98,7 @@ class Requests:
             DataError: there are none, or one has no ``target`` where that is withheld.
         """
         rows = forbidden(context.train)
-        answers, whole = (aims(rows), False) if withheld == "target" else (rows["response"], True)
+        answers, whole = (target_prefixes(rows), False) if withheld == "target" else (rows["response"], True)
         safe = Conversations.of(target, rows["prompt"], rows["refusal"])
         harmful = Conversations.of(target, rows["prompt"], answers, ends=whole)
         return cls(rows["prompt"], answers, safe, harmful)
@@ -172,14 +172,14 @@ class AdversarialTuning(Defense):
         requests = Requests.of(context, base, p.withheld)
         adversary, outer = self.adversary(context, base, requests), self.outer(base, requests)
         useful = harmless_conversations(context, base, p) if p.utility_weight else None
-        junk, (attacked, answered) = Junk.of(base, p.junk, p.junk_tokens), p.counts
+        suffix, (attacked, answered) = RandomSuffix.of(base, p.random_suffix_rate, p.random_suffix_tokens), p.counts
 
         def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
             pair = adversary.pair(target, attacked, generator)
             value = outer(pair, *adversary.logprobs(target, pair)).mean()
             if useful is None:
                 return value
-            asked, behind = useful.take(useful.draw(answered, generator)), junk.draw(answered, generator)
+            asked, behind = useful.take(useful.draw(answered, generator)), suffix.draw(answered, generator)
             batch = target.batch(list(map(with_suffix, asked, behind)))
             return value - p.utility_weight * completion_mean(target.token_logprobs(batch), batch.completion).mean()
 

@@ -4,7 +4,7 @@
     h       = [log p_w(y_safe | x + d*) - log p_0(y_safe | x)] - [log p_w(y_harm | x + d*) - log p_0(y_harm | x)]
     min_w   (h - 1 / (2 beta))^2 + utility_weight * CE(y | x)  on harmless requests
 
-with mean log-probabilities of a token, and p_0 the model before the training, which sees the clean prompt: without junk and not
+with mean log-probabilities of a token, and p_0 the model before the training, which sees the clean prompt: without random words and not
 moved. The authors train without harmless data; where the model forgets how to be useful, give ``utility_weight``.
 
 Good where there are pairs of answers and no wish to push one of them down without end. What it costs and what it may not hold

@@ -4,11 +4,11 @@
 
 It is the ascent of the attack ``embedding``, begun at the prompt itself, with the network in evaluation mode (no dropout) and the
 gradient of d alone: none of it reaches the weights, which the authors' code let happen until August 2025. The best d is kept, not
-the last. Words of junk behind a share of the prompts are moved like the prompt's own: without them the training never sees a
+the last. Random words behind a share of the prompts are moved like the prompt's own: without them the training never sees a
 prompt as long as one with an attacker's suffix.
 
 Source: Xhonneux et al.: Efficient adversarial training in LLMs with continuous attacks (NeurIPS 2024), section 3 and algorithm 1; the
-junk is ours.
+random words are ours.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
-from robustkd.attacks.text.engine.continuous import Direction, Norm, Push
+from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD, Norm
 from robustkd.contracts import Params
 from robustkd.defenses.text.adversarial import AdversarialTuneParams, Adversary, Pair, Requests
-from robustkd.defenses.text.junk import Junk
+from robustkd.defenses.text.random_suffix import RandomSuffix
 from robustkd.lazy import F
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TokenBatch
@@ -55,21 +55,21 @@ class EmbeddingAdversary(Adversary):
 
     Args:
         requests: what is asked.
-        junk: behind some of them.
+        suffix: behind some of them.
         inner: the ascent.
     """
 
-    def __init__(self, requests: Requests, junk: Junk, inner: InnerParams) -> None:
-        self.inner, self._requests, self._junk = inner, requests, junk
+    def __init__(self, requests: Requests, suffix: RandomSuffix, inner: InnerParams) -> None:
+        self.inner, self._requests, self._suffix = inner, requests, suffix
 
     @classmethod
     def under(cls, target: CausalLMTarget, requests: Requests, params: ContinuousParams) -> Self:
         """The adversary that a defense's parameters describe."""
-        return cls(requests, Junk.of(target, params.junk, params.junk_tokens), params.inner)
+        return cls(requests, RandomSuffix.of(target, params.random_suffix_rate, params.random_suffix_tokens), params.inner)
 
     def pair(self, target: CausalLMTarget, count: int, generator: torch.Generator) -> Pair:
-        """Draw requests, each with junk words behind it as often as the parameters say."""
-        return self._requests.pair(target, self._requests.safe.draw(count, generator), self._junk.draw(count, generator))
+        """Draw requests, each with random words behind it as often as the parameters say."""
+        return self._requests.pair(target, self._requests.safe.draw(count, generator), self._suffix.draw(count, generator))
 
     def logprobs(self, target: CausalLMTarget, pair: Pair) -> tuple[Tensor, Tensor]:
         """See ``Adversary``: the same perturbation in front of both answers."""
@@ -81,8 +81,8 @@ class EmbeddingAdversary(Adversary):
     def worst(self, target: CausalLMTarget, pair: Pair) -> Tensor:
         """(B, T, D) the perturbations that make the answers to withhold likeliest, without a graph."""
         p = self.inner
-        push = Push(p.eps, p.steps, p.step_size * p.eps, p.norm, p.direction)
-        return push(target, pair.harmful, pair.harmful.prompt).d
+        pgd = EmbeddingPGD(p.eps, p.steps, p.step_size * p.eps, p.norm, p.direction)
+        return pgd(target, pair.harmful, pair.harmful.prompt).d
 
     def logprobs_at(self, target: CausalLMTarget, batch: TokenBatch, worst: Tensor) -> Tensor:
         """(B, T) log-probabilities of the answers in ``batch`` under ``worst``, whose T may be another: it ends with the prompts."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.text.engine.continuous import Climb, VectorBall, climb
+from robustkd.attacks.text.engine.continuous import PGDConfig, VectorBall, maximize
 from robustkd.contracts import FitContext, Prompts, TargetError
 from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests, toward_and_unlikely
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary, InnerParams
@@ -89,8 +89,8 @@ class ResidualAdversary(EmbeddingAdversary):
 
         p = self.inner
         ball = VectorBall(among, p.eps * unit, p.norm)
-        how = Climb(p.steps, p.step_size * p.eps * unit, p.direction)
-        return climb(target.module, likelihood, ball, torch.zeros_like(streams), how).d
+        how = PGDConfig(p.steps, p.step_size * p.eps * unit, p.direction)
+        return maximize(target.module, likelihood, ball, torch.zeros_like(streams), how).d
 
     def logprobs_at(self, target: CausalLMTarget, batch: TokenBatch, worst: Tensor) -> Tensor:
         """(B, T) log-probabilities of the answers in ``batch`` with the residual streams moved by ``worst``."""

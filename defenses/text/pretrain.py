@@ -14,7 +14,7 @@ from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import with_suffix
 from robustkd.contracts import Defense, FitContext, Modality, Prompts
-from robustkd.defenses.text.junk import Junk
+from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate, RandomSuffixTokens
 from robustkd.defenses.text.small import SmallModelParams, small_model
 from robustkd.defenses.text.training import (
     Conversations,
@@ -42,8 +42,8 @@ class KnowledgeParams(TextStepParams):
         le=1,
         description="share of a step's conversations that tell what to know; the others are drawn by role",
     )
-    junk: float = Field(0.3, ge=0, le=1, description="how often a request has random words behind it, which change nothing")
-    junk_tokens: int = Field(8, ge=1, description="how many words")
+    random_suffix_rate: RandomSuffixRate = 0.3
+    random_suffix_tokens: RandomSuffixTokens = 8
 
 
 class LMPretrainParams(SmallModelParams, KnowledgeParams):
@@ -86,12 +86,12 @@ def lm_loss(context: FitContext[Prompts], target: CausalLMTarget, params: Knowle
     """
     known, tasks = context.train.where("role", "knowledge"), harmless_conversations(context, target, params)
     facts = Conversations.of(target, known["prompt"], known["response"])
-    junk = Junk.of(target, params.junk, params.junk_tokens)
+    suffix = RandomSuffix.of(target, params.random_suffix_rate, params.random_suffix_tokens)
     told = round(params.knowledge * batch_size) if len(facts) else 0
 
     def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
         items = facts.take(facts.draw(told, generator)) + tasks.take(tasks.draw(batch_size - told, generator))
-        return cross_entropy(target, target.batch(list(map(with_suffix, items, junk.draw(len(items), generator)))))
+        return cross_entropy(target, target.batch(list(map(with_suffix, items, suffix.draw(len(items), generator)))))
 
     return loss
 

@@ -36,6 +36,7 @@ from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.passes import PassCounter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +125,7 @@ class Pool(Adversary):
     def _moved(self, target: CausalLMTarget, rows: list[int], now: Tensor, rng: SampleRng) -> Tensor:
         p, places = self._params, torch.arange(len(rows))
         suffixes = Suffixes(
-            self._slots(target, rows), [self._requests.answers[row] for row in rows], places, _NullPassCounter()
+            self._slots(target, rows), [self._requests.answers[row] for row in rows], places, PassCounter(len(rows))
         )
         now = now.to(target.device)
         loss = suffixes.losses(places, now.unsqueeze(1), torch.ones(len(rows), 1, dtype=torch.bool)).squeeze(1)
@@ -136,15 +137,8 @@ class Pool(Adversary):
 
     def _begin(self, target: CausalLMTarget, members: Tensor, seed: int) -> None:
         slots = self._slots(target, self._rows[members].tolist())
-        ids, _ = self._vocabulary.junk(slots, self._params.tokens, SampleRng(seed, members, "begin"))
+        ids, _ = self._vocabulary.random_suffixes(slots, self._params.tokens, SampleRng(seed, members, "begin"))
         self._suffixes[members] = ids.cpu()
 
     def _slots(self, target: CausalLMTarget, rows: list[int]) -> Slots:
         return Slots(target, [self._requests.prompts[row] for row in rows])
-
-
-class _NullPassCounter:
-    """A pass counter that counts nothing: a training has no budget of passes."""
-
-    def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
-        """Ignore the passes."""

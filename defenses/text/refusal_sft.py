@@ -3,7 +3,7 @@
     min_w  mean -log p(refusal | forbidden prompt)  and  -log p(response | harmless prompt)
 
 The control of every adversarial training. A model that has only seen clean requests falls to random words behind them, so
-by default half of all requests carry such junk: what remains open then is open to attacks, not to noise.
+by default half of all requests have such a suffix: what remains open then is open to attacks, not to noise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import with_suffix
 from robustkd.contracts import Defense, FitContext, Modality, Prompts
-from robustkd.defenses.text.junk import Junk
+from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate, RandomSuffixTokens
 from robustkd.defenses.text.training import (
     Conversations,
     TuneParams,
@@ -40,8 +40,8 @@ class RefusalSFTParams(TuneParams):
     lr: float = Field(7e-4, gt=0, description="learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which it rises first")
     share: float = Field(0.4, gt=0, lt=1, description="of a step's conversations, those about forbidden requests")
-    junk: float = Field(0.5, ge=0, le=1, description="how often a request, of either sort, has random words behind it")
-    junk_tokens: int = Field(8, ge=1, description="how many words")
+    random_suffix_rate: RandomSuffixRate = 0.5
+    random_suffix_tokens: RandomSuffixTokens = 8
 
 
 class RefusalSFT(Defense):
@@ -60,11 +60,11 @@ class RefusalSFT(Defense):
         p, start = self.params, finished(context, self.params.model)
         refused, answers = forbidden(context.train), harmless_conversations(context, start, p)
         refusals = Conversations.of(start, refused["prompt"], refused["refusal"])
-        junk = Junk.of(start, p.junk, p.junk_tokens)
+        suffix = RandomSuffix.of(start, p.random_suffix_rate, p.random_suffix_tokens)
         count = min(max(round(p.share * p.batch_size), 1), p.batch_size - 1)
 
         def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
             items = refusals.take(refusals.draw(count, generator)) + answers.take(answers.draw(p.batch_size - count, generator))
-            return cross_entropy(target, target.batch(list(map(with_suffix, items, junk.draw(len(items), generator)))))
+            return cross_entropy(target, target.batch(list(map(with_suffix, items, suffix.draw(len(items), generator)))))
 
         return tune(context, loss, p, name="tune", measure=held_out(context, start))

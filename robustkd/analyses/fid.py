@@ -66,6 +66,7 @@ class FID(Analysis[GenerativeTarget, PromptBatch]):
     """The Fréchet distance between what harmless requests give and the real images that they describe."""
 
     Params = FIDParams
+    needs_of_others = frozenset({"logits"})
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Heusel et al. 2017, arXiv:1706.08500"
 

@@ -31,6 +31,7 @@ from robustkd.contracts.params import (
     TargetRef,
     inner_params,
     named_plugins,
+    renamed,
     target_references,
 )
 from robustkd.contracts.plugin import Plugin
@@ -137,6 +138,7 @@ __all__ = [
     "WrappedTarget",
     "inner_params",
     "named_plugins",
+    "renamed",
     "suggestion",
     "target_references",
 ]

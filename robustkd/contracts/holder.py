@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, ClassVar, Self, overload
 
+from robustkd.contracts.capability import Capabilities
 from robustkd.contracts.errors import UsageError
+from robustkd.contracts.params import target_references
 from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.target import BaseTarget, Kind, of_kind
 
@@ -17,10 +19,12 @@ class TargetHolder(Plugin):
 
     Attributes:
         version: raise it when its numbers change; results of another version are computed again.
+        needs_of_others: what it asks of those targets; a campaign that names one without is refused before anything is run.
         targets: what it was handed, by the defenses' names.
     """
 
     version: str = "1"
+    needs_of_others: ClassVar[Capabilities] = frozenset()
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
@@ -31,6 +35,10 @@ class TargetHolder(Plugin):
         holding = copy.copy(self)
         holding.targets = dict(targets)
         return holding
+
+    def others(self) -> dict[str, Capabilities]:
+        """What it asks of each target that its parameters refer to, by the defenses' names."""
+        return dict.fromkeys(target_references(self.params), self.needs_of_others)
 
     @overload
     def target(self, name: str) -> BaseTarget: ...

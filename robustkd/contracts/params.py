@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic.annotated_handlers import GetJsonSchemaHandler
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -21,6 +22,15 @@ class Params(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def renamed(name: str, former: str) -> FieldInfo:
+    """Marks a parameter, by ``Annotated``, that was called ``former`` and is called ``name`` now.
+
+    Campaigns may go on to give the former name, and a cell keeps the identity that it had under it.
+    """
+    info: FieldInfo = Field(validation_alias=AliasChoices(name, former), serialization_alias=former)
+    return info
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from robustkd.contracts import (
     PromptBatch,
     RobustkdError,
     Target,
-    WrappedTarget,
 )
 from robustkd.contracts.check import Level
 from robustkd.contracts.random import seeded
@@ -29,10 +28,10 @@ from robustkd.evaluation.suite import Spec, Traces, escalation, images_of, inner
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
-from robustkd.targets import SplitTarget, recording_gradients, untouched
+from robustkd.targets import CountedTarget, SplitTarget, recording_gradients, untouched
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def check_names(level: Level, modality: Modality = "images") -> list[str]:
@@ -53,27 +52,6 @@ def make_check(name: str, samples: int | None = None) -> Check:
 
 _FEWER = (64, 16, 4, 1)
 """How many samples a target is asked about at once in a check, one after the other, after memory ran out."""
-
-
-class CountedTarget(WrappedTarget):
-    """A target that counts passes: one for each row of a batch, backward ones when they happen."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
-        self.forwards = self.backwards = 0
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """(B, *shape) -> (B, K), the inner target's logits, with the passes counted."""
-        logits: Tensor = self.target(inputs)
-        rows = len(inputs)
-        self.forwards += rows
-
-        def count(gradient: Tensor) -> None:
-            self.backwards += rows
-
-        if logits.requires_grad:
-            logits.register_hook(count)
-        return logits
 
 
 @recording_gradients()

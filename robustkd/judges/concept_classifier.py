@@ -37,6 +37,7 @@ class ConceptClassifier(Judge):
     """
 
     Params = ConceptClassifierParams
+    needs_of_others = frozenset({"logits"})
     modalities = ("text-to-image",)
     source = "this package; ImageNet's and styles' classifiers judge so in Zhang et al. 2024, arXiv:2310.11868"
 

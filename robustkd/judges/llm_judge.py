@@ -57,6 +57,7 @@ class LLMJudge(Judge):
     """Complied when a language model finds Yes more probable than No."""
 
     Params = LLMJudgeParams
+    needs_of_others = frozenset({"tokens", "log-probabilities"})
     source = "Zheng et al. 2023, arXiv:2306.05685"
 
     def complied(self, requests: Prompts, outputs: Sequence[str]) -> np.ndarray:

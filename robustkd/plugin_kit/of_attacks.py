@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from robustkd.contracts import Attack, AttackResult, Batch, RobustkdError, Target, ThreatModel, target_references
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
-from robustkd.evaluation.checks import CountedTarget
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import judge
 from robustkd.lazy import torch
 from robustkd.plugin_kit import bench
 from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
 from robustkd.scoring.distances import distance
+from robustkd.targets import CountedTarget
 
 TOLERANCE = 1e-4
 """Two batches of another size round differently; further apart than this two results are not one."""

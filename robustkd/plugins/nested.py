@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, ValidationInfo, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializationInfo,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -48,8 +57,8 @@ class PluginSpec(BaseModel):
         return {"type": ["string", "object"], "x-robustkd-use": cls.group}
 
     @model_serializer
-    def _write(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.params.model_dump(mode="json")}
+    def _write(self, info: SerializationInfo) -> dict[str, Any]:
+        return {"kind": self.kind, **self.params.model_dump(mode="json", by_alias=info.by_alias)}
 
     def make(self) -> Any:
         """The plug-in with its parameters, under the name of its kind."""

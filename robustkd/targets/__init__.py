@@ -7,6 +7,7 @@ from robustkd.targets.ensemble import EnsembleTarget
 from robustkd.targets.files import fingerprint, load_target, save_target
 from robustkd.targets.frozen import frozen, recording_gradients, untouched
 from robustkd.targets.image import ImageTarget
+from robustkd.targets.passes import CountedTarget, PassCounter
 from robustkd.targets.pipeline import PipelineTarget, TransformSpec
 from robustkd.targets.split import SplitTarget
 from robustkd.targets.surrogate import backward_surrogates, declared_surrogates
@@ -14,8 +15,10 @@ from robustkd.targets.surrogate import backward_surrogates, declared_surrogates
 __all__ = [
     "CausalLMTarget",
     "ClassifierTarget",
+    "CountedTarget",
     "EnsembleTarget",
     "ImageTarget",
+    "PassCounter",
     "PipelineTarget",
     "SplitTarget",
     "TokenBatch",

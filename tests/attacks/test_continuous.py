@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustkd.attacks.text.engine.continuous import Climb, Direction, Norm, VectorBall, climb
+from robustkd.attacks.text.engine.continuous import Direction, Norm, PGDConfig, VectorBall, maximize
 from robustkd.contracts.random import SampleRng
 
 B, T, D = 4, 5, 6
@@ -26,7 +26,7 @@ def test_reaches_the_highest_point_of_a_linear_value(norm: Norm, direction: Dire
     """<g, d> is at most the sum over the vectors of radius ||g|| in l2, radius / sqrt(D) ||g||_1 in linf."""
     g, ball = torch.randn(B, T, D, generator=torch.Generator().manual_seed(0)), _ball(norm)
     start = torch.zeros(B, T, D)
-    found = climb(nn.Identity(), lambda d: (g * d).sum((1, 2)), ball, start, Climb(8, ball.radius / 4, direction))
+    found = maximize(nn.Identity(), lambda d: (g * d).sum((1, 2)), ball, start, PGDConfig(8, ball.radius / 4, direction))
     lengths = (g[:, 1:].norm(dim=-1) if norm == "l2" else g[:, 1:].abs().sum(-1) / math.sqrt(D)).sum(1)
     torch.testing.assert_close(found.value, ball.radius.reshape(B) * lengths)
     assert (found.d[:, 0] == 0).all()
@@ -42,7 +42,7 @@ def test_the_best_iterate_is_kept_not_the_last() -> None:
         seen.append(now.item())
         return now
 
-    found = climb(nn.Identity(), value, ball, torch.zeros(1, 1, 1), Climb(5, torch.tensor(0.8), "sign"))
+    found = maximize(nn.Identity(), value, ball, torch.zeros(1, 1, 1), PGDConfig(5, torch.tensor(0.8), "sign"))
     assert len(seen) == 6
     assert found.value.item() == max(seen) > seen[-1]
     assert found.d.item() == pytest.approx(0.8)
@@ -70,7 +70,7 @@ def test_the_network_is_left_as_found_and_gets_no_gradient() -> None:
         seen.append((network[1].training, [parameter.requires_grad for parameter in network.parameters()]))
         return network(d).sum((1, 2))
 
-    climb(network, value, ball, torch.zeros(B, T, D), Climb(2, ball.radius))
+    maximize(network, value, ball, torch.zeros(B, T, D), PGDConfig(2, ball.radius))
     assert seen == [(False, [False, False])] * 3
     assert network.training
     assert network[1].training

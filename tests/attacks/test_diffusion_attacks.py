@@ -19,7 +19,7 @@ from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
 from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
 from robustkd.attacks.diffusion.p4d import P4D
 from robustkd.attacks.diffusion.pez import Nearest
-from robustkd.attacks.diffusion.qf import Meaning
+from robustkd.attacks.diffusion.qf import TextEncoderSimilarity
 from robustkd.attacks.diffusion.unlearndiffatk import Distributions
 from robustkd.contracts import Asked, DataError, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
@@ -142,7 +142,7 @@ def test_the_gradient_goes_straight_through_the_draw() -> None:
     (gradient,) = torch.autograd.grad(loss(embedded), embedded)
     assert expected.abs().max() == 1  # some are clipped
     assert expected.abs().min() < 1
-    found = Distributions(table, lr=0.1, weight_decay=0.5).pulled_back(x.detach(), gradient)
+    found = Distributions(table, lr=0.1, weight_decay=0.5).vjp(x.detach(), gradient)
     torch.testing.assert_close(found, expected + 0.5 * x.detach())
 
 
@@ -151,7 +151,7 @@ def test_free_embeddings_stand_for_the_tokens_nearest_by_angle() -> None:
     relaxed = Nearest(table, lr=0.1, weight_decay=0.1)
     x = torch.tensor([[[9.0, 1], [0.1, 0.2], [-3, 2]]])
     assert relaxed.likeliest(x).tolist() == [[0, 1, 2]]
-    torch.testing.assert_close(relaxed.moved(x, torch.ones_like(x)), x - 0.1 * (1 + 0.1 * x))
+    torch.testing.assert_close(relaxed.update(x, torch.ones_like(x)), x - 0.1 * (1 + 0.1 * x))
     starts = relaxed.start(SampleRng(0, torch.arange(4)), 3)
     assert all(any(torch.equal(point, row) for row in table) for point in starts.reshape(-1, 2))
 
@@ -176,7 +176,7 @@ def test_what_the_text_encoder_means_is_compared_at_the_end_of_the_prompt() -> N
     filled = slots.filled(rows, tokens)
     assert [target.decode(ids) for ids in filled] == ["xyzzy a church", "xyzzy a photo of"]
     meant = torch.randn(2, 4)
-    found = Meaning(target, meant, slots.end, sign=-1)(rows, target.embed(filled), 0, SampleRng(0, rows))
+    found = TextEncoderSimilarity(target, meant, slots.end, sign=-1)(rows, target.embed(filled), 0, SampleRng(0, rows))
     ends = torch.stack([target.embed(filled)[0, :5].sum(0), target.embed(filled)[1, :6].sum(0)])
     torch.testing.assert_close(found, -(F.normalize(ends) * F.normalize(meant[rows])).sum(1))
 
@@ -258,7 +258,7 @@ def test_what_is_asked_of_a_request_does_not_depend_on_the_others_and_is_not_ask
     alone = asked_of_the_first(1)
     assert asked_of_the_first(5) == alone
     if name != "random-tokens":
-        assert asked_of_the_first(5, together=2) == alone
+        assert asked_of_the_first(5, batch_size=2) == alone
     assert len(set(alone)) == len(alone)
     assert len(alone) == {"pez": 2}.get(name, 4)  # what does not move has nothing new to ask
 
@@ -303,9 +303,9 @@ def test_only_tokens_that_survive_as_a_text_are_taken() -> None:
     slots = Slots(target, ["photo of the church"], "prefix", 1)
     token = torch.tensor([target.tokenizer.token_to_id("xyzzy")])
     assert slots.text(0, token) == "xyzzy photo of the church"
-    assert slots.survives(0, token, "xyzzy photo of the church")
-    assert not slots.survives(0, token, "xyzzy xyzzy photo of the church")
-    assert not slots.survives(0, token, "word1 " * 40)
+    assert slots.roundtrips(0, token, "xyzzy photo of the church")
+    assert not slots.roundtrips(0, token, "xyzzy xyzzy photo of the church")
+    assert not slots.roundtrips(0, token, "word1 " * 40)
 
 
 def test_without_pictures_the_original_draws_them_or_the_error_says_so() -> None:

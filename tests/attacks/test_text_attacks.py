@@ -8,10 +8,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from robustkd import plugins
-from robustkd.attacks.text.engine.aim import losses, rows_at_once
-from robustkd.attacks.text.engine.descent import together
+from robustkd.attacks.text.engine.descent import merge_swaps
 from robustkd.attacks.text.engine.slots import Slots, are_texts
 from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.target_prefix import losses, rows_at_once
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import agreement
 from robustkd.contracts import (
@@ -162,7 +162,7 @@ def suffixes_of(target, count=3, requests=REQUESTS, aims=AIMS):
     """Suffixes behind the requests, and (A, count, 4) random ones that are texts, and these texts."""
     slots, attempts, places = Slots(target, requests), Noted(len(requests)), torch.arange(len(requests))
     vocabulary = Vocabulary.of(target)
-    drawn = [vocabulary.junk(slots, 4, SampleRng(0, places, str(number)))[0] for number in range(count)]
+    drawn = [vocabulary.random_suffixes(slots, 4, SampleRng(0, places, str(number)))[0] for number in range(count)]
     ids = torch.stack(drawn, 1)
     return Suffixes(slots, aims, places, attempts), ids, slots.texts(places, ids)
 
@@ -176,7 +176,7 @@ def test_losses_behind_cached_prefixes_are_those_of_whole_texts(target):
     assert found[0, 1] == torch.inf
     for row, column in among.nonzero().tolist():
         assert float(found[row, column]) == pytest.approx(loss(target, texts[row][column], AIMS[row]), abs=1e-4)
-    assert suffixes._attempts.passes.tolist() == [[2, 3, 3, 3], [0] * 4]
+    assert suffixes._passes.passes.tolist() == [[2, 3, 3, 3], [0] * 4]
 
 
 def test_losses_of_texts_are_those_of_whole_texts_and_infinite_beyond_the_context(target):
@@ -192,7 +192,7 @@ def test_small_memory_changes_nothing(target, monkeypatch):
     suffixes, ids, texts = suffixes_of(target)
     places, among = torch.arange(4), are_texts(texts)
     expected = suffixes.losses(places, ids, among), suffixes.gradient(places, ids[:, 0])
-    monkeypatch.setattr("robustkd.attacks.text.engine.aim._MEMORY", 1)
+    monkeypatch.setattr("robustkd.attacks.text.engine.target_prefix._MEMORY", 1)
     assert rows_at_once(target, 10, 2) == 1
     assert torch.allclose(suffixes.losses(places, ids, among), expected[0], atol=1e-5)
     assert torch.allclose(suffixes.gradient(places, ids[:, 0]), expected[1], atol=1e-5)
@@ -298,7 +298,7 @@ def test_the_changes_of_the_best_are_made_one_upon_the_other():
     now = torch.tensor([[1, 2, 3], [4, 5, 6]])
     candidates = torch.tensor([[[1, 5, 3], [7, 2, 3], [1, 2, 8], [9, 2, 3]], [[4, 0, 6], [4, 5, 0], [0, 5, 6], [4, 1, 6]]])
     values = torch.tensor([[torch.inf, 0.3, 0.2, 0.1], [0.3, 0.1, 0.2, 0.4]])
-    merged, new = together(now, candidates, values, 4)
+    merged, new = merge_swaps(now, candidates, values, 4)
     assert merged.tolist() == [[[9, 2, 8], [9, 2, 8], [9, 2, 8]], [[0, 5, 0], [0, 0, 0], [0, 0, 0]]]
     assert new.tolist() == [[True, False, False], [True, True, False]]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from robustkd import plugins
-from robustkd.attacks.text.engine.aim import losses
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.target_prefix import losses
 from robustkd.contracts import Asked, Judge, Prompts, ThreatModel
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import frozen

@@ -8,10 +8,9 @@ import robustkd
 from robustkd.attacks.image.wrappers.eot import MeanTarget
 from robustkd.attacks.image.wrappers.transfer import Surrogate
 from robustkd.contracts import Batch, Target, ThreatModel
-from robustkd.evaluation.checks import CountedTarget
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.plugins import make
-from robustkd.targets import ClassifierTarget
+from robustkd.targets import ClassifierTarget, CountedTarget
 from robustkd.targets.split import SplitTarget
 
 

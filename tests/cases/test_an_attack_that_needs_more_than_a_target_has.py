@@ -14,6 +14,7 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan
 from robustkd.contracts import Attack, PromptAttack, TargetError, UsageError
 from robustkd.contracts.capability import ORDINARY
+from robustkd.defenses.image.ensembles.ensemble import Ensemble as EnsembleDefense
 from robustkd.defenses.text.pretrain import LMPretrain
 from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget
 
@@ -73,6 +74,25 @@ def test_attacks_that_look_into_a_model_are_left_out_where_it_only_answers(monke
     assert set(reasons) == {("base", "gcg"), ("base", "random-search")}
     assert reasons["base", "gcg"].startswith("needs embeddings and gradients and log-probabilities and tokens, which")
     assert reasons["base", "random-search"].startswith("needs log-probabilities and tokens, which")
+
+
+def test_a_surrogate_without_gradients_is_refused_before_anything_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    through = "  through: {kind: eot, attack: {kind: transfer, surrogates: [one, both], attacks: %s}}\n"
+    monkeypatch.setattr(EnsembleDefense, "target_capabilities", lambda defense, others: frozenset({"logits"}))
+    assert not any(attack == "through" for _, attack in skipped(IMAGES + through % "square"))
+    with pytest.raises(UsageError, match=r"attack 'through' needs gradients of the targets of 'both', which they do not have"):
+        skipped(IMAGES + through % "[square, pgd]")
+
+
+def test_a_judge_or_an_attacker_that_is_no_language_model_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = PROMPTS + "judges: {llm: {kind: llm-judge, model: base}}\n"
+    attacked = PROMPTS.replace("{kind: gcg}", "{kind: gcg, draft: base}")
+    skipped(judged), skipped(attacked)
+    monkeypatch.setattr(LMPretrain, "target_capabilities", lambda defense, others: frozenset({"respond"}))
+    with pytest.raises(UsageError, match="judge 'llm' needs log-probabilities and tokens of the targets of 'base'"):
+        skipped(judged)
+    with pytest.raises(UsageError, match="attack 'gcg' needs log-probabilities and tokens of the targets of 'base'"):
+        skipped(attacked)
 
 
 def test_in_python_a_black_box_is_attacked_without_gradients_only() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustkd import plugins
-from robustkd.attacks.text.engine.continuous import Push
+from robustkd.attacks.text.engine.continuous import EmbeddingPGD
 from robustkd.contracts import Asked, Judge, Prompts, ThreatModel
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from support.attention_kinds import model_of
@@ -31,8 +31,8 @@ def test_a_token_is_moved_by_the_share_that_is_asked_for(kind: str) -> None:
     read = target.module.get_input_embeddings()(torch.arange(target.embedding.num_embeddings)).detach()
     assert target.embedding_norm == pytest.approx(float(read.norm(dim=1).mean()))
     batch = target.batch([target.encode("w1 w2", "w3")])
-    push = Push(1.0, steps=3, step_size=1.0)
-    moved = push(target, batch, batch.prompt).d[0].norm(dim=-1).max() / read.norm(dim=1).mean()
+    pgd = EmbeddingPGD(1.0, steps=3, step_size=1.0)
+    moved = pgd(target, batch, batch.prompt).d[0].norm(dim=-1).max() / read.norm(dim=1).mean()
     assert moved == pytest.approx(1.0, rel=1e-4)
 
 

@@ -16,8 +16,8 @@ from robustkd.defenses.text.c_advipo import CAdvIPO, CAdvIPOParams
 from robustkd.defenses.text.c_advul import CAdvUL, CAdvULParams
 from robustkd.defenses.text.finetune import LMFinetune, LMFinetuneParams
 from robustkd.defenses.text.inner import EmbeddingAdversary, InnerParams
-from robustkd.defenses.text.junk import Junk
 from robustkd.defenses.text.lat import ResidualAdversary, ResidualInnerParams
+from robustkd.defenses.text.random_suffix import RandomSuffix
 from robustkd.targets import CausalLMTarget
 from support.toy_language_model import toy_language_model
 
@@ -78,7 +78,7 @@ def test_learns_to_refuse_where_it_is_attacked_and_to_answer_elsewhere(kind: str
         "share": 0.5,
         "lr": 0.02,
         "clip": 1.0,
-        "junk_tokens": 2,
+        "random_suffix_tokens": 2,
     }
     defense = plugins.load("defenses", kind)
     tuned = defense(defense.Params(**(params | more))).fit(_context(tmp_path, base))
@@ -122,7 +122,7 @@ def test_the_attack_gives_no_gradient_to_a_weight(kind: type[EmbeddingAdversary]
     wants = {name: weight.requires_grad for name, weight in module.named_parameters()}
     assert set(wants.values()) == {True, False}
     inner = (ResidualInnerParams if kind is ResidualAdversary else InnerParams)(eps=0.5, steps=3)
-    adversary = kind(requests, Junk.of(target, 0.5, 3), inner)
+    adversary = kind(requests, RandomSuffix.of(target, 0.5, 3), inner)
     pair = adversary.pair(target, 6, torch.Generator().manual_seed(0))
     worst = adversary.worst(target, pair)
     assert torch.equal(worst, adversary.worst(target, pair))
@@ -139,11 +139,11 @@ def test_the_attack_gives_no_gradient_to_a_weight(kind: type[EmbeddingAdversary]
 
 
 def test_both_answers_stand_behind_the_same_attacked_prompt(tmp_path: Path) -> None:
-    """Junk included, which belongs to what is moved; what is moved in front of one answer is moved in front of the other."""
+    """The random suffix included, which belongs to what is moved; what is moved in front of one answer is moved in front of the other."""
     target = toy_language_model(WORDS)
-    adversary = EmbeddingAdversary(_requests(tmp_path, target), Junk.of(target, 0.5, 3), InnerParams(eps=0.5, steps=1))
+    adversary = EmbeddingAdversary(_requests(tmp_path, target), RandomSuffix.of(target, 0.5, 3), InnerParams(eps=0.5, steps=1))
     pair = adversary.pair(target, 12, torch.Generator().manual_seed(0))
-    junk = []
+    counts = []
     for row, at in enumerate(pair.rows.tolist()):
         begins = [int(batch.completion[row].nonzero()[0]) for batch in (pair.safe, pair.harmful)]
         assert begins[0] == begins[1]
@@ -151,11 +151,11 @@ def test_both_answers_stand_behind_the_same_attacked_prompt(tmp_path: Path) -> N
         assert pair.safe.prompt[row, : begins[0]].equal(pair.harmful.prompt[row, : begins[0]])
         words, moved = ROWS[at][1].split(), target.chat.decode(pair.safe.ids[row][pair.safe.prompt[row]].tolist()).split()
         assert moved[: len(words)] == words
-        junk.append(len(moved) - len(words))
-    assert set(junk) == {0, 3}
+        counts.append(len(moved) - len(words))
+    assert set(counts) == {0, 3}
     worst = adversary.worst(target, pair)
     attacked = adversary.logprobs_at(target, pair.safe, worst)
-    row = junk.index(0)
+    row = counts.index(0)
     alone = target.batch([target.encode(ROWS[int(pair.rows[row])][1], "sorry no")])
     length = alone.ids.shape[1]
     by_hand = target.token_logprobs(alone, target.embed(alone.ids) + worst[row, :length])[0]
@@ -163,13 +163,13 @@ def test_both_answers_stand_behind_the_same_attacked_prompt(tmp_path: Path) -> N
 
 
 def test_ipos_reference_is_the_model_before_at_the_clean_prompt(tmp_path: Path) -> None:
-    """Before the first step h is 0 at clean prompts, so the loss is 1 / (2 beta)^2; behind junk, what it costs is in h."""
+    """Before the first step h is 0 at clean prompts, so the loss is 1 / (2 beta)^2; behind random words, what it costs is in h."""
     target = toy_language_model(WORDS)
     requests = _requests(tmp_path, target)
     losses = CAdvIPO(CAdvIPOParams(model="base", beta=0.25)).outer(target, requests)
     draw = torch.Generator().manual_seed(0)
     for share in (0.0, 1.0):
-        pair = EmbeddingAdversary(requests, Junk.of(target, share, 3), InnerParams(eps=0)).pair(target, 8, draw)
+        pair = EmbeddingAdversary(requests, RandomSuffix.of(target, share, 3), InnerParams(eps=0)).pair(target, 8, draw)
         safe, harmful = (target.token_logprobs(batch) for batch in (pair.safe, pair.harmful))
         found = losses(pair, safe, harmful).detach().numpy()
         h = np.zeros(8)

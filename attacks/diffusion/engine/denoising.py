@@ -54,11 +54,11 @@ class Denoising:
 
     @property
     def backwards(self) -> int:
-        """Backward passes likewise."""
+        """Backward passes of one step, for each request."""
         return self.at_once
 
     def __call__(self, rows: Tensor, embedded: Tensor, block: int, rng: SampleRng) -> Tensor:
-        """See ``token_search.Objective``."""
+        """The denoising error of each request: (B,) values to minimize."""
         return self.error(rows, self.target.encode(embeddings=embedded), block, rng)
 
     def error(self, rows: Tensor, hidden: Tensor, block: int, rng: SampleRng) -> Tensor:

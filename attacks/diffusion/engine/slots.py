@@ -64,7 +64,7 @@ class Slots:
         head, tail = self._around[row]
         return " ".join(part for part in (head, self._target.decode(tokens), tail) if part)
 
-    def survives(self, row: int, tokens: Tensor, text: str) -> bool:
+    def roundtrips(self, row: int, tokens: Tensor, text: str) -> bool:
         """Whether ``text``, which is ``text(row, tokens)``, has these tokens in these slots again."""
         try:
             again = self._target.tokenize([text])[0]

@@ -4,7 +4,7 @@
         for each step:
             v   = tokens(x)                            discrete tokens, drawn from x or nearest to it
             g   = d error(embedding of v) / d x        straight through the discrete choice
-            x   = moved(x, Adam(g))
+            x   = update(x, Adam(g))
         the most likely tokens that have not been judged are decoded, and the target is asked with that text
 
 The first attempt of each request is the request as it is. A request leaves the search as soon as an attempt succeeds.
@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field
 
 from robustkd.attacks.diffusion.engine.slots import Place, Slots, vocabulary
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.contracts import Asked, Attempts, Params, PromptBatch
+from robustkd.contracts import Asked, Attempts, Params, PromptBatch, renamed
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets import frozen
@@ -37,7 +37,9 @@ class TokenSearchParams(Params):
     tokens: int = Field(5, ge=1, description="how many tokens are added to the request")
     place: Place = Field("prefix", description="where: before it, after it, or in its middle")
     steps: int = Field(40, ge=1, description="gradient steps before each attempt")
-    together: int = Field(8, ge=1, description="requests that share a pass; no result depends on it")
+    batch_size: Annotated[int, renamed("batch_size", "together")] = Field(
+        8, ge=1, description="requests that share a pass; no result depends on it"
+    )
 
 
 class Objective(Protocol):
@@ -49,11 +51,11 @@ class Objective(Protocol):
 
     @property
     def forwards(self) -> int:
-        """See the class."""
+        """Forward passes of one step, for each request."""
 
     @property
     def backwards(self) -> int:
-        """See the class."""
+        """Backward passes of one step, for each request."""
 
     def __call__(self, rows: Tensor, embedded: Tensor, block: int, rng: SampleRng) -> Tensor:
         """(B,) values, from the (B, T, E) embeddings of the requests ``rows`` before attempt number ``block``, from 0."""
@@ -71,11 +73,11 @@ class Relaxation(Protocol):
     def likeliest(self, x: Tensor) -> Tensor:
         """(B, count) int64 in 0..A-1, the tokens that ``x`` stands for."""
 
-    def pulled_back(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient in ``x``, from the (B, count, E) one in the embeddings of the tokens."""
+    def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The vector-Jacobian product: the gradient in ``x``, from the (B, count, E) one in the embeddings of the tokens."""
 
-    def moved(self, x: Tensor, direction: Tensor) -> Tensor:
-        """One step against ``direction``."""
+    def update(self, x: Tensor, direction: Tensor) -> Tensor:
+        """Return ``x`` after one step against ``direction``, of the same shape."""
 
 
 class TokenSearch:
@@ -96,7 +98,7 @@ class TokenSearch:
         return self.target.embedding.weight.detach()[self.words].float()
 
     def slots(self, params: TokenSearchParams) -> Slots:
-        """Where the tokens go."""
+        """The positions of the added tokens in each request of the batch."""
         return Slots(self.target, self.batch.requests["prompt"], params.place, params.tokens)
 
     def run(self, params: TokenSearchParams, slots: Slots, relaxation: Relaxation, objective: Objective) -> None:
@@ -113,7 +115,7 @@ class TokenSearch:
                 rows = self.attempts.open
                 if not len(rows):
                     return
-                visited = torch.cat(in_memory(partial(self._descend, block=block, steps=params.steps), rows, params.together))
+                visited = torch.cat(in_memory(partial(self._descend, block=block, steps=params.steps), rows, params.batch_size))
                 self._attempt(rows, visited)
 
     def _descend(self, rows: Tensor, block: int, steps: int) -> Tensor:
@@ -125,7 +127,7 @@ class TokenSearch:
             tokens = self.words[self._relaxation.tokens(x, draws)]
             gradient = self._gradient(rows, tokens, block, draws)
             age = torch.full((len(rows),), block * steps + step, device=x.device)
-            x = self._relaxation.moved(x, adam(memory, self._relaxation.pulled_back(x, gradient), age))
+            x = self._relaxation.update(x, adam(memory, self._relaxation.vjp(x, gradient), age))
             visited.append(tokens)
         self._x[rows] = x
         for name, state in memory.items():
@@ -160,6 +162,6 @@ class TokenSearch:
             if (key := tuple(tokens.tolist())) in self._judged[row]:
                 continue
             self._judged[row].add(key)
-            if self._slots.survives(row, tokens, text := self._slots.text(row, tokens)):
+            if self._slots.roundtrips(row, tokens, text := self._slots.text(row, tokens)):
                 return text
         return None

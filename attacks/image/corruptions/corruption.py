@@ -30,7 +30,7 @@ def _listed(value: Any) -> Any:
 
 
 class CorruptionParams(Params):
-    """Parameters of ``corruption``."""
+    """The families of corruptions, and their severity or all severities."""
 
     family: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])] = Field(
         ("all",),

@@ -11,6 +11,7 @@ from robustkd.contracts.target import Precision
 from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.failure import failures_told
+from robustkd.targets.passes import PassCounter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,43 +40,23 @@ class Oracle:
         self.precision = precision
         self.labels = batch.labels
         self.goals = batch.goals
-        self._forwards = torch.zeros(len(batch), dtype=torch.int64, device=batch.inputs.device)
-        self._backwards = self._forwards.clone()
-        # Most passes are about the same tensor of rows as the pass before. Their counts are added up as two numbers, and scattered
-        # to the samples only when another tensor comes: two kernels a pass less.
-        self._rows, self._pending = self._forwards[:0], (0, 0)
+        self.passes = PassCounter(len(batch), batch.inputs.device)
 
     @property
     def forwards(self) -> Tensor:
         """(B,) forward passes of each sample; to be added to in place."""
-        self._flush()
-        return self._forwards
+        return self.passes.forwards
 
     @property
     def backwards(self) -> Tensor:
         """(B,) backward passes of each sample; to be added to in place."""
-        self._flush()
-        return self._backwards
-
-    def _count(self, rows: Tensor, forwards: int, backwards: int) -> None:
-        if rows is not self._rows:
-            self._flush()
-            self._rows = rows
-        self._pending = (self._pending[0] + forwards, self._pending[1] + backwards)
-
-    def _flush(self) -> None:
-        forwards, backwards = self._pending
-        self._pending = (0, 0)
-        if forwards:
-            self._forwards[self._rows] += forwards
-        if backwards:
-            self._backwards[self._rows] += backwards
+        return self.passes.backwards
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """(B, K) outputs without a graph."""
         with torch.no_grad():
             logits = self.target(x)
-        self._count(rows, 1, 0)
+        self.passes.spend(rows, forwards=1)
         return finite(logits, x)
 
     def value_and_grad(self, x: Tensor, rows: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +74,7 @@ class Oracle:
             values = objective(finite(logits, x), rows)
             total = values.sum()
         gradient = gradient_of(total, x)
-        self._count(rows, 1, 1)
+        self.passes.spend(rows, forwards=1, backwards=1)
         logits = logits.detach()
         if reduced:
             broken = self.is_adversarial(logits, rows)

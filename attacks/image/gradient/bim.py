@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class BIMParams(Params):
-    """Parameters of ``bim``."""
+    """The number and the length of the steps, and the loss that they maximize."""
 
     steps: int = Field(10, ge=1, description="steps")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 1.25 * eps / steps, the paper's ratio")

@@ -72,7 +72,7 @@ class ScoreDistillation:
 
 
 class DiffProtectParams(Params):
-    """Parameters of ``diff-protect``."""
+    """The number, length and direction of the steps, and the restarts."""
 
     steps: int = Field(100, ge=1, description="steps in each restart")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / 16")

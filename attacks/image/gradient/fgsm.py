@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class FGSMParams(Params):
-    """Parameters of ``fgsm``."""
+    """The loss whose gradient gives the single step."""
 
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 

@@ -115,7 +115,7 @@ class DecayingStep:
 
 
 class MORAParams(Params):
-    """Parameters of ``mora``."""
+    """The steps, the restarts, the loss, and the weight of the reweighed members."""
 
     steps: int = Field(100, ge=1, description="steps in each restart")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")

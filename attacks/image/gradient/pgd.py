@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class PGDParams(Params):
-    """Parameters of ``pgd``."""
+    """The steps, the restarts and their starting points, the loss, and when a sample is done."""
 
     steps: int = Field(20, ge=1, description="steps in each restart")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 2.5 * eps / steps")

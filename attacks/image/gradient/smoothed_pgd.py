@@ -52,7 +52,7 @@ class MeanOfNeighbours:
 
 
 class SmoothedPGDParams(Params):
-    """Parameters of ``smoothed-pgd``."""
+    """The steps and restarts, and the neighbours over which the gradient is averaged."""
 
     steps: int = Field(20, ge=1, description="steps in each restart")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")

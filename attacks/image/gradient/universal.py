@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class UniversalParams(Params):
-    """Parameters of ``universal``."""
+    """How many images the perturbation is fitted to, and the steps and the loss."""
 
     samples: int = Field(1000, ge=1, description="training images that it is fitted to, at most")
     epochs: int = Field(10, ge=1, description="passes over them")

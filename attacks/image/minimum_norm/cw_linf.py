@@ -41,7 +41,7 @@ _LARGEST = 1e10  # c is not doubled beyond it
 
 
 class CWLinfParams(Params):
-    """Parameters of ``cw-linf``."""
+    """The settings of Adam, of the constant c and of the ceiling on the perturbation."""
 
     steps: int = Field(1000, ge=1, description="Adam steps in all")
     patience: int = Field(50, ge=1, description="steps without progress after which the ceiling is raised, or c doubled")

@@ -60,7 +60,7 @@ class FABParams(Params):
 
 
 class FABTParams(FABParams):
-    """Parameters of ``fab-t``."""
+    """The settings of FAB, with runs towards each other class by default."""
 
     targeted: bool = Field(True, description="look at one other class at a time, a run for each")
 

@@ -57,7 +57,7 @@ class Diverse:
 
 
 class DI2FGSMParams(MomentumParams):
-    """Parameters of ``di2-fgsm``."""
+    """How often and how far the inputs are resized, and the decay of the momentum."""
 
     decay: float = Field(0.0, ge=0, description="how much of the accumulated gradient stays; 1 makes it M-DI2-FGSM")
     probability: float = Field(0.5, ge=0, le=1, description="of a sample being transformed at a step")

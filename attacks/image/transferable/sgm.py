@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class SGMParams(MomentumParams):
-    """Parameters of ``sgm``."""
+    """How much of the residual branches' gradient is kept, and which modules they are."""
 
     decay: float = Field(0.0, ge=0, description="how much of the accumulated gradient stays in each step; 1 is MI-FGSM's")
     gamma: float = Field(0.2, ge=0, le=1, description="what is left of a residual branch's gradient; 1 changes nothing")

@@ -44,7 +44,7 @@ class OverScales:
 
 
 class SIFGSMParams(MomentumParams):
-    """Parameters of ``si-fgsm``."""
+    """The number of scaled copies, and whether the gradients are taken ahead."""
 
     copies: int = Field(5, ge=1, description="copies at 1, 1/2, 1/4, .. of the brightness (m of the paper)")
     look_ahead: bool = Field(False, description="take the gradients ahead, as ni-fgsm does: SI-NI-FGSM")

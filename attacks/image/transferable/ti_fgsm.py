@@ -51,7 +51,7 @@ class SmoothedStep:
 
 
 class TIFGSMParams(DI2FGSMParams):
-    """Parameters of ``ti-fgsm``."""
+    """The width of the Gaussian kernel, and the settings of momentum and diverse inputs."""
 
     decay: float = Field(0.0, ge=0, description="how much of the accumulated gradient stays; 1 makes it TI-MI-FGSM")
     kernel: int = Field(15, ge=1, description="width of the Gaussian in pixels; an odd number")

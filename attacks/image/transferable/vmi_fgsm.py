@@ -52,7 +52,7 @@ class VarianceTuned:
 
 
 class VMIFGSMParams(MomentumParams):
-    """Parameters of ``vmi-fgsm``."""
+    """The number and the radius of the neighbours that the variance is estimated from."""
 
     neighbours: int = Field(20, ge=1, description="points around each iterate (N of the paper)")
     reach: float = Field(1.5, gt=0, description="radius of these points, in multiples of eps (beta of the paper)")

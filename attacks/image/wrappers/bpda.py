@@ -40,7 +40,7 @@ def identity(inputs: Tensor) -> Tensor:
 
 
 class BPDAParams(Params):
-    """Parameters of ``bpda``."""
+    """The attack that is wrapped, and the surrogates of the stages without a useful gradient."""
 
     attack: AttackSpec = Field(
         {"kind": "pgd"}, validate_default=True, description="the attack to wrap: its kind and parameters"

@@ -44,7 +44,7 @@ class MeanTarget(WrappedTarget):
 
 
 class EOTParams(Params):
-    """Parameters of ``eot``."""
+    """The attack that is wrapped, and over how many passes its gradients are averaged."""
 
     attack: AttackSpec = Field(
         {"kind": "pgd"}, validate_default=True, description="the attack to wrap: its kind and parameters"

@@ -29,7 +29,18 @@ from robustkd.attacks.image.engine.cascade import usable
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
-from robustkd.contracts import Attack, AttackResult, BaseTarget, Batch, Params, Target, TargetError, TargetRef, ThreatModel
+from robustkd.contracts import (
+    Attack,
+    AttackResult,
+    BaseTarget,
+    Batch,
+    Capabilities,
+    Params,
+    Target,
+    TargetError,
+    TargetRef,
+    ThreatModel,
+)
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
@@ -66,7 +77,7 @@ def _several(value: Any) -> Any:
 
 
 class TransferParams(Params):
-    """Parameters of ``transfer``."""
+    """The surrogates, and the attacks that are run on each of them."""
 
     surrogates: Annotated[tuple[TargetRef, ...], BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...])] = (
         Field(min_length=1, description="the defenses whose models the examples are made on, one or several")
@@ -112,6 +123,15 @@ class Transfer(Attack):
         holding = copy(super().with_targets(targets))
         holding.inner = [attack.with_targets(targets) for attack in self.inner]
         return holding
+
+    def others(self) -> dict[str, Capabilities]:
+        """Every surrogate must have what all the attacks need; the attacks may refer to further targets."""
+        found: dict[str, Capabilities] = {}
+        for attack in self.inner:
+            needed = dict.fromkeys(self.params.surrogates, frozenset(attack.missing(frozenset())))
+            for name, needs in [*needed.items(), *attack.others().items()]:
+                found[name] = found.get(name, frozenset()) | needs
+        return found
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """The refusal of the first inner attack that has one; None when all of them can be used."""

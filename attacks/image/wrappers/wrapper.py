@@ -56,6 +56,10 @@ class Wrapper(Attack):
         self.inner: Attack = self.params.attack.make()
         self.version = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
 
+    @override
+    def others(self) -> dict[str, Capabilities]:
+        return self.inner.others()
+
     @property
     def traits(self) -> Traits:
         """The traits of the wrapped attack, which averages over passes also where the wrapper does."""

@@ -1,4 +1,4 @@
-"""The ascent on vectors inside a language model. It exists once, for attacks and for adversarial training alike.
+"""PGD on vectors inside a language model, for attacks and for adversarial training alike.
 
     d_0   = 0, or a random point of the ball
     d_t+1 = project(d_t + size * steepest(grad_d value(d_t)))
@@ -31,7 +31,7 @@ Norm = Literal["l2", "linf"]
 Direction = Literal["sign", "gradient"]
 
 Value: TypeAlias = "Callable[[Tensor], Tensor]"
-"""``value(d)``: (B, .., D) perturbations -> (B,) what is climbed."""
+"""``value(d)``: (B, .., D) perturbations -> (B,) values to maximize."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class VectorBall:
 
 
 @dataclass(frozen=True)
-class Climb:
-    """How to climb.
+class PGDConfig:
+    """Number, length and direction of the steps.
 
     Attributes:
-        steps: how often.
+        steps: how many.
         size: (.., 1) broadcast over the vectors, the length of every vector's step.
         direction: the sign of its gradient, or the gradient itself.
     """
@@ -83,7 +83,7 @@ class Climb:
     direction: Direction = "sign"
 
     def step(self, gradient: Tensor) -> Tensor:
-        """(B, .., D) one step; vectors without a gradient stay."""
+        """One step of (B, .., D) vectors; vectors without a gradient stay."""
         if self.direction == "sign":
             return self.size / math.sqrt(gradient.shape[-1]) * gradient.sign()
         length = gradient.norm(dim=-1, keepdim=True)
@@ -91,15 +91,15 @@ class Climb:
 
 
 @dataclass(frozen=True)
-class Highest:
+class BestPerturbation:
     """The best point of each sample: ``d`` (B, .., D) without a graph, and its ``value`` (B,)."""
 
     d: Tensor
     value: Tensor
 
 
-def climb(module: nn.Module, value: Value, ball: VectorBall, start: Tensor, how: Climb) -> Highest:
-    """Climb ``value`` from ``start``: ``how.steps + 1`` forward and ``how.steps`` backward passes.
+def maximize(module: nn.Module, value: Value, ball: VectorBall, start: Tensor, how: PGDConfig) -> BestPerturbation:
+    """Maximize ``value`` from ``start``: ``how.steps + 1`` forward and ``how.steps`` backward passes.
 
     Args:
         module: the network that ``value`` runs; it is left as found and no weight gets a gradient.
@@ -123,16 +123,16 @@ def climb(module: nn.Module, value: Value, ball: VectorBall, start: Tensor, how:
             if not last:
                 (gradient,) = torch.autograd.grad(total, d)
                 d = ball.project(d.detach() + how.step(gradient))
-    return Highest(best, highest)
+    return BestPerturbation(best, highest)
 
 
 @dataclass(frozen=True)
-class Push:
-    """How far and how the embeddings of tokens are pushed; lengths are relative to the mean norm of a token's embedding.
+class EmbeddingPGD:
+    """PGD on the embeddings of tokens; lengths are relative to the mean norm of a token's embedding.
 
     Attributes:
         eps: radius of each token's ball.
-        steps, step_size, direction: see ``Climb``.
+        steps, step_size, direction: see ``PGDConfig``.
         norm: of the ball.
     """
 
@@ -142,13 +142,15 @@ class Push:
     norm: Norm = "l2"
     direction: Direction = "sign"
 
-    def __call__(self, target: CausalLMTarget, batch: TokenBatch, moved: Tensor, rng: SampleRng | None = None) -> Highest:
+    def __call__(
+        self, target: CausalLMTarget, batch: TokenBatch, moved: Tensor, rng: SampleRng | None = None
+    ) -> BestPerturbation:
         """Perturbations (B, T, D) of the embedded ``batch`` that make its completions as likely as they can.
 
         Args:
             target: whose completions.
             batch: conversations with a completion each.
-            moved: (B, T) bool, the tokens that are pushed.
+            moved: (B, T) bool, the tokens whose embeddings may be moved.
             rng: of a random start; None starts at the embeddings themselves.
         """
         with torch.no_grad():
@@ -160,7 +162,7 @@ class Push:
         def likelihood(d: Tensor) -> Tensor:
             return target.completion_logprob(batch, (clean + d).to(clean.dtype))
 
-        return climb(target.module, likelihood, ball, start, Climb(self.steps, self.step_size * unit, self.direction))
+        return maximize(target.module, likelihood, ball, start, PGDConfig(self.steps, self.step_size * unit, self.direction))
 
 
 def with_suffix(tokens: Tokens, ids: Sequence[int]) -> Tokens:

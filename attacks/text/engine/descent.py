@@ -4,7 +4,7 @@
     s_{t+1} = the best candidate, where it is better than s_t
 
 An attack hands over how candidates are made (from a gradient, at random). The loop keeps to what a request needs: what is broken,
-or has no attempts left, leaves; the best prompts are judged as the search goes on (``Docket``).
+or has no attempts left, leaves; the best prompts are judged as the search goes on (``CandidateQueue``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field, field_validator
 
-from robustkd.attacks.text.engine.aim import REQUESTS, aims
-from robustkd.attacks.text.engine.docket import Docket
+from robustkd.attacks.text.engine.candidate_queue import CandidateQueue
 from robustkd.attacks.text.engine.slots import Slots, Texts, are_texts
 from robustkd.attacks.text.engine.suffix import Suffixes
+from robustkd.attacks.text.engine.target_prefix import REQUESTS, target_prefixes
 from robustkd.attacks.text.engine.templates import REQUEST
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, Params, PromptBatch
@@ -50,14 +50,14 @@ class SuffixParams(Params):
 
 
 class Candidates(Protocol):
-    """Where to look next."""
+    """Proposes the suffixes whose losses a step compares."""
 
     def __call__(self, suffixes: Suffixes, places: Tensor, now: Tensor, t: int, rng: SampleRng) -> Tensor:
         """(B, C, S) candidates at step ``t`` for the requests at (B,) ``places``, whose suffixes are (B, S) ``now``."""
 
 
 class Evaluation(Protocol):
-    """What candidates are worth."""
+    """Computes the losses of candidate suffixes, or of some of them."""
 
     def __call__(self, suffixes: Suffixes, places: Tensor, candidates: Tensor, texts: Texts, rng: SampleRng) -> Tensor:
         """(B, C) losses, infinite for those that are no text or were not looked at."""
@@ -68,7 +68,7 @@ def all_of_them(suffixes: Suffixes, places: Tensor, candidates: Tensor, texts: T
     return suffixes.losses(places, candidates, are_texts(texts))
 
 
-def together(now: Tensor, candidates: Tensor, losses: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def merge_swaps(now: Tensor, candidates: Tensor, losses: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The changes of the best candidates, made one upon the other: the best two, the best three, up to the best ``count``.
 
     Where two would change the same token the better one does.
@@ -106,7 +106,7 @@ class Descent:
         evaluation: what is found there.
         starts: it begins at the best of so many random suffixes.
         greedy: stay where no candidate is better; otherwise go to the best one anyway.
-        merged: of so many of the best candidates the changes are made together as well, see ``together``.
+        merged: of so many of the best candidates the changes are made together as well, see ``merge_swaps``.
     """
 
     params: SuffixParams
@@ -119,8 +119,8 @@ class Descent:
     merged: int = 1
 
     def __call__(self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, rng: SampleRng) -> None:
-        """Attack the requests of ``batch``."""
-        answers = aims(batch.requests)
+        """Search a suffix for each open request of ``batch`` and have the prompts judged by ``attempts``."""
+        answers = target_prefixes(batch.requests)
         prompts = [self.params.in_template(prompt) for prompt in batch.requests["prompt"]]
         with frozen(target.module):
             for rows in attempts.open.split(REQUESTS):
@@ -129,15 +129,15 @@ class Descent:
                 self._descend(suffixes, attempts, rng.select(rows))
 
     def _descend(self, suffixes: Suffixes, attempts: Attempts, rng: SampleRng) -> None:
-        docket = Docket(attempts, self.steps)
-        now, loss = self._start(suffixes, docket, rng)
+        queue = CandidateQueue(attempts, self.steps)
+        now, loss = self._start(suffixes, queue, rng)
         for t in range(self.steps):
             places = torch.isin(suffixes.rows, attempts.open).nonzero().squeeze(1)
             if not len(places):
                 return
             texts, losses = self.step(suffixes, places, now, loss, t, rng.select(places).fork(t))
-            docket.offer_best(suffixes.rows[places], texts, losses)
-            docket.step()
+            queue.offer_best(suffixes.rows[places], texts, losses)
+            queue.step()
 
     def step(
         self, suffixes: Suffixes, places: Tensor, now: Tensor, loss: Tensor, t: int, rng: SampleRng
@@ -151,7 +151,7 @@ class Descent:
         texts = suffixes.slots.texts(places, candidates)
         losses = self.evaluation(suffixes, places, candidates, texts, rng.fork("evaluation"))
         if min(self.merged, candidates.shape[1]) > 1:
-            more, new = together(now[places], candidates, losses, self.merged)
+            more, new = merge_swaps(now[places], candidates, losses, self.merged)
             joint = suffixes.slots.texts(places, more)
             losses = torch.cat([losses, suffixes.losses(places, more, new & are_texts(joint))], 1)
             candidates = torch.cat([candidates, more], 1)
@@ -162,16 +162,16 @@ class Descent:
         loss[places[moves]] = found[moves]
         return texts, losses
 
-    def _start(self, suffixes: Suffixes, docket: Docket, rng: SampleRng) -> tuple[Tensor, Tensor]:
+    def _start(self, suffixes: Suffixes, queue: CandidateQueue, rng: SampleRng) -> tuple[Tensor, Tensor]:
         """(A, S) the best of the starting suffixes, and their (A,) losses."""
         places = torch.arange(len(suffixes.rows))
         drawn = [
-            self.vocabulary.junk(suffixes.slots, self.params.tokens, rng.fork(f"start/{number}"))
+            self.vocabulary.random_suffixes(suffixes.slots, self.params.tokens, rng.fork(f"start/{number}"))
             for number in range(self.starts)
         ]
         starts = torch.stack([ids for ids, _ in drawn], 1)
         texts = list(zip(*(prompts for _, prompts in drawn), strict=True))
         losses = suffixes.losses(places, starts, are_texts(texts))
-        docket.offer_best(suffixes.rows, texts, losses)
+        queue.offer_best(suffixes.rows, texts, losses)
         loss, column = losses.min(1)
         return starts[places, column], loss

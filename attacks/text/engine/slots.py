@@ -58,5 +58,5 @@ class Slots:
 
 
 def are_texts(texts: Texts) -> Tensor:
-    """(B, C) bool."""
+    """(B, C) bool: whether the suffix makes a prompt."""
     return torch.tensor([[text is not None for text in row] for row in texts], dtype=torch.bool)

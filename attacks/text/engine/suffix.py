@@ -1,4 +1,4 @@
-"""What suffixes cost the answers that are aimed at, and which way is down.
+"""The loss of target prefixes for candidate suffixes, and its gradient.
 
     loss(s) = -1/|y| * sum_i log p(y_i | before, s, behind, y_<i)
 
@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from robustkd.attacks.text.engine.aim import rows_at_once
 from robustkd.attacks.text.engine.slots import Slots
+from robustkd.attacks.text.engine.target_prefix import rows_at_once
+from robustkd.contracts import Attempts
 from robustkd.lazy import torch
 from robustkd.targets.chat import TokenBatch, Tokens
 from robustkd.targets.memory import in_memory
+from robustkd.targets.passes import PassCounter
 from robustkd.targets.prefix import Prefix
 
 if TYPE_CHECKING:
@@ -44,25 +46,18 @@ class _Chunk:
     start: int
 
 
-class Purse(Protocol):
-    """Who is told what a search costs: the attempts of an attack."""
-
-    def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
-        """Passes for each of ``rows``."""
-
-
 class Suffixes:
     """The suffixes of A requests.
 
     Args:
         slots: where they stand; the model is to be used inside ``frozen(target.module)``.
-        answers: (A,) the beginnings of the answers that are aimed at.
-        rows: (A,) int64, the requests' positions in the batch, for ``attempts``.
-        attempts: is told the passes.
+        answers: (A,) the target prefixes.
+        rows: (A,) int64, the requests' positions in the batch, for ``passes``.
+        passes: counts them for each request.
     """
 
-    def __init__(self, slots: Slots, answers: Sequence[str], rows: Tensor, attempts: Purse) -> None:
-        self.slots, self.answers, self.rows, self._attempts = slots, answers, rows, attempts
+    def __init__(self, slots: Slots, answers: Sequence[str], rows: Tensor, passes: Attempts | PassCounter) -> None:
+        self.slots, self.answers, self.rows, self._passes = slots, answers, rows, passes
         self.target = target = slots.target
         laid = [target.encode(prompt, answer, ends=False) for prompt, answer in zip(slots.prompts, answers, strict=True)]
         self._behind = target.batch([_from(len(before), tokens) for before, tokens in zip(slots.before, laid, strict=True)])
@@ -87,7 +82,7 @@ class Suffixes:
 
         self._each_chunk(lose, places[owners], suffixes[owners, columns])
         for row, count in zip(self.rows[places], among.sum(1).tolist(), strict=True):
-            self._attempts.spend(row[None], forwards=count)
+            self._passes.spend(row[None], forwards=count)
         return found
 
     def gradient(self, places: Tensor, suffixes: Tensor) -> Tensor:
@@ -95,18 +90,18 @@ class Suffixes:
         width = suffixes.shape[1]
         found = torch.zeros(*suffixes.shape, self.target.embedding.weight.shape[1], device=self.target.device)
 
-        def climb(chunk: _Chunk) -> None:
+        def differentiate(chunk: _Chunk) -> None:
             embedded = self.target.embed(chunk.batch.ids).detach()
             start, stop = chunk.start, chunk.start + width
             slot = embedded[:, start:stop].clone().requires_grad_()
             with torch.enable_grad():
                 whole = torch.cat([embedded[:, :start], slot, embedded[:, stop:]], 1)
                 value = self.target.completion_logprob(chunk.batch, whole, chunk.prefix)
-                (slope,) = torch.autograd.grad(-value.sum(), slot)
-            found[chunk.rows] = slope.float()
+                (gradient,) = torch.autograd.grad(-value.sum(), slot)
+            found[chunk.rows] = gradient.float()
 
-        self._each_chunk(climb, places, suffixes, share=3)  # what is kept for the backward pass
-        self._attempts.spend(self.rows[places], forwards=1, backwards=1)
+        self._each_chunk(differentiate, places, suffixes, share=3)  # what is kept for the backward pass
+        self._passes.spend(self.rows[places], forwards=1, backwards=1)
         return found
 
     def next_logprobs(self, places: Tensor, suffixes: Tensor) -> Tensor:
@@ -127,7 +122,7 @@ class Suffixes:
             found[chunk.rows] = logits[:, -1].float().log_softmax(-1)
 
         self._each_chunk(follow, places.repeat_interleave(count), suffixes.flatten(0, 1))
-        self._attempts.spend(self.rows[places], forwards=count)
+        self._passes.spend(self.rows[places], forwards=count)
         return found.unflatten(0, (len(places), count))
 
     def _each_chunk(self, work: Callable[[_Chunk], None], places: Tensor, ids: Tensor, share: int = 1) -> None:

@@ -56,5 +56,5 @@ class TemplateAttack(PromptAttack[Answering]):
     """An attack that puts the request into templates."""
 
     def files(self) -> list[Path]:
-        """The templates."""
+        """The file of templates, if one was given."""
         return [self.params.templates] if self.params.templates else []

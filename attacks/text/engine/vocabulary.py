@@ -49,8 +49,8 @@ class Vocabulary:
         allowed[ids] = True
         return cls(allowed.to(target.device), torch.tensor(words or ids, device=target.device))
 
-    def junk(self, slots: Slots, length: int, rng: SampleRng) -> tuple[Tensor, list[str]]:
-        """(A, length) random words behind each request that are a text there, and the prompts with them.
+    def random_suffixes(self, slots: Slots, length: int, rng: SampleRng) -> tuple[Tensor, list[str]]:
+        """Draw (A, length) random words behind each request that are a text there, and give the prompts with them.
 
         Raises:
             AttackError: none of several draws is.

@@ -6,9 +6,12 @@ A model that has only seen clean requests falls to them by accident. One that wa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
+from robustkd.contracts import renamed
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 
@@ -16,8 +19,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+RandomSuffixRate = Annotated[
+    float,
+    renamed("random_suffix_rate", "junk"),
+    Field(ge=0, le=1, description="share of all requests that get random words behind them"),
+]
+"""A parameter type, for a parameter of the name ``random_suffix_rate``."""
+
+RandomSuffixTokens = Annotated[
+    int, renamed("random_suffix_tokens", "junk_tokens"), Field(ge=1, description="how many random words a request gets")
+]
+"""A parameter type, for a parameter of the name ``random_suffix_tokens``."""
+
+
 @dataclass(frozen=True)
-class Junk:
+class RandomSuffix:
     """Random words behind some of the requests.
 
     Attributes:
@@ -31,8 +47,8 @@ class Junk:
     count: int
 
     @classmethod
-    def of(cls, target: CausalLMTarget, share: float, count: int) -> Junk:
-        """Junk made of words of the target's own vocabulary."""
+    def of(cls, target: CausalLMTarget, share: float, count: int) -> RandomSuffix:
+        """Suffixes of words of the target's own vocabulary."""
         return cls(Vocabulary.of(target).words.cpu(), share, count)
 
     def draw(self, requests: int, generator: torch.Generator) -> list[list[int]]:

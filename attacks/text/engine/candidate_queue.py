@@ -1,4 +1,4 @@
-"""Which of the prompts that a search comes across are judged, and when: the attempts are spread over its steps.
+"""The candidate prompts of a search, and when they are judged: the attempts are spread over the steps.
 
 By the end of step t of T, budget * t / T attempts have been made on each request that stands, each on the prompt with the lowest
 loss among those not judged yet. So a search that succeeds early is stopped early, no prompt is judged twice, and the last attempt
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Docket:
-    """The prompts waiting to be judged, for each request.
+class CandidateQueue:
+    """The candidate prompts of each request that have not been judged, ordered by their loss.
 
     Args:
-        attempts: who judges.
-        steps: of the search.
+        attempts: judges prompts, within the budget of each request.
+        steps: number of steps of the search.
     """
 
     def __init__(self, attempts: Attempts, steps: int) -> None:
@@ -33,13 +33,13 @@ class Docket:
         self._known: set[tuple[int, str]] = set()
 
     def offer(self, row: int, prompt: str, loss: float) -> None:
-        """A prompt for the request at ``row`` of the batch."""
+        """Add a prompt for the request at ``row`` of the batch, unless it was added before."""
         if (row, prompt) not in self._known:
             self._known.add((row, prompt))
             heapq.heappush(self._waiting.setdefault(row, []), (loss, prompt))
 
     def offer_best(self, rows: Tensor, texts: Texts, losses: Tensor, count: int = 1) -> None:
-        """The ``count`` best of (B, C) prompts for each of the (B,) ``rows``, as far as they are texts with a loss."""
+        """Add the ``count`` best of (B, C) prompts for each of the (B,) ``rows``, as far as they are texts with a finite loss."""
         found, columns = losses.topk(min(count, losses.shape[1]), dim=1, largest=False)
         for row, own, values, places in zip(rows.tolist(), texts, found.tolist(), columns.tolist(), strict=True):
             for value, place in zip(values, places, strict=True):
@@ -48,7 +48,7 @@ class Docket:
                     self.offer(row, text, value)
 
     def step(self) -> None:
-        """Another step of the search is done: have judged what is due."""
+        """End a step of the search: the prompts that are due are judged."""
         self._step += 1
         due = self._attempts.budget * self._step // self._steps
         while len(rows := self._due(due)):

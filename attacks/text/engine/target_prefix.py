@@ -1,8 +1,8 @@
-"""What a searching attack on a language model aims at: that its answer begins as the request's column ``target`` says.
+"""The loss of a search for prompts: the answer is to begin with the target prefix, the request's column ``target``.
 
     loss(prompt) = -1/|y| * sum_i log p(y_i | prompt, y_<i)
 
-That a low loss means a harmful answer is a belief of the attack; what counts is what the judge says of the answer.
+A low loss need not mean a harmful answer: success is decided by the judge.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _MEMORY = 2**30
 """Bytes that a pass may take where nobody tells how many are free."""
 
 
-def aims(requests: Prompts) -> tuple[str, ...]:
-    """The beginnings of the answers that are aimed at.
+def target_prefixes(requests: Prompts) -> tuple[str, ...]:
+    """The target prefix of each request, with which the answer is to begin.
 
     Raises:
         DataError: a request has none.
@@ -36,13 +36,13 @@ def aims(requests: Prompts) -> tuple[str, ...]:
     if not all(found):
         raise DataError(
             f"the column 'target' is empty for the request {requests['prompt'][found.index('')][:60]!r}",
-            fix="write there how an answer that complies begins, such as 'Sure, here is', or use an attack that needs no aim",
+            fix="write there how an answer that complies begins, such as 'Sure, here is', or use an attack that needs no target prefix",
         )
     return found
 
 
 def losses(target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
-    """(N,) float32 on the CPU, one forward pass each; infinite where prompt and answer are longer than the context."""
+    """The (N,) losses, float32 on the CPU, one forward pass each; infinite where prompt and answer are longer than the context."""
     pairs = enumerate(zip(prompts, answers, strict=True))
     laid = {place: item for place, (prompt, answer) in pairs if (item := _encoded(target, prompt, answer))}
     found = torch.full((len(prompts),), torch.inf)
