@@ -212,8 +212,16 @@ def _accuracies(trained: Sequence[DefenseResult]) -> list[tuple[float, float]]:
 
 
 def _remedies(trained: Sequence[DefenseResult]) -> dict[str, float]:
-    steps = [item.remedy.steps for item in trained if item.remedy]
-    return {name: mean(step.get(name) for step in steps) or 0.0 for name in _unique(name for step in steps for name in step)}
+    left = {
+        item.seed: item.remedy.robust_accuracy + item.remedy.broken / max(1, item.remedy.n) for item in trained if item.remedy
+    }
+    steps = {item.seed: item.remedy.steps for item in trained if item.remedy}
+    found = {}
+    for name in _unique(name for step in steps.values() for name in step):
+        # A seed on which it broke nothing stays where the attacks before it left it.
+        left |= {seed: step[name] for seed, step in steps.items() if name in step}
+        found[name] = mean(left.values()) or 0.0
+    return found
 
 
 def _remedied(trained: Sequence[DefenseResult]) -> float | None:
