@@ -6,6 +6,7 @@ backward pass:
     round, floor, ceil, trunc, sign       the identity
     a > b, a < b, ..                      a sigmoid of a - b, where the answer is used as a number or in ``where``
     argmax, then one_hot                  softmax
+    sigmoid and tanh, where most are flat the identity
     detach, .data, no_grad                the gradient that they cut
     a cast to integers                    the identity, where it is cast back
     an autograd.Function of one's own     the identity, where the shape allows it
@@ -68,6 +69,10 @@ _ARITHMETIC = {
     "__rsub__",
     "div",
 }
+_SATURATING: Mapping[str, Callable[[Tensor], Tensor]] = {"sigmoid": lambda s: s * (1 - s), "tanh": lambda s: 1 - s * s}
+"""Functions that lose their slope, with it as a function of their value."""
+_FLAT = 1e-3
+"""The slope below which such a function is flat; where most of its values are, it is given a surrogate."""
 _SMOOTH = "_robustkd_smooth"
 """The attribute of a tensor without a gradient (a comparison, integers) that holds a differentiable one of about its value."""
 _WIDTH = 0.1
@@ -98,7 +103,7 @@ class _Replacing(TorchFunctionMode):
         if name == "_set_grad_enabled" and args and not args[0]:
             self.replaced.add("no_grad")
             return None
-        first = args[0] if args else None
+        first: Any = args[0] if args else None
         if name in ("detach", "detach_") and _differentiable(first):
             self.replaced.add("detach")
             return first
@@ -111,9 +116,19 @@ class _Replacing(TorchFunctionMode):
         if name in _ARITHMETIC:
             args = tuple(self._number(argument) for argument in args)
         value = func(*args, **kwargs)
-        if not isinstance(value, torch.Tensor) or (value.requires_grad and name not in _STEPS and name != "where"):
+        if not isinstance(value, torch.Tensor):
+            return value
+        if name in _SATURATING and _differentiable(first):
+            return self._unsaturated(name, value, first)
+        if value.requires_grad and name not in _STEPS and name != "where":
             return value
         return self._smoothed(name, value, args, kwargs)
+
+    def _unsaturated(self, name: str, value: Tensor, inputs: Tensor) -> Tensor:
+        if float((_SATURATING[name](value.detach()) < _FLAT).float().mean()) <= 0.5:
+            return value
+        self.replaced.add(name)
+        return _with_gradient_of(value, inputs)
 
     def _smoothed(self, name: str, value: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         first: Any = args[0] if args else None

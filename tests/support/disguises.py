@@ -119,8 +119,15 @@ def binary(classifier: Linear, x: Tensor) -> Tensor:
     return torch.where(logits > 0, torch.floor(logits * 1e3) / 1e3, torch.ceil(logits * 1e3) / 1e3)
 
 
+def saturated(classifier: Linear, x: Tensor) -> Tensor:
+    """Sigmoids, which are flat for all classes but the first."""
+    logits = classifier(x)
+    return (3 * (logits - logits.amax(1, keepdim=True))).sigmoid()
+
+
 DISGUISES: dict[str, Callable[[Linear, Tensor], Tensor]] = {
-    disguise.__name__: disguise for disguise in (noise, zero, detached, without_a_graph, hooked, through_integers, binary)
+    disguise.__name__: disguise
+    for disguise in (noise, zero, detached, without_a_graph, hooked, through_integers, binary, saturated)
 }
 """Those that ``bpda`` sees through by itself; ``opaque`` is the one that it does not."""
 
