@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustkd import plugins
-from robustkd.contracts import Attack, AttackEvidence, Batch, CheckContext, Target, ThreatModel
+from robustkd.contracts import Attack, AttackEvidence, Batch, CheckContext, RobustkdError, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation.judging import ImageOutcome, judge
+from robustkd.evaluation.suite import AT_FIRST, HIDDEN, Traces, by_gradient
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, random_offsets, within
 from robustkd.scoring.worst_case import worst_case
@@ -91,6 +92,26 @@ def ball_of(points: Tensor, centres: Tensor, threat: ThreatModel) -> Tensor:
     nearest = away.min(1)
     inside = within(nearest.values, threat.eps, threat.norm, centres.shape[1:])
     return torch.where(inside, nearest.indices, -1)
+
+
+def gradient_misleads(context: CheckContext, batch: Batch, broken: np.ndarray, traces: Traces) -> bool:
+    """Whether the target's gradient breaks less than half of the samples that were broken without it; ``broken``: (B,) bool.
+
+    No more than ``AT_FIRST`` of them are attacked, and all samples of a target that draws: what it draws depends on the batch.
+    """
+    rows = np.flatnonzero(broken)[:AT_FIRST]
+    attack = by_gradient(traces)
+    if not len(rows):
+        return False
+    if attack.usable(context.target, context.threat):
+        return True
+    asked = np.arange(len(batch)) if traces.draws else rows
+    part = batch.select(torch.as_tensor(asked, device=batch.inputs.device))
+    try:
+        found = attacked(context, attack.make(), context.target, part, context.threat)
+    except RobustkdError:
+        return True
+    return bool(found.success[np.isin(asked, rows)].mean() < HIDDEN)
 
 
 def white_box(context: CheckContext) -> Attack | None:

@@ -9,10 +9,11 @@ from functools import partial
 import numpy as np
 from pydantic import Field
 
+from robustkd.checks.probe import gradient_misleads
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, RobustkdError, Share
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import clean_shares
-from robustkd.evaluation.suite import AT_FIRST, HIDDEN, Instrument, Traces, by_gradient, images_of, instruments
+from robustkd.evaluation.suite import Instrument, Traces, images_of, instruments
 from robustkd.lazy import torch
 from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.worst_case import worst_case
@@ -97,20 +98,6 @@ class Examination:
                 self.without_gradient |= after < self.left
             self.left = after
 
-    def misled(self, traces: Traces) -> bool:
-        """Whether the target's gradient breaks less than half of what was broken without it."""
-        if not self.without_gradient.any():
-            return False
-        attack = by_gradient(traces)
-        if attack.usable(self.context.target, self.context.threat):
-            return True
-        rows = np.flatnonzero(self.without_gradient)[:AT_FIRST]
-        try:
-            after = self._attacked(attack, self.before, rows)
-        except RobustkdError:
-            return True
-        return bool((self.before - after)[rows].sum() < HIDDEN * self.before[rows].sum())
-
     def _after(self, instrument: Instrument) -> np.ndarray:
         """(M,) what an instrument leaves. A costly one is run on some samples first, and on all where it breaks one."""
         rows = np.flatnonzero(self.left)
@@ -191,7 +178,11 @@ class ReferenceAttack(Check):
             return finding(False)
         used = [one for one in suite if found.broken.get(one.name)]
         names = ", ".join(f"{name} {count:g}" for name, count in found.broken.items() if count)
-        misled = "; the target's gradient does not find them: it misleads" if found.misled(traces) else ""
+        misled = (
+            "; the target's gradient does not find them: it misleads"
+            if gradient_misleads(context, found.batch, found.without_gradient, traces)
+            else ""
+        )
         return finding(
             True,
             fix=f"add {' and '.join(one.name for one in used)} to the campaign's attacks",

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import Field
 
 from robustkd import plugins
-from robustkd.checks.probe import attacked, pgd
+from robustkd.checks.probe import gradient_misleads, pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share, Target, WrappedTarget
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import judge
-from robustkd.evaluation.suite import AT_FIRST, HIDDEN, Traces, by_gradient
+from robustkd.evaluation.suite import Traces
 from robustkd.lazy import F, torch
 from robustkd.scoring.worst_case import worst_case
 
@@ -59,10 +58,11 @@ class TransferBeatsWhiteBox(Check):
         outcome = judge(context.target, attack, batch, context.threat, result)
         left = worst_case(attack.standing for attack in white)[:n]
         broken = left & outcome.success
+        traces = Traces(draws=batch.draws is not None, replaced=(), agreement=None)
         lost, fired = int(broken.sum()), bool(broken.sum() / n > LIMIT)
         return self.finding(
             fired,
-            fix=self._fix(context, batch, broken) if fired else "",
+            fix=_fix(misled=gradient_misleads(context, batch, broken, traces)) if fired else "",
             explanation=(
                 f"adversarial examples made on a substitute network break {lost} of the {int(left.sum())} samples that "
                 f"{', '.join(a.name for a in white)} left standing"
@@ -73,16 +73,6 @@ class TransferBeatsWhiteBox(Check):
             share=Share(lost / n),
             n=n,
         )
-
-    def _fix(self, context: CheckContext, batch: Batch, broken: np.ndarray) -> str:
-        """What to do about it: an attack that is stronger, or one of another kind where the gradient does not find what was broken."""
-        attack = by_gradient(Traces(draws=batch.draws is not None, replaced=(), agreement=None))
-        rows = torch.as_tensor(np.flatnonzero(broken)[:AT_FIRST], device=batch.inputs.device)
-        if not attack.usable(context.target, context.threat) and batch.draws is None:
-            found = attacked(context, attack.make(), context.target, batch.select(rows), context.threat)
-            if found.success.mean() >= HIDDEN:
-                return "the attacks are too weak: more steps, restarts, and a loss on the margin"
-        return "the target's own gradient misleads: use BPDA, a black-box attack, or transfer from a plain network"
 
     def _trained(self, context: CheckContext, batch: Batch) -> nn.Module:
         assert batch.logits is not None
@@ -108,6 +98,12 @@ class TransferBeatsWhiteBox(Check):
                     F.cross_entropy(network(inputs[rows].float()), labels[rows]).backward()
                     optimiser.step()
         return network.eval()
+
+
+def _fix(*, misled: bool) -> str:
+    if misled:
+        return "the target's own gradient misleads: use BPDA, a black-box attack, or transfer from a plain network"
+    return "the attacks are too weak: more steps, restarts, and a loss on the margin"
 
 
 class _Substitute(WrappedTarget):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +29,6 @@ from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import CountedTarget, SplitTarget, recording_gradients, untouched
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_names(level: Level, modality: Modality = "images") -> list[str]:

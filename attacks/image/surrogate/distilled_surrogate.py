@@ -19,7 +19,6 @@ attacked points, the loss on differences and the last stage are ours.
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
@@ -181,9 +180,7 @@ def _attacked(target: Target, images: Tensor, threat: ThreatModel, rng: SampleRn
         ball = Ball.around(images, threat.eps, threat.norm, target.bounds)
         start = ball.random_point(rng)
         parts = [
-            run_apgd(
-                Oracle(answer, replace(batch)), part, ball.select(part), start[part], objective=objective, steps=_ROUND_STEPS
-            ).x
+            run_apgd(Oracle(answer, batch), part, ball.select(part), start[part], objective=objective, steps=_ROUND_STEPS).x
             for part in rows.split(256)
         ]
         return torch.cat(parts)
