@@ -9,15 +9,16 @@ from pydantic import Field
 
 from robustkd import plugins
 from robustkd.checks.probe import gradient_misleads, pgd
-from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share, Target, WrappedTarget
+from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import judge
 from robustkd.evaluation.suite import Traces
 from robustkd.lazy import F, torch
 from robustkd.scoring.worst_case import worst_case
+from robustkd.targets.substitute import SubstituteTarget
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 LIMIT = 0.01
 
@@ -52,7 +53,7 @@ class TransferBeatsWhiteBox(Check):
             return self.not_applicable("it compares with a white-box attack, by PGD on images")
         n = min(self.params.samples, len(context.batch))
         batch = context.batch.select(torch.arange(n, device=context.batch.inputs.device))
-        substitute = _Substitute(context.target, self._trained(context, batch))
+        substitute = SubstituteTarget(context.target, self._trained(context, batch))
         asked = replace(batch, logits=None)  # they are the target's, not the substitute's
         result = attack.run(substitute, asked, context.threat, SampleRng(context.seed, batch.index, "transfer"))
         outcome = judge(context.target, attack, batch, context.threat, result)
@@ -104,15 +105,3 @@ def _fix(*, misled: bool) -> str:
     if misled:
         return "the target's own gradient misleads: use BPDA, a black-box attack, or transfer from a plain network"
     return "the attacks are too weak: more steps, restarts, and a loss on the margin"
-
-
-class _Substitute(WrappedTarget):
-    """The target's bounds and another network's answers."""
-
-    def __init__(self, target: Target, network: nn.Module) -> None:
-        super().__init__(target)
-        self.module = network
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.module(inputs.float())
-        return logits

@@ -34,8 +34,8 @@ from robustkd.attacks.image.gradient.apgd import run_apgd, wrong_classes
 from robustkd.attacks.image.surrogate.student import Points, distilled
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
-from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
+from robustkd.targets.substitute import SubstituteTarget
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -110,7 +110,7 @@ class DistilledSurrogate(Attack):
         margin = for_batch("margin", batch)
         with frozen(target.module):
             search = Search.begin(target, batch, threat)
-            oracle = Oracle(_Student(target, self.student), batch)
+            oracle = Oracle(SubstituteTarget(target, self.student, never_adversarial=True), batch)
             for objective in self._objectives(search, batch, margin):
                 if not len(rows := search.standing):
                     break
@@ -145,21 +145,6 @@ class DistilledSurrogate(Attack):
         search.record(rows, found)
 
 
-class _Student(WrappedTarget):
-    """The student's answers behind the target's bounds; no point of it counts as adversarial, so that a run goes on to its end."""
-
-    never_adversarial = True
-
-    def __init__(self, target: Target, student: nn.Module) -> None:
-        super().__init__(target)
-        self.module = student
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """(B, *shape) -> (B, K)."""
-        logits: Tensor = self.module(inputs.float())
-        return logits
-
-
 def _try(search: Search, rows: Tensor, x: Tensor, margin: Objective) -> None:
     """One query of the target about each point."""
     logits = search.oracle.logits(x, rows)
@@ -171,7 +156,7 @@ def _attacked(target: Target, images: Tensor, threat: ThreatModel, rng: SampleRn
 
     def points(student: nn.Module) -> Tensor:
         student.requires_grad_(False)
-        answer = _Student(target, student)
+        answer = SubstituteTarget(target, student, never_adversarial=True)
         with torch.no_grad():
             labels = torch.cat([answer(part).argmax(1) for part in images.split(256)])
         batch = Batch(images, labels, rng.index)
