@@ -24,7 +24,7 @@ from robustkd.contracts.check import Level
 from robustkd.contracts.random import seeded
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.evaluation.judging import clean_shares
-from robustkd.evaluation.suite import Spec, Traces, escalation, images_of, innermost
+from robustkd.evaluation.suite import Spec, Traces, escalation, images_of
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
@@ -85,18 +85,15 @@ def _finding(context: CheckContext[BaseTarget, Batch | PromptBatch], check: Chec
     return replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards)
 
 
-IDLE = 2
-"""After how many different attacks in a row that break nothing more a remedy is at its end."""
-
-
 @recording_gradients()
 def run_remedies(
     context: CheckContext[BaseTarget, Batch | PromptBatch], findings: Sequence[Finding], *, batch_size: int = BATCH_SIZE
 ) -> Remedy | None:
     """The attacks that fired findings name, each on the samples that still stand; None when no finding names one.
 
-    Ever stronger ones follow (``suite.escalation``), until two different attacks in a row have broken nothing more. One that the
-    target or the threat model has no use for (``bpda`` without a declared stage) is noted and left out.
+    Ever stronger ones follow (``suite.escalation``), until an attack by gradients and one without have broken nothing more, with
+    nothing broken between them. One that the target or the threat model has no use for (``bpda`` without a declared stage) is noted
+    and left out.
     """
     named = {str(spec): spec for finding in findings if finding.fired for spec in finding.remedies}
     # Attacks that follow a gradient first: they cost less, and leave less to random search.
@@ -109,18 +106,19 @@ def run_remedies(
     used: list[tuple[Spec, np.ndarray]] = []
     skipped: dict[str, str] = {}
     counted = CountedTarget(target)
-    idle: set[str] = set()
+    idle: set[bool] = set()  # whether they follow a gradient
     for spec in _and_stronger(specs, counted, batch, standing, context):
-        if not standing.any() or len(idle) >= IDLE:
+        if not standing.any() or len(idle) == 2:
             break
         # What a target draws depends on the batch, and must be what it drew when it was judged before.
         rows = np.flatnonzero(standing) if batch.draws is None else np.arange(len(standing))
         part = batch.select(torch.as_tensor(rows, device=batch.inputs.device))
         with seeded(context.seed), untouched(target.module):
             try:
+                attack = plugins.make("attacks", spec)
                 evaluation = evaluate_attack(
                     counted,
-                    plugins.make("attacks", spec),
+                    attack,
                     part,
                     context.threat,
                     seed=context.seed,
@@ -135,8 +133,8 @@ def run_remedies(
         after[rows] = worst_case([standing[rows], evaluation.outcome.robust_share])
         if after.sum() < standing.sum():
             idle.clear()
-        else:
-            idle.add(innermost(spec))
+        elif spec not in specs:  # those that findings name are short, and often alike
+            idle.add(attack.traits.gradients)
         standing = after
         used.append((spec, standing.copy()))
     return Remedy.of(used, skipped, before, counted.forwards, counted.backwards)

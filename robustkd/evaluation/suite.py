@@ -138,15 +138,18 @@ def by_gradient(traces: Traces) -> Instrument:
 
 def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
     """Ever stronger attacks of different kinds, for what is left when a number turned out wrong."""
+    rough = traces.agreement is None or traces.agreement < _AGREE
     for effort in (1,) if traces.draws else (1, 4):  # each pass of a target that draws is ten
         margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
+        smoothed: Spec = {"kind": "smoothed-pgd", "neighbours": 16 * effort, "reach": 1.0 / effort}
         if traces.replaced:
-            yield _averaged({"kind": "bpda", "automatic": True, "attack": margin}, traces)
+            for spec in (margin, {"kind": "apgd-t", "steps": 50 * effort}, smoothed):
+                yield _averaged({"kind": "bpda", "automatic": True, "attack": spec}, traces)
         yield _averaged(margin, traces)
         yield {"kind": "distilled-surrogate", "queries": 1000 * effort, "rounds": 2 + effort}
-        if traces.agreement is None or traces.agreement < _AGREE:
-            yield {"kind": "nes", "sigma": threat.eps / 4, "pairs": 25 * effort, "steps": 50}
-            yield _averaged({"kind": "smoothed-pgd", "neighbours": 16 * effort, "reach": 1.0 / effort}, traces)
+        if rough:
+            yield {"kind": "nes", "sigma": threat.eps / 2, "pairs": 50 * effort, "steps": 50}
+            yield _averaged(smoothed, traces)
         yield {"kind": "square", "queries": 2500 * effort, "give_up": effort == 1}
         if effort == 1 and not traces.draws:
             yield _ADAPTIVE
@@ -155,12 +158,6 @@ def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
 def images_of(batch: Batch) -> Arrays:
     """The images of a batch, as training data of an attack that learns from a target's answers and looks at no label."""
     return Arrays(batch.inputs.detach().float().cpu().numpy(), batch.labels.cpu().numpy())
-
-
-def innermost(spec: Spec) -> str:
-    """The kinds of an attack and of what it is wrapped around, which tell whether two attacks are different ones."""
-    inner = spec.get("attack")
-    return f"{spec['kind']}/{innermost(inner)}" if isinstance(inner, Mapping) else str(spec["kind"])
 
 
 def _averaged(spec: Spec, traces: Traces) -> Spec:

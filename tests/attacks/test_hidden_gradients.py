@@ -35,7 +35,7 @@ def test_bpda_finds_the_stages_by_itself(linear, name):
     )
 
 
-@pytest.mark.parametrize("name", ["noise", "detached", "hooked"])
+@pytest.mark.parametrize("name", ["noise", "detached", "hooked", "exponentials", "clipped", "looked_up"])
 def test_without_it_these_gradients_mislead(linear, name):
     assert left(MARGIN, linear, DISGUISES[name]) > linear.robust_accuracy(EPS) + 0.2
 
