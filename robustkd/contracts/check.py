@@ -14,6 +14,7 @@ from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import RobustkdError, lacks_memory
 from robustkd.contracts.evidence import Evidence, shares, with_shares
 from robustkd.contracts.plugin import Plugin
+from robustkd.contracts.prompts import Judge
 from robustkd.contracts.target import BaseTarget, Target
 from robustkd.contracts.threat import ThreatModel
 
@@ -167,6 +168,7 @@ class CheckContext(Generic[AttackedTarget, AttackedBatch]):
 
     Attributes:
         teachers: of a classifier of a campaign, the finished targets that its defense refers to, by name.
+        judges: of requests of a campaign, what judges the answers to them, by name; the first one decides.
     """
 
     target: AttackedTarget
@@ -175,6 +177,7 @@ class CheckContext(Generic[AttackedTarget, AttackedBatch]):
     attacks: Mapping[str, AttackEvidence]
     seed: int
     teachers: Mapping[str, BaseTarget] = field(default_factory=dict)
+    judges: Mapping[str, Judge] = field(default_factory=dict)
 
     @property
     def headline(self) -> list[AttackEvidence]:

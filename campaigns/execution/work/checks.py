@@ -28,7 +28,8 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
     threat = workspace.campaign.threat
     if isinstance(batch, Batch):
         batch = with_goals(batch, threat, cell.seed, workspace.data.num_classes)
-    context = CheckContext(target, batch, threat, evidence, cell.seed, teachers)
+    judges = {} if isinstance(batch, Batch) else workspace.judges(cell)
+    context = CheckContext(target, batch, threat, evidence, cell.seed, teachers, judges)
     findings = run_checks(context, workspace.campaign.checks)
     remedy = run_remedies(context, findings, batch_size=workspace.job.batch_size or BATCH_SIZE)
     meta = ChecksMeta(
