@@ -13,6 +13,7 @@ import robustkd
 from robustkd.cli import main
 from robustkd.contracts import UsageError
 from robustkd.data import SplitParams, load_splits
+from support.campaigns import tiny_campaign
 
 FILE = """
 import torch
@@ -130,3 +131,44 @@ def test_inputs_that_are_no_images_have_no_folder(tmp_path):
         found.save(tmp_path / "images")
     found.save(tmp_path / "adv.npz", ids=np.array(list("abcdef")))
     assert np.load(tmp_path / "adv.npz")["id"].tolist() == list("abcdef")
+
+
+def test_a_campaign_s_own_break_the_trained_network_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(FILE)
+    attacks = {"pgd": "{kind: pgd, steps: 3}", "goal": "{kind: pgd, steps: 3, threat: {norm: l2, eps: 1.0, goal: targeted}}"}
+    text = tiny_campaign("kept", defenses={"mine": "{kind: external, code: 'net.py:build'}"}, attacks=attacks)
+    (tmp_path / "kept.yaml").write_text(text)
+    assert command(monkeypatch, capsys, "run", "kept.yaml", "--no-track", "--workers", 0)[0] == 0
+    results = robustkd.load("runs/kept")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    for attack, norm in (("pgd", "linf"), ("goal", "l2")):
+        code, _, err = command(monkeypatch, capsys, "export", "runs/kept", "--attack", attack, "--out", f"{attack}.npz")
+        assert code == 0, err
+        saved = np.load(f"{attack}.npz")
+        after = seen(model, saved["adversarial"])
+        assert (after == saved["adversarial_prediction"]).all()
+        reached = after == saved["goals"] if attack == "goal" else after != saved["y"]
+        right = seen(model, saved["x"]) == saved["y"]
+        assert ((right & reached) == saved["success"]).all()
+        (cell,) = (cell for cell in results.cells if cell.attack == attack)
+        assert float((right & ~reached).mean()) == cell.robust_accuracy
+        assert set(saved["norm"]) == {norm}
+        code, out, err = command(monkeypatch, capsys, "export", "kept.yaml", "--attack", attack, "--out", f"{attack}/")
+        assert code == 0, err
+        rows = list(csv.DictReader((tmp_path / attack / "samples.csv").open()))
+        assert [row["adversarial_prediction"] for row in rows] == [
+            str(one) for one in seen(model, images_in(tmp_path / attack / "adversarial", rows))
+        ]
+        assert "after rounding to 8 bits" in out
+    for arguments, said in [
+        (("--attack", "pdg"), "did you mean 'pgd'?"),
+        ((), "the results have 2 attacks"),
+        (("--attack", "pgd", "--seed", 3), "its seeds are 0"),
+    ]:
+        code, _, err = command(monkeypatch, capsys, "export", "runs/kept", *arguments, "--out", "x.npz")
+        assert (code, said in err) == (2, True), err
+    assert command(monkeypatch, capsys, "store", "prune", "kept.yaml", "--perturbations", "--yes")[0] == 0
+    code, _, err = command(monkeypatch, capsys, "export", "runs/kept", "--attack", "pgd", "--out", "x.npz")
+    assert (code, "were not kept" in err) == (1, True), err
