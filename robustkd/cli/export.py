@@ -11,8 +11,9 @@ from robustkd.cli.names import outputs
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.snapshot import Snapshot
+    from robustkd.scoring.results import Results
 
-FORMATS = ("adversarial",)
+FORMATS = ("adversarial", "model-card", "robustbench")
 
 
 @click.command("export")
@@ -37,7 +38,45 @@ def command(results: str, form: str, out: str, defense: str | None, attack: str 
     if found.results is None or found.folder is None:
         raise UsageError(f"{results} is a baseline file, not results", fix="name a campaign or its output folder")
     defense = _only("defense", defense, found.defenses)
-    click.echo(_adversarial(found, found.folder, out, defense, attack, seed, device))
+    if form == "adversarial":
+        click.echo(_adversarial(found, found.folder, out, defense, attack, seed, device))
+        return
+    if attack is not None:
+        raise click.UsageError(f"--attack is for adversarial inputs; a {form} is of the whole defense")
+    seed = found.seeds(defense)[0] if seed is None else seed
+    text = (_model_card if form == "model-card" else _robustbench)(found, found.results, defense, seed)
+    _write_new(Path(out), text)
+
+
+def _model_card(found: Snapshot, results: Results, defense: str, seed: int) -> str:
+    from robustkd.application.model_card import model_card
+    from robustkd.campaigns.comparison import gate
+
+    judged = gate.judge_gates(found.gates, results)
+    judged = gate.of_another_model(judged, found.outdated) if found.outdated else judged
+    return model_card(results, defense, seed, [item.sentence for item in judged if item.defense == defense])
+
+
+def _robustbench(found: Snapshot, results: Results, defense: str, seed: int) -> str:
+    from robustkd.contracts import UsageError
+    from robustkd.reporting import robustbench
+
+    if found.outdated:
+        raise UsageError(f"these are no numbers of today's model: {found.outdated}")
+    return robustbench.entry(results, defense, seed)
+
+
+def _write_new(file: Path, text: str) -> None:
+    """Write a text file that is not there yet: what somebody wrote into a model card is not replaced."""
+    from robustkd.campaigns.store.durable import write_text
+    from robustkd.contracts import UsageError
+
+    if file.exists():
+        raise UsageError(f"{file} is there already", fix="name a new file, and take over what you need of it")
+    if not file.resolve().parent.is_dir():
+        raise UsageError(f"there is no folder {file.parent}", fix="make it first")
+    write_text(file, text)
+    click.echo(str(file))
 
 
 def _adversarial(
