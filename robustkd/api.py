@@ -115,12 +115,15 @@ class AttackReport(Tabular):
     Attributes:
         adversarial: (N, *shape) the inputs found, on the CPU.
         outcome: per-sample arrays: predictions before and after, success, distance, passes (see ``ImageOutcome``).
-        attacked: the model, the attack and the samples.
+        attacked: the model, the attack and the samples; None in a copy that was pickled, which is no way to keep a model.
     """
 
     adversarial: Tensor
     outcome: ImageOutcome
-    attacked: Attacked = field(compare=False)
+    attacked: Attacked | None = field(default=None, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"attacked": None}
 
     def save(self, path: str | os.PathLike[str], ids: np.ndarray | None = None) -> str:
         """Write the inputs found, with the clean ones and what became of each, and say what was written.
@@ -135,9 +138,12 @@ class AttackReport(Tabular):
             ids: (N,) what the samples are called; 0..N-1 by default.
 
         Raises:
-            UsageError: another kind of file, a folder that holds something, or inputs that are no images of 1 or 3 channels.
+            UsageError: another kind of file, a folder that holds something, inputs that are no images of 1 or 3 channels, or a report
+                that was pickled.
             StoreError: it cannot be written.
         """
+        if self.attacked is None:
+            raise UsageError("this report was pickled, and its model was not", fix="save the inputs before, or attack again")
         with _TURN:
             return save(path, self.attacked, self.adversarial, self.outcome, ids)
 

@@ -1,6 +1,7 @@
 """Adversarial images that were saved: loaded again without robustkd, they break the model as was said."""
 
 import csv
+import pickle
 import sys
 
 import numpy as np
@@ -131,6 +132,37 @@ def test_inputs_that_are_no_images_have_no_folder(tmp_path):
         found.save(tmp_path / "images")
     found.save(tmp_path / "adv.npz", ids=np.array(list("abcdef")))
     assert np.load(tmp_path / "adv.npz")["id"].tolist() == list("abcdef")
+
+
+def test_a_model_that_draws_is_judged_on_its_draws_again(tmp_path):
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network()
+
+        def forward(self, x):
+            return self.network(x + 0.2 * torch.randn_like(x))
+
+    x, y = data()
+    found = robustkd.attack("pgd", Noisy(), x, y, eps=torch.linspace(0.01, 0.1, 24), steps=3)
+    found.save(tmp_path / "images")
+    rows = list(csv.DictReader((tmp_path / "images/samples.csv").open()))
+    assert [float(row["eps"]) for row in rows] == pytest.approx(torch.linspace(0.01, 0.1, 24).tolist())
+    assert all(float(row["distance"]) <= float(row["eps"]) + 1e-6 for row in rows)
+    assert any(row["success"] == "True" for row in rows)
+
+
+def test_each_attack_of_an_evaluation_is_saved_and_a_pickled_report_is_not(tmp_path):
+    x, y = data()
+    report = robustkd.evaluate(network(), x, y, attacks=["fgsm", "pgd"], eps=0.05, level="none")
+    for name, found in report.attacks.items():
+        found.save(tmp_path / f"{name}.npz")
+        saved = np.load(tmp_path / f"{name}.npz")
+        assert (seen(network(), saved["adversarial"]) == found.outcome.after).all()
+    again = pickle.loads(pickle.dumps(found))
+    assert again.robust_accuracy == found.robust_accuracy
+    with pytest.raises(UsageError, match="was pickled"):
+        again.save(tmp_path / "again.npz")
 
 
 def test_a_campaign_s_own_break_the_trained_network_again(tmp_path, monkeypatch, capsys):
