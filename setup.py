@@ -33,7 +33,7 @@ setup(
         "robustkd.campaigns.file": ["presets/*.yaml", "starters/*"],
         "robustkd.judges": ["*.safetensors", "*.yaml"],
         "robustkd.plugin_kit": ["templates/*"],
-        "robustkd.reporting": ["templates/*"],
+        "robustkd.reporting": ["*.yaml", "templates/*"],
     },
     install_requires=[
         "torch>=2.8",  # first with Python 3.13 wheels for every platform and torch.load safe by default

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +55,7 @@ from robustkd.evaluation.images import (
     with_clean_logits,
 )
 from robustkd.evaluation.judging import ImageOutcome, clean_shares
+from robustkd.evaluation.saved import Attacked, save
 from robustkd.lazy import nn, torch
 from robustkd.normalisation.constants import Constants
 from robustkd.plugins.nested import PluginSpec
@@ -113,10 +115,37 @@ class AttackReport(Tabular):
     Attributes:
         adversarial: (N, *shape) the inputs found, on the CPU.
         outcome: per-sample arrays: predictions before and after, success, distance, passes (see ``ImageOutcome``).
+        attacked: the model, the attack and the samples; None in a copy that was pickled, which is no way to keep a model.
     """
 
     adversarial: Tensor
     outcome: ImageOutcome
+    attacked: Attacked | None = field(default=None, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"attacked": None}
+
+    def save(self, path: str | os.PathLike[str], ids: np.ndarray | None = None) -> str:
+        """Write the inputs found, with the clean ones and what became of each, and say what was written.
+
+        A NumPy archive, ``adv.npz``, holds everything as it is: ``x``, ``adversarial``, ``y``, ``prediction``,
+        ``adversarial_prediction``, ``success``, ``distance``, ``norm``, ``eps`` and ``id``, a row for each sample, and ``goals`` of a
+        targeted attack. Any other name is a folder: ``clean/`` and ``adversarial/`` with PNG images, and ``samples.csv``. Their 8
+        bits can undo a success, so the model is asked about the rounded images anew, and the table says what it answered.
+
+        Args:
+            path: the archive, or a folder that is new or empty.
+            ids: (N,) what the samples are called; 0..N-1 by default.
+
+        Raises:
+            UsageError: another kind of file, a folder that holds something, inputs that are no images of 1 or 3 channels, or a report
+                that was pickled.
+            StoreError: it cannot be written.
+        """
+        if self.attacked is None:
+            raise UsageError("this report was pickled, and its model was not", fix="save the inputs before, or attack again")
+        with _TURN:
+            return save(path, self.attacked, self.adversarial, self.outcome, ids)
 
     @property
     def success(self) -> np.ndarray:
@@ -342,8 +371,8 @@ def attack(
     plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
     with frozen(evaluator.target.module):
-        evaluation = replace(evaluator, threat=plugin.threat_for(evaluator.threat)).evaluate(plugin)
-    return AttackReport(evaluation.adversarial, evaluation.outcome)
+        evaluator = replace(evaluator, threat=plugin.threat_for(evaluator.threat))
+        return evaluator.report(plugin, evaluator.evaluate(plugin))
 
 
 @_one_at_a_time
@@ -468,6 +497,12 @@ class _Evaluator:
                 precision=self.precision,
             )
 
+    def report(self, attack: Attack, found: Evaluation[ImageOutcome]) -> AttackReport:
+        """What an attack found, with what it takes to look at it again."""
+        return AttackReport(
+            found.adversarial, found.outcome, Attacked(self.target, attack, self.threat, self.batch.to("cpu"), self.seed)
+        )
+
 
 def _make_evaluator(
     model: nn.Module | Target,
@@ -547,7 +582,7 @@ def _report(
         interval=share_interval(held if evaluations else held[:0]),
         verdict=verdict(findings, complete=not failed) if checks else None,
         findings=tuple(findings),
-        attacks={name: AttackReport(each.adversarial, each.outcome) for name, each in evaluations.items()},
+        attacks={name: evaluator.report(used[name], each) for name, each in evaluations.items()},
         standing=held >= 0.5,
         remedy=run_remedies(context, findings, batch_size=evaluator.batch_size),
         failed=dict(failed or {}),

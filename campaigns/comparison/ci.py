@@ -1,4 +1,7 @@
-"""The outcome of gates in the forms that continuous integration shows: JUnit XML, and Markdown for a job's summary."""
+"""The outcome of gates in the forms that continuous integration shows: JUnit XML, and Markdown for a job's summary.
+
+JUnit has no standard; the elements are those of the schema of Jenkins' xUnit plug-in (junit-10.xsd).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from robustkd.campaigns.comparison.gate import GateResult
+from robustkd.campaigns.file.yaml_source import Source
 
 SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "inconclusive": "⚠️ inconclusive", "not judged": "❔ not judged"}
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(campaign: str, gates: Sequence[GateResult], *, allow_missing: bool = False) -> str:
-    """One test case a gate, with its reason: one that failed is a failure, one that was not judged an error (skipped where that is
-    allowed), an inconclusive one is skipped.
+def junit(campaign: str, gates: Sequence[GateResult], source: Source, *, allow_missing: bool = False) -> str:
+    """One test case a gate, with its number, its reason and the line of the campaign file ``source`` that it is about: one that failed
+    is a failure, one that was not judged an error (skipped where that is allowed), an inconclusive one is skipped.
     """
     tags = {"failed": "failure", "not judged": "skipped" if allow_missing else "error", "inconclusive": "skipped"}
     found = [tags.get(gate.outcome) for gate in gates]
@@ -31,8 +35,12 @@ def junit(campaign: str, gates: Sequence[GateResult], *, allow_missing: bool = F
         case = ElementTree.SubElement(
             suite, "testcase", classname=_plain(f"{campaign}.{gate.defense}"), name=_plain(f"{gate.metric} {gate.rule}")
         )
+        lines = [source.place(gate.key), *_seeds(gate)]
         if tag:
-            ElementTree.SubElement(case, tag, message=_plain(gate.sentence)).text = _plain("\n".join(_seeds(gate)))
+            attributes = {"message": _plain(gate.told), "type": gate.outcome}
+            ElementTree.SubElement(case, tag, attributes).text = _plain("\n".join(lines))
+        else:
+            ElementTree.SubElement(case, "system-out").text = _plain("\n".join([gate.told, *lines]))
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)

@@ -20,6 +20,7 @@ from typing import Literal
 from robustkd.campaigns.comparison.compare import Change, change, other_attack, row_of, why_unpaired
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Snapshot
 from robustkd.campaigns.file.spec import GateSpec
+from robustkd.campaigns.file.yaml_source import KeyPath
 from robustkd.contracts.check import Verdict
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.multiplicity import simultaneous_z
@@ -43,6 +44,8 @@ class GateResult:
             envelope of the seeds' own intervals, 95 % for a bound and 95 % together with all other drops for a drop.
         why: what kept the gate from an answer, or has to be known beside it; empty where only the number is missing.
         changes: of a drop, each seed's own.
+        key: where the campaign file has it: the gate, or the defense that is held against a baseline.
+        verdict: on each seed's robust accuracy, if the gate is about that.
     """
 
     defense: str
@@ -54,12 +57,20 @@ class GateResult:
     ci_high: float | None = None
     why: str = ""
     changes: tuple[Change, ...] = ()
+    key: KeyPath = ()
+    verdict: tuple[Verdict | None, ...] = ()
 
     @property
     def sentence(self) -> str:
         """The gate and its outcome."""
         told = f"gate {self.outcome}: {self.defense} {self.metric} {self.rule}: {self.number}"
         return f"{told} ({self.why})" if self.why else told
+
+    @property
+    def told(self) -> str:
+        """The gate, its outcome, and beside a robust accuracy its verdict."""
+        verdicts = ", ".join(dict.fromkeys(verdict or "none" for verdict in self.verdict))
+        return f"{self.sentence}; verdict on the defense: {verdicts}" if verdicts else self.sentence
 
     @property
     def number(self) -> str:
@@ -79,22 +90,25 @@ def judge_gates(gates: Sequence[GateSpec], results: Results) -> list[GateResult]
     failed), a gate is ``not judged``.
     """
     judged = []
-    for gate in gates:
+    for position, gate in enumerate(gates):
+        key = ("gates", position)
         rule = f"at least {gate.at_least:.1%}"
         rows = [row for row in results.defenses if row.defense == gate.defense]
         values = [getattr(row, gate.metric) for row in rows]
         clean = gate.metric == "clean_accuracy" and results.n_clean is not None
         counts = [results.n_clean or 0 if clean else row.n for row in rows]
         if not rows or None in values or 0 in counts:
-            judged.append(GateResult(gate.defense, gate.metric, rule, "not judged"))
+            judged.append(GateResult(gate.defense, gate.metric, rule, "not judged", key=key))
             continue
         intervals = [wilson(round(value * n), n) for value, n in zip(values, counts, strict=True)]
         low, high = min(pair[0] for pair in intervals), max(pair[1] for pair in intervals)
         outcome: GateOutcome = "passed" if low >= gate.at_least else "failed" if high < gate.at_least else "inconclusive"
-        outcome, why = _believed(outcome, gate.metric, [row.verdict for row in rows])
+        verdicts = tuple(row.verdict for row in rows) if gate.metric == "robust_accuracy" else ()
+        outcome, why = _believed(outcome, verdicts)
         if gate.metric == "robust_accuracy" and (unjudged := max(row.unjudged or 0.0 for row in rows)):
             why = "; ".join([*([why] if why else []), f"{unjudged:.1%} of the requests could not be judged"])
-        judged.append(GateResult(gate.defense, gate.metric, rule, outcome, sum(values) / len(values), low, high, why))
+        mean = sum(values) / len(values)
+        judged.append(GateResult(gate.defense, gate.metric, rule, outcome, mean, low, high, why, key=key, verdict=verdicts))
     return judged
 
 
@@ -141,7 +155,7 @@ def _judge(baseline: Snapshot, snapshot: Snapshot, defense: str, metric: Metric,
     rule = f"at most {100 * allowed_drop:g} points below the baseline"
     changes = _changes(baseline, snapshot, defense, WORST if metric == "robust_accuracy" else CLEAN, z)
     if isinstance(changes, str):
-        return GateResult(defense, metric, rule, "not judged", why=changes)
+        return GateResult(defense, metric, rule, "not judged", why=changes, key=("defenses", defense))
     seeds = [item.seed for item in changes]
     outcomes = {_outcome(item, allowed_drop) for item in changes}
     outcome: GateOutcome = outcomes.pop() if len(outcomes) == 1 else "inconclusive"
@@ -149,7 +163,8 @@ def _judge(baseline: Snapshot, snapshot: Snapshot, defense: str, metric: Metric,
     if _same_weights(baseline, snapshot, defense, seeds) and not any(item.only_a != 0 for item in changes):
         outcome = "passed"
         notes.append("the same weights, and no sample lost")
-    outcome, doubt = _believed(outcome, metric, [snapshot.verdicts.get((defense, seed)) for seed in seeds])
+    verdicts = tuple(snapshot.verdicts.get((defense, seed)) for seed in seeds) if metric == "robust_accuracy" else ()
+    outcome, doubt = _believed(outcome, verdicts)
     return GateResult(
         defense,
         metric,
@@ -160,6 +175,8 @@ def _judge(baseline: Snapshot, snapshot: Snapshot, defense: str, metric: Metric,
         ci_high=max(item.ci_high for item in changes),
         why="; ".join([*notes, doubt] if doubt else notes),
         changes=tuple(changes),
+        key=("defenses", defense),
+        verdict=verdicts,
     )
 
 
@@ -200,9 +217,9 @@ def _outcome(item: Change, allowed_drop: float) -> GateOutcome:
     return "failed" if item.ci_high < -allowed_drop else "passed" if item.ci_low >= -allowed_drop else "inconclusive"
 
 
-def _believed(outcome: GateOutcome, metric: str, verdicts: Sequence[Verdict | None]) -> tuple[GateOutcome, str]:
+def _believed(outcome: GateOutcome, verdicts: Sequence[Verdict | None]) -> tuple[GateOutcome, str]:
     """A robust accuracy that cannot be believed passes no gate; one that is too low even so fails it."""
-    if outcome != "failed" and metric == "robust_accuracy" and "not credible" in verdicts:
+    if outcome != "failed" and "not credible" in verdicts:
         return "not judged", "its robust accuracy is not credible"
     return outcome, ""
 

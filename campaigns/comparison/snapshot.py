@@ -12,7 +12,7 @@ import numpy as np
 
 from robustkd.campaigns.comparison import baseline
 from robustkd.campaigns.execution.record import changed_since
-from robustkd.campaigns.file import spec
+from robustkd.campaigns.file import spec, yaml_source
 from robustkd.campaigns.results.collect import held_clean
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
@@ -99,6 +99,16 @@ class Snapshot:
         """The gates of the campaign file that lies beside the results."""
         file = self.folder / CAMPAIGN if self.folder else None
         return spec.load(file).gates if file is not None and file.is_file() else ()
+
+    @property
+    def source(self) -> yaml_source.Source:
+        """The campaign file with its lines: the one that was run, if it was not edited since, else its copy beside the results."""
+        copy = self.folder / CAMPAIGN if self.folder else None
+        if copy is None or not copy.is_file():
+            return yaml_source.Source(self.origin, {})
+        text, named = yaml_source.read(copy), Path(self.origin)
+        same = named.suffix in (".yaml", ".yml") and named.is_file() and yaml_source.read(named) == text
+        return yaml_source.parse(text, str(named if same else copy))
 
     @property
     def outdated(self) -> str:

@@ -46,11 +46,15 @@ class Source:
     data: Any
     lines: dict[KeyPath, int] = field(default_factory=dict)
 
-    def place(self, path: KeyPath) -> str:
-        """``file:line`` of a key, or of the closest key above it."""
+    def line(self, path: KeyPath) -> int | None:
+        """The line of a key, or of the closest key above it."""
         while path and path not in self.lines:
             path = path[:-1]
-        line = self.lines.get(path)
+        return self.lines.get(path)
+
+    def place(self, path: KeyPath) -> str:
+        """``file:line`` of a key, or of the closest key above it."""
+        line = self.line(path)
         return f"{self.name}:{line}" if line else self.name
 
 

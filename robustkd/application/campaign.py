@@ -139,7 +139,7 @@ def report(results: str | Path | Results, out: str | Path | None = None) -> Repo
             raise UsageError("these results are stored nowhere", fix="say where the report goes: report(results, out)")
         return write_report(loaded, Path(out))
     try:
-        plan, store = planning.build(_run_before(loaded.folder)), Store(loaded.folder)
+        plan, store = planning.build(run_before(loaded.folder)), Store(loaded.folder)
         gallery, evidence = gallery_items(plan, store), sample_evidence(plan, store)
     except (DataError, PluginError, StoreError, UsageError) as error:
         warnings.warn(f"the report is without its samples: {error.message}", stacklevel=2)
@@ -200,7 +200,7 @@ def _snapshot(given: str | Path | Results) -> snapshot.Snapshot:
     return snapshot.read(str(given.folder))
 
 
-def _run_before(folder: Path) -> Campaign:
+def run_before(folder: Path) -> Campaign:
     """The campaign that a results folder is of; the files that it names are where they were when it was run."""
     text = folder / snapshot.CAMPAIGN
     if not text.is_file():

@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "What changed from one campaign to another, tested on the samples that they share.",
     "gate": "Judge a campaign's gates, and whether it fell below a baseline.",
     "store": "List, verify, prune and export the finished cells of a campaign.",
+    "export": "Write a result for others: the adversarial inputs of an attack, a model card, a RobustBench entry.",
     "promote": "Register a trained defense that passed its gates in MLflow's model registry.",
     "reproduce": "Re-create a campaign from the record of a run, and say what differs here.",
     "track": "Write a campaign that was run to MLflow, again.",

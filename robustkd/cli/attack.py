@@ -21,6 +21,9 @@ from robustkd.cli.options import batch_size_option, json_option, precision_optio
 @click.option("--set", "chosen", multiple=True, metavar="KEY=VALUE", help="A parameter of the attack, such as steps=40.")
 @precision_option
 @batch_size_option
+@click.option(
+    "--out", metavar="PATH", help="Save the adversarial inputs: adv.npz, or folder/ for PNG images. 8 bits may undo a success."
+)
 @json_option
 def command(
     name: str,
@@ -38,14 +41,18 @@ def command(
     device: str,
     batch_size: int | None,
     precision: Any,
+    out: str | None,
     as_json: bool,
 ) -> None:
     """Attack one model once and print what it did."""
     from robustkd import api
     from robustkd.campaigns.execution.workspace import device_named
+    from robustkd.evaluation.saved import require_place
 
     allowed = budget(eps)
     splits = images(data, data_settings, n)
+    if out is not None:
+        require_place(out, splits.test.sample_shape)
     target = loaded_model(reference, weights, code).to(device_named(device))
     report = api.attack(
         name,
@@ -61,6 +68,8 @@ def command(
         fit_data=(splits.train.unit(), splits.train.labels) if splits.train is not None else None,
         params=settings("--set", chosen),
     )
+    if out is not None:
+        click.echo(report.save(out, splits.test_index), err=True)
     if as_json:
         print_reserved(report.to_json())
         return

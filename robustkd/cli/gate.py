@@ -41,6 +41,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--write-baseline", type=_FILE, help="Write the results' numbers and samples into this file, to commit.")
 @click.option("--junit", type=_FILE, help="Write JUnit XML.")
+@click.option("--sarif", type=_FILE, help="Write SARIF 2.1.0, with each gate's line of the campaign file.")
 @click.option("--markdown", type=_FILE, help="Append a Markdown summary (such as to $GITHUB_STEP_SUMMARY).")
 @allow_missing_option
 @json_option
@@ -52,6 +53,7 @@ def command(
     metrics: tuple[str, ...],
     write_baseline: Path | None,
     junit: Path | None,
+    sarif: Path | None,
     markdown: Path | None,
     allow_missing: bool,
     as_json: bool,
@@ -63,6 +65,7 @@ def command(
     Exit codes: 0 no gate failed, 4 one failed, 5 none failed but one has nothing to judge (a number that is missing or not credible).
     """
     from robustkd.campaigns.comparison import ci, gate, snapshot
+    from robustkd.campaigns.comparison.sarif import sarif as to_sarif
     from robustkd.campaigns.store.durable import write_text
     from robustkd.contracts import UsageError
 
@@ -81,7 +84,9 @@ def command(
     if found.outdated:
         gates = gate.of_another_model(gates, found.outdated)
     if junit is not None:
-        write_text(junit, ci.junit(found.campaign, gates, allow_missing=allow_missing))
+        write_text(junit, ci.junit(found.campaign, gates, found.source, allow_missing=allow_missing))
+    if sarif is not None:
+        write_text(sarif, to_sarif(found.campaign, gates, found.source, allow_missing=allow_missing))
     if markdown is not None:
         with markdown.open("a", encoding="utf-8") as summary:
             summary.write(ci.markdown(found.campaign, gates))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from robustkd.reporting import frameworks
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
 from robustkd.reporting.formatting import MISSING, count, interval, number, percent, seconds, threat
 from robustkd.reporting.grid import grid, incomplete_cells
@@ -42,6 +43,7 @@ def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Seq
         _versus(results),
         *(f"![{name.removesuffix('.png')}]({name})" for name in figures),
         f"## Cells\n\n{_cells(results)}",
+        _frameworks(results),
         f"## How to read this\n\n{READING.format(' '.join(said.notes), said.clean.lower())}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -79,6 +81,23 @@ def _summary(summaries: Sequence[DefenseSummary], said: Wording) -> str:
         "NRR", "strongest attack",
     ]  # fmt: skip
     return _table(head, "lrrlrrrrrl", rows)
+
+
+def _frameworks(results: Results) -> str:
+    found = frameworks.rows(results)
+    if not found:
+        return ""
+    lines = (
+        [
+            escape(f"{row.ran} ({', '.join(row.attacks)})" if row.attacks else row.ran),
+            f"**{escape(row.item)}**: {escape(row.about)}",
+            escape(row.beyond),
+        ]
+        for row in found
+    )
+    table = _table(["run here", "evidence for", "not evidence for"], "lll", lines)
+    listed = "\n".join(f"- {escape(source.title)}, <{source.url}>" for source in frameworks.sources(found))
+    return f"## What this is evidence for\n\n{frameworks.CAVEAT}\n\n{table}\n\n{listed}"
 
 
 def _measures(found: Measures) -> str:

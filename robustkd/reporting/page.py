@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from robustkd.reporting import formatting, palette
+from robustkd.reporting import formatting, frameworks, palette
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
 from robustkd.reporting.grid import grid, incomplete_cells
@@ -115,6 +115,9 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
         open_rows=OPEN_ROWS,
         cells=shown_cells(results),
         told_cells=TOLD_CELLS,
+        frameworks=(framework_rows := frameworks.rows(results)),
+        framework_sources=frameworks.sources(framework_rows),
+        caveat=frameworks.CAVEAT,
         palette=palette,
     )
     return html

@@ -97,7 +97,7 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
             "samples",
             f"{trained.n}, {escape(data.name)}, sha256 {data.identity[:16]}",
         ],
-        ["weights", f"sha256 {str(trained.target_hash)[:16]}"],
+        ["weights", f"sha256 {trained.target_hash[:16]}" if trained.target_hash else "not known"],
         ["versions", ", ".join(versions)],
     ]
     rows += [["overridden", escape("; ".join(overridden))]] if overridden else []
