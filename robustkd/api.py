@@ -353,7 +353,8 @@ def attack(
         norm, eps: the budget, in pixel units; eps may be (N,), one for each sample. A minimum-norm attack is judged against it.
         goals: (N,) integers, the classes to reach, for a targeted attack; none is the sample's label.
         seed: seeds each sample's own random stream.
-        batch_size: the most samples that the model is called with at once, by attacks and checks; no result depends on it.
+        batch_size: the most samples that the model is called with at once, by attacks and checks; no result depends on it,
+            except that a model that draws random numbers draws others.
         precision: ``bf16`` takes the gradients of robustkd's own fixed-budget attacks, but not of ``autoattack``, in bfloat16, for
             devices that are faster in it. Every success is looked at again in the model's own precision.
         models: other models, by the names that the attack's parameters give them (``transfer``).

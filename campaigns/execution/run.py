@@ -56,6 +56,9 @@ class Observer:
         """Everything that could be run has been run, and results.json is written."""
 
 
+_NO_TIME = Failure("pending", "not run yet: max_hours left no time for it; running again goes on")
+
+
 def run(
     plan: Plan,
     out: Path,
@@ -78,7 +81,8 @@ def run(
         precision: in which attacks take gradients.
         training_processes: how many processes share the training of one defense (``robustkd.campaigns.execution.torchrun``).
         keep_bytes: how much of the perturbed inputs an attack cell keeps, at most; no number depends on it.
-        batch_size: the most samples that a model is attacked on at once; by default what the campaign says. No number depends on it.
+        batch_size: the most samples that a model is attacked on at once; by default what the campaign says. No number depends on it,
+            except that a model that draws random numbers draws others.
 
     Raises:
         StoreError: the folder cannot be written, or another run is using it.
@@ -126,7 +130,8 @@ def run(
         store.sweep(finished)  # children that were stopped in the midst of writing
         results = current(plan, store) if finished.issuperset(distinct) else None
         if results is None:
-            results = collect(plan, store, driver.failures)
+            left = dict.fromkeys(distinct.keys() - finished, _NO_TIME) if engine.limits.max_hours is not None else {}
+            results = collect(plan, store, left | driver.failures)
             save(results, plan, store)
         for observer in observers:
             observer.finished(results)

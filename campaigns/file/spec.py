@@ -149,7 +149,9 @@ class _Document(_Block):
     checks: Annotated[ChecksSpec, BeforeValidator(_level_alone)] = ChecksSpec()
     gates: tuple[GateSpec, ...] = ()
     batch_size: int | None = Field(
-        None, ge=1, description="the most samples that a model is attacked on at once; no number depends on it"
+        None,
+        ge=1,
+        description="the most samples that a model is attacked on at once; only what a random model draws depends on it",
     )
 
 

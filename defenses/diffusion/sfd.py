@@ -11,8 +11,8 @@ phi is guided, as in SiD-LSG: without guidance text-to-image models draw worse t
 level 625 of 1,000; here it is the last one, so that the result is the target's own drawing in a single step.
 
 Not as in the authors' script for Stable Diffusion: alpha 1.2, ``forget`` 0.01 and the rates are those of their class-conditional DDPM
-(there all weights are 1, lr 3e-6 and 1e-6, guidance 4.5 for generator and score too); it starts from the target and not from a distilled
-generator, and G and psi take one step together, on the same samples.
+(there all weights are 1, lr 3e-6 and 1e-6, Adam's beta1 0, guidance 4.5 for generator and score too); it starts from the target
+and not from a distilled generator, and G and psi take one step together, on the same samples.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def run(
         workers: child processes; by default one a core, or one a GPU; 0 runs everything in this process.
         device: ``cpu``, ``cuda``, ``cuda:1``, several as ``cuda:0,cuda:1``; by default a GPU where there is one.
         precision: in which attacks take gradients: ``full``, or ``bf16``.
-        batch_size: the most samples that a model is attacked on at once; by default the campaign's, else 256. No number depends on it.
+        batch_size: the most samples that a model is attacked on at once; by default the campaign's, else 256. No number depends on it,
+            except that a model that draws random numbers draws others.
         max_hours: stops after so long.
         redo: names of defenses, attacks or analyses that are done again though they are finished, with what stands on them.
         track: whether MLflow is written to; by default what the profile says, which is yes without one.

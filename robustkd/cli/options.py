@@ -25,7 +25,7 @@ precision_option = click.option(
 batch_size_option = click.option(
     "--batch-size",
     type=click.IntRange(1),
-    help="The most samples that a model is attacked on at once; no number depends on it [default: 256].",
+    help="The most samples that a model is attacked on at once; only what a random model draws depends on it [default: 256].",
 )
 allow_missing_option = click.option(
     "--allow-missing",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,11 +38,25 @@ def _array(*described: Any) -> np.ndarray:
     return np.empty(0, np.uint8)
 
 
+def _encoded(text: str, encoding: str) -> bytes:
+    # How Python 3 writes bytes in the protocols of Python 2. Other codecs may do anything.
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the codec {encoding}")
+    return text.encode("latin1")
+
+
+def _from_buffer(content: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
 _ALLOWED: dict[tuple[str, str], Callable[..., Any] | None] = {
     ("numpy", "ndarray"): None,  # only ever an argument of _reconstruct, which needs none
     ("numpy", "dtype"): _dtype,
     ("numpy.core.multiarray", "_reconstruct"): _array,
     ("numpy._core.multiarray", "_reconstruct"): _array,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
+    ("_codecs", "encode"): _encoded,
 }
 
 

@@ -112,9 +112,12 @@ def _load(module: nn.Module, state: Mapping[str, torch.Tensor]) -> _Misfits:
 def _tied(module: nn.Module) -> dict[str, str]:
     """The names of tensors that are another one under an earlier name, and that name."""
     first: dict[tuple[int, torch.Size], str] = {}
+    is_lazy = torch.nn.parameter.is_lazy
     state = module.state_dict()
     shared = {
-        name: first.setdefault((tensor.data_ptr(), tensor.shape), name) for name, tensor in state.items() if tensor.numel()
+        name: first.setdefault((tensor.data_ptr(), tensor.shape), name)
+        for name, tensor in state.items()
+        if not is_lazy(tensor) and tensor.numel()
     }
     return {name: earlier for name, earlier in shared.items() if name != earlier}
 

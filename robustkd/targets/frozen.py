@@ -29,6 +29,19 @@ def without_gradients() -> Iterator[None]:
         yield
 
 
+def require_weights(module: nn.Module) -> None:
+    """Refuse a network with layers that take their shapes from the first batch and have seen none (``nn.LazyLinear``).
+
+    Raises:
+        TargetError: it has such layers.
+    """
+    if any(torch.nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        raise TargetError(
+            "the model has layers without weights yet, such as LazyLinear",
+            fix="call the model once on a batch of images before",
+        )
+
+
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without weight gradients; each submodule's mode and each parameter's flag are restored.
@@ -36,9 +49,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
     The mode is set by the network's own ``train``, which may do more than set flags: a LoRA layer merges its update into the weight.
 
     Raises:
-        TargetError: weights or buffers are inference tensors, through which no gradient can be taken.
+        TargetError: weights or buffers are inference tensors, through which no gradient can be taken, or have no shape yet.
     """
-    if any(tensor.is_inference() for tensor in (*module.parameters(), *module.buffers())):
+    require_weights(module)
+    tensors = (*module.parameters(), *module.buffers())
+    if any(tensor.is_inference() for tensor in tensors):
         raise TargetError(
             "the model's weights or buffers were made inside torch.inference_mode, so no gradient goes through them",
             fix="build and load the model outside of inference_mode, or pass a copy.deepcopy of it that is made outside",

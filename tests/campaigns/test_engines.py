@@ -202,6 +202,7 @@ def test_a_run_whose_time_is_over_stops_and_the_next_one_goes_on(tmp_path):
     plan, log = plan_of(SMALL), Log()
     results = run(plan, tmp_path, InlineEngine(limits=Limits(max_hours=1e-9)), device="cpu", observers=[log])
     assert (log.ran, results.cells[0].status) == ([], "pending")
+    assert "max_hours left no time for it" in (results.cells[0].error or "")
 
     class Slow(InlineEngine):
         """Its time is over after the second cell."""

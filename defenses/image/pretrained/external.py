@@ -25,6 +25,7 @@ from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.code import call_by_reference, source_file
 from robustkd.targets.files import load_weights
+from robustkd.targets.frozen import require_weights
 from robustkd.targets.logits import as_logits
 
 
@@ -133,8 +134,9 @@ def validated(target: ClassifierTarget, context: FitContext) -> ClassifierTarget
     Where they show that it returns probabilities, their logarithm takes the place of its logits (``as_logits``).
 
     Raises:
-        TargetError: the network raised, or returned anything but finite logits of the right shape.
+        TargetError: the network raised, has layers without weights yet, or returned anything but finite logits of the right shape.
     """
+    require_weights(target.module)
     target.to(context.device)
     target.module.eval()
     # A defense that uses no data is given none.
