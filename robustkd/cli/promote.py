@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -22,7 +23,7 @@ def command(run: str, defense: str, seed: int | None, out: Path | None, name: st
     """Register a trained defense in MLflow's model registry, with its robustness card.
 
     RUN: a campaign (file or preset) that was run and tracked, or its output folder. It must have passed its gates, and its
-    robust accuracy must be credible.
+    robust accuracy must be credible. Where no gate is about the defense, a terminal is asked, and anything else is refused.
     """
     from robustkd.campaigns.comparison import gate, snapshot
     from robustkd.contracts import UsageError
@@ -34,6 +35,10 @@ def command(run: str, defense: str, seed: int | None, out: Path | None, name: st
     gates = [item for item in gate.judge_gates(found.gates, found.results) if item.defense == defense]
     sentences = [item.sentence for item in gates]
     against = gate.objections(gates, defense) + ([found.outdated] if found.outdated else [])
+    if not gates and not (
+        sys.stdin.isatty() and click.confirm(f"No gate says what '{defense}' must reach. Promote it?", abort=True)
+    ):
+        against.append("no gate of the campaign says what it must reach")
     click.echo(
         promote(
             found.folder,

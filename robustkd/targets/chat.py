@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import TargetError
 from robustkd.lazy import torch
-from robustkd.targets.thoughts import CHANNEL_TOKENS, MARKS, opened_by
+from robustkd.targets.thoughts import CHANNEL_TOKENS, MARKS, closing, opened_by
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,7 +164,7 @@ class Chat:
             )
 
     def encode(self, prompt: str, completion: str = "", prefill: str = "", *, ends: bool = True) -> Tokens:
-        """A request and an answer to it.
+        """A request and an answer to it. Where the template opens a thought, an empty one, so that what follows is the answer.
 
         Args:
             prompt: what the user says.
@@ -181,8 +181,10 @@ class Chat:
         first, last = len(self._before), len(self._before) + len(prompt)
         inside = [place for place, (start, stop) in enumerate(offsets) if start < last and stop > first and start < stop]
         span = slice(inside[0], inside[-1] + 1) if inside else slice(*(2 * [_behind(offsets, first)]))
-        if prefill:
-            ids, text = ids + self._continuation(text, ids, prefill), text + prefill
+        given = prefill + completion
+        for added in (closing(text, given) if given else "", prefill):
+            if added:
+                ids, text = ids + self._continuation(text, ids, added), text + added
         begin = len(ids)
         if completion:
             ids = ids + self._continuation(text, ids, completion) + ([self.end_of_turn] if ends else [])

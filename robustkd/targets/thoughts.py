@@ -55,6 +55,19 @@ def is_cut_off(output: Any) -> bool:
     return isinstance(output, CutOff) and answer_of(output) is not None
 
 
+def closing(prompt: str, answer: str, marks: Sequence[tuple[str, str]] = MARKS) -> str:
+    """What closes a thought that a prompt's template has opened, so that ``answer`` is an answer; empty where there is nothing to close.
+
+    Nothing is closed where the answer brings a thought of its own, which it closes itself.
+    """
+    opening = opened_by(prompt, marks)
+    mark = dict(marks).get(opening, "")
+    if not mark or mark in answer:
+        return ""
+    start = "\n" if prompt.endswith("\n") else "\n\n"
+    return f"{start}{mark}\n\n"
+
+
 def opened_by(prompt: str, marks: Sequence[tuple[str, str]] = MARKS) -> str:
     """The opening mark that a prompt ends with, where its template begins the thought for the model; else an empty text."""
     return next((opening for opening, _ in marks if prompt.rstrip().endswith(opening)), "")
