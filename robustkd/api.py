@@ -27,6 +27,7 @@ from robustkd.contracts import (
     Batch,
     Check,
     CheckContext,
+    DataError,
     Finding,
     GenerativeTarget,
     Level,
@@ -63,14 +64,15 @@ from robustkd.scoring.tabular import Tabular, interval, percent
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
-from robustkd.targets.failure import failures_told
-from robustkd.targets.image import TWO_LOGITS
-from robustkd.targets.logits import as_logits, outputs_of
+from robustkd.targets.logits import as_logits
+from robustkd.targets.outputs import Classes
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
 Normalisation = str | Sequence[Sequence[float]] | Mapping[str, Sequence[float]]
 """``"imagenet"``, ``((.5, .5, .5), (.2, .2, .2))`` or ``{"mean": .., "std": ..}``."""
+Success = Literal["any"] | Mapping[str, int]
+"""``"any"`` or ``{"label": 3}``: which of several labels is to be flipped."""
 
 DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
 IN_A_CAMPAIGN = (
@@ -310,6 +312,9 @@ def attack(
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
     normalise: Normalisation | None = None,
+    classes: Sequence[int] | None = None,
+    restrict: bool | None = None,
+    success: Success | None = None,
     params: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> AttackReport:
@@ -318,9 +323,11 @@ def attack(
     Args:
         attack: an attack plug-in, such as ``pgd``, ``cw-l2`` or ``torchattacks:PGD`` (``robustkd list attacks``), a mapping of its
             ``kind`` and its parameters, or an attack of one's own, with its parameters.
-        model: (N, C, H, W) in [0, 1] -> (N, K) logits. It is used where it is, in evaluation mode, and left as found.
+        model: (N, C, H, W) in [0, 1] -> (N, K) logits, or what they are made of: probabilities, one logit of two classes, or a tuple, a
+            mapping or an object that holds them (the log says what was taken). It is used where it is, in evaluation mode, and left as
+            found.
         x: (N, C, H, W) images in [0, 1].
-        y: (N,) integer labels.
+        y: (N,) integer labels; with ``success`` (N, L), 0 or 1.
         norm, eps: the budget, in pixel units; eps may be (N,), one for each sample. A minimum-norm attack is judged against it.
         goals: (N,) integers, the classes to reach, for a targeted attack; none is the sample's label.
         seed: seeds each sample's own random stream.
@@ -331,6 +338,10 @@ def attack(
         fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
         normalise: what the model wants done with the pixels first: the name of the usual constants (``imagenet``, ``cifar10`` ..) or
             a pair of mean and std, with a number for each channel. eps stays a distance between pixels.
+        classes: the model's index of each class of the data, where the model has others or has them in another order.
+        restrict: goes with ``classes``: True where these outputs alone compete, False where any other one is a wrong answer.
+        success: of a model with an output for each of L labels that may hold together, what the attacker is after: ``{"label": 3}``, that
+            label 3 is flipped, or ``"any"``, that any is (of ten labels at most). A label holds where its logit is above 0.
         params: the attack's own parameters (``robustkd describe NAME``), also those that are called as an argument of this
             function is: ``attack("fmn", .., norm="linf", params={"norm": "l2"})``.
         more: the attack's own parameters by keyword: ``attack("pgd", .., steps=40)``.
@@ -339,8 +350,9 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size)
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
+    view = _View.of(normalise, classes, restrict, success)
+    plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size, view)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     with frozen(evaluator.target.module):
         evaluation = replace(evaluator, threat=plugin.threat_for(evaluator.threat)).evaluate(plugin)
     return AttackReport(evaluation.adversarial, evaluation.outcome)
@@ -364,11 +376,14 @@ def evaluate(
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
     normalise: Normalisation | None = None,
+    classes: Sequence[int] | None = None,
+    restrict: bool | None = None,
+    success: Success | None = None,
 ) -> EvaluationReport:
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data, normalise: as for ``attack``.
+        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success: as for ``attack``.
         eps: as for ``attack``; of samples that have an eps each there are no checks, so ask for ``level="none"``.
         attacks: one or several: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its
             name and the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike
@@ -381,9 +396,10 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
+    view = _View.of(normalise, classes, restrict, success)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     used = {
-        name: _with_models(plugin, models, x, batch_size)
+        name: _with_models(plugin, models, x, batch_size, view)
         for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
     }
     checks = _checks(level, samples, eps)
@@ -409,6 +425,9 @@ def audit(
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
     normalise: Normalisation | None = None,
+    classes: Sequence[int] | None = None,
+    restrict: bool | None = None,
+    success: Success | None = None,
     attack: AttackLike | Sequence[AttackLike] | None = None,
 ) -> EvaluationReport:
     """Check whether the robust accuracy of ``model`` under ``attacks`` can be believed: run every check of ``level`` and its remedies.
@@ -416,16 +435,18 @@ def audit(
     Unlike ``evaluate`` it goes on where an attack fails; the failure is reported (``EvaluationReport.failed``).
 
     Args:
-        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data, normalise: as for ``attack``.
+        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success: as for
+            ``attack``.
         attacks, level, samples: as for ``evaluate``.
         attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
     """
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
+    view = _View.of(normalise, classes, restrict, success)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     used = {
-        name: _with_models(plugin, models, x, batch_size)
+        name: _with_models(plugin, models, x, batch_size, view)
         for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
     }
     checks = _checks(level, samples, eps)
@@ -440,6 +461,71 @@ def audit(
             except TargetError as error:
                 failed[name] = f"failed: {error}"
         return _report(evaluator, used, evaluations, checks, failed)
+
+
+@dataclass(frozen=True)
+class _View:
+    """How a model and its data are to be understood.
+
+    Attributes:
+        normalise: what the model wants done with its inputs first.
+        classes: the output of each class of the data.
+        label: of a model with an output for each label, which one counts (``outputs.Reading``).
+    """
+
+    normalise: Normalisation | None
+    classes: Classes | None
+    label: int | str | None
+
+    @classmethod
+    def of(
+        cls, normalise: Normalisation | None, classes: Sequence[int] | None, restrict: bool | None, success: Success | None
+    ) -> _View:
+        """The arguments of the same names, checked.
+
+        Raises:
+            UsageError: they are none of what they can be, or do not go together.
+        """
+        known = Classes.given(classes, restrict)
+        label: int | str | None = None if success is None else "any"
+        if isinstance(success, Mapping) and success.keys() == {"label"} and isinstance(success["label"], int | np.integer):
+            label = int(success["label"])
+        elif success not in (None, "any"):
+            raise UsageError(f"success is {success!r}", fix="'any', where any label flipped is one, or {'label': 3}")
+        if known is not None and label is not None:
+            raise UsageError("classes and success", fix="give one: labels that hold together are no classes")
+        return cls(normalise, known, label)
+
+    def labels(self, y: Any) -> Any:
+        """(N,) classes from what was given as labels.
+
+        Raises:
+            DataError: they are no rows of 0 and 1, or classes without an output.
+        """
+        if self.label is None and self.classes is None and not (hasattr(y, "ndim") and y.ndim == 2):
+            return y
+        labels = as_tensor("labels", y)
+        if self.classes is not None and labels.ndim == 1 and len(labels) and int(labels.max()) >= len(self.classes.index):
+            raise DataError(
+                f"labels reach up to {int(labels.max())}, and classes has the outputs of {len(self.classes.index)} classes",
+                fix="give the model's index of each class of the data",
+            )
+        if self.label is None:
+            if labels.ndim == 2 and labels.shape[1] > 1:
+                raise DataError(
+                    f"labels of shape {tuple(labels.shape)}: a row for each sample",
+                    fix="y.argmax(1) where they are one-hot; where several labels may hold together, say what counts as a success: "
+                    "success={'label': 3} or success='any'",
+                )
+            return y
+        if labels.ndim != 2 or not bool(((labels == 0) | (labels == 1)).all()):
+            raise DataError(
+                f"labels of shape {tuple(labels.shape)} with success={self.label!r}", fix="give (N, L), 0 or 1 for each label"
+            )
+        bits = labels.to(torch.int64)
+        if isinstance(self.label, int):
+            return bits[:, self.label]
+        return (bits << torch.arange(bits.shape[1], device=bits.device)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -480,7 +566,7 @@ def _make_evaluator(
     batch_size: int,
     precision: Precision,
     fit_data: tuple[Any, Any] | None,
-    normalise: Normalisation | None,
+    view: _View,
 ) -> _Evaluator:
     if isinstance(model, GenerativeTarget):
         raise UsageError(f"the model is a {model.kind}, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
@@ -488,11 +574,11 @@ def _make_evaluator(
         raise UsageError(f"batch_size is {batch_size!r}", fix="give a whole number, 1 or more")
     if precision not in get_args(Precision):
         raise UsageError(f"precision is {precision!r}", fix=f"one of: {', '.join(get_args(Precision))}")
-    target, eps, norm = _target(model, x, batch_size, normalise), _budget(eps), _norm(norm)
+    target, eps, norm = _target(model, x, batch_size, view), _budget(eps), _norm(norm)
     require_unit_pixels(target)
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
-        batch = _batch(target, x, y, goals, batch_size, each)
+        batch = _batch(target, x, view.labels(y), goals, batch_size, each)
     largest = float(eps if batch.eps is None else batch.eps.max())  # in the precision of the images
     require_meant(norm, largest, batch.inputs.shape[1:])
     threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
@@ -653,7 +739,9 @@ def _non_default(params: Any) -> dict[str, Any]:
     }
 
 
-def _with_models(attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | None, x: Any, batch_size: int) -> Attack:
+def _with_models(
+    attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | None, x: Any, batch_size: int, view: _View
+) -> Attack:
     if not models:
         return attack
     if not isinstance(models, Mapping):
@@ -661,7 +749,7 @@ def _with_models(attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | 
     # An attack's helper may be a model that draws or writes, which is asked for more than logits.
     return attack.with_targets(
         {
-            name: model if isinstance(model, GenerativeTarget) else _target(model, x, batch_size)
+            name: model if isinstance(model, GenerativeTarget) else _target(model, x, batch_size, replace(view, normalise=None))
             for name, model in models.items()
         }
     )
@@ -675,20 +763,26 @@ def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
     return Arrays(*(as_tensor("fit_data", part).detach().cpu().numpy() for part in data))
 
 
-def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, normalise: Normalisation | None = None) -> Target:
+def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, view: _View) -> Target:
     """The model as a target, which no attack or check calls with more than ``batch_size`` samples."""
-    if normalise is not None and isinstance(model, nn.Module):
-        model = Constants.of(normalise).before(model, x.shape[1])
-    elif normalise is not None:
+    if not isinstance(model, Target):
+        return SplitTarget(_classifier(model, x, view), batch_size)
+    if view.normalise is not None:
         raise UsageError(f"the model is a {type(model).__name__}, which takes pixels", fix="leave out 'normalise'")
-    return SplitTarget(model if isinstance(model, Target) else _classifier(model, x), batch_size)
+    if view.classes is not None or view.label is not None:
+        raise UsageError(
+            f"the model is a {type(model).__name__}, whose classes are known", fix="leave out 'classes' and 'success'"
+        )
+    return SplitTarget(model, batch_size)
 
 
-def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
+def _classifier(model: nn.Module | BaseTarget, x: Any, view: _View) -> Target:
     if not isinstance(model, nn.Module):
         exported = type(model).__name__ == "ExportedProgram"  # of torch.export, which need not be loaded
         fix = "pass its module, model.module()" if exported else "pass a torch.nn.Module or a robustkd Target"
         raise UsageError(f"the model is of type {type(model).__name__}", fix=fix)
+    if view.normalise is not None and isinstance(x, torch.Tensor | np.ndarray) and x.ndim > 1:
+        model = Constants.of(view.normalise).before(model, x.shape[1])
     if not isinstance(x, torch.Tensor | np.ndarray):
         raise UsageError(
             f"x is a {type(x).__name__}, and a tensor or an array of images (N, C, H, W) is needed",
@@ -700,21 +794,9 @@ def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
     probe = as_tensor("images", x[:1]).to(device, dtype, copy=True)
-    output = _output(model, probe)
-    target = ClassifierTarget(model, num_classes=output.shape[1], input_shape=shape)
-    return as_logits(target, "the model") if outputs_of(output) == "probabilities" else target
-
-
-def _output(model: nn.Module, probe: Tensor) -> Tensor:
-    target = ClassifierTarget(model, num_classes=0, input_shape=probe.shape[1:])
-    with frozen(target.module), seeded_target(target, 0), torch.no_grad(), failures_told(probe):
-        output = model(probe)
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise UsageError(f"the model returned {shape} for one image", fix="a classifier returns (N, K) logits")
-    if output.shape[1] == 1:
-        raise UsageError("the model returned one logit for one image", fix=TWO_LOGITS)
-    return output
+    target = ClassifierTarget(model, num_classes=0, input_shape=shape)
+    with seeded_target(target, 0):
+        return as_logits(target, "the model", samples=probe, classes=view.classes, label=view.label)
 
 
 def _batch(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from robustkd.cli.names import plugin_names
-from robustkd.cli.one_model import budget, images, loaded_model, one_model_options, settings, value
+from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, settings
 from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved
 
 
@@ -27,6 +27,8 @@ def command(
     reference: str,
     weights: Path | None,
     normalise: str | None,
+    classes: str | None,
+    restrict: bool | None,
     code: tuple[str, ...],
     data: str,
     data_settings: tuple[str, ...],
@@ -55,7 +57,7 @@ def command(
         norm=norm,
         eps=allowed,
         seed=seed,
-        normalise=None if normalise is None else value("--normalise", normalise),
+        **asked_of_code(normalise, classes, restrict),
         precision=precision or "full",
         batch_size=batch_size or api.BATCH_SIZE,
         fit_data=(splits.train.unit(), splits.train.labels) if splits.train is not None else None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustkd.cli.one_model import budget, images, loaded_model, one_model_options, value
+from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, value
 from robustkd.cli.options import batch_size_option, console, json_option, print_reserved
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def command(
     model: str,
     weights: Path | None,
     normalise: str | None,
+    classes: str | None,
+    restrict: bool | None,
     code: tuple[str, ...],
     data: str,
     data_settings: tuple[str, ...],
@@ -67,7 +69,7 @@ def command(
         samples=samples,
         seed=seed,
         batch_size=batch_size or api.BATCH_SIZE,
-        normalise=None if normalise is None else value("--normalise", normalise),
+        **asked_of_code(normalise, classes, restrict),
     )
     if as_json:
         print_reserved(report.to_json())

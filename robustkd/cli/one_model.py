@@ -24,6 +24,16 @@ _OPTIONS = (
         "fashion-mnist, 0..255, or '{mean: [..], std: [..]}'.",
     ),
     click.option(
+        "--classes",
+        metavar="LIST",
+        help="For each class of the data, the code's network's index of it, such as '[0, 217, 482]'; with --restrict or --no-restrict.",
+    ),
+    click.option(
+        "--restrict/--no-restrict",
+        default=None,
+        help="Whether the outputs of --classes alone compete, or any other is a wrong answer.",
+    ),
+    click.option(
         "--code",
         "code",
         multiple=True,
@@ -77,6 +87,15 @@ def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
     if splits.modality != "images":
         raise UsageError(f"the data '{data}' are prompts, and this command is about classifiers of images", fix=IN_A_CAMPAIGN)
     return splits
+
+
+def asked_of_code(normalise: str | None, classes: str | None, restrict: bool | None) -> dict[str, Any]:
+    """What ``--normalise``, ``--classes`` and ``--restrict`` say, as arguments of ``robustkd.attack`` and ``robustkd.audit``."""
+    return {
+        "normalise": None if normalise is None else value("--normalise", normalise),
+        "classes": None if classes is None else value("--classes", classes),
+        "restrict": restrict,
+    }
 
 
 def loaded_model(reference: str, weights: Path | None, code: tuple[str, ...]) -> Any:

@@ -45,8 +45,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
-from robustkd.scoring.probabilities import log_of_probabilities
-from robustkd.targets.logits import outputs_of
+from robustkd.scoring.probabilities import log_of_probabilities, outputs_of
 
 if TYPE_CHECKING:
     from torch import Tensor
