@@ -66,6 +66,7 @@ from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 from robustkd.targets.logits import as_logits
 from robustkd.targets.outputs import Classes
+from robustkd.targets.unit import Unit, UnitTarget
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
@@ -315,6 +316,7 @@ def attack(
     classes: Sequence[int] | None = None,
     restrict: bool | None = None,
     success: Success | None = None,
+    bounds: tuple[Any, Any] | None = None,
     params: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> AttackReport:
@@ -326,9 +328,10 @@ def attack(
         model: (N, C, H, W) in [0, 1] -> (N, K) logits, or what they are made of: probabilities, one logit of two classes, or a tuple, a
             mapping or an object that holds them (the log says what was taken). It is used where it is, in evaluation mode, and left as
             found.
-        x: (N, C, H, W) images in [0, 1].
+        x: (N, C, H, W) images in [0, 1], or (N, *shape) inputs of any kind within ``bounds``.
         y: (N,) integer labels; with ``success`` (N, L), 0 or 1.
-        norm, eps: the budget, in pixel units; eps may be (N,), one for each sample. A minimum-norm attack is judged against it.
+        norm, eps: the budget, in pixel units or those of ``bounds``; eps may be (N,), one for each sample. A minimum-norm attack is
+            judged against it.
         goals: (N,) integers, the classes to reach, for a targeted attack; none is the sample's label.
         seed: seeds each sample's own random stream.
         batch_size: the most samples that the model is called with at once, by attacks and checks; no result depends on it.
@@ -342,6 +345,9 @@ def attack(
         restrict: goes with ``classes``: True where these outputs alone compete, False where any other one is a wrong answer.
         success: of a model with an output for each of L labels that may hold together, what the attacker is after: ``{"label": 3}``, that
             label 3 is flipped, or ``"any"``, that any is (of ten labels at most). A label holds where its logit is above 0.
+        bounds: the lowest and the highest valid input, where that is not [0, 1]: ``(-1, 1)``, ``(0, 255)``, or two lists or tensors that
+            broadcast over a sample's shape, such as the ranges of F features. x, eps, the distances and the inputs found are then in this
+            unit. An attack's own parameters and what the checks tell are in units of the widest range.
         params: the attack's own parameters (``robustkd describe NAME``), also those that are called as an argument of this
             function is: ``attack("fmn", .., norm="linf", params={"norm": "l2"})``.
         more: the attack's own parameters by keyword: ``attack("pgd", .., steps=40)``.
@@ -350,12 +356,12 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    view = _View.of(normalise, classes, restrict, success)
+    view = _View.of(normalise, classes, restrict, success, bounds, x)
     plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size, view)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     with frozen(evaluator.target.module):
         evaluation = replace(evaluator, threat=plugin.threat_for(evaluator.threat)).evaluate(plugin)
-    return AttackReport(evaluation.adversarial, evaluation.outcome)
+    return _shown(evaluation, evaluator, plugin)
 
 
 @_one_at_a_time
@@ -379,11 +385,13 @@ def evaluate(
     classes: Sequence[int] | None = None,
     restrict: bool | None = None,
     success: Success | None = None,
+    bounds: tuple[Any, Any] | None = None,
 ) -> EvaluationReport:
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success: as for ``attack``.
+        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success, bounds: as for
+            ``attack``.
         eps: as for ``attack``; of samples that have an eps each there are no checks, so ask for ``level="none"``.
         attacks: one or several: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its
             name and the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike
@@ -396,7 +404,7 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
-    view = _View.of(normalise, classes, restrict, success)
+    view = _View.of(normalise, classes, restrict, success, bounds, x)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
@@ -428,6 +436,7 @@ def audit(
     classes: Sequence[int] | None = None,
     restrict: bool | None = None,
     success: Success | None = None,
+    bounds: tuple[Any, Any] | None = None,
     attack: AttackLike | Sequence[AttackLike] | None = None,
 ) -> EvaluationReport:
     """Check whether the robust accuracy of ``model`` under ``attacks`` can be believed: run every check of ``level`` and its remedies.
@@ -435,15 +444,15 @@ def audit(
     Unlike ``evaluate`` it goes on where an attack fails; the failure is reported (``EvaluationReport.failed``).
 
     Args:
-        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success: as for
-            ``attack``.
+        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success, bounds: as
+            for ``attack``.
         attacks, level, samples: as for ``evaluate``.
         attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
     """
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
-    view = _View.of(normalise, classes, restrict, success)
+    view = _View.of(normalise, classes, restrict, success, bounds, x)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
@@ -471,15 +480,23 @@ class _View:
         normalise: what the model wants done with its inputs first.
         classes: the output of each class of the data.
         label: of a model with an output for each label, which one counts (``outputs.Reading``).
+        unit: of the inputs; None where they are in [0, 1].
     """
 
     normalise: Normalisation | None
     classes: Classes | None
     label: int | str | None
+    unit: Unit | None
 
     @classmethod
     def of(
-        cls, normalise: Normalisation | None, classes: Sequence[int] | None, restrict: bool | None, success: Success | None
+        cls,
+        normalise: Normalisation | None,
+        classes: Sequence[int] | None,
+        restrict: bool | None,
+        success: Success | None,
+        bounds: tuple[Any, Any] | None,
+        x: Any,
     ) -> _View:
         """The arguments of the same names, checked.
 
@@ -494,7 +511,8 @@ class _View:
             raise UsageError(f"success is {success!r}", fix="'any', where any label flipped is one, or {'label': 3}")
         if known is not None and label is not None:
             raise UsageError("classes and success", fix="give one: labels that hold together are no classes")
-        return cls(normalise, known, label)
+        unit = None if bounds is None else Unit.of(bounds, as_tensor("inputs", x).shape[1:])
+        return cls(normalise, known, label, unit)
 
     def labels(self, y: Any) -> Any:
         """(N,) classes from what was given as labels.
@@ -539,6 +557,7 @@ class _Evaluator:
     batch_size: int
     precision: Precision
     fit_data: Arrays | None
+    unit: Unit | None
 
     def evaluate(self, attack: Attack) -> Evaluation:
         """Run one attack and judge it."""
@@ -575,14 +594,19 @@ def _make_evaluator(
     if precision not in get_args(Precision):
         raise UsageError(f"precision is {precision!r}", fix=f"one of: {', '.join(get_args(Precision))}")
     target, eps, norm = _target(model, x, batch_size, view), _budget(eps), _norm(norm)
+    unit = target.unit if isinstance(target, UnitTarget) else None
     require_unit_pixels(target)
+    if unit is not None:
+        x = unit.inputs(as_tensor("inputs", x))
+        unit.require_meant(norm, float(eps.max() if isinstance(eps, torch.Tensor) else eps), target.input_shape)
+        eps = eps / unit.length(norm)
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
         batch = _batch(target, x, view.labels(y), goals, batch_size, each)
     largest = float(eps if batch.eps is None else batch.eps.max())  # in the precision of the images
     require_meant(norm, largest, batch.inputs.shape[1:])
     threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
-    return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
+    return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data, unit), unit)
 
 
 def _budget(eps: float | Tensor) -> float | Tensor:
@@ -633,7 +657,7 @@ def _report(
         interval=share_interval(held if evaluations else held[:0]),
         verdict=verdict(findings, complete=not failed) if checks else None,
         findings=tuple(findings),
-        attacks={name: AttackReport(each.adversarial, each.outcome) for name, each in evaluations.items()},
+        attacks={name: _shown(each, evaluator, used[name]) for name, each in evaluations.items()},
         standing=held >= 0.5,
         remedy=run_remedies(context, findings, batch_size=evaluator.batch_size),
         failed=dict(failed or {}),
@@ -755,25 +779,42 @@ def _with_models(
     )
 
 
-def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
+def _arrays(data: tuple[Any, Any] | None, unit: Unit | None) -> Arrays | None:
     if data is None:
         return None
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise UsageError(f"fit_data is a {type(data).__name__}", fix="give a pair of images and labels")
-    return Arrays(*(as_tensor("fit_data", part).detach().cpu().numpy() for part in data))
+    images, labels = (as_tensor("fit_data", part).detach().cpu() for part in data)
+    return Arrays((images if unit is None else unit.inputs(images)).numpy(), labels.numpy())
 
 
 def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, view: _View) -> Target:
     """The model as a target, which no attack or check calls with more than ``batch_size`` samples."""
     if not isinstance(model, Target):
-        return SplitTarget(_classifier(model, x, view), batch_size)
+        return _in_unit(SplitTarget(_classifier(model, x, view), batch_size), view.unit)
+    if view.unit is not None:
+        raise UsageError(f"the model is a {type(model).__name__}, which has bounds of its own", fix="leave out 'bounds'")
     if view.normalise is not None:
         raise UsageError(f"the model is a {type(model).__name__}, which takes pixels", fix="leave out 'normalise'")
     if view.classes is not None or view.label is not None:
         raise UsageError(
             f"the model is a {type(model).__name__}, whose classes are known", fix="leave out 'classes' and 'success'"
         )
-    return SplitTarget(model, batch_size)
+    return _in_unit(SplitTarget(model, batch_size), Unit.of(model.bounds, model.input_shape))
+
+
+def _in_unit(target: Target, unit: Unit | None) -> Target:
+    return target if unit is None else UnitTarget(target, unit)
+
+
+def _shown(evaluation: Evaluation, evaluator: _Evaluator, attack: Attack) -> AttackReport:
+    """The attack's report, in the user's unit."""
+    unit, outcome, threat = evaluator.unit, evaluation.outcome, attack.threat_for(evaluator.threat)
+    if unit is None:
+        return AttackReport(evaluation.adversarial, outcome)
+    own = attack.minimises(threat) if attack.traits.kind == "minimum-norm" else threat.norm
+    outcome = replace(outcome, distance=outcome.distance * unit.length(threat.norm), norm=outcome.norm * unit.length(own))
+    return AttackReport(unit.restored(evaluation.adversarial), outcome)
 
 
 def _classifier(model: nn.Module | BaseTarget, x: Any, view: _View) -> Target:
@@ -794,7 +835,9 @@ def _classifier(model: nn.Module | BaseTarget, x: Any, view: _View) -> Target:
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
     probe = as_tensor("images", x[:1]).to(device, dtype, copy=True)
-    target = ClassifierTarget(model, num_classes=0, input_shape=shape)
+    target = ClassifierTarget(
+        model, num_classes=0, input_shape=shape, bounds=(0.0, 1.0) if view.unit is None else (view.unit.low, view.unit.high)
+    )
     with seeded_target(target, 0):
         return as_logits(target, "the model", samples=probe, classes=view.classes, label=view.label)
 

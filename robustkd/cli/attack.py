@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from robustkd.cli.names import plugin_names
-from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, settings
+from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, settings, within_bounds
 from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved
 
 
@@ -27,6 +27,7 @@ def command(
     reference: str,
     weights: Path | None,
     normalise: str | None,
+    bounds: str | None,
     classes: str | None,
     restrict: bool | None,
     code: tuple[str, ...],
@@ -34,7 +35,7 @@ def command(
     data_settings: tuple[str, ...],
     n: int | None,
     norm: Any,
-    eps: str,
+    eps: str | None,
     chosen: tuple[str, ...],
     seed: int,
     device: str,
@@ -46,21 +47,21 @@ def command(
     from robustkd import api
     from robustkd.campaigns.execution.workspace import device_named
 
-    allowed = budget(eps)
+    allowed = budget(eps, bounds)
     splits = images(data, data_settings, n)
     target = loaded_model(reference, weights, code).to(device_named(device))
     report = api.attack(
         name,
         target,
-        splits.test.unit(),
+        within_bounds(splits.test.unit(), bounds),
         splits.test.labels,
         norm=norm,
         eps=allowed,
         seed=seed,
-        **asked_of_code(normalise, classes, restrict),
+        **asked_of_code(normalise, bounds, classes, restrict),
         precision=precision or "full",
         batch_size=batch_size or api.BATCH_SIZE,
-        fit_data=(splits.train.unit(), splits.train.labels) if splits.train is not None else None,
+        fit_data=(within_bounds(splits.train.unit(), bounds), splits.train.labels) if splits.train is not None else None,
         params=settings("--set", chosen),
     )
     if as_json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd import plugins
 from robustkd.contracts import Code, TargetError
+from robustkd.contracts.target import Bounds
 from robustkd.normalisation.constants import Constants
 from robustkd.targets.code import allowing, call_for_card
 from robustkd.targets.image import ImageTarget
@@ -39,7 +40,7 @@ class ClassifierTarget(ImageTarget):
         num_classes: int,
         input_shape: Sequence[int],
         origin: dict[str, Any] | None = None,
-        bounds: tuple[float, float] = (0.0, 1.0),
+        bounds: Bounds = (0.0, 1.0),
     ) -> None:
         super().__init__(module, num_classes=num_classes, input_shape=input_shape, bounds=bounds)
         self.origin = origin

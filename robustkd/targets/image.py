@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Target, TargetError
+from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
 from robustkd.targets.activations import layer_outputs
 from robustkd.targets.failure import failures_told
@@ -36,7 +37,7 @@ class ImageTarget(Target):
         *,
         num_classes: int,
         input_shape: Sequence[int],
-        bounds: tuple[float, float] = (0.0, 1.0),
+        bounds: Bounds = (0.0, 1.0),
     ) -> None:
         self.module = module
         self.num_classes = num_classes

@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def _noise(target: Target) -> Tensor:
-    low, high = target.bounds
+    low, high = (torch.as_tensor(bound, dtype=torch.float32) for bound in target.bounds)
     noise = torch.rand(PROBED, *target.input_shape, generator=torch.Generator().manual_seed(0)) * (high - low) + low
     return noise.to(target.device)
 

@@ -46,6 +46,11 @@ class ExternalParams(Params):
         description="what is done with the pixels, in [0, 1], before the code's network sees them: imagenet, inception (to [-1, 1]), "
         "clip, cifar10, cifar100, svhn, mnist, fashion-mnist, 0..255, or {mean: [..], std: [..]}, a number for each channel",
     )
+    bounds: tuple[float | tuple[float, ...], float | tuple[float, ...]] | None = Field(
+        None,
+        description="the lowest and the highest value that the code's network takes, [-1, 1] or [0, 255], or a list of each, a number for "
+        "each channel; the data's [0, 1] is brought there, and eps stays a distance between the data's pixels",
+    )
     num_classes: int | None = Field(None, ge=2, description="how many outputs the network has; default: the data's classes")
     classes: tuple[int, ...] | None = Field(
         None,
@@ -69,6 +74,10 @@ class ExternalParams(Params):
             raise ValueError("an architecture without weights is an untrained network; give weights")
         if self.model is not None and self.normalise is not None:
             raise ValueError("an architecture has its own normalisation: model_params: {mean: [..], std: [..]}")
+        if self.bounds is not None and (self.model is not None or self.normalise is not None):
+            raise ValueError("bounds are of code, and take the place of normalise")
+        if self.bounds is not None:
+            Constants.to(*self.bounds)
         try:
             Classes.given(self.classes, self.restrict)
         except UsageError as error:
@@ -80,7 +89,7 @@ class ExternalParams(Params):
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
-        for later in ("normalise", "classes", "restrict"):  # a defense without it is the one that it was
+        for later in ("normalise", "bounds", "classes", "restrict"):  # a defense without it is the one that it was
             if written[later] is None:
                 del written[later]
         return written
@@ -140,9 +149,10 @@ class External(Defense):
             target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
         if p.weights is not None:
             load_weights(target.module, p.weights)
-        if p.normalise is not None:
-            origin = origin | {"normalise": p.normalise.model_dump(mode="json")}
-            module = p.normalise.before(target.module, shape[0])
+        constants = p.normalise if p.bounds is None else Constants.to(*p.bounds)
+        if constants is not None:
+            origin = origin | {"normalise": constants.model_dump(mode="json")}
+            module = constants.before(target.module, shape[0])
             target = ClassifierTarget(module, num_classes=classes, input_shape=shape, origin=origin)
         return validated(target, context, Classes.given(p.classes, p.restrict))
 
