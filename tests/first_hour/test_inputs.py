@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import robustkd
+from robustkd import plugins
 from robustkd.campaigns.execution.engines.inline import InlineEngine
 from robustkd.campaigns.execution.run import run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import main
-from robustkd.contracts import RobustkdError
+from robustkd.contracts import Attack, RobustkdError
 from robustkd.targets import ClassifierTarget
 
 LOW = torch.tensor([0.0, 0, -1, 0, 5, 0, 0, 0, -3, 0, 0, 0])
@@ -225,3 +226,61 @@ checks: none
     assert numbers["plain"] == numbers["wide"]
     with pytest.raises(RobustkdError, match=r"bounds"):
         spec.from_text(text.replace("[-1, 1]", "[1, -1]"), "bounds.yaml", tmp_path)
+
+
+SHAPES = ((12,), (3, 4), (1, 2, 2, 3), (3, 2, 2))
+QUICK: dict[str, dict[str, Any]] = {
+    "autoattack": {"steps": 5, "queries": 20},
+    "square": {"queries": 20},
+    "distilled-surrogate": {"rounds": 1, "training_steps": 5, "steps": 3, "queries": 20},
+    "universal": {"epochs": 1},
+    "transfer": {"surrogates": "other", "attacks": {"kind": "pgd", "steps": 3}},
+    "eot": {"attack": {"kind": "pgd", "steps": 3}, "samples": 2},
+    "bpda": {"attack": {"kind": "pgd", "steps": 3}},
+    "ead": {"steps": 5},
+    "nes": {"steps": 3},
+    "spsa": {"steps": 3, "pairs": 8},
+}
+IMAGES = {"square", "di2-fgsm", "ti-fgsm", "corruption"}
+
+
+def of_images() -> list[str]:
+    names = [info.name for info in plugins.listing("attacks") if info.name not in ("foolbox", "torchattacks")]
+    return sorted(name for name in names if issubclass(plugins.load("attacks", name), Attack))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", of_images())
+def test_every_attack_on_every_shape(name: str, shape: tuple[int, ...]) -> None:
+    net = nn.Sequential(nn.Flatten(), linear())
+    unit = (X - LOW) / (HIGH - LOW)
+    net[1].weight.data = net[1].weight.data * 0.2
+    net[1].bias.data = -net[1].weight.data.sum(1) / 2
+    x = unit.reshape(-1, *shape)
+    y = net(x).argmax(1)
+    weight = (net[1].weight[1] - net[1].weight[0]).detach()
+    uphill = torch.where(y == 1, -1.0, 1.0)[:, None] * weight
+    gain = (uphill.abs() * torch.where(uphill > 0, 1 - unit, unit).clamp_max(0.1)).sum(1)
+    possible = (gain > (net(x)[:, 1] - net(x)[:, 0]).abs()).numpy()
+    given: dict[str, Any] = {"eps": 0.1, "models": {"other": net}, "fit_data": (x, y), "params": QUICK.get(name, {})}
+    refused = name in IMAGES and len(shape) != 3
+    try:
+        found = robustkd.attack(name, net, x, y, **given)
+    except RobustkdError as error:
+        said = str(error)
+    else:
+        assert not refused
+        assert name == "corruption" or not (found.success & ~possible).any()
+        assert found.adversarial.shape == x.shape
+        return
+    assert refused == ("is for images (C, H, W)" in said)
+    assert not any(word in said for word in ("raised", "Extra inputs"))
+    assert len(said.splitlines()) <= 2
+
+
+def test_autoattack_on_a_table_is_run_without_square(caplog: pytest.LogCaptureFixture) -> None:
+    for version in ("standard", "plus", "adaptive"):
+        given = {"version": version, "steps": 10, "queries": 20}
+        found = robustkd.attack("autoattack", NET, X, Y, norm="l2", eps=0.8, bounds=(LOW, HIGH), params=given)
+        assert (found.success == broken("l2")).all()
+    assert caplog.text.count("is run without square") == 3
