@@ -28,6 +28,7 @@ from robustkd.contracts import (
     Batch,
     Check,
     CheckContext,
+    DataError,
     Finding,
     GenerativeTarget,
     Level,
@@ -65,14 +66,16 @@ from robustkd.scoring.tabular import Tabular, interval, percent
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
-from robustkd.targets.failure import failures_told
-from robustkd.targets.image import TWO_LOGITS
-from robustkd.targets.logits import as_logits, outputs_of
+from robustkd.targets.logits import as_logits
+from robustkd.targets.outputs import Classes
+from robustkd.targets.unit import Unit, UnitTarget
 
 AttackLike = str | Mapping[str, Any] | Attack
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
 Normalisation = str | Sequence[Sequence[float]] | Mapping[str, Sequence[float]]
 """``"imagenet"``, ``((.5, .5, .5), (.2, .2, .2))`` or ``{"mean": .., "std": ..}``."""
+Success = Literal["any"] | Mapping[str, int]
+"""``"any"`` or ``{"label": 3}``: which of several labels is to be flipped."""
 
 DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
 IN_A_CAMPAIGN = (
@@ -339,6 +342,10 @@ def attack(
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
     normalise: Normalisation | None = None,
+    classes: Sequence[int] | None = None,
+    restrict: bool | None = None,
+    success: Success | None = None,
+    bounds: tuple[Any, Any] | None = None,
     params: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> AttackReport:
@@ -347,10 +354,13 @@ def attack(
     Args:
         attack: an attack plug-in, such as ``pgd``, ``cw-l2`` or ``torchattacks:PGD`` (``robustkd list attacks``), a mapping of its
             ``kind`` and its parameters, or an attack of one's own, with its parameters.
-        model: (N, C, H, W) in [0, 1] -> (N, K) logits. It is used where it is, in evaluation mode, and left as found.
-        x: (N, C, H, W) images in [0, 1].
-        y: (N,) integer labels.
-        norm, eps: the budget, in pixel units; eps may be (N,), one for each sample. A minimum-norm attack is judged against it.
+        model: (N, C, H, W) in [0, 1] -> (N, K) logits, or what they are made of: probabilities, one logit of two classes, or a tuple, a
+            mapping or an object that holds them (the log says what was taken). It is used where it is, in evaluation mode, and left as
+            found.
+        x: (N, C, H, W) images in [0, 1], or (N, *shape) inputs of any kind within ``bounds``.
+        y: (N,) integer labels; with ``success`` (N, L), 0 or 1.
+        norm, eps: the budget, in pixel units or those of ``bounds``; eps may be (N,), one for each sample. A minimum-norm attack is
+            judged against it.
         goals: (N,) integers, the classes to reach, for a targeted attack; none is the sample's label.
         seed: seeds each sample's own random stream.
         batch_size: the most samples that the model is called with at once, by attacks and checks; no result depends on it,
@@ -361,6 +371,13 @@ def attack(
         fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
         normalise: what the model wants done with the pixels first: the name of the usual constants (``imagenet``, ``cifar10`` ..) or
             a pair of mean and std, with a number for each channel. eps stays a distance between pixels.
+        classes: the model's index of each class of the data, where the model has others or has them in another order.
+        restrict: goes with ``classes``: True where these outputs alone compete, False where any other one is a wrong answer.
+        success: of a model with an output for each of L labels that may hold together, what the attacker is after: ``{"label": 3}``, that
+            label 3 is flipped, or ``"any"``, that any is (of ten labels at most). A label holds where its logit is above 0.
+        bounds: the lowest and the highest valid input, where that is not [0, 1]: ``(-1, 1)``, ``(0, 255)``, or two lists or tensors that
+            broadcast over a sample's shape, such as the ranges of F features. x, eps, the distances and the inputs found are then in this
+            unit. An attack's own parameters and what the checks tell are in units of the widest range.
         params: the attack's own parameters (``robustkd describe NAME``), also those that are called as an argument of this
             function is: ``attack("fmn", .., norm="linf", params={"norm": "l2"})``.
         more: the attack's own parameters by keyword: ``attack("pgd", .., steps=40)``.
@@ -369,8 +386,9 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size)
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
+    view = _View.of(normalise, classes, restrict, success, bounds, x)
+    plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size, view)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     with frozen(evaluator.target.module):
         evaluator = replace(evaluator, threat=plugin.threat_for(evaluator.threat))
         return evaluator.report(plugin, evaluator.evaluate(plugin))
@@ -394,11 +412,16 @@ def evaluate(
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
     normalise: Normalisation | None = None,
+    classes: Sequence[int] | None = None,
+    restrict: bool | None = None,
+    success: Success | None = None,
+    bounds: tuple[Any, Any] | None = None,
 ) -> EvaluationReport:
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data, normalise: as for ``attack``.
+        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success, bounds: as for
+            ``attack``.
         eps: as for ``attack``; of samples that have an eps each there are no checks, so ask for ``level="none"``.
         attacks: one or several: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its
             name and the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike
@@ -411,9 +434,10 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
+    view = _View.of(normalise, classes, restrict, success, bounds, x)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     used = {
-        name: _with_models(plugin, models, x, batch_size)
+        name: _with_models(plugin, models, x, batch_size, view)
         for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
     }
     checks = _checks(level, samples, eps)
@@ -439,6 +463,10 @@ def audit(
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
     fit_data: tuple[Any, Any] | None = None,
     normalise: Normalisation | None = None,
+    classes: Sequence[int] | None = None,
+    restrict: bool | None = None,
+    success: Success | None = None,
+    bounds: tuple[Any, Any] | None = None,
     attack: AttackLike | Sequence[AttackLike] | None = None,
 ) -> EvaluationReport:
     """Check whether the robust accuracy of ``model`` under ``attacks`` can be believed: run every check of ``level`` and its remedies.
@@ -446,16 +474,18 @@ def audit(
     Unlike ``evaluate`` it goes on where an attack fails; the failure is reported (``EvaluationReport.failed``).
 
     Args:
-        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data, normalise: as for ``attack``.
+        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success, bounds: as
+            for ``attack``.
         attacks, level, samples: as for ``evaluate``.
         attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
     """
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
+    view = _View.of(normalise, classes, restrict, success, bounds, x)
+    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     used = {
-        name: _with_models(plugin, models, x, batch_size)
+        name: _with_models(plugin, models, x, batch_size, view)
         for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
     }
     checks = _checks(level, samples, eps)
@@ -473,6 +503,80 @@ def audit(
 
 
 @dataclass(frozen=True)
+class _View:
+    """How a model and its data are to be understood.
+
+    Attributes:
+        normalise: what the model wants done with its inputs first.
+        classes: the output of each class of the data.
+        label: of a model with an output for each label, which one counts (``outputs.Reading``).
+        unit: of the inputs; None where they are in [0, 1].
+    """
+
+    normalise: Normalisation | None
+    classes: Classes | None
+    label: int | str | None
+    unit: Unit | None
+
+    @classmethod
+    def of(
+        cls,
+        normalise: Normalisation | None,
+        classes: Sequence[int] | None,
+        restrict: bool | None,
+        success: Success | None,
+        bounds: tuple[Any, Any] | None,
+        x: Any,
+    ) -> _View:
+        """The arguments of the same names, checked.
+
+        Raises:
+            UsageError: they are none of what they can be, or do not go together.
+        """
+        known = Classes.given(classes, restrict)
+        label: int | str | None = None if success is None else "any"
+        if isinstance(success, Mapping) and success.keys() == {"label"} and isinstance(success["label"], int | np.integer):
+            label = int(success["label"])
+        elif success not in (None, "any"):
+            raise UsageError(f"success is {success!r}", fix="'any', where any label flipped is one, or {'label': 3}")
+        if known is not None and label is not None:
+            raise UsageError("classes and success", fix="give one: labels that hold together are no classes")
+        unit = None if bounds is None else Unit.of(bounds, as_tensor("inputs", x).shape[1:])
+        return cls(normalise, known, label, unit)
+
+    def labels(self, y: Any) -> Any:
+        """(N,) classes from what was given as labels.
+
+        Raises:
+            DataError: they are no rows of 0 and 1, or classes without an output.
+        """
+        if self.label is None and self.classes is None and not (hasattr(y, "ndim") and y.ndim == 2):
+            return y
+        labels = as_tensor("labels", y)
+        if self.classes is not None and labels.ndim == 1 and len(labels) and int(labels.max()) >= len(self.classes.index):
+            raise DataError(
+                f"labels reach up to {int(labels.max())}, and classes has the outputs of {len(self.classes.index)} classes",
+                fix="give the model's index of each class of the data",
+            )
+        if self.label is None:
+            if labels.ndim == 2 and labels.shape[1] > 1:
+                raise DataError(
+                    f"labels of shape {tuple(labels.shape)}: a row for each sample",
+                    fix="y.argmax(1) where they are one-hot; where several labels may hold together, say what counts as a success: "
+                    "success={'label': 3} or success='any'",
+                )
+            return y
+        if labels.ndim != 2 or not bool(((labels == 0) | (labels == 1)).all()):
+            raise DataError(
+                f"labels of shape {tuple(labels.shape)} with success={self.label!r}", fix="give (N, L), 0 or 1 for each label"
+            )
+        bits = labels.to(torch.int64)
+        if isinstance(self.label, int):
+            return bits[:, self.label]
+        return (bits << torch.arange(bits.shape[1], device=bits.device)).sum(1)
+
+
+@dataclass(frozen=True)
 class _Evaluator:
     """A target with the samples that it is attacked on, and the settings that all attacks share."""
 
@@ -483,6 +587,7 @@ class _Evaluator:
     batch_size: int
     precision: Precision
     fit_data: Arrays | None
+    unit: Unit | None
 
     def evaluate(self, attack: Attack) -> Evaluation:
         """Run one attack and judge it."""
@@ -499,10 +604,14 @@ class _Evaluator:
             )
 
     def report(self, attack: Attack, found: Evaluation[ImageOutcome]) -> AttackReport:
-        """What an attack found, with what it takes to look at it again."""
-        return AttackReport(
-            found.adversarial, found.outcome, Attacked(self.target, attack, self.threat, self.batch.to("cpu"), self.seed)
-        )
+        """What an attack found, in the user's unit, with what it takes to look at it again."""
+        unit, outcome, threat = self.unit, found.outcome, attack.threat_for(self.threat)
+        attacked = Attacked(self.target, attack, threat, self.batch.to("cpu"), self.seed, unit)
+        if unit is None:
+            return AttackReport(found.adversarial, outcome, attacked)
+        own = attack.minimises(threat) if attack.traits.kind == "minimum-norm" else threat.norm
+        outcome = replace(outcome, distance=outcome.distance * unit.length(threat.norm), norm=outcome.norm * unit.length(own))
+        return AttackReport(unit.restored(found.adversarial), outcome, attacked)
 
 
 def _make_evaluator(
@@ -516,7 +625,7 @@ def _make_evaluator(
     batch_size: int,
     precision: Precision,
     fit_data: tuple[Any, Any] | None,
-    normalise: Normalisation | None,
+    view: _View,
 ) -> _Evaluator:
     if isinstance(model, GenerativeTarget):
         raise UsageError(f"the model is a {model.kind}, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
@@ -524,15 +633,20 @@ def _make_evaluator(
         raise UsageError(f"batch_size is {batch_size!r}", fix="give a whole number, 1 or more")
     if precision not in get_args(Precision):
         raise UsageError(f"precision is {precision!r}", fix=f"one of: {', '.join(get_args(Precision))}")
-    target, eps, norm = _target(model, x, batch_size, normalise), _budget(eps), _norm(norm)
+    target, eps, norm = _target(model, x, batch_size, view), _budget(eps), _norm(norm)
+    unit = target.unit if isinstance(target, UnitTarget) else None
     require_unit_pixels(target)
+    if unit is not None:
+        x = unit.inputs(as_tensor("inputs", x))
+        unit.require_meant(norm, float(eps.max() if isinstance(eps, torch.Tensor) else eps), target.input_shape)
+        eps = eps / unit.length(norm)
     each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
-        batch = _batch(target, x, y, goals, batch_size, each)
+        batch = _batch(target, x, view.labels(y), goals, batch_size, each)
     largest = float(eps if batch.eps is None else batch.eps.max())  # in the precision of the images
     require_meant(norm, largest, batch.inputs.shape[1:])
     threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
-    return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data))
+    return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data, unit), unit)
 
 
 def _budget(eps: float | Tensor) -> float | Tensor:
@@ -689,7 +803,9 @@ def _non_default(params: Any) -> dict[str, Any]:
     }
 
 
-def _with_models(attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | None, x: Any, batch_size: int) -> Attack:
+def _with_models(
+    attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | None, x: Any, batch_size: int, view: _View
+) -> Attack:
     if not models:
         return attack
     if not isinstance(models, Mapping):
@@ -697,34 +813,47 @@ def _with_models(attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | 
     # An attack's helper may be a model that draws or writes, which is asked for more than logits.
     return attack.with_targets(
         {
-            name: model if isinstance(model, GenerativeTarget) else _target(model, x, batch_size)
+            name: model if isinstance(model, GenerativeTarget) else _target(model, x, batch_size, replace(view, normalise=None))
             for name, model in models.items()
         }
     )
 
 
-def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
+def _arrays(data: tuple[Any, Any] | None, unit: Unit | None) -> Arrays | None:
     if data is None:
         return None
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise UsageError(f"fit_data is a {type(data).__name__}", fix="give a pair of images and labels")
-    return Arrays(*(as_tensor("fit_data", part).detach().cpu().numpy() for part in data))
+    images, labels = (as_tensor("fit_data", part).detach().cpu() for part in data)
+    return Arrays((images if unit is None else unit.inputs(images)).numpy(), labels.numpy())
 
 
-def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, normalise: Normalisation | None = None) -> Target:
+def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, view: _View) -> Target:
     """The model as a target, which no attack or check calls with more than ``batch_size`` samples."""
-    if normalise is not None and isinstance(model, nn.Module):
-        model = Constants.of(normalise).before(model, x.shape[1])
-    elif normalise is not None:
+    if not isinstance(model, Target):
+        return _in_unit(SplitTarget(_classifier(model, x, view), batch_size), view.unit)
+    if view.unit is not None:
+        raise UsageError(f"the model is a {type(model).__name__}, which has bounds of its own", fix="leave out 'bounds'")
+    if view.normalise is not None:
         raise UsageError(f"the model is a {type(model).__name__}, which takes pixels", fix="leave out 'normalise'")
-    return SplitTarget(model if isinstance(model, Target) else _classifier(model, x), batch_size)
+    if view.classes is not None or view.label is not None:
+        raise UsageError(
+            f"the model is a {type(model).__name__}, whose classes are known", fix="leave out 'classes' and 'success'"
+        )
+    return _in_unit(SplitTarget(model, batch_size), Unit.of(model.bounds, model.input_shape))
 
 
-def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
+def _in_unit(target: Target, unit: Unit | None) -> Target:
+    return target if unit is None else UnitTarget(target, unit)
+
+
+def _classifier(model: nn.Module | BaseTarget, x: Any, view: _View) -> Target:
     if not isinstance(model, nn.Module):
         exported = type(model).__name__ == "ExportedProgram"  # of torch.export, which need not be loaded
         fix = "pass its module, model.module()" if exported else "pass a torch.nn.Module or a robustkd Target"
         raise UsageError(f"the model is of type {type(model).__name__}", fix=fix)
+    if view.normalise is not None and isinstance(x, torch.Tensor | np.ndarray) and x.ndim > 1:
+        model = Constants.of(view.normalise).before(model, x.shape[1])
     if not isinstance(x, torch.Tensor | np.ndarray):
         raise UsageError(
             f"x is a {type(x).__name__}, and a tensor or an array of images (N, C, H, W) is needed",
@@ -736,21 +865,11 @@ def _classifier(model: nn.Module | BaseTarget, x: Any) -> Target:
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
     probe = as_tensor("images", x[:1]).to(device, dtype, copy=True)
-    output = _output(model, probe)
-    target = ClassifierTarget(model, num_classes=output.shape[1], input_shape=shape)
-    return as_logits(target, "the model") if outputs_of(output) == "probabilities" else target
-
-
-def _output(model: nn.Module, probe: Tensor) -> Tensor:
-    target = ClassifierTarget(model, num_classes=0, input_shape=probe.shape[1:])
-    with frozen(target.module), seeded_target(target, 0), torch.no_grad(), failures_told(probe):
-        output = model(probe)
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise UsageError(f"the model returned {shape} for one image", fix="a classifier returns (N, K) logits")
-    if output.shape[1] == 1:
-        raise UsageError("the model returned one logit for one image", fix=TWO_LOGITS)
-    return output
+    target = ClassifierTarget(
+        model, num_classes=0, input_shape=shape, bounds=(0.0, 1.0) if view.unit is None else (view.unit.low, view.unit.high)
+    )
+    with seeded_target(target, 0):
+        return as_logits(target, "the model", samples=probe, classes=view.classes, label=view.label)
 
 
 def _batch(

@@ -107,6 +107,10 @@ class PeerAttack(Attack):
             raise UsageError(
                 f"{self.name} takes one budget for all samples", fix="give a single eps, or use an attack of robustkd's own"
             )
+        if isinstance(target.bounds[0], torch.Tensor):
+            raise UsageError(
+                f"{self.name} knows one range for all features, and here they differ", fix="use an attack of robustkd's own"
+            )
         model = CountedModel(target, batch)
         oracle = Oracle(target, batch)
         found = torch.empty_like(batch.inputs)

@@ -11,7 +11,7 @@ from robustkd.campaigns.file.spec import Campaign
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
 from robustkd.campaigns.plan.refusals import require_budgets_meant, require_training_data, require_usable_references
 from robustkd.campaigns.store.identity import digest, identified, plugin_identity, resolve_references
-from robustkd.contracts import Capabilities
+from robustkd.contracts import Attack, Capabilities
 from robustkd.data import Splits, load_splits
 from robustkd.scoring.results import Skipped
 
@@ -69,7 +69,7 @@ def build(campaign: Campaign) -> Plan:
     for name in order:
         capabilities[name] = campaign.defenses[name].plugin.target_capabilities(capabilities)
     require_usable_references(campaign, capabilities)
-    skipped = _skipped(campaign, capabilities)
+    skipped = _skipped(campaign, capabilities, data.input_shape)
     left_out = {(item.defense, item.attack) for item in skipped}
     maker = CellMaker(campaign, data)
     cells: list[Cell] = []
@@ -94,13 +94,15 @@ def build(campaign: Campaign) -> Plan:
     return Plan(campaign, tuple(cells), tuple(skipped), data)
 
 
-def _skipped(campaign: Campaign, capabilities: Mapping[str, Capabilities]) -> list[Skipped]:
+def _skipped(campaign: Campaign, capabilities: Mapping[str, Capabilities], shape: Sequence[int]) -> list[Skipped]:
     found = []
     for defense in campaign.defenses:
         for attack, use in campaign.attacks.items():
             if campaign.excluded(defense, attack):
                 found.append(Skipped(defense, attack, "excluded by the campaign's matrix"))
-            elif reason := use.plugin.refusal(use.threat):
+            elif (reason := use.plugin.refusal(use.threat)) or (
+                isinstance(use.plugin, Attack) and (reason := use.plugin.unfit(shape))
+            ):
                 found.append(Skipped(defense, attack, reason))
             elif missing := use.plugin.missing(capabilities[defense]):
                 needs = f"needs {' and '.join(missing)}, which targets of '{defense}' do not have"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustkd.contracts import Check, CheckContext, Finding
+from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE, within
 
 
@@ -27,7 +28,7 @@ class ThreatModelAudit(Check):
 
     def run(self, context: CheckContext) -> Finding:
         """Measure every attack's kept samples once more."""
-        low, high = context.target.bounds
+        low, high = (torch.as_tensor(bound).cpu().numpy() for bound in context.target.bounds)
         training = any(module.training for module in context.target.module.modules())
         outside, strays, spent, measured = [], {}, {}, {}
         for name, attack in context.attacks.items():
@@ -37,7 +38,7 @@ class ThreatModelAudit(Check):
             kept = attack.adversarial
             measured[name] = 0 if kept is None else len(kept)
             valid = kept is None or bool(
-                np.isfinite(kept).all() and kept.min() >= low - TOLERANCE and kept.max() <= high + TOLERANCE
+                np.isfinite(kept).all() and (kept >= low - TOLERANCE).all() and (kept <= high + TOLERANCE).all()
             )
             inside = within(attack.distance, attack.threat.eps, attack.threat.norm, context.batch.inputs.shape[1:])
             if (broken & ~inside).any() or not valid:

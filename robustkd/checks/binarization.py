@@ -11,6 +11,7 @@ from robustkd.checks.probe import attacked, ball_of, disjoint_balls, pgd, random
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share, Target, ThreatModel, WrappedTarget
 from robustkd.contracts.check import Severity
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Bounds
 from robustkd.lazy import nn, torch
 from robustkd.scoring.distances import distance, per_sample
 from robustkd.scoring.intervals import wilson
@@ -176,7 +177,7 @@ class _Binary(WrappedTarget):
         return torch.stack([-score, score], 1).to(inputs)
 
 
-def _boundary_point(centre: Tensor, threat: ThreatModel, rng: SampleRng, bounds: tuple[float, float]) -> Tensor:
+def _boundary_point(centre: Tensor, threat: ThreatModel, rng: SampleRng, bounds: Bounds) -> Tensor:
     """(1, *shape) at distance eps as far as the pixel range allows: a corner in linf, a random direction in l2."""
     direction = rng.normal(centre.shape[1:], dtype=centre.dtype)
     step = direction.sign() if threat.norm == "linf" else direction / per_sample(distance(direction, "l2"), direction)

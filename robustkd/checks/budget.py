@@ -6,6 +6,7 @@ from pydantic import Field
 
 from robustkd.checks.probe import attacked, gradient_attacks, pgd, right, white_box
 from robustkd.contracts import Attack, Check, CheckContext, Finding, Params, Share
+from robustkd.lazy import torch
 from robustkd.scoring.distances import distance
 from robustkd.scoring.intervals import wilson
 
@@ -39,7 +40,7 @@ class UnboundedAttack(Check):
         if not len(batch):
             return self.not_applicable("no sample is classified rightly")
         low, high = context.target.bounds
-        reach = float(distance(batch.inputs.new_full((1, *batch.inputs.shape[1:]), high - low), context.threat.norm))
+        reach = float(distance(torch.zeros_like(batch.inputs[:1]) + (high - low), context.threat.norm))
         outcome = attacked(context, attack, context.target, batch, context.threat.with_eps(reach))
         left = float(outcome.standing.mean())
         return self.finding(

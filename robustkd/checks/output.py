@@ -7,8 +7,9 @@ from pydantic import Field
 from robustkd.contracts import Check, CheckContext, Finding, Params, Share, Target
 from robustkd.contracts.check import Severity
 from robustkd.lazy import torch
+from robustkd.scoring.probabilities import outputs_of
 from robustkd.targets import frozen
-from robustkd.targets.logits import outputs_of, outputs_of_target, softmax_inside
+from robustkd.targets.logits import outputs_of_target, softmax_inside
 
 SAMPLES = 256
 """Of how many samples the probabilities are looked at."""

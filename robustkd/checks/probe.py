@@ -9,6 +9,7 @@ import numpy as np
 from robustkd import plugins
 from robustkd.contracts import Attack, AttackEvidence, Batch, CheckContext, RobustkdError, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation.judging import ImageOutcome, judge
 from robustkd.evaluation.suite import AT_FIRST, HIDDEN, Traces, by_gradient
@@ -54,7 +55,7 @@ def attacked(context: CheckContext, attack: Attack, target: Target, batch: Batch
     return judge(target, attack, batch, threat, result)
 
 
-def random_points(centre: Tensor, eps: float, norm: Norm, rng: SampleRng, bounds: tuple[float, float]) -> Tensor:
+def random_points(centre: Tensor, eps: float, norm: Norm, rng: SampleRng, bounds: Bounds) -> Tensor:
     """(B, *shape) uniform in each sample's ball (for l1 a random direction and radius), cut to the pixel range."""
     return (centre + random_offsets(eps, centre.shape[1:], norm, rng, centre.dtype)).clamp(*bounds)
 

@@ -84,7 +84,9 @@ class TransferBeatsWhiteBox(Check):
         with torch.no_grad():
             for copy in range(3):
                 # Noise as wide as a tenth of the range: what the target says about it is what the substitute has to learn from.
-                noisy = (x + (high - low) * 0.1 * rng.fork(copy).normal(x.shape[1:], dtype=x.dtype)).clamp(low, high)
+                noisy = (x + (high - low) * 0.1 * rng.fork(copy).normal(x.shape[1:], dtype=x.dtype)).clamp(
+                    *context.target.bounds
+                )
                 copies.append(noisy)
                 answers.append(context.target(noisy).argmax(1))
         inputs, labels = torch.cat(copies), torch.cat(answers)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from robustkd.cli.names import plugin_names
-from robustkd.cli.one_model import budget, images, loaded_model, one_model_options, settings, value
+from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, settings, within_bounds
 from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved
 
 
@@ -30,12 +30,15 @@ def command(
     reference: str,
     weights: Path | None,
     normalise: str | None,
+    bounds: str | None,
+    classes: str | None,
+    restrict: bool | None,
     code: tuple[str, ...],
     data: str,
     data_settings: tuple[str, ...],
     n: int | None,
     norm: Any,
-    eps: str,
+    eps: str | None,
     chosen: tuple[str, ...],
     seed: int,
     device: str,
@@ -49,7 +52,7 @@ def command(
     from robustkd.campaigns.execution.workspace import device_named
     from robustkd.evaluation.saved import require_place
 
-    allowed = budget(eps)
+    allowed = budget(eps, bounds)
     splits = images(data, data_settings, n)
     if out is not None:
         require_place(out, splits.test.sample_shape)
@@ -57,15 +60,15 @@ def command(
     report = api.attack(
         name,
         target,
-        splits.test.unit(),
+        within_bounds(splits.test.unit(), bounds),
         splits.test.labels,
         norm=norm,
         eps=allowed,
         seed=seed,
-        normalise=None if normalise is None else value("--normalise", normalise),
+        **asked_of_code(normalise, bounds, classes, restrict),
         precision=precision or "full",
         batch_size=batch_size or api.BATCH_SIZE,
-        fit_data=(splits.train.unit(), splits.train.labels) if splits.train is not None else None,
+        fit_data=(within_bounds(splits.train.unit(), bounds), splits.train.labels) if splits.train is not None else None,
         params=settings("--set", chosen),
     )
     if out is not None:

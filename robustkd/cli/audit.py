@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustkd.cli.one_model import budget, images, loaded_model, one_model_options, value
+from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, value, within_bounds
 from robustkd.cli.options import batch_size_option, console, json_option, print_reserved
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ def command(
     model: str,
     weights: Path | None,
     normalise: str | None,
+    bounds: str | None,
+    classes: str | None,
+    restrict: bool | None,
     code: tuple[str, ...],
     data: str,
     data_settings: tuple[str, ...],
     n: int | None,
     norm: Any,
-    eps: str,
+    eps: str | None,
     attacks: tuple[str, ...],
     level: Any,
     samples: int | None,
@@ -58,16 +61,16 @@ def command(
     target = loaded_model(model, weights, code).to(device_named(device))
     report = api.audit(
         target,
-        splits.test.unit(),
+        within_bounds(splits.test.unit(), bounds),
         splits.test.labels,
-        eps=budget(eps),
+        eps=budget(eps, bounds),
         norm=norm,
         attacks=[value("--attack", attack) for attack in attacks] or api.DEFAULT_ATTACKS,
         level=level,
         samples=samples,
         seed=seed,
         batch_size=batch_size or api.BATCH_SIZE,
-        normalise=None if normalise is None else value("--normalise", normalise),
+        **asked_of_code(normalise, bounds, classes, restrict),
     )
     if as_json:
         print_reserved(report.to_json())

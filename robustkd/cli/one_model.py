@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 if TYPE_CHECKING:
     from robustkd.data import Splits
@@ -22,6 +23,22 @@ _OPTIONS = (
         metavar="CONSTANTS",
         help="What the code's network wants done with the pixels first: imagenet, inception, clip, cifar10, cifar100, svhn, mnist, "
         "fashion-mnist, 0..255, or '{mean: [..], std: [..]}'.",
+    ),
+    click.option(
+        "--bounds",
+        metavar="PAIR",
+        help="The lowest and the highest value that the code's network takes, such as '[-1, 1]' or '[0, 255]'; the data are brought "
+        "there, and --eps is in that unit [default: [0, 1]].",
+    ),
+    click.option(
+        "--classes",
+        metavar="LIST",
+        help="For each class of the data, the code's network's index of it, such as '[0, 217, 482]'; with --restrict or --no-restrict.",
+    ),
+    click.option(
+        "--restrict/--no-restrict",
+        default=None,
+        help="Whether the outputs of --classes alone compete, or any other is a wrong answer.",
     ),
     click.option(
         "--code",
@@ -44,7 +61,9 @@ _OPTIONS = (
     click.option(
         "--norm", default="linf", show_default=True, type=click.Choice(["linf", "l2", "l1", "l0"], case_sensitive=False)
     ),
-    click.option("--eps", default="8/255", show_default=True, help="Budget in pixel units of [0, 1]."),
+    click.option(
+        "--eps", help="Budget in pixel units of [0, 1], or in that of --bounds, with which it has to be given [default: 8/255]."
+    ),
     click.option("--seed", default=0, show_default=True),
     click.option("--device", default="auto", show_default=True),
 )
@@ -57,10 +76,16 @@ def one_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def budget(text: str) -> float:
-    """``--eps``, as a number or a fraction."""
+def budget(text: str | None, bounds: str | None) -> float:
+    """``--eps``, as a number or a fraction; 8/255 where neither it nor ``--bounds`` is given."""
     from robustkd.contracts import UsageError
 
+    if text is None:
+        if bounds is not None:
+            raise UsageError(
+                "--bounds without --eps", fix="give the budget in the unit of the bounds: with '[0, 255]', --eps 8"
+            )
+        return 8 / 255
     eps = value("--eps", text)
     if not isinstance(eps, int | float) or eps < 0:
         raise UsageError(f"--eps is '{text}'", fix="give a number >= 0, such as 0.03 or 8/255")
@@ -77,6 +102,29 @@ def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
     if splits.modality != "images":
         raise UsageError(f"the data '{data}' are prompts, and this command is about classifiers of images", fix=IN_A_CAMPAIGN)
     return splits
+
+
+def within_bounds(x: np.ndarray, bounds: str | None) -> np.ndarray:
+    """(N, *shape) in [0, 1] -> the same within ``--bounds``."""
+    from robustkd.contracts import UsageError
+
+    if bounds is None:
+        return x
+    try:
+        low, high = (np.asarray(each, x.dtype) for each in value("--bounds", bounds))
+        return np.clip(low + x * (high - low), low, high)
+    except (TypeError, ValueError):
+        raise UsageError(f"--bounds is '{bounds}'", fix="give a pair: '[-1, 1]' or '[0, 255]'") from None
+
+
+def asked_of_code(normalise: str | None, bounds: str | None, classes: str | None, restrict: bool | None) -> dict[str, Any]:
+    """What these options say of the code's network, as arguments of ``robustkd.attack`` and ``robustkd.audit``."""
+    return {
+        "normalise": None if normalise is None else value("--normalise", normalise),
+        "bounds": None if bounds is None else value("--bounds", bounds),
+        "classes": None if classes is None else value("--classes", classes),
+        "restrict": restrict,
+    }
 
 
 def loaded_model(reference: str, weights: Path | None, code: tuple[str, ...]) -> Any:

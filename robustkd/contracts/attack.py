@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,6 +24,9 @@ AttackKind = Literal["fixed-budget", "minimum-norm"]
 """Whether an attack looks for any adversarial input inside a budget, or for the closest one."""
 LossFamily = Literal["cross-entropy", "margin", "none", "unknown"]
 """The kind of loss that an attack climbs; `none` where it climbs no loss."""
+
+Inputs = Literal["any", "images"]
+"""The shapes of input that an attack can take: all, or (C, H, W) alone, where it goes by height and width."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Traits:
         norms: for a fixed-budget attack the norms it can respect, for a minimum-norm attack the one it minimises.
         goals: the goals that it can have.
         space: what it changes.
+        inputs: the shapes of input that it can take.
         gradients: whether it differentiates the target (a black-box attack does not).
         iterative: whether it takes more than one step (what the one-step attacks are compared against).
         learns: whether ``fit`` must come before ``run`` (a universal perturbation, a generator).
@@ -123,6 +127,7 @@ class Traits:
     norms: tuple[Norm, ...]
     goals: tuple[Goal, ...]
     space: Space
+    inputs: Inputs
     gradients: bool
     iterative: bool
     learns: bool
@@ -140,7 +145,7 @@ class BaseAttack(TargetHolder, ABC):
 
     Attributes:
         modalities: what it attacks.
-        kind, norms, goals, space, gradients, iterative, learns, averages, needs: see ``Traits``.
+        kind, norms, goals, space, inputs, gradients, iterative, learns, averages, needs: see ``Traits``.
     """
 
     modalities: ClassVar[tuple[Modality, ...]]
@@ -148,6 +153,7 @@ class BaseAttack(TargetHolder, ABC):
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     goals: ClassVar[tuple[Goal, ...]] = ("untargeted",)
     space: ClassVar[Space]
+    inputs: ClassVar[Inputs] = "any"
     gradients: ClassVar[bool] = True
     iterative: ClassVar[bool] = True
     learns: ClassVar[bool] = False
@@ -160,6 +166,10 @@ class BaseAttack(TargetHolder, ABC):
             raise PluginError(
                 f"attack {cls.__name__} defines '{former[0]}', which nothing asks for any more",
                 fix="define threat_for(self, threat): it returns the threat model that the result is judged under",
+            )
+        if "images_only" in vars(cls):
+            raise PluginError(
+                f"attack {cls.__name__} defines 'images_only', which nothing asks for any more", fix="define inputs = 'images'"
             )
 
     @property
@@ -197,26 +207,26 @@ class BaseAttack(TargetHolder, ABC):
 
 
 class Attack(BaseAttack):
-    """An attack on a classifier: it is run on arrays, and what it returns is judged.
-
-    Attributes:
-        images_only: it goes by height and width, so it is for inputs (C, H, W) and for no others.
-    """
+    """An attack on a classifier: it is run on arrays, and what it returns is judged."""
 
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
-    images_only: ClassVar[bool] = False
     space: ClassVar[Space] = "pixels"
     needs: ClassVar[Capabilities] = frozenset({"logits"})
 
     def require(self, target: BaseTarget) -> None:
         """Raise TargetError unless ``target`` has what the attack needs, and takes inputs of a shape that it can attack."""
         super().require(target)
-        shape = getattr(target, "input_shape", ())
-        if self.images_only and len(shape) != 3:
+        if reason := self.unfit(getattr(target, "input_shape", ())):
             raise TargetError(
-                f"attack '{self.name}' is for images (C, H, W), and the inputs have the shape {tuple(shape)}",
+                f"attack '{self.name}' {reason}",
                 fix="reshape them in front of the model, or use an attack on inputs of any shape, such as pgd, apgd-ce or fab",
             )
+
+    def unfit(self, shape: Sequence[int]) -> str | None:
+        """Why this attack cannot take inputs of this shape; None when it can."""
+        if self.traits.inputs == "any" or len(shape) == 3:
+            return None
+        return f"is for images (C, H, W), and the inputs have the shape {tuple(shape)}"
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """Why this attack cannot be used under ``threat``: for its space, its goal or its norm."""

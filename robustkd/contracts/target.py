@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from robustkd.contracts.capability import ORDINARY, Capabilities
 from robustkd.contracts.errors import UsageError
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Precision = Literal["full", "bf16"]
 """In which fixed-budget attacks but AutoAttack take gradients: the network's own precision, or bfloat16 (autocast)."""
+
+Bounds: TypeAlias = "tuple[float, float] | tuple[Tensor, Tensor]"
+"""The lowest and the highest valid input: ``x.clamp(*bounds)`` is valid for (B, *shape) of any x."""
 
 
 class BaseTarget(ABC):
@@ -79,7 +82,8 @@ class Target(BaseTarget):
         module: the network, callable on a batch of inputs. A stage of it (any submodule) without a useful gradient may
             declare one by a method ``surrogate(inputs) -> Tensor``, called like ``forward``: see ``targets.surrogate``.
         precision: in which a search that only goes uphill is to ask for gradients; whoever asks sees to it.
-        bounds: the range of valid inputs; pixels in [0, 1] where a target declares no other.
+        bounds: the range of valid inputs; pixels in [0, 1] where a target declares no other. Where the features' ranges differ, two
+            tensors that broadcast over a sample's shape.
         num_classes: K.
         input_shape: of one input, such as (C, H, W).
         output: what ``__call__`` returns, as far as that is known for certain. On log-probabilities every loss means what it
@@ -91,7 +95,7 @@ class Target(BaseTarget):
 
     capabilities: Capabilities = ORDINARY["images"]
     precision: Precision = "full"
-    bounds: tuple[float, float] = (0.0, 1.0)
+    bounds: Bounds = (0.0, 1.0)
     num_classes: int
     input_shape: tuple[int, ...]
     output: Literal["logits", "log-probabilities"] = "logits"

@@ -212,13 +212,15 @@ def _differentiable(tensor: Tensor) -> Tensor:
 
 
 def require_unit_pixels(target: Target) -> None:
-    """Refuse a target of other pixels than those in [0, 1], in which budgets are.
+    """Refuse a target of inputs beyond [0, 1], in which budgets are.
 
     Raises:
         TargetError: its bounds are others.
     """
-    low, high = target.bounds
-    if (low, high) != (0.0, 1.0):
+    lows, highs = (torch.as_tensor(bound) for bound in target.bounds)
+    narrow = lows.ndim > 0 or highs.ndim > 0  # some features have a smaller range than others
+    low, high = float(lows.min()), float(highs.max())
+    if (low, high) != (0.0, 1.0) and not (narrow and low >= 0 and high <= 1):
         raise TargetError(
             f"the target takes pixels in [{low:g}, {high:g}]; images and eps are in [0, 1]",
             fix=f"bring the pixels there inside the network, x * {high - low:g} + {low:g}, and leave its bounds at (0, 1)",

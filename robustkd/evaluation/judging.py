@@ -15,6 +15,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Target, ThreatModel
+from robustkd.contracts.target import Bounds
 from robustkd.evaluation.draws import drawn_logits
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE, distance, within
@@ -302,14 +303,15 @@ def _audit(
     allowed: torch.Tensor,
     inside: torch.Tensor,
     threat: ThreatModel,
-    bounds: tuple[float, float],
+    bounds: Bounds,
 ) -> None:
     if not bool(torch.isfinite(adversarial).all()):
         raise AttackError(f"{name} returned NaN or infinite pixels", fix="a failed sample is returned as its best valid try")
-    low, high = float(adversarial.min()), float(adversarial.max())
-    if low < bounds[0] - TOLERANCE or high > bounds[1] + TOLERANCE:
+    if not bool(((adversarial >= bounds[0] - TOLERANCE) & (adversarial <= bounds[1] + TOLERANCE)).all()):
+        low, high = float(adversarial.min()), float(adversarial.max())
+        lowest, highest = (float(torch.as_tensor(bound).max()) for bound in bounds)
         raise AttackError(
-            f"{name} left the pixel range: its results reach from {low:.4g} to {high:.4g}, allowed is [{bounds[0]:g}, {bounds[1]:g}]",
+            f"{name} left the pixel range: its results reach from {low:.4g} to {high:.4g}, allowed is [{lowest:g}, {highest:g}]",
             fix="clip the adversarial inputs to the target's bounds",
         )
     over = int((~inside).sum())

@@ -17,6 +17,7 @@ from robustkd.evaluation.judging import ImageOutcome, judge
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, within
 from robustkd.targets import frozen
+from robustkd.targets.unit import Unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ class Attacked:
     Attributes:
         batch: the samples, on the CPU.
         seed: of what a target draws that draws random numbers.
+        unit: of the inputs as the user has them; None where they are in [0, 1].
     """
 
     target: Target
@@ -41,6 +43,12 @@ class Attacked:
     threat: ThreatModel
     batch: Batch
     seed: int
+    unit: Unit | None = None
+
+    @property
+    def length(self) -> float:
+        """What a distance in [0, 1] is multiplied with in the user's unit."""
+        return 1.0 if self.unit is None else self.unit.length(self.threat.norm)
 
     def judged(self, clean: Tensor, adversarial: Tensor) -> ImageOutcome:
         """The outcome for the (N, *shape) inputs ``adversarial``, made from ``clean``, as of an attack that returned them."""
@@ -85,7 +93,7 @@ def save(
     outcome: ImageOutcome,
     ids: np.ndarray | None = None,
 ) -> str:
-    """Write (N, *shape) adversarial inputs with the clean ones, and say what was written in a sentence.
+    """Write (N, *shape) adversarial inputs, in the user's unit, with the clean ones, and say what was written in a sentence.
 
     An archive (``.npz``) holds the inputs as they are. PNG images have 8 bits: both images are rounded, the adversarial one so that
     it stays inside its budget, the model is asked about them anew, and the folder's ``samples.csv`` says what it answered.
@@ -105,10 +113,12 @@ def save(
         if _is_archive(path):
             columns = _columns(attacked, outcome, names)
             goals = {} if attacked.batch.goals is None else {"goals": attacked.batch.goals.numpy()}
-            inputs = {"x": attacked.batch.inputs.numpy(), "adversarial": adversarial.numpy()}
+            clean = attacked.batch.inputs if attacked.unit is None else attacked.unit.restored(attacked.batch.inputs)
+            inputs = {"x": clean.numpy(), "adversarial": adversarial.numpy()}
             np.savez(Path(path), **inputs, **columns, **goals)  # type: ignore[arg-type]
             return f"{path}: {len(adversarial)} samples, {int(outcome.success.sum())} of them broken"
-        return _save_images(Path(path), attacked, adversarial, outcome, names)
+        pixels = adversarial if attacked.unit is None else attacked.unit.inputs(adversarial)
+        return _save_images(Path(path), attacked, pixels, outcome, names)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -132,7 +142,7 @@ def _columns(attacked: Attacked, outcome: ImageOutcome, ids: np.ndarray) -> dict
         "success": outcome.success,
         "distance": outcome.distance,
         "norm": np.full(len(outcome), attacked.threat.norm),
-        "eps": np.full(len(outcome), attacked.threat.eps) if own is None else own.numpy(),
+        "eps": attacked.length * (np.full(len(outcome), attacked.threat.eps) if own is None else own.numpy()),
     }
 
 
@@ -141,6 +151,7 @@ def _save_images(folder: Path, attacked: Attacked, adversarial: Tensor, outcome:
 
     levels = _rounded(attacked, adversarial)
     held = attacked.judged(*(part.to(torch.float32) / LEVELS for part in levels))
+    held = replace(held, distance=held.distance * attacked.length)
     columns = _columns(attacked, held, ids)
     files = [f"{row:06d}.png" for row in range(len(held))]
     for part, images in zip(_PARTS, levels, strict=True):

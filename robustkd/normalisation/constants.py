@@ -71,6 +71,24 @@ class Constants(BaseModel):
                 fix="give a name, such as imagenet, or a mean and a std for each channel: {mean: [..], std: [..]}",
             ) from None
 
+    @classmethod
+    def to(cls, low: float | Sequence[float], high: float | Sequence[float]) -> Constants:
+        """The constants that bring [0, 1] to these bounds, for all channels or for each.
+
+        Raises:
+            ValueError: they are no ranges.
+        """
+        lows, highs = (list(each) if isinstance(each, Sequence) else [each] for each in (low, high))
+        size = max(len(lows), len(highs))
+        lows, highs = (each * size if len(each) == 1 else each for each in (lows, highs))
+        if len(lows) != len(highs) or not all(each < other for each, other in zip(lows, highs, strict=True)):
+            raise ValueError("bounds are a lowest and a highest value, [-1, 1], or two lists of as many numbers")
+        widths = [other - each for each, other in zip(lows, highs, strict=True)]
+        return cls(
+            mean=tuple(-each / width for each, width in zip(lows, widths, strict=True)),
+            std=tuple(1 / width for width in widths),
+        )
+
     def before(self, network: nn.Module, channels: int) -> nn.Sequential:
         """The network behind the normalisation; it keeps its own ``state_dict``, under the prefix ``1.`` in the whole's.
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd import plugins
 from robustkd.contracts import Code, TargetError
+from robustkd.contracts.target import Bounds
 from robustkd.normalisation.constants import Constants
 from robustkd.targets.code import allowing, call_for_card
 from robustkd.targets.image import ImageTarget
+from robustkd.targets.outputs import Reading
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,8 +26,8 @@ class ClassifierTarget(ImageTarget):
         input_shape: (C, H, W).
         origin: how to build ``module`` again: ``{"model": name, "params": {..}}`` for a model plug-in, or
             ``{"code": "package.module:function"}`` for the user's own (with ``"normalise": {"mean": [..], "std": [..]}`` where that is
-            put before it, and with ``"outputs": "probabilities"`` where the logarithm is put behind it). None for a target that is
-            never saved.
+            put before it, and with what makes logits of its outputs, ``outputs.Reading.written``). None for a target that is never
+            saved.
         bounds: the range of valid pixels.
     """
 
@@ -38,7 +40,7 @@ class ClassifierTarget(ImageTarget):
         num_classes: int,
         input_shape: Sequence[int],
         origin: dict[str, Any] | None = None,
-        bounds: tuple[float, float] = (0.0, 1.0),
+        bounds: Bounds = (0.0, 1.0),
     ) -> None:
         super().__init__(module, num_classes=num_classes, input_shape=input_shape, bounds=bounds)
         self.origin = origin
@@ -74,17 +76,15 @@ class ClassifierTarget(ImageTarget):
         """See ``Target.from_card``."""
         origin = card["origin"]
         shape, classes = tuple(card["input_shape"]), int(card["num_classes"])
+        outputs = int(origin.get("of", classes))
         if "model" in origin:
             plugin = plugins.load("models", origin["model"])
-            module = plugin(plugin.Params(**origin["params"])).build(shape, classes)
+            module = plugin(plugin.Params(**origin["params"])).build(shape, outputs)
         else:
             module = call_for_card(Code(origin["code"], origin.get("kwargs", {})))
             if "normalise" in origin:
                 module = Constants.of(origin["normalise"]).before(module, shape[0])
-        if origin.get("outputs") == "probabilities":
-            from robustkd.targets.modules import LogOfProbabilities  # late: it imports torch
-
-            module = LogOfProbabilities(module)
+        module = Reading.read(origin).behind(module, outputs)
         low, high = card["bounds"]
         target = cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=(float(low), float(high)))
         target.classes = tuple(card["classes"]) if "classes" in card else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Target, TargetError
+from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
 from robustkd.targets.activations import layer_outputs
 from robustkd.targets.failure import failures_told
@@ -13,8 +14,6 @@ from robustkd.targets.layout import as_found, contiguous_on_the_way_back, is_lai
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-TWO_LOGITS = "of two classes, give two logits: from one, z, torch.stack([torch.zeros_like(z), z], dim=-1).reshape(-1, 2)"
 
 
 class ImageTarget(Target):
@@ -38,7 +37,7 @@ class ImageTarget(Target):
         *,
         num_classes: int,
         input_shape: Sequence[int],
-        bounds: tuple[float, float] = (0.0, 1.0),
+        bounds: Bounds = (0.0, 1.0),
     ) -> None:
         self.module = module
         self.num_classes = num_classes
@@ -57,27 +56,34 @@ class ImageTarget(Target):
         """
         if not len(inputs):
             return inputs.flatten(1).sum(1, keepdim=True).expand(-1, self.num_classes)
-        weight = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), inputs)
         with failures_told(inputs):
-            logits = self._answer(inputs.to(weight.dtype))
+            logits = self.answer(inputs)
         if not isinstance(logits, torch.Tensor) or logits.shape != (len(inputs), self.num_classes):
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             fix = f"return one row of {self.num_classes} logits for each image"
             if isinstance(logits, torch.Tensor) and logits.shape in ((len(inputs),), (len(inputs), 1)):
-                fix = TWO_LOGITS
+                fix = (
+                    "of two classes, give two logits: from one, z, torch.stack([torch.zeros_like(z), z], dim=-1).reshape(-1, 2)"
+                )
             elif isinstance(logits, torch.Tensor) and logits.shape[1:] == (self.num_classes - 1,):
                 fix += (
                     f", or number the labels from 0: where they are 1 to {self.num_classes - 1}, one class too many is counted"
                 )
             elif isinstance(logits, torch.Tensor) and logits.ndim == 2 and logits.shape[1] > self.num_classes:
-                fix += f", or say how many the model has (`num_classes: {logits.shape[1]}` of an `external` defense)"
+                fix += (
+                    f", or say how many the model has (`num_classes: {logits.shape[1]}` of an `external` defense), or which of them "
+                    "are the data's (`classes: [..]`)"
+                )
             raise TargetError(
                 f"the model returned {shape} for a batch of {len(inputs)}, expected ({len(inputs)}, {self.num_classes})",
                 fix=fix,
             )
         return logits.to(torch.promote_types(logits.dtype, inputs.dtype))
 
-    def _answer(self, inputs: Tensor) -> Any:
+    def answer(self, inputs: Tensor) -> Any:
+        """What the network returns for (B, *input_shape), whatever that is."""
+        weight = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), inputs)
+        inputs = inputs.to(weight.dtype)
         if inputs.requires_grad and is_laid_out(self.module):
             inputs = contiguous_on_the_way_back(inputs)
         try:

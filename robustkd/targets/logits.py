@@ -1,4 +1,4 @@
-"""What a classifier returns: logits, or something that has been through a softmax.
+"""What a classifier returns: logits, or something else that logits are made of (``targets.outputs``).
 
 Log-probabilities are logits up to a number that is the same for all classes of a sample, so every loss on logits means on them what
 it means on logits. Of probabilities the logarithm is taken. A second softmax of them would be almost uniform: of probabilities
@@ -8,55 +8,81 @@ it means on logits. Of probabilities the logarithm is taken. A second softmax of
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from robustkd.lazy import torch
+from robustkd.scoring.probabilities import Outputs, outputs_of
 from robustkd.targets.classifier import ClassifierTarget
+from robustkd.targets.failure import failures_told
 from robustkd.targets.frozen import frozen
+from robustkd.targets.outputs import Classes, found_out
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from robustkd.contracts import Target
 
-Outputs: TypeAlias = Literal["logits", "probabilities", "log-probabilities"]
 PROBED = 8
 _LOG = logging.getLogger(__name__)
 
 
-def outputs_of(values: Tensor) -> Outputs:
-    """What (N, K) outputs are: probabilities lie in [0, 1] and sum to 1 (tolerance 1e-5); of log-probabilities logsumexp is 0 (1e-4)."""
-    wide = values.detach().float().cpu().numpy().astype(np.float64)  # by NumPy: not every device has float64
-    if (wide >= 0).all() and (wide <= 1).all() and (abs(wide.sum(1) - 1) < 1e-5).all():
-        return "probabilities"
-    return "log-probabilities" if (abs(np.logaddexp.reduce(wide, 1)) < 1e-4).all() else "logits"
+def _noise(target: Target) -> Tensor:
+    low, high = (torch.as_tensor(bound, dtype=torch.float32) for bound in target.bounds)
+    noise = torch.rand(PROBED, *target.input_shape, generator=torch.Generator().manual_seed(0)) * (high - low) + low
+    return noise.to(target.device)
 
 
 def outputs_of_target(target: Target) -> Outputs:
     """What a classifier returns for a few images of noise: enough, since a softmax is there for every input or for none."""
-    low, high = target.bounds
-    noise = torch.rand(PROBED, *target.input_shape, generator=torch.Generator().manual_seed(0)) * (high - low) + low
     device = target.device
     with frozen(target.module), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        return outputs_of(target(noise.to(device)))
+        return outputs_of(target(_noise(target)))
 
 
-def as_logits(target: ClassifierTarget, what: str) -> ClassifierTarget:
-    """The same network, with the logarithm behind it where it returns probabilities; the log says so, and calls it ``what``.
+def as_logits(
+    target: ClassifierTarget,
+    what: str,
+    *,
+    samples: Tensor | None = None,
+    classes: Classes | None = None,
+    label: int | str | None = None,
+) -> ClassifierTarget:
+    """The same network, with behind it what makes logits of its outputs (``targets.outputs``); the log says so, and calls it ``what``.
 
-    The card of such a target has ``{"outputs": "probabilities"}`` in its origin.
+    The card of such a target has the steps in its origin, such as ``{"outputs": "probabilities"}``. The target itself is returned where
+    there are none.
+
+    Args:
+        target: of ``num_classes`` 0 as many classes are made as its network has outputs.
+        samples: (N, *shape), a few that the network is tried on; noise by default.
+        classes, label: see ``outputs.Reading``.
+
+    Raises:
+        TargetError: the network raised, or returns nothing that is (N, K).
+        UsageError: ``classes`` or ``label`` do not fit it.
     """
-    from robustkd.targets.modules import LogOfProbabilities  # late: it imports torch
+    device, K = target.device, target.num_classes
 
-    if outputs_of_target(target) != "probabilities":
+    def ask(x: Tensor) -> object:
+        with failures_told(x):
+            return target.answer(x)
+
+    def noise() -> Tensor:
+        return _noise(target)
+
+    first = noise() if samples is None else samples
+    with frozen(target.module), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        reading, outputs, returned = found_out(
+            ask, first, noise=noise, expected=None if classes else K, classes=classes, label=label
+        )
+    if told := reading.told(returned):
+        _LOG.warning("%s returns %s", what, told)
+    module = reading.behind(target.module, outputs)
+    if module is target.module and K:
         return target
-    _LOG.warning("%s returns probabilities; their logarithm takes the place of its logits", what)
-    origin = None if target.origin is None else target.origin | {"outputs": "probabilities"}
-    shape, classes = target.input_shape, target.num_classes
-    module = LogOfProbabilities(target.module)
-    found = ClassifierTarget(module, num_classes=classes, input_shape=shape, origin=origin, bounds=target.bounds)
+    origin = None if target.origin is None else target.origin | reading.written(outputs)
+    count = reading.width(outputs) if not K or classes else K
+    found = ClassifierTarget(module, num_classes=count, input_shape=target.input_shape, origin=origin, bounds=target.bounds)
     found.classes = target.classes
     return found
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from robustkd.lazy import nn, torch
 from robustkd.scoring.probabilities import log_of_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Key: TypeAlias = str | int
+"""Where a tensor is in what holds it: an attribute or a key, or its position."""
 
 
 class MeanProbability(nn.Module):
@@ -25,16 +28,104 @@ class MeanProbability(nn.Module):
         return self._mean(torch.stack([member(images) for member in self.members]))
 
 
-class LogOfProbabilities(nn.Module):
-    """log p(x) of a network that ends with a softmax."""
+class _Behind(nn.Module):
+    """Something that is done with the output of a network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
+
+class LogOfProbabilities(_Behind):
+    """log p(x) of a network that ends with a softmax."""
+
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K) log-probabilities."""
+        """(B, *shape) -> (B, K) log-probabilities."""
         return log_of_probabilities(self.network(images))
+
+
+def taken(returned: Any, key: Key | None) -> Any:
+    """The tensor at ``key``; ``returned`` itself where that is a tensor, as of a network that answers otherwise in training."""
+    if isinstance(returned, torch.Tensor) or key is None:
+        return returned
+    return returned[key] if isinstance(key, int) or isinstance(returned, Mapping) else getattr(returned, key)
+
+
+class Taken(_Behind):
+    """The tensor at ``key`` of the tuple, mapping or object that a network returns."""
+
+    def __init__(self, network: nn.Module, key: Key) -> None:
+        super().__init__(network)
+        self.key = key
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, *shape) -> what the network returns there."""
+        found: Tensor = taken(self.network(images), self.key)
+        return found
+
+
+class OneLabel(_Behind):
+    """The output for one of several labels."""
+
+    def __init__(self, network: nn.Module, label: int) -> None:
+        super().__init__(network)
+        self.label = label
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, *shape) -> (B, 1)."""
+        found: Tensor = self.network(images)
+        return found[:, self.label : self.label + 1]
+
+
+class TwoClasses(_Behind):
+    """Two classes from one number: the logits 0 and z, or the probabilities 1 - p and p."""
+
+    def __init__(self, network: nn.Module, probabilities: bool) -> None:
+        super().__init__(network)
+        self.probabilities = probabilities
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, *shape) -> (B, 2)."""
+        second: Tensor = self.network(images).reshape(len(images), 1)
+        return torch.cat([1 - second if self.probabilities else torch.zeros_like(second), second], dim=1)
+
+
+class SetsOfLabels(_Behind):
+    """A class for each set of L labels: class c holds label l where bit l of c is 1, and its logit is the sum of z_l over them.
+
+    The margin between a set and the best other one is the smallest |z_l|, negative where one of the set's labels is not predicted, and the
+    cross entropy is the sum of the labels' binary cross entropies.
+    """
+
+    sets: Tensor
+
+    def __init__(self, network: nn.Module, labels: int, probabilities: bool) -> None:
+        super().__init__(network)
+        self.probabilities = probabilities
+        sets = (torch.arange(2**labels).unsqueeze(0) >> torch.arange(labels).unsqueeze(1)) & 1
+        self.register_buffer("sets", sets, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, *shape) -> (B, 2^L)."""
+        z: Tensor = self.network(images)
+        if self.probabilities:
+            z = log_of_probabilities(z) - log_of_probabilities(1 - z)
+        return z @ self.sets.to(z)
+
+
+class Chosen(_Behind):
+    """Some outputs of a network, in an order of their own."""
+
+    order: Tensor
+
+    def __init__(self, network: nn.Module, order: Sequence[int]) -> None:
+        super().__init__(network)
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, *shape) -> (B, len(order))."""
+        found: Tensor = self.network(images)
+        return found.index_select(1, self.order.to(found.device))
 
 
 class Pipeline(nn.Module):

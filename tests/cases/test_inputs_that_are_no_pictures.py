@@ -31,7 +31,7 @@ def samples() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ["square", "autoattack", "di2-fgsm", "ti-fgsm", "corruption"])
+@pytest.mark.parametrize("name", ["square", "di2-fgsm", "ti-fgsm", "corruption"])
 def test_an_attack_on_images_says_so(name: str, shape: tuple[int, ...], samples: tuple[Tensor, Tensor]) -> None:
     x, y = samples
     with pytest.raises(TargetError, match=r"is for images \(C, H, W\), and the inputs have the shape \("):

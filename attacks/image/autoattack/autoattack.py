@@ -17,6 +17,7 @@ Source: Croce & Hein: Reliable evaluation of adversarial robustness with an ense
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Literal
 
@@ -28,9 +29,10 @@ from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
 from robustkd.attacks.image.minimum_norm.fab import FAB, FABParams
 from robustkd.attacks.image.wrappers.eot import MeanTarget
-from robustkd.contracts import Attack, AttackResult, BaseTarget, Batch, Params, Target, ThreatModel, Traits
+from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, Traits
 from robustkd.contracts.random import SampleRng
 
+_LOG = logging.getLogger(__name__)
 Version = Literal["standard", "plus", "rand", "adaptive"]
 
 
@@ -88,18 +90,20 @@ class AutoAttack(Attack):
         version: Version = p.version
         return stages[version]
 
-    def require(self, target: BaseTarget) -> None:
-        """Of every version but ``rand`` square is a stage, and it needs images: better told before the other stages are run."""
-        super().require(target)
-        if self.params.version != "rand":
-            Square(SquareParams()).require(target)
-
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Takes the passes of all stages that a sample went through."""
+        """Takes the passes of all stages that a sample went through. On inputs that are no images, those that can take them are run, and
+        the log names the others.
+        """
         p = self.params
         target = target.in_precision("full")  # ``adaptive`` goes by differences that bfloat16 does not show
         one_budget = batch.eps is None and threat.eps > 0
         stages = self.stages(threat, enough=threat.eps if one_budget else None)  # within the budget, closer is no use
+        able = [(name, attack) for name, attack in stages if attack.unfit(target.input_shape) is None]
+        if left_out := [name for name, attack in stages if (name, attack) not in able]:
+            _LOG.warning(
+                "%s is run without %s, on inputs of the shape %s", self.name, ", ".join(left_out), tuple(target.input_shape)
+            )
+            return cascade(able, target, batch, threat, rng)
         if p.version == "adaptive":
             # Where gradients mislead, random search breaks most: it comes first.
             standard, light = stages[::-1], self.stages(threat, max(1, p.steps // 5))[:2]

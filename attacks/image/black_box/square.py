@@ -189,7 +189,7 @@ class Square(Attack):
     """Square attack: needs no gradient. It maximizes the margin; targeted, -CE, as in the paper."""
 
     Params = SquareParams
-    images_only = True
+    inputs = "images"
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     gradients = False

@@ -64,7 +64,7 @@ class Corruption(Attack):
     """Common corruptions of images: noise, blur, weather and compression."""
 
     Params = CorruptionParams
-    images_only = True
+    inputs = "images"
     space = "corruption"
     gradients = False
     iterative = False

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample, random_offsets
@@ -29,10 +30,10 @@ class Ball:
     centre: Tensor
     eps: Tensor
     norm: Norm
-    bounds: tuple[float, float]
+    bounds: Bounds
 
     @classmethod
-    def around(cls, centre: Tensor, eps: float | Tensor, norm: Norm, bounds: tuple[float, float]) -> Ball:
+    def around(cls, centre: Tensor, eps: float | Tensor, norm: Norm, bounds: Bounds) -> Ball:
         """Balls with one radius for all samples, or (B,) radii."""
         radii = torch.as_tensor(eps, dtype=centre.dtype, device=centre.device).expand(len(centre))
         return cls(centre, radii, norm, bounds)
@@ -67,7 +68,7 @@ class Ball:
         Rounded to the nearest, all the pixels of a plain image may be rounded the same way, and the errors of thousands add up.
         """
         low, high = self.bounds
-        x = (self.centre + delta).clamp(low, high)
+        x = (self.centre + delta).clamp(*self.bounds)
         rounded_up = ((x - self.centre).abs() > delta.abs()) & (x > low) & (x < high)  # a pixel at its bound stays there
         less = (delta.abs() - torch.finfo(x.dtype).eps / 2).clamp_min(0).copysign(delta)
         return torch.where(rounded_up, self.centre + less, x)

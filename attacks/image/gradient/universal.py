@@ -82,7 +82,8 @@ class Universal(Attack):
             value = objective(logits, rows)
             return value if p.ceiling is None else value.clamp_max(p.ceiling)
 
-        ball = Ball.around(torch.zeros_like(batch.inputs[:1]), threat.eps, threat.norm, (low - high, high - low))
+        width = torch.as_tensor(high - low).to(batch.inputs)
+        ball = Ball.around(torch.zeros_like(batch.inputs[:1]), threat.eps, threat.norm, (-width, width))
         steps = [rows for epoch in range(p.epochs) for rows in _shuffled(rng.fork(epoch)).split(p.batch_size)]
         size = p.step_size if p.step_size is not None else threat.eps / 4
         delta = ball.centre

@@ -31,6 +31,7 @@ from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
 
@@ -81,7 +82,7 @@ class CWStep:
     constants: ConstantSearch
     initial_const: float | None
     lr: float
-    bounds: tuple[float, float]
+    bounds: Bounds
 
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the points after one step of Adam, or the best examples where the next c begins."""

@@ -30,6 +30,7 @@ from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, M
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
 
@@ -77,7 +78,7 @@ class CeilingStep:
     """One step of Adam; then the ceiling and c for the next one."""
 
     params: CWLinfParams
-    bounds: tuple[float, float]
+    bounds: Bounds
 
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the points after one step of Adam, or the best examples where the next ceiling begins."""

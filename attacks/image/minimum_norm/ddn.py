@@ -29,6 +29,7 @@ from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
 
@@ -85,7 +86,7 @@ class DDNStep:
     steps: int
     gamma: float
     init_norm: float
-    bounds: tuple[float, float]
+    bounds: Bounds
 
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the perturbed images x + d_k+1."""

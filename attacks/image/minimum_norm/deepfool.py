@@ -25,6 +25,7 @@ from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, M
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.scoring.distances import distance, per_sample
 
@@ -72,7 +73,7 @@ class DeepFoolStep:
     steps: int
     norm: Norm
     overshoot: float
-    bounds: tuple[float, float]
+    bounds: Bounds
 
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the points a little beyond the nearest linearised boundary."""

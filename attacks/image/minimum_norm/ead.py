@@ -28,6 +28,7 @@ from robustkd.attacks.image.engine.minimum_norm.penalty import ConstantSearch
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
 
@@ -80,7 +81,7 @@ class EADStep:
     initial_const: float | None
     beta: float
     lr: float
-    bounds: tuple[float, float]
+    bounds: Bounds
 
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the next points of FISTA, or the clean images where the next c begins."""

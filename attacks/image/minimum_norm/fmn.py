@@ -39,6 +39,7 @@ from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.attacks.image.engine.minimum_norm.sparse import largest
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -93,7 +94,7 @@ class FMNStep:
     step_size: float
     gamma: float
     norm: Norm
-    bounds: tuple[float, float]
+    bounds: Bounds
 
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the perturbed images x + d_k+1."""

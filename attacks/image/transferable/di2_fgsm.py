@@ -68,7 +68,7 @@ class DI2FGSM(MIFGSM):
     """Diverse inputs iterative FGSM, on (C, H, W) images: two forward passes and one backward pass a step."""
 
     Params = DI2FGSMParams
-    images_only = True
+    inputs = "images"
     source = "Xie et al. 2019, arXiv:1803.06978"
 
     @override

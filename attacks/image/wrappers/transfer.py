@@ -40,13 +40,13 @@ from robustkd.contracts import (
     TargetError,
     TargetRef,
     ThreatModel,
+    Traits,
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
-from robustkd.scoring.probabilities import log_of_probabilities
-from robustkd.targets.logits import outputs_of
+from robustkd.scoring.probabilities import log_of_probabilities, outputs_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,6 +123,12 @@ class Transfer(Attack):
         holding = copy(super().with_targets(targets))
         holding.inner = [attack.with_targets(targets) for attack in self.inner]
         return holding
+
+    @property
+    def traits(self) -> Traits:
+        """It is for images alone where one of the attacks is."""
+        images = any(attack.traits.inputs == "images" for attack in self.inner)
+        return replace(super().traits, inputs="images" if images else "any")
 
     def others(self) -> dict[str, Capabilities]:
         """Every surrogate must have what all the attacks need; the attacks may refer to further targets."""

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from robustkd import plugins
-from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError
+from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError, UsageError
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
 from robustkd.plugins.sources import source_files
@@ -27,6 +27,7 @@ from robustkd.targets.code import call_by_reference, source_file
 from robustkd.targets.files import load_weights
 from robustkd.targets.frozen import require_weights
 from robustkd.targets.logits import as_logits
+from robustkd.targets.outputs import Classes
 
 
 class ExternalParams(Params):
@@ -46,7 +47,21 @@ class ExternalParams(Params):
         description="what is done with the pixels, in [0, 1], before the code's network sees them: imagenet, inception (to [-1, 1]), "
         "clip, cifar10, cifar100, svhn, mnist, fashion-mnist, 0..255, or {mean: [..], std: [..]}, a number for each channel",
     )
-    num_classes: int | None = Field(None, ge=2, description="default: the data's")
+    bounds: tuple[float | tuple[float, ...], float | tuple[float, ...]] | None = Field(
+        None,
+        description="the lowest and the highest value that the code's network takes, [-1, 1] or [0, 255], or a list of each, a number for "
+        "each channel; the data's [0, 1] is brought there, and eps stays a distance between the data's pixels",
+    )
+    num_classes: int | None = Field(None, ge=2, description="how many outputs the network has; default: the data's classes")
+    classes: tuple[int, ...] | None = Field(
+        None,
+        description="for each class of the data, in their order, the network's index of it: [0, 217, 482]; default: the same",
+    )
+    restrict: bool | None = Field(
+        None,
+        description="given with classes: true where these outputs alone compete, false where the network may answer any other class as "
+        "well, which is wrong",
+    )
     input_shape: tuple[int, ...] | None = Field(None, description="(channels, height, width); default: the data's")
 
     # The file is kept apart from the text, so that moving the campaign's folder makes no other defense of it.
@@ -60,6 +75,14 @@ class ExternalParams(Params):
             raise ValueError("an architecture without weights is an untrained network; give weights")
         if self.model is not None and self.normalise is not None:
             raise ValueError("an architecture has its own normalisation: model_params: {mean: [..], std: [..]}")
+        if self.bounds is not None and (self.model is not None or self.normalise is not None):
+            raise ValueError("bounds are of code, and take the place of normalise")
+        if self.bounds is not None:
+            Constants.to(*self.bounds)
+        try:
+            Classes.given(self.classes, self.restrict)
+        except UsageError as error:
+            raise ValueError(f"{error.message} ({error.fix})") from None
         if self.code is not None and (file := source_file(self.code)):
             self._file = TypeAdapter(CampaignPath).validate_python(file, context=info.context)
         return self
@@ -67,8 +90,9 @@ class ExternalParams(Params):
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
-        if self.normalise is None:  # it came later: a defense without it is the one that it was
-            del written["normalise"]
+        for later in ("normalise", "bounds", "classes", "restrict"):  # a defense without it is the one that it was
+            if written[later] is None:
+                del written[later]
         return written
 
     @property
@@ -113,6 +137,11 @@ class External(Defense):
         p = self.params
         shape = p.input_shape or context.input_shape
         classes = p.num_classes or context.num_classes
+        if p.classes is not None and len(p.classes) != context.num_classes:
+            raise UsageError(
+                f"classes names {len(p.classes)} outputs of the model, the data have {context.num_classes} classes",
+                fix="give one for each class of the data, in their order",
+            )
         if p.model is not None:
             target = ClassifierTarget.from_model(p.model, p.model_params, input_shape=shape, num_classes=classes)
         else:
@@ -121,17 +150,18 @@ class External(Defense):
             target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
         if p.weights is not None:
             load_weights(target.module, p.weights)
-        if p.normalise is not None:
-            origin = origin | {"normalise": p.normalise.model_dump(mode="json")}
-            module = p.normalise.before(target.module, shape[0])
+        constants = p.normalise if p.bounds is None else Constants.to(*p.bounds)
+        if constants is not None:
+            origin = origin | {"normalise": constants.model_dump(mode="json")}
+            module = constants.before(target.module, shape[0])
             target = ClassifierTarget(module, num_classes=classes, input_shape=shape, origin=origin)
-        return validated(target, context)
+        return validated(target, context, Classes.given(p.classes, p.restrict))
 
 
-def validated(target: ClassifierTarget, context: FitContext) -> ClassifierTarget:
+def validated(target: ClassifierTarget, context: FitContext, classes: Classes | None = None) -> ClassifierTarget:
     """The target in evaluation mode on the context's device, after forward passes over a few images.
 
-    Where they show that it returns probabilities, their logarithm takes the place of its logits (``as_logits``).
+    Where they show that it returns anything but logits, these are made of it (``as_logits``).
 
     Raises:
         TargetError: the network raised, has layers without weights yet, or returned anything but finite logits of the right shape.
@@ -142,20 +172,13 @@ def validated(target: ClassifierTarget, context: FitContext) -> ClassifierTarget
     # A defense that uses no data is given none.
     samples = context.validation or context.train
     images = torch.from_numpy(samples.select(np.arange(2)).unit()) if samples else torch.zeros(2, *target.input_shape)
-    try:
-        with torch.no_grad():
-            logits = target(images.to(context.device))
-    except TargetError:
-        raise
-    except Exception as error:
-        said = "\n".join(str(error).splitlines()[:5])[:600]
-        raise TargetError(
-            f"the model raised {type(error).__name__} on a batch of shape {tuple(images.shape)}: {said}",
-            fix="it is called with float32 images in [0, 1], (N, channels, height, width); preprocessing belongs inside it",
-        ) from error
+    images = images.to(context.device)
+    target = as_logits(target, "the model", samples=images, classes=classes)
+    with torch.no_grad():
+        logits = target(images)
     if not torch.isfinite(logits).all():
         raise TargetError(
             "the model returned NaN or infinite logits for an ordinary image",
             fix="check that the weights belong to this network and that it takes pixels in [0, 1]",
         )
-    return as_logits(target, "the model")
+    return target

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, Query
 from robustkd.attacks.image.engine.minimum_norm.sparse import pixel_gains
 from robustkd.attacks.image.engine.oracle import Oracle, finite, gradient_of
+from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -100,7 +101,7 @@ def nearest_point(value: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
     return per_sample(length, gradient) * direction
 
 
-def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, bounds: tuple[float, float]) -> Tensor:
+def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, bounds: Bounds) -> Tensor:
     """The point of the hyperplane {z : value + <gradient, z - x> = 0} nearest to x in ``norm`` inside the pixel range; where
     the range does not reach the hyperplane, its corner on that side.
 
@@ -118,7 +119,7 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
     Source: Croce & Hein 2020 (arXiv:1907.02044), section 2.2 and supplement A; for l2 and linf these are the quadratic and
     linear programs that Hein & Andriushchenko 2017 (arXiv:1705.08475) solve by sorting.
     """
-    low, high = bounds
+    low, high = (torch.as_tensor(bound).to(x).expand_as(x).flatten(1) for bound in bounds)
     flat = x.flatten(1)
     uphill = -(gradient.flatten(1) * value.sign().unsqueeze(1))  # along which the value comes nearer to 0
     steep, needed = uphill.abs(), value.abs().unsqueeze(1)
@@ -135,7 +136,7 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
         rate, speed = (steep, torch.ones_like(steep)) if norm == "linf" else (steep.square(), steep)  # gain and way by time
         bend = torch.where(steep > 0, room / speed.clamp_min(1e-30), 0)  # a flat pixel gains nothing: it stays
         size = speed * bend.minimum(_time_to_gain(needed, rate, bend))
-    return (flat + uphill.sign() * size).view_as(x).clamp(low, high)
+    return (flat + uphill.sign() * size).view_as(x).clamp(*bounds)
 
 
 def _time_to_gain(needed: Tensor, rate: Tensor, bend: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from robustkd.attacks.image.engine.losses import targeted, untargeted
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel, Traits
+from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -126,7 +127,7 @@ class MinNormProblem:
         self.logits = logits
         self.norm = norm
         self.confidence = confidence
-        self.bounds: tuple[float, float] = oracle.target.bounds
+        self.bounds: Bounds = oracle.target.bounds
         self._margin = (untargeted if oracle.goals is None else targeted)("margin")
         self._classes = oracle.labels if oracle.goals is None else oracle.goals
 
