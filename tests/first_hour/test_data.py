@@ -1,0 +1,199 @@
+"""One's own data, one line for each situation: the right values come out of it, whatever form they are in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustkd.contracts import Arrays, Batch, DataError, DeferredArrays
+from robustkd.contracts import data as contract
+from robustkd.data import SplitParams, load_splits
+from robustkd.evaluation import images as evaluation
+from robustkd.targets import ClassifierTarget
+
+RNG = np.random.default_rng(0)
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape, np.uint8)
+
+
+def save(file: Path, image: np.ndarray, **options: Any) -> np.ndarray:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(file, **options)
+    return image
+
+
+def folder(root: Path, **params: Any) -> Any:
+    return load_splits("image-folder", {"root": root, **params}, SplitParams(validation=0))
+
+
+def in_order(data: Any) -> np.ndarray:
+    """The test images in the order of their files, (N, H, W, C)."""
+    return data.test.images[np.argsort(data.test_index)].transpose(0, 2, 3, 1)
+
+
+# Image folders --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"])
+def test_every_lossless_format_gives_the_same_pixels(suffix: str, tmp_path: Path) -> None:
+    options = {"lossless": True} if suffix == ".webp" else {}
+    image = save(tmp_path / "test" / "a" / f"0{suffix}", pixels(8, 8, 3), **options)
+    assert np.array_equal(in_order(folder(tmp_path))[0], image)
+
+
+def test_folders_in_folders_are_read_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    deep = save(tmp_path / "test" / "a" / "monday" / "morning" / "1.png", pixels(4, 4, 3))
+    flat = save(tmp_path / "test" / "a" / "0.png", pixels(4, 4, 3))
+    (tmp_path / "test" / "a" / "notes.txt").write_text("x")
+    (tmp_path / "test" / "labels.csv").write_text("x")
+    (tmp_path / "test" / "a" / ".DS_Store").write_text("x")
+    data = folder(tmp_path)
+    assert np.array_equal(in_order(data), [flat, deep])
+    assert data.notes == ("2 files of the folder are left out, which are no images of a class (1 .csv, 1 .txt)",)
+
+
+def test_a_validation_folder_beside_a_test_folder_is_the_validation_part(tmp_path: Path) -> None:
+    for part, count in (("train", 5), ("val", 3), ("test", 2)):
+        for number in range(count):
+            save(tmp_path / part / "a" / f"{number}.png", pixels(4, 4, 3))
+    data = load_splits("image-folder", {"root": tmp_path})
+    assert (len(data.train), len(data.validation), len(data.test)) == (5, 3, 2)
+
+
+def test_the_shorter_side_and_the_centre_as_torchvision_has_them(tmp_path: Path) -> None:
+    from torchvision import transforms
+
+    files = [tmp_path / "test" / "a" / f"{number}.png" for number in range(3)]
+    for file, shape in zip(files, [(40, 63, 3), (63, 40, 3), (50, 50, 3)], strict=True):
+        save(file, pixels(*shape))
+    protocol = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(25)])
+    expected = [np.asarray(protocol(Image.open(file))) for file in files]
+    assert np.array_equal(in_order(folder(tmp_path, resize=32, crop=25)), expected)
+
+
+def test_pixels_of_any_depth(tmp_path: Path) -> None:
+    levels = (np.arange(64) * 64).reshape(8, 8)  # 12 bits
+    save(tmp_path / "twelve" / "a" / "0.png", levels.astype(np.uint16))
+    save(tmp_path / "deep" / "a" / "0.tif", levels.astype(np.int32) * 1000)
+    save(tmp_path / "float" / "a" / "0.tif", (levels / 4095).astype(np.float32))
+    grey = {"channels": 1, "test_fraction": 1}
+    expected = np.rint(levels * 255 / 4095)
+    for name, white in (("twelve", 4095), ("deep", 4095_000), ("float", None)):
+        assert np.array_equal(in_order(folder(tmp_path / name, white=white, **grey))[0, :, :, 0], expected)
+    with pytest.raises(DataError, match=r"more than 16 bits") as caught:
+        folder(tmp_path / "deep", **grey)
+    assert "'white'" in (caught.value.fix or "")
+
+
+# Which output of the model a class is ----------------------------------------------------------------------------------
+
+
+def test_wordnet_folders_are_the_outputs_of_an_imagenet_model(tmp_path: Path) -> None:
+    for name in ("n02123045", "n01440764", "n02099601"):
+        save(tmp_path / "test" / name / "0.JPEG", pixels(4, 4, 3))
+    data = folder(tmp_path, classes="imagenet")
+    assert sorted(data.test.labels) == [0, 207, 281]
+    assert (data.num_classes, data.classes[207], data.classes[281]) == (1000, "golden retriever", "tabby")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("map.json", '{"cat": 3, "dog": 1}'),
+        ("index.json", '{"3": ["cat", "a cat"], "1": ["dog", "a dog"]}'),
+        ("c.txt", "x\ndog\ny\ncat"),
+    ],
+)
+def test_a_mapping_of_ones_own(name: str, text: str, tmp_path: Path) -> None:
+    for kind in ("cat", "dog"):
+        save(tmp_path / "images" / kind / "0.png", pixels(4, 4, 3))
+    (tmp_path / name).write_text(text)
+    data = folder(tmp_path / "images", classes=tmp_path / name, test_fraction=1)
+    assert (sorted(data.test.labels), data.num_classes) == ([1, 3], 4)
+    (tmp_path / name).write_text(text.replace("cat", "caterpillar"))
+    with pytest.raises(DataError, match="'cat' is not one of the classes"):
+        folder(tmp_path / "images", classes=tmp_path / name)
+
+
+def test_folders_that_are_called_by_numbers_are_not_sorted_as_words(tmp_path: Path) -> None:
+    for number in (2, 10, 9):
+        save(tmp_path / "test" / str(number) / "0.png", np.full((4, 4, 3), number, np.uint8))
+    data = folder(tmp_path, classes="numbers")
+    assert (data.test.images[:, 0, 0, 0] == data.test.labels).all()
+    assert data.num_classes == 11
+
+
+# Sizes ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_arrays_are_brought_to_the_size_that_a_model_takes(floats: bool, tmp_path: Path) -> None:
+    images = pixels(3, 8, 8, 1)
+    np.savez(tmp_path / "data.npz", images=images / 255 if floats else images, labels=np.arange(3))
+    data = load_splits("npz", {"file": tmp_path / "data.npz", "resize": 16})
+    assert (data.test.sample_shape, data.test.images.dtype) == ((1, 16, 16), np.float32 if floats else np.uint8)
+    expected = [np.asarray(Image.fromarray(image[:, :, 0]).resize((16, 16), Image.Resampling.BILINEAR)) for image in images]
+    found = data.test.unit()[np.argsort(data.test_index), 0] * 255
+    assert np.abs(found - expected).max() <= (1.01 if floats else 0.001)
+
+
+# Data larger than the memory --------------------------------------------------------------------------------------------
+
+
+def test_large_data_are_decoded_in_parts_and_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    images, labels = pixels(600, 3, 4, 4), np.arange(600) % 3
+    monkeypatch.setattr(contract, "_CHUNK", 64)
+    asked: list[int] = []
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        asked.append(len(rows))
+        return images[rows]
+
+    at_hand, deferred = Arrays(images, labels), DeferredArrays(read, labels, (3, 4, 4))
+    assert deferred.digest() == at_hand.digest()
+    monkeypatch.setattr(contract, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(evaluation, "KEPT_BYTES", 1000)
+    asked.clear()
+    large = DeferredArrays(read, labels, (3, 4, 4))
+    assert large.digest() == at_hand.digest()
+    assert max(asked) == 64
+
+    target = ClassifierTarget.from_model("tiny-cnn", {}, input_shape=(3, 4, 4), num_classes=3)
+    target.module.eval()
+    asked.clear()
+    whole, parts = (
+        evaluation.with_clean_logits(target, batch, 100)
+        for batch in (
+            evaluation.make_batch(at_hand.unit(), labels),
+            evaluation.deferred_batch(large, index=np.arange(600), device="cpu"),
+        )
+    )
+    assert max(asked) <= 100
+    assert torch.equal(whole.logits, parts.logits)
+    some: Batch = parts.select(torch.arange(5, 50))
+    assert torch.equal(some.inputs, whole.inputs[5:50])
+    assert torch.equal(parts.inputs + 0, whole.inputs)  # whoever does anything else with them has them all
+
+
+def test_the_hash_of_files_is_known_until_one_of_them_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(contract, "KEPT_BYTES", 10)
+    for number in range(4):
+        save(tmp_path / "images" / "a" / f"{number}.png", pixels(4, 4, 3))
+    opened: list[Path] = []
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda file, *args, **kwargs: opened.append(file) or real(file, *args, **kwargs))
+    first = folder(tmp_path / "images", test_fraction=1).test.digest()
+    opened.clear()
+    assert folder(tmp_path / "images", test_fraction=1).test.digest() == first
+    assert len(opened) == 1  # for the size
+    assert folder(tmp_path / "images", test_fraction=1, resize=4).test.digest() == first  # of values, not of settings
+    save(tmp_path / "images" / "a" / "3.png", pixels(4, 4, 3))
+    assert folder(tmp_path / "images", test_fraction=1).test.digest() != first
