@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeGuard, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import seeded
 from robustkd.contracts.threat import norm_named, number_written, require_meant
+from robustkd.data.samples import array_of, arrays_of
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
 from robustkd.evaluation.draws import seeded_target
 from robustkd.evaluation.images import (
@@ -67,8 +68,8 @@ from robustkd.targets.failure import failures_told
 from robustkd.targets.image import TWO_LOGITS
 from robustkd.targets.logits import as_logits, outputs_of
 
-AttackLike = str | Mapping[str, Any] | Attack
-"""``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
+AttackLike = str | Mapping[str, Any] | Attack | Callable[..., Any]
+"""``"pgd"``, ``{"kind": "pgd", "steps": 40}``, an attack of one's own, or a function ``(model, x, y, eps) -> x_adv``."""
 Normalisation = str | Sequence[Sequence[float]] | Mapping[str, Sequence[float]]
 """``"imagenet"``, ``((.5, .5, .5), (.2, .2, .2))`` or ``{"mean": .., "std": ..}``."""
 
@@ -298,8 +299,8 @@ def attack(
     attack: AttackLike,
     /,
     model: nn.Module | Target,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Any,
+    y: Any = None,
     *,
     norm: Norm = "linf",
     eps: float | Tensor = 8 / 255,
@@ -308,7 +309,7 @@ def attack(
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
-    fit_data: tuple[Any, Any] | None = None,
+    fit_data: Any = None,
     normalise: Normalisation | None = None,
     params: Mapping[str, Any] | None = None,
     **more: Any,
@@ -319,7 +320,8 @@ def attack(
         attack: an attack plug-in, such as ``pgd``, ``cw-l2`` or ``torchattacks:PGD`` (``robustkd list attacks``), a mapping of its
             ``kind`` and its parameters, or an attack of one's own, with its parameters.
         model: (N, C, H, W) in [0, 1] -> (N, K) logits. It is used where it is, in evaluation mode, and left as found.
-        x: (N, C, H, W) images in [0, 1].
+        x: (N, C, H, W) images in [0, 1], a tensor, an array or a list; or without ``y`` a ``DataLoader`` or data set of torch or Hugging
+            Face, which gives images (in [0, 1], or bytes) and labels.
         y: (N,) integer labels.
         norm, eps: the budget, in pixel units; eps may be (N,), one for each sample. A minimum-norm attack is judged against it.
         goals: (N,) integers, the classes to reach, for a targeted attack; none is the sample's label.
@@ -339,6 +341,7 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
+    x, y = _samples(x, y)
     plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
     with frozen(evaluator.target.module):
@@ -349,8 +352,8 @@ def attack(
 @_one_at_a_time
 def evaluate(
     model: nn.Module | Target,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Any,
+    y: Any = None,
     *,
     attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
@@ -362,7 +365,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
-    fit_data: tuple[Any, Any] | None = None,
+    fit_data: Any = None,
     normalise: Normalisation | None = None,
 ) -> EvaluationReport:
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
@@ -381,6 +384,7 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
+    x, y = _samples(x, y)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
     used = {
         name: _with_models(plugin, models, x, batch_size)
@@ -394,8 +398,8 @@ def evaluate(
 @_one_at_a_time
 def audit(
     model: nn.Module | Target,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Any,
+    y: Any = None,
     *,
     attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
@@ -407,7 +411,7 @@ def audit(
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
-    fit_data: tuple[Any, Any] | None = None,
+    fit_data: Any = None,
     normalise: Normalisation | None = None,
     attack: AttackLike | Sequence[AttackLike] | None = None,
 ) -> EvaluationReport:
@@ -423,6 +427,7 @@ def audit(
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
+    x, y = _samples(x, y)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, normalise)
     used = {
         name: _with_models(plugin, models, x, batch_size)
@@ -469,6 +474,16 @@ class _Evaluator:
             )
 
 
+def _samples(x: Any, y: Any) -> tuple[Any, Any]:
+    """Images and labels as tensors or arrays, also from a loader or a data set alone."""
+    if y is not None:
+        return (array_of(x) if isinstance(x, list) and len(x) else x), y
+    if isinstance(x, torch.Tensor | np.ndarray):
+        raise UsageError("y is missing", fix="give the labels, or a loader or data set that gives images and labels")
+    data = arrays_of(x, "x")
+    return data.unit(), data.labels
+
+
 def _make_evaluator(
     model: nn.Module | Target,
     x: Any,
@@ -479,7 +494,7 @@ def _make_evaluator(
     seed: int,
     batch_size: int,
     precision: Precision,
-    fit_data: tuple[Any, Any] | None,
+    fit_data: Any,
     normalise: Normalisation | None,
 ) -> _Evaluator:
     if isinstance(model, GenerativeTarget):
@@ -572,6 +587,9 @@ def _with_params(attack: AttackLike, params: Mapping[str, Any], more: Mapping[st
         if given:
             raise UsageError(f"{', '.join(given)}: an attack of one's own has its parameters already")
         return attack
+    if _is_function(attack):
+        made: Attack = plugins.load("attacks", "code").of(attack, **given)
+        return made
     if not isinstance(attack, str | Mapping):
         raise _no_attack(attack)
     return {**({"kind": attack} if isinstance(attack, str) else attack), **given}
@@ -585,12 +603,14 @@ def _no_attack(given: object) -> UsageError:
 
 
 def _several(attacks: AttackLike | Sequence[AttackLike]) -> Sequence[AttackLike]:
-    several = [attacks] if isinstance(attacks, str | Mapping | Attack) else attacks
+    several = [attacks] if isinstance(attacks, str | Mapping | Attack) or callable(attacks) else attacks
     if not isinstance(several, Sequence):
         raise _no_attack(attacks)
-    if strange := [each for each in several if not isinstance(each, str | Mapping | Attack)]:
-        raise _no_attack(strange[0])
-    return several
+    return [_with_params(each, {}, {}) for each in several]
+
+
+def _is_function(attack: object) -> TypeGuard[Callable[..., Any]]:
+    return callable(attack) and not isinstance(attack, type | Attack)
 
 
 def _labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
@@ -616,6 +636,7 @@ def _labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, A
 def _plugin(spec: AttackLike) -> Attack:
     if isinstance(spec, Attack):
         return spec
+    assert isinstance(spec, str | Mapping)
     made: BaseAttack = plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
     if not isinstance(made, Attack):
         raise UsageError(f"attack '{made.name}' is for prompts, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
@@ -628,6 +649,7 @@ def _label(spec: AttackLike) -> str:
         return spec
     if isinstance(spec, Attack):
         return _formatted(spec.name, _non_default(spec.params))
+    assert isinstance(spec, Mapping)
     return _formatted(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
 
 
@@ -667,11 +689,11 @@ def _with_models(attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | 
     )
 
 
-def _arrays(data: tuple[Any, Any] | None) -> Arrays | None:
-    if data is None:
-        return None
+def _arrays(data: Any) -> Arrays | None:
+    if data is None or isinstance(data, Arrays):
+        return data
     if not isinstance(data, tuple | list) or len(data) != 2:
-        raise UsageError(f"fit_data is a {type(data).__name__}", fix="give a pair of images and labels")
+        return arrays_of(data, "fit_data")
     return Arrays(*(as_tensor("fit_data", part).detach().cpu().numpy() for part in data))
 
 

@@ -15,6 +15,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training.data_parallel import SMALLEST_SHARE
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import torch
+from robustkd.targets.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,8 @@ class Samples:
         self.device = device
         self.labels = torch.tensor(arrays.labels, dtype=torch.int64, device=device)
         self._host = arrays.kept()
+        if self._host.large:
+            return_freed_memory()
         self._resident = torch.tensor(arrays.images, device=device) if _fits(arrays, device) else None
         self._ahead: tuple[Tensor, Future[np.ndarray]] | None = None
 

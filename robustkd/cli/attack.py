@@ -58,7 +58,7 @@ def command(
         normalise=None if normalise is None else value("--normalise", normalise),
         precision=precision or "full",
         batch_size=batch_size or api.BATCH_SIZE,
-        fit_data=(splits.train.unit(), splits.train.labels) if splits.train is not None else None,
+        fit_data=splits.train,
         params=settings("--set", chosen),
     )
     if as_json:

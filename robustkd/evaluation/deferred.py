@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class DeferredImages(torch.Tensor):
     data_set: Arrays
 
     @staticmethod
-    def __new__(cls, data: Arrays, device: torch.device | str, dtype: torch.dtype = torch.float32) -> DeferredImages:
+    def __new__(cls, data: Arrays, device: torch.device, dtype: torch.dtype = torch.float32) -> DeferredImages:
         """Nothing is decoded yet."""
         size = (len(data), *data.sample_shape)
         made: DeferredImages = torch.Tensor._make_wrapper_subclass(cls, size, dtype=dtype, device=device)
@@ -56,11 +57,13 @@ class DeferredImages(torch.Tensor):
         like = torch.empty(0, dtype=self.dtype, device=self.device).to(*args, **kwargs)
         return DeferredImages(self.data_set, like.device, like.dtype)
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:
         return f"DeferredImages({tuple(self.shape)}, {self.dtype}, {self.device})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares its default here, which is no class method
+        cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[Any, Any] | None = None
+    ) -> Any:
         shape_alone = func.overloadpacket.__name__ in _SHAPE_ALONE
 
         def ordinary(value: Any) -> Any:

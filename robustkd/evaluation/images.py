@@ -34,7 +34,7 @@ from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
 from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
-from robustkd.targets.memory import in_memory, with_fewer
+from robustkd.targets.memory import in_memory, return_freed_memory, with_fewer
 from robustkd.targets.split import SplitTarget
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def as_tensor(what: str, values: object) -> Tensor:
         ) from None
 
 
-def deferred_batch(data: Arrays, *, index: np.ndarray, device: torch.device | str) -> Batch:
+def deferred_batch(data: Arrays, *, index: np.ndarray, device: torch.device) -> Batch:
     """A batch like that of ``make_batch``, from data that are checked already; its images are brought to the device where they are used.
 
     So they are where they would take more than ``KEPT_BYTES`` all together; ``Batch.select`` gives ordinary batches.
@@ -206,6 +206,7 @@ def deferred_batch(data: Arrays, *, index: np.ndarray, device: torch.device | st
         return make_batch(data.unit(), data.labels, index=index, device=device)
     from robustkd.evaluation.deferred import DeferredImages  # late: it imports torch
 
+    return_freed_memory()
     labels, position = (torch.from_numpy(values.astype(np.int64)).to(device) for values in (data.labels, index))
     return Batch(DeferredImages(data.kept(), device), labels, position)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from robustkd.contracts import Arrays, Batch, DataError, DeferredArrays
+import robustkd
+from robustkd import plugins
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan
+from robustkd.contracts import Arrays, AttackError, Batch, DataError, DeferredArrays, Prompts, UsageError
 from robustkd.contracts import data as contract
 from robustkd.data import SplitParams, load_splits
 from robustkd.evaluation import images as evaluation
@@ -172,7 +177,7 @@ def test_large_data_are_decoded_in_parts_and_are_the_same(monkeypatch: pytest.Mo
         evaluation.with_clean_logits(target, batch, 100)
         for batch in (
             evaluation.make_batch(at_hand.unit(), labels),
-            evaluation.deferred_batch(large, index=np.arange(600), device="cpu"),
+            evaluation.deferred_batch(large, index=np.arange(600), device=torch.device("cpu")),
         )
     )
     assert max(asked) <= 100
@@ -197,3 +202,169 @@ def test_the_hash_of_files_is_known_until_one_of_them_changes(monkeypatch: pytes
     assert folder(tmp_path / "images", test_fraction=1, resize=4).test.digest() == first  # of values, not of settings
     save(tmp_path / "images" / "a" / "3.png", pixels(4, 4, 3))
     assert folder(tmp_path / "images", test_fraction=1).test.digest() != first
+
+
+# Functions in a file of one's own ---------------------------------------------------------------------------------------
+
+OWN = """
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def attack(model, x, y, eps, steps=1):
+    for _ in range(steps):
+        x = x.detach().requires_grad_()
+        F.cross_entropy(model(x), y).backward()
+        x = (x + eps / steps * x.grad.sign()).clamp(0, 1)
+    return x.detach()
+
+
+def too_far(model, x, y, eps):
+    return (x + 3 * eps).clamp(0, 1)
+
+
+def load(count=40):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, 8, 8, 3), np.uint8), np.arange(count) % 2
+
+
+def parts():
+    return {"train": load(30), "test": load(10), "classes": ["no", "yes"]}
+"""
+
+CAMPAIGN = """
+version: 1
+name: own
+data: {name: code, code: "own.py:load"}
+threat: {norm: linf, eps: 0.02}
+defenses:
+  net: {kind: external, code: "net.py:Net"}
+attacks:
+  fgsm: {kind: fgsm}
+  mine: {kind: code, code: "own.py:attack"}
+checks: none
+"""
+
+NET = """
+import torch
+
+
+class Net(torch.nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+"""
+
+
+class Net(torch.nn.Sequential):
+    def __init__(self, pixels: int = 192) -> None:
+        torch.manual_seed(0)
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(pixels, 2))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Any:
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "own.yaml").write_text(CAMPAIGN)
+    names: dict[str, Any] = {}
+    exec(OWN, names)
+    return names
+
+
+@pytest.fixture
+def samples(own: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = own["load"]()
+    x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    return x, torch.from_numpy(labels)
+
+
+def test_a_function_is_an_attack(own: Any, samples: tuple[torch.Tensor, torch.Tensor]) -> None:
+    found = robustkd.attack(own["attack"], Net(), *samples, eps=0.02)
+    ours = robustkd.attack("fgsm", Net(), *samples, eps=0.02)
+    assert found.robust_accuracy == ours.robust_accuracy
+    numbers = found.to_dict()
+    assert (numbers["forward_passes"], numbers["backward_passes"]) == (2 * 40, 40)  # one is the platform's, to look again
+    with pytest.raises(AttackError, match="left its budget on 40 of 40"):
+        robustkd.attack(own["too_far"], Net(), *samples, eps=0.02)
+    report = robustkd.evaluate(Net(), *samples, attacks=["fgsm", own["attack"]], eps=0.02, level="none")
+    assert list(report.attacks) == ["fgsm", "attack"]
+    assert robustkd.attack(own["attack"], Net(), *samples, eps=0.02, steps=2).to_dict()["backward_passes"] == 80
+
+
+def test_functions_in_a_file_are_data_and_attacks_of_a_campaign(own: Any, tmp_path: Path) -> None:
+    def ids() -> dict[str, str]:
+        made = plan.build(spec.load(tmp_path / "own.yaml"))
+        return {cell.attack: cell.id for cell in made.of("attack")}
+
+    run = robustkd.run(tmp_path / "own.yaml", tmp_path / "out", workers=0, track=False)
+    assert not run.incomplete
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    attacks = {cell["attack"]: cell["robust_accuracy"] for cell in found["cells"]}
+    assert attacks["mine"] == attacks["fgsm"]
+    before = ids()
+    (tmp_path / "own.py").write_text(OWN.replace("steps=1", "steps=2"))
+    after = ids()
+    assert before["fgsm"] == after["fgsm"]  # the data are what they were
+    assert before["mine"] != after["mine"]
+
+
+def test_parts_with_names(own: Any, tmp_path: Path) -> None:
+    data = load_splits("code", {"code": f"{tmp_path}/own.py:parts"}, SplitParams(validation=0.1))
+    assert (len(data.train), len(data.validation), len(data.test), data.classes) == (27, 3, 10, ("no", "yes"))
+    with pytest.raises(DataError, match=r"load raised TypeError"):
+        load_splits("code", {"code": f"{tmp_path}/own.py:load", "kwargs": {"n": 3}})
+
+
+def test_a_function_is_a_judge(tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text(
+        "def complied(requests, outputs):\n    return [out == r for r, out in zip(requests, outputs)]\n"
+    )
+    judge = plugins.make("judges", {"kind": "code", "code": f"{tmp_path}/judge.py:complied"})
+    asked = Prompts({"prompt": ("a", "b")}, np.zeros(2, np.int64))
+    assert judge.complied(asked, ["a", "x"]).complied.tolist() == [True, False]
+    assert judge.files() == [tmp_path / "judge.py"]
+
+
+# Data sets and loaders in Python ------------------------------------------------------------------------------------------
+
+
+class Rows(torch.utils.data.Dataset):
+    """What torchvision gives: pairs of a PIL image and a label, or what a transform makes of it."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, form: str) -> None:
+        self.images, self.labels, self.form = images, labels, form
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> Any:
+        image, label = self.images[row], int(self.labels[row])
+        if self.form == "PIL":
+            return Image.fromarray(image), label
+        if self.form == "mapping":
+            return {"image": Image.fromarray(image), "label": label}
+        return torch.from_numpy(image).permute(2, 0, 1) / 255, label
+
+
+@pytest.mark.parametrize("form", ["PIL", "mapping", "tensor", "loader", "lists"])
+def test_every_way_to_hand_over_images_gives_the_same_numbers(
+    form: str, own: Any, samples: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images, labels = own["load"]()
+    rows = Rows(images, labels, "tensor" if form == "loader" else form)
+    given: tuple[Any, ...] = (torch.utils.data.DataLoader(rows, batch_size=7),) if form == "loader" else (rows,)
+    if form == "lists":
+        given = (list(samples[0]), list(samples[1]))
+    expected = robustkd.attack("pgd", Net(), *samples, eps=0.02, steps=3)
+    found = robustkd.attack("pgd", Net(), *given, eps=0.02, steps=3)
+    assert (found.clean_accuracy, found.robust_accuracy) == (expected.clean_accuracy, expected.robust_accuracy)
+    assert robustkd.evaluate(Net(), *given, attacks="fgsm", eps=0.02, level="none").clean_accuracy == found.clean_accuracy
+
+
+def test_what_is_no_data_is_said_in_a_sentence() -> None:
+    with pytest.raises(UsageError, match="y is missing"):
+        robustkd.attack("pgd", Net(), torch.rand(2, 3, 8, 8))
+    with pytest.raises(DataError, match="x is a int"):
+        robustkd.attack("pgd", Net(), 3)
