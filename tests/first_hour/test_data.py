@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -368,3 +370,56 @@ def test_what_is_no_data_is_said_in_a_sentence() -> None:
         robustkd.attack("pgd", Net(), torch.rand(2, 3, 8, 8))
     with pytest.raises(DataError, match="x is a int"):
         robustkd.attack("pgd", Net(), 3)
+
+
+# What other tools store ---------------------------------------------------------------------------------------------------
+
+
+def stored(kind: str, root: Path, images: np.ndarray, labels: list[int]) -> Path:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    encoded = []
+    for image in images:
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, "PNG")
+        encoded.append(content.getvalue())
+    table = arrow.table({"image": [{"bytes": content, "path": None} for content in encoded], "label": labels})
+    file = root / f"data{kind}"
+    if kind == ".parquet":
+        parquet.write_table(table, file)
+    elif kind == ".pt":
+        torch.save({"images": torch.from_numpy(images).permute(0, 3, 1, 2), "labels": torch.tensor(labels)}, file)
+    elif kind == ".tar":
+        with tarfile.open(file, "w") as tar:
+            for row, content in enumerate(encoded):
+                for name, part in ((f"{row:04d}.png", content), (f"{row:04d}.cls", str(labels[row]).encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(part)
+                    tar.addfile(member, io.BytesIO(part))
+    else:
+        file.mkdir()
+        with (
+            arrow.OSFile(str(file / "data-00000-of-00001.arrow"), "wb") as sink,
+            arrow.ipc.new_stream(sink, table.schema) as out,
+        ):
+            out.write_table(table)
+        features = {"label": {"names": ["no", "yes"], "_type": "ClassLabel"}}
+        (file / "dataset_info.json").write_text(json.dumps({"features": features}))
+    return file
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".pt", ".tar", ""])
+def test_what_other_tools_store(kind: str, tmp_path: Path) -> None:
+    images, labels = pixels(6, 4, 4, 3), [0, 1, 1, 0, 1, 0]
+    data = load_splits("stored", {"file": stored(kind, tmp_path, images, labels)})
+    assert np.array_equal(in_order(data), images)
+    assert data.test.labels[np.argsort(data.test_index)].tolist() == labels
+    assert data.classes == (("0", "1") if kind else ("no", "yes"))
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    for name in ("a.parquet", "a.tar", "a.pt", "a.csv"):
+        (tmp_path / name).write_bytes(b"no such data")
+        with pytest.raises(DataError, match=name):
+            load_splits("stored", {"file": tmp_path / name})
