@@ -57,7 +57,7 @@ class DeferredImages(torch.Tensor):
         like = torch.empty(0, dtype=self.dtype, device=self.device).to(*args, **kwargs)
         return DeferredImages(self.data_set, like.device, like.dtype)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> Any:
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:  # type: ignore[override]  # torch leaves it untyped
         return f"DeferredImages({tuple(self.shape)}, {self.dtype}, {self.device})"
 
     @classmethod
