@@ -20,6 +20,7 @@ from robustkd.campaigns.plan import plan
 from robustkd.contracts import Arrays, AttackError, Batch, DataError, DeferredArrays, Prompts, UsageError
 from robustkd.contracts import data as contract
 from robustkd.data import SplitParams, load_splits
+from robustkd.evaluation import deferred as deferred_images
 from robustkd.evaluation import images as evaluation
 from robustkd.targets import ClassifierTarget
 
@@ -167,6 +168,7 @@ def test_large_data_are_decoded_in_parts_and_are_the_same(monkeypatch: pytest.Mo
     assert deferred.digest() == at_hand.digest()
     monkeypatch.setattr(contract, "KEPT_BYTES", 1000)
     monkeypatch.setattr(evaluation, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(deferred_images, "KEPT_BYTES", 1000)
     asked.clear()
     large = DeferredArrays(read, labels, (3, 4, 4))
     assert large.digest() == at_hand.digest()
