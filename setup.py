@@ -31,6 +31,7 @@ setup(
     package_data={
         "robustkd": ["py.typed"],
         "robustkd.campaigns.file": ["presets/*.yaml", "starters/*"],
+        "robustkd.data": ["imagenet.txt"],
         "robustkd.judges": ["*.safetensors", "*.yaml"],
         "robustkd.plugin_kit": ["templates/*"],
         "robustkd.reporting": ["*.yaml", "templates/*"],

@@ -36,6 +36,7 @@ NAVIGATION = {
     "Notebooks": ["notebooks/does-it-hold", "notebooks/read-a-campaign"],
     "How to": [
         "own-model",
+        "own-data",
         "robustbench",
         "ensembles",
         "language-models",

@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeGuard, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import seeded
 from robustkd.contracts.threat import norm_named, number_written, require_meant
+from robustkd.data.samples import array_of, arrays_of
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
 from robustkd.evaluation.draws import seeded_target
 from robustkd.evaluation.images import (
@@ -70,8 +71,8 @@ from robustkd.targets.logits import as_logits
 from robustkd.targets.outputs import Classes
 from robustkd.targets.unit import Unit, UnitTarget
 
-AttackLike = str | Mapping[str, Any] | Attack
-"""``"pgd"``, ``{"kind": "pgd", "steps": 40}``, or an attack of one's own."""
+AttackLike = str | Mapping[str, Any] | Attack | Callable[..., Any]
+"""``"pgd"``, ``{"kind": "pgd", "steps": 40}``, an attack of one's own, or a function ``(model, x, y, eps) -> x_adv``."""
 Normalisation = str | Sequence[Sequence[float]] | Mapping[str, Sequence[float]]
 """``"imagenet"``, ``((.5, .5, .5), (.2, .2, .2))`` or ``{"mean": .., "std": ..}``."""
 Success = Literal["any"] | Mapping[str, int]
@@ -330,8 +331,8 @@ def attack(
     attack: AttackLike,
     /,
     model: nn.Module | Target,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Any,
+    y: Any = None,
     *,
     norm: Norm = "linf",
     eps: float | Tensor = 8 / 255,
@@ -340,7 +341,7 @@ def attack(
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
-    fit_data: tuple[Any, Any] | None = None,
+    fit_data: Any = None,
     normalise: Normalisation | None = None,
     classes: Sequence[int] | None = None,
     restrict: bool | None = None,
@@ -357,7 +358,8 @@ def attack(
         model: (N, C, H, W) in [0, 1] -> (N, K) logits, or what they are made of: probabilities, one logit of two classes, or a tuple, a
             mapping or an object that holds them (the log says what was taken). It is used where it is, in evaluation mode, and left as
             found.
-        x: (N, C, H, W) images in [0, 1], or (N, *shape) inputs of any kind within ``bounds``.
+        x: (N, C, H, W) images in [0, 1], or (N, *shape) inputs of any kind within ``bounds``: a tensor, an array or a list; or without
+            ``y`` a ``DataLoader`` or data set of torch or Hugging Face, which gives images (in [0, 1], or bytes) and labels.
         y: (N,) integer labels; with ``success`` (N, L), 0 or 1.
         norm, eps: the budget, in pixel units or those of ``bounds``; eps may be (N,), one for each sample. A minimum-norm attack is
             judged against it.
@@ -386,6 +388,7 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
+    x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
     plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size, view)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
@@ -397,8 +400,8 @@ def attack(
 @_one_at_a_time
 def evaluate(
     model: nn.Module | Target,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Any,
+    y: Any = None,
     *,
     attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
@@ -410,7 +413,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
-    fit_data: tuple[Any, Any] | None = None,
+    fit_data: Any = None,
     normalise: Normalisation | None = None,
     classes: Sequence[int] | None = None,
     restrict: bool | None = None,
@@ -434,6 +437,7 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
+    x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     used = {
@@ -448,8 +452,8 @@ def evaluate(
 @_one_at_a_time
 def audit(
     model: nn.Module | Target,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Any,
+    y: Any = None,
     *,
     attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
@@ -461,7 +465,7 @@ def audit(
     batch_size: int = BATCH_SIZE,
     precision: Precision = "full",
     models: Mapping[str, nn.Module | BaseTarget] | None = None,
-    fit_data: tuple[Any, Any] | None = None,
+    fit_data: Any = None,
     normalise: Normalisation | None = None,
     classes: Sequence[int] | None = None,
     restrict: bool | None = None,
@@ -482,6 +486,7 @@ def audit(
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
+    x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     used = {
@@ -614,6 +619,16 @@ class _Evaluator:
         return AttackReport(unit.restored(found.adversarial), outcome, attacked)
 
 
+def _samples(x: Any, y: Any) -> tuple[Any, Any]:
+    """Images and labels as tensors or arrays, also from a loader or a data set alone."""
+    if y is not None:
+        return (array_of(x) if isinstance(x, list) and len(x) else x), y
+    if isinstance(x, torch.Tensor | np.ndarray):
+        raise UsageError("y is missing", fix="give the labels, or a loader or data set that gives images and labels")
+    data = arrays_of(x, "x")
+    return data.unit(), data.labels
+
+
 def _make_evaluator(
     model: nn.Module | Target,
     x: Any,
@@ -624,7 +639,7 @@ def _make_evaluator(
     seed: int,
     batch_size: int,
     precision: Precision,
-    fit_data: tuple[Any, Any] | None,
+    fit_data: Any,
     view: _View,
 ) -> _Evaluator:
     if isinstance(model, GenerativeTarget):
@@ -722,6 +737,9 @@ def _with_params(attack: AttackLike, params: Mapping[str, Any], more: Mapping[st
         if given:
             raise UsageError(f"{', '.join(given)}: an attack of one's own has its parameters already")
         return attack
+    if _is_function(attack):
+        made: Attack = plugins.load("attacks", "code").of(attack, **given)
+        return made
     if not isinstance(attack, str | Mapping):
         raise _no_attack(attack)
     return {**({"kind": attack} if isinstance(attack, str) else attack), **given}
@@ -735,12 +753,14 @@ def _no_attack(given: object) -> UsageError:
 
 
 def _several(attacks: AttackLike | Sequence[AttackLike]) -> Sequence[AttackLike]:
-    several = [attacks] if isinstance(attacks, str | Mapping | Attack) else attacks
+    several = [attacks] if isinstance(attacks, str | Mapping | Attack) or callable(attacks) else attacks
     if not isinstance(several, Sequence):
         raise _no_attack(attacks)
-    if strange := [each for each in several if not isinstance(each, str | Mapping | Attack)]:
-        raise _no_attack(strange[0])
-    return several
+    return [_with_params(each, {}, {}) for each in several]
+
+
+def _is_function(attack: object) -> TypeGuard[Callable[..., Any]]:
+    return callable(attack) and not isinstance(attack, type | Attack)
 
 
 def _labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
@@ -766,6 +786,7 @@ def _labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, A
 def _plugin(spec: AttackLike) -> Attack:
     if isinstance(spec, Attack):
         return spec
+    assert isinstance(spec, str | Mapping)
     made: BaseAttack = plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
     if not isinstance(made, Attack):
         raise UsageError(f"attack '{made.name}' is for prompts, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
@@ -778,6 +799,7 @@ def _label(spec: AttackLike) -> str:
         return spec
     if isinstance(spec, Attack):
         return _formatted(spec.name, _non_default(spec.params))
+    assert isinstance(spec, Mapping)
     return _formatted(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
 
 
@@ -819,13 +841,14 @@ def _with_models(
     )
 
 
-def _arrays(data: tuple[Any, Any] | None, unit: Unit | None) -> Arrays | None:
-    if data is None:
-        return None
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise UsageError(f"fit_data is a {type(data).__name__}", fix="give a pair of images and labels")
-    images, labels = (as_tensor("fit_data", part).detach().cpu() for part in data)
-    return Arrays((images if unit is None else unit.inputs(images)).numpy(), labels.numpy())
+def _arrays(data: Any, unit: Unit | None) -> Arrays | None:
+    if data is None or isinstance(data, Arrays):
+        return data  # these are in [0, 1], whatever the unit is
+    if isinstance(data, tuple | list) and len(data) == 2:
+        images, labels = (as_tensor("fit_data", part).detach().cpu() for part in data)
+        return Arrays((images if unit is None else unit.inputs(images)).numpy(), labels.numpy())
+    found = arrays_of(data, "fit_data")
+    return found if unit is None else Arrays(unit.inputs(torch.from_numpy(found.unit())).numpy(), found.labels)
 
 
 def _target(model: nn.Module | BaseTarget, x: Any, batch_size: int, view: _View) -> Target:

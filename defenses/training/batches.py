@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from robustkd.contracts import Arrays
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training.data_parallel import SMALLEST_SHARE
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import torch
+from robustkd.targets.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,14 +60,18 @@ class Minibatch:
 class Samples:
     """Labelled images where the training runs: on the device when they fit, else brought over row by row.
 
-    They stay in their own type until they are taken: uint8 needs a quarter of the memory of float32.
+    They stay in their own type until they are taken: uint8 needs a quarter of the memory of float32. Images that are larger than what is
+    kept in memory are decoded for each minibatch.
     """
 
     def __init__(self, arrays: Arrays, device: torch.device) -> None:
         self.device = device
         self.labels = torch.tensor(arrays.labels, dtype=torch.int64, device=device)
-        self._host = arrays.images
+        self._host = arrays.kept()
+        if self._host.large:
+            return_freed_memory()
         self._resident = torch.tensor(arrays.images, device=device) if _fits(arrays, device) else None
+        self._ahead: tuple[Tensor, Future[np.ndarray]] | None = None
 
     def __len__(self) -> int:
         return len(self._host)
@@ -70,15 +79,34 @@ class Samples:
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) float32 in [0, 1] and y (B,) at the positions ``rows``, an int64 tensor of the host."""
         there = rows.to(self.device)
-        resident = self._resident
-        images = torch.from_numpy(self._host[rows.numpy()]).to(self.device) if resident is None else resident[there]
+        images = torch.from_numpy(self._images(rows)).to(self.device) if self._resident is None else self._resident[there]
         x = images.to(torch.float32)
         return (x / 255 if images.dtype == torch.uint8 else x), self.labels[there]
+
+    def expect(self, rows: Tensor) -> None:
+        """Decode the images of ``rows`` in the background, where they must be: they are taken next."""
+        if self._host.large and self._resident is None:
+            self._ahead = rows, _background().submit(self._decoded, rows)
+
+    def _images(self, rows: Tensor) -> np.ndarray:
+        ahead, self._ahead = self._ahead, None
+        return ahead[1].result() if ahead and torch.equal(ahead[0], rows) else self._decoded(rows)
+
+    def _decoded(self, rows: Tensor) -> np.ndarray:
+        return self._host.select(rows.numpy()).images
+
+
+@functools.cache
+def _background() -> ThreadPoolExecutor:
+    """One thread, which itself decodes several images at once."""
+    return ThreadPoolExecutor(1, "robustkd-images")
 
 
 def _fits(arrays: Arrays, device: torch.device) -> bool:
     if device.type == "cpu":
         return False  # they are in host memory already; a second copy would gain nothing
+    if arrays.large:
+        return False
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)

@@ -121,6 +121,8 @@ class _EpochTraining(Training):
         epoch, number = divmod(step, self.steps_per_epoch)
         rows = self._order[number]
         batch = self._minibatch(rows, epoch)
+        if number + 1 < len(self._order):
+            self.data.expect(self.world.share(self._order[number + 1]))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             loss, measured = self.recipe.loss(self.target, batch)
         self.optimiser.zero_grad(set_to_none=True)

@@ -68,7 +68,7 @@ def command(
         **asked_of_code(normalise, bounds, classes, restrict),
         precision=precision or "full",
         batch_size=batch_size or api.BATCH_SIZE,
-        fit_data=(within_bounds(splits.train.unit(), bounds), splits.train.labels) if splits.train is not None else None,
+        fit_data=splits.train,
         params=settings("--set", chosen),
     )
     if out is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 from typing_extensions import TypeVar
@@ -59,15 +59,27 @@ class Arrays:
         """(C, H, W)."""
         return self.images.shape[1:]
 
+    @property
+    def large(self) -> bool:
+        """Whether they are more than is held in memory at once, so that they are decoded at each look."""
+        return False
+
+    def kept(self) -> Arrays:
+        """The same, decoded now for all later looks unless they are ``large``."""
+        return self
+
     def select(self, rows: np.ndarray) -> Arrays:
         """The given rows."""
         return Arrays(self.images[rows], self.labels[rows])
 
     def unit(self) -> np.ndarray:
         """The images as float32 in [0, 1]."""
-        if self.images.dtype == np.uint8:
-            return self.images.astype(np.float32) / 255
-        return self.images.astype(np.float32, copy=False)
+        images = self.images
+        if images.dtype != np.uint8:
+            return images.astype(np.float32, copy=False)
+        unit = images.astype(np.float32)
+        unit /= 255
+        return unit
 
     def digest(self) -> str:
         """SHA-256 over shape, type and content."""
@@ -101,22 +113,35 @@ class Arrays:
         return self if images is self.images else replace(self, images=images)
 
 
-class DeferredArrays(Arrays):
-    """Labelled images that are decoded when somebody looks at ``images``, and only those of the rows that were selected.
+KEPT_BYTES = 1 << 28
+"""Images that are larger than this, all together, are never held in memory at once by the platform: 256 MiB."""
+_CHUNK = 256
+"""Images that are decoded at once where all must be looked at."""
 
-    A campaign that only attacks then never decodes its training images, and one that takes 100 of 50,000 files decodes 100.
+Remember: TypeAlias = Callable[[np.ndarray, Callable[[], str]], str]
+"""``remember(rows, compute)`` is the hash of these rows: one that is known for the same files, or what ``compute()`` returns."""
+
+
+class DeferredArrays(Arrays):
+    """Labelled images that are decoded where they are used, and only those of the rows that were selected.
+
+    A campaign that only attacks then never decodes its training images, and one that takes 100 of 50,000 files decodes 100. Parts of
+    up to ``KEPT_BYTES`` are kept once they are decoded. A larger one is decoded again at each look, so that whoever works
+    through it selects the rows that the work is on and takes ``images`` of these.
 
     Args:
         read: the images of some rows: (M,) int64 -> (M, C, H, W), in that order. It may raise ``DataError``.
         labels: (N,) int64 of all rows.
         sample_shape: (C, H, W).
         rows: (M,) int64, the rows that these are; all N by default.
+        remember: saves the decoding where only a hash is wanted; by default nothing is remembered.
     """
 
     _read: Callable[[np.ndarray], np.ndarray]
     _all: np.ndarray
     _rows: np.ndarray
     _shape: tuple[int, ...]
+    _remember: Remember
 
     def __init__(
         self,
@@ -124,18 +149,35 @@ class DeferredArrays(Arrays):
         labels: np.ndarray,
         sample_shape: tuple[int, ...],
         rows: np.ndarray | None = None,
+        remember: Remember = lambda rows, compute: compute(),
     ) -> None:
         rows = np.arange(len(labels)) if rows is None else rows
         # The class is frozen, and its field ``images`` is the property below.
-        vars(self).update(labels=labels[rows], _read=read, _all=labels, _rows=rows, _shape=tuple(sample_shape))
+        vars(self).update(
+            labels=labels[rows], _read=read, _all=labels, _rows=rows, _shape=tuple(sample_shape), _remember=remember
+        )
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    @cached_property
+    @property
     def images(self) -> np.ndarray:
-        """(M, C, H, W), decoded at the first look."""
-        return self._read(self._rows)
+        """(M, C, H, W), decoded at the first look, or at each look where they are larger than ``KEPT_BYTES``."""
+        kept: np.ndarray | None = vars(self).get("_images")
+        if kept is None:
+            kept = self._read(self._rows)
+            if kept.nbytes <= KEPT_BYTES:
+                vars(self).update(_images=kept)
+        return kept
+
+    @property
+    def large(self) -> bool:
+        """Whether all of them, as bytes, are more than ``KEPT_BYTES``."""
+        return len(self) * math.prod(self._shape) > KEPT_BYTES
+
+    def kept(self) -> Arrays:
+        """In memory, unless they are ``large``."""
+        return self if self.large else Arrays(self.images, self.labels)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -144,9 +186,25 @@ class DeferredArrays(Arrays):
 
     def select(self, rows: np.ndarray) -> Arrays:
         """The given rows (indices, mask or slice), still to be decoded unless they are already."""
-        if "images" in vars(self):
+        if "_images" in vars(self):
             return super().select(rows)
-        return DeferredArrays(self._read, self._all, self._shape, self._rows[rows])
+        return DeferredArrays(self._read, self._all, self._shape, self._rows[rows], self._remember)
+
+    def digest(self) -> str:
+        """That of the same images in memory; one chunk after the other, where they are large."""
+        return self._remember(self._rows, self._digest_by_chunks) if self.large else super().digest()
+
+    def _digest_by_chunks(self) -> str:
+        state = hashlib.sha256()
+        for first in range(0, len(self), _CHUNK):
+            images = self._read(self._rows[first : first + _CHUNK])
+            if first == 0:
+                state.update(f"{images.dtype.str}{(len(self), *self._shape)}".encode())
+            state.update(np.ascontiguousarray(images).data)
+        labels = self.labels.astype("<i8", copy=False)
+        state.update(f"{labels.dtype.str}{labels.shape}".encode())
+        state.update(np.ascontiguousarray(labels).data)
+        return state.hexdigest()
 
     def validated(self, name: str, num_classes: int) -> Arrays:
         """The same with the labels checked now, and the pixels when they are decoded."""
@@ -155,7 +213,7 @@ class DeferredArrays(Arrays):
         def read(rows: np.ndarray) -> np.ndarray:
             return Arrays(self._read(rows), self._all[rows]).validated(name, num_classes).images
 
-        return DeferredArrays(read, self._all, self._shape, self._rows)
+        return DeferredArrays(read, self._all, self._shape, self._rows, self._remember)
 
 
 def _require_classes(labels: np.ndarray, name: str, num_classes: int) -> None:

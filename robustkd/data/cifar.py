@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tarfile
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from pydantic import Field
 from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, DeferredArrays, Params, RawData
 from robustkd.data.arrays import as_arrays, as_labels
 from robustkd.data.files import download, not_found, search_folders
-from robustkd.data.images import read_image
+from robustkd.data.images import Reading, resized
 from robustkd.data.safe_pickle import read_pickle
 
 _SIDE = 32
@@ -39,6 +40,7 @@ class CifarParams(Params):
         None, description="folder of the data, or the folder above it; the usual places by default"
     )
     download: bool = Field(False, description="fetch the binary version from the authors' page when nothing is found")
+    resize: int | None = Field(None, ge=1, description="bring every image to this many pixels each way (bilinear)")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class CifarDataset(Dataset):
     classes: ClassVar[tuple[str, ...]]
 
     def load(self) -> RawData:
-        """uint8 images (N, 3, 32, 32).
+        """uint8 images (N, 3, 32, 32), or of the size that is asked for.
 
         Raises:
             DataError: the data are not there, or a file is damaged.
@@ -106,7 +108,8 @@ class CifarDataset(Dataset):
             lacking = ", ".join(name for name in batches.train if name not in there)
             raise DataError(f"{folder} lacks {lacking}", fix="add what is missing; for a test part alone remove the others")
         train, test = _joined([read(folder / name) for name in there]), read(folder / batches.test)
-        return RawData(train, test, self.classes)
+        side = self.params.resize
+        return RawData(resized(train, side) if train else None, resized(test, side), self.classes)
 
     def _binary(self, file: Path) -> Arrays:
         content, size = np.fromfile(file, np.uint8), self.label_bytes + _PIXELS
@@ -198,11 +201,15 @@ def _mosaic(file: Path) -> Arrays:
     if len(labels) != _MOSAIC_SIDE**2:
         raise _damaged(labels_file, f"it has {len(labels)} labels for the {_MOSAIC_SIDE**2} images of {file.name}")
 
-    def read(rows: np.ndarray) -> np.ndarray:
-        mosaic, shape = read_image(file, ["WEBP"]), (3, _MOSAIC_SIDE, _SIDE, _MOSAIC_SIDE, _SIDE)
-        if mosaic.shape != (3, _MOSAIC_SIDE * _SIDE, _MOSAIC_SIDE * _SIDE):
+    @functools.cache  # every selection of its images needs the whole
+    def mosaic() -> np.ndarray:
+        found = Reading(formats=("WEBP",))(file)
+        if found.shape != (3, _MOSAIC_SIDE * _SIDE, _MOSAIC_SIDE * _SIDE):
             raise _damaged(file, f"it is not a mosaic of {_MOSAIC_SIDE} x {_MOSAIC_SIDE} images")
-        images: np.ndarray = mosaic.reshape(shape)[:, rows // _MOSAIC_SIDE, :, rows % _MOSAIC_SIDE]
+        return found.reshape(3, _MOSAIC_SIDE, _SIDE, _MOSAIC_SIDE, _SIDE)
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        images: np.ndarray = mosaic()[:, rows // _MOSAIC_SIDE, :, rows % _MOSAIC_SIDE]
         return images
 
     return DeferredArrays(read, as_labels(labels, file.name), (3, _SIDE, _SIDE))

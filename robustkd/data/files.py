@@ -13,6 +13,11 @@ from robustkd.contracts import DataError
 _CHUNK = 1 << 20
 
 
+def cache_folder() -> Path:
+    """The user's own cache: ``$XDG_CACHE_HOME/robustkd``, or ``~/.cache/robustkd``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "robustkd"
+
+
 def search_folders(name: str, root: Path | None) -> list[Path]:
     """Where the dataset called ``name`` may be: ``root`` alone when it is given, else the usual places.
 
@@ -22,8 +27,7 @@ def search_folders(name: str, root: Path | None) -> list[Path]:
     if root is not None:
         return [root]
     shared = os.environ.get("ROBUSTKD_DATA")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "robustkd"
-    return [*([Path(shared).expanduser() / name] if shared else []), cache / name, Path("/usr/share/datasets") / name]
+    return [*([Path(shared).expanduser() / name] if shared else []), cache_folder() / name, Path("/usr/share/datasets") / name]
 
 
 def not_found(name: str, root: Path | None, fix: str) -> DataError:

@@ -14,6 +14,7 @@ from pydantic import Field
 from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, Params, RawData
 from robustkd.data.arrays import as_arrays
 from robustkd.data.files import download, not_found, search_folders
+from robustkd.data.images import resized
 
 _UNSIGNED_BYTE = 8  # the element type of both datasets' files; the format has others
 
@@ -23,6 +24,7 @@ class IdxParams(Params):
 
     root: CampaignPath | None = Field(None, description="folder of the idx files, plain or .gz; the usual places by default")
     download: bool = Field(False, description="fetch what is missing from the usual mirror")
+    resize: int | None = Field(None, ge=1, description="bring every image to this many pixels each way (bilinear)")
 
 
 class IdxDataset(Dataset):
@@ -72,7 +74,7 @@ class IdxDataset(Dataset):
 
     def _part(self, folder: Path, prefix: str) -> Arrays:
         images, labels = _read(folder, f"{prefix}-images-idx3-ubyte", 3), _read(folder, f"{prefix}-labels-idx1-ubyte", 1)
-        return as_arrays(images[:, None], labels, self.folder)
+        return resized(as_arrays(images[:, None], labels, self.folder), self.params.resize)
 
 
 class MNIST(IdxDataset):

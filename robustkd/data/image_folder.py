@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -10,35 +12,70 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, DeferredArrays, Params, RawData
-from robustkd.data.images import read_image
+from robustkd.data.class_names import ClassNames
+from robustkd.data.digests import remembered
+from robustkd.data.images import Interpolation, Reading, decoded
 from robustkd.data.order import stratified_order
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
-_TEST_NAMES = ("test", "val", "validation")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing")
+_VALIDATION = ("val", "valid", "validation", "dev")
 
 
-class ImageFolderParams(Params):
+class ImageParams(Params):
+    """Parameters that data sets of image files share."""
+
+    resize: int | None = Field(
+        None,
+        ge=1,
+        description="bring every image to this many pixels each way; with 'crop' its shorter side, the other in proportion",
+    )
+    crop: int | None = Field(
+        None, ge=1, description="cut this many pixels each way out of the centre; ImageNet: resize 256, crop 224"
+    )
+    interpolation: Interpolation = Field("bilinear", description="of the resizing, with antialiasing")
+    channels: Literal[1, 3] = Field(3, description="3 for colour, 1 for grey")
+    white: float | None = Field(
+        None, gt=0, description="value that is white in pixels of more than 8 bits, such as 4095; 65535 of integers by default"
+    )
+    classes: Literal["imagenet", "numbers"] | CampaignPath | None = Field(
+        None,
+        description="which output of the model a class is: by the alphabet (default); imagenet, for folders called n01440764 or tench; "
+        "numbers, for folders called 0, 1, ..; or a file: a class a line, in the order of the outputs, or JSON",
+    )
+
+    def reading(self) -> Reading:
+        """How a file becomes an array."""
+        return Reading(self.channels, self.resize, self.crop, self.interpolation, self.white)
+
+    @property
+    def to_one_size(self) -> str:
+        """What a user does about images of several sizes."""
+        return "set 'resize' to bring all images to one size, or 'resize' and 'crop', such as 256 and 224"
+
+
+class ImageFolderParams(ImageParams):
     """Parameters of ``image-folder``."""
 
     root: CampaignPath = Field(
         description="folder of train/<class>/ and test/<class>/, or of <class>/ alone", examples=["my-images"]
     )
-    resize: int | None = Field(None, ge=1, description="bring every image to this many pixels, square")
-    channels: Literal[1, 3] = Field(3, description="3 for colour, 1 for grey")
     test_fraction: float = Field(0.2, gt=0, le=1, description="test part of a folder without train/ and test/")
 
 
 class ImageFolder(Dataset):
-    """PNG and JPEG files, as ``<root>/<train or test>/<class>/<file>`` or ``<root>/<class>/<file>``.
+    """Image files, as ``<root>/<train or test>/<class>/<file>`` or ``<root>/<class>/<file>``, also in folders below ``<class>``.
 
-    The test folder may also be called ``val`` or ``validation``. Without such folders a fixed part of every class is
-    the test part. Classes are the folder names in alphabetical order, files are taken in alphabetical order.
+    PNG, JPEG, WebP, BMP, TIFF and PPM are read, and what else there is is left out and counted. ``val`` is the validation part
+    beside ``test``, and the test part where there is no ``test``. Without such folders a fixed part of every class is the test part.
+    Classes are the folder names in alphabetical order, unless ``classes`` says otherwise; files are taken in alphabetical order.
     """
 
     Params: ClassVar[type[Params]] = ImageFolderParams
 
     def load(self) -> RawData:
-        """uint8 images (N, channels, H, W).
+        """uint8 images (N, channels, H, W), decoded where they are used.
 
         Raises:
             DataError: there is no such folder or no image in it, an image cannot be read, or the sizes differ.
@@ -46,52 +83,69 @@ class ImageFolder(Dataset):
         root = self.params.root
         if not root.is_dir():
             raise DataError(f"data 'image-folder': there is no folder {root}", fix="set 'root' to the folder of the images")
-        train, test = root / "train", next((root / name for name in _TEST_NAMES if (root / name).is_dir()), None)
-        if test is None and train.is_dir():
-            raise DataError(f"data 'image-folder': {root} has train/ but no test/", fix="add test/, or point 'root' at train/")
+        train, test, validation = (_part(root, names) for names in (_TRAIN, _TEST, _VALIDATION))
+        if test is None:
+            test, validation = validation, None
+        if test is None and train is not None:
+            raise DataError(
+                f"data 'image-folder': {root} has {train.name}/ but no test/",
+                fix=f"add test/, or point 'root' at {train.name}/",
+            )
+        left_out: Counter[str] = Counter()
         if test is not None:
-            parts = [folder for folder in (train, test) if folder.is_dir()]
-            classes = sorted({name for folder in parts for name in _folders(folder)})
-            return RawData(self._read(train, classes) if train.is_dir() else None, self._read(test, classes), tuple(classes))
-        classes = sorted(_folders(root))
-        data = self._read(root, classes)
+            parts = [folder for folder in (train, test, validation) if folder is not None]
+            classes = ClassNames.of(self.params.classes, sorted({name for folder in parts for name in _folders(folder)}))
+            read = [None if folder is None else self._read(folder, classes, left_out) for folder in (train, test, validation)]
+            assert read[1] is not None
+            return RawData(read[0], read[1], classes.names, validation=read[2], notes=_notes(left_out))
+        classes = ClassNames.of(self.params.classes, sorted(_folders(root)))
+        data = self._read(root, classes, left_out)
         order, cut = stratified_order(data.labels, 0), max(1, round(self.params.test_fraction * len(data)))
         held, rest = np.sort(order[:cut]), np.sort(order[cut:])
-        return RawData(data.select(rest) if len(rest) else None, data.select(held), tuple(classes))
+        return RawData(data.select(rest) if len(rest) else None, data.select(held), classes.names, notes=_notes(left_out))
 
-    def _read(self, folder: Path, classes: list[str]) -> Arrays:
+    def _read(self, folder: Path, classes: ClassNames, left_out: Counter[str]) -> Arrays:
         folders = _folders(folder)
-        labelled_files = [
-            (file, label)
-            for label, name in enumerate(classes)
-            for place in folders.get(name, ())
-            for file in sorted(place.glob("*"))
-            if file.suffix.lower() in _SUFFIXES
-        ]
-        if not labelled_files:
+        files: list[Path] = []
+        labels: list[int] = []
+        left_out.update(_kind(file) for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+        for name in sorted(folders, key=lambda name: (classes.index[name], name)):
+            for place in folders[name]:
+                for file in sorted(_files(place)):
+                    if file.suffix.lower() in SUFFIXES:
+                        files.append(file)
+                        labels.append(classes.index[name])
+                    else:
+                        left_out[_kind(file)] += 1
+        if not files:
+            found = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(3))
             raise DataError(
-                f"data 'image-folder': no PNG or JPEG file in {folder}/<class>/", fix="put each class's images into its folder"
+                f"data 'image-folder': no image in {folder}/<class>/" + (f", but {found}" if found else ""),
+                fix=f"put each class's images into its folder ({', '.join(SUFFIXES)})",
             )
-        first = self._decoded(labelled_files[0][0])
+        read, how = self.params.reading(), self.params
+        first = read(files[0])
 
-        def read(rows: np.ndarray) -> np.ndarray:
-            images = np.empty((len(rows), *first.shape), np.uint8)
-            for place, row in enumerate(rows):
-                file = labelled_files[row][0]
-                image = self._decoded(file)
-                if image.shape != first.shape:
-                    raise DataError(
-                        f"data 'image-folder': {file} has {image.shape[1]} x {image.shape[2]} pixels, "
-                        f"{labelled_files[0][0]} has {first.shape[1]} x {first.shape[2]}",
-                        fix="set 'resize' to bring all images to one size",
-                    )
-                images[place] = image
-            return images
+        def one(row: int) -> np.ndarray:
+            image = read(files[row])
+            if image.shape != first.shape:
+                raise DataError(
+                    f"data 'image-folder': {files[row]} has {image.shape[1]} x {image.shape[2]} pixels, "
+                    f"{files[0]} has {first.shape[1]} x {first.shape[2]}",
+                    fix=how.to_one_size,
+                )
+            return image
 
-        return DeferredArrays(read, np.array([label for _, label in labelled_files], np.int64), first.shape)
+        known = np.array(labels, np.int64)
+        return DeferredArrays(
+            lambda rows: decoded(one, rows, first.shape), known, first.shape, remember=remembered(files, known, read)
+        )
 
-    def _decoded(self, file: Path) -> np.ndarray:
-        return read_image(file, ["PNG", "JPEG"], self.params.channels, self.params.resize)
+
+def _part(root: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder of a part, by the first of its names that is there."""
+    there = {entry.name.casefold(): entry for entry in sorted(root.iterdir()) if entry.is_dir()}
+    return next((there[name] for name in names if name in there), None)
 
 
 def _folders(root: Path) -> dict[str, list[Path]]:
@@ -101,3 +155,25 @@ def _folders(root: Path) -> dict[str, list[Path]]:
         if entry.is_dir() and not entry.name.startswith("."):
             found.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry)
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder; hidden ones, which systems and editors leave, do not count."""
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _files(entry)
+        else:
+            yield entry
+
+
+def _kind(file: Path) -> str:
+    return file.suffix.lower() or "without a suffix"
+
+
+def _notes(left_out: Counter[str]) -> tuple[str, ...]:
+    if not left_out:
+        return ()
+    kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(5))
+    return (f"{left_out.total()} files of the folder are left out, which are no images of a class ({kinds})",)

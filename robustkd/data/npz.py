@@ -10,6 +10,7 @@ from pydantic import Field
 
 from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, Params, RawData
 from robustkd.data.arrays import as_arrays
+from robustkd.data.images import resized
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test", "images", "labels", "classes")
 _CHANNELS = (1, 3)
@@ -25,6 +26,7 @@ class NPZParams(Params):
         None, description="class names; the archive's 'classes', or the numbers, by default"
     )
     layout: Literal["auto", "nchw", "nhwc"] = Field("auto", description="where the channels are; auto looks for the 1 or 3")
+    resize: int | None = Field(None, ge=1, description="bring every image to this many pixels each way (bilinear)")
 
 
 class NPZ(Dataset):
@@ -59,7 +61,8 @@ class NPZ(Dataset):
             if name not in arrays:
                 raise self._wrong(f"it has no '{name}'", "save images and labels, or x_train, y_train, x_test and y_test")
         labels = arrays[y]
-        return as_arrays(self._channels_first(arrays[x]), labels[:, 0] if labels.shape[1:] == (1,) else labels, "npz")
+        images = as_arrays(self._channels_first(arrays[x]), labels[:, 0] if labels.shape[1:] == (1,) else labels, "npz")
+        return resized(images, self.params.resize)
 
     def _channels_first(self, images: np.ndarray) -> np.ndarray:
         if images.ndim == 3:

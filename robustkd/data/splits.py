@@ -75,7 +75,7 @@ class Splits(Generic[Data]):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the parts, their order and the class names; it decodes every image."""
+        """SHA-256 over the parts, their order and the class names; every image is decoded for it, unless its hash is known."""
         parts = (self.train, self.validation, self.test, *([self.benign] if self.benign else []))
         contents = [None if part is None else part.digest() for part in parts]
         return hashlib.sha256(json.dumps([self.classes, contents]).encode()).hexdigest()
@@ -124,20 +124,8 @@ def _training(raw: RawData[Data], split: SplitParams, name: str) -> tuple[Data |
             f"data '{name}': {held} of {total} training samples are asked for as validation, which leaves none to train on",
             fix="lower 'validation' or raise 'train'",
         )
-    whole = part.select(stratified_order(part.labels, split.seed, _TRAIN)[:total])
-    return _cut(whole, held, total), _cut(whole, 0, held) if held else None
-
-
-def _cut(whole: Any, start: int, stop: int) -> Any:
-    """Rows ``start`` to ``stop``. Where these must be decoded, all of ``whole`` is, once, unless only some of them are asked for."""
-    if not isinstance(whole, DeferredArrays):
-        return whole.select(np.arange(start, stop))
-
-    def read(rows: np.ndarray) -> np.ndarray:
-        every = len(rows) == stop - start
-        return whole.images[start:stop][rows] if every else whole.select(start + rows).images
-
-    return DeferredArrays(read, whole.labels[start:stop], whole.sample_shape)
+    order = stratified_order(part.labels, split.seed, _TRAIN)[:total]
+    return part.select(order[held:]), part.select(order[:held]) if held else None
 
 
 def _count(asked: int | None, available: int, part: str, name: str) -> int:

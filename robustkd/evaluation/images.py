@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from robustkd.contracts import (
     Transcript,
     UsageError,
 )
+from robustkd.contracts.data import KEPT_BYTES
 from robustkd.contracts.random import SampleRng, seeded
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.draws import PROBED, drawn_logits, is_random
@@ -32,14 +34,16 @@ from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
 from robustkd.targets.frozen import recording_gradients
 from robustkd.targets.layout import channels_last
-from robustkd.targets.memory import in_memory, with_fewer
+from robustkd.targets.memory import in_memory, return_freed_memory, with_fewer
 from robustkd.targets.split import SplitTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_SIZE = 256
-"""How many samples are attacked at once by default. No result depends on it."""
+"""How many samples are attacked at once by default, at most. No result depends on it."""
+_HOST_BATCH_BYTES = 1 << 26
+"""What the images of a batch take by default at most, where the network shares the memory with everything else."""
 SHARD = 256
 """Samples of a shard: what a caller that keeps shards loses at most, when it is killed. No result depends on it."""
 
@@ -193,6 +197,34 @@ def as_tensor(what: str, values: object) -> Tensor:
         ) from None
 
 
+def deferred_batch(data: Arrays, *, index: np.ndarray, device: torch.device) -> Batch:
+    """A batch like that of ``make_batch``, from data that are checked already; its images are brought to the device where they are used.
+
+    So they are where they would take more than ``KEPT_BYTES`` all together; ``Batch.select`` gives ordinary batches.
+    """
+    if 4 * len(data) * math.prod(data.sample_shape) <= KEPT_BYTES:
+        return make_batch(data.unit(), data.labels, index=index, device=device)
+    from robustkd.evaluation.deferred import DeferredImages  # late: it imports torch
+
+    return_freed_memory()
+    labels, position = (torch.from_numpy(values.astype(np.int64)).to(device) for values in (data.labels, index))
+    return Batch(DeferredImages(data.kept(), device), labels, position)
+
+
+def usual_batch_size(batch: Batch) -> int:
+    """How many samples are attacked at once where nobody says it: ``BATCH_SIZE``, on the CPU fewer of large images."""
+    if batch.inputs.device.type != "cpu":
+        return BATCH_SIZE
+    return max(1, min(BATCH_SIZE, _HOST_BATCH_BYTES // max(1, 4 * math.prod(batch.inputs.shape[1:]))))
+
+
+def in_full(images: Tensor) -> Tensor:
+    """Images as an ordinary tensor, also those that are deferred."""
+    from robustkd.evaluation.deferred import DeferredImages  # late: it imports torch
+
+    return images.decoded() if isinstance(images, DeferredImages) else images
+
+
 def _goals(goals: Tensor, labels: Tensor) -> Tensor:
     if goals.shape != labels.shape or goals.dtype == torch.bool or goals.is_floating_point() or goals.is_complex():
         raise DataError(
@@ -244,7 +276,7 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
                 return is_random(target, part)
 
         def answered(rows: Tensor) -> tuple[Tensor, Tensor]:
-            part = batch.inputs[rows]
+            part = in_full(batch.inputs[rows])
             with failures_told(part):
                 if not random:
                     return (one := target(part)), one.argmax(1, keepdim=True)
@@ -311,7 +343,7 @@ def evaluate_attack(
     fitted: dict[float, Attack] = {}
     asked = target.in_precision(precision)
 
-    def run(part: Batch, eps: float) -> tuple[ImageOutcome, Tensor]:
+    def run(part: Batch, eps: float, wanted: int | None) -> tuple[ImageOutcome, Tensor]:
         budget = threat if eps == threat.eps else threat.with_eps(eps)
         if attack.traits.learns and eps not in fitted:
             fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part, batch_size)
@@ -320,7 +352,9 @@ def evaluate_attack(
         def attacked(rows: Tensor) -> tuple[ImageOutcome, Tensor]:
             some = part.select(rows)
             result = able.run(asked, some, budget, SampleRng(seed, some.index))
-            return judge(target, attack, some, budget, result), result.adversarial.detach().cpu()
+            outcome, adversarial = judge(target, attack, some, budget, result), result.adversarial.detach().cpu()
+            # A copy of those that are wanted: a part of a tensor holds all of it in memory.
+            return outcome, adversarial if wanted is None else adversarial[: max(0, wanted - int(rows[0]))].clone()
 
         outcomes, found = zip(*in_memory(attacked, torch.arange(len(part), device=part.inputs.device), batch_size), strict=True)
         return ImageOutcome.joined(outcomes), torch.cat(found)
@@ -336,10 +370,8 @@ def evaluate_attack(
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
             answers, before = _answers(target, batch), state_of(target)
             with channels_last(target.module):
-                found = _evaluate(run, attack, part, threat, curve)
+                found = _evaluate(run, attack, part, threat, curve, None if kept is None else max(0, kept - first))
             require_unchanged(target, attack, before, answers, lambda: _answers(target, batch), alike)
-            if kept is not None:
-                found = replace(found, adversarial=found.adversarial[: max(0, kept - first)].clone())
             if shards:
                 shards.write(first, found, time.perf_counter() - began)
         parts.append(found)
@@ -381,13 +413,14 @@ def _answers(target: Target, batch: Batch) -> Tensor:
 
 
 def _evaluate(
-    run: Callable[[Batch, float], tuple[ImageOutcome, Tensor]],
+    run: Callable[[Batch, float, int | None], tuple[ImageOutcome, Tensor]],
     attack: Attack,
     batch: Batch,
     threat: ThreatModel,
     curve: Sequence[float],
+    kept: int | None,
 ) -> Evaluation[ImageOutcome]:
-    outcome, adversarial = run(batch, threat.eps)
+    outcome, adversarial = run(batch, threat.eps, kept)
     broken_at = np.where(outcome.broken, threat.eps, np.inf)
     random = outcome.draws > 1
     if attack.traits.kind == "minimum-norm":
@@ -402,7 +435,7 @@ def _evaluate(
     def extend(open_: np.ndarray, eps: float) -> None:
         if open_.any():
             rows = np.arange(len(outcome)) if random else np.flatnonzero(open_)
-            further, _ = run(batch.select(torch.as_tensor(rows, device=batch.inputs.device)), eps)
+            further, _ = run(batch.select(torch.as_tensor(rows, device=batch.inputs.device)), eps, 0)
             broken_at[rows] = np.where(open_[rows] & further.broken, eps, broken_at[rows])
 
     points = set(curve)

@@ -28,7 +28,15 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng
 from robustkd.data import Splits
-from robustkd.evaluation.images import BATCH_SIZE, SHARD, Evaluation, Shards, evaluate_attack, make_batch, with_clean_logits
+from robustkd.evaluation.images import (
+    SHARD,
+    Evaluation,
+    Shards,
+    deferred_batch,
+    evaluate_attack,
+    usual_batch_size,
+    with_clean_logits,
+)
 from robustkd.evaluation.judging import Outcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.lazy import torch
@@ -159,8 +167,8 @@ class ImageEvaluation(ModalityEvaluation):
         """The images with their logits."""
         if not isinstance(target, Target):
             raise _other_modality(f"'{name}' draws or writes, and the data are images")
-        batch = make_batch(data.test.unit(), data.test.labels, index=data.test_index, device=device)
-        return with_clean_logits(target, batch, batch_size or BATCH_SIZE)
+        batch = deferred_batch(data.test, index=data.test_index, device=device)
+        return with_clean_logits(target, batch, batch_size or usual_batch_size(batch))
 
     def evaluate(
         self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
@@ -178,7 +186,7 @@ class ImageEvaluation(ModalityEvaluation):
             threat,
             seed=under.seed,
             curve=under.curve,
-            batch_size=under.batch_size or BATCH_SIZE,
+            batch_size=under.batch_size or usual_batch_size(batch),
             fit_data=under.train if attack.traits.learns and isinstance(under.train, Arrays) else None,
             kept=kept,
             shards=under.shards(kept) if len(batch) > SHARD else None,

@@ -157,6 +157,10 @@ def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
 
 def images_of(batch: Batch) -> Arrays:
     """The images of a batch, as training data of an attack that learns from a target's answers and looks at no label."""
+    from robustkd.evaluation.deferred import DeferredImages  # late: it imports torch
+
+    if isinstance(batch.inputs, DeferredImages):
+        return batch.inputs.data_set
     return Arrays(batch.inputs.detach().float().cpu().numpy(), batch.labels.cpu().numpy())
 
 

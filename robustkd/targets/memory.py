@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +16,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Found = TypeVar("Found")
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+
+
+@functools.cache
+def return_freed_memory() -> None:
+    """From now on, blocks of a MiB and more go back to the system when they are freed.
+
+    The C library of Linux raises that limit to 32 MiB as it goes, and what is smaller stays in holes of a heap that grows
+    with the work done: by 300 MiB over 2,000 images of 224 x 224. It costs a little time, so it is for data that are larger than the
+    memory.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def in_memory(work: Callable[[Tensor], Found], samples: Tensor, size: int) -> list[Found]:

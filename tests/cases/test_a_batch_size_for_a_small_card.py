@@ -14,28 +14,14 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan
 from robustkd.cli import main
 from robustkd.contracts import UsageError
+from support.small_memory import small_network
 
-MODEL = """
-from pathlib import Path
-
-import torch
-from sklearn.datasets import load_digits
-from torch import nn
-
-
-class Small(nn.Module):
-    def __init__(self):
-        super().__init__()
-        x, y = load_digits(return_X_y=True)
-        means = torch.stack([torch.from_numpy(x[y == k] / 16).float().mean(0) for k in range(10)])
-        self.head = nn.Linear(64, 10)
-        self.head.weight.data, self.head.bias.data = 2 * means, -means.square().sum(1)
-
-    def forward(self, x):
-        if len(x) > 8 and not Path(__file__).with_name("large").exists():
+MODEL = small_network(
+    "Small",
+    """if len(x) > 8 and not HERE.with_name("large").exists():
             raise ValueError(f"{len(x)} samples are too many")
-        return self.head((x * 8).round().flatten(1) / 8)
-"""
+        return self.head((x * 8).round().flatten(1) / 8)""",
+)
 
 CAMPAIGN = """
 version: 1

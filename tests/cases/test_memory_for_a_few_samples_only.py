@@ -21,6 +21,7 @@ from robustkd.scoring.results import DefenseResult
 from robustkd.scoring.verdict import verdict
 from robustkd.targets import ClassifierTarget, SplitTarget
 from robustkd.tracking import descriptions
+from support.small_memory import small_network
 
 MOST = 16
 
@@ -125,27 +126,12 @@ def test_a_finding_of_an_older_store_is_read() -> None:
     assert Finding(**stored).outcome == "quiet"
 
 
-MODEL = """
-from pathlib import Path
-
-import torch
-from sklearn.datasets import load_digits
-from torch import nn
-
-
-class Full(nn.Module):
-    def __init__(self):
-        super().__init__()
-        x, y = load_digits(return_X_y=True)
-        means = torch.stack([torch.from_numpy(x[y == k] / 16).float().mean(0) for k in range(10)])
-        self.head = nn.Linear(64, 10)
-        self.head.weight.data, self.head.bias.data = 2 * means, -means.square().sum(1)
-
-    def forward(self, x):
-        if x.requires_grad and Path(__file__).with_name("full").exists():
+MODEL = small_network(
+    "Full",
+    """if x.requires_grad and HERE.with_name("full").exists():
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.head(x.flatten(1))
-"""
+        return self.head(x.flatten(1))""",
+)
 
 CAMPAIGN = """
 version: 1

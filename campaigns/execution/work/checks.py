@@ -13,7 +13,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
 from robustkd.contracts import AttackEvidence, BaseTarget, Batch, CheckContext, Finding, Target
 from robustkd.evaluation.checks import run_checks, run_remedies
-from robustkd.evaluation.images import BATCH_SIZE, evidence_of
+from robustkd.evaluation.images import BATCH_SIZE, evidence_of, usual_batch_size
 from robustkd.evaluation.modality import with_goals
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.verdict import RULES
@@ -31,7 +31,8 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
     judges = {} if isinstance(batch, Batch) else workspace.judges(cell)
     context = CheckContext(target, batch, threat, evidence, cell.seed, teachers, judges)
     findings = run_checks(context, workspace.campaign.checks)
-    remedy = run_remedies(context, findings, batch_size=workspace.job.batch_size or BATCH_SIZE)
+    usual = usual_batch_size(batch) if isinstance(batch, Batch) else BATCH_SIZE
+    remedy = run_remedies(context, findings, batch_size=workspace.job.batch_size or usual)
     meta = ChecksMeta(
         **workspace.circumstances(cell, clock.seconds),
         targets=workspace.fingerprints(cell.target),

@@ -1,0 +1,128 @@
+"""Labelled images out of what people have them in: arrays, tensors, lists, torch's data sets and loaders, rows of Hugging Face's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from robustkd.contracts import Arrays, DataError, DeferredArrays
+from robustkd.data.arrays import as_arrays, as_labels
+
+IMAGE_KEYS = ("image", "img", "images", "pixel_values", "x", "pixels")
+LABEL_KEYS = ("label", "labels", "fine_label", "y", "target", "targets", "class")
+_CHANNELS = (1, 3)
+
+
+def arrays_of(data: Any, name: str = "your data") -> Arrays:
+    """Images (N, C, H, W), uint8 or float32 in [0, 1], with their labels.
+
+    Args:
+        data: a pair of images and labels; a data set with a length, whose samples are decoded where they are used; or anything that
+            gives samples or minibatches one after the other, such as a loader. A sample is a pair, or a mapping with an image and a
+            label. An image is a PIL image, a tensor or an array, with the channels first or last.
+        name: what an error calls it.
+
+    Raises:
+        DataError: it is none of these, is empty, or its images are of several sizes.
+    """
+    if isinstance(data, Arrays):
+        return data
+    if isinstance(data, tuple | list) and len(data) == 2 and _length(data[0]) == _length(data[1]) is not None:
+        return as_arrays(channels_first(array_of(data[0])), array_of(data[1]), name)
+    if is_data_set(data):
+        return _deferred(data, name)
+    if not isinstance(data, Iterable):
+        raise DataError(
+            f"{name} is a {type(data).__name__}", fix="give images and labels, a data set, or a loader that gives such pairs"
+        )
+    return collected(data, name)
+
+
+def is_data_set(data: Any) -> bool:
+    """Whether it gives single samples by their number, as torch's map-style data sets and Hugging Face's do."""
+    by_number = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    return by_number and not isinstance(data, Sequence | Mapping | np.ndarray) and not hasattr(data, "ndim")
+
+
+def collected(data: Iterable[Any], name: str) -> Arrays:
+    """The samples or minibatches of an iterable, all in memory.
+
+    Raises:
+        DataError: see ``arrays_of``.
+    """
+    images, labels = [], []
+    for item in data:
+        image, label = _parts(item, name)
+        image, label = array_of(image), array_of(label)
+        images.append(channels_first(image if image.ndim == 4 else image[None]))
+        labels.append(label.reshape(-1))
+    if not images:
+        raise DataError(f"{name} is empty")
+    if len(shapes := {part.shape[1:] for part in images}) > 1:
+        raise DataError(f"{name} has images of the shapes {sorted(shapes)[:3]}", fix="bring all of them to one size")
+    return as_arrays(np.concatenate(images), np.concatenate(labels), name)
+
+
+def _deferred(data: Any, name: str) -> Arrays:
+    if not len(data):
+        raise DataError(f"{name} is empty")
+    first = image_of(_parts(data[0], name)[0])
+    known = next((found for key in ("targets", "labels") if _length(found := getattr(data, key, None)) == len(data)), None)
+    labels = array_of([_parts(data[row], name)[1] for row in range(len(data))] if known is None else known)
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        images = [image_of(_parts(data[int(row)], name)[0]) for row in rows]
+        if strange := next((image for image in images if image.shape != first.shape), None):
+            raise DataError(
+                f"{name} has images of the shapes {first.shape} and {strange.shape}", fix="bring all of them to one size"
+            )
+        return as_arrays(np.stack(images), labels[rows], name).images
+
+    return DeferredArrays(read, as_labels(labels, name), first.shape)
+
+
+def _parts(item: Any, name: str) -> tuple[Any, Any]:
+    """The image and the label of a sample or minibatch."""
+    if isinstance(item, Mapping):
+        found = [next((key for key in keys if key in item), None) for keys in (IMAGE_KEYS, LABEL_KEYS)]
+        if found[0] is not None and found[1] is not None:
+            return item[found[0]], item[found[1]]
+        raise DataError(f"a sample of {name} has {', '.join(map(str, item))}", fix="call its parts 'image' and 'label'")
+    if isinstance(item, tuple | list) and len(item) >= 2:
+        return item[0], item[1]
+    raise DataError(f"a sample of {name} is a {type(item).__name__}", fix="give pairs of image and label")
+
+
+def image_of(image: Any) -> np.ndarray:
+    """One image as (C, H, W)."""
+    return channels_first(array_of(image)[None])[0]
+
+
+def array_of(values: Any) -> np.ndarray:
+    """Numbers or PIL images as an array."""
+    if isinstance(values, Image.Image):
+        return np.asarray(values if values.mode == "L" else values.convert("RGB"))
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        return np.asarray(values.float() if "bfloat16" in str(values.dtype) else values)
+    if isinstance(values, list | tuple) and values and (isinstance(values[0], Image.Image) or hasattr(values[0], "detach")):
+        return np.stack([array_of(value) for value in values])
+    return np.asarray(values)
+
+
+def channels_first(images: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) of (N, H, W), (N, C, H, W) or (N, H, W, C) images; where both could be meant the channels are first."""
+    if images.ndim == 3:
+        return images[:, None]
+    last = images.ndim == 4 and images.shape[3] in _CHANNELS and images.shape[1] not in _CHANNELS
+    return images.transpose(0, 3, 1, 2) if last else images
+
+
+def _length(values: Any) -> int | None:
+    try:
+        return len(values)
+    except TypeError:
+        return None

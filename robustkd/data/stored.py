@@ -1,0 +1,160 @@
+"""Data sets as other tools store them: Parquet, Hugging Face's ``save_to_disk``, WebDataset's tar files, and torch's tensors."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, DeferredArrays, Params, RawData
+from robustkd.data.class_names import ClassNames
+from robustkd.data.image_folder import SUFFIXES, ImageParams
+from robustkd.data.images import decoded, resized
+from robustkd.data.samples import IMAGE_KEYS, LABEL_KEYS, arrays_of
+from robustkd.lazy import torch
+
+Part = tuple[Sequence[Any], Sequence[Any], tuple[str, ...]]
+"""The encoded images, their labels, and the class names where the file says them."""
+
+
+class StoredParams(ImageParams):
+    """Parameters of ``stored``."""
+
+    file: CampaignPath = Field(
+        description="test part: .parquet, .tar of WebDataset, .pt of tensors, or a folder of Hugging Face's save_to_disk",
+        examples=["test.parquet"],
+    )
+    train: CampaignPath | None = Field(None, description="training part, in such a file too")
+
+
+class Stored(Dataset):
+    """Images with labels from a file that another tool wrote.
+
+    Parquet and ``save_to_disk`` have a column image (bytes, as Hugging Face writes them) and a column label; a tar file has pairs
+    such as 0001.jpg and 0001.cls; a .pt file holds a pair of tensors, or a mapping of images and labels, and is read without
+    running anything.
+    """
+
+    Params: ClassVar[type[Params]] = StoredParams
+
+    def load(self) -> RawData:
+        """Images (N, C, H, W), decoded where they are used.
+
+        Raises:
+            DataError: a file is missing, damaged, or has no images and labels.
+        """
+        test, names = self._part(self.params.file)
+        train = None if self.params.train is None else self._part(self.params.train)[0]
+        known = [part.labels for part in (test, train) if part is not None]
+        numbers = tuple(map(str, range(1 + max(int(labels.max()) for labels in known))))
+        return RawData(train, test, names or numbers)
+
+    def _part(self, file: Path) -> tuple[Arrays, tuple[str, ...]]:
+        try:
+            if file.suffix in (".pt", ".pth"):
+                return resized(_tensors(file), self.params.resize), ()
+            read = _READERS.get(file.suffix) if file.is_file() else _saved
+            if read is None or not file.exists():
+                raise ValueError(f"no such file, or of another kind than {', '.join(_READERS)}")
+            images, labels, names = read(file)
+            if not len(images):
+                raise ValueError("no image with a label is in it")
+        except DataError:
+            raise
+        except Exception as error:  # each library has errors of its own for a damaged file
+            raise DataError(f"{file} cannot be read: {error}", fix="give a file with images and labels") from error
+        classes = self.params.classes
+        if classes is not None:
+            known = ClassNames.of(classes, sorted({names[int(row)] if names else str(row) for row in labels}))
+            labels, names = [known.index[names[int(row)] if names else str(row)] for row in labels], known.names
+        decode = self.params.reading()
+
+        def one(row: int) -> np.ndarray:
+            image = decode(_content(images[row]), f"image {row} of {file}")
+            if image.shape != shape:
+                raise DataError(f"image {row} of {file} is {image.shape}, the first one {shape}", fix=self.params.to_one_size)
+            return image
+
+        shape = decode(_content(images[0]), f"image 0 of {file}").shape
+        return DeferredArrays(lambda rows: decoded(one, rows, shape), np.array(labels, np.int64), shape), names
+
+
+def _content(image: Any) -> bytes:
+    """The bytes of an image from a column's value, or from what reads it."""
+    value = image() if callable(image) else image.as_py() if hasattr(image, "as_py") else image
+    found = value["bytes"] if isinstance(value, dict) else value
+    if not isinstance(found, bytes):
+        raise DataError("the images are no encoded bytes", fix="store their content, not their paths")
+    return found
+
+
+def _tensors(file: Path) -> Arrays:
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    if isinstance(content, dict):
+        image, label = (next((key for key in keys if key in content), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
+        content = (content.get(image), content.get(label))
+    if not isinstance(content, tuple | list) or len(content) != 2 or any(part is None for part in content):
+        raise ValueError("it holds no pair of images and labels")
+    return arrays_of(tuple(content), str(file))
+
+
+def _parquet(file: Path) -> Part:
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(file)
+    told = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    return _columns(table, told)
+
+
+def _saved(folder: Path) -> Part:
+    import pyarrow as arrow
+
+    files = sorted(folder.glob("*.arrow"))
+    if not files:
+        inner = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        raise ValueError(f"no .arrow file is in it; name one of its parts: {', '.join(inner) or 'there is none'}")
+    tables = [arrow.ipc.open_stream(arrow.memory_map(str(file))).read_all() for file in files]
+    info = folder / "dataset_info.json"
+    told = json.loads(info.read_text("utf-8")).get("features", {}) if info.is_file() else {}
+    return _columns(arrow.concat_tables(tables), told)
+
+
+def _columns(table: Any, told: dict[str, Any]) -> Part:
+    image, label = (next((key for key in keys if key in table.column_names), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
+    if image is None or label is None:
+        raise ValueError(f"it has the columns {', '.join(table.column_names)}, and none 'image' and 'label'")
+    names = tuple(told.get(label, {}).get("names") or ())
+    return table.column(image), table.column(label).to_pylist(), names
+
+
+def _tar(file: Path) -> Part:
+    found: dict[str, dict[str, tarfile.TarInfo]] = {}
+    with tarfile.open(file, "r:") as tar:
+        for member in tar:
+            if member.isfile():
+                folder, _, name = member.name.rpartition("/")
+                key, _, kind = name.partition(".")
+                found.setdefault(f"{folder}/{key}", {})["." + kind.lower()] = member
+    pairs = [(image, kinds[".cls"]) for kinds in found.values() if ".cls" in kinds for image in _images(kinds)]
+    return [_reader(file, image) for image, _ in pairs], [int(_reader(file, label)()) for _, label in pairs], ()
+
+
+def _images(kinds: dict[str, tarfile.TarInfo]) -> Iterator[tarfile.TarInfo]:
+    yield from [member for kind, member in kinds.items() if kind in SUFFIXES][:1]
+
+
+def _reader(file: Path, member: tarfile.TarInfo) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with file.open("rb") as opened:
+            opened.seek(member.offset_data)
+            return opened.read(member.size)
+
+    return read
+
+
+_READERS: dict[str, Callable[[Path], Part]] = {".parquet": _parquet, ".tar": _tar}

@@ -1,0 +1,46 @@
+"""A judge that is a function in a file of the user's own: ``{kind: code, code: my_judge.py:complied}``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustkd.contracts import DataError, Judge, Judgements, Prompts, RobustkdError
+from robustkd.targets.code_params import CodeParams
+
+
+class FunctionJudge(Judge):
+    """A function ``(requests, outputs) -> verdicts`` of the user's own.
+
+    ``requests`` are the texts of the requests and ``outputs`` the answers or the images; it returns for each whether it complies, NaN
+    where it cannot say.
+    """
+
+    Params = CodeParams
+    modalities = ("text", "text-to-image")
+    source = "the user's own function"
+
+    def files(self) -> list[Path]:
+        """The function's source, which is part of the identity."""
+        found: list[Path] = self.params.files()
+        return found
+
+    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray | Judgements:
+        """(N,) what the function says.
+
+        Raises:
+            DataError: it raised, or returned another number of verdicts.
+        """
+        p = self.params
+        try:
+            said = np.asarray(p.function()(list(requests["prompt"]), list(outputs), **p.kwargs))
+        except RobustkdError:
+            raise
+        except Exception as error:
+            raise DataError(f"{p.code} raised {type(error).__name__}: {error}", fix="see that it runs by itself") from error
+        if said.shape != (len(outputs),):
+            raise DataError(f"{p.code} returned {said.shape} for {len(outputs)} outputs", fix="return one verdict for each")
+        return Judgements.of(said)
