@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from robustkd.contracts import Arrays
+from robustkd.contracts.devices import free_memory
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training.data_parallel import SMALLEST_SHARE
 from robustkd.defenses.training.seeding import derived_seed
@@ -79,10 +80,8 @@ class Samples:
 def _fits(arrays: Arrays, device: torch.device) -> bool:
     if device.type == "cpu":
         return False  # they are in host memory already; a second copy would gain nothing
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return arrays.images.nbytes < _RESIDENT_SHARE * free
+    free = free_memory(device)
+    return free is None or arrays.images.nbytes < _RESIDENT_SHARE * free
 
 
 def epoch_order(count: int, batch_size: int, seed: int, epoch: int, smallest: int = SMALLEST_SHARE) -> list[Tensor]:

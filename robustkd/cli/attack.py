@@ -42,7 +42,7 @@ def command(
 ) -> None:
     """Attack one model once and print what it did."""
     from robustkd import api
-    from robustkd.campaigns.execution.workspace import device_named
+    from robustkd.contracts.devices import device_named
 
     allowed = budget(eps)
     splits = images(data, data_settings, n)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from robustkd.contracts.capability import ORDINARY, Capabilities
+from robustkd.contracts.devices import move
 from robustkd.contracts.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class BaseTarget(ABC):
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights; returns itself."""
-        self.module.to(device)
+        move(self.module, device)
         return self
 
 

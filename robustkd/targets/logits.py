@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from robustkd.contracts.random import preserved_rng
 from robustkd.lazy import torch
 from robustkd.targets.classifier import ClassifierTarget
 from robustkd.targets.frozen import frozen
@@ -39,7 +40,7 @@ def outputs_of_target(target: Target) -> Outputs:
     low, high = target.bounds
     noise = torch.rand(PROBED, *target.input_shape, generator=torch.Generator().manual_seed(0)) * (high - low) + low
     device = target.device
-    with frozen(target.module), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with frozen(target.module), torch.no_grad(), preserved_rng(device):
         return outputs_of(target(noise.to(device)))
 
 
