@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import Oracle
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, RobustkdError, Target, ThreatModel, UsageError
+from robustkd.contracts.errors import out_of_memory
 from robustkd.contracts.random import SampleRng, seeded
 from robustkd.lazy import nn, torch
 from robustkd.scoring.distances import distance, per_sample, within
@@ -128,9 +129,11 @@ class PeerAttack(Attack):
     def _driven(self, model: CountedModel, batch: Batch, threat: ThreatModel, seed: int) -> Tensor:
         try:
             return self.drive(model, batch, threat, seed).detach()
-        except (RobustkdError, torch.OutOfMemoryError):
+        except RobustkdError:
             raise
         except Exception as error:
+            if out_of_memory(error):
+                raise
             said = (str(error).splitlines() or [""])[0]
             raise AttackError(
                 f"{self.name} cannot attack this target: {type(error).__name__}: {said}",

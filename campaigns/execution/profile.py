@@ -26,7 +26,7 @@ DEVICE = re.compile(r"[a-z]+(:\d+)?")
 
 def _device(value: str) -> str:
     if not DEVICE.fullmatch(value):
-        raise ValueError("a device is auto, cpu, cuda, cuda:1, ..")
+        raise ValueError("a device is auto, cpu, cuda, cuda:1, mps, xpu, ..")
     return value
 
 
@@ -118,7 +118,7 @@ class Profile:
             kept = int(_none_is_zero(keep_perturbations)) * MIB
         engine, params, limits, tracking = self.engine, self.params, self.limits, self.tracking
         if device is not None and not all(DEVICE.fullmatch(one) for one in device.split(",")):
-            raise UsageError(f"'{device}' is no device", fix="--device auto, cpu, cuda, or cuda:0,cuda:1")
+            raise UsageError(f"'{device}' is no device", fix="--device auto, cpu, cuda, mps, xpu, or several as cuda:0,cuda:1")
         if workers == 0:
             engine, params = "inline", None
         elif workers is not None:

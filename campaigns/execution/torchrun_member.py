@@ -20,8 +20,8 @@ from robustkd.campaigns.execution.errors import error_of
 from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.execution.lifeline import die_with_parent
 from robustkd.campaigns.execution.worker import Worker
-from robustkd.campaigns.execution.workspace import device_named
 from robustkd.campaigns.plan.cells import Cell
+from robustkd.contracts.devices import device_named
 from robustkd.lazy import torch
 
 
@@ -40,9 +40,9 @@ def main() -> None:
     cell = Cell.from_json(order["cell"])
     try:
         device = _own_device(job.device, rank)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type != "cpu":
+            torch.accelerator.set_device_index(device)
+        torch.distributed.init_process_group(torch.distributed.Backend.default_device_backend_map.get(device.type, "gloo"))
         leads = rank == 0
 
         def report(cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -59,7 +59,7 @@ def main() -> None:
 
 def _own_device(name: str, rank: int) -> torch.device:
     first = device_named(name)
-    return torch.device("cuda", (first.index or 0) + rank) if first.type == "cuda" else first
+    return first if first.type == "cpu" else device_named(f"{first.type}:{(first.index or 0) + rank}")
 
 
 if __name__ == "__main__":

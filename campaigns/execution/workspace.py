@@ -29,8 +29,8 @@ from robustkd.contracts import (
     PromptBatch,
     Target,
     TargetError,
-    UsageError,
 )
+from robustkd.contracts.devices import device_named
 from robustkd.contracts.holder import TargetHolder
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation.modality import evaluation_of
@@ -40,24 +40,6 @@ from robustkd.targets import SplitTarget, load_target
 _User = TypeVar("_User", bound=TargetHolder)
 _LOADED = 2
 """How many targets stay in memory."""
-
-
-def device_named(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        UsageError: there is no such device on this machine.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second where torch was built without CUDA
-        wanted = "; a graphics card of NVIDIA or AMD is called cuda" if name.casefold().startswith("gpu") else ""
-        said = (str(error).splitlines() or [""])[0].partition(". ")[0]
-        raise UsageError(f"device '{name}' cannot be used here: {said}", fix=f"auto, cpu, cuda or cuda:1{wanted}") from None
-    return device
 
 
 class Workspace:

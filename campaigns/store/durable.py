@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import socket
@@ -12,7 +11,15 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from robustkd.contracts import StoreError
+from robustkd.contracts import StoreError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where processes are not started as the engines do it either
+    raise UsageError(
+        "campaigns do not run on Windows itself",
+        fix="use WSL 2 (wsl --install, then install robustkd in it), Linux or macOS; robustkd.attack, evaluate and audit work here",
+    ) from None
 
 DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")
 """The name of a file that is being written; one that nobody writes any more may be removed."""

@@ -107,7 +107,8 @@ class Pool(Adversary):
         members = torch.randperm(p.size, generator=generator)[:count]
         rows = self._rows[members].tolist()
         with frozen(target.module):
-            self._suffixes[members] = self._moved(target, rows, self._suffixes[members], SampleRng(seed, members))
+            rng = SampleRng(seed, members.to(target.device))
+            self._suffixes[members] = self._moved(target, rows, self._suffixes[members], rng)
         return self._requests.pair(target, rows, self._suffixes[members].tolist())
 
     def logprobs(self, target: CausalLMTarget, pair: Pair) -> tuple[Tensor, Tensor]:

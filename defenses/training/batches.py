@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from robustkd.contracts import Arrays
+from robustkd.contracts.devices import free_memory
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training.data_parallel import SMALLEST_SHARE
 from robustkd.defenses.training.seeding import derived_seed
@@ -107,10 +108,8 @@ def _fits(arrays: Arrays, device: torch.device) -> bool:
         return False  # they are in host memory already; a second copy would gain nothing
     if arrays.large:
         return False
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return arrays.images.nbytes < _RESIDENT_SHARE * free
+    free = free_memory(device)
+    return free is None or arrays.images.nbytes < _RESIDENT_SHARE * free
 
 
 def epoch_order(count: int, batch_size: int, seed: int, epoch: int, smallest: int = SMALLEST_SHARE) -> list[Tensor]:

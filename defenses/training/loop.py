@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustkd.contracts import FitContext, Samples, TargetError
+from robustkd.contracts.random import preserved_rng
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot, group, grouped
 from robustkd.defenses.training.data_parallel import World
 from robustkd.defenses.training.optim import load_optimiser_tensors, optimiser_tensors, set_lr
-from robustkd.defenses.training.seeding import derived_seed, preserved_rng
+from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:

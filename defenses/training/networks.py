@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from robustkd.contracts import FitContext, Samples, UsageError
-from robustkd.defenses.training.seeding import derived_seed, preserved_rng
+from robustkd.contracts.random import preserved_rng
+from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.logits import as_logits

@@ -60,7 +60,7 @@ def run(
         out: the results folder; by default ``runs/<name of the campaign>``.
         profile: a profile's file: where and how to run. The arguments below win over it.
         workers: child processes; by default one a core, or one a GPU; 0 runs everything in this process.
-        device: ``cpu``, ``cuda``, ``cuda:1``, several as ``cuda:0,cuda:1``; by default a GPU where there is one.
+        device: ``cpu``, ``cuda:1`` or any other that torch knows, several as ``cuda:0,cuda:1``; by default an accelerator.
         precision: in which attacks take gradients: ``full``, or ``bf16``.
         batch_size: the most samples that a model is attacked on at once; by default the campaign's, else 256. No number depends on it,
             except that a model that draws random numbers draws others.

@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Attack one model once and print what it did."""
     from robustkd import api
-    from robustkd.campaigns.execution.workspace import device_named
+    from robustkd.contracts.devices import device_named
     from robustkd.evaluation.saved import require_place
 
     allowed = budget(eps, bounds)

@@ -55,7 +55,7 @@ def command(
     Exit codes: 0 credible or suspect, 1 failure, 2 usage, 3 an attack gave no number (invalid or failed), 4 not credible.
     """
     from robustkd import api
-    from robustkd.campaigns.execution.workspace import device_named
+    from robustkd.contracts.devices import device_named
 
     splits = images(data, data_settings, n)
     target = loaded_model(model, weights, code).to(device_named(device))

@@ -29,7 +29,9 @@ from robustkd.cli.options import (
     help="Where and how to run: engine, devices, limits, tracking. The options below win over it.",
 )
 @click.option("--workers", type=click.IntRange(0), help="Child processes [default: one a core; one a GPU]; 0: none.")
-@click.option("--device", help="cpu, cuda, cuda:1, several as cuda:0,cuda:1 [default: a GPU where there is one].")
+@click.option(
+    "--device", help="cpu, cuda, cuda:1, mps, xpu, .., several as cuda:0,cuda:1 [default: an accelerator where there is one]."
+)
 @precision_option
 @batch_size_option
 @click.option("--max-hours", type=click.FloatRange(0, min_open=True), help="Stop after so long; running again goes on.")

@@ -120,11 +120,22 @@ def _folded(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter not in "-_ ")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on whatever device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+        return True
+    # Apple's backend, the CPU's and some of other makers raise a RuntimeError that only its text tells.
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an exception, or one that it was raised from, says that memory ran out, on whatever device."""
+    """Whether an exception, or one that it was raised from, says that memory ran out."""
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, MemoryError) or type(link).__name__ == "OutOfMemoryError":  # the latter is torch's
+        if out_of_memory(link):
             return True
         link = link.__cause__ or link.__context__
     return False

@@ -13,10 +13,11 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from robustkd.contracts.devices import accelerator
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators of torch, NumPy and Python for the block, and put them back as they were after it."""
     states = random.getstate(), np.random.get_state()
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = range(torch.cuda.device_count()) if used else ()
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(**_generators_in_use()):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
@@ -38,6 +37,23 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+@contextmanager
+def preserved_rng(device: torch.device) -> Iterator[None]:
+    """Torch's global generators (the CPU's and the device's) are restored on leaving."""
+    own = [] if device.type == "cpu" else [torch.accelerator.current_device_index() if device.index is None else device.index]
+    with torch.random.fork_rng(devices=own, device_type=device.type):
+        yield
+
+
+def _generators_in_use() -> dict[str, Any]:
+    """What ``fork_rng`` is to restore: of an accelerator that nothing was done on, nothing, since asking would take its memory."""
+    kind = accelerator()
+    begun = getattr(torch.get_device_module(kind), "is_initialized", None) if kind is not None else None
+    if kind is None or (begun is not None and not begun()):
+        return {"devices": (), "device_type": "cpu"}
+    return {"devices": range(torch.accelerator.device_count()), "device_type": kind.type}
 
 
 def _signed(value: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from robustkd.contracts.capability import ORDINARY, Capabilities
+from robustkd.contracts.devices import move
 from robustkd.contracts.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class BaseTarget(ABC):
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights; returns itself."""
-        self.module.to(device)
+        move(self.module, device)
         return self
 
 

@@ -21,6 +21,7 @@ from robustkd.contracts import (
     Target,
 )
 from robustkd.contracts.check import Level
+from robustkd.contracts.errors import out_of_memory
 from robustkd.contracts.random import seeded
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.evaluation.judging import clean_shares
@@ -77,7 +78,7 @@ def _finding(context: CheckContext[BaseTarget, Batch | PromptBatch], check: Chec
             finding = check.run(replace(context, target=counted))
         except Exception as error:  # as above
             finding = check.not_run(error)
-            full = isinstance(error, torch.OutOfMemoryError)
+            full = out_of_memory(error)
         else:
             full = False
         if not full:

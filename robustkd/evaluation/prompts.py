@@ -281,8 +281,8 @@ def _respond(target: GenerativeTarget, asked: Sequence[Asked], batch_size: int |
     outputs = [output for part in parts for output in part]
     pictures = [output for output in outputs if isinstance(output, torch.Tensor)]
     if pictures:
-        # In float64, whatever each is of: of NaN and infinities one sum tells.
-        require_finite(torch.stack([picture.double().sum() for picture in pictures]), "the model's pictures")
+        # In float64, whatever each is of, and on the CPU, as not every device has that: of NaN and infinities one sum tells.
+        require_finite(torch.stack([picture.cpu().double().sum() for picture in pictures]), "the model's pictures")
     return outputs
 
 

@@ -227,6 +227,6 @@ def _agreement(target: Target, batch: Batch, threat: ThreatModel, seed: int) -> 
         if gradient is None:
             return None
         gradients.append(gradient.nan_to_num(0.0, 0.0, 0.0).flatten(1))
-    unit = [torch.nn.functional.normalize(gradient.double(), dim=1) for gradient in gradients]
+    unit = [torch.nn.functional.normalize(gradient.cpu().double(), dim=1) for gradient in gradients]
     pairs = [unit[i] * unit[j] for i in range(len(unit)) for j in range(i)]
     return float(torch.stack([pair.sum(1) for pair in pairs]).mean())

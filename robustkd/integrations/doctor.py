@@ -27,6 +27,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from robustkd.contracts import RobustkdError, UsageError
+from robustkd.contracts.devices import devices
 from robustkd.integrations.robustbench import import_robustbench
 
 PEERS = {"torchattacks": "3.5.1", "robustbench": "1.1.1"}
@@ -200,11 +201,7 @@ def _extras() -> Iterable[Finding]:
 
 def _devices() -> Finding:
     try:
-        import torch
-
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        names += ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
-        return Finding("devices", True, ", ".join([*names, f"CPU with {torch.get_num_threads()} threads"]))
+        return Finding("devices", True, ", ".join(f"{name}: {what}" for name, what in devices().items()))
     except Exception as error:
         return Finding("devices", False, _first_line(error), "see the finding about torch")
 

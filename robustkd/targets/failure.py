@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import RobustkdError, TargetError
-from robustkd.lazy import torch
+from robustkd.contracts.errors import out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,9 +24,11 @@ def failures_told(inputs: Tensor) -> Iterator[None]:
     """
     try:
         yield
-    except (RobustkdError, MemoryError, torch.OutOfMemoryError):
+    except RobustkdError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         said = (str(error).splitlines() or [""])[0]
         fix = "see that it runs on such a batch; it has to take batches of any size, since broken samples leave them"
         if inputs.ndim == 4 and inputs.shape[3] in (1, 3) and inputs.shape[1] not in (1, 3):

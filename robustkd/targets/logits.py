@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from robustkd.contracts.random import preserved_rng
 from robustkd.lazy import torch
 from robustkd.scoring.probabilities import Outputs, outputs_of
 from robustkd.targets.classifier import ClassifierTarget
@@ -27,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def _noise(target: Target) -> Tensor:
-    low, high = (torch.as_tensor(bound, dtype=torch.float32) for bound in target.bounds)
+    low, high = (torch.as_tensor(bound, dtype=torch.float32).cpu() for bound in target.bounds)
     noise = torch.rand(PROBED, *target.input_shape, generator=torch.Generator().manual_seed(0)) * (high - low) + low
     return noise.to(target.device)
 
@@ -35,7 +36,7 @@ def _noise(target: Target) -> Tensor:
 def outputs_of_target(target: Target) -> Outputs:
     """What a classifier returns for a few images of noise: enough, since a softmax is there for every input or for none."""
     device = target.device
-    with frozen(target.module), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with frozen(target.module), torch.no_grad(), preserved_rng(device):
         return outputs_of(target(_noise(target)))
 
 
@@ -71,7 +72,7 @@ def as_logits(
         return _noise(target)
 
     first = noise() if samples is None else samples
-    with frozen(target.module), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with frozen(target.module), torch.no_grad(), preserved_rng(device):
         reading, outputs, returned = found_out(
             ask, first, noise=noise, expected=None if classes else K, classes=classes, label=label
         )

@@ -10,7 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from robustkd.lazy import torch
+from robustkd.contracts.devices import empty_cache
+from robustkd.contracts.errors import out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +36,7 @@ def in_memory(work: Callable[[Tensor], Found], samples: Tensor, size: int) -> li
     """What ``work`` returns for consecutive parts of ``samples``, of ``size`` at most; half as many once memory has run out.
 
     Raises:
-        torch.OutOfMemoryError: there is no memory for a single sample.
+        torch.OutOfMemoryError, RuntimeError: there is no memory for a single sample.
     """
 
     def part(first: int, count: int) -> tuple[int, Found]:
@@ -57,15 +58,15 @@ def with_fewer(work: Callable[[int], Found], size: int) -> Found:
     """What ``work`` returns that is to take at most ``size`` samples at once; half as many each time that memory runs out.
 
     Raises:
-        torch.OutOfMemoryError: there is no memory for a single sample.
+        torch.OutOfMemoryError, RuntimeError: there is no memory for a single sample.
     """
     while True:
         try:
             return work(size)
-        except torch.OutOfMemoryError:
-            if size == 1:
+        except Exception as error:
+            if size == 1 or not out_of_memory(error):
                 raise
         # Outside of the block above, where the exception no longer holds what was computed.
-        torch.cuda.empty_cache()
+        empty_cache()
         warnings.warn(f"memory ran out with {size} samples at once; going on with {size // 2}", RuntimeWarning, stacklevel=2)
         size //= 2

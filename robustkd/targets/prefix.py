@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import TargetError
+from robustkd.contracts.errors import out_of_memory
 from robustkd.lazy import nn, torch
 from robustkd.targets.frozen import recording_gradients, without_gradients
 
@@ -117,9 +118,9 @@ class PassCache:
                         **{self.name: getattr(begun, self.name)},
                     ).logits,
                 )
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:  # whatever an architecture says of a cache that it cannot go on from
+                if out_of_memory(error):
+                    raise
                 reason = _failure(error)
             self._steps = reason is None
             self._tell(reason, "each token of an answer is written by a pass over all before it")
@@ -145,9 +146,9 @@ class PassCache:
             behind = self._module(
                 inputs_embeds=embedded, attention_mask=torch.ones_like(whole), use_cache=True, **option
             ).logits
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if out_of_memory(error):
+                raise
             return _failure(error)
         try:
             torch.autograd.grad(behind.float().logsumexp(-1).sum(), embedded)

@@ -33,7 +33,7 @@ from robustkd.attacks.image.engine.trend import EarlyStopByTrend
 from robustkd.attacks.image.gradient.apgd import run_apgd, wrong_classes
 from robustkd.attacks.image.surrogate.student import Points, distilled
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
-from robustkd.contracts.random import SampleRng
+from robustkd.contracts.random import SampleRng, preserved_rng
 from robustkd.lazy import torch
 from robustkd.targets.substitute import SubstituteTarget
 
@@ -85,8 +85,7 @@ class DistilledSurrogate(Attack):
         ball = Ball.around(images, threat.eps, threat.norm, target.bounds)
         near = [(ball.random_start if number % 2 else ball.random_point)(rng.fork(number)) for number in range(p.near)]
         fitted = copy(self)
-        devices = [images.device] if images.device.type == "cuda" else []
-        with frozen(target.module), torch.random.fork_rng(devices=devices):
+        with frozen(target.module), preserved_rng(images.device):
             torch.manual_seed(rng.seed)
             fitted.student = distilled(
                 target,

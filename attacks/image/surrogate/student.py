@@ -128,8 +128,9 @@ def distilled(
     lesson = Lesson(target, images)
     for points in near:
         lesson.add(points)
-    student = make_student(images.shape[1:], num_classes, width).to(images.device)
-    student(images[:1].float())  # sets the size of a lazy layer
+    student = make_student(images.shape[1:], num_classes, width)
+    student(images[:1].float().cpu())  # sets the size of a lazy layer, with the CPU's random numbers on every device
+    student.to(images.device)
     with torch.enable_grad():
         teach(student, lesson, steps)
         for points_of in attacked:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import DataError, Prompts, TargetError
+from robustkd.contracts.devices import free_memory
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens
@@ -69,8 +70,8 @@ def rows_at_once(target: CausalLMTarget, length: int, answer: int) -> int:
     config = target.module.config.get_text_config()
     vocabulary, width = target.embedding.weight.shape
     floats = length * width * (2 * config.num_hidden_layers + 24) + 3 * (answer + 1) * vocabulary
-    free = torch.cuda.mem_get_info(target.device)[0] // 2 if target.device.type == "cuda" else _MEMORY
-    return max(1, free // (4 * floats))
+    free = free_memory(target.device)
+    return max(1, (_MEMORY if free is None else free // 2) // (4 * floats))
 
 
 def _encoded(target: CausalLMTarget, prompt: str, answer: str) -> Tokens | None:

@@ -149,8 +149,8 @@ class _WorkerPool:
 
 
 def default_workers(devices: list[str]) -> int:
-    """One child a core; on GPUs one each, since cells would compete for their memory."""
-    if len(devices) > 1 or devices[0].startswith("cuda"):
+    """One child a core; on accelerators one each, since cells would compete for their memory."""
+    if len(devices) > 1 or devices[0] not in ("auto", "cpu"):
         return len(devices)
     if devices == ["auto"] and accelerators():
         return 1

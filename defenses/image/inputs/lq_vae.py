@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from robustkd.contracts import Capabilities, Defense, FitContext, Target, TargetRef
+from robustkd.contracts.random import preserved_rng
 from robustkd.defenses.training import Minibatch, Recipe, TrainParams, train
-from robustkd.defenses.training.seeding import derived_seed, preserved_rng
+from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import F, torch
 from robustkd.targets import ImageTarget, PipelineTarget, TransformSpec, frozen
 

@@ -1,0 +1,117 @@
+"""Every attack on images, and campaigns of all three modalities, on a second device, with float64 and without, beside the CPU.
+
+Compared are all numbers of ``results.json`` but times, and where each attack on images ends, to 1e-4 of themselves: the devices add up
+in another order. Cells' identities are compared exactly. Of the attacks that search by the sign of small differences of the loss none
+needs more here, because the second device's kernels are the CPU's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from second_device.build import environment
+from second_device.image_attacks import names
+from support.campaigns import tiny_campaign
+
+pytestmark = pytest.mark.slow
+
+NO_FLOAT64 = {"SECOND_DEVICE_NO_FLOAT64": "1"}
+KINDS = {"cpu": ("cpu", {}), "second": ("second", {}), "second-without-float64": ("second", NO_FLOAT64)}
+HERE = Path(__file__).parent
+
+
+def python(built: Path, *arguments: str, codes: tuple[int, ...] = (0,), **more: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment(built, **more), capture_output=True, text=True, check=False
+    )
+    assert done.returncode in codes, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def run(built: Path, file: Path, out: Path, *options: str, codes: tuple[int, ...] = (0,), **more: str) -> str:
+    options = (str(file), "--workers", "1", "--no-track", "--out", str(out), *options)
+    return python(built, "-m", "robustkd", "run", *options, codes=codes, **more)
+
+
+def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(set(a) | set(b)):
+            if not key.endswith("seconds") and key != "target_hash":  # the bits of the weights
+                yield from differences(a.get(key), b.get(key), f"{where}/{key}")
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for place, pair in enumerate(zip(a, b, strict=True)):
+            yield from differences(*pair, f"{where}/{place}")
+    elif isinstance(a, float) or isinstance(b, float):
+        if a != pytest.approx(b, rel=1e-4, abs=1e-4):
+            yield f"{where}: {a}, {b}"
+    elif a != b:
+        yield f"{where}: {a}, {b}"
+
+
+@pytest.fixture(scope="session")
+def attacked(second_device: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("attacked")
+    for kind, (device, more) in KINDS.items():
+        python(second_device, "-m", "second_device.image_attacks", device, str(folder / kind), **more)
+    return {kind: json.loads((folder / kind).read_text()) for kind in KINDS}
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("kind", ["second", "second-without-float64"])
+def test_an_attack_ends_where_it_does_on_the_cpu(attacked: dict[str, dict[str, Any]], name: str, kind: str) -> None:
+    assert not isinstance(attacked["cpu"][name], str), attacked["cpu"][name]
+    assert not isinstance(attacked[kind][name], str), attacked[kind][name]
+    assert list(differences(attacked["cpu"][name], attacked[kind][name])) == []
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("modality", ["images", "text", "pictures"])
+def test_a_campaign_has_the_same_cells_and_numbers(second_device: Path, tmp_path: Path, modality: str) -> None:
+    """The campaign runs in a child process, which has the device as well; run again, nothing is left to do on either device."""
+    for kind, (device, more) in KINDS.items():
+        run(second_device, HERE / f"{modality}.yaml", tmp_path / kind, "--device", device, **more)
+    found = {kind: json.loads((tmp_path / kind / "results.json").read_text()) for kind in KINDS}
+    cells = {kind: {meta.parent.name for meta in (tmp_path / kind / "cells").rglob("meta.json")} for kind in KINDS}
+    assert cells["cpu"]
+    for kind in KINDS:
+        assert cells[kind] == cells["cpu"]
+        found[kind].pop("environment")
+        assert list(differences(found["cpu"], found[kind])) == []
+    assert "0 cells to do" in run(second_device, HERE / f"{modality}.yaml", tmp_path / "cpu", "--device", "second")
+
+
+def test_a_training_that_is_stopped_on_one_device_goes_on_on_the_other(second_device: Path, tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text(tiny_campaign(defenses={"plain": "{kind: standard, model: tiny-cnn, epochs: 300, batch_size: 25}"}))
+    run(second_device, file, tmp_path / "moved", "--device", "second", "--max-hours", "0.005", codes=(3,))
+    assert list((tmp_path / "moved" / "checkpoints").iterdir())
+    run(second_device, file, tmp_path / "moved", "--device", "cpu")
+    run(second_device, file, tmp_path / "stayed", "--device", "cpu")
+    moved, stayed = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("moved", "stayed"))
+    for results in (moved, stayed):
+        results.pop("environment")
+    assert list(differences(stayed, moved)) == []
+
+
+def test_what_is_there_is_told_and_taken(second_device: Path) -> None:
+    assert "second:0: second, cpu: CPU with" in python(second_device, "-m", "robustkd", "doctor", codes=(0, 1))
+    script = "from robustkd.contracts.devices import device_named; print(device_named('auto'))"
+    assert python(second_device, "-c", script).endswith("second\n")
+
+
+def test_where_its_memory_runs_out_fewer_samples_are_attacked_at_once(second_device: Path) -> None:
+    script = """
+import robustkd, torch
+model = torch.nn.Sequential(torch.nn.Conv2d(1, 32, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(1152, 2)).to("second")
+print(robustkd.attack("pgd", model, torch.rand(64, 1, 8, 8), torch.zeros(64, dtype=torch.int64), eps=0.1).success.shape)
+"""
+    said = python(second_device, "-c", script, SECOND_DEVICE_MOST_BYTES="100000")
+    assert "memory ran out with 64 samples at once" in said
+    assert "(64,)" in said
