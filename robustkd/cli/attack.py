@@ -26,6 +26,7 @@ def command(
     name: str,
     reference: str,
     weights: Path | None,
+    weights_key: str | None,
     normalise: str | None,
     code: tuple[str, ...],
     data: str,
@@ -46,7 +47,7 @@ def command(
 
     allowed = budget(eps)
     splits = images(data, data_settings, n)
-    target = loaded_model(reference, weights, code).to(device_named(device))
+    target = loaded_model(reference, weights, weights_key, code).to(device_named(device))
     report = api.attack(
         name,
         target,

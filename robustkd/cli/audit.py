@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def command(
     model: str,
     weights: Path | None,
+    weights_key: str | None,
     normalise: str | None,
     code: tuple[str, ...],
     data: str,
@@ -55,7 +56,7 @@ def command(
     from robustkd.campaigns.execution.workspace import device_named
 
     splits = images(data, data_settings, n)
-    target = loaded_model(model, weights, code).to(device_named(device))
+    target = loaded_model(model, weights, weights_key, code).to(device_named(device))
     report = api.audit(
         target,
         splits.test.unit(),

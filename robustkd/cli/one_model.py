@@ -15,8 +15,9 @@ _OPTIONS = (
     click.option(
         "--weights",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="Weights for code: safetensors, or a torch state_dict.",
+        help="Weights for code: safetensors, or a file of torch.save.",
     ),
+    click.option("--weights-key", metavar="KEY", help="Where in that file they are, such as ema [default: found]."),
     click.option(
         "--normalise",
         metavar="CONSTANTS",
@@ -79,13 +80,11 @@ def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
     return splits
 
 
-def loaded_model(reference: str, weights: Path | None, code: tuple[str, ...]) -> Any:
+def loaded_model(reference: str, weights: Path | None, weights_key: str | None, code: tuple[str, ...]) -> Any:
     """A saved target, whose card may call ``code``, or the network that the user's code builds: as many classes as it has outputs."""
     from robustkd.api import IN_A_CAMPAIGN
     from robustkd.contracts import UsageError
-    from robustkd.targets import load_target
-    from robustkd.targets.code import call_by_reference
-    from robustkd.targets.files import load_weights
+    from robustkd.targets.user_model import load_model
 
     folder = Path(reference)
     if not (folder / "card.json").is_file() and any((folder / name).is_file() for name in ("config.json", "model_index.json")):
@@ -93,12 +92,7 @@ def loaded_model(reference: str, weights: Path | None, code: tuple[str, ...]) ->
             f"{reference} holds a model of transformers or diffusers, and this command is about classifiers of images that robustkd saved",
             fix=IN_A_CAMPAIGN,
         )
-    if folder.is_dir():
-        return load_target(folder, code)
-    module = call_by_reference(reference, {})
-    if weights is not None:
-        load_weights(module, weights)
-    return module.eval()
+    return load_model(reference, weights=weights, weights_key=weights_key, code=code)
 
 
 def settings(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
 from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
+from robustkd.targets.checkpoints import load_weights
 from robustkd.targets.code import call_by_reference, source_file
-from robustkd.targets.files import load_weights
 from robustkd.targets.logits import as_logits
 
 
@@ -39,7 +39,8 @@ class ExternalParams(Params):
     kwargs: dict[str, Any] = Field(default_factory=dict, description="the function's arguments")
     model: ModelName | None = Field(None, description="instead of code: a registered architecture")
     model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
-    weights: CampaignPath | None = Field(None, description="a safetensors file, or a state_dict written by torch.save")
+    weights: CampaignPath | None = Field(None, description="a safetensors file, or one written by torch.save")
+    weights_key: str | None = Field(None, description="where in it the weights are, such as ema; default: found")
     normalise: Constants | None = Field(
         None,
         description="what is done with the pixels, in [0, 1], before the code's network sees them: imagenet, inception (to [-1, 1]), "
@@ -57,6 +58,8 @@ class ExternalParams(Params):
             raise ValueError("give either code or model")
         if self.model is not None and self.weights is None:
             raise ValueError("an architecture without weights is an untrained network; give weights")
+        if self.weights_key is not None and self.weights is None:
+            raise ValueError("weights_key is a place in a file; give weights")
         if self.model is not None and self.normalise is not None:
             raise ValueError("an architecture has its own normalisation: model_params: {mean: [..], std: [..]}")
         if self.code is not None and (file := source_file(self.code)):
@@ -66,8 +69,9 @@ class ExternalParams(Params):
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
-        if self.normalise is None:  # it came later: a defense without it is the one that it was
-            del written["normalise"]
+        for later in ("normalise", "weights_key"):  # a defense without them is the one that it was before they came
+            if getattr(self, later) is None:
+                del written[later]
         return written
 
     @property
@@ -119,7 +123,7 @@ class External(Defense):
             origin: dict[str, Any] = {"code": p.reference, "kwargs": p.kwargs}
             target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
         if p.weights is not None:
-            load_weights(target.module, p.weights)
+            load_weights(target.module, p.weights, p.weights_key)
         if p.normalise is not None:
             origin = origin | {"normalise": p.normalise.model_dump(mode="json")}
             module = p.normalise.before(target.module, shape[0])
