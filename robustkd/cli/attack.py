@@ -27,6 +27,7 @@ def command(
     reference: str,
     weights: Path | None,
     weights_key: str | None,
+    kwargs: tuple[str, ...],
     normalise: str | None,
     code: tuple[str, ...],
     data: str,
@@ -47,7 +48,7 @@ def command(
 
     allowed = budget(eps)
     splits = images(data, data_settings, n)
-    target = loaded_model(reference, weights, weights_key, code).to(device_named(device))
+    target = loaded_model(reference, weights, weights_key, kwargs, code, splits).to(device_named(device))
     report = api.attack(
         name,
         target,

@@ -31,6 +31,7 @@ def command(
     model: str,
     weights: Path | None,
     weights_key: str | None,
+    kwargs: tuple[str, ...],
     normalise: str | None,
     code: tuple[str, ...],
     data: str,
@@ -56,7 +57,7 @@ def command(
     from robustkd.campaigns.execution.workspace import device_named
 
     splits = images(data, data_settings, n)
-    target = loaded_model(model, weights, weights_key, code).to(device_named(device))
+    target = loaded_model(model, weights, weights_key, kwargs, code, splits).to(device_named(device))
     report = api.audit(
         target,
         splits.test.unit(),

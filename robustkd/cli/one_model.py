@@ -19,6 +19,13 @@ _OPTIONS = (
     ),
     click.option("--weights-key", metavar="KEY", help="Where in that file they are, such as ema [default: found]."),
     click.option(
+        "--kwarg",
+        "kwargs",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="An argument of the code's function, or a parameter of a registered model; may be repeated.",
+    ),
+    click.option(
         "--normalise",
         metavar="CONSTANTS",
         help="What the code's network wants done with the pixels first: imagenet, inception, clip, cifar10, cifar100, svhn, mnist, "
@@ -80,8 +87,15 @@ def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
     return splits
 
 
-def loaded_model(reference: str, weights: Path | None, weights_key: str | None, code: tuple[str, ...]) -> Any:
-    """A saved target, whose card may call ``code``, or the network that the user's code builds: as many classes as it has outputs."""
+def loaded_model(
+    reference: str,
+    weights: Path | None,
+    weights_key: str | None,
+    kwargs: tuple[str, ...],
+    code: tuple[str, ...],
+    splits: Splits,
+) -> Any:
+    """The model that a user names, see ``load_model``; of a registered one, for the data's images and classes."""
     from robustkd.api import IN_A_CAMPAIGN
     from robustkd.contracts import UsageError
     from robustkd.targets.user_model import load_model
@@ -92,7 +106,15 @@ def loaded_model(reference: str, weights: Path | None, weights_key: str | None, 
             f"{reference} holds a model of transformers or diffusers, and this command is about classifiers of images that robustkd saved",
             fix=IN_A_CAMPAIGN,
         )
-    return load_model(reference, weights=weights, weights_key=weights_key, code=code)
+    return load_model(
+        reference,
+        weights=weights,
+        weights_key=weights_key,
+        kwargs=settings("--kwarg", kwargs),
+        input_shape=splits.input_shape,
+        num_classes=splits.num_classes,
+        code=code,
+    )
 
 
 def settings(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:

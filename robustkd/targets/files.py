@@ -80,11 +80,17 @@ def fingerprint_of_built(target: BaseTarget) -> str:
             if isinstance(tensor, torch.Tensor):
                 state.update(f"{name}.{key}{tensor.dtype}{tuple(tensor.shape)}".encode())
                 state.update(tensor_bytes(tensor))
-    names = {type(module).__module__ for module in target.module.modules()}
-    files = {Path(file).resolve() for name in names if (file := getattr(sys.modules.get(name), "__file__", None))}
+    files = {file for kind in {type(module) for module in target.module.modules()} for file in _files_of(kind)}
     for source in sorted({source for file in files if not is_installed(file) for source in source_files(file)}):
         state.update(hashlib.sha256(source.read_bytes()).digest())
     return state.hexdigest()
+
+
+def _files_of(kind: type) -> set[Path]:
+    """The file of a class: of its module, and of its own functions, since another module may have that name by now."""
+    places = {getattr(sys.modules.get(kind.__module__), "__file__", None)}
+    places |= {code.co_filename for item in vars(kind).values() if (code := getattr(item, "__code__", None))}
+    return {Path(place).resolve() for place in places if place and Path(place).is_file()}
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:

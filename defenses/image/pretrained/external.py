@@ -24,7 +24,7 @@ from robustkd.normalisation.constants import Constants
 from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.checkpoints import load_weights
-from robustkd.targets.code import call_by_reference, source_file
+from robustkd.targets.code import call_by_reference, folders_of, source_file
 from robustkd.targets.logits import as_logits
 
 
@@ -49,8 +49,9 @@ class ExternalParams(Params):
     num_classes: int | None = Field(None, ge=2, description="default: the data's")
     input_shape: tuple[int, ...] | None = Field(None, description="(channels, height, width); default: the data's")
 
-    # The file is kept apart from the text, so that moving the campaign's folder makes no other defense of it.
+    # The places are kept apart from the text, so that moving the campaign's folder makes no other defense of it.
     _file: Path | None = PrivateAttr(None)
+    _folder: Path | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _one_network(self, info: ValidationInfo) -> ExternalParams:
@@ -62,6 +63,8 @@ class ExternalParams(Params):
             raise ValueError("weights_key is a place in a file; give weights")
         if self.model is not None and self.normalise is not None:
             raise ValueError("an architecture has its own normalisation: model_params: {mean: [..], std: [..]}")
+        if folder := (info.context or {}).get("folder"):
+            self._folder = Path(folder).resolve()
         if self.code is not None and (file := source_file(self.code)):
             self._file = TypeAdapter(CampaignPath).validate_python(file, context=info.context)
         return self
@@ -81,9 +84,15 @@ class ExternalParams(Params):
         return f"{self._file}:{code.rpartition(':')[2]}" if self._file else code
 
     @property
+    def folder(self) -> Path | None:
+        """The campaign's, where modules that are not installed are looked for."""
+        return self._folder
+
+    @property
     def code_file(self) -> Path | None:
         """The file that ``code`` is in, as far as it can be told without running any of it."""
-        return self._file or plugins.module_file((self.code or "").rpartition(":")[0])
+        code = self.code or ""
+        return self._file or plugins.module_file(code.rpartition(":")[0], folders_of(code, self._folder))
 
 
 class External(Defense):
@@ -105,7 +114,7 @@ class External(Defense):
 
     def code(self) -> list[Code]:
         """The function that builds the network, with its arguments."""
-        return [] if self.params.code is None else [Code(self.params.reference, self.params.kwargs)]
+        return [] if self.params.code is None else [Code(self.params.reference, self.params.kwargs, self.params.folder)]
 
     def fit(self, context: FitContext) -> Target:
         """Build the network, load its weights and try it.
@@ -119,7 +128,7 @@ class External(Defense):
         if p.model is not None:
             target = ClassifierTarget.from_model(p.model, p.model_params, input_shape=shape, num_classes=classes)
         else:
-            network = call_by_reference(p.reference, p.kwargs)
+            network = call_by_reference(p.reference, p.kwargs, p.folder)
             origin: dict[str, Any] = {"code": p.reference, "kwargs": p.kwargs}
             target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
         if p.weights is not None:

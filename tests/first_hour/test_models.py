@@ -1,0 +1,201 @@
+"""A user's own model, in the form that he has it in, is attacked with one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+import robustkd
+from robustkd.cli import cli
+from robustkd.contracts import Code, RobustkdError, UsageError
+from robustkd.targets import load_target, save_target
+
+CODE = """
+from torch import nn
+
+
+def build(width=6):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * width * width, 10))
+"""
+Images = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    from robustkd.data import SplitParams, load_splits
+
+    test = load_splits("digits", {}, SplitParams(test=20)).test
+    return torch.from_numpy(test.unit()), torch.as_tensor(test.labels).long()
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    namespace: dict[str, Any] = {}
+    exec(CODE, namespace)
+    torch.manual_seed(1)
+    net: nn.Module = namespace["build"]()
+    net(torch.rand(16, 1, 8, 8))
+    return net.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> Path:
+    monkeypatch.chdir(tmp_path)
+    torch.save(network.state_dict(), "net.pt")
+    return tmp_path
+
+
+def write(files: dict[str, str]) -> None:
+    for name, text in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+
+
+def command(line: str) -> dict[str, Any]:
+    done = CliRunner().invoke(cli, [*line.split(), "--n", "20", "--json"])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def campaign(attacks: dict[str, Any] | None = None, **defense: Any) -> robustkd.Results:
+    return robustkd.run(
+        {
+            "version": 1,
+            "name": "mine",
+            "data": {"name": "digits", "test": 20},
+            "threat": {"norm": "linf", "eps": 0.1},
+            "defenses": {"mine": {"kind": "external", **defense}},
+            "attacks": attacks or {"fgsm": {"kind": "fgsm"}},
+            "checks": "none",
+        },
+        workers=0,
+        track=False,
+    )
+
+
+def numbers(results: robustkd.Results) -> tuple[float, float]:
+    row = results.to_dataframe().iloc[0]
+    return float(row["clean_accuracy"]), float(row["robust_accuracy"])
+
+
+@pytest.fixture(scope="module")
+def right(network: nn.Module, digits: Images) -> tuple[float, float]:
+    """Clean and robust accuracy of the plain network."""
+    report = robustkd.attack("fgsm", network, *digits, eps=0.1)
+    return pytest.approx(report.clean_accuracy), pytest.approx(report.robust_accuracy)
+
+
+CODES = {
+    "a file with another beside it": ("my_model.py:make", {"my_model.py": "from nets import build as make\n", "nets.py": CODE}),
+    "an import in the function": (
+        "my_model.py:make",
+        {"my_model.py": "def make():\n    import nets\n    return nets.build()\n", "nets.py": CODE},
+    ),
+    "a package beside it": (
+        "code/load.py:make",
+        {
+            "code/load.py": "from nets.small import make\n",
+            "code/nets/small.py": "from .parts import build as make\n",
+            "code/nets/parts.py": CODE,
+        },
+    ),
+    "a module": ("nets.small:build", {"nets/__init__.py": "", "nets/small.py": "from .parts import build\n", "nets/parts.py": CODE}),
+    "a classmethod": (
+        "lit.py:Lit.load_from_checkpoint",
+        {"lit.py": CODE + "\n\nclass Lit:\n    @classmethod\n    def load_from_checkpoint(cls):\n        return build()\n"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CODES)
+def test_code_in_several_files(case: str, folder: Path, right: tuple[float, float]) -> None:
+    reference, files = CODES[case]
+    write(files)
+    found = command(f"attack fgsm --model {reference} --weights net.pt --eps 0.1")
+    assert (found["clean_accuracy"], found["robust_accuracy"]) == right
+    assert numbers(campaign(code=reference, weights="net.pt")) == right
+
+
+def test_a_module_is_found_beside_the_campaign_wherever_it_is_run_from(
+    folder: Path, right: tuple[float, float], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write({"nets/small.py": CODE, "mine.yaml": "version: 1\nname: m\ndata: {name: digits, test: 20}\n"
+           "threat: {norm: linf, eps: 0.1}\nchecks: none\nattacks: {fgsm: {kind: fgsm}}\n"
+           "defenses: {mine: {kind: external, code: 'nets.small:build', weights: net.pt}}\n"})  # fmt: skip
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert numbers(robustkd.run(folder / "mine.yaml", out="here", workers=0, track=False)) == right
+    write({"nets/small.py": CODE.replace("build", "other")})  # of the working folder, which comes second
+
+
+def test_files_of_one_name_in_two_folders_and_a_changed_one(folder: Path, digits: Images) -> None:
+    import sys
+
+    for place, classes in (("a", 10), ("b", 7)):
+        write({f"{place}/my_model.py": "from nets import build\n", f"{place}/nets.py": CODE.replace("10)", f"{classes})")})
+    path, modules = list(sys.path), set(sys.modules)
+    for place, classes in (("a", 10), ("b", 7), ("a", 10)):
+        assert robustkd.load_model(f"{place}/my_model.py:build")(digits[0]).shape[1] == classes
+    write({"a/nets.py": CODE.replace("10)", "3)")})
+    assert robustkd.load_model("a/my_model.py:build")(digits[0]).shape[1] == 3
+    assert sys.path == path
+    assert {name for name in set(sys.modules) - modules if not name.startswith("robustkd_user")} <= {"nets"}
+
+
+def test_a_saved_target_of_code_with_a_module_beside_it(folder: Path, digits: Images) -> None:
+    from robustkd.targets import ClassifierTarget
+
+    write({"nets.py": CODE, "my_model.py": "from nets import build\n"})
+    network = robustkd.load_model("my_model.py:build", weights="net.pt")
+    Path("saved").mkdir()
+    save_target(
+        ClassifierTarget(network, num_classes=10, input_shape=(1, 8, 8), origin={"code": "my_model.py:build"}), Path("saved")
+    )
+    again = load_target(Path("saved"), [Code("my_model.py:build")])
+    assert torch.equal(again(digits[0]), network(digits[0]))
+
+
+def test_arguments_and_registered_models(folder: Path, digits: Images, right: tuple[float, float]) -> None:
+    write({"my_model.py": CODE.replace("width=6", "width")})
+    found = command("audit my_model.py:build --kwarg width=6 --weights net.pt --eps 0.1 --attack fgsm")
+    assert (found["clean_accuracy"], found["robust_accuracy"]) == right
+    assert numbers(campaign(code="my_model.py:build", kwargs={"width": 6}, weights="net.pt")) == right
+
+    from robustkd import plugins
+
+    tiny = plugins.make("models", {"kind": "tiny-cnn"}).build((1, 8, 8), 10).eval()
+    torch.save({"state_dict": tiny.state_dict()}, "tiny.pt")
+    expected = robustkd.attack("fgsm", tiny, *digits, eps=0.1)
+    found = command("attack fgsm --model tiny-cnn --weights tiny.pt --eps 0.1")
+    assert found["robust_accuracy"] == pytest.approx(expected.robust_accuracy)
+    with pytest.raises(UsageError, match="untrained network"):
+        command("attack fgsm --model tiny-cnn")
+    with pytest.raises(UsageError, match="nobody"):
+        command("attack fgsm --model tiny-cnn --weights tiny.pt --kwarg nobody=1")
+
+
+@pytest.mark.parametrize(
+    ("reference", "files", "message"),
+    [
+        ("my_model.py:Net.make", {"my_model.py": CODE}, "my_model.py has no 'Net'"),
+        ("my_model.py:Net.mak", {"my_model.py": "class Net:\n    make = 1\n"}, r"my_model.py:Net has no 'mak'\n  fix: did you mean 'make'"),
+        ("my_model.py:build", {"my_model.py": "import no_such_module\n"}, "No module named 'no_such_module'"),
+        (
+            "pkg/net.py:build",
+            {"pkg/__init__.py": "", "pkg/net.py": "from .parts import build\n"},
+            r"fix: name it as a module of its package: PACKAGE\.net:build",
+        ),
+        ("no.such.module:build", {}, "No module named"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named(reference: str, files: dict[str, str], message: str, folder: Path) -> None:
+    write(files)
+    with pytest.raises(RobustkdError, match=message):
+        command(f"attack fgsm --model {reference}")
