@@ -49,7 +49,8 @@ def command(
 ) -> None:
     """Can a robust accuracy of MODEL be believed? Runs every check on it, without a campaign.
 
-    MODEL is a saved target's folder, or code: package.module:function or file.py:function.
+    MODEL is code (file.py:function, package.module:function), a registered model, a TorchScript, torch.export or ONNX file, or a
+    folder: of a saved target, or of an image classifier of transformers.
 
     Exit codes: 0 credible or suspect, 1 failure, 2 usage, 3 an attack gave no number (invalid or failed), 4 not credible.
     """

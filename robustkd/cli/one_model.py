@@ -100,10 +100,9 @@ def loaded_model(
     from robustkd.contracts import UsageError
     from robustkd.targets.user_model import load_model
 
-    folder = Path(reference)
-    if not (folder / "card.json").is_file() and any((folder / name).is_file() for name in ("config.json", "model_index.json")):
+    if _answers_requests(Path(reference)):
         raise UsageError(
-            f"{reference} holds a model of transformers or diffusers, and this command is about classifiers of images that robustkd saved",
+            f"{reference} holds a language or a diffusion model, and this command is about classifiers of images",
             fix=IN_A_CAMPAIGN,
         )
     return load_model(
@@ -114,6 +113,14 @@ def loaded_model(
         input_shape=splits.input_shape,
         num_classes=splits.num_classes,
         code=code,
+    )
+
+
+def _answers_requests(folder: Path) -> bool:
+    """Whether a folder holds a model of diffusers, or one of transformers with a tokenizer."""
+    ours = (folder / "card.json").is_file()
+    return not ours and any(
+        (folder / name).is_file() for name in ("model_index.json", "tokenizer_config.json", "generation_config.json")
     )
 
 

@@ -14,7 +14,8 @@ class Code:
     """A function by reference, and the arguments that it is called with.
 
     Attributes:
-        reference: ``package.module:function`` or ``path/to/file.py:function``; a dotted name (``Net.load``) is looked up in parts.
+        reference: ``package.module:function``, ``path/to/file.py:function``, or ``path:network`` of a model file. A dotted name
+            (``Net.load``) is looked up in parts.
         kwargs: None stands for any.
         folder: where ``package.module`` is looked for, before the working folder and the installed packages.
     """
@@ -36,7 +37,7 @@ class Code:
 
 def _placeless(reference: str) -> str:
     location, _, function = reference.rpartition(":")
-    return f"{PurePath(location).name if location.endswith('.py') else location}:{function}"
+    return f"{PurePath(location).name}:{function}"  # of a module it is the module
 
 
 def _plain(kwargs: Mapping[str, Any]) -> str:

@@ -67,6 +67,8 @@ def read(file: Path) -> Tensors:
     """
     if not file.is_file():
         raise TargetError(f"there is no weights file {file}")
+    if file.suffix != ".safetensors" and (whole := _whole(file)):
+        raise TargetError(f"{file} is a whole model ({whole}), not weights alone", fix=f"name it instead of code: {file.name}")
     unknown: list[str] = []
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file  # late: it imports torch
@@ -78,12 +80,18 @@ def read(file: Path) -> Tensors:
     else:
         loaded, unknown = _unpickled(file)
     found = {name: (home, tensor) for name, home, tensor in _walk(loaded, "", set())}
-    if not found:
+    if not found and loaded != {}:
         what = f"it holds pickled objects ({listed(unknown)}), which are code" if unknown else "it holds no state_dict"
         raise TargetError(f"{file} cannot be read safely as weights: {what}", fix=_SAVE)
     return Tensors(
         file, {name: tensor for name, (_, tensor) in found.items()}, {name: home for name, (home, _) in found.items()}
     )
+
+
+def _whole(file: Path) -> str | None:
+    from robustkd.targets.model_files import format_of  # late: it imports torch
+
+    return format_of(file)
 
 
 def _walk(value: object, home: str, outside: set[int]) -> Iterator[tuple[str, str, Tensor]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ _OWN = {
 }
 """What any card may name, by the name that cards have had from the first, and where it is. Each builds a registered architecture and
 does nothing else."""
+NETWORK = "network"
+"""What a reference to a model file names in it: ``path/to/net.onnx:network``."""
 _ALLOWED: ContextVar[tuple[Code, ...]] = ContextVar("allowed", default=())
 
 
@@ -55,6 +58,11 @@ def call_by_reference(reference: str, kwargs: dict[str, Any], folder: Path | Non
         UsageError: the reference has no such shape, file or function.
         TargetError: the function raised or returned something else than a network.
     """
+    location, _, attribute = reference.rpartition(":")
+    if attribute == NETWORK and not source_file(reference) and (os.sep in location or Path(location).is_file()):
+        from robustkd.targets.model_files import open_model  # late: it imports torch
+
+        return open_model(Path(location))
     with importing_from(*folders_of(reference, folder)):
         build = _attribute(reference)
         try:

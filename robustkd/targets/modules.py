@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class WithoutGradients(nn.Module):
+    """A network whose answers cannot be differentiated. A target that has one among its parts lacks the capability ``gradients``."""
+
+
 class MeanProbability(nn.Module):
     """The members' mean probability, as its logarithm."""
 

@@ -15,6 +15,9 @@ from robustkd.targets.files import load_target
 if TYPE_CHECKING:
     from torch import nn
 
+_WHOLE = (".pt", ".pth", ".pt2", ".ts", ".torchscript", ".onnx", ".bin", ".ckpt", ".safetensors")
+"""What files of models are called, and those of weights, which are told apart by what they hold."""
+
 
 def load_model(
     model: str | Path,
@@ -30,7 +33,8 @@ def load_model(
 
     Args:
         model: code that builds a network, ``package.module:function`` or ``path/to/file.py:function``; the name of a registered
-            architecture (``robustkd list models``); or the folder of a saved target.
+            architecture (``robustkd list models``); a TorchScript, torch.export or ONNX file, which are programs (docs/security.md); the
+            folder of an image classifier of transformers; or that of a saved target.
         weights: of code, and of an architecture, which has none without: a safetensors file or one of torch.save. Keys around the
             weights and prefixes before their names are found.
         weights_key: where in the file the weights are (``ema``), if there are several.
@@ -42,10 +46,17 @@ def load_model(
         UsageError: there is no such code, architecture or folder, or it does not go with the other arguments.
         TargetError: the code raised, or the weights do not fit.
     """
-    if Path(model).is_dir():
-        if weights is not None or kwargs:
-            raise UsageError(f"{model} is a saved target, which has its weights", fix="leave out weights and arguments")
-        return load_target(Path(model), code)
+    path = Path(model)
+    saved = path.is_dir() and ((path / "card.json").is_file() or not (path / "config.json").is_file())
+    whole = path.is_dir() or path.suffix in _WHOLE
+    if whole and (weights is not None or kwargs):
+        raise UsageError(f"{model} is a whole model, which has its weights", fix="leave out weights and arguments")
+    if saved:
+        return load_target(path, code)
+    if whole:
+        from robustkd.targets.model_files import open_model  # late: it imports torch
+
+        return open_model(path)
     if str(model).partition(":")[0] in plugins.names("models"):
         network = _registered(str(model), weights, kwargs or {}, input_shape, num_classes)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import robustkd
 from robustkd.cli import cli
-from robustkd.contracts import Code, RobustkdError, UsageError
+from robustkd.contracts import Code, RobustkdError, TargetError, UsageError
 from robustkd.targets import load_target, save_target
 
 CODE = """
@@ -199,3 +200,133 @@ def test_a_mistake_is_named(reference: str, files: dict[str, str], message: str,
     write(files)
     with pytest.raises(RobustkdError, match=message):
         command(f"attack fgsm --model {reference}")
+
+
+def exported(network: nn.Module, images: Tensor, file: str) -> None:
+    torch.export.save(torch.export.export(network, (images,)), file)  # for batches of this size alone, as it does by itself
+
+
+def onnx(network: nn.Module, images: Tensor, file: str) -> None:
+    torch.onnx.export(network, (images,), file, dynamo=False)
+
+
+def scripted(network: nn.Module, images: Tensor, file: str) -> None:
+    torch.jit.trace(network, images).save(file)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("write_it", "file", "batch"), [(scripted, "net.pt", 3), (exported, "net.pt2", 1), (exported, "net.pt2", 7)]
+)
+def test_a_file_with_the_whole_network(
+    write_it: Callable[..., None],
+    file: str,
+    batch: int,
+    folder: Path,
+    network: nn.Module,
+    digits: Images,
+    right: tuple[float, float],
+) -> None:
+    write_it(network, digits[0][:batch], file)
+    model = robustkd.load_model(file)
+    assert torch.allclose(model(digits[0]), network(digits[0]), atol=1e-5)
+    found = command(f"attack fgsm --model {file} --eps 0.1")
+    assert (found["clean_accuracy"], found["robust_accuracy"]) == right
+    assert numbers(campaign(file=file)) == right
+    write({"my_model.py": CODE})
+    with pytest.raises(TargetError, match=r"is a whole model \((torchscript|export)\), not weights alone"):
+        robustkd.load_model("my_model.py:build", weights=file)
+    again = load_target(next(Path("runs/mine/cells").glob("*/*/card.json")).parent, [f"{file}:network"])
+    assert torch.allclose(again(digits[0]), network(digits[0]), atol=1e-5)
+    with pytest.raises(TargetError, match="does not run because a file says so"):
+        load_target(next(Path("runs/mine/cells").glob("*/*/card.json")).parent)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batch", [1, 6])
+def test_an_onnx_file_is_a_black_box(folder: Path, network: nn.Module, digits: Images, batch: int) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx(network, digits[0][:batch], "net.onnx")
+    expected = robustkd.attack("square", network, *digits, eps=0.1, queries=20)
+    found = command("attack square --model net.onnx --eps 0.1 --set queries=20")
+    assert (found["clean_accuracy"], found["robust_accuracy"]) == pytest.approx(
+        (expected.clean_accuracy, expected.robust_accuracy)
+    )
+    with pytest.raises(TargetError, match="attack 'pgd' needs gradients, which this target"):
+        command("attack pgd --model net.onnx --eps 0.1")
+    attacks = {"square": {"kind": "square", "queries": 20}, "pgd": {"kind": "pgd"}}
+    write({"my_model.py": CODE})
+    plain = numbers(campaign(code="my_model.py:build", weights="net.pt", attacks={"square": attacks["square"]}))
+    results = campaign(file="net.onnx", attacks=attacks)
+    assert numbers(results) == pytest.approx(plain)
+    assert "needs gradients, which targets of 'mine' do not have" in str(results.to_dict()["skipped"])
+    table = results.to_dataframe()
+    assert "pgd" not in set(table[table["robust_accuracy"].notna()]["attack"])
+    report = command("audit net.onnx --attack square --eps 0.1 --samples 4")
+    assert report["clean_accuracy"] == pytest.approx(expected.clean_accuracy)
+
+
+def test_an_image_classifier_of_transformers(folder: Path, digits: Images) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    shape = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16, "intermediate_size": 16}
+    config = transformers.ViTConfig(**shape, num_hidden_layers=1, num_attention_heads=2, num_labels=10, initializer_range=0.5)
+    net = transformers.ViTForImageClassification(config).eval()
+    net.save_pretrained("vit")
+    with pytest.raises(TargetError, match=r"vit has no preprocessor_config\.json"):
+        command("attack fgsm --model vit")
+    pixels = {
+        "do_resize": True,
+        "size": {"height": 8, "width": 8},
+        "do_normalize": True,
+        "image_mean": [0.4],
+        "image_std": [0.2],
+    }
+    Path("vit/preprocessor_config.json").write_text(json.dumps(pixels))
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net((x - 0.4) / 0.2).logits
+
+    expected = robustkd.attack("fgsm", Plain(), *digits, eps=0.1)
+    found = command("attack fgsm --model vit --eps 0.1")
+    wanted = (pytest.approx(expected.clean_accuracy), pytest.approx(expected.robust_accuracy))
+    assert (found["clean_accuracy"], found["robust_accuracy"]) == wanted
+    assert numbers(campaign(file="vit")) == wanted
+    assert robustkd.load_model("vit")(torch.rand(2, 1, 20, 31)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("reference", "kwargs"),
+    [
+        ("torchvision.models:resnet18", {"num_classes": 10}),
+        ("timm:create_model", {"model_name": "resnet18", "num_classes": 10}),
+    ],
+)
+def test_torchvision_and_timm_by_name(reference: str, kwargs: dict[str, Any], folder: Path) -> None:
+    import importlib
+
+    library, _, name = reference.partition(":")
+    build = getattr(pytest.importorskip(library), name)
+    assert importlib.import_module(library)
+    network = build(**kwargs).eval()
+    torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, "weights.pth.tar")
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(robustkd.load_model(reference, kwargs=kwargs, weights="weights.pth.tar")(x), network(x))
+
+
+@pytest.mark.parametrize("file", ["net.pt", "absent.onnx", "nonsense.onnx", "pickled.pth"])
+def test_what_is_no_network_is_told_from_one(file: str, folder: Path, network: nn.Module) -> None:
+    Path("nonsense.onnx").write_bytes(b"nonsense")
+    torch.save(network, "pickled.pth")
+    with pytest.raises(TargetError, match=f"{file} (holds no network|cannot be loaded)|no model file .*{file}"):
+        command(f"attack square --model {file}")
+    if not Path(file).exists():
+        with pytest.raises(RobustkdError, match=file):
+            campaign(file=file)
+    else:
+        assert file in campaign(file=file).to_dict()["defenses"][0]["error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from pydantic import (
 )
 
 from robustkd import plugins
-from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError
+from robustkd.contracts import CampaignPath, Capabilities, Code, Defense, FitContext, ModelName, Params, Target, TargetError
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
 from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.checkpoints import load_weights
-from robustkd.targets.code import call_by_reference, folders_of, source_file
+from robustkd.targets.code import NETWORK, call_by_reference, folders_of, source_file
 from robustkd.targets.logits import as_logits
+
+_READ = (".json", ".safetensors")
+"""What is read of a folder of transformers."""
 
 
 class ExternalParams(Params):
@@ -37,6 +41,12 @@ class ExternalParams(Params):
         None, description="what builds the network: package.module:function, or path/to/file.py:function beside the campaign"
     )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="the function's arguments")
+    # Left out of the identity: where it lies changes nothing. What is in it does, and files() tells.
+    file: CampaignPath | None = Field(
+        None,
+        exclude=True,
+        description="instead of code: a TorchScript, torch.export or ONNX file, or the folder of an image classifier of transformers",
+    )
     model: ModelName | None = Field(None, description="instead of code: a registered architecture")
     model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
     weights: CampaignPath | None = Field(None, description="a safetensors file, or one written by torch.save")
@@ -55,8 +65,10 @@ class ExternalParams(Params):
 
     @model_validator(mode="after")
     def _one_network(self, info: ValidationInfo) -> ExternalParams:
-        if (self.code is None) == (self.model is None):
-            raise ValueError("give either code or model")
+        if [self.code, self.model, self.file].count(None) != 2:
+            raise ValueError("give either code or model, or a file that holds both")
+        if self.file is not None and (self.weights is not None or self.kwargs):
+            raise ValueError("the file has its weights; leave out weights and kwargs")
         if self.model is not None and self.weights is None:
             raise ValueError("an architecture without weights is an untrained network; give weights")
         if self.weights_key is not None and self.weights is None:
@@ -79,7 +91,9 @@ class ExternalParams(Params):
 
     @property
     def reference(self) -> str:
-        """``code`` with the file's place resolved."""
+        """``code`` with the file's place resolved, or the model file."""
+        if self.file is not None:
+            return f"{self.file.resolve()}:{NETWORK}"
         code = self.code or ""
         return f"{self._file}:{code.rpartition(':')[2]}" if self._file else code
 
@@ -105,16 +119,23 @@ class External(Defense):
     @property
     def rebuilt(self) -> bool:
         """Code may read weights by itself, which no file of ``files()`` stands for."""
-        return self.params.code is not None
+        return self.params.model is None
 
     def files(self) -> list[Path]:
         """The code's file, the modules beside the installed packages that it imports, and the weights."""
-        code, weights = self.params.code_file, self.params.weights
-        return [*(source_files(code) if code else []), *([weights] if weights else [])]
+        code, weights, file = self.params.code_file, self.params.weights, self.params.file
+        inside = sorted(path for path in file.iterdir() if path.suffix in _READ) if file and file.is_dir() else []
+        whole = inside or ([file] if file else [])
+        return [*(source_files(code) if code else []), *([weights] if weights else []), *whole]
+
+    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
+        """Those of a network; of an ONNX file, no gradients."""
+        onnx = self.params.file is not None and self.params.file.suffix == ".onnx"
+        return super().target_capabilities(others) - ({"gradients"} if onnx else set())
 
     def code(self) -> list[Code]:
         """The function that builds the network, with its arguments."""
-        return [] if self.params.code is None else [Code(self.params.reference, self.params.kwargs, self.params.folder)]
+        return [] if self.params.model is not None else [Code(self.params.reference, self.params.kwargs, self.params.folder)]
 
     def fit(self, context: FitContext) -> Target:
         """Build the network, load its weights and try it.
