@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,14 +307,14 @@ def test_an_image_classifier_of_transformers(folder: Path, digits: Images) -> No
     [
         ("torchvision.models:resnet18", {"num_classes": 10}),
         ("timm:create_model", {"model_name": "resnet18", "num_classes": 10}),
+        ("robustkd.integrations.robustbench:build", {"model_id": "Wong2020Fast"}),
     ],
 )
-def test_torchvision_and_timm_by_name(reference: str, kwargs: dict[str, Any], folder: Path) -> None:
-    import importlib
-
+def test_architectures_of_others_by_name(reference: str, kwargs: dict[str, Any], folder: Path) -> None:
     library, _, name = reference.partition(":")
+    if "robustbench" in library and importlib.util.find_spec("robustbench") is None:
+        pytest.skip("robustbench is not installed")
     build = getattr(pytest.importorskip(library), name)
-    assert importlib.import_module(library)
     network = build(**kwargs).eval()
     torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, "weights.pth.tar")
     x = torch.rand(2, 3, 32, 32)
@@ -330,3 +332,18 @@ def test_what_is_no_network_is_told_from_one(file: str, folder: Path, network: n
             campaign(file=file)
     else:
         assert file in campaign(file=file).to_dict()["defenses"][0]["error"]
+
+
+def test_the_documents_table_names_options_and_keys_that_there_are() -> None:
+    from robustkd import plugins
+
+    page = (Path(__file__).parents[2] / "docs/own-model.md").read_text()
+    rows = [row.split("|")[1:-1] for row in page.splitlines() if row.startswith("| ") and not row.startswith("| you have")]
+    keys = plugins.load("defenses", "external").Params.model_fields
+    assert len(rows) > 10
+    for _, options, block, _ in rows:
+        for line in re.findall(r"`(-.+?)`", options):
+            given = line.split() if "--model" in line else ["--model", "my_model.py:build", *line.split()]
+            assert cli.get_command(None, "attack").make_context("attack", ["pgd", *given])
+        for line in re.findall(r"`(.+?)`", block):
+            assert {key.partition(":")[0] for key in re.split(r", (?=\w+:)", line)} <= {*keys, "kind"}, line
