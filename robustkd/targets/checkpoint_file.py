@@ -80,7 +80,7 @@ def read(file: Path) -> Tensors:
     else:
         loaded, unknown = _unpickled(file)
     found = {name: (home, tensor) for name, home, tensor in _walk(loaded, "", set())}
-    if not found and loaded != {}:
+    if not found and (unknown or loaded != {}):  # a network may have no tensors
         what = f"it holds pickled objects ({listed(unknown)}), which are code" if unknown else "it holds no state_dict"
         raise TargetError(f"{file} cannot be read safely as weights: {what}", fix=_SAVE)
     return Tensors(

@@ -42,7 +42,7 @@ def load_weights(module: nn.Module, file: Path, key: str | None = None) -> None:
     """
     found = read(file).under(key)
     names = _Names(module)
-    if not found.flat:  # a network may have no tensors
+    if not found.flat:
         return require_fit(file, missing=names.shapes.keys() - names.optional)
     if match := _the_one(file, _fitting(found, names)) or _in_parts(found, names):
         misfits = _load(module, names, match)

@@ -120,6 +120,9 @@ class Onnx(WithoutGradients):
         """(B, C, H, W) -> (B, K), for any B."""
         return _in_batches(self._answer, images, self._batch)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Onnx:
+        return self  # it holds nothing that changes, and a session cannot be copied
+
     def _answer(self, images: Tensor) -> Tensor:
         kinds = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
         given = images.detach().cpu().to(kinds[self._type]).contiguous().numpy()

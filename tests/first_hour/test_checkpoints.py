@@ -132,11 +132,11 @@ def test_weights_of_the_plain_network_for_a_wrapper_that_normalises(
 def test_averaged_weights_are_taken_and_the_others_can_be_chosen(
     folder: Path, network: nn.Module, state: State, images: Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = {name: tensor + 1 for name, tensor in state.items()}
+    other = {name: (tensor + 1).half() for name, tensor in state.items()}
     file = written({"model": prefixed(other, "module."), "model_ema": state})
     assert torch.equal(loaded(file)(images), network(images))
     assert "those under model_ema; model.module would fit as well (weights_key chooses)" in caplog.text
-    assert loaded(file, weights_key="model").state_dict()["4.bias"].equal(other["4.bias"])
+    assert loaded(file, weights_key="model").state_dict()["4.bias"].equal(other["4.bias"].float())
     with pytest.raises(TargetError, match=r"no weights under 'best'\n  fix: its names begin with model, model_ema"):
         loaded(file, weights_key="best")
 
