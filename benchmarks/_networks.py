@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from robustkd import plugins
 from robustkd.data import SplitParams, load_splits
 from robustkd.targets import load_target
-from robustkd.targets.files import load_weights
+from robustkd.targets.checkpoints import load_weights
 
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("ROBUSTKD_SHARED_DATA") or HERE.parents[1] / "shared" / "data")

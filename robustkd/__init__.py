@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from robustkd.application.progress import Progress
     from robustkd.campaigns.comparison.compare import ComparedCampaigns
     from robustkd.scoring.results import Results
+    from robustkd.targets.user_model import load_model
 
     __version__: str
 
@@ -24,6 +25,7 @@ _HOMES = {
     "robustkd.application.progress": ("Progress",),
     "robustkd.campaigns.comparison.compare": ("ComparedCampaigns",),
     "robustkd.scoring.results": ("Results",),
+    "robustkd.targets.user_model": ("load_model",),
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "contracts",
     "evaluate",
     "load",
+    "load_model",
     "plugins",
     "report",
     "run",

@@ -15,7 +15,11 @@ from robustkd.cli.options import batch_size_option, json_option, precision_optio
 @click.command("attack")
 @click.argument("name", shell_complete=plugin_names("attacks"))
 @click.option(
-    "--model", "reference", required=True, help="A saved target's folder, or code: package.module:function or file.py:function."
+    "--model",
+    "reference",
+    required=True,
+    help="Code (file.py:function, package.module:function), a registered model, a TorchScript, torch.export or ONNX file, "
+    "or a folder: of a saved target, or of an image classifier of transformers.",
 )
 @one_model_options
 @click.option("--set", "chosen", multiple=True, metavar="KEY=VALUE", help="A parameter of the attack, such as steps=40.")
@@ -29,6 +33,8 @@ def command(
     name: str,
     reference: str,
     weights: Path | None,
+    weights_key: str | None,
+    kwargs: tuple[str, ...],
     normalise: str | None,
     bounds: str | None,
     classes: str | None,
@@ -56,7 +62,7 @@ def command(
     splits = images(data, data_settings, n)
     if out is not None:
         require_place(out, splits.test.sample_shape)
-    target = loaded_model(reference, weights, code).to(device_named(device))
+    target = loaded_model(reference, weights, weights_key, kwargs, code, splits).to(device_named(device))
     report = api.attack(
         name,
         target,

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 def command(
     model: str,
     weights: Path | None,
+    weights_key: str | None,
+    kwargs: tuple[str, ...],
     normalise: str | None,
     bounds: str | None,
     classes: str | None,
@@ -50,7 +52,8 @@ def command(
 ) -> None:
     """Can a robust accuracy of MODEL be believed? Runs every check on it, without a campaign.
 
-    MODEL is a saved target's folder, or code: package.module:function or file.py:function.
+    MODEL is code (file.py:function, package.module:function), a registered model, a TorchScript, torch.export or ONNX file, or a
+    folder: of a saved target, or of an image classifier of transformers.
 
     Exit codes: 0 credible or suspect, 1 failure, 2 usage, 3 an attack gave no number (invalid or failed), 4 not credible.
     """
@@ -58,7 +61,7 @@ def command(
     from robustkd.contracts.devices import device_named
 
     splits = images(data, data_settings, n)
-    target = loaded_model(model, weights, code).to(device_named(device))
+    target = loaded_model(model, weights, weights_key, kwargs, code, splits).to(device_named(device))
     report = api.audit(
         target,
         within_bounds(splits.test.unit(), bounds),

@@ -16,7 +16,15 @@ _OPTIONS = (
     click.option(
         "--weights",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="Weights for code: safetensors, or a torch state_dict.",
+        help="Weights for code: safetensors, or a file of torch.save.",
+    ),
+    click.option("--weights-key", metavar="KEY", help="Where in that file they are, such as ema [default: found]."),
+    click.option(
+        "--kwarg",
+        "kwargs",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="An argument of the code's function, or a parameter of a registered model; may be repeated.",
     ),
     click.option(
         "--normalise",
@@ -127,26 +135,41 @@ def asked_of_code(normalise: str | None, bounds: str | None, classes: str | None
     }
 
 
-def loaded_model(reference: str, weights: Path | None, code: tuple[str, ...]) -> Any:
-    """A saved target, whose card may call ``code``, or the network that the user's code builds: as many classes as it has outputs."""
+def loaded_model(
+    reference: str,
+    weights: Path | None,
+    weights_key: str | None,
+    kwargs: tuple[str, ...],
+    code: tuple[str, ...],
+    splits: Splits,
+) -> Any:
+    """The model that a user names, see ``load_model``; of a registered one, for the data's images and classes."""
     from robustkd.api import IN_A_CAMPAIGN
     from robustkd.contracts import UsageError
-    from robustkd.targets import load_target
-    from robustkd.targets.code import call_by_reference
-    from robustkd.targets.files import load_weights
+    from robustkd.targets.user_model import load_model
 
-    folder = Path(reference)
-    if not (folder / "card.json").is_file() and any((folder / name).is_file() for name in ("config.json", "model_index.json")):
+    if _answers_requests(Path(reference)):
         raise UsageError(
-            f"{reference} holds a model of transformers or diffusers, and this command is about classifiers of images that robustkd saved",
+            f"{reference} holds a language or a diffusion model, and this command is about classifiers of images",
             fix=IN_A_CAMPAIGN,
         )
-    if folder.is_dir():
-        return load_target(folder, code)
-    module = call_by_reference(reference, {})
-    if weights is not None:
-        load_weights(module, weights)
-    return module.eval()
+    return load_model(
+        reference,
+        weights=weights,
+        weights_key=weights_key,
+        kwargs=settings("--kwarg", kwargs),
+        input_shape=splits.input_shape,
+        num_classes=splits.num_classes,
+        code=code,
+    )
+
+
+def _answers_requests(folder: Path) -> bool:
+    """Whether a folder holds a model of diffusers, or one of transformers with a tokenizer."""
+    ours = (folder / "card.json").is_file()
+    return not ours and any(
+        (folder / name).is_file() for name in ("model_index.json", "tokenizer_config.json", "generation_config.json")
+    )
 
 
 def settings(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import PurePath
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any
 
 
@@ -14,12 +14,15 @@ class Code:
     """A function by reference, and the arguments that it is called with.
 
     Attributes:
-        reference: ``package.module:function`` or ``path/to/file.py:function``.
+        reference: ``package.module:function``, ``path/to/file.py:function``, or ``path:network`` of a model file. A dotted name
+            (``Net.load``) is looked up in parts.
         kwargs: None stands for any.
+        folder: where ``package.module`` is looked for, before the working folder and the installed packages.
     """
 
     reference: str
     kwargs: Mapping[str, Any] | None = None
+    folder: Path | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in (self.kwargs or {}).items())
@@ -34,7 +37,7 @@ class Code:
 
 def _placeless(reference: str) -> str:
     location, _, function = reference.rpartition(":")
-    return f"{PurePath(location).name if location.endswith('.py') else location}:{function}"
+    return f"{PurePath(location).name}:{function}"  # of a module it is the module
 
 
 def _plain(kwargs: Mapping[str, Any]) -> str:

@@ -16,7 +16,8 @@ import importlib.metadata
 import importlib.util
 import itertools
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -86,12 +87,12 @@ def summary(info: PluginInfo) -> str:
     return (ast.get_docstring(classes[0] if classes else tree) or "").partition("\n")[0]
 
 
-def module_file(name: str) -> Path | None:
-    """The file of a module, found without importing it; None where that is not possible."""
+def module_file(name: str, folders: Sequence[Path] = ()) -> Path | None:
+    """The file of a module, found without importing it, in ``folders`` first; None where that is not possible."""
     # importlib.util.find_spec imports the parents of a dotted name.
     first, *rest = itertools.accumulate(name.split("."), "{}.{}".format)
     try:
-        spec = importlib.util.find_spec(first)
+        spec = PathFinder.find_spec(first, [*map(str, folders), *sys.path]) if folders else importlib.util.find_spec(first)
         for full in rest:
             inside = spec.submodule_search_locations if spec else None  # None of a module that is no package
             spec = PathFinder.find_spec(full, inside) if inside is not None else None

@@ -30,14 +30,18 @@ def source_files(file: Path, *, with_package: bool = False) -> list[Path]:
         Resolved paths, sorted; ``file`` is among them even when it is missing.
     """
     start = file.resolve()
-    package = _package_folder(start) if with_package else None
+    whole = _package_folder(start)
+    package = whole if with_package else None
+    root = (whole or start).parent  # on sys.path while the file is imported
     files: set[Path] = set()
     waiting = [] if is_installed(start) and package is None else [start]
     while waiting:
         path = waiting.pop()
         if path not in files:
             files.add(path)
-            waiting += [other for other in _imported(path) if not is_installed(other) or (package and package in other.parents)]
+            waiting += [
+                other for other in _imported(path, root) if not is_installed(other) or (package and package in other.parents)
+            ]
     return sorted(files | {start})
 
 
@@ -112,7 +116,7 @@ def _package_folder(file: Path) -> Path | None:
     return folder
 
 
-def _imported(file: Path) -> Iterator[Path]:
+def _imported(file: Path, root: Path) -> Iterator[Path]:
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -120,24 +124,25 @@ def _imported(file: Path) -> Iterator[Path]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield from _absolute(alias.name, file.parent)
+                yield from _absolute(alias.name, root, file.parent)
         elif isinstance(node, ast.ImportFrom) and node.level:
             base = file.parents[node.level - 1] if node.level <= len(file.parents) else file.parent
             yield from _below(base, [node.module] if node.module else [], node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
-                yield from _absolute(name, file.parent)
+                yield from _absolute(name, root, file.parent)
 
 
-def _absolute(name: str, beside: Path) -> Iterator[Path]:
+def _absolute(name: str, root: Path, beside: Path) -> Iterator[Path]:
     """The files that ``import name`` runs: those of the module and of the packages around it."""
     if name.partition(".")[0] in (*sys.stdlib_module_names, "robustkd"):
         return
     for dotted in itertools.accumulate(name.split("."), "{}.{}".format):
-        if file := registry.module_file(dotted):
+        inside = dotted.split(".")
+        if file := next(_module_in(root.joinpath(*inside)), None) or registry.module_file(dotted):
             yield file.resolve()
         else:
-            yield from _module_in(beside.joinpath(*dotted.split(".")))
+            yield from _module_in(beside.joinpath(*inside))
 
 
 def _below(folder: Path, packages: Iterable[str | None], names: Iterable[ast.alias]) -> Iterator[Path]:

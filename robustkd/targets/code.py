@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 from robustkd.contracts import Code, TargetError, UsageError, suggestion
 from robustkd.contracts.version import moved
 from robustkd.lazy import nn, torch
+from robustkd.targets.imports import importing_from
 
 _OWN = {
     "robustkd.robustbench_bridge:build": "robustkd.integrations.robustbench:build",
@@ -27,6 +29,8 @@ _OWN = {
 }
 """What any card may name, by the name that cards have had from the first, and where it is. Each builds a registered architecture and
 does nothing else."""
+NETWORK = "network"
+"""What a reference to a model file names in it: ``path/to/net.onnx:network``."""
 _ALLOWED: ContextVar[tuple[Code, ...]] = ContextVar("allowed", default=())
 
 
@@ -36,21 +40,38 @@ def source_file(reference: str) -> Path | None:
     return Path(location) if location.endswith(".py") else None
 
 
-def call_by_reference(reference: str, kwargs: dict[str, Any]) -> nn.Module:
+def folders_of(reference: str, folder: Path | None = None) -> list[Path]:
+    """Where its code finds its modules, before the installed packages: beside a file, as ``python file.py`` does; of a module, in
+    ``folder`` and in the working folder."""
+    if file := source_file(reference):
+        return [file.resolve().parent]
+    return [*([folder] if folder else []), Path.cwd()]
+
+
+def call_by_reference(reference: str, kwargs: dict[str, Any], folder: Path | None = None) -> nn.Module:
     """Import ``module:function`` (or ``file.py:function``), call it and return the network it builds.
+
+    Args:
+        folder: where a module is looked for first, see ``folders_of``.
 
     Raises:
         UsageError: the reference has no such shape, file or function.
         TargetError: the function raised or returned something else than a network.
     """
-    build = _attribute(reference)
-    try:
-        # What it draws without a seed of its own must not make another network of it each time.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = build(**kwargs) if callable(build) and not isinstance(build, nn.Module) else build
-    except Exception as error:
-        raise TargetError(f"{reference} raised {type(error).__name__}: {error}") from error
+    location, _, attribute = reference.rpartition(":")
+    if attribute == NETWORK and not source_file(reference) and (os.sep in location or Path(location).is_file()):
+        from robustkd.targets.model_files import open_model  # late: it imports torch
+
+        return open_model(Path(location))
+    with importing_from(*folders_of(reference, folder)):
+        build = _attribute(reference)
+        try:
+            # What it draws without a seed of its own must not make another network of it each time.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                network = build(**kwargs) if callable(build) and not isinstance(build, nn.Module) else build
+        except Exception as error:
+            raise TargetError(f"{reference} raised {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise TargetError(f"{reference} returned {type(network).__name__}", fix="return a torch.nn.Module")
     return network
@@ -78,7 +99,7 @@ def call_for_card(code: Code) -> nn.Module:
     arguments = dict(code.kwargs or {})
     if own := _OWN.get(code.reference):
         return call_by_reference(own, arguments)
-    covering = [known.reference for known in _ALLOWED.get() if known.covers(code)]
+    covering = {known.reference: known.folder for known in _ALLOWED.get() if known.covers(code)}
     chosen = {code.reference} if code.reference in covering else set(covering)
     if len(chosen) != 1:
         raise TargetError(
@@ -86,7 +107,8 @@ def call_for_card(code: Code) -> nn.Module:
             fix="where you trust it, name it yourself: as 'code' of a defense of kind 'external' in the campaign, by "
             f"--code {code.reference} of robustkd attack and audit, or by load_target(folder, code=[..])",
         )
-    return call_by_reference(chosen.pop(), arguments)
+    reference = chosen.pop()
+    return call_by_reference(reference, arguments, covering[reference])
 
 
 def function_by_reference(reference: str) -> Callable[..., Any]:
@@ -95,7 +117,8 @@ def function_by_reference(reference: str) -> Callable[..., Any]:
     Raises:
         UsageError: the reference has no such shape, file or function.
     """
-    function = _attribute(reference)
+    with importing_from(*folders_of(reference)):
+        function = _attribute(reference)
     if not callable(function):
         raise UsageError(f"{reference} is a {type(function).__name__}", fix="name a function")
     found: Callable[..., Any] = function
@@ -109,11 +132,15 @@ def _attribute(reference: str) -> Any:
             f"'{reference}' is not a reference to code", fix="write package.module:function or path/to/file.py:function"
         )
     module = _module(location, reference)
-    found = getattr(module, attribute, None)
-    if found is None:
-        known = [name for name in vars(module) if not name.startswith("_")]
-        raise UsageError(f"{location} has no '{attribute}'", fix=suggestion(attribute, known))
-    return found
+    inside = module
+    for name in attribute.split("."):
+        found = getattr(inside, name, None)
+        if found is None:
+            where = location if inside is module else f"{location}:{attribute.rpartition(f'.{name}')[0]}"
+            known = [each for each in dir(inside) if not each.startswith("_")]
+            raise UsageError(f"{where} has no '{name}'", fix=suggestion(name, known))
+        inside = found
+    return inside
 
 
 def _module(location: str, reference: str) -> Any:
@@ -137,6 +164,7 @@ def _module(location: str, reference: str) -> Any:
         if names := moved(error):
             former, now = names
             raise UsageError(f"{location} imports {former}, which is {now} now", fix=f"write {now} in the import") from error
-        raise UsageError(
-            f"{location} cannot be imported: {type(error).__name__}: {error}", fix="see that it imports in Python"
-        ) from error
+        fix = "see that it imports in Python"
+        if "relative import" in str(error):
+            fix = f"name it as a module of its package: PACKAGE.{Path(location).stem}:{reference.rpartition(':')[2]}"
+        raise UsageError(f"{location} cannot be imported: {type(error).__name__}: {error}", fix=fix) from error

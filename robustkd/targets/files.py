@@ -5,36 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from safetensors import SafetensorError
+from typing import Any
 
 from robustkd.contracts import BaseTarget, Code, RobustkdError, TargetError
 from robustkd.lazy import torch
 from robustkd.plugins.sources import is_installed, source_files
 from robustkd.targets.cards import target_from_card
+from robustkd.targets.checkpoints import load_weights, tied
 from robustkd.targets.code import allowing
-from robustkd.targets.fit import require_fit
-
-if TYPE_CHECKING:
-    from torch import nn
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
-_PARALLEL = "module."
-"""What DataParallel puts before every name."""
 
 
 def save_target(target: BaseTarget, folder: Path) -> None:
     """Write a target's weights and card into ``folder``, which exists. What two names share (tied weights) is written once."""
     from safetensors.torch import save_file  # late: it imports torch
 
-    tied = _tied(target.module)
+    shared = tied(target.module)
     state = {
         name: tensor.detach().contiguous().cpu().clone()
         for name, tensor in target.module.state_dict().items()
-        if name not in tied
+        if name not in shared
     }
     save_file(state, folder / WEIGHTS)
     (folder / CARD).write_text(json.dumps(target.card(), indent=1, sort_keys=True))
@@ -66,77 +59,6 @@ def load_target(folder: Path, code: Iterable[Code | str] = ()) -> BaseTarget:
     return target
 
 
-def load_weights(module: nn.Module, file: Path) -> None:
-    """Load a safetensors file, or a torch file of plain tensors, into a network.
-
-    Raises:
-        TargetError: the file is missing or damaged, would run code when read, or does not fit the network.
-    """
-    if not file.is_file():
-        raise TargetError(f"there is no weights file {file}")
-    from safetensors.torch import load_file  # late: it imports torch
-
-    try:
-        state = load_file(file) if file.suffix == ".safetensors" else _torch_state(file)
-    except SafetensorError as error:
-        raise TargetError(f"{file} is damaged: {error}", fix="copy it again, or train again") from error
-    if all(name.startswith(_PARALLEL) for name in state) and any(_load(module, state)):
-        # Cut only now: some networks have a part of that name.
-        state = {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
-    misfits = _load(module, state)
-    require_fit(file, missing=misfits.missing, unexpected=misfits.unexpected, mismatched=misfits.mismatched)
-
-
-class _Misfits(NamedTuple):
-    missing: list[str]
-    unexpected: list[str]
-    mismatched: list[str]
-
-
-def _load(module: nn.Module, state: Mapping[str, torch.Tensor]) -> _Misfits:
-    """Load by the network's own method, which may know the names of former versions; what did not fit."""
-    mine, tied = module.state_dict(), _tied(module)
-    wrong: list[str] = []
-    try:
-        missing, unexpected = module.load_state_dict(state, strict=False)
-    except RuntimeError:
-        wrong = [name for name in mine if name in state and mine[name].shape != state[name].shape]
-        if not wrong:
-            raise
-        missing, unexpected = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
-    # BatchNorm's step counter is not written by older checkpoints and has no effect on the output in eval mode.
-    missing = [name for name in missing if tied.get(name) not in state and not name.endswith("num_batches_tracked")]
-    return _Misfits(missing, unexpected, wrong)
-
-
-def _tied(module: nn.Module) -> dict[str, str]:
-    """The names of tensors that are another one under an earlier name, and that name."""
-    first: dict[tuple[int, torch.Size], str] = {}
-    is_lazy = torch.nn.parameter.is_lazy
-    state = module.state_dict()
-    shared = {
-        name: first.setdefault((tensor.data_ptr(), tensor.shape), name)
-        for name, tensor in state.items()
-        if not is_lazy(tensor) and tensor.numel()
-    }
-    return {name: earlier for name, earlier in shared.items() if name != earlier}
-
-
-def _torch_state(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise TargetError(
-            f"{file} cannot be read safely: {type(error).__name__}: {str(error).splitlines()[0]}",
-            fix="convert it to safetensors, or save only its state_dict with torch.save",
-        ) from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise TargetError(f"{file} holds no state_dict", fix="save model.state_dict()")
-    return loaded
-
-
 def fingerprint(target: BaseTarget) -> str:
     """SHA-256 over a target's card and every parameter and buffer: what it computes, whatever device it is on."""
     state = hashlib.sha256(_card_if_any(target))
@@ -158,11 +80,17 @@ def fingerprint_of_built(target: BaseTarget) -> str:
             if isinstance(tensor, torch.Tensor):
                 state.update(f"{name}.{key}{tensor.dtype}{tuple(tensor.shape)}".encode())
                 state.update(tensor_bytes(tensor))
-    names = {type(module).__module__ for module in target.module.modules()}
-    files = {Path(file).resolve() for name in names if (file := getattr(sys.modules.get(name), "__file__", None))}
+    files = {file for kind in {type(module) for module in target.module.modules()} for file in _files_of(kind)}
     for source in sorted({source for file in files if not is_installed(file) for source in source_files(file)}):
         state.update(hashlib.sha256(source.read_bytes()).digest())
     return state.hexdigest()
+
+
+def _files_of(kind: type) -> set[Path]:
+    """The file of a class: of its module, and of its own functions, since another module may have that name by now."""
+    places = {getattr(sys.modules.get(kind.__module__), "__file__", None)}
+    places |= {code.co_filename for item in vars(kind).values() if (code := getattr(item, "__code__", None))}
+    return {Path(place).resolve() for place in places if place and Path(place).is_file()}
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:

@@ -15,6 +15,10 @@ Key: TypeAlias = str | int
 """Where a tensor is in what holds it: an attribute or a key, or its position."""
 
 
+class WithoutGradients(nn.Module):
+    """A network whose answers cannot be differentiated. A target that has one among its parts lacks the capability ``gradients``."""
+
+
 class MeanProbability(nn.Module):
     """The members' mean probability, as its logarithm."""
 

@@ -45,7 +45,7 @@ def pretrained_network(kind: Any, source: str | Path, *, subfolder: str = "", un
     for key in ("missing", "unexpected", "mismatched"):
         names = [item if isinstance(item, str) else item[0] for item in told[f"{key}_keys"]]
         wrong[key] = [name for name in names if not (unused and re.search(unused, name))]
-    require_fit(place, **wrong)
+    require_fit(place, missing=wrong["missing"], unexpected=wrong["unexpected"], mismatched=wrong["mismatched"])
     return network
 
 

@@ -6,7 +6,7 @@ from torch import nn
 import robustkd
 from robustkd.data import SplitParams, load_splits
 from robustkd.plugins import load
-from robustkd.targets.files import load_weights
+from robustkd.targets.checkpoints import load_weights
 
 SLOW = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.data import SplitParams, load_splits
 from robustkd.plugins import load
 from robustkd.targets import ClassifierTarget, declared_surrogates
-from robustkd.targets.files import load_weights
+from robustkd.targets.checkpoints import load_weights
 
 
 class Binarise(nn.Module):

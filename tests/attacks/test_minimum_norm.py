@@ -14,7 +14,7 @@ from robustkd.data import SplitParams, load_splits
 from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
-from robustkd.targets.files import load_weights
+from robustkd.targets.checkpoints import load_weights
 from support.counted_network import CountedNetwork
 
 CASES = [

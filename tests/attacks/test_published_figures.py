@@ -6,7 +6,7 @@ import torch
 import robustkd
 from robustkd.data import SplitParams, load_splits
 from robustkd.plugins import load
-from robustkd.targets.files import load_weights
+from robustkd.targets.checkpoints import load_weights
 
 
 @pytest.mark.slow

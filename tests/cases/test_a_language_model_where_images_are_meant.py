@@ -42,7 +42,7 @@ def test_a_language_model_and_texts(call: Any, attack: str, wrapped: bool) -> No
 @pytest.mark.parametrize(
     ("model", "data", "said"),
     [
-        ("folder", [], "folder holds a model of transformers or diffusers"),
+        ("folder", [], "folder holds a language or a diffusion model"),
         ("folder", ["--data", "behaviors", "--data-set", "file=r.csv"], "the data 'behaviors' are prompts"),
         ("saved", [], "here classifiers of images are attacked"),
     ],

@@ -16,7 +16,7 @@ from robustkd.cli import cli
 from robustkd.contracts import TargetError, UsageError
 from robustkd.data import SplitParams, load_splits
 from robustkd.targets import load_target
-from robustkd.targets.files import load_weights
+from robustkd.targets.checkpoints import load_weights
 
 MEAN, STD = (0.5,), (0.5,)
 CODE = """

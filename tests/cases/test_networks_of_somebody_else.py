@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations
 import robustkd
 from robustkd import plugins
 from robustkd.contracts import TargetError
-from robustkd.targets.files import load_weights
+from robustkd.targets.checkpoints import load_weights
 
 EPS = 0.1
 
@@ -369,5 +369,5 @@ def test_a_network_with_a_part_called_module(tmp_path: Path) -> None:
     load_weights(nn.Linear(2, 2), tmp_path / "wrapped.pt")  # as DataParallel writes them
     with pytest.raises(TargetError, match="differs in shape at weight"):
         load_weights(nn.Linear(3, 2), tmp_path / "wrapped.pt")
-    with pytest.raises(TargetError, match="lacks other"):
-        load_weights(nn.ModuleDict({"other": nn.Linear(2, 2)}), tmp_path / "wrapped.pt")
+    with pytest.raises(TargetError, match=r"lacks .*other"):
+        load_weights(nn.ModuleDict({"other": nn.Linear(2, 2), "more": nn.Linear(2, 2)}), tmp_path / "wrapped.pt")

@@ -12,7 +12,7 @@ from robustkd import plugins
 from robustkd.contracts import UsageError
 from robustkd.data import SplitParams, load_splits
 from robustkd.targets import ClassifierTarget, load_target, save_target
-from robustkd.targets.files import load_weights
+from robustkd.targets.checkpoints import load_weights
 
 SMALL_PARAMS: dict[str, dict[str, Any]] = {"wrn": {"depth": 10, "width": 1}}
 NORMALISATION: dict[str, Any] = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}

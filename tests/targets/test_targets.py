@@ -44,7 +44,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_pickled_code_is_refused(tmp_path):
-    from robustkd.targets.files import load_weights
+    from robustkd.targets.checkpoints import load_weights
 
     class Evil:
         def __reduce__(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,30 @@ from pydantic import (
 )
 
 from robustkd import plugins
-from robustkd.contracts import CampaignPath, Code, Defense, FitContext, ModelName, Params, Target, TargetError, UsageError
+from robustkd.contracts import (
+    CampaignPath,
+    Capabilities,
+    Code,
+    Defense,
+    FitContext,
+    ModelName,
+    Params,
+    Target,
+    TargetError,
+    UsageError,
+)
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
 from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
-from robustkd.targets.code import call_by_reference, source_file
-from robustkd.targets.files import load_weights
+from robustkd.targets.checkpoints import load_weights
+from robustkd.targets.code import NETWORK, call_by_reference, folders_of, source_file
 from robustkd.targets.frozen import require_weights
 from robustkd.targets.logits import as_logits
 from robustkd.targets.outputs import Classes
+
+_READ = (".json", ".safetensors")
+"""What is read of a folder of transformers."""
 
 
 class ExternalParams(Params):
@@ -39,9 +54,16 @@ class ExternalParams(Params):
         None, description="what builds the network: package.module:function, or path/to/file.py:function beside the campaign"
     )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="the function's arguments")
+    # Left out of the identity: where it lies changes nothing. What is in it does, and files() tells.
+    file: CampaignPath | None = Field(
+        None,
+        exclude=True,
+        description="instead of code: a TorchScript, torch.export or ONNX file, or the folder of an image classifier of transformers",
+    )
     model: ModelName | None = Field(None, description="instead of code: a registered architecture")
     model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
-    weights: CampaignPath | None = Field(None, description="a safetensors file, or a state_dict written by torch.save")
+    weights: CampaignPath | None = Field(None, description="a safetensors file, or one written by torch.save")
+    weights_key: str | None = Field(None, description="where in it the weights are, such as ema; default: found")
     normalise: Constants | None = Field(
         None,
         description="what is done with the pixels, in [0, 1], before the code's network sees them: imagenet, inception (to [-1, 1]), "
@@ -64,15 +86,20 @@ class ExternalParams(Params):
     )
     input_shape: tuple[int, ...] | None = Field(None, description="(channels, height, width); default: the data's")
 
-    # The file is kept apart from the text, so that moving the campaign's folder makes no other defense of it.
+    # The places are kept apart from the text, so that moving the campaign's folder makes no other defense of it.
     _file: Path | None = PrivateAttr(None)
+    _folder: Path | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _one_network(self, info: ValidationInfo) -> ExternalParams:
-        if (self.code is None) == (self.model is None):
-            raise ValueError("give either code or model")
+        if [self.code, self.model, self.file].count(None) != 2:
+            raise ValueError("give either code or model, or a file that holds both")
+        if self.file is not None and (self.weights is not None or self.kwargs):
+            raise ValueError("the file has its weights; leave out weights and kwargs")
         if self.model is not None and self.weights is None:
             raise ValueError("an architecture without weights is an untrained network; give weights")
+        if self.weights_key is not None and self.weights is None:
+            raise ValueError("weights_key is a place in a file; give weights")
         if self.model is not None and self.normalise is not None:
             raise ValueError("an architecture has its own normalisation: model_params: {mean: [..], std: [..]}")
         if self.bounds is not None and (self.model is not None or self.normalise is not None):
@@ -83,6 +110,8 @@ class ExternalParams(Params):
             Classes.given(self.classes, self.restrict)
         except UsageError as error:
             raise ValueError(f"{error.message} ({error.fix})") from None
+        if folder := (info.context or {}).get("folder"):
+            self._folder = Path(folder).resolve()
         if self.code is not None and (file := source_file(self.code)):
             self._file = TypeAdapter(CampaignPath).validate_python(file, context=info.context)
         return self
@@ -90,21 +119,35 @@ class ExternalParams(Params):
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
-        for later in ("normalise", "bounds", "classes", "restrict"):  # a defense without it is the one that it was
-            if written[later] is None:
+        for later in (
+            "normalise",
+            "bounds",
+            "classes",
+            "restrict",
+            "weights_key",
+        ):  # without it, a defense is the one that it was
+            if getattr(self, later) is None:
                 del written[later]
         return written
 
     @property
     def reference(self) -> str:
-        """``code`` with the file's place resolved."""
+        """``code`` with the file's place resolved, or the model file."""
+        if self.file is not None:
+            return f"{self.file.resolve()}:{NETWORK}"
         code = self.code or ""
         return f"{self._file}:{code.rpartition(':')[2]}" if self._file else code
 
     @property
+    def folder(self) -> Path | None:
+        """The campaign's, where modules that are not installed are looked for."""
+        return self._folder
+
+    @property
     def code_file(self) -> Path | None:
         """The file that ``code`` is in, as far as it can be told without running any of it."""
-        return self._file or plugins.module_file((self.code or "").rpartition(":")[0])
+        code = self.code or ""
+        return self._file or plugins.module_file(code.rpartition(":")[0], folders_of(code, self._folder))
 
 
 class External(Defense):
@@ -117,16 +160,23 @@ class External(Defense):
     @property
     def rebuilt(self) -> bool:
         """Code may read weights by itself, which no file of ``files()`` stands for."""
-        return self.params.code is not None
+        return self.params.model is None
 
     def files(self) -> list[Path]:
         """The code's file, the modules beside the installed packages that it imports, and the weights."""
-        code, weights = self.params.code_file, self.params.weights
-        return [*(source_files(code) if code else []), *([weights] if weights else [])]
+        code, weights, file = self.params.code_file, self.params.weights, self.params.file
+        inside = sorted(path for path in file.iterdir() if path.suffix in _READ) if file and file.is_dir() else []
+        whole = inside or ([file] if file else [])
+        return [*(source_files(code) if code else []), *([weights] if weights else []), *whole]
+
+    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
+        """Those of a network; of an ONNX file, no gradients."""
+        onnx = self.params.file is not None and self.params.file.suffix == ".onnx"
+        return super().target_capabilities(others) - ({"gradients"} if onnx else set())
 
     def code(self) -> list[Code]:
         """The function that builds the network, with its arguments."""
-        return [] if self.params.code is None else [Code(self.params.reference, self.params.kwargs)]
+        return [] if self.params.model is not None else [Code(self.params.reference, self.params.kwargs, self.params.folder)]
 
     def fit(self, context: FitContext) -> Target:
         """Build the network, load its weights and try it.
@@ -145,11 +195,11 @@ class External(Defense):
         if p.model is not None:
             target = ClassifierTarget.from_model(p.model, p.model_params, input_shape=shape, num_classes=classes)
         else:
-            network = call_by_reference(p.reference, p.kwargs)
+            network = call_by_reference(p.reference, p.kwargs, p.folder)
             origin: dict[str, Any] = {"code": p.reference, "kwargs": p.kwargs}
             target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
         if p.weights is not None:
-            load_weights(target.module, p.weights)
+            load_weights(target.module, p.weights, p.weights_key)
         constants = p.normalise if p.bounds is None else Constants.to(*p.bounds)
         if constants is not None:
             origin = origin | {"normalise": constants.model_dump(mode="json")}

@@ -1,0 +1,206 @@
+"""Classifiers that a file or a folder holds whole: TorchScript, torch.export, ONNX, and image classifiers of transformers.
+
+A TorchScript or exported file is a program, see docs/security.md: it is opened where a user names it, never because a card does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustkd.contracts import PluginError, TargetError
+from robustkd.normalisation.layer import Normalise
+from robustkd.targets.modules import WithoutGradients
+from robustkd.targets.pretrained import pretrained_network
+
+Format = Literal["torchscript", "export", "onnx", "transformers"]
+_PROCESSOR = "preprocessor_config.json"
+
+
+def format_of(path: Path) -> Format | None:
+    """What a file or folder holds, told without loading it; None of anything else, such as weights alone."""
+    if path.is_dir():
+        return "transformers" if (path / "config.json").is_file() else None
+    if path.suffix == ".onnx":
+        return "onnx"
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        inside = {name.partition("/")[2] for name in archive.namelist()}
+    if "constants.pkl" in inside and any(name.startswith("code/") for name in inside):
+        return "torchscript"
+    return "export" if "archive_format" in inside or "serialized_exported_program.json" in inside else None
+
+
+def open_model(path: Path) -> nn.Module:
+    """The network in a file or folder, in evaluation mode; of an ONNX file, one that gives no gradients.
+
+    Raises:
+        TargetError: there is none, or it cannot be loaded.
+        PluginError: the package that loads it is not installed.
+    """
+    found = format_of(path)
+    if found is None:
+        if not path.exists():
+            raise TargetError(f"there is no model file {path}", fix="give its path from the campaign file's folder")
+        raise TargetError(
+            f"{path} holds no network: it is no TorchScript, torch.export or ONNX file, and no folder with a config.json",
+            fix=f"if these are weights, name the code that builds the network as well: code: my_model.py:build, weights: {path.name}",
+        )
+    openers: dict[Format, Callable[[Path], nn.Module]] = {
+        "torchscript": _torchscript,
+        "export": _exported,
+        "onnx": Onnx,
+        "transformers": _of_transformers,
+    }
+    try:
+        return openers[found](path).eval()
+    except (TargetError, PluginError):
+        raise
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0][:200]
+        raise TargetError(f"{path} cannot be loaded: {type(error).__name__}: {said}", fix="write it again") from error
+
+
+class Whole(nn.Module):
+    """A network that was saved in one mode and has no other: of ``train`` and ``eval`` it is not told.
+
+    Args:
+        network: (B, C, H, W) -> (B, K).
+        batch: the only B that it takes; None where it takes any.
+    """
+
+    def __init__(self, network: nn.Module, batch: int | None) -> None:
+        super().__init__()
+        self.network = network
+        self._batch = batch
+
+    def train(self, mode: bool = True) -> Whole:
+        """Set this module's own flag alone."""
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K), for any B."""
+        return _in_batches(self.network, images, self._batch)
+
+
+class Onnx(WithoutGradients):
+    """An ONNX file in onnxruntime, on the CPU.
+
+    Raises:
+        PluginError: onnxruntime is not installed.
+        TargetError: it has not one input, of floating-point images.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise PluginError(f"{file} needs onnxruntime", fix="pip install onnxruntime") from error
+        self._session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type not in ("tensor(float)", "tensor(float16)", "tensor(double)"):
+            raise TargetError(f"{file} does not take one batch of floating-point images", fix="export the classifier alone")
+        self._input, self._type = inputs[0].name, inputs[0].type
+        self._batch = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
+        digest = hashlib.sha256(file.read_bytes()).digest()
+        self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8), persistent=False)  # its fingerprint
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K), for any B."""
+        return _in_batches(self._answer, images, self._batch)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Onnx:
+        return self  # it holds nothing that changes, and a session cannot be copied
+
+    def _answer(self, images: Tensor) -> Tensor:
+        kinds = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+        given = images.detach().cpu().to(kinds[self._type]).contiguous().numpy()
+        return torch.from_numpy(self._session.run(None, {self._input: given})[0]).to(images.device)
+
+
+class OfTransformers(nn.Module):
+    """An image classifier of transformers behind what its processor does with the pixels, in operations with gradients.
+
+    Images that have the size already are not resized.
+    """
+
+    def __init__(self, network: nn.Module, processor: dict[str, Any]) -> None:
+        super().__init__()
+        self.network = network
+        size = processor.get("size") if processor.get("do_resize", True) else None
+        self._size = {"height": size, "width": size} if isinstance(size, int) else size
+        crop = processor.get("crop_size") if processor.get("do_center_crop") else None
+        self._crop = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"]) if crop else None
+        self._mode = "bicubic" if processor.get("resample") == 3 else "bilinear"
+        mean, std = processor.get("image_mean"), processor.get("image_std")
+        self.normalise = Normalise(mean, std) if mean and std and processor.get("do_normalize", True) else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K) logits."""
+        logits: Tensor = self.network(self.normalise(self._resized(images))).logits
+        return logits
+
+    def _resized(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        if self._size and (height, width) != self._crop:
+            if edge := self._size.get("shortest_edge"):
+                wanted = (round(height * edge / min(height, width)), round(width * edge / min(height, width)))
+            else:
+                wanted = (self._size["height"], self._size["width"])
+            if wanted != (height, width):
+                images = F.interpolate(images, wanted, mode=self._mode, antialias=True, align_corners=False).clamp(0, 1)
+        if self._crop:
+            top, left = ((have - keep) // 2 for have, keep in zip(images.shape[-2:], self._crop, strict=True))
+            images = images[..., max(top, 0) :, max(left, 0) :][..., : self._crop[0], : self._crop[1]]
+        return images
+
+
+def _torchscript(file: Path) -> nn.Module:
+    network: nn.Module = torch.jit.load(str(file), map_location="cpu")
+    return network
+
+
+def _exported(file: Path) -> nn.Module:
+    program = torch.export.load(file)
+    names = set(program.graph_signature.user_inputs)
+    shapes = [node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    if len(shapes) != 1:
+        raise TargetError(f"{file} takes {len(shapes)} inputs", fix="export the classifier with a batch of images alone")
+    return Whole(program.module(), shapes[0][0] if isinstance(shapes[0][0], int) else None)
+
+
+def _of_transformers(folder: Path) -> nn.Module:
+    try:
+        from transformers import AutoModelForImageClassification
+    except ImportError as error:
+        raise PluginError(f"{folder} is a model of transformers", fix="pip install transformers") from error
+    network = pretrained_network(AutoModelForImageClassification, folder, use_safetensors=True)
+    file = folder / _PROCESSOR
+    if not file.is_file():
+        raise TargetError(
+            f"{folder} has no {_PROCESSOR}, which says how its images are normalised",
+            fix="save the processor there as well: AutoImageProcessor.from_pretrained(NAME).save_pretrained(FOLDER)",
+        )
+    return OfTransformers(network, json.loads(file.read_text()))
+
+
+def _in_batches(network: Callable[[Tensor], Tensor], images: Tensor, size: int | None) -> Tensor:
+    """The network's answers, where it takes batches of one size: the last one is filled up."""
+    if size is None or size == len(images):
+        return network(images)
+    parts = []
+    for part in images.split(size):
+        full = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
+        parts.append(network(full)[: len(part)])
+    return torch.cat(parts)
