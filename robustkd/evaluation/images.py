@@ -24,7 +24,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.data import KEPT_BYTES
-from robustkd.contracts.random import SampleRng, seeded
+from robustkd.contracts.random import SampleRng, preserved_rng, seeded
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.draws import PROBED, drawn_logits, is_random
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
@@ -32,9 +32,9 @@ from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
-from robustkd.targets.frozen import recording_gradients
+from robustkd.targets.frozen import recording_gradients, untouched
 from robustkd.targets.layout import channels_last
-from robustkd.targets.memory import in_memory, return_freed_memory, with_fewer
+from robustkd.targets.memory import bytes_for_backward, in_memory, return_freed_memory, with_fewer
 from robustkd.targets.split import SplitTarget
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 256
 """How many samples are attacked at once by default, at most. No result depends on it."""
-_HOST_BATCH_BYTES = 1 << 26
-"""What the images of a batch take by default at most, where the network shares the memory with everything else."""
+_HOST_BATCH_BYTES, _HOST_GRAPH_BYTES = 1 << 26, 3 << 28
+"""What the images of a batch, and what a network keeps of them for its backward pass, take by default at most, where the network shares
+the memory with everything else."""
 SHARD = 256
 """Samples of a shard: what a caller that keeps shards loses at most, when it is killed. No result depends on it."""
 
@@ -211,11 +212,16 @@ def deferred_batch(data: Arrays, *, index: np.ndarray, device: torch.device) -> 
     return Batch(DeferredImages(data.kept(), device), labels, position)
 
 
-def usual_batch_size(batch: Batch) -> int:
-    """How many samples are attacked at once where nobody says it: ``BATCH_SIZE``, on the CPU fewer of large images."""
-    if batch.inputs.device.type != "cpu":
+def usual_batch_size(target: Target, batch: Batch) -> int:
+    """How many samples are attacked at once where nobody says it: ``BATCH_SIZE``, on the CPU fewer of large images and networks."""
+    if batch.inputs.device.type != "cpu" or not len(batch):
         return BATCH_SIZE
-    return max(1, min(BATCH_SIZE, _HOST_BATCH_BYTES // max(1, 4 * math.prod(batch.inputs.shape[1:]))))
+    images = _HOST_BATCH_BYTES // max(1, 4 * math.prod(batch.inputs.shape[1:]))
+    if images >= 4 * BATCH_SIZE:  # small ones: not worth a pass
+        return BATCH_SIZE
+    with untouched(target.module), preserved_rng(batch.inputs.device):
+        kept = bytes_for_backward(target, batch.select(torch.zeros(1, dtype=torch.int64)).inputs)
+    return max(1, min(BATCH_SIZE, images, _HOST_GRAPH_BYTES // max(1, kept)))
 
 
 def in_full(images: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ class ImageEvaluation(ModalityEvaluation):
         if not isinstance(target, Target):
             raise _other_modality(f"'{name}' draws or writes, and the data are images")
         batch = deferred_batch(data.test, index=data.test_index, device=device)
-        return with_clean_logits(target, batch, batch_size or usual_batch_size(batch))
+        return with_clean_logits(target, batch, batch_size or usual_batch_size(target, batch))
 
     def evaluate(
         self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
@@ -186,7 +186,7 @@ class ImageEvaluation(ModalityEvaluation):
             threat,
             seed=under.seed,
             curve=under.curve,
-            batch_size=under.batch_size or usual_batch_size(batch),
+            batch_size=under.batch_size or usual_batch_size(target, batch),
             fit_data=under.train if attack.traits.learns and isinstance(under.train, Arrays) else None,
             kept=kept,
             shards=under.shards(kept) if len(batch) > SHARD else None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from robustkd.contracts.devices import empty_cache
 from robustkd.contracts.errors import out_of_memory
+from robustkd.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,22 @@ def return_freed_memory() -> None:
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+def bytes_for_backward(target: Callable[[Tensor], Tensor], sample: Tensor) -> int:
+    """What a forward pass of (1, *shape) keeps for the backward pass; 0 of a target that does not bear a sample alone."""
+    kept: dict[int, int] = {}
+
+    def noted(tensor: Tensor) -> Tensor:
+        if not tensor.is_leaf:  # weights are there anyway
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with suppress(Exception), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(noted, lambda tensor: tensor):
+        target(sample.detach().clone().requires_grad_())
+        return sum(kept.values())
+    return 0
 
 
 def in_memory(work: Callable[[Tensor], Found], samples: Tensor, size: int) -> list[Found]:

@@ -18,13 +18,15 @@ from PIL import Image
 
 FEW = 2000
 MANY = 50_000
+THIN = "{kind: standard, model: tiny-cnn, model_params: {width: 4}, epochs: 1, batch_size: 64, lr: 0.01, augment: crop-flip}"
+RESNET50 = '{kind: external, code: "torchvision.models:resnet50", kwargs: {num_classes: 2}}'
 CAMPAIGN = """
 version: 1
 name: large
 data: {name: image-folder, root: images, validation: 200%s}
 threat: {norm: linf, eps: 4/255}
 defenses:
-  thin: {kind: standard, model: tiny-cnn, model_params: {width: 4}, epochs: 1, batch_size: 64, lr: 0.01, augment: crop-flip}
+  one: %s
 attacks:
   fgsm: {kind: fgsm}
 checks: none
@@ -47,9 +49,9 @@ def write_images(root: Path, count: int, distinct: int = 16) -> None:
                     os.link(folder / f"{number % distinct:06d}.jpg", file)
 
 
-def peak(folder: Path, test: str, out: str) -> tuple[float, int]:
+def peak(folder: Path, test: str, out: str, defense: str = THIN) -> tuple[float, int]:
     """MiB of the largest process of ``robustkd run``, and how many samples it attacked."""
-    (folder / "large.yaml").write_text(CAMPAIGN % test)
+    (folder / "large.yaml").write_text(CAMPAIGN % (test, defense))
     code = (
         "import resource, subprocess, sys; "
         "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL); "
@@ -82,6 +84,14 @@ def test_fifty_thousand_images_take_the_memory_of_two_thousand(tmp_path: Path) -
     for less, more in zip(two, fifty, strict=True):
         assert more < 2048
         assert more < less + 100
+
+
+@pytest.mark.slow
+def test_a_large_network_takes_fewer_images_at_once(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 512)
+    mebibytes, n = peak(tmp_path, "", "out", RESNET50)
+    assert n == 512
+    assert mebibytes < 2048
 
 
 if __name__ == "__main__":
