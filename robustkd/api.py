@@ -622,7 +622,7 @@ class _Evaluator:
 def _samples(x: Any, y: Any) -> tuple[Any, Any]:
     """Images and labels as tensors or arrays, also from a loader or a data set alone."""
     if y is not None:
-        return (array_of(x) if isinstance(x, list) and len(x) else x), y
+        return (array_of(x) if isinstance(x, list) and len(x) and not isinstance(x[0], str) else x), y
     if isinstance(x, torch.Tensor | np.ndarray):
         raise UsageError("y is missing", fix="give the labels, or a loader or data set that gives images and labels")
     data = arrays_of(x, "x")

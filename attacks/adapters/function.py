@@ -20,7 +20,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
-from robustkd.contracts import AttackError, Batch, Target, ThreatModel, Traits
+from robustkd.contracts import AttackError, Batch, Target, ThreatModel, Traits, UsageError
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
 from robustkd.targets.code_params import CodeParams
@@ -56,7 +56,20 @@ class FunctionAttack(PeerAttack):
 
     @classmethod
     def of(cls, function: Callable[..., Any], **kwargs: Any) -> Self:
-        """The attack that a function is which is at hand."""
+        """The attack that a function is which is at hand.
+
+        Raises:
+            UsageError: it cannot be called with a model, images and labels.
+        """
+        try:
+            inspect.signature(function).bind_partial(*[None] * _POSITIONAL)
+        except TypeError:
+            raise UsageError(
+                f"{getattr(function, '__name__', 'the function')} takes no three arguments",
+                fix="write an attack as a function (model, x, y, eps), which returns the adversarial images",
+            ) from None
+        except ValueError:  # of a builtin nothing is known
+            pass
         name = getattr(function, "__name__", type(function).__name__)
         reference = f"{getattr(function, '__module__', None) or 'own'}:{name}"
         made = cls(FunctionParams.model_construct({"kwargs"} if kwargs else set(), code=reference, kwargs=kwargs))

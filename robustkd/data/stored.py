@@ -29,7 +29,7 @@ class StoredParams(ImageParams):
         description="test part: .parquet, .tar of WebDataset, .pt of tensors, or a folder of Hugging Face's save_to_disk",
         examples=["test.parquet"],
     )
-    train: CampaignPath | None = Field(None, description="training part, in such a file too")
+    train_file: CampaignPath | None = Field(None, description="training part, in such a file too")
 
 
 class Stored(Dataset):
@@ -49,7 +49,7 @@ class Stored(Dataset):
             DataError: a file is missing, damaged, or has no images and labels.
         """
         test, names = self._part(self.params.file)
-        train = None if self.params.train is None else self._part(self.params.train)[0]
+        train = None if self.params.train_file is None else self._part(self.params.train_file)[0]
         known = [part.labels for part in (test, train) if part is not None]
         numbers = tuple(map(str, range(1 + max(int(labels.max()) for labels in known))))
         return RawData(train, test, names or numbers)

@@ -45,7 +45,7 @@ def _on_images():
     found = []
     for name in plugins.names("attacks"):
         kind = plugins.load("attacks", name) if name not in ("foolbox", "torchattacks") else None
-        if kind is None or issubclass(kind, PromptAttack) or name in NEEDS_ANOTHER_TARGET:
+        if kind is None or issubclass(kind, PromptAttack) or name in (*NEEDS_ANOTHER_TARGET, "code"):
             continue
         versions = ("standard", "plus", "rand", "adaptive") if name == "autoattack" else (None,)
         for version in versions:

@@ -47,7 +47,7 @@ def gradient_attacks() -> list[str]:
         for name, kind in known.items()
         if kind.modalities == ("images",)
         and kind.gradients
-        and name not in ("transfer", "mora", "diff-protect", "eot", "bpda", "sgm")
+        and name not in ("transfer", "mora", "diff-protect", "eot", "bpda", "sgm", "code")
     ]
 
 

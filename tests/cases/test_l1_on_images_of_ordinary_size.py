@@ -142,6 +142,7 @@ def test_a_cascade_keeps_a_success_that_rounding_carried_over():
 def test_norms_that_no_attack_was_left_out_of():
     """The list above holds every attack that takes l1 and needs nothing but a network."""
     others = {
+        "code",
         "eot",
         "bpda",
         "transfer",

@@ -59,7 +59,7 @@ for group in plugins.GROUPS:
 """
 
 MADE_OF_MODULES = {
-    *("attacks/foolbox", "attacks/torchattacks", "targets/redrawn"),
+    *("attacks/code", "attacks/foolbox", "attacks/torchattacks", "targets/redrawn"),
     *(
         f"defenses/{name}"
         for name in ("gal", "hard-augmentation", "quantised-distillation", "random-teacher", "sdedit", "sla-sd")
