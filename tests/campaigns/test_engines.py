@@ -159,7 +159,7 @@ def test_a_crash_is_tried_again_a_hang_is_stopped_and_a_fault_stays(tmp_path, mo
         "fine": "done",
     }
     assert "longer than the 0.5 hours" in cells["hangs"].error
-    assert sorted(log.tried) == [("dies", 0.1), ("memory", 0.1)]
+    assert log.tried == [("dies", 0.1)]  # where memory ran out, half as many samples at once were enough
     assert (tmp_path / "bug").stat().st_size == 1
     assert (log.most, children()) == (2, [])
 
