@@ -60,6 +60,7 @@ from robustkd.evaluation.judging import ImageOutcome, clean_shares
 from robustkd.evaluation.saved import Attacked, save
 from robustkd.lazy import nn, torch
 from robustkd.normalisation.constants import Constants
+from robustkd.normalisation.unit import Unit
 from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.remedy import Remedy
@@ -69,7 +70,7 @@ from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 from robustkd.targets.logits import as_logits
 from robustkd.targets.outputs import Classes
-from robustkd.targets.unit import Unit, UnitTarget
+from robustkd.targets.unit import UnitTarget
 
 AttackLike = str | Mapping[str, Any] | Attack | Callable[..., Any]
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, an attack of one's own, or a function ``(model, x, y, eps) -> x_adv``."""

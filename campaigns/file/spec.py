@@ -78,6 +78,12 @@ class ThreatSpec(_Block):
             return ThreatModel.by_prompt(self.attempts)
         return ThreatModel(norm=self.norm, eps=self.eps or 0.0, goal=self.goal)
 
+    def divided(self, scale: float) -> ThreatSpec:
+        """The budget where all inputs are divided by ``scale``; a number of features, l0, stays."""
+        if self.eps is None or self.norm == "l0":
+            return self
+        return self.model_copy(update={"eps": self.eps / scale, "curve": tuple(point / scale for point in self.curve)})
+
     def larger(self) -> ThreatSpec:
         """A budget that is larger by 1: an attack that is judged under the same threat model with it has no budget to set."""
         if self.attempts is not None:
@@ -304,6 +310,8 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
     modality: Modality = data.modality if data else "images"
     if data and (wrong := document.threat.problem(modality)):
         problems.append(Problem(("threat",), *wrong))
+    scale = data.split.scale if data else 1.0
+    default = document.threat.divided(scale)
     defenses = {
         name: defense
         for name, use in document.defenses.items()
@@ -312,7 +320,7 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
     attacks = {
         name: attack
         for name, use in document.attacks.items()
-        if (attack := _attack(name, use, document.threat, folder, problems, modality)) is not None
+        if (attack := _attack(name, use, default, folder, problems, modality, scale)) is not None
     }
     judges = _judges(document.judges, data, folder, problems)
     analyses = {
@@ -333,7 +341,7 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         origin=origin,
         folder=folder,
         data=data,
-        threat=document.threat.model(),
+        threat=default.model(),
         defenses=defenses,
         attacks=attacks,
         analyses=analyses,
@@ -443,7 +451,7 @@ _BUDGET = {"eps", "epsilon", "norm", "goal", "curve"}
 
 
 def _attack(
-    name: str, use: _Use, default: ThreatSpec, folder: Path, problems: list[Problem], modality: Modality
+    name: str, use: _Use, default: ThreatSpec, folder: Path, problems: list[Problem], modality: Modality, scale: float
 ) -> AttackUse | None:
     extra = dict(use.model_extra or {})
     path: KeyPath = ("attacks", name)
@@ -452,6 +460,7 @@ def _attack(
         threat = validated(ThreatSpec, extra.pop("threat"), (*path, "threat"), folder, problems, also=())
         if threat is not None and (wrong := threat.problem(modality)):
             problems.append(Problem((*path, "threat"), *wrong))
+        threat = None if threat is None else threat.divided(scale)
     for key in _BUDGET & set(extra):
         if not _has_parameter("attacks", use.kind, key):
             value = extra.pop(key)

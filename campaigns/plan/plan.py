@@ -9,7 +9,12 @@ from typing import Any, Literal, overload
 
 from robustkd.campaigns.file.spec import Campaign
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
-from robustkd.campaigns.plan.refusals import require_budgets_meant, require_training_data, require_usable_references
+from robustkd.campaigns.plan.refusals import (
+    require_budgets_meant,
+    require_inputs_taken,
+    require_training_data,
+    require_usable_references,
+)
 from robustkd.campaigns.store.identity import digest, identified, plugin_identity, resolve_references
 from robustkd.contracts import Attack, Capabilities
 from robustkd.data import Splits, load_splits
@@ -62,6 +67,7 @@ def build(campaign: Campaign) -> Plan:
             defense's model for what that cannot do.
     """
     data = load_splits(campaign.data.name, campaign.data.params, campaign.data.split)
+    require_inputs_taken(campaign, data)
     require_training_data(campaign, data)
     require_budgets_meant(campaign, data)
     capabilities: dict[str, Capabilities] = {}
@@ -176,6 +182,8 @@ class CellMaker:
             "input shape": list(data.input_shape),
             "classes": data.num_classes,
         }
+        if data.unit is not None:
+            parts["bounds"] = data.unit.written
         identifier = identified("train", parts)
         return TrainCell(id=identifier, defense=name, seed=seed, target=identifier, others=teachers, identity=parts)
 

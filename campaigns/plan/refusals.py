@@ -6,8 +6,35 @@ from collections.abc import Mapping
 
 from robustkd.campaigns.file.spec import Campaign
 from robustkd.contracts import Capabilities, DataError, UsageError, inner_params
-from robustkd.contracts.threat import PixelBudget, ThreatModel, require_meant
+from robustkd.contracts.threat import Norm, PixelBudget, ThreatModel, require_meant
 from robustkd.data import Splits
+
+
+def require_inputs_taken(campaign: Campaign, data: Splits) -> None:
+    """Refuse a campaign with a defense or an analysis that takes images alone, on other inputs.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if data.modality != "images":
+        return
+    shape, unequal = tuple(data.input_shape), data.unit is not None and not data.unit.uniform
+    if len(shape) != 3:
+        for name, analysis in campaign.analyses.items():
+            if analysis.plugin.inputs == "images":
+                raise UsageError(
+                    f"analysis '{name}' ({analysis.kind}) is for images (C, H, W), and the inputs have the shape {shape}",
+                    fix="leave it out",
+                )
+    elif not unequal:
+        return
+    for name, defense in campaign.defenses.items():
+        if defense.plugin.inputs == "images":
+            what = f"the shape {shape}" if len(shape) != 3 else "a range for each feature"
+            raise UsageError(
+                f"defense '{name}' ({defense.kind}) is for images (C, H, W) in one range, and the inputs have {what}",
+                fix="train such a network yourself, and give it as a defense of kind 'external'",
+            )
 
 
 def require_training_data(campaign: Campaign, data: Splits) -> None:
@@ -40,14 +67,21 @@ def require_budgets_meant(campaign: Campaign, data: Splits) -> None:
     named += [(f"attack '{use.name}': eps", use.threat, use.curve) for use in campaign.attacks.values()]
     for what, threat, curve in named:
         if isinstance(threat.budget, PixelBudget) and data.input_shape:
-            require_meant(threat.norm, max(threat.eps, *curve, 0.0), data.input_shape, what)
+            _require_meant(threat.norm, max(threat.eps, *curve, 0.0), data, what)
     if not isinstance(campaign.threat.budget, PixelBudget) or not data.input_shape:
         return
     for name, defense in campaign.defenses.items():
         params = defense.plugin.params
         for part in (params, *(part for field in type(params).model_fields for part in inner_params(getattr(params, field)))):
             if isinstance(eps := getattr(part, "eps", None), float):
-                require_meant(campaign.threat.norm, eps, data.input_shape, f"defense '{name}': eps")
+                _require_meant(campaign.threat.norm, eps, data, f"defense '{name}': eps")
+
+
+def _require_meant(norm: Norm, eps: float, data: Splits, what: str) -> None:
+    if data.unit is None:
+        require_meant(norm, eps, data.input_shape, what)
+    else:
+        data.unit.require_meant(norm, eps * data.unit.length(norm), data.input_shape)
 
 
 def require_usable_references(campaign: Campaign, capabilities: Mapping[str, Capabilities]) -> None:

@@ -29,6 +29,7 @@ class CorruptionRobustness(Analysis):
     """The accuracy under 15 corruptions at 5 severities."""
 
     Params = CorruptionRobustnessParams
+    inputs = "images"
     source = "Hendrycks and Dietterich 2019, arXiv:1903.12261"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> Table:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic
 from typing_extensions import TypeVar
 
 from robustkd.contracts.attack import Batch
-from robustkd.contracts.data import Modality
+from robustkd.contracts.data import Inputs, Modality
 from robustkd.contracts.holder import TargetHolder
 from robustkd.contracts.target import BaseTarget, Target
 
@@ -46,9 +46,11 @@ class Analysis(TargetHolder, ABC, Generic[AnalysedTarget, AnalysedBatch]):
 
     Attributes:
         modalities: of what it can be made.
+        inputs: ``images`` where it can be made of images (C, H, W) alone.
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
+    inputs: ClassVar[Inputs] = "any"
 
     @abstractmethod
     def run(self, target: AnalysedTarget, batch: AnalysedBatch, threat: ThreatModel, seed: int) -> Table:

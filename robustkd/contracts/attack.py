@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustkd.contracts.capability import Capabilities, Capability
-from robustkd.contracts.data import Modality
+from robustkd.contracts.data import Inputs, Modality
 from robustkd.contracts.errors import PluginError, TargetError
 from robustkd.contracts.holder import TargetHolder
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
@@ -24,9 +24,6 @@ AttackKind = Literal["fixed-budget", "minimum-norm"]
 """Whether an attack looks for any adversarial input inside a budget, or for the closest one."""
 LossFamily = Literal["cross-entropy", "margin", "none", "unknown"]
 """The kind of loss that an attack climbs; `none` where it climbs no loss."""
-
-Inputs = Literal["any", "images"]
-"""The shapes of input that an attack can take: all, or (C, H, W) alone, where it goes by height and width."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from robustkd.contracts.plugin import Plugin
 
 Modality = Literal["images", "text", "text-to-image"]
 """What is attacked: a classifier of images, a language model, a model that draws what a text says."""
+Inputs = Literal["any", "images"]
+"""The shapes of input that a plug-in can take: all, or (C, H, W) alone, where it goes by height and width."""
 
 
 class Samples(Protocol):
@@ -44,7 +46,7 @@ class Arrays:
     """Labelled images.
 
     Attributes:
-        images: (N, C, H, W), uint8 in 0..255 or float32 in [0, 1].
+        images: (N, C, H, W), or inputs of another shape, (N, *shape); uint8 in 0..255 or float32 in [0, 1].
         labels: (N,) int64 in 0..K-1.
     """
 
@@ -92,8 +94,11 @@ class Arrays:
     def validated(self, name: str, num_classes: int) -> Arrays:
         """Itself, or ``DataError`` when pixels or labels are outside their ranges."""
         images, labels = self.images, self.labels
-        if images.ndim != 4:
-            raise DataError(f"data '{name}': images have shape {images.shape}", fix="give them as (N, channels, height, width)")
+        if images.ndim < 2:
+            raise DataError(
+                f"data '{name}': images have shape {images.shape}",
+                fix="give them as (N, channels, height, width), or other inputs as (N, *shape)",
+            )
         if len(images) != len(labels) or labels.ndim != 1:
             raise DataError(
                 f"data '{name}': {len(images)} images but labels of shape {labels.shape}", fix="one integer per image"
@@ -105,7 +110,7 @@ class Arrays:
             if not (np.isfinite(low) and np.isfinite(high) and low >= -1e-6 and high <= 1 + 1e-6):
                 raise DataError(
                     f"data '{name}': pixels reach from {low:.4g} to {high:.4g}, outside [0, 1]",
-                    fix="scale them to [0, 1] (or store uint8); normalisation belongs inside the model",
+                    fix="scale them to [0, 1] (or store uint8), or give their 'bounds'; normalisation belongs inside the model",
                 )
             if low < 0 or high > 1:  # by rounding
                 images = images.clip(0, 1)

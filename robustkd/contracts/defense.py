@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, overload
 
 from robustkd.contracts.capability import ORDINARY, Capabilities
 from robustkd.contracts.code import Code
-from robustkd.contracts.data import Data, Modality
+from robustkd.contracts.data import Data, Inputs, Modality
 from robustkd.contracts.errors import UsageError, suggestion
 from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.target import BaseTarget, Kind, of_kind
@@ -38,6 +38,8 @@ class FitContext(Generic[Data]):
         device: where to train.
         checkpoints: a folder of this training's own, kept until it is finished.
         log: called once an epoch with its metrics.
+        bounds: the lowest and the highest value of the inputs in the user's unit, each a number or a nested list that broadcasts over
+            a sample; None where that is [0, 1]. All data are in [0, 1] here: of x in the user's unit, (x - lowest) / widest range.
     """
 
     train: Data
@@ -50,6 +52,7 @@ class FitContext(Generic[Data]):
     checkpoints: Path
     targets: Mapping[str, BaseTarget] = field(default_factory=dict)
     log: MetricLog = lambda epoch, metrics: None
+    bounds: Sequence[Any] | None = None
 
     @overload
     def target(self, name: str) -> BaseTarget: ...
@@ -73,12 +76,15 @@ class Defense(Plugin, ABC):
 
     Attributes:
         modalities: what it defends.
+        inputs: ``images`` of a defense that takes (C, H, W) in [0, 1] alone; ``any`` of one that takes inputs of any shape, and whose
+            target has ``context.bounds`` in view.
         uses_threat: whether ``fit`` looks at ``context.threat``: then another threat model means another training.
         uses_data: whether ``fit`` looks at the training data.
         version: raise it when the trained target changes; results of another version are computed again.
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
+    inputs: ClassVar[Inputs] = "images"
     uses_threat: bool = False
     uses_data: bool = True
     version: str = "1"

@@ -152,6 +152,8 @@ def resized(part: Arrays, side: int | None, interpolation: Interpolation = "bili
     """
     if side is None:
         return part
+    if len(part.sample_shape) != 3:
+        raise DataError(f"'resize' is for images, and the inputs have the shape {part.sample_shape}", fix="leave it out")
 
     def one(image: np.ndarray) -> np.ndarray:
         channels = [Image.fromarray(channel).resize((side, side), _FILTERS[interpolation]) for channel in image]

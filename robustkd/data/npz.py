@@ -25,14 +25,18 @@ class NPZParams(Params):
     classes: tuple[str, ...] | None = Field(
         None, description="class names; the archive's 'classes', or the numbers, by default"
     )
-    layout: Literal["auto", "nchw", "nhwc"] = Field("auto", description="where the channels are; auto looks for the 1 or 3")
+    layout: Literal["auto", "nchw", "nhwc", "any"] = Field(
+        "auto",
+        description="where the channels are; auto looks for the 1 or 3. any: inputs that are no images, as they are, such as (N, T, F)",
+    )
     resize: int | None = Field(None, ge=1, description="bring every image to this many pixels each way (bilinear)")
 
 
 class NPZ(Dataset):
     """``images`` and ``labels`` (a test part only), or ``x_test``, ``y_test`` and, for a training part, ``x_train``, ``y_train``.
 
-    Images are uint8 or floats in [0, 1], as (N, C, H, W), (N, H, W, C) or (N, H, W); labels are integers, (N,) or (N, 1).
+    Images are uint8 or floats in [0, 1], as (N, C, H, W), (N, H, W, C) or (N, H, W); labels are integers, (N,) or (N, 1). Inputs of any
+    other shape are taken as they are, those of three or four axes with ``layout: any``.
     """
 
     Params: ClassVar[type[Params]] = NPZParams
@@ -65,11 +69,11 @@ class NPZ(Dataset):
         return resized(images, self.params.resize)
 
     def _channels_first(self, images: np.ndarray) -> np.ndarray:
+        layout = self.params.layout
+        if layout == "any" or images.ndim not in (3, 4):
+            return images
         if images.ndim == 3:
             return images[:, None]
-        if images.ndim != 4:
-            raise self._wrong(f"its images have shape {images.shape}", "save them as (N, C, H, W) or (N, H, W, C)")
-        layout = self.params.layout
         if layout == "auto":
             first, last = images.shape[1] in _CHANNELS, images.shape[3] in _CHANNELS
             if first == last:

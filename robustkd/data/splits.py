@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic
 
@@ -13,11 +13,15 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, DataError, DeferredArrays, Modality, Params, Prompts, RawData
+from robustkd.contracts import Arrays, DataError, DeferredArrays, Modality, Params, Prompts, RawData, UsageError
 from robustkd.contracts.data import Data
 from robustkd.data.arrays import as_arrays
 from robustkd.data.order import stratified_order
+from robustkd.lazy import torch
+from robustkd.normalisation.unit import Unit
 
+Ends = float | tuple[float, ...]
+"""One end of the range of valid inputs: for all features, or for each."""
 _TEST, _TRAIN = 0, 1  # the two parts are ordered by independent random streams
 
 
@@ -28,6 +32,27 @@ class SplitParams(Params):
     test: int | None = Field(None, ge=1, description="test samples; all by default")
     validation: int | float = Field(0.1, ge=0, description="samples (or, below 1, the fraction) carved from the training ones")
     seed: int = Field(0, ge=0, description="chooses the samples and their order")
+    bounds: tuple[Ends, Ends] | None = Field(
+        None,
+        description="the lowest and the highest valid value of the inputs, where that is not [0, 1]: [-1, 1], or two lists with a number "
+        "for each feature (the last axis of a sample); eps of the threat is then in this unit",
+    )
+
+    @property
+    def scale(self) -> float:
+        """How wide the widest range within ``bounds`` is."""
+        return 1.0 if self.bounds is None else float((np.asarray(self.bounds[1]) - np.asarray(self.bounds[0])).max())
+
+    @field_validator("bounds")
+    @classmethod
+    def _bounds_are_ranges(cls, value: tuple[Ends, Ends] | None) -> tuple[Ends, Ends] | None:
+        if value is not None:
+            low, high = map(np.asarray, value)
+            if 1 not in (low.size, high.size) and low.size != high.size:
+                raise ValueError(f"{low.size} lowest values and {high.size} highest ones: give as many of both")
+            if not low.size or not high.size or not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+                raise ValueError("bounds are no ranges: give finite numbers, each lowest value below its highest")
+        return value
 
     @field_validator("validation")
     @classmethod
@@ -47,10 +72,11 @@ class Splits(Generic[Data]):
         test: from the dataset's test part; any prefix is a fair sample.
         test_index: (N,) int64, the position of each test sample in the dataset's test part.
         classes: the K class names.
-        input_shape: (C, H, W); () where there are no images.
+        input_shape: of one sample, such as (C, H, W) or (F,); () of prompts.
         modality: ``images`` when the parts are ``Arrays``, else they are ``Prompts``.
         benign: of prompts, harmless test requests; all that the dataset has.
         notes: what the dataset says is to be read with every number.
+        unit: what brought the inputs to [0, 1]; None where they lie there by themselves.
     """
 
     train: Data | None
@@ -62,6 +88,7 @@ class Splits(Generic[Data]):
     modality: Modality = "images"
     benign: Prompts | None = None
     notes: tuple[str, ...] = ()
+    unit: Unit | None = None
 
     @property
     def num_classes(self) -> int:
@@ -97,12 +124,56 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     """
     split = split or SplitParams()
     plugin = plugins.make("datasets", {**(params or {}), "kind": name})
-    raw = _checked(plugin.load(), name)
+    raw = plugin.load()
+    unit = None if split.bounds is None else _unit(split.bounds, raw, name)
+    raw = _checked(raw if unit is None else _in_unit(raw, unit, name), name)
     test_index = stratified_order(raw.test.labels, split.seed, _TEST)[: _count(split.test, len(raw.test), "test", name)]
     test = raw.test.select(test_index)
     train, validation = _training(raw, split, name)
     shape = test.sample_shape or (train.sample_shape if train else ())
-    return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign, raw.notes)
+    notes = (*raw.notes, *_told(shape, unit)) if plugin.modality == "images" else raw.notes
+    return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign, notes, unit)
+
+
+def _told(shape: Sequence[int], unit: Unit | None) -> list[str]:
+    """What is to be read with the numbers of inputs that are no images in [0, 1]."""
+    told = []
+    if unit is not None and unit.scale != 1:
+        told.append(
+            f"the inputs are divided by {unit.scale:g}, their widest range: eps and distances (except in l0) times {unit.scale:g} are "
+            "those in the unit of the data"
+        )
+    if len(shape) != 3:
+        told.append(f"the inputs have the shape {tuple(shape)} and are no images, so none are shown")
+    return told
+
+
+def _unit(bounds: tuple[Ends, Ends], raw: RawData[Any], name: str) -> Unit | None:
+    if not isinstance(raw.test, Arrays):
+        raise DataError(f"data '{name}' are prompts, which have no bounds", fix="leave out 'bounds'")
+    try:
+        return Unit.of(bounds, raw.test.sample_shape)
+    except UsageError as error:
+        raise DataError(
+            f"data '{name}': {error.message}", fix="give two numbers, or one for each number of the last axis"
+        ) from None
+
+
+def _in_unit(raw: RawData[Any], unit: Unit, name: str) -> RawData[Any]:
+    """The data brought to [0, 1]; those that are decoded where they are used are brought there after that."""
+
+    def read(part: Arrays) -> np.ndarray:
+        try:
+            return unit.inputs(torch.as_tensor(np.asarray(part.images, dtype=np.float64))).float().numpy()
+        except DataError as error:
+            raise DataError(f"data '{name}': {error.message}", fix="widen 'bounds', or clamp the inputs") from None
+
+    def brought(part: Arrays | None) -> Arrays | None:
+        if not isinstance(part, DeferredArrays):
+            return None if part is None else Arrays(read(part), part.labels)
+        return DeferredArrays(lambda rows: read(part.select(rows)), part.labels, part.sample_shape)
+
+    return replace(raw, train=brought(raw.train), test=brought(raw.test), validation=brought(raw.validation))
 
 
 def _training(raw: RawData[Data], split: SplitParams, name: str) -> tuple[Data | None, Data | None]:

@@ -15,9 +15,9 @@ from robustkd.evaluation.draws import seeded_target
 from robustkd.evaluation.images import BATCH_SIZE, with_clean_logits
 from robustkd.evaluation.judging import ImageOutcome, judge
 from robustkd.lazy import torch
+from robustkd.normalisation.unit import Unit
 from robustkd.scoring.distances import distance, within
 from robustkd.targets import frozen
-from robustkd.targets.unit import Unit
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -32,3 +32,23 @@ class Normalise(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         return (images - self.mean) / self.std
+
+
+class Restored(nn.Module):
+    """``x * scale + low``: from [0, 1] back to the unit that a network takes. The constants stay out of its ``state_dict``.
+
+    Args:
+        low: broadcasts over one sample.
+        scale: how wide the widest range is.
+    """
+
+    low: Tensor
+
+    def __init__(self, low: Tensor, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.register_buffer("low", low.clone(), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, *shape) -> (B, *shape)."""
+        return inputs * self.scale + self.low

@@ -87,7 +87,9 @@ class ImagePresentation(Presentation):
         return of_images(_size(results), results.threat.norm)
 
     def examples(self, cell: AttackedCell, data: Splits[Any], count: int) -> list[GalleryItem]:
-        """The first samples that were broken."""
+        """The first samples that were broken; none of inputs that are no images."""
+        if len(data.input_shape) != 3:
+            return []
         outcome, perturbed = cell.outcome, cell.perturbed("adversarial") if cell.outcome.success.any() else None
         assert isinstance(outcome, ImageOutcome)
         if perturbed is None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from robustkd import plugins
 from robustkd.contracts import Code, TargetError
 from robustkd.contracts.target import Bounds
+from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
+from robustkd.normalisation.unit import Unit
 from robustkd.targets.code import allowing, call_for_card
 from robustkd.targets.image import ImageTarget
 from robustkd.targets.outputs import Reading
@@ -26,9 +28,9 @@ class ClassifierTarget(ImageTarget):
         input_shape: (C, H, W).
         origin: how to build ``module`` again: ``{"model": name, "params": {..}}`` for a model plug-in, or
             ``{"code": "package.module:function"}`` for the user's own (with ``"normalise": {"mean": [..], "std": [..]}`` where that is
-            put before it, and with what makes logits of its outputs, ``outputs.Reading.written``). None for a target that is never
-            saved.
-        bounds: the range of valid pixels.
+            put before it, with ``"unit": [low, high]`` where it takes inputs in these bounds, and with what makes logits of its outputs,
+            ``outputs.Reading.written``). None for a target that is never saved.
+        bounds: the range of valid pixels; for a network with a ``"unit"`` in its origin that is the box of this ``Unit``.
     """
 
     kind = "classifier"
@@ -67,7 +69,7 @@ class ClassifierTarget(ImageTarget):
             "origin": self.origin,
             "num_classes": self.num_classes,
             "input_shape": list(self.input_shape),
-            "bounds": list(self.bounds),
+            "bounds": [0.0, 1.0] if "unit" in self.origin else list(self.bounds),
             **({} if self.classes is None else {"classes": list(self.classes)}),
         }
 
@@ -84,9 +86,12 @@ class ClassifierTarget(ImageTarget):
             module = call_for_card(Code(origin["code"], origin.get("kwargs", {})))
             if "normalise" in origin:
                 module = Constants.of(origin["normalise"]).before(module, shape[0])
-        module = Reading.read(origin).behind(module, outputs)
         low, high = card["bounds"]
-        target = cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=(float(low), float(high)))
+        bounds: Bounds = float(low), float(high)
+        if "unit" in origin and (unit := Unit.of(origin["unit"], shape)):
+            module, bounds = unit.before(module), unit.box(torch.zeros(0))
+        module = Reading.read(origin).behind(module, outputs)
+        target = cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=bounds)
         target.classes = tuple(card["classes"]) if "classes" in card else None
         return target
 

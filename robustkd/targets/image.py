@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from robustkd.contracts import Target, TargetError
 from robustkd.contracts.target import Bounds
@@ -47,6 +47,13 @@ class ImageTarget(Target):
         self.num_classes = num_classes
         self.input_shape = tuple(input_shape)
         self.bounds = bounds
+
+    def to(self, device: torch.device | str) -> Self:
+        """See ``BaseTarget.to``; bounds that are tensors go with the weights."""
+        low, high = self.bounds
+        if isinstance(low, torch.Tensor) and isinstance(high, torch.Tensor):
+            self.bounds = low.to(device), high.to(device)
+        return super().to(device)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, C, H, W) in ``bounds`` -> (B, K) logits.

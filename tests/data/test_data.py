@@ -515,7 +515,7 @@ LABELS = np.arange(8)
         ({"images": np.zeros((8, 1, 4, 4)), "labels": LABELS[1:]}, {}, "8 images but labels"),
         ({"images": np.zeros((8, 3, 4, 3)), "labels": LABELS}, {}, "set 'layout'"),
         ({"images": np.zeros((8, 5, 4, 5)), "labels": LABELS}, {}, "set 'layout'"),
-        ({"images": np.zeros((8, 4)), "labels": LABELS}, {}, "shape"),
+        ({"images": np.zeros(8), "labels": LABELS}, {}, "shape"),
         ({"images": np.zeros((8, 1, 4, 4))}, {}, "no 'labels'"),
         ({"x_train": np.zeros((8, 1, 4, 4)), "y_train": LABELS}, {}, "no 'x_test'"),
         ({"images": np.array([None] * 8), "labels": LABELS}, {}, "numbers only"),

@@ -76,6 +76,7 @@ def _context(cell: TrainCell, workspace: Workspace, log: Callable[[int, Mapping[
         checkpoints=workspace.store.checkpoints(cell.id),
         targets={name: workspace.target(name, teacher, cell.seed) for name, teacher in cell.others.items()},
         log=log,
+        bounds=None if data.unit is None else data.unit.written,
     )
 
 

@@ -33,6 +33,7 @@ from robustkd.contracts import (
 )
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
+from robustkd.normalisation.unit import Unit
 from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.checkpoints import load_weights
@@ -154,6 +155,7 @@ class External(Defense):
     """A network from elsewhere. It is run once on a few images, so that a mistake shows before the attacks begin."""
 
     Params = ExternalParams
+    inputs = "any"
     uses_data = False
     source = "the user's own network"
 
@@ -200,11 +202,29 @@ class External(Defense):
             target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
         if p.weights is not None:
             load_weights(target.module, p.weights, p.weights_key)
+        if context.bounds is not None and p.bounds is not None:
+            raise UsageError(
+                "the data have bounds, and so has this defense",
+                fix="leave out those of the defense: its network is given the data in their own unit",
+            )
         constants = p.normalise if p.bounds is None else Constants.to(*p.bounds)
+        if constants is not None and len(shape) != 3:
+            raise UsageError(
+                f"'normalise' and 'bounds' of a defense are for images (C, H, W), and the inputs have the shape {tuple(shape)}",
+                fix="normalise inside the network, and give the range of the inputs as the 'bounds' of the data",
+            )
         if constants is not None:
             origin = origin | {"normalise": constants.model_dump(mode="json")}
             module = constants.before(target.module, shape[0])
             target = ClassifierTarget(module, num_classes=classes, input_shape=shape, origin=origin)
+        if context.bounds is not None and (unit := Unit.of(context.bounds, shape)):
+            target = ClassifierTarget(
+                unit.before(target.module),
+                num_classes=classes,
+                input_shape=shape,
+                origin=(target.origin or {}) | {"unit": unit.written},
+                bounds=unit.box(torch.zeros(0)),
+            )
         return validated(target, context, Classes.given(p.classes, p.restrict))
 
 
