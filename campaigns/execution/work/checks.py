@@ -31,7 +31,7 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
     judges = {} if isinstance(batch, Batch) else workspace.judges(cell)
     context = CheckContext(target, batch, threat, evidence, cell.seed, teachers, judges)
     findings = run_checks(context, workspace.campaign.checks)
-    usual = usual_batch_size(target, batch) if isinstance(batch, Batch) else BATCH_SIZE
+    usual = usual_batch_size(target, batch) if isinstance(batch, Batch) and isinstance(target, Target) else BATCH_SIZE
     remedy = run_remedies(context, findings, batch_size=workspace.job.batch_size or usual)
     meta = ChecksMeta(
         **workspace.circumstances(cell, clock.seconds),
