@@ -8,42 +8,43 @@ report = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
 from __future__ import annotations
 
 import functools
-import itertools
-import os
-import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeGuard, TypeVar, cast, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, get_args
 
 import numpy as np
 
-from robustkd import plugins
 from robustkd.contracts import (
     Arrays,
     Attack,
     AttackError,
-    BaseAttack,
     BaseTarget,
     Batch,
     Check,
     CheckContext,
     DataError,
-    Finding,
     GenerativeTarget,
     Level,
     Norm,
-    Params,
     Precision,
     Target,
     TargetError,
     ThreatModel,
     UsageError,
-    Verdict,
 )
 from robustkd.contracts.random import seeded
 from robustkd.contracts.threat import norm_named, number_written, require_meant
 from robustkd.data.samples import array_of, arrays_of
+from robustkd.evaluation.attack_specs import (
+    DEFAULT_ATTACKS,
+    IN_A_CAMPAIGN,
+    AttackLike,
+    attack_of,
+    labelled,
+    several,
+    with_params,
+)
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
 from robustkd.evaluation.draws import seeded_target
 from robustkd.evaluation.images import (
@@ -57,14 +58,12 @@ from robustkd.evaluation.images import (
     with_clean_logits,
 )
 from robustkd.evaluation.judging import ImageOutcome, clean_shares
-from robustkd.evaluation.saved import Attacked, save
+from robustkd.evaluation.reports import TURN, AttackReport, EvaluationReport
+from robustkd.evaluation.saved import Attacked
 from robustkd.lazy import nn, torch
 from robustkd.normalisation.constants import Constants
 from robustkd.normalisation.unit import Unit
-from robustkd.plugins.nested import PluginSpec
 from robustkd.scoring.intervals import share_interval
-from robustkd.scoring.remedy import Remedy
-from robustkd.scoring.tabular import Tabular, interval, percent
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
@@ -72,19 +71,10 @@ from robustkd.targets.logits import as_logits
 from robustkd.targets.outputs import Classes
 from robustkd.targets.unit import UnitTarget
 
-AttackLike = str | Mapping[str, Any] | Attack | Callable[..., Any]
-"""``"pgd"``, ``{"kind": "pgd", "steps": 40}``, an attack of one's own, or a function ``(model, x, y, eps) -> x_adv``."""
 Normalisation = str | Sequence[Sequence[float]] | Mapping[str, Sequence[float]]
 """``"imagenet"``, ``((.5, .5, .5), (.2, .2, .2))`` or ``{"mean": .., "std": ..}``."""
 Success = Literal["any"] | Mapping[str, int]
 """``"any"`` or ``{"label": 3}``: which of several labels is to be flipped."""
-
-DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
-IN_A_CAMPAIGN = (
-    "language models and text-to-image models are attacked in a campaign, where a judge reads their answers: "
-    "'robustkd init language-model FILE' or 'robustkd init unlearning FILE' writes one"
-)
-"""Where somebody is sent who attacks a model that answers requests."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +82,6 @@ if TYPE_CHECKING:
 
 Arguments = ParamSpec("Arguments")
 Report = TypeVar("Report")
-_TURN = threading.RLock()
 
 
 def _one_at_a_time(call: Callable[Arguments, Report]) -> Callable[Arguments, Report]:
@@ -107,224 +96,10 @@ def _one_at_a_time(call: Callable[Arguments, Report]) -> Callable[Arguments, Rep
         seed = kwargs.get("seed", 0)
         if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
             raise UsageError(f"seed is {seed!r}", fix="give an integer of at most 63 bits")
-        with _TURN, warnings.catch_warnings(), recording_gradients(), seeded(int(seed)):
+        with TURN, warnings.catch_warnings(), recording_gradients(), seeded(int(seed)):
             return call(*args, **kwargs)
 
     return alone
-
-
-@dataclass(frozen=True, repr=False)
-class AttackReport(Tabular):
-    """One attack on one model, sample by sample. Its DataFrame has a row for each sample.
-
-    Attributes:
-        adversarial: (N, *shape) the inputs found, on the CPU.
-        outcome: per-sample arrays: predictions before and after, success, distance, passes (see ``ImageOutcome``).
-        attacked: the model, the attack and the samples; None in a copy that was pickled, which is no way to keep a model.
-    """
-
-    adversarial: Tensor
-    outcome: ImageOutcome
-    attacked: Attacked | None = field(default=None, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"attacked": None}
-
-    def save(self, path: str | os.PathLike[str], ids: np.ndarray | None = None) -> str:
-        """Write the inputs found, with the clean ones and what became of each, and say what was written.
-
-        A NumPy archive, ``adv.npz``, holds everything as it is: ``x``, ``adversarial``, ``y``, ``prediction``,
-        ``adversarial_prediction``, ``success``, ``distance``, ``norm``, ``eps`` and ``id``, a row for each sample, and ``goals`` of a
-        targeted attack. Any other name is a folder: ``clean/`` and ``adversarial/`` with PNG images, and ``samples.csv``. Their 8
-        bits can undo a success, so the model is asked about the rounded images anew, and the table says what it answered.
-
-        Args:
-            path: the archive, or a folder that is new or empty.
-            ids: (N,) what the samples are called; 0..N-1 by default.
-
-        Raises:
-            UsageError: another kind of file, a folder that holds something, inputs that are no images of 1 or 3 channels, or a report
-                that was pickled.
-            StoreError: it cannot be written.
-        """
-        if self.attacked is None:
-            raise UsageError("this report was pickled, and its model was not", fix="save the inputs before, or attack again")
-        with _TURN:
-            return save(path, self.attacked, self.adversarial, self.outcome, ids)
-
-    @property
-    def success(self) -> np.ndarray:
-        """(N,) bool: classified rightly before the attack, and wrongly after it."""
-        return self.outcome.success
-
-    @property
-    def robust_accuracy(self) -> float:
-        """Share of all samples classified rightly before and after this attack: an upper bound on robust accuracy.
-
-        Of a model that draws random numbers it is the expected accuracy, over ``draws`` draws of each sample.
-        """
-        return float(self.outcome.robust_share.mean())
-
-    @property
-    def draws(self) -> int:
-        """On how many draws each sample was judged: 1, or more of a model that draws random numbers."""
-        return self.outcome.draws
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Share of the samples classified rightly before."""
-        return float(self.outcome.clean_share.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of ``robust_accuracy``."""
-        return share_interval(self.outcome.robust_share)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers of the report, without those of each sample."""
-        low, high = self.interval
-        return {
-            "n": len(self.outcome),
-            "clean_accuracy": self.clean_accuracy,
-            "robust_accuracy": self.robust_accuracy,
-            "ci_low": low,
-            "ci_high": high,
-            "forward_passes": int(self.outcome.forwards.sum()),
-            "backward_passes": int(self.outcome.backwards.sum()),
-        }
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What became of each sample (see ``ImageOutcome``)."""
-        columns = {name: array.tolist() for name, array in self.outcome.columns().items() if array.ndim == 1}
-        if self.draws > 1:
-            columns |= {"clean_share": self.outcome.clean_share.tolist(), "robust_share": self.outcome.robust_share.tolist()}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-    def caption(self) -> str:
-        """Accuracy without and under the attack; one attack alone has no verdict."""
-        robust = f"{percent(self.robust_accuracy)} {interval(*self.interval)} under one attack (an upper bound, not checked)"
-        return f"n = {len(self.outcome)}{_drawn(self.draws)}, clean accuracy {percent(self.clean_accuracy)}, robust accuracy {robust}"
-
-    def shown(self) -> list[dict[str, str]]:
-        """The numbers as text, in one row."""
-        numbers = self.to_dict()
-        return [
-            {
-                "n": str(numbers["n"]),
-                "clean accuracy": percent(self.clean_accuracy),
-                "robust accuracy": percent(self.robust_accuracy),
-                "95 % interval": interval(*self.interval),
-                "forward passes": str(numbers["forward_passes"]),
-                "backward passes": str(numbers["backward_passes"]),
-            }
-        ]
-
-
-@dataclass(frozen=True, repr=False)
-class EvaluationReport(Tabular):
-    """A model under several attacks: the worst case per sample, and whether it can be believed. Its DataFrame has a row for each attack.
-
-    Attributes:
-        clean_accuracy, robust_accuracy: shares of all samples; the latter None when no attack gave a number.
-        interval: 95 % Wilson interval of ``robust_accuracy``.
-        verdict: ``credible``, ``suspect`` or ``not credible``; None where no check was asked for (``level="none"``).
-        findings: every check with its evidence.
-        attacks: each attack's own report, by name.
-        standing: (N,) bool, classified rightly and broken by no attack; on half of the draws or more, of a model that draws random
-            numbers.
-        remedy: what stronger attacks leave, where a check named some.
-        failed: attacks without a number, and why: what they returned broke the threat model (`invalid`), or the model failed.
-        draws: on how many draws each sample was judged: 1, or more of a model that draws random numbers, whose accuracies are expected
-            ones.
-    """
-
-    clean_accuracy: float
-    robust_accuracy: float | None
-    interval: tuple[float, float]
-    verdict: Verdict | None
-    findings: tuple[Finding, ...]
-    attacks: dict[str, AttackReport]
-    standing: np.ndarray
-    remedy: Remedy | None = None
-    failed: dict[str, str] = field(default_factory=dict)
-    draws: int = 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers and the evidence of every check, without the samples."""
-        return {
-            "verdict": self.verdict,
-            "n": len(self.standing),
-            "clean_accuracy": self.clean_accuracy,
-            "robust_accuracy": self.robust_accuracy,
-            "ci_low": self.interval[0],
-            "ci_high": self.interval[1],
-            "attacks": {name: attack.robust_accuracy for name, attack in self.attacks.items()},
-            "failed": self.failed,
-            "remedy": asdict(self.remedy) if self.remedy else None,
-            "checks": [asdict(finding) for finding in self.findings],
-            "draws": self.draws,
-        }
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The worst case with its verdict, then each attack; one that failed has no numbers."""
-        low, high = self.interval
-        passes = {
-            name: sum(report.to_dict()[name] for report in self.attacks.values())
-            for name in ("forward_passes", "backward_passes")
-        }
-        worst = {
-            "n": len(self.standing),
-            "clean_accuracy": self.clean_accuracy,
-            "robust_accuracy": self.robust_accuracy,
-            "ci_low": low,
-            "ci_high": high,
-            **passes,
-        }
-        return [
-            {"attack": "worst case", **worst, "verdict": self.verdict},
-            *({"attack": name, **report.to_dict(), "verdict": None} for name, report in self.attacks.items()),
-            *({"attack": name, **dict.fromkeys(worst), "verdict": None} for name in self.failed),
-        ]
-
-    def caption(self) -> str:
-        """The worst case, its interval and its verdict, with the checks that fired."""
-        number = "no number" if self.robust_accuracy is None else f"{percent(self.robust_accuracy)} {interval(*self.interval)}"
-        fired = ", ".join(finding.name for finding in self.findings if finding.fired)
-        verdict = (self.verdict or "not checked") + (f" ({fired})" if fired else "")
-        clean = f"n = {len(self.standing)}{_drawn(self.draws)}, clean accuracy {percent(self.clean_accuracy)}"
-        return f"{clean}, robust accuracy {number}, {verdict}"
-
-    def shown(self) -> list[dict[str, str]]:
-        """The worst case with its verdict, then each attack."""
-        rows = [
-            {
-                "attack": row["attack"],
-                "robust accuracy": percent(row["robust_accuracy"]),
-                "95 % interval": interval(row["ci_low"], row["ci_high"]),
-                "verdict": row["verdict"] or "",
-            }
-            for row in self.rows()
-        ]
-        rows[0]["verdict"] = self.verdict or "not checked"
-        return [{**row, "verdict": self.failed.get(row["attack"], row["verdict"])} for row in rows]
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        fired = ", ".join(finding.name for finding in self.findings if finding.fired)
-        unrun = [finding.name for finding in self.findings if finding.outcome == "not run"]
-        number = "no number" if self.robust_accuracy is None else f"{self.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]"
-        lines = [
-            f"clean accuracy  {self.clean_accuracy:6.1%}   n = {len(self.standing)}{_drawn(self.draws)}",
-            f"robust accuracy {number}   {self.verdict or 'not checked'}" + (f" ({fired})" if fired else ""),
-        ]
-        if unrun:
-            lines.append(f"checks not run  {', '.join(unrun)}")
-        if self.remedy:
-            steps = ", ".join(f"{name} {left:.1%}" for name, left in self.remedy.steps.items())
-            lines.append(f"with remedy     {self.remedy.robust_accuracy:6.1%}   ({steps or 'none could be used'})")
-        width = max(20, *map(len, [*self.attacks, *self.failed]))
-        lines += [f"  {name:<{width}} {report.robust_accuracy:6.1%}" for name, report in self.attacks.items()]
-        return "\n".join([*lines, *(f"  {name:<{width}} {why}" for name, why in self.failed.items())])
 
 
 @_one_at_a_time
@@ -391,7 +166,7 @@ def attack(
     """
     x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
-    plugin = _with_models(_plugin(_with_params(attack, params or {}, more)), models, x, batch_size, view)
+    plugin = _with_models(attack_of(with_params(attack, params or {}, more)), models, x, batch_size, view)
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     with frozen(evaluator.target.module):
         evaluator = replace(evaluator, threat=plugin.threat_for(evaluator.threat))
@@ -443,7 +218,7 @@ def evaluate(
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
-        for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
+        for name, plugin in labelled(several(attacks), evaluator.threat).items()
     }
     checks = _checks(level, samples, eps)
     with frozen(evaluator.target.module):
@@ -492,7 +267,7 @@ def audit(
     evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
-        for name, plugin in _labelled(_several(attacks), evaluator.threat).items()
+        for name, plugin in labelled(several(attacks), evaluator.threat).items()
     }
     checks = _checks(level, samples, eps)
     evaluations: dict[str, Evaluation] = {}
@@ -719,111 +494,6 @@ def _report(
         failed=dict(failed or {}),
         draws=1 if batch.draws is None else batch.draws.shape[1],
     )
-
-
-def _drawn(draws: int) -> str:
-    return f", each judged on {draws} draws" if draws > 1 else ""
-
-
-def _with_params(attack: AttackLike, params: Mapping[str, Any], more: Mapping[str, Any]) -> AttackLike:
-    """The attack with the parameters that are given beside it."""
-    if not isinstance(params, Mapping):
-        raise UsageError(f"params is a {type(params).__name__}", fix="give a mapping, such as {'steps': 40}")
-    if twice := sorted({"kind", *more} & params.keys()):
-        raise UsageError(
-            f"{', '.join(twice)} of params: given already", fix="name each parameter once, and the attack by its name"
-        )
-    given = {**params, **more}
-    if isinstance(attack, Attack):
-        if given:
-            raise UsageError(f"{', '.join(given)}: an attack of one's own has its parameters already")
-        return attack
-    if _is_function(attack):
-        made: Attack = plugins.load("attacks", "code").of(attack, **given)
-        return made
-    if not isinstance(attack, str | Mapping):
-        raise _no_attack(attack)
-    return {**({"kind": attack} if isinstance(attack, str) else attack), **given}
-
-
-def _no_attack(given: object) -> UsageError:
-    return UsageError(
-        f"{given!r} is no attack",
-        fix="give a name, a mapping of 'kind' and parameters, or an object: PGD(PGD.Params(..)), not PGD",
-    )
-
-
-def _several(attacks: AttackLike | Sequence[AttackLike]) -> Sequence[AttackLike]:
-    several = [attacks] if isinstance(attacks, str | Mapping | Attack) or callable(attacks) else attacks
-    if not isinstance(several, Sequence):
-        raise _no_attack(attacks)
-    return [_with_params(each, {}, {}) for each in several]
-
-
-def _is_function(attack: object) -> TypeGuard[Callable[..., Any]]:
-    return callable(attack) and not isinstance(attack, type | Attack)
-
-
-def _labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
-    """The attacks by labels, all different: those that read alike are numbered.
-
-    Raises:
-        UsageError: there is none, or the result of one is judged under another threat model than ``threat``.
-    """
-    used: dict[str, Attack] = {}
-    for spec in attacks:
-        label = _label(spec)
-        numbered = (f"{label} #{number}" for number in itertools.count(2))
-        used[next(name for name in (label, *itertools.islice(numbered, len(used))) if name not in used)] = _plugin(spec)
-    if not used:
-        raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
-    for label, plugin in used.items():
-        if (judged := plugin.threat_for(threat)) != threat:
-            fix = "run it with robustkd.attack, or in a campaign, which reports each threat model by itself"
-            raise UsageError(f"attack '{label}' is judged under {judged}, the robust accuracy is about {threat}", fix=fix)
-    return used
-
-
-def _plugin(spec: AttackLike) -> Attack:
-    if isinstance(spec, Attack):
-        return spec
-    assert isinstance(spec, str | Mapping)
-    made: BaseAttack = plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
-    if not isinstance(made, Attack):
-        raise UsageError(f"attack '{made.name}' is for prompts, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
-    return made
-
-
-def _label(spec: AttackLike) -> str:
-    """The attack's name, with the parameters that a mapping names or that differ from an object's defaults."""
-    if isinstance(spec, str):
-        return spec
-    if isinstance(spec, Attack):
-        return _formatted(spec.name, _non_default(spec.params))
-    assert isinstance(spec, Mapping)
-    return _formatted(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})
-
-
-def _formatted(kind: str, params: Mapping[str, Any]) -> str:
-    listed = ", ".join(f"{key}={_value(value)}" for key, value in params.items())
-    return f"{kind}({listed})" if listed else kind
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, PluginSpec):
-        return _formatted(value.kind, _non_default(value.params))
-    return f"[{', '.join(_value(item) for item in value)}]" if isinstance(value, list | tuple) else str(value)
-
-
-def _non_default(params: Any) -> dict[str, Any]:
-    """The parameters that differ from their defaults; none of an attack that holds its parameters in some other way."""
-    if not isinstance(params, Params):
-        return {}
-    fields = {name: field for name, field in type(params).model_fields.items() if name in params.model_fields_set}
-    values = {name: getattr(params, name) for name in fields}
-    return {
-        name: values[name] for name, field in fields.items() if values[name] != field.get_default(call_default_factory=True)
-    }
 
 
 def _with_models(
