@@ -499,7 +499,19 @@ def test_the_deployed_epoch(
 
 def test_selection_has_nothing_but_training_and_validation_data() -> None:
     assert {field.name for field in fields(FitContext)} == {
-        *("train", "validation", "input_shape", "num_classes", "threat", "targets", "seed", "device", "checkpoints", "log")
+        *(
+            "train",
+            "validation",
+            "input_shape",
+            "num_classes",
+            "threat",
+            "targets",
+            "seed",
+            "device",
+            "checkpoints",
+            "log",
+            "bounds",
+        )
     }
 
 

@@ -13,6 +13,7 @@ def test_the_zoo_is_as_large_as_it_says():
     assert len(HONEST) >= 6
 
 
+@pytest.mark.slow
 def test_a_quick_visit():
     rows = visit([0], QUICK)
     assert {row.control.name for row in rows} == set(QUICK)
