@@ -48,7 +48,7 @@ def checkpoint(file: Path, x: torch.Tensor, y: torch.Tensor) -> None:
     torch.manual_seed(0)
     network = resnet18(num_classes=4)
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
-    for _ in range(3):
+    for _ in range(15):  # enough for the running averages of batch normalisation
         for rows in torch.randperm(len(x)).split(32):
             optimiser.zero_grad()
             nn.functional.cross_entropy(network(x[rows]), y[rows]).backward()
@@ -76,7 +76,7 @@ def test_the_first_verdict_takes_less_than_five_minutes_and_four_commands(tmp_pa
     first = json.loads(audited.stdout)
     assert first["verdict"] in ("credible", "suspect", "not credible")
     assert first["clean_accuracy"] > 0.9
-    assert "module." in audited.stderr  # says where the weights were found
+    assert "state_dict.module" in audited.stderr  # says where the weights were found
     (tmp_path / "mine.yaml").write_text(CAMPAIGN)
     ran = command(tmp_path, "run", "mine.yaml", "--no-track", "--quiet")
     assert ran.returncode == 0, ran.stdout + ran.stderr
