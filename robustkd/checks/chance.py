@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robustkd.checks.prompts import is_control
+from robustkd.checks.prompts import broken_by, is_control
 from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, GenerativeTarget, PromptBatch, Share
 from robustkd.scoring.clustered import clustered_interval
 
@@ -35,27 +35,27 @@ class ChanceBeatsSearch(Check):
         controls = [a for a in context.attacks.values() if is_control(a) and a.iterative and a.threat.attempts == attempts]
         if not searches or not controls:
             return self.not_applicable("it compares a search with a control, such as random-prompt or seed-search")
-        best = max(searches, key=lambda attack: int(_broken(attack).sum()))
+        best = max(searches, key=lambda attack: int(broken_by(attack).sum()))
         categories = context.batch.requests.labels
         told, compared = {}, []
         for control in controls:
-            ahead = _broken(best).astype(int) - _broken(control)
+            ahead = broken_by(best).astype(int) - broken_by(control)
             low, high = clustered_interval(ahead, categories, context.seed)
             compared.append((control, float(ahead.mean()), low))
             told[control.name] = {
-                "broken": int(_broken(control).sum()),
+                "broken": int(broken_by(control).sum()),
                 "share ahead of it": Share(ahead.mean()),
                 **({"share at least": Share(low), "share at most": Share(high)} if np.isfinite(low) else {}),
             }
-        equal = [control for control, _, low in compared if low <= 0 and bool(_broken(control).any())]
-        beaten = [control for control, ahead, _ in compared if ahead <= 0 and bool(_broken(control).any())]
+        equal = [control for control, _, low in compared if low <= 0 and bool(broken_by(control).any())]
+        beaten = [control for control, ahead, _ in compared if ahead <= 0 and bool(broken_by(control).any())]
         return self.finding(
             bool(equal),
             severity=None if beaten else "info",
             fix="give the search more steps, another learning rate or more tokens; what it shows so far is that many attempts suffice",
             explanation=_explanation(best, controls, beaten or equal),
             search=best.name,
-            broken=int(_broken(best).sum()),
+            broken=int(broken_by(best).sum()),
             n=len(categories),
             categories=len(np.unique(categories)),
             controls=told,
@@ -63,10 +63,6 @@ class ChanceBeatsSearch(Check):
 
 
 def _explanation(best: AttackEvidence, controls: Sequence[AttackEvidence], equal: Sequence[AttackEvidence]) -> str:
-    counts = ", ".join(f"{control.name} {int(_broken(control).sum())}" for control in controls)
-    said = f"{best.name} breaks {int(_broken(best).sum())} of {len(best.standing)} requests, with as many attempts {counts}"
+    counts = ", ".join(f"{control.name} {int(broken_by(control).sum())}" for control in controls)
+    said = f"{best.name} breaks {int(broken_by(best).sum())} of {len(best.standing)} requests, with as many attempts {counts}"
     return said + (f"; {' and '.join(control.name for control in equal)} cannot be told from it" if equal else "")
-
-
-def _broken(attack: AttackEvidence) -> np.ndarray:
-    return attack.correct_before & ~attack.standing

@@ -169,7 +169,7 @@ class ControlBeatsAttack(Check):
 
     def run(self, context: CheckContext[GenerativeTarget, PromptBatch]) -> Finding:
         """Compare per request; a control counts whatever it varies."""
-        controls, searches = [a for a in context.attacks.values() if is_control(a)], _searches(context)
+        controls, searches = [a for a in context.attacks.values() if is_control(a)], searches_of(context)
         if not controls or not searches:
             return self.not_applicable("it compares a control with an attack that searches prompts")
         left = _standing(searches)
@@ -203,7 +203,7 @@ class NoDiscreteSearch(Check):
 
     def run(self, context: CheckContext[GenerativeTarget, PromptBatch]) -> Finding:
         """Look at how the campaign's attacks work."""
-        searches = _searches(context)
+        searches = searches_of(context)
         return self.finding(
             not searches,
             fix="add attacks that search, such as {kind: gcg} and {kind: random-search}",
@@ -253,9 +253,14 @@ def _unjudged(attack: AttackEvidence) -> np.ndarray:
     return np.zeros_like(attack.standing) if attack.unjudged is None else attack.unjudged
 
 
-def _searches(context: CheckContext[GenerativeTarget, PromptBatch]) -> list[AttackEvidence]:
+def searches_of(context: CheckContext[GenerativeTarget, PromptBatch]) -> list[AttackEvidence]:
     """The headline's attacks that look for a prompt."""
     return [a for a in context.headline if (a.gradients or a.iterative) and not is_control(a)]
+
+
+def broken_by(attack: AttackEvidence) -> np.ndarray:
+    """(N,) bool, the requests that an attack broke."""
+    return attack.correct_before & ~attack.standing
 
 
 def _standing(attacks: Sequence[AttackEvidence]) -> np.ndarray:

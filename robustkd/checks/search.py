@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from robustkd.checks.prompts import BOTH, is_control
+from robustkd.checks.prompts import BOTH, broken_by, searches_of
 from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, GenerativeTarget, PromptBatch, Share
 from robustkd.contracts.data import Modality
 
@@ -34,7 +34,7 @@ class ShortSearch(Check):
 
     def run(self, context: CheckContext[GenerativeTarget, PromptBatch]) -> Finding:
         """Look at the headline's searches: what they spent, and when they broke what they broke."""
-        searches = [a for a in context.headline if (a.gradients or a.iterative) and not is_control(a)]
+        searches = searches_of(context)
         if not searches:
             return self.not_applicable("no attack of the campaign searches prompts")
         spent = {attack.name: _spent(attack) for attack in searches}
@@ -66,6 +66,5 @@ def _spent(attack: AttackEvidence) -> float | None:
 
 def _late(attack: AttackEvidence, attempts: int) -> int:
     """How many requests it broke in the second half of its attempts."""
-    broken = attack.correct_before & ~attack.standing
     took = np.asarray(attack.distance, dtype=float)
-    return int((broken & np.isfinite(took) & (took > attempts / 2)).sum())
+    return int((broken_by(attack) & np.isfinite(took) & (took > attempts / 2)).sum())

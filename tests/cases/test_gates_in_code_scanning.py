@@ -1,13 +1,10 @@
 """Gates as JUnit XML and SARIF: one entry a rule, with number, interval, verdict and the line of the campaign file."""
 
 import json
-import sys
 from xml.etree import ElementTree
 
 import jsonschema
-import pytest
 
-from robustkd.cli import main
 from support.campaigns import tiny_campaign
 
 GATES = """gates:
@@ -65,21 +62,6 @@ RUN = closed(
 SARIF = closed(
     "version runs", **{"$schema": {"type": "string"}}, version={"const": "2.1.0"}, runs={"type": "array", "items": RUN}
 )
-
-
-@pytest.fixture
-def robustkd(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return stop.value.code or 0, said.out, said.err
-
-    return call
 
 
 def require_junit(element):

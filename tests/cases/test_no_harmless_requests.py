@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from robustkd.cli import main
 from support.toy_prompts import registered
 
 CAMPAIGN = """\
@@ -32,19 +30,6 @@ gates:
 def worlds(tmp_path_factory):
     with registered(tmp_path_factory.mktemp("site")):
         yield
-
-
-@pytest.fixture
-def robustkd(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 def test_usefulness_is_no_number_wherever_it_is_shown(robustkd, tmp_path, monkeypatch):

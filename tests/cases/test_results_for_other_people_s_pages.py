@@ -1,13 +1,11 @@
 """A result on a page of somebody else's: a model card, and an entry of RobustBench's leaderboard, each read by its own code."""
 
 import json
-import sys
 from dataclasses import replace
 
 import pytest
 
 from robustkd import plugins
-from robustkd.cli import main
 from robustkd.integrations.robustbench import import_robustbench
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CellResult, DefenseResult, Results
@@ -15,21 +13,6 @@ from robustkd.scoring.summaries import AttackSummary, DataSummary, ThreatSummary
 
 AUTO = plugins.load("attacks", "autoattack")
 STANDARD = AttackSummary("autoattack", AUTO.version, AUTO.Params().model_dump(mode="json"))
-
-
-@pytest.fixture
-def robustkd(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return stop.value.code or 0, said.out, said.err
-
-    return call
 
 
 def write(folder, *, data="cifar10", n=10_000, norm="linf", eps=8 / 255, verdict="credible", attack=STANDARD, **cell):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import robustkd
 from robustkd.cli import cli
 from robustkd.contracts import TargetError
+from support.first_hour import build_network
 
 CODE = """
 from torch import nn
@@ -32,12 +33,7 @@ PREFIXES = ("", "module.", "_orig_mod.", "model.", "backbone.", "module.model.")
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    namespace: dict[str, Any] = {}
-    exec(CODE, namespace)
-    torch.manual_seed(1)
-    net: nn.Module = namespace["build"]()
-    net(torch.rand(16, 1, 8, 8))  # running statistics of its own
-    return net.eval()
+    return build_network(CODE)
 
 
 @pytest.fixture

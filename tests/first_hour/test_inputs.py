@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import main
 from robustkd.contracts import Attack, RobustkdError
 from robustkd.targets import ClassifierTarget
+from support.first_hour import robust_accuracy_of
 
 LOW = torch.tensor([0.0, 0, -1, 0, 5, 0, 0, 0, -3, 0, 0, 0])
 HIGH = torch.tensor([1.0, 10, 1, 0.2, 6, 2, 3, 0.5, 3, 1, 1, 4])
@@ -189,11 +189,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     numbers = []
     for code, more in (("build", ("--eps", "0.02")), ("wide", ("--eps", "0.04", "--bounds", "[-1, 1]"))):
         command = ["robustkd", "attack", "pgd", "--model", f"{tmp_path / 'm.py'}:{code}", "--n", "200", "--json", *more]
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert not left.value.code
-        numbers.append(json.loads(capsys.readouterr().out)["robust_accuracy"])
+        numbers.append(robust_accuracy_of(command, monkeypatch, capsys))
     assert numbers[0] == numbers[1]
     monkeypatch.setattr(sys, "argv", [*command[:-4], "--bounds", "[-1, 1]"])
     with pytest.raises(SystemExit, match="2"):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +20,9 @@ from robustkd.campaigns.execution.run import run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.store.store import Store
-from robustkd.cli import main
 from robustkd.contracts import RobustkdError
 from robustkd.targets import load_target
+from support.first_hour import robust_accuracy_of
 
 EPS = 0.02
 Pair = namedtuple("Pair", "features logits")
@@ -248,9 +246,5 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypat
     given = ("--data", "npz", "--data-set", f"file={folder / 'two.npz'}", "--eps", "0.05", "--json")
     for code, more in (("plain", ("--classes", "[4, 5]", "--restrict")), ("Binary", ())):
         command = ["robustkd", "attack", "pgd", "--model", f"{folder / 'm.py'}:{code}", *given, *more]
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert not left.value.code
-        numbers.append(json.loads(capsys.readouterr().out)["robust_accuracy"])
+        numbers.append(robust_accuracy_of(command, monkeypatch, capsys))
     assert numbers[0] == numbers[1]

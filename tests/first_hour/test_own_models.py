@@ -18,6 +18,7 @@ import robustkd
 from robustkd.cli import cli
 from robustkd.contracts import Code, RobustkdError, TargetError, UsageError
 from robustkd.targets import load_target, save_target
+from support.first_hour import build_network
 
 CODE = """
 from torch import nn
@@ -39,12 +40,7 @@ def digits() -> Images:
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    namespace: dict[str, Any] = {}
-    exec(CODE, namespace)
-    torch.manual_seed(1)
-    net: nn.Module = namespace["build"]()
-    net(torch.rand(16, 1, 8, 8))
-    return net.eval()
+    return build_network(CODE)
 
 
 @pytest.fixture
