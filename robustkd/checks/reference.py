@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,7 +13,7 @@ from robustkd.checks.probe import gradient_misleads
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, RobustkdError, Share
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import clean_shares
-from robustkd.evaluation.suite import Instrument, Traces, images_of, instruments
+from robustkd.evaluation.suite import Instrument, Spec, Traces, escalation, images_of, instruments
 from robustkd.lazy import torch
 from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.worst_case import worst_case
@@ -37,6 +37,7 @@ class Examination:
         share: of all samples, how many these are drawn from.
         before, left: (M,) whether each stands, before and after; in [0, 1] of a target that draws random numbers.
         broken: by instrument, how many samples it broke that those before it had left.
+        useful: the attacks that broke any.
         without_gradient: (M,) bool, what instruments broke that do not follow the target's own gradient.
         skipped: instruments that could not be used, and why.
     """
@@ -48,6 +49,7 @@ class Examination:
     left: np.ndarray
     without_gradient: np.ndarray
     broken: dict[str, float] = field(default_factory=dict)
+    useful: list[Spec] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -93,10 +95,23 @@ class Examination:
             except RobustkdError as error:
                 self.skipped[instrument.name] = str(error).splitlines()[0]
                 continue
-            self.broken[instrument.name] = round(float((self.left - after).sum()), 3)
+            broken = round(float((self.left - after).sum()), 3)
+            self.broken[instrument.name] = round(self.broken.get(instrument.name, 0) + broken, 3)
+            if broken:
+                self.useful.append(instrument.spec)
             if not instrument.gradients:
                 self.without_gradient |= after < self.left
             self.left = after
+
+    def go_on(self, specs: Iterable[Spec]) -> None:
+        """Run ever stronger attacks, until the question is settled or one by gradients and one without have broken nothing more."""
+        idle: set[bool] = set()
+        for spec in specs:
+            stronger, left = Instrument.stronger(spec), self.left.sum()
+            self.attack([stronger])
+            idle = set() if self.left.sum() < left else idle | {stronger.gradients}
+            if self.settled or len(idle) == 2:
+                break
 
     def _after(self, instrument: Instrument) -> np.ndarray:
         """(M,) what an instrument leaves. A costly one is run on some samples first, and on all where it breaks one."""
@@ -128,7 +143,8 @@ class ReferenceAttack(Check):
     """Does the platform's own suite break samples that every attack of the campaign left standing?
 
     The suite is in ``robustkd.evaluation.suite``. What the campaign has run already, or something at least as strong, is not run
-    again. It goes on until what is broken settles the question, so the loss that is projected may be less than the whole.
+    again. It goes on until what is broken settles the question, so the loss that is projected may be less than the whole. Where the
+    suite breaks something, but too little to settle it, stronger attacks follow until an attack by gradients and one without add nothing.
 
     From k broken of m examined follows how much of the number is wrong: k / m of the share that stands. Whether that is because the
     campaign's attacks are few or because the target's gradient misleads, an attack by gradients tells on what was broken without.
@@ -157,6 +173,8 @@ class ReferenceAttack(Check):
         suite = instruments(traces, context.threat)
         covered = {one.name: by.name for one in suite if (by := next(filter(one.covered, context.headline), None))}
         found.attack([one for one in suite if one.name not in covered])
+        if found.useful:
+            found.go_on(escalation(traces, context.threat))
         if not found.broken and not covered:
             return self.not_applicable(
                 f"none of the platform's attacks can be used here: {next(iter(found.skipped.values()), '')}"
@@ -176,7 +194,7 @@ class ReferenceAttack(Check):
         )
         if not found.settled:
             return finding(False)
-        used = [one for one in suite if found.broken.get(one.name)]
+        used = dict.fromkeys(str(spec["kind"]) for spec in found.useful)
         names = ", ".join(f"{name} {count:g}" for name, count in found.broken.items() if count)
         misled = (
             "; the target's gradient does not find them: it misleads"
@@ -185,11 +203,11 @@ class ReferenceAttack(Check):
         )
         return finding(
             True,
-            fix=f"add {' and '.join(one.name for one in used)} to the campaign's attacks",
+            fix=f"add {' and '.join(used)} to the campaign's attacks",
             explanation=(
                 f"the campaign's attacks are too weak: of {len(found.batch)} samples that they left standing, attacks of the platform "
                 f"break {(found.before - found.left).sum():g} ({names}), so at least {100 * found.loss:.1f} points of the number "
                 f"are wrong{misled}"
             ),
-            remedies=[dict(one.spec) for one in used],
+            remedies=[dict(spec) for spec in found.useful],
         )

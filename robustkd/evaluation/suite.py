@@ -60,6 +60,11 @@ class Instrument:
     covered: Callable[[AttackEvidence], bool]
     at_first: int | None = None
 
+    @classmethod
+    def stronger(cls, spec: Spec) -> Instrument:
+        """An attack of the escalation, which nothing that an evaluation has makes superfluous."""
+        return cls(str(spec["kind"]), spec, plugins.load("attacks", str(spec["kind"])).gradients, lambda evidence: False)
+
     def usable(self, target: Target, threat: ThreatModel) -> str | None:
         """Why it cannot be used on this target under this threat model; None when it can."""
         attack = self.make()
@@ -137,7 +142,7 @@ def by_gradient(traces: Traces) -> Instrument:
 
 
 def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
-    """Ever stronger attacks of different kinds, for what is left when a number turned out wrong."""
+    """Ever stronger attacks of different kinds, for what is left when one of the suite has broken something."""
     rough = traces.agreement is None or traces.agreement < _AGREE
     for effort in (1,) if traces.draws else (1, 4):  # each pass of a target that draws is ten
         margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
