@@ -51,6 +51,7 @@ class SPGDParams(Params):
     patience: int = Field(3, ge=1, description="steps without another choice of pixels after which the mask is drawn again")
     restarts: int = Field(1, ge=1, description="attempts with other random numbers, on the survivors only")
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    stop_when_broken: bool = Field(True, description="stop at a sample's first adversarial point")
 
 
 class SPGD(Attack):
@@ -74,7 +75,16 @@ class SPGD(Attack):
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             update = SPGDStep(rng.fork(restart), p.projected, p.alpha, p.beta, p.patience)
             start = update.start(ball, rows)
-            return maximize(search.oracle, rows, ball, start, objective=objective, update=update, steps=p.steps)
+            return maximize(
+                search.oracle,
+                rows,
+                ball,
+                start,
+                objective=objective,
+                update=update,
+                steps=p.steps,
+                stop_when_broken=p.stop_when_broken,
+            )
 
         return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)
 
