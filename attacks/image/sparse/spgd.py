@@ -4,15 +4,17 @@
     m_t+1    = m_t + beta * sqrt(n) * g_m / ||g_m||_2      g_m: gradient with respect to m through sigmoid(m) * p, n: values
     p_t+1    = clip(p_t + alpha * sign(g_p))               g_p: gradient with respect to p
 
-A mask that has chosen the same pixels in three steps is drawn again. Of two ways to take g_p, the projected one moves the chosen
-pixels alone, the unprojected one (the default) all of them, as if the mask were soft. They break different samples.
+A mask that has chosen the same pixels in three steps, consecutive or not, is drawn again. Of two ways to take g_p, the projected
+one moves the chosen pixels alone, the unprojected one (the default) all of them, as if the mask were soft. They break different
+samples.
 
 Good for l0 at some hundred passes, where gradients are honest. The mask's gradient is that of a relaxation: on networks that are
 robust to few pixels ``sparse-rs`` finds what it misses, and ``autoattack`` runs both.
 
 Source: Zhong, Liu, Liu: Towards efficient training and evaluation of robust models against l0 bounded adversarial perturbations
 (ICML 2024), algorithm 1. Theirs are the step sizes and the patience. Ours: a pixel of inputs without channels is a value, the scores
-are compared before the sigmoid, where none is rounded to 1, and the loss can be chosen.
+are compared before the sigmoid, where none is rounded to 1, and the loss can be chosen. The paper counts consecutive steps; the
+authors' code counts all of them as long as any sample of the batch has such a step, which breaks more. Here all are counted.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class SPGDParams(Params):
     projected: bool = Field(False, description="move the chosen pixels alone, instead of all")
     alpha: float = Field(0.25, gt=0, description="step of the perturbation, as a share of the pixel range")
     beta: float = Field(0.25, gt=0, description="step of the mask in l2, as a share of the square root of the number of values")
-    patience: int = Field(3, ge=1, description="steps without another choice of pixels after which the mask is drawn again")
+    patience: int = Field(
+        3, ge=1, description="after so many steps, in all, without another choice of pixels the mask is drawn again"
+    )
     restarts: int = Field(1, ge=1, description="attempts with other random numbers, on the survivors only")
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
     stop_when_broken: bool = Field(True, description="stop at a sample's first adversarial point")
@@ -119,7 +123,7 @@ class SPGDStep:
         moved = state.gradient * chosen if self.projected else state.gradient
         m["dense"] = (m["dense"] + self.alpha * (high - low) * moved.sign()).clamp(low, high)
         same = (highest(mask, ball.eps) == chosen).flatten(1).all(1)
-        idle = torch.where(same, m["idle"] + 1, 0)
+        idle = m["idle"] + same
         stuck = idle >= self.patience
         if bool(stuck.any()):
             mask = torch.where(per_sample(stuck, mask), self._mask(ball, state.rows, t), mask)
