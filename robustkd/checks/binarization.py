@@ -70,7 +70,7 @@ class BinarizationTest(Check):
         if len(heads) != 1:
             return self.not_applicable("the network has no linear layer that gives its classes, so its features are not known")
         (head,) = heads
-        attack = white_box(context) or pgd(steps=40)
+        attack = white_box(context) or pgd(threat.norm, steps=40)
         batch = disjoint_balls(right(context, self.params.samples), threat)
         problems, solvable = self._posed(context, batch, head)
         if not solvable:

@@ -34,8 +34,8 @@ class UnboundedAttack(Check):
     def run(self, context: CheckContext) -> Finding:
         """Attack samples that are classified rightly."""
         attack = white_box(context)
-        if attack is None or context.threat.norm == "l0":
-            return self.not_applicable("the campaign has no iterative gradient attack of fixed budget in linf, l2 or l1")
+        if attack is None:
+            return self.not_applicable("the campaign has no iterative gradient attack of fixed budget")
         batch = right(context, self.params.samples)
         if not len(batch):
             return self.not_applicable("no sample is classified rightly")
@@ -69,7 +69,7 @@ class NotMonotone(Check):
 
     def run(self, context: CheckContext) -> Finding:
         """PGD with 10 steps at eps and at 2 eps."""
-        attack = pgd(steps=10)
+        attack = pgd(context.threat.norm, steps=10)
         if attack.refusal(context.threat) or context.threat.eps == 0:
             return self.not_applicable("PGD cannot be used under this threat model")
         batch = right(context, self.params.samples)

@@ -12,7 +12,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation.judging import ImageOutcome, judge
-from robustkd.evaluation.suite import AT_FIRST, HIDDEN, Traces, by_gradient
+from robustkd.evaluation.suite import AT_FIRST, HIDDEN, Traces, by_gradient, in_norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, random_offsets, within
 from robustkd.scoring.worst_case import worst_case
@@ -43,9 +43,9 @@ def survivors(context: CheckContext, attacks: list[AttackEvidence], most: int) -
     return context.batch.select(torch.as_tensor(np.flatnonzero(standing)[:most], device=context.batch.inputs.device))
 
 
-def pgd(**params: Any) -> Attack:
-    """Plain PGD, where a check needs an attack of its own."""
-    attack: Attack = plugins.make("attacks", {"kind": "pgd", **params})
+def pgd(norm: Norm, **params: Any) -> Attack:
+    """Plain PGD, where a check needs an attack of its own; in l0 sPGD."""
+    attack: Attack = plugins.make("attacks", in_norm({"kind": "pgd", **params}, norm))
     return attack
 
 
@@ -101,7 +101,7 @@ def gradient_misleads(context: CheckContext, batch: Batch, broken: np.ndarray, t
     No more than ``AT_FIRST`` of them are attacked, and all samples of a target that draws: what it draws depends on the batch.
     """
     rows = np.flatnonzero(broken)[:AT_FIRST]
-    attack = by_gradient(traces)
+    attack = by_gradient(traces, context.threat)
     if not len(rows):
         return False
     if attack.usable(context.target, context.threat):

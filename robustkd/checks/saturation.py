@@ -113,7 +113,7 @@ class LogitScaleInvariance(Check):
         )
 
     def _robust(self, context: CheckContext, target: Target, batch: Batch) -> np.ndarray:
-        return attacked(context, pgd(steps=self.params.steps), target, batch, context.threat).standing
+        return attacked(context, pgd(context.threat.norm, steps=self.params.steps), target, batch, context.threat).standing
 
 
 class _Scaled(WrappedTarget):

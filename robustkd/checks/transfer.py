@@ -48,7 +48,7 @@ class TransferBeatsWhiteBox(Check):
     def run(self, context: CheckContext) -> Finding:
         """Train the substitute, attack it, and show the result to the target."""
         white = [attack for attack in context.headline if attack.gradients]
-        attack = pgd(steps=20, loss="margin", stop_when_broken=False)
+        attack = pgd(context.threat.norm, steps=20, loss="margin", stop_when_broken=False)
         if not white or attack.refusal(context.threat) or context.batch.inputs.ndim != 4:
             return self.not_applicable("it compares with a white-box attack, by PGD on images")
         n = min(self.params.samples, len(context.batch))

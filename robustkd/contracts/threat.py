@@ -48,7 +48,8 @@ def norm_named(value: object) -> object:
 def largest_distance(norm: Norm, shape: Sequence[int]) -> float:
     """Between two images of this shape with pixels in [0, 1]."""
     size = math.prod(shape)
-    return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size), "l0": float(size)}[norm]
+    pixels = size // shape[0] if len(shape) > 2 else size  # l0 counts all channels of a pixel once
+    return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size), "l0": float(pixels)}[norm]
 
 
 def require_meant(norm: Norm, eps: float, shape: Sequence[int], what: str = "eps") -> None:
@@ -58,6 +59,8 @@ def require_meant(norm: Norm, eps: float, shape: Sequence[int], what: str = "eps
         UsageError: ``eps`` is larger than the distance between any two images.
     """
     largest = largest_distance(norm, shape)
+    if eps > largest * (1 + 1e-6) and norm == "l0":
+        raise UsageError(f"{what} {eps:g} is more pixels than an image has, {largest:.0f}", fix="in l0, eps counts pixels")
     if eps > largest * (1 + 1e-6):
         fix = (
             f"pixels are in [0, 1]: give {eps:g}/255"

@@ -25,7 +25,7 @@ from robustkd.contracts.errors import out_of_memory
 from robustkd.contracts.random import seeded
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.evaluation.judging import clean_shares
-from robustkd.evaluation.suite import Spec, Traces, escalation, images_of
+from robustkd.evaluation.suite import Spec, Traces, escalation, images_of, in_norm
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
@@ -96,7 +96,8 @@ def run_remedies(
     nothing broken between them. One that the target or the threat model has no use for (``bpda`` without a declared stage) is noted
     and left out.
     """
-    named = {str(spec): spec for finding in findings if finding.fired for spec in finding.remedies}
+    called_for = [in_norm(spec, context.threat.norm) for finding in findings if finding.fired for spec in finding.remedies]
+    named = {str(spec): spec for spec in called_for}
     # Attacks that follow a gradient first: they cost less, and leave less to random search.
     specs: list[Spec] = sorted(named.values(), key=lambda spec: not plugins.load("attacks", str(spec["kind"])).gradients)
     batch, target = context.batch, context.target
@@ -149,4 +150,5 @@ def _and_stronger(
     rows = torch.as_tensor(np.flatnonzero(standing), device=batch.inputs.device)
     with seeded(context.seed), untouched(target.module):
         traces = Traces.of(target, batch.select(rows), context.threat, context.seed)
-    yield from (spec for spec in escalation(traces, context.threat) if spec not in specs)
+    stronger = (in_norm(spec, context.threat.norm) for spec in escalation(traces, context.threat))
+    yield from (spec for spec in stronger if spec not in specs)

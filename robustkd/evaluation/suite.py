@@ -9,17 +9,20 @@ different kinds, so that what misleads one does not mislead the next:
     square                random search; no gradient
     smoothed-pgd          gradients averaged over a neighbourhood, where those of neighbours disagree
     autoattack            AutoAttack, in the order that adapts to the target
+
+Where the norm is l0, which some of them cannot respect, ``in_norm`` has others of their kind in their place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robustkd import plugins
 from robustkd.contracts import Arrays, Attack, AttackEvidence, BaseAttack, Batch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import random_offsets
 
@@ -39,7 +42,31 @@ HIDDEN = 0.5
 _AGREE = 0.25
 """The mean cosine of gradients at neighbouring points, below which a gradient says nothing of its neighbourhood."""
 _ADAPTIVE: Spec = {"kind": "autoattack", "version": "adaptive", "steps": 50, "queries": QUERIES}
+_SEARCHES = frozenset({"square", "sparse-rs"})
 _NEIGHBOURS, _PROBED, _REACH = 4, 32, 0.25
+_IN_L0: Mapping[str, Spec] = {
+    "pgd": {"kind": "spgd"},
+    "apgd-ce": {"kind": "spgd"},
+    "apgd-dlr": {"kind": "spgd", "loss": "dlr"},
+    "apgd-t": {"kind": "spgd", "loss": "margin"},
+    "square": {"kind": "sparse-rs"},
+}
+"""What does in l0 what an attack does in the other norms."""
+
+
+def in_norm(spec: Spec, norm: Norm) -> Spec:
+    """The attack itself, or where the norm is l0 the one of its kind that can respect it, with the parameters that both have.
+
+    An attack without such a counterpart stays as it is, and is refused where it is used.
+    """
+    if norm != "l0":
+        return spec
+    spec = {**spec, "attack": in_norm(spec["attack"], norm)} if "attack" in spec else spec
+    if spec["kind"] not in _IN_L0:
+        return spec
+    other = _IN_L0[spec["kind"]]
+    common = plugins.load("attacks", other["kind"]).Params.model_fields.keys() & spec.keys()
+    return {**other, **{name: spec[name] for name in spec if name in common}}
 
 
 @dataclass(frozen=True)
@@ -132,13 +159,13 @@ def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
         )
     if not traces.draws:  # what ``rand`` takes, the attacks above have taken
         found.append(Instrument("autoattack", _ADAPTIVE, True, _autoattack, AT_FIRST))
-    return found
+    return [replace(one, spec=in_norm(one.spec, threat.norm)) for one in found]
 
 
-def by_gradient(traces: Traces) -> Instrument:
+def by_gradient(traces: Traces, threat: ThreatModel) -> Instrument:
     """The attack that tells whether the target's own gradient finds what was found without it."""
     spec = _averaged({"kind": "apgd-t", "steps": 50, "targets": 3}, traces)
-    return Instrument("apgd-t", spec, True, lambda evidence: False)
+    return Instrument("apgd-t", in_norm(spec, threat.norm), True, lambda evidence: False)
 
 
 def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
@@ -198,8 +225,8 @@ def _automatic(evidence: AttackEvidence) -> bool:
 
 def _random_search(evidence: AttackEvidence) -> bool:
     return _autoattack(evidence) or (
-        "square" in _kinds(evidence.attack)
-        and all(a.params.queries >= QUERIES for a in _inside(evidence.attack) if a.name == "square")
+        bool(_SEARCHES.intersection(_kinds(evidence.attack)))
+        and all(a.params.queries >= QUERIES for a in _inside(evidence.attack) if a.name in _SEARCHES)
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
+from robustkd.scoring.pixels import highest, over_channels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,13 +64,18 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 
 def random_offsets(radius: float | Tensor, shape: Sequence[int], norm: Norm, rng: SampleRng, dtype: torch.dtype) -> Tensor:
-    """(B, *shape), one for each sample of ``rng``: uniform in a ball around 0 (for l1 a random direction and length).
+    """(B, *shape), one for each sample of ``rng``: uniform in a ball around 0 (for l1 a random direction and length; for l0 as many
+    random pixels as it allows, each moved by a uniform number in [-1, 1]).
 
     Args:
         radius: of all balls, or of each, shaped to broadcast over ``shape``.
     """
     if norm == "linf":
         return radius * rng.uniform(shape, -1, 1, dtype=dtype)
+    if norm == "l0":
+        score = over_channels(rng.uniform(shape, dtype=dtype))
+        count = torch.as_tensor(radius, dtype=dtype, device=score.device).flatten().expand(len(score))
+        return highest(score, count) * rng.uniform(shape, -1, 1, dtype=dtype)
     direction = rng.normal(shape, dtype=dtype)
     direction = direction / per_sample(distance(direction, norm), direction)
     length = rng.uniform((1,), dtype=dtype).squeeze(1) ** (1 / math.prod(shape) if norm == "l2" else 1)

@@ -17,6 +17,7 @@ from robustkd.attacks.image.minimum_norm.deepfool import DeepFool
 from robustkd.attacks.image.minimum_norm.ead import EAD
 from robustkd.attacks.image.minimum_norm.fab import FAB, FABT
 from robustkd.attacks.image.minimum_norm.fmn import FMN
+from robustkd.attacks.image.sparse.sigma_zero import SigmaZero
 from robustkd.contracts import Batch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets import ClassifierTarget
@@ -78,9 +79,12 @@ def test_near_the_optimum(kind, params, norm, dimension, count, classes, spread)
     assert (length <= best * 1.25).all(), float((length / best).max())
 
 
+@pytest.mark.parametrize(
+    "attack", [FMN(FMN.Params(norm="l0", steps=100)), SigmaZero(SigmaZero.Params(steps=300))], ids=["fmn", "sigma-zero"]
+)
 @pytest.mark.parametrize(("shape", "count", "classes"), [((1, 1, 20), 10, 3), ((1, 28, 28), 2, 10), ((3, 6, 6), 5, 2)])
-def test_the_fewest_pixels(shape, count, classes):
-    """FMN in L0. A pixel gains sum_c |w_c| * room_c on its way to the range; the steepest ones sum up to the gap first."""
+def test_the_fewest_pixels(attack, shape, count, classes):
+    """A pixel gains sum_c |w_c| * room_c on its way to the range; the steepest ones sum up to the gap first."""
     torch.manual_seed(count)
     net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes)).eval()
     with torch.no_grad():
@@ -94,7 +98,7 @@ def test_the_fewest_pixels(shape, count, classes):
     logits = net(x).detach()
     best = ((gains <= (logits[:, :1] - logits[:, 1:]).T[..., None]).sum(2) + 1).amin(0)
     assert best.max() > 2
-    found = found_by(FMN(FMN.Params(norm="l0", steps=100)), net, x, y)
+    found = found_by(attack, net, x, y)
     assert (net(found.adversarial).argmax(1) != y).all()
     changed = ((found.adversarial - x) != 0).any(1).flatten(1).sum(1)
     assert (changed >= best).all()

@@ -82,6 +82,7 @@ COMPARISONS = [
     ("fmn", {"steps": 50}, "l2", foolbox("L2FMNAttack", steps=50)),
     ("fmn", {"steps": 50}, "l1", foolbox("L1FMNAttack", steps=50)),
     ("fmn", {"steps": 50}, "l0", foolbox("L0FMNAttack", steps=50)),
+    ("sigma-zero", {"steps": 100}, "l0", adv_lib("sigma_zero", num_steps=100)),
     ("fab", {"steps": 20}, "linf", fab("Linf")),
     ("fab", {"steps": 20}, "l2", fab("L2")),
     ("deepfool", {}, "linf", foolbox("LinfDeepFoolAttack")),

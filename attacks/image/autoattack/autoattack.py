@@ -5,6 +5,12 @@
     rand       APGD-CE, APGD-DLR, on the mean of 20 passes: for randomised defenses
     adaptive   the conclusion of standard for a few per cent of its passes (``adaptive.py``); behind it on networks that jump
 
+In l0 they are others, the same for ``standard`` and, with fewer steps and a random search that gives up, for ``adaptive``:
+
+    standard   sPGD unprojected, sPGD projected, sigma-zero, Sparse-RS
+    plus       those with 5 restarts
+    rand       sPGD unprojected, sPGD projected, on the mean of 20 passes
+
 For campaigns it is one attack: a sample stands when it withstood all of them.
 
 Good as the common judge of deterministic, differentiable networks, without anything to tune. Randomised defenses need
@@ -12,7 +18,9 @@ Good as the common judge of deterministic, differentiable networks, without anyt
 was built against its parts needs an attack of its own.
 
 Source: Croce & Hein: Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks (ICML
-2020), section 5; the versions plus and rand are those of the authors' package.
+2020), section 5; the versions plus and rand are those of the authors' package. In l0, Zhong et al.: Towards efficient training and
+evaluation of robust models against l0 bounded adversarial perturbations (ICML 2024), section 4.3: their Sparse-AutoAttack is the
+two sPGD and Sparse-RS, with 10,000 passes each; sigma-zero and the lengths are ours.
 """
 
 from __future__ import annotations
@@ -28,6 +36,9 @@ from robustkd.attacks.image.black_box.square import Square, SquareParams
 from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
 from robustkd.attacks.image.minimum_norm.fab import FAB, FABParams
+from robustkd.attacks.image.sparse.sigma_zero import SigmaZero, SigmaZeroParams
+from robustkd.attacks.image.sparse.sparse_rs import SparseRS, SparseRSParams
+from robustkd.attacks.image.sparse.spgd import SPGD, SPGDParams
 from robustkd.attacks.image.wrappers.eot import MeanTarget
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, Traits
 from robustkd.contracts.random import SampleRng
@@ -40,9 +51,11 @@ class AutoAttackParams(Params):
     """Parameters of ``autoattack``; the defaults are the authors'."""
 
     version: Version = Field("standard", description="which attacks: standard, plus, rand, adaptive")
-    steps: int = Field(100, ge=1, description="steps of each run of APGD and FAB")
+    steps: int = Field(
+        100, ge=1, description="steps of each run of APGD and FAB; in l0 a tenth of those of sPGD and sigma-zero"
+    )
     targets: int = Field(9, ge=1, description="wrong classes that the targeted attacks aim at, at most all of them")
-    queries: int = Field(5000, ge=1, description="of Square")
+    queries: int = Field(5000, ge=1, description="of Square, or of Sparse-RS")
     samples: int = Field(20, ge=1, description="passes that make up one query in version rand")
 
 
@@ -51,9 +64,9 @@ class AutoAttack(Attack):
 
     Params = AutoAttackParams
     version = "4"
-    norms = ("linf", "l2", "l1")
+    norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
-    source = "Croce & Hein 2020, arXiv:2003.01690"
+    source = "Croce & Hein 2020, arXiv:2003.01690; l0: Zhong et al. 2024, arXiv:2405.05075"
     loss_family = "margin"  # most of its attacks maximize margins
 
     @property
@@ -72,6 +85,8 @@ class AutoAttack(Attack):
             enough: where FAB may stop.
         """
         p = self.params
+        if threat.norm == "l0":
+            return self._in_l0(enough)
         steps = steps or p.steps
         restarts = 5 if p.version == "plus" else 1
         entropy = ("apgd-ce", APGDCE(APGDParams(steps=steps, restarts=restarts)))
@@ -90,6 +105,22 @@ class AutoAttack(Attack):
         version: Version = p.version
         return stages[version]
 
+    def _in_l0(self, enough: float | None) -> list[tuple[str, Attack]]:
+        p = self.params
+        light = p.version == "adaptive"
+        steps, restarts = (2 if light else 10) * p.steps, 5 if p.version == "plus" else 1
+        gradients: list[tuple[str, Attack]] = [
+            ("spgd", SPGD(SPGDParams(steps=steps, restarts=restarts))),
+            ("spgd-projected", SPGD(SPGDParams(steps=steps, restarts=restarts, projected=True))),
+        ]
+        if p.version == "rand":
+            return gradients
+        return [
+            *gradients,
+            ("sigma-zero", SigmaZero(SigmaZeroParams(steps=steps, enough=enough))),
+            ("sparse-rs", SparseRS(SparseRSParams(queries=p.queries, restarts=restarts, give_up=light))),
+        ]
+
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes the passes of all stages that a sample went through. On inputs that are no images, those that can take them are run, and
         the log names the others.
@@ -104,7 +135,7 @@ class AutoAttack(Attack):
                 "%s is run without %s, on inputs of the shape %s", self.name, ", ".join(left_out), tuple(target.input_shape)
             )
             return cascade(able, target, batch, threat, rng)
-        if p.version == "adaptive":
+        if p.version == "adaptive" and threat.norm != "l0":
             # Where gradients mislead, random search breaks most: it comes first.
             standard, light = stages[::-1], self.stages(threat, max(1, p.steps // 5))[:2]
             return adaptive(target, batch, threat, rng, Budgets(p.steps, p.targets, p.queries), light=light, standard=standard)

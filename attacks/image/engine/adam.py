@@ -15,19 +15,20 @@ _BETA1, _TINY = 0.9, 1e-8  # Adam's own
 _BETA2 = 0.99
 
 
-def adam(memory: dict[str, Tensor], gradient: Tensor, age: Tensor) -> Tensor:
+def adam(memory: dict[str, Tensor], gradient: Tensor, age: Tensor, beta2: float = _BETA2) -> Tensor:
     """(A, *shape) the direction to go down, before the learning rate; keeps its moments in ``memory``.
 
     Args:
         memory: ``first`` and ``second``, (A, *shape) each, zeros at the start.
         gradient: (A, *shape).
         age: (A,) steps since the start, from 0.
+        beta2: how much of the second moment stays at each step.
 
     Source: Kingma & Ba: Adam (ICLR 2015), algorithm 1.
     """
     memory["first"] = _BETA1 * memory["first"] + (1 - _BETA1) * gradient
-    memory["second"] = _BETA2 * memory["second"] + (1 - _BETA2) * gradient**2
+    memory["second"] = beta2 * memory["second"] + (1 - beta2) * gradient**2
     count = age.to(gradient.dtype) + 1
     first = memory["first"] / per_sample(1 - _BETA1**count, gradient)
-    second = memory["second"] / per_sample(1 - _BETA2**count, gradient)
+    second = memory["second"] / per_sample(1 - beta2**count, gradient)
     return first / (second.sqrt() + _TINY)

@@ -11,6 +11,7 @@ from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample, random_offsets
+from robustkd.scoring.pixels import highest, over_channels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,8 @@ class Ball:
         """
         if self.norm == "linf":
             return x.clamp(*self._corners)
+        if self.norm == "l0":
+            return self._few_pixels(x)
         if self.norm == "l2":
             delta = x - self.centre
             length = per_sample(distance(delta, "l2"), x)
@@ -61,6 +64,15 @@ class Ball:
         else:
             return self.moved(project_l1(x - self.centre, self.eps))
         return inside.clamp(*self.bounds)
+
+    def _few_pixels(self, x: Tensor) -> Tensor:
+        """The nearest point that is in the ball and in the pixel range: the pixels stay that come nearest to ``x`` by it.
+
+        Source: Croce & Hein 2019, arXiv:1909.05040, section 4.1.
+        """
+        inside = x.clamp(*self.bounds)
+        nearer = over_channels((x - self.centre) ** 2 - (x - inside) ** 2)
+        return torch.where(highest(nearer, self.eps), inside, self.centre)
 
     def moved(self, delta: Tensor) -> Tensor:
         """``centre + delta`` in the pixel range, each pixel rounded towards the centre: an l1 norm is no larger for being stored.

@@ -36,13 +36,13 @@ from robustkd.attacks.image.engine.minimum_norm.nearest import (
     minimum_norm,
 )
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
-from robustkd.attacks.image.engine.minimum_norm.sparse import largest
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
+from robustkd.scoring.pixels import largest
 
 if TYPE_CHECKING:
     from torch import Tensor

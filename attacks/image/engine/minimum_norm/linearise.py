@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, Query
-from robustkd.attacks.image.engine.minimum_norm.sparse import pixel_gains
 from robustkd.attacks.image.engine.oracle import Oracle, finite, gradient_of
 from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
+from robustkd.scoring.pixels import over_channels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,7 +125,7 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
     steep, needed = uphill.abs(), value.abs().unsqueeze(1)
     room = torch.where(uphill > 0, high - flat, flat - low)
     if norm in ("l1", "l0"):
-        merit = steep if norm == "l1" else pixel_gains((steep * room).view_as(x)).flatten(1)
+        merit = steep if norm == "l1" else over_channels((steep * room).view_as(x)).expand_as(x).flatten(1)
         order = merit.argsort(dim=1, descending=True, stable=True)
         steep_then, room_then = steep.gather(1, order), room.gather(1, order)
         gained = (steep_then * room_then).cumsum(1)

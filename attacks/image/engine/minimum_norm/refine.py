@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, onto_hyperplane
 from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, Nearest
-from robustkd.attacks.image.engine.minimum_norm.sparse import largest
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
+from robustkd.scoring.pixels import largest
 
 if TYPE_CHECKING:
     from torch import Tensor
