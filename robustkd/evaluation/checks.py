@@ -150,5 +150,4 @@ def _and_stronger(
     rows = torch.as_tensor(np.flatnonzero(standing), device=batch.inputs.device)
     with seeded(context.seed), untouched(target.module):
         traces = Traces.of(target, batch.select(rows), context.threat, context.seed)
-    stronger = (in_norm(spec, context.threat.norm) for spec in escalation(traces, context.threat))
-    yield from (spec for spec in stronger if spec not in specs)
+    yield from (spec for spec in escalation(traces, context.threat) if spec not in specs)

@@ -170,6 +170,11 @@ def by_gradient(traces: Traces, threat: ThreatModel) -> Instrument:
 
 def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
     """Ever stronger attacks of different kinds, for what is left when one of the suite has broken something."""
+    for spec in _escalation(traces, threat):
+        yield in_norm(spec, threat.norm)
+
+
+def _escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
     rough = traces.agreement is None or traces.agreement < _AGREE
     for effort in (1,) if traces.draws else (1, 4):  # each pass of a target that draws is ten
         margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
