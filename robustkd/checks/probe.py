@@ -51,6 +51,7 @@ def pgd(**params: Any) -> Attack:
 
 def attacked(context: CheckContext, attack: Attack, target: Target, batch: Batch, threat: ThreatModel) -> ImageOutcome:
     """One attack run again, and judged as the platform judges every attack."""
+    batch = batch.placed(threat, context.seed)
     result = attack.run(target, batch, threat, SampleRng(context.seed, batch.index))
     return judge(target, attack, batch, threat, result)
 
@@ -101,7 +102,7 @@ def gradient_misleads(context: CheckContext, batch: Batch, broken: np.ndarray, t
     No more than ``AT_FIRST`` of them are attacked, and all samples of a target that draws: what it draws depends on the batch.
     """
     rows = np.flatnonzero(broken)[:AT_FIRST]
-    attack = by_gradient(traces)
+    attack = by_gradient(traces, context.threat)
     if not len(rows):
         return False
     if attack.usable(context.target, context.threat):

@@ -62,15 +62,27 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *([1] * (like.ndim - 1)))
 
 
-def random_offsets(radius: float | Tensor, shape: Sequence[int], norm: Norm, rng: SampleRng, dtype: torch.dtype) -> Tensor:
+def random_offsets(
+    radius: float | Tensor,
+    shape: Sequence[int],
+    norm: Norm,
+    rng: SampleRng,
+    dtype: torch.dtype,
+    movable: Tensor | None = None,
+) -> Tensor:
     """(B, *shape), one for each sample of ``rng``: uniform in a ball around 0 (for l1 a random direction and length).
 
     Args:
         radius: of all balls, or of each, shaped to broadcast over ``shape``.
+        movable: (B, ..) bool, the only entries that are not 0, of each sample equally many.
     """
+    values = math.prod(shape)
     if norm == "linf":
-        return radius * rng.uniform(shape, -1, 1, dtype=dtype)
+        offsets = radius * rng.uniform(shape, -1, 1, dtype=dtype)
+        return offsets if movable is None else offsets * movable
     direction = rng.normal(shape, dtype=dtype)
+    if movable is not None:
+        direction, values = direction * movable, int(movable[:1].expand(1, *shape).sum())
     direction = direction / per_sample(distance(direction, norm), direction)
-    length = rng.uniform((1,), dtype=dtype).squeeze(1) ** (1 / math.prod(shape) if norm == "l2" else 1)
+    length = rng.uniform((1,), dtype=dtype).squeeze(1) ** (1 / values if norm == "l2" else 1)
     return radius * per_sample(length, direction) * direction
