@@ -14,6 +14,7 @@ from robustkd.contracts.holder import TargetHolder
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.region import Placing
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
+from robustkd.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ class Batch:
             UsageError: the threat model limits it, and the batch is not ``placed``.
         """
         if threat.where is None:
-            return adversarial.new_ones(len(adversarial), dtype=bool)
+            return torch.ones(len(adversarial), dtype=torch.bool, device=adversarial.device)
         return threat.where.kept(adversarial - self.inputs, self.movable)
 
     def reached(self, predicted: Tensor) -> Tensor:

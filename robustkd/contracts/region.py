@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from typing_extensions import override
@@ -27,13 +27,12 @@ UNCHANGED = 1e-6
 
 
 class Region(ABC):
-    """Where pixels may change; elsewhere an image must stay as it is.
+    """Where pixels may change; elsewhere an image must stay as it is."""
 
-    Attributes:
-        placing: who decides where it lies.
-    """
-
-    placing: ClassVar[Placing] | Placing = "given"
+    @property
+    def placing(self) -> Placing:
+        """Who decides where it lies."""
+        return "given"
 
     @property
     @abstractmethod
@@ -205,8 +204,8 @@ class Patch(Region):
             raise UsageError(f"the place of a patch is {place!r}", fix="give worst, random, or [top, left] in pixels")
 
     @property
-    def placing(self) -> Placing:  # type: ignore[override]
-        """Who decides where it lies."""
+    @override
+    def placing(self) -> Placing:
         return "chosen" if self.place == "worst" else "given"
 
     @property

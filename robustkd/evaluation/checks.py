@@ -69,7 +69,8 @@ def _finding(context: CheckContext[BaseTarget, Batch | PromptBatch], check: Chec
     """The check's finding; where memory runs out, the target is asked about fewer samples at once."""
     where = context.threat.where
     if where is not None and where.placing not in check.regions:
-        return check.not_applicable(f"it looks at perturbations of the whole image, and only pixels {where} may change")
+        what = "compares attacks at one place" if "given" in check.regions else "looks at perturbations of the whole image"
+        return check.not_applicable(f"it {what}, and only pixels {where} may change")
     if not isinstance(context.target, Target):
         try:
             return check.run(context)

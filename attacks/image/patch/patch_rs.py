@@ -1,6 +1,6 @@
 """Sparse-RS for patches: random search over the content and the place of a patch, from scores alone.
 
-    start:    a patch of random squares at a random place
+    start:    a patch of random pixels at a random place
     propose:  one square of the patch in a random corner colour of the pixel range; or, one time in five, the patch elsewhere
     keep the proposal if the margin is larger
 
@@ -45,15 +45,17 @@ class PatchProposals:
     sides: tuple[int, int]
     queries: int
     first: float
-    content: Tensor
-    places: Tensor
+
+    def drawn(self, ball: Ball, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(A, C, h, w) contents and (A, 2) places to start from."""
+        content = random_content(ball.centre, self.sides, ball.bounds, self.rng.fork("content").select(rows))
+        return content, random_places(ball, self.sides, self.rng.fork("place").select(rows))
 
     def step(self, state: AttackState, t: int) -> Tensor:
         """(A, *shape) the next proposals."""
         m, ball = state.memory, state.ball
         if t == 0:
-            m["content"] = m["next content"] = self.content
-            m["place"] = m["next place"] = self.places
+            m["content"], m["place"] = m["next content"], m["next place"] = self.drawn(ball, state.rows)
         kept = state.improved
         m["content"] = torch.where(per_sample(kept, m["content"]), m["next content"], m["content"])
         m["place"] = torch.where(kept.unsqueeze(1), m["next place"], m["place"])
@@ -104,15 +106,12 @@ class PatchRS(PatchAttack):
         p, objective, sides = self.params, for_batch("margin", batch), sides_of(threat, batch.inputs.shape[1:])
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            draws = rng.fork(restart)
-            places = random_places(ball, sides, draws.fork("place").select(rows))
-            content = random_content(ball.centre, sides, ball.bounds, draws.fork("content").select(rows))
-            update = PatchProposals(draws, sides, p.queries, p.first_share, content, places)
+            update = PatchProposals(rng.fork(restart), sides, p.queries, p.first_share)
             return maximize(
                 search.oracle,
                 rows,
                 ball,
-                ball.project(pasted(ball.centre, content, places)),
+                ball.project(pasted(ball.centre, *update.drawn(ball, rows))),
                 objective=objective,
                 update=update,
                 steps=p.queries - 1,

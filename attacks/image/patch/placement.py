@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
@@ -12,6 +12,7 @@ from robustkd.attacks.image.engine.ball import Ball
 from robustkd.contracts import Attack, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.region import Patch, rectangles
+from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
 
@@ -23,7 +24,7 @@ class PatchAttack(Attack):
     """An attack with a patch: at the given place, or, where the threat model leaves that to the attacker, at one of its own."""
 
     inputs = "images"
-    norms = ("linf",)
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     regions = ("given", "chosen")
 
     @override
