@@ -34,6 +34,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.random import seeded
+from robustkd.contracts.region import Patch, Region, region_of
 from robustkd.contracts.threat import norm_named, number_written, require_meant
 from robustkd.data.samples import array_of, arrays_of
 from robustkd.evaluation.attack_specs import (
@@ -111,7 +112,8 @@ def attack(
     y: Any = None,
     *,
     norm: Norm = "linf",
-    eps: float | Tensor = 8 / 255,
+    eps: float | Tensor | None = None,
+    where: Region | Mapping[str, Any] | None = None,
     goals: Tensor | np.ndarray | Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
@@ -137,8 +139,10 @@ def attack(
         x: (N, C, H, W) images in [0, 1], or (N, *shape) inputs of any kind within ``bounds``: a tensor, an array or a list; or without
             ``y`` a ``DataLoader`` or data set of torch or Hugging Face, which gives images (in [0, 1], or bytes) and labels.
         y: (N,) integer labels; with ``success`` (N, L), 0 or 1.
-        norm, eps: the budget, in pixel units or those of ``bounds``; eps may be (N,), one for each sample. A minimum-norm attack is
-            judged against it.
+        norm, eps: the budget, in pixel units or those of ``bounds``; eps may be (N,), one for each sample; 8/255 by default, and in a
+            patch the whole range of pixels. A minimum-norm attack is judged against it.
+        where: the only pixels that may change: ``{"patch": 5, "place": "worst"}`` (or ``"random"``, or ``(top, left)``),
+            ``{"channels": [0]}`` or ``{"mask": array or file}``, or a ``robustkd.contracts.region.Region``.
         goals: (N,) integers, the classes to reach, for a targeted attack; none is the sample's label.
         seed: seeds each sample's own random stream.
         batch_size: the most samples that the model is called with at once, by attacks and checks; no result depends on it,
@@ -167,7 +171,7 @@ def attack(
     x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
     plugin = _with_models(attack_of(with_params(attack, params or {}, more)), models, x, batch_size, view)
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
+    evaluator = _make_evaluator(model, x, y, norm, eps, where, goals, seed, batch_size, precision, fit_data, view)
     with frozen(evaluator.target.module):
         evaluator = replace(evaluator, threat=plugin.threat_for(evaluator.threat))
         return evaluator.report(plugin, evaluator.evaluate(plugin))
@@ -181,7 +185,8 @@ def evaluate(
     *,
     attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
-    eps: float | Tensor = 8 / 255,
+    eps: float | Tensor | None = None,
+    where: Region | Mapping[str, Any] | None = None,
     goals: Tensor | np.ndarray | Sequence[int] | None = None,
     level: Level | Literal["none"] = "standard",
     samples: int | None = None,
@@ -199,8 +204,8 @@ def evaluate(
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success, bounds: as for
-            ``attack``.
+        model, x, y, norm, where, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success,
+            bounds: as for ``attack``.
         eps: as for ``attack``; of samples that have an eps each there are no checks, so ask for ``level="none"``.
         attacks: one or several: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its
             name and the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike
@@ -215,7 +220,7 @@ def evaluate(
     """
     x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
+    evaluator = _make_evaluator(model, x, y, norm, eps, where, goals, seed, batch_size, precision, fit_data, view)
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
         for name, plugin in labelled(several(attacks), evaluator.threat).items()
@@ -233,7 +238,8 @@ def audit(
     *,
     attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
     norm: Norm = "linf",
-    eps: float = 8 / 255,
+    eps: float | None = None,
+    where: Region | Mapping[str, Any] | None = None,
     goals: Tensor | np.ndarray | Sequence[int] | None = None,
     level: Level = "standard",
     samples: int | None = None,
@@ -254,8 +260,8 @@ def audit(
     Unlike ``evaluate`` it goes on where an attack fails; the failure is reported (``EvaluationReport.failed``).
 
     Args:
-        model, x, y, norm, eps, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success, bounds: as
-            for ``attack``.
+        model, x, y, norm, eps, where, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success,
+            bounds: as for ``attack``.
         attacks, level, samples: as for ``evaluate``.
         attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
     """
@@ -264,7 +270,7 @@ def audit(
         attacks = attack
     x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
-    evaluator = _make_evaluator(model, x, y, norm, eps, goals, seed, batch_size, precision, fit_data, view)
+    evaluator = _make_evaluator(model, x, y, norm, eps, where, goals, seed, batch_size, precision, fit_data, view)
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
         for name, plugin in labelled(several(attacks), evaluator.threat).items()
@@ -410,7 +416,8 @@ def _make_evaluator(
     x: Any,
     y: Any,
     norm: Norm,
-    eps: float | Tensor,
+    eps: float | Tensor | None,
+    where: Region | Mapping[str, Any] | None,
     goals: Tensor | np.ndarray | Sequence[int] | None,
     seed: int,
     batch_size: int,
@@ -424,8 +431,10 @@ def _make_evaluator(
         raise UsageError(f"batch_size is {batch_size!r}", fix="give a whole number, 1 or more")
     if precision not in get_args(Precision):
         raise UsageError(f"precision is {precision!r}", fix=f"one of: {', '.join(get_args(Precision))}")
-    target, eps, norm = _target(model, x, batch_size, view), _budget(eps), _norm(norm)
+    target, norm = _target(model, x, batch_size, view), _norm(norm)
     unit = target.unit if isinstance(target, UnitTarget) else None
+    region = None if where is None else region_of(where)
+    eps = _default_eps(norm, region, unit) if eps is None else _budget(eps)
     require_unit_pixels(target)
     if unit is not None:
         x = unit.inputs(as_tensor("inputs", x))
@@ -436,8 +445,19 @@ def _make_evaluator(
         batch = _batch(target, x, view.labels(y), goals, batch_size, each)
     largest = float(eps if batch.eps is None else batch.eps.max())  # in the precision of the images
     require_meant(norm, largest, batch.inputs.shape[1:])
-    threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted")
+    if region is not None:
+        region.require_fits(batch.inputs.shape[1:])
+    threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted", where=region)
     return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data, unit), unit)
+
+
+def _default_eps(norm: Norm, region: Region | None, unit: Unit | None) -> float:
+    """8/255, or, of a patch, the whole range of pixels."""
+    if not isinstance(region, Patch):
+        return 8 / 255
+    if norm != "linf":
+        raise UsageError(f"a patch in {norm} without eps", fix="give eps; in linf its pixels are free by default")
+    return 1.0 if unit is None else unit.length(norm)
 
 
 def _budget(eps: float | Tensor) -> float | Tensor:
@@ -458,7 +478,7 @@ def _norm(norm: Norm) -> Norm:
     return cast(Norm, named)
 
 
-def _checks(level: Level | Literal["none"], samples: int | None, eps: float | Tensor) -> list[Check]:
+def _checks(level: Level | Literal["none"], samples: int | None, eps: float | Tensor | None) -> list[Check]:
     if level == "none":
         return []
     if isinstance(eps, torch.Tensor) and eps.ndim:

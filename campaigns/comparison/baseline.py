@@ -46,13 +46,13 @@ class TestSamples:
 class Baseline:
     """A baseline file as data.
 
-    ``samples`` are (n,) bool or shares in [0, 1], ``threats`` norm, eps and goal by attack, ``attacks`` what each is.
+    ``samples`` are (n,) bool or shares in [0, 1], ``threats`` norm, eps, goal and where by attack, ``attacks`` what each is.
     """
 
     campaign: str
     data: TestSamples
     index: np.ndarray
-    threats: dict[str, tuple[str, float, Goal]]
+    threats: dict[str, tuple[str, float, Goal, dict[str, Any] | None]]
     headline: dict[tuple[str, int], tuple[str, ...]]
     verdicts: dict[tuple[str, int], Verdict | None]
     targets: dict[tuple[str, int], str | None]
@@ -111,8 +111,13 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
             data=TestSamples(**raw["data"]),
             index=index,
             threats={
-                attack: (str(norm), float(eps), "targeted" if goal == ["targeted"] else "untargeted")
-                for attack, (norm, eps, *goal) in raw["threats"].items()
+                attack: (
+                    str(norm),
+                    float(eps),
+                    "targeted" if "targeted" in more else "untargeted",
+                    next((one for one in more if isinstance(one, dict)), None),
+                )
+                for attack, (norm, eps, *more) in raw["threats"].items()
             },
             headline={key: tuple(row["attacks"]) for key, row in rows},
             verdicts={key: row["verdict"] for key, row in rows},
@@ -139,8 +144,9 @@ def _unpacked(row: Mapping[str, Any], n: int) -> np.ndarray:
     return counts / int(row["draws"])
 
 
-def _threat(cell: CellResult) -> list[str | float]:
-    return [cell.norm, cell.eps, *([cell.goal] if cell.goal == "targeted" else [])]
+def _threat(cell: CellResult) -> list[str | float | dict[str, Any]]:
+    where = [] if cell.where is None else [cell.where]
+    return [cell.norm, cell.eps, *([cell.goal] if cell.goal == "targeted" else []), *where]
 
 
 _AGAIN = "write it again: robustkd gate RESULTS --write-baseline FILE"

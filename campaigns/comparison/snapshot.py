@@ -49,6 +49,7 @@ class Row:
     held: float
     samples: np.ndarray | None = None
     goal: Goal = "untargeted"
+    where: Mapping[str, Any] | None = None
 
     @property
     def share(self) -> float:
@@ -58,11 +59,12 @@ class Row:
     @property
     def threat(self) -> str:
         """The threat model that it was measured under, in words."""
-        return ThreatModel.stored(self.norm, self.eps, self.goal).plain
+        return ThreatModel.stored(self.norm, self.eps, self.goal, self.where).plain
 
     def under(self, other: Row) -> bool:
         """Whether both were measured under one threat model."""
-        return self.attack == CLEAN or (self.norm, self.eps, self.goal) == (other.norm, other.eps, other.goal)
+        own, others = ((row.norm, row.eps, row.goal, row.where) for row in (self, other))
+        return self.attack == CLEAN or own == others
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         if cell.status != "done" or cell.robust_accuracy is None:
             continue
         held = round(cell.robust_accuracy * cell.n)
-        row = Row(cell.defense, cell.attack, cell.seed, cell.norm, cell.eps, cell.n, held, goal=cell.goal)
+        row = Row(cell.defense, cell.attack, cell.seed, cell.norm, cell.eps, cell.n, held, goal=cell.goal, where=cell.where)
         n = cell.n if results.n_clean is None else results.n_clean
         clean = replace(row, attack=CLEAN, n=n, held=round((cell.clean_accuracy or 0.0) * n))
         if entry := store.get(cell.cell_id):
@@ -215,7 +217,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         if item.robust_accuracy is None:
             continue
         held, goal = round(item.robust_accuracy * item.n), results.threat.goal
-        worst = Row(item.defense, WORST, item.seed, item.norm, item.eps, item.n, held, goal=goal)
+        worst = Row(item.defense, WORST, item.seed, item.norm, item.eps, item.n, held, goal=goal, where=item.where)
         parts = [rows.get((item.defense, attack, item.seed)) for attack in item.attacks]
         known = [part.samples for part in parts if part is not None and part.samples is not None]
         whole = known and len(known) == len(parts)
@@ -241,8 +243,9 @@ def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:
     known = baseline.parse(content, origin)
     rows: dict[tuple[str, str, int], Row] = {}
     for (defense, attack, seed), bits in known.samples.items():
-        norm, eps, goal = known.threats.get(attack, ("", 0.0, "untargeted"))
-        rows[defense, attack, seed] = _held(Row(defense, attack, seed, norm, eps, len(bits), 0, goal=goal), bits)
+        norm, eps, goal, where = known.threats.get(attack, ("", 0.0, "untargeted", None))
+        row = Row(defense, attack, seed, norm, eps, len(bits), 0, goal=goal, where=where)
+        rows[defense, attack, seed] = _held(row, bits)
     snapshot = Snapshot(
         origin, known.campaign, known.data, known.index, rows, known.headline, known.verdicts, known.targets, known.attacks
     )

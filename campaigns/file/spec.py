@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,8 @@ from robustkd.contracts import (
     target_references,
 )
 from robustkd.contracts.check import Level
+from robustkd.contracts.params import CampaignPath
+from robustkd.contracts.region import Region, region_of
 from robustkd.contracts.threat import Goal, Norm, norm_named
 from robustkd.data import SplitParams
 from robustkd.evaluation.checks import check_names, make_check
@@ -63,6 +66,33 @@ class _Use(BaseModel):
         return {"kind": value} if isinstance(value, str) else value
 
 
+class WhereSpec(_Block):
+    """The ``where`` of a threat: one of ``patch`` (with ``place``), ``channels`` and ``mask``."""
+
+    patch: int | float | tuple[int, int] | None = Field(
+        None, description="a rectangle: its side in pixels, [height, width], or below 1 the share of the image"
+    )
+    place: Literal["worst", "random"] | tuple[int, int] | None = Field(
+        None,
+        description="of the patch: worst (the attacker chooses; the default), random (drawn for each sample), or [top, left]",
+    )
+    channels: tuple[int, ...] | None = Field(None, description="the channels that may change, counted from 0")
+    mask: CampaignPath | None = Field(None, description="a .png, .npy or .npz file; pixels that are not 0 may change")
+
+    @cached_property
+    def region(self) -> Region:
+        """The region it describes."""
+        return region_of({key: value for key, value in self if value is not None})
+
+    @model_validator(mode="after")
+    def _one(self) -> WhereSpec:
+        try:
+            _ = self.region
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
 class ThreatSpec(_Block):
     """The ``threat`` block: a budget in pixels, or, of a model that is asked, in attempts."""
 
@@ -71,12 +101,21 @@ class ThreatSpec(_Block):
     goal: Goal = "untargeted"
     curve: tuple[Annotated[float, Field(ge=0)], ...] = Field((), description="more eps, for the accuracy curve")
     attempts: int | None = Field(None, ge=1, description="of prompts: how many answers to each request may be judged")
+    where: WhereSpec | None = Field(None, description="of images: the only pixels that may change")
+
+    @model_validator(mode="after")
+    def _free_in_a_patch(self) -> ThreatSpec:
+        """The pixels of a patch are free unless eps says otherwise."""
+        if self.where is not None and self.where.patch is not None and self.eps is None and self.norm == "linf":
+            return self.model_copy(update={"eps": 1.0})
+        return self
 
     def model(self) -> ThreatModel:
         """The threat model it describes."""
         if self.attempts is not None:
             return ThreatModel.by_prompt(self.attempts)
-        return ThreatModel(norm=self.norm, eps=self.eps or 0.0, goal=self.goal)
+        region = None if self.where is None else self.where.region
+        return ThreatModel(norm=self.norm, eps=self.eps or 0.0, goal=self.goal, where=region)
 
     def divided(self, scale: float) -> ThreatSpec:
         """The budget where all inputs are divided by ``scale``; a number of features, l0, stays."""
@@ -302,7 +341,7 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
     if not isinstance(source.data, dict):
         raise UsageError(f"{origin}: a campaign is a mapping of keys", fix="begin with 'version: 1' and 'name: my-campaign'")
     try:
-        document = _Document.model_validate(source.data)
+        document = _Document.model_validate(source.data, context={"folder": folder})
     except ValidationError as error:
         raise complaint(source, problems_of(error, _Document, ())) from None
     problems: list[Problem] = []

@@ -12,11 +12,12 @@ from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKi
 from robustkd.campaigns.plan.refusals import (
     require_budgets_meant,
     require_inputs_taken,
+    require_regions_fit,
     require_training_data,
     require_usable_references,
 )
 from robustkd.campaigns.store.identity import digest, identified, plugin_identity, resolve_references
-from robustkd.contracts import Attack, Capabilities
+from robustkd.contracts import Attack, Capabilities, ThreatModel
 from robustkd.data import Splits, load_splits
 from robustkd.scoring.results import Skipped
 
@@ -70,6 +71,7 @@ def build(campaign: Campaign) -> Plan:
     require_inputs_taken(campaign, data)
     require_training_data(campaign, data)
     require_budgets_meant(campaign, data)
+    require_regions_fit(campaign, data)
     capabilities: dict[str, Capabilities] = {}
     order = _training_order(campaign)
     for name in order:
@@ -130,6 +132,11 @@ def _training_order(campaign: Campaign) -> list[str]:
     return list(order)
 
 
+def _where(threat: ThreatModel) -> list[dict[str, Any]]:
+    """What the identity of a cell has of the region: nothing where there is none."""
+    return [] if threat.where is None else [threat.where.stored]
+
+
 class CellMaker:
     """Makes cells with their identities, as this process sees the plug-ins, the files and the data.
 
@@ -140,7 +147,7 @@ class CellMaker:
         self._campaign, self._data = campaign, data
         self._known: dict[int, dict[str, Any]] = {}
         self._test = data.test_digests[0] if data.benign is None else data.test_digests
-        self._threat = list(campaign.threat.budget.identity[:2])
+        self._threat = [*campaign.threat.budget.identity[:2], *_where(campaign.threat)]
 
     @cached_property
     def _training(self) -> list[str]:
@@ -194,7 +201,7 @@ class CellMaker:
         norm, eps, space, attempts = use.threat.budget.identity
         parts: dict[str, Any] = {
             "plugin": _with_references(self._plugin_identity(use.kind, use.plugin), others),
-            "threat": [norm, eps, use.threat.goal, sorted(set(use.curve))],
+            "threat": [norm, eps, use.threat.goal, sorted(set(use.curve)), *_where(use.threat)],
             "test data": self._test,
             "target": target,
             "seed": seed,

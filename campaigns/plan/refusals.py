@@ -84,6 +84,28 @@ def _require_meant(norm: Norm, eps: float, data: Splits, what: str) -> None:
         data.unit.require_meant(norm, eps * data.unit.length(norm), data.input_shape)
 
 
+def require_regions_fit(campaign: Campaign, data: Splits) -> None:
+    """Refuse a campaign whose ``where`` is no part of its images, or with a defense that would train on whole images instead.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for threat in dict.fromkeys([campaign.threat, *(use.threat for use in campaign.attacks.values())]):
+        if threat.where is not None:
+            threat.where.require_fits(data.input_shape)
+    if campaign.threat.where is None:
+        return
+    for name, defense in campaign.defenses.items():
+        params = defense.plugin.params
+        parts = (params, *(part for field in type(params).model_fields for part in inner_params(getattr(params, field))))
+        if defense.plugin.uses_threat and not any(isinstance(getattr(part, "eps", None), float) for part in parts):
+            raise UsageError(
+                f"defense '{name}' ({defense.kind}) trains on perturbations of the whole image, and the threat model is about pixels "
+                f"{campaign.threat.where}",
+                fix="say which whole-image budget it trains on, as its own eps (of its inner maximisation), or leave it out",
+            )
+
+
 def require_usable_references(campaign: Campaign, capabilities: Mapping[str, Capabilities]) -> None:
     """Refuse a campaign in which an attack, a judge or an analysis uses another defense's model for what that cannot do.
 

@@ -70,7 +70,7 @@ def collect(
         rejudge: judge stored findings by the present rules, also those of checks that ran under former ones.
     """
     campaign = plan.campaign
-    norm, eps = campaign.threat.budget.stored
+    norm, eps, where = campaign.threat.stored_values
     cells: list[CellResult] = []
     defenses: dict[tuple[str, int], DefenseResult] = {}
     standing: list[tuple[str, int, np.ndarray]] = []
@@ -89,7 +89,7 @@ def collect(
             standing.append((name, seed, _worst_case([trained.records[cell.id] for cell in trained.headline])))
     return Results(
         campaign=campaign.name,
-        threat=ThreatSummary(norm, eps, campaign.threat.goal),
+        threat=ThreatSummary(norm, eps, campaign.threat.goal, where),
         data=data_told(plan),
         cells=cells,
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
@@ -249,7 +249,7 @@ def attack_result(
 ) -> CellResult:
     """The result of one attack cell."""
     use = plan.campaign.attacks[cell.attack]
-    norm, eps = use.threat.budget.stored
+    norm, eps, where = use.threat.stored_values
     result = CellResult(
         cell.id,
         cell.defense,
@@ -260,6 +260,7 @@ def attack_result(
         eps,
         error=failure.error,
         goal=use.threat.goal,
+        where=where,
     )
     if entry is None or record is None:
         return result
@@ -330,7 +331,8 @@ def _defense_result(trained: _Trained) -> DefenseResult:
     """The result of a trained defense: its worst case and verdict, or why it has none."""
     campaign, train = trained.plan.campaign, trained.train
     kind, threat = campaign.defenses[train.defense].kind, campaign.threat
-    result = DefenseResult(train.defense, train.seed, kind, "pending", *threat.budget.stored)
+    norm, eps, where = threat.stored_values
+    result = DefenseResult(train.defense, train.seed, kind, "pending", norm, eps, where=where)
     entry = trained.entries[train.id]
     if entry is None:
         return _without_number(result, trained.failure(train))

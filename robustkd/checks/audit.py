@@ -19,10 +19,11 @@ class ThreatModelAudit(Check):
     used, and of how many samples the perturbed inputs were there. Samples whose results were left out are named, as a warning.
     """
 
+    regions = ("given", "chosen")
     severity = "severe"
     rule = (
-        "a broken sample is farther than eps (but for float32 rounding), outside the pixel range or not finite; or the model is in "
-        "training mode. A warning: an attack of fixed budget returned something outside it for a sample"
+        "a broken sample is farther than eps (but for float32 rounding), changed where nothing may change, outside the pixel range or not "
+        "finite; or the model is in training mode. A warning: an attack of fixed budget returned something outside it for a sample"
     )
     source = "Carlini et al. 2019, On evaluating adversarial robustness, section 5"
 
@@ -31,6 +32,7 @@ class ThreatModelAudit(Check):
         low, high = (torch.as_tensor(bound).cpu().numpy() for bound in context.target.bounds)
         training = any(module.training for module in context.target.module.modules())
         outside, strays, spent, measured = [], {}, {}, {}
+        batch = context.batch.placed(context.threat, context.seed)
         for name, attack in context.attacks.items():
             broken = attack.correct_before & ~attack.standing
             used = float(attack.distance[broken].max()) if broken.any() else 0.0
@@ -41,6 +43,10 @@ class ThreatModelAudit(Check):
                 np.isfinite(kept).all() and (kept >= low - TOLERANCE).all() and (kept <= high + TOLERANCE).all()
             )
             inside = within(attack.distance, attack.threat.eps, attack.threat.norm, context.batch.inputs.shape[1:])
+            if kept is not None and valid and attack.threat == context.threat:
+                part = batch.select(slice(len(kept)))
+                found = torch.from_numpy(kept).to(part.inputs)
+                inside[: len(kept)] &= part.untouched(found, attack.threat).cpu().numpy()
             if (broken & ~inside).any() or not valid:
                 outside.append(name)
             elif attack.kind == "fixed-budget" and not inside.all():

@@ -62,6 +62,7 @@ class NotMonotone(Check):
     """
 
     Params = BudgetParams
+    regions = ("given",)
     severity = "severe"
     rule = "PGD leaves more standing at twice the eps than the upper end of the 95 % interval at eps"
     source = "Carlini et al. 2019, On evaluating adversarial robustness, section 5 (accuracy against budget)"
@@ -101,6 +102,7 @@ class BudgetSensitivity(Check):
     """
 
     Params = BudgetParams
+    regions = ("given", "chosen")
     severity = "warning"
     rule = (
         "the strongest gradient attack with twice its steps, or twice its restarts, ends below the 95 % interval of its result"

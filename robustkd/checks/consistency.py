@@ -11,6 +11,7 @@ from robustkd.scoring.worst_case import worst_case
 class OneStepBeatsIterative(Check):
     """Does one step succeed where many do not?"""
 
+    regions = ("given",)
     severity = "warning"
     rule = "one-step attacks break samples that every iterative gradient attack left standing, more than 1 % of all"
     source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; Carlini et al. 2019"
@@ -26,6 +27,7 @@ class OneStepBeatsIterative(Check):
 class BlackBoxBeatsWhiteBox(Check):
     """Does an attack that sees no gradient succeed where those that see it do not?"""
 
+    regions = ("given",)
     severity = "severe"
     rule = "black-box attacks break samples that every white-box attack left standing, more than 0.2 % of all"
     source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; the threshold is ours"

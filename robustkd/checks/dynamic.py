@@ -28,6 +28,7 @@ class DynamicInference(Check):
     """
 
     Params = DynamicInferenceParams
+    regions = ("given", "chosen")
     severity = "severe"
     rule = (
         "the forward pass calls autograd, or changes parameters or buffers; or a sample's logits move by over 1e-3 of their size "

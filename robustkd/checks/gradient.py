@@ -34,6 +34,7 @@ class ZeroGradient(Check):
 
     Params = ZeroGradientParams
     cost = "2 forward and 2 backward passes a sample, on 256 samples"
+    regions = ("given", "chosen")
     severity = "severe"
     rule = (
         "for more than 5 % of the samples the input gradient of the loss is exactly zero, entries that are NaN or infinite taken as "
@@ -123,6 +124,7 @@ class BrokenGraph(Check):
     """
 
     Params = BrokenGraphParams
+    regions = ("given", "chosen")
     severity = "severe"
     rule = "the output has no graph to the input, or the backward pass raises"
     source = "Carlini et al. 2019, On evaluating adversarial robustness, section 5; Pintor et al. 2022 (unavailable gradients)"

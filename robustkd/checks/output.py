@@ -25,6 +25,7 @@ class OutputType(Check):
     output (``output``: an ensemble's log-probabilities): there it is meant, and right.
     """
 
+    regions = ("given", "chosen")
     severity = "warning"
     rule = (
         "outputs lie in [0, 1] and sum to 1 (tolerance 1e-5), or their logsumexp is 0 (log-probabilities); info where the logarithm "
@@ -82,6 +83,7 @@ class RandomisedOutput(Check):
     """
 
     Params = RandomisedParams
+    regions = ("given", "chosen")
     severity = "severe"
     rule = "over 5 passes a prediction changes, or the logits differ by more than 1e-4 of their size, and no attack averages over passes"
     source = "AutoAttack's flag for randomised defenses (Croce & Hein 2020); the threshold is ours"
@@ -119,6 +121,7 @@ class TooFewClasses(Check):
     two classes is the same up to a constant; so the warning is for campaigns in which no attack climbs a margin at all.
     """
 
+    regions = ("given", "chosen")
     severity = "warning"
     rule = "fewer than 4 classes, and no attack on a logit margin"
     source = "AutoAttack's flag for few classes (Croce & Hein 2020)"

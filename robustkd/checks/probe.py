@@ -51,6 +51,7 @@ def pgd(norm: Norm, **params: Any) -> Attack:
 
 def attacked(context: CheckContext, attack: Attack, target: Target, batch: Batch, threat: ThreatModel) -> ImageOutcome:
     """One attack run again, and judged as the platform judges every attack."""
+    batch = batch.placed(threat, context.seed)
     result = attack.run(target, batch, threat, SampleRng(context.seed, batch.index))
     return judge(target, attack, batch, threat, result)
 

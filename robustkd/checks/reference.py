@@ -151,6 +151,7 @@ class ReferenceAttack(Check):
     """
 
     Params = ReferenceAttackParams
+    regions = ("given", "chosen")
     severity = "severe"
     decisive = True
     rule = (

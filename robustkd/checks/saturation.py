@@ -28,6 +28,7 @@ class LossDisagreement(Check):
     network.
     """
 
+    regions = ("given",)
     severity = "severe"
     rule = "robust accuracy under margin attacks lies over 5 points below the 95 % interval of that under iterative cross-entropy ones"
     source = "Carlini & Wagner 2016, Defensive distillation is not robust; Croce & Hein 2020, section 4"
@@ -74,6 +75,7 @@ class LogitScaleInvariance(Check):
     """Dividing all logits by a number changes no decision. Does it change how robust the network looks?"""
 
     Params = ScaleParams
+    regions = ("given",)
     severity = "severe"
     rule = "CE-PGD on logits divided by their mean gap ends over 5 points below the 95 % interval of CE-PGD on the logits"
     source = "Carlini & Wagner 2016, Defensive distillation is not robust, section 4; the threshold is ours"

@@ -35,6 +35,7 @@ class NotTrained(Check):
     each of the usual normalisations (``normalisation.constants.NAMED``).
     """
 
+    regions = ("given", "chosen")
     severity = "severe"
     rule = (
         "the accuracy without an attack is at most a tenth of the way from the share of the commonest class to 1 (skill below 0.1); a "

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustkd.cli.names import plugin_names
 from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, settings, within_bounds
 from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved
+
+if TYPE_CHECKING:
+    from robustkd.evaluation.reports import AttackReport
 
 
 @click.command("attack")
@@ -45,6 +48,7 @@ def command(
     n: int | None,
     norm: Any,
     eps: str | None,
+    where: tuple[str, ...],
     chosen: tuple[str, ...],
     seed: int,
     device: str,
@@ -58,7 +62,7 @@ def command(
     from robustkd.contracts.devices import device_named
     from robustkd.evaluation.saved import require_place
 
-    allowed = budget(eps, bounds)
+    allowed = budget(eps, bounds, where)
     splits = images(data, data_settings, n)
     if out is not None:
         require_place(out, splits.test.sample_shape)
@@ -70,6 +74,7 @@ def command(
         splits.test.labels,
         norm=norm,
         eps=allowed,
+        where=settings("--where", where) or None,
         seed=seed,
         **asked_of_code(normalise, bounds, classes, restrict),
         precision=precision or "full",
@@ -85,7 +90,14 @@ def command(
     numbers, (low, high) = report.to_dict(), report.interval
     click.echo(f"clean accuracy   {report.clean_accuracy:6.1%}   n = {numbers['n']}")
     click.echo(
-        f"robust accuracy  {report.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   under {name}, {norm} <= {allowed:.4g}"
+        f"robust accuracy  {report.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   under {name}, {_allowed(report, norm, allowed)}"
     )
     click.echo(f"passes           {numbers['forward_passes']} forward, {numbers['backward_passes']} backward")
     click.echo("One attack is an upper bound, and no verdict: run a campaign for the worst case and the checks.")
+
+
+def _allowed(report: AttackReport, norm: str, eps: float | None) -> str:
+    """The budget in the user's unit, and where pixels may change."""
+    where = None if report.attacked is None else report.attacked.threat.where
+    most = "" if eps is None else f" <= {eps:.4g}"
+    return f"{norm}{most}{'' if where is None else f' {where}'}"

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, value, within_bounds
+from robustkd.cli.one_model import (
+    asked_of_code,
+    budget,
+    images,
+    loaded_model,
+    one_model_options,
+    settings,
+    value,
+    within_bounds,
+)
 from robustkd.cli.options import batch_size_option, console, json_option, print_reserved
 
 if TYPE_CHECKING:
@@ -42,6 +51,7 @@ def command(
     n: int | None,
     norm: Any,
     eps: str | None,
+    where: tuple[str, ...],
     attacks: tuple[str, ...],
     level: Any,
     samples: int | None,
@@ -66,7 +76,8 @@ def command(
         target,
         within_bounds(splits.test.unit(), bounds),
         splits.test.labels,
-        eps=budget(eps, bounds),
+        eps=budget(eps, bounds, where),
+        where=settings("--where", where) or None,
         norm=norm,
         attacks=[value("--attack", attack) for attack in attacks] or api.DEFAULT_ATTACKS,
         level=level,

@@ -72,6 +72,14 @@ _OPTIONS = (
     click.option(
         "--eps", help="Budget in pixel units of [0, 1], or in that of --bounds, with which it has to be given [default: 8/255]."
     ),
+    click.option(
+        "--where",
+        "where",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="The only pixels that may change: patch=5 with place=worst (or random, or '[top, left]'), channels=[0] or mask=FILE; "
+        "in a patch eps is the whole pixel range by default.",
+    ),
     click.option("--seed", default=0, show_default=True),
     click.option("--device", default="auto", show_default=True),
 )
@@ -84,10 +92,12 @@ def one_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def budget(text: str | None, bounds: str | None) -> float:
-    """``--eps``, as a number or a fraction; 8/255 where neither it nor ``--bounds`` is given."""
+def budget(text: str | None, bounds: str | None, where: tuple[str, ...] = ()) -> float | None:
+    """``--eps``, as a number or a fraction; 8/255 where neither it nor ``--bounds`` is given, None where a patch says it."""
     from robustkd.contracts import UsageError
 
+    if text is None and "patch" in settings("--where", where):
+        return None
     if text is None:
         if bounds is not None:
             raise UsageError(

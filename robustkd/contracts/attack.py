@@ -11,13 +11,15 @@ from robustkd.contracts.capability import Capabilities, Capability
 from robustkd.contracts.data import Inputs, Modality
 from robustkd.contracts.errors import PluginError, TargetError
 from robustkd.contracts.holder import TargetHolder
+from robustkd.contracts.random import SampleRng
+from robustkd.contracts.region import Placing
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
+from robustkd.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from robustkd.contracts.data import Arrays
-    from robustkd.contracts.random import SampleRng
     from robustkd.contracts.target import BaseTarget, Target
 
 AttackKind = Literal["fixed-budget", "minimum-norm"]
@@ -41,6 +43,8 @@ class Batch:
         eps: (B,) a budget for each sample, none above the threat model's, which it takes the place of.
         draws: (B, R) int64, of a target that draws random numbers, the class that it predicts for ``inputs`` on each of R draws;
             ``logits`` are then the mean over the draws. None of a target that draws none.
+        movable: (B, ..) bool, broadcasts over ``inputs``: the only values that may change, where the threat model says ``where``
+            and does not leave it to the attacker (``placed``).
     """
 
     inputs: Tensor
@@ -50,12 +54,33 @@ class Batch:
     goals: Tensor | None = field(default=None, kw_only=True)
     eps: Tensor | None = field(default=None, kw_only=True)
     draws: Tensor | None = field(default=None, kw_only=True)
+    movable: Tensor | None = field(default=None, kw_only=True)
 
     def budget(self, threat: ThreatModel) -> Tensor:
         """(B,) each sample's eps, in the type of the inputs."""
         if self.eps is not None:
             return self.eps
         return self.inputs.new_full((len(self.inputs),), threat.eps)
+
+    def placed(self, threat: ThreatModel, seed: int) -> Batch:
+        """The batch with what may change of each sample, where the threat model limits it and the attacker does not choose it.
+
+        A region that chance places is a function of ``seed`` and each sample's position alone: the same for all attacks.
+        """
+        if threat.where is None or threat.where.placing == "chosen" or self.movable is not None:
+            return self
+        rng = SampleRng(seed, self.index, "where")
+        return replace(self, movable=threat.where.drawn(self.inputs.shape[1:], rng))
+
+    def untouched(self, adversarial: Tensor, threat: ThreatModel) -> Tensor:
+        """(B,) bool, whether (B, *shape) ``adversarial`` differs from the inputs nowhere but where the threat model allows it.
+
+        Raises:
+            UsageError: the threat model limits it, and the batch is not ``placed``.
+        """
+        if threat.where is None:
+            return torch.ones(len(adversarial), dtype=torch.bool, device=adversarial.device)
+        return threat.where.kept(adversarial - self.inputs, self.movable)
 
     def reached(self, predicted: Tensor) -> Tensor:
         """(B,) bool: whether these (B,) classes are what the attacker wants: the goals, or without goals any class but the label."""
@@ -118,6 +143,8 @@ class Traits:
         averages: whether it attacks the target's mean over several passes, as a target that draws random numbers asks for.
         needs: what it asks of its target, gradients apart.
         loss_family: the kind of loss it climbs; lets checks compare attacks that differ in the loss alone.
+        regions: the threat models with a ``where`` that it respects: of a region that is ``given`` (``Batch.movable``), of one that
+            it chooses itself, or of both; by default of none.
     """
 
     kind: AttackKind
@@ -131,6 +158,7 @@ class Traits:
     averages: bool
     needs: Capabilities
     loss_family: LossFamily
+    regions: tuple[Placing, ...] = ()
 
 
 class BaseAttack(TargetHolder, ABC):
@@ -142,7 +170,7 @@ class BaseAttack(TargetHolder, ABC):
 
     Attributes:
         modalities: what it attacks.
-        kind, norms, goals, space, inputs, gradients, iterative, learns, averages, needs: see ``Traits``.
+        kind, norms, goals, space, inputs, gradients, iterative, learns, averages, needs, regions: see ``Traits``.
     """
 
     modalities: ClassVar[tuple[Modality, ...]]
@@ -156,6 +184,7 @@ class BaseAttack(TargetHolder, ABC):
     learns: ClassVar[bool] = False
     averages: ClassVar[bool] = False
     needs: ClassVar[Capabilities]
+    regions: ClassVar[tuple[Placing, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -226,7 +255,7 @@ class Attack(BaseAttack):
         return f"is for images (C, H, W), and the inputs have the shape {tuple(shape)}"
 
     def refusal(self, threat: ThreatModel) -> str | None:
-        """Why this attack cannot be used under ``threat``: for its space, its goal or its norm."""
+        """Why this attack cannot be used under ``threat``: for its space, its goal, its norm or its region."""
         traits = self.traits
         if reason := super().refusal(threat):
             return reason
@@ -234,6 +263,10 @@ class Attack(BaseAttack):
             return f"cannot be {threat.goal} (it can be {_listing(traits.goals)})"
         if traits.kind == "fixed-budget" and threat.norm not in traits.norms:
             return f"cannot respect a budget in {threat.norm} (it can in {_listing(traits.norms)})"
+        if threat.where is not None and threat.where.placing not in traits.regions:
+            if traits.regions == ("given",):
+                return f"cannot choose a place, and the threat model is about pixels {threat.where}"
+            return f"cannot be kept to a part of the image, and the threat model is about pixels {threat.where}"
         return None
 
     def minimises(self, threat: ThreatModel) -> Norm:

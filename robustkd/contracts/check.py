@@ -15,6 +15,7 @@ from robustkd.contracts.errors import RobustkdError, lacks_memory
 from robustkd.contracts.evidence import Evidence, shares, with_shares
 from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.prompts import Judge
+from robustkd.contracts.region import Placing
 from robustkd.contracts.target import BaseTarget, Target
 from robustkd.contracts.threat import ThreatModel
 
@@ -197,6 +198,8 @@ class Check(Plugin, ABC):
         cost: its passes, in words.
         doubts: what the symptom casts doubt on: that the ``number`` is right, or that a model with such a number is of ``use``.
         decisive: whether a number is ``credible`` only once this check has looked, and been quiet.
+        regions: the threat models with a ``where`` that it means something under, as of attacks (``Traits``); by default none, and
+            under those it is not applicable.
 
     A check whose ``Params`` have ``samples`` looks at no more than so many; ``checks: {samples: N}`` sets it.
     """
@@ -209,6 +212,7 @@ class Check(Plugin, ABC):
     cost: ClassVar[str] = "none"
     doubts: ClassVar[Doubt] = "number"
     decisive: ClassVar[bool] = False
+    regions: ClassVar[tuple[Placing, ...]] = ()
 
     @abstractmethod
     def run(self, context: CheckContext[Any, Any]) -> Finding:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from typing_extensions import override
 
 from robustkd.contracts.errors import UsageError
+from robustkd.contracts.region import Patch, Region, region_of, stored_region
 
 Norm = Literal["linf", "l2", "l1", "l0"]
 """In which a perturbation of an image is measured."""
@@ -109,6 +110,11 @@ class _Budget(ABC):
         return ()
 
     @property
+    def region(self) -> Region | None:
+        """Where in an image pixels may change; None where they may everywhere, and of what is no budget of pixels."""
+        return None
+
+    @property
     def plain(self) -> str:
         """The budget in words for a terminal, such as `linf eps 0.1` or `any wording, 20 attempts`."""
         return str(self)
@@ -116,10 +122,15 @@ class _Budget(ABC):
 
 @dataclass(frozen=True)
 class PixelBudget(_Budget):
-    """The perturbation of an image is at most ``eps`` in ``norm``, in units of pixels in [0, 1], never in normalised units."""
+    """The perturbation of an image is at most ``eps`` in ``norm``, in units of pixels in [0, 1], never in normalised units.
+
+    Attributes:
+        where: the only pixels that may change; None where all may.
+    """
 
     norm: Norm = "linf"
     eps: float = 8 / 255
+    where: Region | None = None
     of_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -144,11 +155,21 @@ class PixelBudget(_Budget):
 
     @property
     @override
+    def region(self) -> Region | None:
+        return self.where
+
+    @property
+    @override
     def plain(self) -> str:
-        return f"{self.norm} eps {self.eps:.4g}"
+        return f"{self.norm} eps {self.eps:.4g}{self.within}"
+
+    @property
+    def within(self) -> str:
+        """` in a patch of 5 x 5 at the worst place`, or empty where all pixels may change."""
+        return "" if self.where is None else f" {self.where}"
 
     def __str__(self) -> str:
-        return f"{self.norm} <= {self.eps:.4g}"
+        return f"{self.norm} <= {self.eps:.4g}{self.within}"
 
 
 @dataclass(frozen=True)
@@ -268,8 +289,8 @@ Budget = PixelBudget | Corruptions | AttemptBudget | EmbeddingRadius
 """What a threat model allows."""
 
 
-def stored_budget(norm: str, eps: float) -> Budget:
-    """The budget that results file under these two values: the inverse of ``stored``.
+def stored_budget(norm: str, eps: float, where: Mapping[str, Any] | None = None) -> Budget:
+    """The budget that results file under these values: the inverse of ``stored`` and of its region's.
 
     Raises:
         UsageError: there is no such budget.
@@ -282,14 +303,15 @@ def stored_budget(norm: str, eps: float) -> Budget:
         if channel == norm:
             return AttemptBudget(int(eps), channel)
     _require_one_of("norm", norm, *(names := get_args(Norm)))
-    return PixelBudget(names[names.index(norm)], eps)
+    return PixelBudget(names[names.index(norm)], eps, stored_region(where))
 
 
 @dataclass(frozen=True, init=False)
 class ThreatModel:
     """What the attacker may do, and to what end.
 
-    ``ThreatModel("linf", 8 / 255)`` allows perturbations of an image; another kind of budget is given as ``budget``.
+    ``ThreatModel("linf", 8 / 255)`` allows perturbations of an image; ``ThreatModel(where=Patch(5))`` those in a patch, whose pixels
+    are free unless ``eps`` says otherwise. Another kind of budget is given as ``budget``.
     """
 
     budget: Budget
@@ -302,9 +324,14 @@ class ThreatModel:
         goal: Goal = "untargeted",
         *,
         budget: Budget | None = None,
+        where: Region | Mapping[str, Any] | None = None,
     ) -> None:
         _require_one_of("goal", goal, *get_args(Goal))
-        given: dict[str, Any] = {name: value for name, value in (("norm", norm), ("eps", eps)) if value is not None}
+        region = None if where is None else region_of(where)
+        if isinstance(region, Patch) and budget is None and eps is None and norm in (None, "linf"):
+            eps = 1.0
+        named = {"norm": norm, "eps": eps, "where": region}
+        given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         object.__setattr__(self, "budget", replace(budget or PixelBudget(), **given))
         object.__setattr__(self, "goal", goal)
 
@@ -321,6 +348,11 @@ class ThreatModel:
     def space(self) -> Space:
         """What the attacker chooses."""
         return self.budget.space
+
+    @property
+    def where(self) -> Region | None:
+        """Where in an image pixels may change; None where they may everywhere, and of what is no budget of pixels."""
+        return self.budget.region
 
     @property
     def norm(self) -> Norm:
@@ -355,14 +387,19 @@ class ThreatModel:
             raise self._without("attempts")
         return self.budget.attempts
 
+    @property
+    def stored_values(self) -> tuple[str, float, dict[str, Any] | None]:
+        """The values under which results file its budget: ``norm``, ``eps`` and ``where``."""
+        return *self.budget.stored, None if self.where is None else self.where.stored
+
     @classmethod
-    def stored(cls, norm: str, eps: float, goal: Goal = "untargeted") -> ThreatModel:
+    def stored(cls, norm: str, eps: float, goal: Goal = "untargeted", where: Mapping[str, Any] | None = None) -> ThreatModel:
         """The threat model that results file under these values.
 
         Raises:
             UsageError: there is no such budget or goal.
         """
-        return cls(budget=stored_budget(norm, eps), goal=goal)
+        return cls(budget=stored_budget(norm, eps, where), goal=goal)
 
     @property
     def plain(self) -> str:
@@ -388,7 +425,8 @@ def told_apart(threats: Iterable[ThreatModel]) -> dict[ThreatModel, str]:
 
     def full(threat: ThreatModel) -> str:
         measure, eps = threat.budget.stored
-        return f"{measure} <= {eps!r}, {threat.goal}"
+        where = "" if threat.where is None else f", {threat.where.stored}"
+        return f"{measure} <= {eps!r}{where}, {threat.goal}"
 
     return {threat: str(threat) if short[str(threat)] == 1 else full(threat) for threat in distinct}
 

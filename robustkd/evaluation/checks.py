@@ -67,6 +67,10 @@ def run_checks(context: CheckContext[BaseTarget, Batch | PromptBatch], checks: S
 
 def _finding(context: CheckContext[BaseTarget, Batch | PromptBatch], check: Check) -> Finding:
     """The check's finding; where memory runs out, the target is asked about fewer samples at once."""
+    where = context.threat.where
+    if where is not None and where.placing not in check.regions:
+        what = "compares attacks at one place" if "given" in check.regions else "looks at perturbations of the whole image"
+        return check.not_applicable(f"it {what}, and only pixels {where} may change")
     if not isinstance(context.target, Target):
         try:
             return check.run(context)

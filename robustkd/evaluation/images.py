@@ -356,7 +356,7 @@ def evaluate_attack(
         able = fitted.get(eps, attack)
 
         def attacked(rows: Tensor) -> tuple[ImageOutcome, Tensor]:
-            some = part.select(rows)
+            some = part.select(rows).placed(budget, seed)
             result = able.run(asked, some, budget, SampleRng(seed, some.index))
             outcome, adversarial = judge(target, attack, some, budget, result), result.adversarial.detach().cpu()
             # A copy of those that are wanted: a part of a tensor holds all of it in memory.

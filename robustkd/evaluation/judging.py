@@ -231,7 +231,8 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
     difference = adversarial - batch.inputs
     spent = distance(difference, threat.norm)
     allowed = batch.budget(threat)
-    inside = within(spent, allowed, threat.norm, adversarial.shape[1:])
+    close = within(spent, allowed, threat.norm, adversarial.shape[1:])
+    inside = close & batch.untouched(adversarial, threat)
     _audit(name, attack, adversarial, spent, allowed, inside, threat, target.bounds)
     random = batch.draws is not None
     with torch.no_grad():
@@ -317,6 +318,11 @@ def _audit(
     over = int((~inside).sum())
     gross = over > STRAYS * len(inside) or not bool(within(spent, GROSS * allowed, threat.norm, adversarial.shape[1:]).all())
     if attack.traits.kind == "fixed-budget" and gross:
+        if threat.where is not None and bool(within(spent, allowed, threat.norm, adversarial.shape[1:]).all()):
+            raise AttackError(
+                f"{name} changed pixels outside what may change on {over} of {len(inside)} samples: allowed are those {threat.where}",
+                fix="leave the pixels alone that batch.movable does not name; where the place is the attacker's, keep to one rectangle",
+            )
         worst = int((spent - allowed).argmax())
         raise AttackError(
             f"{name} left its budget on {over} of {len(inside)} samples: {threat.norm} distance {float(spent[worst]):.6g}, "

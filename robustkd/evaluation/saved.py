@@ -57,7 +57,7 @@ class Attacked:
             for first in range(0, len(clean), BATCH_SIZE):
                 rows = slice(first, first + BATCH_SIZE)
                 asked = replace(self.batch.select(rows), inputs=clean[rows], logits=None, draws=None)
-                batch = with_clean_logits(self.target, asked.to(self.target.device))
+                batch = with_clean_logits(self.target, asked.to(self.target.device)).placed(self.threat, self.seed)
                 found = adversarial[rows].to(batch.inputs)
                 none = torch.zeros(len(batch), dtype=torch.int64)
                 result = AttackResult(found, torch.zeros(len(batch), dtype=torch.bool), none, none)

@@ -42,7 +42,7 @@ HIDDEN = 0.5
 _AGREE = 0.25
 """The mean cosine of gradients at neighbouring points, below which a gradient says nothing of its neighbourhood."""
 _ADAPTIVE: Spec = {"kind": "autoattack", "version": "adaptive", "steps": 50, "queries": QUERIES}
-_SEARCHES = frozenset({"square", "sparse-rs"})
+_SEARCHES = ("square", "sparse-rs", "patch-rs")
 _NEIGHBOURS, _PROBED, _REACH = 4, 32, 0.25
 _IN_L0: Mapping[str, Spec] = {
     "pgd": {"kind": "spgd"},
@@ -138,6 +138,12 @@ class Traces:
 
 def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
     """The suite for a target with these traces: cheap ones first, and those that need no gradient of the target before AutoAttack."""
+    if chooses(threat):
+        patch: Spec = {"kind": "patch-pgd"}
+        return [
+            Instrument("patch-pgd", _averaged(patch, traces), True, lambda e: "patch-pgd" in _kinds(e.attack)),
+            Instrument("patch-rs", {"kind": "patch-rs", "queries": QUERIES}, False, _random_search, AT_FIRST),
+        ]
     margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 20, "restarts": 2}
     found = [Instrument("margin-pgd", _averaged(margin, traces), True, lambda e: _margin(e, traces))]
     if traces.replaced:
@@ -164,6 +170,8 @@ def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
 
 def by_gradient(traces: Traces, threat: ThreatModel) -> Instrument:
     """The attack that tells whether the target's own gradient finds what was found without it."""
+    if chooses(threat):
+        return Instrument("patch-pgd", _averaged({"kind": "patch-pgd", "places": 8}, traces), True, lambda evidence: False)
     spec = _averaged({"kind": "apgd-t", "steps": 50, "targets": 3}, traces)
     return Instrument("apgd-t", in_norm(spec, threat.norm), True, lambda evidence: False)
 
@@ -175,6 +183,11 @@ def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
 
 
 def _escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
+    if chooses(threat):
+        for effort in (1, 4):
+            yield _averaged({"kind": "patch-pgd", "places": 5 * effort, "steps": 50 * effort}, traces)
+            yield {"kind": "patch-rs", "queries": 2500 * effort}
+        return
     rough = traces.agreement is None or traces.agreement < _AGREE
     for effort in (1,) if traces.draws else (1, 4):  # each pass of a target that draws is ten
         margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
@@ -190,6 +203,11 @@ def _escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
         yield {"kind": "square", "queries": 2500 * effort, "give_up": effort == 1}
         if effort == 1 and not traces.draws:
             yield _ADAPTIVE
+
+
+def chooses(threat: ThreatModel) -> bool:
+    """Whether the attacker chooses the place of a patch: then the attacks are those that do."""
+    return threat.where is not None and threat.where.placing == "chosen"
 
 
 def images_of(batch: Batch) -> Arrays:
@@ -230,7 +248,7 @@ def _automatic(evidence: AttackEvidence) -> bool:
 
 def _random_search(evidence: AttackEvidence) -> bool:
     return _autoattack(evidence) or (
-        bool(_SEARCHES.intersection(_kinds(evidence.attack)))
+        any(a.name in _SEARCHES for a in _inside(evidence.attack))
         and all(a.params.queries >= QUERIES for a in _inside(evidence.attack) if a.name in _SEARCHES)
     )
 

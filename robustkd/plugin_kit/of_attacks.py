@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from robustkd.contracts import Attack, AttackResult, Batch, RobustkdError, Target, ThreatModel, target_references
 from robustkd.contracts.random import SampleRng
-from robustkd.contracts.threat import Norm
+from robustkd.contracts.region import Patch
+from robustkd.contracts.threat import Goal, Norm
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import judge
 from robustkd.lazy import torch
@@ -63,10 +64,17 @@ def threat_model(subject: Subject) -> None:
     traits = attack.traits
     for goal in traits.goals:
         for norm in traits.norms:
-            threat = attack.threat_for(ThreatModel(norm, bench.EPS[norm], goal=goal))
+            threat = _under(attack, norm, bench.EPS[norm], goal)
             if attack.refusal(threat) is not None:  # what it wraps, say, cannot
                 continue
-            evaluate_attack(target, attack, bench.batch(target, goal == "targeted"), threat, fit_data=bench.digits().train)
+            batch = bench.batch(target, goal == "targeted")
+            evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)
+    for placing in traits.regions:
+        where = Patch(3, "random" if placing == "given" else "worst")
+        threat = ThreatModel(traits.norms[0], bench.EPS[traits.norms[0]], goal=traits.goals[0], where=where)
+        if attack.refusal(threat) is None:
+            batch = bench.batch(target, threat.goal == "targeted")
+            evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)
     for norm, eps in bench.EPS.items():
         if traits.kind == "fixed-budget" and norm not in traits.norms:
             require(
@@ -128,7 +136,7 @@ def effective(subject: Subject) -> None:
     attack, target = _ready(subject)
     norm = attack.traits.norms[0]
     batch = bench.batch(target, "untargeted" not in attack.traits.goals)
-    threat = attack.threat_for(ThreatModel(norm, _ROOM[norm], goal=attack.traits.goals[0]))
+    threat = _under(attack, norm, _ROOM[norm], attack.traits.goals[0])
     found = evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)
     require(
         bool(found.outcome.success.any()),
@@ -141,7 +149,7 @@ def nothing_from_nothing(subject: Subject) -> None:
     """At a budget of zero it changes nothing."""
     attack, target = _ready(subject)
     norm = attack.traits.norms[0]
-    threat = attack.threat_for(ThreatModel(norm, 0.0, goal="untargeted"))
+    threat = _under(attack, norm, 0.0)
     if attack.traits.kind == "minimum-norm" or threat.eps:
         raise NotApplicable("it has no budget")
     batch = bench.batch(target)
@@ -217,7 +225,15 @@ _TARGETS: tuple[Callable[[], Target], ...] = (bench.classifier, bench.ensemble, 
 
 def _threat(attack: Attack) -> ThreatModel:
     norm = attack.traits.norms[0]
-    return attack.threat_for(ThreatModel(norm, bench.EPS[norm]))
+    return _under(attack, norm, bench.EPS[norm])
+
+
+def _under(attack: Attack, norm: Norm, eps: float, goal: Goal = "untargeted") -> ThreatModel:
+    """The threat model of a norm that it is tried under; with a patch where it cannot do without."""
+    threat = ThreatModel(norm, eps, goal=goal)
+    if "chosen" in attack.traits.regions and attack.refusal(threat):
+        threat = ThreatModel(norm, eps, goal=goal, where=Patch(3))
+    return attack.threat_for(threat)
 
 
 def _fitted(attack: Attack, target: Target, threat: ThreatModel) -> Attack:

@@ -78,7 +78,7 @@ def threat(model: ThreatModel | Budget) -> str:
     budget = model
     if isinstance(budget, PixelBudget | EmbeddingRadius):
         norm, eps = budget.stored
-        return f"{NORMS.get(norm, norm)} ≤ {epsilon(eps)}"
+        return f"{NORMS.get(norm, norm)} ≤ {epsilon(eps)}{budget.within if isinstance(budget, PixelBudget) else ''}"
     return str(budget)
 
 

@@ -250,7 +250,7 @@ def headline_attacks(results: Results, trained: Sequence[DefenseResult], cells: 
 def is_headline(results: Results, cell: CellResult) -> bool:
     """Whether the cell ran under the campaign's threat model."""
     threat = results.threat
-    return (cell.norm, cell.eps, cell.goal) == (threat.norm, threat.eps, threat.goal)
+    return (cell.norm, cell.eps, cell.goal, cell.where) == (threat.norm, threat.eps, threat.goal, threat.where)
 
 
 def _strongest(

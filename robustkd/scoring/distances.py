@@ -63,20 +63,34 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *([1] * (like.ndim - 1)))
 
 
-def random_offsets(radius: float | Tensor, shape: Sequence[int], norm: Norm, rng: SampleRng, dtype: torch.dtype) -> Tensor:
+def random_offsets(
+    radius: float | Tensor,
+    shape: Sequence[int],
+    norm: Norm,
+    rng: SampleRng,
+    dtype: torch.dtype,
+    movable: Tensor | None = None,
+) -> Tensor:
     """(B, *shape), one for each sample of ``rng``: uniform in a ball around 0 (for l1 a random direction and length; for l0 as many
     random pixels as it allows, each moved by a uniform number in [-1, 1]).
 
     Args:
         radius: of all balls, or of each, shaped to broadcast over ``shape``.
+        movable: (B, ..) bool, the only entries that are not 0, of each sample equally many.
     """
+    values = math.prod(shape)
     if norm == "linf":
-        return radius * rng.uniform(shape, -1, 1, dtype=dtype)
+        offsets = radius * rng.uniform(shape, -1, 1, dtype=dtype)
+        return offsets if movable is None else offsets * movable
     if norm == "l0":
-        score = over_channels(rng.uniform(shape, dtype=dtype))
+        order = rng.uniform(shape, dtype=dtype)
+        score = over_channels(order if movable is None else torch.where(movable, order, -1))
         count = torch.as_tensor(radius, dtype=dtype, device=score.device).flatten().expand(len(score))
-        return highest(score, count) * rng.uniform(shape, -1, 1, dtype=dtype)
+        offsets = highest(score, count) * rng.uniform(shape, -1, 1, dtype=dtype)
+        return offsets if movable is None else offsets * movable
     direction = rng.normal(shape, dtype=dtype)
+    if movable is not None:
+        direction, values = direction * movable, int(movable[:1].expand(1, *shape).sum())
     direction = direction / per_sample(distance(direction, norm), direction)
-    length = rng.uniform((1,), dtype=dtype).squeeze(1) ** (1 / math.prod(shape) if norm == "l2" else 1)
+    length = rng.uniform((1,), dtype=dtype).squeeze(1) ** (1 / values if norm == "l2" else 1)
     return radius * per_sample(length, direction) * direction

@@ -95,16 +95,17 @@ class CellResult:
     goal: Goal = "untargeted"
     unjudged: float | None = None
     draws: int = 1
+    where: dict[str, Any] | None = None
 
     @property
     def threat_model(self) -> ThreatModel:
         """What it was attacked under."""
-        return ThreatModel.stored(self.norm, self.eps, self.goal)
+        return ThreatModel.stored(self.norm, self.eps, self.goal, self.where)
 
     @property
     def budget(self) -> Budget:
         """What the threat model allows."""
-        return stored_budget(self.norm, self.eps)
+        return stored_budget(self.norm, self.eps, self.where)
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,12 @@ class DefenseResult:
     unjudged: float | None = None
     draws: int = 1
     verdict_rules: int | None = None
+    where: dict[str, Any] | None = None
 
     @property
     def budget(self) -> Budget:
         """What the threat model allows."""
-        return stored_budget(self.norm, self.eps)
+        return stored_budget(self.norm, self.eps, self.where)
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class Results(Tabular):
     @property
     def threat_model(self) -> ThreatModel:
         """The headline threat model."""
-        return ThreatModel.stored(self.threat.norm, self.threat.eps, self.threat.goal)
+        return ThreatModel.stored(self.threat.norm, self.threat.eps, self.threat.goal, self.threat.where)
 
     @property
     def budget(self) -> Budget:
@@ -227,13 +229,17 @@ class Results(Tabular):
         return any(status != "done" for status in statuses)
 
     def to_dict(self) -> dict[str, Any]:
-        """The results as results.json holds them: JSON values, without ``folder``, and ``draws`` where there are several."""
+        """The results as results.json holds them: JSON values, without ``folder``, ``draws`` where there are several, and ``where`` where
+        there is one.
+        """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
         told |= {name: summary.to_dict() for name, summary in summaries.items()}
         for row in (*told["cells"], *told["defenses"]):
             if row["draws"] == 1:
                 del row["draws"]
+            if row["where"] is None:
+                del row["where"]
         told["claims"] = [asdict(claim) for claim in self.claims]
         return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 

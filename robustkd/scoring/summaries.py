@@ -32,11 +32,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class ThreatSummary(Summary):
-    """The threat model that the worst cases are under: ``eps`` is in units of ``norm``, or a number of attempts."""
+    """The threat model that the worst cases are under.
+
+    Attributes:
+        eps: in units of ``norm``, or a number of attempts.
+        where: ``Region.stored``; None where all pixels may change.
+    """
 
     norm: str
     eps: float
     goal: Goal = "untargeted"
+    where: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

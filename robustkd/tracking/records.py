@@ -173,6 +173,8 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
         "n": results.data.n,
     }
     params = {"data": results.data.name, "norm": results.threat.norm, "eps": results.threat.eps}
+    if results.threat_model.where is not None:
+        params["where"] = str(results.threat_model.where)
     return RunRecord(
         name=campaign_name(campaign),
         status="FAILED" if results.incomplete else "FINISHED",

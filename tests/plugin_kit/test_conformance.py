@@ -112,6 +112,10 @@ ALL = [
 CHEAP = {
     "autoattack": {"steps": 5, "queries": 50},
     "square": {"queries": 200},
+    "patch-pgd": {"places": 2, "steps": 10},
+    "patch-rs": {"queries": 200},
+    "lavan": {"steps": 20},
+    "universal-patch": {"epochs": 2, "samples": 100},
     "robustbench": None,  # its weights are on a remote drive; tests/defenses/test_robustbench.py makes some
     "external": None,  # it is whatever its code is
     "onnx-classifier": None,  # it is whatever its file is

@@ -45,6 +45,7 @@ class NES(Attack):
 
     Params = NESParams
     norms = ("linf", "l2", "l1")
+    regions = ("given",)
     goals = ("untargeted", "targeted")
     gradients = False
     version = "2"

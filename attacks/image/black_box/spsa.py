@@ -62,6 +62,7 @@ class SPSA(Attack):
 
     Params = SPSAParams
     norms = ("linf", "l2", "l1")
+    regions = ("given",)
     goals = ("untargeted", "targeted")
     gradients = False
     version = "2"

@@ -74,12 +74,15 @@ class LinfSquare:
         """(A, *shape) the next proposals: the best points with one window recoloured."""
         best, ball = state.best_x, state.ball
         _, channels, height, width = best.shape
-        side = max(1, round(math.sqrt(share_of_window(t, self.queries, self.first) * height * width)))
-        side = min(side, height, width)
+        first_row, first_column, room_down, room_right = ball.box
+        side = max(1, round(math.sqrt(share_of_window(t, self.queries, self.first) * room_down * room_right)))
+        side = min(side, room_down, room_right)
         bits = self.rng.fork(t).select(state.rows).bits((2 + channels,))
-        top, left = (bits[:, 0] >> 1).abs() % (height - side + 1), (bits[:, 1] >> 1).abs() % (width - side + 1)
+        top = first_row + (bits[:, 0] >> 1).abs() % (room_down - side + 1)
+        left = first_column + (bits[:, 1] >> 1).abs() % (room_right - side + 1)
         colour = per_sample(ball.eps, best) * signs(bits[:, 2:]).view(-1, channels, 1, 1)
         inside = window(top, left, side, height, width)
+        inside = inside if ball.movable is None else inside & ball.movable
         proposal = torch.where(inside, (ball.centre + colour).clamp(*ball.bounds), best)
         # A window that has this colour already would be a wasted query (the authors draw again); the opposite colour is new.
         idle = (proposal == best).flatten(1).all(1)
@@ -122,7 +125,8 @@ class BumpSquare:
         tiles = up.repeat_interleave(side, 2).repeat_interleave(side, 3) * tile.repeat(down, right)
         delta = torch.zeros_like(ball.centre)
         delta[:, :, : down * side, : right * side] = tiles
-        length = delta.flatten(1).norm(p=self.power, dim=1)
+        delta = ball.along(delta)
+        length = delta.flatten(1).norm(p=self.power, dim=1).clamp_min(1e-12)
         return ball.project(ball.centre + per_sample(ball.eps / length, delta) * delta)
 
     def step(self, state: AttackState, t: int) -> Tensor:
@@ -130,10 +134,12 @@ class BumpSquare:
         ball, p = state.ball, self.power
         delta = state.best_x - ball.centre
         _, channels, height, width = delta.shape
-        side = max(3, round(math.sqrt(share_of_window(t, self.queries, self.first) * height * width)) | 1)
-        side = min(side, height, width)
+        first_row, first_column, room_down, room_right = ball.box
+        side = max(3, round(math.sqrt(share_of_window(t, self.queries, self.first) * room_down * room_right)) | 1)
+        side = min(side, room_down, room_right)
         bits = self.rng.fork(t).select(state.rows).bits((5 + channels,))
-        down, right = (bits[:, :2] >> 1).abs() % (height - side + 1), (bits[:, 2:4] >> 1).abs() % (width - side + 1)
+        down = first_row.unsqueeze(1) + (bits[:, :2] >> 1).abs() % (room_down - side + 1)
+        right = first_column.unsqueeze(1) + (bits[:, 2:4] >> 1).abs() % (room_right - side + 1)
         taker, giver = (window(down[:, i], right[:, i], side, height, width) for i in (0, 1))
 
         def powers(values: Tensor) -> Tensor:
@@ -191,6 +197,7 @@ class Square(Attack):
     Params = SquareParams
     inputs = "images"
     norms = ("linf", "l2", "l1")
+    regions = ("given",)
     goals = ("untargeted", "targeted")
     gradients = False
     version = "3"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
-from robustkd.contracts import AttackResult, Batch, Target, ThreatModel
+from robustkd.contracts import AttackResult, Batch, Target, ThreatModel, UsageError
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
 
@@ -190,6 +190,7 @@ def maximize(
             break
         if estimator is not None:
             state.gradient = estimator(oracle, state, objective, t)
+        state.gradient = state.ball.along(state.gradient)
         state.x = state.ball.project(update.step(state, t))
     return result
 
@@ -216,7 +217,7 @@ def last_iterate(
     empty = torch.zeros(len(rows), dtype=start.dtype, device=start.device)
     state = AttackState(rows, ball, start, start, empty, start, empty, empty.bool(), empty.bool())
     for t in range(steps):
-        state.gradient = estimator(oracle, state, objective, t)
+        state.gradient = ball.along(estimator(oracle, state, objective, t))
         state.x = ball.project(update.step(state, t))
     return state.x
 
@@ -247,10 +248,12 @@ class Search:
 
         A sample that is adversarial as it comes (misclassified, or already at its goal) is a success, unchanged.
         """
+        if threat.where is not None and threat.where.placing == "given" and batch.movable is None:
+            raise UsageError(f"it is not known where {threat.where} lies", fix="give the attack batch.placed(threat, seed)")
         oracle = Oracle(target, batch, target.precision)
         rows = torch.arange(len(batch), device=batch.inputs.device)
         clean = oracle.logits(batch.inputs, rows) if batch.logits is None else batch.logits
-        ball = Ball.around(batch.inputs, batch.budget(threat), threat.norm, target.bounds)
+        ball = Ball.around(batch.inputs, batch.budget(threat), threat.norm, target.bounds, batch.movable)
         value = torch.full((len(batch),), -torch.inf, dtype=batch.inputs.dtype, device=batch.inputs.device)
         return cls(oracle, ball, clean, batch.inputs.clone(), value, oracle.is_adversarial(clean, rows))
 

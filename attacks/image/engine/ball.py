@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.region import extent
 from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
@@ -19,34 +21,65 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ball:
-    """{x : ||x - centre|| <= eps, low <= x <= high}, one for each sample.
+    """{x : ||x - centre|| <= eps, low <= x <= high, x = centre where it may not move}, one for each sample.
 
     Attributes:
         centre: (B, *shape) the clean images.
         eps: (B,) radii in pixel units.
         norm: of the radius.
         bounds: the range of valid pixels.
+        movable: (B, ..) bool, broadcasts over ``centre``: the only values that may change, of each sample equally many; None where all
+            may.
     """
 
     centre: Tensor
     eps: Tensor
     norm: Norm
     bounds: Bounds
+    movable: Tensor | None = None
 
     @classmethod
-    def around(cls, centre: Tensor, eps: float | Tensor, norm: Norm, bounds: Bounds) -> Ball:
+    def around(cls, centre: Tensor, eps: float | Tensor, norm: Norm, bounds: Bounds, movable: Tensor | None = None) -> Ball:
         """Balls with one radius for all samples, or (B,) radii."""
         radii = torch.as_tensor(eps, dtype=centre.dtype, device=centre.device).expand(len(centre))
-        return cls(centre, radii, norm, bounds)
+        return cls(centre, radii, norm, bounds, movable)
 
     def select(self, rows: Tensor) -> Ball:
         """The balls of the samples ``rows`` (indices or mask)."""
-        return Ball(self.centre[rows], self.eps[rows], self.norm, self.bounds)
+        movable = None if self.movable is None else self.movable[rows]
+        return Ball(self.centre[rows], self.eps[rows], self.norm, self.bounds, movable)
+
+    def resized(self, multiple: float, centre: Tensor | None = None) -> Ball:
+        """The balls of ``multiple`` times the radius, around other points where ``centre`` says so."""
+        return replace(self, centre=self.centre if centre is None else centre, eps=multiple * self.eps)
+
+    @cached_property
+    def size(self) -> int:
+        """How many values of a sample may change."""
+        if self.movable is None:
+            return math.prod(self.centre.shape[1:])
+        return int(self.movable[:1].expand_as(self.centre[:1]).sum())
+
+    def along(self, direction: Tensor) -> Tensor:
+        """A (B, *shape) gradient or perturbation with 0 in the values that may not change."""
+        return direction if self.movable is None else direction * self.movable
+
+    @cached_property
+    def box(self) -> tuple[Tensor, Tensor, int, int]:
+        """The rectangle of each (C, H, W) sample in which all lies that may change: (B,) top and left, height and width."""
+        if self.movable is None:
+            origin = torch.zeros(len(self.centre), dtype=torch.int64, device=self.centre.device)
+            return origin, origin, *self.centre.shape[2:]
+        image = self.movable.any(1, keepdim=True).expand(-1, -1, *self.centre.shape[2:])
+        rows, columns = image.any(3).squeeze(1), image.any(2).squeeze(1)
+        height, width = (int(extent(line).max()) for line in (rows, columns))
+        return rows.long().argmax(1), columns.long().argmax(1), height, width
 
     @cached_property
     def _corners(self) -> tuple[Tensor, Tensor]:
         """A linf ball within the pixel range is a box: its lowest and its highest point."""
         radius = per_sample(self.eps, self.centre)
+        radius = radius if self.movable is None else radius * self.movable
         return (self.centre - radius).clamp(*self.bounds), (self.centre + radius).clamp(*self.bounds)
 
     def project(self, x: Tensor) -> Tensor:
@@ -58,11 +91,11 @@ class Ball:
         if self.norm == "l0":
             return self._few_pixels(x)
         if self.norm == "l2":
-            delta = x - self.centre
+            delta = self.along(x - self.centre)
             length = per_sample(distance(delta, "l2"), x)
             inside = self.centre + delta * (per_sample(self.eps, x) / length.clamp_min(1e-12)).clamp_max(1)
         else:
-            return self.moved(project_l1(x - self.centre, self.eps))
+            return self.moved(project_l1(self.along(x - self.centre), self.eps))
         return inside.clamp(*self.bounds)
 
     def _few_pixels(self, x: Tensor) -> Tensor:
@@ -70,7 +103,7 @@ class Ball:
 
         Source: Croce & Hein 2019, arXiv:1909.05040, section 4.1.
         """
-        inside = x.clamp(*self.bounds)
+        inside = (x if self.movable is None else torch.where(self.movable, x, self.centre)).clamp(*self.bounds)
         nearer = over_channels((x - self.centre) ** 2 - (x - inside) ** 2)
         return torch.where(highest(nearer, self.eps), inside, self.centre)
 
@@ -94,7 +127,7 @@ class Ball:
         if self.norm == "l2":
             return gradient / per_sample(distance(gradient, "l2"), gradient).clamp_min(1e-30)
         flat = gradient.flatten(1)
-        count = max(1, flat.shape[1] // 100)
+        count = max(1, self.size // 100)
         threshold = flat.abs().topk(count, dim=1).values[:, -1:]
         sparse = torch.where(flat.abs() >= threshold, flat.sign(), 0).view_as(gradient)
         return sparse / per_sample(distance(sparse, "l1"), gradient).clamp_min(1)
@@ -102,7 +135,8 @@ class Ball:
     def random_point(self, rng: SampleRng) -> Tensor:
         """Uniform in the ball (for l1 a random direction and radius), cut to the pixel range."""
         radius = per_sample(self.eps, self.centre)
-        return self.project(self.centre + random_offsets(radius, self.centre.shape[1:], self.norm, rng, self.centre.dtype))
+        offsets = random_offsets(radius, self.centre.shape[1:], self.norm, rng, self.centre.dtype, self.movable)
+        return self.project(self.centre + offsets)
 
     def random_start(self, rng: SampleRng) -> Tensor:
         """A random point to start from; in l2 of random direction and distance. (Of a ball of many dimensions nearly all is at its

@@ -51,4 +51,5 @@ def usable(attack: Attack, result: AttackResult, batch: Batch, threat: ThreatMod
     if attack.traits.kind == "fixed-budget":
         return torch.ones_like(result.success)
     spent = distance(result.adversarial - batch.inputs, threat.norm)
-    return within(spent, batch.budget(threat), threat.norm, batch.inputs.shape[1:])
+    close = within(spent, batch.budget(threat), threat.norm, batch.inputs.shape[1:])
+    return close & batch.untouched(result.adversarial, threat)

@@ -51,7 +51,7 @@ class FiniteDifferences:
         draws = self.rng.fork(t).select(rows)
         total = torch.zeros_like(x)
         for _ in range(self.pairs):
-            u = self.draw(draws, x)
+            u = state.ball.along(self.draw(draws, x))
             above, below = (
                 objective(oracle.logits((x + side * self.radius * u).clamp(*bounds), rows), rows) for side in (1, -1)
             )

@@ -116,7 +116,7 @@ class SparseStep:
         m = state.memory
         pixels = state.x[0].numel()
         if t == 0:
-            changed = torch.full_like(state.value, pixels) if self.first else _changed(state.x, state.ball)
+            changed = torch.full_like(state.value, state.ball.size) if self.first else _changed(state.x, state.ball)
             m["size"], m["changed"], m["best_gradient"] = state.ball.eps, changed, state.gradient
             m["count"] = changed / 5 if self.first else changed / 1.5
         m["best_gradient"] = torch.where(per_sample(state.improved, state.x), state.gradient, m["best_gradient"])
@@ -145,8 +145,8 @@ def _changed(x: Tensor, ball: Ball) -> Tensor:
 
 
 def _into_l1(ball: Ball, x: Tensor) -> Tensor:
-    low, high = ball.bounds
-    return ball.moved(project_l1_in_box(x - ball.centre, low - ball.centre, high - ball.centre, ball.eps))
+    low, high = (ball.along(bound - ball.centre) for bound in ball.bounds)
+    return ball.moved(project_l1_in_box(x - ball.centre, low, high, ball.eps))
 
 
 def run_apgd(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objective: Objective, steps: int) -> SearchResult:
@@ -159,7 +159,7 @@ def run_apgd(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objecti
         return maximize(oracle, rows, ball, start, objective=objective, update=AdaptiveStep(steps), steps=steps)
     part = round(0.3 * steps)
     for multiple in _WIDER:
-        wide = Ball(ball.centre, multiple * ball.eps, ball.norm, ball.bounds)
+        wide = ball.resized(multiple)
         update = SparseStep(part, first=multiple == _WIDER[0])
         # Adversarial outside the budget is no success: nobody leaves, and the highest point is the next start.
         result = maximize(
@@ -184,6 +184,7 @@ class APGD(Attack):
 
     Params = APGDParams
     norms = ("linf", "l2", "l1")
+    regions = ("given",)
     goals = ("untargeted", "targeted")
     source = "Croce & Hein 2020, arXiv:2003.01690; l1: Croce & Hein 2021, arXiv:2103.01208"
 
@@ -239,6 +240,7 @@ class APGDT(Attack):
     Params = APGDTParams
     version = "2"
     norms = APGD.norms
+    regions = ("given",)
     source = APGD.source
     loss_family = "margin"
 

@@ -40,6 +40,7 @@ class BIM(Attack):
 
     Params = BIMParams
     norms = ("linf", "l2", "l1")
+    regions = ("given",)
     goals = ("untargeted", "targeted")
     version = "2"
     source = "Kurakin et al. 2017, arXiv:1607.02533"

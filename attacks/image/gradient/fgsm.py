@@ -38,6 +38,7 @@ class FGSM(Attack):
 
     Params = FGSMParams
     norms = ("linf", "l2", "l1")
+    regions = ("given",)
     goals = ("untargeted", "targeted")
     iterative = False
     version = "2"

@@ -128,6 +128,7 @@ class MORA(Attack):
 
     Params = MORAParams
     norms = ("linf", "l2")
+    regions = ("given",)
     needs = Attack.needs | {"members"}
     version = "2"
     source = "Yu, Gao & Xu 2022, arXiv:2211.08008"

@@ -46,6 +46,7 @@ class PGD(Attack):
 
     Params = PGDParams
     norms = ("linf", "l2", "l1")
+    regions = ("given",)
     goals = ("untargeted", "targeted")
     version = "2"
     source = "Madry et al. 2018, arXiv:1706.06083"

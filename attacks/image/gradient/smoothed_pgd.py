@@ -43,7 +43,7 @@ class MeanOfNeighbours:
 
     def __call__(self, oracle: Oracle, state: AttackState, objective: Objective, t: int) -> Tensor:
         """(A, *shape): ``neighbours`` forward and backward passes."""
-        around = Ball(state.x, self.reach * state.ball.eps, state.ball.norm, state.ball.bounds)
+        around = state.ball.resized(self.reach, state.x)
         draws = self.rng.fork(t).select(state.rows)
         total = torch.zeros_like(state.x)
         for _ in range(self.neighbours):
@@ -66,6 +66,7 @@ class SmoothedPGD(Attack):
 
     Params = SmoothedPGDParams
     norms = ("linf", "l2", "l1")
+    regions = ("given",)
     goals = ("untargeted", "targeted")
     source = "Wu, Zhu & Tai 2018, arXiv:1802.09707"
 

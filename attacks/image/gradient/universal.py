@@ -72,7 +72,7 @@ class Universal(Attack):
         """A copy of this attack that holds the perturbation, (C, H, W), found on ``data``."""
         p = self.params
         low, high = bounds = target.bounds
-        chosen = _shuffled(rng.fork("choice"))[: p.samples]
+        chosen = shuffled(rng.fork("choice"))[: p.samples]
         part, rng = data.select(chosen.cpu().numpy()), rng.select(chosen)
         images, labels = torch.from_numpy(part.unit()), torch.from_numpy(part.labels)
         batch = Batch(images.to(chosen.device), labels.to(chosen.device), rng.index)
@@ -84,7 +84,7 @@ class Universal(Attack):
 
         width = torch.as_tensor(high - low).to(batch.inputs)
         ball = Ball.around(torch.zeros_like(batch.inputs[:1]), threat.eps, threat.norm, (-width, width))
-        steps = [rows for epoch in range(p.epochs) for rows in _shuffled(rng.fork(epoch)).split(p.batch_size)]
+        steps = [rows for epoch in range(p.epochs) for rows in shuffled(rng.fork(epoch)).split(p.batch_size)]
         size = p.step_size if p.step_size is not None else threat.eps / 4
         delta = ball.centre
         with frozen(target.module):
@@ -121,5 +121,6 @@ class Universal(Attack):
             return search.result()
 
 
-def _shuffled(rng: SampleRng) -> Tensor:
+def shuffled(rng: SampleRng) -> Tensor:
+    """(B,) the rows in random order."""
     return rng.uniform((1,)).squeeze(1).argsort(stable=True)

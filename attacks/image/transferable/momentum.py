@@ -72,6 +72,7 @@ class MIFGSM(Attack):
 
     Params = MomentumParams
     norms = ("linf", "l2", "l1")
+    regions = ("given",)
     goals = ("untargeted", "targeted")
     version = "2"
     source = "Dong et al. 2018, arXiv:1710.06081"

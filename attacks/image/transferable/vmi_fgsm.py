@@ -17,7 +17,6 @@ from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator, gradient_at_point
-from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
 from robustkd.contracts import ThreatModel
@@ -42,7 +41,7 @@ class VarianceTuned:
         gradient = gradient_at_point(oracle, state, objective, t)
         tuned = gradient + state.memory["variance"] if t else gradient
         if t < self.steps - 1:
-            around = Ball(state.x, self.reach * state.ball.eps, state.ball.norm, state.ball.bounds)
+            around = state.ball.resized(self.reach, state.x)
             draws = self.rng.fork(t).select(state.rows)
             total = torch.zeros_like(state.x)
             for _ in range(self.neighbours):

@@ -20,7 +20,7 @@ import itertools
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -43,6 +43,7 @@ from robustkd.contracts import (
     Traits,
 )
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.region import Placing
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
@@ -126,9 +127,10 @@ class Transfer(Attack):
 
     @property
     def traits(self) -> Traits:
-        """It is for images alone where one of the attacks is."""
+        """It is for images alone where one of the attacks is, and respects the regions that all of them respect."""
         images = any(attack.traits.inputs == "images" for attack in self.inner)
-        return replace(super().traits, inputs="images" if images else "any")
+        regions = tuple(one for one in get_args(Placing) if all(one in attack.traits.regions for attack in self.inner))
+        return replace(super().traits, inputs="images" if images else "any", regions=regions)
 
     def others(self) -> dict[str, Capabilities]:
         """Every surrogate must have what all the attacks need; the attacks may refer to further targets."""

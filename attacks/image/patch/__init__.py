@@ -1,0 +1,1 @@
+"""Attacks that change one rectangle of an image: threat models whose ``where`` is a patch."""

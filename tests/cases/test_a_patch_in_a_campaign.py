@@ -1,0 +1,60 @@
+"""A campaign under a threat model that says where: planned, refused, stored and told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustkd.campaigns.file import spec
+from robustkd.contracts import UsageError
+from robustkd.contracts.region import Mask, Patch
+
+CAMPAIGN = """\
+version: 1
+name: patch
+data: {{name: digits, test: 40}}
+threat: {threat}
+defenses:
+  standard: {{kind: standard, model: tiny-cnn, epochs: 1}}
+attacks:
+  patch-pgd: {{kind: patch-pgd}}
+  elsewhere: {{kind: pgd, threat: {{norm: linf, eps: 0.5, where: {{patch: 3, place: random}}}}}}
+"""
+
+
+def loaded(threat: str, folder: Path) -> spec.Campaign:
+    return spec.from_text(CAMPAIGN.format(threat=threat), "patch.yaml", folder)
+
+
+def test_a_patch_is_read_and_its_pixels_are_free(tmp_path: Path) -> None:
+    campaign = loaded("{where: {patch: 3}}", tmp_path)
+    assert campaign.threat.where == Patch(3, "worst")
+    assert campaign.threat.eps == 1.0
+    assert str(campaign.threat) == "linf <= 1 in a patch of 3 x 3 at the worst place"
+    elsewhere = campaign.attacks["elsewhere"].threat
+    assert (elsewhere.where, elsewhere.eps) == (Patch(3, "random"), 0.5)
+
+
+def test_a_mask_lies_beside_the_campaign_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "area.npy", np.eye(8))
+    where = loaded("{norm: l2, eps: 1, where: {mask: area.npy}}", tmp_path).threat.where
+    assert isinstance(where, Mask)
+    assert where.share == 0.125
+    with pytest.raises(UsageError, match="leads out of the campaign file's folder"):
+        loaded("{norm: l2, eps: 1, where: {mask: ../area.npy}}", tmp_path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        loaded("{norm: l2, eps: 1, where: {mask: other.npy}}", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("threat", "told"),
+    [
+        ("{where: {patch: 0}}", "the size of a patch is 0"),
+        ("{where: {patch: 3, place: left}}", "place"),
+        ("{norm: linf, eps: 1, where: {channels: [0], patch: 3}}", "one of these"),
+        ("{norm: l2, where: {patch: 3}}", "eps"),
+    ],
+)
+def test_what_is_no_region_is_told(threat: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=told):
+        loaded(threat, tmp_path)
