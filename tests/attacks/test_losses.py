@@ -10,7 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import robustkd
-from robustkd.attacks.image.engine.losses import cross_entropy
+from robustkd.attacks.image.engine.losses import Loss, cross_entropy
+from robustkd.attacks.image.engine.objective import _SLOPES, bound
+from robustkd.attacks.image.engine.oracle import ObjectiveWithSlope
+from robustkd.contracts import AttackError
 
 
 def value_and_slope(loss, logits, labels):
@@ -77,3 +80,26 @@ def test_attacks_break_a_sure_network_that_leaves_peers_without_a_gradient(kind)
     assert found.success.all()
     peers = torchattacks.PGD(net, eps=1.01 * needed, alpha=needed / 4, steps=20, random_start=False)(x, y)
     assert (net(peers).argmax(1) == y).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+@pytest.mark.parametrize("loss", _SLOPES)
+def test_a_closed_form_is_the_gradient_of_its_loss(loss: Loss, classes: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, classes, generator=generator, dtype=dtype) * torch.logspace(-2, 2, 40).unsqueeze(1).to(dtype)
+    logits[:4, 1] = logits[:4, 0]  # classes that are level
+    wanted = torch.randint(classes, (40,), generator=generator)
+    of_loss, leaf = bound(loss, wanted), logits.clone().requires_grad_()
+    assert isinstance(of_loss, ObjectiveWithSlope)
+    try:
+        values = of_loss(leaf, torch.arange(40))
+    except AttackError:
+        with pytest.raises(AttackError, match="classes"):
+            of_loss.with_slope(logits, torch.arange(40))
+        return
+    (expected,) = torch.autograd.grad(values.sum(), leaf)
+    found, slope = of_loss.with_slope(logits, torch.arange(40))
+    near = {"rtol": 1e-5 if dtype == torch.float32 else 1e-12, "atol": 1e-7}
+    torch.testing.assert_close(found, values.detach(), **near)
+    torch.testing.assert_close(slope, expected, **near)

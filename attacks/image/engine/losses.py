@@ -38,10 +38,21 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 
     Source: Croce & Hein 2020, equation 6. Needs three classes.
     """
-    if logits.shape[1] < 3:
-        raise AttackError(f"the DLR loss needs at least 3 classes, there are {logits.shape[1]}", fix="use loss: margin")
+    require_classes(logits, 3, "DLR")
     ordered = logits.topk(3, dim=1).values
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+
+
+def require_classes(logits: Tensor, count: int, loss: str) -> None:
+    """Refuse (B, K) logits of fewer than ``count`` classes.
+
+    Raises:
+        AttackError: K is below ``count``.
+    """
+    if logits.shape[1] < count:
+        raise AttackError(
+            f"the {loss} loss needs at least {count} classes, there are {logits.shape[1]}", fix="use loss: margin"
+        )
 
 
 def scale_free(logits: Tensor, labels: Tensor) -> Tensor:
@@ -76,9 +87,6 @@ def _targeted_margin(logits: Tensor, goals: Tensor) -> Tensor:
 
 
 def _targeted_dlr(logits: Tensor, goals: Tensor) -> Tensor:
-    if logits.shape[1] < 4:
-        raise AttackError(
-            f"the targeted DLR loss needs at least 4 classes, there are {logits.shape[1]}", fix="use loss: margin"
-        )
+    require_classes(logits, 4, "targeted DLR")
     ordered = logits.topk(4, dim=1).values
     return -margin(logits, goals) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,10 +18,40 @@ from robustkd.targets.passes import PassCounter
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Objective", "Oracle", "finite", "finite_or_zero", "frozen", "gradient_of"]
+__all__ = ["Objective", "ObjectiveWithSlope", "OfRows", "Oracle", "finite", "finite_or_zero", "frozen", "gradient_of"]
 
 Objective: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """(B, K) logits and the (B,) rows they belong to -> (B,) values to maximize."""
+
+
+class ObjectiveWithSlope(ABC):
+    """An objective that knows its gradient with respect to the logits: no graph of it is needed."""
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(A, K) logits and their (A,) rows -> (A,) values."""
+
+    @abstractmethod
+    def with_slope(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(A, K) logits without a graph and their (A,) rows -> (A,) values and their (A, K) gradients."""
+
+
+class OfRows:
+    """One value of each sample of a batch, looked up by rows.
+
+    Most passes are about the same tensor of rows as the pass before, so the last answer is kept; the tensor must not be changed
+    in place.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(A,) rows -> (A,) values."""
+        if self._last is None or self._last[0] is not rows:
+            self._last = rows, self._values[rows]
+        return self._last[1]
 
 
 class Oracle:
@@ -40,6 +72,7 @@ class Oracle:
         self.precision = precision
         self.labels = batch.labels
         self.goals = batch.goals
+        self._wanted = OfRows(batch.labels if batch.goals is None else batch.goals)
         self.passes = PassCounter(len(batch), batch.inputs.device)
 
     @property
@@ -70,10 +103,13 @@ class Oracle:
         with torch.enable_grad():
             # Full is what the caller computes in: training has an autocast of its own.
             with torch.autocast(x.device.type, torch.bfloat16) if reduced else nullcontext():
-                logits = self.target(x)
-            values = objective(finite(logits, x), rows)
-            total = values.sum()
-        gradient = gradient_of(total, x)
+                logits = finite(self.target(x), x)
+            if isinstance(objective, ObjectiveWithSlope):
+                values, slope = objective.with_slope(logits.detach(), rows)
+                gradient = gradient_of(logits, x, slope)
+            else:
+                values = objective(logits, rows)
+                gradient = gradient_of(values.sum(), x)
         self.passes.spend(rows, forwards=1, backwards=1)
         logits = logits.detach()
         if reduced:
@@ -88,8 +124,8 @@ class Oracle:
         """
         if self.target.never_adversarial:
             return torch.zeros_like(rows, dtype=torch.bool)
-        predicted = logits.argmax(1)
-        return predicted != self.labels[rows] if self.goals is None else predicted == self.goals[rows]
+        at_wanted = logits.argmax(1) == self._wanted(rows)
+        return ~at_wanted if self.goals is None else at_wanted
 
 
 def gradient_of(values: Tensor, x: Tensor, upstream: Tensor | None = None, *, again: bool = False) -> Tensor:
@@ -131,8 +167,9 @@ def finite(logits: Tensor, x: Tensor) -> Tensor:
         TargetError: some are NaN or infinite.
         AttackError: some are, and so are pixels of ``x``.
     """
-    valid = torch.isfinite(logits.detach())
-    if not valid.all():
+    # The largest of all is NaN or infinite where one of them is: one kernel, where `isfinite` of each takes five.
+    if logits.numel() and not math.isfinite(torch.linalg.vector_norm(logits.detach(), torch.inf).item()):
+        valid = torch.isfinite(logits.detach())
         valid_input = torch.isfinite(x.detach()).flatten(1).all(1)
         if not valid_input.all():
             raise AttackError(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, nearest_boundary, nearest_point, onto_hyperplane
+from robustkd.attacks.image.engine.minimum_norm.linearise import nearest_boundary, nearest_point, onto_hyperplane
 from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, NormOfThreat, minimum_norm
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
@@ -61,7 +61,8 @@ class DeepFool(NormOfThreat):
 
         def search(problem: MinNormProblem, rows: Tensor) -> Nearest:
             update = DeepFoolStep(p.steps, norm, p.overshoot, problem.bounds)
-            return refine(problem, rows, problem.minimize(rows, update, p.steps, query=boundaries(problem, p.targets)))
+            query = nearest_boundary(problem, norm, p.targets, tolerances=1)
+            return refine(problem, rows, problem.minimize(rows, update, p.steps, query=query))
 
         return minimum_norm(target, batch, norm, search)
 
@@ -78,7 +79,7 @@ class DeepFoolStep:
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the points a little beyond the nearest linearised boundary."""
         state.done = state.done | state.adversarial
-        value, gradient = nearest_boundary(state.value - state.decision_tolerance.unsqueeze(1), state.gradient, self.norm)
+        value, gradient = state.value, state.gradient
         if t < self.steps / 2:
             delta = nearest_point(value, gradient, self.norm)
         else:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import Ball
-from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, boundary_with, nearest_boundary, onto_hyperplane
+from robustkd.attacks.image.engine.minimum_norm.linearise import boundary_with, nearest_boundary, onto_hyperplane
 from robustkd.attacks.image.engine.minimum_norm.nearest import (
     MinNormProblem,
     MinNormState,
@@ -43,6 +43,8 @@ from robustkd.scoring.distances import per_sample
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_TOLERANCES = 2  # aimed at the boundary itself, a coarse model (bfloat16) would never be sure that it was crossed
 
 
 class FABParams(Params):
@@ -108,11 +110,11 @@ class FAB(NormOfThreat):
     def _queries(self, problem: MinNormProblem) -> Iterator[Query]:
         p = self.params
         if not p.targeted or problem.oracle.goals is not None:
-            yield boundaries(problem, p.targets)
+            yield nearest_boundary(problem, problem.norm, p.targets, _TOLERANCES)
             return
         others = problem.logits.scatter(1, problem.oracle.labels.unsqueeze(1), -torch.inf)
         for other in others.topk(min(p.targets, others.shape[1] - 1), 1).indices.unbind(1):
-            yield boundary_with(problem, other)
+            yield boundary_with(problem, other, _TOLERANCES)
 
 
 class FABT(FAB):
@@ -135,8 +137,7 @@ class FABStep:
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the next points x_k+1."""
         problem, bounds, clean = self.problem, self.problem.bounds, state.clean
-        # Aimed at the boundary itself, a coarse model (bfloat16) would never be sure that it was crossed.
-        value, gradient = nearest_boundary(state.value - 2 * state.decision_tolerance.unsqueeze(1), state.gradient, self.norm)
+        value, gradient = state.value, state.gradient
         value_at_clean = value + (gradient * (clean - state.x)).flatten(1).sum(1)
         d1 = onto_hyperplane(state.x, value, gradient, self.norm, bounds) - state.x
         d2 = onto_hyperplane(clean, value_at_clean, gradient, self.norm, bounds) - clean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, Query
@@ -19,48 +19,95 @@ if TYPE_CHECKING:
 DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 """|<g, d>| <= ||g||_dual ||d||_norm, so a hyperplane of value v and gradient g is at distance |v| / ||g||_dual."""
 
+_VALUES = 2**20
+"""How many pixel values are projected at once: a dozen tensors of that size are in memory then."""
 
-def values_and_grads(
+
+def linearised(
     oracle: Oracle, x: Tensor, rows: Tensor, objectives: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, (A, C) values and their (A, C, *shape) gradients at ``x``: one forward and C backward passes."""
+) -> tuple[Tensor, Iterator[tuple[Tensor, Tensor]]]:
+    """Logits at ``x``, and the (A,) values and (A, *shape) gradients of C objectives: one forward and C backward passes.
+
+    The gradients are taken one after the other as they are asked for, so that one of them is in memory at a time.
+    """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = oracle.target(x)
         values = objectives(finite(logits, x), rows)
         totals = values.sum(0).unbind()
-    gradients = [gradient_of(total, x, again=total is not totals[-1]) for total in totals]
-    oracle.forwards[rows] += 1
-    oracle.backwards[rows] += len(totals)
-    return logits.detach(), values.detach(), torch.stack(gradients, 1)
+    oracle.passes.spend(rows, forwards=1)
+
+    def planes() -> Iterator[tuple[Tensor, Tensor]]:
+        for number, total in enumerate(totals):
+            gradient = gradient_of(total, x, again=number + 1 < len(totals))
+            oracle.passes.spend(rows, backwards=1)
+            yield values[:, number].detach(), gradient
+
+    return logits.detach(), planes()
 
 
-def boundaries(problem: MinNormProblem, classes: int) -> Query:
+def boundaries(
+    problem: MinNormProblem, x: Tensor, rows: Tensor, classes: int
+) -> tuple[Tensor, Iterator[tuple[Tensor, Tensor]]]:
     """The boundaries around a point: of each other class with the label's, or, towards a goal, of the goal with the class
     that is highest among the others. Values are positive on the wrong side.
 
     Args:
         problem: names labels or goals.
+        x: (A, *shape) the points.
+        rows: (A,) which samples of the batch.
         classes: at most so many other classes, those with the highest logits at the point; a backward pass each.
+
+    Returns:
+        the logits, and the (A,) values and (A, *shape) gradients of one boundary after the other.
     """
     oracle = problem.oracle
+    if oracle.goals is not None:
+        logits, value, gradient = problem.margin_and_grad(x, rows)
+        return logits, iter([(value, gradient)])
 
     def differences(logits: Tensor, rows: Tensor) -> Tensor:
         own = oracle.labels[rows].unsqueeze(1)
         others = logits.scatter(1, own, -torch.inf).topk(min(classes, logits.shape[1] - 1), 1).values
         return others - logits.gather(1, own)
 
+    return linearised(oracle, x, rows, differences)
+
+
+def nearest_boundary(problem: MinNormProblem, norm: Norm, classes: int, tolerances: int) -> Query:
+    """The value and the gradient of that boundary around a point which is nearest in ``norm``, when linearised.
+
+    Args:
+        problem: names labels or goals.
+        norm: linf, l2 or l1.
+        classes: see ``boundaries``.
+        tolerances: how far beyond the boundary is aimed, in multiples of the value below which a decision may be rounding.
+    """
+
     def query(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if oracle.goals is None:
-            return values_and_grads(oracle, x, rows, differences)
-        logits, value, gradient = problem.margin_and_grad(x, rows)
-        return logits, value.unsqueeze(1), gradient.unsqueeze(1)
+        logits, planes = boundaries(problem, x, rows, classes)
+        beyond = tolerances * problem.decision_tolerance(logits)
+        value, gradient = next(planes)
+        value = value - beyond
+        nearest = value.abs() / distance(gradient, DUAL[norm]).clamp_min(1e-30)
+        for other, slope in planes:
+            away = (other - beyond).abs() / distance(slope, DUAL[norm]).clamp_min(1e-30)
+            closer = away < nearest
+            value, nearest = torch.where(closer, other - beyond, value), torch.where(closer, away, nearest)
+            gradient = torch.where(per_sample(closer, slope), slope, gradient)
+        return logits, value, gradient
 
     return query
 
 
-def boundary_with(problem: MinNormProblem, other: Tensor) -> Query:
-    """The boundary of the label with one other class of each sample. ``other``: (B,) classes."""
+def boundary_with(problem: MinNormProblem, other: Tensor, tolerances: int) -> Query:
+    """The boundary of the label with one other class of each sample.
+
+    Args:
+        problem: names the labels.
+        other: (B,) classes.
+        tolerances: see ``nearest_boundary``.
+    """
 
     def difference(logits: Tensor, rows: Tensor) -> Tensor:
         pair = torch.stack([other[rows], problem.oracle.labels[rows]], 1)
@@ -69,17 +116,9 @@ def boundary_with(problem: MinNormProblem, other: Tensor) -> Query:
 
     def query(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, value, gradient = problem.oracle.value_and_grad(x, rows, difference)
-        return logits, value.unsqueeze(1), gradient.unsqueeze(1)
+        return logits, value - tolerances * problem.decision_tolerance(logits), gradient
 
     return query
-
-
-def nearest_boundary(value: Tensor, gradient: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """The (A,) value and (A, *shape) gradient of the hyperplane that is nearest in ``norm``, of the C of each sample."""
-    size = distance(gradient.flatten(0, 1), DUAL[norm]).view_as(value)
-    nearest = (value.abs() / size.clamp_min(1e-30)).argmin(1)
-    each = torch.arange(len(value), device=value.device)
-    return value[each, nearest], gradient[each, nearest]
 
 
 def nearest_point(value: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
@@ -119,6 +158,12 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
     Source: Croce & Hein 2020 (arXiv:1907.02044), section 2.2 and supplement A; for l2 and linf these are the quadratic and
     linear programs that Hein & Andriushchenko 2017 (arXiv:1705.08475) solve by sorting.
     """
+    size = max(1, _VALUES // max(1, x[0].numel())) if len(x) else 1
+    parts = zip(x.split(size), value.split(size), gradient.split(size), strict=True)
+    return torch.cat([_onto_hyperplane(*part, norm, bounds) for part in parts])
+
+
+def _onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, bounds: Bounds) -> Tensor:
     low, high = (torch.as_tensor(bound).to(x).expand_as(x).flatten(1) for bound in bounds)
     flat = x.flatten(1)
     uphill = -(gradient.flatten(1) * value.sign().unsqueeze(1))  # along which the value comes nearer to 0

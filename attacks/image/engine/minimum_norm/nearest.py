@@ -50,6 +50,11 @@ class Nearest:
         x[rows], norm[rows] = those.x, those.norm
         return Nearest(x, norm)
 
+    def or_nearer(self, those: Nearest) -> Nearest:
+        """For each sample the nearer of two points, its own where they are equally near."""
+        nearer = those.norm < self.norm
+        return Nearest(torch.where(per_sample(nearer, self.x), those.x, self.x), torch.where(nearer, those.norm, self.norm))
+
 
 @dataclass
 class MinNormState:

@@ -49,22 +49,21 @@ def refine(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
 
 def project_to_boundary(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
     """Try the points nearest to the clean images on the boundaries that are linearised at the examples."""
-    clean = problem.clean[rows]
-    logits, value, gradient = boundaries(problem, _CLASSES)(best.x, rows)
-    at_clean = (
-        value + (gradient * (clean - best.x).unsqueeze(1)).flatten(2).sum(2) - problem.decision_tolerance(logits).unsqueeze(1)
-    )
-    at_clean = _BEYOND * at_clean
-    each = clean.unsqueeze(1).expand_as(gradient).flatten(0, 1)
-    projections = onto_hyperplane(each, at_clean.flatten(), gradient.flatten(0, 1), problem.norm, problem.bounds)
-    gained = (gradient.flatten(0, 1) * (projections - each)).flatten(1).sum(1).view_as(value)
-    # A boundary on whose far side the clean image lies already, or that the pixel range keeps out of reach, tells nothing.
-    useful = (at_clean < 0) & (gained > -at_clean / _BEYOND)
-    closest = torch.where(useful, problem.length(projections - each).view_as(value), torch.inf).argmin(1)
-    projection = projections.view_as(gradient)[torch.arange(len(rows), device=rows.device), closest]
-    start = best.x
+    clean, start = problem.clean[rows], best.x
+    logits, planes = boundaries(problem, start, rows, _CLASSES)
+    tolerance = problem.decision_tolerance(logits)
+    closest: Nearest | None = None
+    for value, gradient in planes:
+        at_clean = _BEYOND * (value + (gradient * (clean - start)).flatten(1).sum(1) - tolerance)
+        projection = onto_hyperplane(clean, at_clean, gradient, problem.norm, problem.bounds)
+        moved = projection - clean
+        # A boundary on whose far side the clean image lies already, or that the pixel range keeps out of reach, tells nothing.
+        useful = (at_clean < 0) & ((gradient * moved).flatten(1).sum(1) > -at_clean / _BEYOND)
+        those = Nearest(projection, torch.where(useful, problem.length(moved), torch.inf))
+        closest = those if closest is None else closest.or_nearer(those)
+    assert closest is not None  # there are two classes at least
     for share in _SHARES:
-        best = keep_nearer(problem, rows, best, start + share * (projection - start))
+        best = keep_nearer(problem, rows, best, start + share * (closest.x - start))
     return best
 
 
@@ -102,5 +101,4 @@ def keep_nearer(problem: MinNormProblem, rows: Tensor, best: Nearest, x: Tensor)
     """``best`` with ``x`` in its place wherever that is adversarial and nearer: one forward pass."""
     adversarial = problem.adversarial(problem.oracle.logits(x, rows), rows)
     length = problem.length(x - problem.clean[rows])
-    better = adversarial & (length < best.norm)
-    return Nearest(torch.where(per_sample(better, x), x, best.x), torch.where(better, length, best.norm))
+    return best.or_nearer(Nearest(x, torch.where(adversarial, length, torch.inf)))
