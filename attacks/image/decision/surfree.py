@@ -59,7 +59,7 @@ class SurFree(DecisionAttack):
         p = self.params
         rows, x = boundary_points(decisions, rows, rng.fork("start"), _TOLERANCE)
         angle = x.new_full((len(rows),), math.radians(p.angle))
-        former = x.new_zeros((len(rows), p.orthogonal, x[0].numel()))
+        former = x.new_zeros((len(rows), p.orthogonal, math.prod(x.shape[1:])))
         t = 0
         while len(rows):
             circle = Circle.through(decisions, rows, x, self._direction(rng.fork(t).select(rows), x, former))

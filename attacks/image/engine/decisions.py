@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _STARTS = 32  # inputs that are tried for one that is adversarial at any distance
 _BLOCKS = 4  # along each side of an image of coarse noise
+_STEP = 16  # queries that it takes to go along a direction and back to the boundary
 _OUTWARDS = 1 + 1e-4  # how far the nearest point is moved out at the end: at the boundary a decision is rounding
 
 
@@ -49,16 +50,16 @@ class DecisionAttack(NormOfThreat):
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``queries`` forward passes a sample, that of the clean image among them where nobody has made it yet."""
-        asked: list[Decisions] = []
+        norm = self.minimises(threat)
+        queries_to_success = torch.zeros_like(batch.labels)
 
         def search(problem: MinNormProblem, rows: Tensor) -> Nearest:
-            decisions = Decisions(problem, self.params.queries, batch.budget(threat) if problem.norm == threat.norm else None)
-            asked.append(decisions)
+            decisions = Decisions(problem, self.params.queries, batch.budget(threat), queries_to_success)
             self.search(decisions, rows, rng)
             return decisions.settled(rows)
 
-        result = minimum_norm(target, batch, self.minimises(threat), search)
-        return replace(result, queries_to_success=asked[0].queries_to_success if asked else torch.zeros_like(result.forwards))
+        result = minimum_norm(target, batch, norm, search)
+        return replace(result, queries_to_success=queries_to_success) if norm == threat.norm else result
 
 
 class Decisions:
@@ -67,22 +68,21 @@ class Decisions:
     Args:
         problem: the samples, the norm and the target.
         queries: what each sample may cost; one is kept back for ``settled``.
-        eps: (B,) budgets in the problem's norm; None where the threat model's norm is another.
+        eps: (B,) budgets in the problem's norm.
+        queries_to_success: (B,) zeros; the forward passes after which the nearest point was within eps are written here.
 
     Attributes:
         left: (B,) queries that each sample still has.
         nearest: (B,) the nearest adversarial points so far.
-        queries_to_success: (B,) the forward passes after which the nearest point was within eps; 0: it is not.
     """
 
-    def __init__(self, problem: MinNormProblem, queries: int, eps: Tensor | None) -> None:
+    def __init__(self, problem: MinNormProblem, queries: int, eps: Tensor, queries_to_success: Tensor) -> None:
         self.oracle, self.clean, self.norm, self.bounds = problem.oracle, problem.clean, problem.norm, problem.bounds
         self.length = problem.length
         self.left = (queries - 1 - self.oracle.forwards).clamp_min(0)
         everybody = torch.arange(len(self.clean), device=self.clean.device)
         self.nearest = problem.none_found(everybody)
-        self.queries_to_success = torch.zeros_like(self.left)
-        self._eps = eps
+        self._eps, self._queries_to_success = eps, queries_to_success
 
     def asked_at_once(self, rows: Tensor) -> int:
         """How many points of each of ``rows`` fill a batch."""
@@ -96,13 +96,16 @@ class Decisions:
         """(A,) bool, whether (A, *shape) points are adversarial."""
         return self.several(x.unsqueeze(1), rows)[0].squeeze(1)
 
-    def several(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def several(self, x: Tensor, rows: Tensor, spared: int = 0) -> tuple[Tensor, Tensor]:
         """Whether the (A, n, *shape) points are adversarial, in one batch.
+
+        Args:
+            spared: queries of each sample that are left for later.
 
         Returns:
             (A, n) bool answers, and (A, n) bool which points were asked about: of each sample the first ones that its queries allow.
         """
-        asked = torch.arange(x.shape[1], device=rows.device) < self.left[rows].unsqueeze(1)
+        asked = torch.arange(x.shape[1], device=rows.device) < self.left[rows].unsqueeze(1) - spared
         answers = torch.zeros_like(asked)
         sample, number = asked.nonzero(as_tuple=True)
         if not len(sample):
@@ -123,10 +126,9 @@ class Decisions:
         each = torch.arange(len(rows), device=rows.device)[nearer]
         self.nearest.x[rows[nearer]] = x[each, at[nearer]]
         self.nearest.norm[rows[nearer]] = norm[nearer]
-        if self._eps is not None:
-            inside = _OUTWARDS * lengths <= self._eps[rows].unsqueeze(1)
-            first = inside.any(1) & (self.queries_to_success[rows] == 0)
-            self.queries_to_success[rows[first]] = (before + 1 + inside.int().argmax(1))[first]
+        inside = _OUTWARDS * lengths <= self._eps[rows].unsqueeze(1)
+        first = inside.any(1) & (self._queries_to_success[rows] == 0)
+        self._queries_to_success[rows[first]] = (before + 1 + inside.int().argmax(1))[first]
 
     def settled(self, rows: Tensor) -> Nearest:
         """The nearest point of each of ``rows``, a little further out where that is adversarial too: one query, kept back for this."""
@@ -212,7 +214,7 @@ def mean_direction(
 
     Args:
         x: (A, *shape) points at the boundary.
-        count: directions for each sample, or as many as it has queries left.
+        count: directions for each sample; fewer where it would have no queries left to go along the mean.
         probe: draws (A, *shape) steps from ``x``.
     """
     signed, plain = torch.zeros_like(x), torch.zeros_like(x)
@@ -221,7 +223,7 @@ def mean_direction(
     for first in range(0, count, width):
         steps = torch.stack([probe(draws) for _ in range(min(width, count - first))], 1)
         points = (x.unsqueeze(1) + steps).clamp(*decisions.bounds)
-        outside, asked = decisions.several(points, rows)
+        outside, asked = decisions.several(points, rows, _STEP)
         # One after the other: sums in another order would be rounded differently in another batch.
         for step, sign, real in zip(
             (points - x.unsqueeze(1)).unbind(1), (2.0 * outside - 1).unbind(1), asked.to(x.dtype).unbind(1), strict=True
