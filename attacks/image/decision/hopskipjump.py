@@ -9,7 +9,8 @@ Good on targets that give classes alone, in l2 above all. It needs thousands of 
 time it is asked.
 
 Source: Chen, Jordan, Wainwright: HopSkipJumpAttack: a query-efficient decision-based attack (IEEE S&P 2020), algorithm 2. Ours:
-the starting points, the share of the distance below which a binary search stops in single precision, and a last step outwards.
+the starting points, a least tolerance of
+the binary search, with which goes how far is looked (in single precision a finer one is rounding), and a last step outwards.
 """
 
 from __future__ import annotations
@@ -57,10 +58,9 @@ class HopSkipJump(DecisionAttack):
         """Algorithm 2."""
         p, norm = self.params, decisions.norm
         d = dimensions(decisions.clean)
-        theta = p.gamma / (d * math.sqrt(d) if norm == "l2" else d * d)
+        theta = max(p.gamma / (d * math.sqrt(d) if norm == "l2" else d * d), _FINEST)
         low, high = decisions.bounds
-        tolerance = max(theta, _FINEST)
-        rows, x = boundary_points(decisions, rows, rng.fork("start"), tolerance)
+        rows, x = boundary_points(decisions, rows, rng.fork("start"), theta)
         t = 0
         while len(going := decisions.going(rows)):
             t += 1
@@ -88,4 +88,4 @@ class HopSkipJump(DecisionAttack):
                 if not len(waiting):
                     break
                 step[waiting] /= 2
-            x = onto_boundary(decisions, landed, rows, tolerance)
+            x = onto_boundary(decisions, landed, rows, theta)
