@@ -112,6 +112,8 @@ ALL = [
 CHEAP = {
     "autoattack": {"steps": 5, "queries": 50},
     "square": {"queries": 200},
+    **{key: {"queries": 200} for key in ("simba", "bandits")},
+    **{key: {"queries": 200} for key in ("hopskipjump", "rays", "surfree", "geoda", "random-directions")},
     "robustbench": None,  # its weights are on a remote drive; tests/defenses/test_robustbench.py makes some
     "external": None,  # it is whatever its code is
     "onnx-classifier": None,  # it is whatever its file is
