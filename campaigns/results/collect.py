@@ -15,6 +15,7 @@ import numpy as np
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, ChecksCell, TrainCell
 from robustkd.campaigns.plan.finished import valid_cells
 from robustkd.campaigns.plan.plan import Plan
+from robustkd.campaigns.results.queries import by_queries
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.identity import digest, plugin_identity
 from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
@@ -285,6 +286,7 @@ def attack_result(
         agreement=_agreement(samples.transcripts(entry)),
         draws=outcome.draws,
         curve=_curve([record], {eps, *use.curve}, everywhere=_measures_every_eps(use.plugin)),
+        by_queries=by_queries(use.plugin, outcome),
     )
 
 

@@ -116,6 +116,8 @@ class AttackResult:
         forwards: (B,) int64, forward passes spent on each sample, exactly.
         backwards: (B,) int64, backward passes likewise.
         loss: (B,) the attack's own loss at ``adversarial`` (larger is more adversarial), or None.
+        queries_to_success: (B,) int64, the forward passes after which a point within the budget was first adversarial, 0 where none
+            was. None of an attack that stops there: they are its ``forwards``.
     """
 
     adversarial: Tensor
@@ -124,6 +126,7 @@ class AttackResult:
     backwards: Tensor
     loss: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+    queries_to_success: Tensor | None = None
 
 
 @dataclass(frozen=True)

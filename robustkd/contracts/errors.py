@@ -86,7 +86,6 @@ ELSEWHERE = {
     "apgd": "apgdce",
     "autoprojectedgradientdescent": "apgdce",
     "squareattack": "square",
-    "simba": "square",
     "elasticnet": "ead",
     "epsilon": "eps",
     "iters": "steps",

@@ -125,6 +125,8 @@ class ImageOutcome(Outcome):
         distance: of the returned input from the clean one, in the threat model's norm.
         norm: of a minimum-norm attack, the distance in its own norm (inf where it found nothing); else ``distance``.
         loss: the attack's own (NaN when it reports none).
+        queries_to_success: of an attack that goes on after its first success, the forward passes that it had made then; 0 where it had
+            none. None of one that stops there.
         clean_draws, held_draws: (N, R) bool, on which draws the clean input is classified rightly, and on which the returned one
             does not reach the attack's goal inside the budget; None where the target draws no random numbers.
     """
@@ -134,6 +136,7 @@ class ImageOutcome(Outcome):
     distance: np.ndarray
     norm: np.ndarray
     loss: np.ndarray
+    queries_to_success: np.ndarray | None = None
     clean_draws: np.ndarray | None = None
     held_draws: np.ndarray | None = None
 
@@ -165,6 +168,13 @@ class ImageOutcome(Outcome):
     def draws(self) -> int:
         """On how many draws each sample was judged; 1 where nothing is drawn."""
         return 1 if self.held_draws is None else self.held_draws.shape[1]
+
+    def robust_share_after(self, queries: int) -> np.ndarray:
+        """(N,) bool: which samples stand after so many forward passes of the attack."""
+        reported = self.queries_to_success
+        spent = self.forwards if reported is None else np.where(reported > 0, reported, self.forwards)
+        held: np.ndarray = self.eligible & ~(self.success & (spent <= queries))
+        return held
 
     @property
     def correct(self) -> np.ndarray:
@@ -266,6 +276,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
         "loss": loss,
         "forwards": result.forwards,
         "backwards": result.backwards,
+        **({} if result.queries_to_success is None else {"queries_to_success": result.queries_to_success}),
         **({"clean_draws": right, "held_draws": held} if random else {}),
     }
     return ImageOutcome(**{key: value.detach().cpu().numpy() for key, value in columns.items()})

@@ -11,6 +11,7 @@ from robustkd.reporting.formatting import MISSING, count, interval, number, perc
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
 from robustkd.reporting.presentation import wording
+from robustkd.reporting.queries import query_curves
 from robustkd.reporting.story import NO_VERDICT, answer, explain
 from robustkd.reporting.summary import DefenseSummary, attack_names
 from robustkd.reporting.wording import Wording
@@ -38,6 +39,7 @@ def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Seq
             for row in summaries
         ),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
+        _by_queries(results),
         _measures(measures(results)),
         *(_analysis(shown) for shown in shown_tables(results)),
         _versus(results),
@@ -145,6 +147,21 @@ def _grid(results: Results) -> str:
     ]
     return "\n\n".join(
         part for part in (_table(["defense", *map(escape, attacks)], "l" + "r" * len(attacks), lines), "\n".join(notes)) if part
+    )
+
+
+def _by_queries(results: Results) -> str:
+    curves = query_curves(results)
+    asked = sorted({int(point.eps) for curve in curves for point in curve.points})
+    if not curves:
+        return ""
+    lines = []
+    for curve in curves:
+        at = {int(p.eps): f"{percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in curve.points}
+        lines.append([escape(curve.defense), escape(curve.attack), *(at.get(queries, MISSING) for queries in asked)])
+    table = _table(["defense", "attack", *map(count, asked)], "ll" + "r" * len(asked), lines)
+    return (
+        f"## Robust accuracy by queries\n\nWhat stands after so many queries on each sample, with its 95 % interval.\n\n{table}"
     )
 
 

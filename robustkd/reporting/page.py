@@ -20,6 +20,7 @@ from robustkd.reporting.pairwise import main_pairs, points, probability, sentenc
 from robustkd.reporting.plots import Plot, Series, curve, plot
 from robustkd.reporting.presentation import presentation, wording
 from robustkd.reporting.published import SETTING, references
+from robustkd.reporting.queries import query_curves, query_plots
 from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
 from robustkd.reporting.story import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
@@ -90,6 +91,8 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
         incomplete_cells=incomplete_cells(rows),
         curves=curves,
         attack_curves=attack_curves,
+        query_curves=query_curves(results),
+        query_plots=query_plots(results, [row.defense for row in drawn])[:MOST_PLOTS],
         lines=list({line.label: line for drawn in attack_curves for line in drawn.lines}.values()),
         gallery=by_defense([item for item in gallery if isinstance(item, GalleryItem)]),
         transcripts=by_defense([item for item in gallery if isinstance(item, PromptItem)]),

@@ -48,6 +48,16 @@ class CurvePoint:
     ci_high: float
 
 
+@dataclass(frozen=True)
+class QueryPoint:
+    """Robust accuracy after so many queries on each sample, with its interval."""
+
+    queries: int
+    robust_accuracy: float
+    ci_low: float
+    ci_high: float
+
+
 CURVE_STEPS = 32
 """How many points a curve has up to its largest eps where every eps is measured (by a minimum-norm attack)."""
 
@@ -66,6 +76,9 @@ class CellResult:
     ``unjudged`` is the share of requests of which no answer could be judged: they count neither as robust nor as a success of the
     attack, and the success rate is over the others. It is None for images. ``agreement`` tells of every judge but the deciding
     one on how many of the deciding answers it says the same, as a share.
+
+    ``by_queries`` says of an attack without gradients what stands after 0, 10, 20, 50, 100, .. queries on each sample; it is empty of
+    others.
 
     ``draws`` is on how many draws each sample was judged, if the defense draws random numbers: the accuracies are then the mean share
     of the draws on which a sample is right, and the success rate counts the samples that are wrong on most of them.
@@ -96,6 +109,7 @@ class CellResult:
     unjudged: float | None = None
     draws: int = 1
     where: dict[str, Any] | None = None
+    by_queries: list[QueryPoint] = field(default_factory=list)
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -229,8 +243,8 @@ class Results(Tabular):
         return any(status != "done" for status in statuses)
 
     def to_dict(self) -> dict[str, Any]:
-        """The results as results.json holds them: JSON values, without ``folder``, ``draws`` where there are several, and ``where`` where
-        there is one.
+        """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where`` and
+        ``by_queries`` where there are any.
         """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -240,6 +254,8 @@ class Results(Tabular):
                 del row["draws"]
             if row["where"] is None:
                 del row["where"]
+            if not row.get("by_queries", True):
+                del row["by_queries"]
         told["claims"] = [asdict(claim) for claim in self.claims]
         return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 

@@ -39,11 +39,13 @@ class ImageTarget(Target):
         input_shape: Sequence[int],
         bounds: Bounds = (0.0, 1.0),
     ) -> None:
-        from robustkd.targets.modules import WithoutGradients  # late: it imports torch
+        from robustkd.targets.modules import ClassesAlone, WithoutGradients  # late: it imports torch
 
         self.module = module
         if any(isinstance(part, WithoutGradients) for part in module.modules()):
             self.capabilities -= {"gradients"}
+        if any(isinstance(part, ClassesAlone) for part in module.modules()):
+            self.capabilities -= {"logits"}
         self.num_classes = num_classes
         self.input_shape = tuple(input_shape)
         self.bounds = bounds

@@ -55,6 +55,24 @@ def taken(returned: Any, key: Key | None) -> Any:
     return returned[key] if isinstance(key, int) or isinstance(returned, Mapping) else getattr(returned, key)
 
 
+class ClassesAlone(WithoutGradients):
+    """A network that answers with classes alone. A target that has one among its parts lacks the capability ``logits``.
+
+    Args:
+        network: (B, *shape) -> (B,) or (B, 1) whole numbers.
+        classes: K.
+    """
+
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.network, self.classes = network, classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, *shape) -> (B, K): 1 for the class that was answered, -1 for the others, which are no probabilities."""
+        answers = self.network(images).reshape(len(images)).long()
+        return 2.0 * nn.functional.one_hot(answers, self.classes) - 1.0
+
+
 class Taken(_Behind):
     """The tensor at ``key`` of the tuple, mapping or object that a network returns."""
 

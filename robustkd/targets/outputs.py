@@ -1,8 +1,8 @@
 """How logits, (N, K), are made of what a user's network returns.
 
 A network may return a tuple, a mapping or an object that holds the logits, one number for each sample instead of two logits,
-probabilities, a logit for each of several labels that may hold together, or more classes than the data have. What it does is found
-out once, on a few samples, and written into the target's card.
+probabilities, a logit for each of several labels that may hold together, the predicted class alone, or more classes than the data
+have. What it does is found out once, on a few samples, and written into the target's card.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class Reading:
             1 - p and p.
         probabilities: whether the logarithm is taken.
         classes: which outputs belong to the classes of the data.
+        alone: whether it answers with the predicted class alone.
     """
 
     taken: Key | None = None
@@ -106,6 +107,7 @@ class Reading:
     single: bool = False
     probabilities: bool = False
     classes: Classes | None = None
+    alone: bool = False
 
     def behind(self, network: nn.Module, outputs: int) -> nn.Module:
         """The network with these steps behind it; itself where there are none.
@@ -117,6 +119,8 @@ class Reading:
 
         if self.taken is not None:
             network = modules.Taken(network, self.taken)
+        if self.alone:
+            return modules.ClassesAlone(network, outputs)
         if isinstance(self.label, int):
             network = modules.OneLabel(network, self.label)
         if self.label == "any":
@@ -140,6 +144,8 @@ class Reading:
             steps["outputs"] = "probabilities"
         if self.classes is not None:
             steps |= {"classes": list(self.classes.index), "restrict": self.classes.restrict}
+        if self.alone:
+            steps["outputs"] = "classes"
         if self.classes is not None or self.label == "any":
             steps["of"] = outputs
         return {name: step for name, step in steps.items() if step is not None}
@@ -153,6 +159,7 @@ class Reading:
             origin.get("single", False),
             origin.get("outputs") == "probabilities",
             Classes.given(origin.get("classes"), origin.get("restrict")),
+            origin.get("outputs") == "classes",
         )
 
     def told(self, returned: str) -> str:
@@ -161,7 +168,9 @@ class Reading:
         if self.taken is not None:
             what = f"element {self.taken}" if isinstance(self.taken, int) else f"'{self.taken}'"
             said.append(f"{returned}, of which {what} is taken")
-        if self.single:
+        if self.alone:
+            said.append("classes alone, so only attacks by decisions can be run on it")
+        elif self.single:
             said.append(
                 "one probability p for each sample; those of the two classes are 1 - p and p"
                 if self.probabilities
@@ -212,6 +221,13 @@ def found_out(
             fix="a classifier returns (N, K) logits; one of pixels, boxes or sequences is none",
         )
     found = output.reshape(len(samples), -1)
+    if not output.is_floating_point() and output.dtype != torch.bool and found.shape[1] == 1:
+        if not expected or classes is not None or label is not None:
+            raise UsageError(
+                "the model answers with classes alone, which does not tell how many it has",
+                fix="in Python wrap it, robustkd.targets.modules.ClassesAlone(model, 10); leave out classes and label",
+            )
+        return replace(reading, alone=True), expected, kind(returned)
     outputs = found.shape[1]
     if label is not None:
         _require_labels(label, outputs)

@@ -47,7 +47,7 @@ class PassCounter:
         return int(self.forwards.sum()), int(self.backwards.sum())
 
     def spend(self, rows: Tensor, forwards: float = 0, backwards: float = 0) -> None:
-        """Add passes to each of ``rows``; the tensor must not be changed in place afterwards."""
+        """Add passes to each of ``rows``, as often as it is named; the tensor must not be changed in place afterwards."""
         if rows is not self._rows:
             self._flush()
             self._rows = rows
@@ -77,10 +77,9 @@ class PassCounter:
     def _flush(self) -> None:
         forwards, backwards = self._pending
         self._pending = (0, 0)
-        if forwards:
-            self._forwards[self._rows] += forwards
-        if backwards:
-            self._backwards[self._rows] += backwards
+        for counts, passes in ((self._forwards, forwards), (self._backwards, backwards)):
+            if passes:  # a row that is named twice counts twice
+                counts.index_put_((self._rows,), counts.new_full((), passes), accumulate=True)
 
 
 class CountedTarget(WrappedTarget):

@@ -34,6 +34,7 @@ SETTINGS = {
     "spsa": {"steps": 3, "pairs": 2},
     "smoothed-pgd": {"steps": 3, "neighbours": 2},
     "square": {"queries": 30},
+    **{key: {"queries": 30} for key in ("simba", "bandits", "hopskipjump", "rays", "surfree", "geoda", "random-directions")},
     "transfer": {"surrogates": ["other"], "attacks": [INNER]},
     "universal": {"epochs": 2},
     "vmi-fgsm": {"steps": 3, "neighbours": 2},

@@ -228,6 +228,7 @@ SHAPES = ((12,), (3, 4), (1, 2, 2, 3), (3, 2, 2))
 QUICK: dict[str, dict[str, Any]] = {
     "autoattack": {"steps": 5, "queries": 20},
     "square": {"queries": 20},
+    **{key: {"queries": 20} for key in ("simba", "bandits", "hopskipjump", "rays", "surfree", "geoda", "random-directions")},
     "distilled-surrogate": {"rounds": 1, "training_steps": 5, "steps": 3, "queries": 20},
     "universal": {"epochs": 1},
     "transfer": {"surrogates": "other", "attacks": {"kind": "pgd", "steps": 3}},

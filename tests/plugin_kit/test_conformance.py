@@ -116,6 +116,8 @@ CHEAP = {
     "patch-rs": {"queries": 200},
     "lavan": {"steps": 20},
     "universal-patch": {"epochs": 2, "samples": 100},
+    **{key: {"queries": 200} for key in ("simba", "bandits")},
+    **{key: {"queries": 200} for key in ("hopskipjump", "rays", "surfree", "geoda", "random-directions")},
     "robustbench": None,  # its weights are on a remote drive; tests/defenses/test_robustbench.py makes some
     "external": None,  # it is whatever its code is
     "onnx-classifier": None,  # it is whatever its file is
