@@ -27,6 +27,7 @@ class UnboundedAttack(Check):
     Params = BudgetParams
     severity = "severe"
     rule = "with eps as large as the whole pixel range the campaign's strongest gradient attack leaves over 5 % standing"
+    needs_norm = True
     source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; Carlini et al. 2019, section 5"
     thorough = True
     cost = "the strongest attack once more, on 64 samples (most break at once)"
@@ -64,6 +65,7 @@ class NotMonotone(Check):
     Params = BudgetParams
     severity = "severe"
     rule = "PGD leaves more standing at twice the eps than the upper end of the 95 % interval at eps"
+    needs_norm = True
     source = "Carlini et al. 2019, On evaluating adversarial robustness, section 5 (accuracy against budget)"
     cost = "at most 22 forward and 20 backward passes a sample, on 64 samples"
 

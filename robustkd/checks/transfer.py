@@ -42,6 +42,7 @@ class TransferBeatsWhiteBox(Check):
     Params = TransferParams
     severity = "severe"
     rule = "adversarial examples of a substitute network break over 1 % of the samples, all of which every white-box attack left standing"
+    needs_norm = True
     source = "Papernot et al. 2017, Practical black-box attacks, section 4; Athalye et al. 2018, section 3.1"
     cost = "4 forward passes a sample, on 256 samples (the substitute's own passes are not the target's)"
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from robustkd.cli.names import plugin_names
-from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, settings, within_bounds
+from robustkd.cli.one_model import allowed, asked_of_code, images, loaded_model, one_model_options, settings, within_bounds
 from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved
 
 
@@ -45,6 +45,7 @@ def command(
     n: int | None,
     norm: Any,
     eps: str | None,
+    change: str | None,
     chosen: tuple[str, ...],
     seed: int,
     device: str,
@@ -55,21 +56,21 @@ def command(
 ) -> None:
     """Attack one model once and print what it did."""
     from robustkd import api
+    from robustkd.contracts import ThreatModel
     from robustkd.contracts.devices import device_named
     from robustkd.evaluation.saved import require_place
 
-    allowed = budget(eps, bounds)
-    splits = images(data, data_settings, n)
+    splits, within = images(data, data_settings, n), allowed(norm, eps, bounds, change)
+    threat = ThreatModel(**within)
     if out is not None:
-        require_place(out, splits.test.sample_shape)
+        require_place(out, splits.test.sample_shape, threat)
     target = loaded_model(reference, weights, weights_key, kwargs, code, splits).to(device_named(device))
     report = api.attack(
         name,
         target,
         within_bounds(splits.test.unit(), bounds),
         splits.test.labels,
-        norm=norm,
-        eps=allowed,
+        **within,
         seed=seed,
         **asked_of_code(normalise, bounds, classes, restrict),
         precision=precision or "full",
@@ -84,8 +85,6 @@ def command(
         return
     numbers, (low, high) = report.to_dict(), report.interval
     click.echo(f"clean accuracy   {report.clean_accuracy:6.1%}   n = {numbers['n']}")
-    click.echo(
-        f"robust accuracy  {report.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   under {name}, {norm} <= {allowed:.4g}"
-    )
+    click.echo(f"robust accuracy  {report.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   under {name}, {threat}")
     click.echo(f"passes           {numbers['forward_passes']} forward, {numbers['backward_passes']} backward")
     click.echo("One attack is an upper bound, and no verdict: run a campaign for the worst case and the checks.")

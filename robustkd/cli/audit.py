@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, value, within_bounds
+from robustkd.cli.one_model import allowed, asked_of_code, images, loaded_model, one_model_options, value, within_bounds
 from robustkd.cli.options import batch_size_option, console, json_option, print_reserved
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def command(
     n: int | None,
     norm: Any,
     eps: str | None,
+    change: str | None,
     attacks: tuple[str, ...],
     level: Any,
     samples: int | None,
@@ -66,8 +67,7 @@ def command(
         target,
         within_bounds(splits.test.unit(), bounds),
         splits.test.labels,
-        eps=budget(eps, bounds),
-        norm=norm,
+        **allowed(norm, eps, bounds, change),
         attacks=[value("--attack", attack) for attack in attacks] or api.DEFAULT_ATTACKS,
         level=level,
         samples=samples,

@@ -91,6 +91,7 @@ class AttackResult:
         forwards: (B,) int64, forward passes spent on each sample, exactly.
         backwards: (B,) int64, backward passes likewise.
         loss: (B,) the attack's own loss at ``adversarial`` (larger is more adversarial), or None.
+        extras: further tensors with a row for each sample. Under a budget of transforms, ``parameters`` are those of each sample's own.
     """
 
     adversarial: Tensor
@@ -232,7 +233,7 @@ class Attack(BaseAttack):
             return reason
         if threat.goal not in traits.goals:
             return f"cannot be {threat.goal} (it can be {_listing(traits.goals)})"
-        if traits.kind == "fixed-budget" and threat.norm not in traits.norms:
+        if traits.space == "pixels" and traits.kind == "fixed-budget" and threat.norm not in traits.norms:
             return f"cannot respect a budget in {threat.norm} (it can in {_listing(traits.norms)})"
         return None
 

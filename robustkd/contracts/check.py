@@ -196,6 +196,8 @@ class Check(Plugin, ABC):
         thorough: whether it is so costly that only ``checks: thorough`` runs it.
         cost: its passes, in words.
         doubts: what the symptom casts doubt on: that the ``number`` is right, or that a model with such a number is of ``use``.
+        needs_norm: whether its rule is about perturbations in a norm; under a threat model that says otherwise how an image changes, it
+            does not apply.
         decisive: whether a number is ``credible`` only once this check has looked, and been quiet.
 
     A check whose ``Params`` have ``samples`` looks at no more than so many; ``checks: {samples: N}`` sets it.
@@ -208,6 +210,7 @@ class Check(Plugin, ABC):
     thorough: ClassVar[bool] = False
     cost: ClassVar[str] = "none"
     doubts: ClassVar[Doubt] = "number"
+    needs_norm: ClassVar[bool] = False
     decisive: ClassVar[bool] = False
 
     @abstractmethod

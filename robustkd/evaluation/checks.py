@@ -22,6 +22,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.check import Level
 from robustkd.contracts.errors import out_of_memory
+from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.random import seeded
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.evaluation.judging import clean_shares
@@ -67,6 +68,8 @@ def run_checks(context: CheckContext[BaseTarget, Batch | PromptBatch], checks: S
 
 def _finding(context: CheckContext[BaseTarget, Batch | PromptBatch], check: Check) -> Finding:
     """The check's finding; where memory runs out, the target is asked about fewer samples at once."""
+    if check.needs_norm and isinstance(context.threat.budget, ImageChange):
+        return check.not_applicable(f"it is about perturbations in a norm, and the threat model is {context.threat}")
     if not isinstance(context.target, Target):
         try:
             return check.run(context)

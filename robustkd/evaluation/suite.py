@@ -9,6 +9,9 @@ different kinds, so that what misleads one does not mislead the next:
     square                random search; no gradient
     smoothed-pgd          gradients averaged over a neighbourhood, where those of neighbours disagree
     autoattack            AutoAttack, in the order that adapts to the target
+
+Under a threat model that says how an image changes, they are two or three: ``rotate-pgd`` and ``rotate-grid``, ``stadv`` and
+``flow-search``, ``recolor`` and ``colour-search``, and ``bpda`` around the first.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from typing import Any
 
 from robustkd import plugins
 from robustkd.contracts import Arrays, Attack, AttackEvidence, BaseAttack, Batch, Target, ThreatModel
+from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.random import SampleRng
+from robustkd.contracts.threat import Space
 from robustkd.lazy import torch
 from robustkd.scoring.distances import random_offsets
 
@@ -81,7 +86,8 @@ class Traces:
     Attributes:
         draws: it draws random numbers.
         replaced: the operations in its forward pass that cut or falsify the gradient (``bpda`` with ``automatic``), sorted.
-        agreement: the mean cosine between the gradients at points of a ball a quarter as wide as the budget; None without gradients.
+        agreement: the mean cosine between the gradients at points of a ball a quarter as wide as the budget; None without gradients
+            or a norm.
     """
 
     draws: bool
@@ -105,7 +111,12 @@ class Traces:
 
 
 def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
-    """The suite for a target with these traces: cheap ones first, and those that need no gradient of the target before AutoAttack."""
+    """The suite for a target with these traces: cheap ones first, and those that need no gradient of the target before AutoAttack.
+
+    Under a threat model that says how an image changes, the suite is of attacks of that space.
+    """
+    if isinstance(threat.budget, ImageChange):
+        return _of_changes(traces, threat.space)
     margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 20, "restarts": 2}
     found = [Instrument("margin-pgd", _averaged(margin, traces), True, lambda e: _margin(e, traces))]
     if traces.replaced:
@@ -130,6 +141,26 @@ def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
     return found
 
 
+def _changes(space: Space, effort: int = 1) -> tuple[Spec, Spec]:
+    """The attacks of a space of ``ImageChange``: one that follows the gradient, and one that tries."""
+    if space == "spatial":
+        grid: Spec = {"kind": "rotate-grid", "rotations": 30 * effort + 1, "translations": 5 if effort == 1 else 9}
+        return {"kind": "rotate-pgd", "steps": 20, "restarts": 5 * effort}, grid
+    climb, search = {"flow": ("stadv", "flow-search"), "colour": ("recolor", "colour-search")}[space]
+    climbed: Spec = {"kind": climb, "steps": 40 * effort, "restarts": 2 * effort, "random_start": True}
+    return climbed, {"kind": search, "queries": QUERIES * effort, "give_up": effort == 1}
+
+
+def _of_changes(traces: Traces, space: Space) -> list[Instrument]:
+    climb, search = _changes(space)
+    found = [Instrument(climb["kind"], _averaged(climb, traces), True, lambda e: _margin(e, traces))]
+    if traces.replaced:
+        past: Spec = {"kind": "bpda", "automatic": True, "attack": climb}
+        found.append(Instrument("bpda", _averaged(past, traces), False, _automatic))
+    found.append(Instrument(search["kind"], search, False, lambda e: _tried(e, search), AT_FIRST))
+    return found
+
+
 def by_gradient(traces: Traces) -> Instrument:
     """The attack that tells whether the target's own gradient finds what was found without it."""
     spec = _averaged({"kind": "apgd-t", "steps": 50, "targets": 3}, traces)
@@ -138,6 +169,14 @@ def by_gradient(traces: Traces) -> Instrument:
 
 def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
     """Ever stronger attacks of different kinds, for what is left when a number turned out wrong."""
+    if isinstance(threat.budget, ImageChange):
+        for effort in (1, 4):
+            climb, search = _changes(threat.space, effort)
+            if traces.replaced:
+                yield _averaged({"kind": "bpda", "automatic": True, "attack": climb}, traces)
+            yield _averaged(climb, traces)
+            yield search
+        return
     rough = traces.agreement is None or traces.agreement < _AGREE
     for effort in (1,) if traces.draws else (1, 4):  # each pass of a target that draws is ten
         margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
@@ -198,6 +237,16 @@ def _random_search(evidence: AttackEvidence) -> bool:
     )
 
 
+def _tried(evidence: AttackEvidence, search: Spec) -> bool:
+    """Whether an attack has searched by ``search``, or by a longer one of its kind."""
+    params = next((each.params for each in _inside(evidence.attack) if each.name == search["kind"]), None)
+    if params is None:
+        return False
+    if search["kind"] != "rotate-grid":
+        return bool(params.queries >= search["queries"])
+    return params.draws is None and params.rotations >= search["rotations"] and params.translations >= search["translations"]
+
+
 def _autoattack(evidence: AttackEvidence) -> bool:
     return any(attack.name == "autoattack" and attack.params.version != "rand" for attack in _inside(evidence.attack))
 
@@ -211,7 +260,7 @@ def _spent(evidence: AttackEvidence) -> float:
 
 def _agreement(target: Target, batch: Batch, threat: ThreatModel, seed: int) -> float | None:
     """The mean cosine of the gradients at random points of each sample's ball; of vanishing gradients 0, None where there are none."""
-    if "gradients" not in target.capabilities:
+    if "gradients" not in target.capabilities or isinstance(threat.budget, ImageChange):
         return None
     rng, gradients = SampleRng(seed, batch.index, "neighbours"), []
     for _ in range(_NEIGHBOURS):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from robustkd.contracts import Attack, AttackResult, Batch, RobustkdError, Target, ThreatModel, target_references
+from robustkd.contracts import Attack, AttackResult, Batch, PixelBudget, RobustkdError, Target, ThreatModel, target_references
 from robustkd.contracts.random import SampleRng
-from robustkd.contracts.threat import Norm
+from robustkd.contracts.threat import Goal, Norm
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import judge
 from robustkd.lazy import torch
@@ -63,7 +63,7 @@ def threat_model(subject: Subject) -> None:
     traits = attack.traits
     for goal in traits.goals:
         for norm in traits.norms:
-            threat = attack.threat_for(ThreatModel(norm, bench.EPS[norm], goal=goal))
+            threat = _threat(attack, norm, goal=goal)
             if attack.refusal(threat) is not None:  # what it wraps, say, cannot
                 continue
             evaluate_attack(target, attack, bench.batch(target, goal == "targeted"), threat, fit_data=bench.digits().train)
@@ -128,7 +128,7 @@ def effective(subject: Subject) -> None:
     attack, target = _ready(subject)
     norm = attack.traits.norms[0]
     batch = bench.batch(target, "untargeted" not in attack.traits.goals)
-    threat = attack.threat_for(ThreatModel(norm, _ROOM[norm], goal=attack.traits.goals[0]))
+    threat = _threat(attack, norm, _ROOM[norm] / bench.EPS[norm], attack.traits.goals[0])
     found = evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)
     require(
         bool(found.outcome.success.any()),
@@ -141,7 +141,7 @@ def nothing_from_nothing(subject: Subject) -> None:
     """At a budget of zero it changes nothing."""
     attack, target = _ready(subject)
     norm = attack.traits.norms[0]
-    threat = attack.threat_for(ThreatModel(norm, 0.0, goal="untargeted"))
+    threat = _threat(attack, norm, 0.0)
     if attack.traits.kind == "minimum-norm" or threat.eps:
         raise NotApplicable("it has no budget")
     batch = bench.batch(target)
@@ -215,9 +215,11 @@ def _ready(subject: Subject) -> tuple[Attack, Target]:
 _TARGETS: tuple[Callable[[], Target], ...] = (bench.classifier, bench.ensemble, bench.pipeline, bench.residual)
 
 
-def _threat(attack: Attack) -> ThreatModel:
-    norm = attack.traits.norms[0]
-    return attack.threat_for(ThreatModel(norm, bench.EPS[norm]))
+def _threat(attack: Attack, norm: Norm | None = None, times: float = 1.0, goal: Goal = "untargeted") -> ThreatModel:
+    """A threat model for it, of so many times the bench's budget: in pixels, by default in its first norm, or of its own space."""
+    norm = norm or attack.traits.norms[0]
+    budget = bench.CHANGES.get(attack.traits.space) or PixelBudget(norm, bench.EPS[norm])
+    return attack.threat_for(ThreatModel(budget=replace(budget, eps=times * budget.eps), goal=goal))
 
 
 def _fitted(attack: Attack, target: Target, threat: ThreatModel) -> Attack:
