@@ -144,7 +144,8 @@ def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
 def _changes(space: Space, effort: int = 1) -> tuple[Spec, Spec]:
     """The attacks of a space of ``ImageChange``: one that follows the gradient, and one that tries."""
     if space == "spatial":
-        grid: Spec = {"kind": "rotate-grid", "rotations": 30 * effort + 1, "translations": 5 if effort == 1 else 9}
+        rotations, translations = (31, 5) if effort == 1 else (61, 7)
+        grid: Spec = {"kind": "rotate-grid", "rotations": rotations, "translations": translations}
         return {"kind": "rotate-pgd", "steps": 20, "restarts": 5 * effort}, grid
     climb, search = {"flow": ("stadv", "flow-search"), "colour": ("recolor", "colour-search")}[space]
     climbed: Spec = {"kind": climb, "steps": 40 * effort, "restarts": 2 * effort, "random_start": True}
