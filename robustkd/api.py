@@ -21,12 +21,14 @@ from robustkd.contracts import (
     AttackError,
     BaseTarget,
     Batch,
+    Budget,
     Check,
     CheckContext,
     DataError,
     GenerativeTarget,
     Level,
     Norm,
+    PixelBudget,
     Precision,
     Target,
     TargetError,
@@ -114,6 +116,7 @@ def attack(
     norm: Norm = "linf",
     eps: float | Tensor | None = None,
     where: Region | Mapping[str, Any] | None = None,
+    budget: Budget | None = None,
     goals: Tensor | np.ndarray | Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
@@ -143,6 +146,8 @@ def attack(
             patch the whole range of pixels. A minimum-norm attack is judged against it.
         where: the only pixels that may change: ``{"patch": 5, "place": "worst"}`` (or ``"random"``, or ``(top, left)``),
             ``{"channels": [0]}`` or ``{"mask": array or file}``, or a ``robustkd.contracts.region.Region``.
+        budget: a budget that says how an image changes, in the place of norm, eps and where, for attacks of that space:
+            ``SpatialBudget(rotation=30, translation=0.1)``, ``FlowBudget(1.0)`` or ``ColourBudget(0.06)`` of ``robustkd.contracts``.
         goals: (N,) integers, the classes to reach, for a targeted attack; none is the sample's label.
         seed: seeds each sample's own random stream.
         batch_size: the most samples that the model is called with at once, by attacks and checks; no result depends on it,
@@ -171,7 +176,7 @@ def attack(
     x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
     plugin = _with_models(attack_of(with_params(attack, params or {}, more)), models, x, batch_size, view)
-    evaluator = _make_evaluator(model, x, y, norm, eps, where, goals, seed, batch_size, precision, fit_data, view)
+    evaluator = _make_evaluator(model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view)
     with frozen(evaluator.target.module):
         evaluator = replace(evaluator, threat=plugin.threat_for(evaluator.threat))
         return evaluator.report(plugin, evaluator.evaluate(plugin))
@@ -187,6 +192,7 @@ def evaluate(
     norm: Norm = "linf",
     eps: float | Tensor | None = None,
     where: Region | Mapping[str, Any] | None = None,
+    budget: Budget | None = None,
     goals: Tensor | np.ndarray | Sequence[int] | None = None,
     level: Level | Literal["none"] = "standard",
     samples: int | None = None,
@@ -204,7 +210,7 @@ def evaluate(
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, where, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success,
+        model, x, y, norm, where, budget, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success,
             bounds: as for ``attack``.
         eps: as for ``attack``; of samples that have an eps each there are no checks, so ask for ``level="none"``.
         attacks: one or several: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its
@@ -220,7 +226,7 @@ def evaluate(
     """
     x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
-    evaluator = _make_evaluator(model, x, y, norm, eps, where, goals, seed, batch_size, precision, fit_data, view)
+    evaluator = _make_evaluator(model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view)
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
         for name, plugin in labelled(several(attacks), evaluator.threat).items()
@@ -240,6 +246,7 @@ def audit(
     norm: Norm = "linf",
     eps: float | None = None,
     where: Region | Mapping[str, Any] | None = None,
+    budget: Budget | None = None,
     goals: Tensor | np.ndarray | Sequence[int] | None = None,
     level: Level = "standard",
     samples: int | None = None,
@@ -260,7 +267,8 @@ def audit(
     Unlike ``evaluate`` it goes on where an attack fails; the failure is reported (``EvaluationReport.failed``).
 
     Args:
-        model, x, y, norm, eps, where, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success,
+        model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict,
+            success,
             bounds: as for ``attack``.
         attacks, level, samples: as for ``evaluate``.
         attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
@@ -270,7 +278,7 @@ def audit(
         attacks = attack
     x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
-    evaluator = _make_evaluator(model, x, y, norm, eps, where, goals, seed, batch_size, precision, fit_data, view)
+    evaluator = _make_evaluator(model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view)
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
         for name, plugin in labelled(several(attacks), evaluator.threat).items()
@@ -394,8 +402,9 @@ class _Evaluator:
         """What an attack found, in the user's unit, with what it takes to look at it again."""
         unit, outcome, threat = self.unit, found.outcome, attack.threat_for(self.threat)
         attacked = Attacked(self.target, attack, threat, self.batch.to("cpu"), self.seed, unit)
-        if unit is None:
-            return AttackReport(found.adversarial, outcome, attacked)
+        if unit is None or not isinstance(threat.budget, PixelBudget):
+            adversarial = found.adversarial if unit is None else unit.restored(found.adversarial)
+            return AttackReport(adversarial, outcome, attacked)
         own = attack.minimises(threat) if attack.traits.kind == "minimum-norm" else threat.norm
         outcome = replace(outcome, distance=outcome.distance * unit.length(threat.norm), norm=outcome.norm * unit.length(own))
         return AttackReport(unit.restored(found.adversarial), outcome, attacked)
@@ -418,6 +427,7 @@ def _make_evaluator(
     norm: Norm,
     eps: float | Tensor | None,
     where: Region | Mapping[str, Any] | None,
+    budget: Budget | None,
     goals: Tensor | np.ndarray | Sequence[int] | None,
     seed: int,
     batch_size: int,
@@ -438,16 +448,21 @@ def _make_evaluator(
     require_unit_pixels(target)
     if unit is not None:
         x = unit.inputs(as_tensor("inputs", x))
+    if unit is not None and budget is None:
         unit.require_meant(norm, float(eps.max() if isinstance(eps, torch.Tensor) else eps), target.input_shape)
         eps = eps / unit.length(norm)
-    each = eps if isinstance(eps, torch.Tensor) and eps.ndim else None
+    each = eps if budget is None and isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
         batch = _batch(target, x, view.labels(y), goals, batch_size, each)
-    largest = float(eps if batch.eps is None else batch.eps.max())  # in the precision of the images
-    require_meant(norm, largest, batch.inputs.shape[1:])
-    if region is not None:
-        region.require_fits(batch.inputs.shape[1:])
-    threat = ThreatModel(norm, largest, goal="untargeted" if goals is None else "targeted", where=region)
+    if budget is None:
+        largest = float(eps if batch.eps is None else batch.eps.max())  # in the precision of the images
+        require_meant(norm, largest, batch.inputs.shape[1:])
+        if region is not None:
+            region.require_fits(batch.inputs.shape[1:])
+        budget = PixelBudget(norm, largest, region)
+    if not budget.of_images:
+        raise UsageError(f"the budget is {budget}, and here images are attacked", fix=IN_A_CAMPAIGN)
+    threat = ThreatModel(budget=budget, goal="untargeted" if goals is None else "targeted")
     return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data, unit), unit)
 
 

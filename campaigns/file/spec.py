@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from robustkd import plugins
 from robustkd.campaigns.file import presets
+from robustkd.campaigns.file.change_words import ChangeWords, change_problem
 from robustkd.campaigns.file.problems import Problem, close_to, complaint, problems_of, validated
 from robustkd.campaigns.file.yaml_source import KeyPath, parse, read
 from robustkd.contracts import (
@@ -93,8 +94,8 @@ class WhereSpec(_Block):
         return self
 
 
-class ThreatSpec(_Block):
-    """The ``threat`` block: a budget in pixels, or, of a model that is asked, in attempts."""
+class ThreatSpec(_Block, ChangeWords):
+    """The ``threat`` block: a budget in pixels or of another change of an image, or, of a model that is asked, in attempts."""
 
     norm: Annotated[Norm, BeforeValidator(norm_named)] = "linf"
     eps: float | None = Field(None, ge=0, description="of images: budget in pixel units of [0, 1]")
@@ -114,6 +115,8 @@ class ThreatSpec(_Block):
         """The threat model it describes."""
         if self.attempts is not None:
             return ThreatModel.by_prompt(self.attempts)
+        if (change := self.change()) is not None:
+            return ThreatModel(budget=change, goal=self.goal)
         region = None if self.where is None else self.where.region
         return ThreatModel(norm=self.norm, eps=self.eps or 0.0, goal=self.goal, where=region)
 
@@ -123,15 +126,18 @@ class ThreatSpec(_Block):
             return self
         return self.model_copy(update={"eps": self.eps / scale, "curve": tuple(point / scale for point in self.curve)})
 
-    def larger(self) -> ThreatSpec:
-        """A budget that is larger by 1: an attack that is judged under the same threat model with it has no budget to set."""
+    def larger(self) -> ThreatModel:
+        """A threat model of a larger budget: an attack that is judged under the same one with it has no budget to set."""
         if self.attempts is not None:
-            return self.model_copy(update={"attempts": self.attempts + 1})
-        return self.model_copy(update={"eps": (self.eps or 0.0) + 1})
+            return ThreatModel.by_prompt(self.attempts + 1)
+        threat = self.model()
+        return threat.with_eps(threat.eps + 1)
 
     def problem(self, modality: Modality) -> tuple[str, str] | None:
         """What is wrong with it for such data, and the fix."""
         given = {key for key in self.model_fields_set if getattr(self, key) is not None}
+        if modality == "images" and given & set(ChangeWords.model_fields):
+            return change_problem(given)
         return evaluation_of(modality).threat_problem(given)
 
 
@@ -513,7 +519,7 @@ def _attack(
     if threat.problem(modality) or modality not in plugin.modalities:  # it is complained of elsewhere
         return AttackUse(name, use.kind, plugin, threat.model(), ())
     judged = plugin.threat_for(threat.model())
-    if judged != plugin.threat_for(threat.larger().model()):
+    if judged != plugin.threat_for(threat.larger()):
         return AttackUse(name, use.kind, plugin, judged, judged.budget.points or threat.curve)
     if "threat" in (use.model_extra or {}):
         problems.append(Problem((*path, "threat"), f"'{use.kind}' has no budget to set", "leave the threat out"))

@@ -44,7 +44,7 @@ def save_adversarial(
         raise StoreError(
             f"the inputs that {cell.title} found were not kept", fix="robustkd run .. --keep-perturbations 500 --redo " + attack
         )
-    require_place(path, kept.shape[1:])
+    require_place(path, kept.shape[1:], campaign.attacks[attack].threat)
     workspace = Workspace(
         Job(campaign.text, campaign.origin, str(campaign.folder), str(folder.resolve()), device),
         lambda *_: None,

@@ -8,7 +8,7 @@ import numpy as np
 
 from robustkd.contracts import Check, CheckContext, Finding
 from robustkd.lazy import torch
-from robustkd.scoring.distances import TOLERANCE, within
+from robustkd.scoring.distances import TOLERANCE, inside
 
 
 class ThreatModelAudit(Check):
@@ -42,21 +42,21 @@ class ThreatModelAudit(Check):
             valid = kept is None or bool(
                 np.isfinite(kept).all() and (kept >= low - TOLERANCE).all() and (kept <= high + TOLERANCE).all()
             )
-            inside = within(attack.distance, attack.threat.eps, attack.threat.norm, context.batch.inputs.shape[1:])
+            within = inside(attack.threat.budget, attack.distance, attack.threat.eps, context.batch.inputs.shape[1:])
             if kept is not None and valid and attack.threat == context.threat:
                 part = batch.select(slice(len(kept)))
                 found = torch.from_numpy(kept).to(part.inputs)
-                inside[: len(kept)] &= part.untouched(found, attack.threat).cpu().numpy()
-            if (broken & ~inside).any() or not valid:
+                within[: len(kept)] &= part.untouched(found, attack.threat).cpu().numpy()
+            if (broken & ~within).any() or not valid:
                 outside.append(name)
-            elif attack.kind == "fixed-budget" and not inside.all():
-                strays[name] = np.flatnonzero(~inside).tolist()
+            elif attack.kind == "fixed-budget" and not within.all():
+                strays[name] = np.flatnonzero(~within).tolist()
         severe = bool(outside) or training
         said = "; ".join(f"{name} left its budget on {len(rows)} samples" for name, rows in strays.items())
         told: dict[str, Any] = {"explanation": f"{said}, which do not count as broken"} if strays and not severe else {}
         return self.finding(
             severe or bool(strays),
-            fix="correct the attack: project onto the ball and clip to the pixel range",
+            fix="correct the attack: project onto the budget and clip to the pixel range",
             severity=None if severe or not strays else "warning",
             **told,
             outside=outside,

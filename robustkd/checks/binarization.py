@@ -54,6 +54,7 @@ class BinarizationTest(Check):
         "the 95 % interval of the share of problems that the attack solves lies below 90 % (severe) or 95 % (warning), "
         "or random search solves more"
     )
+    needs_norm = True
     source = "Zimmermann et al. 2022, Increasing confidence in adversarial robustness evaluations, section 4; the thresholds are ours"
     thorough = True
     cost = "2,000 forward passes a sample and the strongest attack once, on 32 samples"
@@ -70,7 +71,7 @@ class BinarizationTest(Check):
         if len(heads) != 1:
             return self.not_applicable("the network has no linear layer that gives its classes, so its features are not known")
         (head,) = heads
-        attack = white_box(context) or pgd(threat.norm, steps=40)
+        attack = white_box(context) or pgd(threat, steps=40)
         batch = disjoint_balls(right(context, self.params.samples), threat)
         problems, solvable = self._posed(context, batch, head)
         if not solvable:

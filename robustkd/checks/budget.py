@@ -27,6 +27,7 @@ class UnboundedAttack(Check):
     Params = BudgetParams
     severity = "severe"
     rule = "with eps as large as the whole pixel range the campaign's strongest gradient attack leaves over 5 % standing"
+    needs_norm = True
     source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; Carlini et al. 2019, section 5"
     thorough = True
     cost = "the strongest attack once more, on 64 samples (most break at once)"
@@ -65,12 +66,13 @@ class NotMonotone(Check):
     regions = ("given",)
     severity = "severe"
     rule = "PGD leaves more standing at twice the eps than the upper end of the 95 % interval at eps"
+    needs_norm = True
     source = "Carlini et al. 2019, On evaluating adversarial robustness, section 5 (accuracy against budget)"
     cost = "at most 22 forward and 20 backward passes a sample, on 64 samples"
 
     def run(self, context: CheckContext) -> Finding:
         """PGD with 10 steps at eps and at 2 eps."""
-        attack = pgd(context.threat.norm, steps=10)
+        attack = pgd(context.threat, steps=10)
         if attack.refusal(context.threat) or context.threat.eps == 0:
             return self.not_applicable("PGD cannot be used under this threat model")
         batch = right(context, self.params.samples)

@@ -14,6 +14,7 @@ class OneStepBeatsIterative(Check):
     regions = ("given",)
     severity = "warning"
     rule = "one-step attacks break samples that every iterative gradient attack left standing, more than 1 % of all"
+    needs_norm = True
     source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; Carlini et al. 2019"
 
     def run(self, context: CheckContext) -> Finding:
@@ -30,6 +31,7 @@ class BlackBoxBeatsWhiteBox(Check):
     regions = ("given",)
     severity = "severe"
     rule = "black-box attacks break samples that every white-box attack left standing, more than 0.2 % of all"
+    needs_norm = True
     source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; the threshold is ours"
 
     def run(self, context: CheckContext) -> Finding:

@@ -33,6 +33,7 @@ class UnstableLoss(Check):
     Params = UnstableLossParams
     severity = "warning"
     rule = "over 100 random moves of up to eps / 10 the rescaled margin changes by more than 10 % of its size, on average"
+    needs_norm = True
     source = "Pintor et al. 2022, Indicators of attack failure (unstable predictions); threshold set on tests/zoo"
     cost = "100 forward passes a sample, on 16 samples"
 

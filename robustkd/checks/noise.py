@@ -28,6 +28,7 @@ class NoiseBeatsAttack(Check):
     Params = NoiseBeatsAttackParams
     severity = "severe"
     rule = "10,000 random points in the ball contain an adversarial example for over 0.2 % of the survivors looked at"
+    needs_norm = True
     source = "Athalye et al. 2018, Obfuscated gradients, section 3.1; Carlini et al. 2019; the threshold is ours"
     thorough = True
     cost = "10,000 forward passes a survivor, on 32 survivors"

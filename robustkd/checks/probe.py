@@ -8,6 +8,7 @@ import numpy as np
 
 from robustkd import plugins
 from robustkd.contracts import Attack, AttackEvidence, Batch, CheckContext, RobustkdError, Target, ThreatModel
+from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
@@ -43,9 +44,9 @@ def survivors(context: CheckContext, attacks: list[AttackEvidence], most: int) -
     return context.batch.select(torch.as_tensor(np.flatnonzero(standing)[:most], device=context.batch.inputs.device))
 
 
-def pgd(norm: Norm, **params: Any) -> Attack:
+def pgd(threat: ThreatModel, **params: Any) -> Attack:
     """Plain PGD, where a check needs an attack of its own; in l0 sPGD."""
-    attack: Attack = plugins.make("attacks", in_norm({"kind": "pgd", **params}, norm))
+    attack: Attack = plugins.make("attacks", in_norm({"kind": "pgd", **params}, threat))
     return attack
 
 
@@ -103,7 +104,7 @@ def gradient_misleads(context: CheckContext, batch: Batch, broken: np.ndarray, t
     """
     rows = np.flatnonzero(broken)[:AT_FIRST]
     attack = by_gradient(traces, context.threat)
-    if not len(rows):
+    if not len(rows) or isinstance(context.threat.budget, ImageChange):  # a loss over angles or colours has many local maxima
         return False
     if attack.usable(context.target, context.threat):
         return True

@@ -115,7 +115,7 @@ class LogitScaleInvariance(Check):
         )
 
     def _robust(self, context: CheckContext, target: Target, batch: Batch) -> np.ndarray:
-        return attacked(context, pgd(context.threat.norm, steps=self.params.steps), target, batch, context.threat).standing
+        return attacked(context, pgd(context.threat, steps=self.params.steps), target, batch, context.threat).standing
 
 
 class _Scaled(WrappedTarget):

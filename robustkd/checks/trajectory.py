@@ -111,6 +111,7 @@ class SilentSuccess(Check):
     Params = SilentSuccessParams
     severity = "severe"
     rule = "a point that the attack tried, inside its budget, was misclassified, and the point that it returned is not"
+    needs_norm = True
     source = "Pintor et al. 2022, Indicators of attack failure (silent success)"
     cost = "every attack once more, on 16 of its survivors (costly ones on fewer: 5 % of the campaign's passes)"
 
@@ -161,6 +162,7 @@ class IncompleteOptimisation(Check):
     rule = (
         "the last 10 points (at most a quarter) of the strongest gradient attack still bring over 10 % of its climb, on average"
     )
+    needs_norm = True
     source = "Pintor et al. 2022, Indicators of attack failure (incomplete optimisation); the thresholds are ours"
     cost = "the strongest attack once more, on 16 survivors (5 % of the campaign's passes, if that is less)"
 

@@ -42,13 +42,14 @@ class TransferBeatsWhiteBox(Check):
     Params = TransferParams
     severity = "severe"
     rule = "adversarial examples of a substitute network break over 1 % of the samples, all of which every white-box attack left standing"
+    needs_norm = True
     source = "Papernot et al. 2017, Practical black-box attacks, section 4; Athalye et al. 2018, section 3.1"
     cost = "4 forward passes a sample, on 256 samples (the substitute's own passes are not the target's)"
 
     def run(self, context: CheckContext) -> Finding:
         """Train the substitute, attack it, and show the result to the target."""
         white = [attack for attack in context.headline if attack.gradients]
-        attack = pgd(context.threat.norm, steps=20, loss="margin", stop_when_broken=False)
+        attack = pgd(context.threat, steps=20, loss="margin", stop_when_broken=False)
         if not white or attack.refusal(context.threat) or context.batch.inputs.ndim != 4:
             return self.not_applicable("it compares with a white-box attack, by PGD on images")
         n = min(self.params.samples, len(context.batch))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from robustkd.cli.names import plugin_names
-from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, settings, within_bounds
+from robustkd.cli.one_model import allowed, asked_of_code, images, loaded_model, one_model_options, settings, within_bounds
 from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved
-
-if TYPE_CHECKING:
-    from robustkd.evaluation.reports import AttackReport
 
 
 @click.command("attack")
@@ -49,6 +46,7 @@ def command(
     norm: Any,
     eps: str | None,
     where: tuple[str, ...],
+    change: str | None,
     chosen: tuple[str, ...],
     seed: int,
     device: str,
@@ -59,22 +57,21 @@ def command(
 ) -> None:
     """Attack one model once and print what it did."""
     from robustkd import api
+    from robustkd.contracts import ThreatModel
     from robustkd.contracts.devices import device_named
     from robustkd.evaluation.saved import require_place
 
-    allowed = budget(eps, bounds, where)
-    splits = images(data, data_settings, n)
+    splits, within = images(data, data_settings, n), allowed(norm, eps, bounds, change, where)
+    threat = ThreatModel(**within)
     if out is not None:
-        require_place(out, splits.test.sample_shape)
+        require_place(out, splits.test.sample_shape, threat)
     target = loaded_model(reference, weights, weights_key, kwargs, code, splits).to(device_named(device))
     report = api.attack(
         name,
         target,
         within_bounds(splits.test.unit(), bounds),
         splits.test.labels,
-        norm=norm,
-        eps=allowed,
-        where=settings("--where", where) or None,
+        **within,
         seed=seed,
         **asked_of_code(normalise, bounds, classes, restrict),
         precision=precision or "full",
@@ -89,15 +86,6 @@ def command(
         return
     numbers, (low, high) = report.to_dict(), report.interval
     click.echo(f"clean accuracy   {report.clean_accuracy:6.1%}   n = {numbers['n']}")
-    click.echo(
-        f"robust accuracy  {report.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   under {name}, {_allowed(report, norm, allowed)}"
-    )
+    click.echo(f"robust accuracy  {report.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   under {name}, {threat}")
     click.echo(f"passes           {numbers['forward_passes']} forward, {numbers['backward_passes']} backward")
     click.echo("One attack is an upper bound, and no verdict: run a campaign for the worst case and the checks.")
-
-
-def _allowed(report: AttackReport, norm: str, eps: float | None) -> str:
-    """The budget in the user's unit, and where pixels may change."""
-    where = None if report.attacked is None else report.attacked.threat.where
-    most = "" if eps is None else f" <= {eps:.4g}"
-    return f"{norm}{most}{'' if where is None else f' {where}'}"

@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustkd.cli.one_model import (
-    asked_of_code,
-    budget,
-    images,
-    loaded_model,
-    one_model_options,
-    settings,
-    value,
-    within_bounds,
-)
+from robustkd.cli.one_model import allowed, asked_of_code, images, loaded_model, one_model_options, value, within_bounds
 from robustkd.cli.options import batch_size_option, console, json_option, print_reserved
 
 if TYPE_CHECKING:
@@ -52,6 +43,7 @@ def command(
     norm: Any,
     eps: str | None,
     where: tuple[str, ...],
+    change: str | None,
     attacks: tuple[str, ...],
     level: Any,
     samples: int | None,
@@ -76,9 +68,7 @@ def command(
         target,
         within_bounds(splits.test.unit(), bounds),
         splits.test.labels,
-        eps=budget(eps, bounds, where),
-        where=settings("--where", where) or None,
-        norm=norm,
+        **allowed(norm, eps, bounds, change, where),
         attacks=[value("--attack", attack) for attack in attacks] or api.DEFAULT_ATTACKS,
         level=level,
         samples=samples,

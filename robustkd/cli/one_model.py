@@ -80,6 +80,13 @@ _OPTIONS = (
         help="The only pixels that may change: patch=5 with place=worst (or random, or '[top, left]'), channels=[0] or mask=FILE; "
         "in a patch eps is the whole pixel range by default.",
     ),
+    click.option(
+        "--threat",
+        "change",
+        metavar="BUDGET",
+        help="In the place of --norm and --eps, how an image may change, as in a campaign file: '{rotation: 30, translation: 0.1}', "
+        "'{flow: 1}', '{colour: 0.06}'.",
+    ),
     click.option("--seed", default=0, show_default=True),
     click.option("--device", default="auto", show_default=True),
 )
@@ -108,6 +115,27 @@ def budget(text: str | None, bounds: str | None, where: tuple[str, ...] = ()) ->
     if not isinstance(eps, int | float) or eps < 0:
         raise UsageError(f"--eps is '{text}'", fix="give a number >= 0, such as 0.03 or 8/255")
     return float(eps)
+
+
+def allowed(norm: Any, eps: str | None, bounds: str | None, change: str | None, where: tuple[str, ...] = ()) -> dict[str, Any]:
+    """``--norm``, ``--eps``, ``--where`` and ``--threat``, as arguments of ``robustkd.attack`` and ``robustkd.audit``."""
+    from robustkd.campaigns.file.problems import Problem, complaint, validated
+    from robustkd.campaigns.file.spec import ThreatSpec
+    from robustkd.campaigns.file.yaml_source import parse
+    from robustkd.contracts import UsageError
+
+    if change is None:
+        return {"norm": norm, "eps": budget(eps, bounds, where), "where": settings("--where", where) or None}
+    if eps is not None or where:
+        raise UsageError(f"--{'where' if where else 'eps'} with --threat", fix="give one of them")
+    problems: list[Problem] = []
+    source = parse(change, "--threat")
+    spec = validated(ThreatSpec, source.data, (), Path.cwd(), problems, also=())
+    if spec is not None and (wrong := spec.problem("images")):
+        problems.append(Problem((), *wrong))
+    if problems:
+        raise complaint(source, problems)
+    return {"budget": spec.model().budget}
 
 
 def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:

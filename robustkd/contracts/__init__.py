@@ -23,6 +23,7 @@ from robustkd.contracts.errors import (
     suggestion,
 )
 from robustkd.contracts.evidence import Evidence, Share
+from robustkd.contracts.image_changes import ColourBudget, FlowBudget, SpatialBudget
 from robustkd.contracts.model import Model
 from robustkd.contracts.params import (
     CampaignPath,
@@ -88,6 +89,7 @@ __all__ = [
     "Check",
     "CheckContext",
     "Code",
+    "ColourBudget",
     "Corruptions",
     "CutOff",
     "DataError",
@@ -98,6 +100,7 @@ __all__ = [
     "Evidence",
     "Finding",
     "FitContext",
+    "FlowBudget",
     "GenerativeTarget",
     "Goal",
     "IdentityError",
@@ -124,6 +127,7 @@ __all__ = [
     "Severity",
     "Share",
     "Space",
+    "SpatialBudget",
     "StoreError",
     "Table",
     "Target",

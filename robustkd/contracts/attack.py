@@ -118,6 +118,7 @@ class AttackResult:
         loss: (B,) the attack's own loss at ``adversarial`` (larger is more adversarial), or None.
         queries_to_success: (B,) int64, the forward passes after which a point within the budget was first adversarial, 0 where none
             was. None of an attack that stops there: they are its ``forwards``.
+        extras: further tensors with a row for each sample. Under a budget of transforms, ``parameters`` are those of each sample's own.
     """
 
     adversarial: Tensor
@@ -264,7 +265,7 @@ class Attack(BaseAttack):
             return reason
         if threat.goal not in traits.goals:
             return f"cannot be {threat.goal} (it can be {_listing(traits.goals)})"
-        if traits.kind == "fixed-budget" and threat.norm not in traits.norms:
+        if traits.space == "pixels" and traits.kind == "fixed-budget" and threat.norm not in traits.norms:
             return f"cannot respect a budget in {threat.norm} (it can in {_listing(traits.norms)})"
         if threat.where is not None and threat.where.placing not in traits.regions:
             if traits.regions == ("given",):

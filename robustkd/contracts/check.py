@@ -197,6 +197,8 @@ class Check(Plugin, ABC):
         thorough: whether it is so costly that only ``checks: thorough`` runs it.
         cost: its passes, in words.
         doubts: what the symptom casts doubt on: that the ``number`` is right, or that a model with such a number is of ``use``.
+        needs_norm: whether its rule is about perturbations in a norm; under a threat model that says otherwise how an image changes, it
+            does not apply.
         decisive: whether a number is ``credible`` only once this check has looked, and been quiet.
         regions: the threat models with a ``where`` that it means something under, as of attacks (``Traits``); by default none, and
             under those it is not applicable.
@@ -211,6 +213,7 @@ class Check(Plugin, ABC):
     thorough: ClassVar[bool] = False
     cost: ClassVar[str] = "none"
     doubts: ClassVar[Doubt] = "number"
+    needs_norm: ClassVar[bool] = False
     decisive: ClassVar[bool] = False
     regions: ClassVar[tuple[Placing, ...]] = ()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +10,13 @@ from typing import Any, ClassVar, Literal, get_args
 
 from typing_extensions import override
 
+from robustkd.contracts.budget import BaseBudget, require_one_of
+from robustkd.contracts.budget import Norm as Norm
+from robustkd.contracts.budget import Space as Space
 from robustkd.contracts.errors import UsageError
+from robustkd.contracts.image_changes import ColourBudget, FlowBudget, ImageChange, SpatialBudget, stored_change
 from robustkd.contracts.region import Patch, Region, region_of, stored_region
 
-Norm = Literal["linf", "l2", "l1", "l0"]
-"""In which a perturbation of an image is measured."""
-Space = Literal["pixels", "corruption", "prompt", "embeddings", "prefill", "seed"]
-"""What the attacker chooses."""
 Goal = Literal["untargeted", "targeted"]
 """Whether any wrong class is a success, or only the one that was asked for."""
 
@@ -78,50 +77,8 @@ _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _CHANNELS: dict[Space, str] = {"prompt": "any wording", "prefill": "any beginning of the answer", "seed": "any seed"}
 
 
-class _Budget(ABC):
-    """What the budgets share.
-
-    Attributes:
-        unit: what the horizontal axis of a curve counts.
-        of_images: whether it is a budget of images: their curves begin at 0, with the clean accuracy.
-    """
-
-    unit: ClassVar[str] = "eps"
-    of_images: ClassVar[bool] = False
-
-    @property
-    @abstractmethod
-    def space(self) -> Space:
-        """What the attacker chooses."""
-
-    @property
-    @abstractmethod
-    def stored(self) -> tuple[str, float]:
-        """The values under which results file it: ``norm`` and ``eps``."""
-
-    @property
-    @abstractmethod
-    def identity(self) -> tuple[Norm, float, Space, int]:
-        """What the identity of a cell has of it: norm, eps, space and attempts."""
-
-    @property
-    def points(self) -> tuple[float, ...]:
-        """The points of a curve below the budget, where the budget itself says which."""
-        return ()
-
-    @property
-    def region(self) -> Region | None:
-        """Where in an image pixels may change; None where they may everywhere, and of what is no budget of pixels."""
-        return None
-
-    @property
-    def plain(self) -> str:
-        """The budget in words for a terminal, such as `linf eps 0.1` or `any wording, 20 attempts`."""
-        return str(self)
-
-
 @dataclass(frozen=True)
-class PixelBudget(_Budget):
+class PixelBudget(BaseBudget):
     """The perturbation of an image is at most ``eps`` in ``norm``, in units of pixels in [0, 1], never in normalised units.
 
     Attributes:
@@ -134,7 +91,7 @@ class PixelBudget(_Budget):
     of_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_one_of("norm", self.norm, *get_args(Norm))
+        require_one_of("norm", self.norm, *get_args(Norm))
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise UsageError(f"threat model: eps is {self.eps}", fix="eps is a finite number >= 0, in pixel units of [0, 1]")
 
@@ -150,7 +107,7 @@ class PixelBudget(_Budget):
 
     @property
     @override
-    def identity(self) -> tuple[Norm, float, Space, int]:
+    def identity(self) -> tuple[str, float, Space, int]:
         return self.norm, self.eps, self.space, 1
 
     @property
@@ -173,7 +130,7 @@ class PixelBudget(_Budget):
 
 
 @dataclass(frozen=True)
-class Corruptions(_Budget):
+class Corruptions(BaseBudget):
     """Any image in the pixel range, of width 1, is allowed: what comes there is no attacker's choice."""
 
     norm: ClassVar[Norm] = "linf"
@@ -192,7 +149,7 @@ class Corruptions(_Budget):
 
     @property
     @override
-    def identity(self) -> tuple[Norm, float, Space, int]:
+    def identity(self) -> tuple[str, float, Space, int]:
         return self.norm, self.eps, self.space, 1
 
     def __str__(self) -> str:
@@ -200,7 +157,7 @@ class Corruptions(_Budget):
 
 
 @dataclass(frozen=True)
-class AttemptBudget(_Budget):
+class AttemptBudget(BaseBudget):
     """A generative model is asked, and ``count`` answers to each request may be judged.
 
     Attributes:
@@ -213,7 +170,7 @@ class AttemptBudget(_Budget):
     unit: ClassVar[str] = "attempts"
 
     def __post_init__(self) -> None:
-        _require_one_of("channel", self.channel, *_CHANNELS)
+        require_one_of("channel", self.channel, *_CHANNELS)
         _require_attempts(self.count)
 
     @property
@@ -233,7 +190,7 @@ class AttemptBudget(_Budget):
 
     @property
     @override
-    def identity(self) -> tuple[Norm, float, Space, int]:
+    def identity(self) -> tuple[str, float, Space, int]:
         return "linf", float(self.count), self.channel, self.count
 
     @property
@@ -246,7 +203,7 @@ class AttemptBudget(_Budget):
 
 
 @dataclass(frozen=True)
-class EmbeddingRadius(_Budget):
+class EmbeddingRadius(BaseBudget):
     """The embeddings of a request may be moved by ``eps``, relative to the mean norm of an embedding.
 
     Attributes:
@@ -259,7 +216,7 @@ class EmbeddingRadius(_Budget):
     norm: Norm = "l2"
 
     def __post_init__(self) -> None:
-        _require_one_of("norm", self.norm, *get_args(Norm))
+        require_one_of("norm", self.norm, *get_args(Norm))
         _require_attempts(self.attempts)
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise UsageError(
@@ -278,14 +235,14 @@ class EmbeddingRadius(_Budget):
 
     @property
     @override
-    def identity(self) -> tuple[Norm, float, Space, int]:
+    def identity(self) -> tuple[str, float, Space, int]:
         return self.norm, self.eps, self.space, self.attempts
 
     def __str__(self) -> str:
         return f"embeddings <= {self.eps:.4g}"
 
 
-Budget = PixelBudget | Corruptions | AttemptBudget | EmbeddingRadius
+Budget = PixelBudget | Corruptions | SpatialBudget | FlowBudget | ColourBudget | AttemptBudget | EmbeddingRadius
 """What a threat model allows."""
 
 
@@ -299,10 +256,12 @@ def stored_budget(norm: str, eps: float, where: Mapping[str, Any] | None = None)
         return Corruptions()
     if norm == "embeddings":
         return EmbeddingRadius(eps)
+    if (change := stored_change(norm, eps)) is not None:
+        return change
     for channel in _CHANNELS:
         if channel == norm:
             return AttemptBudget(int(eps), channel)
-    _require_one_of("norm", norm, *(names := get_args(Norm)))
+    require_one_of("norm", norm, *(names := get_args(Norm)))
     return PixelBudget(names[names.index(norm)], eps, stored_region(where))
 
 
@@ -326,7 +285,7 @@ class ThreatModel:
         budget: Budget | None = None,
         where: Region | Mapping[str, Any] | None = None,
     ) -> None:
-        _require_one_of("goal", goal, *get_args(Goal))
+        require_one_of("goal", goal, *get_args(Goal))
         region = None if where is None else region_of(where)
         if isinstance(region, Patch) and budget is None and eps is None and norm in (None, "linf"):
             eps = 1.0
@@ -359,9 +318,9 @@ class ThreatModel:
         """The norm of a budget that has one.
 
         Raises:
-            UsageError: the budget is a number of attempts.
+            UsageError: the budget is a number of attempts, or says how an image changes.
         """
-        if isinstance(self.budget, AttemptBudget):
+        if isinstance(self.budget, AttemptBudget | ImageChange):
             raise self._without("norm")
         return self.budget.norm
 
@@ -383,7 +342,7 @@ class ThreatModel:
         Raises:
             UsageError: the budget is one of images.
         """
-        if isinstance(self.budget, PixelBudget | Corruptions):
+        if isinstance(self.budget, PixelBudget | Corruptions | ImageChange):
             raise self._without("attempts")
         return self.budget.attempts
 
@@ -412,7 +371,8 @@ class ThreatModel:
         return ", targeted" if self.goal == "targeted" else ""
 
     def _without(self, what: str) -> UsageError:
-        return UsageError(f"the threat model ({self}) has no {what}", fix="use it where the data are of its modality")
+        fix = "use a threat model in pixels" if self.budget.of_images else "use it where the data are of its modality"
+        return UsageError(f"the threat model ({self}) has no {what}", fix=fix)
 
     def __str__(self) -> str:
         return f"{self.budget}{self.aim}"
@@ -429,11 +389,6 @@ def told_apart(threats: Iterable[ThreatModel]) -> dict[ThreatModel, str]:
         return f"{measure} <= {eps!r}{where}, {threat.goal}"
 
     return {threat: str(threat) if short[str(threat)] == 1 else full(threat) for threat in distinct}
-
-
-def _require_one_of(name: str, value: str, *allowed: str) -> None:
-    if value not in allowed:
-        raise UsageError(f"threat model: {name} '{value}' is unknown", fix=f"use one of {', '.join(allowed)}")
 
 
 def _require_attempts(count: int) -> None:

@@ -22,6 +22,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.check import Level
 from robustkd.contracts.errors import out_of_memory
+from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.random import seeded
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.evaluation.judging import clean_shares
@@ -71,6 +72,8 @@ def _finding(context: CheckContext[BaseTarget, Batch | PromptBatch], check: Chec
     if where is not None and where.placing not in check.regions:
         what = "compares attacks at one place" if "given" in check.regions else "looks at perturbations of the whole image"
         return check.not_applicable(f"it {what}, and only pixels {where} may change")
+    if check.needs_norm and isinstance(context.threat.budget, ImageChange):
+        return check.not_applicable(f"it is about perturbations in a norm, and the threat model is {context.threat}")
     if not isinstance(context.target, Target):
         try:
             return check.run(context)
@@ -100,7 +103,7 @@ def run_remedies(
     nothing broken between them. One that the target or the threat model has no use for (``bpda`` without a declared stage) is noted
     and left out.
     """
-    called_for = [in_norm(spec, context.threat.norm) for finding in findings if finding.fired for spec in finding.remedies]
+    called_for = [in_norm(spec, context.threat) for finding in findings if finding.fired for spec in finding.remedies]
     named = {str(spec): spec for spec in called_for}
     # Attacks that follow a gradient first: they cost less, and leave less to random search.
     specs: list[Spec] = sorted(named.values(), key=lambda spec: not plugins.load("attacks", str(spec["kind"])).gradients)

@@ -15,15 +15,20 @@ from typing import ClassVar, Self
 import numpy as np
 
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Target, ThreatModel
+from robustkd.contracts.image_changes import TransformBudget
 from robustkd.contracts.target import Bounds
 from robustkd.evaluation.draws import drawn_logits
 from robustkd.lazy import torch
-from robustkd.scoring.distances import TOLERANCE, distance, within
+from robustkd.scoring.distances import TOLERANCE, distance, inside, spent_of
 from robustkd.scoring.finite import require_finite
 
 STRAYS, GROSS = 0.1, 2.0
 """The share of results outside their budget, and the multiple of it that one of them spends, beyond which the attack cannot have
 meant this budget."""
+_FIX_OF_TRANSFORMS = (
+    "clip the parameters to eps, and return the images that they make, budget.rendered(clean, parameters); any other image has an "
+    "infinite distance"
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class ImageOutcome(Outcome):
 
     Attributes:
         before, after: predicted class of the clean and of the returned input.
-        distance: of the returned input from the clean one, in the threat model's norm.
+        distance: of the returned input from the clean one, in the threat model's norm or other measure.
         norm: of a minimum-norm attack, the distance in its own norm (inf where it found nothing); else ``distance``.
         loss: the attack's own (NaN when it reports none).
         queries_to_success: of an attack that goes on after its first success, the forward passes that it had made then; 0 where it had
@@ -239,11 +244,10 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
             fix="return one adversarial input for each sample, in the order given",
         )
     difference = adversarial - batch.inputs
-    spent = distance(difference, threat.norm)
+    spent = spent_of(threat.budget, batch.inputs, adversarial, result.extras)
     allowed = batch.budget(threat)
-    close = within(spent, allowed, threat.norm, adversarial.shape[1:])
-    inside = close & batch.untouched(adversarial, threat)
-    _audit(name, attack, adversarial, spent, allowed, inside, threat, target.bounds)
+    within = inside(threat.budget, spent, allowed, adversarial.shape[1:]) & batch.untouched(adversarial, threat)
+    _audit(name, attack, adversarial, spent, allowed, within, threat, target.bounds)
     random = batch.draws is not None
     with torch.no_grad():
         if random:  # The clean inputs anew: what a target draws depends on what else is in the batch.
@@ -255,7 +259,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
     require_finite(attacked, "the model's logits", "attacked samples")
     right = clean.argmax(2) == batch.labels.unsqueeze(1)
     reached = torch.stack([batch.reached(predicted) for predicted in attacked.argmax(2).unbind(1)], 1)
-    held = torch.where(inside.unsqueeze(1), ~reached, right)
+    held = torch.where(within.unsqueeze(1), ~reached, right)
     correct, arrived = mostly(right), ~mostly(~reached)
     success = correct & ~mostly(held)
     before = torch.where(correct, batch.labels, most_frequent(clean, ~right))
@@ -313,7 +317,7 @@ def _audit(
     adversarial: torch.Tensor,
     spent: torch.Tensor,
     allowed: torch.Tensor,
-    inside: torch.Tensor,
+    within: torch.Tensor,
     threat: ThreatModel,
     bounds: Bounds,
 ) -> None:
@@ -326,17 +330,20 @@ def _audit(
             f"{name} left the pixel range: its results reach from {low:.4g} to {high:.4g}, allowed is [{lowest:g}, {highest:g}]",
             fix="clip the adversarial inputs to the target's bounds",
         )
-    over = int((~inside).sum())
-    gross = over > STRAYS * len(inside) or not bool(within(spent, GROSS * allowed, threat.norm, adversarial.shape[1:]).all())
-    if attack.traits.kind == "fixed-budget" and gross:
-        if threat.where is not None and bool(within(spent, allowed, threat.norm, adversarial.shape[1:]).all()):
+    over = int((~within).sum())
+    grossly = ~inside(threat.budget, spent, GROSS * allowed, adversarial.shape[1:])
+    if attack.traits.kind == "fixed-budget" and (over > STRAYS * len(within) or bool(grossly.any())):
+        if threat.where is not None and bool(inside(threat.budget, spent, allowed, adversarial.shape[1:]).all()):
             raise AttackError(
-                f"{name} changed pixels outside what may change on {over} of {len(inside)} samples: allowed are those {threat.where}",
+                f"{name} changed pixels outside what may change on {over} of {len(within)} samples: allowed are those {threat.where}",
                 fix="leave the pixels alone that batch.movable does not name; where the place is the attacker's, keep to one rectangle",
             )
         worst = int((spent - allowed).argmax())
+        measure = threat.budget.stored[0]
         raise AttackError(
-            f"{name} left its budget on {over} of {len(inside)} samples: {threat.norm} distance {float(spent[worst]):.6g}, "
+            f"{name} left its budget on {over} of {len(within)} samples: {measure} distance {float(spent[worst]):.6g}, "
             f"allowed is {float(allowed[worst]):.6g}",
-            fix="project the perturbation onto the eps ball (eps is in units of [0, 1] pixels, not 0..255)",
+            fix=_FIX_OF_TRANSFORMS
+            if isinstance(threat.budget, TransformBudget)
+            else "project the perturbation onto the eps ball (eps is in units of [0, 1] pixels, not 0..255)",
         )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustkd.contracts import Attack, AttackResult, Batch, StoreError, Target, ThreatModel, UsageError
+from robustkd.contracts import Attack, AttackResult, Batch, PixelBudget, StoreError, Target, ThreatModel, UsageError
+from robustkd.contracts.image_changes import TransformBudget
 from robustkd.evaluation.draws import seeded_target
 from robustkd.evaluation.images import BATCH_SIZE, with_clean_logits
 from robustkd.evaluation.judging import ImageOutcome, judge
@@ -48,7 +49,8 @@ class Attacked:
     @property
     def length(self) -> float:
         """What a distance in [0, 1] is multiplied with in the user's unit."""
-        return 1.0 if self.unit is None else self.unit.length(self.threat.norm)
+        budget = self.threat.budget
+        return self.unit.length(budget.norm) if self.unit is not None and isinstance(budget, PixelBudget) else 1.0
 
     def judged(self, clean: Tensor, adversarial: Tensor) -> ImageOutcome:
         """The outcome for the (N, *shape) inputs ``adversarial``, made from ``clean``, as of an attack that returned them."""
@@ -65,11 +67,12 @@ class Attacked:
         return ImageOutcome.joined(parts)
 
 
-def require_place(path: str | os.PathLike[str], shape: tuple[int, ...]) -> None:
+def require_place(path: str | os.PathLike[str], shape: tuple[int, ...], threat: ThreatModel) -> None:
     """Refuse a place that inputs of ``shape`` cannot be saved to; before an attack, this costs nothing.
 
     Raises:
-        UsageError: it is neither an archive's name nor a folder's, it holds something already, or the inputs are no PNG images.
+        UsageError: it is neither an archive's name nor a folder's, it holds something already, the inputs are no PNG images, or no
+            rounded image would be within the budget.
     """
     file = Path(path)
     if not file.resolve().parent.is_dir():
@@ -83,6 +86,11 @@ def require_place(path: str | os.PathLike[str], shape: tuple[int, ...]) -> None:
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UsageError(
             f"inputs of shape {shape} are no PNG images of 1 or 3 channels", fix="save them as an archive, adv.npz"
+        )
+    if isinstance(threat.budget, TransformBudget):
+        raise UsageError(
+            f"an image that is rounded to 8 bits is none that the threat model ({threat}) allows",
+            fix="save them as an archive, adv.npz",
         )
 
 
@@ -107,7 +115,7 @@ def save(
         UsageError: as for ``require_place``.
         StoreError: it cannot be written.
     """
-    require_place(path, tuple(adversarial.shape[1:]))
+    require_place(path, tuple(adversarial.shape[1:]), attacked.threat)
     names = outcome.index if ids is None else ids
     try:
         if _is_archive(path):
@@ -141,7 +149,7 @@ def _columns(attacked: Attacked, outcome: ImageOutcome, ids: np.ndarray) -> dict
         "adversarial_prediction": outcome.after,
         "success": outcome.success,
         "distance": outcome.distance,
-        "norm": np.full(len(outcome), attacked.threat.norm),
+        "norm": np.full(len(outcome), attacked.threat.budget.stored[0]),
         "eps": attacked.length * (np.full(len(outcome), attacked.threat.eps) if own is None else own.numpy()),
     }
 

@@ -10,7 +10,9 @@ different kinds, so that what misleads one does not mislead the next:
     smoothed-pgd          gradients averaged over a neighbourhood, where those of neighbours disagree
     autoattack            AutoAttack, in the order that adapts to the target
 
-Where the norm is l0, which some of them cannot respect, ``in_norm`` has others of their kind in their place.
+Where the norm is l0, which some of them cannot respect, ``in_norm`` has others of their kind in their place. Under a threat model that
+says how an image changes, they are two or three: ``rotate-pgd`` and ``rotate-grid``, ``stadv`` and ``flow-search``, ``recolor`` and
+``colour-search``, and ``bpda`` around the first.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from typing import Any
 
 from robustkd import plugins
 from robustkd.contracts import Arrays, Attack, AttackEvidence, BaseAttack, Batch, Target, ThreatModel
+from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.random import SampleRng
-from robustkd.contracts.threat import Norm
+from robustkd.contracts.threat import Space
 from robustkd.lazy import torch
 from robustkd.scoring.distances import random_offsets
 
@@ -54,14 +57,14 @@ _IN_L0: Mapping[str, Spec] = {
 """What does in l0 what an attack does in the other norms."""
 
 
-def in_norm(spec: Spec, norm: Norm) -> Spec:
+def in_norm(spec: Spec, threat: ThreatModel) -> Spec:
     """The attack itself, or where the norm is l0 the one of its kind that can respect it, with the parameters that both have.
 
     An attack without such a counterpart stays as it is, and is refused where it is used.
     """
-    if norm != "l0":
+    if threat.budget.stored[0] != "l0":
         return spec
-    spec = {**spec, "attack": in_norm(spec["attack"], norm)} if "attack" in spec else spec
+    spec = {**spec, "attack": in_norm(spec["attack"], threat)} if "attack" in spec else spec
     if spec["kind"] not in _IN_L0:
         return spec
     other = _IN_L0[spec["kind"]]
@@ -113,7 +116,8 @@ class Traces:
     Attributes:
         draws: it draws random numbers.
         replaced: the operations in its forward pass that cut or falsify the gradient (``bpda`` with ``automatic``), sorted.
-        agreement: the mean cosine between the gradients at points of a ball a quarter as wide as the budget; None without gradients.
+        agreement: the mean cosine between the gradients at points of a ball a quarter as wide as the budget; None without gradients
+            or a norm.
     """
 
     draws: bool
@@ -137,7 +141,13 @@ class Traces:
 
 
 def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
-    """The suite for a target with these traces: cheap ones first, and those that need no gradient of the target before AutoAttack."""
+    """The suite for a target with these traces: cheap ones first, and those that need no gradient of the target before AutoAttack.
+
+    Under a threat model that says how an image changes, the suite is of attacks of that space; where the attacker chooses a place, of
+    attacks that do.
+    """
+    if isinstance(threat.budget, ImageChange):
+        return _of_changes(traces, threat.space)
     if chooses(threat):
         patch: Spec = {"kind": "patch-pgd"}
         return [
@@ -165,7 +175,28 @@ def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
         )
     if not traces.draws:  # what ``rand`` takes, the attacks above have taken
         found.append(Instrument("autoattack", _ADAPTIVE, True, _autoattack, AT_FIRST))
-    return [replace(one, spec=in_norm(one.spec, threat.norm)) for one in found]
+    return [replace(one, spec=in_norm(one.spec, threat)) for one in found]
+
+
+def _changes(space: Space, effort: int = 1) -> tuple[Spec, Spec]:
+    """The attacks of a space of ``ImageChange``: one that follows the gradient, and one that tries."""
+    if space == "spatial":
+        rotations, translations = (31, 5) if effort == 1 else (61, 7)
+        grid: Spec = {"kind": "rotate-grid", "rotations": rotations, "translations": translations}
+        return {"kind": "rotate-pgd", "steps": 20, "restarts": 5 * effort}, grid
+    climb, search = {"flow": ("stadv", "flow-search"), "colour": ("recolor", "colour-search")}[space]
+    climbed: Spec = {"kind": climb, "steps": 40 * effort, "restarts": 2 * effort, "random_start": True}
+    return climbed, {"kind": search, "queries": QUERIES * effort, "give_up": effort == 1}
+
+
+def _of_changes(traces: Traces, space: Space) -> list[Instrument]:
+    climb, search = _changes(space)
+    found = [Instrument(climb["kind"], _averaged(climb, traces), True, lambda e: _margin(e, traces))]
+    if traces.replaced:
+        past: Spec = {"kind": "bpda", "automatic": True, "attack": climb}
+        found.append(Instrument("bpda", _averaged(past, traces), False, _automatic))
+    found.append(Instrument(search["kind"], search, False, lambda e: _tried(e, search), AT_FIRST))
+    return found
 
 
 def by_gradient(traces: Traces, threat: ThreatModel) -> Instrument:
@@ -173,13 +204,13 @@ def by_gradient(traces: Traces, threat: ThreatModel) -> Instrument:
     if chooses(threat):
         return Instrument("patch-pgd", _averaged({"kind": "patch-pgd", "places": 8}, traces), True, lambda evidence: False)
     spec = _averaged({"kind": "apgd-t", "steps": 50, "targets": 3}, traces)
-    return Instrument("apgd-t", in_norm(spec, threat.norm), True, lambda evidence: False)
+    return Instrument("apgd-t", in_norm(spec, threat), True, lambda evidence: False)
 
 
 def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
     """Ever stronger attacks of different kinds, for what is left when one of the suite has broken something."""
     for spec in _escalation(traces, threat):
-        yield in_norm(spec, threat.norm)
+        yield in_norm(spec, threat)
 
 
 def _escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
@@ -187,6 +218,14 @@ def _escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
         for effort in (1, 4):
             yield _averaged({"kind": "patch-pgd", "places": 5 * effort, "steps": 50 * effort}, traces)
             yield {"kind": "patch-rs", "queries": 2500 * effort}
+        return
+    if isinstance(threat.budget, ImageChange):
+        for effort in (1, 4):
+            climb, search = _changes(threat.space, effort)
+            if traces.replaced:
+                yield _averaged({"kind": "bpda", "automatic": True, "attack": climb}, traces)
+            yield _averaged(climb, traces)
+            yield search
         return
     rough = traces.agreement is None or traces.agreement < _AGREE
     for effort in (1,) if traces.draws else (1, 4):  # each pass of a target that draws is ten
@@ -253,6 +292,16 @@ def _random_search(evidence: AttackEvidence) -> bool:
     )
 
 
+def _tried(evidence: AttackEvidence, search: Spec) -> bool:
+    """Whether an attack has searched by ``search``, or by a longer one of its kind."""
+    params = next((each.params for each in _inside(evidence.attack) if each.name == search["kind"]), None)
+    if params is None:
+        return False
+    if search["kind"] != "rotate-grid":
+        return bool(params.queries >= search["queries"])
+    return params.draws is None and params.rotations >= search["rotations"] and params.translations >= search["translations"]
+
+
 def _autoattack(evidence: AttackEvidence) -> bool:
     return any(attack.name == "autoattack" and attack.params.version != "rand" for attack in _inside(evidence.attack))
 
@@ -266,7 +315,7 @@ def _spent(evidence: AttackEvidence) -> float:
 
 def _agreement(target: Target, batch: Batch, threat: ThreatModel, seed: int) -> float | None:
     """The mean cosine of the gradients at random points of each sample's ball; of vanishing gradients 0, None where there are none."""
-    if "gradients" not in target.capabilities:
+    if "gradients" not in target.capabilities or isinstance(threat.budget, ImageChange):
         return None
     rng, gradients = SampleRng(seed, batch.index, "neighbours"), []
     for _ in range(_NEIGHBOURS):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, Batch, FitContext, Target, ThreatModel
+from robustkd.contracts import Arrays, Batch, ColourBudget, FitContext, FlowBudget, SpatialBudget, Target, ThreatModel
 from robustkd.contracts.defense import MetricLog
-from robustkd.contracts.threat import Norm
+from robustkd.contracts.threat import Norm, Space
 from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.evaluation.images import make_batch, with_clean_logits
 from robustkd.lazy import torch
@@ -30,6 +30,13 @@ SAMPLES = 10
 
 EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.8, "l1": 4.0, "l0": 5.0}
 """A budget in each norm that breaks some of the images and not all."""
+
+CHANGES: dict[Space, SpatialBudget | FlowBudget | ColourBudget] = {
+    "spatial": SpatialBudget(rotation=20, translation=0.1),
+    "flow": FlowBudget(0.3),
+    "colour": ColourBudget(0.2, resolution=4),
+}
+"""A budget of each other kind of change, likewise."""
 
 QUICK_TRAINING = {"model": "tiny-cnn", "student": "tiny-cnn", "epochs": 2, "batch_size": 32}
 """Training parameters that many defenses have, small."""

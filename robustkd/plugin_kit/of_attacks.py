@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from robustkd.contracts import Attack, AttackResult, Batch, RobustkdError, Target, ThreatModel, target_references
+from robustkd.contracts import Attack, AttackResult, Batch, PixelBudget, RobustkdError, Target, ThreatModel, target_references
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.region import Patch
 from robustkd.contracts.threat import Goal, Norm
@@ -64,7 +64,7 @@ def threat_model(subject: Subject) -> None:
     traits = attack.traits
     for goal in traits.goals:
         for norm in traits.norms:
-            threat = _under(attack, norm, bench.EPS[norm], goal)
+            threat = _threat(attack, norm, goal=goal)
             if attack.refusal(threat) is not None:  # what it wraps, say, cannot
                 continue
             batch = bench.batch(target, goal == "targeted")
@@ -136,7 +136,7 @@ def effective(subject: Subject) -> None:
     attack, target = _ready(subject)
     norm = attack.traits.norms[0]
     batch = bench.batch(target, "untargeted" not in attack.traits.goals)
-    threat = _under(attack, norm, _ROOM[norm], attack.traits.goals[0])
+    threat = _threat(attack, norm, _ROOM[norm] / bench.EPS[norm], attack.traits.goals[0])
     found = evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)
     require(
         bool(found.outcome.success.any()),
@@ -149,7 +149,7 @@ def nothing_from_nothing(subject: Subject) -> None:
     """At a budget of zero it changes nothing."""
     attack, target = _ready(subject)
     norm = attack.traits.norms[0]
-    threat = _under(attack, norm, 0.0)
+    threat = _threat(attack, norm, 0.0)
     if attack.traits.kind == "minimum-norm" or threat.eps:
         raise NotApplicable("it has no budget")
     batch = bench.batch(target)
@@ -223,16 +223,16 @@ def _ready(subject: Subject) -> tuple[Attack, Target]:
 _TARGETS: tuple[Callable[[], Target], ...] = (bench.classifier, bench.ensemble, bench.pipeline, bench.residual)
 
 
-def _threat(attack: Attack) -> ThreatModel:
-    norm = attack.traits.norms[0]
-    return _under(attack, norm, bench.EPS[norm])
+def _threat(attack: Attack, norm: Norm | None = None, times: float = 1.0, goal: Goal = "untargeted") -> ThreatModel:
+    """A threat model for it, of so many times the bench's budget: in pixels, by default in its first norm, or of its own space.
 
-
-def _under(attack: Attack, norm: Norm, eps: float, goal: Goal = "untargeted") -> ThreatModel:
-    """The threat model of a norm that it is tried under; with a patch where it cannot do without."""
-    threat = ThreatModel(norm, eps, goal=goal)
+    It has a patch where the attack cannot do without.
+    """
+    norm = norm or attack.traits.norms[0]
+    budget = bench.CHANGES.get(attack.traits.space) or PixelBudget(norm, bench.EPS[norm])
+    threat = ThreatModel(budget=replace(budget, eps=times * budget.eps), goal=goal)
     if "chosen" in attack.traits.regions and attack.refusal(threat):
-        threat = ThreatModel(norm, eps, goal=goal, where=Patch(3))
+        threat = ThreatModel(norm, threat.eps, goal=goal, where=Patch(3))
     return attack.threat_for(threat)
 
 

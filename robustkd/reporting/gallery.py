@@ -27,7 +27,7 @@ class GalleryItem:
     Attributes:
         clean, adversarial: (C, H, W) float32 in [0, 1]; one channel is grey, three are RGB.
         label, before, after: the true class, the prediction on the clean and on the adversarial image; number or name.
-        distance: of the two images in ``norm``.
+        distance: of the two images in ``norm``, or what a change of another kind spends of its budget.
     """
 
     defense: str

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from robustkd.contracts import Modality, Prompts, ThreatModel, Transcript
+from robustkd.contracts.image_changes import ImageChange
 from robustkd.data import Splits
 from robustkd.evaluation.judging import ImageOutcome, Outcome, PromptOutcome
 from robustkd.reporting.formatting import class_name
@@ -84,7 +85,7 @@ class ImagePresentation(Presentation):
 
     def wording(self, results: Results) -> Wording:
         """Test samples, classes and eps."""
-        return of_images(_size(results), results.threat.norm)
+        return of_images(_size(results), results.budget)
 
     def examples(self, cell: AttackedCell, data: Splits[Any], count: int) -> list[GalleryItem]:
         """The first samples that were broken; none of inputs that are no images."""
@@ -94,6 +95,8 @@ class ImagePresentation(Presentation):
         assert isinstance(outcome, ImageOutcome)
         if perturbed is None:
             return []
+        threat = cell.threat
+        norm = threat.space if isinstance(threat.budget, ImageChange) else threat.norm
         rows = np.flatnonzero(outcome.success[: len(perturbed)])[:count]
         return [
             GalleryItem(
@@ -106,7 +109,7 @@ class ImagePresentation(Presentation):
                 before=class_name(data.classes, int(outcome.before[row])),
                 after=class_name(data.classes, int(outcome.after[row])),
                 distance=float(outcome.distance[row]),
-                norm=cell.threat.norm,
+                norm=norm,
             )
             for i, row in enumerate(rows)
         ]

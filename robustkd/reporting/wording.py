@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from robustkd.contracts import Budget
+from robustkd.contracts.image_changes import ImageChange
 from robustkd.reporting.formatting import NORMS, counted, number
 
 
@@ -66,8 +68,9 @@ class Wording:
         return f"eps {number(eps)}" if self.curve == "eps" else counted(int(eps), "attempt")
 
 
-def of_images(n: int, norm: str) -> Wording:
-    """The words for ``n`` images under a threat model in ``norm``."""
+def of_images(n: int, budget: Budget) -> Wording:
+    """The words for ``n`` images under a threat model of ``budget``."""
+    norm, _ = budget.stored
     return Wording(
         sample="test sample",
         data=counted(n, "test sample"),
@@ -86,7 +89,9 @@ def of_images(n: int, norm: str) -> Wording:
         unfit="misclassified before the attack",
         unfit_told="taken for {} without an attack",
         curve="eps",
-        axis=f"eps ({NORMS.get(norm, norm)}, pixels in [0, 1])",
+        axis=f"eps ({budget.space}, {budget.unit})"
+        if isinstance(budget, ImageChange)
+        else f"eps ({NORMS.get(norm, norm)}, pixels in [0, 1])",
         gallery="Images",
         notes=(
             "It is the share of all test samples that the model classifies rightly and that none of these attacks could break within "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.random import SampleRng
-from robustkd.contracts.threat import Norm
+from robustkd.contracts.threat import Budget, Norm, ThreatModel
 from robustkd.lazy import torch
 from robustkd.scoring.pixels import highest, over_channels
 
@@ -41,6 +42,34 @@ def within(spent: _Measured, allowed: _Measured | float, norm: Norm, shape: Sequ
     values = math.prod(shape)
     roundings = {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values), "l0": 0.0}[norm]
     return spent <= allowed * (1 + TOLERANCE) + max(TOLERANCE, PIXEL_ROUNDING * roundings)
+
+
+def spent_of(budget: Budget, clean: Tensor, adversarial: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+    """(B,) what adversarial images spend of a budget of images.
+
+    Args:
+        clean, adversarial: (B, *shape).
+        extras: what the attack returned beside the images.
+
+    Raises:
+        AttackError: the budget is one of transforms, and ``extras`` lacks their parameters.
+    """
+    if isinstance(budget, ImageChange):
+        return budget.distance(clean, adversarial, extras)
+    return distance(adversarial - clean, ThreatModel(budget=budget).norm)
+
+
+def inside(budget: Budget, spent: _Measured, allowed: _Measured | float, shape: Sequence[int]) -> _Measured:
+    """(B,) whether what was spent of a budget of images is allowed, but for float32 rounding.
+
+    Args:
+        spent: (B,) as ``spent_of`` gives it.
+        allowed: (B,) eps of each sample, or one for all.
+        shape: of one image.
+    """
+    if isinstance(budget, ImageChange):
+        return budget.within(spent, allowed)
+    return within(spent, allowed, ThreatModel(budget=budget).norm, shape)
 
 
 def distance(difference: Tensor, norm: Norm) -> Tensor:

@@ -12,13 +12,15 @@ will not do, a gradient estimator. The loop does the rest, and does no more work
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from robustkd.attacks.image.engine.ball import Ball, StepSize
-from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
+from robustkd.attacks.image.engine.oracle import Objective, Oracle, TransformOracle, frozen
 from robustkd.contracts import AttackResult, Batch, Target, ThreatModel, UsageError
+from robustkd.contracts.image_changes import PARAMETERS, TransformBudget
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
 
@@ -231,7 +233,7 @@ class Search:
         oracle: queries and counts.
         ball: the constraint of every sample.
         clean: (B, K) logits of the clean inputs.
-        adversarial: (B, *shape) the best points.
+        adversarial: (B, *shape) the best points: images, or under a budget of transforms their parameters.
         value: (B,) their objective (larger is more adversarial), -inf for a sample that no attempt has seen.
         success: (B,) bool.
     """
@@ -247,16 +249,23 @@ class Search:
     def begin(cls, target: Target, batch: Batch, threat: ThreatModel) -> Search:
         """Look at the clean inputs, unless the batch brings their logits. To be used inside ``frozen(target.module)``.
 
+        Under a budget of transforms the search is for their parameters, in a linf ball around 0.
+
         A sample that is adversarial as it comes (misclassified, or already at its goal) is a success, unchanged.
         """
         if threat.where is not None and threat.where.placing == "given" and batch.movable is None:
             raise UsageError(f"it is not known where {threat.where} lies", fix="give the attack batch.placed(threat, seed)")
-        oracle = Oracle(target, batch, target.precision)
-        rows = torch.arange(len(batch), device=batch.inputs.device)
-        clean = oracle.logits(batch.inputs, rows) if batch.logits is None else batch.logits
-        ball = Ball.around(batch.inputs, batch.budget(threat), threat.norm, target.bounds, batch.movable)
-        value = torch.full((len(batch),), -torch.inf, dtype=batch.inputs.dtype, device=batch.inputs.device)
-        return cls(oracle, ball, clean, batch.inputs.clone(), value, oracle.is_adversarial(clean, rows))
+        budget, inputs, rows = threat.budget, batch.inputs, torch.arange(len(batch), device=batch.inputs.device)
+        if isinstance(budget, TransformBudget):
+            oracle: Oracle = TransformOracle(target, batch, budget, target.precision)
+            points = inputs.new_zeros((len(batch), *budget.shape(tuple(inputs.shape[1:]))))
+            ball = Ball.around(points, batch.budget(threat), "linf", (-math.inf, math.inf))
+        else:
+            oracle, points = Oracle(target, batch, target.precision), inputs
+            ball = Ball.around(inputs, batch.budget(threat), threat.norm, target.bounds, batch.movable)
+        clean = oracle.logits(points, rows) if batch.logits is None else batch.logits
+        value = torch.full((len(batch),), -torch.inf, dtype=inputs.dtype, device=inputs.device)
+        return cls(oracle, ball, clean, points.clone(), value, oracle.is_adversarial(clean, rows))
 
     @property
     def everybody(self) -> Tensor:
@@ -283,7 +292,10 @@ class Search:
 
     def result(self) -> AttackResult:
         """The best points with their success, value and counts of passes, as the attack contract wants them."""
-        return AttackResult(self.adversarial, self.success, self.oracle.forwards, self.oracle.backwards, self.value)
+        images, extras = self.adversarial, {}
+        if isinstance(self.oracle, TransformOracle):
+            images, extras = self.oracle.images(self.adversarial, self.everybody), {PARAMETERS: self.adversarial}
+        return AttackResult(images, self.success, self.oracle.forwards, self.oracle.backwards, self.value, extras)
 
 
 Attempt: TypeAlias = "Callable[[Search, Tensor, Ball, int], SearchResult]"

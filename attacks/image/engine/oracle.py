@@ -8,7 +8,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
+from typing_extensions import override
+
 from robustkd.contracts import AttackError, Batch, Target, TargetError
+from robustkd.contracts.image_changes import TransformBudget
 from robustkd.contracts.target import Precision
 from robustkd.lazy import torch
 from robustkd.targets import frozen
@@ -18,7 +21,17 @@ from robustkd.targets.passes import PassCounter
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Objective", "ObjectiveWithSlope", "OfRows", "Oracle", "finite", "finite_or_zero", "frozen", "gradient_of"]
+__all__ = [
+    "Objective",
+    "ObjectiveWithSlope",
+    "OfRows",
+    "Oracle",
+    "TransformOracle",
+    "finite",
+    "finite_or_zero",
+    "frozen",
+    "gradient_of",
+]
 
 Objective: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """(B, K) logits and the (B,) rows they belong to -> (B,) values to maximize."""
@@ -85,10 +98,14 @@ class Oracle:
         """(B,) backward passes of each sample; to be added to in place."""
         return self.passes.backwards
 
+    def images(self, x: Tensor, rows: Tensor) -> Tensor:
+        """(B, *shape) what the target is shown at the points ``x`` of the search: the points themselves."""
+        return x
+
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """(B, K) outputs without a graph."""
         with torch.no_grad():
-            logits = self.target(x)
+            logits = self.target(self.images(x, rows))
         self.passes.spend(rows, forwards=1)
         return finite(logits, x)
 
@@ -103,7 +120,7 @@ class Oracle:
         with torch.enable_grad():
             # Full is what the caller computes in: training has an autocast of its own.
             with torch.autocast(x.device.type, torch.bfloat16) if reduced else nullcontext():
-                logits = finite(self.target(x), x)
+                logits = finite(self.target(self.images(x, rows)), x)
             if isinstance(objective, ObjectiveWithSlope):
                 values, slope = objective.with_slope(logits.detach(), rows)
                 gradient = gradient_of(logits, x, slope)
@@ -126,6 +143,19 @@ class Oracle:
             return torch.zeros_like(rows, dtype=torch.bool)
         at_wanted = logits.argmax(1) == self._wanted(rows)
         return ~at_wanted if self.goals is None else at_wanted
+
+
+class TransformOracle(Oracle):
+    """An oracle of a search for the parameters of transforms: the target is shown the images that they make."""
+
+    def __init__(self, target: Target, batch: Batch, budget: TransformBudget, precision: Precision = "full") -> None:
+        super().__init__(target, batch, precision)
+        self._clean, self._budget = batch.inputs, budget
+
+    @override
+    def images(self, x: Tensor, rows: Tensor) -> Tensor:
+        """(B, C, H, W) the clean images of ``rows``, transformed by the parameters ``x``."""
+        return self._budget.rendered(self._clean[rows], x)
 
 
 def gradient_of(values: Tensor, x: Tensor, upstream: Tensor | None = None, *, again: bool = False) -> Tensor:

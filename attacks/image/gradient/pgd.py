@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
+from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, Update, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
@@ -56,11 +56,14 @@ class PGD(Attack):
     def loss_family(self) -> LossFamily:
         return FAMILY_OF[self.params.loss]
 
+    def update(self) -> Update:
+        """How it moves."""
+        return SteepestStep(StepSize(self.params.step_size, share=2.5 / self.params.steps))
+
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""
         p = self.params
-        objective = for_batch(p.loss, batch)
-        update = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
+        objective, update = for_batch(p.loss, batch), self.update()
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             draws = rng.fork(restart).select(rows)

@@ -1,0 +1,1 @@
+"""Attacks that change the colours of an image by a function."""

@@ -1,0 +1,1 @@
+"""Attacks that move pixels: rotations, translations and flows."""

@@ -1,0 +1,53 @@
+"""The words of a ``threat`` block that say how an image changes, other than by a norm."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pydantic import BaseModel, Field
+
+from robustkd.contracts import ColourBudget, FlowBudget, SpatialBudget
+from robustkd.contracts.image_changes import Padding
+
+
+class ChangeWords(BaseModel):
+    """What may stand in a ``threat`` block in the place of ``norm`` and ``eps``: one of three kinds of change."""
+
+    rotation: float | None = Field(None, ge=0, le=180, description="of images: degrees that they may be rotated by, either way")
+    translation: float | None = Field(
+        None, ge=0, le=1, description="of images: share of width and height that they may be shifted by, either way"
+    )
+    padding: Padding = Field("zeros", description="with rotation and translation: what is seen outside the image")
+    flow: float | None = Field(None, ge=0, description="of images: pixels that each pixel may be moved by, along each axis")
+    colour: float | None = Field(
+        None, ge=0, le=1, description="of images: how far a function of the colour may move each channel, in [0, 1]"
+    )
+    resolution: int = Field(16, ge=2, le=64, description="with colour: points of that function along each channel")
+
+    def change(self) -> SpatialBudget | FlowBudget | ColourBudget | None:
+        """The budget; None where none of these words is given."""
+        if self.rotation is not None or self.translation is not None:
+            return SpatialBudget(self.rotation or 0.0, self.translation or 0.0, self.padding)
+        if self.flow is not None:
+            return FlowBudget(self.flow)
+        return None if self.colour is None else ColourBudget(self.colour, self.resolution)
+
+
+_OF_KIND = {
+    "rotation and translation": {"rotation", "translation", "padding"},
+    "flow": {"flow"},
+    "colour": {"colour", "resolution"},
+}
+
+
+def change_problem(given: Collection[str]) -> tuple[str, str] | None:
+    """What is wrong with the words that are given, and the fix; None where they name one kind of change and nothing else."""
+    kinds = [kind for kind, words in _OF_KIND.items() if words & set(given)]
+    others = sorted(set(given) & {"norm", "eps", "attempts"})
+    if len(kinds) > 1 or others:
+        return f"{' and '.join([*kinds, *others])} are different budgets", "give one; an attack may have a threat of its own"
+    if alone := {"padding", "resolution"} & set(given):
+        words = _OF_KIND[kinds[0]]
+        if not (words - {"padding", "resolution"}) & set(given):
+            return f"{alone.pop()} without a budget", f"add {' or '.join(sorted(words - {'padding', 'resolution'}))}"
+    return None
