@@ -41,5 +41,7 @@ _CIFAR10 = (
 def references(results: Results) -> tuple[Published, ...]:
     """The figures that were measured on this campaign's data and threat model; none for any other."""
     threat = results.threat
-    same = results.data.name == "cifar10" and threat.norm == "linf" and abs(threat.eps - 8 / 255) < 1e-6
+    same = (
+        results.data.name == "cifar10" and threat.norm == "linf" and abs(threat.eps - 8 / 255) < 1e-6 and threat.where is None
+    )
     return _CIFAR10 if same else ()

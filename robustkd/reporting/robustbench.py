@@ -61,6 +61,8 @@ def _against(results: Results, cell: CellResult, used: AttackSummary) -> str:
         return f"eps is {cell.eps:.6g}, the leaderboard's is {eps}"
     if cell.goal != "untargeted":
         return "it is targeted"
+    if cell.where is not None:
+        return "it is about a part of the image"
     if cell.n != TEST_IMAGES:
         return f"{cell.n:,} samples, and the leaderboard's figure is of all {TEST_IMAGES:,}"
     if changed:
