@@ -98,7 +98,7 @@ class SigmaZeroStep:
         gradient = count - missing * width * state.gradient
         gradient = gradient / per_sample(distance(gradient, "linf").clamp_min(_TINY), delta)
         rate = cosine(t, self.steps, self.step_size, self.step_size / _FALL)
-        x = (state.x - width * rate * adam(m, gradient, m["age"], _BETA2)).clamp(low, high)
+        x = (state.x - width * rate * adam(m, gradient, m["age"], _BETA2)).clamp(*self.bounds)
         m["age"] = m["age"] + 1
         shift = self.threshold_rate * rate
         m["tau"] = (m["tau"] + torch.where(state.adversarial, shift, -shift)).clamp(0, 1)

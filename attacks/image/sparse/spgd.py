@@ -121,7 +121,7 @@ class SPGDStep:
         stride = self.beta * math.sqrt(ball.centre[0].numel()) * (length > _TINY) / length.clamp_min(_TINY)
         mask = m["mask"] + per_sample(stride, uphill) * uphill
         moved = state.gradient * chosen if self.projected else state.gradient
-        m["dense"] = (m["dense"] + self.alpha * (high - low) * moved.sign()).clamp(low, high)
+        m["dense"] = (m["dense"] + self.alpha * (high - low) * moved.sign()).clamp(*ball.bounds)
         same = (highest(mask, ball.eps) == chosen).flatten(1).all(1)
         idle = m["idle"] + same
         stuck = idle >= self.patience
@@ -136,4 +136,4 @@ class SPGDStep:
     def _dense(self, ball: Ball, rows: Tensor) -> Tensor:
         low, high = ball.bounds
         offsets = self.rng.fork("start").select(rows).uniform(ball.centre.shape[1:], -1, 1, ball.centre.dtype)
-        return (ball.centre + (high - low) * offsets).clamp(low, high)
+        return (ball.centre + (high - low) * offsets).clamp(*ball.bounds)
