@@ -40,9 +40,10 @@ from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import frozen
+from robustkd.attacks.image.engine.target_classes import wrong_classes
 from robustkd.attacks.image.engine.targeted_runs import TargetedRuns, run_targeted
 from robustkd.attacks.image.engine.trend import FIRST_LOOK, EarlyStopByTrend
-from robustkd.attacks.image.gradient.apgd import AdaptiveStep, SparseStep, run_apgd, wrong_classes
+from robustkd.attacks.image.gradient.apgd import AdaptiveStep, SparseStep, run_apgd
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
