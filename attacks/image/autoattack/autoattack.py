@@ -26,6 +26,7 @@ from pydantic import Field
 from robustkd.attacks.image.autoattack.adaptive import Budgets, adaptive
 from robustkd.attacks.image.black_box.square import Square, SquareParams
 from robustkd.attacks.image.engine.cascade import cascade
+from robustkd.attacks.image.engine.target_classes import ClassOrder
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
 from robustkd.attacks.image.minimum_norm.fab import FAB, FABParams
 from robustkd.attacks.image.wrappers.eot import MeanTarget
@@ -42,6 +43,10 @@ class AutoAttackParams(Params):
     version: Version = Field("standard", description="which attacks: standard, plus, rand, adaptive")
     steps: int = Field(100, ge=1, description="steps of each run of APGD and FAB")
     targets: int = Field(9, ge=1, description="wrong classes that the targeted attacks aim at, at most all of them")
+    order: ClassOrder | None = Field(
+        None,
+        description="of these classes: logits (highest), malt (nearest boundaries); default: malt in adaptive, else logits",
+    )
     queries: int = Field(5000, ge=1, description="of Square")
     samples: int = Field(20, ge=1, description="passes that make up one query in version rand")
 
@@ -50,7 +55,7 @@ class AutoAttack(Attack):
     """The ensemble of parameter-free attacks, run one after the other."""
 
     Params = AutoAttackParams
-    version = "4"
+    version = "5"
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     source = "Croce & Hein 2020, arXiv:2003.01690"
@@ -76,9 +81,10 @@ class AutoAttack(Attack):
         restarts = 5 if p.version == "plus" else 1
         entropy = ("apgd-ce", APGDCE(APGDParams(steps=steps, restarts=restarts)))
         ratio = ("apgd-dlr", APGDDLR(APGDParams(steps=steps, restarts=restarts)))
-        each_class = ("apgd-t", APGDT(APGDTParams(steps=steps, targets=p.targets)))
+        order: ClassOrder = p.order or ("malt" if p.version == "adaptive" else "logits")
+        each_class = ("apgd-t", APGDT(APGDTParams(steps=steps, targets=p.targets, order=order)))
         fab = ("fab", FAB(FABParams(steps=steps, restarts=restarts, enough=enough)))
-        fab_t = ("fab-t", FAB(FABParams(steps=steps, targeted=True, targets=p.targets, enough=enough)))
+        fab_t = ("fab-t", FAB(FABParams(steps=steps, targeted=True, targets=p.targets, order=order, enough=enough)))
         square = ("square", Square(SquareParams(queries=p.queries)))
         standard: list[tuple[str, Attack]] = [entropy, each_class if threat.goal == "untargeted" else ratio, fab_t, square]
         stages: dict[Version, list[tuple[str, Attack]]] = {
@@ -107,7 +113,9 @@ class AutoAttack(Attack):
         if p.version == "adaptive":
             # Where gradients mislead, random search breaks most: it comes first.
             standard, light = stages[::-1], self.stages(threat, max(1, p.steps // 5))[:2]
-            return adaptive(target, batch, threat, rng, Budgets(p.steps, p.targets, p.queries), light=light, standard=standard)
+            budgets = Budgets(p.steps, p.targets, p.queries, p.order or "malt")
+            thorough = [stages[1], stages[3]]  # APGD towards classes, and Square
+            return adaptive(target, batch, threat, rng, budgets, light=light, standard=standard, thorough=thorough)
         if p.version != "rand":
             return cascade(stages, target, batch, threat, rng)
         result = cascade(stages, MeanTarget(target, p.samples), batch, threat, rng)
