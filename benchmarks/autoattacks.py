@@ -1,6 +1,6 @@
 """AutoAttack, standard and adaptive, against torchattacks' and pyautoattack's: robust accuracy, time, passes.
 
-Hours on two cores with the default numbers of images; ``--images`` makes it shorter.
+Hours on two cores with the default numbers of images and seeds; ``--images`` and ``--seeds`` make it shorter.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 import _networks
 import click
-from _harness import COST, Job, Verdicts, earlier, fastest, measure, seconds, table, write
+from _harness import COST, Job, Verdicts, earlier, fastest, over_seeds, seconds, table, write
 
 # (network, images, standard's share of the best peer's time: 0.5 where most samples survive, 0.25 where half do)
 BOUTS = (("cifar10_resnet20", 500, 0.25), ("pgd_at", 500, 0.25), ("mnist_lenet5_adv", 1000, 0.5))
@@ -24,12 +24,15 @@ TURNS = (
 @click.command()
 @click.option("--networks", default=",".join(bout[0] for bout in BOUTS), show_default=True)
 @click.option("--images", default=0, help="Instead of each network's own number.")
+@click.option("--seeds", default=3, show_default=True, help="Over which each implementation is averaged.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--name", default="autoattacks", help="Of the file in results/.")
 @click.option("--implementations", default="robustkd,pyautoattack,torchattacks", show_default=True)
 @click.option("--reuse", is_flag=True, help="Take the peers' rows from the file in results/ where they are there.")
 @click.option("--strict", is_flag=True, help="Fail when a target of strength is missed.")
-def main(networks: str, images: int, device: str, name: str, implementations: str, reuse: bool, strict: bool) -> None:
+def main(
+    networks: str, images: int, seeds: int, device: str, name: str, implementations: str, reuse: bool, strict: bool
+) -> None:
     """Print the table and write results/autoattacks.json."""
     rows: list[dict[str, Any]] = []
     strength, speed = Verdicts(), Verdicts()
@@ -42,7 +45,7 @@ def main(networks: str, images: int, device: str, name: str, implementations: st
             if who not in implementations.split(","):
                 continue
             job = Job(comparison, who, network, images or count, eps, device=device)
-            bout.append((earlier(name, job) if reuse and who != "robustkd" else None) or measure(job))
+            bout.append((earlier(name, job) if reuse and who != "robustkd" else None) or over_seeds(job, seeds))
             print(f"{network}: {who} {comparison} done", flush=True)
         rows += bout
         _compare(bout, share, strength, speed)

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError
+from robustkd.contracts.params import AddedLater
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import DATE
@@ -43,7 +44,7 @@ class CausalLMParams(Params):
     revision: str | None = Field(None, description="of the hub's: a commit; a branch may move")
     chat_template: str | None = Field(None, description="Jinja, in place of the tokenizer's own")
     system: str = Field("", description="the system's message")
-    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+    chat_template_kwargs: Annotated[dict[str, bool | int | float | str], AddedLater()] = Field(
         {}, description="what the chat template is told beside the conversation, such as {enable_thinking: false}"
     )
     max_new_tokens: int = Field(128, ge=1, description="the most tokens of an answer")
@@ -54,14 +55,6 @@ class CausalLMParams(Params):
     )
     date: datetime.date = Field(DATE, description="what a chat template that writes today's date (strftime_now) is told")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32")
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without options where there are none: a cell that was done before there were any keeps its identity."""
-        written: dict[str, Any] = dump(self)
-        if not self.chat_template_kwargs:
-            written.pop("chat_template_kwargs", None)
-        return written
 
     @model_validator(mode="after")
     def _one_model(self) -> CausalLMParams:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+)
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
@@ -22,6 +31,23 @@ class Params(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = dump(self)
+        for name, field in type(self).model_fields.items():
+            later = any(isinstance(mark, AddedLater) for mark in field.metadata)
+            if later and getattr(self, name) == field.get_default(call_default_factory=True):
+                written.pop(name)
+        return written
+
+
+@dataclass(frozen=True)
+class AddedLater:
+    """Marks a parameter, by ``Annotated``, that a plug-in did not have at first.
+
+    Where it has its default it is not written, so that a cell that was done before there was such a parameter keeps its identity.
+    """
 
 
 def renamed(name: str, former: str) -> FieldInfo:

@@ -13,7 +13,8 @@ import robustkd
 from robustkd.attacks.image.black_box.square import bump, share_of_window, two_bumps
 from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
 from robustkd.attacks.image.engine.oracle import frozen
-from robustkd.attacks.image.gradient.apgd import checkpoints, wrong_classes
+from robustkd.attacks.image.engine.target_classes import wrong_classes
+from robustkd.attacks.image.gradient.apgd import checkpoints
 from robustkd.attacks.image.transferable.ti_fgsm import smoothed
 from robustkd.contracts import AttackError, Batch, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng

@@ -39,7 +39,7 @@ SETTINGS = {
     "universal": {"epochs": 2},
     "vmi-fgsm": {"steps": 3, "neighbours": 2},
 }
-NEEDS_ANOTHER_TARGET = {"diff-protect"}  # a classifier behind a diffusion model
+NEEDS_ANOTHER_TARGET = {"diff-protect", "polish"}  # a classifier behind a diffusion model, a network of ReLUs
 
 
 def _on_images():

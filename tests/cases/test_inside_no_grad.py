@@ -34,6 +34,7 @@ LESS = {
     "cw-linf": {"steps": 10},
     "ead": {"steps": 10},
     "universal": {"epochs": 1},
+    "polish": {"starts": 2, "steps": 5, "free": 8},
 }
 
 

@@ -237,6 +237,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ead": {"steps": 5},
     "nes": {"steps": 3},
     "spsa": {"steps": 3, "pairs": 8},
+    "polish": {"starts": 2, "steps": 5, "free": 8},
 }
 IMAGES = {"square", "di2-fgsm", "ti-fgsm", "corruption"}
 

@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from robustkd.attacks.image.autoattack.adaptive import Budgets, adaptive
 from robustkd.attacks.image.black_box.square import Square, SquareParams
 from robustkd.attacks.image.engine.cascade import cascade
+from robustkd.attacks.image.engine.target_classes import ClassOrder
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
 from robustkd.attacks.image.minimum_norm.fab import FAB, FABParams
 from robustkd.attacks.image.sparse.sigma_zero import SigmaZero, SigmaZeroParams
@@ -41,6 +42,7 @@ from robustkd.attacks.image.sparse.sparse_rs import SparseRS, SparseRSParams
 from robustkd.attacks.image.sparse.spgd import SPGD, SPGDParams
 from robustkd.attacks.image.wrappers.eot import MeanTarget
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel, Traits
+from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 
 _LOG = logging.getLogger(__name__)
@@ -55,6 +57,10 @@ class AutoAttackParams(Params):
         100, ge=1, description="steps of each run of APGD and FAB; in l0 a tenth of those of sPGD and sigma-zero"
     )
     targets: int = Field(9, ge=1, description="wrong classes that the targeted attacks aim at, at most all of them")
+    order: Annotated[ClassOrder | None, AddedLater()] = Field(
+        None,
+        description="of these classes: logits (highest), malt (nearest boundaries); default: malt in adaptive, else logits",
+    )
     queries: int = Field(5000, ge=1, description="of Square, or of Sparse-RS")
     samples: int = Field(20, ge=1, description="passes that make up one query in version rand")
 
@@ -68,6 +74,13 @@ class AutoAttack(Attack):
     goals = ("untargeted", "targeted")
     source = "Croce & Hein 2020, arXiv:2003.01690; l0: Zhong et al. 2024, arXiv:2405.05075"
     loss_family = "margin"  # most of its attacks maximize margins
+
+    def __init__(self, params: AutoAttackParams | None = None) -> None:
+        super().__init__(params)
+        if self.params.version == "adaptive":
+            self.version = (
+                "5"  # 4 had neither MALT's order nor the last stages; the numbers of the other versions are as they were
+            )
 
     @property
     def traits(self) -> Traits:
@@ -91,9 +104,10 @@ class AutoAttack(Attack):
         restarts = 5 if p.version == "plus" else 1
         entropy = ("apgd-ce", APGDCE(APGDParams(steps=steps, restarts=restarts)))
         ratio = ("apgd-dlr", APGDDLR(APGDParams(steps=steps, restarts=restarts)))
-        each_class = ("apgd-t", APGDT(APGDTParams(steps=steps, targets=p.targets)))
+        order: ClassOrder = p.order or ("malt" if p.version == "adaptive" else "logits")
+        each_class = ("apgd-t", APGDT(APGDTParams(steps=steps, targets=p.targets, order=order)))
         fab = ("fab", FAB(FABParams(steps=steps, restarts=restarts, enough=enough)))
-        fab_t = ("fab-t", FAB(FABParams(steps=steps, targeted=True, targets=p.targets, enough=enough)))
+        fab_t = ("fab-t", FAB(FABParams(steps=steps, targeted=True, targets=p.targets, order=order, enough=enough)))
         square = ("square", Square(SquareParams(queries=p.queries)))
         standard: list[tuple[str, Attack]] = [entropy, each_class if threat.goal == "untargeted" else ratio, fab_t, square]
         stages: dict[Version, list[tuple[str, Attack]]] = {
@@ -138,7 +152,9 @@ class AutoAttack(Attack):
         if p.version == "adaptive" and threat.norm != "l0":
             # Where gradients mislead, random search breaks most: it comes first.
             standard, light = stages[::-1], self.stages(threat, max(1, p.steps // 5))[:2]
-            return adaptive(target, batch, threat, rng, Budgets(p.steps, p.targets, p.queries), light=light, standard=standard)
+            budgets = Budgets(p.steps, p.targets, p.queries, p.order or "malt")
+            thorough = [stages[1], stages[3]]  # APGD towards classes, and Square
+            return adaptive(target, batch, threat, rng, budgets, light=light, standard=standard, thorough=thorough)
         if p.version != "rand":
             return cascade(stages, target, batch, threat, rng)
         result = cascade(stages, MeanTarget(target, p.samples), batch, threat, rng)

@@ -49,6 +49,13 @@ class TargetedRuns:
         """Only the samples in the (S,) mask ``keep``."""
         return TargetedRuns(self.rows[keep], self.goals[keep], self.x[keep], self.value[keep], self.broken[keep])
 
+    def or_better(self, others: TargetedRuns) -> TargetedRuns:
+        """The better of two attempts of the same samples towards the same classes."""
+        better = torch.where(others.broken == self.broken, others.value > self.value, others.broken)
+        x = torch.where(better.view(*better.shape, *[1] * (self.x.ndim - 2)), others.x, self.x)
+        value = torch.where(better, others.value, self.value)
+        return TargetedRuns(self.rows, self.goals, x, value, self.broken | others.broken)
+
     def best(self, count: int) -> TargetedRuns:
         """Each sample's ``count`` attempts of the highest objective; those that broke it come first."""
         order = (self.value + self.broken * torch.finfo(self.value.dtype).max).sort(dim=1, descending=True, stable=True).indices

@@ -21,7 +21,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from typing_extensions import override
@@ -31,7 +31,9 @@ from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
 from robustkd.attacks.image.engine.losses import scale_free, scale_free_towards
 from robustkd.attacks.image.engine.objective import bound, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
+from robustkd.attacks.image.engine.target_classes import CANDIDATES, ClassOrder, target_classes
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -228,11 +230,17 @@ class APGDDLR(APGD):
 class APGDTParams(APGDParams):
     """Parameters of ``apgd-t``; the defaults are AutoAttack's."""
 
-    targets: int = Field(9, ge=1, description="how many of the likeliest wrong classes to aim at, at most all of them")
+    targets: int = Field(9, ge=1, description="how many wrong classes to aim at, at most all of them")
+    order: Annotated[ClassOrder, AddedLater()] = Field(
+        "logits", description="which come first: of the highest logits, or of the nearest boundaries (malt)"
+    )
+    candidates: Annotated[int, AddedLater()] = Field(
+        CANDIDATES, ge=1, description="with malt: how many classes are ranked, a backward pass each"
+    )
 
 
 class APGDT(Attack):
-    """Auto-PGD towards each of the likeliest wrong classes in turn, on the targeted DLR; any wrong class is a success.
+    """Auto-PGD towards each of several wrong classes in turn, on the targeted DLR; any wrong class is a success.
 
     With two or three classes the targeted DLR is not defined, and the margin takes its place.
     """
@@ -245,22 +253,25 @@ class APGDT(Attack):
     loss_family = "margin"
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Takes at most ``restarts * targets`` times the passes of one run (``run_apgd``)."""
+        """Takes at most ``restarts * targets`` times the passes of one run (``run_apgd``), and those of the order."""
         p = self.params
 
         def attempt(search: Search, rows: Tensor, ball: Ball, number: int) -> SearchResult:
-            goals = wrong_classes(search.clean, batch.labels)[:, number // p.restarts]
+            goals = classes[:, number // p.restarts]
             start = ball.random_point(rng.fork(number).select(rows))
             return run_apgd(search.oracle, rows, ball, start, objective=bound(scale_free_towards, goals), steps=p.steps)
 
         with frozen(target.module):
             search = Search.begin(target, batch, threat)
-            for number in range(p.restarts * min(p.targets, search.clean.shape[1] - 1)):
+            classes = target_classes(
+                search.oracle,
+                batch.inputs,
+                search.clean,
+                search.standing,
+                norm=search.ball.norm,
+                order=p.order,
+                candidates=p.candidates,
+            )
+            for number in range(p.restarts * min(p.targets, classes.shape[1])):
                 search.attempt(attempt, number)
             return search.result()
-
-
-def wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B, K - 1) the classes other than the label, the likeliest first."""
-    ranked = logits.scatter(1, labels.unsqueeze(1), -torch.inf).sort(dim=1, descending=True, stable=True).indices
-    return ranked[:, :-1]

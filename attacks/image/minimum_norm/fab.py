@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -35,7 +35,9 @@ from robustkd.attacks.image.engine.minimum_norm.nearest import (
     minimum_norm,
 )
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
+from robustkd.attacks.image.engine.target_classes import CANDIDATES, ClassOrder, target_classes
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
@@ -54,7 +56,13 @@ class FABParams(Params):
     steps: int = Field(100, ge=1, description="steps of each run")
     restarts: int = Field(1, ge=1, description="runs; the first starts at the clean image, others at random points near it")
     targeted: bool = Field(False, description="look at one other class at a time, a run for each")
-    targets: int = Field(9, ge=1, description="how many other classes, the highest ones; at most all of them")
+    targets: int = Field(9, ge=1, description="how many other classes, the first ones of ``order``; at most all of them")
+    order: Annotated[ClassOrder, AddedLater()] = Field(
+        "logits", description="of the classes looked at one at a time: highest logits, or malt: nearest boundaries"
+    )
+    candidates: Annotated[int, AddedLater()] = Field(
+        CANDIDATES, ge=1, description="with malt: how many classes are ranked, a backward pass each"
+    )
     alpha_max: float = Field(0.1, ge=0, le=1, description="the largest pull towards the clean image")
     eta: float = Field(1.05, ge=1, description="by how much a step overshoots the hyperplane")
     beta: float = Field(0.9, gt=0, lt=1, description="how far a step back to the clean image stays from it")
@@ -87,7 +95,7 @@ class FAB(NormOfThreat):
         def search(problem: MinNormProblem, rows: Tensor) -> Nearest:
             update = FABStep(problem, norm, p.alpha_max, p.eta, p.beta)
             best = problem.none_found(rows)
-            for number, query in enumerate(self._queries(problem)):
+            for number, query in enumerate(self._queries(problem, rows, norm)):
                 for restart in range(p.restarts):
                     going = torch.ones_like(rows, dtype=torch.bool) if p.enough is None else best.norm > p.enough
                     if not bool(going.any()):
@@ -107,13 +115,15 @@ class FAB(NormOfThreat):
 
         return minimum_norm(target, batch, norm, search)
 
-    def _queries(self, problem: MinNormProblem) -> Iterator[Query]:
+    def _queries(self, problem: MinNormProblem, rows: Tensor, norm: Norm) -> Iterator[Query]:
         p = self.params
         if not p.targeted or problem.oracle.goals is not None:
             yield nearest_boundary(problem, problem.norm, p.targets, _TOLERANCES)
             return
-        others = problem.logits.scatter(1, problem.oracle.labels.unsqueeze(1), -torch.inf)
-        for other in others.topk(min(p.targets, others.shape[1] - 1), 1).indices.unbind(1):
+        others = target_classes(
+            problem.oracle, problem.clean, problem.logits, rows, norm=norm, order=p.order, candidates=p.candidates
+        )
+        for other in others[:, : p.targets].unbind(1):
             yield boundary_with(problem, other, _TOLERANCES)
 
 

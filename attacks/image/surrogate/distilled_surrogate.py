@@ -29,8 +29,9 @@ from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.losses import targeted
 from robustkd.attacks.image.engine.objective import bound, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
+from robustkd.attacks.image.engine.target_classes import wrong_classes
 from robustkd.attacks.image.engine.trend import EarlyStopByTrend
-from robustkd.attacks.image.gradient.apgd import run_apgd, wrong_classes
+from robustkd.attacks.image.gradient.apgd import run_apgd
 from robustkd.attacks.image.surrogate.student import Points, distilled
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng, preserved_rng

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationInfo,
-    model_serializer,
     model_validator,
 )
 
@@ -31,6 +29,7 @@ from robustkd.contracts import (
     TargetError,
     UsageError,
 )
+from robustkd.contracts.params import AddedLater
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
 from robustkd.normalisation.unit import Unit
@@ -64,23 +63,25 @@ class ExternalParams(Params):
     model: ModelName | None = Field(None, description="instead of code: a registered architecture")
     model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
     weights: CampaignPath | None = Field(None, description="a safetensors file, or one written by torch.save")
-    weights_key: str | None = Field(None, description="where in it the weights are, such as ema; default: found")
-    normalise: Constants | None = Field(
+    weights_key: Annotated[str | None, AddedLater()] = Field(
+        None, description="where in it the weights are, such as ema; default: found"
+    )
+    normalise: Annotated[Constants | None, AddedLater()] = Field(
         None,
         description="what is done with the pixels, in [0, 1], before the code's network sees them: imagenet, inception (to [-1, 1]), "
         "clip, cifar10, cifar100, svhn, mnist, fashion-mnist, 0..255, or {mean: [..], std: [..]}, a number for each channel",
     )
-    bounds: tuple[float | tuple[float, ...], float | tuple[float, ...]] | None = Field(
+    bounds: Annotated[tuple[float | tuple[float, ...], float | tuple[float, ...]] | None, AddedLater()] = Field(
         None,
         description="the lowest and the highest value that the code's network takes, [-1, 1] or [0, 255], or a list of each, a number for "
         "each channel; the data's [0, 1] is brought there, and eps stays a distance between the data's pixels",
     )
     num_classes: int | None = Field(None, ge=2, description="how many outputs the network has; default: the data's classes")
-    classes: tuple[int, ...] | None = Field(
+    classes: Annotated[tuple[int, ...] | None, AddedLater()] = Field(
         None,
         description="for each class of the data, in their order, the network's index of it: [0, 217, 482]; default: the same",
     )
-    restrict: bool | None = Field(
+    restrict: Annotated[bool | None, AddedLater()] = Field(
         None,
         description="given with classes: true where these outputs alone compete, false where the network may answer any other class as "
         "well, which is wrong",
@@ -116,20 +117,6 @@ class ExternalParams(Params):
         if self.code is not None and (file := source_file(self.code)):
             self._file = TypeAdapter(CampaignPath).validate_python(file, context=info.context)
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = handler(self)
-        for later in (
-            "normalise",
-            "bounds",
-            "classes",
-            "restrict",
-            "weights_key",
-        ):  # without it, a defense is the one that it was
-            if getattr(self, later) is None:
-                del written[later]
-        return written
 
     @property
     def reference(self) -> str:

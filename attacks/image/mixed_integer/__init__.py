@@ -1,0 +1,1 @@
+"""Attacks on small ReLU networks that solve mixed-integer programs."""
