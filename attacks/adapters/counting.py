@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.ball import Ball
@@ -91,6 +92,7 @@ class PeerAttack(Attack):
     sample by sample anyway (``one_by_one``) are given each sample alone, which makes them independent of it.
     """
 
+    ranges = "one"
     one_by_one: bool = False
 
     @abstractmethod
@@ -108,10 +110,7 @@ class PeerAttack(Attack):
             raise UsageError(
                 f"{self.name} takes one budget for all samples", fix="give a single eps, or use an attack of robustkd's own"
             )
-        if isinstance(target.bounds[0], torch.Tensor):
-            raise UsageError(
-                f"{self.name} knows one range for all features, and here they differ", fix="use an attack of robustkd's own"
-            )
+        batch = replace(batch, inputs=batch.inputs.contiguous())  # some peers take views of what they are given
         model = CountedModel(target, batch)
         oracle = Oracle(target, batch)
         found = torch.empty_like(batch.inputs)

@@ -126,9 +126,10 @@ class Transfer(Attack):
 
     @property
     def traits(self) -> Traits:
-        """It is for images alone where one of the attacks is."""
+        """It is for images alone, or for features in one range, where one of the attacks is."""
         images = any(attack.traits.inputs == "images" for attack in self.inner)
-        return replace(super().traits, inputs="images" if images else "any")
+        one = any(attack.traits.ranges == "one" for attack in self.inner)
+        return replace(super().traits, inputs="images" if images else "any", ranges="one" if one else "any")
 
     def others(self) -> dict[str, Capabilities]:
         """Every surrogate must have what all the attacks need; the attacks may refer to further targets."""
