@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import Oracle
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, RobustkdError, Target, ThreatModel, UsageError
-from robustkd.contracts.errors import out_of_memory
+from robustkd.contracts.errors import out_of_memory, place_of
 from robustkd.contracts.random import SampleRng, seeded
 from robustkd.lazy import nn, torch
 from robustkd.scoring.distances import distance, per_sample, within
@@ -135,7 +135,7 @@ class PeerAttack(Attack):
                 raise
             said = (str(error).splitlines() or [""])[0]
             raise AttackError(
-                f"{self.name} cannot attack this target: {type(error).__name__}: {said}",
+                f"{self.name} cannot attack this target: {type(error).__name__}{place_of(error)}: {said}",
                 fix="the error is the peer's own; exclude this pair, or use one of robustkd's own attacks",
             ) from error
 
