@@ -116,7 +116,8 @@ class ILA(MIFGSM):
 
         def projection(logits: Tensor, asked: Tensor) -> Tensor:
             at = place[asked]
-            return ((output.taken() - clean[at]) * direction[at]).sum(1)
+            # From the output on, so that it is the whole backward pass that it is counted as.
+            return ((output.taken() - clean[at]) * direction[at]).sum(1) + 0 * logits.sum(1)
 
         return maximize(
             search.oracle, rows, ball, x, objective=projection, update=self.update(threat), steps=self.params.layer_steps
