@@ -36,8 +36,8 @@ def derived_params(attack: Callable[..., Any], *, given: Collection[str], real: 
 
 
 def _hints(attack: Callable[..., Any]) -> dict[str, Any]:
-    function: Any = attack.__init__ if isinstance(attack, type) else attack
-    found = {}
+    function: Any = inspect.getattr_static(attack, "__init__") if isinstance(attack, type) else attack
+    found: dict[str, Any] = {}
     for name, written in getattr(function, "__annotations__", {}).items():
         try:
             found |= get_type_hints(SimpleNamespace(__annotations__={name: written}), getattr(function, "__globals__", {}))
