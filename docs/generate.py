@@ -16,6 +16,7 @@ from robustkd import contracts, plugins
 from robustkd.campaigns.file import presets
 from robustkd.cli import COMMANDS, cli
 from robustkd.cli.describe import describe, parameters, traits
+from robustkd.contracts import PluginError
 from robustkd.plugin_kit.example import as_yaml, example_block
 
 TITLES = {
@@ -98,8 +99,14 @@ def family(info: plugins.PluginInfo) -> str | None:
     if found is None:
         return None
     module = inspect.getmodule(found if inspect.isclass(found) else type(found))
-    members = found.members()
     parts = [f"# {info.name}", inspect.cleandoc(getattr(module, "__doc__", "") or "")]
+    try:
+        members = found.members()
+    except PluginError as error:  # the package is not installed where the site is built
+        return (
+            "\n\n".join([*parts, f"{error.message[0].upper()}{error.message[1:]} where this page was made: `{error.fix}`."])
+            + "\n"
+        )
     if block := example_block(info.group, f"{info.name}:{members[0]}"):
         parts += ["## In a campaign", fenced(as_yaml(block), "yaml")]
     said = f"`robustkd describe {info.name}:{members[0]}` tells the parameters of one of them."

@@ -10,12 +10,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import Oracle
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, RobustkdError, Target, ThreatModel, UsageError
-from robustkd.contracts.errors import out_of_memory
+from robustkd.contracts.errors import out_of_memory, place_of
 from robustkd.contracts.random import SampleRng, seeded
 from robustkd.lazy import nn, torch
 from robustkd.scoring.distances import distance, per_sample, within
@@ -91,6 +92,7 @@ class PeerAttack(Attack):
     sample by sample anyway (``one_by_one``) are given each sample alone, which makes them independent of it.
     """
 
+    ranges = "one"
     one_by_one: bool = False
 
     @abstractmethod
@@ -108,10 +110,7 @@ class PeerAttack(Attack):
             raise UsageError(
                 f"{self.name} takes one budget for all samples", fix="give a single eps, or use an attack of robustkd's own"
             )
-        if isinstance(target.bounds[0], torch.Tensor):
-            raise UsageError(
-                f"{self.name} knows one range for all features, and here they differ", fix="use an attack of robustkd's own"
-            )
+        batch = replace(batch, inputs=batch.inputs.contiguous())  # some peers take views of what they are given
         model = CountedModel(target, batch)
         oracle = Oracle(target, batch)
         found = torch.empty_like(batch.inputs)
@@ -136,7 +135,7 @@ class PeerAttack(Attack):
                 raise
             said = (str(error).splitlines() or [""])[0]
             raise AttackError(
-                f"{self.name} cannot attack this target: {type(error).__name__}: {said}",
+                f"{self.name} cannot attack this target: {type(error).__name__}{place_of(error)}: {said}",
                 fix="the error is the peer's own; exclude this pair, or use one of robustkd's own attacks",
             ) from error
 

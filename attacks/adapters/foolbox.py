@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import foolbox
 from foolbox.attacks.base import AttackWithDistance, FixedEpsilonAttack, FlexibleDistanceMinimizationAttack
@@ -15,19 +15,13 @@ from foolbox.criteria import Misclassification, TargetedMisclassification
 from foolbox.models.pytorch import PyTorchModel
 
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
+from robustkd.attacks.adapters.family import PeerFamily
 from robustkd.attacks.adapters.signature import derived_params, source_of
 from robustkd.contracts import Batch, PluginError, ThreatModel
 from robustkd.contracts.threat import Norm
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SKIPPED = {
-    "BinarizationRefinementAttack": "refines the result of another attack",
-    "DatasetAttack": "needs a data set to pick its answers from",
-    "SpatialAttack": "rotates and shifts: no distance that a threat model can bound",
-}
-"""The attacks of foolbox that cannot be run by themselves, and why."""
 
 # What foolbox's classes do not say of themselves, by parts of their names. HopSkipJump calls its distance l1 and minimises
 # l2 (its other constraint is not offered, it would change the norm of the attack); Pointwise leaves its distance open.
@@ -79,26 +73,26 @@ def _criterion(batch: Batch) -> Any:
     return Misclassification(batch.labels)
 
 
-class FoolboxFamily:
+class FoolboxFamily(PeerFamily):
     """The family ``foolbox``."""
 
+    name = "foolbox"
+    unusable: ClassVar[dict[str, str]] = {
+        "BinarizationRefinementAttack": "it refines the result of another attack",
+        "DatasetAttack": "it needs a data set to pick its answers from",
+        "SpatialAttack": "it rotates and shifts, and no distance between pixels bounds that",
+    }
+
     def members(self) -> list[str]:
-        """The names of foolbox's attacks, its short ones included, without the ``SKIPPED`` ones."""
+        """The names of foolbox's attacks, its short ones included."""
         return sorted(
             name
             for name, kind in vars(foolbox.attacks).items()
-            if isinstance(kind, type) and issubclass(kind, AttackWithDistance) and name not in SKIPPED
+            if isinstance(kind, type) and issubclass(kind, AttackWithDistance) and name not in self.unusable
         )
 
-    def member(self, name: str) -> type[PeerAttack]:
-        """The plug-in for foolbox's class ``name``.
-
-        Raises:
-            KeyError: there is none, or it is one of the ``SKIPPED``.
-            PluginError: it needs a package that is not there.
-        """
-        if name not in self.members():
-            raise KeyError(name)
+    def plugin(self, name: str) -> type[PeerAttack]:
+        """See ``PeerFamily``; Brendel & Bethge's are refused without numba."""
         return _plugin(name)
 
 

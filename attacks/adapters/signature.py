@@ -1,11 +1,11 @@
-"""Parameters of a peer's attack, derived from its constructor."""
+"""Parameters of a peer's attack, derived from its constructor, or from the function that it is."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection
-from types import NoneType, UnionType
+from collections.abc import Callable, Collection
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field, create_model
@@ -15,31 +15,41 @@ from robustkd.contracts import Params
 _SIMPLE = (int, float, bool, str, NoneType)
 
 
-def derived_params(attack: type[Any], *, given: Collection[str], real: Collection[str] = ()) -> type[Params]:
-    """A ``Params`` with the constructor's arguments, their defaults, and the descriptions from its docstring.
+def derived_params(attack: Callable[..., Any], *, given: Collection[str], real: Collection[str] = ()) -> type[Params]:
+    """A ``Params`` with the attack's arguments, their defaults, and the descriptions from its docstring.
 
     Args:
-        attack: the peer's class.
+        attack: the peer's class or function.
         given: arguments that robustkd sets itself (the model, the budget, the norm, the seed).
-        real: arguments that take real numbers although their default is a whole one.
+        real: arguments that take real numbers although their default or their annotation says otherwise.
 
     Arguments of other types than numbers, strings and flags (callbacks, nested attacks) keep the peer's default.
     """
-    hints = get_type_hints(attack.__init__)
-    texts = _descriptions(attack)
+    hints, texts = _hints(attack), _descriptions(attack)
     fields: dict[str, Any] = {}
-    for name, argument in list(inspect.signature(attack.__init__).parameters.items())[1:]:
+    for name, argument in inspect.signature(attack).parameters.items():
         required = argument.default is inspect.Parameter.empty
-        annotation = hints.get(name) or _type_of(argument.default, real=name in real)
+        annotation = float if name in real else hints.get(name) or _type_of(argument.default)
         if name not in given and _is_simple(annotation):
             fields[name] = (annotation, Field(... if required else argument.default, description=texts.get(name)))
     return create_model(f"{attack.__name__}Params", __base__=Params, **fields)
 
 
-def _type_of(default: Any, *, real: bool) -> Any:
+def _hints(attack: Callable[..., Any]) -> dict[str, Any]:
+    function: Any = inspect.getattr_static(attack, "__init__") if isinstance(attack, type) else attack
+    found: dict[str, Any] = {}
+    for name, written in getattr(function, "__annotations__", {}).items():
+        try:
+            found |= get_type_hints(SimpleNamespace(__annotations__={name: written}), getattr(function, "__globals__", {}))
+        except (NameError, TypeError):  # it is imported for type checkers alone
+            found[name] = Any
+    return found
+
+
+def _type_of(default: Any) -> Any:
     if isinstance(default, tuple | list):
-        return tuple[tuple(_type_of(item, real=real) for item in default)]  # type: ignore[misc]
-    return float if real else type(default)
+        return tuple[tuple(_type_of(item) for item in default)]  # type: ignore[misc]
+    return type(default)
 
 
 def _is_simple(annotation: Any) -> bool:
@@ -51,20 +61,35 @@ def _is_simple(annotation: Any) -> bool:
     return annotation in _SIMPLE
 
 
-def _descriptions(attack: type[Any]) -> dict[str, str]:
-    # Both peers write "name (type) : text" or "name : text", one argument a paragraph.
+def _documentation(attack: Callable[..., Any]) -> list[str]:
+    parts = (
+        [part for kind in attack.__mro__[:-1] for part in (kind, vars(kind).get("__init__"))]
+        if isinstance(attack, type)
+        else [attack]
+    )
+    return [part.__doc__ for part in parts if part is not None and part.__doc__]
+
+
+_ARGUMENT = (
+    r"^ +(\w+)(?: \([^)]*\))? ?: +(.+(?:\n {12,}.+)*)",  # foolbox and torchattacks: "name (type) : text" or "name : text"
+    r"^ +:param (\w+): +(.+(?:\n {12,}\w.*)*)",  # ART
+    r"^    (\w+) ?: \w.*\n((?: {8,}.+\n?)+)",  # adversarial-library, as in NumPy: "name : type", then the text
+)
+
+
+def _descriptions(attack: Callable[..., Any]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for kind in attack.__mro__[:-1]:
-        paragraphs = re.findall(r"^ +(\w+)(?: \([^)]*\))? ?: +(.+(?:\n {12,}.+)*)", kind.__doc__ or "", flags=re.MULTILINE)
-        for name, text in paragraphs:
-            found.setdefault(name, re.sub(r" *\(Default:.*", "", " ".join(text.split())))
+    for text in _documentation(attack):
+        for style in reversed(_ARGUMENT):
+            for name, said in re.findall(style, text, flags=re.MULTILINE):
+                found.setdefault(name, re.sub(r" *\(Default:.*", "", " ".join(said.split())))
     return found
 
 
-def source_of(attack: type[Any]) -> str:
-    """The first link to a paper in the documentation of a class or its bases."""
-    for kind in attack.__mro__[:-1]:
-        link = re.search(r"https?://[^\s\]>)]+", kind.__doc__ or "")
+def source_of(attack: Callable[..., Any]) -> str:
+    """The first link to a paper in the documentation of a class, its bases or a function."""
+    for text in _documentation(attack):
+        link = re.search(r"https?://[^\s\]>)]+", text)
         if link:
             return link.group().rstrip(".`_")
     return ""

@@ -7,27 +7,19 @@ torchattacks is imported when a member is asked for. It cannot be a plain requir
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
+from robustkd.attacks.adapters.family import PeerFamily, peer_package
 from robustkd.attacks.adapters.signature import derived_params, source_of
-from robustkd.contracts import AttackError, Batch, PluginError, ThreatModel, Traits
+from robustkd.contracts import AttackError, Batch, ThreatModel, Traits
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import nn
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SKIPPED = {
-    "VANILA": "returns its input",
-    "GN": "adds noise of a fixed size: no budget that it respects, no norm that it minimises",
-    "MultiAttack": "a wrapper around other attacks; a campaign lists them instead",
-    "LGV": "a wrapper that trains surrogates on data of its own",
-}
-"""The exports of torchattacks that are no attacks one can run by themselves, and why."""
 
 # What a constructor does not say. Without an entry, an attack is about linf.
 _BOTH: tuple[Norm, ...] = ("linf", "l2")
@@ -84,21 +76,23 @@ class TorchattacksAttack(PeerAttack):
         return found
 
 
-class TorchattacksFamily:
+class TorchattacksFamily(PeerFamily):
     """The family ``torchattacks``."""
 
+    name = "torchattacks"
+    unusable: ClassVar[dict[str, str]] = {
+        "VANILA": "it returns its input",
+        "GN": "it adds noise of a fixed size: it respects no budget and minimises no norm",
+        "MultiAttack": "it is a wrapper around other attacks; list them one by one",
+        "LGV": "it is a wrapper that trains surrogates on data of its own",
+    }
+
     def members(self) -> list[str]:
-        """The names of torchattacks' classes, without the ``SKIPPED`` ones."""
-        return [name for name in _torchattacks().__all__ if name not in SKIPPED]
+        """The names of torchattacks' classes."""
+        return [name for name in _torchattacks().__all__ if name not in self.unusable]
 
-    def member(self, name: str) -> type[PeerAttack]:
-        """The plug-in for torchattacks' class ``name``.
-
-        Raises:
-            KeyError: there is none, or it is one of the ``SKIPPED``.
-        """
-        if name not in self.members():
-            raise KeyError(name)
+    def plugin(self, name: str) -> type[PeerAttack]:
+        """See ``PeerFamily``."""
         return _plugin(name)
 
 
@@ -130,12 +124,7 @@ def _plugin(name: str) -> type[PeerAttack]:
 
 
 def _torchattacks() -> Any:
-    try:
-        return importlib.import_module("torchattacks")
-    except Exception as error:
-        raise PluginError(
-            f"torchattacks cannot be imported: {type(error).__name__}: {error}", fix="robustkd doctor --fix"
-        ) from error
+    return peer_package("torchattacks", install="robustkd doctor --fix")
 
 
 FAMILY = TorchattacksFamily()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 
 from robustkd.contracts import RobustkdError
-from robustkd.contracts.errors import lacks_memory
+from robustkd.contracts.errors import lacks_memory, place_of, show_traceback
 
 
 class CellCrash(RobustkdError):
@@ -22,12 +22,13 @@ class CellTimeout(CellCrash):
 
 def error_of(error: Exception) -> RobustkdError:
     """What the driver is told of an exception that ended a cell. Whoever wrapped it, a lack of memory is told as such."""
+    show_traceback(error)  # it does not travel to the driver
     if lacks_memory(error):
         return CellLost(f"out of memory: {_line(error)}", fix="use fewer workers, a smaller model or smaller data")
     if isinstance(error, RobustkdError):
         return error
     where = traceback.extract_tb(error.__traceback__)[-1]
-    text = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+    text = f"{type(error).__name__}: {error} ({place_of(error).removeprefix(' in ') or f'{where.filename}:{where.lineno}'})"
     return CellCrash(text, fix="this is a bug in that plug-in or model, or in robustkd")
 
 

@@ -77,7 +77,7 @@ def build(campaign: Campaign) -> Plan:
     for name in order:
         capabilities[name] = campaign.defenses[name].plugin.target_capabilities(capabilities)
     require_usable_references(campaign, capabilities)
-    skipped = _skipped(campaign, capabilities, data.input_shape)
+    skipped = _skipped(campaign, capabilities, data)
     left_out = {(item.defense, item.attack) for item in skipped}
     maker = CellMaker(campaign, data)
     cells: list[Cell] = []
@@ -102,14 +102,14 @@ def build(campaign: Campaign) -> Plan:
     return Plan(campaign, tuple(cells), tuple(skipped), data)
 
 
-def _skipped(campaign: Campaign, capabilities: Mapping[str, Capabilities], shape: Sequence[int]) -> list[Skipped]:
-    found = []
+def _skipped(campaign: Campaign, capabilities: Mapping[str, Capabilities], data: Splits[Any]) -> list[Skipped]:
+    found, one_range = [], data.unit is None or data.unit.uniform
     for defense in campaign.defenses:
         for attack, use in campaign.attacks.items():
             if campaign.excluded(defense, attack):
                 found.append(Skipped(defense, attack, "excluded by the campaign's matrix"))
             elif (reason := use.plugin.refusal(use.threat)) or (
-                isinstance(use.plugin, Attack) and (reason := use.plugin.unfit(shape))
+                isinstance(use.plugin, Attack) and (reason := use.plugin.unfit(data.input_shape, one_range=one_range))
             ):
                 found.append(Skipped(defense, attack, reason))
             elif missing := use.plugin.missing(capabilities[defense]):

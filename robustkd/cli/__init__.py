@@ -104,10 +104,14 @@ def main() -> None:
         click.echo(f"stopped{kept}", err=True)
         sys.exit(130)
     except Exception as error:
-        from robustkd.contracts.errors import RobustkdError  # late: it loads pydantic and NumPy, which --help does not need
+        from robustkd.contracts.errors import (  # late: it loads pydantic and NumPy, which --help does not need
+            RobustkdError,
+            show_traceback,
+        )
         from robustkd.redaction import redacted
 
         if not isinstance(error, RobustkdError):
             raise
+        show_traceback(error)
         click.echo(f"error: {redacted(str(error))}", err=True)
         sys.exit(error.exit_code)

@@ -52,7 +52,9 @@ def command(group: str | None, modality: str | None, members: bool, as_json: boo
             origin = "" if item["package"] == "robustkd" else f"  ({item['package']} {item.get('package_version', '')})"
             click.echo(f"  {item['name']:<{width}}  {item['summary']}{origin}".rstrip())
             for member in item.get("members", []):
-                click.echo(f"    {item['name']}:{member}")
+                click.echo(f"    {item['name']}:{member}{_threats(item['group'], item['name'], member)}")
+            for member, reason in item.get("unusable", {}).items():
+                click.echo(f"    {item['name']}:{member}  cannot be used: {reason}")
 
 
 def _is_for(item: plugins.PluginInfo, modality: str) -> bool:
@@ -79,14 +81,30 @@ def _preset_is_for(name: str, modality: str) -> bool:
     return modality in plugins.modalities(plugins.load("datasets", data))
 
 
-def _members(item: plugins.PluginInfo, wanted: bool) -> dict[str, list[str]]:
+def _members(item: plugins.PluginInfo, wanted: bool) -> dict[str, Any]:
     if not wanted:
         return {}
     from robustkd.contracts import PluginError
 
     try:
         found = plugins.family(item.group, item.name)
-        return {"members": found.members()} if found else {}
+        if found is None:
+            return {}
+        # Also of a family of another package, which may know of none that cannot be used.
+        return {"members": found.members(), "unusable": dict(getattr(found, "unusable", {}))}
     except PluginError as error:
         click.echo(f"warning: {error}", err=True)
         return {}
+
+
+def _threats(group: plugins.Group, family: str, member: str) -> str:
+    """The threat models that a member of a family of attacks fits, or why it cannot be used here."""
+    from robustkd.contracts import Attack, PluginError
+
+    try:
+        plugin = plugins.load(group, f"{family}:{member}")
+    except PluginError as error:
+        return f"  {error.message}; fix: {error.fix}"
+    if not issubclass(plugin, Attack):
+        return ""
+    return f"  {plugin.kind}, {', '.join(plugin.norms)}, {' or '.join(plugin.goals)}"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 AttackKind = Literal["fixed-budget", "minimum-norm"]
 """Whether an attack looks for any adversarial input inside a budget, or for the closest one."""
+Ranges = Literal["any", "one"]
+"""Whether the valid ranges of the inputs' features may differ from one another."""
 LossFamily = Literal["cross-entropy", "margin", "none", "unknown"]
 """The kind of loss that an attack climbs; `none` where it climbs no loss."""
 
@@ -141,6 +143,7 @@ class Traits:
         goals: the goals that it can have.
         space: what it changes.
         inputs: the shapes of input that it can take.
+        ranges: `one` where it knows one range of valid values for all features.
         gradients: whether it differentiates the target (a black-box attack does not).
         iterative: whether it takes more than one step (what the one-step attacks are compared against).
         learns: whether ``fit`` must come before ``run`` (a universal perturbation, a generator).
@@ -163,6 +166,7 @@ class Traits:
     needs: Capabilities
     loss_family: LossFamily
     regions: tuple[Placing, ...] = ()
+    ranges: Ranges = "any"
 
 
 class BaseAttack(TargetHolder, ABC):
@@ -174,7 +178,7 @@ class BaseAttack(TargetHolder, ABC):
 
     Attributes:
         modalities: what it attacks.
-        kind, norms, goals, space, inputs, gradients, iterative, learns, averages, needs, regions: see ``Traits``.
+        kind, norms, goals, space, inputs, ranges, gradients, iterative, learns, averages, needs, regions: see ``Traits``.
     """
 
     modalities: ClassVar[tuple[Modality, ...]]
@@ -183,6 +187,7 @@ class BaseAttack(TargetHolder, ABC):
     goals: ClassVar[tuple[Goal, ...]] = ("untargeted",)
     space: ClassVar[Space]
     inputs: ClassVar[Inputs] = "any"
+    ranges: ClassVar[Ranges] = "any"
     gradients: ClassVar[bool] = True
     iterative: ClassVar[bool] = True
     learns: ClassVar[bool] = False
@@ -246,17 +251,25 @@ class Attack(BaseAttack):
     def require(self, target: BaseTarget) -> None:
         """Raise TargetError unless ``target`` has what the attack needs, and takes inputs of a shape that it can attack."""
         super().require(target)
-        if reason := self.unfit(getattr(target, "input_shape", ())):
+        one_range = isinstance(getattr(target, "bounds", (0.0,))[0], int | float)
+        if reason := self.unfit(getattr(target, "input_shape", ()), one_range=one_range):
             raise TargetError(
                 f"attack '{self.name}' {reason}",
-                fix="reshape them in front of the model, or use an attack on inputs of any shape, such as pgd, apgd-ce or fab",
+                fix="use an attack on inputs of any shape and range, such as pgd, apgd-ce or fab, or change them in front of the model",
             )
 
-    def unfit(self, shape: Sequence[int]) -> str | None:
-        """Why this attack cannot take inputs of this shape; None when it can."""
-        if self.traits.inputs == "any" or len(shape) == 3:
-            return None
-        return f"is for images (C, H, W), and the inputs have the shape {tuple(shape)}"
+    def unfit(self, shape: Sequence[int], *, one_range: bool = True) -> str | None:
+        """Why this attack cannot take inputs of this shape; None when it can.
+
+        Args:
+            shape: of one input.
+            one_range: whether all features have the same range of valid values.
+        """
+        if self.traits.inputs == "images" and len(shape) != 3:
+            return f"is for images (C, H, W), and the inputs have the shape {tuple(shape)}"
+        if self.traits.ranges == "one" and not one_range:
+            return "knows one range for all features, and the bounds of these inputs differ from feature to feature"
+        return None
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """Why this attack cannot be used under ``threat``: for its space, its goal, its norm or its region."""

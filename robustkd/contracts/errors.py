@@ -7,7 +7,12 @@ The command line prints both and exits with ``exit_code``; anything that is not 
 from __future__ import annotations
 
 import difflib
+import os
+import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RobustkdError(Exception):
@@ -138,3 +143,28 @@ def lacks_memory(error: BaseException) -> bool:
             return True
         link = link.__cause__ or link.__context__
     return False
+
+
+_OWN = str(Path(__file__).parents[1])
+_NOT_THE_USERS = (_OWN, sysconfig.get_path("stdlib"), "<")
+TRACEBACK = "ROBUSTKD_TRACEBACK"
+"""The environment variable that asks for the tracebacks of errors."""
+
+
+def place_of(error: BaseException) -> str:
+    """`` in FILE:LINE``: the innermost line of the user's own code that an exception passed through; "" where there is none.
+
+    Code of robustkd, of Python and of installed packages is not the user's.
+    """
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_NOT_THE_USERS) and "site-packages" not in frame.filename
+    ]
+    return f" in {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def show_traceback(error: BaseException) -> None:
+    """Print the traceback of an error, with those that it was raised from, where ``ROBUSTKD_TRACEBACK`` is set."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error, file=sys.stderr)

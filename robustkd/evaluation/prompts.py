@@ -29,6 +29,7 @@ from robustkd.contracts import (
     Transcript,
     UsageError,
 )
+from robustkd.contracts.errors import place_of
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome
@@ -276,7 +277,7 @@ def _respond(target: GenerativeTarget, asked: Sequence[Asked], batch_size: int |
         raise
     except Exception as error:
         raise TargetError(
-            f"the model raised {type(error).__name__}: {error}", fix="see that it answers such requests"
+            f"the model raised {type(error).__name__}{place_of(error)}: {error}", fix="see that it answers such requests"
         ) from error
     outputs = [output for part in parts for output in part]
     pictures = [output for output in outputs if isinstance(output, torch.Tensor)]

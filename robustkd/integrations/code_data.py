@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from robustkd.contracts import Arrays, DataError, Dataset, Params, RawData, RobustkdError
+from robustkd.contracts.errors import place_of
 from robustkd.data.images import resized
 from robustkd.data.samples import arrays_of
 from robustkd.targets.code import function_by_reference
@@ -49,7 +50,9 @@ class CodeData(Dataset):
         except RobustkdError:
             raise
         except Exception as error:
-            raise DataError(f"{p.code} raised {type(error).__name__}: {error}", fix="see that it runs by itself") from error
+            raise DataError(
+                f"{p.code} raised {type(error).__name__}{place_of(error)}: {error}", fix="see that it runs by itself"
+            ) from error
         if isinstance(found, RawData):
             return found
         parts = dict(found) if isinstance(found, Mapping) else {"test": found}

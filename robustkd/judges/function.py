@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from robustkd.contracts import DataError, Judge, Judgements, Prompts, RobustkdError
+from robustkd.contracts.errors import place_of
 from robustkd.targets.code_params import CodeParams
 
 
@@ -40,7 +41,9 @@ class FunctionJudge(Judge):
         except RobustkdError:
             raise
         except Exception as error:
-            raise DataError(f"{p.code} raised {type(error).__name__}: {error}", fix="see that it runs by itself") from error
+            raise DataError(
+                f"{p.code} raised {type(error).__name__}{place_of(error)}: {error}", fix="see that it runs by itself"
+            ) from error
         if said.shape != (len(outputs),):
             raise DataError(f"{p.code} returned {said.shape} for {len(outputs)} outputs", fix="return one verdict for each")
         return Judgements.of(said)

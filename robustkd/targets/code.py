@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from robustkd.contracts import Code, TargetError, UsageError, suggestion
+from robustkd.contracts.errors import place_of
 from robustkd.contracts.version import moved
 from robustkd.lazy import nn, torch
 from robustkd.targets.imports import importing_from
@@ -71,7 +72,7 @@ def call_by_reference(reference: str, kwargs: dict[str, Any], folder: Path | Non
                 torch.manual_seed(0)
                 network = build(**kwargs) if callable(build) and not isinstance(build, nn.Module) else build
         except Exception as error:
-            raise TargetError(f"{reference} raised {type(error).__name__}: {error}") from error
+            raise TargetError(f"{reference} raised {type(error).__name__}{place_of(error)}: {error}") from error
     if not isinstance(network, nn.Module):
         raise TargetError(f"{reference} returned {type(network).__name__}", fix="return a torch.nn.Module")
     return network
@@ -167,4 +168,4 @@ def _module(location: str, reference: str) -> Any:
         fix = "see that it imports in Python"
         if "relative import" in str(error):
             fix = f"name it as a module of its package: PACKAGE.{Path(location).stem}:{reference.rpartition(':')[2]}"
-        raise UsageError(f"{location} cannot be imported: {type(error).__name__}: {error}", fix=fix) from error
+        raise UsageError(f"{location} cannot be imported: {type(error).__name__}{place_of(error)}: {error}", fix=fix) from error

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import RobustkdError, TargetError
-from robustkd.contracts.errors import out_of_memory
+from robustkd.contracts.errors import out_of_memory, place_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def failures_told(inputs: Tensor) -> Iterator[None]:
-    """Until the end of the block, whatever the model raises on ``inputs`` becomes a ``TargetError`` that names their shape.
+    """Until the end of the block, whatever the model raises on ``inputs`` becomes a ``TargetError`` that names their shape and the line.
 
     A lack of memory stays what it is: its remedy is another one.
 
@@ -34,5 +34,6 @@ def failures_told(inputs: Tensor) -> Iterator[None]:
         if inputs.ndim == 4 and inputs.shape[3] in (1, 3) and inputs.shape[1] not in (1, 3):
             fix = "images are (N, channels, height, width), and here the channels seem to come last: x.permute(0, 3, 1, 2)"
         raise TargetError(
-            f"the model raised {type(error).__name__} on a batch of shape {tuple(inputs.shape)}: {said}", fix=fix
+            f"the model raised {type(error).__name__} on a batch of shape {tuple(inputs.shape)}{place_of(error)}: {said}",
+            fix=fix,
         ) from error

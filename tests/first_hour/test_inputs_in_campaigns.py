@@ -87,6 +87,16 @@ def test_a_table_with_a_range_for_each_feature(tmp_path: Path) -> None:
     assert "are no images" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_attacks_that_know_one_range_are_left_out_where_the_ranges_differ(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def attack(model, x, y, eps): return x")
+    begin, _, end = FILE.partition("  pgd: {kind: pgd, steps: 10}\n  square: {kind: square, queries: 20}\n")
+    peers = '  a: "foolbox:LinfPGD"\n  b: {kind: code, code: "mine.py:attack"}\n  c: {kind: eot, attack: "foolbox:LinfPGD"}\n'
+    written = begin + peers + end
+    plan = planned(tmp_path, written)
+    reason = "knows one range for all features, and the bounds of these inputs differ from feature to feature"
+    assert [(item.attack, item.reason) for item in plan.skipped] == [("a", reason), ("b", reason), ("c", reason)]
+
+
 QUICK = FILE.replace("checks: {level: standard, samples: 8}", "checks: none").replace("steps: 10", "steps: 5")
 
 

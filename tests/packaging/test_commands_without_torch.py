@@ -59,7 +59,8 @@ for group in plugins.GROUPS:
 """
 
 MADE_OF_MODULES = {
-    *("attacks/code", "attacks/foolbox", "attacks/torchattacks", "targets/redrawn"),
+    *(f"attacks/{name}" for name in ("adv-lib", "art", "code", "foolbox", "torchattacks")),
+    "targets/redrawn",
     *(
         f"defenses/{name}"
         for name in ("gal", "hard-augmentation", "quantised-distillation", "random-teacher", "sdedit", "sla-sd")

@@ -127,10 +127,11 @@ class Transfer(Attack):
 
     @property
     def traits(self) -> Traits:
-        """It is for images alone where one of the attacks is, and respects the regions that all of them respect."""
+        """It is for images alone, or for features in one range, where one of the attacks is, and respects the regions that all respect."""
         images = any(attack.traits.inputs == "images" for attack in self.inner)
-        regions = tuple(one for one in get_args(Placing) if all(one in attack.traits.regions for attack in self.inner))
-        return replace(super().traits, inputs="images" if images else "any", regions=regions)
+        one = any(attack.traits.ranges == "one" for attack in self.inner)
+        regions = tuple(place for place in get_args(Placing) if all(place in attack.traits.regions for attack in self.inner))
+        return replace(super().traits, inputs="images" if images else "any", ranges="one" if one else "any", regions=regions)
 
     def others(self) -> dict[str, Capabilities]:
         """Every surrogate must have what all the attacks need; the attacks may refer to further targets."""

@@ -1,0 +1,124 @@
+"""ILA: from where an attack ended, further along its direction in a layer's features.
+
+    1. x' = MI-FGSM(x)
+    2. maximize (F(x'') - F(x)) . (F(x') - F(x)) over the ball, from x',   F: the output of a layer in the middle
+
+Features in the middle are more alike from network to network than logits are, and a larger change of them transfers better.
+
+Good for transfer, at ``steps + layer_steps`` gradients. What it gains depends on the layer.
+
+Source: Huang et al.: Enhancing adversarial example transferability with an intermediate level attack (ICCV 2019), algorithm 1 (ILAP, the
+variant without a parameter). The layer is the paper's to choose for each network; the default here, the one in the middle of
+those with weights, is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from robustkd.attacks.image.engine.ascent import Search, SearchResult, fixed_budget, maximize
+from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.objective import for_batch
+from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
+from robustkd.contracts import AttackResult, Batch, Target, TargetError, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
+from robustkd.targets.activations import output_hooks, submodules
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class ILAParams(MomentumParams):
+    """The layer, and the steps along it."""
+
+    layer: str = Field(
+        "", description="the submodule whose output is F, as in layer2; default the middle one of those with weights"
+    )
+    layer_steps: int = Field(10, ge=0, description="steps of the second stage; 0 is mi-fgsm")
+
+
+@dataclass
+class LayerOutput:
+    """What a layer returned since it was asked last; the network may have been called with a part of a batch at a time."""
+
+    parts: list[Tensor] = field(default_factory=list)
+
+    def hook(self, layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        """Keep a copy: what follows the layer may write into its output."""
+        self.parts.append(output.clone())
+
+    def taken(self) -> Tensor:
+        """(A, D)."""
+        features = torch.cat(self.parts).flatten(1)
+        self.parts.clear()
+        return features
+
+
+def middle_layer(module: nn.Module) -> nn.Module:
+    """The middle one of the layers whose weight is a matrix or a kernel, in the order of registration.
+
+    Raises:
+        TargetError: there is none.
+    """
+    layers = [layer for layer in module.modules() if getattr(getattr(layer, "weight", None), "ndim", 0) >= 2]
+    if not layers:
+        raise TargetError(
+            "ila finds no layer with weights in the model", fix="name a submodule whose output it takes: layer: features"
+        )
+    return layers[(len(layers) - 1) // 2]
+
+
+class ILA(MIFGSM):
+    """Intermediate level attack, after MI-FGSM."""
+
+    Params = ILAParams
+    version = "1"
+    source = "Huang et al. 2019, arXiv:1907.10823"
+
+    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
+        """Takes ``steps + layer_steps + 3`` forward and ``steps + layer_steps`` backward passes a sample.
+
+        Raises:
+            TargetError: the network has no such layer.
+        """
+        p, output = self.params, LayerOutput()
+        layer = submodules(target.module, [p.layer])[0] if p.layer else middle_layer(target.module)
+        objective = for_batch(p.loss, batch)
+
+        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
+            start = ball.random_point(rng.fork("start").select(rows)) if p.random_start else ball.centre
+            first = maximize(search.oracle, rows, ball, start, objective=objective, update=self.update(threat), steps=p.steps)
+            left = ~first.broken
+            if not p.layer_steps or not bool(left.any()):
+                return first
+            with output_hooks([layer], [output.hook]):
+                second = self._further(search, rows[left], ball.select(left), first.x[left], threat, output)
+            logits = search.oracle.logits(second.x, rows[left])
+            first.x[left], first.broken[left] = second.x, second.broken
+            first.value[left] = objective(logits, rows[left]).to(first.value.dtype)
+            return first
+
+        return fixed_budget(target, batch, threat, attempt)
+
+    def _further(
+        self, search: Search, rows: Tensor, ball: Ball, x: Tensor, threat: ThreatModel, output: LayerOutput
+    ) -> SearchResult:
+        search.oracle.logits(ball.centre, rows)
+        clean = output.taken()
+        search.oracle.logits(x, rows)
+        direction = output.taken() - clean
+        place = torch.zeros(int(rows.max()) + 1, dtype=torch.int64, device=rows.device)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+
+        def projection(logits: Tensor, asked: Tensor) -> Tensor:
+            at = place[asked]
+            # From the output on, so that it is the whole backward pass that it is counted as.
+            return ((output.taken() - clean[at]) * direction[at]).sum(1) + 0 * logits.sum(1)
+
+        return maximize(
+            search.oracle, rows, ball, x, objective=projection, update=self.update(threat), steps=self.params.layer_steps
+        )

@@ -1,0 +1,124 @@
+"""A model's own error is one sentence with its line in the user's file; the traceback comes on demand."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import robustkd
+from robustkd.contracts import RobustkdError
+
+MODEL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        h = x.flatten(1)
+        return self.layer(h @ torch.eye(63))
+
+def build():
+    return Net()
+
+def unbuilt():
+    return {}["weights"]
+"""
+FORWARD, BUILD = 12, 18
+CAMPAIGN = """
+version: 1
+name: small
+data: {name: digits, test: 8}
+threat: {norm: linf, eps: 0.1}
+defenses:
+  mine: {kind: external, code: "m.py:build"}
+attacks:
+  pgd: {kind: pgd, steps: 2}
+checks: none
+"""
+TOLD = f"m.py:{FORWARD}: mm: mat1 and mat2 shapes cannot be multiplied"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "m.py").write_text(MODEL)
+    (tmp_path / "small.yaml").write_text(CAMPAIGN)
+    return tmp_path
+
+
+def said(folder: Path, *arguments: str, **environment: str) -> str:
+    command = [sys.executable, "-m", "robustkd", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+    assert done.returncode
+    return " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (("attack", "pgd", "--model", "m.py:build"), TOLD),
+        (("audit", "m.py:build"), TOLD),
+        (("attack", "pgd", "--model", "m.py:unbuilt"), f"m.py:{BUILD}: 'weights'"),
+    ],
+)
+def test_a_command_names_the_line(folder: Path, command: tuple[str, ...], line: str) -> None:
+    told = said(folder, *command, "--data", "digits", "--n", "8", "--eps", "0.1")
+    assert line in told
+    assert "Traceback" not in told
+
+
+def test_a_cell_names_the_line(folder: Path) -> None:
+    told = said(folder, "run", "small.yaml", "--out", "out", "--no-track")
+    assert f"m.py:{FORWARD}" in told
+    assert "Traceback" not in told
+
+
+def test_the_traceback_comes_on_demand(folder: Path) -> None:
+    command = ("attack", "pgd", "--model", "m.py:build", "--data", "digits", "--n", "8", "--eps", "0.1")
+    told = said(folder, *command, ROBUSTKD_TRACEBACK="1")
+    assert "Traceback (most recent call last)" in told
+    assert "return self.layer(h @ torch.eye(63))" in told
+    assert TOLD in told
+
+
+@pytest.mark.parametrize("call", ["attack", "evaluate"])
+def test_python_is_told_the_line(folder: Path, call: str) -> None:
+    spec = importlib.util.spec_from_file_location("mine", folder / "m.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    x, y = np.random.default_rng(0).random((4, 1, 8, 8), np.float32), np.arange(4)
+    with pytest.raises(RobustkdError, match=TOLD):
+        getattr(robustkd, call)(*(["pgd"] if call == "attack" else []), module.build(), x, y, eps=0.1)
+
+
+def test_the_line_is_the_users_where_an_installed_package_raises_below_it(folder: Path) -> None:
+    (folder / "a.py").write_text("def attack(model, x, y, eps):\n    return model(x).reshape(-1, 7, 13)\n")
+    good = MODEL.replace("h @ torch.eye(63)", "h")
+    (folder / "m.py").write_text(good)
+    told = said(
+        folder,
+        "attack",
+        "code",
+        "--set",
+        "code=a.py:attack",
+        "--model",
+        "m.py:build",
+        "--data",
+        "digits",
+        "--n",
+        "8",
+        "--eps",
+        "0.1",
+    )
+    assert "a.py:2: shape '[-1, 7, 13]' is invalid" in told
