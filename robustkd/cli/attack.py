@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from robustkd.cli.names import plugin_names
-from robustkd.cli.one_model import asked_of_code, budget, images, loaded_model, one_model_options, settings, within_bounds
+from robustkd.cli.one_model import budget, given, images, loaded_model, one_model_options, settings
 from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved
 
 
@@ -58,20 +58,21 @@ def command(
     from robustkd.contracts.devices import device_named
     from robustkd.evaluation.saved import require_place
 
-    allowed = budget(eps, bounds)
     splits = images(data, data_settings, n)
+    allowed = budget(eps, bounds, splits)
     if out is not None:
         require_place(out, splits.test.sample_shape)
     target = loaded_model(reference, weights, weights_key, kwargs, code, splits).to(device_named(device))
+    x, how = given(splits, normalise, bounds, classes, restrict)
     report = api.attack(
         name,
         target,
-        within_bounds(splits.test.unit(), bounds),
+        x,
         splits.test.labels,
         norm=norm,
         eps=allowed,
         seed=seed,
-        **asked_of_code(normalise, bounds, classes, restrict),
+        **how,
         precision=precision or "full",
         batch_size=batch_size or api.BATCH_SIZE,
         fit_data=splits.train,
