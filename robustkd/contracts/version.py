@@ -14,7 +14,8 @@ CHANGES: dict[str, str] = {
     "a plain number; PromptAttack and GenerativeTarget are no longer an Attack and a Target (all are a BaseAttack and a BaseTarget); "
     "an attack on prompts that takes gradients says so (gradients = True), and a target that does more than answer names it in "
     "capabilities; an attack that goes by height and width says inputs = 'images', and so does an analysis, while a defense that takes "
-    "other inputs says inputs = 'any'; a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
+    "other inputs says inputs = 'any'; "
+    "a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
     "loss and trained target",
 }
 """What each version changed for plug-ins, in one sentence."""
