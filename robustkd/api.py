@@ -38,6 +38,7 @@ from robustkd.contracts import (
 from robustkd.contracts.random import seeded
 from robustkd.contracts.region import Patch, Region, region_of
 from robustkd.contracts.threat import norm_named, number_written, require_meant
+from robustkd.data.multi_label import Label, classes_of
 from robustkd.data.samples import array_of, arrays_of
 from robustkd.evaluation.attack_specs import (
     DEFAULT_ATTACKS,
@@ -141,7 +142,7 @@ def attack(
             found.
         x: (N, C, H, W) images in [0, 1], or (N, *shape) inputs of any kind within ``bounds``: a tensor, an array or a list; or without
             ``y`` a ``DataLoader`` or data set of torch or Hugging Face, which gives images (in [0, 1], or bytes) and labels.
-        y: (N,) integer labels; with ``success`` (N, L), 0 or 1.
+        y: (N,) integer labels; with ``success`` (N, L), 0 or 1, or the classes (N,) that a data set with a ``success`` has of them.
         norm, eps: the budget, in pixel units or those of ``bounds``; eps may be (N,), one for each sample; 8/255 by default, and in a
             patch the whole range of pixels. A minimum-norm attack is judged against it.
         where: the only pixels that may change: ``{"patch": 5, "place": "worst"}`` (or ``"random"``, or ``(top, left)``),
@@ -310,7 +311,7 @@ class _View:
 
     normalise: Normalisation | None
     classes: Classes | None
-    label: int | str | None
+    label: Label | None
     unit: Unit | None
 
     @classmethod
@@ -329,7 +330,7 @@ class _View:
             UsageError: they are none of what they can be, or do not go together.
         """
         known = Classes.given(classes, restrict)
-        label: int | str | None = None if success is None else "any"
+        label: Label | None = None if success is None else "any"
         if isinstance(success, Mapping) and success.keys() == {"label"} and isinstance(success["label"], int | np.integer):
             label = int(success["label"])
         elif success not in (None, "any"):
@@ -361,14 +362,7 @@ class _View:
                     "success={'label': 3} or success='any'",
                 )
             return y
-        if labels.ndim != 2 or not bool(((labels == 0) | (labels == 1)).all()):
-            raise DataError(
-                f"labels of shape {tuple(labels.shape)} with success={self.label!r}", fix="give (N, L), 0 or 1 for each label"
-            )
-        bits = labels.to(torch.int64)
-        if isinstance(self.label, int):
-            return bits[:, self.label]
-        return (bits << torch.arange(bits.shape[1], device=bits.device)).sum(1)
+        return labels if labels.ndim == 1 else classes_of(labels.cpu().numpy(), self.label)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKi
 from robustkd.campaigns.plan.refusals import (
     require_budgets_meant,
     require_inputs_taken,
+    require_one_class_trained,
     require_regions_fit,
     require_training_data,
     require_usable_references,
@@ -69,6 +70,7 @@ def build(campaign: Campaign) -> Plan:
     """
     data = load_splits(campaign.data.name, campaign.data.params, campaign.data.split)
     require_inputs_taken(campaign, data)
+    require_one_class_trained(campaign, data)
     require_training_data(campaign, data)
     require_budgets_meant(campaign, data)
     require_regions_fit(campaign, data)
@@ -191,6 +193,8 @@ class CellMaker:
         }
         if data.unit is not None:
             parts["bounds"] = data.unit.written
+        if data.label is not None:
+            parts["label"] = data.label
         identifier = identified("train", parts)
         return TrainCell(id=identifier, defense=name, seed=seed, target=identifier, others=teachers, identity=parts)
 

@@ -57,6 +57,20 @@ def require_training_data(campaign: Campaign, data: Splits) -> None:
     )
 
 
+def require_one_class_trained(campaign: Campaign, data: Splits) -> None:
+    """Refuse a campaign with a defense that trains, where an attack succeeds by flipping any of several labels.
+
+    Raises:
+        UsageError: there is one.
+    """
+    trained = next((name for name, use in campaign.defenses.items() if use.plugin.uses_data), None)
+    if data.label == "any" and trained is not None:
+        raise UsageError(
+            f"defense '{trained}' trains a network for one class of each sample, and here several labels may hold together",
+            fix="say which label counts, success: {label: 3}, or train such a network yourself and give it as a defense of kind 'external'",
+        )
+
+
 def require_budgets_meant(campaign: Campaign, data: Splits) -> None:
     """Refuse a campaign with an eps, of an attack or of what a defense trains on, that cannot be meant for such images.
 

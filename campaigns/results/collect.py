@@ -302,6 +302,7 @@ def data_told(plan: Plan) -> DataSummary:
         data.modality,
         benign,
         data.notes,
+        1.0 if data.unit is None else data.unit.scale,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from robustkd.cli.names import plugin_names
-from robustkd.cli.one_model import allowed, asked_of_code, images, loaded_model, one_model_options, settings, within_bounds
+from robustkd.cli.one_model import allowed, given, images, loaded_model, one_model_options, settings
 from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved
 
 
@@ -61,19 +61,21 @@ def command(
     from robustkd.contracts.devices import device_named
     from robustkd.evaluation.saved import require_place
 
-    splits, within = images(data, data_settings, n), allowed(norm, eps, bounds, change, where)
+    splits = images(data, data_settings, n)
+    within = allowed(norm, eps, bounds, change, where, splits)
     threat = ThreatModel(**within)
     if out is not None:
         require_place(out, splits.test.sample_shape, threat)
     target = loaded_model(reference, weights, weights_key, kwargs, code, splits).to(device_named(device))
+    x, how = given(splits, normalise, bounds, classes, restrict)
     report = api.attack(
         name,
         target,
-        within_bounds(splits.test.unit(), bounds),
+        x,
         splits.test.labels,
         **within,
         seed=seed,
-        **asked_of_code(normalise, bounds, classes, restrict),
+        **how,
         precision=precision or "full",
         batch_size=batch_size or api.BATCH_SIZE,
         fit_data=splits.train,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustkd.cli.one_model import allowed, asked_of_code, images, loaded_model, one_model_options, value, within_bounds
+from robustkd.cli.one_model import allowed, given, images, loaded_model, one_model_options, value
 from robustkd.cli.options import batch_size_option, console, json_option, print_reserved
 
 if TYPE_CHECKING:
@@ -64,17 +64,18 @@ def command(
 
     splits = images(data, data_settings, n)
     target = loaded_model(model, weights, weights_key, kwargs, code, splits).to(device_named(device))
+    x, how = given(splits, normalise, bounds, classes, restrict)
     report = api.audit(
         target,
-        within_bounds(splits.test.unit(), bounds),
+        x,
         splits.test.labels,
-        **allowed(norm, eps, bounds, change, where),
+        **allowed(norm, eps, bounds, change, where, splits),
         attacks=[value("--attack", attack) for attack in attacks] or api.DEFAULT_ATTACKS,
         level=level,
         samples=samples,
         seed=seed,
         batch_size=batch_size or api.BATCH_SIZE,
-        **asked_of_code(normalise, bounds, classes, restrict),
+        **how,
     )
     if as_json:
         print_reserved(report.to_json())

@@ -63,14 +63,15 @@ _OPTIONS = (
         "data_settings",
         multiple=True,
         metavar="KEY=VALUE",
-        help="A parameter of the data set, such as root=PATH.",
+        help="A parameter of the data set, such as root=PATH; also the bounds, success and seed of a campaign's data block.",
     ),
     click.option("--n", type=click.IntRange(1), help="How many test samples [default: all]."),
     click.option(
         "--norm", default="linf", show_default=True, type=click.Choice(["linf", "l2", "l1", "l0"], case_sensitive=False)
     ),
     click.option(
-        "--eps", help="Budget in pixel units of [0, 1], or in that of --bounds, with which it has to be given [default: 8/255]."
+        "--eps",
+        help="Budget in pixel units of [0, 1], or in that of the data's bounds or --bounds, where it has no default [default: 8/255].",
     ),
     click.option(
         "--where",
@@ -99,13 +100,23 @@ def one_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def budget(text: str | None, bounds: str | None, where: tuple[str, ...] = ()) -> float | None:
-    """``--eps``, as a number or a fraction; 8/255 where neither it nor ``--bounds`` is given, None where a patch says it."""
+def budget(text: str | None, bounds: str | None, where: tuple[str, ...], splits: Splits) -> float | None:
+    """``--eps``, as a number or a fraction; 8/255 where neither it nor bounds are given, by ``--bounds`` or of the data, and None where
+    a patch says it.
+    """
     from robustkd.contracts import UsageError
 
+    if bounds is not None and splits.unit is not None:
+        raise UsageError(
+            "--bounds, and the data have bounds", fix="leave out --bounds: the network is given the data in their own unit"
+        )
     if text is None and "patch" in settings("--where", where):
         return None
     if text is None:
+        if splits.unit is not None:
+            raise UsageError(
+                "the data have bounds, and no --eps is given", fix="give the budget in the unit of the data: --eps 0.3"
+            )
         if bounds is not None:
             raise UsageError(
                 "--bounds without --eps", fix="give the budget in the unit of the bounds: with '[0, 255]', --eps 8"
@@ -117,7 +128,9 @@ def budget(text: str | None, bounds: str | None, where: tuple[str, ...] = ()) ->
     return float(eps)
 
 
-def allowed(norm: Any, eps: str | None, bounds: str | None, change: str | None, where: tuple[str, ...] = ()) -> dict[str, Any]:
+def allowed(
+    norm: Any, eps: str | None, bounds: str | None, change: str | None, where: tuple[str, ...], splits: Splits
+) -> dict[str, Any]:
     """``--norm``, ``--eps``, ``--where`` and ``--threat``, as arguments of ``robustkd.attack`` and ``robustkd.audit``."""
     from robustkd.campaigns.file.problems import Problem, complaint, validated
     from robustkd.campaigns.file.spec import ThreatSpec
@@ -125,7 +138,7 @@ def allowed(norm: Any, eps: str | None, bounds: str | None, change: str | None, 
     from robustkd.contracts import UsageError
 
     if change is None:
-        return {"norm": norm, "eps": budget(eps, bounds, where), "where": settings("--where", where) or None}
+        return {"norm": norm, "eps": budget(eps, bounds, where, splits), "where": settings("--where", where) or None}
     if eps is not None or where:
         raise UsageError(f"--{'where' if where else 'eps'} with --threat", fix="give one of them")
     problems: list[Problem] = []
@@ -140,36 +153,50 @@ def allowed(norm: Any, eps: str | None, bounds: str | None, change: str | None, 
 
 def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
     """The data set's images; of prompts a campaign is told of."""
+    from pydantic import ValidationError
+
     from robustkd.api import IN_A_CAMPAIGN
     from robustkd.contracts import UsageError
     from robustkd.data import SplitParams, load_splits
 
-    splits = load_splits(data, settings("--data-set", data_settings), SplitParams(test=n))
+    params = settings("--data-set", data_settings)
+    try:
+        split = SplitParams(test=n, **{key: params.pop(key) for key in ("bounds", "success", "seed") if key in params})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"--data-set {first['loc'][0]}: {first['msg']}", fix="bounds=[-1, 1], or success=any or success={label: 3}"
+        ) from None
+    splits = load_splits(data, params, split)
     if splits.modality != "images":
         raise UsageError(f"the data '{data}' are prompts, and this command is about classifiers of images", fix=IN_A_CAMPAIGN)
     return splits
 
 
-def within_bounds(x: np.ndarray, bounds: str | None) -> np.ndarray:
-    """(N, *shape) in [0, 1] -> the same within ``--bounds``."""
+def given(
+    splits: Splits, normalise: str | None, bounds: str | None, classes: str | None, restrict: bool | None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The inputs as the code's network takes them, and the arguments of ``robustkd.attack`` and ``robustkd.audit`` that say how."""
     from robustkd.contracts import UsageError
 
-    if bounds is None:
-        return x
-    try:
-        low, high = (np.asarray(each, x.dtype) for each in value("--bounds", bounds))
-        return np.clip(low + x * (high - low), low, high)
-    except (TypeError, ValueError):
-        raise UsageError(f"--bounds is '{bounds}'", fix="give a pair: '[-1, 1]' or '[0, 255]'") from None
+    x, unit = splits.test.unit(), splits.unit
+    if unit is not None:
+        import torch
 
-
-def asked_of_code(normalise: str | None, bounds: str | None, classes: str | None, restrict: bool | None) -> dict[str, Any]:
-    """What these options say of the code's network, as arguments of ``robustkd.attack`` and ``robustkd.audit``."""
-    return {
+        x = unit.restored(torch.from_numpy(x).double()).float().numpy()
+    elif bounds is not None:
+        try:
+            low, high = (np.asarray(each, x.dtype) for each in value("--bounds", bounds))
+            x = np.clip(low + x * (high - low), low, high)
+        except (TypeError, ValueError):
+            raise UsageError(f"--bounds is '{bounds}'", fix="give a pair: '[-1, 1]' or '[0, 255]'") from None
+    own = None if bounds is None else value("--bounds", bounds)
+    return x, {
         "normalise": None if normalise is None else value("--normalise", normalise),
-        "bounds": None if bounds is None else value("--bounds", bounds),
+        "bounds": own if unit is None else (unit.low, unit.high),
         "classes": None if classes is None else value("--classes", classes),
         "restrict": restrict,
+        "success": splits.label if splits.label in (None, "any") else {"label": splits.label},
     }
 
 

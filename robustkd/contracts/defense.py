@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
 
 from robustkd.contracts.capability import ORDINARY, Capabilities
 from robustkd.contracts.code import Code
@@ -40,6 +40,8 @@ class FitContext(Generic[Data]):
         log: called once an epoch with its metrics.
         bounds: the lowest and the highest value of the inputs in the user's unit, each a number or a nested list that broadcasts over
             a sample; None where that is [0, 1]. All data are in [0, 1] here: of x in the user's unit, (x - lowest) / widest range.
+        label: of data with several labels that may hold together, the one that counts, or ``"any"``. The data have classes here: two,
+            without the label and with it, or one for each set of labels. A network from elsewhere has an output for each label.
     """
 
     train: Data
@@ -53,6 +55,7 @@ class FitContext(Generic[Data]):
     targets: Mapping[str, BaseTarget] = field(default_factory=dict)
     log: MetricLog = lambda epoch, metrics: None
     bounds: Sequence[Any] | None = None
+    label: int | Literal["any"] | None = None
 
     @overload
     def target(self, name: str) -> BaseTarget: ...

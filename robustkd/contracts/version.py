@@ -13,7 +13,9 @@ CHANGES: dict[str, str] = {
     "space='embeddings', Corruptions that of space='corruption'; evidence of a check that is a share is a Share(x), or it is shown as "
     "a plain number; PromptAttack and GenerativeTarget are no longer an Attack and a Target (all are a BaseAttack and a BaseTarget); "
     "an attack on prompts that takes gradients says so (gradients = True), and a target that does more than answer names it in "
-    "capabilities; a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
+    "capabilities; an attack that goes by height and width says inputs = 'images', and so does an analysis, while a defense that takes "
+    "other inputs says inputs = 'any'; "
+    "a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
     "loss and trained target",
 }
 """What each version changed for plug-ins, in one sentence."""
@@ -119,6 +121,11 @@ MOVED: dict[str, str] = {
             "distillation.Companion": "auxiliary.AuxiliaryNetwork",
         }.items()
     },
+    "robustkd.defenses.training.seeding.preserved_rng": "robustkd.contracts.random.preserved_rng",
+    "robustkd.campaigns.worker.device_named": "robustkd.contracts.devices.device_named",
+    "robustkd.campaigns.execution.worker.device_named": "robustkd.contracts.devices.device_named",
+    "robustkd.campaigns.execution.workspace.device_named": "robustkd.contracts.devices.device_named",
+    "robustkd.contracts.attack.Inputs": "robustkd.contracts.data.Inputs",
     "robustkd.defenses.training.features.last_linear": "robustkd.targets.activations.last_linear",
     "robustkd.defenses.training.features.with_penultimate": "robustkd.targets.activations.with_penultimate",
     "robustkd.defenses.analyses": "robustkd.analyses",

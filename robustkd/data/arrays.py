@@ -25,12 +25,14 @@ def as_arrays(images: np.ndarray, labels: np.ndarray, name: str) -> Arrays:
 
 
 def as_labels(labels: np.ndarray, name: str) -> np.ndarray:
-    """int64 labels.
+    """int64 labels; of labels that may hold together, (N, L), also those that are 0.0 and 1.0, or True and False.
 
     Raises:
         DataError: they are not integers.
     """
     labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.dtype.kind in "bf" and np.isin(labels, (0, 1)).all():
+        return labels.astype(np.int64)
     if labels.dtype.kind not in "iu":
         raise DataError(f"data '{name}': labels are {labels.dtype}", fix="store them as integers 0..K-1")
     return labels.astype(np.int64, copy=False)

@@ -11,6 +11,7 @@ from pydantic import Field
 from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, Params, RawData
 from robustkd.data.arrays import as_arrays
 from robustkd.data.images import resized
+from robustkd.data.multi_label import numbered
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test", "images", "labels", "classes")
 _CHANNELS = (1, 3)
@@ -35,8 +36,9 @@ class NPZParams(Params):
 class NPZ(Dataset):
     """``images`` and ``labels`` (a test part only), or ``x_test``, ``y_test`` and, for a training part, ``x_train``, ``y_train``.
 
-    Images are uint8 or floats in [0, 1], as (N, C, H, W), (N, H, W, C) or (N, H, W); labels are integers, (N,) or (N, 1). Inputs of any
-    other shape are taken as they are, those of three or four axes with ``layout: any``.
+    Images are uint8 or floats in [0, 1], as (N, C, H, W), (N, H, W, C) or (N, H, W); labels are integers, (N,) or (N, 1), or
+    (N, L), of 0 and 1, where several may hold together. Inputs of any other shape are taken as they are, those of three or four axes
+    with ``layout: any``.
     """
 
     Params: ClassVar[type[Params]] = NPZParams
@@ -86,7 +88,7 @@ class NPZ(Dataset):
             return tuple(self.params.classes)
         if "classes" in arrays:
             return tuple(str(name) for name in arrays["classes"].tolist())
-        return tuple(str(label) for label in range(1 + max((int(part.max()) for part in labels if len(part)), default=0)))
+        return numbered(labels)
 
     def _wrong(self, reason: str, fix: str) -> DataError:
         return DataError(f"data 'npz': {self.params.file} cannot be used: {reason}", fix=fix)

@@ -58,12 +58,17 @@ def collected(data: Iterable[Any], name: str) -> Arrays:
         image, label = _parts(item, name)
         image, label = array_of(image), array_of(label)
         images.append(channels_first(image if image.ndim == 4 else image[None]))
-        labels.append(label.reshape(-1))
+        labels.append(_rows(label, len(images[-1])))
     if not images:
         raise DataError(f"{name} is empty")
     if len(shapes := {part.shape[1:] for part in images}) > 1:
         raise DataError(f"{name} has images of the shapes {sorted(shapes)[:3]}", fix="bring all of them to one size")
     return as_arrays(np.concatenate(images), np.concatenate(labels), name)
+
+
+def _rows(labels: np.ndarray, count: int) -> np.ndarray:
+    """(count,) labels, or (count, L) of labels that may hold together."""
+    return labels.reshape(-1) if labels.size == count else labels.reshape(count, -1)
 
 
 def _deferred(data: Any, name: str) -> Arrays:

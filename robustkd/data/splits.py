@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Generic
+from typing import Annotated, Any, Generic, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -16,6 +16,7 @@ from robustkd import plugins
 from robustkd.contracts import Arrays, DataError, DeferredArrays, Modality, Params, Prompts, RawData, UsageError
 from robustkd.contracts.data import Data
 from robustkd.data.arrays import as_arrays
+from robustkd.data.multi_label import Label, with_success
 from robustkd.data.order import stratified_order
 from robustkd.lazy import torch
 from robustkd.normalisation.unit import Unit
@@ -23,6 +24,12 @@ from robustkd.normalisation.unit import Unit
 Ends = float | tuple[float, ...]
 """One end of the range of valid inputs: for all features, or for each."""
 _TEST, _TRAIN = 0, 1  # the two parts are ordered by independent random streams
+
+
+class Flipped(Params):
+    """One label that is to be flipped."""
+
+    label: Annotated[int, Field(ge=0)] | str = Field(description="its number from 0, or its name", examples=[3])
 
 
 class SplitParams(Params):
@@ -36,6 +43,11 @@ class SplitParams(Params):
         None,
         description="the lowest and the highest valid value of the inputs, where that is not [0, 1]: [-1, 1], or two lists with a number "
         "for each feature (the last axis of a sample); eps of the threat is then in this unit",
+    )
+    success: Literal["any"] | Flipped | None = Field(
+        None,
+        description="of labels (N, L), 0 or 1, that may hold together, what the attacker is after: {label: 3}, that label 3 is flipped, or "
+        "any, that any of ten labels at most is",
     )
 
     @property
@@ -77,6 +89,7 @@ class Splits(Generic[Data]):
         benign: of prompts, harmless test requests; all that the dataset has.
         notes: what the dataset says is to be read with every number.
         unit: what brought the inputs to [0, 1]; None where they lie there by themselves.
+        label: of data whose labels may hold together, which one counts, or ``"any"``; the classes are made of them then.
     """
 
     train: Data | None
@@ -89,6 +102,7 @@ class Splits(Generic[Data]):
     benign: Prompts | None = None
     notes: tuple[str, ...] = ()
     unit: Unit | None = None
+    label: Label | None = None
 
     @property
     def num_classes(self) -> int:
@@ -124,7 +138,7 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     """
     split = split or SplitParams()
     plugin = plugins.make("datasets", {**(params or {}), "kind": name})
-    raw = plugin.load()
+    raw, label = with_success(plugin.load(), None if split.success is None else split.model_dump()["success"], name)
     unit = None if split.bounds is None else _unit(split.bounds, raw, name)
     raw = _checked(raw if unit is None else _in_unit(raw, unit, name), name)
     test_index = stratified_order(raw.test.labels, split.seed, _TEST)[: _count(split.test, len(raw.test), "test", name)]
@@ -132,7 +146,7 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     train, validation = _training(raw, split, name)
     shape = test.sample_shape or (train.sample_shape if train else ())
     notes = (*raw.notes, *_told(shape, unit)) if plugin.modality == "images" else raw.notes
-    return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign, notes, unit)
+    return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign, notes, unit, label)
 
 
 def _told(shape: Sequence[int], unit: Unit | None) -> list[str]:

@@ -15,6 +15,7 @@ from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, Deferre
 from robustkd.data.class_names import ClassNames
 from robustkd.data.image_folder import SUFFIXES, ImageParams
 from robustkd.data.images import decoded, resized
+from robustkd.data.multi_label import numbered
 from robustkd.data.samples import IMAGE_KEYS, LABEL_KEYS, arrays_of
 from robustkd.lazy import torch
 
@@ -50,9 +51,7 @@ class Stored(Dataset):
         """
         test, names = self._part(self.params.file)
         train = None if self.params.train_file is None else self._part(self.params.train_file)[0]
-        known = [part.labels for part in (test, train) if part is not None]
-        numbers = tuple(map(str, range(1 + max(int(labels.max()) for labels in known))))
-        return RawData(train, test, names or numbers)
+        return RawData(train, test, names or numbered(part.labels for part in (test, train) if part is not None))
 
     def _part(self, file: Path) -> tuple[Arrays, tuple[str, ...]]:
         try:

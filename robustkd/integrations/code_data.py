@@ -10,6 +10,7 @@ from pydantic import Field
 from robustkd.contracts import Arrays, DataError, Dataset, Params, RawData, RobustkdError
 from robustkd.contracts.errors import place_of
 from robustkd.data.images import resized
+from robustkd.data.multi_label import numbered
 from robustkd.data.samples import arrays_of
 from robustkd.targets.code import function_by_reference
 from robustkd.targets.code_params import CodeReference
@@ -75,4 +76,4 @@ class CodeData(Dataset):
         named = self.params.classes or parts.get("classes") or getattr(parts.get("test"), "classes", None)
         if named:
             return tuple(map(str, named))
-        return tuple(str(label) for label in range(1 + max(int(part.labels.max()) for part in arrays if part is not None)))
+        return numbered(part.labels for part in arrays if part is not None)

@@ -55,6 +55,7 @@ class DataSummary(Summary):
         test_digest: SHA-256 of the test samples (and of prompts, of the harmless requests); empty in older files.
         benign: harmless requests; None for images.
         notes: what is to be read with every number, such as how many rows of the file were left out.
+        scale: what eps and distances are multiplied with to be in the unit of the data, those in l0 left out.
     """
 
     name: str
@@ -64,6 +65,7 @@ class DataSummary(Summary):
     modality: Modality = "images"
     benign: int | None = None
     notes: tuple[str, ...] = ()
+    scale: float = 1.0
 
     @property
     def identity(self) -> str:

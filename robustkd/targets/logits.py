@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from robustkd.contracts.random import preserved_rng
+from robustkd.data.multi_label import Label
 from robustkd.lazy import torch
 from robustkd.scoring.probabilities import Outputs, outputs_of
 from robustkd.targets.classifier import ClassifierTarget
@@ -46,7 +47,7 @@ def as_logits(
     *,
     samples: Tensor | None = None,
     classes: Classes | None = None,
-    label: int | str | None = None,
+    label: Label | None = None,
 ) -> ClassifierTarget:
     """The same network, with behind it what makes logits of its outputs (``targets.outputs``); the log says so, and calls it ``what``.
 
@@ -74,7 +75,7 @@ def as_logits(
     first = noise() if samples is None else samples
     with frozen(target.module), torch.no_grad(), preserved_rng(device):
         reading, outputs, returned = found_out(
-            ask, first, noise=noise, expected=None if classes else K, classes=classes, label=label
+            ask, first, noise=noise, expected=None if classes or label is not None else K, classes=classes, label=label
         )
     if told := reading.told(returned):
         _LOG.warning("%s returns %s", what, told)
@@ -82,7 +83,7 @@ def as_logits(
     if module is target.module and K:
         return target
     origin = None if target.origin is None else target.origin | reading.written(outputs)
-    count = reading.width(outputs) if not K or classes else K
+    count = reading.width(outputs) if not K or classes or label is not None else K
     found = ClassifierTarget(module, num_classes=count, input_shape=target.input_shape, origin=origin, bounds=target.bounds)
     found.classes = target.classes
     return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustkd.contracts import TargetError, UsageError
+from robustkd.data.multi_label import Label, require_labels
 from robustkd.lazy import nn, torch
 from robustkd.scoring.probabilities import outputs_of
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 FAR = 1000.0
 """How many times as large as a sample the inputs are for which a sigmoid still answers in [0, 1], and a logit does not."""
-MOST_LABELS = 10
-"""Of so many labels every set is a class of its own: 1,024."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Reading:
     """
 
     taken: Key | None = None
-    label: int | str | None = None
+    label: Label | None = None
     single: bool = False
     probabilities: bool = False
     classes: Classes | None = None
@@ -188,7 +187,7 @@ def found_out(
     noise: Callable[[], Tensor],
     expected: int | None = None,
     classes: Classes | None = None,
-    label: int | str | None = None,
+    label: Label | None = None,
 ) -> tuple[Reading, int, str]:
     """How logits are made of what a network returns, how many outputs it has, and what it returns in words.
 
@@ -230,7 +229,7 @@ def found_out(
         return replace(reading, alone=True), expected, kind(returned)
     outputs = found.shape[1]
     if label is not None:
-        _require_labels(label, outputs)
+        require_labels(label, outputs)
         soft = sigmoid(values, noise()) and not bool((found < 0).any() | (found > 1).any())
         return replace(reading, single=label != "any", probabilities=soft), outputs, kind(returned)
     if outputs == 1:
@@ -239,16 +238,6 @@ def found_out(
         return replace(reading, single=True, probabilities=sigmoid(values, noise())), 1, kind(returned)
     soft = outputs_of(found) == "probabilities" and outputs_of(values(noise())) == "probabilities"
     return replace(reading, probabilities=soft), outputs, kind(returned)
-
-
-def _require_labels(label: int | str, outputs: int) -> None:
-    if label == "any" and outputs > MOST_LABELS:
-        raise UsageError(
-            f"success is that any of {outputs} labels is flipped, of which {MOST_LABELS} at most can be looked at together",
-            fix="name one: success={'label': 3}",
-        )
-    if isinstance(label, int) and not 0 <= label < outputs:
-        raise UsageError(f"success names the label {label}, the model has {outputs}", fix=f"use 0..{outputs - 1}")
 
 
 def sigmoid(values: Callable[[Tensor], Tensor], noise: Tensor) -> bool:

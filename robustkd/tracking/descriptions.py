@@ -134,6 +134,7 @@ def campaign(results: Results) -> str:
     failed = [item for item in results.cells if item.status != "done"]
     parts = [
         f"{escape(answer(results, rows))} Threat model {norm}; data {escape(results.data.name)} ({said.data}).",
+        "\n".join(f"- {escape(note)}" for note in results.data.notes),
         table(head, lines),
         f"**{counted(len(failed), 'cell')} without a result:**" if failed else "",
         "\n".join(f"- {escape(c.defense)} × {escape(c.attack)}, seed {c.seed}: {c.status}" for c in failed[:20]),

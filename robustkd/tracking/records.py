@@ -175,6 +175,7 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
     params = {"data": results.data.name, "norm": results.threat.norm, "eps": results.threat.eps}
     if results.threat_model.where is not None:
         params["where"] = str(results.threat_model.where)
+    params |= _in_data_unit(results.data, results.threat.norm, results.threat.eps)
     return RunRecord(
         name=campaign_name(campaign),
         status="FAILED" if results.incomplete else "FINISHED",
@@ -271,9 +272,15 @@ def _text(value: Any) -> str:
     return redacted(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
+def _in_data_unit(data: DataSummary, norm: str, eps: float) -> dict[str, float]:
+    """The budget in the unit of the data, where that is another one than eps has."""
+    return {} if data.scale == 1 or norm == "l0" else {"eps_in_data_unit": eps * data.scale}
+
+
 def _params(campaign: TrackedCampaign, item: CellResult | DefenseResult, attack: str) -> tuple[dict[str, str], dict[str, str]]:
     """The parameters of a run, and the texts of those that are too long to be one."""
     axes = {"defense": item.defense, "attack": attack, "seed": str(item.seed), "norm": item.norm, "eps": _text(item.eps)}
+    axes |= {name: _text(eps) for name, eps in _in_data_unit(campaign.data, item.norm, item.eps).items()}
     params = flattened(campaign.defenses.get(item.defense, {}), "defense")
     params |= flattened(campaign.attacks.get(item.attack, {}), "attack") if isinstance(item, CellResult) else {}
     if isinstance(item, DefenseResult):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import robustkd
 from robustkd.campaigns.execution.engines.inline import InlineEngine
@@ -14,7 +17,11 @@ from robustkd.campaigns.execution.run import run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.plan.plan import Plan
+from robustkd.campaigns.results.collect import data_told
+from robustkd.cli import cli
 from robustkd.contracts import RobustkdError
+from robustkd.tracking.records import campaign_record, cell_record
+from support import tracked_campaign
 
 LOW = np.array([0.0, 0, -1, 0, 5, 0, 0, 0, -3, 0, 0, 0])
 HIGH = np.array([1.0, 10, 1, 0.2, 6, 2, 3, 0.5, 3, 1, 1, 4])
@@ -191,3 +198,37 @@ class Less(nn.Module):
     def forward(self, x):
         return x / 255
 """
+
+
+@pytest.mark.parametrize("command", ["attack", "audit"])
+def test_the_commands_take_the_data_s_own_bounds(tmp_path: Path, command: str) -> None:
+    planned(tmp_path)
+    model = f"{tmp_path / 'm.py'}:build"
+    data = [
+        "--data",
+        "npz",
+        "--data-set",
+        f"file={tmp_path / 'table.npz'}",
+        "--data-set",
+        f"bounds=[{LOW.tolist()}, {HIGH.tolist()}]",
+    ]
+    asked = (
+        ["attack", "pgd", "--model", model] if command == "attack" else ["audit", model, "--attack", "pgd", "--samples", "8"]
+    )
+    found = CliRunner().invoke(cli, [*asked, *data, "--eps", "0.3", "--device", "cpu", "--json"])
+    assert json.loads(found.stdout)["robust_accuracy"] == pytest.approx(1 - broken(*samples(), EPS).mean())
+    for more, said in (([], "no --eps is given"), (["--eps", "1", "--bounds", "[0, 1]"], "the data have bounds")):
+        refused = CliRunner().invoke(cli, [*asked, *data, *more])
+        assert said in str(refused.exception)
+
+
+def test_mlflow_shows_eps_in_the_unit_of_the_data(tmp_path: Path) -> None:
+    data = replace(tracked_campaign.DATA, scale=10.0, notes=("the inputs are divided by 10",))
+    told = replace(tracked_campaign.results(tracked_campaign.cell()), data=data)
+    campaign = replace(tracked_campaign.campaign(), data=data)
+    records = [cell_record(campaign, told.cells[0]), campaign_record(campaign, told)]
+    assert [(record.params["eps"], record.params["eps_in_data_unit"]) for record in records] == [("0.1", "1")] * 2
+    assert "divided by 10" in records[1].tags["mlflow.note.content"]
+    assert "eps_in_data_unit" not in cell_record(tracked_campaign.campaign(), told.cells[0]).params
+    planned(tmp_path)
+    assert data_told(planning.build(spec.load(tmp_path / "table.yaml"))).scale == 10

@@ -77,6 +77,7 @@ def _context(cell: TrainCell, workspace: Workspace, log: Callable[[int, Mapping[
         targets={name: workspace.target(name, teacher, cell.seed) for name, teacher in cell.others.items()},
         log=log,
         bounds=None if data.unit is None else data.unit.written,
+        label=data.label,
     )
 
 

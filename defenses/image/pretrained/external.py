@@ -30,6 +30,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.params import AddedLater
+from robustkd.data.multi_label import Label
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
 from robustkd.normalisation.unit import Unit
@@ -76,7 +77,11 @@ class ExternalParams(Params):
         description="the lowest and the highest value that the code's network takes, [-1, 1] or [0, 255], or a list of each, a number for "
         "each channel; the data's [0, 1] is brought there, and eps stays a distance between the data's pixels",
     )
-    num_classes: int | None = Field(None, ge=2, description="how many outputs the network has; default: the data's classes")
+    num_classes: int | None = Field(
+        None,
+        ge=2,
+        description="how many outputs the network has, where labels hold together as many as labels; default: the data's classes",
+    )
     classes: Annotated[tuple[int, ...] | None, AddedLater()] = Field(
         None,
         description="for each class of the data, in their order, the network's index of it: [0, 217, 482]; default: the same",
@@ -212,10 +217,24 @@ class External(Defense):
                 origin=(target.origin or {}) | {"unit": unit.written},
                 bounds=unit.box(torch.zeros(0)),
             )
-        return validated(target, context, Classes.given(p.classes, p.restrict))
+        known = Classes.given(p.classes, p.restrict)
+        if known is not None and context.label is not None:
+            raise UsageError(
+                "classes of a model, on data with a success", fix="leave out 'classes': labels that hold together are none"
+            )
+        found = validated(target, context, known, context.label)
+        if context.label is not None and found.num_classes != context.num_classes:
+            labels = context.num_classes.bit_length() - 1
+            raise UsageError(
+                f"the model has {found.num_classes.bit_length() - 1} outputs, the data have {labels} labels",
+                fix="give a model with an output for each label, or 'success: {label: ..}' where one counts",
+            )
+        return found
 
 
-def validated(target: ClassifierTarget, context: FitContext, classes: Classes | None = None) -> ClassifierTarget:
+def validated(
+    target: ClassifierTarget, context: FitContext, classes: Classes | None = None, label: Label | None = None
+) -> ClassifierTarget:
     """The target in evaluation mode on the context's device, after forward passes over a few images.
 
     Where they show that it returns anything but logits, these are made of it (``as_logits``).
@@ -230,7 +249,7 @@ def validated(target: ClassifierTarget, context: FitContext, classes: Classes | 
     samples = context.validation or context.train
     images = torch.from_numpy(samples.select(np.arange(2)).unit()) if samples else torch.zeros(2, *target.input_shape)
     images = images.to(context.device)
-    target = as_logits(target, "the model", samples=images, classes=classes)
+    target = as_logits(target, "the model", samples=images, classes=classes, label=label)
     with torch.no_grad():
         logits = target(images)
     if not torch.isfinite(logits).all():
