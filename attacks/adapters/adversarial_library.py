@@ -122,9 +122,9 @@ class AdversarialLibraryFamily(PeerFamily):
 def _plugin(name: str) -> type[PeerAttack]:
     peer, known = getattr(_attacks(), name), _KNOWN[name]
     params = derived_params(peer, given=(*_GIVEN, known.norm, known.budget))
-    bases: tuple[type[PeerAttack], ...] = (AdversarialLibraryAttack,)
+    bases: tuple[type[Any], ...] = (AdversarialLibraryAttack,)
     if known.norm and known.kind == "minimum-norm":
-        field = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
+        field: Any = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
         params = create_model(params.__name__, __base__=params, norm=field)
         bases = (AdversarialLibraryAttack, NormOfThreat)
     return type(

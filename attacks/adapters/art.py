@@ -178,9 +178,7 @@ class ARTAttack(PeerAttack):
         )
         given = self.params.model_dump(exclude={"norm", "eps_step"}) | self._asked(threat, batch)
         labels = nn.functional.one_hot(batch.labels if batch.goals is None else batch.goals, target.num_classes)
-        y = labels.float().cpu().numpy()
-        if self.known.aims and batch.goals is None:
-            y = None
+        y = None if self.known.aims and batch.goals is None else labels.float().cpu().numpy()
         with _seeded_generators():
             found = self.peer(classifier, **given).generate(x=batch.inputs.detach().float().cpu().numpy(), y=y)
         return torch.as_tensor(found).to(batch.inputs)
@@ -246,13 +244,13 @@ def _plugin(name: str) -> type[PeerAttack]:
     peer = getattr(module, name)
     arguments = inspect.signature(peer).parameters
     params = derived_params(peer, given=_GIVEN)
-    bases: tuple[type[PeerAttack], ...] = (ARTAttack,)
+    bases: tuple[type[Any], ...] = (ARTAttack,)
     if "eps_step" in arguments:
         share = arguments["eps_step"].default / arguments["eps"].default
         text = f"size of a step; default {share:.3g} of eps, ART's own proportion"
         params = create_model(params.__name__, __base__=params, eps_step=(float | None, Field(None, gt=0, description=text)))
     if not known.budget and len(known.norms) > 1:
-        field = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
+        field: Any = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
         params = create_model(params.__name__, __base__=params, norm=field)
         bases = (ARTAttack, NormOfThreat)
     return type(

@@ -81,7 +81,7 @@ class HopSkipJump(DecisionAttack):
             step = far / math.sqrt(t)
             landed, waiting = x.clone(), torch.arange(len(rows), device=rows.device)
             for _ in range(_HALVINGS):
-                tried = (x[waiting] + per_sample(step[waiting], x) * v[waiting]).clamp(low, high)
+                tried = (x[waiting] + per_sample(step[waiting], x) * v[waiting]).clamp(*decisions.bounds)
                 outside = decisions(tried, rows[waiting])
                 landed[waiting[outside]] = tried[outside]
                 waiting = waiting[~outside & (decisions.left[rows[waiting]] > 0)]

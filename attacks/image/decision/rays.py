@@ -56,7 +56,7 @@ class RayS(DecisionAttack):
             if block * length >= size:
                 blocks, block = (2 * blocks if length > 1 else 1), 0
             radius = decisions.nearest.norm[rows].clamp_max(width)
-            x = (clean + per_sample(radius, clean) * flipped.view_as(clean)).clamp(low, high)
+            x = (clean + per_sample(radius, clean) * flipped.view_as(clean)).clamp(*decisions.bounds)
             better = decisions(x, rows)
             signs[rows[better]] = flipped[better]
             onto_boundary(decisions, x[better], rows[better], self.params.tolerance / radius[better])

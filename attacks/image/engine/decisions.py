@@ -39,7 +39,7 @@ class DecisionAttack(NormOfThreat):
     """A minimum-norm attack that needs the predicted class alone, and so runs on targets that give no logits."""
 
     Params = DecisionParams
-    norms = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     needs = frozenset()
     gradients = False
     loss_family = "none"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from robustkd.attacks.image.engine.losses import require_classes
+from robustkd.contracts import AttackError
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -98,3 +98,15 @@ def widest(values: Tensor) -> torch.dtype:
         return values.new_empty((), dtype=torch.float64).dtype
     except (TypeError, RuntimeError, NotImplementedError):
         return torch.float32
+
+
+def require_classes(logits: Tensor, count: int, loss: str) -> None:
+    """Refuse (B, K) logits of fewer than ``count`` classes.
+
+    Raises:
+        AttackError: K is below ``count``.
+    """
+    if logits.shape[1] < count:
+        raise AttackError(
+            f"the {loss} loss needs at least {count} classes, there are {logits.shape[1]}", fix="use loss: margin"
+        )

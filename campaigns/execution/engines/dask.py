@@ -60,19 +60,20 @@ class _Progress:
     metrics: dict[str, float]
 
 
+class DaskParams(Params):
+    """The Dask cluster that the cells are sent to."""
+
+    address: str | None = Field(None, description="of a running scheduler: tcp://host:8786")
+    cluster: Cluster | None = Field(None, description="a batch system's jobs, through dask-jobqueue")
+    workers: int | None = Field(None, ge=1, description="workers on this machine [default: one a core]")
+    processes: bool = Field(True, description="false: its workers are threads of this process; cells are children all the same")
+    resources: dict[str, float] = Field({}, description="Dask resources that a cell takes up, such as {GPU: 1}")
+
+
 class DaskEngine(Engine):
     """A Dask cluster; without ``address`` and ``cluster`` one of this machine that lasts as long as the run."""
 
-    class Params(Params):
-        """The Dask cluster that the cells are sent to."""
-
-        address: str | None = Field(None, description="of a running scheduler: tcp://host:8786")
-        cluster: Cluster | None = Field(None, description="a batch system's jobs, through dask-jobqueue")
-        workers: int | None = Field(None, ge=1, description="workers on this machine [default: one a core]")
-        processes: bool = Field(
-            True, description="false: its workers are threads of this process; cells are children all the same"
-        )
-        resources: dict[str, float] = Field({}, description="Dask resources that a cell takes up, such as {GPU: 1}")
+    Params = DaskParams
 
     def run(self, job: Job, schedule: Schedule, listener: Listener) -> None:
         """Run every cell of ``schedule``."""

@@ -23,6 +23,13 @@ POLL_SECONDS = 1.0
 """Seconds between two looks at the clock and the memory while no child says anything."""
 
 
+class LocalParams(Params):
+    """The number of child processes, and the memory that each needs."""
+
+    workers: int | None = Field(None, ge=1, description="child processes [default: one a core; one a GPU]")
+    child_gb: float | None = Field(None, gt=0, description="memory that a child needs [default: as seen so far]")
+
+
 class LocalEngine(Engine):
     """Child processes on this machine: one a core, or one on each of several devices, but no more than there are cells.
 
@@ -30,11 +37,7 @@ class LocalEngine(Engine):
     holds: ``child_gb``, or the most that any child has held so far. One child always runs.
     """
 
-    class Params(Params):
-        """The number of child processes, and the memory that each needs."""
-
-        workers: int | None = Field(None, ge=1, description="child processes [default: one a core; one a GPU]")
-        child_gb: float | None = Field(None, gt=0, description="memory that a child needs [default: as seen so far]")
+    Params = LocalParams
 
     def run(self, job: Job, schedule: Schedule, listener: Listener) -> None:
         """Run every cell of ``schedule``."""
