@@ -124,8 +124,8 @@ def _plugin(name: str) -> type[PeerAttack]:
     params = derived_params(peer, given=(*_GIVEN, known.norm, known.budget))
     bases: tuple[type[Any], ...] = (AdversarialLibraryAttack,)
     if known.norm and known.kind == "minimum-norm":
-        field: Any = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
-        params = create_model(params.__name__, __base__=params, norm=field)
+        chosen: Any = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
+        params = create_model(params.__name__, __base__=params, norm=chosen)
         bases = (AdversarialLibraryAttack, NormOfThreat)
     return type(
         name,

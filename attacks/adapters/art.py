@@ -250,8 +250,8 @@ def _plugin(name: str) -> type[PeerAttack]:
         text = f"size of a step; default {share:.3g} of eps, ART's own proportion"
         params = create_model(params.__name__, __base__=params, eps_step=(float | None, Field(None, gt=0, description=text)))
     if not known.budget and len(known.norms) > 1:
-        field: Any = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
-        params = create_model(params.__name__, __base__=params, norm=field)
+        chosen: Any = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
+        params = create_model(params.__name__, __base__=params, norm=chosen)
         bases = (ARTAttack, NormOfThreat)
     return type(
         name,
