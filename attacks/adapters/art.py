@@ -243,16 +243,17 @@ def _plugin(name: str) -> type[PeerAttack]:
         raise PluginError(f"art:{name} needs {known.needs}", fix=f"pip install {known.needs}")
     peer = getattr(module, name)
     arguments = inspect.signature(peer).parameters
-    params = derived_params(peer, given=_GIVEN)
+    more: dict[str, Any] = {}
     bases: tuple[type[Any], ...] = (ARTAttack,)
     if "eps_step" in arguments:
         share = arguments["eps_step"].default / arguments["eps"].default
         text = f"size of a step; default {share:.3g} of eps, ART's own proportion"
-        params = create_model(params.__name__, __base__=params, eps_step=(float | None, Field(None, gt=0, description=text)))
+        more["eps_step"] = (float | None, Field(None, gt=0, description=text))
     if not known.budget and len(known.norms) > 1:
-        chosen: Any = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
-        params = create_model(params.__name__, __base__=params, norm=chosen)
+        more["norm"] = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
         bases = (ARTAttack, NormOfThreat)
+    params = derived_params(peer, given=_GIVEN)
+    params = create_model(params.__name__, __base__=params, **more)
     return type(
         name,
         bases,
