@@ -26,6 +26,7 @@ from robustkd.contracts.evidence import Evidence, Share
 from robustkd.contracts.image_changes import ColourBudget, FlowBudget, SpatialBudget
 from robustkd.contracts.model import Model
 from robustkd.contracts.params import (
+    AddedLater,
     CampaignPath,
     ModelName,
     Params,
@@ -48,6 +49,7 @@ from robustkd.contracts.prompts import (
     PromptBatch,
     Prompts,
 )
+from robustkd.contracts.region import Channels, Mask, Patch
 from robustkd.contracts.target import BaseTarget, Precision, Target, WrappedTarget
 from robustkd.contracts.threat import (
     AttemptBudget,
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTRACT_VERSION",
+    "AddedLater",
     "Analysis",
     "Answered",
     "Arrays",
@@ -86,6 +89,7 @@ __all__ = [
     "CampaignPath",
     "Capabilities",
     "Capability",
+    "Channels",
     "Check",
     "CheckContext",
     "Code",
@@ -108,11 +112,13 @@ __all__ = [
     "Judgements",
     "Level",
     "LossFamily",
+    "Mask",
     "Modality",
     "Model",
     "ModelName",
     "Norm",
     "Params",
+    "Patch",
     "PixelBudget",
     "Plugin",
     "PluginError",
