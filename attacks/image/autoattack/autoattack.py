@@ -72,6 +72,7 @@ class AutoAttack(Attack):
     version = "4"
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
+    regions = ("given",)
     source = "Croce & Hein 2020, arXiv:2003.01690; l0: Zhong et al. 2024, arXiv:2405.05075"
     loss_family = "margin"  # most of its attacks maximize margins
 
@@ -86,6 +87,13 @@ class AutoAttack(Attack):
     def traits(self) -> Traits:
         """The traits of the class; version ``rand`` averages over passes."""
         return replace(super().traits, averages=self.params.version == "rand")
+
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """Why this attack cannot be used under ``threat``: for itself, or because none of its stages can."""
+        if reason := super().refusal(threat):
+            return reason
+        reasons = [attack.refusal(threat) for _, attack in self.stages(threat)]
+        return reasons[0] if all(reasons) else None
 
     def stages(self, threat: ThreatModel, steps: int | None = None, *, enough: float | None = None) -> list[tuple[str, Attack]]:
         """The attacks of the version, by name, in order. Towards a given class, APGD-DLR takes the place of APGD-T.
@@ -136,18 +144,17 @@ class AutoAttack(Attack):
         ]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Takes the passes of all stages that a sample went through. On inputs that are no images, those that can take them are run, and
-        the log names the others.
+        """Takes the passes of all stages that a sample went through. On inputs that are no images, and where only a part of the image may
+        change, those that can do it are run, and the log names the others.
         """
         p = self.params
         target = target.in_precision("full")  # ``adaptive`` goes by differences that bfloat16 does not show
         one_budget = batch.eps is None and threat.eps > 0
         stages = self.stages(threat, enough=threat.eps if one_budget else None)  # within the budget, closer is no use
-        able = [(name, attack) for name, attack in stages if attack.unfit(target.input_shape) is None]
-        if left_out := [name for name, attack in stages if (name, attack) not in able]:
-            _LOG.warning(
-                "%s is run without %s, on inputs of the shape %s", self.name, ", ".join(left_out), tuple(target.input_shape)
-            )
+        reasons = [attack.unfit(target.input_shape) or attack.refusal(threat) for _, attack in stages]
+        if left_out := [f"{name}, which {reason}" for (name, _), reason in zip(stages, reasons, strict=True) if reason]:
+            _LOG.warning("%s is run without %s", self.name, "; ".join(left_out))
+            able = [stage for stage, reason in zip(stages, reasons, strict=True) if not reason]
             return cascade(able, target, batch, threat, rng)
         if p.version == "adaptive" and threat.norm != "l0":
             # Where gradients mislead, random search breaks most: it comes first.
