@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from robustkd.contracts import AttackError
+from robustkd.attacks.image.engine.slopes import require_classes
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -41,18 +41,6 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     require_classes(logits, 3, "DLR")
     ordered = logits.topk(3, dim=1).values
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
-
-
-def require_classes(logits: Tensor, count: int, loss: str) -> None:
-    """Refuse (B, K) logits of fewer than ``count`` classes.
-
-    Raises:
-        AttackError: K is below ``count``.
-    """
-    if logits.shape[1] < count:
-        raise AttackError(
-            f"the {loss} loss needs at least {count} classes, there are {logits.shape[1]}", fix="use loss: margin"
-        )
 
 
 def scale_free(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from robustkd.attacks.image.engine.losses import require_classes
+from robustkd.contracts import AttackError
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -88,6 +88,18 @@ def _over(numerator: tuple[Tensor, Tensor], logits: Tensor, count: int, weights:
     spread = (highest * weighted).sum(1, keepdim=True) + 1e-12
     ratio = value.unsqueeze(1) / spread
     return ratio.squeeze(1), (slope / spread).scatter_add_(1, classes, -(ratio / spread) * weighted)
+
+
+def require_classes(logits: Tensor, count: int, loss: str) -> None:
+    """Refuse (B, K) logits of fewer than ``count`` classes.
+
+    Raises:
+        AttackError: K is below ``count``.
+    """
+    if logits.shape[1] < count:
+        raise AttackError(
+            f"the {loss} loss needs at least {count} classes, there are {logits.shape[1]}", fix="use loss: margin"
+        )
 
 
 def widest(values: Tensor) -> torch.dtype:
