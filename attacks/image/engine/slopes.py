@@ -90,18 +90,6 @@ def _over(numerator: tuple[Tensor, Tensor], logits: Tensor, count: int, weights:
     return ratio.squeeze(1), (slope / spread).scatter_add_(1, classes, -(ratio / spread) * weighted)
 
 
-def require_classes(logits: Tensor, count: int, loss: str) -> None:
-    """Refuse (B, K) logits of fewer than ``count`` classes.
-
-    Raises:
-        AttackError: K is below ``count``.
-    """
-    if logits.shape[1] < count:
-        raise AttackError(
-            f"the {loss} loss needs at least {count} classes, there are {logits.shape[1]}", fix="use loss: margin"
-        )
-
-
 def widest(values: Tensor) -> torch.dtype:
     """float64 where the device of ``values`` has it (Apple's GPUs do not), else float32."""
     if values.device.type == "cpu":
