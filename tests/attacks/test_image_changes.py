@@ -12,7 +12,7 @@ from torch import nn
 
 import robustkd
 from robustkd import plugins
-from robustkd.attacks.image.spatial.stadv import roughness, roughness_slope
+from robustkd.attacks.image.transforms.stadv import roughness, roughness_slope
 from robustkd.contracts import Attack, AttackError, AttackResult, ColourBudget, FlowBudget, SpatialBudget, ThreatModel
 from robustkd.contracts.image_changes import PARAMETERS, TransformBudget
 from robustkd.contracts.random import SampleRng

@@ -114,7 +114,7 @@ class Reshaping(nn.Module):
 
 
 def test_the_rows_say_what_the_network_says():
-    from robustkd.attacks.image.mixed_integer.relu_network import ReluNetwork
+    from robustkd.attacks.image.autoattack.mixed_integer.relu_network import ReluNetwork
 
     torch.manual_seed(0)
     net = Reshaping().double().eval()

@@ -36,7 +36,7 @@ from robustkd.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustkd.attacks.image.mixed_integer.relu_network import LinearPiece, ReluNetwork
+    from robustkd.attacks.image.autoattack.mixed_integer.relu_network import LinearPiece, ReluNetwork
 
 
 class PolishParams(Params):
@@ -67,7 +67,7 @@ class Polish(Attack):
         Raises:
             AttackError: the network is not made of affine layers and ReLUs, or too large.
         """
-        from robustkd.attacks.image.mixed_integer.relu_network import ReluNetwork  # late: it imports torch
+        from robustkd.attacks.image.autoattack.mixed_integer.relu_network import ReluNetwork  # late: it imports torch
 
         network, p = ReluNetwork(target.module), self.params
         with frozen(target.module):

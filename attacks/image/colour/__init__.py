@@ -1,1 +1,0 @@
-"""Attacks that change the colours of an image by a function."""

@@ -1,1 +1,0 @@
-"""Attacks that move pixels: rotations, translations and flows."""

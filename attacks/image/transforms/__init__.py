@@ -1,0 +1,1 @@
+"""Attacks that transform an image: rotations, translations, flows, and functions of its colours."""
