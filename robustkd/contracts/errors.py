@@ -116,7 +116,8 @@ def suggestion(word: str, known: Iterable[str]) -> str | None:
     for form in (plain, ELSEWHERE.get(plain, ""), short, ELSEWHERE.get(short, "")):
         if form in names:
             return f"did you mean '{names[form]}'?"
-    close = difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(plain, names, n=5, cutoff=0.6)
+    close.sort(key=lambda name: sorted(name) != sorted(plain))  # letters in another order are the likelier mistake
     return f"did you mean '{names[close[0]]}'?" if close else None
 
 

@@ -71,7 +71,7 @@ def threat_model(subject: Subject) -> None:
             evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)
     for placing in traits.regions:
         where = Patch(3, "random" if placing == "given" else "worst")
-        threat = ThreatModel(traits.norms[0], bench.EPS[traits.norms[0]], goal=traits.goals[0], where=where)
+        threat = attack.threat_for(ThreatModel(traits.norms[0], bench.EPS[traits.norms[0]], goal=traits.goals[0], where=where))
         if attack.refusal(threat) is None:
             batch = bench.batch(target, threat.goal == "targeted")
             evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)

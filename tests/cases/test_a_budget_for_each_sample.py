@@ -85,6 +85,7 @@ def test_every_field_survives_every_way_to_another_batch():
         goals=torch.arange(5),
         eps=torch.rand(5),
         draws=torch.arange(10).reshape(5, 2),
+        movable=torch.rand(5, 2) > 0.5,
     )
     rows = torch.tensor([3, 1])
     for part, wanted in [

@@ -16,8 +16,8 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.contracts import CampaignPath, DataError
 from support.campaigns import tiny_campaign
+from support.families import FAMILIES
 
-FAMILIES = ("foolbox", "torchattacks", "art")
 INSIDE = get_args(CampaignPath)[1]
 
 

@@ -11,6 +11,7 @@ import robustkd
 from robustkd import plugins
 from robustkd.contracts import PromptAttack, TargetError
 from robustkd.targets import ClassifierTarget, EnsembleTarget
+from support.families import FAMILIES
 
 INNER = {"kind": "pgd", "steps": 3}
 SETTINGS = {
@@ -45,7 +46,7 @@ NEEDS_ANOTHER_TARGET = {"diff-protect", "polish"}  # a classifier behind a diffu
 def _on_images():
     found = []
     for name in plugins.names("attacks"):
-        kind = plugins.load("attacks", name) if name not in ("foolbox", "torchattacks") else None
+        kind = plugins.load("attacks", name) if name not in FAMILIES else None
         if kind is None or issubclass(kind, PromptAttack) or name in (*NEEDS_ANOTHER_TARGET, "code"):
             continue
         versions = ("standard", "plus", "rand", "adaptive") if name == "autoattack" else (None,)

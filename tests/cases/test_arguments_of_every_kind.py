@@ -78,7 +78,6 @@ WRONG: dict[str, dict[str, Any]] = {
     "labels in a column": {"y": Y[:, None]},
     "too few labels": {"y": Y[:3]},
     "labels below 0": {"y": Y * 0 - 1},
-    "no eps": {"eps": None},
     "eps in letters": {"eps": "small"},
     "eps of letters": {"eps": ["a"] * 8},
     "eps of nan": {"eps": float("nan")},

@@ -22,6 +22,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import make_batch
 from robustkd.integrations.autoattack import AutoAttack
 from robustkd.targets import ClassifierTarget
+from support.families import FAMILIES
 
 MODES = [torch.no_grad, torch.inference_mode]
 Mode = Callable[[], AbstractContextManager[object]]
@@ -40,9 +41,7 @@ LESS = {
 
 def gradient_attacks() -> list[str]:
     """Robustkd's own attacks on images that differentiate the target and need no second network."""
-    known = {
-        name: plugins.load("attacks", name) for name in plugins.names("attacks") if name not in ("foolbox", "torchattacks")
-    }
+    known = {name: plugins.load("attacks", name) for name in plugins.names("attacks") if name not in FAMILIES}
     return [
         name
         for name, kind in known.items()

@@ -12,6 +12,7 @@ from robustkd.contracts import Attack, AttackError, AttackResult, Params, Prompt
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import make_batch, with_clean_logits
 from robustkd.targets import ClassifierTarget
+from support.families import FAMILIES
 
 QUICK = {
     "fgsm": {},
@@ -156,6 +157,6 @@ def test_norms_that_no_attack_was_left_out_of():
         "no-attack",
         "distilled-surrogate",
     }
-    for name in set(plugins.names("attacks")) - {"foolbox", "torchattacks"} - others:
+    for name in set(plugins.names("attacks")) - FAMILIES - others:
         kind = plugins.load("attacks", name)
         assert issubclass(kind, PromptAttack) or "l1" not in kind.norms or name in QUICK, name

@@ -224,8 +224,8 @@ def test_completion_is_a_script_of_the_shell(shell):
     [
         ("robustkd lea", {"leaderboard"}),
         ("robustkd run quick", {"quickstart"}),
-        ("robustkd describe pg", {"pgd", "pgd-at", "pgn"}),
-        ("robustkd attack pg", {"pgd", "pgn"}),
+        ("robustkd describe pg", {"pgd", "pgd-at", "pgd0", "pgn"}),
+        ("robustkd attack pg", {"pgd", "pgd0", "pgn"}),
         ("robustkd init ens", {"ensemble"}),
         ("robustkd new def", {"defense"}),
     ],

@@ -511,6 +511,7 @@ def test_selection_has_nothing_but_training_and_validation_data() -> None:
             "checkpoints",
             "log",
             "bounds",
+            "label",
         )
     }
 

@@ -20,6 +20,7 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import main
 from robustkd.contracts import Attack, RobustkdError
 from robustkd.targets import ClassifierTarget
+from support.families import FAMILIES
 from support.first_hour import robust_accuracy_of
 
 LOW = torch.tensor([0.0, 0, -1, 0, 5, 0, 0, 0, -3, 0, 0, 0])
@@ -243,7 +244,7 @@ IMAGES = {"square", "di2-fgsm", "ti-fgsm", "corruption"}
 
 
 def of_images() -> list[str]:
-    names = [info.name for info in plugins.listing("attacks") if info.name not in ("foolbox", "torchattacks")]
+    names = [info.name for info in plugins.listing("attacks") if info.name not in FAMILIES]
     return sorted(name for name in names if issubclass(plugins.load("attacks", name), Attack))
 
 

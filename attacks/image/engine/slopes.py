@@ -92,8 +92,6 @@ def _over(numerator: tuple[Tensor, Tensor], logits: Tensor, count: int, weights:
 
 def widest(values: Tensor) -> torch.dtype:
     """float64 where the device of ``values`` has it (Apple's GPUs do not), else float32."""
-    if values.device.type == "cpu":
-        return torch.float64
     try:
         return values.new_empty((), dtype=torch.float64).dtype
     except (TypeError, RuntimeError, NotImplementedError):
