@@ -146,7 +146,7 @@ def test_a_campaign_makes_its_analyses_once_and_shows_them(tmp_path: Path) -> No
     told = f"{100 * narrow[0, 1]:.1f}"
     assert f">{told}</td>" in page.partition("both: transfer")[2].partition("both: wider")[0]
     assert f"| {told} |" in text.partition("both: transfer")[2].partition("both: wider")[0]
-    record = defense_record(TrackedCampaign("analysed", plan.id, TEXT, {}), row)
+    record = defense_record(TrackedCampaign("analysed", plan.id, TEXT, results.data), row)
     points = {(point.metric, point.step): point.value for point in record.metrics}
     assert points["transferability", 0] == pytest.approx((narrow[0, 1] + narrow[1, 0]) / 2, rel=1e-5)
     assert points["transferability", 1] == pytest.approx((wide[0, 1] + wide[1, 0]) / 2, rel=1e-5)

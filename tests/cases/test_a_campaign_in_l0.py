@@ -6,7 +6,7 @@ from torch import nn
 
 import robustkd
 from robustkd.contracts import Attack, AttackResult, ThreatModel
-from robustkd.evaluation.suite import Traces, escalation, in_norm, instruments
+from robustkd.evaluation.suite import Traces, escalation, instruments
 from robustkd.plugins import make
 
 
@@ -59,7 +59,7 @@ def test_autoattack_in_l0_is_enough_for_the_reference(trained):
 def test_whatever_the_suite_asks_for_in_l0_is_an_attack_in_l0(draws):
     threat = ThreatModel("l0", 3)
     traces = Traces(draws=draws, replaced=("Round",), agreement=0.0)
-    specs = [one.spec for one in instruments(traces, threat)] + [in_norm(spec, "l0") for spec in escalation(traces, threat)]
+    specs = [one.spec for one in instruments(traces, threat)] + list(escalation(traces, threat))
     usable = [spec for spec in specs if not make("attacks", spec).refusal(threat)]
     kinds = {spec["kind"] for spec in usable}
     assert kinds == ({"eot", "sparse-rs"} if draws else {"bpda", "spgd", "sparse-rs", "autoattack"})

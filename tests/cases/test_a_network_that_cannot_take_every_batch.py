@@ -11,7 +11,7 @@ import robustkd
 from robustkd import plugins
 from robustkd.contracts import PromptAttack, TargetError
 from robustkd.targets import ClassifierTarget, EnsembleTarget
-from support.families import FAMILIES
+from support.families import FAMILIES, allowed
 
 INNER = {"kind": "pgd", "steps": 3}
 SETTINGS = {
@@ -36,6 +36,8 @@ SETTINGS = {
     "smoothed-pgd": {"steps": 3, "neighbours": 2},
     "square": {"queries": 30},
     **{key: {"queries": 30} for key in ("simba", "bandits", "hopskipjump", "rays", "surfree", "geoda", "random-directions")},
+    **{key: {"queries": 30} for key in ("colour-search", "flow-search", "sparse-rs", "patch-rs")},
+    "sigma-zero": {"steps": 20},
     "transfer": {"surrogates": ["other"], "attacks": [INNER]},
     "universal": {"epochs": 2},
     "vmi-fgsm": {"steps": 3, "neighbours": 2},
@@ -83,7 +85,7 @@ def network(flatten, seed=0):
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), flatten, nn.Linear(4 * 6 * 6, 4)).eval()
 
 
-def attacked(name, params, flatten, norm):
+def attacked(name, params, flatten, **threat):
     model, other = network(flatten), network(nn.Flatten(), seed=1)
     x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     y = network(nn.Flatten())(x).argmax(1)
@@ -93,26 +95,20 @@ def attacked(name, params, flatten, norm):
     models = {"other": other} if name == "transfer" else None
     data = (x, y) if plugins.load("attacks", name).learns else None
     params = SETTINGS.get(name, {}) | params
-    eps = {"linf": 0.1, "l2": 0.5, "l1": 2.0, "l0": 5.0}[norm]
-    return robustkd.attack(name, target, x, y, norm=norm, eps=eps, models=models, fit_data=data, **params)
-
-
-def norm_of(name):
-    return next(iter(plugins.load("attacks", name).norms), "linf")
+    return robustkd.attack(name, target, x, y, models=models, fit_data=data, **(threat or allowed(name)), **params)
 
 
 @pytest.mark.parametrize("flatten", [Flattening, NoEmptyBatch])
 @pytest.mark.parametrize(("name", "params"), _on_images())
 def test_no_attack_asks_about_no_image(name, params, flatten):
-    norm = norm_of(name)
-    found = attacked(name, params, flatten(), norm)
-    same = attacked(name, params, nn.Flatten(), norm)
+    found = attacked(name, params, flatten())
+    same = attacked(name, params, nn.Flatten())
     assert (found.success == same.success).all()
 
 
-@pytest.mark.parametrize("norm", ["l2", "l1"])
-def test_nor_does_adaptive_in_another_norm(norm):
-    assert attacked("autoattack", {"version": "adaptive"}, Flattening(), norm).robust_accuracy < 1
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 0.5), ("l1", 2.0)])
+def test_nor_does_adaptive_in_another_norm(norm, eps):
+    assert attacked("autoattack", {"version": "adaptive"}, Flattening(), norm=norm, eps=eps).robust_accuracy < 1
 
 
 @pytest.mark.parametrize(("name", "params"), _on_images())
@@ -120,7 +116,7 @@ def test_what_a_network_says_of_an_odd_batch_is_one_clear_error(name, params):
     """Samples that are broken leave the batch, so no attack can promise even ones."""
     raised = None
     try:
-        attacked(name, params, EvenBatch(), norm_of(name))
+        attacked(name, params, EvenBatch())
     except TargetError as error:
         raised = error
     said = "the model raised RuntimeError on a batch of shape ("

@@ -22,7 +22,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import make_batch
 from robustkd.integrations.autoattack import AutoAttack
 from robustkd.targets import ClassifierTarget
-from support.families import FAMILIES
+from support.families import FAMILIES, allowed
 
 MODES = [torch.no_grad, torch.inference_mode]
 Mode = Callable[[], AbstractContextManager[object]]
@@ -35,7 +35,9 @@ LESS = {
     "cw-linf": {"steps": 10},
     "ead": {"steps": 10},
     "universal": {"epochs": 1},
-    "polish": {"starts": 2, "steps": 5, "free": 8},
+    "polish": {"starts": 1, "steps": 3, "free": 4},
+    "sigma-zero": {"steps": 20},
+    "universal-patch": {"epochs": 1},
 }
 
 
@@ -64,8 +66,7 @@ def samples(net: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def attacked(name: str, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    norm = "l1" if name == "ead" else "l2" if name in ("cw-l2", "ddn", "deepfool") else "linf"
-    return robustkd.attack(name, net, x, y, norm=norm, eps=EPS, fit_data=(x, y), **LESS.get(name, {})).adversarial
+    return robustkd.attack(name, net, x, y, fit_data=(x, y), **allowed(name), **LESS.get(name, {})).adversarial
 
 
 @pytest.mark.parametrize("name", gradient_attacks())

@@ -30,6 +30,11 @@ QUICK = {
     "fmn": {"steps": 10},
     "fab": {"steps": 5},
     "ead": {"steps": 5, "binary_steps": 1},
+    "ssa": {"steps": 3, "copies": 2},
+    "pgn": {"steps": 3, "neighbours": 2},
+    "bsr": {"steps": 3, "copies": 2},
+    "vni-fgsm": {"steps": 3, "neighbours": 2},
+    "ila": {"steps": 3},
 }
 
 
@@ -156,6 +161,8 @@ def test_norms_that_no_attack_was_left_out_of():
         "fab-t",
         "no-attack",
         "distilled-surrogate",
+        "patch-pgd",
+        *("rotate-pgd", "stadv", "flow-search", "recolor", "colour-search"),  # their budgets are no norms of pixels
     }
     for name in set(plugins.names("attacks")) - FAMILIES - others:
         kind = plugins.load("attacks", name)
