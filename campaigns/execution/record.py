@@ -226,7 +226,7 @@ def plugin_versions(campaign: Campaign) -> dict[str, dict[str, str]]:
     """The plug-ins that a campaign names, with their versions and the packages that they come from."""
     uses: list[tuple[plugins.Group, str, str]] = [("datasets", campaign.data.name, "")]
     uses += [("defenses", use.kind, use.plugin.version) for use in campaign.defenses.values()]
-    uses += [("attacks", use.kind, use.plugin.version) for use in campaign.attacks.values()]
+    uses += [("attacks", use.kind, use.plugin.version_for(use.threat)) for use in campaign.attacks.values()]
     uses += [("analyses", use.kind, use.plugin.version) for use in campaign.analyses.values()]
     uses += [("judges", use.kind, use.plugin.version) for use in campaign.judges.values()]
     uses += [("checks", check.name, check.version) for check in campaign.checks]

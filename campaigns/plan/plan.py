@@ -147,7 +147,7 @@ class CellMaker:
 
     def __init__(self, campaign: Campaign, data: Splits[Any]) -> None:
         self._campaign, self._data = campaign, data
-        self._known: dict[int, dict[str, Any]] = {}
+        self._known: dict[tuple[int, ThreatModel | None], dict[str, Any]] = {}
         self._test = data.test_digests[0] if data.benign is None else data.test_digests
         self._threat = [*campaign.threat.budget.identity[:2], *_where(campaign.threat)]
 
@@ -182,9 +182,10 @@ class CellMaker:
         """The cell that trains a defense; ``trained`` has the ids of the train cells that it stands on, by defense."""
         use, data = self._campaign.defenses[name], self._data
         teachers = {reference: trained[reference] for reference in use.references}
+        threat = self._campaign.threat if use.plugin.uses_threat else None
         parts: dict[str, Any] = {
-            "plugin": _with_references(self._plugin_identity(use.kind, use.plugin), teachers),
-            "threat": self._threat if use.plugin.uses_threat else None,
+            "plugin": _with_references(self._plugin_identity(use.kind, use.plugin, threat), teachers),
+            "threat": self._threat if threat else None,
             "training data": self._training if use.plugin.uses_data else None,
             # A defense that is loaded, not trained, is the same for every seed; the cells of its attacks still differ by theirs.
             "seed": use.training_seed(seed) if use.plugin.uses_data else None,
@@ -204,7 +205,7 @@ class CellMaker:
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
         norm, eps, space, attempts = use.threat.budget.identity
         parts: dict[str, Any] = {
-            "plugin": _with_references(self._plugin_identity(use.kind, use.plugin), others),
+            "plugin": _with_references(self._plugin_identity(use.kind, use.plugin, use.threat), others),
             "threat": [norm, eps, use.threat.goal, sorted(set(use.curve)), *_where(use.threat)],
             "test data": self._test,
             "target": target,
@@ -259,10 +260,10 @@ class CellMaker:
             analysis=analysis,
         )
 
-    def _plugin_identity(self, kind: str, plugin: Any) -> dict[str, Any]:
-        if id(plugin) not in self._known:
-            self._known[id(plugin)] = plugin_identity(kind, plugin)
-        return self._known[id(plugin)]
+    def _plugin_identity(self, kind: str, plugin: Any, threat: ThreatModel | None = None) -> dict[str, Any]:
+        if (key := (id(plugin), threat)) not in self._known:
+            self._known[key] = plugin_identity(kind, plugin, threat)
+        return self._known[key]
 
     def _judges(self, judged: dict[str, str]) -> list[dict[str, Any]]:
         return [_with_references(self._plugin_identity(use.kind, use.plugin), judged) for use in self._campaign.judges.values()]

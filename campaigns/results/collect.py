@@ -96,7 +96,9 @@ def collect(
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
         skipped=list(plan.skipped),
         comparisons=compared(standing),
-        attacks={name: AttackSummary(**plugin_identity(use.kind, use.plugin)) for name, use in campaign.attacks.items()},
+        attacks={
+            name: AttackSummary(**plugin_identity(use.kind, use.plugin, use.threat)) for name, use in campaign.attacks.items()
+        },
         environment=environment(max(finished, default=None)),
     )
 

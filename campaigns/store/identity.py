@@ -12,7 +12,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from robustkd import plugins
-from robustkd.contracts import Analysis, BaseAttack, Defense, Judge, StoreError, inner_params, named_plugins
+from robustkd.contracts import Analysis, BaseAttack, Defense, Judge, StoreError, ThreatModel, inner_params, named_plugins
 from robustkd.plugins.nested import PluginSpec
 from robustkd.plugins.sources import source_files
 
@@ -28,8 +28,8 @@ def identified(kind: str, parts: Mapping[str, Any]) -> str:
     return digest(kind, *parts.values())
 
 
-def plugin_identity(kind: str, plugin: Any) -> dict[str, Any]:
-    """A plug-in's identity: its name, version, parameters and, where it is not robustkd's own, its source.
+def plugin_identity(kind: str, plugin: Any, threat: ThreatModel | None = None) -> dict[str, Any]:
+    """A plug-in's identity: its name, version (under ``threat``), parameters and, where it is not robustkd's own, its source.
 
     Files that it reads count by their content, not by where they lie.
     """
@@ -40,7 +40,8 @@ def plugin_identity(kind: str, plugin: Any) -> dict[str, Any]:
         params = _replaced(params, contents) | {"files": sorted(contents.values())}
     sources = plugin_sources(plugin)
     source = {"source": digest([content_hash(file) for file in sources])} if sources else {}
-    return {"kind": kind, "version": plugin.version, "params": params, **source}
+    version = plugin.version if threat is None else plugin.version_for(threat)
+    return {"kind": kind, "version": version, "params": params, **source}
 
 
 def plugin_sources(plugin: Any) -> list[Path]:

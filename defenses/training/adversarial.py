@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.contracts import Defense, FitContext, Target, ThreatModel
 from robustkd.defenses.training.awp import AWPParams, perturbed
 from robustkd.defenses.training.batches import Minibatch
@@ -104,6 +105,7 @@ class AdversarialTraining(Defense):
     """
 
     uses_threat = True
+    revisions = STEEPEST_REVISIONS
     recipe: ClassVar[type[AdversarialRecipe]]
 
     def fit(self, context: FitContext) -> Target:
@@ -121,6 +123,7 @@ class RobustDistillation(Distillation):
     """
 
     uses_threat = True
+    revisions = STEEPEST_REVISIONS
     recipe: ClassVar[type[TeacherRecipe]]
 
     def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:

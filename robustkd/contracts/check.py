@@ -209,7 +209,6 @@ class Check(Plugin, ABC):
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     severity: ClassVar[Severity] = "warning"
     rule: ClassVar[str] = ""
-    version: str = "1"
     thorough: ClassVar[bool] = False
     cost: ClassVar[str] = "none"
     doubts: ClassVar[Doubt] = "number"

@@ -90,7 +90,6 @@ class Defense(Plugin, ABC):
     inputs: ClassVar[Inputs] = "images"
     uses_threat: bool = False
     uses_data: bool = True
-    version: str = "1"
 
     @property
     def rebuilt(self) -> bool:

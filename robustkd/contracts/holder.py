@@ -18,12 +18,10 @@ class TargetHolder(Plugin):
     """A plug-in that is handed the finished targets of the defenses that its parameters refer to (``TargetRef``), same seed.
 
     Attributes:
-        version: raise it when its numbers change; results of another version are computed again.
         needs_of_others: what it asks of those targets; a campaign that names one without is refused before anything is run.
         targets: what it was handed, by the defenses' names.
     """
 
-    version: str = "1"
     needs_of_others: ClassVar[Capabilities] = frozenset()
 
     def __init__(self, params: Any = None) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustkd.contracts.params import Params
+
+if TYPE_CHECKING:
+    from robustkd.contracts.threat import ThreatModel
 
 
 class Plugin:
@@ -16,13 +21,22 @@ class Plugin:
         Params: the type of its parameters.
         params: its parameters.
         source: the paper.
+        version: raise it when its numbers change; results of another version are computed again.
+        revisions: by norm, how often the numbers in this norm alone have changed: there, results of another revision are computed again.
     """
 
     Params: ClassVar[type[Params]] = Params
     source: ClassVar[str] = ""
+    version: str = "1"
+    revisions: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, params: Any = None) -> None:
         self.params: Any = self.Params() if params is None else params
+
+    def version_for(self, threat: ThreatModel) -> str:
+        """The version of its numbers under ``threat``: ``2``, or ``2.1`` in a norm with one revision."""
+        revision = self.revisions.get(threat.budget.identity[0], 0)
+        return f"{self.version}.{revision}" if revision else self.version
 
     @functools.cached_property
     def name(self) -> str:

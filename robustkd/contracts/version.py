@@ -16,7 +16,8 @@ CHANGES: dict[str, str] = {
     "capabilities; an attack that goes by height and width says inputs = 'images', and so does an analysis, while a defense that takes "
     "other inputs says inputs = 'any'; "
     "a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
-    "loss and trained target",
+    "loss and trained target; "
+    "the step of an attack asks ball.steepest(gradient, x), which in l1 leaves out pixels that their bounds stop",
 }
 """What each version changed for plug-ins, in one sentence."""
 

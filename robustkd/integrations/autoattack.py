@@ -124,7 +124,9 @@ class AutoAttack:
                 log.write(line + "\n")
 
     def _digest(self, x: Tensor, y: Tensor) -> str:
-        state = hashlib.sha256(f"{self._attack.params!r} {self._attack.version} {self.threat} {self.seed}".encode())
+        state = hashlib.sha256(
+            f"{self._attack.params!r} {self._attack.version_for(self.threat)} {self.threat} {self.seed}".encode()
+        )
         for tensor in (x, y, *self.model.state_dict().values()):
             state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return state.hexdigest()

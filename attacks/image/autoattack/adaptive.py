@@ -279,7 +279,7 @@ class Stages:
             return torch.zeros_like(rows, dtype=torch.bool)
         oracle, ball = self.search.oracle, self.search.ball.select(rows)
         _, value, gradient = oracle.value_and_grad(start[rows], rows, self.margin)
-        x = ball.project(start[rows] + per_sample(_PROBE_STEP * ball.eps, gradient) * ball.steepest(gradient))
+        x = ball.project(start[rows] + per_sample(_PROBE_STEP * ball.eps, gradient) * ball.steepest(gradient, start[rows]))
         predicted = (gradient * (x - start[rows])).flatten(1).sum(1)
         ratio = (self.margin(oracle.logits(x, rows), rows) - value) / predicted
         return (ratio > 1 / _PREDICTION_FACTOR) & (ratio < _PREDICTION_FACTOR)

@@ -33,6 +33,7 @@ from pydantic import Field
 
 from robustkd.attacks.image.autoattack.adaptive import Budgets, adaptive
 from robustkd.attacks.image.black_box.square import Square, SquareParams
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.engine.target_classes import ClassOrder
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
@@ -82,6 +83,7 @@ class AutoAttack(Attack):
             self.version = (
                 "5"  # 4 had neither MALT's order nor the last stages; the numbers of the other versions are as they were
             )
+            self.revisions = STEEPEST_REVISIONS
 
     @property
     def traits(self) -> Traits:

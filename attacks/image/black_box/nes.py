@@ -18,7 +18,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, gaussian
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
@@ -49,6 +49,7 @@ class NES(Attack):
     goals = ("untargeted", "targeted")
     gradients = False
     version = "2"
+    revisions = STEEPEST_REVISIONS
     source = "Ilyas et al. 2018, arXiv:1804.08598"
 
     @property

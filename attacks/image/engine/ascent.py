@@ -107,7 +107,7 @@ class SteepestStep:
 
     def step(self, state: AttackState, t: int) -> Tensor:
         """(A, *shape) one step along the steepest direction of ``state.gradient``."""
-        size, direction = self.size.within(state.ball), state.ball.steepest(state.gradient)
+        size, direction = self.size.within(state.ball), state.ball.steepest(state.gradient, state.x)
         return torch.add(state.x, direction, alpha=size) if isinstance(size, float) else state.x.addcmul(size, direction)
 
 

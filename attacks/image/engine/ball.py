@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from robustkd.contracts.random import SampleRng
@@ -17,6 +19,9 @@ from robustkd.scoring.pixels import highest, over_channels
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+STEEPEST_REVISIONS: Mapping[str, int] = MappingProxyType({"l1": 1})
+"""The ``revisions`` of what moves by ``Ball.steepest``. Before 1, pixels that their bounds stop took a share of each step."""
 
 
 @dataclass(frozen=True)
@@ -118,19 +123,31 @@ class Ball:
         less = (delta.abs() - torch.finfo(x.dtype).eps / 2).clamp_min(0).copysign(delta)
         return torch.where(rounded_up, self.centre + less, x)
 
-    def steepest(self, gradient: Tensor) -> Tensor:
-        """The direction of unit norm along which a linear function rises most: sign for linf, g/||g|| for l2, and for
-        l1 the largest-gradient pixels that can still move (Tramer & Boneh 2019, with 1 % of them).
+    def steepest(self, gradient: Tensor, x: Tensor, count: Tensor | None = None) -> Tensor:
+        """The direction of unit norm from ``x`` along which a linear function rises most: sign for linf, g/||g|| for l2.
+
+        In l1 these are the signs of the largest entries among the pixels that can still move that way: one that its bound stops
+        would take a place and not move (Tramer & Boneh 2019, arXiv:1904.13000, algorithm 1).
+
+        Args:
+            gradient: (B, *shape) of the function at ``x``.
+            x: (B, *shape) inside the pixel range.
+            count: (B,) in l1 how many entries, rounded down; by default 1 % of those that may change, and always at least one.
         """
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l2":
             return gradient / per_sample(distance(gradient, "l2"), gradient).clamp_min(1e-30)
-        flat = gradient.flatten(1)
-        count = max(1, self.size // 100)
-        threshold = flat.abs().topk(count, dim=1).values[:, -1:]
-        sparse = torch.where(flat.abs() >= threshold, flat.sign(), 0).view_as(gradient)
-        return sparse / per_sample(distance(sparse, "l1"), gradient).clamp_min(1)
+        low, high = self.bounds
+        free = torch.where(gradient > 0, x < high, x > low)
+        magnitude = torch.where(free, gradient.abs(), 0).flatten(1)
+        if count is None:
+            count = torch.full((len(x),), self.size // 100, device=x.device)
+        last = (count.long() - 1).clamp(0, magnitude.shape[1] - 1).unsqueeze(1)
+        threshold = magnitude.sort(1, descending=True).values.gather(1, last)
+        chosen = (magnitude >= threshold) & (magnitude > 0)
+        signs = gradient.sign() * chosen.view_as(gradient)
+        return signs / per_sample(distance(signs, "l1"), gradient).clamp_min(1)
 
     def random_point(self, rng: SampleRng) -> Tensor:
         """Uniform in the ball (for l1 a random direction and radius), cut to the pixel range."""

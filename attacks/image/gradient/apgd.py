@@ -36,7 +36,7 @@ from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, Thre
 from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
-from robustkd.scoring.distances import distance, per_sample
+from robustkd.scoring.distances import per_sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ class AdaptiveStep:
             m["rises"] = torch.zeros_like(state.rows)
             # Nothing to compare the first checkpoint with, so only the number of rises can halve the size there.
             m["halved"], m["best_then"] = torch.ones_like(state.broken), state.best_value
-            return state.x + per_sample(m["size"], state.x) * state.ball.steepest(state.gradient)
+            return state.x + per_sample(m["size"], state.x) * state.ball.steepest(state.gradient, state.x)
         m["best_gradient"] = torch.where(per_sample(state.improved, state.x), state.gradient, m["best_gradient"])
         m["rises"] = m["rises"] + (state.value > m["value"])
         m["value"] = state.value
@@ -91,7 +91,7 @@ class AdaptiveStep:
             m["best_then"], m["rises"] = state.best_value, torch.zeros_like(m["rises"])
             x = torch.where(per_sample(m["halved"], x), state.best_x, x)
             gradient = torch.where(per_sample(m["halved"], x), m["best_gradient"], gradient)
-        z = state.ball.project(x + per_sample(m["size"], x) * state.ball.steepest(gradient))
+        z = state.ball.project(x + per_sample(m["size"], x) * state.ball.steepest(gradient, x))
         following = x + _MOMENTUM * (z - x) + (1 - _MOMENTUM) * (x - m["previous"])
         m["previous"] = x
         return following
@@ -116,7 +116,6 @@ class SparseStep:
     def step(self, state: AttackState, t: int) -> Tensor:
         """(A, *shape) the points x_{t+1}, projected already."""
         m = state.memory
-        pixels = state.x[0].numel()
         if t == 0:
             changed = torch.full_like(state.value, state.ball.size) if self.first else _changed(state.x, state.ball)
             m["size"], m["changed"], m["best_gradient"] = state.ball.eps, changed, state.gradient
@@ -130,15 +129,8 @@ class SparseStep:
             m["count"], m["changed"] = changed / 1.5, changed
             x = torch.where(per_sample(sparser, x), state.best_x, x)
             gradient = torch.where(per_sample(sparser, x), m["best_gradient"], gradient)
-        low, high = state.ball.bounds
-        # A pixel that its bound stops would take a place among the largest and not move (2021, proposition 3.1).
-        free = torch.where(gradient > 0, x < high, x > low)
-        magnitude = (gradient.abs() * free).flatten(1)
-        last = (m["count"].long() - 1).clamp(0, pixels - 1).unsqueeze(1)
-        threshold = magnitude.sort(1, descending=True).values.gather(1, last)
-        chosen = (magnitude >= threshold) & (magnitude > 0)
-        signs = (gradient.flatten(1).sign() * chosen).view_as(x)
-        direction = signs / per_sample(distance(signs, "l1"), x).clamp_min(1)
+        # Pixels that their bounds stop are left out (2021, proposition 3.1).
+        direction = state.ball.steepest(gradient, x, m["count"])
         return _into_l1(state.ball, x + per_sample(m["size"], x) * direction)
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -43,6 +43,7 @@ class BIM(Attack):
     regions = ("given",)
     goals = ("untargeted", "targeted")
     version = "2"
+    revisions = STEEPEST_REVISIONS
     source = "Kurakin et al. 2017, arXiv:1607.02533"
 
     @property

@@ -16,7 +16,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -42,6 +42,7 @@ class FGSM(Attack):
     goals = ("untargeted", "targeted")
     iterative = False
     version = "2"
+    revisions = STEEPEST_REVISIONS
     source = "Goodfellow et al. 2015, arXiv:1412.6572"
 
     @property

@@ -108,7 +108,7 @@ class DecayingStep:
         """(A, *shape) x_{t+1} before its projection."""
         x, ball, m = state.x, state.ball, state.memory
         size = 2 * ball.eps * (1 - t / self.steps)
-        z = ball.project(x + per_sample(size, x) * ball.steepest(state.gradient))
+        z = ball.project(x + per_sample(size, x) * ball.steepest(state.gradient, x))
         following = z if t == 0 else x + _MOMENTUM * (z - x) + (1 - _MOMENTUM) * (x - m["previous"])
         m["previous"] = x
         return following

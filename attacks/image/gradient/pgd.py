@@ -19,7 +19,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, Update, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -49,6 +49,7 @@ class PGD(Attack):
     regions = ("given",)
     goals = ("untargeted", "targeted")
     version = "2"
+    revisions = STEEPEST_REVISIONS
     source = "Madry et al. 2018, arXiv:1706.06083"
 
     @property

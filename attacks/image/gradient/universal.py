@@ -93,7 +93,7 @@ class Universal(Attack):
                 _, _, gradient = oracle.value_and_grad(x.clamp(*bounds), rows, clipped)
                 inside = (x >= low) & (x <= high)  # where the clamp cuts, moving on changes nothing
                 total = (gradient * inside).sum(0, keepdim=True)
-                delta = ball.project(delta + size * (1 - t / len(steps)) * ball.steepest(total))
+                delta = ball.project(delta + size * (1 - t / len(steps)) * ball.steepest(total, delta))
         fitted = copy(self)
         fitted.perturbation = delta[0]
         return fitted

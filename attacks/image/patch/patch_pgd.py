@@ -25,7 +25,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, maximize
-from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.attacks.image.engine.oracle import frozen
@@ -56,6 +56,7 @@ class PatchPGD(PatchAttack):
     norms = ("linf", "l2", "l1")
     goals = ("untargeted", "targeted")
     source = "Rao et al. 2020, arXiv:2005.02313; Wu et al. 2020, arXiv:1909.09552"
+    revisions = STEEPEST_REVISIONS
 
     @property
     @override

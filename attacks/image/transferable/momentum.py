@@ -28,7 +28,7 @@ from robustkd.attacks.image.engine.ascent import (
     fixed_budget,
     maximize,
 )
-from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -54,7 +54,7 @@ class MomentumStep:
         unit = gradient / per_sample(distance(gradient, "l1"), gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
         momentum = unit if t == 0 else self.decay * state.memory["momentum"] + unit
         state.memory["momentum"] = momentum
-        return state.x + self.size.within(state.ball) * state.ball.steepest(momentum)
+        return state.x + self.size.within(state.ball) * state.ball.steepest(momentum, state.x)
 
 
 class MomentumParams(Params):
@@ -75,6 +75,7 @@ class MIFGSM(Attack):
     regions = ("given",)
     goals = ("untargeted", "targeted")
     version = "2"
+    revisions = STEEPEST_REVISIONS
     source = "Dong et al. 2018, arXiv:1710.06081"
 
     @property

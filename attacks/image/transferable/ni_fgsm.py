@@ -41,7 +41,7 @@ class LookAhead:
         if t == 0:
             return self.of(oracle, state, objective, t)
         ball, momentum = state.ball, state.memory["momentum"]
-        jump = momentum * momentum[0].numel() if ball.norm == "linf" else ball.steepest(momentum)
+        jump = momentum * momentum[0].numel() if ball.norm == "linf" else ball.steepest(momentum, state.x)
         ahead = state.x + self.size.within(ball) * self.decay * jump
         return self.of(oracle, replace(state, x=ahead.clamp(*ball.bounds)), objective, t)
 

@@ -60,15 +60,15 @@ class Flat:
             gradient = oracle.value_and_grad(x, state.rows, objective)[2]
             total += (1 - self.balance) * gradient
             if self.balance:
-                below = (x - self.size.within(ball) * self._down(gradient, ball)).clamp(*ball.bounds)
+                below = (x + self.size.within(ball) * self._down(gradient, x, ball)).clamp(*ball.bounds)
                 total += self.balance * oracle.value_and_grad(below, state.rows, objective)[2]
         return total / self.neighbours
 
-    def _down(self, gradient: Tensor, ball: Ball) -> Tensor:
+    def _down(self, gradient: Tensor, x: Tensor, ball: Ball) -> Tensor:
         if ball.norm != "linf":
-            return ball.steepest(gradient)
+            return ball.steepest(-gradient, x)
         mean = distance(gradient, "l1") / gradient[0].numel()
-        return gradient / per_sample(mean, gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+        return -gradient / per_sample(mean, gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
 class PGNParams(MomentumParams):

@@ -119,6 +119,10 @@ class Transfer(Attack):
         self.inner: list[Attack] = [spec.make() for spec in self.params.attacks]
         self.version = "/".join([type(self).version, *(attack.version for attack in self.inner)])
 
+    def version_for(self, threat: ThreatModel) -> str:
+        """Its own version and those of all the attacks inside: its numbers change when those of any do."""
+        return "/".join([type(self).version, *(attack.version_for(threat) for attack in self.inner)])
+
     def with_targets(self, targets: Mapping[str, BaseTarget]) -> Self:
         """A copy that holds ``targets``, also for the attacks inside, which may refer to targets too."""
         holding = copy(super().with_targets(targets))

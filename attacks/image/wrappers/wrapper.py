@@ -57,6 +57,10 @@ class Wrapper(Attack):
         self.version = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
 
     @override
+    def version_for(self, threat: ThreatModel) -> str:
+        return f"{type(self).version}/{self.inner.version_for(threat)}"
+
+    @override
     def others(self) -> dict[str, Capabilities]:
         return self.inner.others()
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball
 from robustkd.attacks.image.engine.oracle import finite_or_zero
 from robustkd.contracts import Defense, FitContext, Target, ThreatModel
 from robustkd.defenses.training import (
@@ -80,7 +80,7 @@ class FreeRecipe(AdversarialRecipe):
         threat, delta = self.adversary.threat, self._moving.detach()
         assert self._moving.grad is not None
         ball = Ball.around(torch.zeros_like(delta), threat.eps, threat.norm, (-1.0, 1.0))
-        self.delta[: len(delta)] = ball.project(delta + threat.eps * ball.steepest(finite_or_zero(self._moving.grad)))
+        self.delta[: len(delta)] = ball.project(delta + threat.eps * ball.steepest(finite_or_zero(self._moving.grad), delta))
 
     def tensors(self) -> dict[str, Tensor]:
         """The perturbation delta, which lives on from step to step."""
@@ -96,6 +96,7 @@ class Free(Defense):
 
     Params = FreeParams
     uses_threat = True
+    revisions = STEEPEST_REVISIONS
     source = "Shafahi et al. 2019, arXiv:1904.12843"
 
     def fit(self, context: FitContext) -> Target:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from robustkd.attacks.image.engine.ascent import last_iterate
-from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.attacks.image.transferable.momentum import MomentumStep
 from robustkd.contracts import Batch, FitContext, Target, ThreatModel
@@ -171,6 +171,7 @@ class DVERGE(MembersDefense):
 
     Params = DVERGEParams
     uses_threat = True
+    revisions = STEEPEST_REVISIONS
     source = "Yang et al. 2020, arXiv:2009.14720"
 
     def __init__(self, params: Any = None) -> None:

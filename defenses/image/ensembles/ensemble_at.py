@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.contracts import FitContext, Target, ThreatModel
 from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, Recipe, train
 from robustkd.defenses.training.members import MembersDefense, MembersParams, cross_entropies, first_members, outputs
@@ -48,6 +49,7 @@ class EnsembleAT(MembersDefense):
 
     Params = EnsembleATParams
     uses_threat = True
+    revisions = STEEPEST_REVISIONS
     source = "Yang et al. 2020, arXiv:2009.14720"
 
     def fit(self, context: FitContext) -> Target:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.contracts import Defense, FitContext, ModelName, Params, Target, TargetRef, ThreatModel
 from robustkd.defenses.training import (
     AdversarialRecipe,
@@ -191,6 +192,7 @@ class MTARD(Defense):
 
     Params = MTARDParams
     uses_threat = True
+    revisions = STEEPEST_REVISIONS
     source = "Zhao et al. 2022 (ECCV) and 2024 (TPAMI, arXiv:2306.16170)"
 
     def fit(self, context: FitContext) -> Target:

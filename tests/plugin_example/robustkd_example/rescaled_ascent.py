@@ -39,7 +39,7 @@ class Cosine:
     def step(self, state: AttackState, t: int) -> Tensor:
         """The next points, before they are projected."""
         size = state.ball.eps * (1 + math.cos(math.pi * t / self.steps)) / 2
-        return state.x + per_sample(size, state.x) * state.ball.steepest(state.gradient)
+        return state.x + per_sample(size, state.x) * state.ball.steepest(state.gradient, state.x)
 
 
 class RescaledAscent(Attack):
