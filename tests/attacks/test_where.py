@@ -38,6 +38,7 @@ RESPECTFUL = [
     {"kind": "vmi-fgsm", "loss": "margin"},
     {"kind": "smoothed-pgd", "steps": 5},
     {"kind": "square", "queries": 60},
+    {"kind": "autoattack", "steps": 5, "queries": 30},
     {"kind": "nes", "steps": 5},
     {"kind": "spsa", "steps": 5, "pairs": 8},
 ]
@@ -223,7 +224,7 @@ def test_a_cheat_is_refused_by_the_judge(where: dict[str, Any]) -> None:
 
 
 def test_attacks_that_cannot_are_refused_with_the_reason() -> None:
-    for kind in ("cw-l2", "fab", "autoattack", "universal", "diff-protect", "distilled-surrogate"):
+    for kind in ("cw-l2", "fab", "universal", "diff-protect", "distilled-surrogate"):
         reason = plugins.make("attacks", {"kind": kind}).refusal(ThreatModel(where=Channels((0,))))
         assert "in channel 0" in str(reason), kind
     assert "cannot choose a place" in str(plugins.make("attacks", {"kind": "pgd"}).refusal(ThreatModel(where=Patch(2))))
