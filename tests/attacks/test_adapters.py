@@ -55,7 +55,12 @@ SMALL = {
     "nb_parallel": 8,
     "es": 1,
 }
-SLOW = ("BrendelBethge", "art:AutoAttack", "art:VirtualAdv", "str_attack")  # numba takes a minute to compile; others have no small form
+SLOW = (
+    "BrendelBethge",
+    "art:AutoAttack",
+    "art:VirtualAdv",
+    "str_attack",
+)  # numba takes a minute to compile; others have no small form
 FAMILIES = ["torchattacks", "foolbox", "adv-lib", "art"]
 MODULES = {"foolbox": "foolbox.attacks", "adv-lib": "adv_lib.attacks", "art": "art.attacks.evasion"}
 families = pytest.mark.parametrize("family", FAMILIES)

@@ -121,6 +121,10 @@ def test_black_box_beats_white_box():
     pgd = evidence("pgd", [1] * 1000)
     assert run("black-box-beats-white-box", pgd, evidence("square", [0] * 3 + [1] * 997, gradients=False)).fired
     assert not run("black-box-beats-white-box", pgd, evidence("square", [0] * 2 + [1] * 998, gradients=False)).fired
+    few = evidence("pgd", [1] * 60)
+    assert not run("black-box-beats-white-box", few, evidence("rays", [0] + [1] * 59, gradients=False)).fired  # one is chance
+    assert run("black-box-beats-white-box", few, evidence("rays", [0] * 2 + [1] * 58, gradients=False)).fired
+    assert not run("one-step-beats-iterative", few, evidence("fgsm", [0] + [1] * 59, iterative=False)).fired
 
 
 def test_the_audit_sees_a_broken_budget_and_training_mode():
