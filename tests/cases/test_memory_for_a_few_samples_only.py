@@ -54,7 +54,7 @@ def told(findings: tuple[Finding, ...]) -> dict[str, tuple[str, bool]]:
     return {finding.name: (finding.outcome, finding.fired) for finding in findings}
 
 
-@pytest.mark.parametrize("level", ["standard", "thorough"])
+@pytest.mark.parametrize("level", ["standard", pytest.param("thorough", marks=pytest.mark.slow)])
 def test_no_call_is_larger_than_the_batch_size(level: str, samples: tuple[Tensor, Tensor]) -> None:
     given = {
         "eps": 0.05,

@@ -95,6 +95,7 @@ def test_a_flipped_gradient_is_seen_through_and_its_number_not_believed():
     torch.testing.assert_close(misled, -right)
 
 
+@pytest.mark.slow
 def test_an_honest_network_is_believed_under_strong_attacks():
     examined = Examined.of(Network("perceptron", "fixed-0"), samples=20)
     found = examined.audit("strong")
