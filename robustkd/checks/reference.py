@@ -144,7 +144,8 @@ class ReferenceAttack(Check):
 
     The suite is in ``robustkd.evaluation.suite``. What the campaign has run already, or something at least as strong, is not run
     again. It goes on until what is broken settles the question, so the loss that is projected may be less than the whole. Where the
-    suite breaks something, but too little to settle it, stronger attacks follow until an attack by gradients and one without add nothing.
+    suite breaks something, but too little to settle it, and the target's gradient may hide more, stronger attacks follow until an attack by
+    gradients and one without add nothing.
 
     From k broken of m examined follows how much of the number is wrong: k / m of the share that stands. Whether that is because the
     campaign's attacks are few or because the target's gradient misleads, an attack by gradients tells on what was broken without.
@@ -174,7 +175,7 @@ class ReferenceAttack(Check):
         suite = instruments(traces, context.threat)
         covered = {one.name: by.name for one in suite if (by := next(filter(one.covered, context.headline), None))}
         found.attack([one for one in suite if one.name not in covered])
-        if found.useful:
+        if found.useful and traces.hidden:  # where nothing is hidden, AutoAttack has gone as far as attacks go
             found.go_on(escalation(traces, context.threat))
         if not found.broken and not covered:
             return self.not_applicable(

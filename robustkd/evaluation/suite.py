@@ -44,7 +44,7 @@ HIDDEN = 0.5
 """A gradient misleads where it breaks less than this share of the samples that were broken without it."""
 _AGREE = 0.25
 """The mean cosine of gradients at neighbouring points, below which a gradient says nothing of its neighbourhood."""
-_ADAPTIVE: Spec = {"kind": "autoattack", "version": "adaptive", "steps": 50, "queries": QUERIES}
+_ADAPTIVE: Spec = {"kind": "autoattack", "version": "adaptive", "steps": 50, "queries": QUERIES, "thorough": False}
 _SEARCHES = ("square", "sparse-rs", "patch-rs")
 _NEIGHBOURS, _PROBED, _REACH = 4, 32, 0.25
 _IN_L0: Mapping[str, Spec] = {
@@ -123,6 +123,11 @@ class Traces:
     draws: bool
     replaced: tuple[str, ...]
     agreement: float | None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the target's own gradient may hide something from attacks that follow it."""
+        return bool(self.replaced) or self.agreement is None or self.agreement < _AGREE
 
     @classmethod
     def of(cls, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> Traces:

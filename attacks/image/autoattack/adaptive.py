@@ -148,7 +148,8 @@ def adaptive(
             nearest = budgets.part(_NEAREST_CLASSES_LENGTH)
             for number in range(min(_NEAREST_CLASSES, stages.classes.shape[1])):
                 stages.one_class(without(search.standing, misled), number, nearest, rng.fork(f"nearest/{number}"))
-            run(without(stages.below(_THOROUGH_BELOW), misled), thorough)
+            if thorough:
+                run(without(stages.below(_THOROUGH_BELOW), misled), thorough)
         return replace(search.result(), loss=None)
 
 

@@ -64,6 +64,9 @@ class AutoAttackParams(Params):
     )
     queries: int = Field(5000, ge=1, description="of Square, or of Sparse-RS")
     samples: int = Field(20, ge=1, description="passes that make up one query in version rand")
+    thorough: Annotated[bool, AddedLater()] = Field(
+        True, description="in version adaptive: run APGD-T and Square in full on what stands next to the boundary"
+    )
 
 
 class AutoAttack(Attack):
@@ -162,7 +165,7 @@ class AutoAttack(Attack):
             # Where gradients mislead, random search breaks most: it comes first.
             standard, light = stages[::-1], self.stages(threat, max(1, p.steps // 5))[:2]
             budgets = Budgets(p.steps, p.targets, p.queries, p.order or "malt")
-            thorough = [stages[1], stages[3]]  # APGD towards classes, and Square
+            thorough = [stages[1], stages[3]] if p.thorough else []  # APGD towards classes, and Square
             return adaptive(target, batch, threat, rng, budgets, light=light, standard=standard, thorough=thorough)
         if p.version != "rand":
             return cascade(stages, target, batch, threat, rng)
