@@ -125,9 +125,14 @@ class Traces:
     agreement: float | None
 
     @property
+    def rough(self) -> bool:
+        """Whether there is no gradient, or one that says nothing of its neighbourhood."""
+        return self.agreement is None or self.agreement < _AGREE
+
+    @property
     def hidden(self) -> bool:
         """Whether the target's own gradient may hide something from attacks that follow it."""
-        return bool(self.replaced) or self.agreement is None or self.agreement < _AGREE
+        return bool(self.replaced) or self.rough
 
     @classmethod
     def of(cls, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> Traces:
@@ -168,7 +173,7 @@ def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
     found.append(Instrument("distilled-surrogate", student, False, lambda e: "distilled-surrogate" in _kinds(e.attack)))
     search: Spec = {"kind": "square", "queries": QUERIES, "give_up": True}
     found.append(Instrument("square", search, False, _random_search, AT_FIRST))
-    if traces.agreement is not None and traces.agreement < _AGREE:
+    if traces.agreement is not None and traces.rough:
         found.append(
             Instrument(
                 "smoothed-pgd",
@@ -232,7 +237,6 @@ def _escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
             yield _averaged(climb, traces)
             yield search
         return
-    rough = traces.agreement is None or traces.agreement < _AGREE
     for effort in (1,) if traces.draws else (1, 4):  # each pass of a target that draws is ten
         margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
         smoothed: Spec = {"kind": "smoothed-pgd", "neighbours": 16 * effort, "reach": 1.0 / effort}
@@ -241,7 +245,7 @@ def _escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
                 yield _averaged({"kind": "bpda", "automatic": True, "attack": spec}, traces)
         yield _averaged(margin, traces)
         yield {"kind": "distilled-surrogate", "queries": 1000 * effort, "rounds": 2 + effort}
-        if rough:
+        if traces.rough:
             yield {"kind": "nes", "sigma": threat.eps / 2, "pairs": 50 * effort, "steps": 50}
             yield _averaged(smoothed, traces)
         yield {"kind": "square", "queries": 2500 * effort, "give_up": effort == 1}

@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.fitting import capped, epochs, training_batch
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
@@ -72,25 +73,17 @@ class Universal(Attack):
         """A copy of this attack that holds the perturbation, (C, H, W), found on ``data``."""
         p = self.params
         low, high = bounds = target.bounds
-        chosen = shuffled(rng.fork("choice"))[: p.samples]
-        part, rng = data.select(chosen.cpu().numpy()), rng.select(chosen)
-        images, labels = torch.from_numpy(part.unit()), torch.from_numpy(part.labels)
-        batch = Batch(images.to(chosen.device), labels.to(chosen.device), rng.index)
-        oracle, objective = Oracle(target, batch), for_batch(p.loss, batch)
-
-        def clipped(logits: Tensor, rows: Tensor) -> Tensor:
-            value = objective(logits, rows)
-            return value if p.ceiling is None else value.clamp_max(p.ceiling)
-
+        batch, rng = training_batch(data, p.samples, rng)
+        oracle, objective = Oracle(target, batch), capped(for_batch(p.loss, batch), p.ceiling)
         width = torch.as_tensor(high - low).to(batch.inputs)
         ball = Ball.around(torch.zeros_like(batch.inputs[:1]), threat.eps, threat.norm, (-width, width))
-        steps = [rows for epoch in range(p.epochs) for rows in shuffled(rng.fork(epoch)).split(p.batch_size)]
+        steps = epochs(p.epochs, p.batch_size, rng)
         size = p.step_size if p.step_size is not None else threat.eps / 4
         delta = ball.centre
         with frozen(target.module):
             for t, rows in enumerate(steps):
                 x = batch.inputs[rows] + delta
-                _, _, gradient = oracle.value_and_grad(x.clamp(*bounds), rows, clipped)
+                _, _, gradient = oracle.value_and_grad(x.clamp(*bounds), rows, objective)
                 inside = (x >= low) & (x <= high)  # where the clamp cuts, moving on changes nothing
                 total = (gradient * inside).sum(0, keepdim=True)
                 delta = ball.project(delta + size * (1 - t / len(steps)) * ball.steepest(total, delta))
@@ -119,8 +112,3 @@ class Universal(Attack):
                 value = objective(logits, rows).to(x.dtype)
                 search.record(rows, SearchResult(x, value, search.oracle.is_adversarial(logits, rows)))
             return search.result()
-
-
-def shuffled(rng: SampleRng) -> Tensor:
-    """(B,) the rows in random order."""
-    return rng.uniform((1,)).squeeze(1).argsort(stable=True)

@@ -20,9 +20,9 @@ from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.fitting import capped, epochs, training_batch
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
-from robustkd.attacks.image.gradient.universal import shuffled
 from robustkd.attacks.image.patch.placement import PatchAttack, pasted, random_content, random_places, sides_of
 from robustkd.contracts import Arrays, AttackResult, Batch, Params, Target, ThreatModel, UsageError
 from robustkd.contracts.attack import LossFamily
@@ -69,31 +69,25 @@ class UniversalPatch(PatchAttack):
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
         """A copy of this attack that holds the patch, (C, h, w), found on ``data``."""
         p = self.params
-        chosen = shuffled(rng.fork("choice"))[: p.samples]
-        part, rng = data.select(chosen.cpu().numpy()), rng.select(chosen)
-        images, labels = torch.from_numpy(part.unit()).to(chosen.device), torch.from_numpy(part.labels).to(chosen.device)
-        batch = Batch(images, labels, rng.index)
+        batch, rng = training_batch(data, p.samples, rng)
+        images = batch.inputs
         if isinstance(threat.where, Patch) and isinstance(threat.where.place, tuple):
             batch = batch.placed(threat, rng.seed)
-        oracle, objective = Oracle(target, batch), for_batch(p.loss, batch)
+        oracle, objective = Oracle(target, batch), capped(for_batch(p.loss, batch), p.ceiling)
         ball = Ball.around(images, threat.eps, threat.norm, target.bounds, batch.movable)
         sides = sides_of(threat, images.shape[1:])
         one = SampleRng(rng.seed, rng.index.new_zeros(1), f"{rng.stream}/content")
         content = random_content(images[:1], sides, target.bounds, one)
         low, high = (torch.as_tensor(bound).flatten()[0].to(content) for bound in target.bounds)
 
-        def clipped(logits: Tensor, rows: Tensor) -> Tensor:
-            value = objective(logits, rows)
-            return value if p.ceiling is None else value.clamp_max(p.ceiling)
-
-        steps = [rows for epoch in range(p.epochs) for rows in shuffled(rng.fork(epoch)).split(p.batch_size)]
+        steps = epochs(p.epochs, p.batch_size, rng)
         with frozen(target.module):
             for t, rows in enumerate(steps):
                 near = ball.select(rows)
                 places = random_places(near, sides, rng.fork(f"place/{t}").select(rows))
                 x = pasted(near.centre, content.expand(len(rows), -1, -1, -1), places)
                 inside = near.project(x)
-                _, _, gradient = oracle.value_and_grad(inside, rows, clipped)
+                _, _, gradient = oracle.value_and_grad(inside, rows, objective)
                 gradient = gradient * (inside == x)  # where eps cuts a pixel, moving on changes nothing
                 total = cut_out(gradient, places, sides).sum(0, keepdim=True)
                 content = (content + p.step_size * (1 - t / len(steps)) * total.sign()).clamp(low, high)
