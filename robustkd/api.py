@@ -269,8 +269,7 @@ def audit(
 
     Args:
         model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict,
-            success,
-            bounds: as for ``attack``.
+            success, bounds: as for ``attack``.
         attacks, level, samples: as for ``evaluate``.
         attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
     """
@@ -435,6 +434,8 @@ def _make_evaluator(
         raise UsageError(f"batch_size is {batch_size!r}", fix="give a whole number, 1 or more")
     if precision not in get_args(Precision):
         raise UsageError(f"precision is {precision!r}", fix=f"one of: {', '.join(get_args(Precision))}")
+    if isinstance(budget, PixelBudget):  # in the user's unit, as these are
+        norm, eps, where, budget = budget.norm, budget.eps, budget.where, None
     target, norm = _target(model, x, batch_size, view), _norm(norm)
     unit = target.unit if isinstance(target, UnitTarget) else None
     region = None if where is None else region_of(where)

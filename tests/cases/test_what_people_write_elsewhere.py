@@ -14,7 +14,7 @@ import robustkd
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import cli, main
-from robustkd.contracts import RobustkdError, suggestion
+from robustkd.contracts import Patch, PixelBudget, RobustkdError, suggestion
 from robustkd.plugins import names
 from robustkd.targets import ClassifierTarget
 from support.campaigns import tiny_campaign
@@ -73,6 +73,23 @@ def test_a_budget_beyond_all_images_is_questioned(samples, folder, eps, norm) ->
     network, x, y = samples
     with pytest.raises(RobustkdError, match=r"more than the distance between any two images.*0\.\.255\?"):
         robustkd.attack("pgd", network, x, y, eps=eps, norm=norm)
+
+
+def test_a_budget_of_pixels_means_its_norm_its_eps_and_its_region(samples, folder) -> None:
+    """It is in the user's unit, and looked at like these, however it is given."""
+    network, x, y = samples
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    wide.load_state_dict(network.state_dict())
+    wide[1].weight.data /= 255
+    expected = robustkd.attack("pgd", wide, 255 * x, y, norm="l2", eps=50, bounds=(0, 255)).adversarial
+    found = robustkd.attack("pgd", wide, 255 * x, y, budget=PixelBudget("l2", 50), bounds=(0, 255)).adversarial
+    assert torch.equal(found, expected)
+    for budget, told in (
+        (PixelBudget("linf", 8), "more than the distance"),
+        (PixelBudget(where=Patch(9)), "is not inside images"),
+    ):
+        with pytest.raises(RobustkdError, match=told):
+            robustkd.attack("pgd" if budget.where is None else "patch-pgd", network, x, y, budget=budget)
 
 
 def test_a_budget_of_more_pixels_than_there_are_is_questioned(samples, folder) -> None:
