@@ -14,11 +14,9 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, create_model
-
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
 from robustkd.attacks.adapters.family import ORDER, PeerFamily, peer_package
-from robustkd.attacks.adapters.signature import derived_params, source_of
+from robustkd.attacks.adapters.signature import CHOSEN_NORM, derived_params, source_of
 from robustkd.attacks.image.engine.minimum_norm.nearest import NormOfThreat
 from robustkd.contracts import Batch, Goal, ThreatModel
 from robustkd.contracts.attack import AttackKind
@@ -121,12 +119,9 @@ class AdversarialLibraryFamily(PeerFamily):
 @functools.cache
 def _plugin(name: str) -> type[PeerAttack]:
     peer, known = getattr(_attacks(), name), _KNOWN[name]
-    params = derived_params(peer, given=(*_GIVEN, known.norm, known.budget))
-    bases: tuple[type[Any], ...] = (AdversarialLibraryAttack,)
-    if known.norm and known.kind == "minimum-norm":
-        chosen: Any = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
-        params = create_model(params.__name__, __base__=params, norm=chosen)
-        bases = (AdversarialLibraryAttack, NormOfThreat)
+    choice = bool(known.norm) and known.kind == "minimum-norm"
+    bases: tuple[type[Any], ...] = (AdversarialLibraryAttack, NormOfThreat) if choice else (AdversarialLibraryAttack,)
+    params = derived_params(peer, given=(*_GIVEN, known.norm, known.budget), more=CHOSEN_NORM if choice else {})
     return type(
         name,
         bases,

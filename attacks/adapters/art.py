@@ -16,11 +16,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, create_model
+from pydantic import Field
 
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
 from robustkd.attacks.adapters.family import ORDER, PeerFamily, peer_package
-from robustkd.attacks.adapters.signature import derived_params, source_of
+from robustkd.attacks.adapters.signature import CHOSEN_NORM, derived_params, source_of
 from robustkd.attacks.image.engine.minimum_norm.nearest import NormOfThreat
 from robustkd.contracts import Batch, Goal, PluginError, ThreatModel
 from robustkd.contracts.data import Inputs
@@ -250,10 +250,8 @@ def _plugin(name: str) -> type[PeerAttack]:
         text = f"size of a step; default {share:.3g} of eps, ART's own proportion"
         more["eps_step"] = (float | None, Field(None, gt=0, description=text))
     if not known.budget and len(known.norms) > 1:
-        more["norm"] = (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
+        more |= CHOSEN_NORM
         bases = (ARTAttack, NormOfThreat)
-    params = derived_params(peer, given=_GIVEN)
-    params = create_model(params.__name__, __base__=params, **more)
     return type(
         name,
         bases,
@@ -263,7 +261,7 @@ def _plugin(name: str) -> type[PeerAttack]:
             "name": f"art:{name}",
             "peer": peer,
             "known": known,
-            "Params": params,
+            "Params": derived_params(peer, given=_GIVEN, more=more),
             "kind": "fixed-budget" if known.budget else "minimum-norm",
             "norms": known.norms,
             "goals": known.goals,

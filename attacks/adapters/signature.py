@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection
-from types import NoneType, SimpleNamespace, UnionType
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType, NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field, create_model
 
 from robustkd.contracts import Params
+from robustkd.contracts.threat import Norm
 
 _SIMPLE = (int, float, bool, str, NoneType)
 
 
-def derived_params(attack: Callable[..., Any], *, given: Collection[str], real: Collection[str] = ()) -> type[Params]:
+CHOSEN_NORM: dict[str, Any] = {
+    "norm": (Norm | None, Field(None, description="the norm to minimise; by default the threat model's"))
+}
+"""The parameter of a minimum-norm attack that can minimise one of several."""
+
+
+def derived_params(
+    attack: Callable[..., Any],
+    *,
+    given: Collection[str],
+    real: Collection[str] = (),
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> type[Params]:
     """A ``Params`` with the attack's arguments, their defaults, and the descriptions from its docstring.
 
     Args:
         attack: the peer's class or function.
         given: arguments that robustkd sets itself (the model, the budget, the norm, the seed).
         real: arguments that take real numbers although their default or their annotation says otherwise.
+        more: further parameters, as ``pydantic.create_model`` takes them, or others in the place of arguments.
 
     Arguments of other types than numbers, strings and flags (callbacks, nested attacks) keep the peer's default.
     """
@@ -32,7 +46,7 @@ def derived_params(attack: Callable[..., Any], *, given: Collection[str], real: 
         annotation = float if name in real else hints.get(name) or _type_of(argument.default)
         if name not in given and _is_simple(annotation):
             fields[name] = (annotation, Field(... if required else argument.default, description=texts.get(name)))
-    return create_model(f"{attack.__name__}Params", __base__=Params, **fields)
+    return create_model(f"{attack.__name__}Params", __base__=Params, **(fields | dict(more)))
 
 
 def _hints(attack: Callable[..., Any]) -> dict[str, Any]:
