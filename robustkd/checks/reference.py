@@ -103,7 +103,7 @@ class Examination:
                 self.without_gradient |= after < self.left
             self.left = after
 
-    def go_on(self, specs: Iterable[Spec]) -> None:
+    def escalate(self, specs: Iterable[Spec]) -> None:
         """Run ever stronger attacks, until the question is settled or one by gradients and one without have broken nothing more."""
         idle: set[bool] = set()
         for spec in specs:
@@ -176,7 +176,7 @@ class ReferenceAttack(Check):
         covered = {one.name: by.name for one in suite if (by := next(filter(one.covered, context.headline), None))}
         found.attack([one for one in suite if one.name not in covered])
         if found.useful and traces.hidden:  # where nothing is hidden, AutoAttack has gone as far as attacks go
-            found.go_on(escalation(traces, context.threat))
+            found.escalate(escalation(traces, context.threat))
         if not found.broken and not covered:
             return self.not_applicable(
                 f"none of the platform's attacks can be used here: {next(iter(found.skipped.values()), '')}"

@@ -83,9 +83,8 @@ class AutoAttack(Attack):
     def __init__(self, params: AutoAttackParams | None = None) -> None:
         super().__init__(params)
         if self.params.version == "adaptive":
-            self.version = (
-                "5"  # 4 had neither MALT's order nor the last stages; the numbers of the other versions are as they were
-            )
+            # 4 had neither MALT's order nor the last stages. The numbers of the other versions are as they were.
+            self.version = "5"
             self.revisions = STEEPEST_REVISIONS
 
     @property
