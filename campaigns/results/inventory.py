@@ -16,7 +16,7 @@ from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.durable import atomic_replace
 from robustkd.campaigns.store.store import Entry, Store
-from robustkd.contracts import StoreError, UsageError
+from robustkd.contracts import Budget, StoreError, UsageError
 from robustkd.scoring.results import Results
 
 
@@ -99,17 +99,18 @@ def _tables(plan: Plan, store: Store) -> Iterator[pa.Table]:
         if (entry := store.get(cell.id)) is None:
             continue
         use = plan.campaign.attacks[cell.attack]
-        yield _table(entry, cell.id, cell.defense, use.name, cell.seed, *use.threat.budget.stored)
+        yield _table(entry, cell.id, cell.defense, use.name, cell.seed, use.threat.budget)
 
 
 def sample_tables(results: Results, store: Store) -> Iterator[pa.Table]:
     """The rows that ``export`` writes, of the cells that results are made of and that are there; a table for each."""
     for cell in results.cells:
         if cell.status == "done" and (entry := store.get(cell.cell_id)) is not None:
-            yield _table(entry, cell.cell_id, cell.defense, cell.attack, cell.seed, cell.norm, cell.eps)
+            yield _table(entry, cell.cell_id, cell.defense, cell.attack, cell.seed, cell.budget)
 
 
-def _table(entry: Entry, cell_id: str, defense: str, attack: str, seed: int, norm: str, eps: float) -> pa.Table:
+def _table(entry: Entry, cell_id: str, defense: str, attack: str, seed: int, budget: Budget) -> pa.Table:
+    norm, eps = budget.stored
     record = samples.read(entry)
     named = {
         "defense": defense,
@@ -117,6 +118,7 @@ def _table(entry: Entry, cell_id: str, defense: str, attack: str, seed: int, nor
         "seed": seed,
         "threat_norm": norm,
         "threat_eps": eps,
+        "threat_where": "" if budget.region is None else str(budget.region),
         "cell_id": cell_id,
     }
     columns: dict[str, Any] = {name: [value] * len(record.outcome) for name, value in named.items()}

@@ -44,6 +44,7 @@ def _metadata(results: Results, trained: DefenseResult) -> dict[str, Any]:
         "name": f"Robust accuracy, worst case ({under}; {bounds})",
         "value": _percent(trained.robust_accuracy),
         "args": {"norm": trained.norm, "eps": trained.eps, "attacks": list(trained.attacks), "n": trained.n}
+        | ({} if trained.budget.region is None else {"where": str(trained.budget.region)})
         | {"ci_low": _percent(trained.ci_low), "ci_high": _percent(trained.ci_high), "verdict": trained.verdict},
     }
     clean = {"type": "accuracy", "name": wording(results).clean, "value": _percent(trained.clean_accuracy)}

@@ -13,6 +13,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, NamedTuple
 
+from robustkd.contracts import Budget
 from robustkd.contracts.check import Verdict
 from robustkd.redaction import redacted
 from robustkd.reporting import Item, PromptItem
@@ -173,8 +174,7 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
         "n": results.data.n,
     }
     params = {"data": results.data.name, "norm": results.threat.norm, "eps": results.threat.eps}
-    if results.threat_model.where is not None:
-        params["where"] = str(results.threat_model.where)
+    params |= _region(results.threat_model.budget)
     params |= _in_data_unit(results.data, results.threat.norm, results.threat.eps)
     return RunRecord(
         name=campaign_name(campaign),
@@ -272,6 +272,11 @@ def _text(value: Any) -> str:
     return redacted(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
+def _region(budget: Budget) -> dict[str, str]:
+    """Where pixels may change, without which norm and eps would be another threat model; empty where they may everywhere."""
+    return {} if budget.region is None else {"where": str(budget.region)}
+
+
 def _in_data_unit(data: DataSummary, norm: str, eps: float) -> dict[str, float]:
     """The budget in the unit of the data, where that is another one than eps has."""
     return {} if data.scale == 1 or norm == "l0" else {"eps_in_data_unit": eps * data.scale}
@@ -280,6 +285,7 @@ def _in_data_unit(data: DataSummary, norm: str, eps: float) -> dict[str, float]:
 def _params(campaign: TrackedCampaign, item: CellResult | DefenseResult, attack: str) -> tuple[dict[str, str], dict[str, str]]:
     """The parameters of a run, and the texts of those that are too long to be one."""
     axes = {"defense": item.defense, "attack": attack, "seed": str(item.seed), "norm": item.norm, "eps": _text(item.eps)}
+    axes |= _region(item.budget)
     axes |= {name: _text(eps) for name, eps in _in_data_unit(campaign.data, item.norm, item.eps).items()}
     params = flattened(campaign.defenses.get(item.defense, {}), "defense")
     params |= flattened(campaign.attacks.get(item.attack, {}), "attack") if isinstance(item, CellResult) else {}

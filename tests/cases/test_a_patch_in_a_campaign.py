@@ -5,9 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import robustkd
+from robustkd.application.model_card import model_card
 from robustkd.campaigns.file import spec
 from robustkd.contracts import UsageError
 from robustkd.contracts.region import Mask, Patch
+from robustkd.tracking.records import TrackedCampaign, campaign_record, cell_record, defense_record
 
 CAMPAIGN = """\
 version: 1
@@ -44,6 +47,22 @@ def test_a_mask_lies_beside_the_campaign_file(tmp_path: Path) -> None:
         loaded("{norm: l2, eps: 1, where: {mask: ../area.npy}}", tmp_path)
     with pytest.raises(UsageError, match="cannot be read"):
         loaded("{norm: l2, eps: 1, where: {mask: other.npy}}", tmp_path)
+
+
+def test_every_number_that_leaves_says_where(tmp_path: Path) -> None:
+    """`linf <= 1` alone would be another threat model: all of MLflow's runs, the table of samples and the model card say more."""
+    results = robustkd.run(
+        CAMPAIGN.format(threat="{where: {patch: 3}}") + "checks: none\n", out=tmp_path, workers=0, track=False
+    )
+    told = "in a patch of 3 x 3 at the worst place"
+    tracked = TrackedCampaign("patch", "1", "", results.data)
+    of_attack = {cell.attack: cell_record(tracked, cell).params["where"] for cell in results.cells}
+    assert of_attack == {"patch-pgd": told, "elsewhere": "in a patch of 3 x 3 at a random place"}
+    assert defense_record(tracked, results.defenses[0]).params["where"] == told
+    assert campaign_record(tracked, results).params["where"] == told
+    rows = robustkd.samples(results)
+    assert dict(zip(rows.attack, rows.threat_where, strict=True)) == of_attack
+    assert f"where: {told}" in model_card(results, "standard", 0, ())
 
 
 @pytest.mark.parametrize(
