@@ -11,6 +11,7 @@ from robustkd.campaigns.execution.work.checks import check
 from robustkd.campaigns.execution.work.train import train
 from robustkd.campaigns.execution.workspace import Workspace
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, ChecksCell, TrainCell
+from robustkd.contracts.random import seed_torch
 from robustkd.data import Splits
 from robustkd.lazy import torch
 from robustkd.targets import recording_gradients
@@ -40,7 +41,7 @@ class Worker:
             IdentityError: plug-ins, files or data are not those that the cell was planned with.
         """
         self._workspace.verify(cell)
-        torch.manual_seed(cell.seed)
+        seed_torch(cell.seed)
         match cell:
             case TrainCell():
                 train(cell, self._workspace)

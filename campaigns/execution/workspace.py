@@ -32,6 +32,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.devices import device_named
 from robustkd.contracts.holder import TargetHolder
+from robustkd.contracts.random import seed_torch
 from robustkd.data import Splits, load_splits
 from robustkd.evaluation.modality import evaluation_of
 from robustkd.lazy import torch
@@ -166,7 +167,7 @@ class Workspace:
             while len(self._ready) > _LOADED:
                 self._ready.popitem(last=False)
         self._ready.move_to_end(key)
-        torch.manual_seed(cell.seed)  # whether the target was at hand already must not show in what it draws
+        seed_torch(cell.seed)  # whether the target was at hand already must not show in what it draws
         return self._ready[key]
 
     def _loaded(self, cell: Cell) -> tuple[BaseTarget, Batch | PromptBatch]:

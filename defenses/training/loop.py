@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustkd.contracts import FitContext, Samples, TargetError
-from robustkd.contracts.random import preserved_rng
+from robustkd.contracts.random import preserved_rng, seed_torch
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot, group, grouped
 from robustkd.defenses.training.data_parallel import World
 from robustkd.defenses.training.optim import load_optimiser_tensors, optimiser_tensors, set_lr
@@ -170,7 +170,7 @@ def _step(context: FitContext[Samples], training: Training, progress: Progress) 
     step = progress.step
     lr, seed = training.lr(step), derived_seed(context.seed, training.purpose(step))
     set_lr(training.optimiser, lr)
-    torch.manual_seed(seed)
+    seed_torch(seed)
     fix = f"lower lr (it is {training.lr(0):g})"
     try:
         metrics, weight = training.backward(step, seed)

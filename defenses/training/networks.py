@@ -9,9 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from robustkd.contracts import FitContext, Samples, UsageError
-from robustkd.contracts.random import preserved_rng
+from robustkd.contracts.random import preserved_rng, seed_torch
 from robustkd.defenses.training.seeding import derived_seed
-from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.logits import as_logits
 
@@ -20,7 +19,7 @@ from robustkd.targets.logits import as_logits
 def seeded_init(context: FitContext[Samples], role: str) -> Iterator[None]:
     """Modules that are made here draw their weights from the training's seed; torch's generators are left as found."""
     with preserved_rng(context.device):
-        torch.manual_seed(derived_seed(context.seed, f"initialise/{role}"))
+        seed_torch(derived_seed(context.seed, f"initialise/{role}"))
         yield
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from robustkd import plugins
 from robustkd.checks.probe import gradient_misleads, pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share
-from robustkd.contracts.random import SampleRng, preserved_rng
+from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch
 from robustkd.evaluation.judging import judge
 from robustkd.evaluation.suite import Traces
 from robustkd.lazy import F, torch
@@ -93,7 +93,7 @@ class TransferBeatsWhiteBox(Check):
         inputs, labels = torch.cat(copies), torch.cat(answers)
         plugin = plugins.load("models", "tiny-cnn")
         with preserved_rng(x.device), torch.enable_grad():
-            torch.manual_seed(context.seed)
+            seed_torch(context.seed)
             network: nn.Module = plugin(plugin.Params(width=32)).build(x.shape[1:], batch.logits.shape[1]).to(x.device)
             optimiser = torch.optim.Adam(network.parameters(), 5e-3)
             for _ in range(self.params.epochs):

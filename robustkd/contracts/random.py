@@ -29,7 +29,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators of torch, NumPy and Python for the block, and put them back as they were after it."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(**_generators_in_use()):
-        torch.manual_seed(seed)
+        seed_torch(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
@@ -47,13 +47,32 @@ def preserved_rng(device: torch.device) -> Iterator[None]:
         yield
 
 
+def seed_torch(seed: int) -> None:
+    """Seed torch's global generators: the CPU's, and those of the accelerator where there is one.
+
+    ``torch.manual_seed`` does the same, and for each backend that has not begun it also writes down the caller's stack, which
+    costs as much as a pass of a small network; its first call imports torch's compiler.
+    """
+    if _not_begun(kind := accelerator()):
+        torch.manual_seed(seed)  # the accelerator's generators are seeded when it begins
+        return
+    torch.default_generator.manual_seed(seed)
+    if kind is not None:
+        module = torch.get_device_module(kind)
+        (getattr(module, "manual_seed_all", None) or module.manual_seed)(seed)
+
+
 def _generators_in_use() -> dict[str, Any]:
     """What ``fork_rng`` is to restore: of an accelerator that nothing was done on, nothing, since asking would take its memory."""
     kind = accelerator()
-    begun = getattr(torch.get_device_module(kind), "is_initialized", None) if kind is not None else None
-    if kind is None or (begun is not None and not begun()):
+    if kind is None or _not_begun(kind):
         return {"devices": (), "device_type": "cpu"}
     return {"devices": range(torch.accelerator.device_count()), "device_type": kind.type}
+
+
+def _not_begun(kind: torch.device | None) -> bool:
+    begun = getattr(torch.get_device_module(kind), "is_initialized", None) if kind is not None else None
+    return begun is not None and not begun()
 
 
 def _signed(value: int) -> int:

@@ -24,7 +24,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.data import KEPT_BYTES
-from robustkd.contracts.random import SampleRng, preserved_rng, seeded
+from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch, seeded
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.draws import PROBED, drawn_logits, is_random
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
@@ -372,7 +372,7 @@ def evaluate_attack(
             began = time.perf_counter()
             part = batch
             if shards:
-                torch.manual_seed(seed + first)
+                seed_torch(seed + first)
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
             answers, before = _answers(target, batch), state_of(target)
             with channels_last(target.module):

@@ -26,7 +26,7 @@ from robustkd.contracts import (
     TargetError,
     ThreatModel,
 )
-from robustkd.contracts.random import SampleRng
+from robustkd.contracts.random import SampleRng, seed_torch
 from robustkd.data import Splits
 from robustkd.evaluation.images import (
     SHARD,
@@ -233,7 +233,7 @@ class PromptEvaluation(ModalityEvaluation):
         """The requests with the answers to them, judged."""
         if not isinstance(target, GenerativeTarget):
             raise _other_modality(f"'{name}' answers no requests, and the data are prompts")
-        torch.manual_seed(seed)
+        seed_torch(seed)
         return prepare(target, data.test, data.test_index, judges(), benign=data.benign, device=device, batch_size=batch_size)
 
     def evaluate(

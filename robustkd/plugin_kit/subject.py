@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from robustkd import plugins
+from robustkd.contracts.random import seed_torch
 from robustkd.lazy import torch
 from robustkd.plugin_kit.example import example_params
 
@@ -86,7 +87,7 @@ def preserved_generators() -> Iterator[None]:
 def generators_at(seed: int) -> Iterator[None]:
     """The same, and seeded: what draws from them all the same comes out differently for another seed."""
     with preserved_generators():
-        torch.manual_seed(seed)
+        seed_torch(seed)
         np.random.seed(seed)
         random.seed(seed)
         yield

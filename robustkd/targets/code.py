@@ -19,6 +19,7 @@ from typing import Any
 
 from robustkd.contracts import Code, TargetError, UsageError, suggestion
 from robustkd.contracts.errors import place_of
+from robustkd.contracts.random import seed_torch
 from robustkd.contracts.version import moved
 from robustkd.lazy import nn, torch
 from robustkd.targets.imports import importing_from
@@ -69,7 +70,7 @@ def call_by_reference(reference: str, kwargs: dict[str, Any], folder: Path | Non
         try:
             # What it draws without a seed of its own must not make another network of it each time.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+                seed_torch(0)
                 network = build(**kwargs) if callable(build) and not isinstance(build, nn.Module) else build
         except Exception as error:
             raise TargetError(f"{reference} raised {type(error).__name__}{place_of(error)}: {error}") from error

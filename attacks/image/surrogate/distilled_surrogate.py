@@ -34,7 +34,7 @@ from robustkd.attacks.image.engine.trend import EarlyStopByTrend
 from robustkd.attacks.image.gradient.apgd import run_apgd
 from robustkd.attacks.image.surrogate.student import Points, distilled
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
-from robustkd.contracts.random import SampleRng, preserved_rng
+from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch
 from robustkd.lazy import torch
 from robustkd.targets.substitute import SubstituteTarget
 
@@ -87,7 +87,7 @@ class DistilledSurrogate(Attack):
         near = [(ball.random_start if number % 2 else ball.random_point)(rng.fork(number)) for number in range(p.near)]
         fitted = copy(self)
         with frozen(target.module), preserved_rng(images.device):
-            torch.manual_seed(rng.seed)
+            seed_torch(rng.seed)
             fitted.student = distilled(
                 target,
                 images,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from robustkd.contracts import Capabilities, Defense, FitContext, Target, TargetRef
-from robustkd.contracts.random import preserved_rng
+from robustkd.contracts.random import preserved_rng, seed_torch
 from robustkd.defenses.training import Minibatch, Recipe, TrainParams, train
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import F, torch
@@ -98,7 +98,7 @@ class LQVAE(Defense):
         base = context.target(p.base, ImageTarget)
         stage = {"kind": "lq-vae", "bits": p.bits, "width": p.width, "threshold": p.threshold}
         with preserved_rng(context.device):
-            torch.manual_seed(derived_seed(context.seed, "initialise/filter"))
+            seed_torch(derived_seed(context.seed, "initialise/filter"))
             target = PipelineTarget(base, [TransformSpec.model_validate(stage)])
         with frozen(base.module):
             train(context, target, LQVAERecipe(), p)
