@@ -1,4 +1,4 @@
-"""Texts without secrets: for whatever is printed, stored, reported or sent to MLflow."""
+"""Texts from outside, without secrets and without what a terminal or a file cannot take: for whatever is printed, stored or reported."""
 
 from __future__ import annotations
 
@@ -9,21 +9,38 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 MASK = "***"
+LONGEST = 4000
+"""Characters of a text from outside that are kept: an error's message can have millions."""
 SHORTEST = 6
 """A shorter value of an environment variable is no secret, and may be part of any word."""
 _URI = re.compile(r"(?<=://)[^/\s]+@")
-_PAIR = re.compile(r"(?i)\b(password|passwd|token|secret|api_?key)=[^&\s]+")
+_PAIR = re.compile(
+    r"(?i)\b((?:[\w-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key)|(?:(?:access|auth|api|hf)[_-])?token|authorization)"
+    r"""["']?[ \t]*[=:][ \t]*["']?(?:(?:bearer|basic)[ \t]+)?)[^\s"',;&})\]]+"""
+)
+"""A name that speaks of a secret with its value, as a shell, a URI, YAML, JSON, Python and HTTP write it."""
 _LONE_OPTION = re.compile(r"(?i)--?[\w-]*(password|passwd|token|secret|api-?key)")
 _NAME = re.compile(r"(?i)(password|passwd|token|secret|credential|access_key|api_?key)")
 _URI_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s]+)@")
 
 
 def redacted(text: str) -> str:
-    """``text`` without the credentials of URIs, without ``password=...`` and the like, and without the values that the
-    environment keeps under names that speak of secrets."""
+    """``text`` without the credentials of URIs, without ``password=...`` and ``"api_key": ...`` and the like, and without the values
+    that the environment keeps under names that speak of secrets."""
     for secret in _secrets(tuple(os.environ.items())):
         text = text.replace(secret, MASK)
-    return _PAIR.sub(rf"\1={MASK}", _URI.sub(f"{MASK}@", text))
+    return _PAIR.sub(rf"\1{MASK}", _URI.sub(f"{MASK}@", text))
+
+
+def redacted_value(name: str, value: str) -> str:
+    """The text of a value that is shown under ``name``: nothing of it where the name speaks of a secret."""
+    return MASK if _PAIR.search(f"{name}=x") else redacted(value)
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    """``text`` with a sign in the place of each control character and each half of a surrogate pair, cut where it is long."""
+    kept = text if len(text) <= longest else text[: longest - 1] + "…"
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in kept)
 
 
 def redacted_command(arguments: Sequence[str]) -> list[str]:

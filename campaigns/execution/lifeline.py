@@ -5,7 +5,9 @@ Its standard input is a pipe that nobody writes to: it closes when the process a
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,7 +18,15 @@ def environment() -> dict[str, str]:
 
 
 def die_with_parent() -> None:
-    """Wait for the lifeline to close, then end this process."""
+    """Wait for the lifeline to close, then end this process and those that it has started: it leads a group of its own."""
     # Not sys.stdin: at exit its lock would be held by this thread. Nothing is ever written, so this waits for the end.
     os.read(0, 1)
+    if os.getpgid(0) == os.getpid():
+        end_group(os.getpid())
     os._exit(1)
+
+
+def end_group(leader: int) -> None:
+    """Kill every process of the group that ``leader`` leads or led."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

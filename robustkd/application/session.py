@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from robustkd.campaigns.plan.cells import AttackCell, Cell
 from robustkd.campaigns.plan.finished import finished_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.results.collect import Failure, attack_result, collect, data_told
-from robustkd.campaigns.store.durable import unwritable
+from robustkd.campaigns.store.durable import unwritable, write_text
+from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
 from robustkd.redaction import redacted
@@ -34,6 +37,7 @@ from robustkd.scoring.verdict import unexamined
 from robustkd.tracking import MlflowTracker, TrackedCampaign, rebuild, tracking_uri
 from robustkd.tracking.transcripts import MOST
 
+REPORT_NOTE = ".report-note"
 VARIABLE = "MLFLOW_TRACKING_URI"
 SHOWN = 16
 """Images of an attack that are kept in MLflow."""
@@ -109,7 +113,7 @@ def _tracked_at(uri: str | None) -> Iterator[None]:
 def report(campaign: Campaign, folder: Path, *, rejudge: bool = False) -> ReportFiles:
     """Write the report of what is stored in ``folder``; ``rejudge`` as for ``collect``."""
     plan, results, evidence = _stored(campaign, folder, rejudge)
-    return write_report(results, folder, gallery_items(plan, Store(folder)), evidence)
+    return _write_report(plan, results, folder, evidence)
 
 
 def printed(campaign: Campaign, folder: Path, form: str, *, rejudge: bool = False) -> str:
@@ -154,15 +158,25 @@ class _Reporting(Observer):
         self._plan, self._folder = plan, folder
 
     def finished(self, results: Results) -> None:
-        written = [self._folder / name for name in ("report.html", "report.md")]
-        numbers = (self._folder / "results.json").stat().st_mtime_ns
-        if all(file.is_file() and file.stat().st_mtime_ns > numbers for file in written):
+        note = self._folder / REPORT_NOTE
+        if note.is_file() and note.read_text() == _report_note(self._folder):
             return  # the same results as when it was written
-        store = Store(self._folder)
-        try:
-            write_report(results, self._folder, gallery_items(self._plan, store), sample_evidence(self._plan, store))
-        except OSError as error:
-            raise unwritable(self._folder, error) from error
+        _write_report(self._plan, results, self._folder, sample_evidence(self._plan, Store(self._folder)))
+
+
+def _write_report(plan: Plan, results: Results, folder: Path, evidence: SampleEvidence) -> ReportFiles:
+    try:
+        files = write_report(results, folder, gallery_items(plan, Store(folder)), evidence)
+        write_text(folder / REPORT_NOTE, _report_note(folder))
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return files
+
+
+def _report_note(folder: Path) -> str:
+    """A hash of the report and of the results that it was made from. Files' times say nothing of that: folders are copied."""
+    files = [folder / name for name in ("results.json", "report.html", "report.md")]
+    return digest(version("robustkd"), [sha256(file.read_bytes()).hexdigest() if file.is_file() else None for file in files])
 
 
 class _Tracking(Observer):

@@ -108,10 +108,10 @@ def main() -> None:
             RobustkdError,
             show_traceback,
         )
-        from robustkd.redaction import redacted
+        from robustkd.redaction import printable, redacted
 
         if not isinstance(error, RobustkdError):
             raise
         show_traceback(error)
-        click.echo(f"error: {redacted(str(error))}", err=True)
+        click.echo(f"error: {redacted(printable(str(error)))}", err=True)
         sys.exit(error.exit_code)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from robustkd.redaction import printable
 from robustkd.reporting.formatting import counted
 
 LONGEST = 900
@@ -70,17 +71,17 @@ class PromptItem:
     @property
     def begun(self) -> str:
         """How the answer was made to begin, as far as it is shown."""
-        return readable(self.prefill)
+        return printable(self.prefill, LONGEST)
 
     @property
     def said(self) -> str:
         """The answer, as far as it is shown."""
-        return readable(self.output)
+        return printable(self.output, LONGEST)
 
 
 def changes(request: str, prompt: str) -> list[tuple[Change, str]]:
     """Pieces of ``prompt`` that are in ``request`` too, that are not, and pieces of ``request`` that are missing, in order."""
-    old, new = readable(request).split(" "), readable(prompt).split(" ")
+    old, new = printable(request, LONGEST).split(" "), printable(prompt, LONGEST).split(" ")
     blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
     edges = [(0, 0, 0), *((block.a, block.b, block.size) for block in blocks)]
     found: list[tuple[Change, str]] = []
@@ -92,9 +93,3 @@ def changes(request: str, prompt: str) -> list[tuple[Change, str]]:
         )
         found += [(what, " ".join(words)) for what, words in pieces if words]
     return found
-
-
-def readable(text: str) -> str:
-    """A text with a sign in the place of what cannot be seen (control characters, reversed direction), cut where it is long."""
-    plain = "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
-    return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"

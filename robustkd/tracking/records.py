@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from robustkd.contracts import Budget
 from robustkd.contracts.check import Verdict
-from robustkd.redaction import redacted
+from robustkd.redaction import redacted, redacted_value
 from robustkd.reporting import Item, PromptItem
 from robustkd.scoring.holds import Holds, holds
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
@@ -233,7 +233,7 @@ def flattened(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flattened(value, key)
         elif value is not None:
-            flat[key] = _text(value)
+            flat[key] = redacted_value(key, _text(value))
     return flat
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from robustkd.campaigns.execution.errors import CellLost, error_of
 from robustkd.campaigns.execution.job import Job
-from robustkd.campaigns.execution.lifeline import die_with_parent, environment
+from robustkd.campaigns.execution.lifeline import die_with_parent, end_group, environment
 from robustkd.campaigns.execution.worker import Worker
 from robustkd.campaigns.plan.cells import Cell
 
@@ -37,7 +37,7 @@ class Child:
         cell: what it works on; None when it is idle.
         loaded: the targets that it used last, the newest first.
         peak: the most memory it has held, in bytes, as of the last cell that it ended.
-        pipe: readable when ``receive`` has something to return.
+        pipe: readable when it has said something.
     """
 
     def __init__(self, job: Job) -> None:
@@ -48,7 +48,9 @@ class Child:
         self._began: float | None = None
         self.pipe, theirs = Pipe()
         argv = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
-        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], env=environment())
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], env=environment(), start_new_session=True
+        )
         theirs.close()
         self.pipe.send(job)
 
@@ -61,6 +63,11 @@ class Child:
     def seconds(self) -> float:
         """How long it has been at its cell; the time that it takes to start is not the cell's."""
         return 0.0 if self._began is None else time.monotonic() - self._began
+
+    @property
+    def has_news(self) -> bool:
+        """Whether ``receive`` returns at once. A process that it forked may hold the pipe open after its death."""
+        return self._process.poll() is not None or self.pipe.poll()
 
     def send(self, cell: Cell) -> None:
         """Let it work on a cell. A child that is dead by now is reported by ``receive``."""
@@ -77,6 +84,8 @@ class Child:
         After ``failed`` with ``CellLost`` the child is of no more use: it is dead, or has too little memory left.
         """
         try:
+            if self._process.poll() is not None and not self.pipe.poll():
+                raise EOFError
             kind, content, self.peak = self.pipe.recv()
         except (EOFError, OSError):
             kind, content = "failed", self._death_reason()
@@ -87,8 +96,8 @@ class Child:
         return kind, content
 
     def stop(self) -> None:
-        """End it at once, whatever it is doing: a cell is in the store whole or not at all."""
-        self._process.kill()
+        """End it and what it has started, whatever they are doing: a cell is in the store whole or not at all."""
+        end_group(self.pid)
         self._process.wait()
         self.pipe.close()
         assert self._process.stdin is not None
@@ -96,6 +105,7 @@ class Child:
 
     def _death_reason(self) -> CellLost:
         code = self._process.wait()
+        end_group(self.pid)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         fix = "it may have run out of memory: use fewer workers or smaller data" if code == -signal.SIGKILL else None
         return CellLost(f"its process died ({how})", fix=fix)

@@ -40,7 +40,8 @@ def run_cell(job: Job, cell: Cell, hours: float | None, topic: str) -> tuple[str
     try:
         child.send(cell)
         while True:
-            if child.pipe.poll(POLL_SECONDS):
+            child.pipe.poll(POLL_SECONDS)
+            if child.has_news:
                 kind, content = child.receive()
                 if not child.cell:
                     reusable = not isinstance(content, CellLost)

@@ -48,12 +48,8 @@ class LocalEngine(Engine):
                 pause = schedule.pause()
                 if self.out_of_time or not (pool.busy or pause is not None):
                     return
-                readable = wait(
-                    [child.pipe for child in pool.busy], POLL_SECONDS if pause is None else min(POLL_SECONDS, pause)
-                )
-                ended = [
-                    news for child in pool.busy if child.pipe in readable and (news := self._receive(child, pool, listener))
-                ]
+                wait([child.pipe for child in pool.busy], POLL_SECONDS if pause is None else min(POLL_SECONDS, pause))
+                ended = [news for child in pool.busy if child.has_news and (news := self._receive(child, pool, listener))]
                 ended += self._overdue(pool)
                 for cell, error in ended:
                     if error is None:

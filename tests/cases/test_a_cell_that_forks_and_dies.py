@@ -1,0 +1,69 @@
+"""A cell's process starts another one, as any process pool does, and is killed, as the kernel does where memory runs out.
+
+What it had started holds the pipe to the driver open, so that the pipe never says that the process is dead.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from robustkd.campaigns.execution.engines import Limits
+from robustkd.campaigns.execution.engines.local import LocalEngine
+from robustkd.campaigns.execution.run import run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+
+MODEL = """\
+import os, pathlib, signal, time
+import torch
+
+class Forks(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            if (pid := os.fork()) == 0:
+                time.sleep(600)
+            pathlib.Path(__file__).with_name("pids").open("a").write(f"{pid} ")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.linear(x.flatten(1))
+"""
+CAMPAIGN = """\
+version: 1
+name: forking
+data: {name: digits, train: 100, test: 20}
+threat: {norm: linf, eps: 0.1}
+defenses:
+  forks: {kind: external, code: "model.py:Forks"}
+attacks:
+  fgsm: {kind: fgsm}
+checks: none
+"""
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir() or not hasattr(os, "fork"), reason="needs fork and /proc")
+@pytest.mark.timeout(120)
+def test_the_campaign_goes_on_and_nothing_is_left_running(tmp_path):
+    (tmp_path / "model.py").write_text(MODEL)
+    plan = planning.build(spec.from_text(CAMPAIGN, "forking.yaml", tmp_path))
+    results = run(plan, tmp_path / "out", LocalEngine(LocalEngine.Params(workers=1), limits=Limits(retries=0)), device="cpu")
+    (cell,) = results.cells
+    assert cell.status == "failed"
+    assert "SIGKILL" in cell.error
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    deadline = time.monotonic() + 10
+    while any(map(running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert pids
+    assert not any(map(running, pids))
