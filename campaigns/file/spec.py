@@ -32,7 +32,7 @@ from robustkd.contracts import (
     target_references,
 )
 from robustkd.contracts.check import Level
-from robustkd.contracts.params import CampaignPath
+from robustkd.contracts.params import CampaignPath, Settings
 from robustkd.contracts.region import Region, region_of
 from robustkd.contracts.threat import Goal, Norm, norm_named
 from robustkd.data import SplitParams
@@ -51,10 +51,6 @@ def _plain_name(value: Any) -> Any:
 Name = Annotated[str, BeforeValidator(_plain_name)]
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class _Use(BaseModel):
     """A plug-in and its parameters, which are validated by its own ``Params``; a bare word is its kind."""
 
@@ -67,7 +63,7 @@ class _Use(BaseModel):
         return {"kind": value} if isinstance(value, str) else value
 
 
-class WhereSpec(_Block):
+class WhereSpec(Settings):
     """The ``where`` of a threat: one of ``patch`` (with ``place``), ``channels`` and ``mask``."""
 
     patch: int | float | tuple[int, int] | None = Field(
@@ -94,7 +90,7 @@ class WhereSpec(_Block):
         return self
 
 
-class ThreatSpec(_Block, ChangeWords):
+class ThreatSpec(Settings, ChangeWords):
     """The ``threat`` block: a budget in pixels or of another change of an image, or, of a model that is asked, in attempts."""
 
     norm: Annotated[Norm, BeforeValidator(norm_named)] = "linf"
@@ -141,33 +137,33 @@ class ThreatSpec(_Block, ChangeWords):
         return evaluation_of(modality).threat_problem(given)
 
 
-class _DefenseBlock(_Block):
+class _DefenseBlock(Settings):
     """What may be said about every defense, beside the parameters of its plug-in."""
 
     replica: int = Field(0, ge=0, description="another number: the same recipe trained with other random draws")
 
 
-class _AnalysisBlock(_Block):
+class _AnalysisBlock(Settings):
     """What must be said about every analysis, beside the parameters of its plug-in."""
 
     defenses: tuple[str, ...] = Field(min_length=1, description="the defenses that it is made of")
 
 
-class Exclusion(_Block):
+class Exclusion(Settings):
     """A pair that is not run; a missing side means all."""
 
     defense: str | None = None
     attack: str | None = None
 
 
-class Matrix(_Block):
+class Matrix(Settings):
     """The ``matrix`` block."""
 
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1)
     exclude: tuple[Exclusion, ...] = ()
 
 
-class GateSpec(_Block):
+class GateSpec(Settings):
     """One of the ``gates``: a bound on a metric of a defense, that its interval must clear."""
 
     defense: str
@@ -175,7 +171,7 @@ class GateSpec(_Block):
     at_least: float = Field(ge=0, le=1)
 
 
-class ChecksSpec(_Block):
+class ChecksSpec(Settings):
     """The ``checks`` block; a bare word is its level."""
 
     level: Level | Literal["none"] = "standard"
@@ -186,7 +182,7 @@ def _level_alone(value: Any) -> Any:
     return {"level": value} if isinstance(value, str) else value
 
 
-class _Document(_Block):
+class _Document(Settings):
     version: Literal[1]
     name: Name
     description: str = ""

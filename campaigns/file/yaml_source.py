@@ -35,7 +35,25 @@ def _fraction(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
         raise yaml.constructor.ConstructorError(None, None, f"{node.value} divides by zero", node.start_mark) from None
 
 
+def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
+    """A number in the way that everybody reads it: PyYAML takes 010 as 8 and 1:30 as 90, as YAML 1.1 has it."""
+    text = str(node.value)
+    if ":" in text or _OCTAL.match(text):
+        problem = f"{text} is {_read(loader, node)} in YAML; write the number that is meant, or the text in quotes"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    return _read(loader, node)
+
+
+def _read(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
+    whole = node.tag.endswith("int")
+    number: int | float = loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
+    return number
+
+
+_OCTAL = re.compile(r"[-+]?0[0-9_]+$")
 _Loader.add_constructor("!fraction", _fraction)
+_Loader.add_constructor("tag:yaml.org,2002:int", _number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationInfo,
+    field_validator,
     model_serializer,
 )
 from pydantic.annotated_handlers import GetJsonSchemaHandler
@@ -23,14 +25,31 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 
-class Params(BaseModel):
-    """Base of every plug-in's ``Params``.
+class Settings(BaseModel):
+    """Base of what users write: unknown keys are errors, values are frozen.
 
-    Unknown keys are errors, values are frozen, NaN and infinities are refused. Field descriptions become the text of
-    ``robustkd describe``.
+    NaN, infinities, and true and false in the place of a number, for which pydantic would take them, are refused.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        given = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(item, bool) for item in given) and _only_numbers(cls, str(info.field_name)):
+            raise ValueError("a number is meant")
+        return value
+
+
+@cache
+def _only_numbers(model: type[BaseModel], name: str) -> bool:
+    types = [model.model_fields[name].annotation, *_marks(model.model_fields[name].annotation)]
+    return (int in types or float in types) and bool not in types
+
+
+class Params(Settings):
+    """Base of every plug-in's ``Params``. Field descriptions become the text of ``robustkd describe``."""
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
