@@ -190,8 +190,8 @@ class _Document(Settings):
     threat: ThreatSpec
     defenses: dict[Name, _Use] = Field(min_length=1)
     attacks: dict[Name, _Use] = Field(min_length=1)
-    analyses: dict[Name, _Use] = {}
-    judges: dict[Name, _Use] = {}
+    analyses: dict[Name, _Use] = Field({})
+    judges: dict[Name, _Use] = Field({})
     matrix: Matrix = Matrix()
     checks: Annotated[ChecksSpec, BeforeValidator(_level_alone)] = ChecksSpec()
     gates: tuple[GateSpec, ...] = ()
