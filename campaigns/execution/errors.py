@@ -16,6 +16,14 @@ class CellLost(CellCrash):
     """A cell's process died or had no memory left. Another try, in a process of its own, may succeed."""
 
 
+class WorkerUnfit(CellCrash):
+    """A worker cannot do a cell as it was planned: it lacks a plug-in, data, or the results folder. Another worker may."""
+
+
+class EngineLost(RobustkdError):
+    """What runs the cells is gone, such as the scheduler of a cluster. What is finished is in the store."""
+
+
 class CellTimeout(CellCrash):
     """A cell took longer than it may."""
 

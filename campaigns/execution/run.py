@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from robustkd.campaigns.execution.engines import Engine
+from robustkd.campaigns.execution.errors import EngineLost
 from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.execution.schedule import Schedule
 from robustkd.campaigns.plan.cells import AttackCell, Cell, TrainCell
@@ -118,7 +119,13 @@ def run(
         )
         while not (engine.out_of_time or finished.union(driver.failures).issuperset(distinct)):
             before, done = driver.begun, finished
-            engine.run(job, Schedule(distinct.values(), finished, _seconds(plan, store, finished, engine)), driver)
+            try:
+                engine.run(job, Schedule(distinct.values(), finished, _seconds(plan, store, finished, engine)), driver)
+            except EngineLost as error:
+                finished = driver.finished()
+                lost = Failure("pending", f"not run yet: {error.message}; running again goes on")
+                driver.failures.update(dict.fromkeys(distinct.keys() - finished - driver.failures.keys(), lost))
+                break
             driver.block()
             # A target that was trained or built again and came out different makes finished cells stale: hence the loop.
             finished = driver.finished()
@@ -199,6 +206,10 @@ class _Driver:
             observer.progressed(cell, epoch, metrics)
 
     def succeeded(self, cell: Cell) -> None:
+        if not self.store.path(cell.id).is_dir():  # else it would be done again for ever
+            told = f"its worker says that it is done, and {self.store.folder} does not hold it; do both see the same folder?"
+            self._failed(cell, Failure("failed", told))
+            return
         self.done.add(cell.id)
         result = None
         if isinstance(cell, AttackCell) and (entry := self.store.get(cell.id)):

@@ -20,11 +20,12 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from robustkd.campaigns.execution.errors import CellLost, error_of
-from robustkd.campaigns.execution.job import Job
+from robustkd.campaigns.execution.errors import CellLost, WorkerUnfit, error_of
+from robustkd.campaigns.execution.job import Job, Report
 from robustkd.campaigns.execution.lifeline import die_with_parent, end_group, environment
 from robustkd.campaigns.execution.worker import Worker
 from robustkd.campaigns.plan.cells import Cell
+from robustkd.contracts import RobustkdError
 
 TARGETS_KEPT = 2
 """How many targets a worker keeps in memory; the engine prefers to give it their cells."""
@@ -132,14 +133,21 @@ def main() -> None:
         except (EOFError, OSError):
             return
         try:
-            if worker is None:
-                worker = Worker(job, report)
-                _ = worker.data
+            worker = worker or _worker(job, report)
             say("began")
             worker.run(cell)
             say("done")
         except Exception as error:
             say("failed", error_of(error))
+
+
+def _worker(job: Job, report: Report) -> Worker:
+    try:
+        worker = Worker(job, report)
+        _ = worker.data
+    except RobustkdError as error:
+        raise WorkerUnfit(error.message, fix=error.fix) from error
+    return worker
 
 
 def _peak() -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import logging
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,17 +22,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from robustkd.campaigns.execution.engines import Engine, Listener
 from robustkd.campaigns.execution.engines.dask_task import dismiss_children, run_cell
 from robustkd.campaigns.execution.engines.local import default_workers
-from robustkd.campaigns.execution.errors import CellLost
+from robustkd.campaigns.execution.errors import CellLost, EngineLost, WorkerUnfit
 from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.execution.schedule import Schedule
 from robustkd.campaigns.plan.cells import Cell
-from robustkd.contracts import Params, UsageError
+from robustkd.contracts import IdentityError, Params, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 POLL_SECONDS = 0.5
 """Seconds between two looks at the clock and at how many workers there are."""
+UNFIT_AFTER = 2
+"""Cells that a worker cannot do as they were planned, after which it is given none."""
 JOBQUEUE = {
     "slurm": "SLURMCluster",
     "pbs": "PBSCluster",
@@ -71,61 +75,139 @@ class DaskParams(Params):
 
 
 class DaskEngine(Engine):
-    """A Dask cluster; without ``address`` and ``cluster`` one of this machine that lasts as long as the run."""
+    """A Dask cluster; without ``address`` and ``cluster`` one of this machine that lasts as long as the run.
+
+    A worker that cannot do a cell as it was planned (another version of a plug-in, other data, no such folder) is not asked for that cell
+    again, and after ``UNFIT_AFTER`` such cells for none; they go to other workers while there are any.
+    """
 
     Params = DaskParams
 
     def run(self, job: Job, schedule: Schedule, listener: Listener) -> None:
-        """Run every cell of ``schedule``."""
+        """Run every cell of ``schedule``.
+
+        Raises:
+            EngineLost: the scheduler is gone.
+        """
         self.only_device(job)
         topic = f"robustkd-{uuid.uuid4().hex}"
         news: SimpleQueue[_Ended | _Progress] = SimpleQueue()
         running: dict[Future[Any], Cell] = {}
-        with _client(self.params, job.device) as client:
+        elsewhere: deque[Cell] = deque()
+        with _probe(Path(job.store)) as probe, _client(self.params, job.device) as client:
+            workers = _Workers(client)
             client.subscribe_topic(topic, lambda event: news.put(_Progress(*event[1])))
             try:
                 while True:
+                    workers.look()
                     # One more than none: cells may wait for the first worker, as it may wait for its batch system.
-                    while len(running) < max(1, sum(client.nthreads().values())) and (cell := self.next_cell(schedule)):
+                    while len(running) < max(1, workers.threads) and (
+                        cell := elsewhere.popleft() if elsewhere else self.next_cell(schedule)
+                    ):
                         future = client.submit(
                             run_cell,
                             job,
                             cell,
                             self.limits.cell_hours,
                             topic,
+                            str(probe),
                             key=f"{cell.title} {uuid.uuid4().hex}",
                             resources=self.params.resources or None,
+                            workers=workers.fit(cell) or None,
+                            allow_other_workers=True,  # where those that are fit have gone
                             pure=False,
                         )
                         running[future] = cell
                         future.add_done_callback(lambda ended: news.put(_Ended(ended)))
                         listener.started(cell)
                     pause = schedule.pause()
-                    if self.out_of_time or not (running or pause is not None):
+                    if self.out_of_time or not (running or elsewhere or pause is not None):
                         return
                     try:
                         readable = news.get(timeout=POLL_SECONDS if pause is None else min(POLL_SECONDS, pause))
                     except Empty:
                         continue
                     if isinstance(readable, _Ended):
-                        self._ended(running.pop(readable.future), readable.future, schedule, listener)
-                    elif cell := next((cell for cell in running.values() if cell.id == readable.cell_id), None):
-                        listener.progressed(cell, readable.epoch, readable.metrics)
+                        cell = running.pop(readable.future)
+                        if self._ended(cell, readable.future, workers, schedule, listener):
+                            elsewhere.append(cell)
+                    elif found := next((cell for cell in running.values() if cell.id == readable.cell_id), None):
+                        listener.progressed(found, readable.epoch, readable.metrics)
+            except OSError as error:
+                raise _gone(error) from error
             finally:
-                client.cancel(list(running))  # the workers see it, and stop their children
-                client.run(dismiss_children, job, on_error="ignore")
+                if client.status == "running":
+                    client.cancel(list(running))  # the workers see it, and stop their children
+                    client.run(dismiss_children, job, on_error="ignore")
 
-    def _ended(self, cell: Cell, future: Future[Any], schedule: Schedule, listener: Listener) -> None:
+    def _ended(self, cell: Cell, future: Future[Any], workers: _Workers, schedule: Schedule, listener: Listener) -> bool:
+        """Book what became of a cell; whether it is to be done by another worker."""
         if future.status != "finished":
             why = future.exception() if future.status == "error" else future.status
             self.failed(cell, CellLost(f"its Dask worker was lost: {why}"), schedule, listener)
-            return
-        outcome, error = future.result()
+            return False
+        outcome, error, worker = future.result()
+        if isinstance(error, WorkerUnfit | IdentityError):
+            workers.refused(cell, worker)
+            if workers.fit(cell):
+                return True
+            error = type(error)(f"worker {worker}: {error.message}", fix=error.fix)
         if outcome == "done":
             schedule.succeed(cell)
             listener.succeeded(cell)
         else:
             self.failed(cell, error if outcome == "failed" else self.too_long(), schedule, listener)
+        return False
+
+
+class _Workers:
+    """The workers that are there, and which cells they could not do."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._threads: dict[str, int] = {}
+        self._refused: dict[str, set[str]] = {}
+
+    def look(self) -> None:
+        """Ask the scheduler which there are.
+
+        Raises:
+            OSError: it is gone.
+        """
+        if self._client.status == "closed":
+            raise OSError("the connection is closed")
+        self._threads = dict(self._client.nthreads())
+
+    @property
+    def threads(self) -> int:
+        """How many cells they work on at a time."""
+        return sum(self._threads[worker] for worker in self._useful())
+
+    def refused(self, cell: Cell, worker: str) -> None:
+        """A worker cannot do a cell."""
+        self._refused.setdefault(worker, set()).add(cell.id)
+
+    def fit(self, cell: Cell) -> list[str]:
+        """Those that may do a cell; none where there are no workers yet."""
+        return [worker for worker in self._useful() if cell.id not in self._refused.get(worker, ())]
+
+    def _useful(self) -> list[str]:
+        return [worker for worker in self._threads if len(self._refused.get(worker, ())) < UNFIT_AFTER]
+
+
+@contextmanager
+def _probe(folder: Path) -> Iterator[Path]:
+    """A file in the results folder by which a worker knows that it sees this very folder."""
+    file = folder / f".probe-{uuid.uuid4().hex}"
+    file.touch()
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _gone(error: Exception) -> EngineLost:
+    return EngineLost(f"the Dask scheduler is gone: {error}", fix="start it and run again: what is finished is kept")
 
 
 @contextmanager

@@ -6,34 +6,56 @@ So memory returns to the system, a crash is one cell's failure and not the worke
 from __future__ import annotations
 
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 from robustkd.campaigns.execution.engines.child import Child
-from robustkd.campaigns.execution.errors import CellLost
+from robustkd.campaigns.execution.errors import CellLost, WorkerUnfit
 from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.plan.cells import Cell
 
 POLL_SECONDS = 0.5
 """Seconds between two looks at the clock, and at whether anybody still wants the cell."""
+PROBE_SECONDS = 10
+"""How long a worker waits for the results folder to show what the driver has written there."""
 
 # Idle children of this process. They stay between cells, as Dask's own worker does, with what they have loaded.
 _idle: list[Child] = []
 _lock = threading.Lock()
 
 
-def run_cell(job: Job, cell: Cell, hours: float | None, topic: str) -> tuple[str, Any]:
+def run_cell(job: Job, cell: Cell, hours: float | None, topic: str, probe: str) -> tuple[str, Any, str]:
     """Run a cell in a child of this worker.
 
     Args:
         hours: it may take.
         topic: where its progress is told, as (id, epoch, metrics).
+        probe: a file that the driver has written into the results folder.
 
     Returns:
-        ``("done", None)``, ``("failed", error)`` or ``("late", None)``.
+        ``("done", None)``, ``("failed", error)`` or ``("late", None)``, with the worker's address.
     """
     import distributed
 
     worker = distributed.get_worker()
+    if not _sees(Path(probe)):
+        why = f"the results folder {job.store} is not there, or is another one"
+        return "failed", WorkerUnfit(why, fix="let every worker see it under the same path"), worker.address
+    return *_in_child(job, cell, hours, topic, worker), worker.address
+
+
+def _sees(probe: Path) -> bool:
+    """Whether a file is there, within the time that a network file system may take to show it."""
+    deadline = time.monotonic() + PROBE_SECONDS
+    while not probe.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _in_child(job: Job, cell: Cell, hours: float | None, topic: str, worker: Any) -> tuple[str, Any]:
     key = worker.get_current_task()
     child = _take(job, cell)
     reusable = False

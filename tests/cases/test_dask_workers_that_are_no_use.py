@@ -1,0 +1,82 @@
+"""Workers of a cluster that do not see the results folder, or lack what a cell needs; and a scheduler that goes away.
+
+Such a worker took one cell after another and failed all of them, or trained for ever what nobody saw.
+"""
+
+import pytest
+
+from robustkd.campaigns.execution.engines import dask_task
+from robustkd.campaigns.execution.engines.dask import DaskEngine
+from robustkd.campaigns.execution.run import Observer, run
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
+from support.campaigns import tiny_campaign
+
+distributed = pytest.importorskip("distributed")
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def cluster():
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        yield cluster
+
+
+def plan_of():
+    attacks = {f"pgd{steps}": f"{{kind: pgd, steps: {steps}}}" for steps in range(1, 5)}
+    return planning.build(spec.from_text(tiny_campaign("workers", train=60, test=12, attacks=attacks), "w.yaml", None))
+
+
+def engine(cluster):
+    return DaskEngine(DaskEngine.Params(address=cluster.scheduler_address))
+
+
+def blind(monkeypatch, *addresses):
+    """The workers at these addresses look for the results folder in vain; returns which were asked."""
+    asked = []
+
+    def sees(probe):
+        asked.append(address := distributed.get_worker().address)
+        return address not in addresses and probe.exists()
+
+    monkeypatch.setattr(dask_task, "_sees", sees)
+    return asked
+
+
+def test_one_that_does_not_see_the_folder_is_set_aside(cluster, tmp_path, monkeypatch):
+    addresses = [worker.address for worker in cluster.workers.values()]
+    asked = blind(monkeypatch, addresses[0])
+    results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu")
+    assert not results.incomplete
+    assert asked.count(addresses[0]) <= 2
+    assert not list((tmp_path / "out").glob(".probe*"))
+
+
+def test_where_none_sees_it_the_run_ends_and_names_them(cluster, tmp_path, monkeypatch):
+    addresses = [worker.address for worker in cluster.workers.values()]
+    asked = blind(monkeypatch, *addresses)
+    results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu")
+    assert {cell.status for cell in results.cells} == {"blocked"}
+    (defense,) = results.defenses
+    assert defense.error is not None
+    assert any(f"worker {address}: the results folder {tmp_path / 'out'} is not there" in defense.error for address in addresses)
+    assert len(asked) == 2
+
+
+class ThenGone(Observer):
+    def __init__(self, cluster):
+        self.cluster = cluster
+
+    def succeeded(self, cell, result):
+        self.cluster.sync(self.cluster.scheduler.close)
+
+
+def test_a_scheduler_that_goes_away_leaves_a_table(cluster, tmp_path):
+    results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu", observers=[ThenGone(cluster)])
+    assert results.incomplete
+    assert {cell.status for cell in results.cells} == {"pending"}
+    assert all("the Dask scheduler is gone" in cell.error and "running again goes on" in cell.error for cell in results.cells)
+    assert (tmp_path / "out/results.json").is_file()
