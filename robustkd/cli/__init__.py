@@ -106,12 +106,17 @@ def main() -> None:
     except Exception as error:
         from robustkd.contracts.errors import (  # late: it loads pydantic and NumPy, which --help does not need
             RobustkdError,
+            lacks_memory,
             show_traceback,
         )
         from robustkd.redaction import printable, redacted
 
         if not isinstance(error, RobustkdError):
-            raise
+            if not lacks_memory(error):
+                raise
+            error = RobustkdError(
+                f"memory ran out: {error}", fix="use a smaller --batch-size, a smaller model or fewer samples"
+            )
         show_traceback(error)
         click.echo(f"error: {redacted(printable(str(error)))}", err=True)
         sys.exit(error.exit_code)

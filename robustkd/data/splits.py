@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, DataError, DeferredArrays, Modality, Params, Prompts, RawData, UsageError
+from robustkd.contracts import Arrays, DataError, Dataset, DeferredArrays, Modality, Params, Prompts, RawData, UsageError
 from robustkd.contracts.data import Data
 from robustkd.data.arrays import as_arrays
 from robustkd.data.multi_label import Label, with_success
@@ -138,7 +138,7 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     """
     split = split or SplitParams()
     plugin = plugins.make("datasets", {**(params or {}), "kind": name})
-    raw, label = with_success(plugin.load(), None if split.success is None else split.model_dump()["success"], name)
+    raw, label = with_success(_loaded(plugin, name), None if split.success is None else split.model_dump()["success"], name)
     unit = None if split.bounds is None else _unit(split.bounds, raw, name)
     raw = _checked(raw if unit is None else _in_unit(raw, unit, name), name)
     test_index = stratified_order(raw.test.labels, split.seed, _TEST)[: _count(split.test, len(raw.test), "test", name)]
@@ -147,6 +147,13 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     shape = test.sample_shape or (train.sample_shape if train else ())
     notes = (*raw.notes, *_told(shape, unit)) if plugin.modality == "images" else raw.notes
     return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign, notes, unit, label)
+
+
+def _loaded(plugin: Dataset, name: str) -> RawData:
+    try:
+        return plugin.load()
+    except MemoryError as error:
+        raise DataError(f"data '{name}': they do not fit into memory: {error}", fix="use fewer or smaller samples") from error
 
 
 def _told(shape: Sequence[int], unit: Unit | None) -> list[str]:

@@ -62,7 +62,9 @@ def test_where_none_sees_it_the_run_ends_and_names_them(cluster, tmp_path, monke
     assert {cell.status for cell in results.cells} == {"blocked"}
     (defense,) = results.defenses
     assert defense.error is not None
-    assert any(f"worker {address}: the results folder {tmp_path / 'out'} is not there" in defense.error for address in addresses)
+    assert any(
+        f"worker {address}: the results folder {tmp_path / 'out'} is not there" in defense.error for address in addresses
+    )
     assert len(asked) == 2
 
 
