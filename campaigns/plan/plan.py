@@ -235,15 +235,27 @@ class CellMaker:
         # The evidence names the attacks as the campaign does, so these names belong to the identity.
         basis = [[name, id_] for name, id_ in attacks.items()]
         parts: dict[str, Any] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
-        identifier, judged = identified("checks", parts), self._judged(trained)
+        if others := self._measuring(trained):
+            parts["others"] = others
         return ChecksCell(
-            id=identifier, defense=defense, seed=seed, target=target, judges=judged, identity=parts, attacks=dict(attacks)
+            id=identified("checks", parts),
+            defense=defense,
+            seed=seed,
+            target=target,
+            others=others,
+            judges=self._judged(trained),
+            identity=parts,
+            attacks=dict(attacks),
         )
+
+    def _measuring(self, trained: Mapping[str, str]) -> dict[str, str]:
+        """The ids of the train cells of what the campaign's budget is measured by, by the defenses' names."""
+        return {name: trained[name] for name in self._campaign.threat.budget.references}
 
     def analysis(self, defense: str, analysis: str, seed: int, trained: Mapping[str, str]) -> AnalysisCell:
         """The cell of an analysis of a defense."""
         use, target = self._campaign.analyses[analysis], trained[defense]
-        others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
+        others, judged = {name: trained[name] for name in use.references} | self._measuring(trained), self._judged(trained)
         plugin = _with_references(self._plugin_identity(use.kind, use.plugin), others)
         parts: dict[str, Any] = {"plugin": plugin, "threat": self._threat}
         parts |= {"test data": self._test, "target": target, "seed": seed}

@@ -1,0 +1,151 @@
+"""The features of a network that a perceptual distance is measured by."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from robustkd.contracts import BaseTarget, PerceptualBudget, Target, TargetError, ThreatModel
+from robustkd.contracts.image_changes.perceptual import SELF
+from robustkd.contracts.target import of_kind
+from robustkd.lazy import torch
+from robustkd.targets.activations import input_hooks, output_hooks, submodules
+from robustkd.targets.frozen import frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_LOG = logging.getLogger(__name__)
+_CHOSEN = 5
+"""How many layers are compared where none are named: as many as of the paper's AlexNet and ResNet-50."""
+
+
+class LayerFeatures:
+    """(B, *shape) inputs -> (B, D), the activations of several layers, normalised as in LPIPS and put side by side.
+
+    Where no layers are named, up to five of those with weights are chosen in the order in which a pass calls them, spread evenly from
+    the second to the last, and what they are *given* is compared: this is what the layer before it made, after its nonlinearity. The log
+    says which.
+
+    Args:
+        target: the network. The gradient of the features counts as a backward pass of the whole of it.
+        layers: submodules whose outputs are compared.
+
+    Raises:
+        TargetError: there is no such submodule, or no layer to choose.
+    """
+
+    def __init__(self, target: Target, layers: Sequence[str] = ()) -> None:
+        self._target = target
+        self._named = submodules(target.module, layers)
+        self._given: list[nn.Module] = []
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, D).
+
+        Raises:
+            TargetError: a layer gives something else than one row for each input.
+        """
+        if not (self._named or self._given):
+            self._given = self._chosen(inputs[:1])
+        parts: dict[nn.Module, list[Any]] = {layer: [] for layer in (*self._named, *self._given)}
+
+        def given(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+            parts[layer].append(_kept(arguments[0]))
+
+        def made(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            parts[layer].append(_kept(output))
+
+        with (
+            frozen(self._target.module),
+            output_hooks(self._named, [made] * len(self._named)),
+            input_hooks(self._given, [given] * len(self._given)),
+        ):
+            logits = self._target(inputs)
+        features = torch.cat([unit_activations(_joined(taken, len(inputs))) for taken in parts.values()], 1)
+        return features + 0 * logits.sum(1, keepdim=True).to(features.dtype)
+
+    def _chosen(self, inputs: Tensor) -> list[nn.Module]:
+        """The layers with weights that one pass over a single input calls once: some of them, without the first."""
+        names = {
+            layer: name
+            for name, layer in self._target.module.named_modules()
+            if getattr(getattr(layer, "weight", None), "ndim", 0) >= 2
+        }
+        called: list[nn.Module] = []
+
+        def note(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+            usual = arguments and isinstance(arguments[0], torch.Tensor) and arguments[0].is_floating_point()
+            if usual and arguments[0].ndim >= 2 and len(arguments[0]) == 1:
+                called.append(layer)
+
+        with input_hooks(list(names), [note] * len(names)), torch.no_grad():
+            self._target.unwrapped(inputs)  # a look at the network, and no pass of an attack
+        inner = [layer for layer in called if called.count(layer) == 1][1:]
+        if not inner:
+            raise TargetError(
+                "the network has fewer than two layers with weights, so no features between them",
+                fix="name the submodules whose outputs are compared: layers: [..]",
+            )
+        count = min(_CHOSEN, len(inner))
+        chosen = [inner[round(at * (len(inner) - 1) / max(1, count - 1))] for at in range(count)]
+        _LOG.info("perceptual distance: compared is what these layers are given: %s", ", ".join(names[one] for one in chosen))
+        return chosen
+
+
+def unit_activations(activations: Tensor) -> Tensor:
+    """(B, D): each place's activations with a 2-norm of 1 over the channels, divided by the root of the number of places.
+
+    Args:
+        activations: (B, C), (B, places, C) of a transformer, or (B, C, *places).
+    """
+    channels = 2 if activations.ndim == 3 else 1
+    places = math.prod(activations.shape[1:]) // activations.shape[channels]
+    length = torch.linalg.vector_norm(activations, dim=channels, keepdim=True)
+    return (activations / ((length + 1e-10) * math.sqrt(places))).flatten(1)
+
+
+def perceived(threat: ThreatModel, target: Target) -> ThreatModel:
+    """``threat`` with the features of ``target``, where a perceptual budget is measured by those of the attacked network.
+
+    A budget that has its features already keeps them, so that they stay those of the target itself where it is wrapped for an attack.
+    Other threat models are returned as they are.
+
+    Raises:
+        TargetError: the network lacks a layer that is named.
+    """
+    return perceived_by(threat, {SELF: target})
+
+
+def perceived_by(threat: ThreatModel, models: Mapping[str, BaseTarget]) -> ThreatModel:
+    """``threat`` with the features of that one of ``models`` which a perceptual budget names; the same where none of them is.
+
+    Raises:
+        TargetError: the network lacks a layer that is named.
+        UsageError: it is no classifier of images.
+    """
+    budget = threat.budget
+    if not isinstance(budget, PerceptualBudget) or budget.features is not None or budget.metric not in models:
+        return threat
+    network = of_kind(models[budget.metric], budget.metric, Target)
+    return ThreatModel(budget=replace(budget, features=LayerFeatures(network, budget.layers)), goal=threat.goal)
+
+
+def _kept(value: Any) -> Any:
+    """A copy of an activation: what follows a layer may write into it."""
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def _joined(parts: Sequence[Any], count: int) -> Tensor:
+    """What a layer took or gave for ``count`` inputs; the network may have been called with a part of them at a time."""
+    usual = parts and all(isinstance(part, torch.Tensor) and part.ndim >= 2 for part in parts)
+    joined = torch.cat(list(parts)) if usual else None
+    if joined is None or len(joined) != count:
+        raise TargetError(
+            "a layer whose features are compared does not give one row for each input in a pass",
+            fix="name submodules that are called once, with the samples first",
+        )
+    return joined
