@@ -134,6 +134,11 @@ def _training_order(campaign: Campaign) -> list[str]:
     return list(order)
 
 
+def _measuring(threat: ThreatModel, trained: Mapping[str, str]) -> dict[str, str]:
+    """The ids of the train cells of what a budget is measured by, by the defenses' names."""
+    return {name: trained[name] for name in threat.budget.references}
+
+
 def _where(threat: ThreatModel) -> list[dict[str, Any]]:
     """What the identity of a cell has of the region: nothing where there is none."""
     return [] if threat.where is None else [threat.where.stored]
@@ -211,6 +216,8 @@ class CellMaker:
             "target": target,
             "seed": seed,
         }
+        if measuring := _measuring(use.threat, trained):
+            parts["measured by"] = measuring
         if use.plugin.traits.learns:
             parts["training data"] = self._training
         if self._campaign.judges:  # of images there are none, and their cells keep their identities
@@ -235,29 +242,27 @@ class CellMaker:
         # The evidence names the attacks as the campaign does, so these names belong to the identity.
         basis = [[name, id_] for name, id_ in attacks.items()]
         parts: dict[str, Any] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
-        if others := self._measuring(trained):
-            parts["others"] = others
+        if measuring := _measuring(self._campaign.threat, trained):
+            parts["measured by"] = measuring
         return ChecksCell(
             id=identified("checks", parts),
             defense=defense,
             seed=seed,
             target=target,
-            others=others,
+            others=measuring,
             judges=self._judged(trained),
             identity=parts,
             attacks=dict(attacks),
         )
 
-    def _measuring(self, trained: Mapping[str, str]) -> dict[str, str]:
-        """The ids of the train cells of what the campaign's budget is measured by, by the defenses' names."""
-        return {name: trained[name] for name in self._campaign.threat.budget.references}
-
     def analysis(self, defense: str, analysis: str, seed: int, trained: Mapping[str, str]) -> AnalysisCell:
         """The cell of an analysis of a defense."""
         use, target = self._campaign.analyses[analysis], trained[defense]
-        others, judged = {name: trained[name] for name in use.references} | self._measuring(trained), self._judged(trained)
+        others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
         plugin = _with_references(self._plugin_identity(use.kind, use.plugin), others)
         parts: dict[str, Any] = {"plugin": plugin, "threat": self._threat}
+        if measuring := _measuring(self._campaign.threat, trained):
+            parts["measured by"] = measuring
         parts |= {"test data": self._test, "target": target, "seed": seed}
         if self._campaign.judges:
             parts["judges"] = self._judges(judged)
@@ -266,7 +271,7 @@ class CellMaker:
             defense=defense,
             seed=seed,
             target=target,
-            others=others,
+            others=others | measuring,
             judges=judged,
             identity=parts,
             analysis=analysis,
