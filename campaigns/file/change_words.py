@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pydantic import BaseModel, Field
 
 from robustkd.contracts import ColourBudget, FlowBudget, PerceptualBudget, SpatialBudget
-from robustkd.contracts.image_changes import Change, Padding
+from robustkd.contracts.image_changes import Change, ColourSpace, Padding
 from robustkd.contracts.image_changes.perceptual import SELF
 
 
@@ -25,6 +25,7 @@ class ChangeWords(BaseModel):
     )
     resolution: int = Field(16, ge=2, le=64, description="with colour: points of that function along each channel")
 
+    colour_space: ColourSpace = Field("rgb", description="with colour: in which colours are moved, rgb or luv (CIELUV)")
     perceptual: float | None = Field(None, ge=0, description="of images: how far their features in a network may move (LPIPS)")
     metric: str = Field(SELF, description="with perceptual: the defense whose network it is, or self, the attacked one")
     layers: tuple[str, ...] = Field(
@@ -39,16 +40,16 @@ class ChangeWords(BaseModel):
             return FlowBudget(self.flow)
         if self.perceptual is not None:
             return PerceptualBudget(self.perceptual, self.metric, self.layers)
-        return None if self.colour is None else ColourBudget(self.colour, self.resolution)
+        return None if self.colour is None else ColourBudget(self.colour, self.resolution, self.colour_space)
 
 
 _OF_KIND = {
     "rotation and translation": {"rotation", "translation", "padding"},
     "flow": {"flow"},
-    "colour": {"colour", "resolution"},
+    "colour": {"colour", "resolution", "colour_space"},
     "perceptual": {"perceptual", "metric", "layers"},
 }
-_OPTIONS = {"padding", "resolution", "metric", "layers"}
+_OPTIONS = {"padding", "resolution", "colour_space", "metric", "layers"}
 """The words that say more of a budget, and are none themselves."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, TypeAlias
 
 from robustkd.contracts.image_changes.change import PARAMETERS, ImageChange, TransformBudget
-from robustkd.contracts.image_changes.colour import ColourBudget
+from robustkd.contracts.image_changes.colour import ColourBudget, ColourSpace
 from robustkd.contracts.image_changes.flow import FlowBudget
 from robustkd.contracts.image_changes.perceptual import PerceptualBudget
 from robustkd.contracts.image_changes.spatial import Padding, SpatialBudget
@@ -17,6 +17,7 @@ __all__ = [
     "PARAMETERS",
     "Change",
     "ColourBudget",
+    "ColourSpace",
     "FlowBudget",
     "ImageChange",
     "Padding",
