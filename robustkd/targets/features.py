@@ -12,7 +12,7 @@ from robustkd.contracts import BaseTarget, PerceptualBudget, Target, TargetError
 from robustkd.contracts.image_changes.perceptual import SELF
 from robustkd.contracts.target import of_kind
 from robustkd.lazy import torch
-from robustkd.targets.activations import input_hooks, output_hooks, submodules
+from robustkd.targets.activations import InputHook, OutputHook, input_hooks, output_hooks, submodules
 from robustkd.targets.frozen import frozen
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ class LayerFeatures:
     """(B, *shape) inputs -> (B, D), the activations of several layers, normalised as in LPIPS and put side by side.
 
     Where no layers are named, up to five of those with weights are chosen in the order in which a pass calls them, spread evenly from
-    the second to the last, and what they are *given* is compared: this is what the layer before it made, after its nonlinearity. The log
-    says which.
+    the second to the last, and what they are *given* is compared: this is what the layer before it made, after its nonlinearity. Of a
+    network with one such layer it is what the network returns. The log says which.
 
     Args:
         target: the network. The gradient of the features counts as a backward pass of the whole of it.
         layers: submodules whose outputs are compared.
 
     Raises:
-        TargetError: there is no such submodule, or no layer to choose.
+        TargetError: there is no such submodule.
     """
 
     def __init__(self, target: Target, layers: Sequence[str] = ()) -> None:
@@ -50,26 +50,23 @@ class LayerFeatures:
             TargetError: a layer gives something else than one row for each input.
         """
         if not (self._named or self._given):
-            self._given = self._chosen(inputs[:1])
-        parts: dict[nn.Module, list[Any]] = {layer: [] for layer in (*self._named, *self._given)}
-
-        def given(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-            parts[layer].append(_kept(arguments[0]))
-
-        def made(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-            parts[layer].append(_kept(output))
-
+            self._choose(inputs[:1])
+        made, given = _Activations(len(self._named)), _Activations(len(self._given))
+        root = self._target.module
         with (
-            frozen(self._target.module),
-            output_hooks(self._named, [made] * len(self._named)),
-            input_hooks(self._given, [given] * len(self._given)),
+            frozen(root),
+            input_hooks([root] * 2, [made.begin, given.begin]),
+            output_hooks(self._named, [made.of_output(number) for number in range(len(self._named))]),
+            input_hooks(self._given, [given.of_input(number) for number in range(len(self._given))]),
+            output_hooks([root] * 2, [made.end, given.end]),
         ):
             logits = self._target(inputs)
-        features = torch.cat([unit_activations(_joined(taken, len(inputs))) for taken in parts.values()], 1)
+        parts = [*made.taken(len(inputs)), *given.taken(len(inputs))]
+        features = torch.cat([unit_activations(part) for part in parts], 1)
         return features + 0 * logits.sum(1, keepdim=True).to(features.dtype)
 
-    def _chosen(self, inputs: Tensor) -> list[nn.Module]:
-        """The layers with weights that one pass over a single input calls once: some of them, without the first."""
+    def _choose(self, inputs: Tensor) -> None:
+        """Take some of the layers with weights that one pass over a single input calls once, without the first."""
         names = {
             layer: name
             for name, layer in self._target.module.named_modules()
@@ -82,18 +79,77 @@ class LayerFeatures:
             if usual and arguments[0].ndim >= 2 and len(arguments[0]) == 1:
                 called.append(layer)
 
-        with input_hooks(list(names), [note] * len(names)), torch.no_grad():
+        def begin(root: nn.Module, arguments: tuple[Any, ...]) -> None:
+            called.clear()
+
+        root = self._target.module
+        with input_hooks([root, *names], [begin, *[note] * len(names)]), torch.no_grad():
             self._target.unwrapped(inputs)  # a look at the network, and no pass of an attack
         inner = [layer for layer in called if called.count(layer) == 1][1:]
         if not inner:
-            raise TargetError(
-                "the network has fewer than two layers with weights, so no features between them",
-                fix="name the submodules whose outputs are compared: layers: [..]",
-            )
+            self._named = [root]
+            _LOG.info("perceptual distance: compared is what the network returns, for want of layers inside")
+            return
         count = min(_CHOSEN, len(inner))
-        chosen = [inner[round(at * (len(inner) - 1) / max(1, count - 1))] for at in range(count)]
-        _LOG.info("perceptual distance: compared is what these layers are given: %s", ", ".join(names[one] for one in chosen))
-        return chosen
+        self._given = [inner[round(at * (len(inner) - 1) / max(1, count - 1))] for at in range(count)]
+        _LOG.info(
+            "perceptual distance: compared is what these layers are given: %s", ", ".join(names[one] for one in self._given)
+        )
+
+
+class _Activations:
+    """What ``count`` layers took or gave in the passes of a network, in order; of a pass that was begun anew, the last one's."""
+
+    def __init__(self, count: int) -> None:
+        self._whole: list[list[Tensor]] = [[] for _ in range(count)]
+        self._now: list[list[Tensor]] = [[] for _ in range(count)]
+
+    def begin(self, root: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """A pass of the network begins; of one that failed nothing is kept."""
+        for parts in self._now:
+            parts.clear()
+
+    def end(self, root: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        """A pass has ended."""
+        for whole, parts in zip(self._whole, self._now, strict=True):
+            whole += parts
+            parts.clear()
+
+    def of_output(self, number: int) -> OutputHook:
+        """The hook that keeps what a layer gives: a copy, since what follows may write into it."""
+
+        def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            self._keep(number, output)
+
+        return hook
+
+    def of_input(self, number: int) -> InputHook:
+        """The hook that keeps what a layer is given, likewise."""
+
+        def hook(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+            self._keep(number, arguments[0])
+
+        return hook
+
+    def taken(self, count: int) -> list[Tensor]:
+        """Of each layer, what it took or gave for ``count`` inputs; the network may have been called with a part of them at a time.
+
+        Raises:
+            TargetError: that is not one row for each.
+        """
+        found = [
+            [*whole, *now] for whole, now in zip(self._whole, self._now, strict=True)
+        ]  # an ensemble's parts are called alone
+        if any(sum(map(len, parts)) != count for parts in found):
+            raise TargetError(
+                "a layer whose features are compared does not give one row for each input in a pass",
+                fix="name submodules that are called once, with the samples first",
+            )
+        return [torch.cat(parts) for parts in found]
+
+    def _keep(self, number: int, value: Any) -> None:
+        if isinstance(value, torch.Tensor) and value.ndim >= 2:
+            self._now[number].append(value.clone())
 
 
 def unit_activations(activations: Tensor) -> Tensor:
@@ -132,20 +188,3 @@ def perceived_by(threat: ThreatModel, models: Mapping[str, BaseTarget]) -> Threa
         return threat
     network = of_kind(models[budget.metric], budget.metric, Target)
     return ThreatModel(budget=replace(budget, features=LayerFeatures(network, budget.layers)), goal=threat.goal)
-
-
-def _kept(value: Any) -> Any:
-    """A copy of an activation: what follows a layer may write into it."""
-    return value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _joined(parts: Sequence[Any], count: int) -> Tensor:
-    """What a layer took or gave for ``count`` inputs; the network may have been called with a part of them at a time."""
-    usual = parts and all(isinstance(part, torch.Tensor) and part.ndim >= 2 for part in parts)
-    joined = torch.cat(list(parts)) if usual else None
-    if joined is None or len(joined) != count:
-        raise TargetError(
-            "a layer whose features are compared does not give one row for each input in a pass",
-            fix="name submodules that are called once, with the samples first",
-        )
-    return joined

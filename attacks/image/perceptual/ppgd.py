@@ -67,7 +67,8 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, iter
     found, residual, direction = torch.zeros_like(right), right, right
     for _ in range(iterations):
         image, squared = product(direction), _dot(residual, residual)
-        rate = squared / _dot(direction, image).clamp_min(1e-30)
+        curvature = _dot(direction, image)  # rounding may make it negative where nothing is left to solve
+        rate = torch.where(curvature > 1e-12 * squared, squared / curvature.clamp_min(1e-30), 0)
         found, residual = found + rate * direction, residual - rate * image
         direction = residual + _dot(residual, residual) / squared.clamp_min(1e-30) * direction
     return found
