@@ -42,7 +42,7 @@ class ImageChange(BaseBudget):
     """
 
     kind: ClassVar[Space]
-    fix: ClassVar[str]
+    fix: ClassVar[str] = "return images whose distance from the clean ones is eps or less"
     of_images: ClassVar[bool] = True
     eps: float
 
