@@ -116,7 +116,7 @@ WEAK = [
     (SpatialBudget(15, 0.05), {"kind": "rotate-grid", "draws": 1}),
     (FlowBudget(0.3), {"kind": "stadv", "steps": 1, "step_size": 0.01}),
     (ColourBudget(0.3, 8), {"kind": "recolor", "steps": 1, "step_size": 0.001}),
-    (PerceptualBudget(0.35), {"kind": "lpa", "rounds": 1, "steps": 1}),
+    (PerceptualBudget(0.6), {"kind": "perceptual-search", "queries": 1}),
 ]
 
 
