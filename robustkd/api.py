@@ -71,6 +71,7 @@ from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
+from robustkd.targets.features import perceived_by
 from robustkd.targets.logits import as_logits
 from robustkd.targets.outputs import Classes
 from robustkd.targets.unit import UnitTarget
@@ -148,14 +149,15 @@ def attack(
         where: the only pixels that may change: ``{"patch": 5, "place": "worst"}`` (or ``"random"``, or ``(top, left)``),
             ``{"channels": [0]}`` or ``{"mask": array or file}``, or a ``robustkd.contracts.region.Region``.
         budget: a budget that says how an image changes, in the place of norm, eps and where, for attacks of that space:
-            ``SpatialBudget(rotation=30, translation=0.1)``, ``FlowBudget(1.0)`` or ``ColourBudget(0.06)`` of ``robustkd.contracts``.
+            ``SpatialBudget(rotation=30, translation=0.1)``, ``FlowBudget(1.0)``, ``ColourBudget(0.06)`` or ``PerceptualBudget(0.5)`` of
+            ``robustkd.contracts``; the last by the attacked network's own features, or those of one of ``models``.
         goals: (N,) integers, the classes to reach, for a targeted attack; none is the sample's label.
         seed: seeds each sample's own random stream.
         batch_size: the most samples that the model is called with at once, by attacks and checks; no result depends on it,
             except that a model that draws random numbers draws others.
         precision: ``bf16`` takes the gradients of robustkd's own fixed-budget attacks, but not of ``autoattack``, in bfloat16, for
             devices that are faster in it. Every success is looked at again in the model's own precision.
-        models: other models, by the names that the attack's parameters give them (``transfer``).
+        models: other models, by the names that the attack's parameters (``transfer``) or the budget give them.
         fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
         normalise: what the model wants done with the pixels first: the name of the usual constants (``imagenet``, ``cifar10`` ..) or
             a pair of mean and std, with a number for each channel. eps stays a distance between pixels.
@@ -177,7 +179,9 @@ def attack(
     x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
     plugin = _with_models(attack_of(with_params(attack, params or {}, more)), models, x, batch_size, view)
-    evaluator = _make_evaluator(model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view)
+    evaluator = _make_evaluator(
+        model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view, models
+    )
     with frozen(evaluator.target.module):
         evaluator = replace(evaluator, threat=plugin.threat_for(evaluator.threat))
         return evaluator.report(plugin, evaluator.evaluate(plugin))
@@ -227,7 +231,9 @@ def evaluate(
     """
     x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
-    evaluator = _make_evaluator(model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view)
+    evaluator = _make_evaluator(
+        model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view, models
+    )
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
         for name, plugin in labelled(several(attacks), evaluator.threat).items()
@@ -278,7 +284,9 @@ def audit(
         attacks = attack
     x, y = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x)
-    evaluator = _make_evaluator(model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view)
+    evaluator = _make_evaluator(
+        model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view, models
+    )
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
         for name, plugin in labelled(several(attacks), evaluator.threat).items()
@@ -427,6 +435,7 @@ def _make_evaluator(
     precision: Precision,
     fit_data: Any,
     view: _View,
+    models: Mapping[str, nn.Module | BaseTarget] | None,
 ) -> _Evaluator:
     if isinstance(model, GenerativeTarget):
         raise UsageError(f"the model is a {model.kind}, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
@@ -458,6 +467,8 @@ def _make_evaluator(
     if not budget.of_images:
         raise UsageError(f"the budget is {budget}, and here images are attacked", fix=IN_A_CAMPAIGN)
     threat = ThreatModel(budget=budget, goal="untargeted" if goals is None else "targeted")
+    if budget.references:
+        threat = perceived_by(threat, _other_targets(models, x, batch_size, view))
     return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data, unit), unit)
 
 
@@ -529,17 +540,19 @@ def _report(
 def _with_models(
     attack: Attack, models: Mapping[str, nn.Module | BaseTarget] | None, x: Any, batch_size: int, view: _View
 ) -> Attack:
-    if not models:
-        return attack
-    if not isinstance(models, Mapping):
+    return attack.with_targets(_other_targets(models, x, batch_size, view)) if models else attack
+
+
+def _other_targets(
+    models: Mapping[str, nn.Module | BaseTarget] | None, x: Any, batch_size: int, view: _View
+) -> dict[str, BaseTarget]:
+    if not isinstance(models or {}, Mapping):
         raise UsageError(f"models is a {type(models).__name__}", fix="give models by their names: {'other': network}")
     # An attack's helper may be a model that draws or writes, which is asked for more than logits.
-    return attack.with_targets(
-        {
-            name: model if isinstance(model, GenerativeTarget) else _target(model, x, batch_size, replace(view, normalise=None))
-            for name, model in models.items()
-        }
-    )
+    return {
+        name: model if isinstance(model, GenerativeTarget) else _target(model, x, batch_size, replace(view, normalise=None))
+        for name, model in (models or {}).items()
+    }
 
 
 def _arrays(data: Any, unit: Unit | None) -> Arrays | None:

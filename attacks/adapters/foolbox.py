@@ -80,7 +80,7 @@ class FoolboxFamily(PeerFamily):
     unusable: ClassVar[dict[str, str]] = {
         "BinarizationRefinementAttack": "it refines the result of another attack",
         "DatasetAttack": "it needs a data set to pick its answers from",
-        "SpatialAttack": "it rotates and shifts, and no distance between pixels bounds that",
+        "SpatialAttack": "it rotates and shifts, which no norm bounds; rotate-grid does the same under a budget of rotations",
     }
 
     def members(self) -> list[str]:

@@ -29,6 +29,7 @@ from robustkd.contracts import (
     PromptBatch,
     Target,
     TargetError,
+    ThreatModel,
 )
 from robustkd.contracts.devices import device_named
 from robustkd.contracts.holder import TargetHolder
@@ -37,6 +38,7 @@ from robustkd.data import Splits, load_splits
 from robustkd.evaluation.modality import evaluation_of
 from robustkd.lazy import torch
 from robustkd.targets import SplitTarget, load_target
+from robustkd.targets.features import perceived_by
 
 _User = TypeVar("_User", bound=TargetHolder)
 _LOADED = 2
@@ -144,6 +146,12 @@ class Workspace:
         """An attack or analysis with the targets that it refers to; ``others`` has the ids of their train cells."""
         targets = {name: self.bounded(name, cell_id, seed) for name, cell_id in others.items()}
         return plugin.with_targets(targets) if targets else plugin
+
+    def perceived(self, threat: ThreatModel, cell: Cell) -> ThreatModel:
+        """A threat model with the network that it is measured by, if it is another than the attacked one."""
+        return perceived_by(
+            threat, {name: self.bounded(name, cell.others[name], cell.seed) for name in threat.budget.references}
+        )
 
     def judges(self, cell: Cell) -> dict[str, Judge]:
         """The campaign's judges, with the targets that they judge with."""

@@ -6,12 +6,13 @@ from collections.abc import Collection
 
 from pydantic import BaseModel, Field
 
-from robustkd.contracts import ColourBudget, FlowBudget, SpatialBudget
-from robustkd.contracts.image_changes import Padding
+from robustkd.contracts import ColourBudget, FlowBudget, PerceptualBudget, SpatialBudget
+from robustkd.contracts.image_changes import Change, ColourSpace, Padding
+from robustkd.contracts.image_changes.perceptual import SELF
 
 
 class ChangeWords(BaseModel):
-    """What may stand in a ``threat`` block in the place of ``norm`` and ``eps``: one of three kinds of change."""
+    """What may stand in a ``threat`` block in the place of ``norm`` and ``eps``: one of four kinds of change."""
 
     rotation: float | None = Field(None, ge=0, le=180, description="of images: degrees that they may be rotated by, either way")
     translation: float | None = Field(
@@ -24,20 +25,32 @@ class ChangeWords(BaseModel):
     )
     resolution: int = Field(16, ge=2, le=64, description="with colour: points of that function along each channel")
 
-    def change(self) -> SpatialBudget | FlowBudget | ColourBudget | None:
+    colour_space: ColourSpace = Field("rgb", description="with colour: in which colours are moved, rgb or luv (CIELUV)")
+    perceptual: float | None = Field(None, ge=0, description="of images: how far their features in a network may move (LPIPS)")
+    metric: str = Field(SELF, description="with perceptual: the defense whose network it is, or self, the attacked one")
+    layers: tuple[str, ...] = Field(
+        (), description="with perceptual: submodules whose outputs are compared; default some of all"
+    )
+
+    def change(self) -> Change | None:
         """The budget; None where none of these words is given."""
         if self.rotation is not None or self.translation is not None:
             return SpatialBudget(self.rotation or 0.0, self.translation or 0.0, self.padding)
         if self.flow is not None:
             return FlowBudget(self.flow)
-        return None if self.colour is None else ColourBudget(self.colour, self.resolution)
+        if self.perceptual is not None:
+            return PerceptualBudget(self.perceptual, self.metric, self.layers)
+        return None if self.colour is None else ColourBudget(self.colour, self.resolution, self.colour_space)
 
 
 _OF_KIND = {
     "rotation and translation": {"rotation", "translation", "padding"},
     "flow": {"flow"},
-    "colour": {"colour", "resolution"},
+    "colour": {"colour", "resolution", "colour_space"},
+    "perceptual": {"perceptual", "metric", "layers"},
 }
+_OPTIONS = {"padding", "resolution", "colour_space", "metric", "layers"}
+"""The words that say more of a budget, and are none themselves."""
 
 
 def change_problem(given: Collection[str]) -> tuple[str, str] | None:
@@ -46,8 +59,8 @@ def change_problem(given: Collection[str]) -> tuple[str, str] | None:
     others = sorted(set(given) & {"norm", "eps", "attempts"})
     if len(kinds) > 1 or others:
         return f"{' and '.join([*kinds, *others])} are different budgets", "give one; an attack may have a threat of its own"
-    if alone := {"padding", "resolution"} & set(given):
-        words = _OF_KIND[kinds[0]]
-        if not (words - {"padding", "resolution"}) & set(given):
-            return f"{alone.pop()} without a budget", f"add {' or '.join(sorted(words - {'padding', 'resolution'}))}"
+    if alone := sorted(_OPTIONS & set(given)):
+        budgets = _OF_KIND[kinds[0]] - _OPTIONS
+        if not budgets & set(given):
+            return f"{alone[0]} without a budget", f"add {' or '.join(sorted(budgets))}"
     return None

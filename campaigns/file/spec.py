@@ -239,8 +239,8 @@ class AttackUse:
 
     @property
     def references(self) -> list[str]:
-        """The defenses whose targets the attack uses beside the one that it attacks."""
-        return target_references(self.plugin.params)
+        """The defenses whose targets the attack or its budget uses beside the one that it attacks."""
+        return list(dict.fromkeys([*target_references(self.plugin.params), *self.threat.budget.references]))
 
 
 @dataclass(frozen=True)

@@ -107,13 +107,13 @@ class ChecksCell(Cell):
 
     @property
     def required(self) -> tuple[str, ...]:
-        """The target: checks also run when attacks have failed."""
-        return (self.target,)
+        """The target and what its budget is measured by: checks also run when attacks have failed."""
+        return (self.target, *self.others.values())
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The target and the attacks, whose outcomes the checks look at."""
-        return (self.target, *self.attacks.values())
+        """These and the attacks, whose outcomes the checks look at."""
+        return (*self.required, *self.attacks.values())
 
 
 @dataclass(frozen=True, kw_only=True)

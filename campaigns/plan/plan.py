@@ -134,6 +134,11 @@ def _training_order(campaign: Campaign) -> list[str]:
     return list(order)
 
 
+def _measuring(threat: ThreatModel, trained: Mapping[str, str]) -> dict[str, str]:
+    """The ids of the train cells of what a budget is measured by, by the defenses' names."""
+    return {name: trained[name] for name in threat.budget.references}
+
+
 def _where(threat: ThreatModel) -> list[dict[str, Any]]:
     """What the identity of a cell has of the region: nothing where there is none."""
     return [] if threat.where is None else [threat.where.stored]
@@ -211,6 +216,8 @@ class CellMaker:
             "target": target,
             "seed": seed,
         }
+        if measuring := _measuring(use.threat, trained):
+            parts["measured by"] = measuring
         if use.plugin.traits.learns:
             parts["training data"] = self._training
         if self._campaign.judges:  # of images there are none, and their cells keep their identities
@@ -235,9 +242,17 @@ class CellMaker:
         # The evidence names the attacks as the campaign does, so these names belong to the identity.
         basis = [[name, id_] for name, id_ in attacks.items()]
         parts: dict[str, Any] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
-        identifier, judged = identified("checks", parts), self._judged(trained)
+        if measuring := _measuring(self._campaign.threat, trained):
+            parts["measured by"] = measuring
         return ChecksCell(
-            id=identifier, defense=defense, seed=seed, target=target, judges=judged, identity=parts, attacks=dict(attacks)
+            id=identified("checks", parts),
+            defense=defense,
+            seed=seed,
+            target=target,
+            others=measuring,
+            judges=self._judged(trained),
+            identity=parts,
+            attacks=dict(attacks),
         )
 
     def analysis(self, defense: str, analysis: str, seed: int, trained: Mapping[str, str]) -> AnalysisCell:
@@ -246,6 +261,8 @@ class CellMaker:
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
         plugin = _with_references(self._plugin_identity(use.kind, use.plugin), others)
         parts: dict[str, Any] = {"plugin": plugin, "threat": self._threat}
+        if measuring := _measuring(self._campaign.threat, trained):
+            parts["measured by"] = measuring
         parts |= {"test data": self._test, "target": target, "seed": seed}
         if self._campaign.judges:
             parts["judges"] = self._judges(judged)
@@ -254,7 +271,7 @@ class CellMaker:
             defense=defense,
             seed=seed,
             target=target,
-            others=others,
+            others=others | measuring,
             judges=judged,
             identity=parts,
             analysis=analysis,

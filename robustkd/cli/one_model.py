@@ -86,7 +86,7 @@ _OPTIONS = (
         "change",
         metavar="BUDGET",
         help="In the place of --norm and --eps, how an image may change, as in a campaign file: '{rotation: 30, translation: 0.1}', "
-        "'{flow: 1}', '{colour: 0.06}'.",
+        "'{flow: 1}', '{colour: 0.06}', '{perceptual: 0.5}'.",
     ),
     click.option("--seed", default=0, show_default=True),
     click.option("--device", default="auto", show_default=True),

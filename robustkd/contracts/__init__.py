@@ -23,7 +23,7 @@ from robustkd.contracts.errors import (
     suggestion,
 )
 from robustkd.contracts.evidence import Evidence, Share
-from robustkd.contracts.image_changes import ColourBudget, FlowBudget, SpatialBudget
+from robustkd.contracts.image_changes import ColourBudget, FlowBudget, PerceptualBudget, SpatialBudget
 from robustkd.contracts.model import Model
 from robustkd.contracts.params import (
     AddedLater,
@@ -119,6 +119,7 @@ __all__ = [
     "Norm",
     "Params",
     "Patch",
+    "PerceptualBudget",
     "PixelBudget",
     "Plugin",
     "PluginError",

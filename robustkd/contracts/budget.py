@@ -46,6 +46,11 @@ class BaseBudget(ABC):
         return ()
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """The names of the models that it is measured by, beside the attacked one."""
+        return ()
+
+    @property
     def region(self) -> Region | None:
         """Where in an image pixels may change; None where they may everywhere, and of what is no budget of pixels."""
         return None

@@ -14,7 +14,7 @@ from robustkd.contracts.budget import BaseBudget, require_one_of
 from robustkd.contracts.budget import Norm as Norm
 from robustkd.contracts.budget import Space as Space
 from robustkd.contracts.errors import UsageError
-from robustkd.contracts.image_changes import ColourBudget, FlowBudget, ImageChange, SpatialBudget, stored_change
+from robustkd.contracts.image_changes import Change, ImageChange, stored_change
 from robustkd.contracts.region import Patch, Region, region_of, stored_region
 
 Goal = Literal["untargeted", "targeted"]
@@ -242,7 +242,7 @@ class EmbeddingRadius(BaseBudget):
         return f"embeddings <= {self.eps:.4g}"
 
 
-Budget = PixelBudget | Corruptions | SpatialBudget | FlowBudget | ColourBudget | AttemptBudget | EmbeddingRadius
+Budget = PixelBudget | Corruptions | Change | AttemptBudget | EmbeddingRadius
 """What a threat model allows."""
 
 

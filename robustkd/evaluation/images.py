@@ -17,6 +17,7 @@ from robustkd.contracts import (
     BaseAttack,
     Batch,
     DataError,
+    PerceptualBudget,
     Target,
     TargetError,
     ThreatModel,
@@ -24,6 +25,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.data import KEPT_BYTES
+from robustkd.contracts.image_changes.perceptual import SELF
 from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch, seeded
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.draws import PROBED, drawn_logits, is_random
@@ -32,6 +34,7 @@ from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import failures_told
+from robustkd.targets.features import perceived
 from robustkd.targets.frozen import recording_gradients, untouched
 from robustkd.targets.layout import channels_last
 from robustkd.targets.memory import bytes_for_backward, in_memory, return_freed_memory, with_fewer
@@ -346,6 +349,7 @@ def evaluate_attack(
     """
     _require_usable(attack, batch, threat, curve)
     attack.require(target)
+    threat = perceived(threat, target)
     fitted: dict[float, Attack] = {}
     asked = target.in_precision(precision)
 
@@ -390,6 +394,11 @@ def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Se
         raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another norm or attack")
     if batch.goals is None and threat.goal == "targeted":
         raise UsageError("a targeted threat model needs the classes to reach", fix="pass goals, one class a sample")
+    if isinstance(threat.budget, PerceptualBudget) and threat.budget.metric == SELF and batch.draws is not None:
+        raise UsageError(
+            f"the model draws random numbers, so its features are no measure, and the threat model is {threat}",
+            fix="name another network as the metric",
+        )
     if batch.eps is not None and (curve or float(batch.eps.max()) > threat.eps):
         raise UsageError("budgets of the samples' own stay below the threat's eps, and have no curve")
 

@@ -15,20 +15,17 @@ from typing import ClassVar, Self
 import numpy as np
 
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Target, ThreatModel
-from robustkd.contracts.image_changes import TransformBudget
+from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.target import Bounds
 from robustkd.evaluation.draws import drawn_logits
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE, distance, inside, spent_of
 from robustkd.scoring.finite import require_finite
+from robustkd.targets.features import perceived
 
 STRAYS, GROSS = 0.1, 2.0
 """The share of results outside their budget, and the multiple of it that one of them spends, beyond which the attack cannot have
 meant this budget."""
-_FIX_OF_TRANSFORMS = (
-    "clip the parameters to eps, and return the images that they make, budget.rendered(clean, parameters); any other image has an "
-    "infinite distance"
-)
 
 
 @dataclass(frozen=True)
@@ -236,7 +233,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
             range, or (fixed budget) outside the budget: for more than ``STRAYS`` of the samples, or by more than ``GROSS`` times.
         TargetError: the target's logits are NaN or infinite.
     """
-    adversarial = result.adversarial
+    adversarial, threat = result.adversarial, perceived(threat, target)
     name = type(attack).__name__
     if adversarial.shape != batch.inputs.shape:
         raise AttackError(
@@ -343,7 +340,7 @@ def _audit(
         raise AttackError(
             f"{name} left its budget on {over} of {len(within)} samples: {measure} distance {float(spent[worst]):.6g}, "
             f"allowed is {float(allowed[worst]):.6g}",
-            fix=_FIX_OF_TRANSFORMS
-            if isinstance(threat.budget, TransformBudget)
+            fix=threat.budget.fix
+            if isinstance(threat.budget, ImageChange)
             else "project the perturbation onto the eps ball (eps is in units of [0, 1] pixels, not 0..255)",
         )

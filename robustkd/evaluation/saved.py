@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robustkd.contracts import Attack, AttackResult, Batch, PixelBudget, StoreError, Target, ThreatModel, UsageError
-from robustkd.contracts.image_changes import TransformBudget
+from robustkd.contracts.image_changes import ImageChange
 from robustkd.evaluation.draws import seeded_target
 from robustkd.evaluation.images import BATCH_SIZE, with_clean_logits
 from robustkd.evaluation.judging import ImageOutcome, judge
@@ -87,9 +87,9 @@ def require_place(path: str | os.PathLike[str], shape: tuple[int, ...], threat: 
         raise UsageError(
             f"inputs of shape {shape} are no PNG images of 1 or 3 channels", fix="save them as an archive, adv.npz"
         )
-    if isinstance(threat.budget, TransformBudget):
+    if isinstance(threat.budget, ImageChange):
         raise UsageError(
-            f"an image that is rounded to 8 bits is none that the threat model ({threat}) allows",
+            f"an image that is rounded to 8 bits may be none that the threat model ({threat}) allows",
             fix="save them as an archive, adv.npz",
         )
 

@@ -12,7 +12,7 @@ different kinds, so that what misleads one does not mislead the next:
 
 Where the norm is l0, which some of them cannot respect, ``in_norm`` has others of their kind in their place. Under a threat model that
 says how an image changes, they are two or three: ``rotate-pgd`` and ``rotate-grid``, ``stadv`` and ``flow-search``, ``recolor`` and
-``colour-search``, and ``bpda`` around the first.
+``colour-search``, ``lpa`` and ``perceptual-search``, and ``bpda`` around the first.
 """
 
 from __future__ import annotations
@@ -194,6 +194,8 @@ def _changes(space: Space, effort: int = 1) -> tuple[Spec, Spec]:
         rotations, translations = (31, 5) if effort == 1 else (61, 7)
         grid: Spec = {"kind": "rotate-grid", "rotations": rotations, "translations": translations}
         return {"kind": "rotate-pgd", "steps": 20, "restarts": 5 * effort}, grid
+    if space == "perceptual":  # each proposal costs passes for features too
+        return {"kind": "lpa", "restarts": effort}, {"kind": "perceptual-search", "queries": QUERIES // 4 * effort}
     climb, search = {"flow": ("stadv", "flow-search"), "colour": ("recolor", "colour-search")}[space]
     climbed: Spec = {"kind": climb, "steps": 40 * effort, "restarts": 2 * effort, "random_start": True}
     return climbed, {"kind": search, "queries": QUERIES * effort, "give_up": effort == 1}

@@ -13,8 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustkd import plugins
-from robustkd.contracts import Arrays, Batch, ColourBudget, FitContext, FlowBudget, SpatialBudget, Target, ThreatModel
+from robustkd.contracts import (
+    Arrays,
+    Batch,
+    ColourBudget,
+    FitContext,
+    FlowBudget,
+    PerceptualBudget,
+    SpatialBudget,
+    Target,
+    ThreatModel,
+)
 from robustkd.contracts.defense import MetricLog
+from robustkd.contracts.image_changes import Change
 from robustkd.contracts.threat import Norm, Space
 from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.evaluation.images import make_batch, with_clean_logits
@@ -31,10 +42,11 @@ SAMPLES = 10
 EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.8, "l1": 4.0, "l0": 5.0}
 """A budget in each norm that breaks some of the images and not all."""
 
-CHANGES: dict[Space, SpatialBudget | FlowBudget | ColourBudget] = {
+CHANGES: dict[Space, Change] = {
     "spatial": SpatialBudget(rotation=20, translation=0.1),
     "flow": FlowBudget(0.3),
     "colour": ColourBudget(0.2, resolution=4),
+    "perceptual": PerceptualBudget(0.5),
 }
 """A budget of each other kind of change, likewise."""
 

@@ -15,13 +15,14 @@ from robustkd import plugins
 from robustkd.attacks.image.transforms.stadv import roughness, roughness_slope
 from robustkd.contracts import Attack, AttackError, AttackResult, ColourBudget, FlowBudget, SpatialBudget, ThreatModel
 from robustkd.contracts.image_changes import PARAMETERS, TransformBudget
+from robustkd.contracts.image_changes.cieluv import luv_of_rgb, rgb_of_luv
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import judge
 from robustkd.plugin_kit import bench
 
 SPATIAL, FLOW = SpatialBudget(30, 0.1), FlowBudget(0.3)
-BUDGETS = [SPATIAL, SpatialBudget(30, 0.1, "edge"), FLOW, ColourBudget(0.2), ColourBudget(0.2, 4)]
+BUDGETS = [SPATIAL, SpatialBudget(30, 0.1, "edge"), FLOW, ColourBudget(0.2), ColourBudget(0.2, 4), ColourBudget(0.1, 4, "luv")]
 OF_BUDGET = {"spatial": ("rotate-grid", "rotate-pgd"), "flow": ("stadv", "flow-search"), "colour": ("recolor", "colour-search")}
 SHORT = {"flow-search": {"queries": 50}, "colour-search": {"queries": 50}, "rotate-grid": {"rotations": 5, "translations": 3}}
 
@@ -103,6 +104,40 @@ def test_colours_are_interpolated_as_by_scipy(images):
         values = given.reshape(3, 4, 4, 4).transpose(1, 2, 3, 0)
         moved = interpolate.RegularGridInterpolator((axis,) * 3, values)(image.transpose(1, 2, 0)).transpose(2, 0, 1)
         assert np.abs(ours.numpy() - np.clip(image + moved, 0, 1)).max() < 1e-5
+
+
+def test_cieluv_is_that_of_the_tables():
+    rgb = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]).double()
+    # As tabled for sRGB's primaries under D65, by the 2 degree observer.
+    luv = [
+        (100, 0, 0),
+        (0, 0, 0),
+        (53.2408, 175.0151, 37.7564),
+        (87.7347, -83.0776, 107.3985),
+        (32.2970, -9.4054, -130.3423),
+    ]
+    low, high = torch.tensor([0.0, -83.1, -134.2]).double(), torch.tensor([100, 175.1, 107.5]).double()
+    found = luv_of_rgb(rgb) * (high - low) + low
+    assert torch.allclose(found, torch.tensor(luv).double(), atol=0.03)
+    axis = torch.linspace(0, 1, 18).double()
+    every = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).view(-1, 3)
+    coordinates = luv_of_rgb(every)
+    assert -1e-6 <= float(coordinates.min()) <= float(coordinates.max()) <= 1 + 1e-6
+    assert torch.allclose(rgb_of_luv(coordinates), every, atol=1e-5)
+
+
+def test_lightness_alone_moves_a_grey_along_the_greys():
+    grey = torch.full((1, 3, 2, 2), 0.4)
+    budget = ColourBudget(0.1, 4, "luv")
+    brighter = torch.zeros(1, *budget.shape((3, 2, 2)))
+    brighter[:, 0] = 0.1
+    made = budget.rendered(grey, brighter)
+    assert float((made - made[:, :1]).abs().max()) < 1e-3
+    y = ((0.4 + 0.055) / 1.055) ** 2.4
+    lighter = ((116 * y ** (1 / 3) - 16 + 10 + 16) / 116) ** 3  # L* + 10
+    assert float(made.mean()) == pytest.approx(1.055 * lighter ** (1 / 2.4) - 0.055, abs=1e-3)
+    assert ColourBudget(0.1).measure == "colour(resolution=16)"
+    assert ThreatModel.stored(*budget.stored).budget == budget
 
 
 def test_pixels_of_one_colour_get_one_colour():
@@ -293,3 +328,24 @@ def test_a_network_that_looks_at_the_mean_colour_is_recoloured_as_far_as_the_bud
     found = robustkd.attack("recolor", net, x, torch.zeros(8, dtype=torch.int64), budget=ColourBudget(0.15))
     assert (found.success == (x.mean((1, 2, 3)) + 0.15 > 0.5).numpy()).all()
     assert 0 < found.success.sum() < 8
+
+
+@pytest.mark.parametrize("rotations", [5, 7])
+def test_the_grid_finds_at_least_what_foolboxs_does_with_the_same_queries(rotations):
+    foolbox = pytest.importorskip("foolbox")
+    target, data = bench.classifier(), bench.digits().train
+    x, y = torch.from_numpy(data.unit()[:60]), torch.from_numpy(data.labels[:60])
+    viewed = foolbox.PyTorchModel(target.module.eval(), bounds=(0, 1), device="cpu")
+    peer = foolbox.attacks.SpatialAttack(max_translation=1, max_rotation=20, num_translations=3, num_rotations=rotations)
+    _, _, theirs = peer(viewed, x, y)
+    report = robustkd.attack(
+        {"kind": "rotate-grid", "rotations": rotations, "translations": 3},
+        target,
+        x,
+        y,
+        budget=SpatialBudget(rotation=20, translation=1 / 8),
+    )
+    ours = torch.from_numpy(report.outcome.success | ~report.outcome.eligible)
+    assert int(report.outcome.forwards.max()) <= 9 * rotations
+    assert int(ours.sum()) >= int(theirs.sum()) > 0
+    assert float((ours == theirs).double().mean()) >= 0.9

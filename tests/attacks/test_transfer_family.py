@@ -8,6 +8,7 @@ import torch
 from scipy.fft import dctn, idctn
 from torch import Tensor, nn
 
+import robustkd
 from robustkd import plugins
 from robustkd.attacks.image.engine.ascent import AttackState
 from robustkd.attacks.image.engine.ball import Ball
@@ -16,8 +17,9 @@ from robustkd.attacks.image.engine.oracle import Oracle
 from robustkd.attacks.image.transferable.bsr import blocks_moved
 from robustkd.attacks.image.transferable.ila import middle_layer
 from robustkd.attacks.image.transferable.ssa import OverSpectra
-from robustkd.contracts import Attack, AttackResult, Batch, TargetError, ThreatModel
+from robustkd.contracts import Arrays, Attack, AttackResult, Batch, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
+from robustkd.plugin_kit import bench
 from robustkd.targets import ClassifierTarget
 
 THREAT = ThreatModel(eps=0.1)
@@ -167,3 +169,48 @@ def test_ila_goes_on_along_the_features_of_a_linear_layer(batch: Batch) -> None:
 def test_ila_names_the_layers_where_there_is_none_of_that_name(target: ClassifierTarget, batch: Batch) -> None:
     with pytest.raises(TargetError, match="no layer 'layer9'"):
         ran(target, batch, "ila", layer="layer9")
+
+
+def fitted_admix(target: ClassifierTarget, images: Tensor, labels: Tensor, **params: object) -> Attack:
+    attack: Attack = plugins.make("attacks", {"kind": "admix", **params})
+    data = Arrays(images.float().numpy(), labels.numpy())
+    return attack.fit(target, data, THREAT, SampleRng(0, torch.arange(len(data)), "fit"))
+
+
+def test_the_first_step_of_admix_is_the_mean_over_images_of_other_classes_and_scales(
+    target: ClassifierTarget, batch: Batch
+) -> None:
+    others = torch.rand((6, 2, 10, 10), generator=torch.Generator().manual_seed(2))
+    labels = torch.cat([batch.labels[:1].expand(2), (batch.labels[:1] + 1) % 4, batch.labels[:1].expand(3)])
+    one = batch.select(torch.tensor([0]))
+    found = fitted_admix(target, others, labels, steps=1, mixed=1, copies=2, strength=0.3).run(
+        target, one, THREAT, SampleRng(0, one.index)
+    )
+    mixture = one.inputs + 0.3 * others[2].double()  # the only one of another class
+    slope = gradient(target, mixture, one.labels) + 0.5 * gradient(target, mixture / 2, one.labels)
+    by_hand = (one.inputs + THREAT.eps * slope.sign()).clamp(0, 1)
+    assert torch.allclose(found.adversarial, by_hand, atol=1e-9)
+
+
+def test_admix_with_nothing_of_the_others_is_si_fgsm(target: ClassifierTarget, batch: Batch) -> None:
+    attack = fitted_admix(target, batch.inputs, batch.labels, strength=0.0, mixed=2)
+    found = attack.run(target, batch, THREAT, SampleRng(0, batch.index)).adversarial
+    assert torch.allclose(found, ran(target, batch, "si-fgsm").adversarial, atol=1e-9)
+    with pytest.raises(UsageError, match="images to mix in"):
+        ran(target, batch, "admix")
+
+
+def test_what_learns_is_made_on_surrogates_too() -> None:
+    data = bench.digits()
+    assert data.train is not None
+    network = bench.classifier().module
+    report = robustkd.attack(
+        {"kind": "transfer", "surrogates": "other", "attacks": [{"kind": "admix", "steps": 3, "samples": 20}, "universal"]},
+        network,
+        data.test.unit(),
+        data.test.labels,
+        eps=0.3,
+        models={"other": bench.classifier(1).module},
+        fit_data=(data.train.unit(), data.train.labels),
+    )
+    assert report.outcome.success.any()

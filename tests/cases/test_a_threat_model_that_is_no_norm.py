@@ -13,7 +13,7 @@ from torch import nn
 import robustkd
 from robustkd.campaigns.file import spec
 from robustkd.cli import main
-from robustkd.contracts import ColourBudget, FlowBudget, SpatialBudget, UsageError
+from robustkd.contracts import ColourBudget, FlowBudget, PerceptualBudget, SpatialBudget, UsageError
 from robustkd.plugin_kit import bench
 
 CAMPAIGN = """
@@ -75,6 +75,9 @@ def test_a_campaign_of_several_kinds_of_change(command, tmp_path: Path) -> None:
         ("{padding: edge}", "without a budget"),
         ("{rotation: 200}", "180"),
         ("{rotations: 30}", "unknown key"),
+        ("{metric: plain}", "metric without a budget"),
+        ("{perceptual: 0.5, flow: 1}", "different budgets"),
+        ("{perceptual: 0.5, metric: other}", "refers to the defense 'other'"),
     ],
 )
 def test_a_threat_block_that_says_two_things_or_none_is_refused(threat, told) -> None:
@@ -113,6 +116,7 @@ WEAK = [
     (SpatialBudget(15, 0.05), {"kind": "rotate-grid", "draws": 1}),
     (FlowBudget(0.3), {"kind": "stadv", "steps": 1, "step_size": 0.01}),
     (ColourBudget(0.3, 8), {"kind": "recolor", "steps": 1, "step_size": 0.001}),
+    (PerceptualBudget(0.6), {"kind": "perceptual-search", "queries": 1}),
 ]
 
 

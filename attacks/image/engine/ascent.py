@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, TransformOracle, frozen
-from robustkd.contracts import AttackResult, Batch, Target, ThreatModel, UsageError
+from robustkd.attacks.image.engine.perceptual_ball import PerceptualBall
+from robustkd.contracts import AttackResult, Batch, PerceptualBudget, Target, ThreatModel, UsageError
 from robustkd.contracts.image_changes import PARAMETERS, TransformBudget
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
+from robustkd.targets.features import perceived
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -249,7 +251,8 @@ class Search:
     def begin(cls, target: Target, batch: Batch, threat: ThreatModel) -> Search:
         """Look at the clean inputs, unless the batch brings their logits. To be used inside ``frozen(target.module)``.
 
-        Under a budget of transforms the search is for their parameters, in a linf ball around 0.
+        Under a budget of transforms the search is for their parameters, in a linf ball around 0. Under a perceptual one the ball
+        knows the features, at the cost of one more forward pass.
 
         A sample that is adversarial as it comes (misclassified, or already at its goal) is a success, unchanged.
         """
@@ -260,6 +263,9 @@ class Search:
             oracle: Oracle = TransformOracle(target, batch, budget, target.precision)
             points = inputs.new_zeros((len(batch), *budget.shape(tuple(inputs.shape[1:]))))
             ball = Ball.around(points, batch.budget(threat), "linf", (-math.inf, math.inf))
+        elif isinstance(perceptual := perceived(threat, target).budget, PerceptualBudget):
+            oracle, points = Oracle(target, batch, target.precision), inputs
+            ball = PerceptualBall.of(inputs, batch.budget(threat), target.bounds, perceptual, oracle.passes)
         else:
             oracle, points = Oracle(target, batch, target.precision), inputs
             ball = Ball.around(inputs, batch.budget(threat), threat.norm, target.bounds, batch.movable)

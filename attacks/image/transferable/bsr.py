@@ -7,8 +7,11 @@ Where a network looks depends on the network; a change that holds wherever the p
 
 Good for transfer between networks on larger images; a step costs N gradients. On small images little is left of a block's content.
 
-Source: Wang et al.: Boosting adversarial transferability by block shuffle and rotation (CVPR 2024), section 3.3. As in the authors'
-code, the angles are uniform in [-angle, angle], and what a rotation takes from outside of a block is 0.
+Source: Wang et al.: Boosting adversarial transferability by block shuffle and rotation (CVPR 2024), section 3.3. As in the code of the
+authors' group (TransferAttack), the angles are uniform in [-24, 24] degrees, and what a rotation takes from outside is 0. Different there:
+whole strips are rotated, before each is cut into blocks; columns are cut first as often as rows; all images of a batch are cut and
+rotated alike; no strip is drawn more than twice as wide as another; and it has 3 x 3 blocks. Each block's own angle, of each sample, is
+the paper's text.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ Good for transfer, at ``steps + layer_steps`` gradients. What it gains depends o
 
 Source: Huang et al.: Enhancing adversarial example transferability with an intermediate level attack (ICCV 2019), algorithm 1 (ILAP, the
 variant without a parameter). The layer is the paper's to choose for each network; the default here, the one in the middle of
-those with weights, is ours.
+those with weights, is ours. The authors' code begins the second stage at x again and takes sign steps without momentum; here it goes
+on from x', by the steps of the first stage.
 """
 
 from __future__ import annotations

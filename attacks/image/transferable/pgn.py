@@ -8,8 +8,9 @@ The difference of the two gradients stands for the slope of the gradient's norm,
 Good for transfer; a step costs 2 N gradients.
 
 Source: Ge et al.: Boosting adversarial transferability by achieving flat local maxima (NeurIPS 2023), algorithm 1. The paper divides by
-the 1-norm; the mean, which makes x* a step as large as those of the attack, is the authors' code's. In l2 and l1, where the paper
-has no rule, x* is a step down the steepest direction.
+the 1-norm; the mean, which makes x* a step as large as those of the attack, is that of public code (TransferAttack). There x' and x*
+may leave the pixel range; here they are clipped to it. In l2 and l1, where the paper has no rule, x* is a step down the steepest
+direction.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Networks differ in the frequencies that they look at; a change that holds over m
 Good for transfer; a step costs N gradients.
 
 Source: Long et al.: Frequency domain model augmentation for adversarial attack (ECCV 2022), algorithm 1: the DCT of whole images, and
-sigma equal to eps. (The authors' code takes each gradient at T(x), and does not follow it back through T, as the formula says.)
+sigma equal to eps. (Public code takes each gradient at T(x), and does not follow it back through T, as the formula says.)
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ All pixels of one colour get one colour, so textures and edges stay, and each ch
 by colour, and weak on images of few colours.
 
 Source: Laidlaw and Feizi: Functional adversarial attacks (NeurIPS 2019), arXiv:1906.00001. The authors take steps of Adam, add a penalty
-on differences of neighbouring grid points, and work in CIELUV too; the sign steps, without the penalty and in RGB, are ours.
+on differences of neighbouring grid points. The sign steps without the penalty are ours. The colour space is the budget's, RGB or, as in the
+paper's main results, CIELUV.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.cascade import usable
@@ -30,6 +30,7 @@ from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
 from robustkd.contracts import (
+    Arrays,
     Attack,
     AttackResult,
     BaseTarget,
@@ -92,14 +93,6 @@ class TransferParams(Params):
         description="the attacks that make them: each a kind and its parameters, one or several",
     )
 
-    @field_validator("attacks")
-    @classmethod
-    def _nothing_learnt(cls, attacks: tuple[AttackSpec, ...]) -> tuple[AttackSpec, ...]:
-        for spec in attacks:
-            if spec.make().traits.learns:
-                raise ValueError(f"attack '{spec.kind}' learns, which it cannot do on a surrogate")
-        return attacks
-
 
 class Transfer(Attack):
     """Attacks on surrogates, judged on the target, whose gradient is not used: what a black-box attacker with models of his own does.
@@ -117,6 +110,7 @@ class Transfer(Attack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.inner: list[Attack] = [spec.make() for spec in self.params.attacks]
+        self.fitted: dict[tuple[str, int], Attack] = {}
         self.version = "/".join([type(self).version, *(attack.version for attack in self.inner)])
 
     def version_for(self, threat: ThreatModel) -> str:
@@ -131,11 +125,20 @@ class Transfer(Attack):
 
     @property
     def traits(self) -> Traits:
-        """It is for images alone, or for features in one range, where one of the attacks is, and respects the regions that all respect."""
+        """It is for images alone, or for features in one range, where one of the attacks is, and learns where one does; it respects the
+        regions that all respect.
+        """
         images = any(attack.traits.inputs == "images" for attack in self.inner)
         one = any(attack.traits.ranges == "one" for attack in self.inner)
         regions = tuple(place for place in get_args(Placing) if all(place in attack.traits.regions for attack in self.inner))
-        return replace(super().traits, inputs="images" if images else "any", ranges="one" if one else "any", regions=regions)
+        learns = any(attack.traits.learns for attack in self.inner)
+        return replace(
+            super().traits,
+            inputs="images" if images else "any",
+            ranges="one" if one else "any",
+            regions=regions,
+            learns=learns,
+        )
 
     def others(self) -> dict[str, Capabilities]:
         """Every surrogate must have what all the attacks need; the attacks may refer to further targets."""
@@ -150,6 +153,20 @@ class Transfer(Attack):
         """The refusal of the first inner attack that has one; None when all of them can be used."""
         return next((reason for attack in self.inner if (reason := attack.refusal(threat))), None)
 
+    def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
+        """A copy of this attack in which those that learn have learnt on each surrogate; the target is not asked."""
+        holding = copy(self)
+        holding.fitted = {
+            (name, number): attack.fit(surrogate, data, threat, rng.fork(f"{name}/{number}"))
+            for name, surrogate in self._surrogates().items()
+            for number, attack in enumerate(self.inner)
+            if attack.traits.learns
+        }
+        return holding
+
+    def _surrogates(self) -> dict[str, Surrogate]:
+        return {name: Surrogate(self.target(name, Target)) for name in self.params.surrogates}
+
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Each try sees only the samples that every earlier one left standing.
 
@@ -157,7 +174,7 @@ class Transfer(Attack):
             UsageError: a surrogate was not handed over.
             TargetError: a surrogate has other classes than the target, or not what an attack needs.
         """
-        surrogates = {name: Surrogate(self.target(name, Target)) for name in self.params.surrogates}
+        surrogates = self._surrogates()
         for surrogate, attack in itertools.product(surrogates.values(), self.inner):
             attack.require(surrogate)
         objective = for_batch("margin", batch)
@@ -170,7 +187,8 @@ class Transfer(Attack):
                         break
                     # The logits in the batch are the target's, not the surrogate's.
                     part = replace(batch.select(rows), logits=None)
-                    result = attack.run(surrogate, part, threat, rng.select(rows).fork(f"{name}/{number}"))
+                    able = self.fitted.get((name, number), attack)
+                    result = able.run(surrogate, part, threat, rng.select(rows).fork(f"{name}/{number}"))
                     search.oracle.forwards[rows] += result.forwards
                     search.oracle.backwards[rows] += result.backwards
                     inside = per_sample(usable(attack, result, part, threat), part.inputs)

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from robustkd.contracts.image_changes.change import PARAMETERS, ImageChange, TransformBudget
-from robustkd.contracts.image_changes.colour import ColourBudget
+from robustkd.contracts.image_changes.colour import ColourBudget, ColourSpace
 from robustkd.contracts.image_changes.flow import FlowBudget
+from robustkd.contracts.image_changes.perceptual import PerceptualBudget
 from robustkd.contracts.image_changes.spatial import Padding, SpatialBudget
 
 __all__ = [
     "PARAMETERS",
+    "Change",
     "ColourBudget",
+    "ColourSpace",
     "FlowBudget",
     "ImageChange",
     "Padding",
+    "PerceptualBudget",
     "SpatialBudget",
     "TransformBudget",
     "stored_change",
 ]
 
-_KINDS: dict[str, type[SpatialBudget | FlowBudget | ColourBudget]] = {
-    budget.kind: budget for budget in (SpatialBudget, FlowBudget, ColourBudget)
+Change: TypeAlias = SpatialBudget | FlowBudget | ColourBudget | PerceptualBudget
+"""A budget that says how an image changes."""
+
+_KINDS: dict[str, type[Change]] = {
+    budget.kind: budget for budget in (SpatialBudget, FlowBudget, ColourBudget, PerceptualBudget)
 }
-_READ = {"float": float, "int": int}
+_READ: dict[str, Callable[[str], object]] = {
+    "float": float,
+    "int": int,
+    "tuple[str, ...]": lambda text: tuple(filter(None, text.split("+"))),
+}
 
 
-def stored_change(measure: str, eps: float) -> SpatialBudget | FlowBudget | ColourBudget | None:
+def stored_change(measure: str, eps: float) -> Change | None:
     """The budget that results file under this measure (``ImageChange.measure``); None where it is none of these."""
     written = re.fullmatch(r"(\w+)\((.*)\)", measure)
     if not written or written[1] not in _KINDS:

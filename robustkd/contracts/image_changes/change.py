@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from dataclasses import Field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from typing_extensions import override
@@ -26,6 +26,8 @@ SAME = 1e-5
 """How far, at most, a pixel of a returned image may be from the one that its parameters make: rounding."""
 ROUNDING = 1e-6
 """The share of ``eps`` by which float32 rounding may exceed it."""
+LATER = "later"
+"""Marks, in its metadata, a field that a budget did not have at first."""
 
 
 class ImageChange(BaseBudget):
@@ -35,10 +37,12 @@ class ImageChange(BaseBudget):
 
     Attributes:
         kind: what the attacker chooses.
+        fix: what an attack has to do to stay inside.
         eps: the largest distance that is allowed.
     """
 
     kind: ClassVar[Space]
+    fix: ClassVar[str] = "return images whose distance from the clean ones is eps or less"
     of_images: ClassVar[bool] = True
     eps: float
 
@@ -69,9 +73,17 @@ class ImageChange(BaseBudget):
 
     @property
     def measure(self) -> str:
-        """The budget without eps, as results write it: ``flow(padding=edge)``."""
-        rest = ",".join(f"{part.name}={getattr(self, part.name)}" for part in fields(self) if part.name != "eps")  # type: ignore[arg-type]
+        """The budget without eps, as results write it: ``spatial(rotation=30.0,translation=0.1,padding=edge)``.
+
+        A field with ``LATER`` in its metadata is left out where it has its default, so that older results keep their names.
+        """
+        own = [part for part in fields(self) if part.compare and part.name != "eps"]  # type: ignore[arg-type]
+        given = [(part.name, getattr(self, part.name)) for part in own if not self._later_default(part)]
+        rest = ",".join(f"{name}={'+'.join(value) if isinstance(value, tuple) else value}" for name, value in given)
         return f"{self.kind}({rest})"
+
+    def _later_default(self, part: Field[Any]) -> bool:
+        return LATER in part.metadata and getattr(self, part.name) == part.default
 
     @property
     @override
@@ -90,6 +102,11 @@ class TransformBudget(ImageChange):
     An attack returns the parameters of each sample in ``extras["parameters"]``. The image is made from the clean one again, and one
     that differs from it lies outside every budget.
     """
+
+    fix: ClassVar[str] = (
+        "clip the parameters to eps, and return the images that they make, budget.rendered(clean, parameters); any other image has "
+        "an infinite distance"
+    )
 
     @abstractmethod
     def shape(self, image: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""Attacks within a perceptual distance: that of a network's features."""
