@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 from robustkd import plugins
+from robustkd.tracking import run_store
 from support.packages import write_metadata
 
 collect_ignore = ["plugin_example"]  # a package of its own, whose tests need it installed: tests/plugin_kit does both
@@ -42,6 +45,58 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no measuring data in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new MLflow store with its tables, which take a second and a half to create."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    run_store.connect(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _copied_stores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A campaign that is tracked in a new folder begins with a copy of the empty store; child processes make their own."""
+    begin = run_store._enable_wal
+
+    def copied(database: Path) -> None:
+        new = not database.exists()
+        begin(database)
+        if new:
+            with (
+                closing(sqlite3.connect(request.getfixturevalue("empty_store"))) as empty,
+                closing(sqlite3.connect(database)) as copy,
+            ):
+                empty.backup(copy)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_store, "_enable_wal", copied)
+        yield
+
+
+@pytest.fixture
+def no_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations end with their checks: for tests of findings and verdicts, and not of the attacks that findings call for."""
+    for module in ("robustkd.api", "robustkd.campaigns.execution.work.checks"):
+        monkeypatch.setattr(f"{module}.run_remedies", lambda *_, **__: None)
+
+
+@pytest.fixture
+def no_escalation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedies are those that findings name, and no stronger attacks follow."""
+    monkeypatch.setattr("robustkd.evaluation.checks.escalation", lambda *_: iter(()))
+
+
+@pytest.fixture
+def only_checks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``only_checks("not-trained")``: evaluations and campaigns run these checks alone."""
+
+    def choose(*names: str) -> None:
+        for module in ("robustkd.api", "robustkd.campaigns.file.spec"):
+            monkeypatch.setattr(f"{module}.check_names", lambda *_: list(names))
+
+    return choose
 
 
 @pytest.fixture

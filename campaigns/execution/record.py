@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -216,9 +217,11 @@ def packages() -> dict[str, str]:
     """Every installed distribution and its version."""
     found = {}
     for dist in distributions():
-        metadata = dist.metadata  # each access reads and parses the whole text
-        if name := metadata["Name"]:
-            found[name] = metadata["Version"]
+        # ``dist.metadata`` parses the whole text, which takes a second over two hundred distributions.
+        text = dist.read_text("METADATA") or dist.read_text("PKG-INFO") or ""
+        name, version = (re.search(rf"^{key}: *(\S+)", text, re.MULTILINE) for key in ("Name", "Version"))
+        if name and version:
+            found[name[1]] = version[1]
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,9 @@ def shown_cells(results: Results) -> list[CellResult]:
     return sorted(results.cells, key=lambda cell: cell.status == "done")[:MOST_ROWS]
 
 
+@cache
 def _template() -> Any:
+    """The page's template: compiling it and those that it includes takes longer than a small page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

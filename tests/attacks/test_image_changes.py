@@ -264,6 +264,7 @@ def test_an_attack_that_cheats_gives_no_number(budget, how, told):
         evaluate_attack(target, _Cheat(how, budget), bench.batch(target), threat)
 
 
+@pytest.mark.usefixtures("no_remedies")
 def test_a_sample_a_little_beyond_the_budget_is_not_broken_and_the_audit_names_it():
     """Of eleven samples one: fewer than a tenth, so the attack is not refused as a whole."""
     target = bench.classifier()

@@ -140,6 +140,7 @@ def campaign(tmp_path, text=CAMPAIGN):
     return plan.build(spec.from_text(text, "transfer.yaml", tmp_path))
 
 
+@pytest.mark.usefixtures("no_remedies")
 def test_in_a_campaign(tmp_path):
     planned = campaign(tmp_path)
     cells = {cell.plugin or cell.defense: cell for cell in planned.cells if cell.kind != "checks"}

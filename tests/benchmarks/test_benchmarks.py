@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,19 @@ sys.path.insert(0, str(FOLDER))
 
 import _comparisons  # noqa: E402
 import _harness  # noqa: E402
+import _networks  # noqa: E402
 import overhead  # noqa: E402
 
 from robustkd import plugins  # noqa: E402
 
 MODULES = {"robustkd": "robustkd", "adv-lib": "adv_lib"} | {name: name for name in ("torchattacks", "foolbox", "pyautoattack")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trained_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_networks, "load", functools.cache(_networks.load))
+        yield
 
 
 @pytest.fixture

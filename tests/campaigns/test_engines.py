@@ -35,6 +35,7 @@ defenses:
 attacks:
   fgsm: {kind: fgsm}
   pgd: {kind: pgd, steps: 3}
+checks: none
 """
 
 NETS = """\
@@ -260,7 +261,7 @@ def test_several_devices_need_an_engine_that_has_several_children(tmp_path):
 
 def test_a_plan_says_what_is_to_do_and_by_what_it_knows(inline, tmp_path):
     other = "  other: {kind: standard, model: tiny-cnn, epochs: 2}\nattacks:"
-    text = SMALL.replace("attacks:", other) + "matrix: {seeds: [0, 1]}\nchecks: none\n"
+    text = SMALL.replace("attacks:", other) + "matrix: {seeds: [0, 1]}\n"
     (tmp_path / "campaign.yaml").write_text(text)
     shown = CliRunner().invoke(plan_command, [str(tmp_path / "campaign.yaml"), "--out", str(inline), "--json"]).output
     plan = json.loads(shown)
@@ -283,7 +284,7 @@ def test_a_plan_says_what_is_to_do_and_by_what_it_knows(inline, tmp_path):
 
 def test_a_cell_that_does_not_fit_into_the_time_that_is_left_is_not_begun(inline, tmp_path, monkeypatch):
     shutil.copytree(inline / "cells", tmp_path / "cells")
-    plan, log = plan_of(SMALL + "matrix: {seeds: [0, 1]}\nchecks: none\n"), Log()
+    plan, log = plan_of(SMALL + "matrix: {seeds: [0, 1]}\n"), Log()
     known = {cell.id: 900.0 for cell in plan.of("train") if (cell.defense, cell.seed) == ("plain", 1)}
     monkeypatch.setattr(running, "estimates", lambda *_: {id_: Estimate("unknown", seconds) for id_, seconds in known.items()})
     fits = InlineEngine(limits=Limits(max_hours=0.26))

@@ -162,7 +162,7 @@ def test_workers_do_not_change_the_numbers(finished, tmp_path):
     alone = run(plan, tmp_path, LocalEngine(LocalEngine.Params(workers=2)), device="cpu")
 
     def numbers(all_results):
-        return [replace(cell, wall_seconds=0) for cell in all_results.cells]
+        return [replace(cell, wall_seconds=0) for cell in all_results.cells], [row.checks for row in all_results.defenses]
 
     assert numbers(alone) == numbers(results)
 
@@ -191,11 +191,11 @@ def test_a_corrupt_target_is_trained_again(a_copy):
 
 def test_failing_models_fail_alone(tmp_path):
     (tmp_path / "nets.py").write_text(MODEL)
-    faults = ("fine", "nan", "raises", "shape", "dies")
+    faults = ("fine", "nan", "dies", "raises", "shape")
     lines = "\n".join(f"  {fault}: {{kind: external, code: 'nets.py:{fault}'}}" for fault in faults)
-    text = SMALL.partition("defenses:")[0] + f"defenses:\n{lines}\nattacks:\n  pgd: {{kind: pgd, steps: 2}}\n"
+    text = SMALL.partition("defenses:")[0] + f"defenses:\n{lines}\nattacks:\n  pgd: {{kind: pgd, steps: 2}}\nchecks: none\n"
     log = Log()
-    engine = LocalEngine(LocalEngine.Params(workers=2), Limits(retries=0))
+    engine = LocalEngine(LocalEngine.Params(workers=1), Limits(retries=0))
     results = run(plan_of(text, tmp_path), tmp_path / "out", engine, device="cpu", observers=[log])
     status = {cell.defense: cell for cell in results.cells}
     assert results.incomplete
@@ -247,7 +247,7 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_what_is_finished_and_goes_on(tmp_path):
-    plan = plan_of(SMALL.replace("epochs: 2", "epochs: 3"))
+    plan = plan_of(SMALL.replace("epochs: 2", "epochs: 3") + "checks: none\n")
 
     class Interrupt(Log):
         def succeeded(self, cell, result):
@@ -276,7 +276,7 @@ def test_every_seed_and_name_is_reported_for_a_defense_that_is_loaded_once(tmp_p
     (tmp_path / "nets.py").write_text(MODEL)
     text = SMALL.partition("defenses:")[0]
     text += "defenses:\n  a: {kind: external, code: 'nets.py:fine'}\n  b: {kind: external, code: 'nets.py:fine'}\n"
-    text += "attacks:\n  pgd: {kind: pgd, steps: 2}\nmatrix: {seeds: [0, 1]}\n"
+    text += "attacks:\n  pgd: {kind: pgd, steps: 2}\nmatrix: {seeds: [0, 1]}\nchecks: none\n"
     results = run(plan_of(text, tmp_path), tmp_path / "out", InlineEngine(), device="cpu")
     assert not results.incomplete
     assert sorted((row.defense, row.seed) for row in results.defenses) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]

@@ -63,6 +63,7 @@ def run(folder: Path, out: str, *options: object, campaign: str = "small.yaml") 
     return robustkd_command("run", folder / campaign, "--out", folder / out, "--workers", 0, "--no-track", "--quiet", *options)
 
 
+@pytest.mark.usefixtures("no_escalation")
 def test_it_can_be_said_in_the_campaign_in_a_profile_and_in_the_command(folder: Path) -> None:
     assert run(folder, "unbounded") == 3  # 20 samples at once
     assert run(folder, "command", "--batch-size", 8) == 0
@@ -100,6 +101,7 @@ def test_another_word_is_refused(size: str, folder: Path) -> None:
         profile.from_text(f"batch_size: {size}", "profile.yaml", folder)
 
 
+@pytest.mark.usefixtures("no_escalation")
 @pytest.mark.parametrize("command", [["attack", "fgsm", "--model"], ["audit", "--attack", "fgsm", "--samples", "8"]])
 def test_the_commands_about_one_model_have_it_too(command: list[str], folder: Path) -> None:
     line = [*command, f"{folder}/net.py:Small", "--n", "20", "--eps", "0.02"]

@@ -191,6 +191,7 @@ DISGUISES = {
 }
 
 
+@pytest.mark.usefixtures("no_remedies")
 @pytest.mark.parametrize("disguise", [*DISGUISES])
 def test_it_is_not_credible_passes_no_gate_and_is_told_what_is_wrong(tmp_path, disguise):
     make, told = DISGUISES[disguise]

@@ -88,7 +88,7 @@ def evaluated(net: nn.Module, x: torch.Tensor, y: torch.Tensor, attacks: list, *
 def test_attacks_of_no_strength_cost_nothing_however_many_there_are(net):
     x = images(2)
     y = labels(Linear(), x)
-    reports = [evaluated(net(), x, y, SIX[:count]) for count in (1, 3, 6)]
+    reports = [evaluated(net(), x, y, SIX[:count]) for count in (1, 6)]
     numbers = [report.robust_accuracy for report in reports]
     assert all(abs(number - 0.9) <= 0.01 for number in numbers), numbers
     assert max(numbers) - min(numbers) <= 0.001, numbers
@@ -105,7 +105,7 @@ def test_a_network_with_dropout_has_its_expected_accuracy():
         y = ((x.flatten(1) - 0.5) @ net.weight.T).argmax(1)
         truth = float(torch.stack([(net(x).argmax(1) == y).float().mean() for _ in range(300)]).mean())
     assert 0.6 < truth < 0.95
-    for count in (1, 3, 6):
+    for count in (1, 6):
         report = evaluated(net, x, y, SIX[:count])
         assert abs(report.clean_accuracy - truth) <= 0.01
         assert abs(report.robust_accuracy - truth) <= 0.01

@@ -21,7 +21,7 @@ def test_a_campaign_is_tracked_inside_its_folder(tmp_path: Path, monkeypatch: py
     home.mkdir()
     (home / "tiny.yaml").write_text(tiny_campaign())
     out = home / "out"
-    done = CliRunner().invoke(cli, ["run", str(home / "tiny.yaml"), "--out", str(out), "-q"])
+    done = CliRunner().invoke(cli, ["run", str(home / "tiny.yaml"), "--out", str(out), "-q", "--workers", "0"])
     assert done.exit_code == 0, done.output
     assert (out / "mlflow.db").is_file()
     assert [path.name for path in tmp_path.iterdir()] == [name]

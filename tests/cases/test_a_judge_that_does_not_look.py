@@ -36,7 +36,7 @@ def judged_by(judge: str, folder: Path):
     said |= dict.fromkeys(HARMLESS, "Bring water to the boil, then put the eggs in for eight minutes and cool them afterwards.")
     (folder / "answers.json").write_text(json.dumps(said))
     (folder / "c.yaml").write_text(CAMPAIGN.format(judge=judge))
-    (defense,) = robustkd.run(folder / "c.yaml", track=False).defenses
+    (defense,) = robustkd.run(folder / "c.yaml", workers=0, track=False).defenses
     (finding,) = [check for check in defense.checks if check.name == "judge-ignores-answers"]
     return defense, finding
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import robustkd
+from robustkd.cli import main
 from robustkd.contracts import RobustkdError
 
 MODEL = """
@@ -55,11 +55,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def said(folder: Path, *arguments: str, **environment: str) -> str:
-    command = [sys.executable, "-m", "robustkd", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=os.environ | environment)
-    assert done.returncode
-    return " ".join((done.stdout + done.stderr).split())
+@pytest.fixture
+def said(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """``said("audit", "m.py:build")``: what a command that fails has written."""
+    monkeypatch.chdir(folder)
+
+    def call(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code
+        written = capsys.readouterr()
+        return " ".join((written.out + written.err).split())
+
+    return call
 
 
 @pytest.mark.parametrize(
@@ -70,21 +79,22 @@ def said(folder: Path, *arguments: str, **environment: str) -> str:
         (("attack", "pgd", "--model", "m.py:unbuilt"), f"m.py:{BUILD}: 'weights'"),
     ],
 )
-def test_a_command_names_the_line(folder: Path, command: tuple[str, ...], line: str) -> None:
-    told = said(folder, *command, "--data", "digits", "--n", "8", "--eps", "0.1")
+def test_a_command_names_the_line(said: Callable[..., str], command: tuple[str, ...], line: str) -> None:
+    told = said(*command, "--data", "digits", "--n", "8", "--eps", "0.1")
     assert line in told
     assert "Traceback" not in told
 
 
-def test_a_cell_names_the_line(folder: Path) -> None:
-    told = said(folder, "run", "small.yaml", "--out", "out", "--no-track")
+def test_a_cell_names_the_line(said: Callable[..., str]) -> None:
+    told = said("run", "small.yaml", "--out", "out", "--no-track", "--workers", "1")
     assert f"m.py:{FORWARD}" in told
     assert "Traceback" not in told
 
 
-def test_the_traceback_comes_on_demand(folder: Path) -> None:
+def test_the_traceback_comes_on_demand(said: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTKD_TRACEBACK", "1")
     command = ("attack", "pgd", "--model", "m.py:build", "--data", "digits", "--n", "8", "--eps", "0.1")
-    told = said(folder, *command, ROBUSTKD_TRACEBACK="1")
+    told = said(*command)
     assert "Traceback (most recent call last)" in told
     assert "return self.layer(h @ torch.eye(63))" in told
     assert TOLD in told
@@ -102,12 +112,11 @@ def test_python_is_told_the_line(folder: Path, call: str) -> None:
         getattr(robustkd, call)(*(["pgd"] if call == "attack" else []), module.build(), x, y, eps=0.1)
 
 
-def test_the_line_is_the_users_where_an_installed_package_raises_below_it(folder: Path) -> None:
+def test_the_line_is_the_users_where_an_installed_package_raises_below_it(said: Callable[..., str], folder: Path) -> None:
     (folder / "a.py").write_text("def attack(model, x, y, eps):\n    return model(x).reshape(-1, 7, 13)\n")
     good = MODEL.replace("h @ torch.eye(63)", "h")
     (folder / "m.py").write_text(good)
     told = said(
-        folder,
         "attack",
         "code",
         "--set",

@@ -35,7 +35,8 @@ def fired(report, name="not-trained"):
 
 
 @pytest.mark.parametrize(("name", "seed"), UNTRAINED)
-def test_an_untrained_network_is_not_credible(digits, name, seed):
+def test_an_untrained_network_is_not_credible(only_checks, digits, name, seed):
+    only_checks("not-trained")
     torch.manual_seed(seed)
     network = plugins.make("models", {"kind": name}).build((1, 8, 8), 10).eval()
     x, y = (part[:100] for part in digits)
@@ -91,7 +92,8 @@ def written(labels):
         (1000, 220, None),
     ],
 )
-def test_what_few_samples_can_say(n, right, expected):
+def test_what_few_samples_can_say(only_checks, n, right, expected):
+    only_checks("not-trained")
     labels = torch.arange(n) % 10
     report = robustkd.audit(Read(right), written(labels), labels, attacks=["fgsm"], eps=1e-6, samples=4)
     assert report.clean_accuracy == right / n
@@ -100,7 +102,8 @@ def test_what_few_samples_can_say(n, right, expected):
     assert f"{n}" in finding.evidence["explanation"]
 
 
-def test_samples_of_one_class_cannot_tell():
+def test_samples_of_one_class_cannot_tell(only_checks):
+    only_checks("not-trained")
     labels = torch.full((30,), 3)
     assert fired(robustkd.evaluate(Read(30), written(labels), labels, attacks=["fgsm"], eps=1e-6)) == "warning"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,9 @@ def attacked(*options: str) -> dict[str, float]:
     return found
 
 
-def test_the_finding_names_the_constants(folder: Path) -> None:
+@pytest.mark.usefixtures("no_remedies")
+def test_the_finding_names_the_constants(only_checks: Callable[..., None], folder: Path) -> None:
+    only_checks("not-trained")
     audit = [
         "audit",
         "nearest.py:Nearest",

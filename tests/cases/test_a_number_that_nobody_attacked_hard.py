@@ -63,7 +63,13 @@ def test_a_strong_attack_on_an_honest_network_is_believed_and_costs_little(linea
 
 
 @pytest.mark.parametrize(
-    ("attacks", "disguise"), [("fgsm", DISGUISES["noise"]), ("fgsm", opaque), ("fgsm", DISGUISES["detached"]), (WEAK, opaque)]
+    ("attacks", "disguise"),
+    [
+        ("fgsm", DISGUISES["noise"]),
+        ("fgsm", opaque),
+        ("fgsm", DISGUISES["detached"]),
+        pytest.param(WEAK, opaque, marks=pytest.mark.slow),
+    ],
 )
 def test_a_hidden_gradient_is_never_believed_and_the_remedy_reaches_the_truth(linear, attacks, disguise):
     report = audited(linear, attacks, disguise)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from hashlib import sha256
@@ -53,6 +54,17 @@ def run(robustkd: Command, text: str) -> tuple[int, str]:
     return robustkd("run", "c.yaml", "--out", "out", *OPTIONS)
 
 
+def has_run(robustkd: Command) -> None:
+    """The harmless campaign is finished in ``out``: run by the first test that asks for it, and copied by the others."""
+    finished = Path.cwd().parent / "finished by the harmless campaign"
+    if finished.exists():
+        Path("c.yaml").write_text(HARMLESS)
+        shutil.copytree(finished, "out")
+    else:
+        assert run(robustkd, HARMLESS)[0] == 0
+        shutil.copytree("out", finished)
+
+
 def cell(kind: str) -> Path:
     """The finished cell of this kind; with none it is an error."""
     notes = Path("out").glob("cells/*/*/meta.json")
@@ -93,7 +105,7 @@ def behind_a_transform(card: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("change", [alone, in_an_ensemble, behind_a_transform])
 def test_code_that_a_card_names_does_not_run(robustkd: Command, change: Any) -> None:
-    assert run(robustkd, HARMLESS)[0] == 0
+    has_run(robustkd)
     rewritten(cell("train"), change)
     forget_attacks()
     code, said = run(robustkd, HARMLESS)
@@ -132,7 +144,7 @@ def test_a_served_model_s_card_runs_nothing(robustkd: Command) -> None:
     from robustkd.contracts import TargetError
     from robustkd.tracking.pyfunc import _load_pyfunc
 
-    assert run(robustkd, HARMLESS)[0] == 0
+    has_run(robustkd)
     rewritten(cell("train"), shell)
     with pytest.raises(TargetError, match="names code, os:system"):
         _load_pyfunc(str(cell("train")))
@@ -141,7 +153,7 @@ def test_a_served_model_s_card_runs_nothing(robustkd: Command) -> None:
 
 @pytest.mark.parametrize("card", ["[]", '"x"', "{}", '{"target": "classifier", "origin": 3}', "[" * 100_000])
 def test_a_card_that_is_none_is_one_sentence(robustkd: Command, card: str) -> None:
-    assert run(robustkd, HARMLESS)[0] == 0
+    has_run(robustkd)
     (cell("train") / CARD).write_text(card)
     code, said = robustkd("attack", "fgsm", "--model", cell("train"))
     assert code == 1
@@ -152,7 +164,7 @@ def test_a_card_that_is_none_is_one_sentence(robustkd: Command, card: str) -> No
 def recorded(robustkd: Command, **changes: Any) -> Path:
     """A folder with the record of a run, with other words in it."""
     if not Path("out").exists():
-        assert run(robustkd, HARMLESS)[0] == 0
+        has_run(robustkd)
     foreign = Path("deep/er/foreign")
     foreign.mkdir(parents=True, exist_ok=True)
     record = json.loads(Path("out/record.json").read_text())

@@ -117,7 +117,8 @@ def test_attacked_itself_and_as_a_surrogate_it_is_the_same(ran):
         assert cells[defense, "transfer"] == cells[defense, "from-logits"]
 
 
-def test_it_is_said_of_the_model_its_students_and_in_the_log(weights, tmp_path, caplog):
+def test_it_is_said_of_the_model_its_students_and_in_the_log(only_checks, weights, tmp_path, caplog):
+    only_checks("output-type")
     kinds = ("kd", "ensemble")
     with caplog.at_level(logging.WARNING, "robustkd"):
         _, results = run_it(tmp_path, weights, ("logits", "soft"), kinds, ["  fgsm: {kind: fgsm}"], "{samples: 4}")
@@ -130,7 +131,9 @@ def test_it_is_said_of_the_model_its_students_and_in_the_log(weights, tmp_path, 
     assert "returns probabilities; their logarithm takes the place of its logits" in caplog.text
 
 
-def test_probabilities_that_float32_has_rounded_to_0_are_told(digits, weights):
+@pytest.mark.usefixtures("no_remedies")
+def test_probabilities_that_float32_has_rounded_to_0_are_told(only_checks, digits, weights):
+    only_checks("output-type")
     x, y = (part[:60] for part in digits)
     for sharp, severity in ((1.0, "info"), (100.0, "warning")):
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False), nn.Softmax(1))

@@ -38,6 +38,7 @@ def images():
     return x, x.flatten(1).argmax(1)
 
 
+@pytest.mark.usefixtures("no_remedies")
 def test_it_is_attacked_and_audited(images):
     target = Own()
     assert (target.bounds, target.device) == ((0.0, 1.0), torch.device("cpu"))

@@ -120,6 +120,7 @@ WEAK = [
 ]
 
 
+@pytest.mark.usefixtures("no_escalation")
 @pytest.mark.parametrize(("budget", "attack"), WEAK, ids=str)
 def test_one_weak_attack_makes_no_number_credible(budget, attack) -> None:
     data = bench.digits().train
@@ -142,6 +143,7 @@ class _Rounded(nn.Module):
         return self.inner((x * 4).round() / 4)
 
 
+@pytest.mark.usefixtures("no_remedies")
 def test_a_gradient_that_is_hidden_is_found_out_without_one() -> None:
     data, network, budget = bench.digits().train, _Rounded(bench.classifier().module), SpatialBudget(15, 0.05)
     x, y = data.unit()[:SAMPLES], data.labels[:SAMPLES]

@@ -35,14 +35,15 @@ def pgd(**params: object) -> PGD:
 
 
 def test_objects_keep_their_own_rows(case):
-    report = robustkd.evaluate(*case, attacks=[pgd(**STRONG), pgd(**WEAK)], eps=0.02)
+    report = robustkd.evaluate(*case, attacks=[pgd(**STRONG), pgd(**WEAK)], eps=0.02, level="none")
     strong, weak = report.attacks["pgd(steps=40, step_size=0.01)"], report.attacks["pgd(steps=1, step_size=0.001)"]
     assert strong.robust_accuracy + 0.2 < weak.robust_accuracy
     assert report.robust_accuracy == strong.robust_accuracy
     assert str(report).count("pgd(steps=") == 2
 
 
-def test_equal_ones_are_numbered(case):
+def test_equal_ones_are_numbered(only_checks, case):
+    only_checks("threat-model-audit")
     same = {"kind": "pgd", **WEAK}
     report = robustkd.audit(*case, attacks=["fgsm", "fgsm", same, dict(same), pgd(**WEAK)], eps=0.02)
     label = "pgd(steps=1, step_size=0.001)"
@@ -51,7 +52,7 @@ def test_equal_ones_are_numbered(case):
 
 def test_a_parameter_that_is_an_attack_reads_like_one(case):
     around = EOT(EOT.Params(attack={"kind": "pgd", "steps": 2}, samples=2))
-    report = robustkd.evaluate(*case, attacks=[around, EOT()], eps=0.02)
+    report = robustkd.evaluate(*case, attacks=[around, EOT()], eps=0.02, level="none")
     assert list(report.attacks) == ["eot(attack=pgd(steps=2), samples=2)", "eot"]
 
 
@@ -67,7 +68,7 @@ class Own(Attack):
 
 
 def test_attacks_of_ones_own_without_parameters(case):
-    report = robustkd.evaluate(*case, attacks=[Own(40), Own(1)], eps=0.02)
+    report = robustkd.evaluate(*case, attacks=[Own(40), Own(1)], eps=0.02, level="none")
     assert list(report.attacks) == ["Own", "Own #2"]
     assert report.robust_accuracy == report.attacks["Own"].robust_accuracy < report.attacks["Own #2"].robust_accuracy
 
@@ -78,7 +79,7 @@ import torch, robustkd
 from robustkd.attacks.image.gradient.pgd import PGD
 class Mine(PGD): pass
 x = torch.rand(4, 1, 2, 2)
-call = lambda: list(robustkd.evaluate(torch.nn.Flatten(), x, x.flatten(1).argmax(1), attacks=[PGD(), Mine()], eps=.1).attacks)
+call = lambda: list(robustkd.evaluate(torch.nn.Flatten(), x, x.flatten(1).argmax(1), attacks=[PGD(), Mine()], eps=.1, level="none").attacks)
 first = call()
 robustkd.attack("pgd", torch.nn.Flatten(), x, x.flatten(1).argmax(1))
 print(first, call())

@@ -38,6 +38,7 @@ def test_an_attack_on_images_says_so(name: str, shape: tuple[int, ...], samples:
         robustkd.attack(name, Linear(), x.reshape(-1, *shape), y, eps=0.1)
 
 
+@pytest.mark.usefixtures("no_remedies")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_other_attacks_do_not_mind(shape: tuple[int, ...], samples: tuple[Tensor, Tensor]) -> None:
     x, y = samples
@@ -76,6 +77,7 @@ def test_an_exported_model(samples: tuple[Tensor, Tensor]) -> None:
     assert found.robust_accuracy == robustkd.attack("pgd", Linear(), x, y, **given).robust_accuracy
 
 
+@pytest.mark.usefixtures("no_remedies")
 @pytest.mark.parametrize("sharp", [1.0, 5.0])
 def test_an_ensemble_of_somebody_else_that_averages_probabilities(sharp: float, samples: tuple[Tensor, Tensor]) -> None:
     class Ensemble(nn.Module):

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,26 +20,17 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan.plan import build
 from robustkd.contracts import RobustkdError, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.evaluation.checks import check_names
 from robustkd.evaluation.images import make_batch
 from robustkd.integrations.autoattack import AutoAttack
 from robustkd.targets import ClassifierTarget
-from support.families import FAMILIES, allowed
+from support.families import FAMILIES, allowed, brief
 
 MODES = [torch.no_grad, torch.inference_mode]
 Mode = Callable[[], AbstractContextManager[object]]
 EPS = 0.1
-# What would take longest, with less to do. The others take their defaults.
-LESS = {
-    "autoattack": {"steps": 5, "targets": 2, "queries": 20},
-    "fab": {"steps": 5},
-    "cw-l2": {"steps": 10},
-    "cw-linf": {"steps": 10},
-    "ead": {"steps": 10},
-    "universal": {"epochs": 1},
-    "polish": {"starts": 1, "steps": 3, "free": 4},
-    "sigma-zero": {"steps": 20},
-    "universal-patch": {"epochs": 1},
-}
+# What takes long even with the fewest steps, with less to do.
+LESS = {"autoattack": {"steps": 5, "targets": 2, "queries": 20}, "polish": {"starts": 1, "steps": 3, "free": 4}}
 
 
 def gradient_attacks() -> list[str]:
@@ -66,7 +58,9 @@ def samples(net: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def attacked(name: str, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return robustkd.attack(name, net, x, y, fit_data=(x, y), **allowed(name), **LESS.get(name, {})).adversarial
+    return robustkd.attack(
+        name, net, x, y, fit_data=(x, y), **allowed(name), **{**brief(name), **LESS.get(name, {})}
+    ).adversarial
 
 
 @pytest.mark.parametrize("name", gradient_attacks())
@@ -80,12 +74,20 @@ def test_every_gradient_attack_finds_the_same(name: str, net: nn.Module, samples
         assert not found.is_inference()
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_evaluate_and_audit_say_the_same(mode: Mode, net: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
-    for call, given in ((robustkd.evaluate, {"attacks": ["pgd"]}), (robustkd.audit, {"attacks": "pgd", "samples": 4})):
-        outside = call(net, *samples, eps=EPS, **given)
+@pytest.mark.usefixtures("no_escalation")
+@pytest.mark.parametrize(
+    ("call", "checks"),
+    [(robustkd.evaluate, check_names("standard")), (robustkd.audit, ["zero-gradient", "unstable-loss"])],
+    ids=["evaluate", "audit"],
+)
+def test_evaluate_and_audit_say_the_same(
+    only_checks: Callable[..., None], call: Any, checks: list[str], net: nn.Module, samples: tuple[Tensor, Tensor]
+) -> None:
+    only_checks(*checks)
+    outside = call(net, *samples, eps=EPS, attacks=["pgd"], samples=4)
+    for mode in MODES:
         with mode():
-            inside = call(net, samples[0].clone(), samples[1].clone(), eps=EPS, **given)
+            inside = call(net, samples[0].clone(), samples[1].clone(), eps=EPS, attacks=["pgd"], samples=4)
         assert str(inside) == str(outside)
         assert inside.findings == outside.findings
 

@@ -54,6 +54,7 @@ def told(findings: tuple[Finding, ...]) -> dict[str, tuple[str, bool]]:
     return {finding.name: (finding.outcome, finding.fired) for finding in findings}
 
 
+@pytest.mark.usefixtures("no_escalation")
 @pytest.mark.parametrize("level", ["standard", pytest.param("thorough", marks=pytest.mark.slow)])
 def test_no_call_is_larger_than_the_batch_size(level: str, samples: tuple[Tensor, Tensor]) -> None:
     given = {
@@ -72,6 +73,7 @@ def test_no_call_is_larger_than_the_batch_size(level: str, samples: tuple[Tensor
     assert not [finding for finding in report.findings if not finding.ran]
 
 
+@pytest.mark.usefixtures("no_escalation")
 def test_evaluate_with_a_helper_and_remedies_keeps_to_it(samples: tuple[Tensor, Tensor]) -> None:
     class Masked(Small):
         def forward(self, x: Tensor) -> Tensor:
@@ -164,6 +166,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     return run
 
 
+@pytest.mark.usefixtures("no_escalation")
 def test_a_want_of_memory_in_a_campaign_is_not_final(
     run: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +217,7 @@ def test_mlflow_is_told_what_was_not_run() -> None:
     assert "**zero-gradient** (not run): MemoryError: none left" in descriptions.defense(trained)
 
 
+@pytest.mark.usefixtures("no_escalation")
 @pytest.mark.parametrize("when", ["always", "with a gradient"])
 def test_memory_that_runs_out_is_tried_again_with_fewer_samples(when: str, samples: tuple[Tensor, Tensor]) -> None:
     class Full(Small):

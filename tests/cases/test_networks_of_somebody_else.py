@@ -21,6 +21,7 @@ import robustkd
 from robustkd import plugins
 from robustkd.contracts import TargetError
 from robustkd.targets.checkpoints import load_weights
+from support.families import brief
 
 EPS = 0.1
 
@@ -326,8 +327,8 @@ def test_a_network_in_double_precision(name: str, samples: tuple[Tensor, Tensor]
     norm = "l1" if name == "ead" else "l2" if name in ("cw", "corruption") else "linf"
     eps = {"l1": 1.0, "l2": 0.5, "linf": EPS}[norm]
     x, y = samples[0][:12], samples[1][:12]
-    mine = robustkd.attack(name, plain().double(), x, y, norm=norm, eps=eps)
-    its = robustkd.attack(name, plain(), x, y, norm=norm, eps=eps)
+    mine = robustkd.attack(name, plain().double(), x, y, norm=norm, eps=eps, **brief(name))
+    its = robustkd.attack(name, plain(), x, y, norm=norm, eps=eps, **brief(name))
     assert abs(mine.robust_accuracy - its.robust_accuracy) <= 1 / 12
 
 
@@ -341,9 +342,9 @@ def test_double_precision_by_default(name: str) -> None:
     net = plain().float()
     x = torch.rand(12, 1, 6, 6, dtype=torch.float32, generator=torch.Generator().manual_seed(1))
     y = net(x).argmax(1)
-    mine = robustkd.attack(name, net, x, y, norm=norm, eps=eps)
+    mine = robustkd.attack(name, net, x, y, norm=norm, eps=eps, **brief(name))
     torch.set_default_dtype(torch.float32)
-    assert (mine.success == robustkd.attack(name, net, x, y, norm=norm, eps=eps).success).all()
+    assert (mine.success == robustkd.attack(name, net, x, y, norm=norm, eps=eps, **brief(name)).success).all()
 
 
 def test_a_checkpoint_of_the_former_weight_norm(tmp_path: Path) -> None:

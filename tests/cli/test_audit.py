@@ -91,6 +91,7 @@ def test_an_honest_model(robustkd):
     assert "binarization-test" not in out
 
 
+@pytest.mark.usefixtures("no_escalation")
 def test_a_masked_model_has_both_numbers_and_code_4(robustkd):
     code, out, err = robustkd("audit", "net.py:masked", *ABOUT, "--attack", "{kind: pgd, steps: 10}", "--json")
     assert code == 4, err
@@ -112,6 +113,7 @@ def test_an_attack_that_breaks_the_threat_model_gives_no_number(robustkd):
     assert "give a number >= 0" in err
 
 
+@pytest.mark.usefixtures("no_remedies")
 def test_in_a_campaign_its_cell_is_invalid_everywhere(robustkd, tmp_path):
     (tmp_path / "c.yaml").write_text(
         "version: 1\nname: c\ndata: {name: digits, test: 40}\nthreat: {norm: linf, eps: 0.1}\n"
@@ -139,6 +141,7 @@ def test_in_a_campaign_its_cell_is_invalid_everywhere(robustkd, tmp_path):
     assert "**invalid**, no number" in note
 
 
+@pytest.mark.usefixtures("no_escalation")
 def test_a_model_without_gradients_still_gets_a_number_from_the_black_box(robustkd, tmp_path):
     (tmp_path / "d.yaml").write_text(
         "version: 1\nname: d\ndata: {name: digits, test: 40}\nthreat: {norm: linf, eps: 0.1}\n"

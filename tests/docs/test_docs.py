@@ -78,6 +78,7 @@ def install(package, site, monkeypatch):
     forget_plugins()
 
 
+@pytest.mark.usefixtures("no_escalation")
 @pytest.mark.parametrize(
     "folder",
     [pytest.param(page, marks=pytest.mark.slow if page.name in SLOW else (), id=page.name) for page in PAGES],

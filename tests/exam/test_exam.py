@@ -84,6 +84,7 @@ def test_the_truth_is_exact_where_a_network_is_linear():
     assert truth(subject, probe=False)[1] == pytest.approx(float((gaps.amax(1) < 0).float().mean()), abs=1e-6)
 
 
+@pytest.mark.usefixtures("no_remedies")
 def test_a_flipped_gradient_is_seen_through_and_its_number_not_believed():
     examined = Examined.of(Network("flipped-gradient", "fixed-0"), samples=16)
     found = examined.audit("pgd")

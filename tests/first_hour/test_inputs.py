@@ -20,7 +20,7 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import main
 from robustkd.contracts import Attack, RobustkdError
 from robustkd.targets import ClassifierTarget
-from support.families import FAMILIES
+from support.families import FAMILIES, brief
 from support.first_hour import robust_accuracy_of
 
 LOW = torch.tensor([0.0, 0, -1, 0, 5, 0, 0, 0, -3, 0, 0, 0])
@@ -95,6 +95,7 @@ def test_nothing_is_broken_that_cannot_be(norm: Any, attack: str) -> None:
     assert not (found.success & ~broken(norm)).any()
 
 
+@pytest.mark.usefixtures("no_escalation")
 def test_an_evaluation_with_its_checks_on_a_box() -> None:
     report = robustkd.evaluate(NET, X, Y, norm="l2", eps=0.8, bounds=(LOW, HIGH), samples=8)
     assert report.robust_accuracy == 1 - broken("l2").mean()
@@ -261,7 +262,12 @@ def test_every_attack_on_every_shape(name: str, shape: tuple[int, ...]) -> None:
     uphill = torch.where(y == 1, -1.0, 1.0)[:, None] * weight
     gain = (uphill.abs() * torch.where(uphill > 0, 1 - unit, unit).clamp_max(0.1)).sum(1)
     possible = (gain > (net(x)[:, 1] - net(x)[:, 0]).abs()).numpy()
-    given: dict[str, Any] = {"eps": 0.1, "models": {"other": net}, "fit_data": (x, y), "params": QUICK.get(name, {})}
+    given: dict[str, Any] = {
+        "eps": 0.1,
+        "models": {"other": net},
+        "fit_data": (x, y),
+        "params": brief(name) | QUICK.get(name, {}),
+    }
     refused = name in IMAGES and len(shape) != 3
     try:
         found = robustkd.attack(name, net, x, y, **given)

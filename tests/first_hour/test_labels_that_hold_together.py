@@ -74,7 +74,7 @@ def planned(folder: Path, text: str) -> Plan:
 
 
 def test_any_of_them(tmp_path: Path) -> None:
-    results = robustkd.run(written(tmp_path), tmp_path / "out", device="cpu")
+    results = robustkd.run(written(tmp_path), tmp_path / "out", device="cpu", workers=0)
     for cell in results.cells:
         assert cell.clean_accuracy == 35 / 40
         assert cell.attack != "fab" or cell.robust_accuracy == kept().all(1).mean()
@@ -93,7 +93,7 @@ def test_one_of_them(tmp_path: Path, data: str) -> None:
     text = text.replace("{level: standard, samples: 8}", "none").replace(
         '  soft: {kind: external, code: "m.py:build", kwargs: {soft: true}}\n', ""
     )
-    results = robustkd.run(written(tmp_path, text), tmp_path / "out", device="cpu")
+    results = robustkd.run(written(tmp_path, text), tmp_path / "out", device="cpu", workers=0)
     for cell in results.cells:
         assert cell.clean_accuracy == 35 / 40
         assert cell.robust_accuracy == kept()[:, 1].mean()

@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
+
+from robustkd.cli import cli
 
 CAMPAIGN = """\
 version: 1
@@ -73,10 +76,10 @@ MADE_OF_MODULES = {
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     (folder / "small.yaml").write_text(CAMPAIGN)
-    run = [sys.executable, "-m", "robustkd", "run"]
-    subprocess.run(
-        [*run, "small.yaml", "--out", "out", "--workers", "0", "-q", "--allow-missing"], cwd=folder, check=True, timeout=300
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = CliRunner().invoke(cli, ["run", "small.yaml", "--out", "out", "--workers", "0", "-q", "--allow-missing"])
+    assert done.exit_code == 0, done.output
     return folder
 
 

@@ -10,16 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from robustkd.tracking.run_store import connect
 from support.mlflow_server import Server, free_port
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """MLflow needs a second to create its tables: done once, copied by every test."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    connect(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture
