@@ -106,7 +106,8 @@ def evaluate_prompt_attack(
     attack.require(target)
     attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__, batch_size)
     before, few = state_of(target), batch.requests.asked()[:2]
-    attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
+    if len(attempts.open):
+        attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
     known = batch.unattacked.outputs[: len(few)]
     require_unchanged(target, attack, before, known, lambda: _respond(target, few, batch_size), _same_answers)
     return attempts.evaluation()
