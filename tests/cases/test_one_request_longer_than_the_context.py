@@ -16,6 +16,7 @@ from support.toy_language_model import toy_language_model
 QUICK: dict[str, dict[str, Any]] = {
     "direct": {},
     "human-jailbreaks": {},
+    "best-of-n": {},
     "prefill": {},
     "random-prompt": {"tokens": 4},
     "gcg": {"tokens": 4, "steps": 1, "width": 4, "top_k": 4},
