@@ -71,8 +71,8 @@ class ChatEndpoint(Defense):
         return int(self.params.max_new_tokens)
 
     def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
-        """It answers; it goes on with a beginning where ``prefill`` says how."""
-        return capabilities(self.params.prefill)
+        """It answers; it goes on with a beginning where ``prefill`` says how, and draws at any temperature but 0."""
+        return capabilities(self.params.prefill, self.params.temperature)
 
     def fit(self, context: FitContext[Prompts]) -> ChatEndpointTarget:
         """Nothing is asked yet."""

@@ -165,7 +165,7 @@ class Unanswered(str):
 class GenerativeTarget(BaseTarget):
     """A target that answers requests: with texts, or with (C, H, W) images in [0, 1]."""
 
-    capabilities: Capabilities = frozenset({"respond", "prefill"})
+    capabilities: Capabilities = frozenset({"respond", "prefill", "sampling"})
 
     @classmethod
     @abstractmethod

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from robustkd.contracts import Asked, Capabilities, CutOff, Filtered, GenerativeTarget, TargetError, Unanswered
+from robustkd.contracts import Asked, Capabilities, Capability, CutOff, Filtered, GenerativeTarget, TargetError, Unanswered
 from robustkd.lazy import nn
 from robustkd.targets.chat_server import ChatServer, Connection
 from robustkd.targets.kept_answers import KeptAnswers
@@ -24,9 +24,14 @@ PREFILLS: Mapping[Prefill, Mapping[str, Any]] = {
 Length = Literal["max_tokens", "max_completion_tokens"]
 
 
-def capabilities(prefill: Prefill) -> Capabilities:
+def capabilities(prefill: Prefill, temperature: float | None) -> Capabilities:
     """What a served model can be asked for."""
-    return frozenset({"respond"}) if prefill == "none" else frozenset({"respond", "prefill"})
+    found: set[Capability] = {"respond"}
+    if prefill != "none":
+        found.add("prefill")
+    if temperature != 0:
+        found.add("sampling")
+    return frozenset(found)
 
 
 class ChatEndpointTarget(GenerativeTarget):
@@ -60,7 +65,7 @@ class ChatEndpointTarget(GenerativeTarget):
         self.module = nn.Identity()
         self.base_url, self.model, self.system, self.max_new_tokens = base_url, model, system, max_new_tokens
         self.temperature, self.options, self.length, self.prefill = temperature, dict(options or {}), length, prefill
-        self.capabilities = capabilities(prefill)
+        self.capabilities = capabilities(prefill, temperature)
         self.connect(Connection())
 
     def connect(self, connection: Connection, kept: Path | None = None) -> Self:
@@ -104,6 +109,8 @@ class ChatEndpointTarget(GenerativeTarget):
         said: dict[str, Any] = {"model": self.model, "messages": messages, self.length: self.max_new_tokens}
         if self.temperature is not None:
             said["temperature"] = self.temperature
+        if asked.seed is not None:
+            said["seed"] = asked.seed
         if asked.prefill:
             begun = {"role": "assistant", "content": asked.prefill}
             messages.append(begun | {"prefix": True} if self.prefill == "prefix" else begun)

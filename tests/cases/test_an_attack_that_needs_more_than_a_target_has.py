@@ -123,7 +123,7 @@ def test_what_targets_within_a_target_leave_it() -> None:
 
 
 def test_every_attack_names_what_a_model_of_its_modality_or_a_special_one_has() -> None:
-    special = {"members", "denoising"}
+    special = {"members", "denoising", "sampling"}
     for name in plugins.names("attacks"):
         if plugins.family("attacks", name) is not None:
             continue

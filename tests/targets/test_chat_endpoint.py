@@ -13,6 +13,7 @@ import pytest
 
 from robustkd import plugins
 from robustkd.contracts import Asked, CutOff, Filtered, TargetError, Unanswered, UsageError
+from robustkd.contracts.capability import ORDINARY
 from robustkd.targets.chat_endpoint import ChatEndpointTarget, answer_in
 from robustkd.targets.chat_server import Connection
 from robustkd.targets.kept_answers import KeptAnswers
@@ -195,3 +196,15 @@ def test_how_a_server_is_asked_is_no_part_of_what_a_result_is_identified_by() ->
     one = plugins.make("defenses", plain)
     other = plugins.make("defenses", plain | {"key": "MY_API_KEY", "concurrency": 2, "timeout": 3, "retries": 1})
     assert one.params.model_dump() == other.params.model_dump()
+
+
+def test_a_model_that_is_sampled_is_asked_the_same_again_with_other_seeds(echo: Served, tmp_path: Path) -> None:
+    drawn = iter(range(100))
+    echo.answer = lambda body: f"drawn {next(drawn)}"
+    one, asked = target(echo, tmp_path, temperature=1.0), [Asked("a", seed=1), Asked("a", seed=2), Asked("a"), Asked("a")]
+    answers = one.respond(asked)
+    assert (len(set(answers)), answers[2]) == (3, answers[3])
+    assert one.respond(asked) == answers
+    attack = plugins.make("attacks", {"kind": "seed-search"})
+    assert attack.missing(one.capabilities) == []
+    assert attack.missing(target(echo).capabilities) == attack.missing(ORDINARY["text"]) == ["sampling"]
