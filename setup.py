@@ -53,6 +53,9 @@ setup(
         "pillow>=10.4",
         "foolbox>=3.3.4,<4",
         "typing_extensions>=4.12",  # recursive types and typed dicts that pydantic takes, before Python 3.12
+        # Asks served models (chat-endpoint): repetitions with back-off and Retry-After, pools for threads. MLflow brings it, by requests,
+        # which holds it below 3; from 2.0 on a body that is cut off is an error.
+        "urllib3>=2.2,<3",
         "packaging>=24",  # `robustkd doctor` reads requirements
         # torchattacks and robustbench cannot be required here: torchattacks pins requests 2.25, which MLflow 3 refuses,
         # and drops a robustbench/ of its own over the real one. `robustkd doctor --fix` installs both rightly.

@@ -40,6 +40,7 @@ NAVIGATION = {
         "robustbench",
         "ensembles",
         "language-models",
+        "endpoints",
         "diffusion",
         "adaptive-attacks",
         "verdicts",

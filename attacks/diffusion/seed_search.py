@@ -1,7 +1,7 @@
-"""Seed search: the request as it is, drawn again with other random numbers.
+"""Seed search: the request as it is, drawn again with other random numbers; of a language model, sampled again.
 
-It finds what the model still draws now and then. The control of attacks on prompts with as many judged images; it attacks another
-thing, so it is shown beside the worst case over prompts, not in it.
+It finds what the model still draws, or says, now and then. The control of attacks on prompts with as many judged answers; it attacks
+another thing, so it is shown beside the worst case over prompts, not in it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ _SEEDS = 2**31 - 1
 class SeedSearch(PromptAttack):
     """As many random seeds as other attacks have attempts."""
 
-    modalities = ("text-to-image",)
+    modalities = ("text", "text-to-image")
+    needs = PromptAttack.needs | {"sampling"}
     space = "seed"
     control = True
     source = "this package; a baseline of Zhang et al. 2024, arXiv:2310.11868"

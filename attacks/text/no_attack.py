@@ -18,6 +18,10 @@ class NoAttack(PromptAttack):
     control = True
     source = "this package; Pre-ASR in Zhang et al. 2024, arXiv:2310.11868"
 
+    def most_attempts(self, allowed: int) -> int:
+        """See ``PromptAttack.most_attempts``."""
+        return 1
+
     def search(
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:

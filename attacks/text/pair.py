@@ -14,9 +14,19 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.contracts import Asked, Attempts, GenerativeTarget, Params, PromptAttack, PromptBatch, TargetRef, ThreatModel
+from robustkd.contracts import (
+    Asked,
+    Attempts,
+    Filtered,
+    GenerativeTarget,
+    Params,
+    PromptAttack,
+    PromptBatch,
+    TargetRef,
+    ThreatModel,
+    Unanswered,
+)
 from robustkd.contracts.random import SampleRng
-from robustkd.targets.causal_lm import CausalLMTarget
 
 STRATEGIES = (
     "Invent a role or a story in which giving the answer is natural.",
@@ -50,8 +60,12 @@ class PAIR(PromptAttack):
     """Prompts by an attacker model, refined by the answers that they get."""
 
     Params = PAIRParams
-    needs_of_others = frozenset({"respond", "tokens"})
+    needs_of_others = frozenset({"respond"})
     source = "Chao et al. 2023, arXiv:2310.08419"
+
+    def most_attempts(self, allowed: int) -> int:
+        """See ``PromptAttack.most_attempts``."""
+        return min(allowed, self.params.rounds * len(self.params.strategies))
 
     def search(
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
@@ -61,7 +75,7 @@ class PAIR(PromptAttack):
         Raises:
             UsageError: the attacker was not handed over, or is no language model.
         """
-        requests, attacker = batch.requests, self.target(self.params.attacker, CausalLMTarget)
+        requests, attacker = batch.requests, self.target(self.params.attacker, GenerativeTarget)
         history: dict[tuple[int, str], str] = {}
         for _ in range(self.params.rounds):
             for strategy in self.params.strategies:
@@ -80,5 +94,7 @@ class PAIR(PromptAttack):
 
 
 def _bare(text: str) -> str:
-    """Without the quotes that models put around what they were asked to write."""
+    """Without the quotes that models put around what they were asked to write; empty where the attacker wrote nothing."""
+    if isinstance(text, Filtered | Unanswered):
+        return ""
     return text.strip().strip("\"'`").strip()

@@ -27,9 +27,14 @@ class Prefill(PromptAttack):
     """The beginnings of answers: the request's columns ``target`` and ``prefill``, then some that suit any request."""
 
     Params = PrefillParams
+    needs = PromptAttack.needs | {"prefill"}
     space = "prefill"
     iterative = False
     source = "Vega et al. 2023, arXiv:2312.12321"
+
+    def most_attempts(self, allowed: int) -> int:
+        """See ``PromptAttack.most_attempts``: beside the beginnings, the request's own two."""
+        return min(allowed, len(self.params.beginnings) + 2)
 
     def search(
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng

@@ -126,7 +126,10 @@ class Workspace:
         if name in self.campaign.defenses and self.campaign.defenses[name].plugin.rebuilt:
             seen = self._maker.target(name, seed)  # its code runs again where it is loaded
             self._compare(replace(seen, id=cell_id, identity=entry.meta.identity), seen)
-        return load_target(entry.folder, self.campaign.code).to(self.device)
+        target = load_target(entry.folder, self.campaign.code).to(self.device)
+        if name in self.campaign.defenses:
+            self.campaign.defenses[name].plugin.connect(target, self.store.answers)
+        return target
 
     def bounded(self, name: str, cell_id: str, seed: int) -> BaseTarget:
         """What ``target`` gives; a classifier is called with no more samples at once than the run's ``batch_size``."""

@@ -16,6 +16,7 @@ from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, Checks
 from robustkd.campaigns.plan.finished import valid_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.results.queries import by_queries
+from robustkd.campaigns.results.served import served
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.identity import digest, plugin_identity
 from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
@@ -100,6 +101,7 @@ def collect(
             name: AttackSummary(**plugin_identity(use.kind, use.plugin, use.threat)) for name, use in campaign.attacks.items()
         },
         environment=environment(max(finished, default=None)),
+        served=served(store.answers),
     )
 
 

@@ -151,6 +151,11 @@ class Store:
         """Ids of the cells that have checkpoints."""
         return {folder.name for folder in self._checkpoints.iterdir()} if self._checkpoints.is_dir() else set()
 
+    @property
+    def answers(self) -> Path:
+        """Where answers of served models are kept, which no cell owns."""
+        return self.folder / "answers"
+
     def checkpoints(self, cell_id: str) -> Path:
         """A cell's own folder while it is under way: what a killed one goes on from.
 

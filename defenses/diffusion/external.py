@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +14,7 @@ from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 from robustkd.targets.text_to_image import TextToImageTarget, dtype_named, require_diffusers, scheduler_class
 
 _WEIGHTED = ("unet", "text_encoder", "vae")
+_OTHER_PARTS = ("text_encoder_2", "text_encoder_3", "transformer", "prior")
 _CONVERT = (
     "convert it once, on a machine where you trust it: StableDiffusionPipeline.from_pretrained(..)"
     ".save_pretrained(.., safe_serialization=True)"
@@ -116,10 +118,17 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
 
 
 def _pipeline_files(folder: Path) -> list[Path]:
+    if folder.is_file():
+        raise UsageError(
+            f"{folder} is a single file",
+            fix="make a folder of it: StableDiffusionPipeline.from_single_file(..).save_pretrained(..)",
+        )
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", fix="give a folder as diffusers' save_pretrained writes it")
     index = folder / "model_index.json"
-    latent = not index.is_file() or '"vae"' in index.read_text()
+    written = index.read_text() if index.is_file() else '{"vae": []}'
+    _refuse_other_pipelines(folder, written)
+    latent = '"vae"' in written
     needed = [name for name in _WEIGHTED if name != "vae" or latent]
     missing = [name for name in (*needed, "tokenizer", "scheduler") if not (folder / name).is_dir()]
     if missing:
@@ -132,7 +141,27 @@ def _pipeline_files(folder: Path) -> list[Path]:
     return [*(file for name in needed for file in _part_files(folder / name)), *small]
 
 
+def _refuse_other_pipelines(folder: Path, index: str) -> None:
+    """Refuse what draws in another way: with two text encoders, or with a transformer in the place of the UNet."""
+    try:
+        known = json.loads(index)
+    except ValueError as error:
+        raise UsageError(f"{folder / 'model_index.json'} is no JSON: {error}", fix="copy the folder whole") from error
+    parts = known if isinstance(known, dict) else {}
+    other = next((name for name in _OTHER_PARTS if isinstance(parts.get(name), list) and parts[name][-1] is not None), None)
+    if other is not None:
+        raise UsageError(
+            f"{folder} is a {parts.get('_class_name', 'pipeline')} with the part '{other}', which is not supported",
+            fix="give a model like Stable Diffusion 1.x or 2.x, of one text encoder and a UNet",
+        )
+
+
 def _part_files(folder: Path) -> list[Path]:
+    if folder.is_file():
+        raise UsageError(
+            f"{folder} is a file, where the folder of a part is meant",
+            fix="load it into the part on a machine where you trust it, and write that: unet.load_state_dict(..), unet.save_pretrained(..)",
+        )
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} has no config.json", fix="copy the part whole, as save_pretrained writes it")
     weights = sorted(folder.glob("*.safetensors"))

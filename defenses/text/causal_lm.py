@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
+from safetensors import SafetensorError
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError
 from robustkd.contracts.params import AddedLater
@@ -19,6 +21,10 @@ from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import DATE
 from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ADAPTER = "adapter_config.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
     "convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder) writes safetensors"
@@ -54,6 +60,9 @@ class CausalLMParams(Params):
         description="the most tokens that the model takes, where neither its configuration nor its tokenizer says it",
     )
     date: datetime.date = Field(DATE, description="what a chat template that writes today's date (strftime_now) is told")
+    adapter: Annotated[CampaignPath | None, AddedLater()] = Field(
+        None, description="a folder of peft's, such as LoRA's, that is merged into the model's weights"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32")
 
     @model_validator(mode="after")
@@ -76,16 +85,17 @@ class CausalLM(Defense):
 
     def files(self) -> list[Path]:
         """What is on this machine: the file, or the folder's files."""
-        place = self._place()
-        if place is None or not place.is_dir():
-            return [] if place is None else [place]
-        return sorted(file for file in place.iterdir() if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"))
+        found: list[Path] = []
+        for place in (self._place(), self.params.adapter):
+            if place is not None:
+                found += _files_in(place) if place.is_dir() else [place]
+        return found
 
     def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
         """Load it.
 
         Raises:
-            TargetError: it is not there, its weights are pickled, it wants code of its own to run, or it cannot chat.
+            TargetError: it is not there, its weights are pickled or quantised, it wants code of its own to run, or it cannot chat.
         """
         p, place = self.params, self._place()
         if place is not None:
@@ -101,6 +111,13 @@ class CausalLM(Defense):
             tokenizer = pretrained_tokenizer(AutoTokenizer, source, **options)
             weights: dict[str, Any] = {"dtype": getattr(torch, wanted), "use_safetensors": "gguf_file" not in options or None}
             module = pretrained_network(AutoModelForCausalLM, source, unused=_OTHER_SENSES, **options, **weights)
+        if getattr(module, "is_quantized", False):
+            raise TargetError(
+                f"{p.hub or place} is quantised, which a target that is stored and trained on cannot be",
+                fix="give it dequantised (model.dequantize(), then save_pretrained), or serve it and use chat-endpoint",
+            )
+        if p.adapter is not None:
+            module = _merged(module, p.adapter)
         if p.chat_template is not None:
             tokenizer.chat_template = p.chat_template
         target = CausalLMTarget(
@@ -127,6 +144,30 @@ class CausalLM(Defense):
         return Path(found.submodule_search_locations[0]) / file
 
 
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"))
+
+
+def _merged(module: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """The model with an adapter's weights added to its own."""
+    if not (adapter / _ADAPTER).is_file() or not any(adapter.glob("adapter_model.safetensors")):
+        raise TargetError(
+            f"{adapter} holds no {_ADAPTER} with adapter_model.safetensors", fix="give the folder that peft wrote"
+        )
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise TargetError("adapters need peft", fix="pip install 'robustkd[llm]'") from error
+    try:
+        merged: PreTrainedModel = PeftModel.from_pretrained(module, adapter, use_safetensors=True).merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TargetError(
+            f"the adapter {adapter} does not fit the model: {said}", fix="give the model that it was trained on"
+        ) from error
+    return merged
+
+
 def _refuse_missing_and_pickled(place: Path) -> None:
     if not place.exists():
         raise TargetError(f"there is no model at {place}", fix="correct the path; a folder is as save_pretrained writes it")
@@ -135,6 +176,11 @@ def _refuse_missing_and_pickled(place: Path) -> None:
             reason = "is pickled" if place.suffix in _PICKLED else "is no .gguf file"
             raise TargetError(f"{place} {reason}", fix=f"give a .gguf file, or a folder with safetensors; {_CONVERT}")
         return
+    if (place / _ADAPTER).is_file():
+        raise TargetError(
+            f"{place} is an adapter{' beside a model' * (place / 'config.json').is_file()}, which says that it belongs to {_base(place)}",
+            fix="give that model as path or hub, in a folder of its own, and this folder as 'adapter'",
+        )
     if not (place / "config.json").is_file():
         raise TargetError(f"{place} has no config.json", fix="give the folder that save_pretrained wrote")
     pickled = sorted(file.name for file in place.iterdir() if file.suffix in _PICKLED)
@@ -150,6 +196,14 @@ def _without_a_bar() -> None:
         from transformers import modeling_gguf_pytorch_utils
 
         modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)
+
+
+def _base(adapter: Path) -> str:
+    """The model that an adapter's folder names."""
+    try:
+        return f"'{json.loads((adapter / _ADAPTER).read_text(encoding='utf-8'))['base_model_name_or_path']}'"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a model that it does not name"
 
 
 @contextmanager

@@ -30,6 +30,8 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     from robustkd.campaigns.plan.changes import reasons
     from robustkd.campaigns.plan.estimate import cost, estimates
     from robustkd.campaigns.plan.finished import finished_cells, rebuilt_cells
+    from robustkd.campaigns.plan.served import asks
+    from robustkd.campaigns.results.served import served
     from robustkd.campaigns.store.store import Store
     from robustkd.evaluation.modality import evaluation_of
 
@@ -41,6 +43,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     again = reasons(laid_out, store, done)
     expected = estimates(laid_out, store, done)
     total = cost(expected, store)
+    asked, kept = asks(laid_out, done), served(store.answers)
     if as_json:
         cells = [
             {"attack": None, "analysis": None}
@@ -55,6 +58,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
                     "plan": laid_out.id,
                     "cells": cells,
                     "cost": asdict(total),
+                    "served": {"asks": [asdict(one) for one in asked], "kept": [asdict(one) for one in kept]},
                     "again": again,
                     "skipped": [asdict(item) for item in laid_out.skipped],
                     "notes": laid_out.data.notes,
@@ -78,6 +82,8 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
         click.echo(f"  {name} ({use.kind}){after}: {_list(attacked)}")
     if expected:
         _print_cost(total)
+    for sentence in [*(one.sentence for one in asked), *(one.sentence for one in kept)]:
+        click.echo(f"  served: {sentence}")
     for reason in again:
         click.echo(f"  again: {reason}")
     for item in laid_out.skipped:

@@ -41,6 +41,8 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
     _print_evidence(results)
     _print_undecided(results)
     _print_cost_of_checks(results, rows)
+    for one in results.served:
+        click.echo(f"served: {one.sentence}")
     _print_failures(results)
     for gate in gates:
         click.echo(gate.sentence)

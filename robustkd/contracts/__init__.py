@@ -42,12 +42,14 @@ from robustkd.contracts.prompts import (
     Asked,
     Attempts,
     CutOff,
+    Filtered,
     GenerativeTarget,
     Judge,
     Judgements,
     PromptAttack,
     PromptBatch,
     Prompts,
+    Unanswered,
 )
 from robustkd.contracts.region import Channels, Mask, Patch
 from robustkd.contracts.target import BaseTarget, Precision, Target, WrappedTarget
@@ -102,6 +104,7 @@ __all__ = [
     "DeferredArrays",
     "EmbeddingRadius",
     "Evidence",
+    "Filtered",
     "Finding",
     "FitContext",
     "FlowBudget",
@@ -144,6 +147,7 @@ __all__ = [
     "Traits",
     "Transcript",
     "Transform",
+    "Unanswered",
     "UsageError",
     "Verdict",
     "WrappedTarget",

@@ -6,10 +6,22 @@ from typing import Literal
 
 from robustkd.contracts.data import Modality
 
-Capability = Literal["logits", "respond", "gradients", "tokens", "embeddings", "log-probabilities", "denoising", "members"]
+Capability = Literal[
+    "logits",
+    "respond",
+    "prefill",
+    "sampling",
+    "gradients",
+    "tokens",
+    "embeddings",
+    "log-probabilities",
+    "denoising",
+    "members",
+]
 """One thing that a target can be asked for.
 
 - ``logits``: ``__call__`` returns a classifier's (B, K) output. ``respond``: a generative target's answers.
+- ``prefill``: it goes on with the beginning of an answer, ``Asked.prefill``. ``sampling``: it draws what it answers, by ``Asked.seed``.
 - ``gradients``: what it computes can be differentiated with respect to its inputs.
 - ``tokens``: it has a tokenizer, ``encode`` and ``decode``. ``embeddings``: it has ``embed``, and answers ``Asked.embeddings``.
 - ``log-probabilities``: ``token_logprobs`` of a language model.
@@ -23,7 +35,7 @@ Capabilities = frozenset[Capability]
 
 ORDINARY: dict[Modality, Capabilities] = {
     "images": frozenset({"logits", "gradients"}),
-    "text": frozenset({"respond", "gradients", "tokens", "embeddings", "log-probabilities"}),
-    "text-to-image": frozenset({"respond", "gradients", "tokens", "embeddings", "denoising"}),
+    "text": frozenset({"respond", "prefill", "gradients", "tokens", "embeddings", "log-probabilities"}),
+    "text-to-image": frozenset({"respond", "sampling", "gradients", "tokens", "embeddings", "denoising"}),
 }
 """What robustkd's own target of a modality has: a network, a language model, a diffusion model."""

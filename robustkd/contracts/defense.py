@@ -92,6 +92,11 @@ class Defense(Plugin, ABC):
     uses_data: bool = True
 
     @property
+    def served_tokens(self) -> int | None:
+        """The most tokens of an answer of the server that its target asks; None where it asks none."""
+        return None
+
+    @property
     def rebuilt(self) -> bool:
         """Whether the target is built again in each run, to see whether it is still the same.
 
@@ -115,6 +120,15 @@ class Defense(Plugin, ABC):
             others: the same of the defenses that its parameters refer to, by name.
         """
         return ORDINARY[self.modalities[0]]
+
+    def connect(self, target: BaseTarget, folder: Path) -> None:
+        """Called each time that a campaign has loaded the target: to say how it works where that changes none of its numbers.
+
+        Args:
+            target: what ``fit`` returned, loaded again.
+            folder: where it may keep what it is not to ask for twice. It lies in the results folder, and all defenses and processes
+                share it; it need not be there yet.
+        """
 
     @abstractmethod
     def fit(self, context: FitContext[Any]) -> BaseTarget:

@@ -150,10 +150,22 @@ class CutOff(str):
     __slots__ = ()
 
 
+class Filtered(str):
+    """A text in the place of an answer that a filter before or behind the model held back: a refusal, whatever a judge reads in it."""
+
+    __slots__ = ()
+
+
+class Unanswered(str):
+    """Why there is no answer to a request: that cannot be judged. What failed and may succeed the next time is an error instead."""
+
+    __slots__ = ()
+
+
 class GenerativeTarget(BaseTarget):
     """A target that answers requests: with texts, or with (C, H, W) images in [0, 1]."""
 
-    capabilities: Capabilities = frozenset({"respond"})
+    capabilities: Capabilities = frozenset({"respond", "prefill", "sampling"})
 
     @classmethod
     @abstractmethod
@@ -164,7 +176,8 @@ class GenerativeTarget(BaseTarget):
     def respond(self, asked: Sequence[Asked]) -> Sequence[Any]:
         """One answer each, a text or an image. What is drawn depends on each request's own seed, not on the batch.
 
-        A text that was not finished is given as a ``CutOff``, so that their share is told.
+        A text that was not finished is given as a ``CutOff``, so that their share is told. Where a filter held the answer back there
+        is a ``Filtered``, where there can be none an ``Unanswered``.
         """
 
     def strayed(self, asked: Asked) -> float:
@@ -313,6 +326,10 @@ class PromptAttack(BaseAttack, Generic[Answering]):
     @abstractmethod
     def search(self, target: Answering, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
         """Attack the requests of ``batch``: all its effect is in the attempts that it makes."""
+
+    def most_attempts(self, allowed: int) -> int:
+        """How many attempts it makes on a request at most, where so many are allowed: what a plan counts for a served model."""
+        return allowed
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """As many attempts as the campaign allows, in the attack's own space."""

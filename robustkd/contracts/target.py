@@ -68,7 +68,8 @@ def of_kind(target: BaseTarget, name: str, kind: type[Kind]) -> Kind:
         UsageError: it is not.
     """
     if not isinstance(target, kind):
-        wanted = getattr(kind, "kind", "classifier of images")  # the types without one are those of classifiers
+        generative = "respond" in getattr(kind, "capabilities", ())
+        wanted = getattr(kind, "kind", "model that answers" if generative else "classifier of images")
         raise UsageError(f"'{name}' is a {target.kind}, where a {wanted} is needed", fix="name another defense")
     return target
 

@@ -12,8 +12,9 @@ CHANGES: dict[str, str] = {
     "maximize(.., update=..), was ascend(.., rule=..), for one; a ThreatModel holds a budget: EmbeddingRadius takes the place of "
     "space='embeddings', Corruptions that of space='corruption'; evidence of a check that is a share is a Share(x), or it is shown as "
     "a plain number; PromptAttack and GenerativeTarget are no longer an Attack and a Target (all are a BaseAttack and a BaseTarget); "
-    "an attack on prompts that takes gradients says so (gradients = True), and a target that does more than answer names it in "
-    "capabilities; an attack that goes by height and width says inputs = 'images', and so does an analysis, while a defense that takes "
+    "an attack on prompts that takes gradients says so (gradients = True), one that begins the answer needs 'prefill' and one that draws "
+    "again 'sampling', and a target that does more than answer names it in capabilities; "
+    "an attack that goes by height and width says inputs = 'images', and so does an analysis, while a defense that takes "
     "other inputs says inputs = 'any'; "
     "a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
     "loss and trained target; "
@@ -79,6 +80,7 @@ MOVED: dict[str, str] = {
     **_into(_IMAGE, f"{_IMAGE}.corruptions", "corruption corruption_families"),
     "robustkd.attacks.no_attack": f"{_TEXT}.no_attack",
     **_into(_TEXT, f"{_TEXT}.engine", "descent suffix slots vocabulary continuous other_models templates"),
+    f"{_TEXT}.human_jailbreaks": f"{_TEXT}.rewording.human_jailbreaks",
     f"{_TEXT}.docket": f"{_TEXT}.engine.candidate_queue",
     f"{_TEXT}.aim": f"{_TEXT}.engine.target_prefix",
     f"{_TEXT}.engine.docket": f"{_TEXT}.engine.candidate_queue",

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from robustkd.contracts import CampaignPath, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
 from robustkd.data.chats import read_chats
-from robustkd.data.tables import read_csv
+from robustkd.data.tables import read_table
 from robustkd.data.text import comparable
 
 COLUMNS = ("prompt", "role", "target", "response", "refusal", "answer", "prefill")
@@ -136,7 +136,7 @@ class Behaviors(Dataset):
         notes: list[str] | None = None,
     ) -> list[tuple[str, dict[str, str]]]:
         """Categories and texts of the rows of a file; of those that are judged, ``notes`` takes what is left out."""
-        raw = read_csv(file)
+        raw = read_table(file)
         form = _format(file, tuple(raw[0]))
         for column, values in (keep or {}).items():
             if column not in raw[0]:

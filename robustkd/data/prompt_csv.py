@@ -13,7 +13,7 @@ from pydantic import Field
 from robustkd.contracts import CampaignPath, DataError, Dataset, Params, Prompts, RawData
 from robustkd.data.images import Reading
 from robustkd.data.prompt_lengths import Measure
-from robustkd.data.tables import read_csv
+from robustkd.data.tables import read_table
 
 # Our columns, and what the benchmarks call them; the first one that a file has counts.
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -113,7 +113,7 @@ class PromptCSV(Dataset):
         return Prompts(columns, np.array([classes.index(row["concept"]) for row in rows], dtype=np.int64))
 
     def _rows(self, file: Path, notes: list[str]) -> list[dict[str, str]]:
-        raw = read_csv(file, _COLUMNS["prompt"])
+        raw = read_table(file, _COLUMNS["prompt"])
         called = {name: next((each for each in names if each in raw[0]), names[0]) for name, names in _COLUMNS.items()}
         if called["seed"] not in raw[0]:
             raise _wrong(f"{file} has no column '{called['seed']}'", "add it: what is drawn depends on its seed")

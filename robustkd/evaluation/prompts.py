@@ -18,6 +18,7 @@ from robustkd.contracts import (
     AttackError,
     Attempts,
     DataError,
+    Filtered,
     GenerativeTarget,
     Judge,
     Judgements,
@@ -27,6 +28,7 @@ from robustkd.contracts import (
     TargetError,
     ThreatModel,
     Transcript,
+    Unanswered,
     UsageError,
 )
 from robustkd.contracts.errors import place_of
@@ -69,9 +71,9 @@ def prepare(
     eligible = np.ones(len(requests), dtype=bool)
     prefills = requests.get("prefill")
     begun = np.array([bool(text) for text in prefills])
-    if begun.any():
+    if begun.any() and "prefill" in target.capabilities:
         known = _answered(target, requests.select(begun), judge, batch_size, prefilled=True)
-        eligible[begun] = known.complied
+        eligible[begun] = known.complied | _unanswered(known.outputs)
     harmless = None if benign is None else _answered(target, benign, judge, batch_size)
     return PromptBatch(requests, torch.as_tensor(index, dtype=torch.int64, device=device), unattacked, eligible, harmless)
 
@@ -104,7 +106,8 @@ def evaluate_prompt_attack(
     attack.require(target)
     attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__, batch_size)
     before, few = state_of(target), batch.requests.asked()[:2]
-    attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
+    if len(attempts.open):
+        attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
     known = batch.unattacked.outputs[: len(few)]
     require_unchanged(target, attack, before, known, lambda: _respond(target, few, batch_size), _same_answers)
     return attempts.evaluation()
@@ -143,6 +146,14 @@ class JudgedAttempts(Attempts):
         self._seen = np.zeros(len(batch), dtype=bool)  # requests with an answer that could be judged
         self._passes = torch.zeros(2, len(batch), dtype=torch.int64)
         self._deciding: list[_Deciding | None] = [None] * len(batch)
+        # What the target cannot be asked at all, such as what is longer than its context, it cannot be asked with more around it.
+        self._unanswerable = _unanswered(batch.unattacked.outputs)
+
+    @property
+    def open(self) -> Tensor:
+        """See ``Attempts``; without the requests that have no answer as they are."""
+        rows = super().open
+        return rows[~torch.from_numpy(self._unanswerable)[rows]]
 
     def __call__(self, rows: Tensor, asked: Sequence[Asked]) -> Tensor:
         """See ``Attempts``."""
@@ -188,7 +199,7 @@ class JudgedAttempts(Attempts):
             success=success,
             forwards=(self._passes[0] + self.used).numpy(),
             backwards=self._passes[1].numpy(),
-            unjudged=eligible & (used > 0) & ~self._seen,
+            unjudged=eligible & (self._unanswerable | (used > 0)) & ~self._seen,
             attempts=used,
         )
         pictures = [found.output for found in deciding if isinstance(found.output, torch.Tensor)]
@@ -290,11 +301,25 @@ def _respond(target: GenerativeTarget, asked: Sequence[Asked], batch_size: int |
 def _judged(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> Judgements:
     """What the judge says of the answers, without the thoughts before them.
 
-    Of an empty text, a thought that was cut off and a picture of one colour nobody can say whether it refuses.
+    Of an empty text, a thought that was cut off and a picture of one colour nobody can say whether it refuses. What a filter held
+    back is a refusal, and no judge is asked.
     """
-    answers = [answer_of(output) if isinstance(output, str) else output for output in outputs]
+    answers = [_answer(output) for output in outputs]
     given = np.array([_says_something(answer) for answer in answers], dtype=bool)
-    return Judgements.of(judge.complied(requests, ["" if answer is None else answer for answer in answers])).only(given)
+    said = Judgements.of(judge.complied(requests, ["" if answer is None else answer for answer in answers])).only(given)
+    refused = np.array([isinstance(output, Filtered) for output in outputs], dtype=bool)
+    return Judgements(said.complied & ~refused, said.judged | refused)
+
+
+def _unanswered(outputs: Sequence[Any]) -> np.ndarray:
+    """(N,) bool."""
+    return np.array([isinstance(output, Unanswered) for output in outputs], dtype=bool)
+
+
+def _answer(output: Any) -> Any:
+    if isinstance(output, Filtered | Unanswered):
+        return None
+    return answer_of(output) if isinstance(output, str) else output
 
 
 def _same_answers(some: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from robustkd.contracts import CampaignPath, DataError, Judge, Judgements, Params, Prompts
-from robustkd.data.tables import read_csv
+from robustkd.data.tables import read_table
 from robustkd.judges.refusal_match import can_be_judged, declines
 from robustkd.judges.refusals import language_of, refuses, says_something
 from robustkd.judges.sentences import MINILM, encoder
@@ -154,7 +154,7 @@ def labelled(file: Path) -> tuple[list[str], np.ndarray]:
     Raises:
         DataError: it cannot be read, lacks a column, or has another label.
     """
-    rows = read_csv(file, ("completion", "final_label"))
+    rows = read_table(file, ("completion", "final_label"))
     for number, row in enumerate(rows, 2):
         if row["final_label"] not in LABELS:
             raise DataError(f"{file}, row {number}: final_label is '{row['final_label']}'", fix=f"one of {', '.join(LABELS)}")

@@ -45,6 +45,7 @@ def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Seq
         _versus(results),
         *(f"![{name.removesuffix('.png')}]({name})" for name in figures),
         f"## Cells\n\n{_cells(results)}",
+        "\n".join(f"- {escape(one.sentence)}." for one in results.served),
         _frameworks(results),
         f"## How to read this\n\n{READING.format(' '.join(said.notes), said.clean.lower())}",
     ]

@@ -18,7 +18,7 @@ from robustkd.contracts.threat import Budget, Goal, ThreatModel, stored_budget
 from robustkd.scoring.claims import Claim, claims
 from robustkd.scoring.paired import Comparison, corrected
 from robustkd.scoring.remedy import Remedy
-from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ThreatSummary
+from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ServedSummary, ThreatSummary
 from robustkd.scoring.tabular import Tabular, interval, percent
 
 CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
@@ -185,6 +185,7 @@ class Results(Tabular):
         threat: the headline threat model.
         comparisons: every two defenses of the same seed, on the test samples that they share.
         attacks: what each attack is, by its name.
+        served: what was asked of each served model.
         folder: where they are stored, where that is known; it is no part of the numbers.
     """
 
@@ -197,6 +198,7 @@ class Results(Tabular):
     environment: Environment = field(default_factory=Environment)
     comparisons: Annotated[list[Comparison], AfterValidator(corrected)] = field(default_factory=list)
     attacks: dict[str, AttackSummary] = field(default_factory=dict)
+    served: list[ServedSummary] = field(default_factory=list)
     folder: Path | None = field(default=None, compare=False)
 
     @property
@@ -243,8 +245,8 @@ class Results(Tabular):
         return any(status != "done" for status in statuses)
 
     def to_dict(self) -> dict[str, Any]:
-        """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where`` and
-        ``by_queries`` where there are any.
+        """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where``,
+        ``by_queries`` and ``served`` where there are any.
         """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -256,6 +258,8 @@ class Results(Tabular):
                 del row["where"]
             if not row.get("by_queries", True):
                 del row["by_queries"]
+        if not told["served"]:
+            del told["served"]
         told["claims"] = [asdict(claim) for claim in self.claims]
         return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 

@@ -74,6 +74,28 @@ class DataSummary(Summary):
 
 
 @dataclass(frozen=True)
+class ServedSummary(Summary):
+    """What was asked of a served model, by all that keep its answers in the same results folder.
+
+    Attributes:
+        requests: that it has answered, each once.
+        prompt_tokens, completion_tokens: read and written, as its server counts them.
+    """
+
+    model: str
+    url: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def sentence(self) -> str:
+        """It in words."""
+        tokens = f"{self.prompt_tokens:,} tokens read and {self.completion_tokens:,} written"
+        return f"{self.model} at {self.url}: {self.requests:,} answers are kept, {tokens}"
+
+
+@dataclass(frozen=True)
 class Environment(Summary):
     """Versions and machine, for the record only; ``finished`` is the time of the last cell, in ISO 8601."""
 

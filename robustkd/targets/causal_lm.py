@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts import Asked, CutOff, GenerativeTarget, TargetError
+from robustkd.contracts import Asked, CutOff, GenerativeTarget, TargetError, Unanswered
 from robustkd.contracts.capability import ORDINARY
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
-from robustkd.targets.chat import DATE, Chat, TemplateOption, TokenBatch, Tokens
+from robustkd.targets.chat import DATE, Chat, TemplateOption, TokenBatch, Tokens, TooLong
 from robustkd.targets.frozen import without_gradients
 from robustkd.targets.memory import in_memory
 from robustkd.targets.prefix import PassCache, Prefix
@@ -176,18 +176,23 @@ class CausalLMTarget(GenerativeTarget):
     def respond(self, asked: Sequence[Asked]) -> list[str]:
         """What the model answers, greedily, with its thoughts between their marks; of a prefilled answer, what it adds.
 
-        One that is as long as it may be, and not ended, is a ``CutOff``.
+        One that is as long as it may be, and not ended, is a ``CutOff``. To a prompt that leaves no room for an answer in the context
+        there is an ``Unanswered``.
 
         ``Asked.embeddings``, (T, D) of any length, stand where the user's tokens would; the template around them stays.
 
         Raises:
-            TargetError: a prompt leaves no room for an answer, or the chat template does not show it as it is; a logit is NaN, or
-                all are infinite.
+            TargetError: the chat template does not show a prompt as it is; a logit is NaN, or all are infinite.
         """
-        laid = [self._laid(question) for question in asked]
-        answers = [""] * len(laid)
+        answers = [""] * len(asked)
+        laid: dict[int, Tensor] = {}
+        for row, question in enumerate(asked):
+            try:
+                laid[row] = self._laid(question)
+            except TooLong as error:
+                answers[row] = Unanswered(f"[{error.message}]")
         # By length, so that little is padded.
-        order = torch.tensor(sorted(range(len(laid)), key=lambda row: len(laid[row])), dtype=torch.int64)
+        order = torch.tensor(sorted(laid, key=lambda row: len(laid[row])), dtype=torch.int64)
         parts = in_memory(lambda rows: self._written([laid[row] for row in rows.tolist()]), order, _ROWS)
         for row, (ids, ended) in zip(order.tolist(), chain.from_iterable(parts), strict=True):
             text = self.chat.written(ids, asked[row].prefill)
@@ -203,7 +208,7 @@ class CausalLMTarget(GenerativeTarget):
             given = asked.embeddings.to(text)
             text = torch.cat([text[: tokens.prompt.start], given, text[tokens.prompt.stop :]])
         if len(text) >= self.chat.context:
-            raise TargetError(
+            raise TooLong(
                 f"the prompt leaves no room for an answer in a context of {self.chat.context} tokens: {asked.prompt[:60]!r}..",
                 fix="shorten it, or take a model with a longer context",
             )

@@ -38,6 +38,10 @@ TemplateOption = bool | int | float | str
 """What an option of a template may be."""
 
 
+class TooLong(TargetError):
+    """A request does not fit into the model's context. It is the request's alone: others can be asked."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """One conversation: a request and, it may be, an answer.
@@ -173,7 +177,7 @@ class Chat:
             ends: whether the completion is the whole answer, so that the end of turn belongs to it.
 
         Raises:
-            TargetError: it is longer than the context.
+            TooLong: it is longer than the context.
         """
         prompt = self.shown(prompt)
         text = self._before + prompt + self._behind
@@ -189,7 +193,7 @@ class Chat:
         if completion:
             ids = ids + self._continuation(text, ids, completion) + ([self.end_of_turn] if ends else [])
         if len(ids) > self.context:
-            raise TargetError(
+            raise TooLong(
                 f"a prompt of {begin} tokens and {len(ids) - begin} of its answer are more than the model's context of "
                 f"{self.context}: {prompt[:60]!r}..",
                 fix="shorten it, or take a model with a longer context",

@@ -14,6 +14,7 @@ from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.target_prefix import losses, rows_at_once
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import agreement
+from robustkd.attacks.text.rewording.best_of_n import respelt
 from robustkd.contracts import (
     Answered,
     AttackError,
@@ -150,7 +151,7 @@ SEARCHES = {
     "beast": {"tokens": 3, "beams": 3, "branches": 3},
     "autodan": {"generations": 3, "population": 6, "mutation": 0.1},
 }
-ASKING = {"direct": {}, "random-prompt": {"tokens": 3}, "human-jailbreaks": {}, "prefill": {}}
+ASKING = {"direct": {}, "random-prompt": {"tokens": 3}, "human-jailbreaks": {}, "best-of-n": {}, "prefill": {}}
 
 
 @pytest.fixture(params=[words, pieces])
@@ -397,6 +398,24 @@ def test_human_jailbreaks_come_from_a_file(tmp_path):
         attack("human-jailbreaks", lm(), templates=file)
 
 
+def test_best_of_n_changes_as_much_as_sigma_says():
+    draw, text = np.random.default_rng(0), "Behind every second door somebody waits. " * 100
+    assert respelt(text, 0.0, draw) == text
+    found = respelt(text, 0.4, draw)
+    assert len(found) == len(text)
+    case = np.mean([one.isupper() for one, before in zip(found, text, strict=True) if before.islower() and one.isalpha()])
+    assert case == pytest.approx(0.4**0.5, abs=0.03)
+    pairs = list(zip(found.lower().split(" "), text.lower().split(" "), strict=True))
+    # A sign gives way with probability sigma^3, and a word keeps its signs, in whatever order, where none of them does.
+    assert np.mean([sorted(one) != sorted(other) for one, other in pairs if len(other) == 5]) == pytest.approx(
+        1 - (1 - 0.4**3) ** 5, abs=0.06
+    )
+    asked = attack("best-of-n", lm(), sigma=0.4).asked
+    assert all(len({one.prompt for one in row}) > 1 for row in asked)
+    plain = attack("best-of-n", lm(), sigma=0.0).asked
+    assert [{one.prompt for one in row} for row in plain] == [{request} for request in REQUESTS]
+
+
 def test_the_attacker_of_pair_is_told_what_came_of_its_last_prompt():
     class Scripted(CausalLMTarget):
         def respond(self, asked):
@@ -420,7 +439,7 @@ def test_the_attacker_of_pair_is_told_what_came_of_its_last_prompt():
     assert "You have tried" not in told[0][3]
     assert all(part in told[3][3] for part in ("Whisper.", "try 2", "no way"))
     classifier = ClassifierTarget(torch.nn.Flatten(), num_classes=4, input_shape=(1, 2, 2))
-    with pytest.raises(UsageError, match="'other' is a classifier, where a causal-lm is needed"):
+    with pytest.raises(UsageError, match="'other' is a classifier, where a model that answers is needed"):
         attack("pair", plain, models={"other": classifier}, attacker="other")
 
 

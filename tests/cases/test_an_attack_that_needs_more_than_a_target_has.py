@@ -88,8 +88,8 @@ def test_a_judge_or_an_attacker_that_is_no_language_model_is_refused_too(monkeyp
     judged = PROMPTS + "judges: {llm: {kind: llm-judge, model: base}}\n"
     attacked = PROMPTS.replace("{kind: gcg}", "{kind: gcg, draft: base}")
     skipped(judged), skipped(attacked)
-    monkeypatch.setattr(LMPretrain, "target_capabilities", lambda defense, others: frozenset({"respond"}))
-    with pytest.raises(UsageError, match="judge 'llm' needs log-probabilities and tokens of the targets of 'base'"):
+    monkeypatch.setattr(LMPretrain, "target_capabilities", lambda defense, others: frozenset({"logits"}))
+    with pytest.raises(UsageError, match="judge 'llm' needs respond of the targets of 'base'"):
         skipped(judged)
     with pytest.raises(UsageError, match="attack 'gcg' needs log-probabilities and tokens of the targets of 'base'"):
         skipped(attacked)
@@ -123,7 +123,7 @@ def test_what_targets_within_a_target_leave_it() -> None:
 
 
 def test_every_attack_names_what_a_model_of_its_modality_or_a_special_one_has() -> None:
-    special = {"members", "denoising"}
+    special = {"members", "denoising", "sampling"}
     for name in plugins.names("attacks"):
         if plugins.family("attacks", name) is not None:
             continue

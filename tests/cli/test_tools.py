@@ -80,7 +80,11 @@ def test_a_campaign_for_each_purpose_is_valid_and_planned(purpose, tmp_path, mon
         planned = run("plan", "first.yaml")
         assert planned.exit_code == 0
         assert all(f"{name} (" in planned.output for name in campaign.defenses)
-        assert "skipped" not in planned.output.replace("excluded by the matrix", "") or purpose in ("ensemble", "unlearning")
+        assert "skipped" not in planned.output.replace("excluded by the matrix", "") or purpose in (
+            "ensemble",
+            "unlearning",
+            "endpoint",
+        )
     with pytest.raises(Exception, match=r"first.yaml is there already"):
         cli.main(["init", purpose, "first.yaml"], standalone_mode=False)
 

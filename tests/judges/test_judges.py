@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from robustkd import plugins
-from robustkd.contracts import DataError, Judgements, Prompts, RobustkdError, TargetError, UsageError
+from robustkd.contracts import DataError, Judgements, Prompts, RobustkdError, UsageError
 from support.toy_language_model import toy_language_model
 
 
@@ -169,17 +169,16 @@ def test_a_model_judges_by_which_answer_it_holds_for_more_probable(reader):
     judge = reading(reader)
     assert judge.probability(asked, outputs) == pytest.approx(logits.softmax(1)[:, 0].numpy(), abs=1e-6)
     between = judge.probability(asked, outputs).mean()
-    assert sorted(reading(reader, threshold=between).complied(asked, outputs)) == [False, True]
+    assert sorted(reading(reader, threshold=between).complied(asked, outputs).complied) == [False, True]
     turned = reading(reader, yes="No", no="Yes").probability(asked, outputs)
     assert turned == pytest.approx(logits.softmax(1)[:, 1].numpy(), abs=1e-6)
 
 
-def test_an_answer_that_is_too_long_for_the_judge_is_cut_and_a_request_is_not(reader):
+def test_an_answer_that_is_too_long_for_the_judge_is_cut_and_a_request_that_is_cannot_be_judged(reader):
     judge, half = reading(reader), "the door is open " * 3
     whole = half + "it said {answer} ? " * 3
     assert judge.probability(requests("it"), [whole[: len(whole) // 2]]) == judge.probability(requests("it"), [whole])
-    with pytest.raises(TargetError, match="more than the model's context"):
-        judge.complied(requests(half + half), ["it"])
+    assert not judge.complied(requests(half + half), ["it"]).judged.any()
 
 
 def test_a_judging_model_must_be_handed_over_and_the_rubric_show_both(reader):

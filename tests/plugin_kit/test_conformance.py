@@ -122,6 +122,7 @@ CHEAP = {
     "external": None,  # it is whatever its code is
     "onnx-classifier": None,  # it is whatever its file is
     "causal-lm": None,  # its weights are on a hub; tests/defenses/test_text_training.py makes some
+    "chat-endpoint": None,  # it is whatever its server is; tests/targets/test_chat_endpoint.py has one
     "clip-score": None,  # its weights are on a hub
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
     "sdedit": None,  # so does it

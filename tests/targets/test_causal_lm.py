@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from robustkd.contracts import Asked, TargetError
+from robustkd.contracts import Asked, TargetError, Unanswered
 from robustkd.targets import CausalLMTarget, fingerprint, load_target, save_target
 from robustkd.targets.chat import Chat
 
@@ -211,11 +211,13 @@ def test_without_a_pad_token_the_end_of_turn_pads_and_it_is_said(caplog):
     )
 
 
-def test_what_does_not_fit_into_the_context_is_refused():
+def test_what_does_not_fit_into_the_context_has_no_answer():
     model = target()
     with pytest.raises(TargetError, match="more than the model's context of 48"):
         model.encode("what " * 50)
     # 45 tokens with the template: room for 3 of an answer, which is no reason to cut the other one.
     assert model.respond([Asked("what " * 43), Asked("no")])[1] == model.respond([Asked("no")])[0]
-    with pytest.raises(TargetError, match="no room for an answer"):
-        model.respond([Asked("what " * 46)])
+    (none, some) = model.respond([Asked("what " * 46), Asked("no")])
+    assert isinstance(none, Unanswered)
+    assert "no room for an answer" in none
+    assert some == model.respond([Asked("no")])[0]

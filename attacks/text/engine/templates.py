@@ -8,7 +8,7 @@ from pydantic import Field
 
 from robustkd.contracts import CampaignPath, DataError, Params, PromptAttack
 from robustkd.contracts.prompts import Answering
-from robustkd.data.tables import read_csv
+from robustkd.data.tables import read_table
 
 REQUEST = "{request}"
 """Stands for the request in a template."""
@@ -35,7 +35,7 @@ def templates(file: Path | None) -> tuple[str, ...]:
     """
     if file is None:
         return TEMPLATES
-    found = tuple(row["template"] for row in read_csv(file, ("template",)))
+    found = tuple(row["template"] for row in read_table(file, ("template",)))
     for template in found:
         if template.count(REQUEST) != 1:
             raise DataError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robustkd.contracts import UsageError, suggestion
 
-_BESIDE = {"evaluate-my-model": ("my_model.py",)}
+_BESIDE = {"evaluate-my-model": ("my_model.py",), "endpoint": ("requests.csv", "harmless.csv")}
 """What a campaign refers to, and is written along with it."""
 
 

@@ -24,6 +24,10 @@ class HumanJailbreaks(TemplateAttack):
     Params = HumanJailbreaksParams
     source = "Shen et al. 2023, arXiv:2308.03825"
 
+    def most_attempts(self, allowed: int) -> int:
+        """See ``PromptAttack.most_attempts``."""
+        return min(allowed, len(templates(self.params.templates)))
+
     def search(
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:

@@ -1,0 +1,1 @@
+"""The request in other words or spellings, without a search."""

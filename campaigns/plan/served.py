@@ -1,0 +1,61 @@
+"""How often a plan asks served models, which costs: an upper bound, known before anything is asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from robustkd.campaigns.plan.cells import AttackCell
+from robustkd.campaigns.plan.plan import Plan
+from robustkd.contracts import PromptAttack
+
+
+@dataclass(frozen=True)
+class Asks:
+    """What one served model is asked at most by the attacks of a plan; the checks' and analyses' own requests are not counted.
+
+    Attributes:
+        requests: each request that is new to it.
+        tokens: that it writes.
+    """
+
+    defense: str
+    requests: int
+    tokens: int
+
+    @property
+    def sentence(self) -> str:
+        """It in words."""
+        return f"{self.defense} is asked at most {self.requests:,} times by attacks and judges, and writes at most {self.tokens:,} tokens"
+
+
+def asks(plan: Plan, finished: Collection[str] = ()) -> list[Asks]:
+    """A bound for each served model of a plan, over its attack cells that are not ``finished``.
+
+    A request is counted as often as the cells make it, though one that was answered is not asked again.
+    """
+    campaign, count = plan.campaign, Counter[str]()
+    most = {name: use.plugin.served_tokens for name, use in campaign.defenses.items()}
+    if not any(most.values()):
+        return []
+    n, benign = len(plan.data.test), len(plan.data.benign or ())
+    prepared: set[tuple[str, int]] = set()
+    for cell in plan.of("attack"):
+        if cell.id not in finished:
+            prepared.add((cell.defense, cell.seed))
+            attempts = n * _most(plan, cell)
+            count.update(dict.fromkeys((cell.defense, *cell.others), attempts))
+            for place, judge in enumerate(campaign.judges.values()):  # the first judges each attempt, the others the last one
+                count.update(dict.fromkeys(judge.references, n if place else attempts + n))
+    begun = sum(bool(text) for text in plan.data.test.get("prefill"))
+    for defense, _ in prepared:
+        unattacked = n + begun + benign
+        count[defense] += unattacked
+        count.update(dict.fromkeys(next(iter(campaign.judges.values())).references if campaign.judges else (), unattacked))
+    return [Asks(name, count[name], count[name] * tokens) for name, tokens in most.items() if tokens is not None]
+
+
+def _most(plan: Plan, cell: AttackCell) -> int:
+    use = plan.campaign.attacks[cell.attack]
+    return use.plugin.most_attempts(use.threat.attempts) if isinstance(use.plugin, PromptAttack) else 0

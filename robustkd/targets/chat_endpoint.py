@@ -1,0 +1,153 @@
+"""A language model that is only served: it is asked by the protocol of OpenAI's chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from robustkd.contracts import Asked, Capabilities, Capability, CutOff, Filtered, GenerativeTarget, TargetError, Unanswered
+from robustkd.lazy import nn
+from robustkd.targets.chat_server import ChatServer, Connection
+from robustkd.targets.kept_answers import KeptAnswers
+
+Prefill = Literal["none", "last-message", "continue", "prefix"]
+PREFILLS: Mapping[Prefill, Mapping[str, Any]] = {
+    "none": {},
+    "last-message": {},
+    "continue": {"continue_final_message": True, "add_generation_prompt": False},
+    "prefix": {},
+}
+"""What a request says beside its messages where the last one is the beginning of the answer."""
+Length = Literal["max_tokens", "max_completion_tokens"]
+
+
+def capabilities(prefill: Prefill, temperature: float | None) -> Capabilities:
+    """What a served model can be asked for."""
+    found: set[Capability] = {"respond"}
+    if prefill != "none":
+        found.add("prefill")
+    if temperature != 0:
+        found.add("sampling")
+    return frozenset(found)
+
+
+class ChatEndpointTarget(GenerativeTarget):
+    """A model behind a server.
+
+    Args:
+        base_url: up to and with ``/v1``.
+        model: what the server calls it.
+        system: a message from the system before the user's, "" for none.
+        max_new_tokens: how long an answer may be.
+        temperature: of the sampling; None: not said, so that it is the server's own.
+        options: what a request says beside this.
+        length: what the server calls ``max_new_tokens``.
+        prefill: how it is told the beginning of an answer: see ``robustkd describe chat-endpoint``.
+    """
+
+    kind = "chat-endpoint"
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        system: str = "",
+        max_new_tokens: int = 128,
+        temperature: float | None = 0.0,
+        options: Mapping[str, Any] | None = None,
+        length: Length = "max_tokens",
+        prefill: Prefill = "none",
+    ) -> None:
+        self.module = nn.Identity()
+        self.base_url, self.model, self.system, self.max_new_tokens = base_url, model, system, max_new_tokens
+        self.temperature, self.options, self.length, self.prefill = temperature, dict(options or {}), length, prefill
+        self.capabilities = capabilities(prefill, temperature)
+        self.connect(Connection())
+
+    def connect(self, connection: Connection, kept: Path | None = None) -> Self:
+        """Say how the server is asked from now on, and the folder where its answers are kept, None for nowhere; returns itself."""
+        self._server = ChatServer(self.base_url, connection)
+        self._kept = None if kept is None else KeptAnswers(kept)
+        return self
+
+    def respond(self, asked: Sequence[Asked]) -> list[str]:
+        """What the server answers; several are asked at once.
+
+        One that was cut off is a ``CutOff``; one that a filter held back, or that the model declined by the protocol, is a
+        ``Filtered``; to a request that does not fit into the context there is an ``Unanswered``.
+
+        Raises:
+            TargetError: see ``ChatServer``; or a request asks for what a served model cannot be given.
+        """
+        pool = ThreadPoolExecutor(self._server.connection.concurrency)
+        try:
+            return list(pool.map(self._answer, asked))
+        finally:  # after an error, those that have not begun are not asked
+            pool.shutdown(cancel_futures=True)
+
+    def _answer(self, asked: Asked) -> str:
+        body = self.body(asked)
+        ask = partial(self._server, body)
+        reply = ask() if self._kept is None else self._kept.get({"url": self.base_url, **body}, ask)
+        return answer_in(reply)
+
+    def body(self, asked: Asked) -> dict[str, Any]:
+        """What is sent to the server for a request.
+
+        Raises:
+            TargetError: it sets embeddings, or the beginning of the answer where the server takes none.
+        """
+        if asked.embeddings is not None or (asked.prefill and "prefill" not in self.capabilities):
+            what = "the beginning of the answer" if asked.embeddings is None else "embeddings"
+            raise TargetError(f"a request sets {what}, which the server of '{self.model}' does not take", fix="see 'prefill'")
+        messages: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": asked.prompt})
+        said: dict[str, Any] = {"model": self.model, "messages": messages, self.length: self.max_new_tokens}
+        if self.temperature is not None:
+            said["temperature"] = self.temperature
+        if asked.seed is not None:
+            said["seed"] = asked.seed
+        if asked.prefill:
+            begun = {"role": "assistant", "content": asked.prefill}
+            messages.append(begun | {"prefix": True} if self.prefill == "prefix" else begun)
+            said |= PREFILLS[self.prefill]
+        return said | self.options
+
+    def card(self) -> dict[str, Any]:
+        """See ``BaseTarget.card``: who is asked and how, without a key."""
+        return {
+            "target": self.kind,
+            "base_url": self.base_url,
+            "model": self.model,
+            "system": self.system,
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "options": self.options,
+            "length": self.length,
+            "prefill": self.prefill,
+        }
+
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> ChatEndpointTarget:
+        """See ``BaseTarget.from_card``."""
+        return cls(**{name: value for name, value in card.items() if name != "target"})
+
+
+def answer_in(reply: Mapping[str, Any]) -> str:
+    """The answer that a server's reply holds."""
+    if error := reply.get("error"):
+        said = f"[{error['said']}]"
+        return Filtered(said) if error["kind"] == "filtered" else Unanswered(said)
+    choice = reply["choices"][0]
+    message = choice.get("message") or {}
+    text, refusal = message.get("content") or "", message.get("refusal") or ""
+    if refusal and not text:
+        return Filtered(refusal)
+    if choice.get("finish_reason") == "content_filter":
+        # What was let through before the filter stopped it has been shown: that is for the judge.
+        return CutOff(text) if text.strip() else Filtered("[held back by a content filter]")
+    return CutOff(text) if choice.get("finish_reason") == "length" else str(text)
