@@ -29,7 +29,12 @@ def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators of torch, NumPy and Python for the block, and put them back as they were after it."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(**_generators_in_use()):
-        torch.manual_seed(seed)
+        if (
+            accelerator() is None
+        ):  # torch.manual_seed would note the seed, with a stack trace, for every kind of device that is not there
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:

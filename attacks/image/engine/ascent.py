@@ -175,7 +175,7 @@ def maximize(
         state.value = value.to(start.dtype)  # a half-precision network's logits are no reason to compare in half precision
         if recorder is not None:
             recorder(t, state.rows, state.x, state.value)
-        _keep_best(state, oracle.is_adversarial(logits, state.rows))
+        _keep_best(state, oracle.is_adversarial(logits, state.rows), stop_when_broken)
         leaving = state.broken if stop_when_broken else torch.zeros_like(state.broken)
         if group is not None:
             leaving = torch.isin(group[active], group[active[leaving]])
@@ -188,9 +188,9 @@ def maximize(
             result.x[out] = state.best_x[leaving]
             result.value[out] = state.best_value[leaving]
             result.broken[out] = state.broken[leaving]
+            if len(out) == len(active):
+                break
             state, active = state.select(~leaving), active[~leaving]
-        if not len(active):
-            break
         if estimator is not None:
             state.gradient = estimator(oracle, state, objective, t)
         state.gradient = state.ball.along(state.gradient)
@@ -198,11 +198,18 @@ def maximize(
     return result
 
 
-def _keep_best(state: AttackState, broken: Tensor) -> None:
-    state.improved = torch.where(broken == state.broken, state.value > state.best_value, broken)
-    state.best_x = torch.where(per_sample(state.improved, state.x), state.x, state.best_x)
-    state.best_value = torch.where(state.improved, state.value, state.best_value)
-    state.broken = state.broken | broken
+def _keep_best(state: AttackState, broken: Tensor, stop_when_broken: bool) -> None:
+    higher = state.value > state.best_value
+    if stop_when_broken:  # none of them was before
+        state.improved, state.broken = higher | broken, broken
+    else:
+        state.improved, state.broken = torch.where(broken == state.broken, higher, broken), state.broken | broken
+    count = int(state.improved.count_nonzero())
+    if count == len(broken):
+        state.best_x, state.best_value = state.x, state.value
+    elif count:
+        state.best_x = torch.where(per_sample(state.improved, state.x), state.x, state.best_x)
+        state.best_value = torch.where(state.improved, state.value, state.best_value)
 
 
 def last_iterate(
