@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize, no_gradient
-from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.trend import EarlyStopByTrend
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Params, Target, ThreatModel
@@ -201,6 +201,7 @@ class Square(Attack):
     goals = ("untargeted", "targeted")
     gradients = False
     version = "3"
+    revisions = PROJECTION_REVISIONS
     source = "Andriushchenko et al. 2020, arXiv:1912.00049; l1: Croce & Hein 2021, arXiv:2103.01208"
     loss_family = "margin"  # when untargeted
 
