@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import robustkd
-from robustkd.attacks.image.black_box.square import bump, share_of_window, two_bumps
+from robustkd.attacks.image.black_box.square import LinfSquare, bump, share_of_window, two_bumps
+from robustkd.attacks.image.engine.ascent import AttackState
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.engine.target_classes import wrong_classes
@@ -283,6 +284,34 @@ def test_l1_projection_is_the_closest_point_of_ball_and_pixel_range(seed, values
     assert torch.allclose(found.double(), centre + delta.sign() * cut(threshold), rtol=0, atol=rounding)
     stopped = delta.abs() - threshold > room + rounding
     assert ((found == 0) | (found == 1))[stopped].all()
+
+
+@pytest.mark.parametrize("patch", [None, 6])
+def test_a_query_of_square_gives_one_window_another_colour(patch):
+    draw = torch.Generator().manual_seed(0)
+    centre = (2 * torch.rand(8, 3, 12, 12, generator=draw) - 0.5).clamp(0, 1)
+    movable = None
+    if patch is not None:
+        movable = torch.zeros(8, 1, 12, 12, dtype=torch.bool)
+        movable[:, :, 2 : 2 + patch, 5 : 5 + patch] = True
+    ball = Ball.around(centre, 0.1, "linf", (0.0, 1.0), movable)
+    rows, none = torch.arange(8), torch.zeros(8, dtype=torch.bool)
+    update = LinfSquare(SampleRng(0, rows), queries=1000, first=0.3)
+    x = update.start(ball, rows)
+    room = 12 if patch is None else patch
+    for t in range(0, 1000, 100):
+        state = AttackState(rows, ball, x, torch.zeros_like(x), torch.zeros(8), x, torch.zeros(8), none, none)
+        proposal = update.step(state, t)
+        changed = (proposal != x).any(1)
+        side = max(1, round((share_of_window(t, 1000, 0.3) * room**2) ** 0.5))
+        assert changed.flatten(1).any(1).all()
+        assert (changed.any(2).sum(1) <= side).all()
+        assert (changed.any(1).sum(1) <= side).all()
+        assert movable is None or not (changed & ~movable.squeeze(1)).any()
+        lowest, highest = (centre - 0.1).clamp(0, 1), (centre + 0.1).clamp(0, 1)
+        moved = changed.unsqueeze(1).expand_as(x)
+        assert ((proposal == lowest) | (proposal == highest))[moved].all()
+        x = proposal
 
 
 def test_wrong_classes_are_ranked_without_the_label():

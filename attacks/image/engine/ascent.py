@@ -22,7 +22,6 @@ from robustkd.attacks.image.engine.oracle import Objective, Oracle, TransformOra
 from robustkd.contracts import AttackResult, Batch, Target, ThreatModel, UsageError
 from robustkd.contracts.image_changes import PARAMETERS, TransformBudget
 from robustkd.lazy import torch
-from robustkd.scoring.distances import per_sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +38,7 @@ class AttackState:
         rows: (A,) their positions in the batch.
         x: (A, *shape) current points.
         gradient, value: of the objective at ``x``.
-        best_x, best_value, broken: the best point so far.
+        best_x, best_value, broken: the best point so far; ``maximize`` writes the next one into ``best_x``.
         improved: whether the current point became the best.
         memory: the update's own tensors (momentum, step sizes, ..).
     """
@@ -165,7 +164,7 @@ def maximize(
     if not len(rows):
         return result
     active = torch.arange(len(rows), device=rows.device)  # the rows of `result` that `state` still has
-    state = AttackState(rows, ball, start, torch.zeros_like(start), lowest, start, lowest, none, none)
+    state = AttackState(rows, ball, start, torch.zeros_like(start), lowest, start.clone(), lowest, none, none)
     for t in range(steps + 1):
         if t < steps and estimator is None:
             logits, value, state.gradient = oracle.value_and_grad(state.x, state.rows, objective)
@@ -204,11 +203,12 @@ def _keep_best(state: AttackState, broken: Tensor, stop_when_broken: bool) -> No
         state.improved, state.broken = higher | broken, broken
     else:
         state.improved, state.broken = torch.where(broken == state.broken, higher, broken), state.broken | broken
-    count = int(state.improved.count_nonzero())
-    if count == len(broken):
-        state.best_x, state.best_value = state.x, state.value
-    elif count:
-        state.best_x = torch.where(per_sample(state.improved, state.x), state.x, state.best_x)
+    rows = state.improved.nonzero().squeeze(1)
+    if len(rows) == len(broken):
+        state.best_x.copy_(state.x)
+        state.best_value = state.value
+    elif len(rows):
+        state.best_x.index_copy_(0, rows, state.x.index_select(0, rows))  # `where` would go through all of them
         state.best_value = torch.where(state.improved, state.value, state.best_value)
 
 

@@ -86,7 +86,7 @@ class Ball:
         return rows.long().argmax(1), columns.long().argmax(1), height, width
 
     @cached_property
-    def _corners(self) -> tuple[Tensor, Tensor]:
+    def corners(self) -> tuple[Tensor, Tensor]:
         """A linf ball within the pixel range is a box: its lowest and its highest point."""
         radius = per_sample(self.eps, self.centre)
         radius = radius if self.movable is None else radius * self.movable
@@ -97,7 +97,7 @@ class Ball:
         centre, so the radius still holds afterwards.
         """
         if self.norm == "linf":
-            return x.clamp(*self._corners)
+            return x.clamp(*self.corners)
         if self.norm == "l0":
             return self._few_pixels(x)
         if self.norm == "l2":
