@@ -35,8 +35,12 @@ class Plugin:
 
     def version_for(self, threat: ThreatModel) -> str:
         """The version of its numbers under ``threat``: ``2``, or ``2.1`` in a norm with one revision."""
-        revision = self.revisions.get(threat.budget.identity[0], 0)
+        revision = self.revisions.get(self.norm_under(threat), 0)
         return f"{self.version}.{revision}" if revision else self.version
+
+    def norm_under(self, threat: ThreatModel) -> str:
+        """The norm whose revision counts under ``threat``: the threat's, unless it searches in one of its own."""
+        return threat.budget.identity[0]
 
     @functools.cached_property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
 from robustkd.targets.activations import layer_outputs
 from robustkd.targets.failure import failures_told
-from robustkd.targets.layout import as_found, contiguous_on_the_way_back, is_laid_out
+from robustkd.targets.layout import as_found, contiguous_on_the_way_back, first, is_laid_out
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,9 +95,10 @@ class ImageTarget(Target):
 
     def answer(self, inputs: Tensor) -> Any:
         """What the network returns for (B, *input_shape), whatever that is."""
-        weight = next((tensor for tensor in self.module.parameters() if tensor.is_floating_point()), inputs)
-        inputs = inputs.to(weight.dtype)
-        if inputs.requires_grad and is_laid_out(self.module):
+        weight = first(self.module, _floating)
+        inputs = inputs if weight is None else inputs.to(weight.dtype)
+        # Of one channel, either order is contiguous.
+        if inputs.requires_grad and inputs.shape[1] > 1 and is_laid_out(self.module):
             inputs = contiguous_on_the_way_back(inputs)
         try:
             return self.module(inputs.clone())  # some networks normalise in place
@@ -113,3 +114,7 @@ class ImageTarget(Target):
             TargetError: there is no submodule of that name.
         """
         return layer_outputs(self, inputs, layers)
+
+
+def _floating(module: nn.Module) -> nn.Parameter | None:
+    return next((weight for weight in module._parameters.values() if weight is not None and weight.is_floating_point()), None)

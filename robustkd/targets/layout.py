@@ -8,7 +8,7 @@ devices it was not measured, so there the weights stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -63,7 +63,8 @@ def to_channels_last(module: nn.Module, images: Tensor) -> bool:
 
 def is_laid_out(module: nn.Module) -> bool:
     """Whether ``channels_last`` is in force."""
-    return next((_found(weight) is not None for weight in _convolutions(module)), False)
+    weight = first(module, _convolution)
+    return weight is not None and _found(weight) is not None
 
 
 def contiguous_on_the_way_back(inputs: Tensor) -> Tensor:
@@ -71,9 +72,25 @@ def contiguous_on_the_way_back(inputs: Tensor) -> Tensor:
     return inputs.flatten(1).view(inputs.shape)  # on the way back each reshapes; a hook would cost several times as much
 
 
+def first(module: nn.Module, wanted: Callable[[nn.Module], nn.Parameter | None]) -> nn.Parameter | None:
+    """The first parameter that ``wanted`` finds in ``module`` or one of its parts, in the order of ``module.modules()``.
+
+    That goes through a set of what was seen and through names, for each pass of a small network a tenth of its time.
+    """
+    found = wanted(module)
+    for part in module._modules.values():
+        if found is not None:
+            break
+        found = None if part is None else first(part, wanted)
+    return found
+
+
+def _convolution(module: nn.Module) -> nn.Parameter | None:
+    return module._parameters.get("weight") if isinstance(module, nn.Conv2d) else None
+
+
 def _convolutions(module: nn.Module) -> Iterator[nn.Parameter]:
-    weights = (part._parameters.get("weight") for part in module.modules() if isinstance(part, nn.Conv2d))
-    return (weight for weight in weights if weight is not None)
+    return (weight for part in module.modules() if (weight := _convolution(part)) is not None)
 
 
 def _weights(module: nn.Module) -> list[nn.Parameter]:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import robustkd
-from robustkd.attacks.image.black_box.square import bump, share_of_window, two_bumps
-from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
+from robustkd.attacks.image.black_box.square import LinfSquare, bump, share_of_window, two_bumps
+from robustkd.attacks.image.engine.ascent import AttackState
+from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.engine.target_classes import wrong_classes
 from robustkd.attacks.image.gradient.apgd import checkpoints
@@ -249,21 +250,68 @@ def test_on_a_linear_model_apgd_uses_the_room_that_the_pixel_range_leaves():
     assert (gained < 1 + 1e-9).all()
 
 
-def test_l1_projection_inside_the_pixel_range_is_the_closest_point():
-    """Against a bisection for the one threshold."""
-    torch.manual_seed(0)
-    delta, centre = torch.randn(50, 12).double(), torch.rand(50, 12).double().round(decimals=1)
-    eps = torch.rand(50).double() * 6
-    low, high = torch.zeros(50, 1).double(), torch.full((50, 1), 10.0).double()
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.integers(1, 60),
+    st.floats(-3, 1),
+    st.floats(-2, 2),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.booleans(),
+)
+def test_l1_projection_is_the_closest_point_of_ball_and_pixel_range(seed, values, far, size, dtype, ties):
+    """Against a bisection for the one threshold. Half of the pixels are at a bound, and some have not moved; many move equally far."""
+    draw = torch.Generator().manual_seed(seed)
+    centre = (2 * torch.rand(4, values, generator=draw, dtype=dtype) - 0.5).clamp(0, 1)
+    delta = 10**far * torch.randn(4, values, generator=draw, dtype=dtype) * (torch.rand(4, values, generator=draw) < 0.8)
+    if ties:
+        centre, delta = centre.round(decimals=1), delta.round(decimals=1)
+    eps = 10**size * torch.rand(4, generator=draw, dtype=dtype)
+    found = Ball.around(centre, eps, "l1", (0.0, 1.0)).project(centre + delta)
+
+    room = torch.where(delta >= 0, 1 - centre, centre).double()
+    delta, wanted_norm = (centre + delta - centre).double(), eps.double().unsqueeze(1)
 
     def cut(threshold):
-        return (delta.abs() - threshold).clamp_min(0).minimum(torch.where(delta >= 0, 1 - centre, centre))
+        return (delta.abs() - threshold).clamp_min(0).minimum(room)
 
+    low, high = torch.zeros(4, 1).double(), delta.abs().amax(1, keepdim=True)
     for _ in range(80):
-        over = cut((low + high) / 2).sum(1, keepdim=True) > eps.unsqueeze(1)
+        over = cut((low + high) / 2).sum(1, keepdim=True) > wanted_norm
         low, high = torch.where(over, (low + high) / 2, low), torch.where(over, high, (low + high) / 2)
-    wanted = delta.sign() * cut(torch.where(cut(0).sum(1, keepdim=True) <= eps.unsqueeze(1), 0, high))
-    assert torch.allclose(project_l1_in_box(delta, -centre, 1 - centre, eps), wanted, atol=1e-9)
+    threshold = torch.where(cut(0).sum(1, keepdim=True) <= wanted_norm, 0, high)
+    rounding = 4 * 10 ** max(far, 0) * torch.finfo(dtype).eps * values**0.5
+    assert torch.allclose(found.double(), centre + delta.sign() * cut(threshold), rtol=0, atol=rounding)
+    stopped = delta.abs() - threshold > room + rounding
+    assert ((found == 0) | (found == 1))[stopped].all()
+
+
+@pytest.mark.parametrize("patch", [None, 6])
+def test_a_query_of_square_gives_one_window_another_colour(patch):
+    draw = torch.Generator().manual_seed(0)
+    centre = (2 * torch.rand(8, 3, 12, 12, generator=draw) - 0.5).clamp(0, 1)
+    movable = None
+    if patch is not None:
+        movable = torch.zeros(8, 1, 12, 12, dtype=torch.bool)
+        movable[:, :, 2 : 2 + patch, 5 : 5 + patch] = True
+    ball = Ball.around(centre, 0.1, "linf", (0.0, 1.0), movable)
+    rows, none = torch.arange(8), torch.zeros(8, dtype=torch.bool)
+    update = LinfSquare(SampleRng(0, rows), queries=1000, first=0.3)
+    x = update.start(ball, rows)
+    room = 12 if patch is None else patch
+    for t in range(0, 1000, 100):
+        state = AttackState(rows, ball, x, torch.zeros_like(x), torch.zeros(8), x, torch.zeros(8), none, none)
+        proposal = update.step(state, t)
+        changed = (proposal != x).any(1)
+        side = max(1, round((share_of_window(t, 1000, 0.3) * room**2) ** 0.5))
+        assert changed.flatten(1).any(1).all()
+        assert (changed.any(2).sum(1) <= side).all()
+        assert (changed.any(1).sum(1) <= side).all()
+        assert movable is None or not (changed & ~movable.squeeze(1)).any()
+        lowest, highest = (centre - 0.1).clamp(0, 1), (centre + 0.1).clamp(0, 1)
+        moved = changed.unsqueeze(1).expand_as(x)
+        assert ((proposal == lowest) | (proposal == highest))[moved].all()
+        x = proposal
 
 
 def test_wrong_classes_are_ranked_without_the_label():

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 import robustkd
 from robustkd.attacks.image.engine.losses import Loss, cross_entropy
 from robustkd.attacks.image.engine.objective import _SLOPES, bound
-from robustkd.attacks.image.engine.oracle import ObjectiveWithSlope
-from robustkd.contracts import AttackError
+from robustkd.attacks.image.engine.oracle import ObjectiveWithSlope, finite
+from robustkd.contracts import AttackError, TargetError
 
 
 def value_and_slope(loss, logits, labels):
@@ -103,3 +103,10 @@ def test_a_closed_form_is_the_gradient_of_its_loss(loss: Loss, classes: int, dty
     near = {"rtol": 1e-5 if dtype == torch.float32 else 1e-12, "atol": 1e-7}
     torch.testing.assert_close(found, values.detach(), **near)
     torch.testing.assert_close(slope, expected, **near)
+
+
+def test_large_logits_are_finite_though_their_sum_is_not():
+    logits = torch.full((2, 3), 3e38)
+    assert finite(logits, logits) is logits
+    with pytest.raises(TargetError, match="1 of 2"):
+        finite(torch.tensor([[torch.inf, -torch.inf], [1.0, 2.0]]), logits)

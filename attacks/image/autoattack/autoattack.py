@@ -33,7 +33,7 @@ from pydantic import Field
 
 from robustkd.attacks.image.autoattack.adaptive import Budgets, adaptive
 from robustkd.attacks.image.black_box.square import Square, SquareParams
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
+from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, STEEPEST_REVISIONS
 from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.engine.target_classes import ClassOrder
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
@@ -74,6 +74,7 @@ class AutoAttack(Attack):
 
     Params = AutoAttackParams
     version = "4"
+    revisions = PROJECTION_REVISIONS
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
     regions = ("given",)

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from robustkd.attacks.image.engine.adam import adam
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, rademacher
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
@@ -66,6 +66,7 @@ class SPSA(Attack):
     goals = ("untargeted", "targeted")
     gradients = False
     version = "2"
+    revisions = PROJECTION_REVISIONS
     source = "Uesato et al. 2018, arXiv:1802.05666"
 
     @property

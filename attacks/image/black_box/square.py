@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize, no_gradient
-from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.trend import EarlyStopByTrend
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Params, Target, ThreatModel
@@ -73,22 +73,24 @@ class LinfSquare:
     def step(self, state: AttackState, t: int) -> Tensor:
         """(A, *shape) the next proposals: the best points with one window recoloured."""
         best, ball = state.best_x, state.ball
-        _, channels, height, width = best.shape
+        channels, width = best.shape[1], best.shape[3]
         first_row, first_column, room_down, room_right = ball.box
         side = max(1, round(math.sqrt(share_of_window(t, self.queries, self.first) * room_down * room_right)))
         side = min(side, room_down, room_right)
-        bits = self.rng.fork(t).select(state.rows).bits((2 + channels,))
+        bits = self.rng.select(state.rows).fork(t).bits((2 + channels,))
         top = first_row + (bits[:, 0] >> 1).abs() % (room_down - side + 1)
         left = first_column + (bits[:, 1] >> 1).abs() % (room_right - side + 1)
-        colour = per_sample(ball.eps, best) * signs(bits[:, 2:]).view(-1, channels, 1, 1)
-        inside = window(top, left, side, height, width)
-        inside = inside if ball.movable is None else inside & ball.movable
-        proposal = torch.where(inside, (ball.centre + colour).clamp(*ball.bounds), best)
+        along = torch.arange(side, device=best.device)
+        places = (top * width + left).view(-1, 1, 1) + (along.unsqueeze(1) * width + along).flatten()
+        places = places.expand(-1, channels, -1)
+        low, high, before = (images.flatten(2).gather(2, places) for images in (*ball.corners, best))
+        up = signs(bits[:, 2:]).unsqueeze(2) > 0
+        colour = torch.where(up, high, low)
         # A window that has this colour already would be a wasted query (the authors draw again); the opposite colour is new.
-        idle = (proposal == best).flatten(1).all(1)
+        idle = (colour == before).flatten(1).all(1)
         if bool(idle.any()):
-            proposal = torch.where(inside & per_sample(idle, best), ball.centre - colour, proposal)
-        return proposal
+            colour = torch.where(per_sample(idle, colour), torch.where(up, low, high), colour)
+        return best.flatten(2).scatter(2, places, colour).view_as(best)
 
 
 def bump(height: int, width: int) -> Tensor:
@@ -201,6 +203,7 @@ class Square(Attack):
     goals = ("untargeted", "targeted")
     gradients = False
     version = "3"
+    revisions = PROJECTION_REVISIONS
     source = "Andriushchenko et al. 2020, arXiv:1912.00049; l1: Croce & Hein 2021, arXiv:2103.01208"
     loss_family = "margin"  # when untargeted
 

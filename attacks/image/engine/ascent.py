@@ -23,7 +23,6 @@ from robustkd.attacks.image.engine.perceptual_ball import PerceptualBall
 from robustkd.contracts import AttackResult, Batch, PerceptualBudget, Target, ThreatModel, UsageError
 from robustkd.contracts.image_changes import PARAMETERS, TransformBudget
 from robustkd.lazy import torch
-from robustkd.scoring.distances import per_sample
 from robustkd.targets.features import perceived
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class AttackState:
         rows: (A,) their positions in the batch.
         x: (A, *shape) current points.
         gradient, value: of the objective at ``x``.
-        best_x, best_value, broken: the best point so far.
+        best_x, best_value, broken: the best point so far; ``maximize`` writes the next one into ``best_x``.
         improved: whether the current point became the best.
         memory: the update's own tensors (momentum, step sizes, ..).
     """
@@ -167,7 +166,7 @@ def maximize(
     if not len(rows):
         return result
     active = torch.arange(len(rows), device=rows.device)  # the rows of `result` that `state` still has
-    state = AttackState(rows, ball, start, torch.zeros_like(start), lowest, start, lowest, none, none)
+    state = AttackState(rows, ball, start, torch.zeros_like(start), lowest, start.clone(), lowest, none, none)
     for t in range(steps + 1):
         if t < steps and estimator is None:
             logits, value, state.gradient = oracle.value_and_grad(state.x, state.rows, objective)
@@ -177,7 +176,7 @@ def maximize(
         state.value = value.to(start.dtype)  # a half-precision network's logits are no reason to compare in half precision
         if recorder is not None:
             recorder(t, state.rows, state.x, state.value)
-        _keep_best(state, oracle.is_adversarial(logits, state.rows))
+        _keep_best(state, oracle.is_adversarial(logits, state.rows), stop_when_broken)
         leaving = state.broken if stop_when_broken else torch.zeros_like(state.broken)
         if group is not None:
             leaving = torch.isin(group[active], group[active[leaving]])
@@ -190,9 +189,9 @@ def maximize(
             result.x[out] = state.best_x[leaving]
             result.value[out] = state.best_value[leaving]
             result.broken[out] = state.broken[leaving]
+            if len(out) == len(active):
+                break
             state, active = state.select(~leaving), active[~leaving]
-        if not len(active):
-            break
         if estimator is not None:
             state.gradient = estimator(oracle, state, objective, t)
         state.gradient = state.ball.along(state.gradient)
@@ -200,11 +199,19 @@ def maximize(
     return result
 
 
-def _keep_best(state: AttackState, broken: Tensor) -> None:
-    state.improved = torch.where(broken == state.broken, state.value > state.best_value, broken)
-    state.best_x = torch.where(per_sample(state.improved, state.x), state.x, state.best_x)
-    state.best_value = torch.where(state.improved, state.value, state.best_value)
-    state.broken = state.broken | broken
+def _keep_best(state: AttackState, broken: Tensor, stop_when_broken: bool) -> None:
+    higher = state.value > state.best_value
+    if stop_when_broken:  # none of them was before
+        state.improved, state.broken = higher | broken, broken
+    else:
+        state.improved, state.broken = torch.where(broken == state.broken, higher, broken), state.broken | broken
+    rows = state.improved.nonzero().squeeze(1)
+    if len(rows) == len(broken):
+        state.best_x.copy_(state.x)
+        state.best_value = state.value
+    elif len(rows):
+        state.best_x.index_copy_(0, rows, state.x.index_select(0, rows))  # `where` would go through all of them
+        state.best_value = torch.where(state.improved, state.value, state.best_value)
 
 
 def last_iterate(

@@ -20,8 +20,13 @@ from robustkd.scoring.pixels import highest, over_channels
 if TYPE_CHECKING:
     from torch import Tensor
 
-STEEPEST_REVISIONS: Mapping[str, int] = MappingProxyType({"l1": 1})
-"""The ``revisions`` of what moves by ``Ball.steepest``. Before 1, pixels that their bounds stop took a share of each step."""
+STEEPEST_REVISIONS: Mapping[str, int] = MappingProxyType({"l1": 2})
+"""The ``revisions`` of what moves by ``Ball.steepest``. Before 1, pixels that their bounds stop took a share of each step; before 2,
+see ``PROJECTION_REVISIONS``."""
+PROJECTION_REVISIONS: Mapping[str, int] = MappingProxyType({"l1": 1})
+"""The ``revisions`` of what is projected by ``Ball.project``. Before 1, what the pixel range cut off was lost, or the threshold was
+rounded otherwise."""
+_MOST_STEPS = 100  # of Newton's method: some ten are enough
 
 
 @dataclass(frozen=True)
@@ -81,18 +86,18 @@ class Ball:
         return rows.long().argmax(1), columns.long().argmax(1), height, width
 
     @cached_property
-    def _corners(self) -> tuple[Tensor, Tensor]:
+    def corners(self) -> tuple[Tensor, Tensor]:
         """A linf ball within the pixel range is a box: its lowest and its highest point."""
         radius = per_sample(self.eps, self.centre)
         radius = radius if self.movable is None else radius * self.movable
         return (self.centre - radius).clamp(*self.bounds), (self.centre + radius).clamp(*self.bounds)
 
     def project(self, x: Tensor) -> Tensor:
-        """Project ``x`` into the balls, then into the pixel range. Clamping moves every pixel towards the centre, so the radius
-        still holds afterwards.
+        """The nearest point of ball and pixel range; in l2 of the ball, then of the range: clamping moves every pixel towards the
+        centre, so the radius still holds afterwards.
         """
         if self.norm == "linf":
-            return x.clamp(*self._corners)
+            return x.clamp(*self.corners)
         if self.norm == "l0":
             return self._few_pixels(x)
         if self.norm == "l2":
@@ -100,7 +105,7 @@ class Ball:
             length = per_sample(distance(delta, "l2"), x)
             inside = self.centre + delta * (per_sample(self.eps, x) / length.clamp_min(1e-12)).clamp_max(1)
         else:
-            return self.moved(project_l1(self.along(x - self.centre), self.eps))
+            return self._few_changes(self.along(x - self.centre))
         return inside.clamp(*self.bounds)
 
     def _few_pixels(self, x: Tensor) -> Tensor:
@@ -111,6 +116,20 @@ class Ball:
         inside = (x if self.movable is None else torch.where(self.movable, x, self.centre)).clamp(*self.bounds)
         nearer = over_channels((x - self.centre) ** 2 - (x - inside) ** 2)
         return torch.where(highest(nearer, self.eps), inside, self.centre)
+
+    def _few_changes(self, delta: Tensor) -> Tensor:
+        """The nearest point of the l1 ball and the pixel range to ``centre + delta``.
+
+        Projecting onto ball and range in turn would waste budget: what the range cuts off, other pixels could use. The solution is
+        sign(delta_i) * clip(|delta_i| - t, 0, room_i), with room the distance of pixel i from its bound.
+
+        Source: Croce & Hein 2021 (arXiv:2103.01208), proposition 2.1.
+        """
+        low, high = self.bounds
+        size, room = delta.abs(), torch.where(delta >= 0, high - self.centre, self.centre - low)
+        threshold = l1_threshold(size.flatten(1), room.flatten(1), self.eps)
+        # What is beyond the room is left to the clamp, which puts the pixel exactly at its bound.
+        return self.moved((size - per_sample(threshold, size)).clamp_min_(0).copysign_(delta))
 
     def moved(self, delta: Tensor) -> Tensor:
         """``centre + delta`` in the pixel range, each pixel rounded towards the centre: an l1 norm is no larger for being stored.
@@ -144,7 +163,7 @@ class Ball:
         if count is None:
             count = torch.full((len(x),), self.size // 100, device=x.device)
         last = (count.long() - 1).clamp(0, magnitude.shape[1] - 1).unsqueeze(1)
-        threshold = magnitude.sort(1, descending=True).values.gather(1, last)
+        threshold = magnitude.topk(int(last.max()) + 1, dim=1).values.gather(1, last)
         chosen = (magnitude >= threshold) & (magnitude > 0)
         signs = gradient.sign() * chosen.view_as(gradient)
         return signs / per_sample(distance(signs, "l1"), gradient).clamp_min(1)
@@ -177,43 +196,36 @@ class StepSize:
         return per_sample(self.share * ball.eps, ball.centre) if self.pixels is None else self.pixels
 
 
-def project_l1(delta: Tensor, eps: Tensor) -> Tensor:
-    """Euclidean projection of each row onto the l1 ball of radius eps.
+def l1_threshold(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """(A, 1) the least t >= 0 at which sum_i clip(size_i - t, 0, room_i) is no more than eps.
 
-    Source: Duchi et al. 2008, figure 1 (by sorting).
+    The sum falls with t, linearly while the same entries are above 0 and the same ones are held by their room. So this is Newton's
+    method, which has found t when a step leaves these as they were; where a step leads out of the interval that is known to hold t, the
+    interval is halved.
+
+    Args:
+        size, room: (A, n), none negative.
+        eps: (A,).
     """
-    flat = delta.flatten(1)
-    magnitude = flat.abs()
-    ordered = magnitude.sort(dim=1, descending=True).values
-    excess = ordered.cumsum(1) - eps.unsqueeze(1)
-    count = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
-    last = ((ordered * count > excess).sum(1, keepdim=True) - 1).clamp_min(0)
-    threshold = (excess.gather(1, last) / (last + 1)).clamp_min(0)
-    outside = magnitude.sum(1, keepdim=True) > eps.unsqueeze(1)
-    shrunk = flat.sign() * (magnitude - threshold).clamp_min(0)
-    return torch.where(outside, shrunk, flat).view_as(delta)
-
-
-def project_l1_in_box(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
-    """Euclidean projection of each row onto {d : ||d||_1 <= eps, low <= d <= high}, for low <= 0 <= high.
-
-    Projecting onto ball and box in turn would waste budget: what the box cuts off, other pixels could use. The solution is
-    d_i = sign(delta_i) * clip(|delta_i| - t, 0, cap_i) with cap the room on that side. The norm falls with t, linearly
-    between the points |delta_i| (a pixel becomes 0) and |delta_i| - cap_i (a pixel is no longer held by the box), so t
-    comes from sorting these.
-
-    Source: Croce & Hein 2021 (arXiv:2103.01208), proposition 2.1 and appendix A.
-    """
-    size = delta.flatten(1).abs()
-    room = torch.where(delta >= 0, high, -low).flatten(1)
-    bends, order = torch.cat([size, size - room], 1).sort(1, descending=True)
-    # Coming down from t = inf (norm 0), each bend passed lets one more pixel grow as t falls, or stops one.
-    growing = torch.where(order < size.shape[1], 1.0, -1.0).to(delta.dtype).cumsum(1)
-    norm_at = ((bends[:, :-1] - bends[:, 1:]) * growing[:, :-1]).cumsum(1)
-    norm_at = torch.cat([torch.zeros_like(norm_at[:, :1]), norm_at], 1)
-    last = (norm_at <= eps.unsqueeze(1)).sum(1, keepdim=True) - 1  # the last bend at which the budget still holds
-    left = (eps.unsqueeze(1) - norm_at.gather(1, last)) / growing.gather(1, last).clamp_min(1)
-    threshold = (bends.gather(1, last) - left).clamp_min(0)
-    within = (size.minimum(room).sum(1) <= eps).unsqueeze(1)
-    shrunk = (size - torch.where(within, 0, threshold)).clamp_min(0).minimum(room)
-    return torch.where(delta >= 0, shrunk.view_as(delta), -shrunk.view_as(delta))
+    limit = eps.unsqueeze(1)
+    low, high = torch.zeros_like(limit), size.amax(1, keepdim=True)
+    at, newton = low, torch.zeros_like(limit, dtype=torch.bool)  # `newton`: whether a step of Newton's led here
+    done, before = newton, (low, low)
+    for _ in range(_MOST_STEPS):
+        over = size - at
+        excess = torch.minimum(over, room).clamp_min_(0).sum(1, keepdim=True) - limit
+        positive = over > 0
+        moving = (positive & (over < room)).count_nonzero(1).unsqueeze(1)
+        counts = positive.count_nonzero(1).unsqueeze(1), moving
+        above = excess > 0
+        done = done | (newton & (counts[0] == before[0]) & (counts[1] == before[1])) | (~above & (at == 0)) | (excess == 0)
+        low, high = torch.where(above, at, low), torch.where(above, high, at)
+        following = at + excess / moving.clamp_min(1)
+        done = done | ((moving > 0) & (following == at))
+        newton = (moving > 0) & (following > low) & (following < high)
+        following = torch.where(newton, following, (low + high) / 2)
+        done = done | (following <= low) | (following >= high)
+        if bool(done.all()):
+            break
+        before, at = counts, torch.where(done, at, following)
+    return at

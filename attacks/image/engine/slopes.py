@@ -6,6 +6,7 @@ classes, and returns (B,) values and (B, K) gradients; they are those of the fun
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -28,7 +29,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     on a device that has no more, where a gradient may then differ by 1e-6 of itself with the sample's place.
     """
     own = labels.unsqueeze(1)
-    log_p = logits.to(widest(logits)).log_softmax(1)
+    log_p = logits.log_softmax(1, dtype=widest(logits))
     slope = log_p.exp().scatter_(1, own, 0.0)
     minus_rest = slope.sum(1, keepdim=True).neg_()
     slope = slope.scatter_(1, own, minus_rest).to(logits.dtype)
@@ -92,8 +93,13 @@ def _over(numerator: tuple[Tensor, Tensor], logits: Tensor, count: int, weights:
 
 def widest(values: Tensor) -> torch.dtype:
     """float64 where the device of ``values`` has it (Apple's GPUs do not), else float32."""
+    return _widest_on(values.device)
+
+
+@functools.cache
+def _widest_on(device: torch.device) -> torch.dtype:
     try:
-        return values.new_empty((), dtype=torch.float64).dtype
+        return torch.empty((), dtype=torch.float64, device=device).dtype
     except (TypeError, RuntimeError, NotImplementedError):
         return torch.float32
 

@@ -27,7 +27,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import Ball, project_l1_in_box
+from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
 from robustkd.attacks.image.engine.losses import scale_free, scale_free_towards
 from robustkd.attacks.image.engine.objective import bound, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
@@ -103,7 +103,6 @@ class SparseStep:
 
     Every 4 % of the steps their number becomes (pixels the best point has changed) / 1.5. While that number falls by more
     than 5 %, the size is eps and the search goes back to its best point; else the size shrinks by 1.5, down to eps / 10.
-    The projection is the exact one onto ball and pixel range together.
 
     Attributes:
         steps: how many are planned.
@@ -114,7 +113,7 @@ class SparseStep:
     first: bool = True
 
     def step(self, state: AttackState, t: int) -> Tensor:
-        """(A, *shape) the points x_{t+1}, projected already."""
+        """(A, *shape) the points x_{t+1}, before they are projected."""
         m = state.memory
         if t == 0:
             changed = torch.full_like(state.value, state.ball.size) if self.first else _changed(state.x, state.ball)
@@ -131,16 +130,11 @@ class SparseStep:
             gradient = torch.where(per_sample(sparser, x), m["best_gradient"], gradient)
         # Pixels that their bounds stop are left out (2021, proposition 3.1).
         direction = state.ball.steepest(gradient, x, m["count"])
-        return _into_l1(state.ball, x + per_sample(m["size"], x) * direction)
+        return x + per_sample(m["size"], x) * direction
 
 
 def _changed(x: Tensor, ball: Ball) -> Tensor:
     return (x != ball.centre).flatten(1).sum(1).to(x.dtype)
-
-
-def _into_l1(ball: Ball, x: Tensor) -> Tensor:
-    low, high = (ball.along(bound - ball.centre) for bound in ball.bounds)
-    return ball.moved(project_l1_in_box(x - ball.centre, low, high, ball.eps))
 
 
 def run_apgd(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objective: Objective, steps: int) -> SearchResult:
@@ -157,12 +151,12 @@ def run_apgd(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objecti
         update = SparseStep(part, first=multiple == _WIDER[0])
         # Adversarial outside the budget is no success: nobody leaves, and the highest point is the next start.
         result = maximize(
-            oracle, rows, wide, _into_l1(wide, start), objective=objective, update=update, steps=part, stop_when_broken=False
+            oracle, rows, wide, wide.project(start), objective=objective, update=update, steps=part, stop_when_broken=False
         )
         start = result.x
     rest = steps - len(_WIDER) * part
     return maximize(
-        oracle, rows, ball, _into_l1(ball, start), objective=objective, update=SparseStep(rest, first=False), steps=rest
+        oracle, rows, ball, ball.project(start), objective=objective, update=SparseStep(rest, first=False), steps=rest
     )
 
 
@@ -180,6 +174,7 @@ class APGD(Attack):
     norms = ("linf", "l2", "l1")
     regions = ("given",)
     goals = ("untargeted", "targeted")
+    revisions = PROJECTION_REVISIONS
     source = "Croce & Hein 2020, arXiv:2003.01690; l1: Croce & Hein 2021, arXiv:2103.01208"
 
     @abstractmethod
@@ -239,6 +234,7 @@ class APGDT(Attack):
 
     Params = APGDTParams
     version = "2"
+    revisions = APGD.revisions
     norms = APGD.norms
     regions = ("given",)
     source = APGD.source

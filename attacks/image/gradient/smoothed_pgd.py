@@ -19,7 +19,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
@@ -66,6 +66,7 @@ class SmoothedPGD(Attack):
 
     Params = SmoothedPGDParams
     norms = ("linf", "l2", "l1")
+    revisions = PROJECTION_REVISIONS
     regions = ("given",)
     goals = ("untargeted", "targeted")
     source = "Wu, Zhu & Tai 2018, arXiv:1802.09707"

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
 from robustkd.attacks.image.engine.minimum_norm.linearise import DUAL
 from robustkd.attacks.image.engine.minimum_norm.nearest import (
     MinNormProblem,
@@ -70,6 +70,7 @@ class FMN(NormOfThreat):
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
     version = "2"
+    revisions = PROJECTION_REVISIONS
     source = "Pintor et al. 2021, arXiv:2102.12827"
     loss_family = "margin"
 

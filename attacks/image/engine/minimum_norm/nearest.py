@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from typing_extensions import override
+
 from robustkd.attacks.image.engine.losses import targeted, untargeted
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel, Traits
@@ -258,6 +260,10 @@ class NormOfThreat(Attack):
         """The norm that is minimised under ``threat``."""
         norm: Norm | None = self.params.norm
         return threat.norm if norm is None else norm
+
+    @override
+    def norm_under(self, threat: ThreatModel) -> str:
+        return threat.budget.identity[0] if self.params.norm is None else self.minimises(threat)
 
     def refusal(self, threat: ThreatModel) -> str | None:
         """Why this attack cannot be used under ``threat``: also where it cannot minimise the threat's norm; None when it can."""
