@@ -13,6 +13,7 @@ import numpy as np
 from robustkd.campaigns.comparison import baseline
 from robustkd.campaigns.execution.record import changed_since
 from robustkd.campaigns.file import spec, yaml_source
+from robustkd.campaigns.file.document.document import GateSpec
 from robustkd.campaigns.results.collect import held_clean
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
@@ -97,7 +98,7 @@ class Snapshot:
     changed: tuple[str, ...] = ()
 
     @property
-    def gates(self) -> tuple[spec.GateSpec, ...]:
+    def gates(self) -> tuple[GateSpec, ...]:
         """The gates of the campaign file that lies beside the results."""
         file = self.folder / CAMPAIGN if self.folder else None
         return spec.load(file).gates if file is not None and file.is_file() else ()

@@ -24,7 +24,8 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from robustkd import plugins
 from robustkd.campaigns.execution.accelerators import accelerators
 from robustkd.campaigns.execution.run import Observer
-from robustkd.campaigns.file.spec import Campaign, Name
+from robustkd.campaigns.file.campaign import Campaign
+from robustkd.campaigns.file.document.block import Name
 from robustkd.campaigns.plan.finished import rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.results.collect import data_told

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,9 +23,12 @@ class Problem:
     fix: str | None = None
 
 
+Model = TypeVar("Model", bound=BaseModel)
+
+
 def validated(
-    model: type[BaseModel], raw: Any, path: KeyPath, folder: Path, problems: list[Problem], *, also: tuple[str, ...]
-) -> Any:
+    model: type[Model], raw: object, path: KeyPath, folder: Path, problems: list[Problem], *, also: tuple[str, ...]
+) -> Model | None:
     """What ``model`` makes of ``raw``, the value at ``path``; None when it makes nothing of it, and why is added to ``problems``.
 
     Args:

@@ -1,6 +1,6 @@
 """The campaign file as a JSON Schema, for editors: every key, every installed plug-in, every parameter with its range and text.
 
-The file itself is judged by ``spec``; this is the same knowledge in the form that an editor completes from. What only the whole
+The file itself is judged by ``resolve``; this is the same knowledge in the form that an editor completes from. What only the whole
 file can tell (a teacher that is not in it, a circle, a norm that an attack cannot respect) is left to ``robustkd plan``.
 """
 
@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from robustkd import plugins
-from robustkd.campaigns.file.spec import ThreatSpec, _AnalysisBlock, _DefenseBlock, _Document
+from robustkd.campaigns.file.document.document import AnalysisBlock, DefenseBlock, Document
+from robustkd.campaigns.file.document.threat import ThreatSpec
 from robustkd.contracts import PluginError
 from robustkd.data import SplitParams
 
@@ -30,13 +31,13 @@ class _Threatened(BaseModel):
 
 def campaign_schema() -> Json:
     """JSON Schema (2020-12). A plug-in that cannot be imported is left out."""
-    schema = _Document.model_json_schema(ref_template="#/$defs/{model}")
+    schema = Document.model_json_schema(ref_template="#/$defs/{model}")
     definitions: Json = schema["$defs"]
-    definitions.pop("_Use", None)
+    definitions.pop("PluginBlock", None)
     for group, also in (
         ("attacks", _Threatened),
-        ("defenses", _DefenseBlock),
-        ("analyses", _AnalysisBlock),
+        ("defenses", DefenseBlock),
+        ("analyses", AnalysisBlock),
         ("judges", None),
     ):
         definitions[plugins.one_of(group)] = _uses(group, "kind", definitions, also)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, overload
 
-from robustkd.campaigns.file.spec import Campaign
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
 from robustkd.campaigns.plan.refusals import (
     require_budgets_meant,

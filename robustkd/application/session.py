@@ -15,7 +15,7 @@ from robustkd.campaigns.execution import run as running
 from robustkd.campaigns.execution.profile import Profile
 from robustkd.campaigns.execution.record import Recorder
 from robustkd.campaigns.execution.run import Observer
-from robustkd.campaigns.file.spec import AttackUse, Campaign, DefenseUse
+from robustkd.campaigns.file.campaign import AttackUse, Campaign, DefenseUse
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.plan.cells import AttackCell, Cell
 from robustkd.campaigns.plan.finished import finished_cells

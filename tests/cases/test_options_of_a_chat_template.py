@@ -11,6 +11,7 @@ import torch
 
 import robustkd
 from robustkd.campaigns.file import spec
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan import plan
 from robustkd.campaigns.store.identity import plugin_identity
 from robustkd.contracts import Answered, Asked, CheckContext, CutOff, PromptBatch, Prompts, ThreatModel
@@ -42,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def campaign(folder: Path, options: str = "") -> spec.Campaign:
+def campaign(folder: Path, options: str = "") -> Campaign:
     return spec.from_text(CAMPAIGN.replace("OPTIONS", options), "c.yaml", folder)
 
 
