@@ -14,7 +14,7 @@ from robustkd.campaigns.comparison import baseline
 from robustkd.campaigns.execution.record import changed_since
 from robustkd.campaigns.file import spec, yaml_source
 from robustkd.campaigns.file.document.document import GateSpec
-from robustkd.campaigns.results.collect import held_clean
+from robustkd.campaigns.results.attack_result import clean_shares
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError, UsageError
@@ -205,7 +205,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
             outcome = samples.read(entry).outcome
             index = outcome.index
             row = _held(row, outcome.robust_share)
-            clean = _held(clean, held_clean(entry, outcome.clean_share, results.modality))
+            clean = _held(clean, clean_shares(entry, outcome.clean_share, results.modality))
         rows[cell.defense, cell.attack, cell.seed] = row
         if clean.n and cell.clean_accuracy is not None:
             rows.setdefault((cell.defense, CLEAN, cell.seed), clean)

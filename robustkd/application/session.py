@@ -20,7 +20,10 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.plan.cells import AttackCell, Cell
 from robustkd.campaigns.plan.finished import finished_cells
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results.collect import Failure, attack_result, collect, data_told
+from robustkd.campaigns.results.attack_result import attack_result
+from robustkd.campaigns.results.collect import collect
+from robustkd.campaigns.results.data_summary import data_summary
+from robustkd.campaigns.results.failure import Failure
 from robustkd.campaigns.store.durable import unwritable
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
@@ -200,7 +203,7 @@ def _tracked(plan: Plan) -> TrackedCampaign:
         name=campaign.name,
         plan_id=plan.id,
         text=campaign.text,
-        data=data_told(plan),
+        data=data_summary(plan),
         defenses=_parameters(campaign.defenses),
         attacks=_parameters(campaign.attacks),
     )
