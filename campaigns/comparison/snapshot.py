@@ -19,6 +19,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.contracts.check import Verdict
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.contracts.threat import Goal, ThreatModel
 from robustkd.scoring.results import Results
 from robustkd.scoring.summaries import AttackSummary
@@ -168,7 +169,7 @@ def read(reference: str, out: Path | None = None) -> Snapshot:
     return _of_folder(folder, reference)
 
 
-def to_baseline(snapshot: Snapshot) -> dict[str, Any]:
+def to_baseline(snapshot: Snapshot) -> dict[str, JsonValue]:
     """What a baseline file of it holds.
 
     Raises:
@@ -240,7 +241,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
     )
 
 
-def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:
+def _of_baseline(content: JsonObject, origin: str) -> Snapshot:
     known = baseline.parse(content, origin)
     rows: dict[tuple[str, str, int], Row] = {}
     for (defense, attack, seed), bits in known.samples.items():
@@ -260,7 +261,7 @@ def _held(row: Row, bits: np.ndarray) -> Row:
     return replace(row, n=len(bits), held=float(bits.sum()), samples=bits)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> JsonObject:
     fix = "name a campaign, an output folder, its results.json or a baseline file"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -99,7 +99,7 @@ class Resolver:
         """The judges that the file names, else those that the dataset comes with; prompts need one."""
         uses = dict(block)
         if data is not None and evaluation_of(data.modality).needs_judges and not uses:
-            uses = {name: PluginBlock(**use) for name, use in plugins.load("datasets", data.name).judges.items()}
+            uses = {name: PluginBlock.model_validate(use) for name, use in plugins.load("datasets", data.name).judges.items()}
             if not uses:
                 self._add(
                     ("judges",), f"'{data.name}' comes without judges", "name one, such as refusal: {kind: refusal-match}"

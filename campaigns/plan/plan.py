@@ -19,6 +19,7 @@ from robustkd.campaigns.plan.refusals import (
 )
 from robustkd.campaigns.store.identity import digest, identified, plugin_identity, resolve_references
 from robustkd.contracts import Attack, Capabilities, ThreatModel
+from robustkd.contracts.json_value import JsonValue
 from robustkd.data import Splits, load_splits
 from robustkd.scoring.results import Skipped
 
@@ -134,7 +135,7 @@ def _training_order(campaign: Campaign) -> list[str]:
     return list(order)
 
 
-def _where(threat: ThreatModel) -> list[dict[str, Any]]:
+def _where(threat: ThreatModel) -> list[dict[str, JsonValue]]:
     """What the identity of a cell has of the region: nothing where there is none."""
     return [] if threat.where is None else [threat.where.stored]
 
@@ -147,9 +148,9 @@ class CellMaker:
 
     def __init__(self, campaign: Campaign, data: Splits[Any]) -> None:
         self._campaign, self._data = campaign, data
-        self._known: dict[tuple[int, ThreatModel | None], dict[str, Any]] = {}
-        self._test = data.test_digests[0] if data.benign is None else data.test_digests
-        self._threat = [*campaign.threat.budget.identity[:2], *_where(campaign.threat)]
+        self._known: dict[tuple[int, ThreatModel | None], dict[str, JsonValue]] = {}
+        self._test: JsonValue = data.test_digests[0] if data.benign is None else data.test_digests
+        self._threat: list[JsonValue] = [*campaign.threat.budget.identity[:2], *_where(campaign.threat)]
 
     @cached_property
     def _training(self) -> list[str]:
@@ -183,7 +184,7 @@ class CellMaker:
         use, data = self._campaign.defenses[name], self._data
         teachers = {reference: trained[reference] for reference in use.references}
         threat = self._campaign.threat if use.plugin.uses_threat else None
-        parts: dict[str, Any] = {
+        parts: dict[str, JsonValue] = {
             "plugin": _with_references(self._plugin_identity(use.kind, use.plugin, threat), teachers),
             "threat": self._threat if threat else None,
             "training data": self._training if use.plugin.uses_data else None,
@@ -204,9 +205,10 @@ class CellMaker:
         use, target = self._campaign.attacks[attack], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
         norm, eps, space, attempts = use.threat.budget.identity
-        parts: dict[str, Any] = {
+        allowed: list[JsonValue] = [norm, eps, use.threat.goal, sorted(set(use.curve)), *_where(use.threat)]
+        parts: dict[str, JsonValue] = {
             "plugin": _with_references(self._plugin_identity(use.kind, use.plugin, use.threat), others),
-            "threat": [norm, eps, use.threat.goal, sorted(set(use.curve)), *_where(use.threat)],
+            "threat": allowed,
             "test data": self._test,
             "target": target,
             "seed": seed,
@@ -214,7 +216,7 @@ class CellMaker:
         if use.plugin.traits.learns:
             parts["training data"] = self._training
         if self._campaign.judges:  # of images there are none, and their cells keep their identities
-            parts["threat"] += [space, attempts]
+            allowed += [space, attempts]
             parts["judges"] = self._judges(judged)
         identifier = identified("attack", parts)
         return AttackCell(
@@ -231,10 +233,10 @@ class CellMaker:
     def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Mapping[str, str]) -> ChecksCell:
         """The cell of the checks on a defense; ``attacks`` has the ids of its attack cells, by attack."""
         target = trained[defense]
-        checks = [self._plugin_identity(check.name, check) for check in self._campaign.checks]
+        checks: list[JsonValue] = [self._plugin_identity(check.name, check) for check in self._campaign.checks]
         # The evidence names the attacks as the campaign does, so these names belong to the identity.
         basis = [[name, id_] for name, id_ in attacks.items()]
-        parts: dict[str, Any] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
+        parts: dict[str, JsonValue] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
         identifier, judged = identified("checks", parts), self._judged(trained)
         return ChecksCell(
             id=identifier, defense=defense, seed=seed, target=target, judges=judged, identity=parts, attacks=dict(attacks)
@@ -245,7 +247,7 @@ class CellMaker:
         use, target = self._campaign.analyses[analysis], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
         plugin = _with_references(self._plugin_identity(use.kind, use.plugin), others)
-        parts: dict[str, Any] = {"plugin": plugin, "threat": self._threat}
+        parts: dict[str, JsonValue] = {"plugin": plugin, "threat": self._threat}
         parts |= {"test data": self._test, "target": target, "seed": seed}
         if self._campaign.judges:
             parts["judges"] = self._judges(judged)
@@ -260,18 +262,18 @@ class CellMaker:
             analysis=analysis,
         )
 
-    def _plugin_identity(self, kind: str, plugin: Any, threat: ThreatModel | None = None) -> dict[str, Any]:
+    def _plugin_identity(self, kind: str, plugin: Any, threat: ThreatModel | None = None) -> dict[str, JsonValue]:
         if (key := (id(plugin), threat)) not in self._known:
-            self._known[key] = plugin_identity(kind, plugin, threat)
+            self._known[key] = plugin_identity(kind, plugin, threat).to_json()
         return self._known[key]
 
-    def _judges(self, judged: dict[str, str]) -> list[dict[str, Any]]:
+    def _judges(self, judged: dict[str, str]) -> list[dict[str, JsonValue]]:
         return [_with_references(self._plugin_identity(use.kind, use.plugin), judged) for use in self._campaign.judges.values()]
 
     def _judged(self, trained: Mapping[str, str]) -> dict[str, str]:
         return {name: trained[name] for judge in self._campaign.judges.values() for name in judge.references}
 
 
-def _with_references(plugin: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
+def _with_references(plugin: dict[str, JsonValue], targets: dict[str, str]) -> dict[str, JsonValue]:
     """A plug-in's description, with the cells of the defenses that it refers to in the place of their names."""
     return plugin | {"params": resolve_references(plugin["params"], targets)} if targets else plugin

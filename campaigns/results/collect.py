@@ -67,7 +67,8 @@ def collect(
         skipped=list(plan.skipped),
         comparisons=compared(standing),
         attacks={
-            name: AttackSummary(**plugin_identity(use.kind, use.plugin, use.threat)) for name, use in campaign.attacks.items()
+            name: AttackSummary(**vars(plugin_identity(use.kind, use.plugin, use.threat)))
+            for name, use in campaign.attacks.items()
         },
         environment=environment(max(finished, default=None)),
     )

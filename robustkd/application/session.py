@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from robustkd.application.gallery import cell_gallery, gallery_items
 from robustkd.application.samples import SampleCollector, sample_evidence
@@ -27,6 +26,7 @@ from robustkd.campaigns.results.failure import Failure
 from robustkd.campaigns.store.durable import unwritable
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
+from robustkd.contracts.json_value import JsonValue
 from robustkd.redaction import redacted
 from robustkd.reporting import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
 from robustkd.reporting.latex import latex
@@ -209,7 +209,7 @@ def _tracked(plan: Plan) -> TrackedCampaign:
     )
 
 
-def _parameters(uses: Mapping[str, DefenseUse] | Mapping[str, AttackUse]) -> dict[str, dict[str, Any]]:
+def _parameters(uses: Mapping[str, DefenseUse] | Mapping[str, AttackUse]) -> dict[str, dict[str, JsonValue]]:
     return {name: {"kind": use.kind, **use.plugin.params.model_dump(mode="json")} for name, use in uses.items()}
 
 

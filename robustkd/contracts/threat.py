@@ -15,6 +15,7 @@ from robustkd.contracts.budget import Norm as Norm
 from robustkd.contracts.budget import Space as Space
 from robustkd.contracts.errors import UsageError
 from robustkd.contracts.image_changes import ColourBudget, FlowBudget, ImageChange, SpatialBudget, stored_change
+from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.region import Patch, Region, region_of, stored_region
 
 Goal = Literal["untargeted", "targeted"]
@@ -347,7 +348,7 @@ class ThreatModel:
         return self.budget.attempts
 
     @property
-    def stored_values(self) -> tuple[str, float, dict[str, Any] | None]:
+    def stored_values(self) -> tuple[str, float, dict[str, JsonValue] | None]:
         """The values under which results file its budget: ``norm``, ``eps`` and ``where``."""
         return *self.budget.stored, None if self.where is None else self.where.stored
 

@@ -8,15 +8,16 @@ are harmless.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from robustkd.contracts import Dataset, Modality, Params, Prompts, RawData
+from robustkd.contracts.json_value import JsonObject
 from robustkd.data.harmless_tasks import Task, facts, repeating, sums
 
 _LOOKS = "red blue green black white yellow old new small large north south".split()  # noqa: SIM905
@@ -109,7 +110,7 @@ class Vaults(Dataset):
 
     Params = VaultsParams
     modality: ClassVar[Modality] = "text"
-    judges: ClassVar[dict[str, dict[str, Any]]] = {"exact": {"kind": "exact-match"}, "refusal": {"kind": "refusal-match"}}
+    judges: ClassVar[Mapping[str, JsonObject]] = {"exact": {"kind": "exact-match"}, "refusal": {"kind": "refusal-match"}}
     source: ClassVar[str] = "generated: no person, place or secret in it is real"
 
     def load(self) -> RawData[Prompts]:

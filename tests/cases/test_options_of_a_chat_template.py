@@ -69,7 +69,7 @@ def test_an_option_reaches_the_template_the_identity_and_the_stored_model(folder
 
 def test_without_options_the_identity_is_what_it_was(folder: Path) -> None:
     use = campaign(folder).defenses["elsewhere"]
-    assert "chat_template_kwargs" not in plugin_identity(use.kind, use.plugin)["params"]
+    assert "chat_template_kwargs" not in plugin_identity(use.kind, use.plugin).params
 
 
 @pytest.mark.parametrize("name", ["enable_thinkin", "tools", "add_generation_prompt"])
