@@ -92,4 +92,4 @@ def complaint(source: Source, problems: Sequence[Problem]) -> UsageError:
     for problem in problems:
         key = ".".join(str(part) for part in problem.path)
         lines.append(f"{source.place(problem.path)}: {key}: {problem.message}" + (f" ({problem.fix})" if problem.fix else ""))
-    return UsageError("\n".join(lines), fix="correct the file and run again; nothing was started")
+    return UsageError("\n".join(lines), fix=f"correct {source.name} and run again; nothing was started")

@@ -103,6 +103,8 @@ def test_the_command_attacks_under_it(command, tmp_path: Path) -> None:
     assert "archive" in told
     code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 30}", "--out", str(tmp_path / "adv.npz"))
     assert code == 0, told
+    code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 200}")
+    assert code != 0 and "correct --threat and run again" in told
     code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 30}", "--eps", "0.1")
     assert code == 2
     assert "--eps with --threat" in told

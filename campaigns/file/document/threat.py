@@ -12,7 +12,7 @@ from robustkd.campaigns.file.document.image_change import ChangeWords, change_pr
 from robustkd.contracts import Modality, ThreatModel, UsageError
 from robustkd.contracts.params import CampaignPath
 from robustkd.contracts.region import Region, region_of
-from robustkd.contracts.threat import Goal, Norm, norm_named
+from robustkd.contracts.threat import Goal, Norm, default_eps, norm_named
 from robustkd.evaluation.modality import evaluation_of
 
 
@@ -56,9 +56,8 @@ class ThreatSpec(Block, ChangeWords):
     @model_validator(mode="after")
     def _free_in_a_patch(self) -> ThreatSpec:
         """The pixels of a patch are free unless eps says otherwise."""
-        if self.where is not None and self.where.patch is not None and self.eps is None and self.norm == "linf":
-            return self.model_copy(update={"eps": 1.0})
-        return self
+        eps = None if self.where is None or self.eps is not None else default_eps(self.norm, self.where.region)
+        return self if eps is None else self.model_copy(update={"eps": eps})
 
     def model(self) -> ThreatModel:
         """The threat model it describes."""
