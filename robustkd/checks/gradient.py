@@ -19,8 +19,6 @@ LIMIT = 0.05
 
 
 class ZeroGradientParams(Params):
-    """Parameters of ``zero-gradient``."""
-
     samples: int = Field(256, ge=1, description="samples that are looked at")
 
 
@@ -113,8 +111,6 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class BrokenGraphParams(Params):
-    """Parameters of ``broken-graph``."""
-
     samples: int = Field(8, ge=1, description="samples that are looked at")
 
 

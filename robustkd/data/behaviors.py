@@ -63,8 +63,6 @@ FORMATS = (
 
 
 class BehaviorsParams(Params):
-    """Parameters of ``behaviors``."""
-
     file: CampaignPath = Field(
         description="CSV of the requests that are attacked, as HarmBench, AdvBench, StrongREJECT, JailbreakBench or XSTest (its unsafe "
         "prompts) publish theirs; or with a column prompt, and category, target, answer, prefill where there are such",

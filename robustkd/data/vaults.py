@@ -69,8 +69,6 @@ _CLASSES = (*_REQUESTS, "open vault", "task", "look-alike")
 
 
 class VaultsParams(Params):
-    """Parameters of ``vaults``."""
-
     vaults: int = Field(96, ge=6, le=_MOST, description="sealed vaults, and as many open ones")
     test_vaults: int = Field(32, ge=2, description="of each kind, asked about in the test: three requests each")
     validation_vaults: int = Field(8, ge=2, description="of each kind, for the choices of a training")

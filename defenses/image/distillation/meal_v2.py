@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 
 class MEALV2Params(TrainParams):
-    """Parameters of ``meal-v2``."""
-
     teachers: tuple[TargetRef, ...] = Field(min_length=1, description="the trained defenses whose probabilities are averaged")
     student: ModelName = Field(description="the student's architecture: a model plug-in")
     student_params: ModelParams = Field(default_factory=dict)

@@ -47,8 +47,6 @@ _READ = (".json", ".safetensors")
 
 
 class ExternalParams(Params):
-    """Parameters of ``external``."""
-
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "my_model.py:build"}]})
 
     code: str | None = Field(

@@ -43,8 +43,6 @@ _OWN = "own teacher"
 
 
 class DefensiveDistillationParams(TrainParams):
-    """Parameters of ``defensive-distillation``."""
-
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "tiny-cnn"}]})
 
     epochs: int = Field(50, ge=1, description="passes over the training data, of each of the two trainings")
