@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from pydantic import BaseModel, Field
 
 from robustkd.contracts import ColourBudget, FlowBudget, SpatialBudget
@@ -31,23 +29,3 @@ class ChangeWords(BaseModel):
         if self.flow is not None:
             return FlowBudget(self.flow)
         return None if self.colour is None else ColourBudget(self.colour, self.resolution)
-
-
-_OF_KIND = {
-    "rotation and translation": {"rotation", "translation", "padding"},
-    "flow": {"flow"},
-    "colour": {"colour", "resolution"},
-}
-
-
-def change_problem(given: Collection[str]) -> tuple[str, str] | None:
-    """What is wrong with the words that are given, and the fix; None where they name one kind of change and nothing else."""
-    kinds = [kind for kind, words in _OF_KIND.items() if words & set(given)]
-    others = sorted(set(given) & {"norm", "eps", "attempts"})
-    if len(kinds) > 1 or others:
-        return f"{' and '.join([*kinds, *others])} are different budgets", "give one; an attack may have a threat of its own"
-    if alone := {"padding", "resolution"} & set(given):
-        words = _OF_KIND[kinds[0]]
-        if not (words - {"padding", "resolution"}) & set(given):
-            return f"{alone.pop()} without a budget", f"add {' or '.join(sorted(words - {'padding', 'resolution'}))}"
-    return None

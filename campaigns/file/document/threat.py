@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from robustkd.campaigns.file.document.block import Block
-from robustkd.campaigns.file.document.image_change import ChangeWords, change_problem
+from robustkd.campaigns.file.document.image_change import ChangeWords
 from robustkd.contracts import Modality, ThreatModel, UsageError
 from robustkd.contracts.params import CampaignPath
 from robustkd.contracts.region import Region, region_of
@@ -84,6 +84,4 @@ class ThreatSpec(Block, ChangeWords):
     def problem(self, modality: Modality) -> tuple[str, str] | None:
         """What is wrong with it for such data, and the fix."""
         given = {key for key in self.model_fields_set if getattr(self, key) is not None}
-        if modality == "images" and given & set(ChangeWords.model_fields):
-            return change_problem(given)
         return evaluation_of(modality).threat_problem(given)
