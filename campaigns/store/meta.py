@@ -97,7 +97,7 @@ class TrainMeta(CellMeta):
 
     kind: Literal["train"] = "train"
     fingerprint: str
-    history: list[dict[str, float]]
+    history: list[dict[str, int | float]]
     built: Built | None = None
 
     @property
