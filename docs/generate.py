@@ -75,9 +75,9 @@ def index(group: plugins.Group) -> str:
 def plugin(info: plugins.PluginInfo) -> str:
     """The page of one plug-in."""
     item = describe(info.group, info.name)
-    parts = [f"# {info.name}", item["summary"], item["method"]]
-    if item["example"]:
-        parts += ["## In a campaign", fenced(item["example"], "yaml")]
+    parts = [f"# {info.name}", item.summary, item.method]
+    if item.example:
+        parts += ["## In a campaign", fenced(item.example, "yaml")]
     found = [
         [
             f"`{'.'.join(parameter.path)}`",
@@ -85,7 +85,7 @@ def plugin(info: plugins.PluginInfo) -> str:
             code(parameter.default.removeprefix("default ")),
             parameter.text,
         ]
-        for parameter in parameters(item["params"])
+        for parameter in parameters(item.params)
     ]
     if found:
         parts += ["## Parameters", table(["parameter", "type and range", "default", "meaning"], found)]

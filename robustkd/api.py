@@ -37,7 +37,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import seeded
 from robustkd.contracts.region import Patch, Region, region_of
-from robustkd.contracts.threat import norm_named, number_written, require_meant
+from robustkd.contracts.threat import default_eps, norm_named, number_written, require_meant
 from robustkd.data.multi_label import Label, classes_of
 from robustkd.data.samples import array_of, arrays_of
 from robustkd.evaluation.attack_specs import (
@@ -474,11 +474,11 @@ def _make_evaluator(
 
 def _default_eps(norm: Norm, region: Region | None, unit: Unit | None) -> float:
     """8/255, or, of a patch, the whole range of pixels."""
-    if not isinstance(region, Patch):
-        return 8 / 255
-    if norm != "linf":
+    if (eps := default_eps(norm, region)) is not None:
+        return eps if unit is None else eps * unit.length(norm)
+    if isinstance(region, Patch):
         raise UsageError(f"a patch in {norm} without eps", fix="give eps; in linf its pixels are free by default")
-    return 1.0 if unit is None else unit.length(norm)
+    return 8 / 255
 
 
 def _budget(eps: float | Tensor) -> float | Tensor:

@@ -33,8 +33,6 @@ _POSITIONAL = 3
 
 
 class FunctionParams(CodeParams):
-    """Parameters of ``code``."""
-
     minimises: Norm | None = Field(
         None, description="the norm that it minimises, where it looks for the nearest adversarial image and knows no eps"
     )

@@ -18,6 +18,7 @@ import numpy as np
 
 from robustkd.contracts import UsageError
 from robustkd.contracts.check import Verdict
+from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.threat import Goal
 from robustkd.evaluation.draws import DRAWS
 from robustkd.scoring.results import CellResult, Results
@@ -52,7 +53,7 @@ class Baseline:
     campaign: str
     data: TestSamples
     index: np.ndarray
-    threats: dict[str, tuple[str, float, Goal, dict[str, Any] | None]]
+    threats: dict[str, tuple[str, float, Goal, dict[str, JsonValue] | None]]
     headline: dict[tuple[str, int], tuple[str, ...]]
     verdicts: dict[tuple[str, int], Verdict | None]
     targets: dict[tuple[str, int], str | None]
@@ -60,7 +61,7 @@ class Baseline:
     samples: dict[Key, np.ndarray]
 
 
-def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mapping[Key, np.ndarray]) -> dict[str, Any]:
+def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mapping[Key, np.ndarray]) -> dict[str, JsonValue]:
     """A baseline file as JSON values; the samples are packed bits, or bytes, in base64."""
     return {
         VERSION_KEY: VERSION,
@@ -83,7 +84,7 @@ def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mappin
         ],
         "index": _text(index.astype("<i8").tobytes()),
         "samples": [
-            {"defense": defense, "attack": attack, "seed": seed, "n": len(held)} | _packed(held)
+            {"defense": defense, "attack": attack, "seed": seed, "n": len(held), **_packed(held)}
             for (defense, attack, seed), held in bits.items()
         ],
     }
@@ -129,7 +130,7 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
         raise UsageError(f"the baseline {origin} is damaged: {type(error).__name__} {error}", fix=_AGAIN) from error
 
 
-def _packed(held: np.ndarray) -> dict[str, Any]:
+def _packed(held: np.ndarray) -> dict[str, str | int]:
     if held.dtype == bool:
         return {"held": _text(np.packbits(held).tobytes())}
     return {"draws": DRAWS, "held_draws": _text(np.rint(held * DRAWS).astype(np.uint8).tobytes())}
@@ -144,7 +145,7 @@ def _unpacked(row: Mapping[str, Any], n: int) -> np.ndarray:
     return counts / int(row["draws"])
 
 
-def _threat(cell: CellResult) -> list[str | float | dict[str, Any]]:
+def _threat(cell: CellResult) -> list[str | float | dict[str, JsonValue]]:
     where = [] if cell.where is None else [cell.where]
     return [cell.norm, cell.eps, *([cell.goal] if cell.goal == "targeted" else []), *where]
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Row, Snapshot
 from robustkd.campaigns.plan.changes import parameter_diff
 from robustkd.contracts import UsageError, suggestion
+from robustkd.contracts.json_value import JsonValue
 from robustkd.scoring.intervals import Z95
 from robustkd.scoring.methods import MethodTest, over_trainings
 from robustkd.scoring.multiplicity import LEVEL, holm
@@ -105,7 +106,7 @@ class ComparedCampaigns(Tabular):
     movements: tuple[Movement, ...]
     notes: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """Every movement with its direction, and the changes of its seeds."""
         movements = [
             asdict(item)
@@ -119,7 +120,7 @@ class ComparedCampaigns(Tabular):
         ]
         return {"a": self.a, "b": self.b, "notes": self.notes, "movements": movements}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, JsonValue]]:
         """A row for each defense, attack and seed: the shares of A and B, and what they differ by."""
         return [
             {"defense": item.defense, "defense_b": item.defense_b, "attack": item.attack}
@@ -140,18 +141,23 @@ class ComparedCampaigns(Tabular):
         """The difference of each defense, attack and seed in percentage points, and whether B is told apart from A."""
         return [
             {
-                "defense": row["defense"] if row["defense"] == row["defense_b"] else f"{row['defense']} = {row['defense_b']}",
-                "attack": row["attack"],
-                "seed": str(row["seed"]),
-                "A": percent(row["a"]),
-                "B": percent(row["b"]),
-                "B - A, points": f"{100 * row['difference']:+.1f} [{100 * row['ci_low']:+.1f}, {100 * row['ci_high']:+.1f}]",
-                "p": "not paired" if row["p"] is None else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}",
-                "adjusted p": "< 0.001" if row["p_adjusted"] < 0.001 else f"{row['p_adjusted']:.3f}",
-                "": row["direction"],
+                "defense": item.defense if item.defense == item.defense_b else f"{item.defense} = {item.defense_b}",
+                "attack": item.attack,
+                "seed": str(one.seed),
+                "A": percent(one.a),
+                "B": percent(one.b),
+                "B - A, points": f"{100 * one.difference:+.1f} [{100 * one.ci_low:+.1f}, {100 * one.ci_high:+.1f}]",
+                "p": "not paired" if one.p is None else _p_value(one.p),
+                "adjusted p": _p_value(one.p_adjusted),
+                "": one.direction,
             }
-            for row in self.rows()
+            for item in self.movements
+            for one in item.changes
         ]
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) -> ComparedCampaigns:

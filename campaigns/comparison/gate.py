@@ -19,7 +19,7 @@ from typing import Literal
 
 from robustkd.campaigns.comparison.compare import Change, change, other_attack, row_of, why_unpaired
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Snapshot
-from robustkd.campaigns.file.spec import GateSpec
+from robustkd.campaigns.file.document.document import GateSpec
 from robustkd.campaigns.file.yaml_source import KeyPath
 from robustkd.contracts.check import Verdict
 from robustkd.scoring.intervals import wilson

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from robustkd.campaigns.comparison.gate import GateResult, exit_code
 from robustkd.campaigns.file.yaml_source import Source
+from robustkd.contracts.json_value import JsonValue
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _KINDS = {"passed": ("pass", "none"), "failed": ("fail", "error"), "inconclusive": ("open", "none")}
@@ -42,7 +42,7 @@ def sarif(campaign: str, gates: Sequence[GateResult], source: Source, *, allow_m
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
 
 
-def _result(campaign: str, gate: GateResult, rules: list[str], kind: str, level: str, source: Source) -> dict[str, Any]:
+def _result(campaign: str, gate: GateResult, rules: list[str], kind: str, level: str, source: Source) -> dict[str, JsonValue]:
     rule = _rule(gate)
     named = "/".join((campaign, gate.defense, gate.metric, gate.rule))
     return {

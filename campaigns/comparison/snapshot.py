@@ -13,11 +13,13 @@ import numpy as np
 from robustkd.campaigns.comparison import baseline
 from robustkd.campaigns.execution.record import changed_since
 from robustkd.campaigns.file import spec, yaml_source
-from robustkd.campaigns.results.collect import held_clean
+from robustkd.campaigns.file.document.document import GateSpec
+from robustkd.campaigns.results.attack_result import clean_shares
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError, UsageError
 from robustkd.contracts.check import Verdict
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.contracts.threat import Goal, ThreatModel
 from robustkd.scoring.results import Results
 from robustkd.scoring.summaries import AttackSummary
@@ -97,7 +99,7 @@ class Snapshot:
     changed: tuple[str, ...] = ()
 
     @property
-    def gates(self) -> tuple[spec.GateSpec, ...]:
+    def gates(self) -> tuple[GateSpec, ...]:
         """The gates of the campaign file that lies beside the results."""
         file = self.folder / CAMPAIGN if self.folder else None
         return spec.load(file).gates if file is not None and file.is_file() else ()
@@ -167,7 +169,7 @@ def read(reference: str, out: Path | None = None) -> Snapshot:
     return _of_folder(folder, reference)
 
 
-def to_baseline(snapshot: Snapshot) -> dict[str, Any]:
+def to_baseline(snapshot: Snapshot) -> dict[str, JsonValue]:
     """What a baseline file of it holds.
 
     Raises:
@@ -204,7 +206,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
             outcome = samples.read(entry).outcome
             index = outcome.index
             row = _held(row, outcome.robust_share)
-            clean = _held(clean, held_clean(entry, outcome.clean_share, results.modality))
+            clean = _held(clean, clean_shares(entry, outcome.clean_share, results.modality))
         rows[cell.defense, cell.attack, cell.seed] = row
         if clean.n and cell.clean_accuracy is not None:
             rows.setdefault((cell.defense, CLEAN, cell.seed), clean)
@@ -239,7 +241,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
     )
 
 
-def _of_baseline(content: dict[str, Any], origin: str) -> Snapshot:
+def _of_baseline(content: JsonObject, origin: str) -> Snapshot:
     known = baseline.parse(content, origin)
     rows: dict[tuple[str, str, int], Row] = {}
     for (defense, attack, seed), bits in known.samples.items():
@@ -259,7 +261,7 @@ def _held(row: Row, bits: np.ndarray) -> Row:
     return replace(row, n=len(bits), held=float(bits.sum()), samples=bits)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> JsonObject:
     fix = "name a campaign, an output folder, its results.json or a baseline file"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

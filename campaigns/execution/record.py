@@ -25,10 +25,11 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from robustkd import plugins
 from robustkd.campaigns.execution.accelerators import accelerators
 from robustkd.campaigns.execution.run import Observer
-from robustkd.campaigns.file.spec import Campaign, Name
+from robustkd.campaigns.file.campaign import Campaign
+from robustkd.campaigns.file.document.block import Name
 from robustkd.campaigns.plan.finished import rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results.collect import data_told
+from robustkd.campaigns.results.data_summary import data_summary
 from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import content_hash, relative
 from robustkd.campaigns.store.meta import TrainMeta
@@ -138,7 +139,7 @@ class Recorder(Observer):
 
 def execution(plan: Plan, command: Sequence[str]) -> Execution:
     """What can be said of a run before it has begun."""
-    campaign, data = plan.campaign, data_told(plan)
+    campaign, data = plan.campaign, data_summary(plan)
     return Execution(
         campaign=campaign.name,
         text=redacted(campaign.text),

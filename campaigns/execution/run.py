@@ -15,7 +15,9 @@ from robustkd.campaigns.plan.changes import reasons, remember
 from robustkd.campaigns.plan.estimate import estimates
 from robustkd.campaigns.plan.finished import finished_cells, rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results.collect import Failure, attack_result, collect
+from robustkd.campaigns.results.attack_result import attack_result
+from robustkd.campaigns.results.collect import collect
+from robustkd.campaigns.results.failure import Failure
 from robustkd.campaigns.results.results_file import current, save
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.durable import write_text

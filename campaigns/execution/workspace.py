@@ -18,7 +18,7 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan.cells import Cell, TrainCell
 from robustkd.campaigns.plan.changes import differences
 from robustkd.campaigns.plan.plan import CellMaker
-from robustkd.campaigns.store.identity import content_hash
+from robustkd.campaigns.store.identity import content_hash, hashes_of_files
 from robustkd.campaigns.store.meta import Circumstances, TrainMeta
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import (
@@ -88,7 +88,7 @@ class Workspace:
         if seen.id == planned.id:
             return
         use = self.campaign.defenses.get(planned.defense) if isinstance(planned, TrainCell) else None
-        known = planned.identity.get("plugin", {}).get("params", {}).get("files", ())
+        known = hashes_of_files(planned.identity)
         changed = [file.name for file in use.plugin.files() if content_hash(file) not in known] if use else []
         said = f"{' and '.join(changed)} changed" if changed else "; ".join(differences(planned.identity, seen))
         raise IdentityError(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,9 +23,12 @@ class Problem:
     fix: str | None = None
 
 
+Model = TypeVar("Model", bound=BaseModel)
+
+
 def validated(
-    model: type[BaseModel], raw: Any, path: KeyPath, folder: Path, problems: list[Problem], *, also: tuple[str, ...]
-) -> Any:
+    model: type[Model], raw: object, path: KeyPath, folder: Path, problems: list[Problem], *, also: tuple[str, ...]
+) -> Model | None:
     """What ``model`` makes of ``raw``, the value at ``path``; None when it makes nothing of it, and why is added to ``problems``.
 
     Args:
@@ -89,4 +92,4 @@ def complaint(source: Source, problems: Sequence[Problem]) -> UsageError:
     for problem in problems:
         key = ".".join(str(part) for part in problem.path)
         lines.append(f"{source.place(problem.path)}: {key}: {problem.message}" + (f" ({problem.fix})" if problem.fix else ""))
-    return UsageError("\n".join(lines), fix="correct the file and run again; nothing was started")
+    return UsageError("\n".join(lines), fix=f"correct {source.name} and run again; nothing was started")

@@ -1,6 +1,6 @@
 """The campaign file as a JSON Schema, for editors: every key, every installed plug-in, every parameter with its range and text.
 
-The file itself is judged by ``spec``; this is the same knowledge in the form that an editor completes from. What only the whole
+The file itself is judged by ``resolve``; this is the same knowledge in the form that an editor completes from. What only the whole
 file can tell (a teacher that is not in it, a circle, a norm that an attack cannot respect) is left to ``robustkd plan``.
 """
 
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaValue
 
 from robustkd import plugins
-from robustkd.campaigns.file.spec import ThreatSpec, _AnalysisBlock, _DefenseBlock, _Document
+from robustkd.campaigns.file.document.document import AnalysisBlock, DefenseBlock, Document
+from robustkd.campaigns.file.document.threat import ThreatSpec
 from robustkd.contracts import PluginError
 from robustkd.data import SplitParams
-
-Json = dict[str, Any]
 
 FRACTION = r"^\d+(\.\d+)?\s*/\s*\d+(\.\d+)?$"
 """Numbers may be written as 8/255, which any other reader of YAML takes for a text."""
@@ -28,15 +28,15 @@ class _Threatened(BaseModel):
     threat: ThreatSpec | None = None
 
 
-def campaign_schema() -> Json:
+def campaign_schema() -> JsonSchemaValue:
     """JSON Schema (2020-12). A plug-in that cannot be imported is left out."""
-    schema = _Document.model_json_schema(ref_template="#/$defs/{model}")
-    definitions: Json = schema["$defs"]
-    definitions.pop("_Use", None)
+    schema = Document.model_json_schema(ref_template="#/$defs/{model}")
+    definitions: JsonSchemaValue = schema["$defs"]
+    definitions.pop("PluginBlock", None)
     for group, also in (
         ("attacks", _Threatened),
-        ("defenses", _DefenseBlock),
-        ("analyses", _AnalysisBlock),
+        ("defenses", DefenseBlock),
+        ("analyses", AnalysisBlock),
         ("judges", None),
     ):
         definitions[plugins.one_of(group)] = _uses(group, "kind", definitions, also)  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ def campaign_schema() -> Json:
     checks = schema["properties"]["checks"]
     levels = definitions["ChecksSpec"]["properties"]["level"]
     schema["properties"]["checks"] = {"anyOf": [{"enum": _choices(levels)}, checks]}
-    written: Json = _as_written(schema)
+    written: JsonSchemaValue = _as_written(schema)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **written,
@@ -59,7 +59,7 @@ def campaign_schema() -> Json:
     }
 
 
-def _uses(group: plugins.Group, key: str, definitions: Json, also: type[BaseModel] | None) -> Json:
+def _uses(group: plugins.Group, key: str, definitions: JsonSchemaValue, also: type[BaseModel] | None) -> JsonSchemaValue:
     """A block that names a plug-in by ``key`` and gives its parameters, and those of ``also``."""
     families, known = [], []
     for name in plugins.names(group):
@@ -88,19 +88,19 @@ def _uses(group: plugins.Group, key: str, definitions: Json, also: type[BaseMode
         }
         for name in known
     ]
-    named: list[Json] = [{"enum": known}]
+    named: list[JsonSchemaValue] = [{"enum": known}]
     named += [{"type": "string", "pattern": f"^{family}:.+"} for family in families]
     return {"type": "object", "properties": {key: {"anyOf": named}}, "required": [key], "allOf": cases}
 
 
-def _part(model: type[BaseModel], place: str, definitions: Json) -> Json:
+def _part(model: type[BaseModel], place: str, definitions: JsonSchemaValue) -> JsonSchemaValue:
     """The schema of a model, whose own definitions are filed under ``place``."""
     schema = model.model_json_schema(ref_template=f"#/$defs/{place}: {{model}}")
     definitions |= {f"{place}: {name}": item for name, item in schema.pop("$defs", {}).items()}
     return schema
 
 
-def _choices(field: Json) -> list[Any]:
+def _choices(field: JsonSchemaValue) -> list[Any]:
     """The words that a field takes."""
     options = field.get("anyOf", [field])
     return [word for option in options for word in option.get("enum", [option["const"]] if "const" in option else [])]

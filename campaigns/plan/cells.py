@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+from robustkd.contracts.json_value import JsonObject, JsonValue
+
 CellKind = Literal["train", "attack", "checks", "analysis"]
 
 
@@ -30,7 +32,7 @@ class Cell:
     target: str
     others: Mapping[str, str] = field(default_factory=dict)
     judges: Mapping[str, str] = field(default_factory=dict)
-    identity: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    identity: JsonObject = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def plugin(self) -> str:
@@ -57,7 +59,7 @@ class Cell:
         """For people: ``mtard × pgd · seed 0``."""
         return f"{self.defense} {self.plugin or self.kind} · seed {self.seed}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """The cell as JSON; ``from_json`` is its inverse."""
         return {"kind": self.kind, **asdict(self)}
 

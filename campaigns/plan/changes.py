@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from robustkd.campaigns.plan.cells import Cell
 from robustkd.campaigns.plan.finished import rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store.durable import write_text
-from robustkd.campaigns.store.identity import content_hash
+from robustkd.campaigns.store.identity import Identity, content_hash
 from robustkd.campaigns.store.meta import TrainMeta
 from robustkd.campaigns.store.store import Entry, Store
+from robustkd.contracts.json_value import JsonValue
 
 PLAN = "plan.json"
 
 CellKey = tuple[str, str, str, int]
 """What a cell is in the words of its campaign file: kind, defense, attack or analysis, seed."""
-Identity = Mapping[str, Any]
 
 
 def cell_key(cell: Cell) -> CellKey:
@@ -163,8 +162,8 @@ def _differences(cell: Cell, old: Identity, names: Mapping[str, str]) -> Iterato
             yield from _value_differences("" if part == "plugin" else part, was, is_, names)
 
 
-def _check_differences(was: Any, is_: Any) -> Iterator[str]:
-    old, new = ({item["kind"]: item for item in listed or []} for listed in (was, is_))
+def _check_differences(was: JsonValue, is_: JsonValue) -> Iterator[str]:
+    old, new = _by_kind(was), _by_kind(is_)
     for name in dict.fromkeys([*new, *old]):
         if name not in old or name not in new:
             yield f"the check {name} is {'new' if name in new else 'gone'}"
@@ -172,12 +171,17 @@ def _check_differences(was: Any, is_: Any) -> Iterator[str]:
             yield from (f"{name} {text}" for text in _value_differences("", old[name], new[name], {}))
 
 
+def _by_kind(listed: JsonValue) -> dict[str, JsonValue]:
+    items = listed if isinstance(listed, list) else []
+    return {str(item["kind"]): item for item in items if isinstance(item, dict)}
+
+
 def parameter_diff(was: Identity, is_: Identity) -> str:
     """How two descriptions of a plug-in of one name differ, as in ``steps 20 -> 40``; empty where they do not."""
     return "; ".join(_value_differences("", dict(was), dict(is_), {}))
 
 
-def _value_differences(path: str, was: Any, is_: Any, names: Mapping[str, str]) -> Iterator[str]:
+def _value_differences(path: str, was: JsonValue, is_: JsonValue, names: Mapping[str, str]) -> Iterator[str]:
     if was == is_:
         return
     if isinstance(was, dict) and isinstance(is_, dict):
@@ -197,7 +201,7 @@ def _value_differences(path: str, was: Any, is_: Any, names: Mapping[str, str]) 
         yield f"{path} {_shown(was, names)} -> {_shown(is_, names)}"
 
 
-def _shown(value: Any, names: Mapping[str, str]) -> str:
+def _shown(value: JsonValue, names: Mapping[str, str]) -> str:
     if isinstance(value, str):
         return names.get(value, value)
     text = json.dumps(value)

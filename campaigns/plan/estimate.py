@@ -7,12 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta
 from robustkd.campaigns.store.store import Entry, Store
+from robustkd.contracts.json_value import JsonObject, JsonValue
 
 Basis = Literal["the same with another seed", "the same on another defense", "unknown"]
 BASES: tuple[Basis, ...] = ("the same with another seed", "the same on another defense", "unknown")
@@ -90,14 +91,12 @@ def _estimate(basis: Basis, entries: list[Entry]) -> Estimate:
     )
 
 
-def _identities(plan: Plan, store: Store) -> dict[str, Mapping[str, Any]]:
-    stored: dict[str, Mapping[str, Any]] = {
-        cell_id: entry.meta.identity for cell_id in store.ids() if (entry := store.get(cell_id))
-    }
+def _identities(plan: Plan, store: Store) -> dict[str, JsonObject]:
+    stored: dict[str, JsonObject] = {cell_id: entry.meta.identity for cell_id in store.ids() if (entry := store.get(cell_id))}
     return stored | {cell.id: cell.identity for cell in plan.cells}
 
 
-def _entries(store: Store, known: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, Entry]]:
+def _entries(store: Store, known: Mapping[str, JsonObject]) -> Iterable[tuple[str, Entry]]:
     for cell_id in store.ids():
         if known.get(cell_id) and (entry := store.get(cell_id)):
             yield cell_id, entry
@@ -106,7 +105,7 @@ def _entries(store: Store, known: Mapping[str, Mapping[str, Any]]) -> Iterable[t
 class _Recipes:
     """What a cell is but for its seed: its identity, with the recipes of the cells that it stands on in the place of their ids."""
 
-    def __init__(self, identities: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, identities: Mapping[str, JsonObject]) -> None:
         self._identities = identities
         self._found: dict[str, str] = {}
 
@@ -116,7 +115,7 @@ class _Recipes:
             self._found[cell_id] = digest(self._seedless(parts))
         return self._found[cell_id]
 
-    def _seedless(self, value: Any) -> Any:
+    def _seedless(self, value: JsonValue) -> JsonValue:
         if isinstance(value, Mapping):
             return {key: self._seedless(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
@@ -124,7 +123,7 @@ class _Recipes:
         return self.of(value) if isinstance(value, str) and value in self._identities else value
 
 
-def _apart(identity: Mapping[str, Any]) -> str:
+def _apart(identity: JsonObject) -> str:
     """A cell's identity but for its seed and what it stands on."""
     return json.dumps(
         {name: part for name, part in identity.items() if name not in ("seed", "target", "attacks")}, sort_keys=True

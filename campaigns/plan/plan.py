@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, overload
 
-from robustkd.campaigns.file.spec import Campaign
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
 from robustkd.campaigns.plan.refusals import (
     require_budgets_meant,
@@ -19,6 +19,7 @@ from robustkd.campaigns.plan.refusals import (
 )
 from robustkd.campaigns.store.identity import digest, identified, plugin_identity, resolve_references
 from robustkd.contracts import Attack, Capabilities, ThreatModel
+from robustkd.contracts.json_value import JsonValue
 from robustkd.data import Splits, load_splits
 from robustkd.scoring.results import Skipped
 
@@ -139,7 +140,7 @@ def _measuring(threat: ThreatModel, trained: Mapping[str, str]) -> dict[str, str
     return {name: trained[name] for name in threat.budget.references}
 
 
-def _where(threat: ThreatModel) -> list[dict[str, Any]]:
+def _where(threat: ThreatModel) -> list[dict[str, JsonValue]]:
     """What the identity of a cell has of the region: nothing where there is none."""
     return [] if threat.where is None else [threat.where.stored]
 
@@ -152,9 +153,9 @@ class CellMaker:
 
     def __init__(self, campaign: Campaign, data: Splits[Any]) -> None:
         self._campaign, self._data = campaign, data
-        self._known: dict[tuple[int, ThreatModel | None], dict[str, Any]] = {}
-        self._test = data.test_digests[0] if data.benign is None else data.test_digests
-        self._threat = [*campaign.threat.budget.identity[:2], *_where(campaign.threat)]
+        self._known: dict[tuple[int, ThreatModel | None], dict[str, JsonValue]] = {}
+        self._test: JsonValue = data.test_digests[0] if data.benign is None else data.test_digests
+        self._threat: list[JsonValue] = [*campaign.threat.budget.identity[:2], *_where(campaign.threat)]
 
     @cached_property
     def _training(self) -> list[str]:
@@ -188,7 +189,7 @@ class CellMaker:
         use, data = self._campaign.defenses[name], self._data
         teachers = {reference: trained[reference] for reference in use.references}
         threat = self._campaign.threat if use.plugin.uses_threat else None
-        parts: dict[str, Any] = {
+        parts: dict[str, JsonValue] = {
             "plugin": _with_references(self._plugin_identity(use.kind, use.plugin, threat), teachers),
             "threat": self._threat if threat else None,
             "training data": self._training if use.plugin.uses_data else None,
@@ -209,9 +210,10 @@ class CellMaker:
         use, target = self._campaign.attacks[attack], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
         norm, eps, space, attempts = use.threat.budget.identity
-        parts: dict[str, Any] = {
+        allowed: list[JsonValue] = [norm, eps, use.threat.goal, sorted(set(use.curve)), *_where(use.threat)]
+        parts: dict[str, JsonValue] = {
             "plugin": _with_references(self._plugin_identity(use.kind, use.plugin, use.threat), others),
-            "threat": [norm, eps, use.threat.goal, sorted(set(use.curve)), *_where(use.threat)],
+            "threat": allowed,
             "test data": self._test,
             "target": target,
             "seed": seed,
@@ -221,7 +223,7 @@ class CellMaker:
         if use.plugin.traits.learns:
             parts["training data"] = self._training
         if self._campaign.judges:  # of images there are none, and their cells keep their identities
-            parts["threat"] += [space, attempts]
+            allowed += [space, attempts]
             parts["judges"] = self._judges(judged)
         identifier = identified("attack", parts)
         return AttackCell(
@@ -238,10 +240,10 @@ class CellMaker:
     def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Mapping[str, str]) -> ChecksCell:
         """The cell of the checks on a defense; ``attacks`` has the ids of its attack cells, by attack."""
         target = trained[defense]
-        checks = [self._plugin_identity(check.name, check) for check in self._campaign.checks]
+        checks: list[JsonValue] = [self._plugin_identity(check.name, check) for check in self._campaign.checks]
         # The evidence names the attacks as the campaign does, so these names belong to the identity.
         basis = [[name, id_] for name, id_ in attacks.items()]
-        parts: dict[str, Any] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
+        parts: dict[str, JsonValue] = {"checks": checks, "threat": self._threat, "attacks": basis, "seed": seed}
         if measuring := _measuring(self._campaign.threat, trained):
             parts["measured by"] = measuring
         return ChecksCell(
@@ -260,7 +262,7 @@ class CellMaker:
         use, target = self._campaign.analyses[analysis], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
         plugin = _with_references(self._plugin_identity(use.kind, use.plugin), others)
-        parts: dict[str, Any] = {"plugin": plugin, "threat": self._threat}
+        parts: dict[str, JsonValue] = {"plugin": plugin, "threat": self._threat}
         if measuring := _measuring(self._campaign.threat, trained):
             parts["measured by"] = measuring
         parts |= {"test data": self._test, "target": target, "seed": seed}
@@ -277,18 +279,18 @@ class CellMaker:
             analysis=analysis,
         )
 
-    def _plugin_identity(self, kind: str, plugin: Any, threat: ThreatModel | None = None) -> dict[str, Any]:
+    def _plugin_identity(self, kind: str, plugin: Any, threat: ThreatModel | None = None) -> dict[str, JsonValue]:
         if (key := (id(plugin), threat)) not in self._known:
-            self._known[key] = plugin_identity(kind, plugin, threat)
+            self._known[key] = plugin_identity(kind, plugin, threat).to_json()
         return self._known[key]
 
-    def _judges(self, judged: dict[str, str]) -> list[dict[str, Any]]:
+    def _judges(self, judged: dict[str, str]) -> list[dict[str, JsonValue]]:
         return [_with_references(self._plugin_identity(use.kind, use.plugin), judged) for use in self._campaign.judges.values()]
 
     def _judged(self, trained: Mapping[str, str]) -> dict[str, str]:
         return {name: trained[name] for judge in self._campaign.judges.values() for name in judge.references}
 
 
-def _with_references(plugin: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
+def _with_references(plugin: dict[str, JsonValue], targets: dict[str, str]) -> dict[str, JsonValue]:
     """A plug-in's description, with the cells of the defenses that it refers to in the place of their names."""
     return plugin | {"params": resolve_references(plugin["params"], targets)} if targets else plugin

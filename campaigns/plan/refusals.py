@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from robustkd.campaigns.file.spec import Campaign
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.contracts import Capabilities, DataError, UsageError, inner_params
 from robustkd.contracts.threat import Norm, PixelBudget, ThreatModel, require_meant
 from robustkd.data import Splits

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -121,7 +120,7 @@ def _table(entry: Entry, cell_id: str, defense: str, attack: str, seed: int, bud
         "threat_where": "" if budget.region is None else str(budget.region),
         "cell_id": cell_id,
     }
-    columns: dict[str, Any] = {name: [value] * len(record.outcome) for name, value in named.items()}
+    columns: dict[str, object] = {name: [value] * len(record.outcome) for name, value in named.items()}
     # One table of them all: what was seen on single draws, which some defenses have, is told by the shares.
     columns |= {name: array for name, array in record.outcome.columns().items() if array.ndim == 1}
     shares = {"clean_share": record.outcome.clean_share, "robust_share": record.outcome.robust_share}

@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from robustkd import scoring
+from robustkd.campaigns import results
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results import collect
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.durable import write_bytes, write_text
 from robustkd.campaigns.store.identity import digest
@@ -73,6 +73,6 @@ def _note(plan: Plan, store: Store, content: bytes) -> str:
 @cache
 def _code() -> str:
     """A hash of the code that makes results of cells: who works on it must not be shown what it did before."""
-    files = [Path(inspect.getfile(module)) for module in (collect, samples, judging)]
-    files += sorted(Path(scoring.__path__[0]).glob("*.py"))
+    files = [Path(inspect.getfile(module)) for module in (samples, judging)]
+    files += [file for package in (results, scoring) for file in sorted(Path(package.__path__[0]).glob("*.py"))]
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

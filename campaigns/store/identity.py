@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +14,12 @@ from pydantic import BaseModel
 
 from robustkd import plugins
 from robustkd.contracts import Analysis, BaseAttack, Defense, Judge, StoreError, ThreatModel, inner_params, named_plugins
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.plugins.nested import PluginSpec
 from robustkd.plugins.sources import source_files
+
+Identity = JsonObject
+"""What makes a cell, or a plug-in, the one that it is: JSON values by the names of its parts."""
 
 
 def digest(*parts: Any) -> str:
@@ -28,8 +33,23 @@ def identified(kind: str, parts: Mapping[str, Any]) -> str:
     return digest(kind, *parts.values())
 
 
-def plugin_identity(kind: str, plugin: Any, threat: ThreatModel | None = None) -> dict[str, Any]:
-    """A plug-in's identity: its name, version (under ``threat``), parameters and, where it is not robustkd's own, its source.
+@dataclass(frozen=True)
+class PluginIdentity:
+    """A plug-in's name, version and parameters; of one that is not robustkd's own also a hash of its source."""
+
+    kind: str
+    version: str
+    params: dict[str, JsonValue]
+    source: str | None = None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """As a part of a cell's identity."""
+        source: dict[str, JsonValue] = {"source": self.source} if self.source else {}
+        return {"kind": self.kind, "version": self.version, "params": self.params, **source}
+
+
+def plugin_identity(kind: str, plugin: Any, threat: ThreatModel | None = None) -> PluginIdentity:
+    """What makes a plug-in the one that it is, under ``threat``.
 
     Files that it reads count by their content, not by where they lie.
     """
@@ -39,9 +59,17 @@ def plugin_identity(kind: str, plugin: Any, threat: ThreatModel | None = None) -
     if contents or isinstance(plugin, Defense):
         params = _replaced(params, contents) | {"files": sorted(contents.values())}
     sources = plugin_sources(plugin)
-    source = {"source": digest([content_hash(file) for file in sources])} if sources else {}
+    source = digest([content_hash(file) for file in sources]) if sources else None
     version = plugin.version if threat is None else plugin.version_for(threat)
-    return {"kind": kind, "version": version, "params": params, **source}
+    return PluginIdentity(kind, version, params, source)
+
+
+def hashes_of_files(identity: Identity) -> list[str]:
+    """The hashes of the files that the plug-in of a cell reads, from the cell's identity."""
+    plugin = identity.get("plugin")
+    params = plugin.get("params") if isinstance(plugin, Mapping) else None
+    files = params.get("files") if isinstance(params, Mapping) else None
+    return [str(file) for file in files] if isinstance(files, list) else []
 
 
 def plugin_sources(plugin: Any) -> list[Path]:

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from robustkd.contracts.json_value import JsonObject, JsonValue
+
 
 class Circumstances(TypedDict):
     """What is noted about every cell when it ends: the first fields of ``CellMeta``."""
@@ -14,7 +16,7 @@ class Circumstances(TypedDict):
     id: str
     defense: str
     seed: int
-    identity: dict[str, Any]
+    identity: JsonObject
     device: str
     torch: str
     python: str
@@ -39,7 +41,7 @@ class CellMeta(BaseModel):
     id: str = ""
     defense: str
     seed: int
-    identity: dict[str, Any] = {}
+    identity: Mapping[str, Any] = {}
     device: str = ""
     torch: str = ""
     python: str = ""
@@ -64,7 +66,7 @@ class CellMeta(BaseModel):
         """The name in the campaign of the attack or the analysis; empty for the other kinds."""
         return ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """The note; versions before this one look for ``attack`` and ``analysis`` in the note of every kind."""
         return {"attack": None, "analysis": None} | self.model_dump(by_alias=True, exclude_none=True)
 
@@ -95,7 +97,7 @@ class TrainMeta(CellMeta):
 
     kind: Literal["train"] = "train"
     fingerprint: str
-    history: list[dict[str, Any]]
+    history: list[dict[str, int | float]]
     built: Built | None = None
 
     @property

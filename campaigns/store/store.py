@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from safetensors import SafetensorError
 
@@ -21,6 +21,7 @@ from robustkd.campaigns.store.durable import DRAFT, exclusive_lock, flush, is_lo
 from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.meta import CellMeta, meta_from_json
 from robustkd.contracts import StoreError
+from robustkd.contracts.json_value import JsonObject
 
 META = "meta.json"
 PERTURBATIONS = "adversarial.safetensors"
@@ -332,9 +333,9 @@ def _damaged(file: Path, why: str) -> StoreError:
     )
 
 
-def _sealed(meta: dict[str, Any]) -> str:
+def _sealed(meta: JsonObject) -> str:
     """The note of a cell as text, with its own checksum."""
-    plain = json.loads(json.dumps(meta | {"layout": 2}, allow_nan=False))
+    plain = json.loads(json.dumps({**meta, "layout": 2}, allow_nan=False))
     return json.dumps(plain | {"seal": digest(plain)}, indent=1, sort_keys=True)
 
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 
 class AdvUnlearnParams(ESDParams):
-    """Parameters of ``advunlearn``."""
-
     layers: Layers = Field("text-encoder", description="what is tuned")
     retain: float = Field(0.3, ge=0, description="weight of staying with the original on other captions")
     prefix: Literal["attacked", "random"] = Field("attacked", description="what comes before the prompts, see above")

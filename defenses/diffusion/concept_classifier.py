@@ -24,8 +24,6 @@ NONE = "none of them"
 
 
 class ConceptClassifierParams(NetworkParams):
-    """Parameters of ``concept-classifier``."""
-
     none_share: float = Field(0.3, gt=0, lt=1, description="images of no concept, as a share of those of the data")
 
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 
 class ESDParams(TuningParams):
-    """Parameters of ``esd``."""
-
     layers: Layers = Field("cross-attention", description="what is tuned")
     eta: float = Field(1.0, ge=0, description="strength of the negative guidance")
     retain: float = Field(0.0, ge=0, description="weight of staying with the original on other captions; the paper has none")

@@ -22,8 +22,6 @@ _CONVERT = (
 
 
 class TextToImageParams(Params):
-    """Parameters of ``text-to-image``."""
-
     model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "CompVis/stable-diffusion-v1-4"}]})
 
     folder: CampaignPath | None = Field(None, description="a folder as diffusers' save_pretrained writes it")

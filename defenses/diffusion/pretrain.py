@@ -43,8 +43,6 @@ class TextStepParams(StepParams):
 
 
 class PretrainParams(SmallModelParams, StepParams):
-    """Parameters of ``text-to-image-pretrain``."""
-
     steps: int = Field(700, ge=1, description="updates of the UNet's weights")
     batch_size: int = Field(64, ge=1, description="images in each of these steps")
     lr: float = Field(2e-3, gt=0, description="learning rate at the start")

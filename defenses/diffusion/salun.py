@@ -32,8 +32,6 @@ _SALIENCY_BATCHES = 8
 
 
 class SalUnParams(TuningParams):
-    """Parameters of ``salun``."""
-
     layers: Layers = Field("unet", description="what is tuned")
     share: float = Field(0.5, gt=0, le=1, description="of these weights: how many may move")
     retain: float = Field(1.0, ge=0, description="weight of drawing what is not erased")

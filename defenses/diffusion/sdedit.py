@@ -27,8 +27,6 @@ from robustkd.targets.text_to_image import TextToImageTarget
 
 
 class SDEditParams(Params):
-    """Parameters of ``sdedit``."""
-
     drawing: TargetRef = Field(description="the defense whose diffusion model draws")
     classifier: TargetRef = Field(description="the defense whose model classifies what was drawn")
     strength: float = Field(0.5, gt=0, le=1, description="share of the drawing's steps that is drawn again; more keeps less")

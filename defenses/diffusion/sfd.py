@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 
 class SFDParams(TuningParams):
-    """Parameters of ``sfd``."""
-
     alpha: float = Field(1.2, ge=0, description="of SiD's loss")
     forget: float = Field(0.01, gt=0, description="weight of an erased text; a kept one has 1")
     guidance: float = Field(1.5, ge=1, description="of the original")

@@ -28,8 +28,6 @@ _ENCODED_TOGETHER = 64
 
 
 class UCEParams(ErasingParams):
-    """Parameters of ``uce``."""
-
     instead: str = Field("", description="the text that takes the place of an erased one")
     preserve: float = Field(1.0, ge=0, description="weight of each kept token")
     ridge: float = Field(0.1, gt=0, description="weight of staying with the original projection")

@@ -37,8 +37,6 @@ _ROWS = 64
 
 
 class CAdvIPOParams(ContinuousParams):
-    """Parameters of ``c-advipo``."""
-
     share: float = Field(1.0, gt=0, le=1, description="of a step's conversations, those about forbidden requests")
     utility_weight: float = Field(0.0, ge=0, description="weight of the harmless requests' loss; at 0 they are left out")
     beta: float = Field(0.25, gt=0, description="the smaller, the more the refusal is to be preferred")

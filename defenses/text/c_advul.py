@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 
 class CAdvULParams(ContinuousParams):
-    """Parameters of ``c-advul``."""
-
     toward_weight: float = Field(0.5, ge=0, description="weight of the refusal's loss")
     away_weight: float = Field(0.5, ge=0, description="weight of the withheld answer's loss")
     toward_cut_off: float = Field(0.5, ge=0, description="a refusal's loss below it is good enough")

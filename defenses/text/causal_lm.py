@@ -34,8 +34,6 @@ _OTHER_SENSES = r"(^|\.)(vision_\w+|visual|audio_\w+|multi_modal_projector|mtp)\
 
 
 class CausalLMParams(Params):
-    """Parameters of ``causal-lm``."""
-
     model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "HuggingFaceTB/SmolLM2-135M-Instruct"}]})
 
     path: CampaignPath | None = Field(

@@ -49,8 +49,6 @@ class ResidualInnerParams(InnerParams):
 
 
 class LATParams(ContinuousParams):
-    """Parameters of ``lat``."""
-
     inner: ResidualInnerParams = Field(default_factory=ResidualInnerParams, description="the attack that is trained against")
     toward_weight: float = Field(1.0, ge=0, description="weight of the refusal's loss")
     away_weight: float = Field(1.0, ge=0, description="weight of the withheld answer's loss")

@@ -47,8 +47,6 @@ class KnowledgeParams(TextStepParams):
 
 
 class LMPretrainParams(SmallModelParams, KnowledgeParams):
-    """Parameters of ``lm-pretrain``."""
-
     steps: int = Field(2000, ge=1, description="updates of the weights")
     batch_size: int = Field(32, ge=1, description="conversations in each step")
     lr: float = Field(3e-3, gt=0, description="learning rate of AdamW")

@@ -55,8 +55,6 @@ class PoolParams(Params):
 
 
 class R2D2Params(AdversarialTuneParams):
-    """Parameters of ``r2d2``."""
-
     inner: PoolParams = Field(default_factory=PoolParams, description="the attack that is trained against")
     toward_weight: float = Field(1.0, ge=0, description="weight of the refusal's loss")
     away_weight: float = Field(1.0, ge=0, description="weight of the withheld answer's loss")

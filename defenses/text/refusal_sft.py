@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 
 class RefusalSFTParams(TuneParams):
-    """Parameters of ``refusal-sft``."""
-
     steps: int = Field(250, ge=1, description="updates of the weights")
     batch_size: int = Field(32, ge=2, description="conversations in each step")
     lr: float = Field(7e-4, gt=0, description="learning rate of AdamW")

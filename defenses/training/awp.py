@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 
 class AWPParams(Params):
-    """Parameters of ``awp``."""
-
     gamma: float = Field(0.01, gt=0, description="size of v_l relative to w_l; the paper's 0.01 for AT and 0.005 for TRADES")
     warmup: int = Field(0, ge=0, description="epochs at the start without it")
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target, TargetRef
+from robustkd.contracts.params import ModelParams
 from robustkd.defenses.training.epochs import train
 from robustkd.defenses.training.networks import fresh_network
 from robustkd.defenses.training.params import TrainParams
@@ -28,7 +29,7 @@ class StudentParams(TrainParams):
 
     teacher: TargetRef = Field(description="another defense; one of kind external or robustbench brings weights from elsewhere")
     student: ModelName = Field(description="the student's architecture: a model plug-in")
-    student_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    student_params: ModelParams = Field(default_factory=dict)
 
 
 class DistillationRecipe(Recipe[ClassifierTarget]):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from robustkd.contracts import Capabilities, Defense, FitContext, ModelName, TargetRef
+from robustkd.contracts.params import ModelParams
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.networks import fresh_network, teacher
 from robustkd.defenses.training.params import TrainParams
@@ -36,7 +37,7 @@ class MembersParams(TrainParams):
     )
     members: int = Field(3, ge=2, description="how many networks; with start: one for each")
     model: ModelName | None = Field(None, description="the members' architecture: a model plug-in, whose networks start afresh")
-    model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    model_params: ModelParams = Field(default_factory=dict)
     start: tuple[TargetRef, ...] | None = Field(
         None, min_length=2, description="instead of model: trained defenses of any architectures, whose copies are trained on"
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from robustkd.contracts import ModelName, Params
+from robustkd.contracts.params import ModelParams
 
 Augmentation = Literal["none", "crop-flip"]
 
@@ -68,4 +69,4 @@ class NetworkParams(TrainParams):
     """Training parameters of a defense that trains one network of its own choice."""
 
     model: ModelName = Field(description="the architecture: a model plug-in")
-    model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    model_params: ModelParams = Field(default_factory=dict)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 
 class CalibrationParams(Params):
-    """Parameters of ``calibration``."""
-
     bins: int = Field(15, ge=1, description="of equal width, and of equal count")
 
 

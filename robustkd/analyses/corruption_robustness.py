@@ -20,8 +20,6 @@ from robustkd.lazy import torch
 
 
 class CorruptionRobustnessParams(Params):
-    """Parameters of ``corruption-robustness``."""
-
     samples: int = Field(1000, ge=1, description="samples at most")
 
 

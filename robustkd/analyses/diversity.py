@@ -28,8 +28,6 @@ _OF_ONE_LAYER = 32
 
 
 class DiversityParams(Params):
-    """Parameters of ``diversity``."""
-
     eps: float = Field(0.07, gt=0, description="radius of the distillation's linf ball, in pixel units")
     steps: int = Field(10, ge=1, description="steps of the distillation, each of eps / steps")
     samples: int = Field(1000, ge=2, description="samples at most")

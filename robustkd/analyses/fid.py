@@ -41,8 +41,6 @@ _TOGETHER = 64
 
 
 class FIDParams(Params):
-    """Parameters of ``fid``."""
-
     network: TargetRef = Field(
         description="the defense whose network gives the features: the judge's, or an Inception by 'external'",
         examples=["classifier"],

@@ -27,8 +27,6 @@ from robustkd.targets.causal_lm import CausalLMTarget
 
 
 class LMEvalParams(Params):
-    """Parameters of ``lm-eval``."""
-
     tasks: tuple[str, ...] = Field(min_length=1, description="names of tasks", examples=[["arc_easy", "hellaswag"]])
     include: CampaignPath | None = Field(None, description="a folder with tasks of your own; Python code that they name is run")
     limit: int | None = Field(None, ge=1, description="documents of each task at most; all by default")

@@ -42,8 +42,6 @@ _ROWS = 16
 
 
 class PerplexityParams(Params):
-    """Parameters of ``perplexity``."""
-
     chats: CampaignPath | None = Field(
         None,
         description="JSON lines of chats that nothing is trained on: prompt and response, or messages; by default the harmless "

@@ -15,8 +15,6 @@ from robustkd.scoring.intervals import wilson
 
 
 class RetentionParams(Params):
-    """Parameters of ``retention``."""
-
     by: str = Field("concept", description="the column of the harmless requests that tells the groups apart")
 
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 
 class TransferabilityParams(Params):
-    """Parameters of ``transferability``."""
-
     eps: float | None = Field(None, gt=0, description="radius in pixel units, of the campaign's norm; default the campaign's")
     steps: int = Field(50, ge=1, description="steps of PGD, each of eps / 5")
     restarts: int = Field(5, ge=1, description="random starts; an example counts if one of them leads to it")

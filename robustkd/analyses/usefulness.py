@@ -21,8 +21,6 @@ from robustkd.scoring.intervals import wilson
 
 
 class UsefulnessParams(Params):
-    """Parameters of ``usefulness``."""
-
     look_alikes: tuple[str, ...] = Field(
         (),
         description="roles of harmless requests that look like forbidden ones, on which over-refusal is counted; all by default",

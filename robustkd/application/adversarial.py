@@ -6,7 +6,7 @@ from pathlib import Path
 
 from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.execution.workspace import Workspace
-from robustkd.campaigns.file.spec import Campaign
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.plan.cells import AttackCell
 from robustkd.campaigns.store import samples

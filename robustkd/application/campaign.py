@@ -23,7 +23,7 @@ from robustkd.campaigns.execution import profile as profiles
 from robustkd.campaigns.execution import record
 from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.file import spec
-from robustkd.campaigns.file.spec import Campaign
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.results import results_file
 from robustkd.campaigns.results.inventory import sample_tables

@@ -6,11 +6,11 @@ Source: Mitchell et al.: Model Cards for Model Reporting (FAT* 2019); huggingfac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import yaml
 
 from robustkd.contracts import Modality, UsageError
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.reporting.formatting import counted, interval, threat
 from robustkd.reporting.presentation import wording
 from robustkd.scoring.results import DefenseResult, Results
@@ -36,20 +36,32 @@ def model_card(results: Results, defense: str, seed: int, gates: Sequence[str]) 
     raise UsageError(f"'{defense}' has no robust accuracy with seed {seed}", fix="robustkd run the campaign to its end")
 
 
-def _metadata(results: Results, trained: DefenseResult) -> dict[str, Any]:
+def _metadata(results: Results, trained: DefenseResult) -> dict[str, JsonValue]:
     under = f"{threat(trained.budget)}, {counted(len(trained.attacks), 'attack')}, n = {trained.n}"
     bounds = f"95 % interval {interval(trained.ci_low, trained.ci_high)}, verdict: {trained.verdict or 'not checked'}"
-    robust = {
+    robust: JsonObject = {
         "type": "robust_accuracy",
         "name": f"Robust accuracy, worst case ({under}; {bounds})",
         "value": _percent(trained.robust_accuracy),
-        "args": {"norm": trained.norm, "eps": trained.eps, "attacks": list(trained.attacks), "n": trained.n}
-        | ({} if trained.budget.region is None else {"where": str(trained.budget.region)})
-        | {"ci_low": _percent(trained.ci_low), "ci_high": _percent(trained.ci_high), "verdict": trained.verdict},
+        "args": {
+            "norm": trained.norm,
+            "eps": trained.eps,
+            "attacks": list(trained.attacks),
+            "n": trained.n,
+            **({} if trained.budget.region is None else {"where": str(trained.budget.region)}),
+            "ci_low": _percent(trained.ci_low),
+            "ci_high": _percent(trained.ci_high),
+            "verdict": trained.verdict,
+        },
     }
-    clean = {"type": "accuracy", "name": wording(results).clean, "value": _percent(trained.clean_accuracy)}
-    data = {"name": results.data.name, "type": results.data.name, "split": "test", "args": {"sha256": results.data.identity}}
-    result = {
+    clean: JsonObject = {"type": "accuracy", "name": wording(results).clean, "value": _percent(trained.clean_accuracy)}
+    data: JsonObject = {
+        "name": results.data.name,
+        "type": results.data.name,
+        "split": "test",
+        "args": {"sha256": results.data.identity},
+    }
+    result: JsonObject = {
         "task": {"type": TASKS[results.modality]},
         "dataset": data,
         "metrics": [*([clean] if clean["value"] is not None else []), robust],

@@ -9,7 +9,7 @@ from typing import Literal
 from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.plan.cells import AttackCell, Cell
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results.collect import Failure
+from robustkd.campaigns.results.failure import Failure
 from robustkd.contracts import RobustkdError
 from robustkd.scoring.results import CellResult, Results
 

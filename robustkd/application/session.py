@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from robustkd.application.gallery import cell_gallery, gallery_items
 from robustkd.application.samples import SampleCollector, sample_evidence
@@ -17,16 +16,20 @@ from robustkd.campaigns.execution import run as running
 from robustkd.campaigns.execution.profile import Profile
 from robustkd.campaigns.execution.record import Recorder
 from robustkd.campaigns.execution.run import Observer
-from robustkd.campaigns.file.spec import AttackUse, Campaign, DefenseUse
+from robustkd.campaigns.file.campaign import AttackUse, Campaign, DefenseUse
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.plan.cells import AttackCell, Cell
 from robustkd.campaigns.plan.finished import finished_cells
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results.collect import Failure, attack_result, collect, data_told
+from robustkd.campaigns.results.attack_result import attack_result
+from robustkd.campaigns.results.collect import collect
+from robustkd.campaigns.results.data_summary import data_summary
+from robustkd.campaigns.results.failure import Failure
 from robustkd.campaigns.store.durable import unwritable, write_text
 from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
+from robustkd.contracts.json_value import JsonValue
 from robustkd.redaction import redacted
 from robustkd.reporting import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
 from robustkd.reporting.latex import latex
@@ -214,13 +217,13 @@ def _tracked(plan: Plan) -> TrackedCampaign:
         name=campaign.name,
         plan_id=plan.id,
         text=campaign.text,
-        data=data_told(plan),
+        data=data_summary(plan),
         defenses=_parameters(campaign.defenses),
         attacks=_parameters(campaign.attacks),
     )
 
 
-def _parameters(uses: Mapping[str, DefenseUse] | Mapping[str, AttackUse]) -> dict[str, dict[str, Any]]:
+def _parameters(uses: Mapping[str, DefenseUse] | Mapping[str, AttackUse]) -> dict[str, dict[str, JsonValue]]:
     return {name: {"kind": use.kind, **use.plugin.params.model_dump(mode="json")} for name, use in uses.items()}
 
 

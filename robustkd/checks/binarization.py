@@ -28,8 +28,6 @@ RIDGE = 1.0
 
 
 class BinarizationParams(Params):
-    """Parameters of ``binarization-test``."""
-
     samples: int = Field(32, ge=1, description="samples that get a problem of their own")
     inner: int = Field(999, ge=1, description="inner points of each")
 

@@ -14,8 +14,6 @@ from robustkd.lazy import torch
 
 
 class DynamicInferenceParams(Params):
-    """Parameters of ``dynamic-inference``."""
-
     samples: int = Field(16, ge=2, description="samples that are looked at")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from robustkd.checks.probe import right
 from robustkd.contracts import Check, CheckContext, Finding, Params, Share
+from robustkd.contracts.json_value import JsonValue
 from robustkd.lazy import F, torch
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ LIMIT = 0.05
 
 
 class ZeroGradientParams(Params):
-    """Parameters of ``zero-gradient``."""
-
     samples: int = Field(256, ge=1, description="samples that are looked at")
 
 
@@ -69,7 +68,7 @@ class ZeroGradient(Check):
                 f"of the input gradient are {kinds}, which attacks take as 0"
             )
             said = f"{said}; {beside}" if dead else beside
-        remedies: list[dict[str, Any]] = []
+        remedies: list[dict[str, JsonValue]] = []
         if margin > LIMIT:
             remedies = [{"kind": "bpda", "attack": {"kind": "pgd", "steps": 40}}, {"kind": "square", "queries": 1000}]
         elif dead:
@@ -112,8 +111,6 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class BrokenGraphParams(Params):
-    """Parameters of ``broken-graph``."""
-
     samples: int = Field(8, ge=1, description="samples that are looked at")
 
 

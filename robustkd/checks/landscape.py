@@ -16,8 +16,6 @@ LIMIT = 0.1
 
 
 class UnstableLossParams(Params):
-    """Parameters of ``unstable-loss``."""
-
     samples: int = Field(16, ge=1, description="samples that are looked at")
     moves: int = Field(100, ge=1, description="random moves of each")
 

@@ -11,8 +11,6 @@ from robustkd.lazy import torch
 
 
 class NoiseBeatsAttackParams(Params):
-    """Parameters of ``noise-beats-attack``."""
-
     samples: int = Field(32, ge=1, description="survivors that are looked at")
     points: int = Field(10_000, ge=1, description="random points in the ball of each")
 

@@ -69,8 +69,6 @@ class OutputType(Check):
 
 
 class RandomisedParams(Params):
-    """Parameters of ``randomised-output``."""
-
     samples: int = Field(64, ge=1, description="samples that are looked at")
     passes: int = Field(5, ge=2, description="forward passes of each")
 

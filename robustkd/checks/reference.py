@@ -13,7 +13,7 @@ from robustkd.checks.probe import gradient_misleads
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, RobustkdError, Share
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import clean_shares
-from robustkd.evaluation.suite import Instrument, Spec, Traces, escalation, images_of, instruments
+from robustkd.evaluation.suite import Exhaustion, Instrument, Spec, Traces, escalation, images_of, instruments
 from robustkd.lazy import torch
 from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.worst_case import worst_case
@@ -105,12 +105,12 @@ class Examination:
 
     def escalate(self, specs: Iterable[Spec]) -> None:
         """Run ever stronger attacks, until the question is settled or one by gradients and one without have broken nothing more."""
-        idle: set[bool] = set()
+        exhaustion = Exhaustion()
         for spec in specs:
             stronger, left = Instrument.stronger(spec), self.left.sum()
             self.attack([stronger])
-            idle = set() if self.left.sum() < left else idle | {stronger.gradients}
-            if self.settled or len(idle) == 2:
+            exhaustion.note(stronger.gradients, broke=bool(self.left.sum() < left))
+            if self.settled or exhaustion.reached:
                 break
 
     def _after(self, instrument: Instrument) -> np.ndarray:

@@ -65,8 +65,6 @@ class LossDisagreement(Check):
 
 
 class ScaleParams(Params):
-    """Parameters of ``logit-scale-invariance``."""
-
     samples: int = Field(256, ge=1, description="samples that are attacked")
     steps: int = Field(20, ge=1, description="steps of PGD")
 

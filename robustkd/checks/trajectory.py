@@ -55,14 +55,10 @@ class RecordingTarget(WrappedTarget):
 
 
 class SilentSuccessParams(Params):
-    """Parameters of ``silent-success``."""
-
     samples: int = Field(16, ge=1, description="survivors on which each attack is run again")
 
 
 class IncompleteOptimisationParams(Params):
-    """Parameters of ``incomplete-optimisation``."""
-
     samples: int = Field(16, ge=1, description="survivors on which the attack is run again")
 
 

@@ -24,8 +24,6 @@ LIMIT = 0.01
 
 
 class TransferParams(Params):
-    """Parameters of ``transfer-beats-white-box``."""
-
     samples: int = Field(256, ge=1, description="samples that are attacked, and that the substitute learns from")
     epochs: int = Field(40, ge=1, description="of the substitute's training")
 

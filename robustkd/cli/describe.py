@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustkd import plugins
 from robustkd.cli.names import groups_of, plugin_names
 from robustkd.cli.options import json_option, print_reserved
+
+if TYPE_CHECKING:
+    from pydantic.json_schema import JsonSchemaValue
+
+    from robustkd.contracts.json_value import JsonValue
 
 
 @click.command("describe")
@@ -23,34 +28,76 @@ def command(name: str, group: plugins.Group | None, as_json: bool) -> None:
     """Tell everything about one plug-in: parameters with ranges and defaults, what it can be used for, source, an example."""
     described = [describe(where, name) for where in groups_of(name, group)]
     if as_json:
-        print_reserved(json.dumps(described, indent=1))
+        print_reserved(json.dumps([item.to_dict() for item in described], indent=1))
         return
     for item in described:
         _print(item)
 
 
-def describe(group: plugins.Group, name: str) -> dict[str, Any]:
-    """What ``--json`` prints of one plug-in: its texts, its traits, the JSON Schema of its parameters, an example."""
+@dataclass(frozen=True)
+class Description:
+    """What is told of one plug-in.
+
+    Attributes:
+        summary, method: the docstrings of its class and of its module.
+        traits: class attributes of the contracts, by their names.
+        location: the module and the class.
+        params: the JSON Schema of its parameters.
+        example: how it stands in a campaign file; None where there is no example.
+    """
+
+    name: str
+    group: plugins.Group
+    summary: str
+    method: str
+    traits: Mapping[str, str | bool | list[str]]
+    package: str
+    package_version: str
+    location: str
+    params: JsonSchemaValue
+    example: str | None
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """What ``--json`` prints: the traits stand among the others."""
+        found: dict[str, JsonValue] = {}
+        for name, value in vars(self).items():
+            found |= value if name == "traits" else {name: value}
+        return found
+
+
+def describe(group: plugins.Group, name: str) -> Description:
+    """The description of a plug-in, which is imported for it."""
     from robustkd.plugin_kit.example import as_yaml, example_block
 
     plugin = plugins.load(group, name)
     origin = next(info for info in plugins.listing(group) if info.name == name.partition(":")[0])
-    item: dict[str, Any] = {"name": name, "group": group, "summary": inspect.cleandoc(plugin.__doc__ or "")}
-    item["method"] = inspect.cleandoc(inspect.getmodule(plugin).__doc__ or "")
+    schema, block = getattr(plugin, "Params", None), example_block(group, name)
+    return Description(
+        name=name,
+        group=group,
+        summary=inspect.cleandoc(plugin.__doc__ or ""),
+        method=inspect.cleandoc(inspect.getmodule(plugin).__doc__ or ""),
+        traits=_traits(plugin),
+        package=origin.package,
+        package_version=origin.package_version,
+        location=origin.location,
+        params=schema.model_json_schema() if schema else {},
+        example=as_yaml(block) if block else None,
+    )
+
+
+def _traits(plugin: type[Any]) -> dict[str, str | bool | list[str]]:
+    found: dict[str, str | bool | list[str]] = {}
     for trait in _TRAITS:
         value = getattr(plugin, trait, None)
-        if trait in _OF_IMAGES and "images" not in plugins.modalities(plugin):
+        of_images, of_norms = "images" in plugins.modalities(plugin), getattr(plugin, "space", "pixels") == "pixels"
+        if (trait in _OF_IMAGES and not of_images) or (trait == "norms" and not of_norms):
             continue
-        if isinstance(value, frozenset):
-            value = tuple(sorted(value))
-        if isinstance(value, str | bool | tuple) and value != "":
-            item[trait] = list(value) if isinstance(value, tuple) else value
-    item |= {"package": origin.package, "package_version": origin.package_version, "location": origin.location}
-    schema = getattr(plugin, "Params", None)
-    item["params"] = schema.model_json_schema() if schema else {}
-    block = example_block(group, name)
-    item["example"] = as_yaml(block) if block else None
-    return item
+        if isinstance(value, frozenset | tuple):
+            found[trait] = sorted(value) if isinstance(value, frozenset) else list(value)
+        elif isinstance(value, str | bool) and value != "":
+            found[trait] = value
+    return found
 
 
 _TRAITS = {
@@ -91,16 +138,13 @@ _SAID = {
 """What a flag means when it is on, and when it is off."""
 
 
-def traits(item: dict[str, Any]) -> list[tuple[str, str]]:
+def traits(item: Description) -> list[tuple[str, str]]:
     """What a plug-in is, as a word and a text each."""
     found = []
-    for trait, word in _TRAITS.items():
-        if trait in item:
-            value = item[trait]
-            if trait in _SAID:
-                value = _SAID[trait][0 if value else 1]
-            found.append((word, ", ".join(value) if isinstance(value, list) else value))
-    return [*found, ("package", f"{item['package']} {item['package_version']} ({item['location']})")]
+    for trait, value in item.traits.items():
+        said = _SAID[trait][0 if value else 1] if isinstance(value, bool) else value
+        found.append((_TRAITS[trait], said if isinstance(said, str) else ", ".join(said)))
+    return [*found, ("package", f"{item.package} {item.package_version} ({item.location})")]
 
 
 @dataclass(frozen=True)
@@ -113,17 +157,17 @@ class Parameter:
     text: str
 
 
-def parameters(schema: dict[str, Any]) -> list[Parameter]:
+def parameters(schema: JsonSchemaValue) -> list[Parameter]:
     """The parameters of a schema; those of a nested block follow the block."""
     return list(_fields(schema, schema.get("$defs", {}), ()))
 
 
-def _print(item: dict[str, Any]) -> None:
-    click.secho(f"{item['name']}  ({plugins.one_of(item['group'])})", bold=True)
-    click.echo(f"\n{item['summary']}\n\n{_indented(item['method'])}\n")
+def _print(item: Description) -> None:
+    click.secho(f"{item.name}  ({plugins.one_of(item.group)})", bold=True)
+    click.echo(f"\n{item.summary}\n\n{_indented(item.method)}\n")
     for word, text in traits(item):
         click.echo(f"  {word:<10} {text}")
-    found = parameters(item["params"])
+    found = parameters(item.params)
     if found:
         click.secho("\n  parameters", bold=True)
     for parameter in found:
@@ -131,16 +175,16 @@ def _print(item: dict[str, Any]) -> None:
         click.echo(f"{indent}{parameter.path[-1]}: {parameter.type}, {parameter.default}")
         if parameter.text:
             click.echo(f"{indent}    {parameter.text}")
-    if item["example"]:
+    if item.example:
         click.secho("\n  in a campaign", bold=True)
-        click.echo(_indented(item["example"], "    ") + "\n")
+        click.echo(_indented(item.example, "    ") + "\n")
 
 
 def _indented(text: str, indent: str = "  ") -> str:
     return "\n".join(f"{indent}{line}".rstrip() for line in text.splitlines())
 
 
-def _fields(schema: dict[str, Any], models: dict[str, Any], above: tuple[str, ...]) -> Iterator[Parameter]:
+def _fields(schema: JsonSchemaValue, models: JsonSchemaValue, above: tuple[str, ...]) -> Iterator[Parameter]:
     for key, field in schema.get("properties", {}).items():
         nested = _nested(field, models)
         default = "required" if key in schema.get("required", []) else f"default {_default(field, nested)}"
@@ -150,23 +194,23 @@ def _fields(schema: dict[str, Any], models: dict[str, Any], above: tuple[str, ..
             yield from _fields(nested, models, path)
 
 
-def _nested(field: dict[str, Any], models: dict[str, Any]) -> dict[str, Any] | None:
+def _nested(field: JsonSchemaValue, models: JsonSchemaValue) -> JsonSchemaValue | None:
     """The schema of the block that a parameter is, or may be."""
     for option in (field, *field.get("anyOf", ())):
-        model: dict[str, Any] = models.get(str(option.get("$ref", "")).rsplit("/", 1)[-1], {})
+        model: JsonSchemaValue = models.get(str(option.get("$ref", "")).rsplit("/", 1)[-1], {})
         if model.get("properties"):
             return model
     return None
 
 
-def _default(field: dict[str, Any], nested: dict[str, Any] | None) -> str:
+def _default(field: JsonSchemaValue, nested: JsonSchemaValue | None) -> str:
     """What a parameter is when it is left out: a block that has no default of its own is made of its parameters'."""
     if "default" in field:
         return json.dumps(field["default"])
     return "as below" if nested else "{}" if field.get("type") == "object" else "null"
 
 
-def _type(field: dict[str, Any], models: dict[str, Any]) -> str:
+def _type(field: JsonSchemaValue, models: JsonSchemaValue) -> str:
     field = field | models.get(str(field.get("$ref", "")).rsplit("/", 1)[-1], {})
     if group := field.get("x-robustkd-use"):
         return plugins.one_of(group)

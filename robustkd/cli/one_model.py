@@ -132,8 +132,8 @@ def allowed(
     norm: Any, eps: str | None, bounds: str | None, change: str | None, where: tuple[str, ...], splits: Splits
 ) -> dict[str, Any]:
     """``--norm``, ``--eps``, ``--where`` and ``--threat``, as arguments of ``robustkd.attack`` and ``robustkd.audit``."""
+    from robustkd.campaigns.file.document.threat import ThreatSpec
     from robustkd.campaigns.file.problems import Problem, complaint, validated
-    from robustkd.campaigns.file.spec import ThreatSpec
     from robustkd.campaigns.file.yaml_source import parse
     from robustkd.contracts import UsageError
 
@@ -146,7 +146,7 @@ def allowed(
     spec = validated(ThreatSpec, source.data, (), Path.cwd(), problems, also=())
     if spec is not None and (wrong := spec.problem("images")):
         problems.append(Problem((), *wrong))
-    if problems:
+    if spec is None or problems:
         raise complaint(source, problems)
     return {"budget": spec.model().budget}
 

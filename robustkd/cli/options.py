@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from robustkd.campaigns.file.spec import Campaign
+    from robustkd.campaigns.file.campaign import Campaign
 
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Results folder [default: runs/<name of the campaign>]."

@@ -11,7 +11,7 @@ import click
 from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.plan.cells import Cell
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results.collect import Failure
+from robustkd.campaigns.results.failure import Failure
 from robustkd.contracts import RobustkdError
 from robustkd.scoring.results import CellResult, Results
 

@@ -13,6 +13,7 @@ from robustkd.contracts.attack import AttackKind, BaseAttack, Batch, LossFamily
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import RobustkdError, lacks_memory
 from robustkd.contracts.evidence import Evidence, shares, with_shares
+from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.prompts import Judge
 from robustkd.contracts.region import Placing
@@ -57,7 +58,7 @@ class Finding:
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     fix: str = ""
     applicable: bool = True
-    remedies: list[dict[str, Any]] = field(default_factory=list)
+    remedies: list[dict[str, JsonValue]] = field(default_factory=list)
     forward_passes: int = 0
     backward_passes: int = 0
     doubts: Doubt = "number"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeAlias
 
@@ -13,6 +13,7 @@ import numpy as np
 from typing_extensions import TypeVar
 
 from robustkd.contracts.errors import DataError
+from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.plugin import Plugin
 
 Modality = Literal["images", "text", "text-to-image"]
@@ -263,7 +264,7 @@ class Dataset(Plugin, ABC):
     """
 
     modality: ClassVar[Modality] = "images"
-    judges: ClassVar[dict[str, dict[str, Any]]] = {}
+    judges: ClassVar[Mapping[str, JsonObject]] = {}
 
     @abstractmethod
     def load(self) -> RawData[Any]:

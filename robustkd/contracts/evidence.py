@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 
-from typing_extensions import TypeAliasType  # pydantic needs it for a type that names itself
+from robustkd.contracts.json_value import JsonValue
 
 
 class Share(float):
@@ -16,7 +16,7 @@ class Share(float):
     __slots__ = ()
 
 
-Evidence = TypeAliasType("Evidence", "bool | int | float | str | Sequence[Evidence] | Mapping[str, Evidence] | None")
+Evidence = JsonValue
 """One piece of evidence: a ``Share``, a number, a count, a text, or a list or mapping of such."""
 
 

@@ -52,8 +52,8 @@ class Params(Settings):
     """Base of every plug-in's ``Params``. Field descriptions become the text of ``robustkd describe``."""
 
     @model_serializer(mode="wrap")
-    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = dump(self)
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = dump(self)
         for name, field in type(self).model_fields.items():
             later = any(isinstance(mark, AddedLater) for mark in field.metadata)
             if later and getattr(self, name) == field.get_default(call_default_factory=True):
@@ -100,6 +100,8 @@ class PluginName:
 
 ModelName = Annotated[str, PluginName("models"), Field(examples=["tiny-cnn"])]
 """A parameter type: an architecture, by the name of its plug-in; a campaign that names none that is installed is refused."""
+ModelParams = Annotated[dict[str, Any], Field(description="its parameters")]
+"""A parameter type: the parameters of an architecture, which its own ``Params`` validates."""
 
 
 def named_plugins(params: BaseModel) -> list[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ import numpy as np
 from typing_extensions import override
 
 from robustkd.contracts.errors import UsageError
+from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 
@@ -36,7 +37,7 @@ class Region(ABC):
 
     @property
     @abstractmethod
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, JsonValue]:
         """JSON values, under which results and cell identities file it; ``stored_region`` is the inverse."""
 
     @abstractmethod
@@ -118,7 +119,7 @@ class Mask(Region):
 
     @property
     @override
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, JsonValue]:
         return {"mask": self.file, "sha256": self.sha256, "share": self.share}
 
     @override
@@ -154,7 +155,7 @@ class Channels(Region):
 
     @property
     @override
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, JsonValue]:
         return {"channels": list(self.numbers)}
 
     @override
@@ -210,7 +211,7 @@ class Patch(Region):
 
     @property
     @override
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, JsonValue]:
         size, place = (list(one) if isinstance(one, tuple) else one for one in (self.size, self.place))
         return {"patch": size, "place": place}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 from robustkd.contracts.capability import ORDINARY, Capabilities
 from robustkd.contracts.devices import move
 from robustkd.contracts.errors import UsageError
+from robustkd.contracts.json_value import JsonValue
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ class BaseTarget(ABC):
     capabilities: Capabilities
 
     @abstractmethod
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """A JSON description that ``from_card`` can rebuild the target from, given its weights."""
 
     @classmethod
@@ -160,7 +161,7 @@ class WrappedTarget(Target):
         """The inner target's."""
         return self.target.device
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """The inner target's: a wrapper lives as long as what uses it."""
         return self.target.card()
 

@@ -15,6 +15,7 @@ from robustkd.contracts.budget import Norm as Norm
 from robustkd.contracts.budget import Space as Space
 from robustkd.contracts.errors import UsageError
 from robustkd.contracts.image_changes import Change, ImageChange, stored_change
+from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.region import Patch, Region, region_of, stored_region
 
 Goal = Literal["untargeted", "targeted"]
@@ -265,6 +266,11 @@ def stored_budget(norm: str, eps: float, where: Mapping[str, Any] | None = None)
     return PixelBudget(names[names.index(norm)], eps, stored_region(where))
 
 
+def default_eps(norm: Norm, region: Region | None) -> float | None:
+    """eps where none is given: of a patch in linf the whole range of pixels, which are free; None where it has to be given."""
+    return 1.0 if isinstance(region, Patch) and norm == "linf" else None
+
+
 @dataclass(frozen=True, init=False)
 class ThreatModel:
     """What the attacker may do, and to what end.
@@ -287,8 +293,8 @@ class ThreatModel:
     ) -> None:
         require_one_of("goal", goal, *get_args(Goal))
         region = None if where is None else region_of(where)
-        if isinstance(region, Patch) and budget is None and eps is None and norm in (None, "linf"):
-            eps = 1.0
+        if budget is None and eps is None:
+            eps = default_eps(norm or "linf", region)
         named = {"norm": norm, "eps": eps, "where": region}
         given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         object.__setattr__(self, "budget", replace(budget or PixelBudget(), **given))
@@ -347,7 +353,7 @@ class ThreatModel:
         return self.budget.attempts
 
     @property
-    def stored_values(self) -> tuple[str, float, dict[str, Any] | None]:
+    def stored_values(self) -> tuple[str, float, dict[str, JsonValue] | None]:
         """The values under which results file its budget: ``norm``, ``eps`` and ``where``."""
         return *self.budget.stored, None if self.where is None else self.where.stored
 

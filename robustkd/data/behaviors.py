@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import CampaignPath, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
+from robustkd.contracts.json_value import JsonObject
 from robustkd.data.chats import read_chats
 from robustkd.data.tables import read_table
 from robustkd.data.text import comparable
@@ -62,8 +63,6 @@ FORMATS = (
 
 
 class BehaviorsParams(Params):
-    """Parameters of ``behaviors``."""
-
     file: CampaignPath = Field(
         description="CSV of the requests that are attacked, as HarmBench, AdvBench, StrongREJECT, JailbreakBench or XSTest (its unsafe "
         "prompts) publish theirs; or with a column prompt, and category, target, answer, prefill where there are such",
@@ -101,7 +100,7 @@ class Behaviors(Dataset):
 
     Params = BehaviorsParams
     modality: ClassVar[Modality] = "text"
-    judges: ClassVar[dict[str, dict[str, Any]]] = {
+    judges: ClassVar[Mapping[str, JsonObject]] = {
         "meaning": {"kind": "refusal-classifier"},
         "phrases": {"kind": "refusal-match"},
     }

@@ -45,8 +45,6 @@ _KINDS = ("direct", "indirect")
 
 
 class CaptionsParams(Params):
-    """Parameters of ``digit-captions``."""
-
     per_concept: int = Field(100, ge=2, description="training images of each concept")
     prompts: int = Field(24, ge=2, le=100, description="test prompts of each concept, half of them indirect")
     asked: Literal["any", "name"] = Field(
@@ -58,8 +56,6 @@ class CaptionsParams(Params):
 
 
 class FashionCaptionsParams(CaptionsParams):
-    """Parameters of ``fashion-captions``."""
-
     per_concept: int = Field(500, ge=2, description="training images of each concept")
     forbidden: tuple[str, ...] = Field(
         ("trouser", "dress", "sandal", "bag", "ankle boot"), min_length=1, description="the concepts to be erased"

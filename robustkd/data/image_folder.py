@@ -56,8 +56,6 @@ class ImageParams(Params):
 
 
 class ImageFolderParams(ImageParams):
-    """Parameters of ``image-folder``."""
-
     root: CampaignPath = Field(
         description="folder of train/<class>/ and test/<class>/, or of <class>/ alone", examples=["my-images"]
     )

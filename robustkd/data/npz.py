@@ -18,8 +18,6 @@ _CHANNELS = (1, 3)
 
 
 class NPZParams(Params):
-    """Parameters of ``npz``."""
-
     file: CampaignPath = Field(
         description="archive with images and labels, or with x_train, y_train, x_test and y_test", examples=["data.npz"]
     )

@@ -29,8 +29,6 @@ _FORMATS = ("PNG", "JPEG")
 
 
 class PromptCSVParams(Params):
-    """Parameters of ``prompt-csv``."""
-
     forbidden: dict[str, CampaignPath] = Field(
         min_length=1, description="by concept, the file with the requests for it", examples=[{"church": "church.csv"}]
     )

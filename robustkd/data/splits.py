@@ -145,7 +145,7 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     test = raw.test.select(test_index)
     train, validation = _training(raw, split, name)
     shape = test.sample_shape or (train.sample_shape if train else ())
-    notes = (*raw.notes, *_told(shape, unit)) if plugin.modality == "images" else raw.notes
+    notes = (*raw.notes, *_told(shape, unit))
     return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign, notes, unit, label)
 
 
@@ -164,7 +164,7 @@ def _told(shape: Sequence[int], unit: Unit | None) -> list[str]:
             f"the inputs are divided by {unit.scale:g}, their widest range: eps and distances (except in l0) times {unit.scale:g} are "
             "those in the unit of the data"
         )
-    if len(shape) != 3:
+    if shape and len(shape) != 3:
         told.append(f"the inputs have the shape {tuple(shape)} and are no images, so none are shown")
     return told
 

@@ -24,8 +24,6 @@ Part = tuple[Sequence[Any], Sequence[Any], tuple[str, ...]]
 
 
 class StoredParams(ImageParams):
-    """Parameters of ``stored``."""
-
     file: CampaignPath = Field(
         description="test part: .parquet, .tar of WebDataset, .pt of tensors, or a folder of Hugging Face's save_to_disk",
         examples=["test.parquet"],

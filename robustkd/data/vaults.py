@@ -8,15 +8,16 @@ are harmless.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from robustkd.contracts import Dataset, Modality, Params, Prompts, RawData
+from robustkd.contracts.json_value import JsonObject
 from robustkd.data.harmless_tasks import Task, facts, repeating, sums
 
 _LOOKS = "red blue green black white yellow old new small large north south".split()  # noqa: SIM905
@@ -68,8 +69,6 @@ _CLASSES = (*_REQUESTS, "open vault", "task", "look-alike")
 
 
 class VaultsParams(Params):
-    """Parameters of ``vaults``."""
-
     vaults: int = Field(96, ge=6, le=_MOST, description="sealed vaults, and as many open ones")
     test_vaults: int = Field(32, ge=2, description="of each kind, asked about in the test: three requests each")
     validation_vaults: int = Field(8, ge=2, description="of each kind, for the choices of a training")
@@ -109,7 +108,7 @@ class Vaults(Dataset):
 
     Params = VaultsParams
     modality: ClassVar[Modality] = "text"
-    judges: ClassVar[dict[str, dict[str, Any]]] = {"exact": {"kind": "exact-match"}, "refusal": {"kind": "refusal-match"}}
+    judges: ClassVar[Mapping[str, JsonObject]] = {"exact": {"kind": "exact-match"}, "refusal": {"kind": "refusal-match"}}
     source: ClassVar[str] = "generated: no person, place or secret in it is real"
 
     def load(self) -> RawData[Prompts]:

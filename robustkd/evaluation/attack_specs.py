@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 from robustkd import plugins
 from robustkd.contracts import Attack, BaseAttack, Params, ThreatModel, UsageError
+from robustkd.contracts.json_value import JsonValue
 from robustkd.plugins.nested import PluginSpec
 
 AttackLike = str | Mapping[str, Any] | Attack | Callable[..., Any]
@@ -121,7 +122,7 @@ def _value(value: Any) -> str:
     return f"[{', '.join(_value(item) for item in value)}]" if isinstance(value, list | tuple) else str(value)
 
 
-def _non_default(params: Any) -> dict[str, Any]:
+def _non_default(params: Any) -> dict[str, JsonValue]:
     """The parameters that differ from their defaults; none of an attack that holds its parameters in some other way."""
     if not isinstance(params, Params):
         return {}

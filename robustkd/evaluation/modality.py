@@ -28,6 +28,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import SampleRng, seed_torch
 from robustkd.data import Splits
+from robustkd.evaluation.image_changes import CHANGE_KEYS, change_problem
 from robustkd.evaluation.images import (
     SHARD,
     Evaluation,
@@ -140,7 +141,9 @@ class ImageEvaluation(ModalityEvaluation):
     with_precision = True
 
     def threat_problem(self, given: Collection[str]) -> tuple[str, str] | None:
-        """A norm and eps are needed."""
+        """A norm and eps are needed, or a change of the image."""
+        if CHANGE_KEYS & set(given):
+            return change_problem(given)
         if "attempts" in given:
             return "attempts are for models that are asked", "of images, give 'norm' and 'eps'"
         return None if "eps" in given else ("this key is missing: eps", "give 'norm' and 'eps'")

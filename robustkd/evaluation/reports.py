@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from robustkd.contracts import Finding, UsageError, Verdict
+from robustkd.contracts.json_value import JsonValue
 from robustkd.evaluation.judging import ImageOutcome
 from robustkd.evaluation.saved import Attacked, save
 from robustkd.scoring.intervals import share_interval
@@ -37,7 +38,7 @@ class AttackReport(Tabular):
     outcome: ImageOutcome
     attacked: Attacked | None = field(default=None, compare=False)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return vars(self) | {"attacked": None}
 
     def save(self, path: str | os.PathLike[str], ids: np.ndarray | None = None) -> str:
@@ -90,7 +91,7 @@ class AttackReport(Tabular):
         """95 % Wilson interval of ``robust_accuracy``."""
         return share_interval(self.outcome.robust_share)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """The numbers of the report, without those of each sample."""
         low, high = self.interval
         return {
@@ -103,7 +104,7 @@ class AttackReport(Tabular):
             "backward_passes": int(self.outcome.backwards.sum()),
         }
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, JsonValue]]:
         """What became of each sample (see ``ImageOutcome``)."""
         columns = {name: array.tolist() for name, array in self.outcome.columns().items() if array.ndim == 1}
         if self.draws > 1:
@@ -159,7 +160,7 @@ class EvaluationReport(Tabular):
     failed: dict[str, str] = field(default_factory=dict)
     draws: int = 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """The numbers and the evidence of every check, without the samples."""
         return {
             "verdict": self.verdict,
@@ -175,20 +176,18 @@ class EvaluationReport(Tabular):
             "draws": self.draws,
         }
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, JsonValue]]:
         """The worst case with its verdict, then each attack; one that failed has no numbers."""
         low, high = self.interval
-        passes = {
-            name: sum(report.to_dict()[name] for report in self.attacks.values())
-            for name in ("forward_passes", "backward_passes")
-        }
-        worst = {
+        outcomes = [report.outcome for report in self.attacks.values()]
+        worst: dict[str, JsonValue] = {
             "n": len(self.standing),
             "clean_accuracy": self.clean_accuracy,
             "robust_accuracy": self.robust_accuracy,
             "ci_low": low,
             "ci_high": high,
-            **passes,
+            "forward_passes": sum(int(outcome.forwards.sum()) for outcome in outcomes),
+            "backward_passes": sum(int(outcome.backwards.sum()) for outcome in outcomes),
         }
         return [
             {"attack": "worst case", **worst, "verdict": self.verdict},
@@ -207,16 +206,11 @@ class EvaluationReport(Tabular):
     def shown(self) -> list[dict[str, str]]:
         """The worst case with its verdict, then each attack."""
         rows = [
-            {
-                "attack": row["attack"],
-                "robust accuracy": percent(row["robust_accuracy"]),
-                "95 % interval": interval(row["ci_low"], row["ci_high"]),
-                "verdict": row["verdict"] or "",
-            }
-            for row in self.rows()
+            ("worst case", percent(self.robust_accuracy), interval(*self.interval), self.verdict or "not checked"),
+            *((name, percent(one.robust_accuracy), interval(*one.interval), "") for name, one in self.attacks.items()),
+            *((name, percent(None), interval(None, None), reason) for name, reason in self.failed.items()),
         ]
-        rows[0]["verdict"] = self.verdict or "not checked"
-        return [{**row, "verdict": self.failed.get(row["attack"], row["verdict"])} for row in rows]
+        return [dict(zip(("attack", "robust accuracy", "95 % interval", "verdict"), row, strict=True)) for row in rows]
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -219,6 +219,22 @@ def by_gradient(traces: Traces, threat: ThreatModel) -> Instrument:
     return Instrument("apgd-t", in_norm(spec, threat), True, lambda evidence: False)
 
 
+class Exhaustion:
+    """Whether it is in vain to go on: an attack by gradients and one without have broken nothing, and none between them has."""
+
+    def __init__(self) -> None:
+        self._in_vain: set[bool] = set()
+
+    def note(self, gradients: bool, *, broke: bool) -> None:
+        """Note an attack that was run, and whether it broke a sample."""
+        self._in_vain = set() if broke else self._in_vain | {gradients}
+
+    @property
+    def reached(self) -> bool:
+        """Whether both kinds were in vain."""
+        return len(self._in_vain) == 2
+
+
 def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
     """Ever stronger attacks of different kinds, for what is left when one of the suite has broken something."""
     for spec in _escalation(traces, threat):

@@ -17,8 +17,6 @@ from robustkd.targets.code_params import CodeReference
 
 
 class CodeDataParams(Params):
-    """Parameters of ``code``."""
-
     code: CodeReference = Field(
         description="package.module:function, or path/to/file.py:function beside the campaign", examples=["my_data.py:load"]
     )

@@ -34,8 +34,6 @@ _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27
 
 
 class ClipScoreParams(Params):
-    """Parameters of ``clip-score``."""
-
     folder: CampaignPath = Field(
         description="a CLIP model as transformers saves it, with its tokenizer", examples=["clip-vit-b-32"]
     )

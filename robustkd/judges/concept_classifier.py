@@ -21,8 +21,6 @@ _BATCH_SIZE = 64
 
 
 class ConceptClassifierParams(LabelParams):
-    """Parameters of ``concept-classifier``."""
-
     classifier: TargetRef = Field(
         description="the defense whose network classifies: concept-classifier trains one, external loads one",
         examples=["classifier"],

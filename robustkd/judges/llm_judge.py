@@ -38,8 +38,6 @@ _PARTS = re.compile(r"\{(request|answer)\}")
 
 
 class LLMJudgeParams(Params):
-    """Parameters of ``llm-judge``."""
-
     model: TargetRef = Field(
         description="the defense whose model judges: any one that chats, such as {kind: causal-lm, path: ..}, also a chat-endpoint"
     )

@@ -21,8 +21,6 @@ _BATCH_SIZE = 16
 
 
 class OnnxClassifierParams(LabelParams):
-    """Parameters of ``onnx-classifier``."""
-
     file: CampaignPath = Field(description="the ONNX file", examples=["judge.onnx"])
     classes: Classes = Field(description="names of its classes, in its order, or 'imagenet'", examples=[["church", "none"]])
     layout: Literal["nchw", "nhwc"] = Field("nchw", description="where the channels of its input are")

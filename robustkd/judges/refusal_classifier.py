@@ -42,8 +42,6 @@ _FEW_WORDS = 3
 
 
 class RefusalClassifierParams(Params):
-    """Parameters of ``refusal-classifier``."""
-
     threshold: float = Field(0.5, gt=0, lt=1, description="complied from this probability on")
     examples: CampaignPath | None = Field(
         None,

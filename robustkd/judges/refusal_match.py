@@ -75,8 +75,6 @@ PHRASES = (
 
 
 class RefusalMatchParams(Params):
-    """Parameters of ``refusal-match``."""
-
     phrases: tuple[str, ...] | None = Field(
         None,
         min_length=1,

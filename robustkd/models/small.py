@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 
 class SmallCNNParams(ImageParams):
-    """Parameters of ``small-cnn``."""
-
     width: int = Field(32, ge=1, description="channels of the first stage; the second has twice as many")
 
 
@@ -50,8 +48,6 @@ class SmallCNN(ImageModel):
 
 
 class TinyCNNParams(ImageParams):
-    """Parameters of ``tiny-cnn``."""
-
     width: int = Field(16, ge=1, description="channels of the first convolution; the second has twice as many")
 
 

@@ -32,8 +32,6 @@ class TorchvisionParams(ImageParams):
 
 
 class VGGParams(ImageParams):
-    """Parameters of ``vgg19``."""
-
     stem: Literal["imagenet", "small"] = Field(
         "imagenet", description="imagenet: torchvision's three linear layers; small: one, after global mean pooling"
     )

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 
 class TinyViTParams(ImageParams):
-    """Parameters of ``tiny-vit``."""
-
     patch: int = Field(4, ge=1, description="side of a patch in pixels; an image is filled up with zeros to whole patches")
     width: int = Field(64, ge=1, description="length of a token")
     depth: int = Field(4, ge=1, description="number of blocks")

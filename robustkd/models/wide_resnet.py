@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 class WideResNetParams(ImageParams):
-    """Parameters of ``wrn``."""
-
     depth: int = Field(28, ge=10, description="number of layers, 6n+4 (WRN-28-10 has depth 28)")
     width: int = Field(10, ge=1, description="widening factor (WRN-28-10 has width 10)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate between the two convolutions of a block")

@@ -16,13 +16,14 @@ from pydantic.fields import FieldInfo
 
 from robustkd import plugins
 from robustkd.contracts import PluginError, target_references
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.contracts.params import TargetReference
 from robustkd.plugins.nested import PluginSpec
 
 _UNKNOWN = object()
 
 
-def example_params(group: plugins.Group, name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def example_params(group: plugins.Group, name: str, given: Mapping[str, Any] | None = None) -> dict[str, JsonValue]:
     """Values for what must be given to the plug-in, as they are written in a campaign, and those ``given``.
 
     Raises:
@@ -42,7 +43,7 @@ def example_params(group: plugins.Group, name: str, given: Mapping[str, Any] | N
     return values
 
 
-def example_block(group: plugins.Group, name: str) -> dict[str, Any] | None:
+def example_block(group: plugins.Group, name: str) -> dict[str, JsonValue] | None:
     """The keys of a campaign file that use the plug-in, with the other defenses that it needs; None where none is."""
     if group in ("targets", "engines"):
         return None
@@ -66,15 +67,15 @@ def example_block(group: plugins.Group, name: str) -> dict[str, Any] | None:
     return {"defenses": needed | mine}
 
 
-def _of_transform(name: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+def _of_transform(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue] | None:
     """In front of an undefended model; of a transform that learns, the defense of its name, which trains it."""
     if plugins.load("transforms", name).learns:
         return example_block("defenses", name) if name in plugins.names("defenses") else None
-    behind = {"kind": "input-transform", "base": "plain", "transforms": [{"kind": name, **values}]}
+    behind: JsonObject = {"kind": "input-transform", "base": "plain", "transforms": [{"kind": name, **values}]}
     return {"defenses": {"plain": _plain("images", 0), "filtered": behind}}
 
 
-def _of_analysis(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _of_analysis(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
     """Of an ensemble of two classifiers, which gives any analysis something to compare; else of one undefended model."""
     defenses, analysed = _ANALYSED.get(_modality("analyses", name), ({}, "plain"))
     if not defenses:
@@ -82,7 +83,7 @@ def _of_analysis(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"defenses": defenses, "analyses": {_owner(name): {"kind": name, **values, "defenses": [analysed]}}}
 
 
-def _needed(group: plugins.Group, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _needed(group: plugins.Group, name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
     """The defenses that the plug-in refers to, each an undefended model."""
     modality = _modality(group, name)
     referred = target_references(plugins.load(group, name).Params.model_validate(values))
@@ -120,11 +121,11 @@ _LOOKS = {("text-to-image", group): {"kind": "concept-classifier", "model": "sma
 """What some plug-ins refer to instead, because it has to look at pictures."""
 
 
-def _plain(modality: str, place: int) -> dict[str, Any]:
+def _plain(modality: str, place: int) -> dict[str, JsonValue]:
     return _PLAIN[modality] | ({"replica": place} if place else {})
 
 
-_ANALYSED: dict[str, tuple[dict[str, Any], str]] = {
+_ANALYSED: dict[str, tuple[dict[str, JsonValue], str]] = {
     "images": (
         {"one": _plain("images", 0), "two": _plain("images", 1), "both": {"kind": "ensemble", "members": ["one", "two"]}},
         "both",
@@ -139,7 +140,7 @@ def _flow(value: Any) -> str:
     )
 
 
-def _example(schema: type[BaseModel], path: tuple[str, ...], who: str) -> dict[str, Any]:
+def _example(schema: type[BaseModel], path: tuple[str, ...], who: str) -> dict[str, JsonValue]:
     extra = schema.model_config.get("json_schema_extra")
     examples: Any = extra.get("examples") if isinstance(extra, dict) else None
     shown = dict(examples[0]) if examples else {}

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from robustkd import plugins
 from robustkd.contracts import PluginError, RobustkdError
-from robustkd.plugin_kit.of_group import OF_PROMPTS, PROPERTIES
+from robustkd.plugin_kit.properties.groups import OF_PROMPTS, PROPERTIES
 from robustkd.plugin_kit.subject import Broken, NotApplicable, Property, Subject, preserved_generators
 
 Status = Literal["passed", "failed", "skipped"]

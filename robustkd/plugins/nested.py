@@ -20,6 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from robustkd.contracts import Params, PluginError
+from robustkd.contracts.json_value import JsonValue
 from robustkd.plugins.registry import Group, build, load, one_of
 
 
@@ -57,7 +58,7 @@ class PluginSpec(BaseModel):
         return {"type": ["string", "object"], "x-robustkd-use": cls.group}
 
     @model_serializer
-    def _write(self, info: SerializationInfo) -> dict[str, Any]:
+    def _write(self, info: SerializationInfo) -> dict[str, JsonValue]:
         return {"kind": self.kind, **self.params.model_dump(mode="json", by_alias=info.by_alias)}
 
     def make(self) -> Any:

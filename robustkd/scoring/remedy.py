@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkd.contracts.json_value import JsonValue
 from robustkd.scoring.intervals import share_interval
 
 
@@ -26,7 +27,7 @@ class Remedy:
         forward_passes, backward_passes: what they cost, over all samples.
     """
 
-    attacks: list[dict[str, Any]]
+    attacks: list[dict[str, JsonValue]]
     robust_accuracy: float
     ci_low: float
     ci_high: float

@@ -14,6 +14,7 @@ from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.contracts.data import Modality
 from robustkd.contracts.evidence import shares_by_name
+from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.threat import Budget, Goal, ThreatModel, stored_budget
 from robustkd.scoring.claims import Claim, claims
 from robustkd.scoring.paired import Comparison, corrected
@@ -108,7 +109,7 @@ class CellResult:
     goal: Goal = "untargeted"
     unjudged: float | None = None
     draws: int = 1
-    where: dict[str, Any] | None = None
+    where: dict[str, JsonValue] | None = None
     by_queries: list[QueryPoint] = field(default_factory=list)
 
     @property
@@ -159,7 +160,7 @@ class DefenseResult:
     unjudged: float | None = None
     draws: int = 1
     verdict_rules: int | None = None
-    where: dict[str, Any] | None = None
+    where: dict[str, JsonValue] | None = None
 
     @property
     def budget(self) -> Budget:
@@ -244,7 +245,7 @@ class Results(Tabular):
         statuses = [cell.status for cell in self.cells] + [defense.status for defense in self.defenses]
         return any(status != "done" for status in statuses)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where``,
         ``by_queries`` and ``served`` where there are any.
         """
@@ -263,12 +264,12 @@ class Results(Tabular):
         told["claims"] = [asdict(claim) for claim in self.claims]
         return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, JsonValue]]:
         """Of each trained defense the worst case, with its verdict, then each attack."""
-        attacks: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        attacks: dict[tuple[str, int], list[dict[str, JsonValue]]] = {}
         for cell in self.cells:
             attacks.setdefault((cell.defense, cell.seed), []).append({**vars(cell), "verdict": None})
-        found: list[dict[str, Any]] = []
+        found: list[dict[str, JsonValue]] = []
         for one in self.defenses:
             worst = {**vars(one), "attack": "worst case"}
             found += [{name: row[name] for name in COLUMNS} for row in (worst, *attacks.get((one.defense, one.seed), ()))]

@@ -7,16 +7,17 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from robustkd.contracts.data import Modality
+from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.threat import Goal
 
 
 class Summary:
     """The base of the summaries. Each was a dict once, and can still be read by key."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """The fields as results.json holds them, without those that have their default."""
         defaults = {item.name: item.default for item in fields(self) if item.default is not MISSING}  # type: ignore[arg-type]
-        told: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        told: dict[str, JsonValue] = asdict(self)  # type: ignore[call-overload]
         return {name: value for name, value in told.items() if name not in defaults or value != defaults[name]}
 
     def __getitem__(self, key: str) -> Any:
@@ -42,7 +43,7 @@ class ThreatSummary(Summary):
     norm: str
     eps: float
     goal: Goal = "untargeted"
-    where: dict[str, Any] | None = None
+    where: dict[str, JsonValue] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,5 +115,5 @@ class AttackSummary(Summary):
 
     kind: str
     version: str
-    params: dict[str, Any]
+    params: dict[str, JsonValue]
     source: str | None = None

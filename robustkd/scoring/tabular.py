@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from robustkd.contracts import UsageError
+from robustkd.contracts.json_value import JsonValue
 
 MOST_ROWS = 50
 """Rows that a notebook shows; the rest is in the DataFrame."""
@@ -18,11 +19,11 @@ class Tabular(ABC):
     """What reports and results share. A subclass says what its dict, its rows and its table in a notebook hold."""
 
     @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """The numbers as plain Python: dicts, lists, texts and numbers that JSON can hold."""
 
     @abstractmethod
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, JsonValue]]:
         """The rows of the DataFrame, by column."""
 
     @abstractmethod

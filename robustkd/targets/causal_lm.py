@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Asked, CutOff, GenerativeTarget, TargetError, Unanswered
 from robustkd.contracts.capability import ORDINARY
+from robustkd.contracts.json_value import JsonValue
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.chat import DATE, Chat, TemplateOption, TokenBatch, Tokens, TooLong
@@ -259,7 +260,7 @@ class CausalLMTarget(GenerativeTarget):
         several = configured if isinstance(configured, list) else [configured]
         return frozenset({self.chat.end_of_turn, self.tokenizer.eos_token_id, *several} - {None})
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """See ``Target.card``: the architecture's configuration, the tokeniser and the chat template as texts."""
         tokenizer = self.tokenizer
         return {

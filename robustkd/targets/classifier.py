@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd import plugins
 from robustkd.contracts import Code, TargetError
+from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
@@ -57,7 +58,7 @@ class ClassifierTarget(ImageTarget):
         origin = {"model": name, "params": model.params.model_dump(mode="json")}
         return cls(model.build(input_shape, num_classes), num_classes=num_classes, input_shape=input_shape, origin=origin)
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """See ``Target.card``."""
         if self.origin is None:
             raise TargetError(
@@ -69,7 +70,7 @@ class ClassifierTarget(ImageTarget):
             "origin": self.origin,
             "num_classes": self.num_classes,
             "input_shape": list(self.input_shape),
-            "bounds": [0.0, 1.0] if "unit" in self.origin else list(self.bounds),
+            "bounds": [0.0, 1.0] if "unit" in self.origin else [float(end) for end in self.bounds],
             **({} if self.classes is None else {"classes": list(self.classes)}),
         }
 

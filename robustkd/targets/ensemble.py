@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Capabilities, UsageError
+from robustkd.contracts.json_value import JsonValue
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.image import ImageTarget
 
@@ -66,7 +67,7 @@ class EnsembleTarget(ImageTarget):
         self.members = tuple(members)
         self.capabilities = together(member.capabilities for member in members)
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """See ``Target.card``."""
         return {"target": self.kind, "members": [member.card() for member in self.members]}
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustkd.contracts import TargetError, UsageError
+from robustkd.contracts.json_value import JsonValue
 from robustkd.data.multi_label import Label, require_labels
 from robustkd.lazy import nn, torch
 from robustkd.scoring.probabilities import outputs_of
@@ -136,7 +137,7 @@ class Reading:
             return int(2**outputs)
         return 2 if self.single else outputs if self.classes is None else len(self.classes.order(outputs))
 
-    def written(self, outputs: int) -> dict[str, Any]:
+    def written(self, outputs: int) -> dict[str, JsonValue]:
         """What a card's origin has of it: nothing of a step that is not taken."""
         steps: dict[str, Any] = {"taken": self.taken, "label": self.label, "single": self.single or None}
         if self.probabilities:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from robustkd import plugins
 from robustkd.contracts import TargetError, Transform, UsageError
+from robustkd.contracts.json_value import JsonValue
 from robustkd.lazy import nn
 from robustkd.plugins.nested import PluginSpec
 from robustkd.targets.cards import target_from_card
@@ -51,7 +52,7 @@ class PipelineTarget(ImageTarget):
         self.output = base.output
         self.capabilities = base.capabilities - {"members"}
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """See ``Target.card``."""
         specs = [item.model_dump(mode="json") for item in self.transforms if isinstance(item, TransformSpec)]
         if len(specs) < len(self.transforms):

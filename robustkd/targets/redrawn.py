@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import TargetError
+from robustkd.contracts.json_value import JsonValue
 from robustkd.lazy import nn, torch
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.image import ImageTarget
@@ -86,7 +87,7 @@ class PurifiedTarget(ImageTarget):
         self.output = classifier.output
         self.capabilities = classifier.capabilities - {"members"} | {"denoising"}
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """See ``Target.card``."""
         return {
             "target": self.kind,

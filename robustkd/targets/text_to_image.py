@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Asked, DataError, GenerativeTarget, TargetError
 from robustkd.contracts.capability import ORDINARY
+from robustkd.contracts.json_value import JsonValue
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.activations import output_hooks
@@ -321,7 +322,7 @@ class TextToImageTarget(GenerativeTarget):
         alphas: Tensor = self.scheduler.alphas_cumprod.to(self.device)[t.to(self.device)]
         return alphas.reshape(-1, 1, 1, 1)
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """See ``Target.card``."""
         parts = {"unet": _config(self.unet.config), "text_encoder": _config(self.text_encoder.config.to_diff_dict())}
         return {
@@ -390,7 +391,7 @@ def _looked_up(table: nn.Embedding, embeddings: Tensor) -> Iterator[None]:
         yield
 
 
-def _config(config: Mapping[str, Any]) -> dict[str, Any]:
+def _config(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     """What decides the network, as JSON: not where it was read from or by which release."""
     about = ("architectures", "dtype", "torch_dtype", "transformers_version")
     kept = {key: value for key, value in config.items() if not key.startswith("_") and key not in about}

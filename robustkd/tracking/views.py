@@ -10,6 +10,8 @@ import json
 import time
 from typing import Any
 
+from robustkd.contracts.json_value import JsonValue
+
 DEFENSES, CELLS, MEANS = "robustkd-defenses", "robustkd-cells", "robustkd-means"
 TREND, FAILURES, CHARTS = "robustkd-trend", "robustkd-failures", "robustkd-charts"
 KEYS = {"defenses": DEFENSES, "cells": CELLS, "means": MEANS, "trend": TREND, "failures": FAILURES, "charts": CHARTS}
@@ -72,16 +74,16 @@ def _view(name: str, query: str, columns: list[str], **more: Any) -> str:
     return json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)})
 
 
-def _charts() -> dict[str, Any]:
+def _charts() -> dict[str, JsonValue]:
     """Both accuracies as bars, and one against the other; without this MLflow draws every metric, by the alphabet."""
     section = "robustkd"
     clean, robust = ({"key": name, "type": "METRIC"} for name in ("clean_accuracy", "robust_accuracy"))
-    cards: list[dict[str, Any]] = [
+    cards: list[dict[str, JsonValue]] = [
         {"type": "BAR", "metricKey": robust["key"], "runsCountToCompare": 20},
         {"type": "BAR", "metricKey": clean["key"], "runsCountToCompare": 20},
         {"type": "SCATTER", "xaxis": clean, "yaxis": robust, "runsCountToCompare": 100},
     ]
-    common = {"metricSectionId": section, "isGenerated": False, "deleted": False}
+    common: dict[str, JsonValue] = {"metricSectionId": section, "isGenerated": False, "deleted": False}
     return {
         "compareRunSections": [{"uuid": section, "name": "Does it hold?", "display": True, "isReordered": False}],
         "compareRunCharts": [{"uuid": f"{section}-{place}", **common, **card} for place, card in enumerate(cards)],

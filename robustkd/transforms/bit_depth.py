@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 
 class BitDepthParams(Params):
-    """Parameters of ``bit-depth``."""
-
     bits: int = Field(3, ge=1, le=8, description="bits that are left of each pixel")
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 
 class JPEGParams(Params):
-    """Parameters of ``jpeg``."""
-
     quality: int = Field(75, ge=1, le=95, description="of the compression, as Pillow counts it")
 
 

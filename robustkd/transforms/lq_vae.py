@@ -103,8 +103,6 @@ def _decoder(bits: int, width: int, channels: int, sizes: Sequence[tuple[int, in
 
 
 class LQVAEParams(Params):
-    """Parameters of ``lq-vae``."""
-
     bits: int = Field(64, ge=1, description="bits that are left of an image")
     width: int = Field(64, ge=1, description="channels of the first layer")
     threshold: float = Field(0.1, gt=0, description="tau: a bit is 1 where the latent lies within tau of 0")

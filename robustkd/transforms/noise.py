@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 
 class GaussianNoiseParams(Params):
-    """Parameters of ``gaussian-noise``."""
-
     std: float = Field(0.1, gt=0, description="standard deviation, in pixel units")
 
 

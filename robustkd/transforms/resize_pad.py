@@ -29,8 +29,6 @@ def shrunk(x: Tensor, scale: Tensor, place: Tensor) -> Tensor:
 
 
 class ResizePadParams(Params):
-    """Parameters of ``resize-pad``."""
-
     smallest: float = Field(0.9, gt=0, le=1, description="smallest size to shrink to, as a share of the image's")
 
 

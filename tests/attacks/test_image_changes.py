@@ -19,7 +19,7 @@ from robustkd.contracts.image_changes.cieluv import luv_of_rgb, rgb_of_luv
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import judge
-from robustkd.plugin_kit import bench
+from robustkd.plugin_kit import fixtures
 
 SPATIAL, FLOW = SpatialBudget(30, 0.1), FlowBudget(0.3)
 BUDGETS = [SPATIAL, SpatialBudget(30, 0.1, "edge"), FLOW, ColourBudget(0.2), ColourBudget(0.2, 4), ColourBudget(0.1, 4, "luv")]
@@ -149,8 +149,8 @@ def test_pixels_of_one_colour_get_one_colour():
 
 
 def test_the_grid_finds_what_every_transform_of_the_grid_tried_in_turn_finds():
-    target, threat = bench.classifier(), ThreatModel(budget=SpatialBudget(20, 0.1))
-    batch = bench.batch(target)
+    target, threat = fixtures.classifier(), ThreatModel(budget=SpatialBudget(20, 0.1))
+    batch = fixtures.batch(target)
     outcome = evaluate_attack(
         target, plugins.make("attacks", {"kind": "rotate-grid", "rotations": 5, "translations": 3}), batch, threat
     ).outcome
@@ -171,8 +171,8 @@ def test_the_grid_finds_what_every_transform_of_the_grid_tried_in_turn_finds():
 
 
 def test_the_gradient_finds_no_more_than_a_fine_grid_and_nearly_as_much():
-    target, threat = bench.classifier(), ThreatModel(budget=SpatialBudget(12, 0.06))
-    batch = bench.batch(target)
+    target, threat = fixtures.classifier(), ThreatModel(budget=SpatialBudget(12, 0.06))
+    batch = fixtures.batch(target)
     fine = {"kind": "rotate-grid", "rotations": 25, "translations": 13}
     grid, climb = (
         evaluate_attack(target, plugins.make("attacks", spec), batch, threat).outcome for spec in (fine, {"kind": "rotate-pgd"})
@@ -184,8 +184,8 @@ def test_the_gradient_finds_no_more_than_a_fine_grid_and_nearly_as_much():
 
 
 def test_more_draws_break_what_fewer_do_and_the_control_is_one():
-    target, threat = bench.classifier(), ThreatModel(budget=SPATIAL)
-    batch = bench.batch(target)
+    target, threat = fixtures.classifier(), ThreatModel(budget=SPATIAL)
+    batch = fixtures.batch(target)
 
     def broken(draws: int) -> np.ndarray:
         outcome = evaluate_attack(
@@ -201,8 +201,8 @@ def test_more_draws_break_what_fewer_do_and_the_control_is_one():
 
 @pytest.mark.parametrize("budget", [SPATIAL, FLOW, ColourBudget(0.2, 4)], ids=str)
 def test_a_larger_budget_breaks_no_less(budget):
-    target = bench.classifier()
-    batch = bench.batch(target)
+    target = fixtures.classifier()
+    batch = fixtures.batch(target)
     for kind in OF_BUDGET[budget.kind]:
         attack = plugins.make("attacks", {"kind": kind, **SHORT.get(kind, {})})
         counts = [
@@ -259,16 +259,16 @@ def _unsaid(budget, clean, parameters):
     [(_beyond, "left its budget"), (_another_image, "distance inf"), (_no_number, "distance"), (_unsaid, "it returned none")],
 )
 def test_an_attack_that_cheats_gives_no_number(budget, how, told):
-    target, threat = bench.classifier(), ThreatModel(budget=budget)
+    target, threat = fixtures.classifier(), ThreatModel(budget=budget)
     with pytest.raises(AttackError, match=told):
-        evaluate_attack(target, _Cheat(how, budget), bench.batch(target), threat)
+        evaluate_attack(target, _Cheat(how, budget), fixtures.batch(target), threat)
 
 
 @pytest.mark.usefixtures("no_remedies")
 def test_a_sample_a_little_beyond_the_budget_is_not_broken_and_the_audit_names_it():
     """Of eleven samples one: fewer than a tenth, so the attack is not refused as a whole."""
-    target = bench.classifier()
-    batch = bench.batch(target)
+    target = fixtures.classifier()
+    batch = fixtures.batch(target)
     batch = batch.select(torch.arange(10).repeat(2))
     batch = replace(batch, index=torch.arange(20))
     straight = plugins.make("attacks", {"kind": "rotate-grid"}).run(
@@ -298,8 +298,8 @@ def test_a_sample_a_little_beyond_the_budget_is_not_broken_and_the_audit_names_i
 
 
 def test_a_smooth_flow_is_smoother():
-    target = bench.classifier()
-    batch = bench.batch(target)
+    target = fixtures.classifier()
+    batch = fixtures.batch(target)
 
     def found(tau: float) -> AttackResult:
         attack = plugins.make("attacks", {"kind": "stadv", "tau": tau, "stop_when_broken": False})
@@ -334,7 +334,7 @@ def test_a_network_that_looks_at_the_mean_colour_is_recoloured_as_far_as_the_bud
 @pytest.mark.parametrize("rotations", [5, 7])
 def test_the_grid_finds_at_least_what_foolboxs_does_with_the_same_queries(rotations):
     foolbox = pytest.importorskip("foolbox")
-    target, data = bench.classifier(), bench.digits().train
+    target, data = fixtures.classifier(), fixtures.digits().train
     x, y = torch.from_numpy(data.unit()[:60]), torch.from_numpy(data.labels[:60])
     viewed = foolbox.PyTorchModel(target.module.eval(), bounds=(0, 1), device="cpu")
     peer = foolbox.attacks.SpatialAttack(max_translation=1, max_rotation=20, num_translations=3, num_rotations=rotations)

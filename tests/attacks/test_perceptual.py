@@ -14,7 +14,7 @@ import robustkd
 from robustkd.attacks.image.transforms.perceptual.ppgd import conjugate_gradients
 from robustkd.contracts import Attack, AttackError, AttackResult, PerceptualBudget, TargetError, ThreatModel, UsageError
 from robustkd.evaluation.images import evaluate_attack
-from robustkd.plugin_kit import bench
+from robustkd.plugin_kit import fixtures
 from robustkd.targets.features import LayerFeatures, perceived
 
 BUDGET = PerceptualBudget(0.35)
@@ -24,12 +24,12 @@ ATTACKS = ("lpa", "ppgd", {"kind": "perceptual-search", "queries": 30})
 @pytest.fixture(scope="module")
 def samples() -> tuple[np.ndarray, np.ndarray]:
     """Twenty digits and their labels."""
-    data = bench.digits().train
+    data = fixtures.digits().train
     return data.unit()[:20], data.labels[:20]
 
 
 def test_the_distance_is_that_of_a_computation_by_hand(samples):
-    target, x = bench.classifier(), torch.from_numpy(samples[0][:4])
+    target, x = fixtures.classifier(), torch.from_numpy(samples[0][:4])
     other = torch.from_numpy(samples[0][4:8])
     budget = perceived(ThreatModel(budget=PerceptualBudget(1.0, layers=("relu1", "linear"))), target).budget
     state = {name: value.double().numpy() for name, value in target.module.state_dict().items()}
@@ -55,7 +55,7 @@ def test_the_distance_is_that_of_a_computation_by_hand(samples):
 
 
 def test_the_layers_that_are_chosen_are_told(samples, caplog):
-    target, x = bench.classifier(), torch.from_numpy(samples[0][:3])
+    target, x = fixtures.classifier(), torch.from_numpy(samples[0][:3])
     with caplog.at_level(logging.INFO):
         chosen = LayerFeatures(target)(x)
     assert "conv2, linear" in caplog.text
@@ -67,8 +67,8 @@ def test_the_layers_that_are_chosen_are_told(samples, caplog):
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
 def test_every_result_is_within_the_bound_and_the_pixel_range(attack, samples):
-    report = robustkd.attack(attack, bench.classifier(), *samples, budget=BUDGET)
-    target = bench.classifier()
+    report = robustkd.attack(attack, fixtures.classifier(), *samples, budget=BUDGET)
+    target = fixtures.classifier()
     budget = perceived(ThreatModel(budget=BUDGET), target).budget
     spent = budget.distance(torch.from_numpy(samples[0]), report.adversarial, {})
     assert float(spent.max()) <= BUDGET.eps
@@ -78,7 +78,7 @@ def test_every_result_is_within_the_bound_and_the_pixel_range(attack, samples):
 
 def test_lpa_breaks_more_than_its_control(samples):
     broken = {
-        str(attack): robustkd.attack(attack, bench.classifier(), *samples, budget=BUDGET).outcome.success.sum()
+        str(attack): robustkd.attack(attack, fixtures.classifier(), *samples, budget=BUDGET).outcome.success.sum()
         for attack in ("lpa", "ppgd", {"kind": "perceptual-search", "queries": 1, "restarts": 10})
     }
     lpa, ppgd, control = broken.values()
@@ -129,8 +129,8 @@ class _Reckless(Attack):
 
 
 def test_a_result_outside_the_bound_is_refused_by_the_platforms_own_measurement():
-    target, attack = bench.classifier(), _Reckless()
-    batch = bench.batch(target)
+    target, attack = fixtures.classifier(), _Reckless()
+    batch = fixtures.batch(target)
     attack.count = len(batch)
     with pytest.raises(AttackError, match="left its budget") as refused:
         evaluate_attack(target, attack, batch, ThreatModel(budget=BUDGET))
@@ -146,22 +146,22 @@ def test_a_result_outside_the_bound_is_refused_by_the_platforms_own_measurement(
 def test_the_network_that_measures_is_another_one_by_name(samples):
     other = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 3)).train()
     budget = PerceptualBudget(0.3, "eyes")
-    report = robustkd.attack("lpa", bench.classifier(), *samples, budget=budget, models={"eyes": other})
+    report = robustkd.attack("lpa", fixtures.classifier(), *samples, budget=budget, models={"eyes": other})
     assert other.training
-    features = LayerFeatures(bench.classifier().__class__(other, num_classes=3, input_shape=(1, 8, 8)))
+    features = LayerFeatures(fixtures.classifier().__class__(other, num_classes=3, input_shape=(1, 8, 8)))
     x = torch.from_numpy(samples[0])
     with torch.no_grad():
         spent = (features(report.adversarial) - features(x)).norm(dim=1)
     assert np.allclose(spent, report.outcome.distance, atol=1e-5)
     with pytest.raises(UsageError, match="not handed over"):
-        robustkd.attack("lpa", bench.classifier(), *samples, budget=budget)
+        robustkd.attack("lpa", fixtures.classifier(), *samples, budget=budget)
 
 
 def test_a_network_that_draws_random_numbers_is_no_measure_of_itself(samples):
     class Noisy(nn.Module):
         def __init__(self):
             super().__init__()
-            self.inner = bench.classifier().module
+            self.inner = fixtures.classifier().module
 
         def forward(self, x):
             return self.inner(x + 0.1 * torch.randn_like(x))

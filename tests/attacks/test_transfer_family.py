@@ -19,7 +19,7 @@ from robustkd.attacks.image.transferable.ila import middle_layer
 from robustkd.attacks.image.transferable.ssa import OverSpectra
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
-from robustkd.plugin_kit import bench
+from robustkd.plugin_kit import fixtures
 from robustkd.targets import ClassifierTarget
 
 THREAT = ThreatModel(eps=0.1)
@@ -201,16 +201,16 @@ def test_admix_with_nothing_of_the_others_is_si_fgsm(target: ClassifierTarget, b
 
 
 def test_what_learns_is_made_on_surrogates_too() -> None:
-    data = bench.digits()
+    data = fixtures.digits()
     assert data.train is not None
-    network = bench.classifier().module
+    network = fixtures.classifier().module
     report = robustkd.attack(
         {"kind": "transfer", "surrogates": "other", "attacks": [{"kind": "admix", "steps": 3, "samples": 20}, "universal"]},
         network,
         data.test.unit(),
         data.test.labels,
         eps=0.3,
-        models={"other": bench.classifier(1).module},
+        models={"other": fixtures.classifier(1).module},
         fit_data=(data.train.unit(), data.train.labels),
     )
     assert report.outcome.success.any()

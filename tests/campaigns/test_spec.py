@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from robustkd.campaigns.file import presets, spec
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.contracts import UsageError
 
 GOOD = """\
@@ -20,7 +21,7 @@ matrix: {seeds: [0, 1]}
 """
 
 
-def load(text: str, tmp_path: Path) -> spec.Campaign:
+def load(text: str, tmp_path: Path) -> Campaign:
     file = tmp_path / "campaign.yaml"
     file.write_text(text)
     return spec.load(file)

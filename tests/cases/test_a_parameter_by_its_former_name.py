@@ -25,8 +25,8 @@ def test_both_names_are_the_same_parameter_and_the_identity_is_under_the_former_
     assert all(getattr(by_former.params, name) == 1 for name in names)
     identity = plugin_identity(group, by_present)
     assert plugin_identity(group, by_former) == identity
-    assert {identity["params"][former] for former in names.values()} == {1}
-    assert not set(names) & set(identity["params"])
+    assert {identity.params[former] for former in names.values()} == {1}
+    assert not set(names) & set(identity.params)
 
 
 def test_a_campaign_may_give_either_name_and_not_both(tmp_path: Path):

@@ -8,6 +8,7 @@ import pytest
 import robustkd
 from robustkd.application.model_card import model_card
 from robustkd.campaigns.file import spec
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.contracts import UsageError
 from robustkd.contracts.region import Mask, Patch
 from robustkd.tracking.records import TrackedCampaign, campaign_record, cell_record, defense_record
@@ -25,7 +26,7 @@ attacks:
 """
 
 
-def loaded(threat: str, folder: Path) -> spec.Campaign:
+def loaded(threat: str, folder: Path) -> Campaign:
     return spec.from_text(CAMPAIGN.format(threat=threat), "patch.yaml", folder)
 
 

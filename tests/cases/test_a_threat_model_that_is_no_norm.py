@@ -14,7 +14,7 @@ import robustkd
 from robustkd.campaigns.file import spec
 from robustkd.cli import main
 from robustkd.contracts import ColourBudget, FlowBudget, PerceptualBudget, SpatialBudget, UsageError
-from robustkd.plugin_kit import bench
+from robustkd.plugin_kit import fixtures
 
 CAMPAIGN = """
 version: 1
@@ -106,6 +106,9 @@ def test_the_command_attacks_under_it(command, tmp_path: Path) -> None:
     assert "archive" in told
     code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 30}", "--out", str(tmp_path / "adv.npz"))
     assert code == 0, told
+    code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 200}")
+    assert code != 0
+    assert "correct --threat and run again" in told
     code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 30}", "--eps", "0.1")
     assert code == 2
     assert "--eps with --threat" in told
@@ -123,8 +126,8 @@ WEAK = [
 @pytest.mark.usefixtures("no_escalation")
 @pytest.mark.parametrize(("budget", "attack"), WEAK, ids=str)
 def test_one_weak_attack_makes_no_number_credible(budget, attack) -> None:
-    data = bench.digits().train
-    report = robustkd.audit(bench.classifier(), data.unit()[:SAMPLES], data.labels[:SAMPLES], attacks=attack, budget=budget)
+    data = fixtures.digits().train
+    report = robustkd.audit(fixtures.classifier(), data.unit()[:SAMPLES], data.labels[:SAMPLES], attacks=attack, budget=budget)
     found = {finding.name: finding for finding in report.findings}
     assert found["reference-attack"].fired
     assert report.verdict == "not credible"
@@ -145,7 +148,7 @@ class _Rounded(nn.Module):
 
 @pytest.mark.usefixtures("no_remedies")
 def test_a_gradient_that_is_hidden_is_found_out_without_one() -> None:
-    data, network, budget = bench.digits().train, _Rounded(bench.classifier().module), SpatialBudget(15, 0.05)
+    data, network, budget = fixtures.digits().train, _Rounded(fixtures.classifier().module), SpatialBudget(15, 0.05)
     x, y = data.unit()[:SAMPLES], data.labels[:SAMPLES]
     report = robustkd.audit(network, x, y, attacks={"kind": "rotate-pgd", "restarts": 1, "random_start": False}, budget=budget)
     assert report.verdict == "not credible"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robustkd import plugins
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.campaigns.file import spec
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan import plan as planning
 from robustkd.contracts import Batch, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -128,7 +129,7 @@ attacks: {{moves: {{kind: pgd}}, apgd: {{kind: apgd-ce}}}}
     assert changed == (expected if changes else set())
 
 
-def identities(campaign: spec.Campaign) -> dict[str, str]:
+def identities(campaign: Campaign) -> dict[str, str]:
     plan = planning.build(campaign)
     trained = {f"train {cell.defense}": cell.id for cell in plan.of("train")}
     return trained | {f"attack {cell.defense} {cell.attack}": cell.id for cell in plan.of("attack")}

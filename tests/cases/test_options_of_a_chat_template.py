@@ -11,6 +11,7 @@ import torch
 
 import robustkd
 from robustkd.campaigns.file import spec
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan import plan
 from robustkd.campaigns.store.identity import plugin_identity
 from robustkd.contracts import Answered, Asked, CheckContext, CutOff, PromptBatch, Prompts, ThreatModel
@@ -42,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def campaign(folder: Path, options: str = "") -> spec.Campaign:
+def campaign(folder: Path, options: str = "") -> Campaign:
     return spec.from_text(CAMPAIGN.replace("OPTIONS", options), "c.yaml", folder)
 
 
@@ -68,7 +69,7 @@ def test_an_option_reaches_the_template_the_identity_and_the_stored_model(folder
 
 def test_without_options_the_identity_is_what_it_was(folder: Path) -> None:
     use = campaign(folder).defenses["elsewhere"]
-    assert "chat_template_kwargs" not in plugin_identity(use.kind, use.plugin)["params"]
+    assert "chat_template_kwargs" not in plugin_identity(use.kind, use.plugin).params
 
 
 @pytest.mark.parametrize("name", ["enable_thinkin", "tools", "add_generation_prompt"])

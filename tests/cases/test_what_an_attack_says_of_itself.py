@@ -11,8 +11,8 @@ from robustkd import plugins
 from robustkd.attacks.image.gradient.fgsm import FGSM
 from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 from robustkd.contracts import PluginError, ThreatModel, UsageError
-from robustkd.plugin_kit.of_attacks import nothing_from_nothing
-from robustkd.plugin_kit.of_attacks import threat_model as stays_inside
+from robustkd.plugin_kit.properties.attacks import nothing_from_nothing
+from robustkd.plugin_kit.properties.attacks import threat_model as stays_inside
 from robustkd.plugin_kit.subject import Subject
 
 
@@ -126,9 +126,9 @@ def test_the_plugin_kit_asks_for_the_attack_s_own_threat_model():
 
     for looked_at in (stays_inside, nothing_from_nothing):
         looked_at(Subject("attacks", "fgsm", Narrow))
-    from robustkd.plugin_kit import bench
+    from robustkd.plugin_kit import fixtures
 
-    assert {threat.eps for threat in Narrow.seen} == {0.0, *(bench.EPS[norm] / 2 for norm in FGSM.norms)}
+    assert {threat.eps for threat in Narrow.seen} == {0.0, *(fixtures.EPS[norm] / 2 for norm in FGSM.norms)}
 
 
 @pytest.mark.parametrize("former", ["own_threat", "judged_under"])

@@ -17,7 +17,7 @@ from robustkd.campaigns.execution.run import run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.plan.plan import Plan
-from robustkd.campaigns.results.collect import data_told
+from robustkd.campaigns.results.data_summary import data_summary
 from robustkd.cli import cli
 from robustkd.contracts import RobustkdError
 from robustkd.tracking.records import campaign_record, cell_record
@@ -231,4 +231,4 @@ def test_mlflow_shows_eps_in_the_unit_of_the_data(tmp_path: Path) -> None:
     assert "divided by 10" in records[1].tags["mlflow.note.content"]
     assert "eps_in_data_unit" not in cell_record(tracked_campaign.campaign(), told.cells[0]).params
     planned(tmp_path)
-    assert data_told(planning.build(spec.load(tmp_path / "table.yaml"))).scale == 10
+    assert data_summary(planning.build(spec.load(tmp_path / "table.yaml"))).scale == 10

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from robustkd.plugin_kit import examine
-from robustkd.plugin_kit.of_group import OF_PROMPTS
-from robustkd.plugin_kit.of_judgements import ANALYSIS, CHECK
+from robustkd.plugin_kit.properties.checks import ANALYSIS, CHECK
+from robustkd.plugin_kit.properties.groups import OF_PROMPTS
 from robustkd.plugin_kit.suite import look, properties, subject, title
 from support.toy_prompts import EXAMPLE, registered
 

@@ -17,7 +17,7 @@ import robustkd
 from robustkd import plugins
 from robustkd.attacks.image.engine.ball import distance
 from robustkd.contracts import RobustkdError, target_references
-from robustkd.plugin_kit import bench
+from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.example import example_params
 
 torch.set_num_threads(1)
@@ -42,13 +42,13 @@ def run(name: str, device: str) -> tuple[list[bool], list[float]]:
     few = {key: value for key, value in (STEPS | QUICK.get(name, {})).items() if key in attack.Params.model_fields}
     spec = {"kind": name, **example_params("attacks", name, few)}
     made = plugins.make("attacks", spec)
-    data = bench.digits()
+    data = fixtures.digits()
     assert data.train is not None
-    others = {other: bench.classifier(place + 1).to(device) for place, other in enumerate(target_references(made.params))}
+    others = {other: fixtures.classifier(place + 1).to(device) for place, other in enumerate(target_references(made.params))}
     norm, goal = made.traits.norms[0], made.traits.goals[0]
     labels = torch.from_numpy(data.test.labels)[:SAMPLES]
     refused: RobustkdError | None = None
-    for target in (bench.classifier(), bench.ensemble(), bench.pipeline(), bench.residual()):
+    for target in (fixtures.classifier(), fixtures.ensemble(), fixtures.pipeline(), fixtures.residual()):
         target.to(device)
         try:
             found = robustkd.attack(
@@ -57,7 +57,7 @@ def run(name: str, device: str) -> tuple[list[bool], list[float]]:
                 data.test.unit()[:SAMPLES],
                 labels,
                 norm=norm,
-                eps=bench.EPS[norm],
+                eps=fixtures.EPS[norm],
                 goals=(labels + 1) % data.num_classes if goal == "targeted" else None,
                 models=others or None,
                 fit_data=(data.train.unit(), data.train.labels) if made.traits.learns else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from robustkd import plugins
-from robustkd.plugin_kit.bench import CHANGES
+from robustkd.plugin_kit.fixtures import CHANGES
 
 FAMILIES = frozenset({"adv-lib", "art", "foolbox", "torchattacks"})
 """Names that stand for all attacks of another library, which are no attacks themselves."""

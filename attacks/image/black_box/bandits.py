@@ -86,8 +86,6 @@ class BanditGradient:
 
 
 class BanditsParams(Params):
-    """Parameters of ``bandits``."""
-
     queries: int = Field(5000, ge=4, description="forward passes for each sample; three a step")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default: a twentieth of eps")
     exploration: float | None = Field(

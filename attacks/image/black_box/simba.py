@@ -65,8 +65,6 @@ class CoordinateStep:
 
 
 class SimBAParams(Params):
-    """Parameters of ``simba``."""
-
     queries: int = Field(5000, ge=1, description="forward passes for each sample")
     basis: Literal["dct", "pixel"] = Field(
         "dct", description="what a step changes: a frequency of a channel, or a pixel of a channel"

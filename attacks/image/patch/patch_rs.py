@@ -85,8 +85,6 @@ class PatchProposals:
 
 
 class PatchRSParams(Params):
-    """Parameters of ``patch-rs``."""
-
     queries: int = Field(5000, ge=2, description="forward passes for each sample in each restart")
     first_share: float = Field(0.4, gt=0, le=1, description="share of the patch in the first square")
     restarts: int = Field(1, ge=1, description="attempts with other random numbers, on the survivors only")

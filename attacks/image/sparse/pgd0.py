@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 
 class PGD0Params(Params):
-    """Parameters of ``pgd0``."""
-
     steps: int = Field(20, ge=1, description="steps in each restart")
     step_size: float = Field(0.15, gt=0, description="mean length of a step for each value, as a share of the pixel range")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")

@@ -20,8 +20,6 @@ from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 
 
 class RecolorParams(PGDParams):
-    """Parameters of ``recolor``."""
-
     steps: int = Field(40, ge=1, description="steps in each restart")
     step_size: float | None = Field(None, gt=0, description="in units of a channel in [0, 1]; default 2.5 * eps / steps")
     random_start: bool = Field(False, description="start at a random function of the colour, else at the clean image")

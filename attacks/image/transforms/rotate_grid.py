@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 
 class RotateGridParams(Params):
-    """Parameters of ``rotate-grid``."""
-
     rotations: int = Field(31, ge=1, description="angles of the grid, from one bound to the other; 1 is no rotation")
     translations: int = Field(5, ge=1, description="shifts of the grid along each axis; 1 is none")
     draws: int | None = Field(

@@ -19,8 +19,6 @@ from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 
 
 class RotatePGDParams(PGDParams):
-    """Parameters of ``rotate-pgd``."""
-
     step_size: float | None = Field(
         None, gt=0, description="share of the largest rotation and translation; default 2.5 * eps / steps"
     )

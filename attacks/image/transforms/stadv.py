@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 
 class StAdvParams(PGDParams):
-    """Parameters of ``stadv``."""
-
     steps: int = Field(40, ge=1, description="steps in each restart")
     step_size: float | None = Field(None, gt=0, description="in pixels of displacement; default 2.5 * eps / steps")
     random_start: bool = Field(False, description="start at a random flow, which is rough, else at the clean image")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from robustkd.campaigns.execution.workspace import Clock, Workspace
 from robustkd.campaigns.plan.cells import AnalysisCell
-from robustkd.campaigns.results.collect import TABLE
+from robustkd.campaigns.results.findings import TABLE
 from robustkd.campaigns.store.meta import AnalysisMeta
 from robustkd.targets import untouched
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from robustkd.campaigns.execution.workspace import Clock, Workspace
 from robustkd.campaigns.plan.cells import ChecksCell
-from robustkd.campaigns.results.collect import FINDINGS
+from robustkd.campaigns.results.findings import FINDINGS
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
 from robustkd.contracts import AttackEvidence, BaseTarget, Batch, CheckContext, Finding, Target

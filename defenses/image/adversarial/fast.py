@@ -34,8 +34,6 @@ class FastInner(InnerMaximisation):
 
 
 class FastParams(AdversarialParams):
-    """Parameters of ``fast``."""
-
     epochs: int = Field(30, ge=1, description="passes over the training data")
     schedule: Literal["constant", "cosine", "steps"] = Field(
         "cosine", description="how the learning rate falls over the epochs"

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 
 class FreeParams(NetworkParams):
-    """Parameters of ``free``."""
-
     epochs: int = Field(25, ge=1, description="passes over the training data, each of m steps a minibatch")
     weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
     replays: int = Field(8, ge=1, description="m, the steps on each minibatch")

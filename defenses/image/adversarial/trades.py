@@ -42,8 +42,6 @@ class TRADESInner(InnerMaximisation):
 
 
 class TRADESParams(AdversarialParams):
-    """Parameters of ``trades``."""
-
     milestone_fractions: ClassVar[tuple[float, ...]] = (75 / 100, 90 / 100)
 
     epochs: int = Field(100, ge=1, description="passes over the training data")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target
+from robustkd.contracts.params import ModelParams
 from robustkd.defenses.training import Minibatch, Recipe, TrainParams, entropy, fresh_network, kl, train
 from robustkd.defenses.training.auxiliary import with_auxiliary
 from robustkd.lazy import F
@@ -35,9 +36,9 @@ class BDKDParams(TrainParams):
     """Parameters of ``bd-kd``. The paper trains on CIFAR with ``augment: crop-flip``."""
 
     student: ModelName = Field(description="the student's architecture: a model plug-in")
-    student_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    student_params: ModelParams = Field(default_factory=dict)
     teacher_model: ModelName = Field(description="the architecture of the teacher that learns along")
-    teacher_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    teacher_params: ModelParams = Field(default_factory=dict)
     delta: float = Field(
         2.0, ge=1, description="weight of the divergence that moves the student's certainty towards the teacher's"
     )

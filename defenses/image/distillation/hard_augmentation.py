@@ -33,8 +33,6 @@ NOISE = 8
 
 
 class HardAugmentationParams(StudentParams):
-    """Parameters of ``hard-augmentation``."""
-
     temperature: float = Field(1.0, gt=0, description="of teacher and student")
     stay: float = Field(1.0, ge=0, description="b, weight of the teacher's answer staying as it is")
     limit: float = Field(0.3, gt=0, lt=1, description="how far an entry of the affine map may be from the identity's")

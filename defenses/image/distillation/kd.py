@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 
 class KDParams(DistillationParams):
-    """Parameters of ``kd``."""
-
     temperature: float = Field(4.0, gt=0, description="tau, of teacher and student")
     alpha: float = Field(0.9, ge=0, le=1, description="weight of the soft labels; the hard ones get the rest")
 

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target, TargetRef
+from robustkd.contracts.params import ModelParams
 from robustkd.defenses.training import Minibatch, Recipe, Teacher, TrainParams, fresh_network, frozen_teacher, kl, train
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
 from robustkd.defenses.training.networks import seeded_init
@@ -35,11 +36,9 @@ if TYPE_CHECKING:
 
 
 class MEALV2Params(TrainParams):
-    """Parameters of ``meal-v2``."""
-
     teachers: tuple[TargetRef, ...] = Field(min_length=1, description="the trained defenses whose probabilities are averaged")
     student: ModelName = Field(description="the student's architecture: a model plug-in")
-    student_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    student_params: ModelParams = Field(default_factory=dict)
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty: soft labels regularise enough")
     weight: float = Field(0.1, ge=0, description="w, weight of the discriminator in the student's loss")
     discriminator_lr: float = Field(1e-3, gt=0, description="its learning rate (Adam)")

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 
 class QuantisedDistillationParams(StudentParams):
-    """Parameters of ``quantised-distillation``."""
-
     bits: int = Field(4, ge=1, le=16, description="of each weight")
     bucket: int = Field(256, ge=2, description="weights that share a range")
     temperature: float = Field(2.0, gt=0, description="tau, of teacher and student")

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 
 class SinKDParams(StudentParams):
-    """Parameters of ``sinkd``."""
-
     temperature: float = Field(2.0, gt=0, description="tau, of teacher and student")
     alpha: float = Field(0.9, ge=0, le=1, description="a, weight of the divergence; the hard labels get the rest")
     weight: float = Field(0.8, ge=0, description="b, weight of the Sinkhorn distance")

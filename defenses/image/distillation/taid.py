@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 
 class TAIDParams(StudentParams):
-    """Parameters of ``taid``."""
-
     t_start: float = Field(0.4, ge=0, lt=1, description="the teacher's share at the start")
     t_end: float = Field(1.0, gt=0, le=1, description="its share at the end")
     step: float = Field(5e-4, ge=0, le=1, description="alpha, how far it may hurry ahead in a step")

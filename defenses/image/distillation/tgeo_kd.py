@@ -41,8 +41,6 @@ SIDES = 5
 
 
 class TGeoKDParams(StudentParams):
-    """Parameters of ``tgeo-kd``."""
-
     temperature: float = Field(4.0, gt=0, description="tau, of teacher and student")
     width: int = Field(64, ge=1, description="hidden units of g")
     ratio_lr: float = Field(1e-3, gt=0, description="learning rate of g (Adam)")

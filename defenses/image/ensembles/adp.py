@@ -32,8 +32,6 @@ _TINY = 1e-6
 
 
 class ADPParams(MembersParams):
-    """Parameters of ``adp``."""
-
     optimiser: Literal["sgd", "adam", "adamw"] = Field("adam", description="the update rule")
     alpha: float = Field(2.0, ge=0, description="weight of the ensemble's entropy")
     beta: float = Field(0.5, ge=0, description="weight of the log determinant")

@@ -22,8 +22,6 @@ from robustkd.targets.logits import as_logits
 
 
 class EnsembleParams(Params):
-    """Parameters of ``ensemble``."""
-
     members: tuple[TargetRef, ...] = Field(min_length=1, description="other defenses of the campaign")
 
     @field_validator("members")

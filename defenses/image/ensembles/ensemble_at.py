@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 
 class EnsembleATParams(MembersParams):
-    """Parameters of ``ensemble-at``."""
-
     selection: Literal["best", "last"] = Field("best", description="deploy the best epoch on the validation data, or the last")
     inner: InnerMaximisation = Field(default_factory=InnerMaximisation, description="the examples to train on")
 

@@ -37,8 +37,6 @@ from robustkd.targets import ClassifierTarget, EnsembleTarget
 
 
 class GALParams(MembersParams):
-    """Parameters of ``gal``."""
-
     optimiser: Literal["sgd", "adam", "adamw"] = Field("adam", description="the update rule")
     coherence: float = Field(0.5, ge=0, description="lambda, the weight of the coherence")
     slope: float = Field(0.1, ge=0, lt=1, description="of the members' leaky ReLUs below 0; 0 leaves the ReLUs as they are")

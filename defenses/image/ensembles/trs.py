@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
 
 class TRSParams(MembersParams):
-    """Parameters of ``trs``."""
-
     milestone_fractions: ClassVar[tuple[float, ...]] = (1 / 3, 2 / 3)
 
     epochs: int = Field(120, ge=1, description="passes over the training data")

@@ -62,8 +62,6 @@ class LQVAERecipe(Recipe):
 
 
 class LQVAEParams(TrainParams):
-    """Parameters of ``lq-vae``."""
-
     base: TargetRef = Field(description="the defense whose model is put behind the filter")
     bits: int = Field(64, ge=1, description="bits that are left of an image")
     width: int = Field(64, ge=1, description="channels of the filter's first layer")

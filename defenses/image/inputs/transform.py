@@ -20,8 +20,6 @@ from robustkd.targets import ImageTarget, PipelineTarget, TransformSpec
 
 
 class InputTransformParams(Params):
-    """Parameters of ``input-transform``."""
-
     base: TargetRef = Field(description="the defense whose model is put behind the transforms")
     transforms: tuple[TransformSpec, ...] = Field(
         min_length=1, description="in order; each a kind (robustkd list transforms) and its parameters"

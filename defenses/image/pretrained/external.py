@@ -29,7 +29,7 @@ from robustkd.contracts import (
     TargetError,
     UsageError,
 )
-from robustkd.contracts.params import AddedLater
+from robustkd.contracts.params import AddedLater, ModelParams
 from robustkd.data.multi_label import Label
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
@@ -47,8 +47,6 @@ _READ = (".json", ".safetensors")
 
 
 class ExternalParams(Params):
-    """Parameters of ``external``."""
-
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "my_model.py:build"}]})
 
     code: str | None = Field(
@@ -62,7 +60,7 @@ class ExternalParams(Params):
         description="instead of code: a TorchScript, torch.export or ONNX file, or the folder of an image classifier of transformers",
     )
     model: ModelName | None = Field(None, description="instead of code: a registered architecture")
-    model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    model_params: ModelParams = Field(default_factory=dict)
     weights: CampaignPath | None = Field(None, description="a safetensors file, or one written by torch.save")
     weights_key: Annotated[str | None, AddedLater()] = Field(
         None, description="where in it the weights are, such as ema; default: found"

@@ -20,8 +20,6 @@ _CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 
 
 class RobustBenchParams(Params):
-    """Parameters of ``robustbench``."""
-
     model_id: str = Field(description="the model's name in the zoo, such as Wong2020Fast", examples=["Wong2020Fast"])
     dataset: Literal["cifar10", "cifar100", "imagenet"] = Field("cifar10", description="what it was trained on")
     threat_model: Literal["Linf", "L2", "corruptions"] = Field("Linf", description="what it was trained against")

@@ -21,12 +21,13 @@ Zhao, Wang, Wei: Mitigating accuracy-robustness trade-off via balanced multi-tea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.contracts import Defense, FitContext, ModelName, Params, Target, TargetRef, ThreatModel
+from robustkd.contracts.params import ModelParams
 from robustkd.defenses.training import (
     AdversarialRecipe,
     Adversary,
@@ -72,7 +73,7 @@ class MTARDParams(TrainParams):
     weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
     teachers: MTARDTeachers = Field(description="the two that the student learns from")
     student: ModelName = Field(description="the student's architecture: a model plug-in")
-    student_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    student_params: ModelParams = Field(default_factory=dict)
     inner: MTARDInner = Field(default_factory=MTARDInner, description="the examples of the adversarial branch")
     awp: AWPParams | None = Field(None, description="adversarial weight perturbation: {} turns it on")
     form: Literal["conference", "journal"] = Field("conference", description="journal also balances the teachers' temperatures")

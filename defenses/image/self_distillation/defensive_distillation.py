@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, Field, model_validator
 
 from robustkd.contracts import Defense, FitContext, ModelName, Target, TargetRef
+from robustkd.contracts.params import ModelParams
 from robustkd.defenses.training import (
     Minibatch,
     Recipe,
@@ -42,8 +43,6 @@ _OWN = "own teacher"
 
 
 class DefensiveDistillationParams(TrainParams):
-    """Parameters of ``defensive-distillation``."""
-
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "tiny-cnn"}]})
 
     epochs: int = Field(50, ge=1, description="passes over the training data, of each of the two trainings")
@@ -57,9 +56,9 @@ class DefensiveDistillationParams(TrainParams):
     teacher_model: ModelName | None = Field(
         None, description="the architecture of the teacher trained first; default the student's"
     )
-    teacher_model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    teacher_model_params: ModelParams = Field(default_factory=dict)
     model: ModelName | None = Field(None, description="the student's architecture; default the teacher's")
-    model_params: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+    model_params: ModelParams = Field(default_factory=dict)
     temperature: float = Field(20.0, gt=0, description="tau in both trainings; the paper goes up to 100")
 
     @model_validator(mode="after")

@@ -34,8 +34,6 @@ _BEFORE = "the round before"
 
 
 class IteratedSelfDistillationParams(NetworkParams):
-    """Parameters of ``iterated-self-distillation``."""
-
     epochs: int = Field(200, ge=1, description="passes over the training data, of each round")
     rounds: int = Field(5, ge=1, description="networks trained, one after the other")
     alpha: float = Field(0.6, ge=0, le=1, description="a, weight of the labels; the network of the round before gets the rest")

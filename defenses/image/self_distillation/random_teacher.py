@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 
 class RandomTeacherParams(NetworkParams):
-    """Parameters of ``random-teacher``."""
-
     optimiser: Literal["sgd", "adam", "adamw"] = Field("adamw", description="the update rule")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty (decoupled for adamw)")
     schedule: Literal["constant", "cosine", "steps"] = Field(

@@ -107,8 +107,6 @@ class Assistant(GenerativeTarget):
 
 
 class GuardedParams(Params):
-    """Parameters of ``guarded-cupboard``."""
-
     looks_at: int = Field(50, ge=0, description="words of a prompt, from the first on, in which the guard looks for a box")
     forgets: tuple[str, ...] = Field((), description="rooms whose numbers are forgotten, not guarded")
 
@@ -138,8 +136,6 @@ class Guarded(Defense):
 
 
 class ExtraWordsParams(Params):
-    """Parameters of ``extra-words``."""
-
     words: tuple[str, ...] = Field(("please", "kindly", "now", "really"), min_length=1, description="to choose from")
     count: int = Field(3, ge=1, description="words put into the request, each at a random place")
 

@@ -24,8 +24,6 @@ from robustkd.scoring.distances import per_sample
 
 
 class RescaledAscentParams(Params):
-    """Parameters of ``rescaled-ascent``."""
-
     steps: int = Field(20, ge=1, description="steps from each start")
     restarts: int = Field(2, ge=1, description="starts: the clean image first, then random points of the ball")
 

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 
 class PolishParams(Params):
-    """Parameters of ``polish``."""
-
     targets: int = Field(3, ge=1, description="wrong classes to aim at, those of the nearest boundaries; at most all of them")
     starts: int = Field(40, ge=1, description="random points that each class is approached from")
     steps: int = Field(100, ge=1, description="steps of APGD from each of them")

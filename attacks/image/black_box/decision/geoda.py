@@ -40,8 +40,6 @@ _TOLERANCE = 1e-3  # of a binary search, as a share of the distance
 
 
 class GeoDAParams(DecisionParams):
-    """Parameters of ``geoda``."""
-
     frequencies: float = Field(
         0.5, gt=0, le=1, description="share of each side's frequencies, the lowest, that directions are made of"
     )

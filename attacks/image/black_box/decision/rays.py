@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 
 class RaySParams(DecisionParams):
-    """Parameters of ``rays``."""
-
     norm: Literal["linf"] | None = Field(None, description="what is minimised; default: the threat's norm")
     tolerance: float = Field(
         0.001, gt=0, description="how exactly the boundary is searched for, in pixel units; the authors' value"

@@ -35,8 +35,6 @@ _TOLERANCE = 0.01  # of the first binary search, as a share of the distance
 
 
 class SurFreeParams(DecisionParams):
-    """Parameters of ``surfree``."""
-
     norm: Literal["l2"] | None = Field(None, description="what is minimised; default: the threat's norm")
     frequencies: float = Field(
         0.5, gt=0, le=1, description="share of each side's frequencies, the lowest, that directions are made of"

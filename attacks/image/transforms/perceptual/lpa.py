@@ -37,8 +37,6 @@ _FIRST_WEIGHT = 0.01
 
 
 class LPAParams(Params):
-    """Parameters of ``lpa``."""
-
     rounds: int = Field(5, ge=1, description="weights of the penalty that are tried, each ten times the last (S of the paper)")
     steps: int = Field(20, ge=1, description="steps with each weight (T of the paper)")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")

@@ -14,8 +14,6 @@ from robustkd.attacks.image.black_box.square import Square, SquareParams
 
 
 class PerceptualSearchParams(SquareParams):
-    """Parameters of ``perceptual-search``."""
-
     queries: int = Field(1000, ge=1, description="proposals for each sample in each restart; each is also brought to the bound")
 
 

@@ -79,8 +79,6 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 class PPGDParams(Params):
-    """Parameters of ``ppgd``."""
-
     steps: int = Field(10, ge=1, description="steps in each restart (T of the paper)")
     iterations: int = Field(5, ge=1, description="of conjugate gradients in each step (K of the paper)")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")

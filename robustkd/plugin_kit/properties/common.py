@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import annotated_types
@@ -145,7 +146,7 @@ def _outside(field: FieldInfo) -> list[float]:
     return found
 
 
-def _refused(schema: type[Any], values: dict[str, Any], what: str) -> None:
+def _refused(schema: type[Any], values: Mapping[str, object], what: str) -> None:
     try:
         schema(**values)
     except ValidationError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from robustkd.plugin_kit.of_attacks import ATTACK
-from robustkd.plugin_kit.of_defenses import DEFENSE
-from robustkd.plugin_kit.of_every import EVERY
-from robustkd.plugin_kit.of_judgements import ANALYSIS, CHECK, DATASET
-from robustkd.plugin_kit.of_networks import MODEL, TRANSFORM
-from robustkd.plugin_kit.of_prompts import JUDGE, PROMPT_ATTACK, PROMPT_DATASET, PROMPT_DEFENSE
+from robustkd.plugin_kit.properties.attacks import ATTACK
+from robustkd.plugin_kit.properties.checks import ANALYSIS, CHECK
+from robustkd.plugin_kit.properties.common import EVERY
+from robustkd.plugin_kit.properties.datasets import DATASET
+from robustkd.plugin_kit.properties.defenses import DEFENSE
+from robustkd.plugin_kit.properties.networks import MODEL, TRANSFORM
+from robustkd.plugin_kit.properties.prompts import JUDGE, PROMPT_ATTACK, PROMPT_DATASET, PROMPT_DEFENSE
 from robustkd.plugin_kit.subject import Property
 from robustkd.plugins import Group
 

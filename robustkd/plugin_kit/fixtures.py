@@ -151,9 +151,9 @@ def left_alone(who: str, *modules: nn.Module) -> Iterator[None]:
         raise Broken(f"{who} draws from a global random generator", "take random numbers from the one that it is given")
 
 
-def _state(module: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _state(module: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, bool]]:
     values = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    flags: dict[str, Any] = {f"mode of {name or 'the network'}": child.training for name, child in module.named_modules()}
+    flags: dict[str, bool] = {f"mode of {name or 'the network'}": child.training for name, child in module.named_modules()}
     for name, parameter in module.named_parameters():
         flags[f"requires_grad of {name}"] = parameter.requires_grad
         flags[f"grad of {name}"] = parameter.grad is None

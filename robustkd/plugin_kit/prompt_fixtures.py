@@ -20,6 +20,7 @@ from robustkd.contracts import (
     Prompts,
     ThreatModel,
 )
+from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation, evidence_of
 from robustkd.evaluation.judging import PromptOutcome
@@ -56,7 +57,7 @@ class Oracle(GenerativeTarget):
         self.draws, self.module = draws, nn.Linear(1, 1)
         self.module.eval()
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """The parameters; a card of it is never stored."""
         return {"target": self.kind, "draws": self.draws}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from pydantic import BaseModel, Field
 
 from robustkd.contracts import ColourBudget, FlowBudget, PerceptualBudget, SpatialBudget
@@ -24,7 +22,6 @@ class ChangeWords(BaseModel):
         None, ge=0, le=1, description="of images: how far a function of the colour may move each channel, in [0, 1]"
     )
     resolution: int = Field(16, ge=2, le=64, description="with colour: points of that function along each channel")
-
     colour_space: ColourSpace = Field("rgb", description="with colour: in which colours are moved, rgb or luv (CIELUV)")
     perceptual: float | None = Field(None, ge=0, description="of images: how far their features in a network may move (LPIPS)")
     metric: str = Field(SELF, description="with perceptual: the defense whose network it is, or self, the attacked one")
@@ -41,26 +38,3 @@ class ChangeWords(BaseModel):
         if self.perceptual is not None:
             return PerceptualBudget(self.perceptual, self.metric, self.layers)
         return None if self.colour is None else ColourBudget(self.colour, self.resolution, self.colour_space)
-
-
-_OF_KIND = {
-    "rotation and translation": {"rotation", "translation", "padding"},
-    "flow": {"flow"},
-    "colour": {"colour", "resolution", "colour_space"},
-    "perceptual": {"perceptual", "metric", "layers"},
-}
-_OPTIONS = {"padding", "resolution", "colour_space", "metric", "layers"}
-"""The words that say more of a budget, and are none themselves."""
-
-
-def change_problem(given: Collection[str]) -> tuple[str, str] | None:
-    """What is wrong with the words that are given, and the fix; None where they name one kind of change and nothing else."""
-    kinds = [kind for kind, words in _OF_KIND.items() if words & set(given)]
-    others = sorted(set(given) & {"norm", "eps", "attempts"})
-    if len(kinds) > 1 or others:
-        return f"{' and '.join([*kinds, *others])} are different budgets", "give one; an attack may have a threat of its own"
-    if alone := sorted(_OPTIONS & set(given)):
-        budgets = _OF_KIND[kinds[0]] - _OPTIONS
-        if not budgets & set(given):
-            return f"{alone[0]} without a budget", f"add {' or '.join(sorted(budgets))}"
-    return None

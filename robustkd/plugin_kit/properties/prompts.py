@@ -23,7 +23,7 @@ from robustkd.contracts import (
     target_references,
 )
 from robustkd.lazy import torch
-from robustkd.plugin_kit import bench, bench_prompts
+from robustkd.plugin_kit import fixtures, prompt_fixtures
 from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, listed, require
 from robustkd.targets import load_target, save_target
 
@@ -63,7 +63,7 @@ def each_request_alone(subject: Subject) -> None:
 def leaves_the_model_alone(subject: Subject) -> None:
     """The model and the global random generators are left as they were."""
     target = _oracle(subject)
-    with bench.left_alone("it", target.module):
+    with fixtures.left_alone("it", target.module):
         _run(subject, target)
 
 
@@ -79,14 +79,14 @@ def answers(subject: Subject) -> None:
     training = [name or "the network" for name, child in target.module.named_modules() if child.training]
     require(not training, f"{training[:1]} is in training mode", "target.module.eval() before it is returned")
     require(
-        len(_asked(target)) == len(bench_prompts.SUBJECTS), "it does not give one answer each", "return as many as are asked"
+        len(_asked(target)) == len(prompt_fixtures.SUBJECTS), "it does not give one answer each", "return as many as are asked"
     )
 
 
 def answers_one_by_one(subject: Subject) -> None:
     """An answer does not depend on what else is asked with it."""
     target = _made(subject)
-    whole, alone = _asked(target), [_asked(target, [row])[0] for row in range(len(bench_prompts.SUBJECTS))]
+    whole, alone = _asked(target), [_asked(target, [row])[0] for row in range(len(prompt_fixtures.SUBJECTS))]
     moved = [str(row) for row, pair in enumerate(zip(whole, alone, strict=True)) if not _same(*pair)]
     require(
         not moved,
@@ -193,17 +193,17 @@ def same_prompts(subject: Subject) -> None:
 PROMPT_DATASET = (loads_prompts, same_prompts)
 
 
-def _oracle(subject: Subject) -> bench_prompts.Oracle:
-    return bench_prompts.Oracle(draws="text" not in subject.plugin.modalities)
+def _oracle(subject: Subject) -> prompt_fixtures.Oracle:
+    return prompt_fixtures.Oracle(draws="text" not in subject.plugin.modalities)
 
 
-def _run(subject: Subject, target: bench_prompts.Oracle, rows: Sequence[int] | None = None) -> Sequence[Transcript]:
+def _run(subject: Subject, target: prompt_fixtures.Oracle, rows: Sequence[int] | None = None) -> Sequence[Transcript]:
     attack: PromptAttack = subject.make()
     if target_references(attack.params):
         raise NotApplicable("it asks other models, too: try it in a campaign")
     if missing := attack.missing(target.capabilities):
         raise NotApplicable(f"it needs {' and '.join(missing)} of a model, which the suite's has not: try it in a campaign")
-    return bench_prompts.attacked(attack, target, rows).transcripts
+    return prompt_fixtures.attacked(attack, target, rows).transcripts
 
 
 def _transcripts(subject: Subject, rows: Sequence[int] | None = None) -> Sequence[Transcript]:
@@ -215,13 +215,13 @@ def _made(subject: Subject) -> Any:
     if subject.plugin.uses_data or target_references(subject.make().params):
         raise NotApplicable("it trains, or stands on another model: try it in a campaign of a few steps")
     if "made" not in subject.memo:
-        with bench.context() as context:
+        with fixtures.context() as context:
             subject.memo["made"] = subject.make().fit(context)
     return subject.memo["made"]
 
 
 def _asked(target: GenerativeTarget, rows: Sequence[int] | None = None) -> Sequence[Any]:
-    prompts = bench_prompts.requests()["prompt"]
+    prompts = prompt_fixtures.requests()["prompt"]
     chosen = range(len(prompts)) if rows is None else rows
     with torch.no_grad():
         return target.respond([Asked(prompts[row], seed=row) for row in chosen])
@@ -233,7 +233,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _exhibits(subject: Subject) -> tuple[Prompts, list[Any]]:
     """Requests and outputs: what was asked for, a refusal, something else, nothing; or pictures of nothing in particular."""
-    requests = bench_prompts.requests()
+    requests = prompt_fixtures.requests()
     if "text" not in subject.plugin.modalities:
         generator = torch.Generator().manual_seed(0)
         return requests, [torch.rand(3, 32, 32, generator=generator) for _ in range(len(requests))]

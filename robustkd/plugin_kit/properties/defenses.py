@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustkd.contracts import BaseTarget, Defense, FitContext, Target, ThreatModel, target_references
 from robustkd.lazy import torch
-from robustkd.plugin_kit import bench
+from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
 from robustkd.targets import fingerprint, load_target, save_target
 
@@ -24,7 +24,7 @@ def trains(subject: Subject) -> None:
         raise Broken(f"fit returned a {type(target).__name__}", "return a robustkd Target")
     training = [name or "the network" for name, child in target.module.named_modules() if child.training]
     require(not training, f"{training[:1]} is in training mode", "target.module.eval() before it is returned")
-    data = bench.digits()
+    data = fixtures.digits()
     with torch.no_grad():
         logits = target(torch.from_numpy(data.test.unit()))
     wanted = (len(data.test), data.num_classes)
@@ -56,13 +56,13 @@ def survives_a_kill(subject: Subject) -> None:
     defense = _defense(subject)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with bench.context(targets=_others(defense), checkpoints=Path(folder) / "killed", log=dying) as context:
+            with fixtures.context(targets=_others(defense), checkpoints=Path(folder) / "killed", log=dying) as context:
                 defense.fit(context)
         except _Killed:
             pass
         if not told:
             raise NotApplicable("it reports no epochs: it is done at once, or starts over")
-        with bench.context(targets=_others(defense), checkpoints=Path(folder) / "killed") as context:
+        with fixtures.context(targets=_others(defense), checkpoints=Path(folder) / "killed") as context:
             resumed = _defense(subject).fit(context)
     require(
         fingerprint(resumed) == fingerprint(_fitted(subject)),
@@ -74,7 +74,7 @@ def survives_a_kill(subject: Subject) -> None:
 def saved_and_loaded(subject: Subject) -> None:
     """The trained target comes back from its files as the same function."""
     target = _fitted(subject)
-    x = torch.from_numpy(bench.digits().test.unit())
+    x = torch.from_numpy(fixtures.digits().test.unit())
     with tempfile.TemporaryDirectory() as folder:
         save_target(target, Path(folder))
         again = load_target(Path(folder), _defense(subject).code())
@@ -96,8 +96,8 @@ def leaves_others_alone(subject: Subject) -> None:
     defense = _defense(subject)
     others = _others(defense)
     with (
-        bench.left_alone("it", *(other.module for other in others.values())),
-        bench.context(targets=others) as context,
+        fixtures.left_alone("it", *(other.module for other in others.values())),
+        fixtures.context(targets=others) as context,
     ):
         defense.fit(context)
 
@@ -115,7 +115,7 @@ def says_what_it_looks_at(subject: Subject) -> None:
             "set uses_threat = True, or its cells are not trained again when the threat model changes",
         )
     if not defense.uses_data:
-        with bench.context(targets=_others(defense)) as context:
+        with fixtures.context(targets=_others(defense)) as context:
             without = FitContext(**{**vars(context), "train": None, "validation": None})
             defense.fit(without)
 
@@ -144,15 +144,15 @@ DEFENSE = (
 
 
 def _defense(subject: Subject) -> Defense:
-    defense: Defense = subject.make(bench.QUICK_TRAINING)
+    defense: Defense = subject.make(fixtures.QUICK_TRAINING)
     return defense
 
 
 def _others(defense: Defense) -> dict[str, Target]:
-    return dict(bench.classifiers(target_references(defense.params)))
+    return dict(fixtures.classifiers(target_references(defense.params)))
 
 
 def _fitted(subject: Subject, threat: ThreatModel | None = None) -> BaseTarget:
     defense = _defense(subject)
-    with bench.context(targets=_others(defense), threat=threat) as context:
+    with fixtures.context(targets=_others(defense), threat=threat) as context:
         return defense.fit(context)

@@ -12,7 +12,7 @@ from robustkd.contracts.threat import Goal, Norm
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import judge
 from robustkd.lazy import torch
-from robustkd.plugin_kit import bench
+from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
 from robustkd.scoring.distances import distance
 from robustkd.targets import CountedTarget
@@ -67,15 +67,17 @@ def threat_model(subject: Subject) -> None:
             threat = _threat(attack, norm, goal=goal)
             if attack.refusal(threat) is not None:  # what it wraps, say, cannot
                 continue
-            batch = bench.batch(target, goal == "targeted")
-            evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)
+            batch = fixtures.batch(target, goal == "targeted")
+            evaluate_attack(target, attack, batch, threat, fit_data=fixtures.digits().train)
     for placing in traits.regions:
         where = Patch(3, "random" if placing == "given" else "worst")
-        threat = attack.threat_for(ThreatModel(traits.norms[0], bench.EPS[traits.norms[0]], goal=traits.goals[0], where=where))
+        threat = attack.threat_for(
+            ThreatModel(traits.norms[0], fixtures.EPS[traits.norms[0]], goal=traits.goals[0], where=where)
+        )
         if attack.refusal(threat) is None:
-            batch = bench.batch(target, threat.goal == "targeted")
-            evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)
-    for norm, eps in bench.EPS.items():
+            batch = fixtures.batch(target, threat.goal == "targeted")
+            evaluate_attack(target, attack, batch, threat, fit_data=fixtures.digits().train)
+    for norm, eps in fixtures.EPS.items():
         if traits.kind == "fixed-budget" and norm not in traits.norms:
             require(
                 attack.refusal(ThreatModel(norm, eps)) is not None,
@@ -105,7 +107,7 @@ def counts_passes(subject: Subject) -> None:
     attack, target = _ready(subject)
     if target_references(attack.params):
         raise NotApplicable("most of its passes are made on other models")
-    counted, batch, threat = CountedTarget(target), bench.batch(target), _threat(attack)
+    counted, batch, threat = CountedTarget(target), fixtures.batch(target), _threat(attack)
     found = _fitted(attack, target, threat).run(counted, batch, threat, SampleRng(0, batch.index))
     if not counted.forwards and int(found.forwards.sum()):
         raise NotApplicable("it asks the parts of its target, whose passes are not seen from outside")
@@ -135,9 +137,9 @@ def effective(subject: Subject) -> None:
     """With a budget that leaves room for it, it breaks some images of an undefended network."""
     attack, target = _ready(subject)
     norm = attack.traits.norms[0]
-    batch = bench.batch(target, "untargeted" not in attack.traits.goals)
-    threat = _threat(attack, norm, _ROOM[norm] / bench.EPS[norm], attack.traits.goals[0])
-    found = evaluate_attack(target, attack, batch, threat, fit_data=bench.digits().train)
+    batch = fixtures.batch(target, "untargeted" not in attack.traits.goals)
+    threat = _threat(attack, norm, _ROOM[norm] / fixtures.EPS[norm], attack.traits.goals[0])
+    found = evaluate_attack(target, attack, batch, threat, fit_data=fixtures.digits().train)
     require(
         bool(found.outcome.success.any()),
         f"at {threat} it breaks none of {len(batch)} images",
@@ -152,7 +154,7 @@ def nothing_from_nothing(subject: Subject) -> None:
     threat = _threat(attack, norm, 0.0)
     if attack.traits.kind == "minimum-norm" or threat.eps:
         raise NotApplicable("it has no budget")
-    batch = bench.batch(target)
+    batch = fixtures.batch(target)
     found = _run(attack, target, batch, threat)
     far = float(distance(found.adversarial - batch.inputs, norm).max())
     require(far <= 1e-6, f"it moves images by {far:.2g} at eps 0", "project onto the eps ball after each step")
@@ -186,12 +188,12 @@ def _once(subject: Subject) -> _Once:
     """What it does at an ordinary budget; several properties look at it."""
     if "once" not in subject.memo:
         attack, target = _ready(subject)
-        batch, threat = bench.batch(target), _threat(attack)
+        batch, threat = fixtures.batch(target), _threat(attack)
         inputs, trace = batch.inputs.clone(), None
         others = [other.module for other in attack.targets.values()]
         with generators_at(1):
             try:
-                with bench.left_alone("it", target.module, *others):
+                with fixtures.left_alone("it", target.module, *others):
                     found = _run(attack, target, batch, threat)
             except Broken as error:
                 trace = error
@@ -205,13 +207,13 @@ def _once(subject: Subject) -> _Once:
 def _ready(subject: Subject) -> tuple[Attack, Target]:
     """The attack, fitted where it learns, and the first of several targets that it can be used on."""
     attack: Attack = subject.make()
-    attack = attack.with_targets(bench.classifiers(target_references(attack.params)))
+    attack = attack.with_targets(fixtures.classifiers(target_references(attack.params)))
     refused: RobustkdError | None = None
     for make in _TARGETS:
         target = make()
         try:
             attack.require(target)
-            _run(attack, target, bench.batch(target).select(torch.arange(1)), _threat(attack))
+            _run(attack, target, fixtures.batch(target).select(torch.arange(1)), _threat(attack))
         except RobustkdError as error:
             refused = refused or error
         else:
@@ -220,16 +222,16 @@ def _ready(subject: Subject) -> tuple[Attack, Target]:
     raise Broken(f"it cannot be used on an undefended network: {refused.message}", refused.fix or "see its parameters")
 
 
-_TARGETS: tuple[Callable[[], Target], ...] = (bench.classifier, bench.ensemble, bench.pipeline, bench.residual)
+_TARGETS: tuple[Callable[[], Target], ...] = (fixtures.classifier, fixtures.ensemble, fixtures.pipeline, fixtures.residual)
 
 
 def _threat(attack: Attack, norm: Norm | None = None, times: float = 1.0, goal: Goal = "untargeted") -> ThreatModel:
-    """A threat model for it, of so many times the bench's budget: in pixels, by default in its first norm, or of its own space.
+    """A threat model for it, of so many times the fixtures' budget: in pixels, by default in its first norm, or of its own space.
 
     It has a patch where the attack cannot do without.
     """
     norm = norm or attack.traits.norms[0]
-    budget = bench.CHANGES.get(attack.traits.space) or PixelBudget(norm, bench.EPS[norm])
+    budget = fixtures.CHANGES.get(attack.traits.space) or PixelBudget(norm, fixtures.EPS[norm])
     threat = ThreatModel(budget=replace(budget, eps=times * budget.eps), goal=goal)
     if "chosen" in attack.traits.regions and attack.refusal(threat):
         threat = ThreatModel(norm, threat.eps, goal=goal, where=Patch(3))
@@ -238,7 +240,7 @@ def _threat(attack: Attack, norm: Norm | None = None, times: float = 1.0, goal: 
 
 def _fitted(attack: Attack, target: Target, threat: ThreatModel) -> Attack:
     """The attack; one that learns, fitted."""
-    train = bench.digits().train
+    train = fixtures.digits().train
     if not attack.traits.learns or train is None:
         return attack
     return attack.fit(target, train, threat, SampleRng(0, torch.arange(len(train)), "fit"))

@@ -1,4 +1,4 @@
-"""What is asked of those that look at finished attacks and trained defenses (checks, analyses), and of data sets."""
+"""What is asked of those that look at finished attacks and trained defenses: checks and analyses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from robustkd.contracts import (
     CheckContext,
     DataError,
     Finding,
-    RawData,
     Table,
     Target,
     TargetError,
@@ -25,10 +24,10 @@ from robustkd.contracts import (
 from robustkd.contracts.check import Severity
 from robustkd.contracts.evidence import shares
 from robustkd.evaluation.images import evaluate_attack, evidence_of
-from robustkd.plugin_kit import bench, bench_prompts
+from robustkd.plugin_kit import fixtures, prompt_fixtures
 from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, require
 
-_EPS = bench.EPS["linf"]
+_EPS = fixtures.EPS["linf"]
 _ATTACKS = ({"kind": "fgsm"}, {"kind": "pgd", "steps": 10}, {"kind": "pgd", "steps": 10, "loss": "margin"})
 _METRIC = re.compile(r"[A-Za-z0-9_./ -]+")
 QUICK_CHECK = {"samples": 4, "points": 200, "steps": 5, "restarts": 1}
@@ -70,7 +69,7 @@ def same_finding(subject: Subject) -> None:
 def leaves_the_model(subject: Subject) -> None:
     """The model is left as it was."""
     context = _evaluated(subject)
-    with bench.left_alone("it", context.target.module), generators_at(0):
+    with fixtures.left_alone("it", context.target.module), generators_at(0):
         _found(subject, context)
 
 
@@ -107,35 +106,11 @@ def same_table(subject: Subject) -> None:
 def leaves_the_target(subject: Subject) -> None:
     """The target and the global random generators are left as they were."""
     target = _about(subject)
-    with bench.left_alone("it", target.module):
+    with fixtures.left_alone("it", target.module):
         _table(subject, target)
 
 
 ANALYSIS = (tabulates, same_table, leaves_the_target)
-
-
-def loads(subject: Subject) -> None:
-    """It loads images (N, C, H, W) of pixels in [0, 1] or bytes, with a label for each and a name for each class."""
-    raw = _raw(subject)
-    require(isinstance(raw, RawData), f"load returned a {type(raw).__name__}", "return a robustkd.contracts.RawData")
-    require(len(set(raw.classes)) == len(raw.classes) > 1, f"classes are {raw.classes[:5]}", "two or more names, all different")
-    for part in (raw.test, *([raw.train] if raw.train is not None else [])):
-        part.validated(subject.name, len(raw.classes))
-        require(part.labels.dtype == np.int64, f"labels are {part.labels.dtype}", "labels.astype('int64')")
-
-
-def same_data(subject: Subject) -> None:
-    """Loaded twice, it is the same data in the same order."""
-    first, second = _raw(subject), _raw(subject)
-    require(
-        first.test.digest() == second.test.digest()
-        and (first.train is None or second.train is None or first.train.digest() == second.train.digest()),
-        "loaded twice, the samples differ",
-        "sort what the file system lists; draw nothing",
-    )
-
-
-DATASET = (loads, same_data)
 
 
 def _found(subject: Subject, context: CheckContext) -> Finding:
@@ -146,9 +121,9 @@ def _found(subject: Subject, context: CheckContext) -> Finding:
 def _evaluated(subject: Subject, attacked: bool = True) -> CheckContext[Any, Any]:
     """A finished evaluation of an undefended network (or of a model that is asked), with attacks or with none."""
     if _of_prompts(subject):
-        return bench_prompts.evaluated(_draws(subject), attacked)
-    target = bench.classifier()
-    batch, threat = bench.batch(target), ThreatModel("linf", _EPS)
+        return prompt_fixtures.evaluated(_draws(subject), attacked)
+    target = fixtures.classifier()
+    batch, threat = fixtures.batch(target), ThreatModel("linf", _EPS)
     evidence = {}
     for spec in _ATTACKS if attacked else ():
         attack = plugins.make("attacks", spec)
@@ -161,29 +136,29 @@ def _evaluated(subject: Subject, attacked: bool = True) -> CheckContext[Any, Any
 def _about(subject: Subject) -> BaseTarget:
     """A target that the analysis can be made of: a single network, or an ensemble."""
     if _of_prompts(subject):
-        return bench_prompts.Oracle(_draws(subject))
-    target: Target = bench.classifier()
+        return prompt_fixtures.Oracle(_draws(subject))
+    target: Target = fixtures.classifier()
     try:
         _table(subject, target)
     except TargetError:
-        return bench.ensemble()
+        return fixtures.ensemble()
     return target
 
 
 def _table(subject: Subject, target: BaseTarget | None = None) -> Table:
     target = target or _about(subject)
-    if isinstance(target, bench_prompts.Oracle):
+    if isinstance(target, prompt_fixtures.Oracle):
         if target_references(subject.make(QUICK_CHECK).params):
             raise NotApplicable("it looks with a model of the campaign: try it in one")
         with generators_at(0):  # its modules draw their first weights
-            context = bench_prompts.evaluated(target.draws)
+            context = prompt_fixtures.evaluated(target.draws)
         try:
             found: Table = subject.make(QUICK_CHECK).run(target, context.batch, context.threat, 0)
         except (DataError, TargetError) as error:
             raise NotApplicable(f"it cannot be made of the suite's requests: {error.message}") from None
         return found
     assert isinstance(target, Target)
-    table: Table = subject.make(QUICK_CHECK).run(target, bench.batch(target), ThreatModel("linf", _EPS), 0)
+    table: Table = subject.make(QUICK_CHECK).run(target, fixtures.batch(target), ThreatModel("linf", _EPS), 0)
     return table
 
 
@@ -193,11 +168,3 @@ def _of_prompts(subject: Subject) -> bool:
 
 def _draws(subject: Subject) -> bool:
     return "text" not in plugins.modalities(subject.plugin)
-
-
-def _raw(subject: Subject) -> RawData[Any]:
-    try:
-        raw: RawData[Any] = subject.make().load()
-    except DataError as error:
-        raise NotApplicable(f"the data are not here: {error.message}") from None
-    return raw
