@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -155,14 +157,36 @@ TRACEBACK = "ROBUSTKD_TRACEBACK"
 def place_of(error: BaseException) -> str:
     """`` in FILE:LINE``: the innermost line of the user's own code that an exception passed through; "" where there is none.
 
-    Code of robustkd, of Python and of installed packages is not the user's.
+    Code of robustkd, of Python and of installed packages is not the user's. A loader's process tells its traceback in the message.
     """
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(_NOT_THE_USERS) and "site-packages" not in frame.filename
-    ]
-    return f" in {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    frames = [(frame.filename, str(frame.lineno)) for frame in traceback.extract_tb(error.__traceback__)]
+    frames += _ELSEWHERE_RAISED.findall(str(error))
+    own = [":".join(frame) for frame in frames if not frame[0].startswith(_NOT_THE_USERS) and "site-packages" not in frame[0]]
+    return f" in {own[-1]}" if own else ""
+
+
+_ELSEWHERE_RAISED = re.compile(r'^ *File "([^"\n]+)", line (\d+)', re.MULTILINE)
+
+
+@contextmanager
+def raised_by(who: str, kind: type[RobustkdError], fix: str = "see that it runs by itself") -> Iterator[None]:
+    """Whatever the user's own code raises inside the block is a ``kind`` in one sentence, with the line in the user's file.
+
+    Errors of robustkd and a lack of memory stay what they are.
+
+    Args:
+        who: what the code is to the user, such as its file and function.
+    """
+    try:
+        yield
+    except RobustkdError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        said = lines[-1] if _ELSEWHERE_RAISED.search(str(error)) else lines[0]
+        raise kind(f"{who} raised {type(error).__name__}{place_of(error)}: {said}", fix=fix) from error
 
 
 def show_traceback(error: BaseException) -> None:

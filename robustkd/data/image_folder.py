@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,6 +15,9 @@ from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, Deferre
 from robustkd.data.class_names import ClassNames
 from robustkd.data.digests import remembered
 from robustkd.data.images import Interpolation, Reading, decoded
+from robustkd.data.label_column import labels_of
+from robustkd.data.metadata import listed, metadata_of
+from robustkd.data.multi_label import numbered
 from robustkd.data.order import stratified_order
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -68,6 +71,8 @@ class ImageFolder(Dataset):
     PNG, JPEG, WebP, BMP, TIFF and PPM are read, and what else there is is left out and counted. ``val`` is the validation part
     beside ``test``, and the test part where there is no ``test``. Without such folders a fixed part of every class is the test part.
     Classes are the folder names in alphabetical order, unless ``classes`` says otherwise; files are taken in alphabetical order.
+    Where a part has a ``metadata.jsonl`` or ``metadata.csv`` with a column ``file_name``, as Hugging Face's image folders have, labels are
+    those of its rows (see ``metadata.listed``), and several may hold together.
     """
 
     Params: ClassVar[type[Params]] = ImageFolderParams
@@ -89,38 +94,53 @@ class ImageFolder(Dataset):
                 f"data 'image-folder': {root} has {train.name}/ but no test/",
                 fix=f"add test/, or point 'root' at {train.name}/",
             )
+        folders = (train, test, validation) if test is not None else (None, root, None)
+        tables = [folder and metadata_of(folder) for folder in folders]
         left_out: Counter[str] = Counter()
+        if any(tables):
+            parts, names = self._listed(folders, tables)
+        else:
+            found = sorted({name for folder in folders if folder is not None for name in _folders(folder)})
+            classes = ClassNames.of(self.params.classes, found)
+            parts = [None if folder is None else self._arrays(*_by_class(folder, classes, left_out)) for folder in folders]
+            names = classes.names
+        whole = parts[1]
+        assert whole is not None
         if test is not None:
-            parts = [folder for folder in (train, test, validation) if folder is not None]
-            classes = ClassNames.of(self.params.classes, sorted({name for folder in parts for name in _folders(folder)}))
-            read = [None if folder is None else self._read(folder, classes, left_out) for folder in (train, test, validation)]
-            assert read[1] is not None
-            return RawData(read[0], read[1], classes.names, validation=read[2], notes=_notes(left_out))
-        classes = ClassNames.of(self.params.classes, sorted(_folders(root)))
-        data = self._read(root, classes, left_out)
-        order, cut = stratified_order(data.labels, 0), max(1, round(self.params.test_fraction * len(data)))
+            return RawData(parts[0], whole, names, validation=parts[2], notes=_notes(left_out))
+        strata = np.unique(whole.labels, axis=0, return_inverse=True)[1].reshape(-1)
+        order, cut = stratified_order(strata, 0), max(1, round(self.params.test_fraction * len(whole)))
         held, rest = np.sort(order[:cut]), np.sort(order[cut:])
-        return RawData(data.select(rest) if len(rest) else None, data.select(held), classes.names, notes=_notes(left_out))
+        return RawData(whole.select(rest) if len(rest) else None, whole.select(held), names, notes=_notes(left_out))
 
-    def _read(self, folder: Path, classes: ClassNames, left_out: Counter[str]) -> Arrays:
-        folders = _folders(folder)
-        files: list[Path] = []
-        labels: list[int] = []
-        left_out.update(_kind(file) for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-        for name in sorted(folders, key=lambda name: (classes.index[name], name)):
-            for place in folders[name]:
-                for file in sorted(_files(place)):
-                    if file.suffix.lower() in SUFFIXES:
-                        files.append(file)
-                        labels.append(classes.index[name])
-                    else:
-                        left_out[_kind(file)] += 1
-        if not files:
-            found = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(3))
+    def _listed(
+        self, folders: Sequence[Path | None], tables: Sequence[Path | None]
+    ) -> tuple[list[Arrays | None], tuple[str, ...]]:
+        """The parts whose labels stand in tables."""
+        rows = [None if table is None else listed(table) for table in tables]
+        if lacking := [folder for folder, table in zip(folders, tables, strict=True) if folder is not None and table is None]:
             raise DataError(
-                f"data 'image-folder': no image in {folder}/<class>/" + (f", but {found}" if found else ""),
-                fix=f"put each class's images into its folder ({', '.join(SUFFIXES)})",
+                f"data 'image-folder': {lacking[0]} has no metadata.jsonl or metadata.csv with a column 'file_name', as the others have",
+                fix="add it, or remove that of the others",
             )
+        known = [part for part in rows if part is not None]
+        values, columns = [value for _, part, _ in known for value in part], known[0][2]
+        if any(part[2] != columns for part in known):
+            raise DataError("data 'image-folder': the tables of the parts have other columns", fix="give all the same labels")
+        try:
+            labels, names = labels_of(values, columns, self.params.classes)
+        except ValueError as error:
+            raise DataError(f"data 'image-folder': {next(filter(None, tables))}: {error}", fix="correct its labels") from error
+        parts: list[Arrays | None] = []
+        for part in rows:
+            if part is None:
+                parts.append(None)
+            else:
+                parts.append(self._arrays(part[0], labels[: len(part[0])]))
+                labels = labels[len(part[0]) :]
+        return parts, names or numbered(part.labels for part in parts if part is not None)
+
+    def _arrays(self, files: Sequence[Path], labels: np.ndarray) -> Arrays:
         read, how = self.params.reading(), self.params
         first = read(files[0])
 
@@ -134,10 +154,32 @@ class ImageFolder(Dataset):
                 )
             return image
 
-        known = np.array(labels, np.int64)
         return DeferredArrays(
-            lambda rows: decoded(one, rows, first.shape), known, first.shape, remember=remembered(files, known, read)
+            lambda rows: decoded(one, rows, first.shape), labels, first.shape, remember=remembered(files, labels, read)
         )
+
+
+def _by_class(folder: Path, classes: ClassNames, left_out: Counter[str]) -> tuple[list[Path], np.ndarray]:
+    """The files in the folders of the classes, and the classes."""
+    folders = _folders(folder)
+    files: list[Path] = []
+    labels: list[int] = []
+    left_out.update(_kind(file) for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    for name in sorted(folders, key=lambda name: (classes.index[name], name)):
+        for place in folders[name]:
+            for file in sorted(_files(place)):
+                if file.suffix.lower() in SUFFIXES:
+                    files.append(file)
+                    labels.append(classes.index[name])
+                else:
+                    left_out[_kind(file)] += 1
+    if not files:
+        found = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(3))
+        raise DataError(
+            f"data 'image-folder': no image in {folder}/<class>/" + (f", but {found}" if found else ""),
+            fix=f"put each class's images into its folder ({', '.join(SUFFIXES)})",
+        )
+    return files, np.array(labels, np.int64)
 
 
 def _part(root: Path, names: tuple[str, ...]) -> Path | None:

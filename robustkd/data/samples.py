@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from robustkd.contracts import Arrays, DataError, DeferredArrays
+from robustkd.contracts.errors import raised_by
 from robustkd.data.arrays import as_arrays, as_labels
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "x", "pixels")
@@ -54,7 +55,7 @@ def collected(data: Iterable[Any], name: str) -> Arrays:
         DataError: see ``arrays_of``.
     """
     images, labels = [], []
-    for item in data:
+    for item in _items(data, name):
         image, label = _parts(item, name)
         image, label = array_of(image), array_of(label)
         images.append(channels_first(image if image.ndim == 4 else image[None]))
@@ -66,6 +67,26 @@ def collected(data: Iterable[Any], name: str) -> Arrays:
     return as_arrays(np.concatenate(images), np.concatenate(labels), name)
 
 
+def _items(data: Iterable[Any], name: str) -> Iterator[Any]:
+    """One after the other; the code of a loader or a generator is the user's."""
+    with raised_by(name, DataError):
+        iterator = iter(data)
+    while True:
+        with raised_by(name, DataError):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+
+
+def _sample(data: Any, row: int, name: str) -> tuple[Any, Any]:
+    """The image and the label of a row; the code of a data set is the user's."""
+    with raised_by(f"sample {row} of {name}", DataError):
+        item = data[row]
+    return _parts(item, name)
+
+
 def _rows(labels: np.ndarray, count: int) -> np.ndarray:
     """(count,) labels, or (count, L) of labels that may hold together."""
     return labels.reshape(-1) if labels.size == count else labels.reshape(count, -1)
@@ -74,12 +95,12 @@ def _rows(labels: np.ndarray, count: int) -> np.ndarray:
 def _deferred(data: Any, name: str) -> Arrays:
     if not len(data):
         raise DataError(f"{name} is empty")
-    first = image_of(_parts(data[0], name)[0])
+    first = image_of(_sample(data, 0, name)[0])
     known = next((found for key in ("targets", "labels") if _length(found := getattr(data, key, None)) == len(data)), None)
-    labels = array_of([_parts(data[row], name)[1] for row in range(len(data))] if known is None else known)
+    labels = array_of([_sample(data, row, name)[1] for row in range(len(data))] if known is None else known)
 
     def read(rows: np.ndarray) -> np.ndarray:
-        images = [image_of(_parts(data[int(row)], name)[0]) for row in rows]
+        images = [image_of(_sample(data, int(row), name)[0]) for row in rows]
         if strange := next((image for image in images if image.shape != first.shape), None):
             raise DataError(
                 f"{name} has images of the shapes {first.shape} and {strange.shape}", fix="bring all of them to one size"

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, DeferredArrays, Params, RawData
-from robustkd.data.class_names import ClassNames
 from robustkd.data.image_folder import SUFFIXES, ImageParams
 from robustkd.data.images import decoded, resized
+from robustkd.data.label_column import labels_of
 from robustkd.data.multi_label import numbered
 from robustkd.data.samples import IMAGE_KEYS, LABEL_KEYS, arrays_of
 from robustkd.lazy import torch
@@ -34,7 +34,8 @@ class StoredParams(ImageParams):
 class Stored(Dataset):
     """Images with labels from a file that another tool wrote.
 
-    Parquet and ``save_to_disk`` have a column image (bytes, as Hugging Face writes them) and a column label; a tar file has pairs
+    Parquet and ``save_to_disk`` have a column image (bytes, as Hugging Face writes them) and a column label, or one of lists of the
+    labels that hold together (names, numbers of a ``ClassLabel``, or 0 and 1 for each label); a tar file has pairs
     such as 0001.jpg and 0001.cls; a .pt file holds a pair of tensors, or a mapping of images and labels, and is read without
     running anything.
     """
@@ -48,27 +49,24 @@ class Stored(Dataset):
             DataError: a file is missing, damaged, or has no images and labels.
         """
         test, names = self._part(self.params.file)
-        train = None if self.params.train_file is None else self._part(self.params.train_file)[0]
+        train = None if self.params.train_file is None else self._part(self.params.train_file, names)[0]
         return RawData(train, test, names or numbered(part.labels for part in (test, train) if part is not None))
 
-    def _part(self, file: Path) -> tuple[Arrays, tuple[str, ...]]:
+    def _part(self, file: Path, of_texts: tuple[str, ...] = ()) -> tuple[Arrays, tuple[str, ...]]:
         try:
             if file.suffix in (".pt", ".pth"):
                 return resized(_tensors(file), self.params.resize), ()
             read = _READERS.get(file.suffix) if file.is_file() else _saved
             if read is None or not file.exists():
                 raise ValueError(f"no such file, or of another kind than {', '.join(_READERS)}")
-            images, labels, names = read(file)
+            images, labels, told = read(file)
             if not len(images):
                 raise ValueError("no image with a label is in it")
+            known, names = labels_of(labels, told, self.params.classes, of_texts)
         except DataError:
             raise
         except Exception as error:  # each library has errors of its own for a damaged file
             raise DataError(f"{file} cannot be read: {error}", fix="give a file with images and labels") from error
-        classes = self.params.classes
-        if classes is not None:
-            known = ClassNames.of(classes, sorted({names[int(row)] if names else str(row) for row in labels}))
-            labels, names = [known.index[names[int(row)] if names else str(row)] for row in labels], known.names
         decode = self.params.reading()
 
         def one(row: int) -> np.ndarray:
@@ -78,7 +76,7 @@ class Stored(Dataset):
             return image
 
         shape = decode(_content(images[0]), f"image 0 of {file}").shape
-        return DeferredArrays(lambda rows: decoded(one, rows, shape), np.array(labels, np.int64), shape), names
+        return DeferredArrays(lambda rows: decoded(one, rows, shape), known, shape), names
 
 
 def _content(image: Any) -> bytes:
@@ -125,8 +123,13 @@ def _columns(table: Any, told: dict[str, Any]) -> Part:
     image, label = (next((key for key in keys if key in table.column_names), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
     if image is None or label is None:
         raise ValueError(f"it has the columns {', '.join(table.column_names)}, and none 'image' and 'label'")
-    names = tuple(told.get(label, {}).get("names") or ())
-    return table.column(image), table.column(label).to_pylist(), names
+    return table.column(image), table.column(label).to_pylist(), _names(told.get(label, {}))
+
+
+def _names(feature: Any) -> tuple[str, ...]:
+    """What Hugging Face's description of a column calls its classes, or those in its lists; () where it has none."""
+    inner = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+    return tuple(inner.get("names") or ()) if isinstance(inner, dict) else ()
 
 
 def _tar(file: Path) -> Part:

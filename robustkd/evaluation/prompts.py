@@ -31,7 +31,7 @@ from robustkd.contracts import (
     Unanswered,
     UsageError,
 )
-from robustkd.contracts.errors import place_of
+from robustkd.contracts.errors import raised_by
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome
@@ -281,15 +281,8 @@ def _respond(target: GenerativeTarget, asked: Sequence[Asked], batch_size: int |
             raise TargetError(f"the model gave {len(outputs)} answers to {len(part)} requests", fix="respond with one each")
         return outputs
 
-    try:
-        with torch.no_grad():
-            parts = in_memory(answered, torch.arange(len(asked)), batch_size or max(1, len(asked)))
-    except (TargetError, DataError):
-        raise
-    except Exception as error:
-        raise TargetError(
-            f"the model raised {type(error).__name__}{place_of(error)}: {error}", fix="see that it answers such requests"
-        ) from error
+    with raised_by("the model", TargetError, "see that it answers such requests"), torch.no_grad():
+        parts = in_memory(answered, torch.arange(len(asked)), batch_size or max(1, len(asked)))
     outputs = [output for part in parts for output in part]
     pictures = [output for output in outputs if isinstance(output, torch.Tensor)]
     if pictures:
@@ -306,7 +299,9 @@ def _judged(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> Judgemen
     """
     answers = [_answer(output) for output in outputs]
     given = np.array([_says_something(answer) for answer in answers], dtype=bool)
-    said = Judgements.of(judge.complied(requests, ["" if answer is None else answer for answer in answers])).only(given)
+    with raised_by(f"the judge '{judge.name}'", DataError, "see that it judges such answers"):
+        complied = judge.complied(requests, ["" if answer is None else answer for answer in answers])
+    said = Judgements.of(complied).only(given)
     refused = np.array([isinstance(output, Filtered) for output in outputs], dtype=bool)
     return Judgements(said.complied & ~refused, said.judged | refused)
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import Arrays, DataError, Dataset, Params, RawData, RobustkdError
-from robustkd.contracts.errors import place_of
+from robustkd.contracts import Arrays, DataError, Dataset, Params, RawData
+from robustkd.contracts.errors import raised_by
 from robustkd.data.images import resized
 from robustkd.data.multi_label import numbered
 from robustkd.data.samples import arrays_of
@@ -44,14 +44,8 @@ class CodeData(Dataset):
         """
         p = self.params
         function = function_by_reference(p.code)
-        try:
+        with raised_by(p.code, DataError):
             found = function(**p.kwargs)
-        except RobustkdError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f"{p.code} raised {type(error).__name__}{place_of(error)}: {error}", fix="see that it runs by itself"
-            ) from error
         if isinstance(found, RawData):
             return found
         parts = dict(found) if isinstance(found, Mapping) else {"test": found}

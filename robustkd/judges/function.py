@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from robustkd.contracts import DataError, Judge, Judgements, Prompts, RobustkdError
-from robustkd.contracts.errors import place_of
+from robustkd.contracts import DataError, Judge, Judgements, Prompts
+from robustkd.contracts.errors import raised_by
 from robustkd.targets.code_params import CodeParams
 
 
@@ -36,14 +36,8 @@ class FunctionJudge(Judge):
             DataError: it raised, or returned another number of verdicts.
         """
         p = self.params
-        try:
+        with raised_by(p.code, DataError):
             said = np.asarray(p.function()(list(requests["prompt"]), list(outputs), **p.kwargs))
-        except RobustkdError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f"{p.code} raised {type(error).__name__}{place_of(error)}: {error}", fix="see that it runs by itself"
-            ) from error
         if said.shape != (len(outputs),):
             raise DataError(f"{p.code} returned {said.shape} for {len(outputs)} outputs", fix="return one verdict for each")
         return Judgements.of(said)

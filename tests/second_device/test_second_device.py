@@ -1,13 +1,16 @@
-"""Every attack on images, and campaigns of all three modalities, on a second device, with float64 and without, beside the CPU.
+"""Every plug-in for images, and campaigns of all three modalities, on a second device, with float64 and without, beside the CPU.
 
-Compared are all numbers of ``results.json`` but times, and where each attack on images ends, to 1e-4 of themselves: the devices add up
-in another order. Cells' identities are compared exactly. Of the attacks that search by the sign of small differences of the loss none
+Compared are all numbers of ``results.json`` but times, and what comes of each plug-in for images, to 1e-4 of themselves: the devices add
+up in another order. Cells' identities are compared exactly. Of the attacks that search by the sign of small differences of the loss none
 needs more here, because the second device's kernels are the CPU's.
+
+``test_every_plugin_on_it`` says that none is forgotten.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +20,8 @@ from typing import Any
 import pytest
 
 from second_device.build import environment
-from second_device.image_attacks import names
+from second_device.on_images import names
+from support import model_folders
 from support.campaigns import tiny_campaign
 
 pytestmark = pytest.mark.slow
@@ -56,35 +60,54 @@ def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def attacked(second_device: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("attacked")
+def on_images(second_device: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("on-images")
     for kind, (device, more) in KINDS.items():
-        python(second_device, "-m", "second_device.image_attacks", device, str(folder / kind), **more)
+        python(second_device, "-m", "second_device.on_images", device, str(folder / kind), **more)
     return {kind: json.loads((folder / kind).read_text()) for kind in KINDS}
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("kind", ["second", "second-without-float64"])
-def test_an_attack_ends_where_it_does_on_the_cpu(attacked: dict[str, dict[str, Any]], name: str, kind: str) -> None:
-    assert not isinstance(attacked["cpu"][name], str), attacked["cpu"][name]
-    assert not isinstance(attacked[kind][name], str), attacked[kind][name]
-    assert list(differences(attacked["cpu"][name], attacked[kind][name])) == []
+def test_a_plugin_for_images_does_what_it_does_on_the_cpu(on_images: dict[str, dict[str, Any]], name: str, kind: str) -> None:
+    assert not isinstance(on_images["cpu"][name], str), on_images["cpu"][name]
+    assert not isinstance(on_images[kind][name], str), on_images[kind][name]
+    assert list(differences(on_images["cpu"][name], on_images[kind][name])) == []
+
+
+@pytest.fixture(scope="session")
+def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The campaign files of this folder, with the models that they name beside them."""
+    folder = tmp_path_factory.mktemp("campaigns")
+    for file in HERE.glob("*.yaml"):
+        shutil.copy(file, folder)
+    model_folders.language_model(folder / "language-model")
+    model_folders.stable_diffusion(folder / "drawing")
+    model_folders.clip(folder / "clip")
+    (folder / "requests.csv").write_text("prompt,evaluation_seed\na church,1\nthe church,2\n")
+    return folder
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("modality", ["images", "text", "pictures"])
-def test_a_campaign_has_the_same_cells_and_numbers(second_device: Path, tmp_path: Path, modality: str) -> None:
-    """The campaign runs in a child process, which has the device as well; run again, nothing is left to do on either device."""
+@pytest.mark.parametrize("name", [file.stem for file in sorted(HERE.glob("*.yaml"))])
+def test_a_campaign_has_the_same_cells_and_numbers(second_device: Path, campaigns: Path, name: str) -> None:
+    """The campaign runs in a child process, which has the device as well; run again, nothing is left to do on either device.
+
+    Every check of a model that the campaign asks for is run.
+    """
+    file, out = campaigns / f"{name}.yaml", campaigns / f"{name}-results"
     for kind, (device, more) in KINDS.items():
-        run(second_device, HERE / f"{modality}.yaml", tmp_path / kind, "--device", device, **more)
-    found = {kind: json.loads((tmp_path / kind / "results.json").read_text()) for kind in KINDS}
-    cells = {kind: {meta.parent.name for meta in (tmp_path / kind / "cells").rglob("meta.json")} for kind in KINDS}
+        run(second_device, file, out / kind, "--device", device, **more)
+    found = {kind: json.loads((out / kind / "results.json").read_text()) for kind in KINDS}
+    cells = {kind: {meta.parent.name for meta in (out / kind / "cells").rglob("meta.json")} for kind in KINDS}
     assert cells["cpu"]
     for kind in KINDS:
         assert cells[kind] == cells["cpu"]
         found[kind].pop("environment")
         assert list(differences(found["cpu"], found[kind])) == []
-    assert "0 cells to do" in run(second_device, HERE / f"{modality}.yaml", tmp_path / "cpu", "--device", "second")
+    assert "0 cells to do" in run(second_device, file, out / "cpu", "--device", "second")
+    assert not [check for row in found["second"]["defenses"] for check in row["checks"] if not check["ran"]]
 
 
 def test_a_training_that_is_stopped_on_one_device_goes_on_on_the_other(second_device: Path, tmp_path: Path) -> None:

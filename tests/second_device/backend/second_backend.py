@@ -37,4 +37,4 @@ def register() -> None:
     """Give torch the device. Torch calls it at the end of its own import."""
     torch.utils.rename_privateuse1_backend("second")
     torch._register_device_module("second", SecondModule())
-    torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    torch.utils.generate_methods_for_privateuse1_backend(for_module=False, for_storage=True)

@@ -81,7 +81,7 @@ class ReluNetwork:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        copied = copy.deepcopy(module).to("cpu", torch.float64).eval()
+        copied = copy.deepcopy(module).cpu().double().eval()
         try:
             self.graph = fx.GraphModule(copied, _Tracer().trace(copied))
         except Exception as error:  # whatever a foreign forward raises when it is given symbols
@@ -116,7 +116,7 @@ class ReluNetwork:
         """What each ReLU layer is given at one point ``x`` (*shape), flat."""
         run = _AtPoint(self.graph)
         with torch.no_grad():
-            run.run(x.to("cpu", torch.float64).unsqueeze(0))
+            run.run(x.cpu().double().unsqueeze(0))
         return run.seen
 
     def near(self, x: Tensor, low: Tensor, high: Tensor, free: int) -> LinearPiece:
@@ -139,7 +139,7 @@ class ReluNetwork:
             self.graph,
             seen,
             nearest.split([len(layer) for layer in seen]),
-            LinearPiece(low.double().flatten().cpu(), high.double().flatten().cpu()),
+            LinearPiece(low.cpu().double().flatten(), high.cpu().double().flatten()),
         )
         with torch.no_grad():
             rows = run.run(torch.cat([torch.zeros(1, x.numel()), torch.eye(x.numel())]).double().unflatten(1, tuple(x.shape)))

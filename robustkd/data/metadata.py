@@ -1,0 +1,59 @@
+"""Labels of an image folder that stand in a table beside the images, as Hugging Face's image folders have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robustkd.contracts import DataError
+from robustkd.data.samples import LABEL_KEYS
+from robustkd.data.tables import read_csv, read_jsonl
+
+_FILE = "file_name"
+_TRUTH = {"1": True, "0": False, "-1": False, "true": True, "false": False, "1.0": True, "0.0": False}
+
+
+def metadata_of(folder: Path) -> Path | None:
+    """The table of a folder, ``metadata.jsonl`` or ``metadata.csv`` that names files, or None."""
+    for table in (folder / "metadata.jsonl", folder / "metadata.csv"):
+        if table.is_file():
+            with table.open(encoding="utf-8-sig", errors="replace") as lines:
+                if _FILE in lines.readline():
+                    return table
+    return None
+
+
+def listed(table: Path) -> tuple[list[Path], list[Any], tuple[str, ...]]:
+    """The files that a table names, by a path from its folder, their labels, and what the labels are called where its columns say so.
+
+    The labels are those of a column ``label`` or ``labels``. Without one every other column is a label, which holds where it is 1 or true,
+    and a row has a list of those that hold.
+
+    Raises:
+        DataError: the table cannot be read, a file is missing, or a label is neither.
+    """
+    rows = [row for _, row in read_jsonl(table)] if table.suffix == ".jsonl" else read_csv(table, (_FILE,))
+    if not rows or any(not isinstance(row.get(_FILE), str) for row in rows):
+        raise DataError(
+            f"{table}: not every row has a '{_FILE}'", fix=f'give each, such as {{"{_FILE}": "1.png", "labels": ["cat"]}}'
+        )
+    files = [table.parent / row[_FILE] for row in rows]
+    if missing := [file for file in files if not file.is_file()]:
+        raise DataError(f"{table} names {missing[0]}, which is not there", fix="give paths from the table's own folder")
+    column = next((key for key in LABEL_KEYS if key in rows[0]), None)
+    if column is not None:
+        return files, [row.get(column) for row in rows], ()
+    names = tuple(name for name in rows[0] if name != _FILE)
+    if not names:
+        raise DataError(f"{table} has no labels", fix="add a column 'label', or one of 0 and 1 for each label")
+    return files, [[name for name in names if _truth(row.get(name), table, name)] for row in rows], names
+
+
+def _truth(value: Any, table: Path, name: str) -> bool:
+    known = _TRUTH.get(str(value).strip().lower())
+    if known is None:
+        raise DataError(
+            f"{table}: the label '{name}' is {value!r}",
+            fix="write 1 or 0; or name the column of the classes 'label', or 'labels' of lists",
+        )
+    return known
