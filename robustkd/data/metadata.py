@@ -7,7 +7,7 @@ from typing import Any
 
 from robustkd.contracts import DataError
 from robustkd.data.samples import LABEL_KEYS
-from robustkd.data.tables import read_csv, read_jsonl
+from robustkd.data.tables import read_jsonl, read_table
 
 _FILE = "file_name"
 _TRUTH = {"1": True, "0": False, "-1": False, "true": True, "false": False, "1.0": True, "0.0": False}
@@ -32,7 +32,7 @@ def listed(table: Path) -> tuple[list[Path], list[Any], tuple[str, ...]]:
     Raises:
         DataError: the table cannot be read, a file is missing, or a label is neither.
     """
-    rows = [row for _, row in read_jsonl(table)] if table.suffix == ".jsonl" else read_csv(table, (_FILE,))
+    rows = [row for _, row in read_jsonl(table)] if table.suffix == ".jsonl" else read_table(table, (_FILE,))
     if not rows or any(not isinstance(row.get(_FILE), str) for row in rows):
         raise DataError(
             f"{table}: not every row has a '{_FILE}'", fix=f'give each, such as {{"{_FILE}": "1.png", "labels": ["cat"]}}'

@@ -15,7 +15,7 @@ from robustkd import plugins
 from robustkd.cli import main
 from robustkd.contracts import RobustkdError
 from robustkd.evaluation.prompts import prepare
-from robustkd.plugin_kit import bench_prompts
+from robustkd.plugin_kit import prompt_fixtures
 from robustkd.targets.code import function_by_reference
 
 OWN = """\
@@ -153,15 +153,15 @@ def test_a_loader_in_python(own: Path, workers: int) -> None:
 def test_a_function_that_judges(own: Path) -> None:
     judge = plugins.make("judges", {"kind": "code", "code": f"{own}:judge"})
     with pytest.raises(RobustkdError, match=f"own.py:{JUDGE}: string indices must be integers"):
-        judge.complied(bench_prompts.requests(), ["said"] * 6)
+        judge.complied(prompt_fixtures.requests(), ["said"] * 6)
 
 
-class Judge(bench_prompts.Plain):
+class Judge(prompt_fixtures.Plain):
     def complied(self, requests: Any, outputs: Any) -> np.ndarray:
         raise KeyError("verdict")
 
 
-class Model(bench_prompts.Oracle):
+class Model(prompt_fixtures.Oracle):
     def respond(self, asked: Any) -> list[Any]:
         raise KeyError("answer")
 
@@ -170,9 +170,9 @@ HERE = Path(__file__).read_text().splitlines()
 
 
 @pytest.mark.parametrize(
-    ("model", "judge", "said"), [(Model, bench_prompts.Plain, "answer"), (bench_prompts.Oracle, Judge, "verdict")]
+    ("model", "judge", "said"), [(Model, prompt_fixtures.Plain, "answer"), (prompt_fixtures.Oracle, Judge, "verdict")]
 )
 def test_generative_models_and_judges_of_ones_own_class(model: Any, judge: Any, said: str) -> None:
     line = next(number for number, text in enumerate(HERE, 1) if f'KeyError("{said}")' in text)
     with pytest.raises(RobustkdError, match=f"{Path(__file__).name}:{line}: '{said}'"):
-        prepare(model(), bench_prompts.requests(), np.arange(6), {"mine": judge()})
+        prepare(model(), prompt_fixtures.requests(), np.arange(6), {"mine": judge()})

@@ -20,7 +20,7 @@ import robustkd
 from robustkd import plugins
 from robustkd.attacks.image.engine.ball import distance
 from robustkd.contracts import RobustkdError, ThreatModel, target_references
-from robustkd.plugin_kit import bench
+from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.suite import subject
 from robustkd.targets import ClassifierTarget, load_target, save_target
 
@@ -72,15 +72,15 @@ def names() -> list[str]:
 def attacked(name: str, device: str) -> tuple[list[bool], list[float]]:
     """Which images the attack breaks, and how far it moves each."""
     attack = subject("attacks", name, SETTINGS.get(f"attacks/{name}")).make(FEW)
-    traits, data = attack.traits, bench.digits()
+    traits, data = attack.traits, fixtures.digits()
     assert data.train is not None
-    others = {other: bench.classifier(place + 1).to(device) for place, other in enumerate(target_references(attack.params))}
+    others = {other: fixtures.classifier(place + 1).to(device) for place, other in enumerate(target_references(attack.params))}
     norm = traits.norms[0]
-    threat = ThreatModel(norm, bench.EPS[norm], goal=traits.goals[0])
+    threat = ThreatModel(norm, fixtures.EPS[norm], goal=traits.goals[0])
     in_a_patch = "chosen" in traits.regions and attack.refusal(threat) is not None
     labels = torch.from_numpy(data.test.labels)[:SAMPLES]
     refused: RobustkdError | None = None
-    for target in (bench.classifier(), bench.ensemble(), bench.pipeline(), bench.residual()):
+    for target in (fixtures.classifier(), fixtures.ensemble(), fixtures.pipeline(), fixtures.residual()):
         target.to(device)
         try:
             found = robustkd.attack(
@@ -88,7 +88,11 @@ def attacked(name: str, device: str) -> tuple[list[bool], list[float]]:
                 target,
                 data.test.unit()[:SAMPLES],
                 labels,
-                **({"budget": changes} if (changes := bench.CHANGES.get(traits.space)) else {"norm": norm, "eps": threat.eps}),
+                **(
+                    {"budget": changes}
+                    if (changes := fixtures.CHANGES.get(traits.space))
+                    else {"norm": norm, "eps": threat.eps}
+                ),
                 where={"patch": 3} if in_a_patch else None,
                 goals=(labels + 1) % data.num_classes if threat.goal == "targeted" else None,
                 models=others or None,
@@ -106,13 +110,13 @@ def attacked(name: str, device: str) -> tuple[list[bool], list[float]]:
 
 def defended(name: str, device: str) -> list[list[float]]:
     """The logits of the trained target, after it was saved and loaded."""
-    defense = subject("defenses", name, SETTINGS.get(f"defenses/{name}")).make(bench.QUICK_TRAINING)
-    others = {other: target.to(device) for other, target in bench.classifiers(target_references(defense.params)).items()}
-    with bench.context(targets=others) as context, tempfile.TemporaryDirectory() as folder:
+    defense = subject("defenses", name, SETTINGS.get(f"defenses/{name}")).make(fixtures.QUICK_TRAINING)
+    others = {other: target.to(device) for other, target in fixtures.classifiers(target_references(defense.params)).items()}
+    with fixtures.context(targets=others) as context, tempfile.TemporaryDirectory() as folder:
         save_target(defense.fit(replace(context, device=torch.device(device))), Path(folder))
         target = load_target(Path(folder), defense.code()).to(device)
         target.module.eval()
-        return logits(target, torch.from_numpy(bench.digits().test.unit()).to(device))
+        return logits(target, torch.from_numpy(fixtures.digits().test.unit()).to(device))
 
 
 def transformed(name: str, device: str) -> list[list[float]]:
@@ -121,10 +125,10 @@ def transformed(name: str, device: str) -> list[list[float]]:
         return defended(name, device)
     stage = {"kind": name, **subject("transforms", name).values()}
     defense = subject("defenses", "input-transform", {"transforms": [stage]}).make()
-    others = {other: target.to(device) for other, target in bench.classifiers(target_references(defense.params)).items()}
-    with bench.context(targets=others) as context:
+    others = {other: target.to(device) for other, target in fixtures.classifiers(target_references(defense.params)).items()}
+    with fixtures.context(targets=others) as context:
         target = defense.fit(replace(context, device=torch.device(device)))
-    return logits(target, torch.from_numpy(bench.digits().test.unit()).to(device))
+    return logits(target, torch.from_numpy(fixtures.digits().test.unit()).to(device))
 
 
 def built(name: str, device: str) -> list[list[float]]:
