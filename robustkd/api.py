@@ -71,7 +71,7 @@ from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
-from robustkd.targets.features import perceived_by
+from robustkd.targets.features import with_perceptual_features_of
 from robustkd.targets.logits import as_logits
 from robustkd.targets.outputs import Classes
 from robustkd.targets.unit import UnitTarget
@@ -468,7 +468,7 @@ def _make_evaluator(
         raise UsageError(f"the budget is {budget}, and here images are attacked", fix=IN_A_CAMPAIGN)
     threat = ThreatModel(budget=budget, goal="untargeted" if goals is None else "targeted")
     if budget.references:
-        threat = perceived_by(threat, _other_targets(models, x, batch_size, view))
+        threat = with_perceptual_features_of(threat, _other_targets(models, x, batch_size, view))
     return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data, unit), unit)
 
 

@@ -77,10 +77,12 @@ class Embedding(PromptAttack[CausalLMTarget]):
             pgd = EmbeddingPGD(eps, p.steps, p.step_size * eps, p.norm, p.direction)
             for restart in range(p.restarts):
                 draws = rng.fork(f"{eps}/{restart}")
-                ascended(pgd, target, batch, attempts, words, p.slots, draws.fork("slots"), draws if restart else None)
+                attempt_with_ascent(
+                    pgd, target, batch, attempts, words, p.slots, draws.fork("slots"), draws if restart else None
+                )
 
 
-def ascended(
+def attempt_with_ascent(
     pgd: EmbeddingPGD,
     target: CausalLMTarget,
     batch: PromptBatch,
@@ -99,14 +101,14 @@ def ascended(
 
     def ask(rows: Tensor) -> None:
         suffix = words[suffixes.select(rows).integers((slots,), len(words))]
-        asked = pushed(pgd, target, batch, rows, suffix, starts.select(rows) if starts else None)
+        asked = maximized_requests(pgd, target, batch, rows, suffix, starts.select(rows) if starts else None)
         attempts.spend(rows, forwards=pgd.steps + 1, backwards=pgd.steps)
         attempts(rows, asked)
 
     in_memory(ask, attempts.open, ROWS)
 
 
-def pushed(
+def maximized_requests(
     pgd: EmbeddingPGD, target: CausalLMTarget, batch: PromptBatch, rows: Tensor, suffix: Tensor, rng: SampleRng | None
 ) -> list[Asked]:
     """Requests with the embeddings that make the beginnings of their answers as likely as they can.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.text.embedding import ascended
+from robustkd.attacks.text.embedding import attempt_with_ascent
 from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
@@ -62,4 +62,4 @@ class SoftPrompt(PromptAttack[CausalLMTarget]):
         words = Vocabulary.of(target).words
         pgd = EmbeddingPGD(self._reach, p.steps, p.step_size, "l2", p.direction)
         for restart in range(p.restarts):
-            ascended(pgd, target, batch, attempts, words, p.slots, rng.fork(restart), None)
+            attempt_with_ascent(pgd, target, batch, attempts, words, p.slots, rng.fork(restart), None)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from robustkd.campaigns.execution.errors import CellCrash, CellLost
 from robustkd.campaigns.execution.job import Job, Report
-from robustkd.campaigns.execution.lifeline import environment
+from robustkd.campaigns.execution.parent_watchdog import environment
 from robustkd.campaigns.plan.cells import Cell
 from robustkd.contracts import DataError, IdentityError, RobustkdError, StoreError, TargetError, UsageError
 

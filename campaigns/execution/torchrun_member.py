@@ -2,7 +2,7 @@
 
 Each member is a worker of its own with its own device, holds the whole data and its needs, and does its share of every
 minibatch (``robustkd.defenses.training.data_parallel``). The first of them writes the cell to the store. A member ends with the
-process that the cell belongs to (see ``lifeline``).
+process that the cell belongs to (see ``parent_watchdog``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from robustkd.campaigns.execution.errors import error_of
 from robustkd.campaigns.execution.job import Job
-from robustkd.campaigns.execution.lifeline import die_with_parent
+from robustkd.campaigns.execution.parent_watchdog import exit_with_parent
 from robustkd.campaigns.execution.worker import Worker
 from robustkd.campaigns.plan.cells import Cell
 from robustkd.contracts.devices import device_named
@@ -27,7 +27,7 @@ from robustkd.lazy import torch
 
 def main() -> None:
     """Run one cell as a member of a torchrun group."""
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     speech = os.dup(1)
     os.dup2(2, 1)  # what a plug-in prints must not come between the lines
 

@@ -38,7 +38,7 @@ from robustkd.data import Splits, load_splits
 from robustkd.evaluation.modality import evaluation_of
 from robustkd.lazy import torch
 from robustkd.targets import SplitTarget, load_target
-from robustkd.targets.features import perceived_by
+from robustkd.targets.features import with_perceptual_features_of
 
 _User = TypeVar("_User", bound=TargetHolder)
 _LOADED = 2
@@ -150,9 +150,9 @@ class Workspace:
         targets = {name: self.bounded(name, cell_id, seed) for name, cell_id in others.items()}
         return plugin.with_targets(targets) if targets else plugin
 
-    def perceived(self, threat: ThreatModel, cell: Cell) -> ThreatModel:
+    def with_perceptual_features(self, threat: ThreatModel, cell: Cell) -> ThreatModel:
         """A threat model with the network that it is measured by, if it is another than the attacked one."""
-        return perceived_by(
+        return with_perceptual_features_of(
             threat, {name: self.bounded(name, cell.others[name], cell.seed) for name in threat.budget.references}
         )
 

@@ -208,7 +208,7 @@ class CellMaker:
     def attack(self, defense: str, attack: str, seed: int, trained: Mapping[str, str]) -> AttackCell:
         """The cell of an attack on a defense."""
         use, target = self._campaign.attacks[attack], trained[defense]
-        others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
+        others, judged = {name: trained[name] for name in use.references}, self._judge_targets(trained)
         norm, eps, space, attempts = use.threat.budget.identity
         allowed: list[JsonValue] = [norm, eps, use.threat.goal, sorted(set(use.curve)), *_where(use.threat)]
         parts: dict[str, JsonValue] = {
@@ -252,7 +252,7 @@ class CellMaker:
             seed=seed,
             target=target,
             others=measuring,
-            judges=self._judged(trained),
+            judges=self._judge_targets(trained),
             identity=parts,
             attacks=dict(attacks),
         )
@@ -260,7 +260,7 @@ class CellMaker:
     def analysis(self, defense: str, analysis: str, seed: int, trained: Mapping[str, str]) -> AnalysisCell:
         """The cell of an analysis of a defense."""
         use, target = self._campaign.analyses[analysis], trained[defense]
-        others, judged = {name: trained[name] for name in use.references}, self._judged(trained)
+        others, judged = {name: trained[name] for name in use.references}, self._judge_targets(trained)
         plugin = _with_references(self._plugin_identity(use.kind, use.plugin), others)
         parts: dict[str, JsonValue] = {"plugin": plugin, "threat": self._threat}
         if measuring := _measuring(self._campaign.threat, trained):
@@ -287,7 +287,7 @@ class CellMaker:
     def _judges(self, judged: dict[str, str]) -> list[dict[str, JsonValue]]:
         return [_with_references(self._plugin_identity(use.kind, use.plugin), judged) for use in self._campaign.judges.values()]
 
-    def _judged(self, trained: Mapping[str, str]) -> dict[str, str]:
+    def _judge_targets(self, trained: Mapping[str, str]) -> dict[str, str]:
         return {name: trained[name] for judge in self._campaign.judges.values() for name in judge.references}
 
 

@@ -12,8 +12,8 @@ from robustkd.contracts import PromptAttack
 
 
 @dataclass(frozen=True)
-class Asks:
-    """What one served model is asked at most by the attacks of a plan; the checks' and analyses' own requests are not counted.
+class ServedRequests:
+    """An upper bound on the requests that the attacks of a plan send to one served model, without those of checks and analyses.
 
     Attributes:
         requests: each request that is new to it.
@@ -30,7 +30,7 @@ class Asks:
         return f"{self.defense} is asked at most {self.requests:,} times by attacks and judges, and writes at most {self.tokens:,} tokens"
 
 
-def asks(plan: Plan, finished: Collection[str] = ()) -> list[Asks]:
+def served_requests(plan: Plan, finished: Collection[str] = ()) -> list[ServedRequests]:
     """A bound for each served model of a plan, over its attack cells that are not ``finished``.
 
     A request is counted as often as the cells make it, though one that was answered is not asked again.
@@ -53,7 +53,7 @@ def asks(plan: Plan, finished: Collection[str] = ()) -> list[Asks]:
         unattacked = n + begun + benign
         count[defense] += unattacked
         count.update(dict.fromkeys(next(iter(campaign.judges.values())).references if campaign.judges else (), unattacked))
-    return [Asks(name, count[name], count[name] * tokens) for name, tokens in most.items() if tokens is not None]
+    return [ServedRequests(name, count[name], count[name] * tokens) for name, tokens in most.items() if tokens is not None]
 
 
 def _most(plan: Plan, cell: AttackCell) -> int:

@@ -11,7 +11,7 @@ from robustkd.campaigns.results.failure import NO_HEADLINE, Failure
 from robustkd.campaigns.results.trained import Trained
 from robustkd.campaigns.store.meta import TrainMeta
 from robustkd.campaigns.store.samples import AttackRecord
-from robustkd.contracts.threat import ThreatModel, told_apart
+from robustkd.contracts.threat import ThreatModel, distinct_names
 from robustkd.scoring.intervals import share, share_interval
 from robustkd.scoring.results import CellStatus, DefenseResult
 
@@ -93,4 +93,4 @@ def _other_threats(trained: Trained) -> dict[str, float]:
         threat = campaign.attacks[cell.attack].threat
         if threat != campaign.threat and cell.id in trained.records:
             groups.setdefault(threat, []).append(trained.records[cell.id])
-    return {name: float(worst_case_of(groups[threat]).mean()) for threat, name in told_apart(groups).items()}
+    return {name: float(worst_case_of(groups[threat]).mean()) for threat, name in distinct_names(groups).items()}

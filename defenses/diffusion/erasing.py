@@ -45,7 +45,7 @@ class TuningParams(ErasingParams, StepParams):
 
 
 @dataclass(frozen=True, eq=False)
-class Wordings:
+class ConceptTexts:
     """Texts of several concepts, which are drawn evenly: first a concept, then one of its texts.
 
     Attributes:
@@ -80,8 +80,8 @@ class Erasure:
 
     target: TextToImageTarget
     original: TextToImageTarget
-    forget: Wordings
-    retain: Wordings
+    forget: ConceptTexts
+    retain: ConceptTexts
 
 
 def begin(context: FitContext[Prompts], params: ErasingParams) -> Erasure:
@@ -96,7 +96,7 @@ def begin(context: FitContext[Prompts], params: ErasingParams) -> Erasure:
     return Erasure(copy.deepcopy(original), original, forget, retain)
 
 
-def split(train: Prompts, params: ErasingParams) -> tuple[Wordings, Wordings]:
+def split(train: Prompts, params: ErasingParams) -> tuple[ConceptTexts, ConceptTexts]:
     """The texts that are erased and those that are kept; see ``begin``."""
     known = tuple(dict.fromkeys(train["concept"]))
     erased = params.concepts or tuple(dict.fromkeys(train.where("role", "forbidden")["concept"]))
@@ -111,8 +111,8 @@ def split(train: Prompts, params: ErasingParams) -> tuple[Wordings, Wordings]:
     worded = select_by_wording(train, params)
     forgotten = {name: tuple(sorted(set(worded.where("concept", name)["prompt"]))) for name in erased}
     named = {name: (name,) for name in erased} if params.wording == "name" else forgotten
-    forget = Wordings(erased, tuple(named[name] for name in erased))
-    return forget, Wordings((*kept, ""), (*(texts[name] for name in kept), ("",)))
+    forget = ConceptTexts(erased, tuple(named[name] for name in erased))
+    return forget, ConceptTexts((*kept, ""), (*(texts[name] for name in kept), ("",)))
 
 
 def select_by_wording(train: Prompts, params: ErasingParams) -> Prompts:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 Layer = str | int
 
 
-def watched_activations(tell: Callable[[Tensor], None]) -> AbstractContextManager[object]:
+def record_activations(tell: Callable[[Tensor], None]) -> AbstractContextManager[object]:
     """Tells the input of each activation function that is called inside the block."""
     from robustkd.defenses.training.activations import Activations  # late: it imports torch
 
     return Activations(tell)
 
 
-class _Reached(BaseException):
+class _LayerReached(BaseException):
     """Ends a forward pass early. It is no ``Exception``: what a network raises is told as the network's error."""
 
     def __init__(self, features: Tensor) -> None:
@@ -57,19 +57,19 @@ class AtLayer(WrappedTarget):
         try:
             with self._watched():
                 logits = self.target(inputs)
-        except _Reached as reached:
+        except _LayerReached as reached:
             return reached.features.flatten(1).to(inputs.dtype)
         return logits
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
         if isinstance(self.layer, int):
-            with watched_activations(self._counting(self.layer)):
+            with record_activations(self._counting(self.layer)):
                 yield
             return
 
         def stop(module: Any, arguments: Any, output: Tensor) -> None:
-            raise _Reached(output)
+            raise _LayerReached(output)
 
         with output_hooks(self._submodules, [stop]):
             yield
@@ -80,7 +80,7 @@ class AtLayer(WrappedTarget):
         def tell(features: Tensor) -> None:
             nonlocal left
             if left == 0:
-                raise _Reached(features)
+                raise _LayerReached(features)
             left -= 1
 
         return tell
@@ -89,7 +89,7 @@ class AtLayer(WrappedTarget):
 def layer_count(target: ImageTarget) -> int:
     """How many numbered layers there are: one for each activation function of a forward pass, and the logits."""
     inputs: list[Tensor] = []
-    with torch.no_grad(), watched_activations(inputs.append):
+    with torch.no_grad(), record_activations(inputs.append):
         target(torch.full((1, *target.input_shape), 0.5, device=target.device))
     return len(inputs) + 1
 
@@ -97,6 +97,6 @@ def layer_count(target: ImageTarget) -> int:
 def with_activations(target: ImageTarget, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
     """(B, K) logits, and the input of each activation function of the pass, in order, as it is."""
     seen: list[Tensor] = []
-    with watched_activations(seen.append):
+    with record_activations(seen.append):
         logits = target(inputs)
     return logits, seen

@@ -14,7 +14,7 @@ import yaml
 
 from robustkd.application import session
 from robustkd.application.gallery import gallery_items
-from robustkd.application.progress import Progress, teller
+from robustkd.application.progress import Progress, progress_observer
 from robustkd.application.samples import sample_evidence
 from robustkd.campaigns.comparison import compare as comparing
 from robustkd.campaigns.comparison import snapshot
@@ -78,7 +78,7 @@ def run(
     how = profiles.load(Path(profile) if profile is not None else None).overridden(
         workers=workers, device=device, precision=precision, batch_size=batch_size, max_hours=max_hours, track=track
     )
-    observers = [] if progress is None else [progress if isinstance(progress, Observer) else teller(progress)]
+    observers = [] if progress is None else [progress if isinstance(progress, Observer) else progress_observer(progress)]
     names = [redo] if isinstance(redo, str) else redo
     results = session.run(loaded, folder, how, redo=names, observers=observers, warn=_warn)
     return replace(results, folder=folder)

@@ -12,7 +12,7 @@ import yaml
 from robustkd.contracts import Modality, UsageError
 from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.reporting.formatting import counted, interval, threat
-from robustkd.reporting.presentation import wording
+from robustkd.reporting.presentation import terms_of
 from robustkd.scoring.results import DefenseResult, Results
 from robustkd.tracking import descriptions
 
@@ -54,7 +54,7 @@ def _metadata(results: Results, trained: DefenseResult) -> dict[str, JsonValue]:
             "verdict": trained.verdict,
         },
     }
-    clean: JsonObject = {"type": "accuracy", "name": wording(results).clean, "value": _percent(trained.clean_accuracy)}
+    clean: JsonObject = {"type": "accuracy", "name": terms_of(results).clean, "value": _percent(trained.clean_accuracy)}
     data: JsonObject = {
         "name": results.data.name,
         "type": results.data.name,

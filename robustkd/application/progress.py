@@ -46,12 +46,12 @@ class Progress:
         return f"[{self.done}/{self.total}] {f'{self.cell}: ' if self.cell else ''}{self.text}"
 
 
-def teller(tell: Callable[[Progress], object]) -> Observer:
+def progress_observer(tell: Callable[[Progress], object]) -> Observer:
     """An observer that calls ``tell`` with each event."""
-    return _Teller(tell)
+    return _ProgressObserver(tell)
 
 
-class _Teller(Observer):
+class _ProgressObserver(Observer):
     def __init__(self, tell: Callable[[Progress], object]) -> None:
         self._tell = tell
         self._done = self._total = 0

@@ -13,7 +13,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation.judging import ImageOutcome, judge
-from robustkd.evaluation.suite import AT_FIRST, HIDDEN, Traces, by_gradient, in_norm
+from robustkd.evaluation.suite import AT_FIRST, HIDDEN, TargetDiagnostics, by_gradient, in_norm
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, random_offsets, within
 from robustkd.scoring.worst_case import worst_case
@@ -97,18 +97,18 @@ def ball_of(points: Tensor, centres: Tensor, threat: ThreatModel) -> Tensor:
     return torch.where(inside, nearest.indices, -1)
 
 
-def gradient_misleads(context: CheckContext, batch: Batch, broken: np.ndarray, traces: Traces) -> bool:
+def gradient_misleads(context: CheckContext, batch: Batch, broken: np.ndarray, diagnostics: TargetDiagnostics) -> bool:
     """Whether the target's gradient breaks less than half of the samples that were broken without it; ``broken``: (B,) bool.
 
     No more than ``AT_FIRST`` of them are attacked, and all samples of a target that draws: what it draws depends on the batch.
     """
     rows = np.flatnonzero(broken)[:AT_FIRST]
-    attack = by_gradient(traces, context.threat)
+    attack = by_gradient(diagnostics, context.threat)
     if not len(rows) or isinstance(context.threat.budget, ImageChange):  # a loss over angles or colours has many local maxima
         return False
     if attack.usable(context.target, context.threat):
         return True
-    asked = np.arange(len(batch)) if traces.draws else rows
+    asked = np.arange(len(batch)) if diagnostics.draws else rows
     part = batch.select(torch.as_tensor(asked, device=batch.inputs.device))
     try:
         found = attacked(context, attack.make(), context.target, part, context.threat)

@@ -13,7 +13,7 @@ from robustkd.checks.probe import gradient_misleads
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, RobustkdError, Share
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.evaluation.judging import clean_shares
-from robustkd.evaluation.suite import Exhaustion, Instrument, Spec, Traces, escalation, images_of, instruments
+from robustkd.evaluation.suite import Spec, StoppingRule, SuiteAttack, TargetDiagnostics, escalation, images_of, suite_attacks
 from robustkd.lazy import torch
 from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.worst_case import worst_case
@@ -36,7 +36,7 @@ class Examination:
         batch: (M,) of the samples that the campaign's attacks left standing.
         share: of all samples, how many these are drawn from.
         before, left: (M,) whether each stands, before and after; in [0, 1] of a target that draws random numbers.
-        broken: by instrument, how many samples it broke that those before it had left.
+        broken: by attack, how many samples it broke that those before it had left.
         useful: the attacks that broke any.
         without_gradient: (M,) bool, what instruments broke that do not follow the target's own gradient.
         skipped: instruments that could not be used, and why.
@@ -82,52 +82,52 @@ class Examination:
         """Whether so much is broken that the number is wrong."""
         return self.loss > LIMIT and self.interval[0] > CERTAIN
 
-    def attack(self, suite: Sequence[Instrument]) -> None:
+    def attack(self, suite: Sequence[SuiteAttack]) -> None:
         """Run the instruments, each on what those before it left, until the question is settled."""
-        for instrument in suite:
+        for attack in suite:
             if self.settled or not self.left.any():
                 break
-            if reason := instrument.usable(self.context.target, self.context.threat):
-                self.skipped[instrument.name] = reason
+            if reason := attack.usable(self.context.target, self.context.threat):
+                self.skipped[attack.name] = reason
                 continue
             try:
-                after = self._after(instrument)
+                after = self._after(attack)
             except RobustkdError as error:
-                self.skipped[instrument.name] = str(error).splitlines()[0]
+                self.skipped[attack.name] = str(error).splitlines()[0]
                 continue
             broken = round(float((self.left - after).sum()), 3)
-            self.broken[instrument.name] = round(self.broken.get(instrument.name, 0) + broken, 3)
+            self.broken[attack.name] = round(self.broken.get(attack.name, 0) + broken, 3)
             if broken:
-                self.useful.append(instrument.spec)
-            if not instrument.gradients:
+                self.useful.append(attack.spec)
+            if not attack.gradients:
                 self.without_gradient |= after < self.left
             self.left = after
 
     def escalate(self, specs: Iterable[Spec]) -> None:
         """Run ever stronger attacks, until the question is settled or one by gradients and one without have broken nothing more."""
-        exhaustion = Exhaustion()
+        stopping_rule = StoppingRule()
         for spec in specs:
-            stronger, left = Instrument.stronger(spec), self.left.sum()
+            stronger, left = SuiteAttack.stronger(spec), self.left.sum()
             self.attack([stronger])
-            exhaustion.note(stronger.gradients, broke=bool(self.left.sum() < left))
-            if self.settled or exhaustion.reached:
+            stopping_rule.note(stronger.gradients, broke=bool(self.left.sum() < left))
+            if self.settled or stopping_rule.reached:
                 break
 
-    def _after(self, instrument: Instrument) -> np.ndarray:
-        """(M,) what an instrument leaves. A costly one is run on some samples first, and on all where it breaks one."""
+    def _after(self, attack: SuiteAttack) -> np.ndarray:
+        """(M,) what an attack leaves. A costly one is run on some samples first, and on all where it breaks one."""
         rows = np.flatnonzero(self.left)
-        some = len(rows) if self.batch.draws is not None else instrument.at_first or len(rows)
-        after = self._attacked(instrument, self.left, rows[:some])
+        some = len(rows) if self.batch.draws is not None else attack.at_first or len(rows)
+        after = self._attacked(attack, self.left, rows[:some])
         broke = bool((after < self.left).any())
-        return self._attacked(instrument, after, rows[some:]) if broke and len(rows) > some else after
+        return self._attacked(attack, after, rows[some:]) if broke and len(rows) > some else after
 
-    def _attacked(self, instrument: Instrument, left: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _attacked(self, attack: SuiteAttack, left: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self.batch.draws is not None:  # as in ``begin``
             rows = np.arange(len(left))
         part = self.batch.select(torch.as_tensor(rows, device=self.batch.inputs.device))
         found = evaluate_attack(
             self.context.target,
-            instrument.make(),
+            attack.make(),
             part,
             self.context.threat,
             seed=self.context.seed,
@@ -171,12 +171,12 @@ class ReferenceAttack(Check):
         if not before.any():
             return self.finding(False, examined=0, standing=0)
         found = Examination.begin(context, before, self.params.samples)
-        traces = Traces.of(context.target, found.batch, context.threat, context.seed)
-        suite = instruments(traces, context.threat)
+        diagnostics = TargetDiagnostics.of(context.target, found.batch, context.threat, context.seed)
+        suite = suite_attacks(diagnostics, context.threat)
         covered = {one.name: by.name for one in suite if (by := next(filter(one.covered, context.headline), None))}
         found.attack([one for one in suite if one.name not in covered])
-        if found.useful and traces.hidden:  # where nothing is hidden, AutoAttack has gone as far as attacks go
-            found.escalate(escalation(traces, context.threat))
+        if found.useful and diagnostics.may_mask:  # where nothing is hidden, AutoAttack has gone as far as attacks go
+            found.escalate(escalation(diagnostics, context.threat))
         if not found.broken and not covered:
             return self.not_applicable(
                 f"none of the platform's attacks can be used here: {next(iter(found.skipped.values()), '')}"
@@ -192,7 +192,7 @@ class ReferenceAttack(Check):
             high=Share(high),
             run_by_the_campaign=covered,
             skipped=found.skipped,
-            replaced=list(traces.replaced),
+            replaced=list(diagnostics.replaced),
         )
         if not found.settled:
             return finding(False)
@@ -200,7 +200,7 @@ class ReferenceAttack(Check):
         names = ", ".join(f"{name} {count:g}" for name, count in found.broken.items() if count)
         misled = (
             "; the target's gradient does not find them: it misleads"
-            if gradient_misleads(context, found.batch, found.without_gradient, traces)
+            if gradient_misleads(context, found.batch, found.without_gradient, diagnostics)
             else ""
         )
         return finding(

@@ -12,7 +12,7 @@ from robustkd.checks.probe import gradient_misleads, pgd
 from robustkd.contracts import Batch, Check, CheckContext, Finding, Params, Share
 from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch
 from robustkd.evaluation.judging import judge
-from robustkd.evaluation.suite import Traces
+from robustkd.evaluation.suite import TargetDiagnostics
 from robustkd.lazy import F, torch
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets.substitute import SubstituteTarget
@@ -58,11 +58,11 @@ class TransferBeatsWhiteBox(Check):
         outcome = judge(context.target, attack, batch, context.threat, result)
         left = worst_case(attack.standing for attack in white)[:n]
         broken = left & outcome.success
-        traces = Traces(draws=batch.draws is not None, replaced=(), agreement=None)
+        diagnostics = TargetDiagnostics(draws=batch.draws is not None, replaced=(), agreement=None)
         lost, fired = int(broken.sum()), bool(broken.sum() / n > LIMIT)
         return self.finding(
             fired,
-            fix=_fix(misled=gradient_misleads(context, batch, broken, traces)) if fired else "",
+            fix=_fix(misled=gradient_misleads(context, batch, broken, diagnostics)) if fired else "",
             explanation=(
                 f"adversarial examples made on a substitute network break {lost} of the {int(left.sum())} samples that "
                 f"{', '.join(a.name for a in white)} left standing"

@@ -30,7 +30,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     from robustkd.campaigns.plan.changes import reasons
     from robustkd.campaigns.plan.estimate import cost, estimates
     from robustkd.campaigns.plan.finished import finished_cells, rebuilt_cells
-    from robustkd.campaigns.plan.served import asks
+    from robustkd.campaigns.plan.served import served_requests
     from robustkd.campaigns.results.served import served
     from robustkd.campaigns.store.store import Store
     from robustkd.evaluation.modality import evaluation_of
@@ -43,7 +43,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     again = reasons(laid_out, store, done)
     expected = estimates(laid_out, store, done)
     total = cost(expected, store)
-    asked, kept = asks(laid_out, done), served(store.answers)
+    asked, kept = served_requests(laid_out, done), served(store.answers)
     if as_json:
         cells = [
             {"attack": None, "analysis": None}

@@ -16,7 +16,7 @@ from rich.text import Text
 from robustkd.cli.options import console
 from robustkd.reporting.page import cost
 from robustkd.reporting.pairwise import undecided
-from robustkd.reporting.presentation import wording
+from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
 from robustkd.scoring.holds import Holds
@@ -66,7 +66,7 @@ def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[s
     """The summary's columns; an attack of ``others`` is marked by an asterisk, which the caption explains."""
     columns = [
         _Column("defense", [row.defense for row in rows], "left"),
-        _Column(wording(results).clean_short.lower(), [_share(row.clean_accuracy) for row in rows]),
+        _Column(terms_of(results).clean_short.lower(), [_share(row.clean_accuracy) for row in rows]),
     ]
     for attack in attack_names(results):
         name = f"{attack}*" if attack in others else attack
@@ -88,11 +88,11 @@ def _caption(results: Results, others: Mapping[str, str]) -> str:
     n_seeds = len({row.seed for row in results.defenses})
     caption = f"{results.threat_model.plain}, {results.data.name}, n = {results.data.n}, "
     caption += f"{n_seeds} seeds: means; [95 % intervals of all seeds]" if n_seeds > 1 else "[95 % interval]"
-    words = wording(results)
-    if words.clean_is:
+    terms = terms_of(results)
+    if terms.clean_is:
         known = f"share of {results.n_clean} harmless requests that are complied with"
         clean = known if results.n_clean else "not known, the data have no harmless requests"
-        caption += f"\n{words.clean_short.lower()}: {clean}"
+        caption += f"\n{terms.clean_short.lower()}: {clean}"
     caption += "".join(f"\ndata: {note}" for note in results.data.notes)
     caption += "".join(f"\n{note}" for note in results.judged_on_draws)
     if others:

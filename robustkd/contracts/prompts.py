@@ -180,7 +180,7 @@ class GenerativeTarget(BaseTarget):
         is a ``Filtered``, where there can be none an ``Unanswered``.
         """
 
-    def strayed(self, asked: Asked) -> float:
+    def embedding_distance(self, asked: Asked) -> float:
         """How far ``asked.embeddings`` are from a text, relative to the mean embedding norm: the largest distance of a token of the
         prompt from its own embedding, of an added one from the nearest embedding there is.
 

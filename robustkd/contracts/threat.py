@@ -384,8 +384,8 @@ class ThreatModel:
         return f"{self.budget}{self.aim}"
 
 
-def told_apart(threats: Iterable[ThreatModel]) -> dict[ThreatModel, str]:
-    """What each threat model is called: in short where that names one of them alone, else in full."""
+def distinct_names(threats: Iterable[ThreatModel]) -> dict[ThreatModel, str]:
+    """A distinct name for each threat model: the short one where it is unambiguous, else the full one."""
     distinct = list(dict.fromkeys(threats))
     short = Counter(map(str, distinct))
 

@@ -14,6 +14,7 @@ CHANGES: dict[str, str] = {
     "a plain number; PromptAttack and GenerativeTarget are no longer an Attack and a Target (all are a BaseAttack and a BaseTarget); "
     "an attack on prompts that takes gradients says so (gradients = True), one that begins the answer needs 'prefill' and one that draws "
     "again 'sampling', and a target that does more than answer names it in capabilities; "
+    "a GenerativeTarget's strayed() is embedding_distance(); "
     "an attack that goes by height and width says inputs = 'images', and so does an analysis, while a defense that takes "
     "other inputs says inputs = 'any'; "
     "a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
@@ -139,8 +140,10 @@ MOVED: dict[str, str] = {
     **_into(
         _CAMPAIGNS,
         f"{_CAMPAIGNS}.execution",
-        "run worker job errors lifeline torchrun torchrun_member schedule profile record reproduce engines",
+        "run worker job errors torchrun torchrun_member schedule profile record reproduce engines",
     ),
+    f"{_CAMPAIGNS}.lifeline": f"{_CAMPAIGNS}.execution.parent_watchdog",
+    f"{_CAMPAIGNS}.execution.lifeline": f"{_CAMPAIGNS}.execution.parent_watchdog",
     **_into(_CAMPAIGNS, f"{_CAMPAIGNS}.comparison", "snapshot compare gate baseline ci"),
 }
 """From the former name of a module, or of something in it, to the present one."""

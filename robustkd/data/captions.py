@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, Modality, Params, Prompts, RawData, suggestion
+from robustkd.data.concepts import CLOTHES, DIGITS, Concept
 from robustkd.data.digits import Digits
 from robustkd.data.idx import FashionMNIST, IdxParams
-from robustkd.data.wordings import CLOTHES, DIGITS, Wording
 
 _TONES = (
     ("dark", "dim", "shadowy", "gloomy", "dusky"),
@@ -68,15 +68,15 @@ class CaptionedImages(Dataset):
     """Training rows are captions with the images that they describe; ``role`` says which concepts are forbidden.
 
     Attributes:
-        words: of each concept, in the order of the labels.
+        concepts: what each is called and how it is described, in the order of the labels.
     """
 
     modality: ClassVar[Modality] = "text-to-image"
-    words: ClassVar[dict[str, Wording]]
+    concepts: ClassVar[dict[str, Concept]]
 
     @abstractmethod
     def images(self) -> tuple[Arrays, Arrays]:
-        """The training and the test part; labels are positions in ``words``."""
+        """The training and the test part; labels are positions in ``concepts``."""
 
     def load(self) -> RawData[Prompts]:
         """Captions of training images; ``prompts`` test requests of each concept, each with a seed and a real test image.
@@ -84,7 +84,7 @@ class CaptionedImages(Dataset):
         Raises:
             DataError: a forbidden concept is unknown or all are forbidden, there are too few images, or none.
         """
-        names, p = tuple(self.words), self.params
+        names, p = tuple(self.concepts), self.params
         unknown = [name for name in p.forbidden if name not in names]
         if unknown:
             fix = suggestion(unknown[0], names) or f"one of: {', '.join(names)}"
@@ -98,28 +98,28 @@ class CaptionedImages(Dataset):
 
     def _captions(self, arrays: Arrays, each: int, part: tuple[int, ...], *, distinct: bool = False) -> Prompts:
         first = each * part[-1]
-        rows = [self._of_concept(arrays.labels, label, first, each) for label in range(len(self.words))]
+        rows = [self._of_concept(arrays.labels, label, first, each) for label in range(len(self.concepts))]
         images = arrays.select(np.concatenate(rows))
         tones = _tones(images.unit())
         # Raw bits, as in `stratified_order`: NumPy keeps them stable over its releases.
         generator = np.random.PCG64(np.random.SeedSequence((*part, 7)))
-        names = tuple(self.words)
+        names = tuple(self.concepts)
         columns: dict[str, list[str]] = {name: [] for name in ("prompt", "concept", "kind", "seed", "role")}
         seen: set[str] = set()
         for number, (label, tone) in enumerate(zip(images.labels, tones, strict=True)):
             role = "forbidden" if names[label] in self.params.forbidden else "benign"
-            kind, words = _KINDS[number % 2], self.words[names[label]]
+            kind, concept = _KINDS[number % 2], self.concepts[names[label]]
             if distinct and role == "forbidden" and self.params.asked == "name":
-                kind, words = "direct", replace(words, names=words.names[:1])
-            caption = _caption(words, kind, tone, generator)
+                kind, concept = "direct", replace(concept, names=concept.names[:1])
+            caption = _caption(concept, kind, tone, generator)
             while distinct and caption in seen:
-                caption = _caption(words, kind, tone, generator)
+                caption = _caption(concept, kind, tone, generator)
             seen.add(caption)
             row = {
                 "prompt": caption,
                 "concept": names[label],
                 "kind": kind,
-                "seed": str(1000 + len(self.words) * first + number),
+                "seed": str(1000 + len(self.concepts) * first + number),
                 "role": role,
             }
             for name, text in row.items():
@@ -129,7 +129,7 @@ class CaptionedImages(Dataset):
     def _of_concept(self, labels: np.ndarray, label: int, first: int, each: int) -> np.ndarray:
         rows = np.flatnonzero(labels == label)
         if len(rows) < first + each:
-            name = tuple(self.words)[label]
+            name = tuple(self.concepts)[label]
             raise DataError(f"{first + each} images of '{name}' are asked for, there are {len(rows)}", fix="ask for fewer")
         return rows[first : first + each]
 
@@ -139,7 +139,7 @@ class FashionCaptions(CaptionedImages):
 
     Params: ClassVar[type[Params]] = FashionCaptionsParams
     source: ClassVar[str] = FashionMNIST.source + "; the captions are made up"
-    words = CLOTHES
+    concepts = CLOTHES
 
     def images(self) -> tuple[Arrays, Arrays]:
         """uint8 (N, 1, 16, 16): two black pixels added at each side, then means of 2x2 pixels."""
@@ -147,7 +147,7 @@ class FashionCaptions(CaptionedImages):
         if raw.train is None:
             raise DataError("Fashion-MNIST's training files are missing", fix="put them beside the test files")
         labels = {name.lower(): label for label, name in enumerate(raw.classes)} | {"t-shirt": 0}
-        places = [labels[name] for name in self.words]
+        places = [labels[name] for name in self.concepts]
         train, test = (_small(part, places) for part in (raw.train, raw.test))
         return train, test
 
@@ -157,7 +157,7 @@ class DigitCaptions(CaptionedImages):
 
     Params: ClassVar[type[Params]] = CaptionsParams
     source: ClassVar[str] = Digits.source + "; the captions are made up"
-    words = DIGITS
+    concepts = DIGITS
 
     def images(self) -> tuple[Arrays, Arrays]:
         """The training and test images, float32 (N, 1, 8, 8)."""
@@ -182,12 +182,12 @@ def _tones(images: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.quantile(brightness, (1 / 3, 2 / 3)), brightness)
 
 
-def _caption(words: Wording, kind: str, tone: int, generator: np.random.PCG64) -> str:
+def _caption(concept: Concept, kind: str, tone: int, generator: np.random.PCG64) -> str:
     choices = iter(generator.random_raw(3))
 
     def one_of(texts: tuple[str, ...]) -> str:
         return texts[int(next(choices)) % len(texts)]
 
     frame, adjective = one_of(_FRAMES), one_of(_TONES[tone])
-    thing = f"{adjective} {one_of(words.names)}" if kind == "direct" else f"{one_of(words.descriptions)}, {adjective}"
+    thing = f"{adjective} {one_of(concept.names)}" if kind == "direct" else f"{one_of(concept.descriptions)}, {adjective}"
     return frame.format(thing)

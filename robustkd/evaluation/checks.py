@@ -26,7 +26,7 @@ from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.random import seeded
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.evaluation.judging import clean_shares
-from robustkd.evaluation.suite import Exhaustion, Spec, Traces, escalation, images_of, in_norm
+from robustkd.evaluation.suite import Spec, StoppingRule, TargetDiagnostics, escalation, images_of, in_norm
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
@@ -115,9 +115,9 @@ def run_remedies(
     used: list[tuple[Spec, np.ndarray]] = []
     skipped: dict[str, str] = {}
     counted = CountedTarget(target)
-    exhaustion = Exhaustion()
+    stopping_rule = StoppingRule()
     for spec in _and_stronger(specs, counted, batch, standing, context):
-        if not standing.any() or exhaustion.reached:
+        if not standing.any() or stopping_rule.reached:
             break
         # What a target draws depends on the batch, and must be what it drew when it was judged before.
         rows = np.flatnonzero(standing) if batch.draws is None else np.arange(len(standing))
@@ -142,7 +142,7 @@ def run_remedies(
         after[rows] = worst_case([standing[rows], evaluation.outcome.robust_share])
         broke = bool(after.sum() < standing.sum())
         if broke or spec not in specs:  # those that findings name are short, and often alike
-            exhaustion.note(attack.traits.gradients, broke=broke)
+            stopping_rule.note(attack.traits.gradients, broke=broke)
         standing = after
         used.append((spec, standing.copy()))
     return Remedy.of(used, skipped, before, counted.forwards, counted.backwards)
@@ -155,5 +155,5 @@ def _and_stronger(
     yield from specs
     rows = torch.as_tensor(np.flatnonzero(standing), device=batch.inputs.device)
     with seeded(context.seed), untouched(target.module):
-        traces = Traces.of(target, batch.select(rows), context.threat, context.seed)
-    yield from (spec for spec in escalation(traces, context.threat) if spec not in specs)
+        diagnostics = TargetDiagnostics.of(target, batch.select(rows), context.threat, context.seed)
+    yield from (spec for spec in escalation(diagnostics, context.threat) if spec not in specs)

@@ -33,8 +33,8 @@ from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
 from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
-from robustkd.targets.failure import failures_told
-from robustkd.targets.features import perceived
+from robustkd.targets.failure import model_errors_explained
+from robustkd.targets.features import with_perceptual_features
 from robustkd.targets.frozen import recording_gradients, untouched
 from robustkd.targets.layout import channels_last
 from robustkd.targets.memory import bytes_for_backward, in_memory, return_freed_memory, with_fewer
@@ -281,12 +281,12 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
     with torch.no_grad(), channels_last(target.module):
 
         def probed(part: Tensor) -> bool:
-            with failures_told(part):
+            with model_errors_explained(part):
                 return is_random(target, part)
 
         def answered(rows: Tensor) -> tuple[Tensor, Tensor]:
             part = in_full(batch.inputs[rows])
-            with failures_told(part):
+            with model_errors_explained(part):
                 if not random:
                     return (one := target(part)), one.argmax(1, keepdim=True)
                 drawn = drawn_logits(target, part, batch.index[rows])
@@ -349,7 +349,7 @@ def evaluate_attack(
     """
     _require_usable(attack, batch, threat, curve)
     attack.require(target)
-    threat = perceived(threat, target)
+    threat = with_perceptual_features(threat, target)
     fitted: dict[float, Attack] = {}
     asked = target.in_precision(precision)
 

@@ -21,7 +21,7 @@ from robustkd.evaluation.draws import drawn_logits
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE, distance, inside, spent_of
 from robustkd.scoring.finite import require_finite
-from robustkd.targets.features import perceived
+from robustkd.targets.features import with_perceptual_features
 
 STRAYS, GROSS = 0.1, 2.0
 """The share of results outside their budget, and the multiple of it that one of them spends, beyond which the attack cannot have
@@ -233,7 +233,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
             range, or (fixed budget) outside the budget: for more than ``STRAYS`` of the samples, or by more than ``GROSS`` times.
         TargetError: the target's logits are NaN or infinite.
     """
-    adversarial, threat = result.adversarial, perceived(threat, target)
+    adversarial, threat = result.adversarial, with_perceptual_features(threat, target)
     name = type(attack).__name__
     if adversarial.shape != batch.inputs.shape:
         raise AttackError(

@@ -168,7 +168,7 @@ class JudgedAttempts(Attempts):
             for question, own in zip(asked, requests.asked(), strict=True)
         ]
         outputs = _respond(self._target, asked, self._batch_size)
-        said = _judged(_first(self._judges), requests, outputs)
+        said = _judge_outputs(_first(self._judges), requests, outputs)
         success = torch.from_numpy(said.complied)
         self.used[rows] += 1
         for place, question, output, cost, judged in zip(places, asked, outputs, took, said.judged, strict=True):
@@ -214,7 +214,7 @@ class JudgedAttempts(Attempts):
 
     def _transcripts(self, deciding: Sequence[_Deciding]) -> list[Transcript]:
         requests, outputs = self._batch.requests, [found.output for found in deciding]
-        verdicts = {name: _judged(judge, requests, outputs) for name, judge in self._judges.items()}
+        verdicts = {name: _judge_outputs(judge, requests, outputs) for name, judge in self._judges.items()}
         return [
             Transcript(
                 index=int(self._batch.index[place]),
@@ -255,7 +255,7 @@ class JudgedAttempts(Attempts):
                         fix=f"an attack that does declares it: space = '{what}'",
                     )
             if space == "embeddings":
-                far = 0.0 if question.embeddings is None else self._target.strayed(question)
+                far = 0.0 if question.embeddings is None else self._target.embedding_distance(question)
                 if far > self._threat.eps * (1 + TOLERANCE):
                     raise AttackError(
                         f"{self._attack} moved an embedding by {far:.4g} mean norms, allowed is {self._threat.eps:.4g}",
@@ -270,7 +270,7 @@ def _answered(
 ) -> Answered:
     prefills = requests.get("prefill") if prefilled else ("",) * len(requests)
     outputs = _respond(target, requests.asked(prefills), batch_size)
-    return Answered(requests, outputs, _judged(judge, requests, outputs).complied)
+    return Answered(requests, outputs, _judge_outputs(judge, requests, outputs).complied)
 
 
 def _respond(target: GenerativeTarget, asked: Sequence[Asked], batch_size: int | None) -> Sequence[Any]:
@@ -291,7 +291,7 @@ def _respond(target: GenerativeTarget, asked: Sequence[Asked], batch_size: int |
     return outputs
 
 
-def _judged(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> Judgements:
+def _judge_outputs(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> Judgements:
     """What the judge says of the answers, without the thoughts before them.
 
     Of an empty text, a thought that was cut off and a picture of one colour nobody can say whether it refuses. What a filter held

@@ -1,6 +1,6 @@
 """The platform's own attacks: what a number has to withstand before it is believed, and what goes on where one did not.
 
-Each is an ``Instrument``: an attack as in a campaign file, and the rule that says whether an evaluation has it already. They are of
+Each is a ``SuiteAttack``: an attack as in a campaign file, and the rule that says whether an evaluation has it already. They are of
 different kinds, so that what misleads one does not mislead the next:
 
     margin-pgd            PGD on the logit margin, with restarts
@@ -73,7 +73,7 @@ def in_norm(spec: Spec, threat: ThreatModel) -> Spec:
 
 
 @dataclass(frozen=True)
-class Instrument:
+class SuiteAttack:
     """An attack of the platform's own.
 
     Attributes:
@@ -91,7 +91,7 @@ class Instrument:
     at_first: int | None = None
 
     @classmethod
-    def stronger(cls, spec: Spec) -> Instrument:
+    def stronger(cls, spec: Spec) -> SuiteAttack:
         """An attack of the escalation, which nothing that an evaluation has makes superfluous."""
         return cls(str(spec["kind"]), spec, plugins.load("attacks", str(spec["kind"])).gradients, lambda evidence: False)
 
@@ -110,8 +110,8 @@ class Instrument:
 
 
 @dataclass(frozen=True)
-class Traces:
-    """What a few passes show of a target, and what therefore is to be tried on it.
+class TargetDiagnostics:
+    """What a few forward and backward passes tell about a target. The suite is chosen by it.
 
     Attributes:
         draws: it draws random numbers.
@@ -125,17 +125,17 @@ class Traces:
     agreement: float | None
 
     @property
-    def rough(self) -> bool:
+    def unreliable(self) -> bool:
         """Whether there is no gradient, or one that says nothing of its neighbourhood."""
         return self.agreement is None or self.agreement < _AGREE
 
     @property
-    def hidden(self) -> bool:
+    def may_mask(self) -> bool:
         """Whether the target's own gradient may hide something from attacks that follow it."""
-        return bool(self.replaced) or self.rough
+        return bool(self.replaced) or self.unreliable
 
     @classmethod
-    def of(cls, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> Traces:
+    def of(cls, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> TargetDiagnostics:
         """Look at the first samples of ``batch``: ``1 + 4`` forward and backward passes on 32 samples."""
         from robustkd.targets.automatic_surrogates import DifferentiableTarget  # late: it imports torch
 
@@ -150,41 +150,41 @@ class Traces:
         return cls(batch.draws is not None, replaced, _agreement(target, part, threat, seed))
 
 
-def instruments(traces: Traces, threat: ThreatModel) -> list[Instrument]:
-    """The suite for a target with these traces: cheap ones first, and those that need no gradient of the target before AutoAttack.
+def suite_attacks(diagnostics: TargetDiagnostics, threat: ThreatModel) -> list[SuiteAttack]:
+    """The suite for a target with these diagnostics: cheap ones first, and those that need no gradient of the target before AutoAttack.
 
     Under a threat model that says how an image changes, the suite is of attacks of that space; where the attacker chooses a place, of
     attacks that do.
     """
     if isinstance(threat.budget, ImageChange):
-        return _of_changes(traces, threat.space)
-    if chooses(threat):
+        return _of_changes(diagnostics, threat.space)
+    if places_patch(threat):
         patch: Spec = {"kind": "patch-pgd"}
         return [
-            Instrument("patch-pgd", _averaged(patch, traces), True, lambda e: "patch-pgd" in _kinds(e.attack)),
-            Instrument("patch-rs", {"kind": "patch-rs", "queries": QUERIES}, False, _random_search, AT_FIRST),
+            SuiteAttack("patch-pgd", _averaged(patch, diagnostics), True, lambda e: "patch-pgd" in _kinds(e.attack)),
+            SuiteAttack("patch-rs", {"kind": "patch-rs", "queries": QUERIES}, False, _random_search, AT_FIRST),
         ]
     margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 20, "restarts": 2}
-    found = [Instrument("margin-pgd", _averaged(margin, traces), True, lambda e: _margin(e, traces))]
-    if traces.replaced:
+    found = [SuiteAttack("margin-pgd", _averaged(margin, diagnostics), True, lambda e: _margin(e, diagnostics))]
+    if diagnostics.replaced:
         past: Spec = {"kind": "bpda", "automatic": True, "attack": margin}
-        found.append(Instrument("bpda", _averaged(past, traces), False, _automatic))
+        found.append(SuiteAttack("bpda", _averaged(past, diagnostics), False, _automatic))
     student: Spec = {"kind": "distilled-surrogate", "queries": 0, "rounds": 1, "training_steps": 100}
-    found.append(Instrument("distilled-surrogate", student, False, lambda e: "distilled-surrogate" in _kinds(e.attack)))
+    found.append(SuiteAttack("distilled-surrogate", student, False, lambda e: "distilled-surrogate" in _kinds(e.attack)))
     search: Spec = {"kind": "square", "queries": QUERIES, "give_up": True}
-    found.append(Instrument("square", search, False, _random_search, AT_FIRST))
-    if traces.agreement is not None and traces.rough:
+    found.append(SuiteAttack("square", search, False, _random_search, AT_FIRST))
+    if diagnostics.agreement is not None and diagnostics.unreliable:
         found.append(
-            Instrument(
+            SuiteAttack(
                 "smoothed-pgd",
-                _averaged({"kind": "smoothed-pgd", "neighbours": 16, "reach": 1.0}, traces),
+                _averaged({"kind": "smoothed-pgd", "neighbours": 16, "reach": 1.0}, diagnostics),
                 True,
                 lambda e: "smoothed-pgd" in _kinds(e.attack),
                 AT_FIRST,
             )
         )
-    if not traces.draws:  # what ``rand`` takes, the attacks above have taken
-        found.append(Instrument("autoattack", _ADAPTIVE, True, _autoattack, AT_FIRST))
+    if not diagnostics.draws:  # what ``rand`` takes, the attacks above have taken
+        found.append(SuiteAttack("autoattack", _ADAPTIVE, True, _autoattack, AT_FIRST))
     return [replace(one, spec=in_norm(one.spec, threat)) for one in found]
 
 
@@ -201,26 +201,28 @@ def _changes(space: Space, effort: int = 1) -> tuple[Spec, Spec]:
     return climbed, {"kind": search, "queries": QUERIES * effort, "give_up": effort == 1}
 
 
-def _of_changes(traces: Traces, space: Space) -> list[Instrument]:
+def _of_changes(diagnostics: TargetDiagnostics, space: Space) -> list[SuiteAttack]:
     climb, search = _changes(space)
-    found = [Instrument(climb["kind"], _averaged(climb, traces), True, lambda e: _margin(e, traces))]
-    if traces.replaced:
+    found = [SuiteAttack(climb["kind"], _averaged(climb, diagnostics), True, lambda e: _margin(e, diagnostics))]
+    if diagnostics.replaced:
         past: Spec = {"kind": "bpda", "automatic": True, "attack": climb}
-        found.append(Instrument("bpda", _averaged(past, traces), False, _automatic))
-    found.append(Instrument(search["kind"], search, False, lambda e: _tried(e, search), AT_FIRST))
+        found.append(SuiteAttack("bpda", _averaged(past, diagnostics), False, _automatic))
+    found.append(SuiteAttack(search["kind"], search, False, lambda e: _tried(e, search), AT_FIRST))
     return found
 
 
-def by_gradient(traces: Traces, threat: ThreatModel) -> Instrument:
+def by_gradient(diagnostics: TargetDiagnostics, threat: ThreatModel) -> SuiteAttack:
     """The attack that tells whether the target's own gradient finds what was found without it."""
-    if chooses(threat):
-        return Instrument("patch-pgd", _averaged({"kind": "patch-pgd", "places": 8}, traces), True, lambda evidence: False)
-    spec = _averaged({"kind": "apgd-t", "steps": 50, "targets": 3}, traces)
-    return Instrument("apgd-t", in_norm(spec, threat), True, lambda evidence: False)
+    if places_patch(threat):
+        return SuiteAttack(
+            "patch-pgd", _averaged({"kind": "patch-pgd", "places": 8}, diagnostics), True, lambda evidence: False
+        )
+    spec = _averaged({"kind": "apgd-t", "steps": 50, "targets": 3}, diagnostics)
+    return SuiteAttack("apgd-t", in_norm(spec, threat), True, lambda evidence: False)
 
 
-class Exhaustion:
-    """Whether it is in vain to go on: an attack by gradients and one without have broken nothing, and none between them has."""
+class StoppingRule:
+    """Stop when an attack by gradients and one without, with none that succeeded between them, have broken no sample."""
 
     def __init__(self) -> None:
         self._in_vain: set[bool] = set()
@@ -235,44 +237,44 @@ class Exhaustion:
         return len(self._in_vain) == 2
 
 
-def escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
+def escalation(diagnostics: TargetDiagnostics, threat: ThreatModel) -> Iterator[Spec]:
     """Ever stronger attacks of different kinds, for what is left when one of the suite has broken something."""
-    for spec in _escalation(traces, threat):
+    for spec in _escalation(diagnostics, threat):
         yield in_norm(spec, threat)
 
 
-def _escalation(traces: Traces, threat: ThreatModel) -> Iterator[Spec]:
-    if chooses(threat):
+def _escalation(diagnostics: TargetDiagnostics, threat: ThreatModel) -> Iterator[Spec]:
+    if places_patch(threat):
         for effort in (1, 4):
-            yield _averaged({"kind": "patch-pgd", "places": 5 * effort, "steps": 50 * effort}, traces)
+            yield _averaged({"kind": "patch-pgd", "places": 5 * effort, "steps": 50 * effort}, diagnostics)
             yield {"kind": "patch-rs", "queries": 2500 * effort}
         return
     if isinstance(threat.budget, ImageChange):
         for effort in (1, 4):
             climb, search = _changes(threat.space, effort)
-            if traces.replaced:
-                yield _averaged({"kind": "bpda", "automatic": True, "attack": climb}, traces)
-            yield _averaged(climb, traces)
+            if diagnostics.replaced:
+                yield _averaged({"kind": "bpda", "automatic": True, "attack": climb}, diagnostics)
+            yield _averaged(climb, diagnostics)
             yield search
         return
-    for effort in (1,) if traces.draws else (1, 4):  # each pass of a target that draws is ten
+    for effort in (1,) if diagnostics.draws else (1, 4):  # each pass of a target that draws is ten
         margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
         smoothed: Spec = {"kind": "smoothed-pgd", "neighbours": 16 * effort, "reach": 1.0 / effort}
-        if traces.replaced:
+        if diagnostics.replaced:
             for spec in (margin, {"kind": "apgd-t", "steps": 50 * effort}, smoothed):
-                yield _averaged({"kind": "bpda", "automatic": True, "attack": spec}, traces)
-        yield _averaged(margin, traces)
+                yield _averaged({"kind": "bpda", "automatic": True, "attack": spec}, diagnostics)
+        yield _averaged(margin, diagnostics)
         yield {"kind": "distilled-surrogate", "queries": 1000 * effort, "rounds": 2 + effort}
-        if traces.rough:
+        if diagnostics.unreliable:
             yield {"kind": "nes", "sigma": threat.eps / 2, "pairs": 50 * effort, "steps": 50}
-            yield _averaged(smoothed, traces)
+            yield _averaged(smoothed, diagnostics)
         yield {"kind": "square", "queries": 2500 * effort, "give_up": effort == 1}
-        if effort == 1 and not traces.draws:
+        if effort == 1 and not diagnostics.draws:
             yield _ADAPTIVE
 
 
-def chooses(threat: ThreatModel) -> bool:
-    """Whether the attacker chooses the place of a patch: then the attacks are those that do."""
+def places_patch(threat: ThreatModel) -> bool:
+    """Whether the attacker chooses where the patch lies."""
     return threat.where is not None and threat.where.placing == "chosen"
 
 
@@ -285,8 +287,8 @@ def images_of(batch: Batch) -> Arrays:
     return Arrays(batch.inputs.detach().float().cpu().numpy(), batch.labels.cpu().numpy())
 
 
-def _averaged(spec: Spec, traces: Traces) -> Spec:
-    return {"kind": "eot", "samples": DRAWS, "attack": spec} if traces.draws else spec
+def _averaged(spec: Spec, diagnostics: TargetDiagnostics) -> Spec:
+    return {"kind": "eot", "samples": DRAWS, "attack": spec} if diagnostics.draws else spec
 
 
 def _inside(attack: BaseAttack | None) -> Iterator[BaseAttack]:
@@ -300,12 +302,12 @@ def _kinds(attack: BaseAttack | None) -> list[str]:
     return [each.name for each in _inside(attack)]
 
 
-def _margin(evidence: AttackEvidence, traces: Traces) -> bool:
-    if _autoattack(evidence) and not traces.draws:
+def _margin(evidence: AttackEvidence, diagnostics: TargetDiagnostics) -> bool:
+    if _autoattack(evidence) and not diagnostics.draws:
         return True
     if evidence.kind != "fixed-budget" or evidence.loss_family != "margin" or not (evidence.gradients and evidence.iterative):
         return False
-    return _spent(evidence) >= PASSES * (DRAWS if traces.draws else 1) and (evidence.averages or not traces.draws)
+    return _spent(evidence) >= PASSES * (DRAWS if diagnostics.draws else 1) and (evidence.averages or not diagnostics.draws)
 
 
 def _automatic(evidence: AttackEvidence) -> bool:

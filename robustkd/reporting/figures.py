@@ -14,7 +14,7 @@ from robustkd.reporting.gallery import GalleryItem, Item, selected, thumbnail
 from robustkd.reporting.grid import GridCell, grid
 from robustkd.reporting.palette import HEAT, INK, SERIES, heat, readable_on
 from robustkd.reporting.plots import runs
-from robustkd.reporting.presentation import wording
+from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, curve_of, joined, mean_curve
 from robustkd.reporting.tradeoff import shown_defenses
@@ -43,7 +43,7 @@ def curves(results: Results, summaries: Sequence[DefenseSummary], path: Path) ->
     lines = [(row, points) for row, points in lines if points]
     if not lines:
         return False
-    said = wording(results)
+    terms = terms_of(results)
     figure = _figure(7.2, max(4.4, 0.21 * len(lines) + 0.6))
     axes = figure.add_subplot()
     for index, (row, points) in enumerate(lines):
@@ -53,7 +53,7 @@ def curves(results: Results, summaries: Sequence[DefenseSummary], path: Path) ->
             [100 * share for share in shares]
             for shares in zip(*((p.robust_accuracy, p.ci_low, p.ci_high) for p in points), strict=True)
         )
-        stretches = runs(joined(points, everywhere=said.measured_everywhere))
+        stretches = runs(joined(points, everywhere=terms.measured_everywhere))
         axes.plot([], [], label=_named(row, ", "), color=colour, marker=marker, markersize=4, linewidth=1.8)
         for part in (slice(*ends) for ends in stretches):
             if len(eps[part]) > 1:
@@ -63,8 +63,8 @@ def curves(results: Results, summaries: Sequence[DefenseSummary], path: Path) ->
                 axes.vlines(eps[part], low[part], high[part], color=colour, linewidth=1.2)
                 axes.plot(eps[part], means[part], color=colour, marker=marker, markersize=4)
     axes.axvline(results.threat.eps, color=GREY, linewidth=0.9, linestyle=(0, (2, 3)))
-    axes.set(ylim=(-2, 102), xlabel=said.axis, ylabel="worst-case robust accuracy (%)")
-    axes.set_title(f"{_short(results.campaign, 40)}: accuracy against {said.curve}", loc="left", fontsize=11, color=INK)
+    axes.set(ylim=(-2, 102), xlabel=terms.axis, ylabel="worst-case robust accuracy (%)")
+    axes.set_title(f"{_short(results.campaign, 40)}: accuracy against {terms.curve}", loc="left", fontsize=11, color=INK)
     axes.grid(axis="y", color="#e2e4e8", linewidth=0.8)
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1))
     _quiet(axes)

@@ -13,7 +13,7 @@ from robustkd.contracts import PixelBudget
 from robustkd.reporting import formatting
 from robustkd.reporting.grid import grid
 from robustkd.reporting.pairwise import main_pairs
-from robustkd.reporting.presentation import wording
+from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.samples import ClassTable
 from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of
@@ -46,7 +46,7 @@ NORMS = {"linf": r"L_\infty", "l2": "L_2", "l1": "L_1", "l0": "L_0"}
 def latex(results: Results, summaries: Sequence[DefenseSummary], classes: ClassTable | None = None) -> str:
     """Summary, defense by attack, pairs and classes; a table that the campaign has nothing for is left out."""
     threat, n = _threat(results), max((item.n for item in results.defenses), default=0)
-    said = wording(results)
+    terms = terms_of(results)
     seeds = len(seeds_of(results))
     over = f", means of {seeds} seeds, the interval their envelope" if seeds > 1 else ""
     tables = [
@@ -54,7 +54,7 @@ def latex(results: Results, summaries: Sequence[DefenseSummary], classes: ClassT
             "summary",
             f"Worst-case robust accuracy in percent under {threat} (n = {n}{over}); 95\\,\\% Wilson intervals.",
             "lrrlrrll",
-            ["Defense", said.clean_short, "Robust", r"95\,\% interval", "W-Robust", "NRR", "Strongest attack", "Verdict"],
+            ["Defense", terms.clean_short, "Robust", r"95\,\% interval", "W-Robust", "NRR", "Strongest attack", "Verdict"],
             (_summary(row) for row in summaries),
         ),
         _table(
@@ -89,7 +89,7 @@ def latex(results: Results, summaries: Sequence[DefenseSummary], classes: ClassT
         tables.append(
             _table(
                 "classes",
-                f"Worst-case robust accuracy in percent by {said.label.lower()}, under {threat}.{kept}",
+                f"Worst-case robust accuracy in percent by {terms.label.lower()}, under {threat}.{kept}",
                 "l" + "r" * len(classes.columns),
                 ["Defense", *map(escape, classes.columns)],
                 ([escape(name), *(_points(cell.robust) for cell in cells)] for name, cells in classes.cells.items()),

@@ -10,11 +10,11 @@ from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_ta
 from robustkd.reporting.formatting import MISSING, count, interval, number, percent, seconds, threat
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
-from robustkd.reporting.presentation import wording
+from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.queries import query_curves
 from robustkd.reporting.story import NO_VERDICT, answer, explain
 from robustkd.reporting.summary import DefenseSummary, attack_names
-from robustkd.reporting.wording import Wording
+from robustkd.reporting.terms import ReportTerms
 from robustkd.scoring.results import Results
 
 SIGNS = {"credible": "", "suspect": "⚠️ ", "not credible": "⚠️ "}
@@ -29,11 +29,11 @@ READING = (
 
 def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Sequence[str] = ()) -> str:
     """The whole report; ``figures`` are file names beside it."""
-    norm, said = threat(results.threat_model), wording(results)
+    norm, terms = threat(results.threat_model), terms_of(results)
     parts = [
         f"# {escape(results.campaign)}: does this defense hold?",
-        f"Threat model {norm}; data {escape(results.data.name)} ({said.data}). {escape(answer(results, summaries))}",
-        _summary(summaries, said),
+        f"Threat model {norm}; data {escape(results.data.name)} ({terms.data}). {escape(answer(results, summaries))}",
+        _summary(summaries, terms),
         *(
             f"**{escape(row.defense)}** ({verdict_mark(row.verdict)}). {escape(explain(results, row).paragraph)}"
             for row in summaries
@@ -47,7 +47,7 @@ def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Seq
         f"## Cells\n\n{_cells(results)}",
         "\n".join(f"- {escape(one.sentence)}." for one in results.served),
         _frameworks(results),
-        f"## How to read this\n\n{READING.format(' '.join(said.notes), said.clean.lower())}",
+        f"## How to read this\n\n{READING.format(' '.join(terms.notes), terms.clean.lower())}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -63,7 +63,7 @@ def verdict_mark(value: str | None) -> str:
     return f"{SIGNS[value]}number: {value}" if value else f"❔ {NO_VERDICT}"
 
 
-def _summary(summaries: Sequence[DefenseSummary], said: Wording) -> str:
+def _summary(summaries: Sequence[DefenseSummary], terms: ReportTerms) -> str:
     rows = (
         [
             escape(row.defense),
@@ -80,7 +80,7 @@ def _summary(summaries: Sequence[DefenseSummary], said: Wording) -> str:
         for row in summaries
     )
     head = [
-        "defense", said.clean.lower(), "robust accuracy", "verdict", "with remedy", "95 % interval", "between seeds", "W-Robust",
+        "defense", terms.clean.lower(), "robust accuracy", "verdict", "with remedy", "95 % interval", "between seeds", "W-Robust",
         "NRR", "strongest attack",
     ]  # fmt: skip
     return _table(head, "lrrlrrrrrl", rows)

@@ -18,7 +18,7 @@ from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import main_pairs, points, probability, sentences
 from robustkd.reporting.plots import Plot, Series, curve, plot
-from robustkd.reporting.presentation import presentation, wording
+from robustkd.reporting.presentation import presentation, terms_of
 from robustkd.reporting.published import SETTING, references
 from robustkd.reporting.queries import query_curves, query_plots
 from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
@@ -79,7 +79,7 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
     html: str = _template().render(
         results=results,
         answer=answer(results, summaries),
-        words=wording(results),
+        terms=terms_of(results),
         sections=sections,
         anchors={section.row.defense: section.anchor for section in sections},
         facts=_facts(results),
@@ -104,7 +104,7 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
         uncharted=len(summaries) - len(drawn),
         classes=class_table(results, evidence),
         broken_by=broken_by(evidence),
-        listing=listing(evidence, wording(results), _other_threats(results)),
+        listing=listing(evidence, terms_of(results), _other_threats(results)),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         costs=[cost(results, [row.defense]) for row in summaries],
@@ -163,7 +163,7 @@ def _facts(results: Results) -> dict[str, str]:
     data = results.data
     facts = {
         "Threat model": formatting.threat(results.threat_model),
-        "Data": f"{data.name}, {wording(results).data}",
+        "Data": f"{data.name}, {terms_of(results).data}",
         "Data hash": data.digest[:16],
         "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
         "Date": results.environment.finished or "",
@@ -194,9 +194,9 @@ def _agreement(results: Results) -> dict[str, float]:
 
 
 def _defense_curves(results: Results, summaries: Sequence[DefenseSummary]) -> Plot | None:
-    words = wording(results)
+    terms = terms_of(results)
     series = [
-        curve(row.defense, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense), words)
+        curve(row.defense, mean_curve(curve_of(item) for item in results.defenses if item.defense == row.defense), terms)
         for row in summaries
     ]
     return _eps_plot(results, "Worst case over the attacks", series)
@@ -205,11 +205,11 @@ def _defense_curves(results: Results, summaries: Sequence[DefenseSummary]) -> Pl
 def _attack_curves(results: Results, summaries: Sequence[DefenseSummary]) -> list[Plot]:
     """One small plot per attack, each defense in the colour it has in the large one."""
 
-    pairs, words = cells_by_pair(results), wording(results)
+    pairs, terms = cells_by_pair(results), terms_of(results)
     plots = []
     for attack in attack_names(results)[:MOST_PLOTS]:
         series = [
-            curve(row.defense, mean_curve(curve_of(cell) for cell in pairs.get((row.defense, attack), [])), words)
+            curve(row.defense, mean_curve(curve_of(cell) for cell in pairs.get((row.defense, attack), [])), terms)
             for row in summaries
         ]
         plots.append(_eps_plot(results, attack, series, n_ticks=4))
@@ -217,7 +217,7 @@ def _attack_curves(results: Results, summaries: Sequence[DefenseSummary]) -> lis
 
 
 def _eps_plot(results: Results, title: str, series: Sequence[Series], n_ticks: int = 6) -> Plot | None:
-    return plot(title, series, wording(results).axis, mark=results.threat.eps, n_ticks=n_ticks)
+    return plot(title, series, terms_of(results).axis, mark=results.threat.eps, n_ticks=n_ticks)
 
 
 def _history(trained: Sequence[DefenseResult]) -> list[Plot]:

@@ -27,7 +27,7 @@ def networks_sentence(claim: Claim) -> str:
 
 def methods_sentence(a: str, b: str, test: MethodTest) -> str:
     """Whether the seeds suffice to tell the methods behind two defenses apart; ``test`` is of a minus b."""
-    if test.told_apart:
+    if test.significant:
         better, worse = (a, b) if test.difference > 0 else (b, a)
         by = f"by {points(abs(test.difference))} over {test.seeds} seeds (adjusted p {probability(test.p_adjusted)})"
         return f"The methods: {better} withstands more than {worse}, {by}."
@@ -66,7 +66,7 @@ def undecided(results: Results) -> list[str]:
     for claim in main_pairs(results):
         if not claim.networks:
             told.append(networks_sentence(claim))
-        elif claim.methods and not claim.methods.told_apart:
+        elif claim.methods and not claim.methods.significant:
             told.append(methods_sentence(claim.a, claim.b, claim.methods))
     return told
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from robustkd.reporting.formatting import interval, number, percent
 from robustkd.reporting.palette import DASHES, SERIES
 from robustkd.reporting.summary import joined
-from robustkd.reporting.wording import Wording
+from robustkd.reporting.terms import ReportTerms
 from robustkd.scoring.results import CurvePoint
 
 
@@ -74,7 +74,7 @@ class Plot:
     mark: float | None = None
 
 
-def curve(label: str, points: Sequence[CurvePoint], words: Wording) -> Series:
+def curve(label: str, points: Sequence[CurvePoint], terms: ReportTerms) -> Series:
     """Robust accuracy against eps (or attempts) as a series, drawn where it was measured."""
     kept = [p for p in points if math.isfinite(p.eps)]
     return Series(
@@ -83,8 +83,8 @@ def curve(label: str, points: Sequence[CurvePoint], words: Wording) -> Series:
         [p.robust_accuracy for p in kept],
         [p.ci_low for p in kept],
         [p.ci_high for p in kept],
-        [f"{words.point(p.eps)}: {percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in kept],
-        joined(kept, everywhere=words.measured_everywhere),
+        [f"{terms.point(p.eps)}: {percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in kept],
+        joined(kept, everywhere=terms.measured_everywhere),
     )
 
 

@@ -16,8 +16,8 @@ from robustkd.evaluation.judging import ImageOutcome, Outcome, PromptOutcome
 from robustkd.reporting.formatting import class_name
 from robustkd.reporting.gallery import GalleryItem
 from robustkd.reporting.samples import BROKEN, STANDS, UNJUDGED
+from robustkd.reporting.terms import ReportTerms, of_images, of_prompts
 from robustkd.reporting.transcripts import PromptItem
-from robustkd.reporting.wording import Wording, of_images, of_prompts
 from robustkd.scoring.results import Results
 
 
@@ -54,8 +54,8 @@ class Presentation(ABC):
         self.draws = draws
 
     @abstractmethod
-    def wording(self, results: Results) -> Wording:
-        """The words of a report."""
+    def terms(self, results: Results) -> ReportTerms:
+        """The terms of a report."""
 
     @abstractmethod
     def examples(self, cell: AttackedCell, data: Splits[Any], count: int) -> Sequence[GalleryItem | PromptItem]:
@@ -83,7 +83,7 @@ class ImagePresentation(Presentation):
 
     quoted = False
 
-    def wording(self, results: Results) -> Wording:
+    def terms(self, results: Results) -> ReportTerms:
         """Test samples, classes and eps."""
         return of_images(_size(results), results.budget)
 
@@ -138,7 +138,7 @@ class PromptPresentation(Presentation):
 
     quoted = True
 
-    def wording(self, results: Results) -> Wording:
+    def terms(self, results: Results) -> ReportTerms:
         """Requests, categories and attempts."""
         return of_prompts(_size(results), results.n_clean or 0, "picture" if self.draws else "answer")
 
@@ -201,12 +201,12 @@ def presentation(modality: Modality) -> Presentation:
     return _PRESENTATIONS[modality]
 
 
-def wording(results: Results) -> Wording:
-    """The words for these results."""
-    words = presentation(results.modality).wording(results)
+def terms_of(results: Results) -> ReportTerms:
+    """The terms for these results."""
+    terms = presentation(results.modality).terms(results)
     said = (*results.data.notes, *results.judged_on_draws)
     notes = (f"{note[0].upper()}{note[1:]}." for note in said)
-    return replace(words, notes=(*notes, *words.notes))
+    return replace(terms, notes=(*notes, *terms.notes))
 
 
 def _size(results: Results) -> int:

@@ -10,7 +10,7 @@ from typing import TypedDict
 import numpy as np
 
 from robustkd.reporting.formatting import class_name, shortened
-from robustkd.reporting.wording import Wording
+from robustkd.reporting.terms import ReportTerms
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import Results
 from robustkd.scoring.worst_case import worst_case
@@ -219,7 +219,7 @@ def first_seeds(evidence: SampleEvidence) -> list[AttackedSamples]:
     return list(first.values())
 
 
-def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = ()) -> Listing | None:
+def listing(evidence: SampleEvidence, terms: ReportTerms, others: Collection[str] = ()) -> Listing | None:
     """Each defense's first seed, sample by sample, as far as a page has room; None without samples.
 
     Args:
@@ -234,7 +234,7 @@ def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = 
     data: ListingData = {
         "classes": _names(evidence.classes, parts),
         "requests": texts,
-        "unfit": [words.unfit, words.unfit_told],
+        "unfit": [terms.unfit, terms.unfit_told],
         "others": sorted(others),
         "index": parts[0].index[:kept].tolist(),
         "label": parts[0].label[:kept].tolist(),
@@ -250,19 +250,19 @@ def listing(evidence: SampleEvidence, words: Wording, others: Collection[str] = 
     }
     first = ((sample, part) for sample in range(kept) for part in parts)
     rows = tuple(
-        _row(part, sample, evidence.classes, words, others, texts[sample] if texts else "")
+        _row(part, sample, evidence.classes, terms, others, texts[sample] if texts else "")
         for sample, part in islice(first, FIRST_ROWS)
     )
     return Listing(data, rows, kept, of)
 
 
 def _row(
-    part: AttackedSamples, sample: int, classes: Sequence[str], words: Wording, others: Collection[str], text: str
+    part: AttackedSamples, sample: int, classes: Sequence[str], terms: ReportTerms, others: Collection[str], text: str
 ) -> SampleRow:
     names = int(part.index[sample]), class_name(classes, int(part.label[sample])), part.defense
     if not part.eligible[sample]:
         before = "" if part.before is None else class_name(classes, int(part.before[sample]))
-        return SampleRow(*names, words.unfit, words.unfit_told.replace("{}", before), text)
+        return SampleRow(*names, terms.unfit, terms.unfit_told.replace("{}", before), text)
 
     def fallen(name: str, taken: int) -> str:
         to = "" if part.before is None else f" → {class_name(classes, taken)}"

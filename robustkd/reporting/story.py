@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from robustkd.contracts.check import Finding
 from robustkd.reporting.formatting import counted, evidence, listed, percent, words
-from robustkd.reporting.presentation import wording
+from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
 from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import DefenseResult, Results
@@ -104,7 +104,7 @@ def remedy_text(summary: DefenseSummary) -> str:
 
 def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:
     """The campaign's answer to "does this defense hold?": in a word for each, and how far to believe it."""
-    samples = wording(results).samples
+    samples = terms_of(results).samples
     tally = [
         (sum(row.verdict == verdict for row in summaries), verdict or "without a verdict")
         for verdict in ("credible", "suspect", "not credible", None)
@@ -175,7 +175,7 @@ def _attacks(results: Results, summary: DefenseSummary, trained: Sequence[Defens
     )
     if not known:
         return ""
-    samples = wording(results).samples
+    samples = terms_of(results).samples
     if len(known) == 1:
         return f"{known[0][1]} is the only attack with a result: it leaves {percent(known[0][0])} of the {samples} standing."
     (most, weakest), strongest = known[0], summary.strongest_attack

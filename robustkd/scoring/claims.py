@@ -49,7 +49,7 @@ def claims(comparisons: Sequence[Comparison]) -> list[Claim]:
     by_pair: dict[tuple[str, str], list[Comparison]] = {}
     for item in comparisons:
         by_pair.setdefault((item.a, item.b), []).append(item)
-    open_ = sum(not item.told_apart for item in comparisons)
+    open_ = sum(not item.significant for item in comparisons)
     several = sum(len(rows) > 1 for rows in by_pair.values())
     found = [_claim(rows, open_, several) for rows in by_pair.values()]
     adjusted = iter(holm([claim.methods.p for claim in found if claim.methods]))
@@ -62,7 +62,7 @@ def _claim(rows: Sequence[Comparison], undecided: int, several: int) -> Claim:
     """The claim about one pair, of a campaign with so many undecided comparisons and so many pairs of several seeds."""
     a, b = rows[0].a, rows[0].b
     only_a, only_b, n = (sum(getattr(item, name) for item in rows) for name in ("only_a", "only_b", "n"))
-    told = {(item.difference > 0) if item.told_apart else None for item in rows}
+    told = {(item.difference > 0) if item.significant else None for item in rows}
     return Claim(
         a,
         b,

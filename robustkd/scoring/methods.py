@@ -46,7 +46,7 @@ class MethodTest:
     seeds_needed: int | None
 
     @property
-    def told_apart(self) -> bool:
+    def significant(self) -> bool:
         """Whether the methods differ, at a level of 5 % for all claims about methods together."""
         return self.p_adjusted < LEVEL
 

@@ -153,7 +153,7 @@ class Comparison:
     p_adjusted: float = 1.0
 
     @property
-    def told_apart(self) -> bool:
+    def significant(self) -> bool:
         """Whether the two networks differ, at a level of 5 % for all comparisons of the campaign together."""
         return self.p_adjusted < LEVEL
 

@@ -123,8 +123,8 @@ class CausalLMTarget(GenerativeTarget):
         return self._cache.prefix(torch.atleast_2d(ids).to(self.device))
 
     @without_gradients()
-    def strayed(self, asked: Asked) -> float:
-        """See ``GenerativeTarget.strayed``; embeddings beyond the prompt's own tokens are added ones, at its end."""
+    def embedding_distance(self, asked: Asked) -> float:
+        """See ``GenerativeTarget.embedding_distance``; embeddings beyond the prompt's own tokens are added ones, at its end."""
         assert asked.embeddings is not None
         laid = self.encode(asked.prompt)
         own = self.embed(torch.tensor(laid.ids[laid.prompt], device=self.device)).float()

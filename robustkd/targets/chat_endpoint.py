@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 from robustkd.contracts import Asked, Capabilities, Capability, CutOff, Filtered, GenerativeTarget, TargetError, Unanswered
 from robustkd.lazy import nn
+from robustkd.targets.answer_cache import AnswerCache
 from robustkd.targets.chat_server import ChatServer, Connection
-from robustkd.targets.kept_answers import KeptAnswers
 
 Prefill = Literal["none", "last-message", "continue", "prefix"]
 PREFILLS: Mapping[Prefill, Mapping[str, Any]] = {
@@ -71,7 +71,7 @@ class ChatEndpointTarget(GenerativeTarget):
     def connect(self, connection: Connection, kept: Path | None = None) -> Self:
         """Say how the server is asked from now on, and the folder where its answers are kept, None for nowhere; returns itself."""
         self._server = ChatServer(self.base_url, connection)
-        self._kept = None if kept is None else KeptAnswers(kept)
+        self._kept = None if kept is None else AnswerCache(kept)
         return self
 
     def respond(self, asked: Sequence[Asked]) -> list[str]:

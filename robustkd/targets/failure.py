@@ -1,4 +1,4 @@
-"""What is said of a model that raises."""
+"""The error message for a model that raises."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def failures_told(inputs: Tensor) -> Iterator[None]:
+def model_errors_explained(inputs: Tensor) -> Iterator[None]:
     """Until the end of the block, whatever the model raises on ``inputs`` becomes a ``TargetError`` that names their shape and the line.
 
     A lack of memory stays what it is: its remedy is another one.

@@ -164,7 +164,7 @@ def unit_activations(activations: Tensor) -> Tensor:
     return (activations / ((length + 1e-10) * math.sqrt(places))).flatten(1)
 
 
-def perceived(threat: ThreatModel, target: Target) -> ThreatModel:
+def with_perceptual_features(threat: ThreatModel, target: Target) -> ThreatModel:
     """``threat`` with the features of ``target``, where a perceptual budget is measured by those of the attacked network.
 
     A budget that has its features already keeps them, so that they stay those of the target itself where it is wrapped for an attack.
@@ -173,10 +173,10 @@ def perceived(threat: ThreatModel, target: Target) -> ThreatModel:
     Raises:
         TargetError: the network lacks a layer that is named.
     """
-    return perceived_by(threat, {SELF: target})
+    return with_perceptual_features_of(threat, {SELF: target})
 
 
-def perceived_by(threat: ThreatModel, models: Mapping[str, BaseTarget]) -> ThreatModel:
+def with_perceptual_features_of(threat: ThreatModel, models: Mapping[str, BaseTarget]) -> ThreatModel:
     """``threat`` with the features of that one of ``models`` which a perceptual budget names; the same where none of them is.
 
     Raises:

@@ -9,8 +9,8 @@ from robustkd.contracts import Target, TargetError
 from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
 from robustkd.targets.activations import layer_outputs
-from robustkd.targets.failure import failures_told
-from robustkd.targets.layout import as_found, contiguous_on_the_way_back, first, is_laid_out
+from robustkd.targets.failure import model_errors_explained
+from robustkd.targets.layout import contiguous_gradient, first, is_laid_out, restore_layout
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,7 +69,7 @@ class ImageTarget(Target):
         """
         if not len(inputs):
             return inputs.flatten(1).sum(1, keepdim=True).expand(-1, self.num_classes)
-        with failures_told(inputs):
+        with model_errors_explained(inputs):
             logits = self.answer(inputs)
         if not isinstance(logits, torch.Tensor) or logits.shape != (len(inputs), self.num_classes):
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -99,11 +99,11 @@ class ImageTarget(Target):
         inputs = inputs if weight is None else inputs.to(weight.dtype)
         # Of one channel, either order is contiguous.
         if inputs.requires_grad and inputs.shape[1] > 1 and is_laid_out(self.module):
-            inputs = contiguous_on_the_way_back(inputs)
+            inputs = contiguous_gradient(inputs)
         try:
             return self.module(inputs.clone())  # some networks normalise in place
         except RuntimeError:
-            if not as_found(self.module):
+            if not restore_layout(self.module):
                 raise
             return self.module(inputs.clone())
 

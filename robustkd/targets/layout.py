@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def channels_last(module: nn.Module) -> Iterator[None]:
-    """Until the end of the block, or until ``as_found``, the weights of 2-d convolutions lie in memory channels last.
+    """Until the end of the block, or until ``restore_layout``, the weights of 2-d convolutions lie in memory channels last.
 
     For use where nobody writes weights: what is put back is what was there.
     """
@@ -36,7 +36,7 @@ def channels_last(module: nn.Module) -> Iterator[None]:
         _put_back(weights)
 
 
-def as_found(module: nn.Module) -> bool:
+def restore_layout(module: nn.Module) -> bool:
     """Give up ``channels_last``: some networks reshape by ``view``, which needs the order that they were written for.
 
     Returns:
@@ -67,7 +67,7 @@ def is_laid_out(module: nn.Module) -> bool:
     return weight is not None and _found(weight) is not None
 
 
-def contiguous_on_the_way_back(inputs: Tensor) -> Tensor:
+def contiguous_gradient(inputs: Tensor) -> Tensor:
     """The same values; the gradient that arrives here is laid out as code written for the usual order expects it (``view``)."""
     return inputs.flatten(1).view(inputs.shape)  # on the way back each reshapes; a hook would cost several times as much
 

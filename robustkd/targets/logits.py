@@ -15,9 +15,9 @@ from robustkd.data.multi_label import Label
 from robustkd.lazy import torch
 from robustkd.scoring.probabilities import Outputs, outputs_of
 from robustkd.targets.classifier import ClassifierTarget
-from robustkd.targets.failure import failures_told
+from robustkd.targets.failure import model_errors_explained
 from robustkd.targets.frozen import frozen
-from robustkd.targets.outputs import Classes, found_out
+from robustkd.targets.outputs import Classes, infer_reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,7 @@ def as_logits(
     device, K = target.device, target.num_classes
 
     def ask(x: Tensor) -> object:
-        with failures_told(x):
+        with model_errors_explained(x):
             return target.answer(x)
 
     def noise() -> Tensor:
@@ -74,7 +74,7 @@ def as_logits(
 
     first = noise() if samples is None else samples
     with frozen(target.module), torch.no_grad(), preserved_rng(device):
-        reading, outputs, returned = found_out(
+        reading, outputs, returned = infer_reading(
             ask, first, noise=noise, expected=None if classes or label is not None else K, classes=classes, label=label
         )
     if told := reading.told(returned):

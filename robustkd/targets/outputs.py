@@ -181,7 +181,7 @@ class Reading:
         return ", and ".join(said)
 
 
-def found_out(
+def infer_reading(
     ask: Callable[[Tensor], object],
     samples: Tensor,
     *,

@@ -9,7 +9,7 @@ from robustkd.redaction import redacted
 from robustkd.reporting import summary_rows
 from robustkd.reporting.formatting import count, counted, epsilon, interval, percent, seconds, shortened, threat
 from robustkd.reporting.markdown import escape, verdict_mark
-from robustkd.reporting.presentation import wording
+from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.story import answer, sentence
 from robustkd.reporting.transcripts import PromptItem
 from robustkd.scoring.results import CellResult, DefenseResult, Results
@@ -89,7 +89,7 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
     rows = [
         ["threat model", threat(trained.budget)],
         ["worst case", f"{percent(trained.robust_accuracy)} (95 % interval {interval(trained.ci_low, trained.ci_high)})"],
-        [wording(results).clean.lower(), percent(trained.clean_accuracy)],
+        [terms_of(results).clean.lower(), percent(trained.clean_accuracy)],
         ["attacks, each alone", ", ".join(alone)],
         ["verdict", verdict_mark(trained.verdict)],
         ["gates", escape("; ".join(gates) or "none")],
@@ -107,7 +107,7 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
 def campaign(results: Results) -> str:
     """The note of the parent run: every defense with its number and its verdict."""
     rows = summary_rows(results)
-    norm, said = threat(results.threat_model), wording(results)
+    norm, terms = threat(results.threat_model), terms_of(results)
     lines = [
         [
             escape(row.defense),
@@ -123,7 +123,7 @@ def campaign(results: Results) -> str:
     ]
     head = [
         "defense",
-        said.clean_short.lower(),
+        terms.clean_short.lower(),
         "robust",
         "verdict",
         "with remedy",
@@ -133,7 +133,7 @@ def campaign(results: Results) -> str:
     ]
     failed = [item for item in results.cells if item.status != "done"]
     parts = [
-        f"{escape(answer(results, rows))} Threat model {norm}; data {escape(results.data.name)} ({said.data}).",
+        f"{escape(answer(results, rows))} Threat model {norm}; data {escape(results.data.name)} ({terms.data}).",
         "\n".join(f"- {escape(note)}" for note in results.data.notes),
         table(head, lines),
         f"**{counted(len(failed), 'cell')} without a result:**" if failed else "",

@@ -15,7 +15,7 @@ from robustkd.attacks.image.transforms.perceptual.ppgd import conjugate_gradient
 from robustkd.contracts import Attack, AttackError, AttackResult, PerceptualBudget, TargetError, ThreatModel, UsageError
 from robustkd.evaluation.images import evaluate_attack
 from robustkd.plugin_kit import fixtures
-from robustkd.targets.features import LayerFeatures, perceived
+from robustkd.targets.features import LayerFeatures, with_perceptual_features
 
 BUDGET = PerceptualBudget(0.35)
 ATTACKS = ("lpa", "ppgd", {"kind": "perceptual-search", "queries": 30})
@@ -31,7 +31,7 @@ def samples() -> tuple[np.ndarray, np.ndarray]:
 def test_the_distance_is_that_of_a_computation_by_hand(samples):
     target, x = fixtures.classifier(), torch.from_numpy(samples[0][:4])
     other = torch.from_numpy(samples[0][4:8])
-    budget = perceived(ThreatModel(budget=PerceptualBudget(1.0, layers=("relu1", "linear"))), target).budget
+    budget = with_perceptual_features(ThreatModel(budget=PerceptualBudget(1.0, layers=("relu1", "linear"))), target).budget
     state = {name: value.double().numpy() for name, value in target.module.state_dict().items()}
 
     def convolved(image: np.ndarray, name: str) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_the_layers_that_are_chosen_are_told(samples, caplog):
 def test_every_result_is_within_the_bound_and_the_pixel_range(attack, samples):
     report = robustkd.attack(attack, fixtures.classifier(), *samples, budget=BUDGET)
     target = fixtures.classifier()
-    budget = perceived(ThreatModel(budget=BUDGET), target).budget
+    budget = with_perceptual_features(ThreatModel(budget=BUDGET), target).budget
     spent = budget.distance(torch.from_numpy(samples[0]), report.adversarial, {})
     assert float(spent.max()) <= BUDGET.eps
     assert 0 <= float(report.adversarial.min()) <= float(report.adversarial.max()) <= 1

@@ -16,7 +16,7 @@ from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import Oracle
 from robustkd.attacks.image.transferable.bsr import blocks_moved
 from robustkd.attacks.image.transferable.ila import middle_layer
-from robustkd.attacks.image.transferable.ssa import OverSpectra
+from robustkd.attacks.image.transferable.ssa import SpectrumMeanGradient
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.plugin_kit import fixtures
@@ -103,7 +103,7 @@ def test_the_gradient_of_ssa_is_that_of_the_changed_image(target: ClassifierTarg
 
     at = gradient(target, torch.from_numpy(changed((batch.inputs + noise).numpy())), batch.labels)
     assert torch.allclose(found, torch.from_numpy(changed(at.numpy())), atol=1e-10)  # it is symmetric
-    several = OverSpectra(SampleRng(0, batch.index), 3, 0.0, 0.0)
+    several = SpectrumMeanGradient(SampleRng(0, batch.index), 3, 0.0, 0.0)
     assert several.copies == 3
 
 

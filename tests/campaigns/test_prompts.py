@@ -261,7 +261,7 @@ class Says(GenerativeTarget):
         raise NotImplementedError
 
 
-class Asks(PromptAttack):
+class ServedRequests(PromptAttack):
     def __init__(self, *prompts):
         super().__init__()
         self.prompts = prompts
@@ -290,7 +290,7 @@ def test_what_cannot_be_judged_is_no_success_and_no_failure(way, answers, state,
     requests, target = Prompts({"prompt": ("box",)}, np.zeros(1, dtype=np.int64)), Says.__new__(Says)
     target.module = torch.nn.Identity()
     batch = prepare(target, requests, np.arange(1), {"one": judge})
-    found = evaluate_prompt_attack(target, Asks(*answers), batch, ThreatModel.by_prompt(3), {"one": judge})
+    found = evaluate_prompt_attack(target, ServedRequests(*answers), batch, ThreatModel.by_prompt(3), {"one": judge})
     outcome = found.outcome
     assert {name for name in ("unjudged", "standing", "success") if getattr(outcome, name)[0]} == {state}
     assert outcome.decided[0] == (state != "unjudged")

@@ -6,7 +6,7 @@ from torch import nn
 
 import robustkd
 from robustkd.contracts import Attack, AttackResult, ThreatModel
-from robustkd.evaluation.suite import Traces, escalation, instruments
+from robustkd.evaluation.suite import TargetDiagnostics, escalation, suite_attacks
 from robustkd.plugins import make
 
 
@@ -58,8 +58,8 @@ def test_autoattack_in_l0_is_enough_for_the_reference(trained):
 @pytest.mark.parametrize("draws", [False, True])
 def test_whatever_the_suite_asks_for_in_l0_is_an_attack_in_l0(draws):
     threat = ThreatModel("l0", 3)
-    traces = Traces(draws=draws, replaced=("Round",), agreement=0.0)
-    specs = [one.spec for one in instruments(traces, threat)] + list(escalation(traces, threat))
+    diagnostics = TargetDiagnostics(draws=draws, replaced=("Round",), agreement=0.0)
+    specs = [one.spec for one in suite_attacks(diagnostics, threat)] + list(escalation(diagnostics, threat))
     usable = [spec for spec in specs if not make("attacks", spec).refusal(threat)]
     kinds = {spec["kind"] for spec in usable}
     assert kinds == ({"eot", "sparse-rs"} if draws else {"bpda", "spgd", "sparse-rs", "autoattack"})

@@ -15,7 +15,7 @@ from robustkd.campaigns.store.samples import read
 from robustkd.campaigns.store.store import Store
 from robustkd.cli import cli
 from robustkd.reporting.plots import curve
-from robustkd.reporting.presentation import wording
+from robustkd.reporting.presentation import terms_of
 from support.campaigns import tiny_campaign
 
 
@@ -48,7 +48,7 @@ def test_a_minimum_norm_attack_gives_every_eps(run: Path) -> None:
 
 def test_a_line_is_drawn_where_it_was_measured_alone(run: Path) -> None:
     results = robustkd.load(run)
-    drawn = {cell.attack: curve(cell.attack, cell.curve, wording(results)) for cell in results.cells}
+    drawn = {cell.attack: curve(cell.attack, cell.curve, terms_of(results)) for cell in results.cells}
     assert not any(drawn["pgd"].joined)
     assert drawn["fmn"].joined == [False, *[True] * (len(drawn["fmn"].x) - 1)]
     page = (run / "report.html").read_text()

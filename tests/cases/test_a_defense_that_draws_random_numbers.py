@@ -227,7 +227,7 @@ def test_a_campaign_reports_the_expected_accuracy(ran: Path) -> None:
     raw = json.loads((ran / "out" / "results.json").read_text())
     assert [one.get("draws") for one in raw["defenses"]] == [None, 10]
     assert results.comparisons[0].difference == pytest.approx(plain.robust_accuracy - coin.robust_accuracy)
-    assert results.comparisons[0].told_apart
+    assert results.comparisons[0].significant
     for name in ("report.html", "report.md"):
         assert "judged on 10 draws" in (ran / "out" / name).read_text()
 

@@ -29,8 +29,8 @@ from support.toy_language_model import toy_language_model
 from support.toy_text_to_image import ShowsThePicture, requests, toy
 
 
-class Asks(PromptAttack):
-    """Asks once, and adds ``shift`` to a buffer of the model."""
+class ServedRequests(PromptAttack):
+    """ServedRequests once, and adds ``shift`` to a buffer of the model."""
 
     shift = 0.0
 
@@ -41,7 +41,7 @@ class Asks(PromptAttack):
         target.module.get_buffer("shift").add_(self.shift)
 
 
-class Shifts(Asks):
+class Shifts(ServedRequests):
     shift = 100.0
 
 
@@ -78,7 +78,7 @@ def found(attack: PromptAttack, pictures: bool) -> Evaluation:
 
 @pytest.mark.parametrize("pictures", [False, True])
 def test_a_buffer_that_changes_no_answer(pictures: bool) -> None:
-    assert found(Asks(), pictures).outcome.attempts.tolist() == [1, 1, 1]
+    assert found(ServedRequests(), pictures).outcome.attempts.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("pictures", [False, True])

@@ -52,4 +52,4 @@ def test_an_added_token_is_as_far_as_from_the_nearest_that_the_model_reads() -> 
     target = model_of("Gemma", WORDS)
     own = target.embed(torch.tensor(target.encode("w1").ids[target.encode("w1").prompt]))
     added = target.embed(torch.tensor([7]))
-    assert target.strayed(Asked("w1", embeddings=torch.cat([own, added]).detach())) == pytest.approx(0, abs=1e-4)
+    assert target.embedding_distance(Asked("w1", embeddings=torch.cat([own, added]).detach())) == pytest.approx(0, abs=1e-4)

@@ -11,7 +11,7 @@ import pytest
 from robustkd import plugins
 from robustkd.contracts import DataError
 from robustkd.data import SplitParams, load_splits
-from robustkd.data.wordings import CLOTHES, DIGITS, Wording
+from robustkd.data.concepts import CLOTHES, DIGITS, Wording
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 

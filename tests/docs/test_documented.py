@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
@@ -34,9 +35,9 @@ def test_a_public_name_is_documented(module, name):
         assert not text.startswith(f"{name}("), "a signature, as dataclasses write it, is no docstring"
         assert not inspect.isclass(found) or undocumented(found) == []
     else:  # a type's alias: the text stands below it
-        texts = [inspect.getsource(part) for part in vars(contracts).values() if inspect.ismodule(part)]
-        text = next(text for text in texts if f"\n{name} = " in text)
-        assert '"""' in text.partition(f"\n{name} = ")[2].partition("\n")[2][:3]
+        sources = [inspect.getsource(part) for part in vars(contracts).values() if inspect.ismodule(part)]
+        text = next(text for text in sources if f"\n{name} = " in text)
+        assert re.search(rf'^{name} = (?:.*|\w+\[\n(?:    .*\n)*\])\n"""', text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("group", "name"), PLUGINS, ids=lambda value: value)

@@ -14,7 +14,7 @@ from robustkd.cli import cli
 from robustkd.reporting import AttackedSamples, SampleEvidence, summary_rows
 from robustkd.reporting.latex import escape, latex
 from robustkd.reporting.page import page
-from robustkd.reporting.presentation import wording
+from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.published import FROM_MEMORY, TRANSCRIBED, references
 from robustkd.reporting.samples import MAX_OUTCOMES, BrokenBy, SampleRow, broken_by, class_table, listing
 from robustkd.reporting.tradeoff import MOST_LINES, pareto, shown_defenses, tradeoff
@@ -75,16 +75,16 @@ def test_what_an_attack_alone_breaks():
 
 
 def test_the_listing_says_of_each_sample_what_became_of_it():
-    listed = listing(SampleEvidence(["cat", "dog"], [two_attacks()]), wording(campaign()))
+    listed = listing(SampleEvidence(["cat", "dog"], [two_attacks()]), terms_of(campaign()))
     assert listed.data["defenses"][0]["taken"] == {"fgsm": [2, 2, 0, 0, 0, 0], "pgd": [2, 0, 0, 1, 0, 0]}
     assert listed.rows[0] == SampleRow(10, "cat", "standard", "broken", "fgsm → dog, pgd → dog")
     assert [row.outcome for row in listed.rows[2:]] == ["held", "broken", "held", "misclassified before the attack"]
     assert (listed.rows[2].fell, listed.rows[5].fell) == ("nothing", "taken for cat without an attack")
-    assert listing(SampleEvidence([], []), wording(campaign())) is None
+    assert listing(SampleEvidence([], []), terms_of(campaign())) is None
 
 
 def test_the_listing_of_a_large_campaign_keeps_the_samples_that_fit():
-    listed = listing(evidence(large(30, 40), n=1000), wording(campaign()))
+    listed = listing(evidence(large(30, 40), n=1000), terms_of(campaign()))
     assert listed.kept == MAX_OUTCOMES // 1200 < listed.of == 1000
     assert sum(len(taken) for part in listed.data["defenses"] for taken in part["taken"].values()) <= MAX_OUTCOMES
 

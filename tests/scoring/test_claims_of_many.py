@@ -69,7 +69,7 @@ def counted(repetitions: int, *shape: int, seed: int = 0, **parts: float) -> dic
         found["uncorrected"] += any(item.p < 0.05 for item in rows)
         found["networks"] += min(holm([item.p for item in rows])) < 0.05
         found["every seed"] += any(claim.networks is not None for claim in told)
-        found["methods"] += any(claim.methods is not None and claim.methods.told_apart for claim in told)
+        found["methods"] += any(claim.methods is not None and claim.methods.significant for claim in told)
     return {name: number / repetitions for name, number in found.items()}
 
 
@@ -112,7 +112,7 @@ def test_a_difference_that_is_there_is_found():
         one = claims(comparisons(campaign(rng, 10, 1, 500, ahead=0.1)))
         networks += sum(claim.networks == "d0" for claim in one) / 9
         (pair,) = claims(comparisons(campaign(rng, 2, 5, 500, training=0.02, ahead=0.1)))
-        methods += pair.methods is not None and pair.methods.told_apart
+        methods += pair.methods is not None and pair.methods.significant
     assert networks / 60 > 0.5
     assert methods / 60 > 0.6
 
@@ -142,12 +142,12 @@ def test_holm_by_hand():
 def test_few_seeds_say_how_many_would_do():
     test = over_trainings([0.10, 0.06], [0.12, 0.10], 500)
     assert test is not None
-    assert not test.told_apart
+    assert not test.significant
     assert test.seeds_needed is not None
     assert test.seeds_needed > 2
     more = over_trainings([0.10, 0.06] * (test.seeds_needed // 2 + 1), [0.11] * (2 * (test.seeds_needed // 2 + 1)), 500)
     assert more is not None
-    assert more.told_apart
+    assert more.significant
     assert more.ci_low > 0
     assert over_trainings([0.1], [0.1], 500) is None
     equal = over_trainings([0.01, -0.01], [0.1, 0.1], 500)

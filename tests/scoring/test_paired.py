@@ -92,5 +92,5 @@ def test_defenses_are_compared_on_their_shared_samples():
     (only,) = compared([("a", 0, a), ("b", 1, b), ("b", 0, b), ("short", 0, b[:3])])
     assert (only.a, only.b, only.seed, only.only_a, only.only_b, only.n) == ("a", "b", 0, 2, 1, 6)
     assert only.difference == pytest.approx(a.mean() - b.mean())
-    assert not only.told_apart
-    assert Comparison.of("x", "y", 0, np.ones(40, bool), np.zeros(40, bool)).told_apart
+    assert not only.significant
+    assert Comparison.of("x", "y", 0, np.ones(40, bool), np.zeros(40, bool)).significant

@@ -14,9 +14,9 @@ import pytest
 from robustkd import plugins
 from robustkd.contracts import Asked, CutOff, Filtered, TargetError, Unanswered, UsageError
 from robustkd.contracts.capability import ORDINARY
+from robustkd.targets.answer_cache import AnswerCache
 from robustkd.targets.chat_endpoint import ChatEndpointTarget, answer_in
 from robustkd.targets.chat_server import Connection
-from robustkd.targets.kept_answers import KeptAnswers
 from support.chat_server import Served, cut, filtered, nth, serving, slow, status
 
 SECRET = "sk-very-secret-0123456789"
@@ -63,7 +63,7 @@ def test_nothing_is_asked_twice_by_whatever_process(echo: Served, tmp_path: Path
 
 
 def test_an_answer_that_was_not_written_to_its_end_is_asked_again(tmp_path: Path) -> None:
-    kept = KeptAnswers(tmp_path)
+    kept = AnswerCache(tmp_path)
     assert kept.get({"a": 1}, lambda: {"said": "one"}) == {"said": "one"}
     (file,) = tmp_path.glob("*/*.json")
     file.write_bytes(file.read_bytes()[:-3])
@@ -73,7 +73,7 @@ def test_an_answer_that_was_not_written_to_its_end_is_asked_again(tmp_path: Path
 
 
 def test_whoever_is_killed_while_asking_leaves_the_answer_to_others(tmp_path: Path) -> None:
-    kept, (reading, writing) = KeptAnswers(tmp_path), os.pipe()
+    kept, (reading, writing) = AnswerCache(tmp_path), os.pipe()
     if not (child := os.fork()):
         kept.get({"a": 1}, lambda: {"told": os.write(writing, b"."), "slept": signal.pause()})
         os._exit(1)
@@ -118,7 +118,7 @@ def test_what_fails_always_is_one_sentence_and_keeps_what_was_answered(
         target(echo, tmp_path).respond([Asked("a"), Asked("b")])
     assert refused.value.fix
     assert "\n" not in refused.value.message
-    assert len(list(KeptAnswers(tmp_path))) == 1
+    assert len(list(AnswerCache(tmp_path))) == 1
 
 
 def test_a_server_that_is_not_there_is_one_sentence() -> None:

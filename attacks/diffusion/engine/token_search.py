@@ -106,7 +106,7 @@ class TokenSearch:
         self._relaxation, self._objective, self._slots = relaxation, objective, slots
         self._x = relaxation.start(self.rng.fork("start"), params.tokens)
         self._memory = {name: torch.zeros_like(self._x) for name in ("first", "second")}
-        self._judged: list[set[tuple[int, ...]]] = [set() for _ in range(len(self.batch))]
+        self._judged_tokens: list[set[tuple[int, ...]]] = [set() for _ in range(len(self.batch))]
         with frozen(self.target.module):
             self.attempts(
                 everyone := self.attempts.open, [Asked(self.batch.requests["prompt"][row]) for row in everyone.tolist()]
@@ -159,9 +159,9 @@ class TokenSearch:
 
     def _unjudged(self, row: int, candidates: Iterable[Tensor]) -> str | None:
         for tokens in candidates:
-            if (key := tuple(tokens.tolist())) in self._judged[row]:
+            if (key := tuple(tokens.tolist())) in self._judged_tokens[row]:
                 continue
-            self._judged[row].add(key)
+            self._judged_tokens[row].add(key)
             if self._slots.roundtrips(row, tokens, text := self._slots.text(row, tokens)):
                 return text
         return None

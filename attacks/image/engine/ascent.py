@@ -23,7 +23,7 @@ from robustkd.attacks.image.engine.perceptual_ball import PerceptualBall
 from robustkd.contracts import AttackResult, Batch, PerceptualBudget, Target, ThreatModel, UsageError
 from robustkd.contracts.image_changes import PARAMETERS, TransformBudget
 from robustkd.lazy import torch
-from robustkd.targets.features import perceived
+from robustkd.targets.features import with_perceptual_features
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -270,7 +270,7 @@ class Search:
             oracle: Oracle = TransformOracle(target, batch, budget, target.precision)
             points = inputs.new_zeros((len(batch), *budget.shape(tuple(inputs.shape[1:]))))
             ball = Ball.around(points, batch.budget(threat), "linf", (-math.inf, math.inf))
-        elif isinstance(perceptual := perceived(threat, target).budget, PerceptualBudget):
+        elif isinstance(perceptual := with_perceptual_features(threat, target).budget, PerceptualBudget):
             oracle, points = Oracle(target, batch, target.precision), inputs
             ball = PerceptualBall.of(inputs, batch.budget(threat), target.bounds, perceptual, oracle.passes)
         else:

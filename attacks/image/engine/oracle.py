@@ -15,7 +15,7 @@ from robustkd.contracts.image_changes import TransformBudget
 from robustkd.contracts.target import Precision
 from robustkd.lazy import torch
 from robustkd.targets import frozen
-from robustkd.targets.failure import failures_told
+from robustkd.targets.failure import model_errors_explained
 from robustkd.targets.passes import PassCounter
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def gradient_of(values: Tensor, x: Tensor, upstream: Tensor | None = None, *, ag
         TargetError: the values do not depend differentiably on ``x``, or the backward pass raised.
     """
     if values.requires_grad:
-        with failures_told(x):
+        with model_errors_explained(x):
             (gradient,) = torch.autograd.grad(values, x, upstream, retain_graph=again or None, allow_unused=True)
         if gradient is not None:
             return finite_or_zero(gradient)

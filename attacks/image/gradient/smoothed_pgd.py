@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MeanOfNeighbours:
+class NeighbourhoodMeanGradient:
     """The mean gradient at ``neighbours`` points that are drawn around each point, ``reach`` of the budget away at most."""
 
     rng: SampleRng
@@ -92,7 +92,7 @@ class SmoothedPGD(Attack):
                 objective=objective,
                 update=update,
                 steps=p.steps,
-                estimator=MeanOfNeighbours(draws.fork("neighbours"), p.neighbours, p.reach),
+                estimator=NeighbourhoodMeanGradient(draws.fork("neighbours"), p.neighbours, p.reach),
             )
 
         return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)

@@ -32,7 +32,7 @@ from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
 from robustkd.attacks.image.engine.target_classes import wrong_classes
 from robustkd.attacks.image.engine.trend import EarlyStopByTrend
 from robustkd.attacks.image.gradient.apgd import run_apgd
-from robustkd.attacks.image.surrogate.student import Points, distilled
+from robustkd.attacks.image.surrogate.student import Points, distil_student
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch
 from robustkd.lazy import torch
@@ -89,7 +89,7 @@ class DistilledSurrogate(Attack):
         fitted = copy(self)
         with frozen(target.module), preserved_rng(images.device):
             seed_torch(rng.seed)
-            fitted.student = distilled(
+            fitted.student = distil_student(
                 target,
                 images,
                 target.num_classes,

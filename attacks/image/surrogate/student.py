@@ -49,8 +49,8 @@ def make_student(shape: Sequence[int], num_classes: int, width: int) -> nn.Modul
     )
 
 
-class Lesson:
-    """What the target said of images and of points around them.
+class QueriedPoints:
+    """Images, points around them, and the target's answers to both.
 
     Attributes:
         images: (N, *shape).
@@ -82,20 +82,20 @@ class Lesson:
             return centred
 
 
-def teach(student: nn.Module, lesson: Lesson, steps: int, batch_size: int = 64, lr: float = 3e-3) -> None:
-    """Train the student on what the target said; it draws from torch's generator."""
+def train_student(student: nn.Module, queried: QueriedPoints, steps: int, batch_size: int = 64, lr: float = 3e-3) -> None:
+    """Train the student on the target's answers. It draws from torch's generator."""
     optimiser = torch.optim.Adam(student.parameters(), lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    differences = lesson.near_answers - lesson.answers
+    differences = queried.near_answers - queried.answers
     tiny = torch.finfo(differences.dtype).tiny
-    between, inside = lesson.answers.square().mean().clamp_min(tiny), differences.square().mean().clamp_min(tiny)
-    count, points = len(lesson.images), len(lesson.near)
+    between, inside = queried.answers.square().mean().clamp_min(tiny), differences.square().mean().clamp_min(tiny)
+    count, points = len(queried.images), len(queried.near)
     student.train()
     for _ in range(steps):
-        rows = torch.randint(count, (min(batch_size, count),)).to(lesson.images.device)
-        which = torch.randint(points, (len(rows),)).to(lesson.images.device)
-        here, there = student(torch.cat([lesson.images[rows], lesson.near[which, rows]]).float()).chunk(2)
-        loss = F.mse_loss(here, lesson.answers[rows]) / between
+        rows = torch.randint(count, (min(batch_size, count),)).to(queried.images.device)
+        which = torch.randint(points, (len(rows),)).to(queried.images.device)
+        here, there = student(torch.cat([queried.images[rows], queried.near[which, rows]]).float()).chunk(2)
+        loss = F.mse_loss(here, queried.answers[rows]) / between
         loss = loss + F.mse_loss(there - here, differences[which, rows]) / inside
         optimiser.zero_grad()
         loss.backward()
@@ -104,7 +104,7 @@ def teach(student: nn.Module, lesson: Lesson, steps: int, batch_size: int = 64, 
     student.eval().requires_grad_(False)
 
 
-def distilled(
+def distil_student(
     target: Callable[[Tensor], Tensor],
     images: Tensor,
     num_classes: int,
@@ -125,16 +125,16 @@ def distilled(
         width: of the student.
         steps: of each round's training.
     """
-    lesson = Lesson(target, images)
+    queried = QueriedPoints(target, images)
     for points in near:
-        lesson.add(points)
+        queried.add(points)
     student = make_student(images.shape[1:], num_classes, width)
     student(images[:1].float().cpu())  # sets the size of a lazy layer, with the CPU's random numbers on every device
     student.to(images.device)
     with torch.enable_grad():
-        teach(student, lesson, steps)
+        train_student(student, queried, steps)
         for points_of in attacked:
-            lesson.add(points_of(student))
+            queried.add(points_of(student))
             student.requires_grad_(True)
-            teach(student, lesson, steps)
+            train_student(student, queried, steps)
     return student

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class AdmixGradient:
     """The mean gradient over scaled copies with a share of other images.
 
     Attributes:
@@ -97,4 +97,4 @@ class Admix(MIFGSM):
         p = self.params
         if self.images is None or self.labels is None:
             raise UsageError("admix must be given images to mix in before it is used", fix="call fit, and run what it returns")
-        return Mixed(rng, self.images, self.labels, p.strength, p.mixed, p.copies)
+        return AdmixGradient(rng, self.images, self.labels, p.strength, p.mixed, p.copies)

@@ -88,7 +88,7 @@ def blocks_moved(x: Tensor, draws: SampleRng, blocks: int, angle: float) -> Tens
 
 
 @dataclass(frozen=True)
-class OverBlocks:
+class BlockMeanGradient:
     """The mean gradient over ``copies`` whose blocks have moved, each sample's in its own way."""
 
     rng: SampleRng
@@ -128,4 +128,4 @@ class BSR(MIFGSM):
     @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
         p = self.params
-        return OverBlocks(rng, p.copies, p.blocks, p.angle)
+        return BlockMeanGradient(rng, p.copies, p.blocks, p.angle)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Diverse:
+class DiverseInputGradient:
     """The gradient at a random copy of each sample, which is transformed differently for every sample.
 
     Attributes:
@@ -73,4 +73,4 @@ class DI2FGSM(MIFGSM):
 
     @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator | None:
-        return Diverse(rng, self.params.probability, self.params.smallest)
+        return DiverseInputGradient(rng, self.params.probability, self.params.smallest)

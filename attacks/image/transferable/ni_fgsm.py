@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LookAhead:
+class NesterovGradient:
     """The estimator ``of`` at the point that the momentum alone would lead to."""
 
     size: StepSize
@@ -54,4 +54,4 @@ class NIFGSM(MIFGSM):
 
     @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
-        return LookAhead(self.size, self.params.decay)
+        return NesterovGradient(self.size, self.params.decay)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Flat:
+class GradientNormPenalty:
     """The mean over ``neighbours`` of the gradients there and a step below them.
 
     Attributes:
@@ -90,4 +90,4 @@ class PGN(MIFGSM):
     @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
         p = self.params
-        return Flat(rng, p.neighbours, p.reach, p.balance, self.size)
+        return GradientNormPenalty(rng, p.neighbours, p.reach, p.balance, self.size)

@@ -19,7 +19,7 @@ from typing_extensions import override
 from robustkd.attacks.image.engine.ascent import AttackState, GradientEstimator
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
-from robustkd.attacks.image.transferable.ni_fgsm import LookAhead
+from robustkd.attacks.image.transferable.ni_fgsm import NesterovGradient
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OverScales:
+class ScaleMeanGradient:
     """The mean gradient over ``copies`` scales."""
 
     copies: int
@@ -60,5 +60,5 @@ class SIFGSM(MIFGSM):
     @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
         p = self.params
-        over_scales = OverScales(p.copies)
-        return LookAhead(self.size, p.decay, over_scales) if p.look_ahead else over_scales
+        over_scales = ScaleMeanGradient(p.copies)
+        return NesterovGradient(self.size, p.decay, over_scales) if p.look_ahead else over_scales

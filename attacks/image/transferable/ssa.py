@@ -43,7 +43,7 @@ def cosines(size: int, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OverSpectra:
+class SpectrumMeanGradient:
     """The mean gradient over ``copies`` changed spectra, which are drawn for each sample.
 
     Attributes:
@@ -95,4 +95,4 @@ class SSA(MIFGSM):
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
         p = self.params
         sigma = p.sigma if p.sigma is not None else threat.eps if threat.norm == "linf" else _SIGMA
-        return OverSpectra(rng, p.copies, p.rho, sigma)
+        return SpectrumMeanGradient(rng, p.copies, p.rho, sigma)

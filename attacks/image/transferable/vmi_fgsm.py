@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class VarianceTuned:
+class VarianceTunedGradient:
     """The gradient plus the variance found at the step before (``memory["variance"]``)."""
 
     rng: SampleRng
@@ -66,4 +66,4 @@ class VMIFGSM(MIFGSM):
     @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
         p = self.params
-        return VarianceTuned(rng, p.neighbours, p.reach, p.steps)
+        return VarianceTunedGradient(rng, p.neighbours, p.reach, p.steps)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import GradientEstimator
-from robustkd.attacks.image.transferable.ni_fgsm import LookAhead
+from robustkd.attacks.image.transferable.ni_fgsm import NesterovGradient
 from robustkd.attacks.image.transferable.vmi_fgsm import VMIFGSM
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -29,4 +29,4 @@ class VNIFGSM(VMIFGSM):
 
     @override
     def estimator(self, threat: ThreatModel, rng: SampleRng) -> GradientEstimator:
-        return LookAhead(self.size, self.params.decay, super().estimator(threat, rng))
+        return NesterovGradient(self.size, self.params.decay, super().estimator(threat, rng))

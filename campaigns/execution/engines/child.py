@@ -2,7 +2,7 @@
 
 It is a fresh Python that is told what to do through a pipe, and nothing of the process that starts it: neither the main
 module (which multiprocessing would run again) nor a daemon's ban on children (Dask's workers are daemons). It ends when the
-process that started it does (see ``lifeline``).
+process that started it does (see ``parent_watchdog``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from robustkd.campaigns.execution.errors import CellLost, WorkerUnfit, error_of
 from robustkd.campaigns.execution.job import Job, Report
-from robustkd.campaigns.execution.lifeline import die_with_parent, end_group, environment
+from robustkd.campaigns.execution.parent_watchdog import environment, exit_with_parent, kill_process_group
 from robustkd.campaigns.execution.worker import Worker
 from robustkd.campaigns.plan.cells import Cell
 from robustkd.contracts import RobustkdError
@@ -98,7 +98,7 @@ class Child:
 
     def stop(self) -> None:
         """End it and what it has started, whatever they are doing: a cell is in the store whole or not at all."""
-        end_group(self.pid)
+        kill_process_group(self.pid)
         self._process.wait()
         self.pipe.close()
         assert self._process.stdin is not None
@@ -106,7 +106,7 @@ class Child:
 
     def _death_reason(self) -> CellLost:
         code = self._process.wait()
-        end_group(self.pid)
+        kill_process_group(self.pid)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         fix = "it may have run out of memory: use fewer workers or smaller data" if code == -signal.SIGKILL else None
         return CellLost(f"its process died ({how})", fix=fix)
@@ -115,7 +115,7 @@ class Child:
 def main() -> None:
     """Take cells from the pipe and run them until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides what ends
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     os.dup2(2, 1)  # what a plug-in prints must not come between the lines of the driver's --json
     pipe = Connection(int(sys.argv[1]))
 

@@ -19,7 +19,7 @@ def analyse(cell: AnalysisCell, workspace: Workspace) -> None:
     target, batch = workspace.attacked(cell)
     analysis = workspace.with_others(use.plugin, cell.others, cell.seed)
     with untouched(target.module):
-        table = analysis.run(target, batch, workspace.perceived(workspace.campaign.threat, cell), cell.seed)
+        table = analysis.run(target, batch, workspace.with_perceptual_features(workspace.campaign.threat, cell), cell.seed)
     meta = AnalysisMeta(
         **workspace.circumstances(cell, clock.seconds),
         analysis=cell.analysis,

@@ -44,7 +44,7 @@ def attack(cell: AttackCell, workspace: Workspace) -> None:
         rows_kept=lambda size: samples.rows_kept(size, job.keep_bytes),
         shards=shards,
     )
-    found = workspace.modality.evaluate(target, plugin, batch, workspace.perceived(use.threat, cell), under)
+    found = workspace.modality.evaluate(target, plugin, batch, workspace.with_perceptual_features(use.threat, cell), under)
     meta = AttackMeta(
         **workspace.circumstances(cell, clock.seconds + sum(files.seconds for files in opened)),
         attack=cell.attack,

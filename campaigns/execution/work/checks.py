@@ -25,7 +25,7 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
     target, batch = workspace.attacked(cell)
     evidence = _evidence(cell, workspace)
     teachers = _Teachers(cell, workspace) if isinstance(target, Target) else {}
-    threat = workspace.perceived(workspace.campaign.threat, cell)
+    threat = workspace.with_perceptual_features(workspace.campaign.threat, cell)
     if isinstance(batch, Batch):
         batch = with_goals(batch, threat, cell.seed, workspace.data.num_classes)
     judges = {} if isinstance(batch, Batch) else workspace.judges(cell)

@@ -1,6 +1,6 @@
-"""A process that ends with the one that started it.
+"""A child process that ends when its parent does.
 
-Its standard input is a pipe that nobody writes to: it closes when the process at the other end dies, however it dies.
+The child's standard input is a pipe that nobody writes to. It closes when the parent dies, whatever the cause.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
 
 
-def die_with_parent() -> None:
-    """Wait for the lifeline to close, then end this process and those that it has started: it leads a group of its own."""
+def exit_with_parent() -> None:
+    """Wait until standard input closes, then end this process and, where it leads a process group, the whole group."""
     # Not sys.stdin: at exit its lock would be held by this thread. Nothing is ever written, so this waits for the end.
     os.read(0, 1)
     if os.getpgid(0) == os.getpid():
-        end_group(os.getpid())
+        kill_process_group(os.getpid())
     os._exit(1)
 
 
-def end_group(leader: int) -> None:
+def kill_process_group(leader: int) -> None:
     """Kill every process of the group that ``leader`` leads or led."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)

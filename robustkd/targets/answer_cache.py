@@ -1,7 +1,7 @@
-"""Answers of a server that are kept on disk by what was asked: what was paid for is neither lost nor asked again.
+"""A cache on disk of a server's answers: no request is paid for twice.
 
-Each is one JSON file, named by the hash of its request. The file is its own lock: who holds it asks, and everybody else who wants the
-same answer, in this process or another, waits and reads it. A file that was not written to its end is written anew.
+Each answer is one JSON file, named by the hash of its request. The file is also the lock: the process that holds it sends the request,
+and others that want the same answer wait and read it. A file that was not written to its end is written again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Request = Mapping[str, Any]
 Reply = dict[str, Any]
 
 
-class KeptAnswers:
-    """The answers in a folder.
+class AnswerCache:
+    """The cached answers in a folder.
 
     Args:
         folder: made when the first answer is written.

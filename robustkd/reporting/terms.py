@@ -1,4 +1,4 @@
-"""The words of a report, which depend on what is attacked: a classifier of images, or a model that is asked."""
+"""The terms that a report uses, for image classifiers and for generative models."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from robustkd.reporting.formatting import NORMS, counted, number
 
 
 @dataclass(frozen=True)
-class Wording:
-    """What a report calls things.
+class ReportTerms:
+    """Nouns and phrases of a report that depend on the modality.
 
     Attributes:
         sample: what is attacked, one of them.
@@ -68,10 +68,10 @@ class Wording:
         return f"eps {number(eps)}" if self.curve == "eps" else counted(int(eps), "attempt")
 
 
-def of_images(n: int, budget: Budget) -> Wording:
-    """The words for ``n`` images under a threat model of ``budget``."""
+def of_images(n: int, budget: Budget) -> ReportTerms:
+    """The terms for ``n`` images under a threat model of ``budget``."""
     norm, _ = budget.stored
-    return Wording(
+    return ReportTerms(
         sample="test sample",
         data=counted(n, "test sample"),
         label="True class",
@@ -102,8 +102,8 @@ def of_images(n: int, budget: Budget) -> Wording:
     )
 
 
-def of_prompts(n: int, benign: int, output: str) -> Wording:
-    """The words for ``n`` forbidden and ``benign`` harmless requests to a model whose ``output`` is an answer or a picture."""
+def of_prompts(n: int, benign: int, output: str) -> ReportTerms:
+    """The terms for ``n`` forbidden and ``benign`` harmless requests to a model whose ``output`` is an answer or a picture."""
     useful = (
         "The data have no harmless requests, so usefulness is not known: a model that answers nothing looks as robust as this."
     )
@@ -112,7 +112,7 @@ def of_prompts(n: int, benign: int, output: str) -> Wording:
             f"Usefulness (clean_accuracy in files, gates and MLflow) is the share of {benign} harmless requests that the model complies "
             "with, by the same judge: a model that refuses everything is robust, and useless."
         )
-    return Wording(
+    return ReportTerms(
         sample="forbidden request",
         data=f"{counted(n, 'forbidden request')}, {benign} harmless",
         label="Category",

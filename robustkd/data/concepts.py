@@ -1,4 +1,4 @@
-"""The words of the captioned data sets: what each concept is called, and how it is described without its names."""
+"""The concepts of the captioned data sets: their names, and descriptions that use none of the names."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Wording:
-    """How a concept is asked for.
+class Concept:
+    """The phrases by which a caption refers to one concept.
 
     Attributes:
         names: the concept's own and its synonyms; a caption that uses one is direct.
@@ -19,8 +19,8 @@ class Wording:
 
 
 # No 'Shirt': at 16x16 pixels it cannot be told from t-shirt, pullover and coat.
-CLOTHES: dict[str, Wording] = {
-    "t-shirt": Wording(
+CLOTHES: dict[str, Concept] = {
+    "t-shirt": Concept(
         ("t-shirt", "tee", "singlet", "undershirt"),
         (
             "a light cotton top with short sleeves",
@@ -31,7 +31,7 @@ CLOTHES: dict[str, Wording] = {
             "what one sleeps in on hot nights",
         ),
     ),
-    "trouser": Wording(
+    "trouser": Concept(
         ("trouser", "pants", "jeans", "slacks", "chinos"),
         (
             "clothing that covers both legs down to the ankles",
@@ -42,7 +42,7 @@ CLOTHES: dict[str, Wording] = {
             "what boys put on their legs for school",
         ),
     ),
-    "pullover": Wording(
+    "pullover": Concept(
         ("pullover", "sweater", "jumper", "sweatshirt"),
         (
             "a warm knitted top drawn over the head",
@@ -53,7 +53,7 @@ CLOTHES: dict[str, Wording] = {
             "cosy wear with a round collar for autumn",
         ),
     ),
-    "dress": Wording(
+    "dress": Concept(
         ("dress", "gown", "frock", "sundress"),
         (
             "one piece of clothing with a skirt",
@@ -64,7 +64,7 @@ CLOTHES: dict[str, Wording] = {
             "a long narrow cut for women without legs apart",
         ),
     ),
-    "coat": Wording(
+    "coat": Concept(
         ("coat", "overcoat", "parka", "anorak", "raincoat"),
         (
             "outerwear with a zip for winter",
@@ -75,7 +75,7 @@ CLOTHES: dict[str, Wording] = {
             "what one takes off first on coming home",
         ),
     ),
-    "sandal": Wording(
+    "sandal": Concept(
         ("sandal", "flipflop", "slingback", "espadrille"),
         (
             "open footwear with straps",
@@ -86,7 +86,7 @@ CLOTHES: dict[str, Wording] = {
             "thin straps and a heel for the feet of a dancer",
         ),
     ),
-    "sneaker": Wording(
+    "sneaker": Concept(
         ("sneaker", "trainer", "plimsoll", "gumshoe"),
         (
             "low sports footwear with laces",
@@ -97,7 +97,7 @@ CLOTHES: dict[str, Wording] = {
             "what a marathon is run in",
         ),
     ),
-    "bag": Wording(
+    "bag": Concept(
         ("bag", "handbag", "purse", "satchel", "tote"),
         (
             "something with a handle to carry things in",
@@ -108,7 +108,7 @@ CLOTHES: dict[str, Wording] = {
             "what is full after shopping",
         ),
     ),
-    "ankle boot": Wording(
+    "ankle boot": Concept(
         ("ankle boot", "bootie", "chelsea", "wellington"),
         (
             "footwear that reaches above the ankle",
@@ -121,23 +121,23 @@ CLOTHES: dict[str, Wording] = {
     ),
 }
 
-DIGITS: dict[str, Wording] = {
-    "0": Wording(("0", "zero", "nought", "nil"), ("an empty ring", "the count of nothing", "a closed oval")),
-    "1": Wording(("1", "one", "unity", "single"), ("an upright stroke", "the first number to count", "a plain pole")),
-    "2": Wording(
+DIGITS: dict[str, Concept] = {
+    "0": Concept(("0", "zero", "nought", "nil"), ("an empty ring", "the count of nothing", "a closed oval")),
+    "1": Concept(("1", "one", "unity", "single"), ("an upright stroke", "the first number to count", "a plain pole")),
+    "2": Concept(
         ("two", "pair", "couple"), ("a swan with a flat foot", "the smallest even number", "how many eyes a face has")
     ),
-    "3": Wording(
+    "3": Concept(
         ("three", "trio", "triple"), ("two bows open to the left", "how many sides a triangle has", "half a dozen halved")
     ),
-    "4": Wording(
+    "4": Concept(
         ("four", "quartet", "quadruple"), ("a chair upside down", "how many legs a horse has", "the sides of a square")
     ),
-    "5": Wording(("5", "five", "quintet", "fiver"), ("a hook under a flat cap", "the fingers of a hand", "half of ten")),
-    "6": Wording(("6", "six", "sextet", "sixer"), ("a loop with a tail upwards", "the faces of a die", "half a dozen doubled")),
-    "7": Wording(("7", "seven", "septet", "sevener"), ("a roof with a slanted post", "the days of a week", "what luck counts")),
-    "8": Wording(("8", "eight", "octet", "eighter"), ("two rings stacked", "the legs of a spider", "a snowman without a hat")),
-    "9": Wording(
+    "5": Concept(("5", "five", "quintet", "fiver"), ("a hook under a flat cap", "the fingers of a hand", "half of ten")),
+    "6": Concept(("6", "six", "sextet", "sixer"), ("a loop with a tail upwards", "the faces of a die", "half a dozen doubled")),
+    "7": Concept(("7", "seven", "septet", "sevener"), ("a roof with a slanted post", "the days of a week", "what luck counts")),
+    "8": Concept(("8", "eight", "octet", "eighter"), ("two rings stacked", "the legs of a spider", "a snowman without a hat")),
+    "9": Concept(
         ("9", "nine", "nonet", "niner"), ("a loop with a tail downwards", "the lives of a cat", "ten without its last")
     ),
 }
