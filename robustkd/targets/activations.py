@@ -127,3 +127,73 @@ def classifier_layers(target: Target, inputs: Tensor, num_classes: int) -> list[
     with output_hooks(layers, [note] * len(layers)), torch.no_grad():
         target(inputs)
     return seen
+
+
+@contextmanager
+def recorded(root: nn.Module, layers: Sequence[nn.Module], *, inputs: bool = False) -> Iterator[Activations]:
+    """What layers give, or with ``inputs`` what they are given, in the passes of ``root`` within the block."""
+    found = Activations(len(layers))
+    begin, end = input_hooks([root], [found.begin]), output_hooks([root], [found.end])
+    inside = (
+        input_hooks(layers, [found.of_input(number) for number in range(len(layers))])
+        if inputs
+        else output_hooks(layers, [found.of_output(number) for number in range(len(layers))])
+    )
+    with begin, inside, end:
+        yield found
+
+
+class Activations:
+    """What ``count`` layers took or gave in the passes of a network, in order; of a pass that was begun anew, the last one's."""
+
+    def __init__(self, count: int) -> None:
+        self._whole: list[list[Tensor]] = [[] for _ in range(count)]
+        self._now: list[list[Tensor]] = [[] for _ in range(count)]
+
+    def begin(self, root: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """A pass of the network begins; of one that failed nothing is kept."""
+        for parts in self._now:
+            parts.clear()
+
+    def end(self, root: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        """A pass has ended."""
+        for whole, parts in zip(self._whole, self._now, strict=True):
+            whole += parts
+            parts.clear()
+
+    def of_output(self, number: int) -> OutputHook:
+        """The hook that keeps what a layer gives: a copy, since what follows may write into it."""
+
+        def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            self._keep(number, output)
+
+        return hook
+
+    def of_input(self, number: int) -> InputHook:
+        """The hook that keeps what a layer is given, likewise."""
+
+        def hook(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+            self._keep(number, arguments[0])
+
+        return hook
+
+    def taken(self, count: int) -> list[Tensor]:
+        """Of each layer, what it took or gave since this was asked last, for ``count`` inputs in one or several passes.
+
+        Raises:
+            TargetError: that is not one row for each.
+        """
+        # The parts of an ensemble are called without it: their passes have no end.
+        found = [[*whole, *now] for whole, now in zip(self._whole, self._now, strict=True)]
+        for kept in (*self._whole, *self._now):
+            kept.clear()
+        if any(sum(map(len, parts)) != count for parts in found):
+            raise TargetError(
+                "a layer that is looked at does not give one row for each input in a pass",
+                fix="name submodules that are called once, with the samples first",
+            )
+        return [torch.cat(parts) for parts in found]
+
+    def _keep(self, number: int, value: Any) -> None:
+        if isinstance(value, torch.Tensor) and value.ndim >= 2:
+            self._now[number].append(value.clone())

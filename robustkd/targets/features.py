@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts import BaseTarget, PerceptualBudget, Target, TargetError, ThreatModel
+from robustkd.contracts import BaseTarget, PerceptualBudget, Target, ThreatModel
 from robustkd.contracts.image_changes.perceptual import SELF
 from robustkd.contracts.target import of_kind
 from robustkd.lazy import torch
-from robustkd.targets.activations import InputHook, OutputHook, input_hooks, output_hooks, submodules
+from robustkd.targets.activations import input_hooks, recorded, submodules
 from robustkd.targets.frozen import frozen
 
 if TYPE_CHECKING:
@@ -51,15 +51,8 @@ class LayerFeatures:
         """
         if not (self._named or self._given):
             self._choose(inputs[:1])
-        made, given = _Activations(len(self._named)), _Activations(len(self._given))
         root = self._target.module
-        with (
-            frozen(root),
-            input_hooks([root] * 2, [made.begin, given.begin]),
-            output_hooks(self._named, [made.of_output(number) for number in range(len(self._named))]),
-            input_hooks(self._given, [given.of_input(number) for number in range(len(self._given))]),
-            output_hooks([root] * 2, [made.end, given.end]),
-        ):
+        with frozen(root), recorded(root, self._named) as made, recorded(root, self._given, inputs=True) as given:
             logits = self._target(inputs)
         parts = [*made.taken(len(inputs)), *given.taken(len(inputs))]
         features = torch.cat([unit_activations(part) for part in parts], 1)
@@ -95,61 +88,6 @@ class LayerFeatures:
         _LOG.info(
             "perceptual distance: compared is what these layers are given: %s", ", ".join(names[one] for one in self._given)
         )
-
-
-class _Activations:
-    """What ``count`` layers took or gave in the passes of a network, in order; of a pass that was begun anew, the last one's."""
-
-    def __init__(self, count: int) -> None:
-        self._whole: list[list[Tensor]] = [[] for _ in range(count)]
-        self._now: list[list[Tensor]] = [[] for _ in range(count)]
-
-    def begin(self, root: nn.Module, arguments: tuple[Any, ...]) -> None:
-        """A pass of the network begins; of one that failed nothing is kept."""
-        for parts in self._now:
-            parts.clear()
-
-    def end(self, root: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        """A pass has ended."""
-        for whole, parts in zip(self._whole, self._now, strict=True):
-            whole += parts
-            parts.clear()
-
-    def of_output(self, number: int) -> OutputHook:
-        """The hook that keeps what a layer gives: a copy, since what follows may write into it."""
-
-        def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-            self._keep(number, output)
-
-        return hook
-
-    def of_input(self, number: int) -> InputHook:
-        """The hook that keeps what a layer is given, likewise."""
-
-        def hook(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-            self._keep(number, arguments[0])
-
-        return hook
-
-    def taken(self, count: int) -> list[Tensor]:
-        """Of each layer, what it took or gave for ``count`` inputs; the network may have been called with a part of them at a time.
-
-        Raises:
-            TargetError: that is not one row for each.
-        """
-        found = [
-            [*whole, *now] for whole, now in zip(self._whole, self._now, strict=True)
-        ]  # an ensemble's parts are called alone
-        if any(sum(map(len, parts)) != count for parts in found):
-            raise TargetError(
-                "a layer whose features are compared does not give one row for each input in a pass",
-                fix="name submodules that are called once, with the samples first",
-            )
-        return [torch.cat(parts) for parts in found]
-
-    def _keep(self, number: int, value: Any) -> None:
-        if isinstance(value, torch.Tensor) and value.ndim >= 2:
-            self._now[number].append(value.clone())
 
 
 def unit_activations(activations: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ on from x', by the steps of the first stage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -27,7 +26,7 @@ from robustkd.attacks.image.transferable.momentum import MIFGSM, MomentumParams
 from robustkd.contracts import AttackResult, Batch, Target, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
-from robustkd.targets.activations import output_hooks, submodules
+from robustkd.targets.activations import Activations, recorded, submodules
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,23 +39,6 @@ class ILAParams(MomentumParams):
         "", description="the submodule whose output is F, as in layer2; default the middle one of those with weights"
     )
     layer_steps: int = Field(10, ge=0, description="steps of the second stage; 0 is mi-fgsm")
-
-
-@dataclass
-class LayerOutput:
-    """What a layer returned since it was asked last; the network may have been called with a part of a batch at a time."""
-
-    parts: list[Tensor] = field(default_factory=list)
-
-    def hook(self, layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        """Keep a copy: what follows the layer may write into its output."""
-        self.parts.append(output.clone())
-
-    def taken(self) -> Tensor:
-        """(A, D)."""
-        features = torch.cat(self.parts).flatten(1)
-        self.parts.clear()
-        return features
 
 
 def middle_layer(module: nn.Module) -> nn.Module:
@@ -86,7 +68,7 @@ class ILA(MIFGSM):
         Raises:
             TargetError: the network has no such layer.
         """
-        p, output = self.params, LayerOutput()
+        p = self.params
         layer = submodules(target.module, [p.layer])[0] if p.layer else middle_layer(target.module)
         objective = for_batch(p.loss, batch)
 
@@ -96,7 +78,7 @@ class ILA(MIFGSM):
             left = ~first.broken
             if not p.layer_steps or not bool(left.any()):
                 return first
-            with output_hooks([layer], [output.hook]):
+            with recorded(target.module, [layer]) as output:
                 second = self._further(search, rows[left], ball.select(left), first.x[left], threat, output)
             logits = search.oracle.logits(second.x, rows[left])
             first.x[left], first.broken[left] = second.x, second.broken
@@ -106,20 +88,25 @@ class ILA(MIFGSM):
         return fixed_budget(target, batch, threat, attempt)
 
     def _further(
-        self, search: Search, rows: Tensor, ball: Ball, x: Tensor, threat: ThreatModel, output: LayerOutput
+        self, search: Search, rows: Tensor, ball: Ball, x: Tensor, threat: ThreatModel, output: Activations
     ) -> SearchResult:
         search.oracle.logits(ball.centre, rows)
-        clean = output.taken()
+        clean = _features(output, len(rows))
         search.oracle.logits(x, rows)
-        direction = output.taken() - clean
+        direction = _features(output, len(rows)) - clean
         place = torch.zeros(int(rows.max()) + 1, dtype=torch.int64, device=rows.device)
         place[rows] = torch.arange(len(rows), device=rows.device)
 
         def projection(logits: Tensor, asked: Tensor) -> Tensor:
             at = place[asked]
             # From the output on, so that it is the whole backward pass that it is counted as.
-            return ((output.taken() - clean[at]) * direction[at]).sum(1) + 0 * logits.sum(1)
+            return ((_features(output, len(asked)) - clean[at]) * direction[at]).sum(1) + 0 * logits.sum(1)
 
         return maximize(
             search.oracle, rows, ball, x, objective=projection, update=self.update(threat), steps=self.params.layer_steps
         )
+
+
+def _features(output: Activations, count: int) -> Tensor:
+    (layer,) = output.taken(count)
+    return layer.flatten(1)
