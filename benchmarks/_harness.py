@@ -19,12 +19,13 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from _job import Job
 from torch import Tensor, nn
 
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.targets import PassCounter
 
 RESULTS = Path(__file__).with_name("results")
@@ -32,6 +33,45 @@ SLACK = 1e-4
 """Share of eps by which an implementation may overshoot: rounding of the libraries' own projections."""
 JITTER = 1e-6
 """By which each seed but 0 moves the images: a search that hangs on rounding, as on a network whose gradients mislead, shows it."""
+
+
+class Measurement(TypedDict, total=False):
+    """What was measured of an implementation, beside the fields of its ``Job``. Where it failed, ``error`` alone says why."""
+
+    comparison: str
+    implementation: str
+    network: str
+    images: int
+    eps: float
+    budget: JsonObject
+    seed: int
+    threads: int
+    device: str
+    wall: float
+    cpu: float
+    forwards: float
+    backwards: float
+    peak_mib: float
+    clean_accuracy: float
+    robust_accuracy: float
+    success: float
+    median_norm: float
+    mean_norm: float
+    robust_accuracies: list[float]
+    median_norms: list[float]
+    error: str
+    earlier: bool
+    precision: str
+    share_of_time: float
+
+
+class Target(TypedDict):
+    """A figure that should not exceed ``at_most``."""
+
+    what: str
+    value: float
+    at_most: float
+    met: bool
 
 
 class Counted(nn.Module):
@@ -45,7 +85,7 @@ class Counted(nn.Module):
         return self.passes.follow(self.network(x))
 
 
-def measure(job: Job, *, limit: float | None = None) -> dict[str, Any]:
+def measure(job: Job, *, limit: float | None = None) -> Measurement:
     """Run a job in a fresh process. The row says what happened also when that was an exception or the time limit."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -86,7 +126,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run(job: Job) -> dict[str, Any]:
+def _run(job: Job) -> Measurement:
     import _comparisons
     import _networks
 
@@ -154,9 +194,9 @@ def judge(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, norm: s
     }
 
 
-def over_seeds(job: Job, seeds: int, *, limit: float | None = None) -> dict[str, Any]:
+def over_seeds(job: Job, seeds: int, *, limit: float | None = None) -> Measurement:
     """One row of an implementation: the means over seeds, and ``robust_accuracies`` and ``median_norms`` of each; or its first error."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Measurement] = []
     for seed in range(seeds):
         rows.append(measure(replace(job, seed=seed), limit=limit))
         if "error" in rows[-1]:
@@ -177,18 +217,18 @@ def now(device: torch.device | str) -> float:
     return time.perf_counter()
 
 
-def seconds(row: Mapping[str, Any]) -> float:
+def seconds(row: Measurement) -> float:
     """What an implementation took, by the clock of ``now``."""
     return float(row["cpu" if row["device"] == "cpu" else "wall"])
 
 
-def fastest(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def fastest(rows: Iterable[Measurement]) -> Measurement | None:
     """The peer that took the fewest ``seconds``."""
     done = [row for row in rows if "error" not in row and row["implementation"] != "robustkd"]
     return min(done, key=seconds, default=None)
 
 
-def earlier(name: str, job: Job) -> dict[str, Any] | None:
+def earlier(name: str, job: Job) -> Measurement | None:
     """What an earlier run on this machine measured for the same job: peers do not change while we do."""
     file = RESULTS / f"{name}.json"
     content = json.loads(file.read_text()) if file.is_file() else {"machine": None, "rows": []}
@@ -202,7 +242,7 @@ def repeated(count: int, once: Callable[[], float]) -> float:
     return statistics.median(once() for _ in range(count))
 
 
-def machine(device: str = "cpu") -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, JsonValue]:
     """What the numbers were measured on."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -226,7 +266,7 @@ def _cpu() -> str:
 class Verdicts:
     """The targets of a benchmark, and whether they were met."""
 
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[Target] = field(default_factory=list)
 
     def expect(self, what: str, value: float, at_most: float) -> None:
         """Note a figure that should not exceed ``at_most``."""

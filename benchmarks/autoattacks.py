@@ -5,11 +5,9 @@ Hours on two cores with the default numbers of images and seeds; ``--images`` an
 
 from __future__ import annotations
 
-from typing import Any
-
 import _networks
 import click
-from _harness import COST, Job, Verdicts, earlier, fastest, over_seeds, seconds, table, write
+from _harness import COST, Job, Measurement, Verdicts, earlier, fastest, over_seeds, seconds, table, write
 
 # (network, images, standard's share of the best peer's time: 0.5 where most samples survive, 0.25 where half do)
 BOUTS = (("cifar10_resnet20", 500, 0.25), ("pgd_at", 500, 0.25), ("mnist_lenet5_adv", 1000, 0.5))
@@ -34,7 +32,7 @@ def main(
     networks: str, images: int, seeds: int, device: str, name: str, implementations: str, reuse: bool, strict: bool
 ) -> None:
     """Print the table and write results/autoattacks.json."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Measurement] = []
     strength, speed = Verdicts(), Verdicts()
     for network, count, share in BOUTS:
         if network not in networks.split(",") or not _networks.there(network):
@@ -57,7 +55,7 @@ def main(
         raise SystemExit(1)
 
 
-def _compare(bout: list[dict[str, Any]], share: float, strength: Verdicts, speed: Verdicts) -> None:
+def _compare(bout: list[Measurement], share: float, strength: Verdicts, speed: Verdicts) -> None:
     standard, adaptive, *peers = bout
     name = standard["network"]
     if standard["implementation"] != "robustkd" or any("error" in row for row in (standard, adaptive)):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypedDict
 
 import click
 import numpy as np
@@ -148,9 +148,18 @@ def _streams(seed: int) -> SampleRng:
     return SampleRng(seed, torch.tensor([0]))
 
 
-def _timed(
-    contend: Implementation, target: CausalLMTarget, passes: Passes, request: str, aim: str, start: str
-) -> dict[str, Any]:
+class Timed(TypedDict):
+    """One attack on one request: its losses, its curve of (forward passes, loss), and what it cost."""
+
+    start: float
+    loss: float
+    curve: list[tuple[int, float]]
+    wall: float
+    cpu: float
+    forwards: int
+
+
+def _timed(contend: Implementation, target: CausalLMTarget, passes: Passes, request: str, aim: str, start: str) -> Timed:
     before, wall, cpu = passes.total[0], time.perf_counter(), time.process_time()
     found = contend(request, aim, start)
     wall, cpu, forwards = time.perf_counter() - wall, time.process_time() - cpu, passes.total[0] - before

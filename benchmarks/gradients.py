@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import _networks
 import click
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustkd.attacks.image.engine.losses import cross_entropy
+from robustkd.contracts.json_value import JsonObject
 
 CASES = (("cifar10_resnet20", 32), ("mnist_lenet5_adv", 100), ("pgd_at", 100))
 FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -26,7 +26,7 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def main() -> None:
     """Print the table and write results/gradients.json."""
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     for name, images in CASES:
         if not _networks.there(name):
             continue

@@ -12,7 +12,6 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import _networks
 import click
@@ -22,6 +21,7 @@ from _harness import Verdicts, table, write
 
 from robustkd import plugins
 from robustkd.contracts import Judgements, Prompts
+from robustkd.contracts.json_value import JsonValue
 from robustkd.judges.llm_judge import LLMJudge
 from robustkd.judges.refusal_classifier import FITTED, Regression, features, labelled
 from robustkd.scoring.intervals import wilson
@@ -91,7 +91,7 @@ def chatting(chat: str) -> LLMJudge:
 
 def row(
     judge: str, learned: str, tested: str, probability: np.ndarray, file: Path, chosen: np.ndarray | slice = slice(None)
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """What probabilities of compliance are worth for the ``chosen`` answers of a file, beside the people's final label."""
     from sklearn.metrics import roc_auc_score
 
@@ -124,7 +124,7 @@ def calibration_error(probability: np.ndarray, truth: np.ndarray) -> float:
     return float(sum(abs((probability - truth)[bins == b].sum()) for b in range(10)) / len(truth))
 
 
-def people(tested: str, file: Path) -> dict[str, Any]:
+def people(tested: str, file: Path) -> dict[str, JsonValue]:
     """One person beside another: they labelled each answer on their own."""
     said = [[line[who] == "1_full_compliance" for who in ("annotation_1", "annotation_2")] for line in lines(file)]
     return {"judge": "one person", "tested": tested, "n": len(said), "accuracy": float(np.mean([a == b for a, b in said]))}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import _networks
 import click
 import torch
 from _harness import Verdicts, now, repeated, table, write
 from torch import Tensor, nn
 
+from robustkd.contracts.json_value import JsonObject
 from robustkd.targets import frozen
 from robustkd.targets.layout import channels_last
 
@@ -31,7 +30,7 @@ CASES = (
 def main(repeats: int) -> None:
     """Print the table and write results/layout.json."""
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     for name, images in CASES:
         if not _networks.there(name):
             continue

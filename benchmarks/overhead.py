@@ -5,8 +5,6 @@ The samples get a budget in which nothing breaks, so that none leaves the batch:
 
 from __future__ import annotations
 
-from typing import Any
-
 import _networks
 import click
 import torch
@@ -14,6 +12,7 @@ from _harness import Job, Verdicts, measure, now, repeated, seconds, table, writ
 from torch import Tensor, nn
 
 import robustkd
+from robustkd.contracts.json_value import JsonObject
 from robustkd.targets import frozen
 
 UNBREAKABLE = 1e-7
@@ -28,7 +27,7 @@ UNBREAKABLE = 1e-7
 def main(networks: str, images: int, steps: int, repeats: int, device: str) -> None:
     """Print the table and write results/overhead.json."""
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     verdicts = Verdicts()
     for name in filter(_networks.there, networks.split(",")):
         network, x, y = _networks.load(name, images, device)

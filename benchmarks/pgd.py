@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import _networks
 import click
 import torch
-from _harness import COST, Counted, Job, Verdicts, fastest, measure, now, seconds, table, write
+from _harness import COST, Counted, Job, Measurement, Verdicts, fastest, measure, now, seconds, table, write
 
 import robustkd
 from robustkd.attacks.image.gradient.pgd import PGD
@@ -28,7 +26,7 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 @click.option("--device", default="cpu", show_default=True)
 def main(networks: str, images: int, steps: int, device: str) -> None:
     """Print the tables and write results/pgd.json."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Measurement] = []
     verdicts = Verdicts()
     for name, eps, count, share in BOUTS:
         if name not in networks.split(",") or not _networks.there(name):

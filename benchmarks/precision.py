@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import _networks
 import click
-from _harness import COST, Job, Verdicts, over_seeds, seconds, table, write
+from _harness import COST, Job, Measurement, Verdicts, over_seeds, seconds, table, write
 
 # (network, eps, images, attacks); of the wide ones, what does not take hours on a CPU
 BOUTS = (
@@ -26,7 +24,7 @@ BOUTS = (
 @click.option("--name", default="precision", help="Of the file in results/.")
 def main(networks: str, images: int, seeds: int, device: str, name: str) -> None:
     """Print the table and write results/precision.json."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Measurement] = []
     for network, eps, count, attacks in BOUTS:
         if network not in networks.split(",") or not _networks.there(network):
             continue

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import _networks
 import click
-from _harness import COST, Job, Verdicts, measure, table, write
+from _harness import COST, Job, Measurement, Verdicts, measure, table, write
+
+from robustkd.contracts.json_value import JsonObject
 
 # advertorch published these with the networks. (comparison, network, budget, key, published)
-FIGURES: tuple[tuple[str, str, dict[str, Any], str, float], ...] = (
+FIGURES: tuple[tuple[str, str, JsonObject, str, float], ...] = (
     ("pgd", "mnist_lenet5_adv", {"steps": 40, "step_size": 0.01, "random_start": False}, "robust_accuracy", 0.932),
     ("fab-linf", "mnist_lenet5_clean", {"steps": 100}, "median_norm", 0.112),
     ("fab-linf", "mnist_lenet5_adv", {"steps": 100}, "median_norm", 0.3509),
@@ -28,7 +28,7 @@ FIGURES: tuple[tuple[str, str, dict[str, Any], str, float], ...] = (
 @click.option("--strict", is_flag=True, help="Fail when a target is missed.")
 def main(images: int, comparisons: str, name: str, device: str, strict: bool) -> None:
     """Print the table and write results/published.json."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Measurement] = []
     verdicts = Verdicts()
     for comparison, network, budget, key, published in FIGURES:
         if comparison not in comparisons.split(",") or not _networks.there(network):

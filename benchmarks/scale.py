@@ -14,10 +14,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 from _harness import Verdicts, table, write
+
+from robustkd.contracts.json_value import JsonObject
 
 NOTHING = """\
 from robustkd.lazy import torch
@@ -67,7 +68,7 @@ def main(cells: int, real: int, steps: int) -> None:
     write("scale", rows, verdicts)
 
 
-def many(folder: Path, cells: int, verdicts: Verdicts) -> list[dict[str, Any]]:
+def many(folder: Path, cells: int, verdicts: Verdicts) -> list[JsonObject]:
     """A campaign of attacks that do nothing."""
     package = folder / "nothing-1.dist-info"
     package.mkdir()
@@ -101,7 +102,7 @@ def many(folder: Path, cells: int, verdicts: Verdicts) -> list[dict[str, Any]]:
     return [{"what": "list (starting Python)", "cells": 0, **bare}, *rows]
 
 
-def side_by_side(folder: Path, cells: int, steps: int, verdicts: Verdicts) -> list[dict[str, Any]]:
+def side_by_side(folder: Path, cells: int, steps: int, verdicts: Verdicts) -> list[JsonObject]:
     """A campaign of single-thread attacks that take seconds, with one worker and with two."""
     attacks = "\n".join(f"  a{n}: {{kind: pgd, steps: {steps + n}, restarts: 2}}" for n in range(cells))
     (folder / "real.yaml").write_text(REAL.format(attacks=attacks))

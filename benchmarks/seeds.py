@@ -6,13 +6,14 @@ Only the images that a short APGD-CE leaves standing are attacked: whatever else
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import _comparisons
 import _networks
 import click
 import torch
 from _harness import SLACK, Job, Verdicts, distances, quiet, table, write
+
+from robustkd.contracts.json_value import JsonObject
 
 
 @click.command()
@@ -29,7 +30,7 @@ def main(network: str, images: int, seeds: int) -> None:
     quick = _comparisons.implementation(Job("apgd-ce", "robustkd", network, images, eps, {"steps": 20}))
     hard = right & (distances(model, x, y, quick(model, x, y), "linf") > eps * (1 + SLACK))
     x, y = x[hard], y[hard]
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     fallen = {who: torch.zeros(len(x), dtype=torch.bool) for who in ("robustkd", "pyautoattack")}
     for seed in range(seeds):
         for who, so_far in fallen.items():

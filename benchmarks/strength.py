@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import _networks
 import click
 from _comparisons import COMPARISONS, MINIMUM_NORM
-from _harness import COST, Job, Verdicts, over_seeds, seconds, table, write
+from _harness import COST, Job, Measurement, Verdicts, over_seeds, seconds, table, write
+
+from robustkd.contracts.json_value import JsonObject
 
 # Fixed budgets are chosen so that part of the samples survives: only there does strength show. (network, eps linf, eps l2, images)
 FIXED = (("cifar10_resnet20", 1 / 255, 0.15, 200), ("mnist_lenet5_adv", 0.3, 2.0, 200), ("pgd_at", 0.1, 0.8, 200))
 NEAREST = (("cifar10_resnet20", 20), ("mnist_lenet5_adv", 100), ("pgd_at", 100))
-BUDGETS: dict[str, dict[str, Any]] = {
+BUDGETS: dict[str, JsonObject] = {
     "fgsm": {},
     "apgd-ce": {"steps": 100},
     "apgd-dlr": {"steps": 100},
@@ -39,7 +39,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
 @click.option("--strict", is_flag=True, help="Fail when a target of strength is missed.")
 def main(networks: str, comparisons: str, images: int, seeds: int, limit: float, device: str, name: str, strict: bool) -> None:
     """Print the table and write results/strength.json."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Measurement] = []
     strength, speed = Verdicts(), Verdicts()
     for network, comparison, eps, count in _bouts():
         if network not in networks.split(",") or comparison not in comparisons.split(",") or not _networks.there(network):
@@ -76,7 +76,7 @@ def _bouts() -> list[tuple[str, str, float, int]]:
     ]
 
 
-def _compare(network: str, comparison: str, bout: list[dict[str, Any]], strength: Verdicts, speed: Verdicts) -> None:
+def _compare(network: str, comparison: str, bout: list[Measurement], strength: Verdicts, speed: Verdicts) -> None:
     ours, *peers = bout
     peers = [peer for peer in peers if "error" not in peer]
     if "error" in ours or not peers:

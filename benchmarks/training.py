@@ -12,7 +12,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
@@ -21,6 +20,7 @@ from _harness import Verdicts, repeated, table, write
 from torch import Tensor, nn
 
 from robustkd.contracts import Arrays, FitContext, ThreatModel
+from robustkd.contracts.json_value import JsonObject
 from robustkd.defenses.image.robust_distillation.mtard import MTARDParams, MTARDRecipe, MTARDTeachers
 from robustkd.defenses.training import Adversary, Teacher, fresh_network, kl, train
 from robustkd.targets import ClassifierTarget, frozen
@@ -125,7 +125,7 @@ def weight_gradients(setting: Setting) -> float:
 def main(pairs: str, images: int, batch: int, repeats: int, device: str, strict: bool) -> None:
     """Print the table and write results/training.json."""
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     verdicts = Verdicts()
     for pair in pairs.split(","):
         student, teacher = pair.split("/")

@@ -16,6 +16,7 @@ from robustkd.campaigns.file.document.threat import ThreatSpec
 from robustkd.campaigns.file.problems import Problem, close_to, validated
 from robustkd.campaigns.file.yaml_source import KeyPath
 from robustkd.contracts import Check, Modality, PluginError, named_plugins
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.data import SplitParams
 from robustkd.evaluation.checks import check_names, make_check
 from robustkd.evaluation.modality import evaluation_of
@@ -119,7 +120,9 @@ class Resolver:
             self._add((*path, "threat"), *wrong)
         return threat.divided(scale)
 
-    def _without_budget(self, kind: str, params: dict[str, Any], path: KeyPath, default: ThreatSpec) -> dict[str, Any]:
+    def _without_budget(
+        self, kind: str, params: dict[str, JsonValue], path: KeyPath, default: ThreatSpec
+    ) -> dict[str, JsonValue]:
         """``params`` without the keys that belong into the threat, each of which is a problem unless the attack has such a parameter."""
         misplaced = [key for key in _BUDGET_KEYS if key in params and not _has_parameter("attacks", kind, key)]
         for key in misplaced:
@@ -137,9 +140,7 @@ class Resolver:
         block = self._validated(model, common, path)
         return block, self._plugin(group, use.kind, own, path, also=tuple(model.model_fields))
 
-    def _plugin(
-        self, group: plugins.Group, kind: str, written: Mapping[str, Any], path: KeyPath, also: tuple[str, ...] = ()
-    ) -> Any:
+    def _plugin(self, group: plugins.Group, kind: str, written: JsonObject, path: KeyPath, also: tuple[str, ...] = ()) -> Any:
         """The plug-in with the parameters that are ``written`` at ``path``; None if there is none or they are wrong."""
         try:
             plugin = plugins.load(group, kind)

@@ -101,7 +101,7 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
             return pretrained_network(kind, instead, use_safetensors=True)
         return pretrained_network(kind, source, subfolder=name, use_safetensors=True, **options)
 
-    parts: dict[str, Any] = {
+    parts: dict[str, nn.Module] = {
         "unet": part(diffusers.UNet2DConditionModel, "unet", p.unet),
         "text_encoder": part(CLIPTextModel, "text_encoder", p.text_encoder),
     }

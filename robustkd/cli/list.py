@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Any
+from typing import NotRequired, Required
 
 import click
+from typing_extensions import TypedDict
 
 from robustkd import plugins
 from robustkd.cli.options import json_option, print_reserved
+
+
+class Members(TypedDict, total=False):
+    """The members of a family, and those that cannot be used, with the reasons."""
+
+    members: list[str]
+    unusable: dict[str, str]
+
+
+class Row(Members):
+    """A plug-in or a preset, as ``--json`` prints it; a preset has fewer keys."""
+
+    group: NotRequired[plugins.Group]
+    name: Required[str]
+    package: Required[str]
+    package_version: NotRequired[str]
+    location: NotRequired[str]
+    summary: Required[str]
 
 
 @click.command("list")
@@ -30,10 +48,7 @@ def command(group: str | None, modality: str | None, members: bool, as_json: boo
         for name in plugins.GROUPS
         if group in (None, name)
     }
-    rows: dict[str, list[dict[str, Any]]] = {
-        name: [asdict(item) | {"summary": plugins.summary(item)} | _members(item, members) for item in items]
-        for name, items in found.items()
-    }
+    rows: dict[str, list[Row]] = {name: [_row(item, members) for item in items] for name, items in found.items()}
     if group in (None, "presets"):
         rows["presets"] = [
             {"name": name, "package": "robustkd", "summary": presets.summary(name)}
@@ -81,7 +96,20 @@ def _preset_is_for(name: str, modality: str) -> bool:
     return modality in plugins.modalities(plugins.load("datasets", data))
 
 
-def _members(item: plugins.PluginInfo, wanted: bool) -> dict[str, Any]:
+def _row(item: plugins.PluginInfo, members: bool) -> Row:
+    row: Row = {
+        "group": item.group,
+        "name": item.name,
+        "package": item.package,
+        "package_version": item.package_version,
+        "location": item.location,
+        "summary": plugins.summary(item),
+    }
+    row.update(_members(item, members))
+    return row
+
+
+def _members(item: plugins.PluginInfo, wanted: bool) -> Members:
     if not wanted:
         return {}
     from robustkd.contracts import PluginError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import click
@@ -40,7 +40,7 @@ def plugin_names(*groups: Group) -> Complete:
 
         from robustkd import plugins
 
-        found: dict[str, Any] = {}
+        found: dict[str, str] = {}
         for group in groups:
             found |= {name: plugins.one_of(group) for name in plugins.names(group) if name.startswith(begun)}
         return [CompletionItem(name, help=what) for name, what in sorted(found.items())]

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 import numpy as np
 
+from robustkd.contracts.json_value import JsonValue
+
 if TYPE_CHECKING:
+    from robustkd.api import Normalisation, Success
+    from robustkd.contracts import Budget
+    from robustkd.contracts.threat import Norm
     from robustkd.data import Splits
+
+
+class ThreatArguments(TypedDict, total=False):
+    """The threat model, as arguments of ``robustkd.attack`` and ``robustkd.audit``."""
+
+    norm: Norm
+    eps: float | None
+    where: Mapping[str, JsonValue] | None
+    budget: Budget
+
+
+class ModelArguments(TypedDict):
+    """How a network takes inputs and gives classes, as arguments of ``robustkd.attack`` and ``robustkd.audit``."""
+
+    normalise: Normalisation | None
+    bounds: tuple[Any, Any] | None
+    classes: Sequence[int] | None
+    restrict: bool | None
+    success: Success | None
+
 
 _OPTIONS = (
     click.option(
@@ -130,7 +155,7 @@ def budget(text: str | None, bounds: str | None, where: tuple[str, ...], splits:
 
 def allowed(
     norm: Any, eps: str | None, bounds: str | None, change: str | None, where: tuple[str, ...], splits: Splits
-) -> dict[str, Any]:
+) -> ThreatArguments:
     """``--norm``, ``--eps``, ``--where`` and ``--threat``, as arguments of ``robustkd.attack`` and ``robustkd.audit``."""
     from robustkd.campaigns.file.document.threat import ThreatSpec
     from robustkd.campaigns.file.problems import Problem, complaint, validated
@@ -175,7 +200,7 @@ def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
 
 def given(
     splits: Splits, normalise: str | None, bounds: str | None, classes: str | None, restrict: bool | None
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, ModelArguments]:
     """The inputs as the code's network takes them, and the arguments of ``robustkd.attack`` and ``robustkd.audit`` that say how."""
     from robustkd.contracts import UsageError
 
@@ -196,7 +221,7 @@ def given(
         "bounds": own if unit is None else (unit.low, unit.high),
         "classes": None if classes is None else value("--classes", classes),
         "restrict": restrict,
-        "success": splits.label if splits.label in (None, "any") else {"label": splits.label},
+        "success": {"label": splits.label} if isinstance(splits.label, int) else splits.label,
     }
 
 
@@ -237,7 +262,7 @@ def _answers_requests(folder: Path) -> bool:
     )
 
 
-def settings(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
+def settings(option: str, pairs: tuple[str, ...]) -> dict[str, JsonValue]:
     """Pairs of KEY=VALUE as a mapping."""
     from robustkd.contracts import UsageError
 

@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators of torch, NumPy and Python for the block, and put them back as they were after it."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(**_generators_in_use()):
+    devices, device_type = _generators_in_use()
+    with torch.random.fork_rng(devices, device_type=device_type):
         seed_torch(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
@@ -62,12 +63,12 @@ def seed_torch(seed: int) -> None:
         (getattr(module, "manual_seed_all", None) or module.manual_seed)(seed)
 
 
-def _generators_in_use() -> dict[str, Any]:
-    """What ``fork_rng`` is to restore: of an accelerator that nothing was done on, nothing, since asking would take its memory."""
+def _generators_in_use() -> tuple[Sequence[int], str]:
+    """The devices and their type that ``fork_rng`` restores; not those of an accelerator before its first use, as it would take memory."""
     kind = accelerator()
     if kind is None or _not_begun(kind):
-        return {"devices": (), "device_type": "cpu"}
-    return {"devices": range(torch.accelerator.device_count()), "device_type": kind.type}
+        return (), "cpu"
+    return range(torch.accelerator.device_count()), kind.type
 
 
 def _not_begun(kind: torch.device | None) -> bool:

@@ -9,9 +9,9 @@ Of a longer conversation the first request and the answer to it are taken; a mes
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from robustkd.contracts import DataError
+from robustkd.contracts.json_value import JsonObject
 from robustkd.data.tables import read_jsonl
 
 _FIX = (
@@ -32,7 +32,7 @@ def read_chats(file: Path) -> list[tuple[str, str]]:
     return chats
 
 
-def _chat(line: dict[str, Any], place: str) -> tuple[str, str]:
+def _chat(line: JsonObject, place: str) -> tuple[str, str]:
     if "messages" in line:
         return _turn(line["messages"], place)
     for key in ("prompt", "response"):
@@ -41,7 +41,7 @@ def _chat(line: dict[str, Any], place: str) -> tuple[str, str]:
     return _text(line["prompt"], f"{place}: prompt"), _text(line["response"], f"{place}: response")
 
 
-def _turn(messages: Any, place: str) -> tuple[str, str]:
+def _turn(messages: object, place: str) -> tuple[str, str]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise DataError(f"{place}: messages are no list of objects", fix=_FIX)
     turns = [message for message in messages if message.get("role") != "system"]
@@ -51,7 +51,7 @@ def _turn(messages: Any, place: str) -> tuple[str, str]:
     return prompt, response
 
 
-def _text(value: Any, what: str) -> str:
+def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{what} is no text" if not isinstance(value, str) else f"{what} is empty", fix=_FIX)
     return value

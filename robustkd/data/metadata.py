@@ -37,7 +37,7 @@ def listed(table: Path) -> tuple[list[Path], list[Any], tuple[str, ...]]:
         raise DataError(
             f"{table}: not every row has a '{_FILE}'", fix=f'give each, such as {{"{_FILE}": "1.png", "labels": ["cat"]}}'
         )
-    files = [table.parent / row[_FILE] for row in rows]
+    files = [table.parent / str(row[_FILE]) for row in rows]
     if missing := [file for file in files if not file.is_file()]:
         raise DataError(f"{table} names {missing[0]}, which is not there", fix="give paths from the table's own folder")
     column = next((key for key in LABEL_KEYS if key in rows[0]), None)

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, DeferredArrays, Params, RawData
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.data.image_folder import SUFFIXES, ImageParams
 from robustkd.data.images import decoded, resized
 from robustkd.data.label_column import labels_of
@@ -102,8 +103,8 @@ def _parquet(file: Path) -> Part:
     import pyarrow.parquet as parquet
 
     table = parquet.read_table(file)
-    told = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return _columns(table, told)
+    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    return _columns(table, features)
 
 
 def _saved(folder: Path) -> Part:
@@ -115,21 +116,22 @@ def _saved(folder: Path) -> Part:
         raise ValueError(f"no .arrow file is in it; name one of its parts: {', '.join(inner) or 'there is none'}")
     tables = [arrow.ipc.open_stream(arrow.memory_map(str(file))).read_all() for file in files]
     info = folder / "dataset_info.json"
-    told = json.loads(info.read_text("utf-8")).get("features", {}) if info.is_file() else {}
-    return _columns(arrow.concat_tables(tables), told)
+    features = json.loads(info.read_text("utf-8")).get("features", {}) if info.is_file() else {}
+    return _columns(arrow.concat_tables(tables), features)
 
 
-def _columns(table: Any, told: dict[str, Any]) -> Part:
+def _columns(table: Any, features: JsonObject) -> Part:
     image, label = (next((key for key in keys if key in table.column_names), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
     if image is None or label is None:
         raise ValueError(f"it has the columns {', '.join(table.column_names)}, and none 'image' and 'label'")
-    return table.column(image), table.column(label).to_pylist(), _names(told.get(label, {}))
+    return table.column(image), table.column(label).to_pylist(), _names(features.get(label, {}))
 
 
-def _names(feature: Any) -> tuple[str, ...]:
+def _names(feature: JsonValue) -> tuple[str, ...]:
     """What Hugging Face's description of a column calls its classes, or those in its lists; () where it has none."""
-    inner = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
-    return tuple(inner.get("names") or ()) if isinstance(inner, dict) else ()
+    inner = feature[0] if isinstance(feature, list) else feature.get("feature", feature) if isinstance(feature, dict) else None
+    names = inner.get("names") if isinstance(inner, dict) else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _tar(file: Path) -> Part:

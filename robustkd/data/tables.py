@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from robustkd.contracts import DataError, suggestion
+from robustkd.contracts.json_value import JsonObject
 
 
 def read_table(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -70,7 +70,7 @@ def _jsonl_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
     return _of_texts(read_jsonl(file))
 
 
-def _of_texts(placed: Iterable[tuple[str, dict[str, Any]]]) -> tuple[list[str], list[dict[str, str]]]:
+def _of_texts(placed: Iterable[tuple[str, JsonObject]]) -> tuple[list[str], list[dict[str, str]]]:
     """The columns and rows, of texts alone: a number is written, and nothing is an empty text."""
     rows = list(placed)
     names = list(dict.fromkeys(name for _, row in rows for name in row))
@@ -91,7 +91,7 @@ def _cells_of_any_size() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_jsonl(file: Path) -> Iterator[tuple[str, JsonObject]]:
     """The objects of a file of JSON lines, each with its place (``file, line 3``); empty lines are passed over.
 
     Raises:

@@ -12,12 +12,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from robustkd.contracts import StoreError
-
-Request = Mapping[str, Any]
-Reply = dict[str, Any]
+from robustkd.contracts.json_value import JsonObject
 
 
 class AnswerCache:
@@ -30,7 +27,7 @@ class AnswerCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, request: Request, ask: Callable[[], Reply]) -> Reply:
+    def get(self, request: JsonObject, ask: Callable[[], JsonObject]) -> JsonObject:
         """The kept reply to a request of JSON values; where there is none, what ``ask`` returns, which is kept.
 
         Raises:
@@ -51,13 +48,13 @@ class AnswerCache:
                 fix="free space or correct permissions; answers that are there are kept",
             ) from error
 
-    def __iter__(self) -> Iterator[tuple[Request, Reply]]:
+    def __iter__(self) -> Iterator[tuple[JsonObject, JsonObject]]:
         """Each request that has an answer, with it."""
         for file in sorted(self.folder.glob("*/*.json")):
             if (entry := _parsed(file.read_bytes())) is not None:
                 yield entry["request"], entry["reply"]
 
-    def _file(self, request: Request) -> Path:
+    def _file(self, request: JsonObject) -> Path:
         key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.json"
 
@@ -74,13 +71,13 @@ def _held(file: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _read(descriptor: int) -> Reply | None:
+def _read(descriptor: int) -> JsonObject | None:
     with os.fdopen(os.dup(descriptor), "rb") as opened:
         entry = _parsed(opened.read())
     return None if entry is None else entry["reply"]
 
 
-def _write(descriptor: int, entry: Mapping[str, Any]) -> None:
+def _write(descriptor: int, entry: Mapping[str, JsonObject]) -> None:
     os.ftruncate(descriptor, 0)
     with os.fdopen(os.dup(descriptor), "r+b") as opened:
         opened.seek(0)
@@ -88,7 +85,7 @@ def _write(descriptor: int, entry: Mapping[str, Any]) -> None:
     os.fsync(descriptor)
 
 
-def _parsed(content: bytes) -> Mapping[str, Any] | None:
+def _parsed(content: bytes) -> Mapping[str, JsonObject] | None:
     try:
         entry = json.loads(content)
     except ValueError:  # empty, or not written to its end

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkd import plugins
 from robustkd.contracts import Code, TargetError
-from robustkd.contracts.json_value import JsonValue
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
@@ -42,7 +42,7 @@ class ClassifierTarget(ImageTarget):
         *,
         num_classes: int,
         input_shape: Sequence[int],
-        origin: dict[str, Any] | None = None,
+        origin: JsonObject | None = None,
         bounds: Bounds = (0.0, 1.0),
     ) -> None:
         super().__init__(module, num_classes=num_classes, input_shape=input_shape, bounds=bounds)
@@ -98,5 +98,5 @@ class ClassifierTarget(ImageTarget):
 
     def untrained(self) -> ClassifierTarget:
         """The same architecture with fresh weights (the caller has seeded torch)."""
-        with allowing([Code(self.origin["code"])] if self.origin and "code" in self.origin else []):
+        with allowing([Code(str(self.origin["code"]))] if self.origin and "code" in self.origin else []):
             return self.from_card(self.card())

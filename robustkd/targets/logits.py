@@ -82,7 +82,7 @@ def as_logits(
     module = reading.behind(target.module, outputs)
     if module is target.module and K:
         return target
-    origin = None if target.origin is None else target.origin | reading.written(outputs)
+    origin = None if target.origin is None else {**target.origin, **reading.written(outputs)}
     count = reading.width(outputs) if not K or classes or label is not None else K
     found = ClassifierTarget(module, num_classes=count, input_shape=target.input_shape, origin=origin, bounds=target.bounds)
     found.classes = target.classes

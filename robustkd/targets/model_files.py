@@ -10,7 +10,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -129,13 +129,26 @@ class Onnx(WithoutGradients):
         return torch.from_numpy(self._session.run(None, {self._input: given})[0]).to(images.device)
 
 
+class ProcessorConfig(TypedDict, total=False):
+    """The keys of ``preprocessor_config.json`` that say what an image processor of transformers does with pixels."""
+
+    do_resize: bool
+    size: int | dict[str, int]
+    resample: int
+    do_center_crop: bool
+    crop_size: int | dict[str, int]
+    do_normalize: bool
+    image_mean: list[float]
+    image_std: list[float]
+
+
 class OfTransformers(nn.Module):
     """An image classifier of transformers behind what its processor does with the pixels, in operations with gradients.
 
     Images that have the size already are not resized.
     """
 
-    def __init__(self, network: nn.Module, processor: dict[str, Any]) -> None:
+    def __init__(self, network: nn.Module, processor: ProcessorConfig) -> None:
         super().__init__()
         self.network = network
         size = processor.get("size") if processor.get("do_resize", True) else None

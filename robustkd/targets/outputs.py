@@ -139,7 +139,7 @@ class Reading:
 
     def written(self, outputs: int) -> dict[str, JsonValue]:
         """What a card's origin has of it: nothing of a step that is not taken."""
-        steps: dict[str, Any] = {"taken": self.taken, "label": self.label, "single": self.single or None}
+        steps: dict[str, JsonValue] = {"taken": self.taken, "label": self.label, "single": self.single or None}
         if self.probabilities:
             steps["outputs"] = "probabilities"
         if self.classes is not None:

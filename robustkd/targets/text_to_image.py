@@ -345,7 +345,7 @@ class TextToImageTarget(GenerativeTarget):
         from transformers import CLIPTextConfig, CLIPTextModel
 
         configs = card["parts"]
-        parts: dict[str, Any] = {
+        parts: dict[str, nn.Module] = {
             "unet": diffusers.UNet2DConditionModel.from_config(configs["unet"]),
             "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
         }
@@ -395,5 +395,5 @@ def _config(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     """What decides the network, as JSON: not where it was read from or by which release."""
     about = ("architectures", "dtype", "torch_dtype", "transformers_version")
     kept = {key: value for key, value in config.items() if not key.startswith("_") and key not in about}
-    plain: dict[str, Any] = json.loads(json.dumps(kept))
+    plain: dict[str, JsonValue] = json.loads(json.dumps(kept))
     return plain

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from robustkd.contracts.json_value import JsonValue
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -32,6 +34,6 @@ class PluginBlock(BaseModel):
         return {"kind": value} if isinstance(value, str) else value
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, JsonValue]:
         """A copy of the keys beside ``kind``, as they were written."""
         return dict(self.model_extra or {})

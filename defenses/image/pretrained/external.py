@@ -29,6 +29,7 @@ from robustkd.contracts import (
     TargetError,
     UsageError,
 )
+from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.params import AddedLater, ModelParams
 from robustkd.data.multi_label import Label
 from robustkd.lazy import torch
@@ -188,7 +189,7 @@ class External(Defense):
             target = ClassifierTarget.from_model(p.model, p.model_params, input_shape=shape, num_classes=classes)
         else:
             network = call_by_reference(p.reference, p.kwargs, p.folder)
-            origin: dict[str, Any] = {"code": p.reference, "kwargs": p.kwargs}
+            origin: JsonObject = {"code": p.reference, "kwargs": p.kwargs}
             target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
         if p.weights is not None:
             load_weights(target.module, p.weights, p.weights_key)
@@ -204,7 +205,7 @@ class External(Defense):
                 fix="normalise inside the network, and give the range of the inputs as the 'bounds' of the data",
             )
         if constants is not None:
-            origin = origin | {"normalise": constants.model_dump(mode="json")}
+            origin = {**origin, "normalise": constants.model_dump(mode="json")}
             module = constants.before(target.module, shape[0])
             target = ClassifierTarget(module, num_classes=classes, input_shape=shape, origin=origin)
         if context.bounds is not None and (unit := Unit.of(context.bounds, shape)):
@@ -212,7 +213,7 @@ class External(Defense):
                 unit.before(target.module),
                 num_classes=classes,
                 input_shape=shape,
-                origin=(target.origin or {}) | {"unit": unit.written},
+                origin={**(target.origin or {}), "unit": unit.written},
                 bounds=unit.box(torch.zeros(0)),
             )
         known = Classes.given(p.classes, p.restrict)

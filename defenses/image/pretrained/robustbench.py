@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Params, Target, TargetError
+from robustkd.contracts.json_value import JsonObject
 from robustkd.defenses.image.pretrained.external import validated
 from robustkd.integrations.robustbench import checkpoints, load
 from robustkd.lazy import torch
@@ -59,7 +60,7 @@ class RobustBench(Defense):
             )
         entry = {"model_id": p.model_id, "dataset": p.dataset, "threat_model": p.threat_model}
         network = load(**entry, model_dir=p.model_dir or Path(torch.hub.get_dir()) / "robustbench")
-        origin = {"code": "robustkd.robustbench_bridge:build", "kwargs": entry}
+        origin: JsonObject = {"code": "robustkd.robustbench_bridge:build", "kwargs": entry}
         return validated(
             ClassifierTarget(network, num_classes=classes, input_shape=context.input_shape, origin=origin), context
         )
