@@ -26,6 +26,7 @@ from robustkd.reporting.story import NO_VERDICT, CheckRow, VerdictText, answer, 
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.transcripts import PromptItem
+from robustkd.scoring.holds import HARDLY_ANY, NEARLY_ALL
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -154,6 +155,7 @@ def _template() -> Any:
     environment.filters["heat"] = palette.heat
     environment.filters["readable_on"] = palette.readable_on
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.globals.update(hardly_any=f"{HARDLY_ANY * 100:.0f} %", nearly_all=f"{NEARLY_ALL * 100:.0f} %")
     environment.globals.update(threat=formatting.threat, norms=formatting.NORMS, data_uri=data_uri, missing=formatting.MISSING)
     return environment.get_template("report.html.j2")
 

@@ -25,7 +25,7 @@ EXPERIMENT = """\
 
 A run called *campaign* is one plan. Below it lies one run per attack (`defense × attack · seed`), and one per trained
 defense (`defense · worst case · seed`): the share of samples that *no* attack broke. That is the number to quote, and
-never without its verdict. A run's colour says how many withstand: green from 90 %, red up to 10 %, yellow between, grey for a higher
+never without its verdict. A run's colour says how many withstand: green from 90 %, red up to 20 %, yellow between, grey for a higher
 number that is not credible.
 A run called `defense · over time` has one step for each plan that was executed: open it for its chart.
 

@@ -11,13 +11,13 @@ import pytest
 from robustkd import plugins
 from robustkd.contracts import DataError
 from robustkd.data import SplitParams, load_splits
-from robustkd.data.concepts import CLOTHES, DIGITS, Wording
+from robustkd.data.concepts import CLOTHES, DIGITS, Concept
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "shape"),
+    ("name", "concepts", "shape"),
     [
         ("digit-captions", DIGITS, (1, 8, 8)),
         pytest.param(
@@ -29,7 +29,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
     ],
 )
 def test_captions_say_their_concept_directly_or_not_at_all(
-    name: str, words: dict[str, Wording], shape: tuple[int, ...]
+    name: str, concepts: dict[str, Concept], shape: tuple[int, ...]
 ) -> None:
     data = load_splits(name, {"per_concept": 30}, SplitParams(validation=20))
     assert data.benign is not None
@@ -38,11 +38,11 @@ def test_captions_say_their_concept_directly_or_not_at_all(
     for prompts in (data.train, data.test, data.benign):
         rows = zip(prompts["prompt"], prompts["concept"], prompts["kind"], prompts.labels, strict=True)
         for text, concept, kind, label in rows:
-            named = any(re.search(rf"\b{re.escape(synonym)}\b", text) for synonym in words[concept].names)
+            named = any(re.search(rf"\b{re.escape(synonym)}\b", text) for synonym in concepts[concept].names)
             assert named == (kind == "direct"), text
             assert data.classes[label] == concept
     asked = [*data.test["prompt"], *data.benign["prompt"]]
-    assert len(set(asked)) == len(asked) == 24 * len(words)
+    assert len(set(asked)) == len(asked) == 24 * len(concepts)
     assert set(data.test["concept"]).isdisjoint(data.benign["concept"])
     assert len(set(data.test["concept"])) == 5
     assert min(np.unique(data.test["concept"], return_counts=True)[1]) == 24
