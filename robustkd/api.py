@@ -37,7 +37,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.random import seeded
 from robustkd.contracts.region import Patch, Region, region_of
-from robustkd.contracts.threat import default_eps, norm_named, number_written, require_meant
+from robustkd.contracts.threat import default_eps, norm_named, number_written, require_plausible
 from robustkd.data.multi_label import Label, classes_of
 from robustkd.data.samples import array_of, arrays_of
 from robustkd.evaluation.attack_specs import (
@@ -312,7 +312,7 @@ class _View:
     Attributes:
         normalise: what the model wants done with its inputs first.
         classes: the output of each class of the data.
-        label: of a model with an output for each label, which one counts (``outputs.Reading``).
+        label: of a model with an output for each label, which one counts (``outputs.OutputFormat``).
         unit: of the inputs; None where they are in [0, 1].
     """
 
@@ -453,14 +453,14 @@ def _make_evaluator(
     if unit is not None:
         x = unit.inputs(as_tensor("inputs", x))
     if unit is not None and budget is None:
-        unit.require_meant(norm, float(eps.max() if isinstance(eps, torch.Tensor) else eps), target.input_shape)
+        unit.require_plausible(norm, float(eps.max() if isinstance(eps, torch.Tensor) else eps), target.input_shape)
         eps = eps / unit.length(norm)
     each = eps if budget is None and isinstance(eps, torch.Tensor) and eps.ndim else None
     with frozen(target.module):
         batch = _batch(target, x, view.labels(y), goals, batch_size, each)
     if budget is None:
         largest = float(eps if batch.eps is None else batch.eps.max())  # in the precision of the images
-        require_meant(norm, largest, batch.inputs.shape[1:])
+        require_plausible(norm, largest, batch.inputs.shape[1:])
         if region is not None:
             region.require_fits(batch.inputs.shape[1:])
         budget = PixelBudget(norm, largest, region)

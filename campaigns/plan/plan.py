@@ -10,9 +10,9 @@ from typing import Any, Literal, overload
 from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, CellKind, ChecksCell, TrainCell
 from robustkd.campaigns.plan.refusals import (
-    require_budgets_meant,
     require_inputs_taken,
     require_one_class_trained,
+    require_plausible_budgets,
     require_regions_fit,
     require_training_data,
     require_usable_references,
@@ -73,7 +73,7 @@ def build(campaign: Campaign) -> Plan:
     require_inputs_taken(campaign, data)
     require_one_class_trained(campaign, data)
     require_training_data(campaign, data)
-    require_budgets_meant(campaign, data)
+    require_plausible_budgets(campaign, data)
     require_regions_fit(campaign, data)
     capabilities: dict[str, Capabilities] = {}
     order = _training_order(campaign)

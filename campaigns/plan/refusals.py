@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from robustkd.campaigns.file.campaign import Campaign
 from robustkd.contracts import Capabilities, DataError, UsageError, inner_params
-from robustkd.contracts.threat import Norm, PixelBudget, ThreatModel, require_meant
+from robustkd.contracts.threat import Norm, PixelBudget, ThreatModel, require_plausible
 from robustkd.data import Splits
 
 
@@ -71,7 +71,7 @@ def require_one_class_trained(campaign: Campaign, data: Splits) -> None:
         )
 
 
-def require_budgets_meant(campaign: Campaign, data: Splits) -> None:
+def require_plausible_budgets(campaign: Campaign, data: Splits) -> None:
     """Refuse a campaign with an eps, of an attack or of what a defense trains on, that cannot be meant for such images.
 
     Raises:
@@ -81,21 +81,21 @@ def require_budgets_meant(campaign: Campaign, data: Splits) -> None:
     named += [(f"attack '{use.name}': eps", use.threat, use.curve) for use in campaign.attacks.values()]
     for what, threat, curve in named:
         if isinstance(threat.budget, PixelBudget) and data.input_shape:
-            _require_meant(threat.norm, max(threat.eps, *curve, 0.0), data, what)
+            _require_plausible(threat.norm, max(threat.eps, *curve, 0.0), data, what)
     if not isinstance(campaign.threat.budget, PixelBudget) or not data.input_shape:
         return
     for name, defense in campaign.defenses.items():
         params = defense.plugin.params
         for part in (params, *(part for field in type(params).model_fields for part in inner_params(getattr(params, field)))):
             if isinstance(eps := getattr(part, "eps", None), float):
-                _require_meant(campaign.threat.norm, eps, data, f"defense '{name}': eps")
+                _require_plausible(campaign.threat.norm, eps, data, f"defense '{name}': eps")
 
 
-def _require_meant(norm: Norm, eps: float, data: Splits, what: str) -> None:
+def _require_plausible(norm: Norm, eps: float, data: Splits, what: str) -> None:
     if data.unit is None:
-        require_meant(norm, eps, data.input_shape, what)
+        require_plausible(norm, eps, data.input_shape, what)
     else:
-        data.unit.require_meant(norm, eps * data.unit.length(norm), data.input_shape)
+        data.unit.require_plausible(norm, eps * data.unit.length(norm), data.input_shape)
 
 
 def require_regions_fit(campaign: Campaign, data: Splits) -> None:

@@ -91,7 +91,7 @@ def _print(report: EvaluationReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from robustkd.reporting.story import evidence_rows
+    from robustkd.reporting.verdict_text import evidence_rows
 
     colours = {"severe": "red", "warning": "yellow"}
     table = Table(box=None, pad_edge=False)

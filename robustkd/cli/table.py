@@ -17,8 +17,8 @@ from robustkd.cli.options import console
 from robustkd.reporting.page import cost
 from robustkd.reporting.pairwise import undecided
 from robustkd.reporting.presentation import terms_of
-from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
+from robustkd.reporting.verdict_text import NO_VERDICT
 from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import Results
 from robustkd.scoring.verdict import RULES, unexamined

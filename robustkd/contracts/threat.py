@@ -53,7 +53,7 @@ def largest_distance(norm: Norm, shape: Sequence[int]) -> float:
     return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size), "l0": float(pixels)}[norm]
 
 
-def require_meant(norm: Norm, eps: float, shape: Sequence[int], what: str = "eps") -> None:
+def require_plausible(norm: Norm, eps: float, shape: Sequence[int], what: str = "eps") -> None:
     """Refuse a budget within which every image is: its unit cannot be the one that was meant.
 
     Raises:

@@ -16,7 +16,7 @@ from pydantic import Field
 from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, DeferredArrays, Params, RawData
 from robustkd.data.arrays import as_arrays, as_labels
 from robustkd.data.files import download, not_found, search_folders
-from robustkd.data.images import Reading, resized
+from robustkd.data.images import ImageReader, resized
 from robustkd.data.safe_pickle import read_pickle
 
 _SIDE = 32
@@ -203,7 +203,7 @@ def _mosaic(file: Path) -> Arrays:
 
     @functools.cache  # every selection of its images needs the whole
     def mosaic() -> np.ndarray:
-        found = Reading(formats=("WEBP",))(file)
+        found = ImageReader(formats=("WEBP",))(file)
         if found.shape != (3, _MOSAIC_SIDE * _SIDE, _MOSAIC_SIDE * _SIDE):
             raise _damaged(file, f"it is not a mosaic of {_MOSAIC_SIDE} x {_MOSAIC_SIDE} images")
         return found.reshape(3, _MOSAIC_SIDE, _SIDE, _MOSAIC_SIDE, _SIDE)

@@ -14,7 +14,7 @@ from pydantic import Field
 from robustkd.contracts import Arrays, CampaignPath, DataError, Dataset, DeferredArrays, Params, RawData
 from robustkd.data.class_names import ClassNames
 from robustkd.data.digests import remembered
-from robustkd.data.images import Interpolation, Reading, decoded
+from robustkd.data.images import ImageReader, Interpolation, decoded
 from robustkd.data.label_column import labels_of
 from robustkd.data.metadata import listed, metadata_of
 from robustkd.data.multi_label import numbered
@@ -48,9 +48,9 @@ class ImageParams(Params):
         "numbers, for folders called 0, 1, ..; or a file: a class a line, in the order of the outputs, or JSON",
     )
 
-    def reading(self) -> Reading:
+    def reading(self) -> ImageReader:
         """How a file becomes an array."""
-        return Reading(self.channels, self.resize, self.crop, self.interpolation, self.white)
+        return ImageReader(self.channels, self.resize, self.crop, self.interpolation, self.white)
 
     @property
     def to_one_size(self) -> str:

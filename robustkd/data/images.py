@@ -24,13 +24,13 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ImageReader:
     """How an image file becomes an array.
 
     Attributes:
         channels: 3 for RGB, 1 for grey.
         resize: without ``crop``, this many pixels each way, or (H, W). With it the shorter side, the other one in proportion.
-        crop: the square in the centre that is cut out, as (crop, crop). ``Reading(resize=256, crop=224)`` is what is usual for ImageNet,
+        crop: the square in the centre that is cut out, as (crop, crop). ``ImageReader(resize=256, crop=224)`` is usual for ImageNet,
             and gives the pixels of torchvision's ``Resize(256)`` and ``CenterCrop(224)`` of a PIL image.
         interpolation: of the resizing; both with antialiasing.
         white: the value that is white in pixels of more than 8 bits. None is 65,535 of integers, and 1 of floats that lie in [0, 1].

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import CampaignPath, DataError, Dataset, Params, Prompts, RawData
-from robustkd.data.images import Reading
+from robustkd.data.images import ImageReader
 from robustkd.data.prompt_lengths import Measure
 from robustkd.data.tables import read_table
 
@@ -176,7 +176,7 @@ def _require_request(row: Mapping[str, str], place: str) -> None:
 def _picture(folder: Path, case: str, size: int | tuple[int, int]) -> np.ndarray:
     for name in (f"{case}.png", f"{case}_0.png", f"{case}.jpg"):
         if (file := folder / name).is_file():
-            return Reading(resize=size, formats=_FORMATS)(file)
+            return ImageReader(resize=size, formats=_FORMATS)(file)
     raise _wrong(f"{folder} has no picture {case}.png", "one for each request, by its case_number")
 
 

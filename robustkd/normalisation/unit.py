@@ -111,7 +111,7 @@ class Unit:
         """What a distance in the attack's unit is multiplied with."""
         return 1.0 if norm == "l0" else self.scale
 
-    def require_meant(self, norm: Norm, eps: float, shape: Sequence[int]) -> None:
+    def require_plausible(self, norm: Norm, eps: float, shape: Sequence[int]) -> None:
         """Refuse a budget, in the user's unit, within which every input is.
 
         Raises:

@@ -15,9 +15,9 @@ from robustkd.reporting.grid import GridCell, grid
 from robustkd.reporting.palette import HEAT, INK, SERIES, heat, readable_on
 from robustkd.reporting.plots import runs
 from robustkd.reporting.presentation import terms_of
-from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, curve_of, joined, mean_curve
 from robustkd.reporting.tradeoff import shown_defenses
+from robustkd.reporting.verdict_text import NO_VERDICT
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:

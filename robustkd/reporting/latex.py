@@ -15,8 +15,8 @@ from robustkd.reporting.grid import grid
 from robustkd.reporting.pairwise import main_pairs
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.samples import ClassTable
-from robustkd.reporting.story import NO_VERDICT
 from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of
+from robustkd.reporting.verdict_text import NO_VERDICT
 from robustkd.scoring.results import Results
 
 NONE = "--"

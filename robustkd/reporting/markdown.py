@@ -12,9 +12,9 @@ from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.queries import query_curves
-from robustkd.reporting.story import NO_VERDICT, answer, explain
 from robustkd.reporting.summary import DefenseSummary, attack_names
 from robustkd.reporting.terms import ReportTerms
+from robustkd.reporting.verdict_text import NO_VERDICT, answer, explain
 from robustkd.scoring.results import Results
 
 SIGNS = {"credible": "", "suspect": "⚠️ ", "not credible": "⚠️ "}

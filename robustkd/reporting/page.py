@@ -22,10 +22,10 @@ from robustkd.reporting.presentation import presentation, terms_of
 from robustkd.reporting.published import SETTING, references
 from robustkd.reporting.queries import query_curves, query_plots
 from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
-from robustkd.reporting.story import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.transcripts import PromptItem
+from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.scoring.holds import HARDLY_ANY, NEARLY_ALL
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 

@@ -14,7 +14,7 @@ from robustkd.normalisation.constants import Constants
 from robustkd.normalisation.unit import Unit
 from robustkd.targets.code import allowing, call_for_card
 from robustkd.targets.image import ImageTarget
-from robustkd.targets.outputs import Reading
+from robustkd.targets.outputs import OutputFormat
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ class ClassifierTarget(ImageTarget):
         origin: how to build ``module`` again: ``{"model": name, "params": {..}}`` for a model plug-in, or
             ``{"code": "package.module:function"}`` for the user's own (with ``"normalise": {"mean": [..], "std": [..]}`` where that is
             put before it, with ``"unit": [low, high]`` where it takes inputs in these bounds, and with what makes logits of its outputs,
-            ``outputs.Reading.written``). None for a target that is never saved.
+            ``outputs.OutputFormat.to_origin``). None for a target that is never saved.
         bounds: the range of valid pixels; for a network with a ``"unit"`` in its origin that is the box of this ``Unit``.
     """
 
@@ -91,7 +91,7 @@ class ClassifierTarget(ImageTarget):
         bounds: Bounds = float(low), float(high)
         if "unit" in origin and (unit := Unit.of(origin["unit"], shape)):
             module, bounds = unit.before(module), unit.box(torch.zeros(0))
-        module = Reading.read(origin).behind(module, outputs)
+        module = OutputFormat.from_origin(origin).append_to(module, outputs)
         target = cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=bounds)
         target.classes = tuple(card["classes"]) if "classes" in card else None
         return target

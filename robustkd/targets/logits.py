@@ -17,7 +17,7 @@ from robustkd.scoring.probabilities import Outputs, outputs_of
 from robustkd.targets.classifier import ClassifierTarget
 from robustkd.targets.failure import model_errors_explained
 from robustkd.targets.frozen import frozen
-from robustkd.targets.outputs import Classes, infer_reading
+from robustkd.targets.outputs import Classes, infer_output_format
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ def as_logits(
     Args:
         target: of ``num_classes`` 0 as many classes are made as its network has outputs.
         samples: (N, *shape), a few that the network is tried on; noise by default.
-        classes, label: see ``outputs.Reading``.
+        classes, label: see ``outputs.OutputFormat``.
 
     Raises:
         TargetError: the network raised, or returns nothing that is (N, K).
@@ -74,16 +74,16 @@ def as_logits(
 
     first = noise() if samples is None else samples
     with frozen(target.module), torch.no_grad(), preserved_rng(device):
-        reading, outputs, returned = infer_reading(
+        output_format, outputs, returned = infer_output_format(
             ask, first, noise=noise, expected=None if classes or label is not None else K, classes=classes, label=label
         )
-    if told := reading.told(returned):
+    if told := output_format.description(returned):
         _LOG.warning("%s returns %s", what, told)
-    module = reading.behind(target.module, outputs)
+    module = output_format.append_to(target.module, outputs)
     if module is target.module and K:
         return target
-    origin = None if target.origin is None else {**target.origin, **reading.written(outputs)}
-    count = reading.width(outputs) if not K or classes or label is not None else K
+    origin = None if target.origin is None else {**target.origin, **output_format.to_origin(outputs)}
+    count = output_format.width(outputs) if not K or classes or label is not None else K
     found = ClassifierTarget(module, num_classes=count, input_shape=target.input_shape, origin=origin, bounds=target.bounds)
     found.classes = target.classes
     return found

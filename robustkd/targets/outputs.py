@@ -88,7 +88,7 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class Reading:
+class OutputFormat:
     """The steps from what a network returns to logits, in the order in which they are taken.
 
     Attributes:
@@ -109,7 +109,7 @@ class Reading:
     classes: Classes | None = None
     alone: bool = False
 
-    def behind(self, network: nn.Module, outputs: int) -> nn.Module:
+    def append_to(self, network: nn.Module, outputs: int) -> nn.Module:
         """The network with these steps behind it; itself where there are none.
 
         Args:
@@ -137,7 +137,7 @@ class Reading:
             return int(2**outputs)
         return 2 if self.single else outputs if self.classes is None else len(self.classes.order(outputs))
 
-    def written(self, outputs: int) -> dict[str, JsonValue]:
+    def to_origin(self, outputs: int) -> dict[str, JsonValue]:
         """What a card's origin has of it: nothing of a step that is not taken."""
         steps: dict[str, JsonValue] = {"taken": self.taken, "label": self.label, "single": self.single or None}
         if self.probabilities:
@@ -151,8 +151,8 @@ class Reading:
         return {name: step for name, step in steps.items() if step is not None}
 
     @classmethod
-    def read(cls, origin: Mapping[str, Any]) -> Reading:
-        """The inverse of ``written``."""
+    def from_origin(cls, origin: Mapping[str, Any]) -> OutputFormat:
+        """The inverse of ``to_origin``."""
         return cls(
             origin.get("taken"),
             origin.get("label"),
@@ -162,7 +162,7 @@ class Reading:
             origin.get("outputs") == "classes",
         )
 
-    def told(self, returned: str) -> str:
+    def description(self, returned: str) -> str:
         """What is to be said of it, of a network whose output is ``returned``; empty where it returns logits."""
         said = []
         if self.taken is not None:
@@ -181,7 +181,7 @@ class Reading:
         return ", and ".join(said)
 
 
-def infer_reading(
+def infer_output_format(
     ask: Callable[[Tensor], object],
     samples: Tensor,
     *,
@@ -189,7 +189,7 @@ def infer_reading(
     expected: int | None = None,
     classes: Classes | None = None,
     label: Label | None = None,
-) -> tuple[Reading, int, str]:
+) -> tuple[OutputFormat, int, str]:
     """How logits are made of what a network returns, how many outputs it has, and what it returns in words.
 
     Args:
@@ -197,7 +197,7 @@ def infer_reading(
         samples: (N, *shape) a few.
         noise: makes (M, *shape) inputs of noise, which are looked at where ``samples`` leave a doubt.
         expected: how many outputs it should have, as far as that is known; it tells logits from features.
-        classes, label: see ``Reading``.
+        classes, label: see ``OutputFormat``.
 
     Raises:
         TargetError: there is no tensor of shape (N, K) in what the network returns.
@@ -207,7 +207,7 @@ def infer_reading(
 
     returned = ask(samples)
     key = place(returned, len(samples), expected)
-    reading = Reading(taken=key, label=label, classes=classes)
+    output_format = OutputFormat(taken=key, label=label, classes=classes)
 
     def values(x: Tensor) -> Tensor:
         tensor: Tensor = taken(ask(x), key)
@@ -227,18 +227,18 @@ def infer_reading(
                 "the model answers with classes alone, which does not tell how many it has",
                 fix="in Python wrap it, robustkd.targets.modules.ClassesAlone(model, 10); leave out classes and label",
             )
-        return replace(reading, alone=True), expected, kind(returned)
+        return replace(output_format, alone=True), expected, kind(returned)
     outputs = found.shape[1]
     if label is not None:
         require_labels(label, outputs)
         soft = sigmoid(values, noise()) and not bool((found < 0).any() | (found > 1).any())
-        return replace(reading, single=label != "any", probabilities=soft), outputs, kind(returned)
+        return replace(output_format, single=label != "any", probabilities=soft), outputs, kind(returned)
     if outputs == 1:
         if classes is not None:
             raise UsageError("classes of a model with one output", fix="leave them out: its two classes are 0 and 1")
-        return replace(reading, single=True, probabilities=sigmoid(values, noise())), 1, kind(returned)
+        return replace(output_format, single=True, probabilities=sigmoid(values, noise())), 1, kind(returned)
     soft = outputs_of(found) == "probabilities" and outputs_of(values(noise())) == "probabilities"
-    return replace(reading, probabilities=soft), outputs, kind(returned)
+    return replace(output_format, probabilities=soft), outputs, kind(returned)
 
 
 def sigmoid(values: Callable[[Tensor], Tensor], noise: Tensor) -> bool:

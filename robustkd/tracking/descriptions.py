@@ -10,8 +10,8 @@ from robustkd.reporting import summary_rows
 from robustkd.reporting.formatting import count, counted, epsilon, interval, percent, seconds, shortened, threat
 from robustkd.reporting.markdown import escape, verdict_mark
 from robustkd.reporting.presentation import terms_of
-from robustkd.reporting.story import answer, sentence
 from robustkd.reporting.transcripts import PromptItem
+from robustkd.reporting.verdict_text import answer, sentence
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 _GAP = "\N{NO-BREAK SPACE}" * 3

@@ -12,7 +12,7 @@ from torch import nn
 
 import robustkd
 from robustkd import plugins
-from robustkd.attacks.image.transforms.stadv import roughness, roughness_slope
+from robustkd.attacks.image.transforms.stadv import roughness, roughness_gradient
 from robustkd.contracts import Attack, AttackError, AttackResult, ColourBudget, FlowBudget, SpatialBudget, ThreatModel
 from robustkd.contracts.image_changes import PARAMETERS, TransformBudget
 from robustkd.contracts.image_changes.cieluv import luv_of_rgb, rgb_of_luv
@@ -310,7 +310,7 @@ def test_a_smooth_flow_is_smoother():
 
 def test_the_slope_of_the_roughness_is_that_of_its_differences():
     flow = torch.rand((1, 2, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    slope, moved = roughness_slope(flow), flow.clone()
+    slope, moved = roughness_gradient(flow), flow.clone()
     moved[0, 1, 2, 2] += 1e-6
     assert float(slope[0, 1, 2, 2]) == pytest.approx(float(roughness(moved) - roughness(flow)) / 1e-6, abs=1e-4)
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import robustkd
 from robustkd.attacks.image.engine.losses import Loss, cross_entropy
-from robustkd.attacks.image.engine.objective import _SLOPES, bound
-from robustkd.attacks.image.engine.oracle import ObjectiveWithSlope, finite
+from robustkd.attacks.image.engine.objective import _GRADIENTS, bound
+from robustkd.attacks.image.engine.oracle import ObjectiveWithGradient, finite
 from robustkd.contracts import AttackError, TargetError
 
 
@@ -84,22 +84,22 @@ def test_attacks_break_a_sure_network_that_leaves_peers_without_a_gradient(kind)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
-@pytest.mark.parametrize("loss", _SLOPES)
+@pytest.mark.parametrize("loss", _GRADIENTS)
 def test_a_closed_form_is_the_gradient_of_its_loss(loss: Loss, classes: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(40, classes, generator=generator, dtype=dtype) * torch.logspace(-2, 2, 40).unsqueeze(1).to(dtype)
     logits[:4, 1] = logits[:4, 0]  # classes that are level
     wanted = torch.randint(classes, (40,), generator=generator)
     of_loss, leaf = bound(loss, wanted), logits.clone().requires_grad_()
-    assert isinstance(of_loss, ObjectiveWithSlope)
+    assert isinstance(of_loss, ObjectiveWithGradient)
     try:
         values = of_loss(leaf, torch.arange(40))
     except AttackError:
         with pytest.raises(AttackError, match="classes"):
-            of_loss.with_slope(logits, torch.arange(40))
+            of_loss.value_and_grad(logits, torch.arange(40))
         return
     (expected,) = torch.autograd.grad(values.sum(), leaf)
-    found, slope = of_loss.with_slope(logits, torch.arange(40))
+    found, slope = of_loss.value_and_grad(logits, torch.arange(40))
     near = {"rtol": 1e-5 if dtype == torch.float32 else 1e-12, "atol": 1e-7}
     torch.testing.assert_close(found, values.detach(), **near)
     torch.testing.assert_close(slope, expected, **near)

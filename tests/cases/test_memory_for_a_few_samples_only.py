@@ -16,7 +16,7 @@ import robustkd
 from robustkd.cli import main
 from robustkd.contracts.check import Finding
 from robustkd.evaluation.checks import check_names, make_check
-from robustkd.reporting.story import CheckRow
+from robustkd.reporting.verdict_text import CheckRow
 from robustkd.scoring.results import DefenseResult
 from robustkd.scoring.verdict import verdict
 from robustkd.targets import ClassifierTarget, SplitTarget

@@ -12,8 +12,8 @@ from robustkd.cli.table import print_results
 from robustkd.contracts.check import Finding
 from robustkd.reporting import write_report
 from robustkd.reporting.pairwise import networks_sentence, sentences, undecided
-from robustkd.reporting.story import explain, remedy_text
 from robustkd.reporting.summary import summary_rows
+from robustkd.reporting.verdict_text import explain, remedy_text
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, DefenseResult, Results

@@ -23,8 +23,8 @@ from robustkd.reporting.markdown import escape, markdown
 from robustkd.reporting.page import page as render
 from robustkd.reporting.palette import HEAT, SERIES, SERIES_DARK, contrast, heat, readable_on
 from robustkd.reporting.plots import Series, plot, ticks
-from robustkd.reporting.story import explain, sentence
 from robustkd.reporting.summary import curve_of, mean_curve, worst_verdict
+from robustkd.reporting.verdict_text import explain, sentence
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CurvePoint, Results
 from robustkd.scoring.summaries import DataSummary, Environment

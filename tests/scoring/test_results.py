@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from robustkd.contracts import Finding, Share
-from robustkd.reporting.story import evidence_rows
+from robustkd.reporting.verdict_text import evidence_rows
 from robustkd.scoring.results import Results, with_units
 
 FORMER = Path(__file__).parent / "data" / "results-of-contract-1.json"

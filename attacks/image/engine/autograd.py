@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.autograd.function import once_differentiable
 
-from robustkd.attacks.image.engine import slopes
+from robustkd.attacks.image.engine import loss_gradients
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy(torch.autograd.Function):
-    """``slopes.cross_entropy`` as a part of a graph, for a loss that is made of it and of more."""
+    """``loss_gradients.cross_entropy`` as a part of a graph, for a loss that is made of it and of more."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         """(B, K) logits and (B,) labels -> (B,)."""
-        value, slope = slopes.cross_entropy(logits, labels)
+        value, slope = loss_gradients.cross_entropy(logits, labels)
         ctx.save_for_backward(slope)
         return value
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from robustkd.attacks.image.engine.slopes import require_classes
+from robustkd.attacks.image.engine.loss_gradients import require_classes
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:

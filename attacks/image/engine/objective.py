@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import FunctionType
 from typing import TYPE_CHECKING
 
-from robustkd.attacks.image.engine import losses, slopes
+from robustkd.attacks.image.engine import loss_gradients, losses
 from robustkd.attacks.image.engine.losses import Loss, LossName, targeted, untargeted
-from robustkd.attacks.image.engine.oracle import Objective, ObjectiveWithSlope, OfRows
+from robustkd.attacks.image.engine.oracle import Objective, ObjectiveWithGradient, OfRows
 from robustkd.contracts import Batch
 from robustkd.contracts.attack import LossFamily
 
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
 FAMILY_OF: dict[str, LossFamily] = {"ce": "cross-entropy", "margin": "margin", "dlr": "margin"}
 
 
-_SLOPES: dict[Loss, slopes.WithSlope] = {
-    losses.cross_entropy: slopes.cross_entropy,
-    losses.margin: slopes.margin,
-    losses.dlr: slopes.dlr,
-    losses.scale_free: slopes.scale_free,
-    losses.scale_free_towards: slopes.scale_free_towards,
-    targeted("ce"): slopes.targeted_cross_entropy,
-    targeted("margin"): slopes.targeted_margin,
-    targeted("dlr"): slopes.targeted_dlr,
+_GRADIENTS: dict[Loss, loss_gradients.ValueAndGradient] = {
+    losses.cross_entropy: loss_gradients.cross_entropy,
+    losses.margin: loss_gradients.margin,
+    losses.dlr: loss_gradients.dlr,
+    losses.scale_free: loss_gradients.scale_free,
+    losses.scale_free_towards: loss_gradients.scale_free_towards,
+    targeted("ce"): loss_gradients.targeted_cross_entropy,
+    targeted("margin"): loss_gradients.targeted_margin,
+    targeted("dlr"): loss_gradients.targeted_dlr,
 }
 
 
-class Bound(ObjectiveWithSlope):
-    """A loss with respect to the classes of a batch, whose gradient has a closed form (``slopes``).
+class Bound(ObjectiveWithGradient):
+    """A loss with respect to the classes of a batch, whose gradient has a closed form (``loss_gradients``).
 
     Args:
-        loss: one with an entry in ``slopes``.
+        loss: one with an entry in ``loss_gradients``.
         classes: (B,) one of each sample.
     """
 
     def __init__(self, loss: Loss, classes: Tensor) -> None:
-        self._loss, self._slope, self._classes = loss, _SLOPES[loss], OfRows(classes)
+        self._loss, self._value_and_grad, self._classes = loss, _GRADIENTS[loss], OfRows(classes)
 
     def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(A,) values, with a graph where the logits have one."""
         return self._loss(logits, self._classes(rows))
 
-    def with_slope(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(A,) values and (A, K) gradients."""
-        return self._slope(logits, self._classes(rows))
+        return self._value_and_grad(logits, self._classes(rows))
 
 
 def for_batch(loss: LossName, batch: Batch) -> Objective:
@@ -56,7 +56,7 @@ def for_batch(loss: LossName, batch: Batch) -> Objective:
 
 def bound(loss: Loss, classes: Tensor) -> Objective:
     """``loss`` with respect to the (B,) ``classes`` of a batch."""
-    if isinstance(loss, FunctionType) and loss in _SLOPES:
+    if isinstance(loss, FunctionType) and loss in _GRADIENTS:
         return Bound(loss, classes)
 
     def objective(logits: Tensor, rows: Tensor) -> Tensor:

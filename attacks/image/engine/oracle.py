@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Objective",
-    "ObjectiveWithSlope",
+    "ObjectiveWithGradient",
     "OfRows",
     "Oracle",
     "TransformOracle",
@@ -37,7 +37,7 @@ Objective: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """(B, K) logits and the (B,) rows they belong to -> (B,) values to maximize."""
 
 
-class ObjectiveWithSlope(ABC):
+class ObjectiveWithGradient(ABC):
     """An objective that knows its gradient with respect to the logits: no graph of it is needed."""
 
     @abstractmethod
@@ -45,7 +45,7 @@ class ObjectiveWithSlope(ABC):
         """(A, K) logits and their (A,) rows -> (A,) values."""
 
     @abstractmethod
-    def with_slope(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(A, K) logits without a graph and their (A,) rows -> (A,) values and their (A, K) gradients."""
 
 
@@ -121,8 +121,8 @@ class Oracle:
             # Full is what the caller computes in: training has an autocast of its own.
             with torch.autocast(x.device.type, torch.bfloat16) if reduced else nullcontext():
                 logits = finite(self.target(self.images(x, rows)), x)
-            if isinstance(objective, ObjectiveWithSlope):
-                values, slope = objective.with_slope(logits.detach(), rows)
+            if isinstance(objective, ObjectiveWithGradient):
+                values, slope = objective.value_and_grad(logits.detach(), rows)
                 gradient = gradient_of(logits, x, slope)
             else:
                 values = objective(logits, rows)

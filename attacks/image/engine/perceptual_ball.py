@@ -77,7 +77,7 @@ class PerceptualBall(Ball):
         """(B,) how far (B, *shape) points are from the centres."""
         return self._from_clean(self.seen(x)).to(x.dtype)
 
-    def distance_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def distance_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) the distances, and (B, *shape) their gradients: one forward and one backward pass."""
         found, pulled_back = self.linearised(x)
         away = found - self.clean

@@ -63,7 +63,7 @@ class SmoothFlowStep(SteepestStep):
     @override
     def step(self, state: AttackState, t: int) -> Tensor:
         if self.tau:
-            state = replace(state, gradient=state.gradient - self.tau * roughness_slope(state.x))
+            state = replace(state, gradient=state.gradient - self.tau * roughness_gradient(state.x))
         return super().step(state, t)
 
 
@@ -75,7 +75,7 @@ def roughness(flow: Tensor) -> Tensor:
     return along[0] + along[1]
 
 
-def roughness_slope(flow: Tensor) -> Tensor:
+def roughness_gradient(flow: Tensor) -> Tensor:
     """(B, 2, H, W) the gradient of ``roughness``."""
     with torch.enable_grad():
         flow = flow.detach().requires_grad_()

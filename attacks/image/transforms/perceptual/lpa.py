@@ -76,7 +76,7 @@ class LPA(Attack):
                         break
                     here, some = ball.select(live), rows[live]
                     logits, _, up = oracle.value_and_grad(x[live], some, objective)
-                    spent[live], down = here.distance_and_slope(x[live])
+                    spent[live], down = here.distance_and_gradient(x[live])
                     broken[live] = oracle.is_adversarial(logits, some) & here.holds(spent[live])
                     going = ~broken[live]
                     live, here = live[going], here.select(going)

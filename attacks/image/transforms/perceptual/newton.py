@@ -29,7 +29,7 @@ def newton_projection(ball: PerceptualBall, x: Tensor, steps: int = 10) -> Tenso
         if not len(live):
             break
         here = ball.select(live)
-        spent, slope = here.distance_and_slope(found[live])
+        spent, slope = here.distance_and_gradient(found[live])
         outside = ~here.holds(spent)
         live, here, spent, slope = live[outside], here.select(outside), spent[outside], slope[outside]
         excess = (1 + _OVERSHOOT) * (spent - here.reach) + _OVERSHOOT * _OVERSHOOT * here.eps

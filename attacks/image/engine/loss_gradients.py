@@ -16,7 +16,7 @@ from robustkd.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-WithSlope: TypeAlias = "Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]"
+ValueAndGradient: TypeAlias = "Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]"
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
