@@ -93,7 +93,7 @@ def only_checks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``only_checks("not-trained")``: evaluations and campaigns run these checks alone."""
 
     def choose(*names: str) -> None:
-        for module in ("robustkd.api", "robustkd.campaigns.file.spec"):
+        for module in ("robustkd.api", "robustkd.campaigns.file.resolve"):
             monkeypatch.setattr(f"{module}.check_names", lambda *_: list(names))
 
     return choose

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 
 import pytest
@@ -35,8 +36,10 @@ def test_a_public_name_is_documented(module, name):
         assert not inspect.isclass(found) or undocumented(found) == []
     else:  # a type's alias: the text stands below it
         texts = [inspect.getsource(part) for part in vars(contracts).values() if inspect.ismodule(part)]
-        text = next(text for text in texts if f"\n{name} = " in text)
-        assert '"""' in text.partition(f"\n{name} = ")[2].partition("\n")[2][:3]
+        body = ast.parse(next(text for text in texts if f"\n{name} = " in text)).body
+        place = next(at for at, node in enumerate(body) if isinstance(node, ast.Assign) and node.targets[0].id == name)
+        assert isinstance(body[place + 1], ast.Expr)
+        assert isinstance(body[place + 1].value, ast.Constant)
 
 
 @pytest.mark.parametrize(("group", "name"), PLUGINS, ids=lambda value: value)
