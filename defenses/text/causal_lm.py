@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
-from safetensors import SafetensorError
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError
 from robustkd.contracts.params import AddedLater
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import DATE
-from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
+from robustkd.targets.pretrained import ADAPTER, merged_adapter, pretrained_network, pretrained_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
-_ADAPTER = "adapter_config.json"
+
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
     "convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder) writes safetensors"
@@ -115,7 +114,7 @@ class CausalLM(Defense):
                 fix="give it dequantised (model.dequantize(), then save_pretrained), or serve it and use chat-endpoint",
             )
         if p.adapter is not None:
-            module = _merged(module, p.adapter)
+            module = merged_adapter(module, p.adapter)
         if p.chat_template is not None:
             tokenizer.chat_template = p.chat_template
         target = CausalLMTarget(
@@ -146,26 +145,6 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"))
 
 
-def _merged(module: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """The model with an adapter's weights added to its own."""
-    if not (adapter / _ADAPTER).is_file() or not any(adapter.glob("adapter_model.safetensors")):
-        raise TargetError(
-            f"{adapter} holds no {_ADAPTER} with adapter_model.safetensors", fix="give the folder that peft wrote"
-        )
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise TargetError("adapters need peft", fix="pip install 'robustkd[llm]'") from error
-    try:
-        merged: PreTrainedModel = PeftModel.from_pretrained(module, adapter, use_safetensors=True).merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TargetError(
-            f"the adapter {adapter} does not fit the model: {said}", fix="give the model that it was trained on"
-        ) from error
-    return merged
-
-
 def _refuse_missing_and_pickled(place: Path) -> None:
     if not place.exists():
         raise TargetError(f"there is no model at {place}", fix="correct the path; a folder is as save_pretrained writes it")
@@ -174,7 +153,7 @@ def _refuse_missing_and_pickled(place: Path) -> None:
             reason = "is pickled" if place.suffix in _PICKLED else "is no .gguf file"
             raise TargetError(f"{place} {reason}", fix=f"give a .gguf file, or a folder with safetensors; {_CONVERT}")
         return
-    if (place / _ADAPTER).is_file():
+    if (place / ADAPTER).is_file():
         raise TargetError(
             f"{place} is an adapter{' beside a model' * (place / 'config.json').is_file()}, which says that it belongs to {_base(place)}",
             fix="give that model as path or hub, in a folder of its own, and this folder as 'adapter'",
@@ -199,7 +178,7 @@ def _without_a_bar() -> None:
 def _base(adapter: Path) -> str:
     """The model that an adapter's folder names."""
     try:
-        return f"'{json.loads((adapter / _ADAPTER).read_text(encoding='utf-8'))['base_model_name_or_path']}'"
+        return f"'{json.loads((adapter / ADAPTER).read_text(encoding='utf-8'))['base_model_name_or_path']}'"
     except (OSError, ValueError, KeyError, TypeError):
         return "a model that it does not name"
 

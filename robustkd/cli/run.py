@@ -75,6 +75,7 @@ def command(
     from robustkd.campaigns.file import spec
     from robustkd.cli.progress import follower, warn
     from robustkd.cli.table import print_results
+    from robustkd.tracking.location import served_at
 
     loaded = spec.load(campaign)
     folder = results_folder(loaded, out)
@@ -93,7 +94,7 @@ def command(
     if as_json:
         print_reserved(results.to_json())
     else:
-        print_results(results, gates, folder, tracked=how.tracking.enabled, shown=campaign)
+        print_results(results, gates, folder, tracked=how.tracking.enabled, shown=campaign, server=served_at(how.tracking.uri))
     if results.incomplete:
         raise click.exceptions.Exit(3)
     if code := exit_code(gates, allow_missing=allow_missing):

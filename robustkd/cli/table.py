@@ -22,6 +22,7 @@ from robustkd.reporting.verdict_text import NO_VERDICT
 from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import Results
 from robustkd.scoring.verdict import RULES, unexamined
+from robustkd.tracking.location import page_url
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.gate import GateResult
@@ -31,8 +32,16 @@ _COLOURS = {"credible": "", "suspect": "yellow", "not credible": "red"}
 _HOLDS: dict[Holds | None, str] = {"yes": "green", "in part": "yellow", "no": "red", None: "dim"}
 
 
-def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *, tracked: bool, shown: str) -> None:
-    """Print the summary with verdicts, what failed, the gates, and where everything is."""
+def print_results(
+    results: Results, gates: Sequence[GateResult], folder: Path, *, tracked: bool, shown: str, server: str | None = None
+) -> None:
+    """Print the summary with verdicts, what failed, the gates, and where everything is.
+
+    Args:
+        tracked: whether MLflow has it, too.
+        shown: the campaign, as commands take it.
+        server: the MLflow server that has it; None where it is in the folder's own store.
+    """
     rows, others, screen = summary_rows(results), _other_threats(results), console()
     screen.print(results.campaign, style="italic", soft_wrap=True)
     for number, part in enumerate(_parts(_columns(results, rows, others), screen)):
@@ -47,7 +56,9 @@ def print_results(results: Results, gates: Sequence[GateResult], folder: Path, *
     for gate in gates:
         click.echo(gate.sentence)
     click.echo(f"\nreport     {folder / 'report.html'}\nnumbers    {folder / 'results.json'}")
-    if tracked:
+    if tracked and server is not None:
+        click.echo(f"dashboard  {page_url(folder, server)}")
+    elif tracked:
         elsewhere = [] if folder == Path("runs") / results.campaign else ["--out", str(folder)]
         click.echo(f"dashboard  {shlex.join(['robustkd', 'ui', shown, *elsewhere])}")
 

@@ -20,8 +20,10 @@ def command(campaign: str, out: Path | None, port: int) -> None:
     """Serve the MLflow dashboard of a campaign on this machine, until Ctrl-C."""
     from robustkd.campaigns.file import spec
     from robustkd.tracking import ui_command
+    from robustkd.tracking.relocation import relocate
 
     folder = results_folder(spec.load(campaign), out)
+    relocate(folder)
     server = ui_command(folder, port)
     click.echo(f"{server.url}   (Ctrl-C ends it)")
     sys.stdout.flush()

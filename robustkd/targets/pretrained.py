@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from robustkd.contracts import TargetError
 from robustkd.targets.fit import require_fit
 
+ADAPTER = "adapter_config.json"
+"""The file by which a folder is one of an adapter."""
 _CONFIGS = ("config.json", "tokenizer_config.json")
 
 
@@ -47,6 +49,27 @@ def pretrained_network(kind: Any, source: str | Path, *, subfolder: str = "", un
         wrong[key] = [name for name in names if not (unused and re.search(unused, name))]
     require_fit(place, missing=wrong["missing"], unexpected=wrong["unexpected"], mismatched=wrong["mismatched"])
     return network
+
+
+def merged_adapter(network: Any, adapter: Path) -> Any:
+    """A network of transformers with the weights of an adapter's folder added to its own.
+
+    Raises:
+        TargetError: it is no folder of peft's with safetensors, the adapter does not fit the network, or peft is not installed.
+    """
+    if not (adapter / ADAPTER).is_file() or not any(adapter.glob("adapter_model.safetensors")):
+        raise TargetError(f"{adapter} holds no {ADAPTER} with adapter_model.safetensors", fix="give the folder that peft wrote")
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise TargetError("adapters need peft", fix="pip install 'robustkd[llm]'") from error
+    try:
+        return PeftModel.from_pretrained(network, adapter, use_safetensors=True).merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TargetError(
+            f"the adapter {adapter} does not fit the model: {said}", fix="give the model that it was trained on"
+        ) from error
 
 
 def pretrained_tokenizer(kind: Any, source: str | Path, **options: Any) -> Any:

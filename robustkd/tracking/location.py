@@ -53,6 +53,12 @@ def default_store(folder: Path) -> Path | None:
     return None if os.environ.get("MLFLOW_TRACKING_URI") else folder.resolve() / DATABASE
 
 
+def served_at(uri: str | None) -> str | None:
+    """The MLflow server that is tracked to, ``uri`` or that of ``MLFLOW_TRACKING_URI``; None where it is a database."""
+    named = uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    return named if named.startswith(("http://", "https://")) else None
+
+
 def artifact_location(folder: Path, uri: str) -> str | None:
     """Where a new experiment puts its files; None lets a server decide."""
     served = uri.startswith(("http://", "https://", "databricks"))

@@ -11,6 +11,7 @@ from robustkd.redaction import redacted
 from robustkd.scoring.results import DefenseResult, Results
 from robustkd.tracking import descriptions
 from robustkd.tracking.location import TrackingError, tracking_uri
+from robustkd.tracking.relocation import relocate
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,6 +63,7 @@ def promote(
     registered = name or f"{results.campaign}-{defense}"
     tags = {"robustkd.overridden": descriptions.truncate("; ".join(against), 2000)} if against else {}
     try:
+        relocate(folder)
         client = connect(tracking_uri(folder))
         model = _logged(client, results.campaign, trained)
         card = descriptions.truncate(descriptions.card(results, trained, gates, against), MAX_DESCRIPTION)

@@ -34,6 +34,7 @@ from robustkd.tracking.records import (
     campaign_name,
     package_version,
 )
+from robustkd.tracking.relocation import relocate
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,6 +86,10 @@ def connect(uri: str) -> MlflowClient:
     if "://" in uri and not uri.startswith(("sqlite", "http", "file:", "databricks")):
         _ping(uri)
 
+    from mlflow.tracking._tracking_service import utils
+
+    # Within a process MLflow remembers where a run's files are by its id alone, which a copied store has as well.
+    getattr(utils, "_artifact_repos_cache", {}).clear()
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(uri)
@@ -128,6 +133,7 @@ class RunStore:
     def __init__(self, uri: str, folder: Path, campaign: TrackedCampaign) -> None:
         if database := default_store(folder):
             _enable_wal(database)
+            relocate(folder)
         self.client = connect(uri)
         self.campaign = campaign
         self.experiment_id = self._experiment(folder, uri)

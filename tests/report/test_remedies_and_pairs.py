@@ -87,6 +87,16 @@ def test_both_numbers_are_in_the_table(results, tmp_path, capsys):
     assert "tell masked from" not in out
 
 
+@pytest.mark.parametrize(
+    ("server", "told"), [(None, "robustkd ui c"), ("http://bob:planted@mlflow.team", "http://mlflow.team/#/experiments")]
+)
+def test_the_last_line_leads_to_where_it_is_tracked(results, tmp_path, capsys, server, told):
+    print_results(results, [], tmp_path, tracked=True, shown="c", server=server)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"dashboard  {told}")
+    assert "planted" not in last
+
+
 def test_both_numbers_are_in_the_report_and_the_note(results, tmp_path):
     files = write_report(results, tmp_path)
     left = f"{100 * results.defenses[0].remedy.robust_accuracy:.1f}"

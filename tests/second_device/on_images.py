@@ -40,6 +40,7 @@ OF_PEERS = ("torchattacks:PGD", "foolbox:LinfPGD", "foolbox:L2CarliniWagnerAttac
 GROUPS: tuple[plugins.Group, ...] = ("attacks", "defenses", "transforms", "models")
 REASONS = {
     "attacks/art": "ART's networks are on the CPU or on CUDA",
+    "defenses/chat-endpoint": "its model is a server's",
     "attacks/diff-protect": "in redrawn.yaml, because it takes a diffusion model",
     "defenses/sdedit": "in redrawn.yaml, because it takes a diffusion model",
     "defenses/robustbench": "its weights are on a remote drive; what it loads is a network as external's",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -367,11 +368,40 @@ def test_rebuild_is_the_same_as_logging_live(folder):
     assert set(runs(folder)) == {CELL, WORST, PARENT}
 
 
-def test_a_moved_folder_is_noticed(folder, tmp_path):
+def _artifacts(folder):
+    return sorted(str(file.relative_to(folder)) for file in (folder / "mlartifacts").rglob("*") if file.is_file())
+
+
+def test_a_moved_folder_tracks_on(folder, tmp_path):
     track(folder, results(cell()))
-    folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(TrackingError, match=r"moved\?"):
-        rebuild(tmp_path / "elsewhere", campaign(), results(cell()))
+    here = folder.rename(tmp_path / "else where")
+    rebuild(here, campaign(), results(cell(), cell(attack="cw")))
+    assert not list(folder.rglob("*"))
+    found = runs(here)
+    assert "mtard × cw · seed 0" in found
+    store = client(here)
+    for run in found.values():
+        assert run.info.artifact_uri.startswith((here / "mlartifacts").as_uri())
+        store.list_artifacts(run.info.run_id)
+    assert {file.path for file in store.list_artifacts(found[PARENT].info.run_id)} >= {"campaign.yaml", "cells.json"}
+
+
+def test_a_copied_folder_leaves_the_original_alone(folder, tmp_path):
+    track(folder, results(cell()))
+    copied = tmp_path / "copy"
+    shutil.copytree(folder, copied)
+    before = _artifacts(folder)
+    track(copied, results(cell(robust_accuracy=0.5)), campaign("plan-2"))
+    assert _artifacts(folder) == before
+    assert len(_artifacts(copied)) > len(before)
+    assert {run.data.metrics["robust_accuracy"] for name, run in runs(folder).items() if name == CELL} == {0.8}
+
+
+def test_a_folder_whose_files_are_gone_says_so(folder, tmp_path):
+    track(folder, results(cell()))
+    shutil.rmtree(folder / "mlartifacts")
+    with pytest.raises(TrackingError, match="which is gone"):
+        rebuild(folder, campaign(), results(cell()))
 
 
 def test_the_experiment_opens_on_tables_with_the_verdict(folder):
