@@ -65,7 +65,7 @@ class LossDisagreement(Check):
 
 
 class ScaleParams(Params):
-    samples: int = Field(256, ge=1, description="samples that are attacked")
+    samples: int = Field(192, ge=1, description="samples that are attacked")
     steps: int = Field(20, ge=1, description="steps of PGD")
 
 
@@ -77,7 +77,7 @@ class LogitScaleInvariance(Check):
     severity = "severe"
     rule = "CE-PGD on logits divided by their mean gap ends over 5 points below the 95 % interval of CE-PGD on the logits"
     source = "Carlini & Wagner 2016, Defensive distillation is not robust, section 4; the threshold is ours"
-    cost = "at most 42 forward and 40 backward passes a sample, on 256 samples"
+    cost = "at most 42 forward and 40 backward passes a sample, on 192 samples"
 
     def run(self, context: CheckContext) -> Finding:
         """Two runs of the same attack, from the same random starts."""
