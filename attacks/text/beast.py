@@ -58,9 +58,10 @@ class BEAST(PromptAttack[CausalLMTarget]):
         """
         vocabulary, answers = Vocabulary.of(target, self.params.ascii), target_prefixes(batch.requests)
         prompts = [self.params.in_template(prompt) for prompt in batch.requests["prompt"]]
+        systems = batch.requests.get("system")
         with frozen(target.module):
             for rows in attempts.open.split(REQUESTS):
-                slots = Slots(target, [prompts[row] for row in rows.tolist()])
+                slots = Slots(target, *([column[row] for row in rows.tolist()] for column in (prompts, systems)))
                 suffixes = Suffixes(slots, [answers[row] for row in rows.tolist()], rows, attempts)
                 self._grow(suffixes, vocabulary, attempts, rng.select(rows))
 

@@ -119,12 +119,14 @@ def pushed(
         suffix: (A, S) ids of tokens appended to the prompts, which alone are moved; without any the prompts' own are.
         rng: of a random start; None starts at the tokens themselves.
     """
-    prompts, answers = (
-        [column[row] for row in rows.tolist()] for column in (batch.requests["prompt"], target_prefixes(batch.requests))
+    requests = batch.requests
+    prompts, answers, systems = (
+        [column[row] for row in rows.tolist()]
+        for column in (requests["prompt"], target_prefixes(requests), requests.get("system"))
     )
     laid = [
-        with_suffix(target.encode(prompt, answer, ends=False), ids)
-        for prompt, answer, ids in zip(prompts, answers, suffix.tolist(), strict=True)
+        with_suffix(target.encode(prompt, answer, ends=False, system=system), ids)
+        for prompt, answer, system, ids in zip(prompts, answers, systems, suffix.tolist(), strict=True)
     ]
     tokens = target.batch(laid)
     found = pgd(target, tokens, last_of(tokens.prompt, suffix.shape[1]) if suffix.shape[1] else tokens.prompt, rng)

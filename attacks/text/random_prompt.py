@@ -34,11 +34,12 @@ class RandomPrompt(PromptAttack[CausalLMTarget]):
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
         """As many attempts as there are."""
-        vocabulary, prompts = Vocabulary.of(target, self.params.ascii), batch.requests["prompt"]
+        vocabulary = Vocabulary.of(target, self.params.ascii)
+        prompts, systems = batch.requests["prompt"], batch.requests.get("system")
         for number in range(attempts.budget):
             rows = attempts.open
             if not len(rows):
                 return
-            slots = Slots(target, [prompts[row] for row in rows.tolist()])
+            slots = Slots(target, *([column[row] for row in rows.tolist()] for column in (prompts, systems)))
             _, asked = vocabulary.random_suffixes(slots, self.params.tokens, rng.select(rows).fork(number))
             attempts(rows, [Asked(prompt) for prompt in asked])

@@ -19,6 +19,7 @@ from robustkd.data.text import comparable
 
 COLUMNS = ("prompt", "role", "target", "response", "refusal", "answer", "prefill")
 _PASSED_ON = COLUMNS[2:]
+_SYSTEM = "system"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ FORMATS = (
 class BehaviorsParams(Params):
     file: CampaignPath = Field(
         description="CSV of the requests that are attacked, as HarmBench, AdvBench, StrongREJECT, JailbreakBench or XSTest (its unsafe "
-        "prompts) publish theirs; or with a column prompt, and category, target, answer, prefill where there are such",
+        "prompts) publish theirs; or with a column prompt, and category, target, answer, prefill where there are such. Each may have a "
+        "column system, the message of the system before the request",
         examples=["harmbench_behaviors_text_val.csv"],
     )
     benign: CampaignPath | None = Field(
@@ -119,6 +121,11 @@ class Behaviors(Dataset):
         notes: list[str] = []
         test = self._requests(p.file, forbidden=True, keep=p.keep, notes=notes)
         train = self._requests(p.training, forbidden=True) if p.training else []
+        if any(texts.get(_SYSTEM) for _, texts in train):
+            raise DataError(
+                f"{p.training} has requests with a message in the column '{_SYSTEM}', which no training learns behind",
+                fix="empty that column; those of 'file' and 'benign' may have it",
+            )
         if p.chats:
             train += [_row("utility", prompt, role="utility", response=response) for prompt, response in read_chats(p.chats)]
         benign = self._requests(p.benign, forbidden=False) if p.benign else []
@@ -182,6 +189,8 @@ class Behaviors(Dataset):
             texts["target"] = row.get(form.target) or targets.get(row.get(form.key, "")) or self.params.target
             texts["response"] = texts["response"] or texts["target"]
             texts["refusal"] = texts["refusal"] or self.params.refusal
+        if system := row.get(_SYSTEM, "").strip():
+            texts[_SYSTEM] = system
         category = category or ("harmful" if forbidden else "harmless")
         # HarmBench puts a contextual behaviour's context before it in this way.
         asked = f"{context}\n\n---\n\n{prompt}" if context else prompt
@@ -232,5 +241,7 @@ def _row(category: str, prompt: str, **texts: str) -> tuple[str, dict[str, str]]
 
 
 def _prompts(rows: Sequence[tuple[str, dict[str, str]]], classes: tuple[str, ...]) -> Prompts:
-    columns = {name: tuple(texts[name] for _, texts in rows) for name in COLUMNS}
+    # Without any system message there is no such column: data from before it was known keep their digest.
+    named = (*COLUMNS, _SYSTEM) if any(_SYSTEM in texts for _, texts in rows) else COLUMNS
+    columns = {name: tuple(texts.get(name, "") for _, texts in rows) for name in named}
     return Prompts(columns, np.array([classes.index(category) for category, _ in rows], dtype=np.int64))

@@ -63,9 +63,10 @@ def prepare(
         batch_size: the most requests that the target is asked at once; by default its own number.
 
     Raises:
-        TargetError: the target failed on a request as it is.
+        TargetError: the target failed on a request as it is, or takes no system message and a request has one.
         DataError: the judge cannot judge such requests.
     """
+    _require_conversations(target, requests, benign)
     judge = _first(judges)
     unattacked = _answered(target, requests, judge, batch_size)
     eligible = np.ones(len(requests), dtype=bool)
@@ -164,7 +165,12 @@ class JudgedAttempts(Attempts):
             return torch.zeros(0, dtype=torch.bool)
         requests = self._batch.requests.select(np.asarray(places))
         asked = [
-            replace(question, seed=own.seed if question.seed is None else question.seed, guidance_scale=own.guidance_scale)
+            replace(
+                question,
+                seed=own.seed if question.seed is None else question.seed,
+                guidance_scale=own.guidance_scale,
+                system=own.system,
+            )
             for question, own in zip(asked, requests.asked(), strict=True)
         ]
         outputs = _respond(self._target, asked, self._batch_size)
@@ -189,8 +195,8 @@ class JudgedAttempts(Attempts):
         eligible, used = batch.eligible, self.used.numpy()
         success = self.broken.numpy() & eligible
         deciding = [
-            found or _Deciding(Asked(prompt), output, 0)
-            for found, prompt, output in zip(self._deciding, requests["prompt"], batch.unattacked.outputs, strict=True)
+            found or _Deciding(asked, output, 0)
+            for found, asked, output in zip(self._deciding, requests.asked(), batch.unattacked.outputs, strict=True)
         ]
         outcome = PromptOutcome(
             index=batch.index.cpu().numpy(),
@@ -225,6 +231,8 @@ class JudgedAttempts(Attempts):
                 output=found.output if isinstance(found.output, str) else "",
                 attempts=int(self.used[place]),
                 cut_off=is_cut_off(found.output),
+                system=found.asked.system,
+                turns=found.asked.turns,
                 verdicts={name: bool(said.complied[place]) if said.judged[place] else None for name, said in verdicts.items()},
             )
             for place, found in enumerate(deciding)
@@ -247,6 +255,7 @@ class JudgedAttempts(Attempts):
                 "embeddings": question.embeddings is not None,
                 "seed": question.seed is not None,
                 "guidance scale": question.guidance_scale is not None,
+                "system message": question.system != "",
             }
             for what, given in used.items():
                 if given and what != space:
@@ -263,6 +272,15 @@ class JudgedAttempts(Attempts):
                     )
                 took[number] = min(far, self._threat.eps)
         return took
+
+
+def _require_conversations(target: GenerativeTarget, *asked: Prompts | None) -> None:
+    """A system message that a target does not take would be a condition of the experiment without an effect."""
+    if "conversation" not in target.capabilities and any(any(some.get("system")) for some in asked if some is not None):
+        raise TargetError(
+            f"requests have a system message of their own, which this target ({target.kind}) does not take",
+            fix="leave the column 'system' out, or declare 'conversation' in the target's `capabilities` if it heeds Asked.system",
+        )
 
 
 def _answered(

@@ -42,10 +42,16 @@ def target_prefixes(requests: Prompts) -> tuple[str, ...]:
     return found
 
 
-def losses(target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
-    """The (N,) losses, float32 on the CPU, one forward pass each; infinite where prompt and answer are longer than the context."""
-    pairs = enumerate(zip(prompts, answers, strict=True))
-    laid = {place: item for place, (prompt, answer) in pairs if (item := _encoded(target, prompt, answer))}
+def losses(
+    target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str], systems: Sequence[str] | None = None
+) -> Tensor:
+    """The (N,) losses, float32 on the CPU, one forward pass each; infinite where prompt and answer are longer than the context.
+
+    Args:
+        systems: the requests' own system messages, "" for the target's; None: all have the target's.
+    """
+    rows = enumerate(zip(prompts, answers, systems or [""] * len(prompts), strict=True))
+    laid = {place: item for place, row in rows if (item := _encoded(target, *row))}
     found = torch.full((len(prompts),), torch.inf)
     order = sorted(laid, key=lambda place: len(laid[place].ids))
 
@@ -74,8 +80,8 @@ def rows_at_once(target: CausalLMTarget, length: int, answer: int) -> int:
     return max(1, (_MEMORY if free is None else free // 2) // (4 * floats))
 
 
-def _encoded(target: CausalLMTarget, prompt: str, answer: str) -> Tokens | None:
+def _encoded(target: CausalLMTarget, prompt: str, answer: str, system: str) -> Tokens | None:
     try:
-        return target.encode(prompt, completion=answer, ends=False)
+        return target.encode(prompt, completion=answer, ends=False, system=system)
     except TargetError:
         return None
