@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD, Norm, last_of, with_suffix
-from robustkd.attacks.text.engine.target_prefix import target_prefixes
+from robustkd.attacks.text.engine.target_prefix import fitting, target_prefixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Asked, Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -103,7 +103,8 @@ def ascended(
         attempts.spend(rows, forwards=pgd.steps + 1, backwards=pgd.steps)
         attempts(rows, asked)
 
-    in_memory(ask, attempts.open, ROWS)
+    rows = fitting(target, batch.requests, attempts, suffix=slots, answers=target_prefixes(batch.requests))
+    in_memory(ask, rows, ROWS)
 
 
 def pushed(

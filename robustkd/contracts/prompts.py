@@ -310,6 +310,12 @@ class Attempts(ABC):
         """
 
     @abstractmethod
+    def leave(self, rows: Tensor, why: str) -> None:
+        """Give up ``rows``, for which the attack can write no attempt (it would be longer than the context, say), and go on with the
+        others. One without an answer that was judged before is not judged: it has not withstood anything.
+        """
+
+    @abstractmethod
     def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
         """Note passes of the search itself, for each of ``rows``; an answer that is judged counts as one forward pass anyway."""
 

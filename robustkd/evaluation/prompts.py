@@ -148,13 +148,14 @@ class JudgedAttempts(Attempts):
         self._passes = torch.zeros(2, len(batch), dtype=torch.int64)
         self._deciding: list[_Deciding | None] = [None] * len(batch)
         # What the target cannot be asked at all, such as what is longer than its context, it cannot be asked with more around it.
-        self._unanswerable = _unanswered(batch.unattacked.outputs)
+        self._left = _unanswered(batch.unattacked.outputs)
+        self._why: dict[int, str] = {}
 
     @property
     def open(self) -> Tensor:
-        """See ``Attempts``; without the requests that have no answer as they are."""
+        """See ``Attempts``; without the requests that have no answer as they are, or that the attack has left."""
         rows = super().open
-        return rows[~torch.from_numpy(self._unanswerable)[rows]]
+        return rows[~torch.from_numpy(self._left)[rows]]
 
     def __call__(self, rows: Tensor, asked: Sequence[Asked]) -> Tensor:
         """See ``Attempts``."""
@@ -185,6 +186,16 @@ class JudgedAttempts(Attempts):
         self.broken[rows] |= success
         return success
 
+    def leave(self, rows: Tensor, why: str) -> None:
+        """See ``Attempts``."""
+        asked = self._batch.requests.asked()
+        for place in rows.tolist():
+            self._left[place], none = True, Unanswered(f"[{why}]")
+            if isinstance(self._batch.unattacked.outputs[place], str):
+                self._deciding[place] = self._deciding[place] or _Deciding(asked[place], none, 0)
+            else:  # the picture that is shown stays the request's own
+                self._why[place] = none
+
     def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
         """See ``Attempts``."""
         self._passes[:, rows.cpu()] += torch.tensor([[forwards], [backwards]])
@@ -205,7 +216,7 @@ class JudgedAttempts(Attempts):
             success=success,
             forwards=(self._passes[0] + self.used).numpy(),
             backwards=self._passes[1].numpy(),
-            unjudged=eligible & (self._unanswerable | (used > 0)) & ~self._seen,
+            unjudged=eligible & (self._left | (used > 0)) & ~self._seen,
             attempts=used,
         )
         pictures = [found.output for found in deciding if isinstance(found.output, torch.Tensor)]
@@ -228,7 +239,7 @@ class JudgedAttempts(Attempts):
                 prompt=found.asked.prompt,
                 prefill=found.asked.prefill,
                 seed=found.asked.seed,
-                output=found.output if isinstance(found.output, str) else "",
+                output=found.output if isinstance(found.output, str) else self._why.get(place, ""),
                 attempts=int(self.used[place]),
                 cut_off=is_cut_off(found.output),
                 system=found.asked.system,
