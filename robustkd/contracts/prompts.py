@@ -338,7 +338,7 @@ class PromptAttack(BaseAttack, Generic[Answering]):
     space: ClassVar[Space] = "prompt"
     gradients: ClassVar[bool] = False
     needs: ClassVar[Capabilities] = frozenset({"respond"})
-    control: ClassVar[bool] = False
+    control: bool = False
 
     @abstractmethod
     def search(self, target: Answering, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
