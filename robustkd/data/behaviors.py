@@ -180,9 +180,7 @@ class Behaviors(Dataset):
     def _request(
         self, row: dict[str, str], form: Format, targets: dict[str, str], file: Path, forbidden: bool
     ) -> tuple[str, dict[str, str]]:
-        if not (prompt := row[form.prompt].strip()):
-            raise DataError(f"{file}: a row's '{form.prompt}' is empty: {row}", fix="write the request, or delete the row")
-        context = row.get(form.context, "").strip()
+        asked = _asked(row, form, file)
         category = row.get(form.category, "").strip()
         texts = {name: row.get(name, "") for name in _PASSED_ON}
         if forbidden:
@@ -192,9 +190,28 @@ class Behaviors(Dataset):
         if system := row.get(_SYSTEM, "").strip():
             texts[_SYSTEM] = system
         category = category or ("harmful" if forbidden else "harmless")
-        # HarmBench puts a contextual behaviour's context before it in this way.
-        asked = f"{context}\n\n---\n\n{prompt}" if context else prompt
         return _row(category, asked, role="forbidden" if forbidden else category, **texts)
+
+
+def requests_by_key(file: Path) -> dict[str, str]:
+    """The requests of a benchmark's CSV by what its other files call them: HarmBench's by BehaviorID.
+
+    Raises:
+        DataError: it cannot be read, or is of a format without such keys.
+    """
+    rows = read_table(file)
+    form = _format(file, tuple(rows[0]))
+    if not form.key:
+        raise DataError(f"{file} is in the format of {form.name}, which has no ids", fix="give HarmBench's CSV of behaviors")
+    return {row[form.key]: _asked(row, form, file) for row in rows}
+
+
+def _asked(row: dict[str, str], form: Format, file: Path) -> str:
+    if not (prompt := row[form.prompt].strip()):
+        raise DataError(f"{file}: a row's '{form.prompt}' is empty: {row}", fix="write the request, or delete the row")
+    context = row.get(form.context, "").strip()
+    # HarmBench puts a contextual behaviour's context before it in this way.
+    return f"{context}\n\n---\n\n{prompt}" if context else prompt
 
 
 def _format(file: Path, columns: Sequence[str]) -> Format:
