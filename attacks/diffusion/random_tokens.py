@@ -42,7 +42,7 @@ class RandomTokens(PromptAttack[TextToImageTarget]):
     ) -> None:
         """All attempts, the first one with the request as it is; no pass of its own."""
         p, requests = self.params, batch.requests["prompt"]
-        words, slots = vocabulary(target), Slots(target, requests, p.place, p.tokens)
+        words, slots = vocabulary(target), Slots(target, requests, p.place, p.tokens).leave_full(attempts)
         attempts(everyone := attempts.open, [Asked(requests[row]) for row in everyone.tolist()])
         while len(rows := attempts.open):
             rng = rng.fork("next")

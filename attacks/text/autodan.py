@@ -65,6 +65,7 @@ class AutoDAN(TemplateAttack[CausalLMTarget]):
             DataError: a request has no ``target``; the file of templates cannot be read.
         """
         p, answers, prompts = self.params, target_prefixes(batch.requests), batch.requests["prompt"]
+        systems = batch.requests.get("system")
         first = [parse(template) for template in templates(p.templates)]
         seeds = rng.bits(()).tolist()
         with frozen(target.module):
@@ -79,7 +80,8 @@ class AutoDAN(TemplateAttack[CausalLMTarget]):
                         break
                     fresh = [(row, one) for row in standing for one in populations[row].unknown()]
                     asked = [render(one, prompts[row]) for row, one in fresh]
-                    found = losses(target, asked, [answers[row] for row, _ in fresh]).tolist()
+                    aims, told = ([column[row] for row, _ in fresh] for column in (answers, systems))
+                    found = losses(target, asked, aims, told).tolist()
                     for (row, one), prompt, loss in zip(fresh, asked, found, strict=True):
                         populations[row].known[one] = loss
                         attempts.spend(torch.tensor([row]), forwards=1)

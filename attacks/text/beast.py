@@ -20,7 +20,7 @@ from robustkd.attacks.text.engine.candidate_queue import CandidateQueue
 from robustkd.attacks.text.engine.descent import SuffixParams
 from robustkd.attacks.text.engine.slots import Slots, are_texts
 from robustkd.attacks.text.engine.suffix import Suffixes
-from robustkd.attacks.text.engine.target_prefix import REQUESTS, target_prefixes
+from robustkd.attacks.text.engine.target_prefix import REQUESTS, fitting, target_prefixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -56,11 +56,13 @@ class BEAST(PromptAttack[CausalLMTarget]):
         Raises:
             DataError: a request has no ``target``.
         """
-        vocabulary, answers = Vocabulary.of(target, self.params.ascii), target_prefixes(batch.requests)
-        prompts = [self.params.in_template(prompt) for prompt in batch.requests["prompt"]]
+        p, requests = self.params, batch.requests
+        vocabulary, answers = Vocabulary.of(target, p.ascii), target_prefixes(requests)
+        prompts, systems = [p.in_template(prompt) for prompt in requests["prompt"]], requests.get("system")
+        everyone = fitting(target, requests, attempts, suffix=p.tokens, answers=answers, template=p.in_template)
         with frozen(target.module):
-            for rows in attempts.open.split(REQUESTS):
-                slots = Slots(target, [prompts[row] for row in rows.tolist()])
+            for rows in everyone.split(REQUESTS):
+                slots = Slots(target, *([column[row] for row in rows.tolist()] for column in (prompts, systems)))
                 suffixes = Suffixes(slots, [answers[row] for row in rows.tolist()], rows, attempts)
                 self._grow(suffixes, vocabulary, attempts, rng.select(rows))
 

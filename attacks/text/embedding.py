@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD, Norm, last_of, with_suffix
-from robustkd.attacks.text.engine.target_prefix import target_prefixes
+from robustkd.attacks.text.engine.target_prefix import fitting, target_prefixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Asked, Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -105,7 +105,8 @@ def attempt_with_ascent(
         attempts.spend(rows, forwards=pgd.steps + 1, backwards=pgd.steps)
         attempts(rows, asked)
 
-    in_memory(ask, attempts.open, ROWS)
+    rows = fitting(target, batch.requests, attempts, suffix=slots, answers=target_prefixes(batch.requests))
+    in_memory(ask, rows, ROWS)
 
 
 def maximized_requests(
@@ -121,12 +122,14 @@ def maximized_requests(
         suffix: (A, S) ids of tokens appended to the prompts, which alone are moved; without any the prompts' own are.
         rng: of a random start; None starts at the tokens themselves.
     """
-    prompts, answers = (
-        [column[row] for row in rows.tolist()] for column in (batch.requests["prompt"], target_prefixes(batch.requests))
+    requests = batch.requests
+    prompts, answers, systems = (
+        [column[row] for row in rows.tolist()]
+        for column in (requests["prompt"], target_prefixes(requests), requests.get("system"))
     )
     laid = [
-        with_suffix(target.encode(prompt, answer, ends=False), ids)
-        for prompt, answer, ids in zip(prompts, answers, suffix.tolist(), strict=True)
+        with_suffix(target.encode(prompt, answer, ends=False, system=system), ids)
+        for prompt, answer, system, ids in zip(prompts, answers, systems, suffix.tolist(), strict=True)
     ]
     tokens = target.batch(laid)
     found = pgd(target, tokens, last_of(tokens.prompt, suffix.shape[1]) if suffix.shape[1] else tokens.prompt, rng)

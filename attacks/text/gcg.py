@@ -139,7 +139,8 @@ class Probe:
         prompts = [text for row in texts for text in row if text is not None]
         owners = places[valid.nonzero()[:, 0]].tolist()
         drafted = torch.full(valid.shape, torch.inf)
-        drafted[valid] = losses(self._draft, prompts, [suffixes.answers[owner] for owner in owners])
+        answers, systems = ([column[owner] for owner in owners] for column in (suffixes.answers, suffixes.slots.systems))
+        drafted[valid] = losses(self._draft, prompts, answers, systems)
         several = valid.sum(1)
         probed = _first(rng.uniform((valid.shape[1],)).cpu().masked_fill(~valid, torch.inf), several / self._share)
         found = suffixes.losses(places, candidates, probed)

@@ -71,7 +71,7 @@ class Perplexity(Analysis[GenerativeTarget, PromptBatch]):
         if not isinstance(target, CausalLMTarget):
             raise TargetError(f"perplexity is of a language model, this is a {target.kind}", fix="leave it out of 'defenses'")
         chats = self._chats(batch)[: self.params.samples]
-        laid = [(role, tokens) for role, asked, answer in chats if (tokens := _encoded(target, asked, answer))]
+        laid = [(role, tokens) for role, *chat in chats if (tokens := _encoded(target, *chat))]
         if not laid:
             raise TargetError(
                 "perplexity: there is no chat that the model's context holds",
@@ -90,20 +90,20 @@ class Perplexity(Analysis[GenerativeTarget, PromptBatch]):
             metrics={"perplexity": every[0]},
         )
 
-    def _chats(self, batch: PromptBatch) -> list[tuple[str, str, str]]:
-        """Role, request and answer."""
+    def _chats(self, batch: PromptBatch) -> list[tuple[str, str, str, str]]:
+        """Role, request, answer and the request's own system message."""
         if self.params.chats is not None:
-            return [("chat", *chat) for chat in read_chats(self.params.chats)]
+            return [("chat", *chat, "") for chat in read_chats(self.params.chats)]
         if batch.benign is None:
             return []
         benign = batch.benign.requests
-        rows = zip(benign.get("role"), benign["prompt"], benign.get("response"), strict=True)
-        return [(role or "harmless", asked, answer) for role, asked, answer in rows if answer]
+        rows = zip(benign.get("role"), benign["prompt"], benign.get("response"), benign.get("system"), strict=True)
+        return [(role or "harmless", asked, answer, system) for role, asked, answer, system in rows if answer]
 
 
-def _encoded(target: CausalLMTarget, asked: str, answer: str) -> Tokens | None:
+def _encoded(target: CausalLMTarget, asked: str, answer: str, system: str) -> Tokens | None:
     try:
-        return target.encode(asked, completion=answer)
+        return target.encode(asked, completion=answer, system=system)
     except TargetError:
         return None
 

@@ -106,7 +106,7 @@ def _texts(target: CausalLMTarget, batch: PromptBatch) -> Iterator[tuple[str, li
     for kind, asked in (("harmless", batch.benign.requests if batch.benign else None), ("forbidden", batch.requests)):
         if asked is None or not len(asked):
             continue
-        prompts = asked["prompt"][:SAMPLES]
+        prompts = list(zip(asked["prompt"], asked.get("system"), strict=True))[:SAMPLES]
         laid = [_read(tokens) for prompt in prompts if (tokens := _encoded(target, prompt))]
         yield f"{kind} requests", [tokens for tokens in laid if tokens.completion.start < tokens.completion.stop]
         for column in ANSWERS:
@@ -117,9 +117,10 @@ def _texts(target: CausalLMTarget, batch: PromptBatch) -> Iterator[tuple[str, li
             )
 
 
-def _encoded(target: CausalLMTarget, prompt: str, answer: str = "") -> Tokens | None:
+def _encoded(target: CausalLMTarget, asked: tuple[str, str], answer: str = "") -> Tokens | None:
+    prompt, system = asked
     try:
-        return target.encode(prompt, answer)
+        return target.encode(prompt, answer, system=system)
     except TargetError:  # longer than the context
         return None
 

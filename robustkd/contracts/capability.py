@@ -10,6 +10,7 @@ Capability = Literal[
     "logits",
     "respond",
     "prefill",
+    "conversation",
     "sampling",
     "gradients",
     "tokens",
@@ -22,6 +23,7 @@ Capability = Literal[
 
 - ``logits``: ``__call__`` returns a classifier's (B, K) output. ``respond``: a generative target's answers.
 - ``prefill``: it goes on with the beginning of an answer, ``Asked.prefill``. ``sampling``: it draws what it answers, by ``Asked.seed``.
+- ``conversation``: it takes a system message of the request's own, ``Asked.system``, and earlier turns, ``Asked.turns``.
 - ``gradients``: what it computes can be differentiated with respect to its inputs.
 - ``tokens``: it has a tokenizer, ``encode`` and ``decode``. ``embeddings``: it has ``embed``, and answers ``Asked.embeddings``.
 - ``log-probabilities``: ``token_logprobs`` of a language model.
@@ -35,7 +37,7 @@ Capabilities = frozenset[Capability]
 
 ORDINARY: dict[Modality, Capabilities] = {
     "images": frozenset({"logits", "gradients"}),
-    "text": frozenset({"respond", "prefill", "gradients", "tokens", "embeddings", "log-probabilities"}),
+    "text": frozenset({"respond", "prefill", "conversation", "gradients", "tokens", "embeddings", "log-probabilities"}),
     "text-to-image": frozenset({"respond", "sampling", "gradients", "tokens", "embeddings", "denoising"}),
 }
 """What robustkd's own target of a modality has: a network, a language model, a diffusion model."""

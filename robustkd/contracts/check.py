@@ -106,6 +106,8 @@ class Transcript:
             counts.
         seed: of what was drawn; None where nothing is.
         cut_off: the answer was begun and not finished, since it was as long as it may be.
+        system: the request's own message of the system; "" where the target's counts.
+        turns: of the conversation before the prompt, what the user said and what the model is said to have answered.
     """
 
     index: int
@@ -117,6 +119,8 @@ class Transcript:
     verdicts: Mapping[str, bool | None]
     seed: int | None = None
     cut_off: bool = False
+    system: str = ""
+    turns: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ class Prompts:
     Attributes:
         columns: by name, N strings each. There is always ``prompt``. Known to the platform are also ``prefill`` (the beginning
             of an answer after which a model that knows what is asked goes on with it: how its knowledge is told from its
-            willingness), ``seed`` and ``guidance_scale`` (of what is drawn for it). Everything else is between data, defenses,
-            attacks and judges.
+            willingness), ``system`` (the message of the system before the request, in the place of the target's own), ``seed`` and
+            ``guidance_scale`` (of what is drawn for it). Everything else is between data, defenses, attacks and judges.
         labels: (N,) int64, the category of each request in 0..K-1.
         images: (N, C, H, W) uint8 or float32 in [0, 1], what the prompts describe, where there are such.
     """
@@ -71,10 +71,13 @@ class Prompts:
         return () if self.images is None else self.images.shape[1:]
 
     def asked(self, prefills: Sequence[str] | None = None) -> list[Asked]:
-        """Each request as it is, with its own seed and guidance, and behind a beginning of the answer where these are given."""
-        rows = zip(self["prompt"], prefills or ("",) * len(self), self.get("seed"), self.get("guidance_scale"), strict=True)
+        """Each request as it is, with its own system message, seed and guidance, and behind a beginning of the answer where these are
+        given.
+        """
+        own = (self.get(column) for column in ("seed", "guidance_scale", "system"))
         return [
-            Asked(prompt, prefill, None, _number(seed, int), _number(scale, float)) for prompt, prefill, seed, scale in rows
+            Asked(prompt, prefill, None, _number(seed, int), _number(scale, float), system)
+            for prompt, prefill, seed, scale, system in zip(self["prompt"], prefills or ("",) * len(self), *own, strict=True)
         ]
 
     def select(self, rows: np.ndarray) -> Prompts:
@@ -125,6 +128,10 @@ def _number(text: str, kind: Callable[[str], T]) -> T | None:
     return kind(text) if text else None
 
 
+Turn = tuple[str, str]
+"""What a user said, and what the model is said to have answered."""
+
+
 @dataclass(frozen=True, eq=False)
 class Asked:
     """What is put to a generative target.
@@ -135,6 +142,8 @@ class Asked:
         embeddings: (T, D) in place of the embedded prompt, as the target's ``embed`` lays it out.
         seed: of what is drawn.
         guidance_scale: of classifier-free guidance, None for the target's own.
+        system: the message of the system before everything else, "" for the target's own.
+        turns: of the conversation before ``prompt``. A target that takes these and ``system`` has the capability ``conversation``.
     """
 
     prompt: str
@@ -142,6 +151,8 @@ class Asked:
     embeddings: Tensor | None = None
     seed: int | None = None
     guidance_scale: float | None = None
+    system: str = ""
+    turns: tuple[Turn, ...] = ()
 
 
 class CutOff(str):
@@ -299,6 +310,12 @@ class Attempts(ABC):
         """
 
     @abstractmethod
+    def leave(self, rows: Tensor, why: str) -> None:
+        """Give up ``rows``, for which the attack can write no attempt (it would be longer than the context, say), and go on with the
+        others. One without an answer that was judged before is not judged: it has not withstood anything.
+        """
+
+    @abstractmethod
     def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
         """Note passes of the search itself, for each of ``rows``; an answer that is judged counts as one forward pass anyway."""
 
@@ -321,7 +338,7 @@ class PromptAttack(BaseAttack, Generic[Answering]):
     space: ClassVar[Space] = "prompt"
     gradients: ClassVar[bool] = False
     needs: ClassVar[Capabilities] = frozenset({"respond"})
-    control: ClassVar[bool] = False
+    control: bool = False
 
     @abstractmethod
     def search(self, target: Answering, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:

@@ -19,6 +19,7 @@ from robustkd.data.text import comparable
 
 COLUMNS = ("prompt", "role", "target", "response", "refusal", "answer", "prefill")
 _PASSED_ON = COLUMNS[2:]
+_SYSTEM = "system"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ FORMATS = (
 class BehaviorsParams(Params):
     file: CampaignPath = Field(
         description="CSV of the requests that are attacked, as HarmBench, AdvBench, StrongREJECT, JailbreakBench or XSTest (its unsafe "
-        "prompts) publish theirs; or with a column prompt, and category, target, answer, prefill where there are such",
+        "prompts) publish theirs; or with a column prompt, and category, target, answer, prefill where there are such. Each may have a "
+        "column system, the message of the system before the request",
         examples=["harmbench_behaviors_text_val.csv"],
     )
     benign: CampaignPath | None = Field(
@@ -119,6 +121,11 @@ class Behaviors(Dataset):
         notes: list[str] = []
         test = self._requests(p.file, forbidden=True, keep=p.keep, notes=notes)
         train = self._requests(p.training, forbidden=True) if p.training else []
+        if any(texts.get(_SYSTEM) for _, texts in train):
+            raise DataError(
+                f"{p.training} has requests with a message in the column '{_SYSTEM}', which no training learns behind",
+                fix="empty that column; those of 'file' and 'benign' may have it",
+            )
         if p.chats:
             train += [_row("utility", prompt, role="utility", response=response) for prompt, response in read_chats(p.chats)]
         benign = self._requests(p.benign, forbidden=False) if p.benign else []
@@ -173,19 +180,38 @@ class Behaviors(Dataset):
     def _request(
         self, row: dict[str, str], form: Format, targets: dict[str, str], file: Path, forbidden: bool
     ) -> tuple[str, dict[str, str]]:
-        if not (prompt := row[form.prompt].strip()):
-            raise DataError(f"{file}: a row's '{form.prompt}' is empty: {row}", fix="write the request, or delete the row")
-        context = row.get(form.context, "").strip()
+        asked = _asked(row, form, file)
         category = row.get(form.category, "").strip()
         texts = {name: row.get(name, "") for name in _PASSED_ON}
         if forbidden:
             texts["target"] = row.get(form.target) or targets.get(row.get(form.key, "")) or self.params.target
             texts["response"] = texts["response"] or texts["target"]
             texts["refusal"] = texts["refusal"] or self.params.refusal
+        if system := row.get(_SYSTEM, "").strip():
+            texts[_SYSTEM] = system
         category = category or ("harmful" if forbidden else "harmless")
-        # HarmBench puts a contextual behaviour's context before it in this way.
-        asked = f"{context}\n\n---\n\n{prompt}" if context else prompt
         return _row(category, asked, role="forbidden" if forbidden else category, **texts)
+
+
+def requests_by_key(file: Path) -> dict[str, str]:
+    """The requests of a benchmark's CSV by what its other files call them: HarmBench's by BehaviorID.
+
+    Raises:
+        DataError: it cannot be read, or is of a format without such keys.
+    """
+    rows = read_table(file)
+    form = _format(file, tuple(rows[0]))
+    if not form.key:
+        raise DataError(f"{file} is in the format of {form.name}, which has no ids", fix="give HarmBench's CSV of behaviors")
+    return {row[form.key]: _asked(row, form, file) for row in rows}
+
+
+def _asked(row: dict[str, str], form: Format, file: Path) -> str:
+    if not (prompt := row[form.prompt].strip()):
+        raise DataError(f"{file}: a row's '{form.prompt}' is empty: {row}", fix="write the request, or delete the row")
+    context = row.get(form.context, "").strip()
+    # HarmBench puts a contextual behaviour's context before it in this way.
+    return f"{context}\n\n---\n\n{prompt}" if context else prompt
 
 
 def _format(file: Path, columns: Sequence[str]) -> Format:
@@ -232,5 +258,7 @@ def _row(category: str, prompt: str, **texts: str) -> tuple[str, dict[str, str]]
 
 
 def _prompts(rows: Sequence[tuple[str, dict[str, str]]], classes: tuple[str, ...]) -> Prompts:
-    columns = {name: tuple(texts[name] for _, texts in rows) for name in COLUMNS}
+    # Without any system message there is no such column: data from before it was known keep their digest.
+    named = (*COLUMNS, _SYSTEM) if any(_SYSTEM in texts for _, texts in rows) else COLUMNS
+    columns = {name: tuple(texts.get(name, "") for _, texts in rows) for name in named}
     return Prompts(columns, np.array([classes.index(category) for category, _ in rows], dtype=np.int64))

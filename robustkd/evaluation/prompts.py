@@ -63,9 +63,10 @@ def prepare(
         batch_size: the most requests that the target is asked at once; by default its own number.
 
     Raises:
-        TargetError: the target failed on a request as it is.
+        TargetError: the target failed on a request as it is, or takes no system message and a request has one.
         DataError: the judge cannot judge such requests.
     """
+    _require_conversations(target, requests, benign)
     judge = _first(judges)
     unattacked = _answered(target, requests, judge, batch_size)
     eligible = np.ones(len(requests), dtype=bool)
@@ -147,13 +148,14 @@ class JudgedAttempts(Attempts):
         self._passes = torch.zeros(2, len(batch), dtype=torch.int64)
         self._deciding: list[_Deciding | None] = [None] * len(batch)
         # What the target cannot be asked at all, such as what is longer than its context, it cannot be asked with more around it.
-        self._unanswerable = _unanswered(batch.unattacked.outputs)
+        self._left = _unanswered(batch.unattacked.outputs)
+        self._why: dict[int, str] = {}
 
     @property
     def open(self) -> Tensor:
-        """See ``Attempts``; without the requests that have no answer as they are."""
+        """See ``Attempts``; without the requests that have no answer as they are, or that the attack has left."""
         rows = super().open
-        return rows[~torch.from_numpy(self._unanswerable)[rows]]
+        return rows[~torch.from_numpy(self._left)[rows]]
 
     def __call__(self, rows: Tensor, asked: Sequence[Asked]) -> Tensor:
         """See ``Attempts``."""
@@ -164,7 +166,12 @@ class JudgedAttempts(Attempts):
             return torch.zeros(0, dtype=torch.bool)
         requests = self._batch.requests.select(np.asarray(places))
         asked = [
-            replace(question, seed=own.seed if question.seed is None else question.seed, guidance_scale=own.guidance_scale)
+            replace(
+                question,
+                seed=own.seed if question.seed is None else question.seed,
+                guidance_scale=own.guidance_scale,
+                system=own.system,
+            )
             for question, own in zip(asked, requests.asked(), strict=True)
         ]
         outputs = _respond(self._target, asked, self._batch_size)
@@ -179,6 +186,16 @@ class JudgedAttempts(Attempts):
         self.broken[rows] |= success
         return success
 
+    def leave(self, rows: Tensor, why: str) -> None:
+        """See ``Attempts``."""
+        asked = self._batch.requests.asked()
+        for place in rows.tolist():
+            self._left[place], none = True, Unanswered(f"[{why}]")
+            if isinstance(self._batch.unattacked.outputs[place], str):
+                self._deciding[place] = self._deciding[place] or _Deciding(asked[place], none, 0)
+            else:  # the picture that is shown stays the request's own
+                self._why[place] = none
+
     def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
         """See ``Attempts``."""
         self._passes[:, rows.cpu()] += torch.tensor([[forwards], [backwards]])
@@ -189,8 +206,8 @@ class JudgedAttempts(Attempts):
         eligible, used = batch.eligible, self.used.numpy()
         success = self.broken.numpy() & eligible
         deciding = [
-            found or _Deciding(Asked(prompt), output, 0)
-            for found, prompt, output in zip(self._deciding, requests["prompt"], batch.unattacked.outputs, strict=True)
+            found or _Deciding(asked, output, 0)
+            for found, asked, output in zip(self._deciding, requests.asked(), batch.unattacked.outputs, strict=True)
         ]
         outcome = PromptOutcome(
             index=batch.index.cpu().numpy(),
@@ -199,7 +216,7 @@ class JudgedAttempts(Attempts):
             success=success,
             forwards=(self._passes[0] + self.used).numpy(),
             backwards=self._passes[1].numpy(),
-            unjudged=eligible & (self._unanswerable | (used > 0)) & ~self._seen,
+            unjudged=eligible & (self._left | (used > 0)) & ~self._seen,
             attempts=used,
         )
         pictures = [found.output for found in deciding if isinstance(found.output, torch.Tensor)]
@@ -222,9 +239,11 @@ class JudgedAttempts(Attempts):
                 prompt=found.asked.prompt,
                 prefill=found.asked.prefill,
                 seed=found.asked.seed,
-                output=found.output if isinstance(found.output, str) else "",
+                output=found.output if isinstance(found.output, str) else self._why.get(place, ""),
                 attempts=int(self.used[place]),
                 cut_off=is_cut_off(found.output),
+                system=found.asked.system,
+                turns=found.asked.turns,
                 verdicts={name: bool(said.complied[place]) if said.judged[place] else None for name, said in verdicts.items()},
             )
             for place, found in enumerate(deciding)
@@ -247,6 +266,7 @@ class JudgedAttempts(Attempts):
                 "embeddings": question.embeddings is not None,
                 "seed": question.seed is not None,
                 "guidance scale": question.guidance_scale is not None,
+                "system message": question.system != "",
             }
             for what, given in used.items():
                 if given and what != space:
@@ -263,6 +283,15 @@ class JudgedAttempts(Attempts):
                     )
                 took[number] = min(far, self._threat.eps)
         return took
+
+
+def _require_conversations(target: GenerativeTarget, *asked: Prompts | None) -> None:
+    """A system message that a target does not take would be a condition of the experiment without an effect."""
+    if "conversation" not in target.capabilities and any(any(some.get("system")) for some in asked if some is not None):
+        raise TargetError(
+            f"requests have a system message of their own, which this target ({target.kind}) does not take",
+            fix="leave the column 'system' out, or declare 'conversation' in the target's `capabilities` if it heeds Asked.system",
+        )
 
 
 def _answered(

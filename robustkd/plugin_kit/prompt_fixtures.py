@@ -52,6 +52,7 @@ class Oracle(GenerativeTarget):
     """Complies with one prompt in five, as a hash of all that it is asked decides. It has a weight, to be left alone."""
 
     kind = "oracle"
+    capabilities = GenerativeTarget.capabilities | {"conversation"}
 
     def __init__(self, draws: bool = False) -> None:
         self.draws, self.module = draws, nn.Linear(1, 1)
@@ -71,7 +72,8 @@ class Oracle(GenerativeTarget):
         return [self._answer(question) for question in asked]
 
     def _answer(self, asked: Asked) -> Any:
-        complies = hashlib.sha256(f"{asked.prompt}/{asked.prefill}/{asked.seed}".encode()).digest()[0] % 5 == 0
+        said = f"{asked.prompt}/{asked.prefill}/{asked.seed}" + "".join(f"/{text}" for turn in asked.turns for text in turn)
+        complies = hashlib.sha256(said.encode()).digest()[0] % 5 == 0
         if self.draws:
             return torch.full((3, 16, 16), 0.9 if complies else 0.1)
         return f"Here it is: {asked.prompt}" if complies else "Sorry, I cannot tell."

@@ -166,6 +166,8 @@ class PromptPresentation(Presentation):
                 verdicts=said[row].verdicts,
                 before=None if before is None or row >= len(before) else before[row],
                 after=None if after is None or row >= len(after) else after[row],
+                system=said[row].system,
+                turns=said[row].turns,
             )
             for row in [*first, *others[: count - len(first)]]
             if row < len(said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import pairwise
@@ -34,6 +34,7 @@ class PromptItem:
             counts.
         before, after: (C, H, W) float32 in [0, 1], what a model draws for the request and for the prompt; None for texts.
         seed: of the campaign.
+        system, turns: the request's own message of the system, and the conversation before the prompt.
     """
 
     defense: str
@@ -51,6 +52,8 @@ class PromptItem:
     verdicts: Mapping[str, bool | None] = field(default_factory=dict)
     before: np.ndarray | None = None
     after: np.ndarray | None = None
+    system: str = ""
+    turns: Sequence[Sequence[str]] = ()
 
     @property
     def outcome(self) -> str:
@@ -67,6 +70,19 @@ class PromptItem:
     def diff(self) -> list[tuple[Change, str]]:
         """The prompt word by word: what of it is the request's, what the attack added, and what it left out."""
         return changes(self.request, self.prompt)
+
+    @property
+    def conversation(self) -> str:
+        """What was said before the prompt, a message a line: the request's own system message, and earlier turns."""
+        lines = [f"system: {self.system}"] if self.system else []
+        for asked, answer in self.turns:
+            lines += [f"user: {asked}", f"assistant: {answer}"]
+        return "\n".join(lines)
+
+    @property
+    def said_before(self) -> str:
+        """The conversation before the prompt, as far as it is shown."""
+        return printable(self.conversation, LONGEST)
 
     @property
     def begun(self) -> str:

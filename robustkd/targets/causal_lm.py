@@ -93,9 +93,9 @@ class CausalLMTarget(GenerativeTarget):
         """The mean L2 norm of what ``embed`` gives of a token: the unit of a budget in embedding space."""
         return float(self._vectors().norm(dim=1).mean())
 
-    def encode(self, prompt: str, completion: str = "", prefill: str = "", *, ends: bool = True) -> Tokens:
-        """See ``Chat.encode``."""
-        return self.chat.encode(prompt, completion, prefill, ends=ends)
+    def encode(self, prompt: str, completion: str = "", prefill: str = "", *, ends: bool = True, system: str = "") -> Tokens:
+        """See ``Chat.encode``; behind another system message than the target's own where one is given."""
+        return self.chat.told(system).encode(prompt, completion, prefill, ends=ends)
 
     def batch(self, items: Sequence[Tokens]) -> TokenBatch:
         """Side by side, padded on the right, on the target's device."""
@@ -196,14 +196,18 @@ class CausalLMTarget(GenerativeTarget):
         order = torch.tensor(sorted(laid, key=lambda row: len(laid[row])), dtype=torch.int64)
         parts = in_memory(lambda rows: self._written([laid[row] for row in rows.tolist()]), order, _ROWS)
         for row, (ids, ended) in zip(order.tolist(), chain.from_iterable(parts), strict=True):
-            text = self.chat.written(ids, asked[row].prefill)
+            text = self._told(asked[row]).written(ids, asked[row].prefill)
             answers[row] = text if ended else CutOff(text)
         return answers
 
+    def _told(self, asked: Asked) -> Chat:
+        return self.chat.told(asked.system, asked.turns)
+
     def _laid(self, asked: Asked) -> Tensor:
         """(T, D): the embedded request, as far as the answer is to be written."""
-        self.chat.require_as_in_use(asked.prompt)
-        tokens = self.encode(asked.prompt, prefill=asked.prefill)
+        chat = self._told(asked)
+        chat.require_as_in_use(asked.prompt)
+        tokens = chat.encode(asked.prompt, prefill=asked.prefill)
         text = self.embed(torch.tensor(tokens.ids, device=self.device))
         if asked.embeddings is not None:
             given = asked.embeddings.to(text)

@@ -7,6 +7,7 @@ changes a token before it. So ``encode(p, a).ids`` begins with ``encode(p).ids``
 
 from __future__ import annotations
 
+import copy
 import datetime
 import functools
 import inspect
@@ -17,6 +18,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import TargetError
+from robustkd.contracts.prompts import Turn
 from robustkd.lazy import torch
 from robustkd.targets.thoughts import CHANNEL_TOKENS, MARKS, closing, opened_by
 
@@ -33,6 +35,9 @@ _BLANK = " \n"
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 DATE = datetime.date(2024, 7, 26)
 """What templates are told is today, unless another day is asked for: the one that Llama 3's takes where it is told none."""
+
+_FRAMES = 256
+"""Conversations whose frames are kept."""
 
 TemplateOption = bool | int | float | str
 """What an option of a template may be."""
@@ -132,12 +137,37 @@ class Chat:
                     f"the chat template has no option '{name}'",
                     fix="see the template's text for the names that it asks for, such as enable_thinking",
                 )
+        self._turns: tuple[Turn, ...] = ()
+        self._told: dict[tuple[str, tuple[Turn, ...]], Chat] = {}
+        self._frame()
+        _, end = self._parts(_MARK, [_user("-"), _assistant(_MARK)])
+        self.end_of_turn = self._first_special(end)
+        self.pad = self._pad()
+
+    def _frame(self) -> None:
+        """Find what the template writes around the user's text."""
         self._before, self._behind = self._parts(_AWKWARD, [_user(_AWKWARD)], add_generation_prompt=True)
         before, behind = self._parts(_MARK, [_user(f"{_BLANK}{_MARK}{_BLANK}")], add_generation_prompt=True)
         self._trims = before == self._before, behind == self._behind
-        _, end = self._parts(_MARK, [_user("-"), {"role": "assistant", "content": _MARK}])
-        self.end_of_turn = self._first_special(end)
-        self.pad = self._pad()
+
+    def told(self, system: str = "", turns: tuple[Turn, ...] = ()) -> Chat:
+        """The same, where the request comes behind another message of the system ("" for this one's) and behind earlier turns.
+
+        Raises:
+            TargetError: the template takes no system message, or no earlier turns.
+        """
+        key = system or self.system, turns
+        if key == (self.system, self._turns):
+            return self
+        if key not in self._told:
+            if len(self._told) >= _FRAMES:
+                self._told.clear()
+            other = copy.copy(self)
+            other._told = {}
+            other.system, other._turns = key
+            other._frame()
+            self._told[key] = other
+        return self._told[key]
 
     @functools.cached_property
     def special(self) -> frozenset[int]:
@@ -161,7 +191,7 @@ class Chat:
         Raises:
             TargetError: it does not: the template treats requests like this one in its own way.
         """
-        if self._rendered([_user(prompt)], add_generation_prompt=True) != self._before + self.shown(prompt) + self._behind:
+        if self._rendered([_user(prompt)], add_generation_prompt=True) != self._text(prompt):
             raise TargetError(
                 f"the chat template shows this request in a way of its own: {prompt[:60]!r}..",
                 fix="leave the request out, or give another chat_template",
@@ -179,8 +209,7 @@ class Chat:
         Raises:
             TooLong: it is longer than the context.
         """
-        prompt = self.shown(prompt)
-        text = self._before + prompt + self._behind
+        prompt, text = self.shown(prompt), self._text(prompt)
         ids, offsets = self._tokenised(text)
         first, last = len(self._before), len(self._before) + len(prompt)
         inside = [place for place, (start, stop) in enumerate(offsets) if start < last and stop > first and start < stop]
@@ -200,11 +229,11 @@ class Chat:
             )
         return Tokens(ids, span, slice(begin, len(ids)))
 
-    def laid_out(self, prompts: Sequence[str]) -> list[list[int]]:
-        """``encode(prompt).ids`` of many prompts at once, however long."""
+    def laid_out(self, prompts: Sequence[str], chats: Sequence[Chat] | None = None) -> list[list[int]]:
+        """``encode(prompt).ids`` of many prompts at once, however long; of each one's own of ``chats``, which share a tokeniser."""
         if not prompts:
             return []
-        texts = [self._before + self.shown(prompt) + self._behind for prompt in prompts]
+        texts = [chat._text(prompt) for prompt, chat in zip(prompts, chats or [self] * len(prompts), strict=True)]
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
@@ -238,6 +267,9 @@ class Chat:
         marks = {mark for pair in MARKS for mark in pair} | set(CHANNEL_TOKENS)
         return frozenset(number for number, token in self.tokenizer.added_tokens_decoder.items() if token.content in marks)
 
+    def _text(self, prompt: str) -> str:
+        return self._before + self.shown(prompt) + self._behind
+
     def _continuation(self, before: str, ids: list[int], added: str) -> list[int]:
         """The tokens of ``added`` behind ``before``; alone, where its first one would swallow what is before it."""
         together, _ = self._tokenised(before + added)
@@ -259,16 +291,19 @@ class Chat:
 
     def _rendered(self, messages: list[dict[str, str]], **options: Any) -> str:
         system = [{"role": "system", "content": self.system}] if self.system else []
+        turns = [message for asked, answer in self._turns for message in (_user(asked), _assistant(answer))]
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [*system, *messages], chat_template=self._template, tokenize=False, **self.options, **options
+                    [*system, *turns, *messages], chat_template=self._template, tokenize=False, **self.options, **options
                 )
             )
         except Exception as error:  # Jinja's errors, and those that templates raise themselves
             raise TargetError(
                 f"the chat template fails: {type(error).__name__}: {error}",
-                fix="leave out 'system': this template may know no such message; or write its text before each request"
+                fix="it may take no earlier turns: write them into the request's text"
+                if turns
+                else "leave out 'system': this template may know no such message; or write its text before each request"
                 if system
                 else "it is given a message of a user, and one of an assistant; give a chat_template that takes these",
             ) from error
@@ -291,6 +326,10 @@ class Chat:
 
 def _user(content: str) -> dict[str, str]:
     return {"role": "user", "content": content}
+
+
+def _assistant(content: str) -> dict[str, str]:
+    return {"role": "assistant", "content": content}
 
 
 def _behind(offsets: Sequence[tuple[int, int]], place: int) -> int:

@@ -26,7 +26,7 @@ Length = Literal["max_tokens", "max_completion_tokens"]
 
 def capabilities(prefill: Prefill, temperature: float | None) -> Capabilities:
     """What a served model can be asked for."""
-    found: set[Capability] = {"respond"}
+    found: set[Capability] = {"respond", "conversation"}
     if prefill != "none":
         found.add("prefill")
     if temperature != 0:
@@ -104,7 +104,10 @@ class ChatEndpointTarget(GenerativeTarget):
         if asked.embeddings is not None or (asked.prefill and "prefill" not in self.capabilities):
             what = "the beginning of the answer" if asked.embeddings is None else "embeddings"
             raise TargetError(f"a request sets {what}, which the server of '{self.model}' does not take", fix="see 'prefill'")
-        messages: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
+        system = asked.system or self.system
+        messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        for said_before, answer in asked.turns:
+            messages += [{"role": "user", "content": said_before}, {"role": "assistant", "content": answer}]
         messages.append({"role": "user", "content": asked.prompt})
         said: dict[str, Any] = {"model": self.model, "messages": messages, self.length: self.max_new_tokens}
         if self.temperature is not None:

@@ -172,6 +172,7 @@ def _example(item: PromptItem) -> str:
     told = [
         f"**{escape(item.outcome)}**: {escape(shortened(redacted(item.request), LONGEST_TEXT))}",
         f"asked: {escape(shortened(redacted(item.prompt), LONGEST_TEXT))}" if item.prompt != item.request else "",
+        f"said before it: {escape(shortened(redacted(item.conversation), LONGEST_TEXT))}" if item.conversation else "",
         f"the answer was begun with: {escape(shortened(redacted(item.prefill), LONGEST_TEXT))}" if item.prefill else "",
         f"answer: {escape(shortened(redacted(item.output), LONGEST_TEXT))}" if item.output else "",
     ]

@@ -16,12 +16,12 @@ MOST = 200
 def table(items: Sequence[PromptItem]) -> str:
     """One row a request: what was asked, what was answered, and what each judge says."""
     judges = list(dict.fromkeys(name for item in items for name in item.verdicts))
-    head = ["outcome", "category", "request", "asked", "answer begun with", "answer", "attempts", *judges]
+    head = ["outcome", "category", "request", "said before", "asked", "answer begun with", "answer", "attempts", *judges]
     rows = [
         [
             item.outcome,
             item.label,
-            *(redacted(text) for text in (item.request, item.prompt, item.prefill, item.output)),
+            *(redacted(text) for text in (item.request, item.conversation, item.prompt, item.prefill, item.output)),
             item.attempts,
             *(item.verdicts.get(name) for name in judges),
         ]

@@ -321,9 +321,27 @@ def test_without_pictures_the_original_draws_them_or_the_error_says_so() -> None
         pictures(unlearned, big, None)
 
 
-def test_requests_without_room_and_targets_without_tokens_are_refused() -> None:
-    with pytest.raises(DataError, match="leaves no room for 7 more, the model reads 10"):
-        attacked("random-tokens", toy(), tokens=7)
+@pytest.mark.parametrize("name", ["random-tokens", "unlearndiffatk", "pez", "p4d", "qf"])
+def test_a_request_without_room_is_not_judged_and_the_others_are_attacked(name: str) -> None:
+    target, some = toy("xyzzy"), requests(3)
+    texts = list(some["prompt"])
+    texts[1] = " ".join(["photo"] * 9)
+    judged = prepare(
+        target, type(some)(some.columns | {"prompt": tuple(texts)}, some.labels, some.images), np.arange(3), JUDGES
+    )
+    attack = plugins.make("attacks", {"kind": name} | QUICK.get(name, {}) | {"tokens": 2})
+    attack = attack.with_targets({"original": toy("church")})
+    found = evaluate_prompt_attack(target, attack, judged, attack.threat_for(ThreatModel.by_prompt(2)), JUDGES)
+    assert found.outcome.attempts is not None
+    assert (found.outcome.attempts > 0).tolist() == [True, False, True]
+    assert found.outcome.unjudged[1]
+    assert "leaves no room for 2 more of 10 tokens" in found.transcripts[1].output
+    assert len(found.adversarial) == 3
+
+
+def test_targets_without_tokens_or_room_are_refused() -> None:
+    with pytest.raises(UsageError, match="the model reads 10 tokens"):
+        attacked("random-tokens", toy(), tokens=11)
     attack = P4D(P4D.Params(original="original")).with_targets(
         {"original": plugins.load("targets", "classifier").__new__(plugins.load("targets", "classifier"))}
     )

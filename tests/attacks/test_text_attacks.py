@@ -108,6 +108,10 @@ class Noted(Attempts):
             self.broken[row] |= self._success(row, question)
         return self.broken[rows]
 
+    def leave(self, rows, why):
+        self.left = rows.tolist()
+        self.used[rows] = self.budget
+
     def spend(self, rows, forwards=0, backwards=0):
         self.passes[:, rows] += torch.tensor([[forwards], [backwards]])
 

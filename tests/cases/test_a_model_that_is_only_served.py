@@ -44,7 +44,7 @@ data: {{name: behaviors, file: r.csv, benign: b.csv}}
 threat: {{attempts: 2}}
 judges: {{refusal: {{kind: refusal-match}}}}
 defenses: {{served: {{kind: chat-endpoint, base_url: {url}, model: toy, retries: 1, timeout: 0.5}}}}
-attacks: {{direct: {{kind: direct}}, gcg: {{kind: gcg}}, random-prompt: {{kind: random-prompt}}}}
+attacks: {{direct: {{kind: direct}}, gcg: {{kind: gcg}}, random-search: {{kind: random-search}}}}
 checks: none
 """
 
@@ -141,7 +141,7 @@ def test_a_plan_says_what_is_asked_and_asks_nothing(robustkd: Command, server: S
     # 4 requests and 2 harmless ones as they are, and one attempt of direct.
     assert "served is asked at most 10 times by attacks and judges, and writes at most 1,280 tokens" in out
     assert "skipped served × gcg: needs embeddings and gradients and log-probabilities and tokens" in out
-    assert "skipped served × random-prompt: needs tokens" in out
+    assert "skipped served × random-search: needs log-probabilities and tokens" in out
     ran(robustkd, ALONE.format(url=server.url))
     assert server.received == 6
     planned = json.loads(robustkd("plan", "c.yaml", "--out", "out", "--json")[1])["served"]

@@ -197,7 +197,7 @@ def test_tracking_quotes_examples_and_keeps_a_table(cupboards):
     assert "> asked: What please?" in note
     assert "&lt;b>" in note
     kept = transcripts.table(shown)
-    assert json.loads(kept)["data"][0] == ["broken at attempt 2", "attic", "What?", "What please?", "", "<b>", 2, True]
+    assert json.loads(kept)["data"][0] == ["broken at attempt 2", "attic", "What?", "", "What please?", "", "<b>", 2, True]
     assert "secret" not in note + kept
     worst = defense_record(tracked, results.defenses[0]).tags["mlflow.note.content"]
     assert "| attempts" in worst

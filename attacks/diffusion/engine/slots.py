@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from robustkd.contracts import DataError, UsageError
+from robustkd.contracts import Attempts, DataError, UsageError
 from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
 
@@ -25,14 +25,16 @@ class Slots:
 
     Args:
         place: before the request, after it, or after the first half of its words.
+        count: how many tokens are added.
+
+    Raises:
+        UsageError: the model reads fewer than ``count`` tokens.
 
     Attributes:
         ids: (N, T) int64, the tokens of each request, with padding in its slots.
         positions: (N, count) int64, where the slots are.
         end: (N,) int64, where the ``eos`` is.
-
-    Raises:
-        DataError: a request leaves no room for ``count`` tokens.
+        full: the requests that leave no room for ``count`` tokens; theirs are in the place of all else.
     """
 
     def __init__(self, target: TextToImageTarget, requests: Sequence[str], place: Place, count: int) -> None:
@@ -40,20 +42,28 @@ class Slots:
         self._around = [_around(request, place) for request in requests]
         heads = [_body(target, head) for head, _ in self._around]
         tails = [_body(target, tail) for _, tail in self._around]
+        room = target.max_tokens - 2 - count
+        if room < 0:
+            raise UsageError(f"the model reads {target.max_tokens - 2} tokens", fix="lower the attack's 'tokens'")
+        self.full = [row for row, parts in enumerate(zip(heads, tails, strict=True)) if sum(map(len, parts)) > room]
+        for row in self.full:
+            heads[row], tails[row] = [], []
         rows = []
-        for request, head, tail in zip(requests, heads, tails, strict=True):
-            row = [target.bos, *head, *[target.pad] * count, *tail, target.eos]
-            if len(row) > target.max_tokens:
-                raise DataError(
-                    f"a request of {len(head) + len(tail)} tokens leaves no room for {count} more, the model reads "
-                    f"{target.max_tokens - 2}: {request[:60]!r}..",
-                    fix="lower the attack's 'tokens', or leave out requests as long as that",
-                )
-            rows.append(row + [target.pad] * (target.max_tokens - len(row)))
+        for head, tail in zip(heads, tails, strict=True):
+            laid = [target.bos, *head, *[target.pad] * count, *tail, target.eos]
+            rows.append(laid + [target.pad] * (target.max_tokens - len(laid)))
         self.ids = torch.tensor(rows, dtype=torch.int64, device=target.device)
         first = torch.tensor([1 + len(head) for head in heads], device=target.device)
         self.positions = first.unsqueeze(1) + torch.arange(count, device=target.device)
         self.end = first + count + torch.tensor([len(tail) for tail in tails], device=target.device)
+
+    def leave_full(self, attempts: Attempts) -> Slots:
+        """Have the attack leave the requests without room; returns itself."""
+        read = self._target.max_tokens - 2
+        attempts.leave(
+            torch.tensor(self.full, dtype=torch.int64), f"the request leaves no room for {self.count} more of {read} tokens"
+        )
+        return self
 
     def filled(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """(B, T), the requests ``rows`` with (B, count) tokens in their slots."""

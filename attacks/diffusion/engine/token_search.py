@@ -99,7 +99,7 @@ class TokenSearch:
 
     def slots(self, params: TokenSearchParams) -> Slots:
         """The positions of the added tokens in each request of the batch."""
-        return Slots(self.target, self.batch.requests["prompt"], params.place, params.tokens)
+        return Slots(self.target, self.batch.requests["prompt"], params.place, params.tokens).leave_full(self.attempts)
 
     def run(self, params: TokenSearchParams, slots: Slots, relaxation: Relaxation, objective: Objective) -> None:
         """At most ``steps * (attempts - 1)`` steps for each request."""

@@ -17,9 +17,9 @@ from pydantic import Field, field_validator
 from robustkd.attacks.text.engine.candidate_queue import CandidateQueue
 from robustkd.attacks.text.engine.slots import Slots, Texts, are_texts
 from robustkd.attacks.text.engine.suffix import Suffixes
-from robustkd.attacks.text.engine.target_prefix import REQUESTS, target_prefixes
+from robustkd.attacks.text.engine.target_prefix import REQUESTS, fitting, target_prefixes
 from robustkd.attacks.text.engine.templates import REQUEST
-from robustkd.attacks.text.engine.vocabulary import Vocabulary
+from robustkd.attacks.text.engine.vocabulary import Vocabulary, apart
 from robustkd.contracts import Attempts, Params, PromptBatch
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
@@ -120,13 +120,19 @@ class Descent:
 
     def __call__(self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, rng: SampleRng) -> None:
         """Search a suffix for each open request of ``batch`` and have the prompts judged by ``attempts``."""
-        answers = target_prefixes(batch.requests)
-        prompts = [self.params.in_template(prompt) for prompt in batch.requests["prompt"]]
+        p, requests = self.params, batch.requests
+        answers, systems = target_prefixes(requests), requests.get("system")
+        prompts = [p.in_template(prompt) for prompt in requests["prompt"]]
+
+        def descend(rows: Tensor) -> None:
+            slots = Slots(target, *([column[row] for row in rows.tolist()] for column in (prompts, systems)))
+            suffixes = Suffixes(slots, [answers[row] for row in rows.tolist()], rows, attempts)
+            self._descend(suffixes, attempts, rng.select(rows))
+
+        everyone = fitting(target, requests, attempts, suffix=p.tokens, answers=answers, template=p.in_template)
         with frozen(target.module):
-            for rows in attempts.open.split(REQUESTS):
-                slots = Slots(target, [prompts[row] for row in rows.tolist()])
-                suffixes = Suffixes(slots, [answers[row] for row in rows.tolist()], rows, attempts)
-                self._descend(suffixes, attempts, rng.select(rows))
+            for rows in everyone.split(REQUESTS):
+                apart(rows, attempts, descend)
 
     def _descend(self, suffixes: Suffixes, attempts: Attempts, rng: SampleRng) -> None:
         queue = CandidateQueue(attempts, self.steps)

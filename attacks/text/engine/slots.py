@@ -25,15 +25,19 @@ class Slots:
     Args:
         target: the model.
         prompts: (A,) what stands in front of the suffix.
+        systems: (A,) the requests' own system messages, "" for the target's; none: all have the target's.
 
     Attributes:
+        systems: (A,) as given.
         before: (A,) the ids of the chat up to the end of the request.
         between: (A,) those that the template puts between the request and the answer.
     """
 
-    def __init__(self, target: CausalLMTarget, prompts: Sequence[str]) -> None:
+    def __init__(self, target: CausalLMTarget, prompts: Sequence[str], systems: Sequence[str] | None = None) -> None:
         self.target, self.prompts = target, [target.chat.shown(prompt) for prompt in prompts]
-        laid = [target.encode(prompt) for prompt in prompts]
+        self.systems = list(systems or [""] * len(prompts))
+        self._chats = [target.chat.told(system) for system in self.systems]
+        laid = [chat.encode(prompt) for chat, prompt in zip(self._chats, prompts, strict=True)]
         self.before = [tokens.ids[: tokens.prompt.stop] for tokens in laid]
         self.between = [tokens.ids[tokens.prompt.stop :] for tokens in laid]
 
@@ -46,9 +50,10 @@ class Slots:
         alone = self._written([self.before[owner][-1:] for owner in owners])
         both = self._written([self.before[owner][-1:] + suffix for owner, suffix in zip(owners, ids, strict=True)])
         prompts = [self.prompts[owner] + both[row][len(alone[row]) :] for row, owner in enumerate(owners)]
+        laid_out = self.target.chat.laid_out(prompts, [self._chats[owner] for owner in owners])
         found = [
             prompt if laid == self.before[owner] + suffix + self.between[owner] else None
-            for prompt, laid, owner, suffix in zip(prompts, self.target.chat.laid_out(prompts), owners, ids, strict=True)
+            for prompt, laid, owner, suffix in zip(prompts, laid_out, owners, ids, strict=True)
         ]
         return [found[first : first + count] for first in range(0, len(found), count)]
 

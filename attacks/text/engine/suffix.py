@@ -59,7 +59,10 @@ class Suffixes:
     def __init__(self, slots: Slots, answers: Sequence[str], rows: Tensor, passes: Attempts | PassCounter) -> None:
         self.slots, self.answers, self.rows, self._passes = slots, answers, rows, passes
         self.target = target = slots.target
-        laid = [target.encode(prompt, answer, ends=False) for prompt, answer in zip(slots.prompts, answers, strict=True)]
+        laid = [
+            target.encode(prompt, answer, ends=False, system=system)
+            for prompt, answer, system in zip(slots.prompts, answers, slots.systems, strict=True)
+        ]
         self._behind = target.batch([_from(len(before), tokens) for before, tokens in zip(slots.before, laid, strict=True)])
         self._groups: list[_Group] = []
         self._seat = torch.zeros(len(answers), 2, dtype=torch.int64)  # of each request, its group and its row there

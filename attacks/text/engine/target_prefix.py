@@ -7,14 +7,14 @@ A low loss need not mean a harmful answer: success is decided by the judge.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from robustkd.contracts import DataError, Prompts, TargetError
+from robustkd.contracts import Attempts, DataError, Prompts, TargetError
 from robustkd.contracts.devices import free_memory
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
-from robustkd.targets.chat import Tokens
+from robustkd.targets.chat import Tokens, TooLong
 from robustkd.targets.memory import in_memory
 
 if TYPE_CHECKING:
@@ -42,10 +42,50 @@ def target_prefixes(requests: Prompts) -> tuple[str, ...]:
     return found
 
 
-def losses(target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
-    """The (N,) losses, float32 on the CPU, one forward pass each; infinite where prompt and answer are longer than the context."""
-    pairs = enumerate(zip(prompts, answers, strict=True))
-    laid = {place: item for place, (prompt, answer) in pairs if (item := _encoded(target, prompt, answer))}
+def fitting(
+    target: CausalLMTarget,
+    requests: Prompts,
+    attempts: Attempts,
+    *,
+    suffix: int,
+    answers: Sequence[str] | None = None,
+    template: Callable[[str], str] = str,
+) -> Tensor:
+    """The open requests that fit into the context with a suffix and the beginning of the answer; the attack leaves the others.
+
+    Args:
+        suffix: its number of tokens.
+        answers: the target prefixes; None: room for one token is enough.
+        template: makes of a request what is in front of the suffix.
+    """
+    rows, systems, long = attempts.open, requests.get("system"), []
+    for row in rows.tolist():
+        try:
+            laid = target.encode(
+                template(requests["prompt"][row]), answers[row] if answers else "", ends=False, system=systems[row]
+            )
+        except TooLong:
+            long.append(row)
+            continue
+        if len(laid.ids) + suffix + (answers is None) > target.chat.context:
+            long.append(row)
+    left = torch.tensor(long, dtype=rows.dtype)
+    if long:
+        behind = "a suffix" if answers is None else "the beginning of its answer" if not suffix else "a suffix and its answer"
+        attempts.leave(left, f"with {behind} the request is longer than the context of {target.chat.context} tokens")
+    return rows[~torch.isin(rows, left)]
+
+
+def losses(
+    target: CausalLMTarget, prompts: Sequence[str], answers: Sequence[str], systems: Sequence[str] | None = None
+) -> Tensor:
+    """The (N,) losses, float32 on the CPU, one forward pass each; infinite where prompt and answer are longer than the context.
+
+    Args:
+        systems: the requests' own system messages, "" for the target's; None: all have the target's.
+    """
+    rows = enumerate(zip(prompts, answers, systems or [""] * len(prompts), strict=True))
+    laid = {place: item for place, row in rows if (item := _encoded(target, *row))}
     found = torch.full((len(prompts),), torch.inf)
     order = sorted(laid, key=lambda place: len(laid[place].ids))
 
@@ -74,8 +114,8 @@ def rows_at_once(target: CausalLMTarget, length: int, answer: int) -> int:
     return max(1, (_MEMORY if free is None else free // 2) // (4 * floats))
 
 
-def _encoded(target: CausalLMTarget, prompt: str, answer: str) -> Tokens | None:
+def _encoded(target: CausalLMTarget, prompt: str, answer: str, system: str) -> Tokens | None:
     try:
-        return target.encode(prompt, completion=answer, ends=False)
+        return target.encode(prompt, completion=answer, ends=False, system=system)
     except TargetError:
         return None

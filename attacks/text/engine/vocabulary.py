@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.text.engine.slots import Slots
-from robustkd.contracts import AttackError
+from robustkd.contracts import AttackError, Attempts
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -15,6 +16,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TRIES = 16
+
+
+class NoSuffix(AttackError):
+    """Behind some requests no random words are the tokens that they were made of.
+
+    Attributes:
+        places: which, among those that were asked about.
+    """
+
+    def __init__(self, places: Sequence[int]) -> None:
+        super().__init__(
+            "no random words behind a request are the tokens that they were made of",
+            fix="this tokenizer's texts do not give its own ids back; use an attack that needs no tokens",
+        )
+        self.places = tuple(places)
+
+
+def apart(rows: Tensor, attempts: Attempts, work: Callable[[Tensor], None]) -> None:
+    """Do ``work`` on ``rows`` of a batch; those behind which it finds no suffix the attack leaves, and it is done on the others."""
+    while len(rows):
+        try:
+            return work(rows)
+        except NoSuffix as error:
+            without = torch.zeros(len(rows), dtype=torch.bool)
+            without[list(error.places)] = True
+            attempts.leave(rows[without], error.message)
+            rows = rows[~without]
 
 
 @dataclass(frozen=True)
@@ -53,17 +81,14 @@ class Vocabulary:
         """Draw (A, length) random words behind each request that are a text there, and give the prompts with them.
 
         Raises:
-            AttackError: none of several draws is.
+            NoSuffix: none of several draws is.
         """
         drawn = self.words[rng.integers((_TRIES, length), len(self.words))]
         places = torch.arange(len(slots.prompts))
         texts = slots.texts(places, drawn)
         first = [next((column for column, text in enumerate(row) if text is not None), None) for row in texts]
         if None in first:
-            raise AttackError(
-                "no random words behind a request are the tokens that they were made of",
-                fix="this tokenizer's texts do not give its own ids back; use an attack that needs no tokens",
-            )
+            raise NoSuffix([place for place, column in enumerate(first) if column is None])
         columns = [column for column in first if column is not None]
         prompts = [text for row, column in zip(texts, columns, strict=True) if (text := row[column]) is not None]
         return drawn[places, columns], prompts

@@ -203,6 +203,8 @@ def _run(subject: Subject, target: prompt_fixtures.Oracle, rows: Sequence[int] |
         raise NotApplicable("it asks other models, too: try it in a campaign")
     if missing := attack.missing(target.capabilities):
         raise NotApplicable(f"it needs {' and '.join(missing)} of a model, which the suite's has not: try it in a campaign")
+    if absent := [file.name for file in attack.files() if not file.exists()]:
+        raise NotApplicable(f"it reads a file, such as {absent[0]}, which the suite has not: try it in a campaign")
     return prompt_fixtures.attacked(attack, target, rows).transcripts
 
 

@@ -1,0 +1,1 @@
+"""Attacks that have a conversation before the request."""
