@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustkd.attacks.text.embedding import Embedding, EmbeddingParams
-from robustkd.attacks.text.soft_prompt import SoftPrompt, SoftPromptParams
+from robustkd.attacks.text.embedding_space.embedding import Embedding, EmbeddingParams
+from robustkd.attacks.text.embedding_space.soft_prompt import SoftPrompt, SoftPromptParams
 from robustkd.contracts import (
     Asked,
     AttackError,

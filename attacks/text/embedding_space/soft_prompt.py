@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.text.embedding import attempt_with_ascent
+from robustkd.attacks.text.embedding_space.embedding import attempt_with_ascent
 from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel

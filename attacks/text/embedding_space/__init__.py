@@ -1,0 +1,1 @@
+"""Attacks that move the embeddings of a prompt, which no text can do."""
