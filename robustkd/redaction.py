@@ -15,7 +15,7 @@ SHORTEST = 6
 """A shorter value of an environment variable is no secret, and may be part of any word."""
 _URI = re.compile(r"(?<=://)[^/\s]+@")
 _PAIR = re.compile(
-    r"(?i)\b((?:[\w-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key)|(?:(?:access|auth|api|hf)[_-])?token|authorization)"
+    r"(?i)\b((?:[\w-]{0,64}(?:password|passwd|secret|api[_-]?key|access[_-]?key)|(?:(?:access|auth|api|hf)[_-])?token|authorization)"
     r"""["']?[ \t]*[=:][ \t]*["']?(?:(?:bearer|basic)[ \t]+)?)[^\s"',;&})\]]+"""
 )
 """A name that speaks of a secret with its value, as a shell, a URI, YAML, JSON, Python and HTTP write it."""
@@ -41,6 +41,11 @@ def printable(text: str, longest: int = LONGEST) -> str:
     """``text`` with a sign in the place of each control character and each half of a surrogate pair, cut where it is long."""
     kept = text if len(text) <= longest else text[: longest - 1] + "…"
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in kept)
+
+
+def safe_to_show(text: str) -> str:
+    """A text from outside as it may be printed and stored: ``redacted``, and then ``printable``, so that no cut halves a secret."""
+    return printable(redacted(text[: 2 * LONGEST]))
 
 
 def redacted_command(arguments: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.store import KEPT_BYTES, Store
 from robustkd.contracts import AttackError, RobustkdError, UsageError, suggestion
 from robustkd.contracts.target import Precision
-from robustkd.redaction import printable, redacted
+from robustkd.redaction import safe_to_show
 from robustkd.scoring.results import CellResult, Results
 
 
@@ -221,10 +221,10 @@ class _Driver:
 
     def failed(self, cell: Cell, error: RobustkdError) -> None:
         # A model's or a plug-in's own error may quote what it met: a URI, the environment.
-        self._failed(cell, Failure("invalid" if isinstance(error, AttackError) else "failed", redacted(printable(str(error)))))
+        self._failed(cell, Failure("invalid" if isinstance(error, AttackError) else "failed", safe_to_show(str(error))))
 
     def retried(self, cell: Cell, error: RobustkdError, wait: float) -> None:
-        error.message = redacted(printable(error.message))
+        error.message = safe_to_show(error.message)
         for observer in self.observers:
             observer.retried(cell, error, wait)
 

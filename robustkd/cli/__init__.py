@@ -109,7 +109,7 @@ def main() -> None:
             lacks_memory,
             show_traceback,
         )
-        from robustkd.redaction import printable, redacted
+        from robustkd.redaction import safe_to_show
 
         if not isinstance(error, RobustkdError):
             if not lacks_memory(error):
@@ -118,5 +118,5 @@ def main() -> None:
                 f"memory ran out: {error}", fix="use a smaller --batch-size, a smaller model or fewer samples"
             )
         show_traceback(error)
-        click.echo(f"error: {redacted(printable(str(error)))}", err=True)
+        click.echo(f"error: {safe_to_show(str(error))}", err=True)
         sys.exit(error.exit_code)

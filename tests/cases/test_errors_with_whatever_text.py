@@ -8,7 +8,7 @@ import json
 import pytest
 
 from robustkd.cli import main
-from robustkd.redaction import LONGEST, redacted
+from robustkd.redaction import LONGEST, redacted, safe_to_show
 from support.campaigns import PLAIN, tiny_campaign
 
 MODEL = """\
@@ -67,3 +67,14 @@ def test_a_secret_is_masked_in_whatever_form(text):
 def test_what_is_no_secret_stays():
     for text in ("max_new_tokens: 20", "tokens: 3", "the token 'x' is unknown", "secrets of the trade", "keys: [a]"):
         assert redacted(text) == text
+
+
+def test_a_secret_at_the_cut_is_masked_whole(monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", KEY)
+    for before in range(LONGEST - len(KEY), LONGEST + 2):
+        assert "sk-live" not in safe_to_show(before * " " + KEY + 100 * " ")
+
+
+def test_a_long_text_of_words_and_hyphens_takes_no_time():
+    assert len(safe_to_show(1_000_000 * "a-")) == LONGEST
+    assert redacted(20_000 * "a-") == 20_000 * "a-"

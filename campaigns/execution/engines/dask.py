@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import logging
 import uuid
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,7 +92,6 @@ class DaskEngine(Engine):
         topic = f"robustkd-{uuid.uuid4().hex}"
         news: SimpleQueue[_Ended | _Progress] = SimpleQueue()
         running: dict[Future[Any], Cell] = {}
-        elsewhere: deque[Cell] = deque()
         with _probe(Path(job.store)) as probe, _client(self.params, job.device) as client:
             workers = _Workers(client)
             client.subscribe_topic(topic, lambda event: news.put(_Progress(*event[1])))
@@ -101,9 +99,7 @@ class DaskEngine(Engine):
                 while True:
                     workers.look()
                     # One more than none: cells may wait for the first worker, as it may wait for its batch system.
-                    while len(running) < max(1, workers.threads) and (
-                        cell := elsewhere.popleft() if elsewhere else self.next_cell(schedule)
-                    ):
+                    while len(running) < max(1, workers.threads) and (cell := self.next_cell(schedule)):
                         future = client.submit(
                             run_cell,
                             job,
@@ -121,43 +117,39 @@ class DaskEngine(Engine):
                         future.add_done_callback(lambda ended: news.put(_Ended(ended)))
                         listener.started(cell)
                     pause = schedule.pause()
-                    if self.out_of_time or not (running or elsewhere or pause is not None):
+                    if self.out_of_time or not (running or pause is not None):
                         return
                     try:
                         readable = news.get(timeout=POLL_SECONDS if pause is None else min(POLL_SECONDS, pause))
                     except Empty:
                         continue
                     if isinstance(readable, _Ended):
-                        cell = running.pop(readable.future)
-                        if self._ended(cell, readable.future, workers, schedule, listener):
-                            elsewhere.append(cell)
-                    elif found := next((cell for cell in running.values() if cell.id == readable.cell_id), None):
-                        listener.progressed(found, readable.epoch, readable.metrics)
-            except OSError as error:
-                raise _gone(error) from error
+                        self._ended(running.pop(readable.future), readable.future, workers, schedule, listener)
+                    elif cell := next((cell for cell in running.values() if cell.id == readable.cell_id), None):
+                        listener.progressed(cell, readable.epoch, readable.metrics)
             finally:
                 if client.status == "running":
                     client.cancel(list(running))  # the workers see it, and stop their children
                     client.run(dismiss_children, job, on_error="ignore")
 
-    def _ended(self, cell: Cell, future: Future[Any], workers: _Workers, schedule: Schedule, listener: Listener) -> bool:
-        """Book what became of a cell; whether it is to be done by another worker."""
+    def _ended(self, cell: Cell, future: Future[Any], workers: _Workers, schedule: Schedule, listener: Listener) -> None:
+        """Book what became of a cell. One that a worker could not do goes back to the schedule while another may."""
         if future.status != "finished":
             why = future.exception() if future.status == "error" else future.status
             self.failed(cell, CellLost(f"its Dask worker was lost: {why}"), schedule, listener)
-            return False
+            return
         outcome, error, worker = future.result()
         if isinstance(error, WorkerUnfit | IdentityError):
             workers.refused(cell, worker)
             if workers.fit(cell):
-                return True
+                schedule.again(cell, 0)
+                return
             error = type(error)(f"worker {worker}: {error.message}", fix=error.fix)
         if outcome == "done":
             schedule.succeed(cell)
             listener.succeeded(cell)
         else:
             self.failed(cell, error if outcome == "failed" else self.too_long(), schedule, listener)
-        return False
 
 
 class _Workers:
@@ -172,11 +164,16 @@ class _Workers:
         """Ask the scheduler which there are.
 
         Raises:
-            OSError: it is gone.
+            EngineLost: it is gone.
         """
-        if self._client.status == "closed":
-            raise OSError("the connection is closed")
-        self._threads = dict(self._client.nthreads())
+        try:
+            if self._client.status == "closed":
+                raise ConnectionError("the connection is closed")
+            self._threads = dict(self._client.nthreads())
+        except OSError as error:
+            raise EngineLost(
+                f"the Dask scheduler is gone: {error}", fix="start it and run again: what is finished is kept"
+            ) from error
 
     @property
     def threads(self) -> int:
@@ -204,10 +201,6 @@ def _probe(folder: Path) -> Iterator[Path]:
         yield file
     finally:
         file.unlink(missing_ok=True)
-
-
-def _gone(error: Exception) -> EngineLost:
-    return EngineLost(f"the Dask scheduler is gone: {error}", fix="start it and run again: what is finished is kept")
 
 
 @contextmanager
