@@ -1,7 +1,6 @@
 """Engines: the same numbers from all of them, and what they do when cells crash, hang or the time is over."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from robustkd.campaigns.plan.estimate import Estimate
 from robustkd.campaigns.store.store import Store
 from robustkd.cli.plan import command as plan_command
 from robustkd.contracts import UsageError
+from support.processes import children
 
 SMALL = """\
 version: 1
@@ -163,20 +163,6 @@ def test_a_crash_is_tried_again_a_hang_is_stopped_and_a_fault_stays(tmp_path, mo
     assert log.tried == [("dies", 0.1)]  # where memory ran out, half as many samples at once were enough
     assert (tmp_path / "bug").stat().st_size == 1
     assert (log.most, children()) == (2, [])
-
-
-def children():
-    """Command lines of living children of this process that work on cells."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-            words = (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(parent) == os.getpid() and b"engines.child" in words:
-            found.append(words)
-    return found
 
 
 def test_tries_have_an_end_and_wait_longer_each_time(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 Such a worker took one cell after another and failed all of them, or trained for ever what nobody saw.
 """
 
+import time
+
 import pytest
 
 from robustkd.campaigns.execution.engines import dask_task
@@ -11,6 +13,7 @@ from robustkd.campaigns.execution.run import Observer, run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from support.campaigns import tiny_campaign
+from support.processes import children
 
 distributed = pytest.importorskip("distributed")
 
@@ -23,6 +26,7 @@ def cluster():
         n_workers=2, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
     ) as cluster:
         yield cluster
+    dask_task.dismiss_children()  # a scheduler that is gone cannot tell the worker, which is this process
 
 
 def plan_of():
@@ -82,3 +86,12 @@ def test_a_scheduler_that_goes_away_leaves_a_table(cluster, tmp_path):
     assert {cell.status for cell in results.cells} == {"pending"}
     assert all("the Dask scheduler is gone" in cell.error and "running again goes on" in cell.error for cell in results.cells)
     assert (tmp_path / "out/results.json").is_file()
+
+
+def test_a_child_that_nobody_sends_another_cell_ends(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(dask_task, "IDLE_SECONDS", 0.5)
+    run(plan_of(), tmp_path / "out", engine(cluster), device="cpu", observers=[ThenGone(cluster)])
+    deadline = time.monotonic() + 60
+    while children() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert children() == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ POLL_SECONDS = 0.5
 """Seconds between two looks at the clock, and at whether anybody still wants the cell."""
 PROBE_SECONDS = 10
 """How long a worker waits for the results folder to show what the driver has written there."""
+IDLE_SECONDS = 60
+"""How long a child waits for its campaign's next cell. The driver may be gone without a word, and memory is others' then."""
 
-# Idle children of this process. They stay between cells, as Dask's own worker does, with what they have loaded.
-_idle: list[Child] = []
+# Idle children of this process, and since when. They stay between cells with what they have loaded.
+_idle: dict[Child, float] = {}
 _lock = threading.Lock()
 
 
@@ -78,16 +81,30 @@ def _in_child(job: Job, cell: Cell, hours: float | None, topic: str, worker: Any
                 return "late", None
     finally:
         if reusable:
-            with _lock:
-                _idle.append(child)
+            _keep(child)
         else:
             child.stop()
 
 
-def dismiss_children(job: Job) -> None:
-    """End the idle children of a campaign that is over."""
-    for child in _taken(lambda child: child.job == job):
+def dismiss_children(job: Job | None = None) -> None:
+    """End the idle children of a campaign that is over; without one, all of them."""
+    for child in _taken(lambda child: job in (None, child.job)):
         child.stop()
+
+
+def _keep(child: Child) -> None:
+    """Let a child wait for the next cell, for a while."""
+    since = time.monotonic()
+    with _lock:
+        _idle[child] = since
+
+    def retire() -> None:
+        for old in _taken(lambda idle: idle is child and _idle[idle] == since):
+            old.stop()
+
+    timer = threading.Timer(IDLE_SECONDS, retire)
+    timer.daemon = True
+    timer.start()
 
 
 def _take(job: Job, cell: Cell) -> Child:
@@ -98,13 +115,13 @@ def _take(job: Job, cell: Cell) -> Child:
         if not _idle:
             return Child(job)
         best = max(_idle, key=lambda child: cell.target in child.loaded)
-        _idle.remove(best)
+        del _idle[best]
         return best
 
 
-def _taken(which: Any) -> list[Child]:
+def _taken(which: Callable[[Child], bool]) -> list[Child]:
     with _lock:
         found = [child for child in _idle if which(child)]
         for child in found:
-            _idle.remove(child)
+            del _idle[child]
     return found
