@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -47,35 +48,46 @@ def source_files(file: Path, *, with_package: bool = False) -> list[Path]:
 
 @contextmanager
 def files_read() -> Iterator[list[Path]]:
-    """Note which files the block opens for reading through Python; the list is filled when the block ends.
+    """Note which files the block opens for reading through Python, in whatever thread; the list is filled when the block ends.
 
-    Code, files of installed packages and the system's own are left out. What a library opens by itself, as safetensors does,
-    is not seen.
+    Code, files of installed packages and the system's own are left out, and what an ``unwatched`` thread opens. What a library opens
+    by itself, as safetensors does, is not seen.
     """
     _listen()
     seen: set[str] = set()
     read: list[Path] = []
-    _opened.append(seen)
+    _opened[id(seen)] = seen
     try:
         yield read
     finally:
-        _opened.remove(seen)
-        paths = {Path(name).resolve() for name in seen}
+        del _opened[id(seen)]
+        paths = {Path(name).resolve() for name in seen.copy()}  # another thread may be opening one
         read += sorted(path for path in paths if path.is_file() and not _is_ordinary(path))
 
 
-_opened: list[set[str]] = []
+def unwatched() -> None:
+    """Leave out of ``files_read`` what the calling thread opens: it works for robustkd beside the user's code."""
+    _thread.unwatched = True
+
+
+_opened: dict[int, set[str]] = {}
+_thread = threading.local()
 _SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/usr")))
 
 
 @cache
 def _listen() -> None:
     def note(event: str, arguments: tuple[Any, ...]) -> None:
-        if _opened and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+        if (
+            _opened
+            and event == "open"
+            and not hasattr(_thread, "unwatched")
+            and isinstance(arguments[0], str | bytes | os.PathLike)
+        ):
             _, mode, flags = arguments
             writes = flags & (os.O_WRONLY | os.O_RDWR) if mode is None else set(mode) & set("wax+")
             if not writes:
-                for seen in _opened:
+                for seen in list(_opened.values()):
                     seen.add(os.fsdecode(arguments[0]))
 
     sys.addaudithook(note)  # it can never be taken out again, so there is one

@@ -27,7 +27,7 @@ def importing_from(*folders: Path) -> Iterator[None]:
     here = {
         path.stem for place in places if place.is_dir() for path in place.iterdir() if path.suffix == ".py" or path.is_dir()
     }
-    before = dict(sys.modules)
+    before = sys.modules.copy()
     aside = {
         name: module
         for name, module in before.items()
@@ -44,7 +44,7 @@ def importing_from(*folders: Path) -> Iterator[None]:
         for place in places:
             if str(place) in sys.path:
                 sys.path.remove(str(place))
-        for name, module in list(sys.modules.items()):
+        for name, module in sys.modules.copy().items():  # another thread may be importing
             if (
                 before.get(name) is not module
                 and (file := _file(module))
@@ -79,7 +79,14 @@ def _in(file: Path, places: list[Path]) -> Path | None:
 
 def _file(module: ModuleType) -> Path | None:
     """A module's file; of a package without an ``__init__``, its folder."""
-    place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    # Not by getattr: a module that loads itself on first use, or is no module, runs code of its own then.
+    attributes = getattr(module, "__dict__", {})
+    place = attributes.get("__file__")
+    if place is None:
+        try:
+            place = next(iter(attributes.get("__path__", ())), None)
+        except (AttributeError, KeyError, TypeError):  # a package without an __init__ whose own package is gone, or no package
+            return None
     return Path(place).resolve() if isinstance(place, str) else None
 
 

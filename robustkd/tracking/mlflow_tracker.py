@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustkd.plugins.sources import unwatched
 from robustkd.redaction import redacted
 from robustkd.reporting.presentation import presentation
 from robustkd.reporting.transcripts import PromptItem
@@ -195,7 +196,7 @@ class MlflowTracker:
 
     def _later(self, job: Job) -> None:
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow", initializer=unwatched)
         self._thread.submit(self._do, job)
 
     def _do(self, job: Job) -> None:

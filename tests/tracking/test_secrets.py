@@ -75,7 +75,7 @@ def campaign(folder: Path, monkeypatch, capfd) -> str:
         main()
     printed = "".join(capfd.readouterr())
     assert stop.value.code == 3  # the leaky model has no result
-    assert "cannot log in" in printed
+    assert "cannot log in" in printed, printed[-3000:]
     return printed
 
 
