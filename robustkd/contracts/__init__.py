@@ -38,8 +38,6 @@ from robustkd.contracts.params import (
 )
 from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.prompts import (
-    Answered,
-    Asked,
     Attempts,
     CutOff,
     Filtered,
@@ -49,6 +47,8 @@ from robustkd.contracts.prompts import (
     PromptAttack,
     PromptBatch,
     Prompts,
+    Request,
+    Responses,
     Unanswered,
 )
 from robustkd.contracts.region import Channels, Mask, Patch
@@ -74,9 +74,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "AddedLater",
     "Analysis",
-    "Answered",
     "Arrays",
-    "Asked",
     "Attack",
     "AttackError",
     "AttackEvidence",
@@ -131,6 +129,8 @@ __all__ = [
     "PromptBatch",
     "Prompts",
     "RawData",
+    "Request",
+    "Responses",
     "RobustkdError",
     "SampleRng",
     "Samples",

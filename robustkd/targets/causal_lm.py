@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts import Asked, CutOff, GenerativeTarget, TargetError, Unanswered
+from robustkd.contracts import CutOff, GenerativeTarget, Request, TargetError, Unanswered
 from robustkd.contracts.capability import ORDINARY
 from robustkd.contracts.json_value import JsonValue
 from robustkd.lazy import nn, torch
@@ -123,7 +123,7 @@ class CausalLMTarget(GenerativeTarget):
         return self._cache.prefix(torch.atleast_2d(ids).to(self.device))
 
     @without_gradients()
-    def embedding_distance(self, asked: Asked) -> float:
+    def embedding_distance(self, asked: Request) -> float:
         """See ``GenerativeTarget.embedding_distance``; embeddings beyond the prompt's own tokens are added ones, at its end."""
         assert asked.embeddings is not None
         laid = self.encode(asked.prompt)
@@ -174,13 +174,13 @@ class CausalLMTarget(GenerativeTarget):
         """(B,) mean log-probability of the completions' tokens."""
         return self.token_logprobs(batch, embeddings, prefix).sum(1) / batch.completion.sum(1)
 
-    def respond(self, asked: Sequence[Asked]) -> list[str]:
+    def respond(self, asked: Sequence[Request]) -> list[str]:
         """What the model answers, greedily, with its thoughts between their marks; of a prefilled answer, what it adds.
 
         One that is as long as it may be, and not ended, is a ``CutOff``. To a prompt that leaves no room for an answer in the context
         there is an ``Unanswered``.
 
-        ``Asked.embeddings``, (T, D) of any length, stand where the user's tokens would; the template around them stays.
+        ``Request.embeddings``, (T, D) of any length, stand where the user's tokens would; the template around them stays.
 
         Raises:
             TargetError: the chat template does not show a prompt as it is; a logit is NaN, or all are infinite.
@@ -200,10 +200,10 @@ class CausalLMTarget(GenerativeTarget):
             answers[row] = text if ended else CutOff(text)
         return answers
 
-    def _told(self, asked: Asked) -> Chat:
+    def _told(self, asked: Request) -> Chat:
         return self.chat.told(asked.system, asked.turns)
 
-    def _laid(self, asked: Asked) -> Tensor:
+    def _laid(self, asked: Request) -> Tensor:
         """(T, D): the embedded request, as far as the answer is to be written."""
         chat = self._told(asked)
         chat.require_as_in_use(asked.prompt)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from robustkd.contracts import Asked, Capabilities, Capability, CutOff, Filtered, GenerativeTarget, TargetError, Unanswered
+from robustkd.contracts import Capabilities, Capability, CutOff, Filtered, GenerativeTarget, Request, TargetError, Unanswered
 from robustkd.lazy import nn
 from robustkd.targets.answer_cache import AnswerCache
 from robustkd.targets.chat_server import ChatServer, Connection
@@ -74,7 +74,7 @@ class ChatEndpointTarget(GenerativeTarget):
         self._kept = None if kept is None else AnswerCache(kept)
         return self
 
-    def respond(self, asked: Sequence[Asked]) -> list[str]:
+    def respond(self, asked: Sequence[Request]) -> list[str]:
         """What the server answers; several are asked at once.
 
         One that was cut off is a ``CutOff``; one that a filter held back, or that the model declined by the protocol, is a
@@ -89,13 +89,13 @@ class ChatEndpointTarget(GenerativeTarget):
         finally:  # after an error, those that have not begun are not asked
             pool.shutdown(cancel_futures=True)
 
-    def _answer(self, asked: Asked) -> str:
+    def _answer(self, asked: Request) -> str:
         body = self.body(asked)
         ask = partial(self._server, body)
         reply = ask() if self._kept is None else self._kept.get({"url": self.base_url, **body}, ask)
         return answer_in(reply)
 
-    def body(self, asked: Asked) -> dict[str, Any]:
+    def body(self, asked: Request) -> dict[str, Any]:
         """What is sent to the server for a request.
 
         Raises:

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts import Asked, DataError, GenerativeTarget, TargetError
+from robustkd.contracts import DataError, GenerativeTarget, Request, TargetError
 from robustkd.contracts.capability import ORDINARY
 from robustkd.contracts.json_value import JsonValue
 from robustkd.lazy import nn, torch
@@ -201,7 +201,7 @@ class TextToImageTarget(GenerativeTarget):
         return (latents - (1 - kept).sqrt() * output) / kept.sqrt()
 
     @without_gradients()
-    def respond(self, asked: Sequence[Asked]) -> list[Tensor]:
+    def respond(self, asked: Sequence[Request]) -> list[Tensor]:
         """One (C, H, W) image in [0, 1] each, on the CPU. What is drawn depends on a request's own seed (None is 0) and guidance."""
         together = max(1, min(64, _TOGETHER // torch.Size(self.latent_shape).numel()))
         # Those of one guidance together, so that what one asks for does not change what another one gets.
@@ -216,14 +216,14 @@ class TextToImageTarget(GenerativeTarget):
             drawn |= dict(zip(places, chain.from_iterable(parts), strict=True))
         return [drawn[place] for place in range(len(asked))]
 
-    def _drawn(self, asked: Sequence[Asked], empty: Tensor | None, guidance: float, rows: Tensor) -> Tensor:
+    def _drawn(self, asked: Sequence[Request], empty: Tensor | None, guidance: float, rows: Tensor) -> Tensor:
         """(B, C, H, W) on the CPU, the pictures of the requests in (B,) ``rows``, which are of one guidance."""
         some = [asked[row] for row in rows.tolist()]
         # The CPU's generators: the same seed draws the same image on every device.
         draws = [torch.Generator().manual_seed(question.seed or 0) for question in some]
         return self.decode_latents(self.denoise(draws, self._asked_for(some), empty, guidance)).cpu()
 
-    def _asked_for(self, asked: Sequence[Asked]) -> Tensor:
+    def _asked_for(self, asked: Sequence[Request]) -> Tensor:
         """(B, T, D), each request's prompt or what stands in its place."""
         soft = [question.embeddings for question in asked]
         if all(given is None for given in soft):
