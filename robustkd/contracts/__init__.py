@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from robustkd.contracts.analysis import Analysis, Table
 from robustkd.contracts.attack import Attack, AttackKind, AttackResult, BaseAttack, Batch, LossFamily, Traits
 from robustkd.contracts.capability import Capabilities, Capability
+from robustkd.contracts.card import Card
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Level, Severity, Transcript, Verdict
 from robustkd.contracts.code import Code
 from robustkd.contracts.data import Arrays, Dataset, DeferredArrays, Modality, RawData, Samples
@@ -89,6 +90,7 @@ __all__ = [
     "CampaignPath",
     "Capabilities",
     "Capability",
+    "Card",
     "Channels",
     "Check",
     "CheckContext",

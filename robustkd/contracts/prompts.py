@@ -20,6 +20,7 @@ from robustkd.contracts.capability import Capabilities
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import DataError, UsageError
 from robustkd.contracts.holder import TargetHolder
+from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.target import BaseTarget
 from robustkd.contracts.threat import Space, ThreatModel
 
@@ -180,7 +181,7 @@ class GenerativeTarget(BaseTarget):
 
     @classmethod
     @abstractmethod
-    def from_card(cls, card: dict[str, Any]) -> GenerativeTarget:
+    def from_card(cls, card: JsonObject) -> GenerativeTarget:
         """The target described by ``card``, with fresh weights."""
 
     @abstractmethod

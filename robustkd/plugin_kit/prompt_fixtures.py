@@ -20,7 +20,7 @@ from robustkd.contracts import (
     Request,
     ThreatModel,
 )
-from robustkd.contracts.json_value import JsonValue
+from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation, evidence_of
 from robustkd.evaluation.judging import PromptOutcome
@@ -58,12 +58,12 @@ class Oracle(GenerativeTarget):
         self.draws, self.module = draws, nn.Linear(1, 1)
         self.module.eval()
 
-    def card(self) -> dict[str, JsonValue]:
+    def card(self) -> JsonObject:
         """The parameters; a card of it is never stored."""
         return {"target": self.kind, "draws": self.draws}
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> Oracle:
+    def from_card(cls, card: JsonObject) -> Oracle:
         """The oracle that ``card`` describes."""
         return cls(bool(card["draws"]))
 

@@ -8,7 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from robustkd.contracts import Capabilities, Capability, CutOff, Filtered, GenerativeTarget, Request, TargetError, Unanswered
+from robustkd.contracts import (
+    Capabilities,
+    Capability,
+    Card,
+    CutOff,
+    Filtered,
+    GenerativeTarget,
+    Request,
+    TargetError,
+    Unanswered,
+)
+from robustkd.contracts.json_value import JsonObject
 from robustkd.lazy import nn
 from robustkd.targets.answer_cache import AnswerCache
 from robustkd.targets.chat_server import ChatServer, Connection
@@ -32,6 +43,19 @@ def capabilities(prefill: Prefill, temperature: float | None) -> Capabilities:
     if temperature != 0:
         found.add("sampling")
     return frozenset(found)
+
+
+class ChatEndpointCard(Card):
+    """The card of a served model: who is asked and how, without a key."""
+
+    base_url: str
+    model: str
+    system: str
+    max_new_tokens: int
+    temperature: float | None
+    options: JsonObject
+    length: Length
+    prefill: Prefill
 
 
 class ChatEndpointTarget(GenerativeTarget):
@@ -120,24 +144,34 @@ class ChatEndpointTarget(GenerativeTarget):
             said |= PREFILLS[self.prefill]
         return said | self.options
 
-    def card(self) -> dict[str, Any]:
-        """See ``BaseTarget.card``: who is asked and how, without a key."""
-        return {
-            "target": self.kind,
-            "base_url": self.base_url,
-            "model": self.model,
-            "system": self.system,
-            "max_new_tokens": self.max_new_tokens,
-            "temperature": self.temperature,
-            "options": self.options,
-            "length": self.length,
-            "prefill": self.prefill,
-        }
+    def card(self) -> JsonObject:
+        """See ``ChatEndpointCard``."""
+        return ChatEndpointCard(
+            target=self.kind,
+            base_url=self.base_url,
+            model=self.model,
+            system=self.system,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            options=self.options,
+            length=self.length,
+            prefill=self.prefill,
+        ).to_json()
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> ChatEndpointTarget:
+    def from_card(cls, card: JsonObject) -> ChatEndpointTarget:
         """See ``BaseTarget.from_card``."""
-        return cls(**{name: value for name, value in card.items() if name != "target"})
+        own = ChatEndpointCard.read(card)
+        return cls(
+            own.base_url,
+            own.model,
+            system=own.system,
+            max_new_tokens=own.max_new_tokens,
+            temperature=own.temperature,
+            options=own.options,
+            length=own.length,
+            prefill=own.prefill,
+        )
 
 
 def answer_in(reply: Mapping[str, Any]) -> str:

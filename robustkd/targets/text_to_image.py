@@ -15,9 +15,11 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts import DataError, GenerativeTarget, Request, TargetError
+from typing_extensions import TypedDict
+
+from robustkd.contracts import Card, DataError, GenerativeTarget, Request, TargetError
 from robustkd.contracts.capability import ORDINARY
-from robustkd.contracts.json_value import JsonValue
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.activations import output_hooks
@@ -34,6 +36,22 @@ _TOGETHER = 2**17  # latent values that are denoised together: 8 images of Stabl
 def dtype_named(precision: str) -> torch.dtype:
     """The type of ``float32``, ``float16`` or ``bfloat16``."""
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[precision]
+
+
+SchedulerCard = TypedDict("SchedulerCard", {"class": str, "config": JsonObject})
+"""A scheduler of diffusers: the name of its class, and its configuration."""
+
+
+class TextToImageCard(Card):
+    """The card of a text-to-image model: the configurations of its networks, by their names, and how it draws."""
+
+    parts: dict[str, JsonObject]
+    tokenizer: str
+    special: dict[str, int]
+    scheduler: SchedulerCard
+    guidance: float
+    steps: int
+    precision: str
 
 
 class TextToImageTarget(GenerativeTarget):
@@ -322,39 +340,40 @@ class TextToImageTarget(GenerativeTarget):
         alphas: Tensor = self.scheduler.alphas_cumprod.to(self.device)[t.to(self.device)]
         return alphas.reshape(-1, 1, 1, 1)
 
-    def card(self) -> dict[str, JsonValue]:
-        """See ``Target.card``."""
+    def card(self) -> JsonObject:
+        """See ``TextToImageCard``."""
         parts = {"unet": _config(self.unet.config), "text_encoder": _config(self.text_encoder.config.to_diff_dict())}
-        return {
-            "target": self.kind,
-            "parts": parts | ({} if self.vae is None else {"vae": _config(self.vae.config)}),
-            "tokenizer": self.tokenizer.to_str(),
-            "special": self.special,
-            "scheduler": {"class": type(self.scheduler).__name__, "config": _config(self.scheduler.config)},
-            "guidance": self.guidance,
-            "steps": self.steps,
-            "precision": str(self.dtype).removeprefix("torch."),
-        }
+        return TextToImageCard(
+            target=self.kind,
+            parts=parts | ({} if self.vae is None else {"vae": _config(self.vae.config)}),
+            tokenizer=self.tokenizer.to_str(),
+            special=self.special,
+            scheduler={"class": type(self.scheduler).__name__, "config": _config(self.scheduler.config)},
+            guidance=self.guidance,
+            steps=self.steps,
+            precision=str(self.dtype).removeprefix("torch."),
+        ).to_json()
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> TextToImageTarget:
+    def from_card(cls, card: JsonObject) -> TextToImageTarget:
         """See ``Target.from_card``."""
         require_diffusers()
         import diffusers
         from tokenizers import Tokenizer
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        configs = card["parts"]
+        own = TextToImageCard.read(card)
+        configs = own.parts
         parts: dict[str, nn.Module] = {
             "unet": diffusers.UNet2DConditionModel.from_config(configs["unet"]),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(dict(configs["text_encoder"]))),
         }
         if "vae" in configs:
             parts["vae"] = diffusers.AutoencoderKL.from_config(configs["vae"])
-        module = nn.ModuleDict(parts).to(dtype_named(card["precision"]))
-        scheduler = scheduler_class(card["scheduler"]["class"]).from_config(card["scheduler"]["config"])
-        tokenizer = Tokenizer.from_str(card["tokenizer"])
-        return cls(module, tokenizer, card["special"], scheduler, guidance=card["guidance"], steps=card["steps"])
+        module = nn.ModuleDict(parts).to(dtype_named(own.precision))
+        scheduler = scheduler_class(own.scheduler["class"]).from_config(own.scheduler["config"])
+        tokenizer = Tokenizer.from_str(own.tokenizer)
+        return cls(module, tokenizer, own.special, scheduler, guidance=own.guidance, steps=own.steps)
 
 
 def require_diffusers() -> None:
