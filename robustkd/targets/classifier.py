@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from robustkd import plugins
 from robustkd.contracts import AddedLater, Card, Code, TargetError
@@ -30,7 +30,7 @@ class Origin(BaseModel):
     model: str | None = None
     params: JsonObject = {}
     code: str | None = None
-    kwargs: JsonObject = {}
+    arguments: Annotated[JsonObject, Field(validation_alias="kwargs")] = {}
     normalise: Constants | None = None
     unit: JsonValue = None
     of: int | None = None
@@ -111,7 +111,7 @@ class ClassifierTarget(ImageTarget):
             plugin = plugins.load("models", origin.model)
             module = plugin(plugin.Params(**origin.params)).build(shape, outputs)
         elif origin.code is not None:
-            module = call_for_card(Code(origin.code, origin.kwargs))
+            module = call_for_card(Code(origin.code, origin.arguments))
             if origin.normalise is not None:
                 module = origin.normalise.before(module, shape[0])
         else:
