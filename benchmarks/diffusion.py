@@ -17,7 +17,7 @@ import torch
 from _harness import Verdicts, repeated, table, write
 
 from robustkd import plugins
-from robustkd.contracts import Asked, Judge, PromptBatch, Prompts, ThreatModel
+from robustkd.contracts import Judge, PromptBatch, Prompts, Request, ThreatModel
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model, word_tokenizer
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import frozen
@@ -108,7 +108,7 @@ def _bare(target: TextToImageTarget, batch: PromptBatch, attempts: int, steps: i
     with torch.no_grad():
         latents = target.latents(torch.from_numpy(batch.requests.images))
     noise, t = torch.randn_like(latents), torch.full((len(batch),), target.timesteps // 2, device=target.device)
-    asked = [Asked(prompt, seed=int(seed)) for prompt, seed in zip(*batch.requests.columns.values(), strict=True)]
+    asked = [Request(prompt, seed=int(seed)) for prompt, seed in zip(*batch.requests.columns.values(), strict=True)]
     target.respond(asked)
     with frozen(target.module):
         for _ in range(attempts - 1):

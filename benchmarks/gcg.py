@@ -23,7 +23,7 @@ from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.target_prefix import losses
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import GCG
-from robustkd.contracts import Answered, Attempts, PromptBatch, Prompts, ThreatModel
+from robustkd.contracts import Attempts, PromptBatch, Prompts, Responses, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.text.causal_lm import CausalLM
 from robustkd.targets import CausalLMTarget, PassCounter
@@ -176,7 +176,7 @@ def _ours(target: CausalLMTarget, passes: Passes, settings: dict[str, int]) -> I
     def attack(request: str, aim: str, start: str) -> list[tuple[int, str]]:
         prompts = Prompts({"prompt": (request,), "target": (aim,)}, np.zeros(1, dtype=np.int64))
         batch = PromptBatch(
-            prompts, torch.tensor([0]), Answered(prompts, [""], np.zeros(1, dtype=bool)), np.ones(1, dtype=bool)
+            prompts, torch.tensor([0]), Responses(prompts, [""], np.zeros(1, dtype=bool)), np.ones(1, dtype=bool)
         )
         attempts = Noted(settings["steps"], passes)
         params = {name: settings[name] for name in ("steps", "width", "top_k", "tokens", "merge")}

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 from robustkd import plugins
-from robustkd.tracking import run_store
+from robustkd.tracking import new_database, run_store
 from support.packages import write_metadata
 
 collect_ignore = ["plugin_example"]  # a package of its own, whose tests need it installed: tests/plugin_kit does both
@@ -50,28 +48,19 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new MLflow store with its tables, which take a second and a half to create."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    run_store.connect(f"sqlite:///{path}").search_experiments()
-    return path
+    made, kept = tmp_path_factory.mktemp("mlflow") / "mlflow.db", tmp_path_factory.mktemp("kept") / "empty.db"
+    run_store.connect(f"sqlite:///{made}").search_experiments()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(new_database, "empty_database", lambda: kept)
+        new_database.keep(made)
+    return kept
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _copied_stores(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A campaign that is tracked in a new folder begins with a copy of the empty store; child processes make their own."""
-    begin = run_store._enable_wal
-
-    def copied(database: Path) -> None:
-        new = not database.exists()
-        begin(database)
-        if new:
-            with (
-                closing(sqlite3.connect(request.getfixturevalue("empty_store"))) as empty,
-                closing(sqlite3.connect(database)) as copy,
-            ):
-                empty.backup(copy)
-
+    """A campaign that is tracked in a new folder begins with a copy of the empty store; child processes look into the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_store, "_enable_wal", copied)
+        patch.setattr(new_database, "empty_database", lambda: request.getfixturevalue("empty_store"))
         yield
 
 

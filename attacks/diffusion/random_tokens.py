@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.diffusion.engine.slots import Place, Slots, vocabulary
-from robustkd.contracts import Asked, Attempts, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.text_to_image import TextToImageTarget
 
@@ -43,12 +43,12 @@ class RandomTokens(PromptAttack[TextToImageTarget]):
         """All attempts, the first one with the request as it is; no pass of its own."""
         p, requests = self.params, batch.requests["prompt"]
         words, slots = vocabulary(target), Slots(target, requests, p.place, p.tokens).leave_full(attempts)
-        attempts(everyone := attempts.open, [Asked(requests[row]) for row in everyone.tolist()])
+        attempts(everyone := attempts.open, [Request(requests[row]) for row in everyone.tolist()])
         while len(rows := attempts.open):
             rng = rng.fork("next")
             drawn = words[rng.select(rows).integers((_TRIES, p.tokens), len(words)).to(words.device)]
             asked = zip(rows.tolist(), drawn, strict=True)
-            attempts(rows, [Asked(_text(slots, row, drafts) or requests[row]) for row, drafts in asked])
+            attempts(rows, [Request(_text(slots, row, drafts) or requests[row]) for row, drafts in asked])
 
 
 def _text(slots: Slots, row: int, drafts: Tensor) -> str | None:

@@ -6,7 +6,7 @@ another thing, so it is shown beside the worst case over prompts, not in it.
 
 from __future__ import annotations
 
-from robustkd.contracts import Asked, Attempts, GenerativeTarget, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Attempts, GenerativeTarget, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 _SEEDS = 2**31 - 1
@@ -26,9 +26,9 @@ class SeedSearch(PromptAttack):
     ) -> None:
         """All attempts, the first one with the request's own seed; no pass of its own."""
         prompts = batch.requests["prompt"]
-        attempts(everyone := attempts.open, [Asked(prompts[row]) for row in everyone.tolist()])
+        attempts(everyone := attempts.open, [Request(prompts[row]) for row in everyone.tolist()])
         while len(rows := attempts.open):
             rng = rng.fork("next")
             seeds = rng.select(rows).integers((), _SEEDS).tolist()
-            asked = [Asked(prompts[row], seed=seed) for row, seed in zip(rows.tolist(), seeds, strict=True)]
+            asked = [Request(prompts[row], seed=seed) for row, seed in zip(rows.tolist(), seeds, strict=True)]
             attempts(rows, asked)

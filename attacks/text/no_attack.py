@@ -6,7 +6,7 @@ literature, the direct request of the jailbreak literature.
 
 from __future__ import annotations
 
-from robustkd.contracts import Asked, Attempts, GenerativeTarget, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Attempts, GenerativeTarget, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 
@@ -27,4 +27,4 @@ class NoAttack(PromptAttack):
     ) -> None:
         """One attempt, no pass of its own."""
         rows = attempts.open
-        attempts(rows, [Asked(batch.requests["prompt"][row]) for row in rows.tolist()])
+        attempts(rows, [Request(batch.requests["prompt"][row]) for row in rows.tolist()])

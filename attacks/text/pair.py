@@ -15,13 +15,13 @@ from __future__ import annotations
 from pydantic import Field
 
 from robustkd.contracts import (
-    Asked,
     Attempts,
     Filtered,
     GenerativeTarget,
     Params,
     PromptAttack,
     PromptBatch,
+    Request,
     TargetRef,
     ThreatModel,
     Unanswered,
@@ -85,9 +85,9 @@ class PAIR(PromptAttack):
                     + history.get((row, strategy), "")
                     for row in rows.tolist()
                 ]
-                written = attacker.respond([Asked(text) for text in told])
+                written = attacker.respond([Request(text) for text in told])
                 prompts = [_bare(text) or requests["prompt"][row] for row, text in zip(rows.tolist(), written, strict=True)]
-                attempts(rows, [Asked(prompt) for prompt in prompts])
+                attempts(rows, [Request(prompt) for prompt in prompts])
                 for row, prompt in zip(rows.tolist(), prompts, strict=True):
                     answer = str(attempts.answers[row])[:_LONGEST]
                     history[row, strategy] = _AGAIN.format(prompt=prompt[:_LONGEST], answer=answer)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.contracts import Asked, Attempts, GenerativeTarget, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Attempts, GenerativeTarget, Params, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 
@@ -46,4 +46,4 @@ class Prefill(PromptAttack):
         for number in range(max(map(len, beginnings))):
             rows = attempts.open
             rows = rows[[number < len(beginnings[row]) for row in rows.tolist()]]
-            attempts(rows, [Asked(requests["prompt"][row], prefill=beginnings[row][number]) for row in rows.tolist()])
+            attempts(rows, [Request(requests["prompt"][row], prefill=beginnings[row][number]) for row in rows.tolist()])

@@ -15,7 +15,7 @@ from pydantic import Field
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.target_prefix import fitting
 from robustkd.attacks.text.engine.vocabulary import Vocabulary, apart
-from robustkd.contracts import Asked, Attempts, GenerativeTarget, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Attempts, GenerativeTarget, Params, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget
 
@@ -52,7 +52,7 @@ class RandomPrompt(PromptAttack):
         for number in range(attempts.budget):
             rows = attempts.open
             words = self._of_letters(rng.select(rows).fork(number))
-            attempts(rows, [Asked(f"{prompts[row]} {text}") for row, text in zip(rows.tolist(), words, strict=True)])
+            attempts(rows, [Request(f"{prompts[row]} {text}") for row, text in zip(rows.tolist(), words, strict=True)])
 
     def _of_tokens(self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, rng: SampleRng) -> None:
         vocabulary, length = Vocabulary.of(target, self.params.ascii), self.params.tokens
@@ -62,7 +62,7 @@ class RandomPrompt(PromptAttack):
         def ask(rows: Tensor, number: int) -> None:
             slots = Slots(target, *([column[row] for row in rows.tolist()] for column in (prompts, systems)))
             _, asked = vocabulary.random_suffixes(slots, length, rng.select(rows).fork(number))
-            attempts(rows, [Asked(prompt) for prompt in asked])
+            attempts(rows, [Request(prompt) for prompt in asked])
 
         for number in range(attempts.budget):
             apart(attempts.open, attempts, partial(ask, number=number))

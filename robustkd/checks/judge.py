@@ -8,7 +8,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from robustkd.checks.prompts import BOTH
-from robustkd.contracts import Answered, Check, CheckContext, Finding, GenerativeTarget, Judge, Judgements, PromptBatch, Prompts
+from robustkd.contracts import (
+    Check,
+    CheckContext,
+    Finding,
+    GenerativeTarget,
+    Judge,
+    Judgements,
+    PromptBatch,
+    Prompts,
+    Responses,
+)
 from robustkd.contracts.data import Modality
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
@@ -85,7 +95,7 @@ def _verdicts(judge: Judge, requests: Prompts, shown: Sequence[Any]) -> list[boo
     return [yes if judged else None for yes, judged in zip(found.complied.tolist(), found.judged.tolist(), strict=True)]
 
 
-def _shown(answered: Answered, requests: Prompts) -> Iterator[Sequence[Any]]:
+def _shown(answered: Responses, requests: Prompts) -> Iterator[Sequence[Any]]:
     """Answers to each request: a refusal and compliances, or pictures of noise."""
     if isinstance(answered.outputs[0], str):
         yield [REFUSAL] * len(requests)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from robustkd.contracts.analysis import Analysis, Table
 from robustkd.contracts.attack import Attack, AttackKind, AttackResult, BaseAttack, Batch, LossFamily, Traits
 from robustkd.contracts.capability import Capabilities, Capability
+from robustkd.contracts.card import Card
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Level, Severity, Transcript, Verdict
 from robustkd.contracts.code import Code
 from robustkd.contracts.data import Arrays, Dataset, DeferredArrays, Modality, RawData, Samples
@@ -38,8 +39,6 @@ from robustkd.contracts.params import (
 )
 from robustkd.contracts.plugin import Plugin
 from robustkd.contracts.prompts import (
-    Answered,
-    Asked,
     Attempts,
     CutOff,
     Filtered,
@@ -49,6 +48,8 @@ from robustkd.contracts.prompts import (
     PromptAttack,
     PromptBatch,
     Prompts,
+    Request,
+    Responses,
     Unanswered,
 )
 from robustkd.contracts.region import Channels, Mask, Patch
@@ -74,9 +75,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "AddedLater",
     "Analysis",
-    "Answered",
     "Arrays",
-    "Asked",
     "Attack",
     "AttackError",
     "AttackEvidence",
@@ -91,6 +90,7 @@ __all__ = [
     "CampaignPath",
     "Capabilities",
     "Capability",
+    "Card",
     "Channels",
     "Check",
     "CheckContext",
@@ -131,6 +131,8 @@ __all__ = [
     "PromptBatch",
     "Prompts",
     "RawData",
+    "Request",
+    "Responses",
     "RobustkdError",
     "SampleRng",
     "Samples",

@@ -22,10 +22,10 @@ Capability = Literal[
 """One thing that a target can be asked for.
 
 - ``logits``: ``__call__`` returns a classifier's (B, K) output. ``respond``: a generative target's answers.
-- ``prefill``: it goes on with the beginning of an answer, ``Asked.prefill``. ``sampling``: it draws what it answers, by ``Asked.seed``.
-- ``conversation``: it takes a system message of the request's own, ``Asked.system``, and earlier turns, ``Asked.turns``.
+- ``prefill``: it goes on with the beginning of an answer, ``Request.prefill``. ``sampling``: it draws what it answers, by ``Request.seed``.
+- ``conversation``: it takes a system message of the request's own, ``Request.system``, and earlier turns, ``Request.turns``.
 - ``gradients``: what it computes can be differentiated with respect to its inputs.
-- ``tokens``: it has a tokenizer, ``encode`` and ``decode``. ``embeddings``: it has ``embed``, and answers ``Asked.embeddings``.
+- ``tokens``: it has a tokenizer, ``encode`` and ``decode``. ``embeddings``: it has ``embed``, and answers ``Request.embeddings``.
 - ``log-probabilities``: ``token_logprobs`` of a language model.
 - ``denoising``: the noise predictions of a diffusion model; of a classifier, those of the model in front of it.
 - ``members``: the classifiers of an ensemble.

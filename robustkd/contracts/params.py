@@ -48,8 +48,8 @@ def _only_numbers(model: type[BaseModel], name: str) -> bool:
     return (int in types or float in types) and bool not in types
 
 
-class Params(Settings):
-    """Base of every plug-in's ``Params``. Field descriptions become the text of ``robustkd describe``."""
+class Stored(BaseModel):
+    """Base of what is written to files and hashed: what was added later is left out where it has its default."""
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
@@ -59,6 +59,10 @@ class Params(Settings):
             if later and getattr(self, name) == field.get_default(call_default_factory=True):
                 written.pop(name)
         return written
+
+
+class Params(Settings, Stored):
+    """Base of every plug-in's ``Params``. Field descriptions become the text of ``robustkd describe``."""
 
 
 @dataclass(frozen=True)

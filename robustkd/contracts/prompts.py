@@ -20,6 +20,7 @@ from robustkd.contracts.capability import Capabilities
 from robustkd.contracts.data import Modality
 from robustkd.contracts.errors import DataError, UsageError
 from robustkd.contracts.holder import TargetHolder
+from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.target import BaseTarget
 from robustkd.contracts.threat import Space, ThreatModel
 
@@ -70,13 +71,13 @@ class Prompts:
         """(C, H, W) of the images; () without."""
         return () if self.images is None else self.images.shape[1:]
 
-    def asked(self, prefills: Sequence[str] | None = None) -> list[Asked]:
+    def asked(self, prefills: Sequence[str] | None = None) -> list[Request]:
         """Each request as it is, with its own system message, seed and guidance, and behind a beginning of the answer where these are
         given.
         """
         own = (self.get(column) for column in ("seed", "guidance_scale", "system"))
         return [
-            Asked(prompt, prefill, None, _number(seed, int), _number(scale, float), system)
+            Request(prompt, prefill, None, _number(seed, int), _number(scale, float), system)
             for prompt, prefill, seed, scale, system in zip(self["prompt"], prefills or ("",) * len(self), *own, strict=True)
         ]
 
@@ -133,7 +134,7 @@ Turn = tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Request:
     """What is put to a generative target.
 
     Attributes:
@@ -180,18 +181,18 @@ class GenerativeTarget(BaseTarget):
 
     @classmethod
     @abstractmethod
-    def from_card(cls, card: dict[str, Any]) -> GenerativeTarget:
+    def from_card(cls, card: JsonObject) -> GenerativeTarget:
         """The target described by ``card``, with fresh weights."""
 
     @abstractmethod
-    def respond(self, asked: Sequence[Asked]) -> Sequence[Any]:
+    def respond(self, asked: Sequence[Request]) -> Sequence[Any]:
         """One answer each, a text or an image. What is drawn depends on each request's own seed, not on the batch.
 
         A text that was not finished is given as a ``CutOff``, so that their share is told. Where a filter held the answer back there
         is a ``Filtered``, where there can be none an ``Unanswered``.
         """
 
-    def embedding_distance(self, asked: Asked) -> float:
+    def embedding_distance(self, asked: Request) -> float:
         """How far ``asked.embeddings`` are from a text, relative to the mean embedding norm: the largest distance of a token of the
         prompt from its own embedding, of an added one from the nearest embedding there is.
 
@@ -205,7 +206,7 @@ Answering = TypeVar("Answering", bound=GenerativeTarget, default=GenerativeTarge
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class Responses:
     """Requests, the target's outputs, and whether each gives what its request asks for, (N,) bool."""
 
     requests: Prompts
@@ -228,9 +229,9 @@ class PromptBatch:
 
     requests: Prompts
     index: Tensor
-    unattacked: Answered
+    unattacked: Responses
     eligible: np.ndarray
-    benign: Answered | None = None
+    benign: Responses | None = None
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -299,7 +300,7 @@ class Attempts(ABC):
     answers: list[Any]
 
     @abstractmethod
-    def __call__(self, rows: Tensor, asked: Sequence[Asked]) -> Tensor:
+    def __call__(self, rows: Tensor, asked: Sequence[Request]) -> Tensor:
         """Put one attempt for each of ``rows`` (positions in the batch, each once) to the target and have it judged.
 
         Returns:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 from robustkd.contracts.capability import ORDINARY, Capabilities
 from robustkd.contracts.devices import move
 from robustkd.contracts.errors import UsageError
-from robustkd.contracts.json_value import JsonValue
+from robustkd.contracts.json_value import JsonObject
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +38,12 @@ class BaseTarget(ABC):
     capabilities: Capabilities
 
     @abstractmethod
-    def card(self) -> dict[str, JsonValue]:
-        """A JSON description that ``from_card`` can rebuild the target from, given its weights."""
+    def card(self) -> JsonObject:
+        """A JSON description that ``from_card`` can rebuild the target from, given its weights. See ``Card`` for a typed one."""
 
     @classmethod
     @abstractmethod
-    def from_card(cls, card: dict[str, Any]) -> BaseTarget:
+    def from_card(cls, card: JsonObject) -> BaseTarget:
         """The target described by ``card``, with fresh weights."""
 
     @property
@@ -107,7 +107,7 @@ class Target(BaseTarget):
 
     @classmethod
     @abstractmethod
-    def from_card(cls, card: dict[str, Any]) -> Target:
+    def from_card(cls, card: JsonObject) -> Target:
         """The target described by ``card``, with fresh weights."""
 
     @abstractmethod
@@ -161,11 +161,11 @@ class WrappedTarget(Target):
         """The inner target's."""
         return self.target.device
 
-    def card(self) -> dict[str, JsonValue]:
+    def card(self) -> JsonObject:
         """The inner target's: a wrapper lives as long as what uses it."""
         return self.target.card()
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> Target:
+    def from_card(cls, card: JsonObject) -> Target:
         """Not possible, see ``card``."""
         raise NotImplementedError("a wrapper is never stored")

@@ -15,7 +15,8 @@ CHANGES: dict[str, str] = {
     "an attack on prompts that takes gradients says so (gradients = True), one that begins the answer needs 'prefill' and one that draws "
     "again 'sampling', one that puts turns before the request 'conversation', "
     "and a target that does more than answer names it in capabilities; "
-    "a GenerativeTarget's strayed() is embedding_distance(); "
+    "a GenerativeTarget's strayed() is embedding_distance(), what it is asked is a Request (was Asked), and its answers to a data set are "
+    "Responses (was Answered); "
     "an attack that goes by height and width says inputs = 'images', and so does an analysis, while a defense that takes "
     "other inputs says inputs = 'any'; "
     "a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
@@ -132,6 +133,8 @@ MOVED: dict[str, str] = {
     "robustkd.campaigns.worker.device_named": "robustkd.contracts.devices.device_named",
     "robustkd.campaigns.execution.worker.device_named": "robustkd.contracts.devices.device_named",
     "robustkd.campaigns.execution.workspace.device_named": "robustkd.contracts.devices.device_named",
+    **_renamed("robustkd.contracts", Asked="Request", Answered="Responses"),
+    **_renamed("robustkd.contracts.prompts", Asked="Request", Answered="Responses"),
     "robustkd.contracts.attack.Inputs": "robustkd.contracts.data.Inputs",
     "robustkd.defenses.training.features.last_linear": "robustkd.targets.activations.last_linear",
     "robustkd.defenses.training.features.with_penultimate": "robustkd.targets.activations.with_penultimate",

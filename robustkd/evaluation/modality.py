@@ -30,6 +30,7 @@ from robustkd.contracts.random import SampleRng, seed_torch
 from robustkd.data import Splits
 from robustkd.evaluation.image_changes import CHANGE_KEYS, change_problem
 from robustkd.evaluation.images import (
+    BATCH_SIZE,
     SHARD,
     Evaluation,
     Shards,
@@ -124,6 +125,14 @@ class ModalityEvaluation(ABC):
     ) -> Evaluation[Outcome]:
         """Attack every sample of ``batch``, which ``prepare`` made."""
 
+    def checked(self, batch: Batch | PromptBatch, threat: ThreatModel, *, seed: int, num_classes: int) -> Batch | PromptBatch:
+        """What the checks are given of ``batch``, which ``prepare`` made."""
+        return batch
+
+    def usual_batch_size(self, target: BaseTarget, batch: Batch | PromptBatch) -> int:
+        """How many samples the target is called with at once where nobody says it."""
+        return BATCH_SIZE
+
     @abstractmethod
     def clean(self, clean_share: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
         """What the clean accuracy is the mean of, (M,) bool or in [0, 1].
@@ -195,6 +204,17 @@ class ImageEvaluation(ModalityEvaluation):
             shards=under.shards(kept) if len(batch) > SHARD else None,
             precision=under.precision,
         )
+
+    def checked(self, batch: Batch | PromptBatch, threat: ThreatModel, *, seed: int, num_classes: int) -> Batch:
+        """The images with the classes that a targeted attack leads to."""
+        assert isinstance(batch, Batch)
+        return with_goals(batch, threat, seed, num_classes)
+
+    def usual_batch_size(self, target: BaseTarget, batch: Batch | PromptBatch) -> int:
+        """Fewer of large images and networks on the CPU."""
+        assert isinstance(target, Target)
+        assert isinstance(batch, Batch)
+        return usual_batch_size(target, batch)
 
     def clean(self, clean_share: np.ndarray, benign: Sequence[bool] | None) -> np.ndarray:
         """The images that were classified rightly before the attack, or on what share of the draws."""

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustkd.contracts import (
-    Answered,
-    Asked,
     AttackError,
     Attempts,
     DataError,
@@ -25,6 +23,8 @@ from robustkd.contracts import (
     PromptAttack,
     PromptBatch,
     Prompts,
+    Request,
+    Responses,
     TargetError,
     ThreatModel,
     Transcript,
@@ -118,7 +118,7 @@ def evaluate_prompt_attack(
 class _Deciding:
     """The attempt that decided a request so far, and what it took: how many attempts, or how far embeddings were moved."""
 
-    asked: Asked
+    asked: Request
     output: Any
     took: float
 
@@ -157,7 +157,7 @@ class JudgedAttempts(Attempts):
         rows = super().open
         return rows[~torch.from_numpy(self._left)[rows]]
 
-    def __call__(self, rows: Tensor, asked: Sequence[Asked]) -> Tensor:
+    def __call__(self, rows: Tensor, asked: Sequence[Request]) -> Tensor:
         """See ``Attempts``."""
         rows = rows.cpu()
         places = rows.tolist()
@@ -249,7 +249,7 @@ class JudgedAttempts(Attempts):
             for place, found in enumerate(deciding)
         ]
 
-    def _audit(self, places: Sequence[int], asked: Sequence[Asked]) -> list[float]:
+    def _audit(self, places: Sequence[int], asked: Sequence[Request]) -> list[float]:
         """What each attempt takes of the budget, counted with those before."""
         if len(places) != len(asked) or len(set(places)) != len(places):
             raise AttackError(f"{self._attack} made {len(asked)} attempts for {len(places)} requests", fix="one for each row")
@@ -290,19 +290,19 @@ def _require_conversations(target: GenerativeTarget, *asked: Prompts | None) -> 
     if "conversation" not in target.capabilities and any(any(some.get("system")) for some in asked if some is not None):
         raise TargetError(
             f"requests have a system message of their own, which this target ({target.kind}) does not take",
-            fix="leave the column 'system' out, or declare 'conversation' in the target's `capabilities` if it heeds Asked.system",
+            fix="leave the column 'system' out, or declare 'conversation' in the target's `capabilities` if it heeds Request.system",
         )
 
 
 def _answered(
     target: GenerativeTarget, requests: Prompts, judge: Judge, batch_size: int | None, prefilled: bool = False
-) -> Answered:
+) -> Responses:
     prefills = requests.get("prefill") if prefilled else ("",) * len(requests)
     outputs = _respond(target, requests.asked(prefills), batch_size)
-    return Answered(requests, outputs, _judge_outputs(judge, requests, outputs).complied)
+    return Responses(requests, outputs, _judge_outputs(judge, requests, outputs).complied)
 
 
-def _respond(target: GenerativeTarget, asked: Sequence[Asked], batch_size: int | None) -> Sequence[Any]:
+def _respond(target: GenerativeTarget, asked: Sequence[Request], batch_size: int | None) -> Sequence[Any]:
     def answered(rows: Tensor) -> Sequence[Any]:
         part = [asked[row] for row in rows.tolist()]
         outputs = target.respond(part)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field, field_validator
 
-from robustkd.contracts import Asked, Filtered, GenerativeTarget, Judge, Judgements, Params, Prompts, TargetRef, Unanswered
+from robustkd.contracts import Filtered, GenerativeTarget, Judge, Judgements, Params, Prompts, Request, TargetRef, Unanswered
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TooLong
@@ -84,7 +84,7 @@ class LLMJudge(Judge):
             return np.array([self._yes(model, request, answer) for request, answer in pairs], dtype=np.float64)
         found = np.full(len(pairs), np.nan)
         given = [place for place, (_, answer) in enumerate(pairs) if answer.strip()]
-        asked = [Asked(self._filled({"request": pairs[place][0], "answer": pairs[place][1]})) for place in given]
+        asked = [Request(self._filled({"request": pairs[place][0], "answer": pairs[place][1]})) for place in given]
         found[given] = [self._said(text) for text in model.respond(asked)]
         return found
 

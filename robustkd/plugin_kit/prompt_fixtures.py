@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from robustkd.contracts import (
-    Asked,
     AttackEvidence,
     Attempts,
     CheckContext,
@@ -18,9 +17,10 @@ from robustkd.contracts import (
     PromptAttack,
     PromptBatch,
     Prompts,
+    Request,
     ThreatModel,
 )
-from robustkd.contracts.json_value import JsonValue
+from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation, evidence_of
 from robustkd.evaluation.judging import PromptOutcome
@@ -58,20 +58,20 @@ class Oracle(GenerativeTarget):
         self.draws, self.module = draws, nn.Linear(1, 1)
         self.module.eval()
 
-    def card(self) -> dict[str, JsonValue]:
+    def card(self) -> JsonObject:
         """The parameters; a card of it is never stored."""
         return {"target": self.kind, "draws": self.draws}
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> Oracle:
+    def from_card(cls, card: JsonObject) -> Oracle:
         """The oracle that ``card`` describes."""
         return cls(bool(card["draws"]))
 
-    def respond(self, asked: Sequence[Asked]) -> list[Any]:
+    def respond(self, asked: Sequence[Request]) -> list[Any]:
         """Texts, or pictures that are bright where it complies."""
         return [self._answer(question) for question in asked]
 
-    def _answer(self, asked: Asked) -> Any:
+    def _answer(self, asked: Request) -> Any:
         said = f"{asked.prompt}/{asked.prefill}/{asked.seed}" + "".join(f"/{text}" for turn in asked.turns for text in turn)
         complies = hashlib.sha256(said.encode()).digest()[0] % 5 == 0
         if self.draws:
@@ -97,7 +97,7 @@ class Words(PromptAttack):
     ) -> None:
         """Spend all attempts on every request that is open."""
         while len(rows := attempts.open):
-            attempts(rows, [Asked(f"{batch.requests['prompt'][row]} {int(attempts.used[row])}") for row in rows.tolist()])
+            attempts(rows, [Request(f"{batch.requests['prompt'][row]} {int(attempts.used[row])}") for row in rows.tolist()])
 
 
 def judges() -> dict[str, Judge]:

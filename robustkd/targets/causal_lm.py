@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from robustkd.contracts import Asked, CutOff, GenerativeTarget, TargetError, Unanswered
+from robustkd.contracts import AddedLater, Card, CutOff, GenerativeTarget, Request, TargetError, Unanswered
 from robustkd.contracts.capability import ORDINARY
-from robustkd.contracts.json_value import JsonValue
+from robustkd.contracts.json_value import JsonObject
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.chat import DATE, Chat, TemplateOption, TokenBatch, Tokens, TooLong
@@ -26,6 +27,22 @@ _ROWS = 64
 """Answers that are written at once."""
 _NO_LIMIT = 10**9
 """A tokeniser's length above this means that it was told none."""
+
+
+class CausalLMCard(Card):
+    """The card of a language model: the architecture's configuration, the tokeniser and the chat template as texts."""
+
+    config: JsonObject
+    dtype: str
+    tokenizer: str
+    special_tokens: dict[str, str]
+    chat_template: str | None
+    ends: tuple[int, ...]
+    max_new_tokens: int
+    system: str
+    context: Annotated[int | None, AddedLater()] = None
+    date: Annotated[datetime.date | None, AddedLater()] = None
+    template_options: Annotated[Mapping[str, TemplateOption] | None, AddedLater()] = None
 
 
 class CausalLMTarget(GenerativeTarget):
@@ -123,7 +140,7 @@ class CausalLMTarget(GenerativeTarget):
         return self._cache.prefix(torch.atleast_2d(ids).to(self.device))
 
     @without_gradients()
-    def embedding_distance(self, asked: Asked) -> float:
+    def embedding_distance(self, asked: Request) -> float:
         """See ``GenerativeTarget.embedding_distance``; embeddings beyond the prompt's own tokens are added ones, at its end."""
         assert asked.embeddings is not None
         laid = self.encode(asked.prompt)
@@ -174,13 +191,13 @@ class CausalLMTarget(GenerativeTarget):
         """(B,) mean log-probability of the completions' tokens."""
         return self.token_logprobs(batch, embeddings, prefix).sum(1) / batch.completion.sum(1)
 
-    def respond(self, asked: Sequence[Asked]) -> list[str]:
+    def respond(self, asked: Sequence[Request]) -> list[str]:
         """What the model answers, greedily, with its thoughts between their marks; of a prefilled answer, what it adds.
 
         One that is as long as it may be, and not ended, is a ``CutOff``. To a prompt that leaves no room for an answer in the context
         there is an ``Unanswered``.
 
-        ``Asked.embeddings``, (T, D) of any length, stand where the user's tokens would; the template around them stays.
+        ``Request.embeddings``, (T, D) of any length, stand where the user's tokens would; the template around them stays.
 
         Raises:
             TargetError: the chat template does not show a prompt as it is; a logit is NaN, or all are infinite.
@@ -200,10 +217,10 @@ class CausalLMTarget(GenerativeTarget):
             answers[row] = text if ended else CutOff(text)
         return answers
 
-    def _told(self, asked: Asked) -> Chat:
+    def _told(self, asked: Request) -> Chat:
         return self.chat.told(asked.system, asked.turns)
 
-    def _laid(self, asked: Asked) -> Tensor:
+    def _laid(self, asked: Request) -> Tensor:
         """(T, D): the embedded request, as far as the answer is to be written."""
         chat = self._told(asked)
         chat.require_as_in_use(asked.prompt)
@@ -264,53 +281,48 @@ class CausalLMTarget(GenerativeTarget):
         several = configured if isinstance(configured, list) else [configured]
         return frozenset({self.chat.end_of_turn, self.tokenizer.eos_token_id, *several} - {None})
 
-    def card(self) -> dict[str, JsonValue]:
-        """See ``Target.card``: the architecture's configuration, the tokeniser and the chat template as texts."""
-        tokenizer = self.tokenizer
-        return {
-            "target": self.kind,
-            "config": self.module.config.to_dict(),
-            "dtype": str(self.embedding.weight.dtype).removeprefix("torch."),
-            "tokenizer": tokenizer.backend_tokenizer.to_str(),
-            "special_tokens": {
-                name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
-            },
-            "chat_template": tokenizer.chat_template,
-            "ends": sorted(self._ends),
-            "max_new_tokens": self.max_new_tokens,
-            "system": self.system,
-            **(
-                {}
-                if _stated_context(self.module.config.get_text_config()) == self.chat.context
-                else {"context": self.chat.context}
-            ),
-            **({"date": self.chat.date.isoformat()} if self.chat.tells_the_date else {}),
-            **({"template_options": self.chat.options} if self.chat.options else {}),
-        }
+    def card(self) -> JsonObject:
+        """See ``CausalLMCard``."""
+        tokenizer, chat = self.tokenizer, self.chat
+        stated = _stated_context(self.module.config.get_text_config())
+        return CausalLMCard(
+            target=self.kind,
+            config=json.loads(json.dumps(self.module.config.to_dict())),
+            dtype=str(self.embedding.weight.dtype).removeprefix("torch."),
+            tokenizer=tokenizer.backend_tokenizer.to_str(),
+            special_tokens={name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
+            chat_template=tokenizer.chat_template,
+            ends=tuple(sorted(self._ends)),
+            max_new_tokens=self.max_new_tokens,
+            system=self.system,
+            context=None if stated == chat.context else chat.context,
+            date=chat.date if chat.tells_the_date else None,
+            template_options=chat.options or None,
+        ).to_json()
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> CausalLMTarget:
+    def from_card(cls, card: JsonObject) -> CausalLMTarget:
         """See ``Target.from_card``."""
         from tokenizers import Tokenizer
         from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-        config = AutoConfig.for_model(**card["config"])
-        module = AutoModelForCausalLM.from_config(config, trust_remote_code=False).to(getattr(torch, card["dtype"]))
+        own = CausalLMCard.read(card)
+        settings = {name: value for name, value in own.config.items() if name != "model_type"}
+        config = AutoConfig.for_model(str(own.config["model_type"]), **settings)
+        module = AutoModelForCausalLM.from_config(config, trust_remote_code=False).to(getattr(torch, own.dtype))
         if module.generation_config is not None:
-            module.generation_config.eos_token_id = card["ends"]
+            module.generation_config.eos_token_id = list(own.ends)
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(card["tokenizer"]),
-            chat_template=card["chat_template"],
-            **card["special_tokens"],
+            tokenizer_object=Tokenizer.from_str(own.tokenizer), chat_template=own.chat_template, **own.special_tokens
         )
         return cls(
             module,
             tokenizer,
-            max_new_tokens=int(card["max_new_tokens"]),
-            system=card["system"],
-            context=card.get("context"),
-            date=datetime.date.fromisoformat(card["date"]) if "date" in card else DATE,
-            template_options=card.get("template_options"),
+            max_new_tokens=own.max_new_tokens,
+            system=own.system,
+            context=own.context,
+            date=own.date or DATE,
+            template_options=own.template_options,
         )
 
     def with_module(self, module: PreTrainedModel) -> CausalLMTarget:

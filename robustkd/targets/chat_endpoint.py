@@ -8,7 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from robustkd.contracts import Asked, Capabilities, Capability, CutOff, Filtered, GenerativeTarget, TargetError, Unanswered
+from robustkd.contracts import (
+    Capabilities,
+    Capability,
+    Card,
+    CutOff,
+    Filtered,
+    GenerativeTarget,
+    Request,
+    TargetError,
+    Unanswered,
+)
+from robustkd.contracts.json_value import JsonObject
 from robustkd.lazy import nn
 from robustkd.targets.answer_cache import AnswerCache
 from robustkd.targets.chat_server import ChatServer, Connection
@@ -32,6 +43,19 @@ def capabilities(prefill: Prefill, temperature: float | None) -> Capabilities:
     if temperature != 0:
         found.add("sampling")
     return frozenset(found)
+
+
+class ChatEndpointCard(Card):
+    """The card of a served model: who is asked and how, without a key."""
+
+    base_url: str
+    model: str
+    system: str
+    max_new_tokens: int
+    temperature: float | None
+    options: JsonObject
+    length: Length
+    prefill: Prefill
 
 
 class ChatEndpointTarget(GenerativeTarget):
@@ -74,7 +98,7 @@ class ChatEndpointTarget(GenerativeTarget):
         self._kept = None if kept is None else AnswerCache(kept)
         return self
 
-    def respond(self, asked: Sequence[Asked]) -> list[str]:
+    def respond(self, asked: Sequence[Request]) -> list[str]:
         """What the server answers; several are asked at once.
 
         One that was cut off is a ``CutOff``; one that a filter held back, or that the model declined by the protocol, is a
@@ -89,13 +113,13 @@ class ChatEndpointTarget(GenerativeTarget):
         finally:  # after an error, those that have not begun are not asked
             pool.shutdown(cancel_futures=True)
 
-    def _answer(self, asked: Asked) -> str:
+    def _answer(self, asked: Request) -> str:
         body = self.body(asked)
         ask = partial(self._server, body)
         reply = ask() if self._kept is None else self._kept.get({"url": self.base_url, **body}, ask)
         return answer_in(reply)
 
-    def body(self, asked: Asked) -> dict[str, Any]:
+    def body(self, asked: Request) -> dict[str, Any]:
         """What is sent to the server for a request.
 
         Raises:
@@ -120,24 +144,34 @@ class ChatEndpointTarget(GenerativeTarget):
             said |= PREFILLS[self.prefill]
         return said | self.options
 
-    def card(self) -> dict[str, Any]:
-        """See ``BaseTarget.card``: who is asked and how, without a key."""
-        return {
-            "target": self.kind,
-            "base_url": self.base_url,
-            "model": self.model,
-            "system": self.system,
-            "max_new_tokens": self.max_new_tokens,
-            "temperature": self.temperature,
-            "options": self.options,
-            "length": self.length,
-            "prefill": self.prefill,
-        }
+    def card(self) -> JsonObject:
+        """See ``ChatEndpointCard``."""
+        return ChatEndpointCard(
+            target=self.kind,
+            base_url=self.base_url,
+            model=self.model,
+            system=self.system,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            options=self.options,
+            length=self.length,
+            prefill=self.prefill,
+        ).to_json()
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> ChatEndpointTarget:
+    def from_card(cls, card: JsonObject) -> ChatEndpointTarget:
         """See ``BaseTarget.from_card``."""
-        return cls(**{name: value for name, value in card.items() if name != "target"})
+        own = ChatEndpointCard.read(card)
+        return cls(
+            own.base_url,
+            own.model,
+            system=own.system,
+            max_new_tokens=own.max_new_tokens,
+            temperature=own.temperature,
+            options=own.options,
+            length=own.length,
+            prefill=own.prefill,
+        )
 
 
 def answer_in(reply: Mapping[str, Any]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from robustkd import plugins
-from robustkd.contracts import Code, TargetError
+from robustkd.contracts import AddedLater, Card, Code, TargetError
 from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
@@ -18,6 +20,30 @@ from robustkd.targets.outputs import OutputFormat
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+class Origin(BaseModel):
+    """How a network is built again: a model plug-in, or code, and what is put around it (see ``OutputFormat`` for its other keys)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str | None = None
+    params: JsonObject = {}
+    code: str | None = None
+    arguments: Annotated[JsonObject, Field(validation_alias="kwargs")] = {}
+    normalise: Constants | None = None
+    unit: JsonValue = None
+    of: int | None = None
+
+
+class ClassifierCard(Card):
+    """The card of a single network; ``classes`` are the names of its classes, where it has any of its own."""
+
+    origin: JsonObject
+    num_classes: int
+    input_shape: tuple[int, ...]
+    bounds: tuple[float, float]
+    classes: Annotated[tuple[str, ...] | None, AddedLater()] = None
 
 
 class ClassifierTarget(ImageTarget):
@@ -50,7 +76,7 @@ class ClassifierTarget(ImageTarget):
 
     @classmethod
     def from_model(
-        cls, name: str, params: dict[str, Any] | None = None, *, input_shape: Sequence[int], num_classes: int
+        cls, name: str, params: JsonObject | None = None, *, input_shape: Sequence[int], num_classes: int
     ) -> ClassifierTarget:
         """A freshly initialised model plug-in, by name (the caller has seeded torch)."""
         plugin = plugins.load("models", name)
@@ -58,42 +84,44 @@ class ClassifierTarget(ImageTarget):
         origin = {"model": name, "params": model.params.model_dump(mode="json")}
         return cls(model.build(input_shape, num_classes), num_classes=num_classes, input_shape=input_shape, origin=origin)
 
-    def card(self) -> dict[str, JsonValue]:
-        """See ``Target.card``."""
+    def card(self) -> JsonObject:
+        """See ``ClassifierCard``."""
         if self.origin is None:
             raise TargetError(
                 "this model cannot be saved: robustkd does not know how to build it again",
                 fix="give it an origin: a model plug-in's name and params, or code as 'package.module:function'",
             )
-        return {
-            "target": self.kind,
-            "origin": self.origin,
-            "num_classes": self.num_classes,
-            "input_shape": list(self.input_shape),
-            "bounds": [0.0, 1.0] if "unit" in self.origin else [float(end) for end in self.bounds],
-            **({} if self.classes is None else {"classes": list(self.classes)}),
-        }
+        low, high = (0.0, 1.0) if "unit" in self.origin else self.bounds
+        return ClassifierCard(
+            target=self.kind,
+            origin=self.origin,
+            num_classes=self.num_classes,
+            input_shape=self.input_shape,
+            bounds=(float(low), float(high)),
+            classes=self.classes,
+        ).to_json()
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> ClassifierTarget:
+    def from_card(cls, card: JsonObject) -> ClassifierTarget:
         """See ``Target.from_card``."""
-        origin = card["origin"]
-        shape, classes = tuple(card["input_shape"]), int(card["num_classes"])
-        outputs = int(origin.get("of", classes))
-        if "model" in origin:
-            plugin = plugins.load("models", origin["model"])
-            module = plugin(plugin.Params(**origin["params"])).build(shape, outputs)
+        own = ClassifierCard.read(card)
+        origin, shape = Origin.model_validate(own.origin), own.input_shape
+        outputs = own.num_classes if origin.of is None else origin.of
+        if origin.model is not None:
+            plugin = plugins.load("models", origin.model)
+            module = plugin(plugin.Params(**origin.params)).build(shape, outputs)
+        elif origin.code is not None:
+            module = call_for_card(Code(origin.code, origin.arguments))
+            if origin.normalise is not None:
+                module = origin.normalise.before(module, shape[0])
         else:
-            module = call_for_card(Code(origin["code"], origin.get("kwargs", {})))
-            if "normalise" in origin:
-                module = Constants.of(origin["normalise"]).before(module, shape[0])
-        low, high = card["bounds"]
-        bounds: Bounds = float(low), float(high)
-        if "unit" in origin and (unit := Unit.of(origin["unit"], shape)):
+            raise TargetError("the origin in its card names neither a model nor code")
+        bounds: Bounds = own.bounds
+        if origin.unit is not None and (unit := Unit.of(origin.unit, shape)):
             module, bounds = unit.before(module), unit.box(torch.zeros(0))
-        module = OutputFormat.from_origin(origin).append_to(module, outputs)
-        target = cls(module, num_classes=classes, input_shape=shape, origin=origin, bounds=bounds)
-        target.classes = tuple(card["classes"]) if "classes" in card else None
+        module = OutputFormat.from_origin(own.origin).append_to(module, outputs)
+        target = cls(module, num_classes=own.num_classes, input_shape=shape, origin=own.origin, bounds=bounds)
+        target.classes = own.classes
         return target
 
     def untrained(self) -> ClassifierTarget:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from robustkd.contracts import Capabilities, UsageError
-from robustkd.contracts.json_value import JsonValue
+from robustkd.contracts import Capabilities, Card, UsageError
+from robustkd.contracts.json_value import JsonObject
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.image import ImageTarget
 
@@ -26,6 +26,12 @@ def log_mean_probability(logits: Tensor) -> Tensor:
 def together(members: Iterable[Capabilities]) -> Capabilities:
     """What an ensemble can be asked for: what all its members can."""
     return frozenset.intersection(*members) | {"members"}
+
+
+class EnsembleCard(Card):
+    """The card of an ensemble: those of its members."""
+
+    members: tuple[JsonObject, ...]
 
 
 class EnsembleTarget(ImageTarget):
@@ -67,12 +73,12 @@ class EnsembleTarget(ImageTarget):
         self.members = tuple(members)
         self.capabilities = together(member.capabilities for member in members)
 
-    def card(self) -> dict[str, JsonValue]:
-        """See ``Target.card``."""
-        return {"target": self.kind, "members": [member.card() for member in self.members]}
+    def card(self) -> JsonObject:
+        """See ``EnsembleCard``."""
+        return EnsembleCard(target=self.kind, members=tuple(member.card() for member in self.members)).to_json()
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> EnsembleTarget:
+    def from_card(cls, card: JsonObject) -> EnsembleTarget:
         """See ``Target.from_card``."""
-        members = [target_from_card(item) for item in card["members"]]
+        members = [target_from_card(item) for item in EnsembleCard.read(card).members]
         return cls([member for member in members if isinstance(member, ImageTarget)])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from robustkd.contracts import BaseTarget, Code, RobustkdError, TargetError
+from robustkd.contracts.json_value import JsonObject
 from robustkd.lazy import torch
 from robustkd.plugins.sources import is_installed, source_files
 from robustkd.targets.cards import target_from_card
@@ -44,7 +44,7 @@ def load_target(folder: Path, code: Iterable[Code | str] = ()) -> BaseTarget:
         TargetError: the folder holds no target, a damaged one, or one that needs other code.
     """
     try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        card: JsonObject = json.loads((folder / CARD).read_text())
         with allowing(item if isinstance(item, Code) else Code(item) for item in code):
             target = target_from_card(card)
     except RobustkdError as error:
@@ -112,6 +112,6 @@ def _card_if_any(target: BaseTarget) -> bytes:
     except TargetError:  # it cannot be saved
         return b""
     origin = card.get("origin")
-    if isinstance(origin, dict) and "code" in origin:
-        card = card | {"origin": origin | {"code": Path(origin["code"]).name}}  # wherever it lies
+    if isinstance(origin, Mapping) and "code" in origin:
+        card = {**card, "origin": {**origin, "code": Path(str(origin["code"])).name}}  # wherever it lies
     return json.dumps(card, sort_keys=True).encode()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from robustkd import plugins
-from robustkd.contracts import TargetError, Transform, UsageError
-from robustkd.contracts.json_value import JsonValue
+from robustkd.contracts import Card, TargetError, Transform, UsageError
+from robustkd.contracts.json_value import JsonObject
 from robustkd.lazy import nn
 from robustkd.plugins.nested import PluginSpec
 from robustkd.targets.cards import target_from_card
@@ -23,6 +23,13 @@ class TransformSpec(PluginSpec):
         """The transform."""
         transform: Transform = super().make()
         return transform
+
+
+class PipelineCard(Card):
+    """The card of a pipeline: its stages in order, and the card of the classifier behind them."""
+
+    transforms: tuple[TransformSpec, ...]
+    base: JsonObject
 
 
 class PipelineTarget(ImageTarget):
@@ -52,19 +59,20 @@ class PipelineTarget(ImageTarget):
         self.output = base.output
         self.capabilities = base.capabilities - {"members"}
 
-    def card(self) -> dict[str, JsonValue]:
-        """See ``Target.card``."""
-        specs = [item.model_dump(mode="json") for item in self.transforms if isinstance(item, TransformSpec)]
+    def card(self) -> JsonObject:
+        """See ``PipelineCard``."""
+        specs = tuple(item for item in self.transforms if isinstance(item, TransformSpec))
         if len(specs) < len(self.transforms):
             raise TargetError(
                 "this pipeline cannot be saved: robustkd does not know how to build its stages again",
                 fix="use transform plug-ins (robustkd list transforms)",
             )
-        return {"target": self.kind, "transforms": specs, "base": self.base.card()}
+        return PipelineCard(target=self.kind, transforms=specs, base=self.base.card()).to_json()
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> PipelineTarget:
+    def from_card(cls, card: JsonObject) -> PipelineTarget:
         """See ``Target.from_card``."""
-        base = target_from_card(card["base"])
+        own = PipelineCard.read(card)
+        base = target_from_card(own.base)
         assert isinstance(base, ImageTarget)
-        return cls(base, [TransformSpec.model_validate(item) for item in card["transforms"]])
+        return cls(base, own.transforms)

@@ -11,10 +11,10 @@ Source: Meng et al.: SDEdit (ICLR 2022), arXiv:2108.01073; Nie et al.: Diffusion
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from robustkd.contracts import TargetError
-from robustkd.contracts.json_value import JsonValue
+from robustkd.contracts import Card, TargetError
+from robustkd.contracts.json_value import JsonObject
 from robustkd.lazy import nn, torch
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.image import ImageTarget
@@ -46,6 +46,16 @@ class Redrawn(nn.Module):
         empty = drawing.encode(drawing.tokenize([""])) if guided else None
         drawn = drawing.redraw(drawing.latents(images), draws, hidden, empty, drawing.guidance, steps=self._steps)
         return drawing.decode_latents(drawn).to(images.dtype)
+
+
+class PurifiedCard(Card):
+    """The card of a purified classifier: those of its two models, and how the images are redrawn."""
+
+    drawing: JsonObject
+    classifier: JsonObject
+    strength: float
+    prompt: str
+    seed: int
 
 
 class PurifiedTarget(ImageTarget):
@@ -87,21 +97,22 @@ class PurifiedTarget(ImageTarget):
         self.output = classifier.output
         self.capabilities = classifier.capabilities - {"members"} | {"denoising"}
 
-    def card(self) -> dict[str, JsonValue]:
-        """See ``Target.card``."""
-        return {
-            "target": self.kind,
-            "drawing": self.drawing.card(),
-            "classifier": self.classifier.card(),
-            "strength": self.strength,
-            "prompt": self.prompt,
-            "seed": self.seed,
-        }
+    def card(self) -> JsonObject:
+        """See ``PurifiedCard``."""
+        return PurifiedCard(
+            target=self.kind,
+            drawing=self.drawing.card(),
+            classifier=self.classifier.card(),
+            strength=self.strength,
+            prompt=self.prompt,
+            seed=self.seed,
+        ).to_json()
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> PurifiedTarget:
+    def from_card(cls, card: JsonObject) -> PurifiedTarget:
         """See ``Target.from_card``."""
-        drawing, classifier = target_from_card(card["drawing"]), target_from_card(card["classifier"])
+        own = PurifiedCard.read(card)
+        drawing, classifier = target_from_card(own.drawing), target_from_card(own.classifier)
         assert isinstance(drawing, TextToImageTarget)
         assert isinstance(classifier, ImageTarget)
-        return cls(drawing, classifier, strength=card["strength"], prompt=card["prompt"], seed=card["seed"])
+        return cls(drawing, classifier, strength=own.strength, prompt=own.prompt, seed=own.seed)

@@ -15,9 +15,11 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts import Asked, DataError, GenerativeTarget, TargetError
+from typing_extensions import TypedDict
+
+from robustkd.contracts import Card, DataError, GenerativeTarget, Request, TargetError
 from robustkd.contracts.capability import ORDINARY
-from robustkd.contracts.json_value import JsonValue
+from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.activations import output_hooks
@@ -34,6 +36,22 @@ _TOGETHER = 2**17  # latent values that are denoised together: 8 images of Stabl
 def dtype_named(precision: str) -> torch.dtype:
     """The type of ``float32``, ``float16`` or ``bfloat16``."""
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[precision]
+
+
+SchedulerCard = TypedDict("SchedulerCard", {"class": str, "config": JsonObject})
+"""A scheduler of diffusers: the name of its class, and its configuration."""
+
+
+class TextToImageCard(Card):
+    """The card of a text-to-image model: the configurations of its networks, by their names, and how it draws."""
+
+    parts: dict[str, JsonObject]
+    tokenizer: str
+    special: dict[str, int]
+    scheduler: SchedulerCard
+    guidance: float
+    steps: int
+    precision: str
 
 
 class TextToImageTarget(GenerativeTarget):
@@ -201,7 +219,7 @@ class TextToImageTarget(GenerativeTarget):
         return (latents - (1 - kept).sqrt() * output) / kept.sqrt()
 
     @without_gradients()
-    def respond(self, asked: Sequence[Asked]) -> list[Tensor]:
+    def respond(self, asked: Sequence[Request]) -> list[Tensor]:
         """One (C, H, W) image in [0, 1] each, on the CPU. What is drawn depends on a request's own seed (None is 0) and guidance."""
         together = max(1, min(64, _TOGETHER // torch.Size(self.latent_shape).numel()))
         # Those of one guidance together, so that what one asks for does not change what another one gets.
@@ -216,14 +234,14 @@ class TextToImageTarget(GenerativeTarget):
             drawn |= dict(zip(places, chain.from_iterable(parts), strict=True))
         return [drawn[place] for place in range(len(asked))]
 
-    def _drawn(self, asked: Sequence[Asked], empty: Tensor | None, guidance: float, rows: Tensor) -> Tensor:
+    def _drawn(self, asked: Sequence[Request], empty: Tensor | None, guidance: float, rows: Tensor) -> Tensor:
         """(B, C, H, W) on the CPU, the pictures of the requests in (B,) ``rows``, which are of one guidance."""
         some = [asked[row] for row in rows.tolist()]
         # The CPU's generators: the same seed draws the same image on every device.
         draws = [torch.Generator().manual_seed(question.seed or 0) for question in some]
         return self.decode_latents(self.denoise(draws, self._asked_for(some), empty, guidance)).cpu()
 
-    def _asked_for(self, asked: Sequence[Asked]) -> Tensor:
+    def _asked_for(self, asked: Sequence[Request]) -> Tensor:
         """(B, T, D), each request's prompt or what stands in its place."""
         soft = [question.embeddings for question in asked]
         if all(given is None for given in soft):
@@ -322,39 +340,40 @@ class TextToImageTarget(GenerativeTarget):
         alphas: Tensor = self.scheduler.alphas_cumprod.to(self.device)[t.to(self.device)]
         return alphas.reshape(-1, 1, 1, 1)
 
-    def card(self) -> dict[str, JsonValue]:
-        """See ``Target.card``."""
+    def card(self) -> JsonObject:
+        """See ``TextToImageCard``."""
         parts = {"unet": _config(self.unet.config), "text_encoder": _config(self.text_encoder.config.to_diff_dict())}
-        return {
-            "target": self.kind,
-            "parts": parts | ({} if self.vae is None else {"vae": _config(self.vae.config)}),
-            "tokenizer": self.tokenizer.to_str(),
-            "special": self.special,
-            "scheduler": {"class": type(self.scheduler).__name__, "config": _config(self.scheduler.config)},
-            "guidance": self.guidance,
-            "steps": self.steps,
-            "precision": str(self.dtype).removeprefix("torch."),
-        }
+        return TextToImageCard(
+            target=self.kind,
+            parts=parts | ({} if self.vae is None else {"vae": _config(self.vae.config)}),
+            tokenizer=self.tokenizer.to_str(),
+            special=self.special,
+            scheduler={"class": type(self.scheduler).__name__, "config": _config(self.scheduler.config)},
+            guidance=self.guidance,
+            steps=self.steps,
+            precision=str(self.dtype).removeprefix("torch."),
+        ).to_json()
 
     @classmethod
-    def from_card(cls, card: dict[str, Any]) -> TextToImageTarget:
+    def from_card(cls, card: JsonObject) -> TextToImageTarget:
         """See ``Target.from_card``."""
         require_diffusers()
         import diffusers
         from tokenizers import Tokenizer
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        configs = card["parts"]
+        own = TextToImageCard.read(card)
+        configs = own.parts
         parts: dict[str, nn.Module] = {
             "unet": diffusers.UNet2DConditionModel.from_config(configs["unet"]),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(dict(configs["text_encoder"]))),
         }
         if "vae" in configs:
             parts["vae"] = diffusers.AutoencoderKL.from_config(configs["vae"])
-        module = nn.ModuleDict(parts).to(dtype_named(card["precision"]))
-        scheduler = scheduler_class(card["scheduler"]["class"]).from_config(card["scheduler"]["config"])
-        tokenizer = Tokenizer.from_str(card["tokenizer"])
-        return cls(module, tokenizer, card["special"], scheduler, guidance=card["guidance"], steps=card["steps"])
+        module = nn.ModuleDict(parts).to(dtype_named(own.precision))
+        scheduler = scheduler_class(own.scheduler["class"]).from_config(own.scheduler["config"])
+        tokenizer = Tokenizer.from_str(own.tokenizer)
+        return cls(module, tokenizer, own.special, scheduler, guidance=own.guidance, steps=own.steps)
 
 
 def require_diffusers() -> None:

@@ -10,16 +10,25 @@ import json
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from robustkd.contracts import StoreError
+from robustkd.contracts.json_value import JsonObject
 from robustkd.scoring.results import DefenseResult
+from robustkd.targets.files import CARD, WEIGHTS
 from robustkd.tracking import descriptions
 from robustkd.tracking.records import defense_name, flattened
 from robustkd.tracking.run_store import RunStore
 
-WEIGHTS, CARD = "weights.safetensors", "card.json"  # robustkd.targets.files has them too, but importing it imports torch
 HASH = "robustkd.target_hash"
+
+
+class _Shapes(BaseModel):
+    """What a classifier's card says of its inputs and outputs."""
+
+    input_shape: tuple[int, ...]
+    num_classes: int
 
 
 def log_model(book: RunStore, run_id: str, result: DefenseResult, folder: Path) -> str:
@@ -61,7 +70,7 @@ def _upload(book: RunStore, model_id: str, run_id: str, folder: Path, title: str
     from mlflow.types import Schema, TensorSpec
 
     try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        card: JsonObject = json.loads((folder / CARD).read_text())
     except (OSError, ValueError) as error:
         raise StoreError(f"{folder} holds no saved target: {error}", fix="train it again") from error
     import numpy as np
@@ -69,9 +78,10 @@ def _upload(book: RunStore, model_id: str, run_id: str, folder: Path, title: str
     described = Model(run_id=run_id, model_id=model_id, metadata={"title": title, "robustkd": card["target"]})
     described.add_flavor("python_function", loader_module="robustkd.tracking.pyfunc")
     if "num_classes" in card:
+        shapes = _Shapes.model_validate(card)
         described.signature = ModelSignature(
-            Schema([TensorSpec(np.dtype("float32"), (-1, *card["input_shape"]))]),
-            Schema([TensorSpec(np.dtype("float32"), (-1, card["num_classes"]))]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, *shapes.input_shape))]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, shapes.num_classes))]),
         )
     with tempfile.TemporaryDirectory() as scratch:
         described.save(str(Path(scratch, "MLmodel")))

@@ -13,7 +13,6 @@ import getpass
 import json
 import logging
 import os
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 from robustkd.contracts import StoreError
 from robustkd.scoring.results import Results
 from robustkd.scoring.summaries import DataSummary
-from robustkd.tracking import descriptions, trend, views
+from robustkd.tracking import descriptions, new_database, trend, views
 from robustkd.tracking.location import artifact_location, default_store, local_path
 from robustkd.tracking.records import (
     Point,
@@ -115,26 +114,17 @@ def _ping(uri: str) -> None:
         engine.dispose()
 
 
-def _enable_wal(database: Path) -> None:
-    """Make a new SQLite file one that logs ahead: a transaction then waits once for the disk, not four times.
-
-    The mode is kept in the file. Where a file system does not take it, SQLite goes on in its own.
-    """
-    if not database.exists():
-        database.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(database)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
-
-
 class RunStore:
     """The runs of one plan: a parent, and its children by ``RunKey``."""
 
     def __init__(self, uri: str, folder: Path, campaign: TrackedCampaign) -> None:
-        if database := default_store(folder):
-            _enable_wal(database)
+        database = default_store(folder)
+        tables_missing = database is not None and new_database.begin(database)
+        if database:
             relocate(folder)
         self.client = connect(uri)
+        if database and tables_missing:
+            new_database.keep(database)
         self.campaign = campaign
         self.experiment_id = self._experiment(folder, uri)
         self._dataset = _dataset_input(campaign.data)

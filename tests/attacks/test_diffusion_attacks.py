@@ -21,7 +21,7 @@ from robustkd.attacks.diffusion.p4d import P4D
 from robustkd.attacks.diffusion.pez import Nearest
 from robustkd.attacks.diffusion.qf import TextEncoderSimilarity
 from robustkd.attacks.diffusion.unlearndiffatk import Distributions
-from robustkd.contracts import Asked, DataError, TargetError, ThreatModel, UsageError
+from robustkd.contracts import DataError, Request, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
@@ -239,7 +239,7 @@ def test_a_search_finds_the_word_that_was_not_unlearnt(name: str, place: str) ->
 class Noting(TextToImageTarget):
     """Notes what it is asked."""
 
-    def respond(self, asked: Sequence[Asked]) -> list[torch.Tensor]:
+    def respond(self, asked: Sequence[Request]) -> list[torch.Tensor]:
         self.noted = [*getattr(self, "noted", []), *asked]
         return super().respond(asked)
 

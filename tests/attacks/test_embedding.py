@@ -12,7 +12,6 @@ from torch import Tensor
 from robustkd.attacks.text.embedding_space.embedding import Embedding, EmbeddingParams
 from robustkd.attacks.text.embedding_space.soft_prompt import SoftPrompt, SoftPromptParams
 from robustkd.contracts import (
-    Asked,
     AttackError,
     Attempts,
     DataError,
@@ -21,6 +20,7 @@ from robustkd.contracts import (
     PromptAttack,
     PromptBatch,
     Prompts,
+    Request,
     ThreatModel,
 )
 from robustkd.contracts.random import SampleRng
@@ -43,9 +43,9 @@ class Begins(Judge):
 class Listening(CausalLMTarget):
     """Remembers what it was asked."""
 
-    heard: list[Asked]
+    heard: list[Request]
 
-    def respond(self, asked: Sequence[Asked]) -> list[str]:
+    def respond(self, asked: Sequence[Request]) -> list[str]:
         self.heard.extend(asked)
         return super().respond(asked)
 
@@ -64,7 +64,7 @@ def _attacked(attack: PromptAttack, rows: Sequence[int] = (0, 1, 2)) -> tuple[Ev
     return found, target
 
 
-def _moves(target: Listening, asked: Asked) -> Tensor:
+def _moves(target: Listening, asked: Request) -> Tensor:
     """(T, D) by how much the prompt's own tokens were moved."""
     assert asked.embeddings is not None
     clean = target.embed(target.batch([target.encode(asked.prompt)]).ids)[0, target.encode(asked.prompt).prompt]
@@ -129,7 +129,7 @@ class TooFar(Embedding):
         prompt = batch.requests["prompt"][0]
         own = target.embed(torch.tensor(target.encode(prompt).ids[target.encode(prompt).prompt])).detach().clone()
         own[1, 0] += 1.5 * threat.eps * target.embedding_norm
-        attempts(torch.tensor([0]), [Asked(prompt, embeddings=own)])
+        attempts(torch.tensor([0]), [Request(prompt, embeddings=own)])
 
 
 def test_the_platform_measures_what_was_moved() -> None:

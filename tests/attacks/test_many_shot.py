@@ -12,7 +12,7 @@ import pytest
 
 from robustkd import plugins
 from robustkd.attacks.text.conversation.many_shot import SECRETS, SUMS
-from robustkd.contracts import Asked, Capabilities, DataError, Judge, PromptAttack, Prompts, ThreatModel, UsageError
+from robustkd.contracts import Capabilities, DataError, Judge, PromptAttack, Prompts, Request, ThreatModel, UsageError
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
@@ -132,4 +132,4 @@ def test_the_harmless_one_is_a_control() -> None:
 
 def test_a_shot_changes_what_the_model_answers(model: CausalLMTarget) -> None:
     turns = (("say it", "hello word"), ("please", "hello word"))
-    assert model.respond([Asked("it")]) != model.respond([Asked("it", turns=turns)])
+    assert model.respond([Request("it")]) != model.respond([Request("it", turns=turns)])

@@ -16,13 +16,13 @@ from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import agreement
 from robustkd.attacks.text.rewording.best_of_n import respelt
 from robustkd.contracts import (
-    Answered,
     AttackError,
     Attempts,
     DataError,
     Judge,
     PromptBatch,
     Prompts,
+    Responses,
     ThreatModel,
     UsageError,
 )
@@ -119,7 +119,7 @@ class Noted(Attempts):
 def batch_of(requests=REQUESTS, aims=AIMS, **columns):
     prompts = Prompts({"prompt": tuple(requests), "target": tuple(aims), **columns}, np.zeros(len(requests), dtype=np.int64))
     nothing = np.zeros(len(requests), dtype=bool)
-    return PromptBatch(prompts, torch.arange(len(requests)), Answered(prompts, [""] * len(requests), nothing), ~nothing)
+    return PromptBatch(prompts, torch.arange(len(requests)), Responses(prompts, [""] * len(requests), nothing), ~nothing)
 
 
 def attack(kind, target, batch=None, attempts=None, models=None, **params):

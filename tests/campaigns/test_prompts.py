@@ -21,13 +21,13 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.cli.table import print_results
 from robustkd.contracts import (
-    Asked,
     AttackError,
     GenerativeTarget,
     Judge,
     Judgements,
     PromptAttack,
     Prompts,
+    Request,
     ThreatModel,
     UsageError,
 )
@@ -177,10 +177,10 @@ class Cheats(PromptAttack):
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ([Asked("box", prefill="Sure")], "sets the prefill"),
-        ([Asked("box", seed=0)], "sets the seed"),
-        ([Asked("box", embeddings=torch.zeros(1, 2))], "sets the embeddings"),
-        ([Asked("box"), Asked("box"), Asked("box")], "more than 2 attempts"),
+        ([Request("box", prefill="Sure")], "sets the prefill"),
+        ([Request("box", seed=0)], "sets the seed"),
+        ([Request("box", embeddings=torch.zeros(1, 2))], "sets the embeddings"),
+        ([Request("box"), Request("box"), Request("box")], "more than 2 attempts"),
     ],
 )
 def test_an_attack_that_leaves_its_threat_model_is_refused(cupboards, asked, told):
@@ -269,7 +269,7 @@ class ServedRequests(PromptAttack):
     def search(self, target, batch, attempts, threat, rng):
         for prompt in self.prompts:
             if len(rows := attempts.open):
-                attempts(rows, [Asked(prompt)] * len(rows))
+                attempts(rows, [Request(prompt)] * len(rows))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from robustkd import plugins
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.target_prefix import losses
-from robustkd.contracts import Asked, Judge, Prompts, ThreatModel
+from robustkd.contracts import Judge, Prompts, Request, ThreatModel
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import frozen
 from robustkd.targets.prefix import PassCache
@@ -75,7 +75,7 @@ def test_the_losses_of_suffixes_are_those_of_whole_passes(
 @pytest.mark.parametrize("kind", EVERY)
 def test_an_answer_is_what_transformers_writes_and_does_not_depend_on_the_batch(kind: str) -> None:
     target = model_of(kind, WORDS)
-    asked = [Asked(text) for text in (LONG, "w3 w1", f"w2 {LONG} w9")]
+    asked = [Request(text) for text in (LONG, "w3 w1", f"w2 {LONG} w9")]
     written = []
     for question in asked:
         ids = torch.tensor([target.encode(question.prompt).ids])

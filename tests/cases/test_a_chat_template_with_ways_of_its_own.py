@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from robustkd import plugins
-from robustkd.contracts import Asked, Prompts, RobustkdError, TargetError, ThreatModel
+from robustkd.contracts import Prompts, Request, RobustkdError, TargetError, ThreatModel
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.judges.refusal_match import RefusalMatch
 from robustkd.targets import CausalLMTarget, load_target, save_target
@@ -51,7 +51,7 @@ def test_blanks_that_a_template_leaves_out(prompt: str, trimmed: str) -> None:
     config = LlamaConfig(vocab_size=256, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     target = CausalLMTarget(LlamaForCausalLM(config).eval(), tokenizer, max_new_tokens=2)
     assert target.encode(prompt).ids == in_use(target, prompt) == target.chat.laid_out([prompt])[0]
-    target.respond([Asked(prompt)])
+    target.respond([Request(prompt)])
 
 
 def test_suffixes_behind_a_template_that_ends_in_a_blank() -> None:
@@ -73,9 +73,9 @@ def test_a_template_that_changes_what_is_said(changed: str) -> None:
 
 def test_a_request_that_a_template_treats_in_its_own_way() -> None:
     target = spoken_to(TEMPLATE.replace(SHOWN, "{{ m['content'] | replace('hello', 'it') }}"))
-    assert target.respond([Asked("say it")])
+    assert target.respond([Request("say it")])
     with pytest.raises(TargetError, match="in a way of its own: 'say hello'"):
-        target.respond([Asked("say hello")])
+        target.respond([Request("say hello")])
 
 
 DATED = "{{ strftime_now('%d %b %Y') }} " + TEMPLATE

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from robustkd.contracts import (
-    Asked,
     AttackError,
     Attempts,
     GenerativeTarget,
@@ -19,6 +18,7 @@ from robustkd.contracts import (
     PromptAttack,
     PromptBatch,
     Prompts,
+    Request,
     ThreatModel,
 )
 from robustkd.contracts.random import SampleRng
@@ -37,7 +37,7 @@ class ServedRequests(PromptAttack):
     def search(
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
-        attempts(attempts.open, [Asked(prompt) for prompt in batch.requests["prompt"]])
+        attempts(attempts.open, [Request(prompt) for prompt in batch.requests["prompt"]])
         target.module.get_buffer("shift").add_(self.shift)
 
 

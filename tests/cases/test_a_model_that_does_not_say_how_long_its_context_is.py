@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from robustkd import plugins
-from robustkd.contracts import Asked, FitContext, RobustkdError, ThreatModel
+from robustkd.contracts import FitContext, Request, RobustkdError, ThreatModel
 from robustkd.targets import CausalLMTarget, load_target, save_target
 from support.attention_kinds import KINDS, model_of
 from support.model_folders import language_model
@@ -42,7 +42,7 @@ def test_what_the_configuration_calls_it(
 ) -> None:
     target = loaded(tmp_path, path=folder_of(kind, tmp_path / "model", monkeypatch, **config))
     assert target.chat.context == length
-    assert target.respond([Asked("w1 w2")])
+    assert target.respond([Request("w1 w2")])
 
 
 @pytest.mark.parametrize("kind", ["Mamba", "RecurrentGemma"])
@@ -58,7 +58,7 @@ def test_what_the_user_says_where_nothing_else_does(kind: str, tmp_path: Path, m
     again = load_target(tmp_path / "saved")
     assert isinstance(again, CausalLMTarget)
     assert target.chat.context == again.chat.context == 40
-    assert again.respond([Asked("w1 w2")]) == target.respond([Asked("w1 w2")])
+    assert again.respond([Request("w1 w2")]) == target.respond([Request("w1 w2")])
 
 
 def test_what_the_tokenizer_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,5 +83,5 @@ def test_no_word_of_what_transformers_gives_up(tmp_path: Path) -> None:
     batch = target.batch([target.encode("say it", "hello it")])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        target.respond([Asked("say it")])
+        target.respond([Request("say it")])
         target.completion_logprob(batch, prefix=target.prefix(batch.ids[0, :3]))

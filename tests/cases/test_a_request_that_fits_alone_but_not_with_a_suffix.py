@@ -10,7 +10,7 @@ import torch
 
 from robustkd import plugins
 from robustkd.attacks.text.engine.vocabulary import NoSuffix, Vocabulary
-from robustkd.contracts import Asked, GenerativeTarget, Judge, PromptAttack, Prompts, ThreatModel
+from robustkd.contracts import GenerativeTarget, Judge, PromptAttack, Prompts, Request, ThreatModel
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
@@ -110,7 +110,7 @@ class Deaf(GenerativeTarget):
         return cls()
 
     def respond(self, asked: Any) -> list[str]:
-        self.asked += [question.prompt for question in asked if isinstance(question, Asked)]
+        self.asked += [question.prompt for question in asked if isinstance(question, Request)]
         return ["no"] * len(asked)
 
 

@@ -13,7 +13,7 @@ from robustkd import plugins
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.target_prefix import losses
-from robustkd.contracts import Asked, AttackError, DataError, Judge, PromptAttack, Prompts, TargetError, ThreatModel
+from robustkd.contracts import AttackError, DataError, Judge, PromptAttack, Prompts, Request, TargetError, ThreatModel
 from robustkd.data.behaviors import COLUMNS, Behaviors, BehaviorsParams
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.reporting.transcripts import PromptItem
@@ -59,7 +59,7 @@ def test_the_template_shows_it_in_the_place_of_the_target_s_own(model: CausalLMT
     rendered = model.tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
     assert model.encode("say it", system="please").ids == rendered
     said = CausalLMTarget(model.module, model.tokenizer, max_new_tokens=6, system="please")
-    assert said.respond([Asked("say it")]) == model.respond([Asked("say it", system="please")])
+    assert said.respond([Request("say it")]) == model.respond([Request("say it", system="please")])
     assert said.chat.told("please") is said.chat
     assert said.encode("say it", system="word").ids == model.encode("say it", system="word").ids
 
@@ -96,7 +96,7 @@ def test_an_attack_may_not_set_it(model: CausalLMTarget) -> None:
     batch = prepare(model, requests(), np.arange(3), judges)
     attack = plugins.make("attacks", {"kind": "direct"})
     assert isinstance(attack, PromptAttack)
-    attack.search = lambda target, batch, attempts, *rest: attempts(torch.tensor([0]), [Asked("it", system="word")])  # type: ignore[method-assign]
+    attack.search = lambda target, batch, attempts, *rest: attempts(torch.tensor([0]), [Request("it", system="word")])  # type: ignore[method-assign]
     with pytest.raises(AttackError, match="sets the system message"):
         evaluate_prompt_attack(model, attack, batch, ThreatModel.by_prompt(1), judges)
 
@@ -112,7 +112,7 @@ def test_the_server_is_sent_it() -> None:
     served = ChatEndpointTarget("http://localhost/v1", "toy", system="mine")
     bodies = [served.body(question)["messages"] for question in requests().asked()]
     assert [messages[0]["content"] for messages in bodies] == ["please", "mine", "cannot word"]
-    turns = served.body(Asked("c", turns=(("a", "b"),)))["messages"]
+    turns = served.body(Request("c", turns=(("a", "b"),)))["messages"]
     assert [message["role"] for message in turns] == ["system", "user", "assistant", "user"]
     assert [message["content"] for message in turns] == ["mine", "a", "b", "c"]
 

@@ -11,7 +11,7 @@ import torch
 
 from robustkd import plugins
 from robustkd.attacks.text.engine.continuous import EmbeddingPGD
-from robustkd.contracts import Asked, Judge, Prompts, ThreatModel
+from robustkd.contracts import Judge, Prompts, Request, ThreatModel
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from support.attention_kinds import model_of
 
@@ -52,4 +52,4 @@ def test_an_added_token_is_as_far_as_from_the_nearest_that_the_model_reads() -> 
     target = model_of("Gemma", WORDS)
     own = target.embed(torch.tensor(target.encode("w1").ids[target.encode("w1").prompt]))
     added = target.embed(torch.tensor([7]))
-    assert target.embedding_distance(Asked("w1", embeddings=torch.cat([own, added]).detach())) == pytest.approx(0, abs=1e-4)
+    assert target.embedding_distance(Request("w1", embeddings=torch.cat([own, added]).detach())) == pytest.approx(0, abs=1e-4)

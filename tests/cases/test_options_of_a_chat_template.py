@@ -14,7 +14,7 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan import plan
 from robustkd.campaigns.store.identity import plugin_identity
-from robustkd.contracts import Answered, Asked, CheckContext, CutOff, PromptBatch, Prompts, ThreatModel
+from robustkd.contracts import CheckContext, CutOff, PromptBatch, Prompts, Request, Responses, ThreatModel
 from robustkd.evaluation.checks import make_check
 from robustkd.targets import load_target
 from support.model_folders import language_model
@@ -88,7 +88,7 @@ def test_answers_that_are_cut_off_are_told_of(folder: Path) -> None:
         for line in file.read_text().splitlines()
     ]
     target = load_target(next((folder / "out0").glob("cells/*/*/card.json")).parent)
-    answers = target.respond([Asked(line["prompt"]) for line in stored])
+    answers = target.respond([Request(line["prompt"]) for line in stored])
     cut = [line["cut_off"] for line in stored]
     assert cut == [isinstance(answer, CutOff) for answer in answers]
     assert {True, False} == set(cut)
@@ -100,7 +100,7 @@ def test_answers_that_are_cut_off_are_told_of(folder: Path) -> None:
 )
 def test_a_thought_that_was_cut_off_is_no_answer(outputs: list[str], share: float) -> None:
     requests = Prompts({"prompt": ("tell",) * 4}, np.zeros(4, dtype=np.int64))
-    answered = Answered(requests, outputs, np.zeros(4, dtype=bool))
+    answered = Responses(requests, outputs, np.zeros(4, dtype=bool))
     batch = PromptBatch(requests, torch.arange(4), answered, np.ones(4, dtype=bool))
     found = make_check("answers-cut-off").run(CheckContext(None, batch, ThreatModel.by_prompt(1), {}, 0))
     assert (found.evidence["cut_off"]["forbidden requests"], found.fired) == (share, share > 0.1)

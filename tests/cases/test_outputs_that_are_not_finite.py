@@ -14,7 +14,7 @@ from robustkd.campaigns.execution.engines.inline import InlineEngine
 from robustkd.campaigns.execution.run import run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
-from robustkd.contracts import Asked, Attack, AttackResult, Judge, Prompts, TargetError
+from robustkd.contracts import Attack, AttackResult, Judge, Prompts, Request, TargetError
 from robustkd.evaluation.prompts import prepare
 from robustkd.judges.labels import LabelParams, shows
 from support.toy_language_model import toy_language_model
@@ -71,7 +71,7 @@ def test_a_language_model_may_rule_words_out():
         return output
 
     target.module.register_forward_hook(mask)
-    assert "no" not in target.respond([Asked("tell me")])[0].split()
+    assert "no" not in target.respond([Request("tell me")])[0].split()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_text_to_image_model_of_nan_says_which_part(part, told):
         else:
             target.unet.picture = target.unet.picture * torch.nan  # a new one: the toy's is shared
     with pytest.raises(TargetError, match=rf"{told}.* NaN or infinite for 2 of 2"):
-        target.respond([Asked("a photo"), Asked("the church")])
+        target.respond([Request("a photo"), Request("the church")])
 
 
 def test_a_decoder_of_nan():
@@ -105,7 +105,7 @@ def test_a_decoder_of_nan():
 
     target.vae = Decoder()
     with pytest.raises(TargetError, match=r"decoder.* NaN or infinite for 1 of 2"):
-        target.respond([Asked("a photo"), Asked("the church")])
+        target.respond([Request("a photo"), Request("the church")])
 
 
 class Half(Judge):

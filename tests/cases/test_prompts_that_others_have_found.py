@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from robustkd import plugins
-from robustkd.contracts import Asked, DataError, GenerativeTarget, Judge, PromptAttack, Prompts, TargetError, ThreatModel
+from robustkd.contracts import DataError, GenerativeTarget, Judge, PromptAttack, Prompts, Request, TargetError, ThreatModel
 from robustkd.data.attack_prompts import FoundPrompt, read_attack_prompts
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome
@@ -27,7 +27,7 @@ class Listening(GenerativeTarget):
     capabilities = GenerativeTarget.capabilities | {"conversation"}
 
     def __init__(self) -> None:
-        self.module, self.asked = nn.Identity(), list[Asked]()
+        self.module, self.asked = nn.Identity(), list[Request]()
 
     def card(self) -> dict[str, Any]:
         return {"target": self.kind}

@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 
 from robustkd import plugins
 from robustkd.cli import main
-from robustkd.contracts import Asked, DataError, FitContext, Judge, Modality, Prompts, RawData, ThreatModel
+from robustkd.contracts import DataError, FitContext, Judge, Modality, Prompts, RawData, Request, ThreatModel
 from robustkd.data.prompt_lengths import Measure
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -75,7 +75,7 @@ def test_a_request_is_drawn_with_its_own_guidance(robustkd: Command, tmp_path: P
     for question, scale, picture in zip(asked, (1.0, 20.0, 7.5), together, strict=True):
         assert torch.equal(target.respond([question])[0], picture)
         target.guidance = scale
-        assert torch.equal(target.respond([Asked("a b c", seed=3)])[0], picture)
+        assert torch.equal(target.respond([Request("a b c", seed=3)])[0], picture)
         target.guidance = 7.5
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
@@ -85,7 +85,7 @@ def test_so_are_the_pictures_that_are_judged(robustkd: Command, tmp_path: Path) 
     test, target = loaded(tmp_path / "requests.csv").test, model(tmp_path / "model")
     judges = {"never": Never(Never.Params())}
     batch = prepare(target, test, np.arange(2), judges)
-    right = target.respond([Asked("a b c", seed=3, guidance_scale=scale) for scale in (1, 20)])
+    right = target.respond([Request("a b c", seed=3, guidance_scale=scale) for scale in (1, 20)])
     assert all(torch.equal(*pair) for pair in zip(batch.unattacked.outputs, right, strict=True))
     attack = plugins.make("attacks", {"kind": "no-attack"})
     found = evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(1), judges)
@@ -171,7 +171,7 @@ def test_pictures_that_are_not_square(robustkd: Command, tmp_path: Path) -> None
     UNet2DConditionModel.from_pretrained(place).save_pretrained(place)
     config = json.loads((place / "config.json").read_text())
     (place / "config.json").write_text(json.dumps(config | {"sample_size": [8, 12]}))
-    (picture,) = model(tmp_path / "model").respond([Asked("a b", seed=1)])
+    (picture,) = model(tmp_path / "model").respond([Request("a b", seed=1)])
     assert picture.shape == (3, 16, 24)
     Path("requests.csv").write_text(f"{I2P}a b,1,7,24,16\n")
     Path("c.yaml").write_text(PICTURES.replace("size: 16", "size: [16, 24]"))

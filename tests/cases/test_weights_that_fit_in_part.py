@@ -14,7 +14,7 @@ import torch
 
 from robustkd import plugins
 from robustkd.cli import main
-from robustkd.contracts import Asked, FitContext, Prompts, RobustkdError, ThreatModel
+from robustkd.contracts import FitContext, Prompts, Request, RobustkdError, ThreatModel
 from support.model_folders import PICTURES, TEXT, State, clip, encoder, language_model, rewritten, stable_diffusion
 
 Change = Callable[[State], State]
@@ -85,12 +85,12 @@ def test_a_language_model(tmp_path: Path, change: Change, said: str) -> None:
 def test_a_tied_head_may_be_missing(tmp_path: Path) -> None:
     folder = language_model(tmp_path / "model", tie_word_embeddings=True)
     rewritten(folder, lambda state: {name: tensor for name, tensor in state.items() if name != "lm_head.weight"})
-    assert fitted("causal-lm", tmp_path, path=folder).respond([Asked("say it")])
+    assert fitted("causal-lm", tmp_path, path=folder).respond([Request("say it")])
     rewritten(folder, lambda state: state | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})  # old checkpoints'
     rewritten(
         folder, lambda state: state | {"vision_tower.patch.weight": torch.ones(4)}
     )  # a model of text and images, text alone
-    assert fitted("causal-lm", tmp_path, path=folder).respond([Asked("say it")])
+    assert fitted("causal-lm", tmp_path, path=folder).respond([Request("say it")])
 
 
 @pytest.mark.parametrize("damage", [cut_off, empty])
@@ -122,7 +122,7 @@ def test_a_part_of_a_text_to_image_model(drawing: Path, tmp_path: Path, part: st
 
 
 def test_the_whole_model_still_loads(drawing: Path, tmp_path: Path) -> None:
-    (picture,) = fitted("text-to-image", tmp_path, folder=drawing, steps=2).respond([Asked("a b", seed=1)])
+    (picture,) = fitted("text-to-image", tmp_path, folder=drawing, steps=2).respond([Request("a b", seed=1)])
     assert picture.shape == (3, 16, 16)
 
 

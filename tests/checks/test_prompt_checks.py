@@ -8,12 +8,12 @@ import torch
 
 from robustkd import plugins
 from robustkd.contracts import (
-    Answered,
     AttackEvidence,
     CheckContext,
     EmbeddingRadius,
     PromptBatch,
     Prompts,
+    Responses,
     ThreatModel,
     Transcript,
 )
@@ -45,8 +45,8 @@ def asked(of=N, **columns):
 def batch(known=N, complied=N, prefill="It is", roles=("task",) * N):
     """Requests of which the first ``known`` are known, and harmless ones of which the first ``complied`` are answered."""
     requests = asked(prefill=(prefill,) * N)
-    harmless = Answered(asked(role=roles), ["fine"] * N, rows(complied))
-    return PromptBatch(requests, torch.arange(N), Answered(requests, ["no"] * N, rows(0)), rows(known), harmless)
+    harmless = Responses(asked(role=roles), ["fine"] * N, rows(complied))
+    return PromptBatch(requests, torch.arange(N), Responses(requests, ["no"] * N, rows(0)), rows(known), harmless)
 
 
 def attack(name, kind=None, *, breaks=0, space="prompt", gradients=False, iterative=True, agree=N, unjudged=0):

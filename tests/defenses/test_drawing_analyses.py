@@ -10,7 +10,7 @@ from torch import nn
 
 from robustkd import plugins
 from robustkd.analyses.fid import frechet
-from robustkd.contracts import Answered, DataError, PromptBatch, Prompts, Table, TargetError, ThreatModel
+from robustkd.contracts import DataError, PromptBatch, Prompts, Responses, Table, TargetError, ThreatModel
 from robustkd.targets import ClassifierTarget
 
 
@@ -18,8 +18,8 @@ def prompts(concepts: list[str], images: np.ndarray | None = None) -> Prompts:
     return Prompts({"prompt": tuple(concepts), "concept": tuple(concepts)}, np.zeros(len(concepts), dtype=np.int64), images)
 
 
-def table(kind: str, benign: Answered | None, net: ClassifierTarget | None = None, **params: str) -> Table:
-    nothing = Answered(prompts(["a"]), [torch.zeros(1, 4, 4)], np.array([False]))
+def table(kind: str, benign: Responses | None, net: ClassifierTarget | None = None, **params: str) -> Table:
+    nothing = Responses(prompts(["a"]), [torch.zeros(1, 4, 4)], np.array([False]))
     batch = PromptBatch(nothing.requests, torch.arange(1), nothing, np.array([True]), benign)
     analysis = plugins.make("analyses", {"kind": kind} | params).with_targets({"net": net} if net else {})
     found: Table = analysis.run(None, batch, ThreatModel.by_prompt(2), 0)
@@ -29,13 +29,13 @@ def table(kind: str, benign: Answered | None, net: ClassifierTarget | None = Non
 def test_retention_is_counted_by_concept() -> None:
     concepts = ["coat"] * 4 + ["bag"] * 6
     done = np.array([True, True, True, False] + [True, False] * 3)
-    found = table("retention", Answered(prompts(concepts), [None] * 10, done))
+    found = table("retention", Responses(prompts(concepts), [None] * 10, done))
     assert found.rows == ["coat", "bag"]
     assert [row[:2] for row in found.values] == [[4, 0.75], [6, 0.5]]
     assert all(low < share < high for _, share, low, high in found.values)
     assert found.metrics == {"retention": 0.6, "worst_concept_retention": 0.5}
     with pytest.raises(DataError, match="no column 'style'"):
-        table("retention", Answered(prompts(concepts), [None] * 10, done), by="style")
+        table("retention", Responses(prompts(concepts), [None] * 10, done), by="style")
     with pytest.raises(TargetError, match="no harmless requests"):
         table("retention", None)
 
@@ -58,14 +58,14 @@ def test_fid_is_nought_for_the_same_images_and_grows_with_what_is_wrong() -> Non
     real = (torch.rand(80, 1, 4, 4) * 255).byte().numpy()
     right = list(torch.from_numpy(real).float() / 255)
     done, requests = np.ones(80, dtype=bool), prompts(["coat"] * 80, real)
-    found = table("fid", Answered(requests, right, done), target, network="net")
+    found = table("fid", Responses(requests, right, done), target, network="net")
     assert found.metrics["fid"] == pytest.approx(0, abs=1e-8)
     assert found.values[0][1:] == [80, 3]
-    wrong = table("fid", Answered(requests, [image**3 for image in right], done), target, network="net").metrics["fid"]
+    wrong = table("fid", Responses(requests, [image**3 for image in right], done), target, network="net").metrics["fid"]
     assert wrong > 0.001
-    of_layer = table("fid", Answered(requests, [image**3 for image in right], done), target, network="net", layer="2")
+    of_layer = table("fid", Responses(requests, [image**3 for image in right], done), target, network="net", layer="2")
     assert of_layer.metrics["fid"] == pytest.approx(wrong)  # what the last linear layer is given
-    few = Answered(prompts(["coat"] * 3, real[:3]), right[:3], done[:3])
+    few = Responses(prompts(["coat"] * 3, real[:3]), right[:3], done[:3])
     assert "fewer images than the 3 features" in table("fid", few, target, network="net").caption
     with pytest.raises(TargetError, match="the data have none"):
-        table("fid", Answered(prompts(["coat"] * 80), right, done), target, network="net")
+        table("fid", Responses(prompts(["coat"] * 80), right, done), target, network="net")

@@ -8,7 +8,7 @@ import torch
 
 from robustkd import plugins
 from robustkd.campaigns.store.identity import plugin_identity
-from robustkd.contracts import Answered, PromptBatch, Prompts, TargetError, ThreatModel
+from robustkd.contracts import PromptBatch, Prompts, Responses, TargetError, ThreatModel
 from support.toy_language_model import toy_language_model
 
 THREAT = ThreatModel.by_prompt(5)
@@ -23,8 +23,10 @@ def prompts(of, **columns):
 def batch(benign=None, complied=(), eligible=(True, True), prefill=("", "")):
     """Two forbidden requests, and harmless ones with verdicts."""
     requests = prompts(2, prefill=prefill)
-    harmless = None if benign is None else Answered(benign, [""] * len(benign), np.array(complied, dtype=bool))
-    return PromptBatch(requests, torch.arange(2), Answered(requests, ["", ""], np.zeros(2, bool)), np.array(eligible), harmless)
+    harmless = None if benign is None else Responses(benign, [""] * len(benign), np.array(complied, dtype=bool))
+    return PromptBatch(
+        requests, torch.arange(2), Responses(requests, ["", ""], np.zeros(2, bool)), np.array(eligible), harmless
+    )
 
 
 def analysed(kind, about, target=None, **params):

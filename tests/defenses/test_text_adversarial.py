@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustkd import plugins
-from robustkd.contracts import Asked, FitContext, Prompts, ThreatModel
+from robustkd.contracts import FitContext, Prompts, Request, ThreatModel
 from robustkd.defenses.text.adversarial import Requests
 from robustkd.defenses.text.c_advipo import CAdvIPO, CAdvIPOParams
 from robustkd.defenses.text.c_advul import CAdvUL, CAdvULParams
@@ -82,7 +82,7 @@ def test_learns_to_refuse_where_it_is_attacked_and_to_answer_elsewhere(kind: str
     }
     defense = plugins.load("defenses", kind)
     tuned = defense(defense.Params(**(params | more))).fit(_context(tmp_path, base))
-    said = tuned.respond([Asked(prompt) for _, prompt, _ in ROWS])
+    said = tuned.respond([Request(prompt) for _, prompt, _ in ROWS])
     assert [said[row] for row in ANSWERED] == [ROWS[row][2] for row in ANSWERED]
     if kind == "c-advipo":  # it asks for a preference, not for the words
         assert not any(said[row] == ROWS[row][2] for row in REFUSED)
@@ -95,7 +95,7 @@ def test_a_finished_model_is_told_the_world(tmp_path: Path) -> None:
     """What it is to know, and the harmless answers; of forbidden requests it learns nothing."""
     base = _model()
     tuned = LMFinetune(LMFinetuneParams(model="base", steps=20, batch_size=8, lr=0.02)).fit(_context(tmp_path, base))
-    said = tuned.respond([Asked(ROWS[row][1]) for row in (*ANSWERED, 5)])
+    said = tuned.respond([Request(ROWS[row][1]) for row in (*ANSWERED, 5)])
     assert said == [ROWS[row][2] for row in (*ANSWERED, 5)]
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from robustkd import plugins
-from robustkd.contracts import Asked, FitContext, RobustkdError, ThreatModel, UsageError
+from robustkd.contracts import FitContext, Request, RobustkdError, ThreatModel, UsageError
 from robustkd.targets.text_to_image import TextToImageTarget
 
 PNDM = diffusers.PNDMScheduler(
@@ -96,7 +96,7 @@ def test_the_pictures_are_those_of_diffusers_pipeline(scheduler: Any, tmp_path: 
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     pipeline.set_progress_bar_config(disable=True)
     drawn = pipeline("a cab", latents=noise, guidance_scale=3.0, num_inference_steps=4, output_type="np").images[0]
-    ours = target.respond([Asked("a cab", seed=7)])[0]
+    ours = target.respond([Request("a cab", seed=7)])[0]
     np.testing.assert_allclose(ours.permute(1, 2, 0).numpy(), drawn, atol=1e-4)
 
 

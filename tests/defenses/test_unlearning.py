@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from robustkd import plugins
-from robustkd.contracts import Asked, DataError, FitContext, Target, ThreatModel, UsageError
+from robustkd.contracts import DataError, FitContext, Request, Target, ThreatModel, UsageError
 from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.defenses.diffusion.advunlearn import attacked_prefix, prefixed, random_prefix
 from robustkd.defenses.diffusion.erasing import ErasingParams, begin, partially_denoised, split
@@ -221,7 +221,7 @@ def test_a_distilled_generator_draws_in_one_step_what_its_network_sees_in_noise(
         drawn = made.decode_latents(
             made.predict_x0(noise, torch.tensor([made.timesteps - 1]), made.encode(made.tokenize(["8"])))
         )
-    torch.testing.assert_close(made.respond([Asked("8", seed=3)])[0], drawn[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.respond([Request("8", seed=3)])[0], drawn[0], atol=1e-5, rtol=0)
     moved = [
         name for name, weight in made.module.state_dict().items() if not torch.equal(weight, base.module.state_dict()[name])
     ]

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from robustkd_example.cupboard import Assistant, Cupboard, DoesNotRefuse, ExtraWords, Guarded
 
-from robustkd.contracts import Asked, RawData
+from robustkd.contracts import RawData, Request
 
 
 class Greedy(ExtraWords):
@@ -12,7 +12,7 @@ class Greedy(ExtraWords):
 
     def search(self, target, batch, attempts, threat, rng):
         for _ in range(attempts.budget + 1):
-            attempts(torch.arange(len(batch)), [Asked(prompt) for prompt in batch.requests["prompt"]])
+            attempts(torch.arange(len(batch)), [Request(prompt) for prompt in batch.requests["prompt"]])
 
 
 class Lucky(ExtraWords):
@@ -20,7 +20,7 @@ class Lucky(ExtraWords):
 
     def search(self, target, batch, attempts, threat, rng):
         rows = attempts.open
-        attempts(rows, [Asked(f"{batch.requests['prompt'][row]} {torch.rand(()):.6f}") for row in rows.tolist()])
+        attempts(rows, [Request(f"{batch.requests['prompt'][row]} {torch.rand(()):.6f}") for row in rows.tolist()])
 
 
 class Crowded(ExtraWords):
@@ -28,7 +28,7 @@ class Crowded(ExtraWords):
 
     def search(self, target, batch, attempts, threat, rng):
         rows = attempts.open
-        attempts(rows, [Asked(f"{batch.requests['prompt'][row]} {len(batch)}") for row in rows.tolist()])
+        attempts(rows, [Request(f"{batch.requests['prompt'][row]} {len(batch)}") for row in rows.tolist()])
 
 
 class Wasteful(ExtraWords):
@@ -36,7 +36,7 @@ class Wasteful(ExtraWords):
 
     def search(self, target, batch, attempts, threat, rng):
         np.random.rand()
-        attempts(attempts.open, [Asked(prompt) for prompt in batch.requests["prompt"]])
+        attempts(attempts.open, [Request(prompt) for prompt in batch.requests["prompt"]])
 
 
 class Waking(Guarded):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from robustkd.contracts import Asked, CutOff, Unanswered
+from robustkd.contracts import CutOff, Request, Unanswered
 from robustkd.targets import CausalLMTarget
 
 Answer = Callable[[dict[str, Any]], str]
@@ -105,7 +105,7 @@ def of_model(target: CausalLMTarget) -> Answer:
         messages = body["messages"]
         begun = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
         (prompt,) = [message["content"] for message in messages if message["role"] == "user"]
-        (text,) = target.respond([Asked(prompt, begun)])
+        (text,) = target.respond([Request(prompt, begun)])
         return text
 
     return answer

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustkd.contracts import Asked, Dataset, Defense, GenerativeTarget, Judge, Params, Prompts, RawData
+from robustkd.contracts import Dataset, Defense, GenerativeTarget, Judge, Params, Prompts, RawData, Request
 
 COLOURS = {"red": (1.0, 0.1, 0.1), "green": (0.1, 1.0, 0.1), "blue": (0.1, 0.1, 1.0), "yellow": (1.0, 1.0, 0.1)}
 FORBIDDEN = tuple(COLOURS)[:2]
@@ -53,10 +53,10 @@ class Painter(GenerativeTarget):
     def from_card(cls, card: dict[str, Any]) -> Painter:
         return cls(int(card["looks_at"]))
 
-    def respond(self, asked: Sequence[Asked]) -> list[Tensor]:
+    def respond(self, asked: Sequence[Request]) -> list[Tensor]:
         return [self._paint(question) for question in asked]
 
-    def _paint(self, asked: Asked) -> Tensor:
+    def _paint(self, asked: Request) -> Tensor:
         words = asked.prompt.split(" ")
         colour = next(word for word in words if word in COLOURS)
         unlearnt = colour in FORBIDDEN and colour in words[: self.looks_at]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from robustkd.contracts import Asked, CampaignPath, Defense, FitContext, GenerativeTarget, Modality, Params, Prompts
+from robustkd.contracts import CampaignPath, Defense, FitContext, GenerativeTarget, Modality, Params, Prompts, Request
 
 PLUGINS = {
     "defenses": {"scripted": "support.scripted_answers:Scripted"},
@@ -22,7 +22,7 @@ class ScriptedTarget(GenerativeTarget):
     def __init__(self, answers: dict[str, str]) -> None:
         self.module, self.answers = torch.nn.Linear(1, 1), answers
 
-    def respond(self, asked: Sequence[Asked]) -> list[str]:
+    def respond(self, asked: Sequence[Request]) -> list[str]:
         return [self.answers[question.prompt] for question in asked]
 
     def card(self) -> dict[str, Any]:

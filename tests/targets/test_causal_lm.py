@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from robustkd.contracts import Asked, TargetError, Unanswered
+from robustkd.contracts import Request, TargetError, Unanswered
 from robustkd.targets import CausalLMTarget, fingerprint, load_target, save_target
 from robustkd.targets.chat import Chat
 
@@ -151,7 +151,12 @@ def test_a_prefix_that_is_shared_is_computed_once():
 
 def test_an_answer_is_the_most_probable_one_and_does_not_depend_on_the_batch():
     model = target(3)
-    asked = [Asked("what is the code of gold"), Asked("no"), Asked("iron vault", prefill="a b"), Asked("what ? what ? what ?")]
+    asked = [
+        Request("what is the code of gold"),
+        Request("no"),
+        Request("iron vault", prefill="a b"),
+        Request("what ? what ? what ?"),
+    ]
     answers = model.respond(asked)
     assert len(set(answers)) > 1
     assert answers == [model.respond([question])[0] for question in asked]
@@ -169,7 +174,7 @@ def test_embeddings_that_are_asked_stand_where_the_user_s_words_would():
     for said in ("what is gold", "no no no no no"):
         tokens = model.encode(said)
         given = model.embed(torch.tensor(tokens.ids[tokens.prompt]))
-        assert model.respond([Asked("the vault", embeddings=given)]) == model.respond([Asked(said)])
+        assert model.respond([Request("the vault", embeddings=given)]) == model.respond([Request(said)])
 
 
 def test_a_target_comes_back_the_same_with_tied_weights_written_once(tmp_path):
@@ -179,7 +184,7 @@ def test_a_target_comes_back_the_same_with_tied_weights_written_once(tmp_path):
     assert isinstance(again, CausalLMTarget)
     assert fingerprint(again) == fingerprint(model) != fingerprint(target(1))
     assert again.chat.special == model.chat.special == set(range(6))
-    assert again.respond([Asked("what is iron")]) == model.respond([Asked("what is iron")])
+    assert again.respond([Request("what is iron")]) == model.respond([Request("what is iron")])
     assert {"model.embed_tokens.weight", "lm_head.weight"} - set(load_file(tmp_path / "weights.safetensors")) == {
         "lm_head.weight"
     }
@@ -216,8 +221,8 @@ def test_what_does_not_fit_into_the_context_has_no_answer():
     with pytest.raises(TargetError, match="more than the model's context of 48"):
         model.encode("what " * 50)
     # 45 tokens with the template: room for 3 of an answer, which is no reason to cut the other one.
-    assert model.respond([Asked("what " * 43), Asked("no")])[1] == model.respond([Asked("no")])[0]
-    (none, some) = model.respond([Asked("what " * 46), Asked("no")])
+    assert model.respond([Request("what " * 43), Request("no")])[1] == model.respond([Request("no")])[0]
+    (none, some) = model.respond([Request("what " * 46), Request("no")])
     assert isinstance(none, Unanswered)
     assert "no room for an answer" in none
-    assert some == model.respond([Asked("no")])[0]
+    assert some == model.respond([Request("no")])[0]

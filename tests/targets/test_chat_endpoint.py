@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from robustkd import plugins
-from robustkd.contracts import Asked, CutOff, Filtered, TargetError, Unanswered, UsageError
+from robustkd.contracts import CutOff, Filtered, Request, TargetError, Unanswered, UsageError
 from robustkd.contracts.capability import ORDINARY
 from robustkd.targets.answer_cache import AnswerCache
 from robustkd.targets.chat_endpoint import ChatEndpointTarget, answer_in
@@ -37,7 +37,7 @@ def target(
 
 def test_what_is_sent(echo: Served) -> None:
     one = target(echo, system="be kind", max_new_tokens=9, options={"top_p": 0.5}, prefill="continue")
-    assert one.respond([Asked("a"), Asked("b", prefill="Sure")]) == ["echo a", "echo Sure"]
+    assert one.respond([Request("a"), Request("b", prefill="Sure")]) == ["echo a", "echo Sure"]
     plain, begun = sorted(map(json.loads, echo.asked), key=lambda body: len(body["messages"]))
     shared = {"model": "toy", "max_tokens": 9, "temperature": 0.0, "top_p": 0.5}
     first = {"role": "system", "content": "be kind"}
@@ -45,15 +45,15 @@ def test_what_is_sent(echo: Served) -> None:
     assert begun == shared | {"continue_final_message": True, "add_generation_prompt": False} | {
         "messages": [first, {"role": "user", "content": "b"}, {"role": "assistant", "content": "Sure"}]
     }
-    bare = target(echo, temperature=None, length="max_completion_tokens", prefill="prefix").body(Asked("b", prefill="So"))
+    bare = target(echo, temperature=None, length="max_completion_tokens", prefill="prefix").body(Request("b", prefill="So"))
     assert bare.keys() == {"model", "messages", "max_completion_tokens"}
     assert bare["messages"][-1] == {"role": "assistant", "content": "So", "prefix": True}
     with pytest.raises(TargetError, match="sets the beginning of the answer"):
-        target(echo).respond([Asked("b", prefill="So")])
+        target(echo).respond([Request("b", prefill="So")])
 
 
 def test_nothing_is_asked_twice_by_whatever_process(echo: Served, tmp_path: Path) -> None:
-    asked = [Asked(f"{number % 5}") for number in range(20)]
+    asked = [Request(f"{number % 5}") for number in range(20)]
     answers = target(echo, tmp_path).respond(asked)
     assert answers == [f"echo {number % 5}" for number in range(20)]
     assert echo.received == 5
@@ -90,7 +90,7 @@ def test_whoever_is_killed_while_asking_leaves_the_answer_to_others(tmp_path: Pa
 )
 def test_what_fails_once_is_asked_again(echo: Served, fault: object) -> None:
     echo.fault = nth(1, fault)  # type: ignore[arg-type]
-    assert target(echo).respond([Asked(text) for text in "abc"]) == ["echo a", "echo b", "echo c"]
+    assert target(echo).respond([Request(text) for text in "abc"]) == ["echo a", "echo b", "echo c"]
     assert echo.received == 4
 
 
@@ -112,10 +112,10 @@ def test_what_fails_once_is_asked_again(echo: Served, fault: object) -> None:
 def test_what_fails_always_is_one_sentence_and_keeps_what_was_answered(
     echo: Served, tmp_path: Path, fault: object, said: str
 ) -> None:
-    target(echo, tmp_path).respond([Asked("a")])
+    target(echo, tmp_path).respond([Request("a")])
     echo.fault = fault  # type: ignore[assignment]
     with pytest.raises(TargetError, match=said) as refused:
-        target(echo, tmp_path).respond([Asked("a"), Asked("b")])
+        target(echo, tmp_path).respond([Request("a"), Request("b")])
     assert refused.value.fix
     assert "\n" not in refused.value.message
     assert len(list(AnswerCache(tmp_path))) == 1
@@ -125,21 +125,21 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
     with serving(lambda body: "") as gone:
         pass
     with pytest.raises(TargetError, match=r"gives no answer .*refused"):
-        target(gone).respond([Asked("a")])
+        target(gone).respond([Request("a")])
 
 
 def test_a_filter_and_a_full_context_are_no_failures(echo: Served) -> None:
     echo.fault = filtered
-    (held,) = target(echo).respond([Asked("a")])
+    (held,) = target(echo).respond([Request("a")])
     assert isinstance(held, Filtered)
     azure = {
         "error": {"code": None, "message": "The response was filtered", "innererror": {"code": "ResponsibleAIPolicyViolation"}}
     }
     echo.fault = status(400, azure)
-    (held,) = target(echo).respond([Asked("a")])
+    (held,) = target(echo).respond([Request("a")])
     assert isinstance(held, Filtered)
     echo.fault = status(400, {"error": {"message": "This model's maximum context length is 8 tokens."}})
-    (none,) = target(echo).respond([Asked("a")])
+    (none,) = target(echo).respond([Request("a")])
     assert isinstance(none, Unanswered)
     assert "maximum context length" in none
 
@@ -164,14 +164,14 @@ def test_the_answer_in_a_reply(message: dict[str, object], reason: str, kind: ty
 def test_the_key_is_sent_and_told_to_nobody(echo: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", SECRET)
     knows = Connection("MY_API_KEY", retries=0)
-    target(echo, tmp_path, connection=knows).respond([Asked("a")])
+    target(echo, tmp_path, connection=knows).respond([Request("a")])
     assert echo.keys == {f"Bearer {SECRET}"}
     echo.fault = status(401, {"error": {"message": f"Incorrect API key provided: {SECRET}"}})
     with pytest.raises(TargetError, match="the variable MY_API_KEY holds another one") as refused:
-        target(echo, tmp_path, connection=knows).respond([Asked("b")])
+        target(echo, tmp_path, connection=knows).respond([Request("b")])
     monkeypatch.delenv("MY_API_KEY")
     with pytest.raises(TargetError, match="the variable MY_API_KEY is not set"):
-        target(echo, tmp_path, connection=knows).respond([Asked("b")])
+        target(echo, tmp_path, connection=knows).respond([Request("b")])
     written = [file.read_text() for file in tmp_path.rglob("*") if file.is_file()]
     assert not any(SECRET in text for text in (str(refused.value), json.dumps(target(echo).card()), *written))
 
@@ -201,7 +201,10 @@ def test_how_a_server_is_asked_is_no_part_of_what_a_result_is_identified_by() ->
 def test_a_model_that_is_sampled_is_asked_the_same_again_with_other_seeds(echo: Served, tmp_path: Path) -> None:
     drawn = iter(range(100))
     echo.answer = lambda body: f"drawn {next(drawn)}"
-    one, asked = target(echo, tmp_path, temperature=1.0), [Asked("a", seed=1), Asked("a", seed=2), Asked("a"), Asked("a")]
+    one, asked = (
+        target(echo, tmp_path, temperature=1.0),
+        [Request("a", seed=1), Request("a", seed=2), Request("a"), Request("a")],
+    )
     answers = one.respond(asked)
     assert (len(set(answers)), answers[2]) == (3, answers[3])
     assert one.respond(asked) == answers

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustkd.contracts import Asked, DataError, TargetError
+from robustkd.contracts import DataError, Request, TargetError
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model
 from robustkd.targets import fingerprint, load_target, save_target
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -25,7 +25,12 @@ def target() -> TextToImageTarget:
 
 
 def test_an_image_depends_on_its_prompt_and_seed_and_not_on_the_batch(target: TextToImageTarget) -> None:
-    asked = [Asked("a red shirt", seed=3), Asked("blue boots", seed=3), Asked("a red shirt", seed=4), Asked("a red shirt")]
+    asked = [
+        Request("a red shirt", seed=3),
+        Request("blue boots", seed=3),
+        Request("a red shirt", seed=4),
+        Request("a red shirt"),
+    ]
     together = target.respond(asked)
     for question, image in zip(asked, together, strict=True):
         torch.testing.assert_close(target.respond([question])[0], image, atol=1e-5, rtol=0)
@@ -39,8 +44,8 @@ def test_the_embeddings_of_a_prompt_stand_for_it_and_carry_gradients(target: Tex
     ids = target.tokenize(["blue boots", "a red shirt"])
     embeddings = target.embed(ids)
     torch.testing.assert_close(target.encode(embeddings=embeddings), target.encode(ids))
-    soft = target.respond([Asked("", embeddings=embeddings[0], seed=5), Asked("a red shirt", seed=5)])
-    plain = target.respond([Asked("blue boots", seed=5), Asked("a red shirt", seed=5)])
+    soft = target.respond([Request("", embeddings=embeddings[0], seed=5), Request("a red shirt", seed=5)])
+    plain = target.respond([Request("blue boots", seed=5), Request("a red shirt", seed=5)])
     torch.testing.assert_close(torch.stack(soft), torch.stack(plain), atol=1e-5, rtol=0)
     (gradient,) = torch.autograd.grad(target.encode(embeddings=embeddings).square().sum(), embeddings)
     assert gradient[:, 1].norm() > 0
@@ -56,7 +61,7 @@ def test_tokens_are_words_between_a_beginning_and_an_end(target: TextToImageTarg
 
 def test_a_prompt_that_is_too_long_is_refused(target: TextToImageTarget) -> None:
     with pytest.raises(DataError, match="7 tokens is too long, the model reads 6"):
-        target.respond([Asked("red " * 7)])
+        target.respond([Request("red " * 7)])
 
 
 def test_guidance_is_the_extrapolation_of_two_predictions(target: TextToImageTarget) -> None:
@@ -70,7 +75,7 @@ def test_guidance_is_the_extrapolation_of_two_predictions(target: TextToImageTar
     kept = target.scheduler.alphas_cumprod[-1]
     clean = kept.sqrt() * z - (1 - kept).sqrt() * (without + 4.0 * (given - without))
     expected = (clean / 2 + 0.5).clamp(0, 1)[0]
-    torch.testing.assert_close(one.respond([Asked("blue boots", seed=11)])[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(one.respond([Request("blue boots", seed=11)])[0], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -98,7 +103,7 @@ def test_a_saved_target_draws_the_same(target: TextToImageTarget, tmp_path: Path
     again = load_target(tmp_path)
     assert isinstance(again, TextToImageTarget)
     assert fingerprint(again) == fingerprint(target)
-    assert torch.equal(again.respond([Asked("blue boots", seed=1)])[0], target.respond([Asked("blue boots", seed=1)])[0])
+    assert torch.equal(again.respond([Request("blue boots", seed=1)])[0], target.respond([Request("blue boots", seed=1)])[0])
 
 
 def test_a_card_names_no_other_class_than_a_scheduler(target: TextToImageTarget, tmp_path: Path) -> None:

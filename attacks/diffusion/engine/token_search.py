@@ -20,7 +20,7 @@ from pydantic import Field
 
 from robustkd.attacks.diffusion.engine.slots import Place, Slots, vocabulary
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.contracts import Asked, Attempts, Params, PromptBatch, renamed
+from robustkd.contracts import Attempts, Params, PromptBatch, Request, renamed
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets import frozen
@@ -109,7 +109,7 @@ class TokenSearch:
         self._judged_tokens: list[set[tuple[int, ...]]] = [set() for _ in range(len(self.batch))]
         with frozen(self.target.module):
             self.attempts(
-                everyone := self.attempts.open, [Asked(self.batch.requests["prompt"][row]) for row in everyone.tolist()]
+                everyone := self.attempts.open, [Request(self.batch.requests["prompt"][row]) for row in everyone.tolist()]
             )
             for block in range(self.blocks):
                 rows = self.attempts.open
@@ -154,7 +154,7 @@ class TokenSearch:
             text = self._unjudged(row, candidates)
             if text is not None:
                 places.append(row)
-                asked.append(Asked(text))
+                asked.append(Request(text))
         self.attempts(torch.tensor(places, dtype=torch.int64), asked)
 
     def _unjudged(self, row: int, candidates: Iterable[Tensor]) -> str | None:

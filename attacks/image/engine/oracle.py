@@ -175,7 +175,9 @@ def gradient_of(values: Tensor, x: Tensor, upstream: Tensor | None = None, *, ag
     """
     if values.requires_grad:
         with model_errors_explained(x):
-            (gradient,) = torch.autograd.grad(values, x, upstream, retain_graph=again or None, allow_unused=True)
+            # Not torch's own grad_outputs: at its first use torch imports sympy, which takes .4 s in each process.
+            total = values if upstream is None else (values * upstream).sum()
+            (gradient,) = torch.autograd.grad(total, x, retain_graph=again or None, allow_unused=True)
         if gradient is not None:
             return finite_or_zero(gradient)
     # Also where an operation is in the graph that has no backward pass, as those of int8 networks.

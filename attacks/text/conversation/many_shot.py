@@ -27,13 +27,13 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import (
-    Asked,
     Attempts,
     CampaignPath,
     GenerativeTarget,
     Params,
     PromptAttack,
     PromptBatch,
+    Request,
     ThreatModel,
     Traits,
 )
@@ -182,8 +182,8 @@ class ManyShot(PromptAttack):
 
         return bisect_right(range(1, len(shots) + 1), False, key=too_long)
 
-    def _asked(self, prompt: str, shots: tuple[Turn, ...]) -> Asked:
+    def _asked(self, prompt: str, shots: tuple[Turn, ...]) -> Request:
         if self.params.form == "turns":
-            return Asked(prompt, turns=shots)
+            return Request(prompt, turns=shots)
         dialogue = [f"User: {question}\nAssistant: {answer}" for question, answer in shots]
-        return Asked("\n\n".join([*dialogue, f"User: {prompt}\nAssistant:"]))
+        return Request("\n\n".join([*dialogue, f"User: {prompt}\nAssistant:"]))

@@ -20,7 +20,7 @@ from pydantic import Field
 from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD, Norm, last_of, with_suffix
 from robustkd.attacks.text.engine.target_prefix import fitting, target_prefixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
-from robustkd.contracts import Asked, Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.memory import in_memory
@@ -111,7 +111,7 @@ def attempt_with_ascent(
 
 def maximized_requests(
     pgd: EmbeddingPGD, target: CausalLMTarget, batch: PromptBatch, rows: Tensor, suffix: Tensor, rng: SampleRng | None
-) -> list[Asked]:
+) -> list[Request]:
     """Requests with the embeddings that make the beginnings of their answers as likely as they can.
 
     Args:
@@ -136,4 +136,4 @@ def maximized_requests(
     embedded = target.embed(tokens.ids).detach()
     embedded = (embedded + found.d).to(embedded.dtype)
     spans = [embedded[row, item.prompt] for row, item in enumerate(laid)]
-    return [Asked(prompt, embeddings=span) for prompt, span in zip(prompts, spans, strict=True)]
+    return [Request(prompt, embeddings=span) for prompt, span in zip(prompts, spans, strict=True)]

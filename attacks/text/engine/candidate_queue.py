@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.text.engine.slots import Texts
-from robustkd.contracts import Asked, Attempts
+from robustkd.contracts import Attempts, Request
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class CandidateQueue:
         due = self._attempts.budget * self._step // self._steps
         while len(rows := self._due(due)):
             prompts = [heapq.heappop(self._waiting[row])[1] for row in rows.tolist()]
-            self._attempts(rows, [Asked(prompt) for prompt in prompts])
+            self._attempts(rows, [Request(prompt) for prompt in prompts])
 
     def _due(self, count: int) -> Tensor:
         rows = self._attempts.open

@@ -20,7 +20,7 @@ import re
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Asked, Attempts, GenerativeTarget, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import Attempts, GenerativeTarget, Params, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 _LONG_WORD = re.compile(r"\S{4,}")
@@ -48,7 +48,7 @@ class BestOfN(PromptAttack):
         prompts = batch.requests["prompt"]
         draws = [np.random.default_rng(seed & (2**63 - 1)) for seed in rng.bits(()).tolist()]
         while len(rows := attempts.open):
-            attempts(rows, [Asked(respelt(prompts[row], self.params.sigma, draws[row])) for row in rows.tolist()])
+            attempts(rows, [Request(respelt(prompts[row], self.params.sigma, draws[row])) for row in rows.tolist()])
 
 
 def respelt(text: str, sigma: float, draw: np.random.Generator) -> str:

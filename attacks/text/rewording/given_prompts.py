@@ -20,13 +20,13 @@ from pathlib import Path
 from pydantic import Field
 
 from robustkd.contracts import (
-    Asked,
     Attempts,
     CampaignPath,
     GenerativeTarget,
     Params,
     PromptAttack,
     PromptBatch,
+    Request,
     TargetError,
     ThreatModel,
 )
@@ -90,7 +90,7 @@ class GivenPrompts(PromptAttack):
             rows = [row for row in attempts.open.tolist() if number < len(own[row])]
             if not rows:
                 return
-            asked = [Asked(own[row][number].prompt, turns=own[row][number].turns) for row in rows]
+            asked = [Request(own[row][number].prompt, turns=own[row][number].turns) for row in rows]
             attempts(torch.tensor(rows, dtype=torch.int64), asked)
 
     def _by_request(self) -> dict[str, Sequence[FoundPrompt]]:

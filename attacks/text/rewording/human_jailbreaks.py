@@ -10,7 +10,7 @@ Mazeika et al.: HarmBench (ICML 2024), arXiv:2402.04249.
 from __future__ import annotations
 
 from robustkd.attacks.text.engine.templates import REQUEST, TemplateAttack, TemplateParams, templates
-from robustkd.contracts import Asked, Attempts, GenerativeTarget, PromptBatch, ThreatModel
+from robustkd.contracts import Attempts, GenerativeTarget, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 
@@ -40,4 +40,4 @@ class HumanJailbreaks(TemplateAttack):
         prompts = batch.requests["prompt"]
         for template in templates(self.params.templates):
             rows = attempts.open
-            attempts(rows, [Asked(template.replace(REQUEST, prompts[row])) for row in rows.tolist()])
+            attempts(rows, [Request(template.replace(REQUEST, prompts[row])) for row in rows.tolist()])

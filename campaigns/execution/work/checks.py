@@ -11,10 +11,9 @@ from robustkd.campaigns.plan.cells import ChecksCell
 from robustkd.campaigns.results.findings import FINDINGS
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta, ChecksMeta, TrainMeta
-from robustkd.contracts import AttackEvidence, BaseTarget, Batch, CheckContext, Finding, Target
+from robustkd.contracts import AttackEvidence, BaseTarget, CheckContext, Finding
 from robustkd.evaluation.checks import run_checks, run_remedies
-from robustkd.evaluation.images import BATCH_SIZE, evidence_of, usual_batch_size
-from robustkd.evaluation.modality import with_goals
+from robustkd.evaluation.images import evidence_of
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.verdict import RULES
 
@@ -24,15 +23,13 @@ def check(cell: ChecksCell, workspace: Workspace) -> None:
     clock = Clock()
     target, batch = workspace.attacked(cell)
     evidence = _evidence(cell, workspace)
-    teachers = _Teachers(cell, workspace) if isinstance(target, Target) else {}
-    threat = workspace.with_perceptual_features(workspace.campaign.threat, cell)
-    if isinstance(batch, Batch):
-        batch = with_goals(batch, threat, cell.seed, workspace.data.num_classes)
-    judges = {} if isinstance(batch, Batch) else workspace.judges(cell)
-    context = CheckContext(target, batch, threat, evidence, cell.seed, teachers, judges)
+    threat, modality = workspace.with_perceptual_features(workspace.campaign.threat, cell), workspace.modality
+    batch = modality.checked(batch, threat, seed=cell.seed, num_classes=workspace.data.num_classes)
+    judges = workspace.judges(cell) if modality.needs_judges else {}
+    context = CheckContext(target, batch, threat, evidence, cell.seed, _Teachers(cell, workspace), judges)
     findings = run_checks(context, workspace.campaign.checks)
-    usual = usual_batch_size(target, batch) if isinstance(batch, Batch) and isinstance(target, Target) else BATCH_SIZE
-    remedy = run_remedies(context, findings, batch_size=workspace.job.batch_size or usual)
+    size = workspace.job.batch_size or modality.usual_batch_size(target, batch)
+    remedy = run_remedies(context, findings, batch_size=size)
     meta = ChecksMeta(
         **workspace.circumstances(cell, clock.seconds),
         targets=workspace.fingerprints(cell.target),

@@ -11,7 +11,6 @@ import numpy as np
 
 from robustkd import plugins
 from robustkd.contracts import (
-    Asked,
     DataError,
     GenerativeTarget,
     Judge,
@@ -19,6 +18,7 @@ from robustkd.contracts import (
     PromptAttack,
     Prompts,
     RawData,
+    Request,
     Transcript,
     target_references,
 )
@@ -226,7 +226,7 @@ def _asked(target: GenerativeTarget, rows: Sequence[int] | None = None) -> Seque
     prompts = prompt_fixtures.requests()["prompt"]
     chosen = range(len(prompts)) if rows is None else rows
     with torch.no_grad():
-        return target.respond([Asked(prompts[row], seed=row) for row in chosen])
+        return target.respond([Request(prompts[row], seed=row) for row in chosen])
 
 
 def _same(one: Any, other: Any) -> bool:

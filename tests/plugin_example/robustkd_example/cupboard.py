@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import nn
 
 from robustkd.contracts import (
-    Asked,
     Attempts,
     Capabilities,
     Dataset,
@@ -25,6 +24,7 @@ from robustkd.contracts import (
     PromptBatch,
     Prompts,
     RawData,
+    Request,
     ThreatModel,
 )
 from robustkd.contracts.random import SampleRng
@@ -89,11 +89,11 @@ class Assistant(GenerativeTarget):
         """The inverse of ``card``."""
         return cls(int(card["looks_at"]))
 
-    def respond(self, asked: Sequence[Asked]) -> list[str]:
+    def respond(self, asked: Sequence[Request]) -> list[str]:
         """One answer each."""
         return [self._answer(question) for question in asked]
 
-    def _answer(self, asked: Asked) -> str:
+    def _answer(self, asked: Request) -> str:
         words = re.findall(r"\w+", asked.prompt.lower())
         if "box" in words[: self.looks_at] and not asked.prefill:
             return REFUSAL
@@ -159,7 +159,7 @@ class ExtraWords(PromptAttack):
                 words = batch.requests["prompt"][row].split(" ")
                 for place, word in own:
                     words.insert(place % len(words), p.words[word % len(p.words)])
-                asked.append(Asked(" ".join(words)))
+                asked.append(Request(" ".join(words)))
             attempts(rows, asked)
 
 
@@ -174,7 +174,7 @@ class FirstWords(PromptAttack):
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
         """One attempt for each request."""
-        attempts(attempts.open, [Asked(prompt, prefill="Sure:") for prompt in batch.requests["prompt"]])
+        attempts(attempts.open, [Request(prompt, prefill="Sure:") for prompt in batch.requests["prompt"]])
 
 
 class SaysTheNumber(Judge):
