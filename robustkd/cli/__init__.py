@@ -85,6 +85,11 @@ def cli(ctx: click.Context) -> None:
     """
     if os.environ.get("NO_COLOR"):  # no-color.org; rich knows it by itself
         ctx.color = False
+    if ctx.invoked_subcommand != "doctor":  # which says it itself
+        from robustkd.integrations.checkout import FIX, stale_install
+
+        if stale := stale_install():
+            click.echo(f"warning: {stale} ({FIX})", err=True)
 
 
 def main() -> None:

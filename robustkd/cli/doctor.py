@@ -14,7 +14,7 @@ from robustkd.cli.options import json_option, print_reserved
 @click.option("--fix", is_flag=True, help="Install what is missing and repair what is broken, then check again.")
 @json_option
 def command(fix: bool, as_json: bool) -> None:
-    """Check that torch, MLflow, torchattacks, foolbox and robustbench are usable together."""
+    """Check that torch, MLflow, torchattacks, foolbox and robustbench are usable together, and that no plug-in is missing."""
     from robustkd.integrations import doctor
 
     findings = doctor.repair() if fix else doctor.examine()

@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 
 from robustkd.contracts import RobustkdError, UsageError
 from robustkd.contracts.devices import devices
+from robustkd.integrations import checkout
 from robustkd.integrations.robustbench import import_robustbench
 
 PEERS = {"torchattacks": "3.5.1", "robustbench": "1.1.1"}
@@ -54,6 +55,7 @@ def examine() -> list[Finding]:
         Finding(
             "python", sys.version_info >= (3, 11), f"{platform.python_version()} in {sys.prefix}", "use Python 3.11 to 3.13"
         ),
+        _plugins(),
         _imports("torch"),
         _numpy(),
         _torchvision(),
@@ -141,6 +143,11 @@ def _imports(package: str, fix: str = "") -> Finding:
         detail = f"{version} does not import: {_first_line(error)}" if version else "not installed"
         return Finding(package, False, detail, fix or f"reinstall it: pip install --force-reinstall {package}")
     return Finding(package, True, version or "imports, but is not installed as a package")
+
+
+def _plugins() -> Finding:
+    stale = checkout.stale_install()
+    return Finding("plug-ins", stale is None, stale or "as in the code", checkout.FIX)
 
 
 def _numpy() -> Finding:

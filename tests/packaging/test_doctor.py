@@ -140,7 +140,7 @@ def test_the_check_after_a_repair_runs_in_a_new_process(monkeypatch: pytest.Monk
 
 def test_the_report_of_this_environment() -> None:
     findings = {finding.name: finding for finding in doctor.examine()}
-    expected = ["python", "torch", "numpy", "torchvision", "mlflow", "foolbox", "torchattacks", "robustbench"]
+    expected = ["python", "plug-ins", "torch", "numpy", "torchvision", "mlflow", "foolbox", "torchattacks", "robustbench"]
     assert list(findings)[: len(expected)] == expected
     assert "CPU" in findings["devices"].detail
     for name in ("python", "torch", "numpy", "mlflow", "foolbox", "devices"):

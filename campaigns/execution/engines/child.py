@@ -26,6 +26,7 @@ from robustkd.campaigns.execution.parent_watchdog import environment, exit_with_
 from robustkd.campaigns.execution.worker import Worker
 from robustkd.campaigns.plan.cells import Cell
 from robustkd.contracts import RobustkdError
+from robustkd.targets.memory import keep_freed_memory
 
 TARGETS_KEPT = 2
 """How many targets a worker keeps in memory; the engine prefers to give it their cells."""
@@ -125,6 +126,7 @@ def main() -> None:
     def report(cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
         say("progress", (epoch, dict(metrics)))
 
+    keep_freed_memory()
     job = pipe.recv()
     worker: Worker | None = None
     while True:
