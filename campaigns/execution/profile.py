@@ -35,6 +35,12 @@ class TrackingSpec(Params):
 
     enabled: bool = Field(True, description="whether MLflow is written to")
     uri: str | None = Field(None, description="of the MLflow store; MLFLOW_TRACKING_URI, where it is set, wins")
+    series: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="whose runs these are, on a store that several write to [default: CI project, or user@host]",
+    )
     images: int = Field(16, ge=0, le=16, description="attacked samples shown in each cell's run, at most")
 
 

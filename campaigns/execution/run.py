@@ -52,6 +52,9 @@ class Observer:
     def retried(self, cell: Cell, error: RobustkdError, wait: float) -> None:
         """A cell ended without a result, and is tried again in ``wait`` seconds."""
 
+    def noted(self, text: str) -> None:
+        """Something about the run as a whole that a person should know, such as that it waits."""
+
     def extended(self, reasons: Sequence[str], todo: int) -> None:
         """So many more cells have to be done than was known when the run began, and why."""
 
@@ -230,6 +233,10 @@ class _Driver:
 
     def blocked(self, cell: Cell, by: Cell) -> None:
         self._failed(cell, Failure("blocked", f"needs '{by.title}', which failed"))
+
+    def noted(self, text: str) -> None:
+        for observer in self.observers:
+            observer.noted(safe_to_show(text))
 
     def _failed(self, cell: Cell, failure: Failure) -> None:
         self.failures[cell.id] = failure

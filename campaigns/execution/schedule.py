@@ -61,6 +61,11 @@ class Schedule:
         """Whether a cell on one of ``targets`` could be taken."""
         return any(self._ready.get(target) for target in targets)
 
+    @property
+    def left(self) -> bool:
+        """Whether there are cells that nobody has taken, ready or not."""
+        return bool(self._waiting)
+
     def again(self, cell: Cell, wait: float) -> None:
         """``cell`` was taken and did not succeed; it is ready once more in ``wait`` seconds."""
         self._waiting.add(cell.id)

@@ -13,7 +13,7 @@ from pathlib import Path
 from robustkd.application.gallery import cell_gallery, gallery_items
 from robustkd.application.samples import SampleCollector, sample_evidence
 from robustkd.campaigns.execution import run as running
-from robustkd.campaigns.execution.profile import Profile
+from robustkd.campaigns.execution.profile import Profile, TrackingSpec
 from robustkd.campaigns.execution.record import Recorder
 from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.file.campaign import AttackUse, Campaign, DefenseUse
@@ -79,7 +79,7 @@ def _run(
     plan = planning.build(campaign)
     # In this order: the tracked run takes the record and the report along, so these are written first.
     everyone: list[Observer] = [*observers, Recorder(folder, sys.argv), _Reporting(plan, folder)]
-    tracking = _Tracking(plan, folder, profile.tracking.images, warn) if profile.tracking.enabled else None
+    tracking = _Tracking(plan, folder, profile.tracking, warn) if profile.tracking.enabled else None
     if tracking:
         everyone.append(tracking)
     try:
@@ -183,9 +183,9 @@ def _report_note(folder: Path) -> str:
 
 
 class _Tracking(Observer):
-    def __init__(self, plan: Plan, folder: Path, images: int, warn: Callable[[str], None] | None) -> None:
-        self._plan, self._folder, self._store, self._images = plan, folder, Store(folder), images
-        self.tracker = MlflowTracker(folder, _tracked(plan), warn=warn)
+    def __init__(self, plan: Plan, folder: Path, spec: TrackingSpec, warn: Callable[[str], None] | None) -> None:
+        self._plan, self._folder, self._store, self._images = plan, folder, Store(folder), spec.images
+        self.tracker = MlflowTracker(folder, _tracked(plan, spec.series), warn=warn)
 
     def started(self, cell: Cell) -> None:
         if cell.kind == "attack":  # there will be a result; a network that is built anew in each run need not bring any
@@ -211,7 +211,7 @@ class _Tracking(Observer):
         )
 
 
-def _tracked(plan: Plan) -> TrackedCampaign:
+def _tracked(plan: Plan, series: str | None = None) -> TrackedCampaign:
     campaign = plan.campaign
     return TrackedCampaign(
         name=campaign.name,
@@ -220,6 +220,7 @@ def _tracked(plan: Plan) -> TrackedCampaign:
         data=data_summary(plan),
         defenses=_parameters(campaign.defenses),
         attacks=_parameters(campaign.attacks),
+        series=series,
     )
 
 

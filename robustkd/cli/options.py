@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Results folder [default: runs/<name of the campaign>]."
 )
+profile_option = click.option(
+    "--profile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where and how to run: engine, devices, limits, tracking. Options of the command win over it.",
+)
 precision_option = click.option(
     "--precision", type=click.Choice(["full", "bf16"]), help="In which attacks take gradients [default: full, the model's own]."
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, print_reserved, results_folder
+from robustkd.cli.options import json_option, out_option, print_reserved, profile_option, results_folder
 
 if TYPE_CHECKING:
     from robustkd.campaigns.plan.estimate import Cost
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("campaign", shell_complete=campaigns)
 @out_option
+@profile_option
 @json_option
-def command(campaign: str, out: Path | None, as_json: bool) -> None:
+def command(campaign: str, out: Path | None, profile: Path | None, as_json: bool) -> None:
     """Show the cells of a campaign, which of them are finished, what the rest will take, and the pairs that are left out.
 
     The estimate is made of the times that like cells in the results folder took; it says which those are, and what it does not know.
     """
+    from robustkd.campaigns.execution import profile as profiles
     from robustkd.campaigns.file import spec
     from robustkd.campaigns.plan import plan
     from robustkd.campaigns.plan.changes import reasons
@@ -36,6 +38,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
     from robustkd.evaluation.modality import evaluation_of
 
     loaded = spec.load(campaign)
+    asks_for = profiles.load(profile).make_engine().asks_for
     laid_out = plan.build(loaded)
     store = Store(results_folder(loaded, out))
     done = finished_cells(laid_out, store)
@@ -60,6 +63,7 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
                     "cost": asdict(total),
                     "served": {"asks": [asdict(one) for one in asked], "kept": [asdict(one) for one in kept]},
                     "again": again,
+                    "asks_for": asks_for,
                     "skipped": [asdict(item) for item in laid_out.skipped],
                     "notes": laid_out.data.notes,
                 },
@@ -82,6 +86,8 @@ def command(campaign: str, out: Path | None, as_json: bool) -> None:
         click.echo(f"  {name} ({use.kind}){after}: {_list(attacked)}")
     if expected:
         _print_cost(total)
+    if asks_for:
+        click.echo(f"  asks for {asks_for}")
     for sentence in [*(one.sentence for one in asked), *(one.sentence for one in kept)]:
         click.echo(f"  served: {sentence}")
     for reason in again:

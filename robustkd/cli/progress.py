@@ -62,6 +62,9 @@ class _Lines(Observer):
     def retried(self, cell: Cell, error: RobustkdError, wait: float) -> None:
         self.say(f"{cell.title}   {error.message.splitlines()[0]}; again in {wait:g} s")
 
+    def noted(self, text: str) -> None:
+        self.say(text)
+
     def say(self, text: str) -> None:
         click.echo(text, file=self._stream)
 

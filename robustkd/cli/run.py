@@ -16,6 +16,7 @@ from robustkd.cli.options import (
     out_option,
     precision_option,
     print_reserved,
+    profile_option,
     results_folder,
 )
 
@@ -23,11 +24,7 @@ from robustkd.cli.options import (
 @click.command("run")
 @click.argument("campaign", shell_complete=campaigns)
 @out_option
-@click.option(
-    "--profile",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where and how to run: engine, devices, limits, tracking. The options below win over it.",
-)
+@profile_option
 @click.option("--workers", type=click.IntRange(0), help="Child processes [default: one a core; one a GPU]; 0: none.")
 @click.option(
     "--device", help="cpu, cuda, cuda:1, mps, xpu, .., several as cuda:0,cuda:1 [default: an accelerator where there is one]."

@@ -38,8 +38,10 @@ class Mark(NamedTuple):
 
 def tracking_uri(folder: Path) -> str:
     """The MLflow store of a results folder: ``MLFLOW_TRACKING_URI`` when it is set, else a SQLite file inside."""
-    if named := os.environ.get("MLFLOW_TRACKING_URI"):
-        return named
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_store(folder)
+
+
+def _own_store(folder: Path) -> str:
     from sqlalchemy.engine import URL  # late: it loads half a second's worth of modules
 
     file = str(folder.resolve() / DATABASE)
@@ -50,7 +52,8 @@ def tracking_uri(folder: Path) -> str:
 
 def default_store(folder: Path) -> Path | None:
     """The SQLite file of a results folder; None when ``MLFLOW_TRACKING_URI`` names another store."""
-    return None if os.environ.get("MLFLOW_TRACKING_URI") else folder.resolve() / DATABASE
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    return None if named and named != _own_store(folder) else folder.resolve() / DATABASE
 
 
 def served_at(uri: str | None) -> str | None:

@@ -27,6 +27,7 @@ from robustkd.reporting.presentation import presentation
 from robustkd.reporting.transcripts import PromptItem
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 from robustkd.tracking.location import Mark, TrackingError, read_mark, tracking_uri, write_mark
+from robustkd.tracking.origin import origin_of
 from robustkd.tracking.records import (
     RunKey,
     TrackedCampaign,
@@ -238,7 +239,11 @@ class MlflowTracker:
 
     def _digest(self, results: Results, artifacts: Sequence[Path]) -> str:
         content: list[object] = [package_version(), redacted(tracking_uri(self._folder)), self._campaign.plan_id]
-        content += [results.to_dict(), [_sha256(path) for path in artifacts if path.name != JOURNAL]]
+        content += [
+            origin_of(self._folder, self._campaign.series),
+            results.to_dict(),
+            [_sha256(path) for path in artifacts if path.name != JOURNAL],
+        ]
         # Results that were read from their file have 1.0 where those that were just made have 1.
         same = json.loads(json.dumps(content, default=str), parse_int=float)
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()

@@ -46,6 +46,7 @@ class TrackedCampaign:
         plan_id: the same for the same plan; another one starts another parent run.
         text: the resolved campaign file.
         defenses, attacks: kind and parameters by name, nested as they are.
+        series: whose runs these are, on a store that several write to; None: as the results folder has it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class TrackedCampaign:
     data: DataSummary
     defenses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    series: str | None = None
 
 
 class RunKey(NamedTuple):

@@ -11,6 +11,7 @@ from robustkd.redaction import redacted
 from robustkd.scoring.results import DefenseResult, Results
 from robustkd.tracking import descriptions
 from robustkd.tracking.location import TrackingError, tracking_uri
+from robustkd.tracking.origin import origin_of
 from robustkd.tracking.relocation import relocate
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def promote(
     try:
         relocate(folder)
         client = connect(tracking_uri(folder))
-        model = _logged(client, results.campaign, trained)
+        model = _logged(client, origin_of(folder).experiment(results.campaign), trained)
         card = descriptions.truncate(descriptions.card(results, trained, gates, against), MAX_DESCRIPTION)
         client.set_registered_model_alias(registered, alias, _version(client, registered, model, card, tags))
     except RobustkdError:
@@ -96,8 +97,8 @@ def _doubts(trained: DefenseResult) -> list[str]:
     return [f"its robust accuracy is {trained.verdict or 'unchecked'}" + (f" ({fired})" if fired else "")]
 
 
-def _logged(client: MlflowClient, campaign: str, trained: DefenseResult) -> LoggedModel:
-    experiment = client.get_experiment_by_name(campaign)
+def _logged(client: MlflowClient, name: str, trained: DefenseResult) -> LoggedModel:
+    experiment = client.get_experiment_by_name(name)
     query = f"tags.`robustkd.target_hash` = '{trained.target_hash}'"
     found = [] if experiment is None else client.search_logged_models([experiment.experiment_id], query)
     ready = [model for model in found if str(model.status) == "READY"]

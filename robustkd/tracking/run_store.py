@@ -9,7 +9,6 @@ Every call is a transaction of the store, and a transaction waits for the disk; 
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from robustkd.scoring.results import Results
 from robustkd.scoring.summaries import DataSummary
 from robustkd.tracking import descriptions, new_database, trend, views
 from robustkd.tracking.location import artifact_location, default_store, local_path
+from robustkd.tracking.origin import origin_of, user
 from robustkd.tracking.records import (
     Point,
     RunKey,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 PARAMS_PER_CALL, METRICS_PER_CALL = 100, 800  # the limits are 100, 1,000, and 1,000 of everything together
 RUNS_PER_PAGE = 1000
-DIGEST, MODEL = "robustkd.digest", "robustkd.model_id"
+DIGEST, MODEL, ORIGIN = "robustkd.digest", "robustkd.model_id", "robustkd.results"
 MODEL_METRICS = ("robust_accuracy", "ci_low", "ci_high", "clean_accuracy")
 
 Attach = Callable[["RunStore", str], None]
@@ -115,7 +115,7 @@ def _ping(uri: str) -> None:
 
 
 class RunStore:
-    """The runs of one plan: a parent, and its children by ``RunKey``."""
+    """The runs of one plan in one results folder: a parent, and its children by ``RunKey``."""
 
     def __init__(self, uri: str, folder: Path, campaign: TrackedCampaign) -> None:
         database = default_store(folder)
@@ -126,10 +126,15 @@ class RunStore:
         if database and tables_missing:
             new_database.keep(database)
         self.campaign = campaign
+        self.origin = origin_of(folder, campaign.series)
         self.experiment_id = self._experiment(folder, uri)
         self._dataset = _dataset_input(campaign.data)
         runs = list(self._search(f"tags.`robustkd.plan_id` = '{campaign.plan_id}'"))
-        parents = [run for run in runs if run.data.tags.get("robustkd.kind") == "campaign"]
+        parents = [
+            run
+            for run in runs
+            if run.data.tags.get("robustkd.kind") == "campaign" and run.data.tags.get(ORIGIN, "") == self.origin.results
+        ]
         self._parent = _known(parents[0]) if parents else self._new_parent()
         children = (run for run in runs if run.data.tags.get("mlflow.parentRunId") == self._parent.id)
         self._children = {_key(run.data.tags): _known(run) for run in children}
@@ -156,9 +161,8 @@ class RunStore:
         """Add this execution to the run of each defense that follows it over time."""
         found = self._search("tags.`robustkd.kind` = 'trend'")
         known = {run.data.tags["robustkd.defense"]: _known(run) for run in found}
-        histories = trend.steps(
-            results, self.campaign.plan_id, {name: run.tags.get(trend.TAG, "") for name, run in known.items()}
-        )
+        tags = {name: run.tags.get(trend.TAG, "") for name, run in known.items()}
+        histories = trend.steps(results, self.campaign.plan_id, self.origin.results, tags)
         for defense, history in histories.items():
             record = trend.trend_record(defense, history)
             run = known.get(defense) or self._create(record.name, record.tags, history[0].milliseconds)
@@ -191,7 +195,9 @@ class RunStore:
             if attach:
                 attach(self, run.id)
         model_id = model(self, run.id) if model else None
-        for name in [name for name in run.tags if name.startswith("robustkd.") and name not in (*record.tags, DIGEST, MODEL)]:
+        for name in [
+            name for name in run.tags if name.startswith("robustkd.") and name not in (*record.tags, DIGEST, MODEL, ORIGIN)
+        ]:
             self.client.delete_tag(run.id, name)
             del run.tags[name]
         tags = record.tags | {DIGEST: digest} | ({MODEL: model_id} if model_id else {})
@@ -271,7 +277,7 @@ class RunStore:
         return run.points[metric]
 
     def _experiment(self, folder: Path, uri: str) -> str:
-        name, location = self.campaign.name, artifact_location(folder, uri)
+        name, location = self.origin.experiment(self.campaign.name), artifact_location(folder, uri)
         found = self.client.get_experiment_by_name(name)
         if found is None:
             if location and (home := local_path(location)):
@@ -301,20 +307,25 @@ class RunStore:
             if not token:
                 return
 
+    @property
+    def _origin_tag(self) -> dict[str, str]:
+        return {ORIGIN: self.origin.results} if self.origin.results else {}
+
     def _new_parent(self) -> OpenRun:
         tags = {"robustkd.kind": "campaign", "robustkd.plan_id": self.campaign.plan_id, "robustkd.status": "running"}
         # MLflow's saved views show the newest plan: numbers of different plans do not belong in one table.
-        for name, view in views.experiment_tags(self.campaign.plan_id).items():
+        for name, view in views.experiment_tags(self.campaign.plan_id, self.origin.results).items():
             self.client.set_experiment_tag(self.experiment_id, name, view)
-        return self._create(campaign_name(self.campaign), tags | {"robustkd.version": package_version()}, _now())
+        tags |= self._origin_tag | {"robustkd.version": package_version()}
+        return self._create(campaign_name(self.campaign), tags, _now())
 
     def _new_child(self, record: RunRecord) -> OpenRun:
         # Begun as long ago as it took, so that MLflow's own duration is the cell's.
-        tags = record.tags | {DIGEST: record.digest, "mlflow.parentRunId": self._parent.id}
+        tags = record.tags | self._origin_tag | {DIGEST: record.digest, "mlflow.parentRunId": self._parent.id}
         return self._create(record.name, tags, _now() - round(1000 * record.seconds))
 
     def _create(self, name: str, tags: dict[str, str], started: int) -> OpenRun:
-        tags = tags | {"mlflow.source.name": "robustkd", "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
+        tags = tags | {"mlflow.source.name": "robustkd", "mlflow.source.type": "LOCAL", "mlflow.user": user()}
         run = self.client.create_run(self.experiment_id, started, tags, name)
         return OpenRun(run.info.run_id, started, fresh=True, tags=tags)
 
@@ -339,13 +350,6 @@ def _dataset_input(data: DataSummary) -> DatasetInput | None:
     # MLflow keeps at most 36 characters of a digest and shows them all; the tag has it whole.
     dataset = Dataset(data.name, data.digest[:16], "robustkd", source, profile=profile)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation"), InputTag("robustkd.digest", data.digest)])
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container may run under a number without a name
-        return "unknown"
 
 
 def _now() -> int:

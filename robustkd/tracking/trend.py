@@ -25,7 +25,7 @@ LONGEST = 40
 
 @dataclass(frozen=True)
 class Step:
-    """One execution: the means over the seeds, and the envelope of their intervals."""
+    """One execution of a plan in a results folder: the means over the seeds, and the envelope of their intervals."""
 
     step: int
     plan: str
@@ -35,6 +35,7 @@ class Step:
     ci_high: float | None
     clean_accuracy: float | None
     verdict: str | None
+    results: str = ""
 
     @property
     def points(self) -> list[Point]:
@@ -53,12 +54,17 @@ def finished_at(results: Results) -> str:
     return results.environment.finished or "1970-01-01T00:00:00+00:00"
 
 
-def steps(results: Results, plan: str, known: dict[str, str]) -> dict[str, list[Step]]:
-    """The executions of each defense with a worst case, the present one included; ``known`` are the runs' tags by defense."""
+def steps(results: Results, plan: str, folder: str, known: dict[str, str]) -> dict[str, list[Step]]:
+    """The executions of each defense with a worst case, the present one included.
+
+    Args:
+        folder: the id of the results folder, if it has one.
+        known: the runs' tags, by defense.
+    """
     found = {}
     for row in summary_rows(results):
         if row.robust_accuracy is not None:
-            found[row.defense] = _with(_read(known.get(row.defense, "")), row, plan, finished_at(results))
+            found[row.defense] = _with(_read(known.get(row.defense, "")), row, plan, folder, finished_at(results))
     return found
 
 
@@ -78,12 +84,12 @@ def trend_record(defense: str, history: list[Step]) -> RunRecord:
     return RunRecord(f"{defense} · over time", "FINISHED", tags, {"defense": defense, "attack": "over time"}, metrics)
 
 
-def _with(before: list[Step], row: DefenseSummary, plan: str, at: str) -> list[Step]:
-    places = {step.plan: step.step for step in before}
-    place = places.get(plan, max(places.values(), default=-1) + 1)
+def _with(before: list[Step], row: DefenseSummary, plan: str, folder: str, at: str) -> list[Step]:
+    places = {(step.plan, step.results): step.step for step in before}
+    place = places.get((plan, folder), max(places.values(), default=-1) + 1)
     assert row.robust_accuracy is not None
-    now = Step(place, plan, at, row.robust_accuracy, row.ci_low, row.ci_high, row.clean_accuracy, row.verdict)
-    return sorted([*(step for step in before if step.plan != plan), now], key=lambda step: step.step)[-LONGEST:]
+    now = Step(place, plan, at, row.robust_accuracy, row.ci_low, row.ci_high, row.clean_accuracy, row.verdict, folder)
+    return sorted([*(step for step in before if step.step != place), now], key=lambda step: step.step)[-LONGEST:]
 
 
 def _short(value: Any) -> Any:

@@ -19,8 +19,9 @@ _TAG = "mlflow.sharedViewState."
 _NAME, _CREATED, _DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
 
 
-def experiment_tags(plan_id: str) -> dict[str, str]:
-    """The saved views on one plan's runs, as tags of the experiment."""
+def experiment_tags(plan_id: str, results: str = "") -> dict[str, str]:
+    """The saved views on the runs of one plan, in one results folder where ``results`` is its id, as tags of the experiment."""
+    chosen = f"tags.`robustkd.plan_id` = '{plan_id}'" + (f" AND tags.`robustkd.results` = '{results}'" if results else "")
     number = [_metric("robust_accuracy"), _tag("robustkd.verdict"), *map(_metric, ("clean_accuracy", "ci_low", "ci_high"))]
     strength = map(_metric, ("attack_success_rate", "median_norm", "forward_passes", "backward_passes", "wall_seconds"))
     defenses = [*number, *map(_param, ("defense", "defense.kind", "seed")), "attributes.`Models`"]
@@ -28,18 +29,18 @@ def experiment_tags(plan_id: str) -> dict[str, str]:
     # No intervals with the means: a mean of the seeds' intervals would not be one.
     means = [*number[:3], _metric("attack_success_rate")]
     lost = [_tag("robustkd.status"), _tag("robustkd.error"), *map(_param, ("defense", "attack", "seed"))]
-    failed = f"tags.`robustkd.status` != 'done' AND tags.`robustkd.kind` != 'campaign' AND {_of(plan_id)}"
+    failed = f"tags.`robustkd.status` != 'done' AND tags.`robustkd.kind` != 'campaign' AND {chosen}"
     seeds_together = {
         "aggregateFunction": "average",
         "groupByKeys": [{"mode": "param", "groupByData": name} for name in ("defense", "attack")],
     }
     return {
-        _TAG + DEFENSES: _view("Defenses: worst case and verdict", _runs("defense", plan_id), defenses),
-        _TAG + CELLS: _view("Cells: every attack", _runs("cell", plan_id), cells),
-        _TAG + MEANS: _view("Means over seeds", _runs("cell", plan_id), means, groupBy=seeds_together),
+        _TAG + DEFENSES: _view("Defenses: worst case and verdict", _runs("defense", chosen), defenses),
+        _TAG + CELLS: _view("Cells: every attack", _runs("cell", chosen), cells),
+        _TAG + MEANS: _view("Means over seeds", _runs("cell", chosen), means, groupBy=seeds_together),
         _TAG + TREND: _view("How each defense moved", "tags.`robustkd.kind` = 'trend'", [*number, _param("defense")]),
         _TAG + FAILURES: _view("Failures", failed, lost),
-        _TAG + CHARTS: _view("Charts: robust and clean accuracy", _runs("defense", plan_id), defenses, **_charts()),
+        _TAG + CHARTS: _view("Charts: robust and clean accuracy", _runs("defense", chosen), defenses, **_charts()),
     }
 
 
@@ -90,12 +91,8 @@ def _charts() -> dict[str, JsonValue]:
     }
 
 
-def _runs(kind: str, plan_id: str) -> str:
-    return f"tags.`robustkd.kind` = '{kind}' AND {_of(plan_id)}"
-
-
-def _of(plan_id: str) -> str:
-    return f"tags.`robustkd.plan_id` = '{plan_id}'"
+def _runs(kind: str, chosen: str) -> str:
+    return f"tags.`robustkd.kind` = '{kind}' AND {chosen}"
 
 
 def _metric(name: str) -> str:

@@ -70,7 +70,7 @@ def test_no_is_the_answer_and_nothing_is_green(tmp_path, monkeypatch, capsys):
     assert "No: 0.0" in markdown
     assert "✅" not in markdown
     client = MlflowClient()
-    runs = client.search_runs([client.get_experiment_by_name("undefended").experiment_id])
+    runs = client.search_runs([client.search_experiments(filter_string="name LIKE 'undefended%'")[0].experiment_id])
     colours = {run.data.tags["mlflow.runColor"] for run in runs if "mlflow.runColor" in run.data.tags}
     assert colours == {"#d55e00"}
     assert "\x1b[32m" not in robustkd("leaderboard", "runs")

@@ -3,11 +3,12 @@
 Such a worker took one cell after another and failed all of them, or trained for ever what nobody saw.
 """
 
+import threading
 import time
 
 import pytest
 
-from robustkd.campaigns.execution.engines import dask_task
+from robustkd.campaigns.execution.engines import dask_task, dask_workers
 from robustkd.campaigns.execution.engines.dask import DaskEngine
 from robustkd.campaigns.execution.run import Observer, run
 from robustkd.campaigns.file import spec
@@ -41,7 +42,7 @@ def plan_of():
 
 
 def engine(cluster):
-    return DaskEngine(DaskEngine.Params(address=cluster.scheduler_address))
+    return DaskEngine(DaskEngine.Params(address=cluster.scheduler_address, scheduler_minutes=0.02))
 
 
 def blind(monkeypatch, *addresses):
@@ -96,4 +97,26 @@ def test_a_scheduler_that_goes_away_leaves_a_table_and_no_child(cluster, tmp_pat
     deadline = time.monotonic() + 60
     while children() and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert children() == []
+
+
+class Said(Observer):
+    def __init__(self):
+        self.texts = []
+
+    def noted(self, text):
+        self.texts.append(text)
+
+
+def test_workers_with_another_torch_are_refused_by_name(cluster, tmp_path, monkeypatch):
+    def version(package):
+        driver = threading.current_thread() is threading.main_thread()
+        return "1.13.1" if package == "torch" and not driver else "2.9.0"
+
+    monkeypatch.setattr(dask_workers, "version", version)
+    results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu", observers=[said := Said()])
+    for worker in cluster.workers.values():
+        sentence = f"worker {worker.address} has torch 1.13.1, the campaign was planned with torch 2.9.0"
+        assert f"{sentence}: it gets no cell" in said.texts
+        assert all(sentence in cell.error for cell in results.cells)
     assert children() == []

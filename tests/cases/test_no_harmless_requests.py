@@ -69,7 +69,7 @@ def test_usefulness_is_no_number_wherever_it_is_shown(robustkd, tmp_path, monkey
     board = json.loads(robustkd("leaderboard", "runs", "--json")[1])
     assert board[0]["entries"][0]["clean_accuracy"] is None
     client = MlflowClient()
-    runs = client.search_runs([client.get_experiment_by_name("forbidden-only").experiment_id])
+    runs = client.search_runs([client.search_experiments(filter_string="name LIKE 'forbidden-only%'")[0].experiment_id])
     assert any("robust_accuracy" in run.data.metrics for run in runs)
     assert not [name for run in runs for name in run.data.metrics if name in ("clean_accuracy", "w_robust", "nrr")]
     assert "of the harmless requests are complied with" not in "".join(str(run.data.tags) for run in runs)

@@ -11,6 +11,7 @@ from robustkd.reporting import GalleryItem
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.summaries import DataSummary, ThreatSummary
 from robustkd.tracking import MlflowTracker, TrackedCampaign, tracking_uri
+from robustkd.tracking.origin import origin_of
 from robustkd.tracking.run_store import connect
 
 SECRET = "hunter2-do-not-log"
@@ -66,7 +67,7 @@ def client(folder: Path):
 def runs(folder: Path, query: str = "tags.`robustkd.kind` != 'trend'") -> dict[str, object]:
     """The runs of the experiment, by name; names must be unique."""
     store = client(folder)
-    found = store.search_runs([store.get_experiment_by_name("quick").experiment_id], query)
+    found = store.search_runs([store.get_experiment_by_name(origin_of(folder).experiment("quick")).experiment_id], query)
     assert len({run.info.run_name for run in found}) == len(found)
     return {run.info.run_name: run for run in found}
 

@@ -475,7 +475,7 @@ def test_a_long_history_fits_a_tag_and_keeps_its_steps():
     for number in range(60):
         outcome = results(cell(), defenses=(defended(robust_accuracy=third, ci_low=third, ci_high=2 * third),))
         outcome = replace(outcome, environment=Environment(finished="2026-11-09T08:00:00+00:00"))
-        (history,) = trend.steps(outcome, f"{number:032d}", {"mtard": known}).values()
+        (history,) = trend.steps(outcome, f"{number:032d}", f"{number:012d}", {"mtard": known}).values()
         known = trend.trend_record("mtard", history).tags[trend.TAG]
     assert (history[-1].step, len(history)) == (59, trend.LONGEST)
     assert len(known) < MAX_NOTE

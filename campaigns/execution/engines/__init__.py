@@ -38,6 +38,9 @@ class Listener(Protocol):
     def blocked(self, cell: Cell, by: Cell) -> None:
         """A cell cannot run, because one that it needs failed."""
 
+    def noted(self, text: str) -> None:
+        """Something about the run as a whole that a person should know, such as that it waits."""
+
 
 class Limits(Params):
     """What a cell and a whole run may take, and how often a cell is tried. None of it changes a number."""
@@ -72,6 +75,11 @@ class Engine(ABC):
 
         When the time is over it begins no further cell and returns; what has not ended then is reported in no way.
         """
+
+    @property
+    def asks_for(self) -> str | None:
+        """What it asks a batch system for, in words; None where it asks none."""
+        return None
 
     @property
     def seconds_left(self) -> float | None:

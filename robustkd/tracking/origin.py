@@ -1,0 +1,94 @@
+"""Whose runs are whose in an MLflow store that several people and machines write to.
+
+Runs belong to a results folder, which has a random id, and to a series: a person on a machine, or a project of continuous
+integration. Each series has its own experiment, so its charts over time and its tables are of its own runs alone. A store
+inside the results folder needs none of this.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+from robustkd.tracking.location import default_store
+
+FILE = ".tracking-origin"
+_PROJECTS = ("GITHUB_REPOSITORY", "CI_PROJECT_PATH", "BITBUCKET_REPO_FULL_NAME", "BUILD_REPOSITORY_NAME", "JOB_NAME")
+"""Variables in which GitHub, GitLab, Bitbucket, Azure Pipelines and Jenkins name the project, in this order."""
+
+
+class Origin(NamedTuple):
+    """Where tracked runs come from.
+
+    Attributes:
+        results: the id of the results folder; empty where the folder has its own store.
+        series: what the experiment is told apart by from others of the same campaign; empty where there are no others.
+    """
+
+    results: str = ""
+    series: str = ""
+
+    def experiment(self, campaign: str) -> str:
+        """The name of a campaign's experiment."""
+        return f"{campaign} · {self.series}" if self.series else campaign
+
+
+class _Noted(NamedTuple):
+    """What a results folder remembers of its origin."""
+
+    results: str
+    series: str
+    user: str
+    folder: str
+
+
+def origin_of(folder: Path, series: str | None = None) -> Origin:
+    """The origin of a results folder's runs, made where it has none.
+
+    A copied folder is another folder, and so is one in the hands of another user; a moved one is the same.
+
+    Args:
+        series: its series from now on; by default the one that it has, else the project of continuous integration, else
+            ``user@host``.
+    """
+    if default_store(folder) is not None:
+        return Origin()
+    me, here = user(), str(folder.resolve())
+    noted = _read(folder)
+    if noted and noted.user == me and not (noted.folder != here and _read(Path(noted.folder)) == noted):
+        now = _Noted(noted.results, series or noted.series, me, here)
+    else:
+        now = _Noted(uuid.uuid4().hex[:12], series or _default_series(me), me, here)
+    if now != noted:
+        try:
+            (folder / FILE).write_text(json.dumps(now))
+        except OSError:  # not this user's to write to: the same id again each time
+            unique = f"{me}@{socket.gethostname()}:{here}"
+            now = now._replace(results=hashlib.sha256(unique.encode()).hexdigest()[:12])
+    return Origin(now.results, now.series)
+
+
+def user() -> str:
+    """The name of the user; ``unknown`` where there is none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container may run under a number without a name
+        return "unknown"
+
+
+def _default_series(me: str) -> str:
+    named = (os.environ.get(name) for name in _PROJECTS)
+    return next(filter(None, named), f"{me}@{socket.gethostname()}")
+
+
+def _read(folder: Path) -> _Noted | None:
+    try:
+        return _Noted(*map(str, json.loads((folder / FILE).read_text())))
+    except (OSError, ValueError, TypeError):
+        return None
