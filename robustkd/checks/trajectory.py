@@ -189,7 +189,10 @@ def _gains(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> lis
     if not len(batch):
         return []
     gains = []
-    for path in _followed(context, evidence, batch)[1]:
+    outcome, paths = _followed(context, evidence, batch)
+    skipped = np.zeros(len(batch), dtype=int) if outcome.skipped is None else outcome.skipped
+    for path, left_out in zip(paths, skipped.tolist(), strict=True):
+        path += (left_out + 1) // 2 * path[-1:]  # each would have repeated one of the path; two passes make a point
         last = min(LAST, len(path) // 4)
         if last:
             climb = max(path) - path[0]

@@ -120,6 +120,8 @@ class AttackResult:
         loss: (B,) the attack's own loss at ``adversarial`` (larger is more adversarial), or None.
         queries_to_success: (B,) int64, the forward passes after which a point within the budget was first adversarial, 0 where none
             was. None of an attack that stops there: they are its ``forwards``.
+        skipped: (B,) int64, the forward and backward passes that were not made because each would have repeated an earlier one; None of
+            an attack that makes them all.
         extras: further tensors with a row for each sample. Under a budget of transforms, ``parameters`` are those of each sample's own.
     """
 
@@ -130,6 +132,7 @@ class AttackResult:
     loss: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
     queries_to_success: Tensor | None = None
+    skipped: Tensor | None = None
 
 
 @dataclass(frozen=True)

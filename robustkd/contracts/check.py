@@ -135,6 +135,7 @@ class AttackEvidence:
         adversarial: (M, *shape) float32, of the first M <= N samples, or None when perturbations were not kept.
         attack: the attack itself, so that a check can run it again on other samples, with other parameters.
         passes: (N,) int64, forward and backward passes that it spent on each sample.
+        skipped: (N,) int64, further ones that it left out because each would have repeated one of them; None where there are none.
         transcripts: of an attack on prompts, the attempt that decided each request; else empty.
         unjudged: (N,) bool, neither broken nor standing, because none of its answers could be judged.
     """
@@ -155,6 +156,12 @@ class AttackEvidence:
     averages: bool = False
     unjudged: np.ndarray | None = None
     robust_share: np.ndarray | None = None
+    skipped: np.ndarray | None = None
+
+    @property
+    def covered(self) -> np.ndarray | None:
+        """(N,) int64, the passes whose results are known: those made, and those that would have repeated one of them."""
+        return self.passes if self.passes is None or self.skipped is None else self.passes + self.skipped
 
     @property
     def counted(self) -> np.ndarray:

@@ -29,7 +29,10 @@ ROUNDING = 1e-4
 @contextmanager
 def seeded_target(target: BaseTarget, seed: int) -> Iterator[None]:
     """Seed what a target may draw from: the global generators and those of its own modules; all are restored."""
-    owned = [part for module in target.module.modules() for part in vars(module).values() if isinstance(part, torch.Generator)]
+    # Not isinstance: that of a generator is Python code, which for all that a network has costs as much as a pass.
+    owned = [
+        part for module in target.module.modules() for part in vars(module).values() if issubclass(type(part), torch.Generator)
+    ]
     states = [generator.get_state() for generator in owned]
     with seeded(seed):
         for generator in owned:
@@ -41,13 +44,13 @@ def seeded_target(target: BaseTarget, seed: int) -> Iterator[None]:
                 generator.set_state(state)
 
 
-def is_random(target: Target, inputs: Tensor) -> bool:
-    """Whether two passes over the (B, *shape) inputs, made under different seeds, differ by more than rounding."""
+def logits_unless_random(target: Target, inputs: Tensor) -> Tensor | None:
+    """The (B, K) logits of the (B, *shape) inputs; None where two passes, made under different seeds, differ by more than rounding."""
     with seeded_target(target, 1):
         first = target(inputs)
     with seeded_target(target, 2):
         second = target(inputs)
-    return bool((first - second).abs().amax() > ROUNDING * first.abs().amax())
+    return None if bool((first - second).abs().amax() > ROUNDING * first.abs().amax()) else first
 
 
 def drawn_logits(target: Target, inputs: Tensor, index: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from robustkd.contracts.data import KEPT_BYTES
 from robustkd.contracts.image_changes.perceptual import SELF
 from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch, seeded
 from robustkd.contracts.target import Precision
-from robustkd.evaluation.draws import PROBED, drawn_logits, is_random
+from robustkd.evaluation.draws import PROBED, drawn_logits, logits_unless_random
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
 from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
@@ -122,6 +122,7 @@ def evidence_of(
         adversarial=adversarial,
         attack=None if traits.learns else attack,  # what it learnt is not kept
         passes=outcome.passes,
+        skipped=outcome.skipped,
         transcripts=transcripts,
         unjudged=outcome.eligible & ~outcome.decided,
     )
@@ -280,9 +281,9 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
     require_unit_pixels(target)
     with torch.no_grad(), channels_last(target.module):
 
-        def probed(part: Tensor) -> bool:
+        def probed(part: Tensor) -> Tensor | None:
             with model_errors_explained(part):
-                return is_random(target, part)
+                return logits_unless_random(target, part)
 
         def answered(rows: Tensor) -> tuple[Tensor, Tensor]:
             part = in_full(batch.inputs[rows])
@@ -292,9 +293,12 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
                 drawn = drawn_logits(target, part, batch.index[rows])
             return drawn.mean(1), drawn.argmax(2)
 
-        random = any(in_memory(probed, batch.inputs[:PROBED], batch_size))
-        rows = torch.arange(len(batch), device=batch.inputs.device)
-        logits, draws = (torch.cat(parts) for parts in zip(*in_memory(answered, rows, batch_size), strict=True))
+        first = in_memory(probed, batch.inputs[:PROBED], batch_size)
+        known = [(part, part.argmax(1, keepdim=True)) for part in first if part is not None]
+        if random := len(known) < len(first):
+            known = []
+        rows = torch.arange(sum(len(part) for part, _ in known), len(batch), device=batch.inputs.device)
+        logits, draws = (torch.cat(parts) for parts in zip(*known, *in_memory(answered, rows, batch_size), strict=True))
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits).all(1)).sum())
         masked = bool((logits == -torch.inf).any()) and not bool(torch.isnan(logits).any() | (logits == torch.inf).any())

@@ -91,6 +91,11 @@ class Outcome(ABC):
         return 1
 
     @property
+    def skipped(self) -> np.ndarray | None:
+        """(N,) passes not made, because each would have repeated an earlier one; None where all were made."""
+        return None
+
+    @property
     def passes(self) -> np.ndarray:
         """(N,) forward and backward passes."""
         total: np.ndarray = self.forwards + self.backwards
@@ -129,6 +134,7 @@ class ImageOutcome(Outcome):
         loss: the attack's own (NaN when it reports none).
         queries_to_success: of an attack that goes on after its first success, the forward passes that it had made then; 0 where it had
             none. None of one that stops there.
+        skipped: forward and backward passes not made, because each would have repeated an earlier one; None of an attack that makes all.
         clean_draws, held_draws: (N, R) bool, on which draws the clean input is classified rightly, and on which the returned one
             does not reach the attack's goal inside the budget; None where the target draws no random numbers.
     """
@@ -139,6 +145,7 @@ class ImageOutcome(Outcome):
     norm: np.ndarray
     loss: np.ndarray
     queries_to_success: np.ndarray | None = None
+    skipped: np.ndarray | None = None
     clean_draws: np.ndarray | None = None
     held_draws: np.ndarray | None = None
 
@@ -278,6 +285,7 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
         "forwards": result.forwards,
         "backwards": result.backwards,
         **({} if result.queries_to_success is None else {"queries_to_success": result.queries_to_success}),
+        **({} if result.skipped is None else {"skipped": result.skipped}),
         **({"clean_draws": right, "held_draws": held} if random else {}),
     }
     return ImageOutcome(**{key: value.detach().cpu().numpy() for key, value in columns.items()})
@@ -294,11 +302,15 @@ def clean_shares(batch: Batch) -> np.ndarray:
 
 def mostly(draws: torch.Tensor) -> torch.Tensor:
     """(N, R) bool -> (N,), whether it is so on half of the draws or more."""
+    if draws.shape[1] == 1:
+        return draws.squeeze(1)
     return 2 * draws.sum(1) >= draws.shape[1]
 
 
 def most_frequent(logits: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
     """(N, R, K) logits, (N, R) bool -> (N,), the class that is predicted most often among these draws; 0 where there are none."""
+    if logits.shape[1] == 1:
+        return (logits.argmax(2) * among).squeeze(1)
     votes = torch.zeros_like(logits[:, 0], dtype=torch.int64)
     return votes.scatter_add_(1, logits.argmax(2), among.to(torch.int64)).argmax(1)
 

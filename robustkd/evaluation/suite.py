@@ -336,10 +336,10 @@ def _autoattack(evidence: AttackEvidence) -> bool:
 
 
 def _spent(evidence: AttackEvidence) -> float:
-    """The mean passes on samples that the attack left standing, on which it went to its end."""
-    if evidence.passes is None or not evidence.standing.any():
+    """The mean passes on samples that the attack left standing, on which it went to its end, also where that was known beforehand."""
+    if (covered := evidence.covered) is None or not evidence.standing.any():
         return 0.0
-    return float(evidence.passes[evidence.standing].mean())
+    return float(covered[evidence.standing].mean())
 
 
 def _agreement(target: Target, batch: Batch, threat: ThreatModel, seed: int) -> float | None:

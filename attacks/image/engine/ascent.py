@@ -40,9 +40,10 @@ class AttackState:
         rows: (A,) their positions in the batch.
         x: (A, *shape) current points.
         gradient, value: of the objective at ``x``.
-        best_x, best_value, broken: the best point so far; ``maximize`` writes the next one into ``best_x``.
+        best_x, best_value, broken: the best point so far.
         improved: whether the current point became the best.
         memory: the update's own tensors (momentum, step sizes, ..).
+        best_is_shared: whether ``best_x`` may be a tensor that somebody else holds, so that nothing is written into it.
     """
 
     rows: Tensor
@@ -55,6 +56,7 @@ class AttackState:
     broken: Tensor
     improved: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
+    best_is_shared: bool = True
 
     def select(self, keep: Tensor) -> AttackState:
         """Only the rows in the mask ``keep``."""
@@ -69,6 +71,7 @@ class AttackState:
             self.broken[keep],
             self.improved[keep],
             {name: tensor[keep] for name, tensor in self.memory.items()},
+            best_is_shared=False,
         )
 
 
@@ -79,8 +82,8 @@ class Update(Protocol):
         """(A, *shape) the next points, before they are projected; ``t`` counts from 0."""
 
 
-EarlyStop: TypeAlias = "Callable[[AttackState, int], Tensor]"
-"""``early_stop(state, t)``: (A,) bool, the samples that are not worth another step."""
+EarlyStop: TypeAlias = "Callable[[AttackState, int], Tensor | None]"
+"""``early_stop(state, t)``: (A,) bool, the samples that are not worth another step; None where all are."""
 
 
 class GradientEstimator(Protocol):
@@ -162,11 +165,11 @@ def maximize(
     """
     lowest = torch.full((len(rows),), -torch.inf, dtype=start.dtype, device=start.device)
     none = torch.zeros_like(rows, dtype=torch.bool)
-    result = SearchResult(start.clone(), lowest.clone(), none.clone())
+    result = SearchResult(torch.empty_like(start), lowest.clone(), none.clone())
     if not len(rows):
         return result
     active = torch.arange(len(rows), device=rows.device)  # the rows of `result` that `state` still has
-    state = AttackState(rows, ball, start, torch.zeros_like(start), lowest, start.clone(), lowest, none, none)
+    state = AttackState(rows, ball, start, start.new_zeros(()).expand_as(start), lowest, start, lowest, none, none)
     for t in range(steps + 1):
         if t < steps and estimator is None:
             logits, value, state.gradient = oracle.value_and_grad(state.x, state.rows, objective)
@@ -176,15 +179,17 @@ def maximize(
         state.value = value.to(start.dtype)  # a half-precision network's logits are no reason to compare in half precision
         if recorder is not None:
             recorder(t, state.rows, state.x, state.value)
-        _keep_best(state, oracle.is_adversarial(logits, state.rows), stop_when_broken)
-        leaving = state.broken if stop_when_broken else torch.zeros_like(state.broken)
-        if group is not None:
+        broken = oracle.is_adversarial(logits, state.rows)
+        some_broken = bool(broken.any())
+        _keep_best(state, broken, some_broken, stop_when_broken)
+        leaving = broken if stop_when_broken and some_broken else None
+        if group is not None and leaving is not None:
             leaving = torch.isin(group[active], group[active[leaving]])
-        if early_stop is not None:
-            leaving = leaving | early_stop(state, t)
+        if early_stop is not None and (stopped := early_stop(state, t)) is not None:
+            leaving = stopped if leaving is None else leaving | stopped
         if t == steps:
-            leaving = torch.ones_like(state.broken)
-        if bool(leaving.any()):
+            leaving = torch.ones_like(broken)
+        if leaving is not None and bool(leaving.any()):
             out = active[leaving]
             result.x[out] = state.best_x[leaving]
             result.value[out] = state.best_value[leaving]
@@ -199,17 +204,19 @@ def maximize(
     return result
 
 
-def _keep_best(state: AttackState, broken: Tensor, stop_when_broken: bool) -> None:
+def _keep_best(state: AttackState, broken: Tensor, some_broken: bool, stop_when_broken: bool) -> None:
     higher = state.value > state.best_value
     if stop_when_broken:  # none of them was before
-        state.improved, state.broken = higher | broken, broken
+        state.improved, state.broken = higher | broken if some_broken else higher, broken
     else:
         state.improved, state.broken = torch.where(broken == state.broken, higher, broken), state.broken | broken
-    rows = state.improved.nonzero().squeeze(1)
+    rows = state.improved.nonzero()
     if len(rows) == len(broken):
-        state.best_x.copy_(state.x)
-        state.best_value = state.value
+        state.best_x, state.best_value, state.best_is_shared = state.x, state.value, True
     elif len(rows):
+        if state.best_is_shared:
+            state.best_x, state.best_is_shared = state.best_x.clone(), False
+        rows = rows.squeeze(1)
         state.best_x.index_copy_(0, rows, state.x.index_select(0, rows))  # `where` would go through all of them
         state.best_value = torch.where(state.improved, state.value, state.best_value)
 

@@ -120,15 +120,15 @@ class Oracle:
         with torch.enable_grad():
             # Full is what the caller computes in: training has an autocast of its own.
             with torch.autocast(x.device.type, torch.bfloat16) if reduced else nullcontext():
-                logits = finite(self.target(self.images(x, rows)), x)
+                outputs = self.target(self.images(x, rows))
+            logits = finite(outputs.detach(), x)
             if isinstance(objective, ObjectiveWithGradient):
-                values, slope = objective.value_and_grad(logits.detach(), rows)
-                gradient = gradient_of(logits, x, slope)
+                values, slope = objective.value_and_grad(logits, rows)
+                gradient = gradient_of(outputs, x, slope)
             else:
-                values = objective(logits, rows)
+                values = objective(outputs, rows)
                 gradient = gradient_of(values.sum(), x)
         self.passes.spend(rows, forwards=1, backwards=1)
-        logits = logits.detach()
         if reduced:
             broken = self.is_adversarial(logits, rows)
             if bool(broken.any()):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.ascent import AttackState
-from robustkd.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,14 +32,14 @@ class EarlyStopByTrend:
     clean_margin: Tensor
     queries: int
 
-    def __call__(self, state: AttackState, t: int) -> Tensor:
-        """(A,) bool: the samples to give up after ``t`` queries."""
+    def __call__(self, state: AttackState, t: int) -> Tensor | None:
+        """(A,) bool: the samples to give up after ``t`` queries; None where nobody looked."""
         best, m = state.best_value, state.memory
         if t == 0:
             m["at_start"] = m["at_last_look"] = best
         doublings = math.log2(t / FIRST_LOOK) if t else -1.0
         if doublings < 0 or not doublings.is_integer():
-            return torch.zeros_like(state.broken)
+            return None
         in_time = (best - m["at_last_look"]) * math.log2(self.queries / t) >= -best
         gained = best - m["at_start"] >= -_GAIN * m["at_start"]
         m["at_last_look"] = best

@@ -10,17 +10,20 @@ Source: Kurakin, Goodfellow, Bengio: Adversarial examples in the physical world 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
+from robustkd.attacks.image.engine.cycles import EarlyStopAtCycle
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 
 if TYPE_CHECKING:
@@ -33,6 +36,10 @@ class BIMParams(Params):
     steps: int = Field(10, ge=1, description="steps")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 1.25 * eps / steps, the paper's ratio")
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    stop_at_cycle: Annotated[bool, AddedLater()] = Field(
+        False,
+        description="spare a sample whose iterates repeat the steps that are left; not of targets that draw random numbers",
+    )
 
 
 class BIM(Attack):
@@ -55,8 +62,12 @@ class BIM(Attack):
         """Takes at most ``steps + 1`` forward and ``steps`` backward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
         update = SteepestStep(StepSize(p.step_size, share=1.25 / p.steps))
+        stop = EarlyStopAtCycle.of(batch, p.steps) if p.stop_at_cycle else None
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            return maximize(search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=p.steps)
+            return maximize(
+                search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=p.steps, early_stop=stop
+            )
 
-        return fixed_budget(target, batch, threat, attempt)
+        result = fixed_budget(target, batch, threat, attempt)
+        return result if stop is None else replace(result, skipped=stop.skipped)

@@ -13,17 +13,20 @@ loss it is the CW_inf of the distillation papers (Carlini & Wagner 2017 used the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, Update, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
+from robustkd.attacks.image.engine.cycles import EarlyStopAtCycle
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
+from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 
 if TYPE_CHECKING:
@@ -39,6 +42,10 @@ class PGDParams(Params):
     random_start: bool = Field(True, description="start at a random point of the ball, else at the clean image")
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
     stop_when_broken: bool = Field(True, description="stop at a sample's first adversarial point")
+    stop_at_cycle: Annotated[bool, AddedLater()] = Field(
+        False,
+        description="spare a sample whose iterates repeat the steps that are left; not of targets that draw random numbers",
+    )
 
 
 class PGD(Attack):
@@ -65,6 +72,7 @@ class PGD(Attack):
         """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""
         p = self.params
         objective, update = for_batch(p.loss, batch), self.update()
+        stop = EarlyStopAtCycle.of(batch, p.steps) if p.stop_at_cycle else None
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             draws = rng.fork(restart).select(rows)
@@ -78,6 +86,8 @@ class PGD(Attack):
                 update=update,
                 steps=p.steps,
                 stop_when_broken=p.stop_when_broken,
+                early_stop=stop,
             )
 
-        return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)
+        result = fixed_budget(target, batch, threat, attempt, restarts=p.restarts)
+        return result if stop is None else replace(result, skipped=stop.skipped)

@@ -67,4 +67,5 @@ class EOT(Wrapper):
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes ``samples`` times the passes of the wrapped attack."""
         samples, result = self.params.samples, super().run(target, batch, threat, rng)
-        return replace(result, forwards=samples * result.forwards, backwards=samples * result.backwards)
+        skipped = None if result.skipped is None else samples * result.skipped
+        return replace(result, forwards=samples * result.forwards, backwards=samples * result.backwards, skipped=skipped)
