@@ -180,6 +180,7 @@ class BaseAttack(TargetHolder, ABC):
     Attributes:
         modalities: what it attacks.
         kind, norms, goals, space, inputs, ranges, gradients, iterative, learns, averages, needs, regions: see ``Traits``.
+        control: whether it searches for nothing, and is there for others to be compared with at the same number of attempts.
     """
 
     modalities: ClassVar[tuple[Modality, ...]]
@@ -195,6 +196,7 @@ class BaseAttack(TargetHolder, ABC):
     averages: ClassVar[bool] = False
     needs: ClassVar[Capabilities]
     regions: ClassVar[tuple[Placing, ...]] = ()
+    control: bool = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
