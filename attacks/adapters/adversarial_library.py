@@ -83,7 +83,7 @@ class AdversarialLibraryAttack(PeerAttack):
 
     def drive(self, model: CountedModel, batch: Batch, threat: ThreatModel, seed: int) -> Tensor:
         """Call the peer's function; its labels are the classes to reach where there are any."""
-        given: dict[str, Any] = self.params.model_dump(exclude={"norm"})
+        given: dict[str, object] = self.params.model_dump(exclude={"norm"})
         if self.known.norm:
             norm = self.minimises(threat) if self.kind == "minimum-norm" else threat.norm
             given[self.known.norm] = norm if self.known.norm == "distance" else ORDER[norm]

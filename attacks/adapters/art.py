@@ -183,11 +183,11 @@ class ARTAttack(PeerAttack):
             found = self.peer(classifier, **given).generate(x=batch.inputs.detach().float().cpu().numpy(), y=y)
         return torch.as_tensor(found).to(batch.inputs)
 
-    def _asked(self, threat: ThreatModel, batch: Batch) -> dict[str, Any]:
+    def _asked(self, threat: ThreatModel, batch: Batch) -> dict[str, object]:
         """The arguments that the threat model and the batch give."""
         arguments = inspect.signature(self.peer).parameters
         norm = self.minimises(threat) if self.kind == "minimum-norm" else threat.norm
-        offered: dict[str, Any] = {
+        offered: dict[str, object] = {
             "norm": ORDER[norm],
             "targeted": batch.goals is not None,
             "batch_size": len(batch),

@@ -11,7 +11,7 @@ It returns the adversarial images. The platform counts the passes, measures each
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -103,7 +103,7 @@ class FunctionAttack(PeerAttack):
         return found  # it is measured, and not put right: what is outside is no adversarial image
 
 
-def _asked_for(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+def _asked_for(function: Callable[..., Any], offered: Mapping[str, object]) -> dict[str, object]:
     try:
         arguments = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # of a function that is written in C

@@ -58,4 +58,5 @@ def served_requests(plan: Plan, finished: Collection[str] = ()) -> list[ServedRe
 
 def _most(plan: Plan, cell: AttackCell) -> int:
     use = plan.campaign.attacks[cell.attack]
-    return use.plugin.most_attempts(use.threat.attempts) if isinstance(use.plugin, PromptAttack) else 0
+    assert isinstance(use.plugin, PromptAttack)  # nothing else attacks a served model
+    return use.plugin.most_attempts(use.threat.attempts)

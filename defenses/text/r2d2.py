@@ -12,6 +12,7 @@ Source: Mazeika et al.: HarmBench (ICML 2024), section 5: a pool of 180, 8 of th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -22,6 +23,7 @@ from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.attacks.text.gcg import Swaps
 from robustkd.contracts import FitContext, Params, Prompts
+from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.text.adversarial import (
     AdversarialTuneParams,
@@ -113,11 +115,11 @@ class Pool(Adversary):
         """Log-probabilities of both answers behind the suffixes, which are part of the prompts already."""
         return target.token_logprobs(pair.safe), target.token_logprobs(pair.harmful)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """The suffixes, and how many updates there were."""
         return {"suffixes": self._suffixes.tolist(), "updates": self._updates}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the suffixes and the count that ``state_dict`` gave."""
         self._suffixes, self._updates = torch.tensor(state["suffixes"]), int(state["updates"])
 

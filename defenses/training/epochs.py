@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import FitContext, UsageError
+from robustkd.contracts.json_value import JsonObject
 from robustkd.defenses.training.augment import crop_flip
 from robustkd.defenses.training.average import WeightAverage
 from robustkd.defenses.training.batches import Minibatch, Samples, epoch_order
@@ -159,7 +160,7 @@ class _EpochTraining(Training):
         if self.average is not None:
             self.average.weights = self._on_device(group("average", tensors))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         averaged = 0 if self.average is None else self.average.steps
         return {
             "best_rank": self.best_rank,

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustkd.contracts import FitContext, Samples, TargetError
+from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.random import preserved_rng, seed_torch
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot, group, grouped
 from robustkd.defenses.training.data_parallel import World
@@ -100,7 +101,7 @@ class Training(ABC):
         """Restore what ``tensors`` gave; these are on the CPU."""
 
     @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """All other state, as plain JSON."""
 
     @abstractmethod

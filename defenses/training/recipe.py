@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from robustkd.contracts import ThreatModel
+from robustkd.contracts.json_value import JsonObject
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.targets import ImageTarget
@@ -62,7 +63,7 @@ class Recipe(ABC, Generic[Trained]):
         """
         return False
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """The recipe's own state as plain JSON."""
         return {name: getattr(self, name) for name in self.state}
 

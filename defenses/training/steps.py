@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 from pydantic import Field
 
 from robustkd.contracts import FitContext, Params, Samples
+from robustkd.contracts.json_value import JsonObject
 from robustkd.defenses.training.checkpoint import Checkpoint, grouped
 from robustkd.defenses.training.loop import CHECKPOINT_SECONDS, FORMAT, Training, run
 from robustkd.lazy import torch
@@ -53,10 +54,10 @@ class StepParams(Params):
 class Memory(Protocol):
     """What a loss learns on the way, which a resumed training must take up again."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """The state as plain JSON."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state that ``state_dict`` gave."""
 
 
@@ -143,7 +144,7 @@ class _StepTraining(Training):
         for name, weight in self.parameters.items():
             weight.data.copy_(tensors[f"weights/{name}"])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return {"memory": self.memory.state_dict() if self.memory else {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

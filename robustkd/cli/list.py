@@ -79,9 +79,8 @@ def _is_for(item: plugins.PluginInfo, modality: str) -> bool:
     if item.group in ("targets", "engines"):
         return False
     try:
-        if plugins.family(item.group, item.name):
-            return modality == "images"
-        return modality in plugins.modalities(plugins.load(item.group, item.name))
+        plugin = plugins.family(item.group, item.name) or plugins.load(item.group, item.name)
+        return modality in plugins.modalities(plugin)
     except PluginError as error:
         click.echo(f"warning: {error}", err=True)
         return False

@@ -13,6 +13,7 @@ from robustkd.contracts.errors import PluginError, TargetError
 from robustkd.contracts.holder import TargetHolder
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.region import Placing
+from robustkd.contracts.target import Target
 from robustkd.contracts.threat import Goal, Norm, Space, ThreatModel
 from robustkd.lazy import torch
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robustkd.contracts.data import Arrays
-    from robustkd.contracts.target import BaseTarget, Target
+    from robustkd.contracts.target import BaseTarget
 
 AttackKind = Literal["fixed-budget", "minimum-norm"]
 """Whether an attack looks for any adversarial input inside a budget, or for the closest one."""
@@ -182,6 +183,7 @@ class BaseAttack(TargetHolder, ABC):
     Attributes:
         modalities: what it attacks.
         kind, norms, goals, space, inputs, ranges, gradients, iterative, learns, averages, needs, regions: see ``Traits``.
+        control: whether it searches for nothing, and is there for others to be compared with at the same number of attempts.
     """
 
     modalities: ClassVar[tuple[Modality, ...]]
@@ -197,6 +199,7 @@ class BaseAttack(TargetHolder, ABC):
     averages: ClassVar[bool] = False
     needs: ClassVar[Capabilities]
     regions: ClassVar[tuple[Placing, ...]] = ()
+    control: bool = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -254,8 +257,8 @@ class Attack(BaseAttack):
     def require(self, target: BaseTarget) -> None:
         """Raise TargetError unless ``target`` has what the attack needs, and takes inputs of a shape that it can attack."""
         super().require(target)
-        one_range = isinstance(getattr(target, "bounds", (0.0,))[0], int | float)
-        if reason := self.unfit(getattr(target, "input_shape", ()), one_range=one_range):
+        assert isinstance(target, Target)  # nothing else has logits
+        if reason := self.unfit(target.input_shape, one_range=isinstance(target.bounds[0], int | float)):
             raise TargetError(
                 f"attack '{self.name}' {reason}",
                 fix="use an attack on inputs of any shape and range, such as pgd, apgd-ce or fab, or change them in front of the model",

@@ -330,16 +330,12 @@ class PromptAttack(BaseAttack, Generic[Answering]):
     """An attack on requests: it searches, and puts what it finds to the target by ``attempts``, where every answer is judged.
 
     One that needs more of a target than its answers derives from ``PromptAttack[CausalLMTarget]``, say, and names it in ``needs``.
-
-    Attributes:
-        control: whether it searches for nothing, and is there for others to be compared with at the same number of attempts.
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     space: ClassVar[Space] = "prompt"
     gradients: ClassVar[bool] = False
     needs: ClassVar[Capabilities] = frozenset({"respond"})
-    control: bool = False
 
     @abstractmethod
     def search(self, target: Answering, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:

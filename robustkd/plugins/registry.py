@@ -160,8 +160,11 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
         raise UsageError(f"{one_of(group)} '{kind}': {key}: {first['msg']}", fix=fix) from None
 
 
-def modalities(plugin: type[Any]) -> tuple[str, ...]:
-    """What a plug-in is for, as its class says: ``images``, ``text``, ``text-to-image``; architectures and transforms are for images."""
+def modalities(plugin: type[Any] | Family) -> tuple[str, ...]:
+    """What a plug-in is for, as its class says: ``images``, ``text``, ``text-to-image``.
+
+    Architectures, transforms and families of attacks are for images.
+    """
     if hasattr(plugin, "modality"):
         return (plugin.modality,)
     return tuple(getattr(plugin, "modalities", ("images",)))

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from robustkd import plugins
-from robustkd.contracts import BaseAttack, PluginError, PromptAttack, UsageError
+from robustkd.contracts import BaseAttack, PluginError, UsageError
 from robustkd.contracts.threat import Space
 from robustkd.scoring.results import Results
 from robustkd.scoring.summaries import AttackSummary
@@ -125,7 +125,7 @@ def _entry(used: AttackSummary) -> Evidence | None:
         attack: BaseAttack = plugins.make("attacks", {"kind": used.kind, **used.params})
     except (PluginError, UsageError):
         return None
-    if isinstance(attack, PromptAttack) and attack.control:
+    if attack.control:
         return None
     for entry in frameworks().evidence:
         when, traits = entry.when, attack.traits

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -50,7 +50,7 @@ def folders_of(reference: str, folder: Path | None = None) -> list[Path]:
     return [*([folder] if folder else []), Path.cwd()]
 
 
-def call_by_reference(reference: str, kwargs: dict[str, Any], folder: Path | None = None) -> nn.Module:
+def call_by_reference(reference: str, kwargs: Mapping[str, object], folder: Path | None = None) -> nn.Module:
     """Import ``module:function`` (or ``file.py:function``), call it and return the network it builds.
 
     Args:
