@@ -142,7 +142,7 @@ class SampleRng:
         forks.index = self.index.repeat_interleave(len(names))
         offsets = torch.tensor([_offset(self.seed, f"{self.stream}/{name}") for name in names], device=self.index.device)
         forks._keys = _mix((self.index.to(torch.int64) * _GOLDEN).unsqueeze(1) + offsets).flatten()
-        return forks.bits(shape).unflatten(0, (len(self.index), len(names)))
+        return forks.bits(shape).reshape(len(self.index), len(names), *shape)
 
     def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
         """(B, *shape) uniform in [low, high); float32 unless ``dtype`` says otherwise."""
