@@ -174,7 +174,14 @@ class _Remedies:
 
 
 def _after(
-    attack: Attack, target: Target, batch: Batch, standing: np.ndarray, context: CheckContext, batch_size: int, *, tried: bool
+    attack: Attack,
+    target: Target,
+    batch: Batch,
+    standing: np.ndarray,
+    context: CheckContext[BaseTarget, Any],
+    batch_size: int,
+    *,
+    tried: bool,
 ) -> np.ndarray:
     """What an attack leaves of ``standing``. One that is ``tried`` is run on a few samples first, and on all where it breaks one."""
     # What a target draws depends on the batch, and must be what it drew when it was judged before.

@@ -79,9 +79,11 @@ class LinfSquare:
         first_row, first_column, room_down, room_right = ball.box
         side = max(1, round(math.sqrt(share_of_window(t, self.queries, self.first) * room_down * room_right)))
         side = min(side, room_down, room_right)
-        if t % _AT_ONCE == 0:
-            state.memory["bits"] = self.rng.select(state.rows).bits_of_forks(range(t, t + _AT_ONCE), (2 + channels,))
-        bits = state.memory["bits"][:, t % _AT_ONCE]
+        place = t % _AT_ONCE
+        if place == 0 or "bits" not in state.memory:
+            coming = range(t - place, t - place + _AT_ONCE)
+            state.memory["bits"] = self.rng.select(state.rows).bits_of_forks(coming, (2 + channels,))
+        bits = state.memory["bits"][:, place]
         top = first_row + (bits[:, 0] >> 1).abs() % (room_down - side + 1)
         left = first_column + (bits[:, 1] >> 1).abs() % (room_right - side + 1)
         along = torch.arange(side, device=best.device)
