@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from robustkd import plugins
 from robustkd.contracts import (
+    Attack,
     BaseTarget,
     Batch,
     Check,
@@ -26,7 +27,17 @@ from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.random import seeded
 from robustkd.evaluation.images import BATCH_SIZE, evaluate_attack
 from robustkd.evaluation.judging import clean_shares
-from robustkd.evaluation.suite import Spec, StoppingRule, TargetDiagnostics, escalation, images_of, in_norm
+from robustkd.evaluation.suite import (
+    AT_FIRST,
+    PASSES_OF_A_REMEDY,
+    Spec,
+    StoppingRule,
+    TargetDiagnostics,
+    escalation,
+    images_of,
+    in_norm,
+    kinds,
+)
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
@@ -100,8 +111,10 @@ def run_remedies(
     """The attacks that fired findings name, each on the samples that still stand; None when no finding names one.
 
     Ever stronger ones follow (``suite.escalation``), until an attack by gradients and one without have broken nothing more, with
-    nothing broken between them. One that the target or the threat model has no use for (``bpda`` without a declared stage) is noted
-    and left out.
+    nothing broken between them, or ``PASSES_OF_A_REMEDY`` passes are spent for each sample that stood at first. Each is tried on
+    ``AT_FIRST`` samples before it is run on all, and not again with more steps where it broke none.
+
+    An attack that the target or the threat model has no use for (``bpda`` without a declared stage) is noted and left out.
     """
     called_for = [in_norm(spec, context.threat) for finding in findings if finding.fired for spec in finding.remedies]
     named = {str(spec): spec for spec in called_for}
@@ -111,49 +124,94 @@ def run_remedies(
     if not specs or not isinstance(batch, Batch) or not isinstance(target, Target):
         return None
     before = worst_case([clean_shares(batch), *(attack.counted for attack in context.headline)])
-    standing = before.copy()
-    used: list[tuple[Spec, np.ndarray]] = []
-    skipped: dict[str, str] = {}
+    state = _Remedies(before.copy())
     counted = CountedTarget(target)
     stopping_rule = StoppingRule()
-    for spec in _and_stronger(specs, counted, batch, standing, context):
-        if not standing.any() or stopping_rule.reached:
+    most, stopped = PASSES_OF_A_REMEDY * np.count_nonzero(before), ""
+    for spec in _and_stronger(specs, counted, batch, state, context):
+        if not state.standing.any() or stopping_rule.reached:
             break
-        # What a target draws depends on the batch, and must be what it drew when it was judged before.
-        rows = np.flatnonzero(standing) if batch.draws is None else np.arange(len(standing))
-        part = batch.select(torch.as_tensor(rows, device=batch.inputs.device))
-        with seeded(context.seed), untouched(target.module):
-            try:
-                attack = plugins.make("attacks", spec)
-                evaluation = evaluate_attack(
-                    counted,
-                    attack,
-                    part,
-                    context.threat,
-                    seed=context.seed,
-                    batch_size=batch_size,
-                    fit_data=images_of(part),
-                    kept=0,
-                )
-            except RobustkdError as error:
-                skipped[str(spec["kind"])] = str(error).splitlines()[0]
-                continue
-        after = standing.copy()
-        after[rows] = worst_case([standing[rows], evaluation.outcome.robust_share])
-        broke = bool(after.sum() < standing.sum())
+        if counted.forwards + counted.backwards >= most:
+            stopped = f"{PASSES_OF_A_REMEDY} passes a sample are spent"
+            break
+        try:
+            attack: Attack = plugins.make("attacks", spec)
+            after = _after(attack, counted, batch, state.standing, context, batch_size, tried=spec not in specs)
+        except RobustkdError as error:
+            state.skipped[str(spec["kind"])] = str(error).splitlines()[0]
+            continue
+        broke = bool(after.sum() < state.standing.sum())
         if broke or spec not in specs:  # those that findings name are short, and often alike
             stopping_rule.note(attack.traits.gradients, broke=broke)
-        standing = after
-        used.append((spec, standing.copy()))
-    return Remedy.of(used, skipped, before, counted.forwards, counted.backwards)
+            if not broke:
+                state.in_vain.add(kinds(spec))
+        state.climbed |= attack.traits.gradients
+        state.misled |= broke and state.climbed and not attack.traits.gradients
+        state.standing = after
+        state.used.append((spec, after))
+    return Remedy.of(state.used, state.skipped, before, counted.forwards, counted.backwards, stopped)
+
+
+@dataclass
+class _Remedies:
+    """How far the remedies are.
+
+    Attributes:
+        standing: (N,) what stands.
+        used: the attacks, and what stood after each.
+        skipped: those that could not be used, and why.
+        in_vain: the kinds of stronger attacks that have broken nothing: more steps of the same are not tried.
+        climbed: whether one has followed the target's gradient.
+        misled: whether one without gradients has broken a sample after that.
+    """
+
+    standing: np.ndarray
+    used: list[tuple[Spec, np.ndarray]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    in_vain: set[tuple[str, ...]] = field(default_factory=set)
+    climbed: bool = False
+    misled: bool = False
+
+
+def _after(
+    attack: Attack,
+    target: Target,
+    batch: Batch,
+    standing: np.ndarray,
+    context: CheckContext[BaseTarget, Any],
+    batch_size: int,
+    *,
+    tried: bool,
+) -> np.ndarray:
+    """What an attack leaves of ``standing``. One that is ``tried`` is run on a few samples first, and on all where it breaks one."""
+    # What a target draws depends on the batch, and must be what it drew when it was judged before.
+    rows = np.flatnonzero(standing) if batch.draws is None else np.arange(len(standing))
+    # What learns would have to learn twice.
+    first = AT_FIRST if tried and batch.draws is None and not attack.traits.learns else len(rows)
+    fit_data, after = images_of(batch.select(torch.as_tensor(rows, device=batch.inputs.device))), standing.copy()
+    for some in (rows[:first], rows[first:]):
+        if not len(some):
+            break
+        part = batch.select(torch.as_tensor(some, device=batch.inputs.device))
+        with seeded(context.seed), untouched(target.module):
+            found = evaluate_attack(
+                target, attack, part, context.threat, seed=context.seed, batch_size=batch_size, fit_data=fit_data, kept=0
+            )
+        after[some] = worst_case([standing[some], found.outcome.robust_share])
+        if not after.sum() < standing.sum():
+            break
+    return after
 
 
 def _and_stronger(
-    specs: Sequence[Spec], target: Target, batch: Batch, standing: np.ndarray, context: CheckContext[BaseTarget, Any]
+    specs: Sequence[Spec], target: Target, batch: Batch, state: _Remedies, context: CheckContext[BaseTarget, Any]
 ) -> Iterator[Spec]:
     """The named attacks, then those of the escalation that are not among them."""
     yield from specs
-    rows = torch.as_tensor(np.flatnonzero(standing), device=batch.inputs.device)
+    rows = torch.as_tensor(np.flatnonzero(state.standing), device=batch.inputs.device)
     with seeded(context.seed), untouched(target.module):
         diagnostics = TargetDiagnostics.of(target, batch.select(rows), context.threat, context.seed)
-    yield from (spec for spec in escalation(diagnostics, context.threat) if spec not in specs)
+    diagnostics = replace(diagnostics, misleads=state.misled)
+    yield from (
+        spec for spec in escalation(diagnostics, context.threat) if spec not in specs and kinds(spec) not in state.in_vain
+    )

@@ -225,6 +225,7 @@ class EvaluationReport(Tabular):
             lines.append(f"checks not run  {', '.join(unrun)}")
         if self.remedy:
             steps = ", ".join(f"{name} {left:.1%}" for name, left in self.remedy.steps.items())
+            steps += f"; {self.remedy.stopped}" if self.remedy.stopped else ""
             lines.append(f"with remedy     {self.remedy.robust_accuracy:6.1%}   ({steps or 'none could be used'})")
         width = max(20, *map(len, [*self.attacks, *self.failed]))
         lines += [f"  {name:<{width}} {report.robust_accuracy:6.1%}" for name, report in self.attacks.items()]

@@ -40,6 +40,8 @@ AT_FIRST = 40
 """On how many samples a costly attack is tried first. Of a loss of 1 in 15 it sees nothing there in 6 of 100 cases."""
 DRAWS = 10
 """The passes that make up one query of a target that draws random numbers."""
+PASSES_OF_A_REMEDY = 20_000
+"""The passes, forward and backward, that the attacks of a remedy may spend for each sample that it begins with, before the last begins."""
 HIDDEN = 0.5
 """A gradient misleads where it breaks less than this share of the samples that were broken without it."""
 _AGREE = 0.25
@@ -118,16 +120,18 @@ class TargetDiagnostics:
         replaced: the operations in its forward pass that cut or falsify the gradient (``bpda`` with ``automatic``), sorted.
         agreement: the mean cosine between the gradients at points of a ball a quarter as wide as the budget; None without gradients
             or a norm.
+        misleads: an attack without gradients has broken what one by gradients had left.
     """
 
     draws: bool
     replaced: tuple[str, ...]
     agreement: float | None
+    misleads: bool = False
 
     @property
     def unreliable(self) -> bool:
-        """Whether there is no gradient, or one that says nothing of its neighbourhood."""
-        return self.agreement is None or self.agreement < _AGREE
+        """Whether there is no gradient, or one that says nothing of its neighbourhood or leads astray."""
+        return self.misleads or self.agreement is None or self.agreement < _AGREE
 
     @property
     def may_mask(self) -> bool:
@@ -258,19 +262,25 @@ def _escalation(diagnostics: TargetDiagnostics, threat: ThreatModel) -> Iterator
             yield search
         return
     for effort in (1,) if diagnostics.draws else (1, 4):  # each pass of a target that draws is ten
-        margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
-        smoothed: Spec = {"kind": "smoothed-pgd", "neighbours": 16 * effort, "reach": 1.0 / effort}
-        if diagnostics.replaced:
-            for spec in (margin, {"kind": "apgd-t", "steps": 50 * effort}, smoothed):
-                yield _averaged({"kind": "bpda", "automatic": True, "attack": spec}, diagnostics)
-        yield _averaged(margin, diagnostics)
-        yield {"kind": "distilled-surrogate", "queries": 1000 * effort, "rounds": 2 + effort}
-        if diagnostics.unreliable:
-            yield {"kind": "nes", "sigma": threat.eps / 2, "pairs": 50 * effort, "steps": 50}
-            yield _averaged(smoothed, diagnostics)
-        yield {"kind": "square", "queries": 2500 * effort, "give_up": effort == 1}
-        if effort == 1 and not diagnostics.draws:
-            yield _ADAPTIVE
+        yield from _in_a_norm(diagnostics, threat, effort)
+
+
+def _in_a_norm(diagnostics: TargetDiagnostics, threat: ThreatModel, effort: int) -> Iterator[Spec]:
+    margin: Spec = {"kind": "pgd", "loss": "margin", "steps": 40 * effort, "restarts": 2 * effort}
+    smoothed: Spec = {"kind": "smoothed-pgd", "neighbours": 16 * effort, "reach": 1.0 / effort}
+    past = [margin, {"kind": "apgd-t", "steps": 50 * effort}, smoothed] if diagnostics.replaced else []
+    around = [_averaged({"kind": "bpda", "automatic": True, "attack": spec}, diagnostics) for spec in past]
+    yield from around[:1]
+    if diagnostics.unreliable:
+        yield {"kind": "nes", "sigma": threat.eps / 2, "pairs": 25 * (1 + effort), "steps": 50}
+    yield from around[1:]
+    yield _averaged(margin, diagnostics)
+    yield {"kind": "distilled-surrogate", "queries": 1000 * effort, "rounds": 2 + effort}
+    if diagnostics.unreliable:
+        yield _averaged(smoothed, diagnostics)
+    yield {"kind": "square", "queries": 2500 * effort, "give_up": effort == 1}
+    if effort == 1 and not diagnostics.draws:
+        yield _ADAPTIVE
 
 
 def places_patch(threat: ThreatModel) -> bool:
@@ -289,6 +299,11 @@ def images_of(batch: Batch) -> Arrays:
 
 def _averaged(spec: Spec, diagnostics: TargetDiagnostics) -> Spec:
     return {"kind": "eot", "samples": DRAWS, "attack": spec} if diagnostics.draws else spec
+
+
+def kinds(spec: Spec) -> tuple[str, ...]:
+    """The kind of an attack and of those that it is wrapped around."""
+    return (str(spec["kind"]), *(kinds(spec["attack"]) if "attack" in spec else ()))
 
 
 def _inside(attack: BaseAttack | None) -> Iterator[BaseAttack]:

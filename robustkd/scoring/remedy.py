@@ -25,6 +25,7 @@ class Remedy:
         robust_accuracy, ci_low, ci_high: share of all n samples that stand in the end, with its 95 % Wilson interval.
         broken: samples that only these attacks broke.
         forward_passes, backward_passes: what they cost, over all samples.
+        stopped: why no further attack was run though the last ones still broke samples; "" where none was left or needed.
     """
 
     attacks: list[dict[str, JsonValue]]
@@ -37,6 +38,7 @@ class Remedy:
     skipped: dict[str, str] = field(default_factory=dict)
     forward_passes: int = 0
     backward_passes: int = 0
+    stopped: str = ""
 
     @property
     def steps(self) -> dict[str, float]:
@@ -64,6 +66,7 @@ class Remedy:
         before: np.ndarray,
         forwards: int,
         backwards: int,
+        stopped: str = "",
     ) -> Remedy:
         """From the (N,) samples that stood before, and after each attack; bool, or in [0, 1] where they were judged on draws."""
         after = attacks[-1][1] if attacks else before
@@ -79,4 +82,5 @@ class Remedy:
             skipped=dict(skipped),
             forward_passes=forwards,
             backward_passes=backwards,
+            stopped=stopped,
         )

@@ -309,6 +309,27 @@ def test_remedies_run_on_what_stands_and_are_recorded(honest, digits):
     assert run_remedies(context, [Finding("quiet", "severe", False)]) is None
 
 
+def test_a_remedy_ends_when_its_passes_are_spent(honest, digits, monkeypatch):
+    context = examined(Around(honest, before=lambda x: (x * 16).round() / 16), digits, PGD)
+    monkeypatch.setattr("robustkd.evaluation.checks.PASSES_OF_A_REMEDY", 1)
+    remedy = run_remedies(context, [Finding("weak", "severe", True, remedies=[{"kind": "fgsm"}, {"kind": "pgd", "steps": 3}])])
+    assert remedy.names == ["fgsm"]
+    assert remedy.stopped == "1 passes a sample are spent"
+
+
+def test_a_stronger_attack_is_tried_on_a_few_samples_and_not_longer_where_it_breaks_none(honest, digits, monkeypatch):
+    context = examined(honest, digits, {"kind": "pgd", "steps": 40, "loss": "margin"})
+    standing = int(context.attacks["PGD"].standing.sum())
+    stronger = [{"kind": "pgd", "loss": "margin", "steps": steps} for steps in (3, 300)]
+    monkeypatch.setattr("robustkd.evaluation.checks.escalation", lambda *_: iter(stronger))
+    monkeypatch.setattr("robustkd.evaluation.checks.AT_FIRST", 4)
+    remedy = run_remedies(context, [Finding("weak", "severe", True, remedies=[{"kind": "fgsm"}])])
+    assert remedy.attacks == [{"kind": "fgsm"}, stronger[0]]
+    assert remedy.broken == 0
+    fgsm, few = standing * 3, 4 * 4
+    assert remedy.forward_passes <= fgsm + few + 64 * 5 + 4  # what is asked of a target beforehand
+
+
 def test_randomness_with_eot_is_no_reason_to_doubt(honest, digits):
     noisy = Around(honest, before=lambda x: x + 0.05 * torch.randn_like(x))
     assert run("randomised-output", examined(noisy, digits, PGD)).severity == "severe"

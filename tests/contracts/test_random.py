@@ -49,3 +49,11 @@ def test_streams_draws_and_neighbours_are_independent():
 
 def test_integers_without_a_shape_give_one_a_sample():
     assert SampleRng(0, torch.arange(5)).integers((), 3).shape == (5,)
+
+
+def test_many_forks_drawn_at_once_have_the_numbers_of_each() -> None:
+    rng = SampleRng(3, torch.tensor([5, 9, 11, 1000]), "square").select(torch.tensor([0, 3]))
+    at_once = rng.bits_of_forks(range(30, 34), (2, 3))
+    assert at_once.shape == (2, 4, 2, 3)
+    for place, name in enumerate(range(30, 34)):
+        assert torch.equal(at_once[:, place], rng.fork(name).bits((2, 3)))

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _HALVE_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 5 of the paper)
 
+_AT_ONCE = 32  # queries whose random numbers are drawn at once
+
 
 def share_of_window(t: int, queries: int, first: float) -> float:
     """The share of an image's pixels in the window of query ``t``: ``first``, halved as the budget is spent."""
@@ -77,7 +79,11 @@ class LinfSquare:
         first_row, first_column, room_down, room_right = ball.box
         side = max(1, round(math.sqrt(share_of_window(t, self.queries, self.first) * room_down * room_right)))
         side = min(side, room_down, room_right)
-        bits = self.rng.select(state.rows).fork(t).bits((2 + channels,))
+        place = t % _AT_ONCE
+        if place == 0 or "bits" not in state.memory:
+            coming = range(t - place, t - place + _AT_ONCE)
+            state.memory["bits"] = self.rng.select(state.rows).bits_of_forks(coming, (2 + channels,))
+        bits = state.memory["bits"][:, place]
         top = first_row + (bits[:, 0] >> 1).abs() % (room_down - side + 1)
         left = first_column + (bits[:, 1] >> 1).abs() % (room_right - side + 1)
         along = torch.arange(side, device=best.device)
