@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale verify-strength bench chaos zoo exam docs clean
+.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale verify-strength bench chaos chaos-cluster zoo exam docs clean
 
 install: $(STAMP)
 
@@ -65,6 +65,10 @@ bench: bench-attacks bench-training verify-strength
 
 chaos: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/chaos.py
+
+# A real Dask cluster, and Slurm where its daemons and dask-jobqueue are installed.
+chaos-cluster: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/cluster.py
 
 zoo: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo/zoo.py

@@ -90,6 +90,6 @@ def complaint(source: Source, problems: Sequence[Problem]) -> UsageError:
     """All problems of a file as one error."""
     lines = []
     for problem in problems:
-        key = ".".join(str(part) for part in problem.path)
+        key = ".".join(str(part) if str(part).isprintable() else repr(part)[1:-1] for part in problem.path)
         lines.append(f"{source.place(problem.path)}: {key}: {problem.message}" + (f" ({problem.fix})" if problem.fix else ""))
     return UsageError("\n".join(lines), fix=f"correct {source.name} and run again; nothing was started")

@@ -15,6 +15,10 @@ from robustkd.contracts.threat import number_written
 KeyPath = tuple[str | int, ...]
 MOST = 100_000
 """Keys and items of a file at most, an alias counted with all that it stands for: a few lines of aliases can stand for billions."""
+LARGEST = 2**63
+"""Whole numbers are smaller: torch's generators take no larger seed, and nothing else that is counted is near."""
+LONGEST = 1000
+"""Characters of a key at most."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -41,7 +45,10 @@ def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
     if ":" in text or _OCTAL.match(text):
         problem = f"{text} is {_read(loader, node)} in YAML; write the number that is meant, or the text in quotes"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-    return _read(loader, node)
+    number = _read(loader, node)
+    if isinstance(number, int) and abs(number) >= LARGEST:
+        raise yaml.constructor.ConstructorError(None, None, f"{text[:20]}.. is no number below 2^63", node.start_mark)
+    return number
 
 
 def _read(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
@@ -128,8 +135,11 @@ def _note_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name:
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            here = (*path, str(getattr(key, "value", key)))
+            written = str(getattr(key, "value", key))
+            here = (*path, written)
             line = key.start_mark.line + 1
+            if len(written) > LONGEST:
+                raise UsageError(f"{name}:{line}: a key has {len(written):,} characters", fix=f"write {LONGEST:,} at most")
             if here in lines:
                 raise UsageError(
                     f"{name}:{line}: the key '{here[-1]}' stands twice (first on line {lines[here]})", fix="remove one"

@@ -17,7 +17,7 @@ def command(fix: bool, as_json: bool) -> None:
     """Check that torch, MLflow, torchattacks, foolbox and robustbench are usable together, and that no plug-in is missing."""
     from robustkd.integrations import doctor
 
-    findings = doctor.repair() if fix else doctor.examine()
+    findings = doctor.repair(say=lambda text: click.echo(text, err=True)) if fix else doctor.examine()
     if as_json:
         print_reserved(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

@@ -15,6 +15,7 @@ import importlib
 import importlib.metadata as metadata
 import importlib.util
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ from robustkd.contracts import RobustkdError, UsageError
 from robustkd.contracts.devices import devices
 from robustkd.integrations import checkout
 from robustkd.integrations.robustbench import import_robustbench
+from robustkd.redaction import redacted
 
 PEERS = {"torchattacks": "3.5.1", "robustbench": "1.1.1"}
 """The versions that robustkd's adapters are written for and tested with."""
@@ -68,23 +70,31 @@ def examine() -> list[Finding]:
     ]
 
 
-def repair(install: Callable[[list[str]], None] | None = None) -> list[Finding]:
+def repair(install: Callable[[list[str]], None] | None = None, say: Callable[[str], None] = lambda text: None) -> list[Finding]:
     """Install what is missing or damaged, and look again, in a fresh process.
 
     Args:
         install: runs the installer with these arguments; by default pip, or uv where the environment has no pip.
+        say: hears what will be installed, and from where, before it is.
 
     Raises:
         RobustkdError: the installer failed, or there is none.
     """
-    install = install or _install
+    run = install or _install
+
+    def install_said(arguments: list[str]) -> None:
+        packages = ", ".join(word for word in arguments if not word.startswith("--"))
+        alone = " without its requirements" if "--no-deps" in arguments else ""
+        say(f"installs {packages}{alone} from {_index()}")
+        run(arguments)
+
     needs = unmet("robustbench")
     if needs:
-        install([str(need) for need in needs])
+        install_said([str(need) for need in needs])
     sound = _version("torchattacks") == PEERS["torchattacks"] and _version("robustbench") == PEERS["robustbench"]
     if not sound or foreign_files("robustbench"):
-        install(["--no-deps", f"torchattacks=={PEERS['torchattacks']}"])
-        install(["--no-deps", "--force-reinstall", f"robustbench=={PEERS['robustbench']}"])
+        install_said(["--no-deps", f"torchattacks=={PEERS['torchattacks']}"])
+        install_said(["--no-deps", "--force-reinstall", f"robustbench=={PEERS['robustbench']}"])
     return examine_afresh()
 
 
@@ -229,6 +239,17 @@ def _install(arguments: list[str]) -> None:
             f"installing {arguments[-1]} failed:\n{(done.stderr or done.stdout).strip()[-1000:]}",
             fix="see that the package index can be reached, then: " + _FIX,
         )
+
+
+def _index() -> str:
+    """The package index that the installer is set to, without credentials."""
+    installer = _installer()
+    names = ("PIP_INDEX_URL",) if "-m" in installer else ("UV_DEFAULT_INDEX", "UV_INDEX_URL")
+    named = next(filter(None, map(os.environ.get, names)), "")
+    if not named and "-m" in installer:
+        command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+        named = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return redacted(named) or "PyPI"
 
 
 def _installer() -> list[str]:

@@ -27,7 +27,14 @@ def test_a_number_that_is_read_as_another_is_refused(written, told, tmp_path):
         (tiny_campaign(test="true"), r"c.yaml:3: data.test: true is not allowed: .*a number"),
         (tiny_campaign(attacks={"pgd": "{kind: pgd, steps: true}"}), r"attacks.pgd.steps: true is not allowed: .*a number"),
         (tiny_campaign(matrix="{seeds: [no]}"), r"matrix.seeds.*a number"),
-        (tiny_campaign(matrix="{seeds: [18446744073709551616]}"), r"matrix.seeds"),
+        (
+            tiny_campaign(matrix="{seeds: [18446744073709551616]}"),
+            r"c.yaml:6: .*18446744073709551616.. is no number below 2\^63",
+        ),
+        (tiny_campaign(test="0x" + "f" * 5000), r"c.yaml:3: .*0xffffffffffffffffff.. is no number below"),
+        (tiny_campaign(attacks={'"fgsm\\n"': "{kind: fgsm}"}), r"c.yaml:\d+: attacks.fgsm.n: .* is not allowed"),
+        (tiny_campaign(test="9" * 5000), r"c.yaml: this YAML cannot be read: Exceeds the limit"),
+        (tiny_campaign(train="1}\n? " + "k" * 5000 + "\n: {a: 1"), r"c.yaml:4: a key has 5,000 characters"),
     ],
 )
 def test_a_truth_value_or_a_seed_beyond_all_generators_is_no_number(text, key, tmp_path):

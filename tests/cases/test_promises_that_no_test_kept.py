@@ -77,30 +77,6 @@ def test_checks_are_done_again_when_an_attack_that_had_failed_is_there_now(tmp_p
     assert (told.todo, told.more, sorted(told.ran)) == (2, [], ["attack", "checks"])  # it is known before the attack is run
 
 
-STARTS_A_CHILD = """\
-import sys, time
-from robustkd.campaigns.execution.engines.child import Child
-from robustkd.campaigns.execution.job import Job
-
-print(Child(Job("", "", ".", sys.argv[1], "cpu")).pid, flush=True)
-time.sleep(600)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
-def test_children_end_with_a_driver_that_is_killed(tmp_path):
-    argv = [sys.executable, "-c", STARTS_A_CHILD, str(tmp_path)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        child = Path("/proc", driver.stdout.readline().strip(), "cmdline")
-        assert b"engines.child" in child.read_bytes()
-        driver.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while child.exists() and child.read_bytes() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not child.exists() or not child.read_bytes()
-
-
 HANGS = """\
 import time
 import torch
@@ -118,12 +94,58 @@ class Hangs(torch.nn.Module):
 """
 
 
-@pytest.mark.timeout(120)
-def test_cells_on_a_cluster_end_with_the_run(tmp_path):
-    distributed = pytest.importorskip("distributed")
+@pytest.fixture
+def hanging(tmp_path):
+    """A campaign whose attack hangs, as text; the file ``model.py.began`` says that it does."""
     (tmp_path / "model.py").write_text(HANGS)
-    defenses = {"hangs": '{kind: external, code: "model.py:Hangs"}'}
-    plan = planning.build(spec.from_text(tiny_campaign("hangs", test=20, defenses=defenses), "c.yaml", tmp_path))
+    return tiny_campaign("hangs", test=20, defenses={"hangs": '{kind: external, code: "model.py:Hangs"}'})
+
+
+def of_folder(folder):
+    """The living processes that work on cells of a results folder's campaign: their working folder is its parent."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve() == folder and b"robustkd" in (process / "cmdline").read_bytes():
+                found.append(process)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param((signal.SIGKILL,), id="killed"),
+        pytest.param((signal.SIGTERM,), id="terminated", marks=pytest.mark.slow),
+        pytest.param((signal.SIGHUP,), id="its terminal closed", marks=pytest.mark.slow),
+        pytest.param((signal.SIGINT, signal.SIGINT), id="Ctrl-C twice", marks=pytest.mark.slow),
+        pytest.param((signal.SIGSTOP, signal.SIGCONT, signal.SIGTERM), id="suspended before", marks=pytest.mark.slow),
+    ],
+)
+def test_children_end_with_their_driver(tmp_path, hanging, signals):
+    (tmp_path / "c.yaml").write_text(hanging)
+    argv = [sys.executable, "-m", "robustkd", "run", "c.yaml", "--workers", "1", "--no-track", "--device", "cpu"]
+    with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
+        while not (tmp_path / "model.py.began").exists():
+            assert driver.poll() is None
+            time.sleep(0.05)
+        assert len(of_folder(tmp_path)) == 2
+        for one in signals:
+            driver.send_signal(one)
+            time.sleep(0.3)
+    deadline = time.monotonic() + 20
+    while of_folder(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert of_folder(tmp_path) == []
+
+
+@pytest.mark.timeout(120)
+def test_cells_on_a_cluster_end_with_the_run(tmp_path, hanging):
+    distributed = pytest.importorskip("distributed")
+    plan = planning.build(spec.from_text(hanging, "c.yaml", tmp_path))
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
     ) as cluster:

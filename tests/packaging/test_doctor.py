@@ -72,7 +72,12 @@ def test_the_peers_are_installed_in_the_order_that_leaves_robustbench_whole(
 ) -> None:
     monkeypatch.setattr(doctor, "_version", doctor.PEERS.get if damage == "overwritten" else lambda package: None)
     monkeypatch.setattr(doctor, "foreign_files", lambda package: ["robustbench/data.py"] if damage == "overwritten" else [])
-    doctor.repair(asked.append)
+    monkeypatch.setattr(doctor, "_installer", lambda: ["uv", "pip", "install"])
+    monkeypatch.setenv("UV_INDEX_URL", "https://me:planted-password@packages.example/simple")
+    said: list[str] = []
+    doctor.repair(asked.append, said.append)
+    assert said[0] == "installs torchattacks==3.5.1 without its requirements from https://***@packages.example/simple"
+    assert len(said) == 2
     assert asked == [["--no-deps", "torchattacks==3.5.1"], ["--no-deps", "--force-reinstall", "robustbench==1.1.1"]]
 
 

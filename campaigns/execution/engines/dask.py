@@ -7,7 +7,8 @@ store, which all workers must see under the same path.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from asyncio import CancelledError
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ from robustkd.campaigns.execution.errors import CellLost, WorkerUnfit
 from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.execution.schedule import Schedule
 from robustkd.campaigns.plan.cells import Cell
+from robustkd.campaigns.store.store import Store
 from robustkd.contracts import IdentityError
 
 if TYPE_CHECKING:
-    from distributed import Future
+    from distributed import Client, Future
 
 POLL_SECONDS = 0.5
 """Seconds between two looks at the clock and at how many workers there are."""
@@ -76,6 +78,8 @@ class DaskEngine(Engine):
         topic = f"robustkd-{uuid.uuid4().hex}"
         news: SimpleQueue[_Ended | _Progress] = SimpleQueue()
         running: dict[Future[Any], _Running] = {}
+        store = Store(Path(job.store))
+        begun: set[str] = set()
         with _probe(Path(job.store)) as probe, connected(self.params, job.device) as (client, jobs):
             workers = Workers(client, jobs, self.params.scheduler_minutes, listener.noted)
             client.subscribe_topic(topic, lambda event: news.put(_Progress(*event[1])))
@@ -83,24 +87,19 @@ class DaskEngine(Engine):
                 while True:
                     answers = workers.look()
                     if answers:
-                        for future in [future for future, one in running.items() if workers.gone(one.workers)]:
-                            self._lost(running.pop(future).cell, "it is gone", schedule, listener)
+                        for future in _abandoned(running, workers):
                             client.cancel([future])
+                            self._lost(running.pop(future).cell, "it is gone", schedule, listener)
                         while len(running) < workers.threads and (cell := self.next_cell(schedule)):
-                            may = workers.fit(cell)
-                            future = client.submit(
-                                run_cell,
-                                job,
-                                cell,
-                                self.limits.cell_hours,
-                                topic,
-                                str(probe),
-                                key=f"{cell.title} {uuid.uuid4().hex}",
-                                resources=self.params.resources or None,
-                                workers=may,
-                                pure=False,
-                            )
-                            running[future] = _Running(cell, may)
+                            if cell.id in begun and store.path(cell.id).is_dir():  # it was lost after it had ended
+                                schedule.succeed(cell)
+                                listener.succeeded(cell)
+                                continue
+                            one = _Running(cell, workers.fit(cell))
+                            task = (job, cell, self.limits.cell_hours, topic, str(probe))
+                            future = self._submit(client, task, one)
+                            running[future] = one
+                            begun.add(cell.id)
                             future.add_done_callback(lambda ended: news.put(_Ended(ended)))
                             listener.started(cell)
                     pause = schedule.pause()
@@ -112,30 +111,40 @@ class DaskEngine(Engine):
                     except Empty:
                         continue
                     if isinstance(readable, _Ended):
-                        if one := running.pop(readable.future, None):
-                            self._ended(one.cell, readable.future, workers, schedule, listener)
+                        if ended := running.pop(readable.future, None):
+                            self._ended(ended.cell, readable.future, workers, schedule, listener)
                     elif cell := next((one.cell for one in running.values() if one.cell.id == readable.cell_id), None):
                         listener.progressed(cell, readable.epoch, readable.metrics)
             finally:
-                if client.status == "running":
-                    with suppress(OSError, TimeoutError):  # the scheduler went away just now
-                        client.cancel(list(running))  # the workers see it, and stop their children
-                        client.run(dismiss_children, job, on_error="ignore")
+                _dismiss(client, job)
+
+    def _submit(self, client: Client, task: tuple[Any, ...], one: _Running) -> Future[Any]:
+        key = f"{one.cell.title} {uuid.uuid4().hex}"
+        resources = self.params.resources or None
+        return client.submit(run_cell, *task, key=key, resources=resources, workers=one.workers, pure=False)
 
     def _lost(self, cell: Cell, why: object, schedule: Schedule, listener: Listener) -> None:
         self.failed(cell, CellLost(f"its Dask worker was lost: {why}"), schedule, listener)
 
     def _ended(self, cell: Cell, future: Future[Any], workers: Workers, schedule: Schedule, listener: Listener) -> None:
-        """Book what became of a cell. One that a worker could not do goes back to the schedule while another may."""
-        if future.status == "cancelled":  # with the connection to the scheduler
+        """Book what became of a cell.
+
+        One that a worker could not do goes back to the schedule while another may, and one of which nobody can say what became of it,
+        because the scheduler has gone, too.
+        """
+        if future.status == "cancelled":
             schedule.again(cell, 0)
             return
         if future.status != "finished":
             self._lost(cell, future.exception() if future.status == "error" else future.status, schedule, listener)
             return
-        outcome, error, worker = future.result()
+        try:
+            outcome, error, worker = future.result()
+        except (OSError, RuntimeError, CancelledError):
+            schedule.again(cell, 0)
+            return
         if isinstance(error, WorkerUnfit | IdentityError):
-            workers.refused(cell, worker)
+            workers.refused(cell, worker, error.message)
             if workers.fit(cell):
                 schedule.again(cell, 0)
                 return
@@ -145,6 +154,18 @@ class DaskEngine(Engine):
             listener.succeeded(cell)
         else:
             self.failed(cell, error if outcome == "failed" else self.too_long(), schedule, listener)
+
+
+def _abandoned(running: Mapping[Future[Any], _Running], workers: Workers) -> list[Future[Any]]:
+    """The tasks whose workers have all gone."""
+    return [future for future, one in running.items() if workers.gone(one.workers)]
+
+
+def _dismiss(client: Client, job: Job) -> None:
+    """End the workers' idle children. Those that work on a cell end when the client closes."""
+    if client.status == "running":
+        with suppress(OSError, TimeoutError):  # the scheduler went away just now
+            client.run(dismiss_children, job, on_error="ignore")
 
 
 @contextmanager

@@ -123,6 +123,8 @@ def connected(params: DaskParams, device: str) -> Iterator[tuple[Client, Jobs | 
         import distributed
     except ImportError:
         raise UsageError("the engine 'dask' needs Dask", fix="pip install 'robustkd[dask]'") from None
+    # What it logs of a scheduler that is away, tracebacks among it, the engine says in a sentence.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     if params.address:
         try:
             distributed.Client(params.address, timeout=CONNECT_SECONDS, set_as_default=False).close()

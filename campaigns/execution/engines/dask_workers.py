@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ UNFIT_AFTER = 2
 """Cells that a worker cannot do as they were planned, after which it is given none."""
 SILENCE_SECONDS = 30
 """How long nothing is said while there is no worker."""
-AGAIN = "start it and run again: what is finished is kept"
 
 
 class Workers:
@@ -49,20 +49,21 @@ class Workers:
             EngineLost: it is gone, or none of the workers can do the campaign's cells.
             UsageError: the batch system takes no job.
         """
+        if self._client.status == "connecting":
+            if not self._away:
+                self._say(f"the Dask scheduler does not answer; waiting for it, {self._minutes:g} minutes at most")
+            self._away = True
+            return False
         try:
-            if self._client.status == "closed":
-                raise ConnectionError("the connection is closed")
-            if self._client.status == "connecting":
-                if not self._away:
-                    self._say(f"the Dask scheduler does not answer; waiting for it, {self._minutes:g} minutes at most")
-                self._away = True
-                return False
             self._threads = dict(self._client.nthreads())
             self._examine([worker for worker in self._threads if worker not in self._known])
-        except OSError as error:
-            if self._client.status == "connecting":
-                return False
-            raise EngineLost(f"the Dask scheduler is gone: {error}", fix=AGAIN) from error
+        except (Exception, CancelledError) as error:  # which one depends on how far the client has closed
+            if self._client.status in ("closing", "closed"):
+                told = f"the Dask scheduler is gone: it did not answer for {self._minutes:g} minutes"
+                raise EngineLost(told, fix="start it and run again: what is finished is kept") from error
+            if not isinstance(error, OSError):
+                raise
+            return False  # the connection was lost just now
         if self._away:
             self._say("the Dask scheduler answers again")
             self._away = False
@@ -109,9 +110,8 @@ class Workers:
             self._since, self._call = time.monotonic(), None
             self._told = bool(self._told and self._jobs and self._jobs.refusals)
             if not self._useful():
-                known = [self._unfit[worker] for worker in self._threads if worker in self._unfit]
-                if known:
-                    raise EngineLost(f"no worker can do these cells: {'; '.join(known)}", fix="install the same versions")
+                known = "; ".join(self._unfit[worker] for worker in self._threads)
+                raise EngineLost(f"no worker can do these cells: {known}", fix="let the workers have what the driver has")
             return
         if self._call is None:  # a cluster that grows when it is asked something is asked something
             self._call = self._client.submit(version, "robustkd", pure=False)
@@ -133,15 +133,17 @@ class Workers:
         """Whether none of these is there any more."""
         return self._threads.keys().isdisjoint(workers)
 
-    def refused(self, cell: Cell, worker: str) -> None:
+    def refused(self, cell: Cell, worker: str, why: str) -> None:
         """A worker cannot do a cell."""
-        self._refused.setdefault(worker, set()).add(cell.id)
+        cells = self._refused.setdefault(worker, set())
+        cells.add(cell.id)
+        if len(cells) >= UNFIT_AFTER and worker not in self._unfit:
+            self._unfit[worker] = f"worker {worker}: {why}"
+            self._say(f"{self._unfit[worker]}; it gets no more cells")
 
     def fit(self, cell: Cell) -> list[str]:
         """Those that may do a cell."""
         return [worker for worker in self._useful() if cell.id not in self._refused.get(worker, ())]
 
     def _useful(self) -> list[str]:
-        return [
-            worker for worker in self._threads if worker not in self._unfit and len(self._refused.get(worker, ())) < UNFIT_AFTER
-        ]
+        return [worker for worker in self._threads if worker not in self._unfit]
