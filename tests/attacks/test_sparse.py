@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import robustkd
+from robustkd.attacks.image.engine.ascent import AttackState
 from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.sparse.spgd import SPGDStep
 from robustkd.contracts import Batch, RobustkdError, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.plugins import make
@@ -153,3 +155,19 @@ def test_a_budget_of_more_pixels_than_an_image_has_is_refused():
     net = network(48)
     with pytest.raises(RobustkdError, match="17 is more pixels than an image has, 16"):
         robustkd.attack("spgd", net, torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.long), norm="l0", eps=17)
+
+
+def test_spgd_looks_at_the_third_step_in_the_same_pixels_before_it_draws_others():
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 5, 5)
+    ball, rows = Ball.around(x, 3.0, "l0", (0.0, 1.0)), torch.arange(2)
+    update = SPGDStep(SampleRng(0, rows), projected=True, alpha=0.25, beta=0.25, patience=3)
+    zero, none = torch.zeros(2), torch.zeros(2, dtype=torch.bool)
+    start = update.start(ball, rows)
+    state = AttackState(rows, ball, start, torch.zeros_like(x), zero, start, zero, none, none)
+    looks = [state.x]
+    for t in range(7):  # no gradient: nothing but a new draw changes the pixels
+        state.x = update.step(state, t)
+        looks.append(state.x)
+    changed = [not torch.equal(before, after) for before, after in itertools.pairwise(looks)]
+    assert changed == [False, False, False, True, False, False, True]  # what was drawn is looked at three times

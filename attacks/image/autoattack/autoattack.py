@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -47,6 +48,7 @@ from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 
 _LOG = logging.getLogger(__name__)
+_OF_SPGD = {"l0": 1}  # its version 2
 Version = Literal["standard", "plus", "rand", "adaptive"]
 
 
@@ -74,7 +76,7 @@ class AutoAttack(Attack):
 
     Params = AutoAttackParams
     version = "4"
-    revisions = PROJECTION_REVISIONS
+    revisions = MappingProxyType({**PROJECTION_REVISIONS, **_OF_SPGD})
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
     regions = ("given",)
@@ -86,7 +88,7 @@ class AutoAttack(Attack):
         if self.params.version == "adaptive":
             # 4 had neither MALT's order nor the last stages. The numbers of the other versions are as they were.
             self.version = "5"
-            self.revisions = STEEPEST_REVISIONS
+            self.revisions = MappingProxyType({**STEEPEST_REVISIONS, **_OF_SPGD})
 
     @property
     def traits(self) -> Traits:

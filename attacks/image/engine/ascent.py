@@ -165,18 +165,20 @@ def maximize(
     """
     lowest = torch.full((len(rows),), -torch.inf, dtype=start.dtype, device=start.device)
     none = torch.zeros_like(rows, dtype=torch.bool)
-    result = SearchResult(torch.empty_like(start), lowest.clone(), none.clone())
     if not len(rows):
-        return result
-    active = torch.arange(len(rows), device=rows.device)  # the rows of `result` that `state` still has
-    state = AttackState(rows, ball, start, start.new_zeros(()).expand_as(start), lowest, start, lowest, none, none)
+        return SearchResult(start, lowest, none)
+    finished, active = _Finished(), torch.arange(len(rows), device=rows.device)  # the rows of the result that `state` still has
+    no_slope = start.new_zeros(()).expand(start.shape[1:])  # takes no memory
+    state = AttackState(rows, ball, start, no_slope.expand_as(start), lowest, start, lowest, none, none)
+    del start  # it may be as large as all that is needed besides
     for t in range(steps + 1):
         if t < steps and estimator is None:
+            state.gradient = no_slope.expand_as(state.x)  # the former one is not kept beside what the network needs
             logits, value, state.gradient = oracle.value_and_grad(state.x, state.rows, objective)
         else:
             logits = oracle.logits(state.x, state.rows)
             value = objective(logits, state.rows)
-        state.value = value.to(start.dtype)  # a half-precision network's logits are no reason to compare in half precision
+        state.value = value.to(lowest.dtype)  # a half-precision network's logits are no reason to compare in half precision
         if recorder is not None:
             recorder(t, state.rows, state.x, state.value)
         broken = oracle.is_adversarial(logits, state.rows)
@@ -187,21 +189,40 @@ def maximize(
             leaving = torch.isin(group[active], group[active[leaving]])
         if early_stop is not None and (stopped := early_stop(state, t)) is not None:
             leaving = stopped if leaving is None else leaving | stopped
-        if t == steps:
-            leaving = torch.ones_like(broken)
+        if t == steps or (leaving is not None and bool(leaving.all())):
+            return finished.result(state, active)
         if leaving is not None and bool(leaving.any()):
-            out = active[leaving]
-            result.x[out] = state.best_x[leaving]
-            result.value[out] = state.best_value[leaving]
-            result.broken[out] = state.broken[leaving]
-            if len(out) == len(active):
-                break
+            finished.take(state, active, leaving)
             state, active = state.select(~leaving), active[~leaving]
         if estimator is not None:
             state.gradient = estimator(oracle, state, objective, t)
         state.gradient = state.ball.along(state.gradient)
         state.x = state.ball.project(update.step(state, t))
-    return result
+    return finished.result(state, active)
+
+
+@dataclass
+class _Finished:
+    """The results of the samples that have left ``maximize``; nothing is allocated as long as none has."""
+
+    left: SearchResult | None = None
+
+    def take(self, state: AttackState, active: Tensor, leaving: Tensor) -> None:
+        """Keep the best points of the rows in the mask ``leaving``; ``active`` are the rows of the result that ``state`` has."""
+        if self.left is None:
+            self.left = SearchResult(*(torch.empty_like(part) for part in (state.best_x, state.best_value, state.broken)))
+        out = active[leaving]
+        self.left.x[out] = state.best_x[leaving]
+        self.left.value[out] = state.best_value[leaving]
+        self.left.broken[out] = state.broken[leaving]
+
+    def result(self, state: AttackState, active: Tensor) -> SearchResult:
+        """The result of all, once those that ``state`` has leave as well."""
+        if self.left is None:
+            x = state.best_x.clone() if state.best_is_shared else state.best_x
+            return SearchResult(x, state.best_value, state.broken)
+        self.take(state, active, torch.ones_like(state.broken))
+        return self.left
 
 
 def _keep_best(state: AttackState, broken: Tensor, some_broken: bool, stop_when_broken: bool) -> None:
@@ -252,6 +273,7 @@ class Search:
         adversarial: (B, *shape) the best points: images, or under a budget of transforms their parameters.
         value: (B,) their objective (larger is more adversarial), -inf for a sample that no attempt has seen.
         success: (B,) bool.
+        is_shared: whether ``adversarial`` may be a tensor that somebody else holds, so that nothing is written into it.
     """
 
     oracle: Oracle
@@ -260,6 +282,7 @@ class Search:
     adversarial: Tensor
     value: Tensor
     success: Tensor
+    is_shared: bool = True
 
     @classmethod
     def begin(cls, target: Target, batch: Batch, threat: ThreatModel) -> Search:
@@ -285,7 +308,7 @@ class Search:
             ball = Ball.around(inputs, batch.budget(threat), threat.norm, target.bounds, batch.movable)
         clean = oracle.logits(points, rows) if batch.logits is None else batch.logits
         value = torch.full((len(batch),), -torch.inf, dtype=inputs.dtype, device=inputs.device)
-        return cls(oracle, ball, clean, points.clone(), value, oracle.is_adversarial(clean, rows))
+        return cls(oracle, ball, clean, points, value, oracle.is_adversarial(clean, rows))
 
     @property
     def everybody(self) -> Tensor:
@@ -301,18 +324,25 @@ class Search:
         """Run one attempt on the samples that still stand; ``number`` seeds it."""
         rows = self.standing
         if len(rows):
-            self.record(rows, attempt(self, rows, self.ball.select(rows), number))
+            ball = self.ball if len(rows) == len(self.success) else self.ball.select(rows)
+            self.record(rows, attempt(self, rows, ball, number))
 
     def record(self, rows: Tensor, result: SearchResult) -> None:
         """Keep the result of an attempt on ``rows`` (standing ones) where it broke the sample or raised its objective."""
         better = result.broken | (result.value > self.value[rows])
         improved = rows[better]
-        self.adversarial[improved], self.value[improved] = result.x[better], result.value[better]
+        if len(improved) == len(self.value) and bool((improved == self.everybody).all()):
+            self.adversarial, self.is_shared = result.x, True
+        elif len(improved):
+            if self.is_shared:
+                self.adversarial, self.is_shared = self.adversarial.clone(), False
+            self.adversarial[improved] = result.x[better]
+        self.value[improved] = result.value[better]
         self.success[rows] = result.broken
 
     def result(self) -> AttackResult:
         """The best points with their success, value and counts of passes, as the attack contract wants them."""
-        images, extras = self.adversarial, {}
+        images, extras = self.adversarial.clone() if self.is_shared else self.adversarial, {}
         if isinstance(self.oracle, TransformOracle):
             images, extras = self.oracle.images(self.adversarial, self.everybody), {PARAMETERS: self.adversarial}
         return AttackResult(images, self.success, self.oracle.forwards, self.oracle.backwards, self.value, extras)

@@ -27,6 +27,7 @@ PROJECTION_REVISIONS: Mapping[str, int] = MappingProxyType({"l1": 1})
 """The ``revisions`` of what is projected by ``Ball.project``. Before 1, what the pixel range cut off was lost, or the threshold was
 rounded otherwise."""
 _MOST_STEPS = 100  # of Newton's method: some ten are enough
+_VALUES = 2**20  # that are projected in l1 at once: it takes ten times their memory
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Ball:
         radii = torch.as_tensor(eps, dtype=centre.dtype, device=centre.device).expand(len(centre))
         return cls(centre, radii, norm, bounds, movable)
 
-    def select(self, rows: Tensor) -> Ball:
-        """The balls of the samples ``rows`` (indices or mask)."""
+    def select(self, rows: Tensor | slice) -> Ball:
+        """The balls of the samples ``rows`` (indices, mask or slice)."""
         movable = None if self.movable is None else self.movable[rows]
         return Ball(self.centre[rows], self.eps[rows], self.norm, self.bounds, movable)
 
@@ -125,6 +126,10 @@ class Ball:
 
         Source: Croce & Hein 2021 (arXiv:2103.01208), proposition 2.1.
         """
+        some = max(1, _VALUES // max(1, math.prod(delta.shape[1:])))
+        if len(delta) > some:
+            parts = (slice(first, first + some) for first in range(0, len(delta), some))
+            return torch.cat([self.select(part)._few_changes(delta[part]) for part in parts])
         low, high = self.bounds
         size, room = delta.abs(), torch.where(delta >= 0, high - self.centre, self.centre - low)
         threshold = l1_threshold(size.flatten(1), room.flatten(1), self.eps)

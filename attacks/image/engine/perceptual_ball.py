@@ -58,7 +58,7 @@ class PerceptualBall(Ball):
         return cls(centre, eps, "linf", bounds, features=features, clean=clean, rows=rows, passes=passes)
 
     @override
-    def select(self, rows: Tensor) -> PerceptualBall:
+    def select(self, rows: Tensor | slice) -> PerceptualBall:
         return replace(self, centre=self.centre[rows], eps=self.eps[rows], clean=self.clean[rows], rows=self.rows[rows])
 
     @property

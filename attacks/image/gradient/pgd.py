@@ -76,12 +76,11 @@ class PGD(Attack):
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
             draws = rng.fork(restart).select(rows)
-            start = ball.random_start(draws) if p.random_start else ball.centre
             return maximize(
                 search.oracle,
                 rows,
                 ball,
-                start,
+                ball.random_start(draws) if p.random_start else ball.centre,  # no name here, which would keep it in memory
                 objective=objective,
                 update=update,
                 steps=p.steps,

@@ -100,16 +100,18 @@ class FAB(NormOfThreat):
                     going = torch.ones_like(rows, dtype=torch.bool) if p.enough is None else best.norm > p.enough
                     if not bool(going.any()):
                         return best
-                    active, best_active = rows[going], best.select(going)
-                    start = problem.clean[active]
+                    everybody = bool(going.all())
+                    active, best_active = rows[going], best if everybody else best.select(going)
+                    start = None
                     if restart:
                         radius = best_active.norm.minimum(batch.budget(threat)[active]) / 2
                         draws = rng.fork(f"{number}/{restart}").select(active)
-                        start = Ball.around(start, radius, norm, problem.bounds).random_point(draws)
+                        start = Ball.around(problem.clean_of(active), radius, norm, problem.bounds).random_point(draws)
                     best_active = problem.minimize(
                         active, update, p.steps, start=start, best=best_active, query=query, enough=p.enough
                     )
-                    best = best.updated(going, best_active)
+                    best = best_active if everybody else best.updated(going, best_active)
+                    del start, best_active  # images, which would stay in memory
             far = best.norm > (0 if p.enough is None else p.enough)
             return best.updated(far, refine(problem, rows[far], best.select(far)))
 

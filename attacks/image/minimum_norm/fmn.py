@@ -102,13 +102,14 @@ class FMNStep:
         eps = self._eps(state, t)
         state.memory["eps"] = eps
         alpha = cosine(t, self.steps, self.step_size, self.step_size / _FALL)
-        g = state.gradient / per_sample(distance(state.gradient, "l2").clamp_min(_TINY), state.x)
-        delta = state.x - state.clean + alpha * g
+        delta = state.x - state.clean
+        delta += alpha * (state.gradient / per_sample(distance(state.gradient, "l2").clamp_min(_TINY), state.x))
         if self.norm == "l0":
             return (state.clean + largest(delta, eps)).clamp(*self.bounds)
         stretch = (eps / distance(delta, self.norm).clamp_min(_TINY)).clamp_min(1)
-        delta = delta * per_sample(torch.where(state.best.isfinite(), 1.0, stretch), delta)
-        return Ball(state.clean, eps, self.norm, self.bounds).project(state.clean + delta)
+        delta *= per_sample(torch.where(state.best.isfinite(), 1.0, stretch), delta)
+        delta += state.clean
+        return Ball(state.clean, eps, self.norm, self.bounds).project(delta)
 
     def _eps(self, state: MinNormState, t: int) -> Tensor:
         gamma = cosine(t, self.steps, self.gamma, _LAST_GAMMA)

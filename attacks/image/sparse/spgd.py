@@ -4,9 +4,9 @@
     m_t+1    = m_t + beta * sqrt(n) * g_m / ||g_m||_2      g_m: gradient with respect to m through sigmoid(m) * p, n: values
     p_t+1    = clip(p_t + alpha * sign(g_p))               g_p: gradient with respect to p
 
-A mask that has chosen the same pixels in three steps, consecutive or not, is drawn again. Of two ways to take g_p, the projected
-one moves the chosen pixels alone, the unprojected one (the default) all of them, as if the mask were soft. They break different
-samples.
+A mask that has chosen the same pixels in three steps, consecutive or not, is drawn again, and p stays as it is in that step. Of two
+ways to take g_p, the projected one moves the chosen pixels alone, the unprojected one (the default) all of them, as if the mask were
+soft. They break different samples.
 
 Good for l0 at some hundred passes, where gradients are honest. The mask's gradient is that of a relaxation: on networks that are
 robust to few pixels ``sparse-rs`` finds what it misses, and ``autoattack`` runs both.
@@ -64,6 +64,7 @@ class SPGD(Attack):
     Params = SPGDParams
     norms = ("l0",)
     goals = ("untargeted", "targeted")
+    version = "2"  # 1 drew the mask again a pass earlier, before the third step in its pixels had been looked at
     source = "Zhong et al. 2024, arXiv:2405.05075"
 
     @property
@@ -113,6 +114,7 @@ class SPGDStep:
         low, high = ball.bounds
         if t == 0:
             m["dense"], m["mask"] = self._dense(ball, state.rows), self._mask(ball, state.rows, "mask")
+            m["before"] = torch.zeros_like(m["mask"], dtype=torch.bool)
             m["idle"] = torch.zeros_like(state.rows)
         chosen = highest(m["mask"], ball.eps)
         soft = m["mask"].sigmoid()
@@ -121,14 +123,15 @@ class SPGDStep:
         stride = self.beta * math.sqrt(ball.centre[0].numel()) * (length > _TINY) / length.clamp_min(_TINY)
         mask = m["mask"] + per_sample(stride, uphill) * uphill
         moved = state.gradient * chosen if self.projected else state.gradient
-        m["dense"] = (m["dense"] + self.alpha * (high - low) * moved.sign()).clamp(*ball.bounds)
-        same = (highest(mask, ball.eps) == chosen).flatten(1).all(1)
-        idle = m["idle"] + same
+        dense = (m["dense"] + self.alpha * (high - low) * moved.sign()).clamp(*ball.bounds)
+        idle = m["idle"] + (chosen == m["before"]).flatten(1).all(1)
         stuck = idle >= self.patience
         if bool(stuck.any()):
             mask = torch.where(per_sample(stuck, mask), self._mask(ball, state.rows, t), mask)
-        m["mask"], m["idle"] = mask, torch.where(stuck, 0, idle)
-        return torch.where(highest(mask, ball.eps), m["dense"], ball.centre)
+            dense = torch.where(per_sample(stuck, dense), m["dense"], dense)
+        m["dense"], m["mask"], m["before"] = dense, mask, chosen
+        m["idle"] = torch.where(stuck, 1, idle)  # the authors count the first look at what was drawn, too
+        return torch.where(highest(mask, ball.eps), dense, ball.centre)
 
     def _mask(self, ball: Ball, rows: Tensor, name: str | int) -> Tensor:
         return self.rng.fork(name).select(rows).normal(over_channels(ball.centre).shape[1:], ball.centre.dtype)

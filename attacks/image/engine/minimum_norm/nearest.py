@@ -159,6 +159,11 @@ class MinNormProblem:
         """(A,) bool: the margin is above ``decision_tolerance``."""
         return self.margin(logits, rows) > self.decision_tolerance(logits)
 
+    def clean_of(self, rows: Tensor) -> Tensor:
+        """(A, *shape) the clean images of ``rows``, not to be written into: of all samples in their order no copy is made."""
+        everybody = len(rows) == len(self.clean) and bool((rows.diff() == 1).all())
+        return self.clean if everybody else self.clean[rows]
+
     def none_found(self, rows: Tensor) -> Nearest:
         """The start of a search: no adversarial input is known of ``rows``, so their distances are infinite."""
         return Nearest(self.clean[rows], self.clean.new_full((len(rows),), torch.inf))
@@ -185,7 +190,7 @@ class MinNormProblem:
             query: what is evaluated at each point; default ``margin_and_grad``.
             enough: a sample leaves once it is adversarial within this distance.
         """
-        clean = self.clean[rows]
+        clean = self.clean_of(rows)
         start = clean if start is None else start
         best = self.none_found(rows) if best is None else best
         if not len(rows):
@@ -194,8 +199,11 @@ class MinNormProblem:
         active = torch.arange(len(rows), device=rows.device)  # the rows of `best` that `state` still has
         zero = torch.zeros_like(best.norm)
         no = torch.zeros_like(rows, dtype=torch.bool)
-        state = MinNormState(rows, clean, start, zero, start, zero, no, zero, best.x, best.norm, no)
+        no_slope = clean.new_zeros(()).expand(clean.shape[1:])  # takes no memory
+        state = MinNormState(rows, clean, start, zero, no_slope.expand_as(start), zero, no, zero, best.x, best.norm, no)
+        del start
         for t in range(steps + 1):
+            state.gradient = no_slope.expand_as(state.x)  # the former one is not kept beside what the network needs
             if t < steps:
                 logits, value, state.gradient = query(state.x, state.rows)
                 state.value = value.to(clean.dtype)
@@ -236,12 +244,12 @@ def minimum_norm(
         rows = torch.arange(len(batch), device=batch.inputs.device)
         logits = oracle.logits(batch.inputs, rows) if batch.logits is None else batch.logits
         already = oracle.is_adversarial(logits, rows)
-        nearest = batch.inputs.clone()
         norms = torch.where(already, 0.0, torch.inf).to(batch.inputs.dtype)
         todo = rows[~already]
-        if len(todo):
-            result = search(MinNormProblem(oracle, batch.inputs, norm, confidence, logits), todo)
-            nearest[todo], norms[todo] = result.x, result.norm
+        found = search(MinNormProblem(oracle, batch.inputs, norm, confidence, logits), todo) if len(todo) else None
+        nearest = batch.inputs.clone()
+        if found is not None:
+            nearest[todo], norms[todo] = found.x, found.norm
     return AttackResult(nearest, norms.isfinite(), oracle.forwards, oracle.backwards, extras={"norm": norms})
 
 

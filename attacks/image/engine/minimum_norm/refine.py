@@ -42,14 +42,22 @@ def refine(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
     hit = best.norm.isfinite()
     if not bool(hit.any()):
         return best
-    found, rows = best.select(hit), rows[hit]
+    found, rows = best if bool(hit.all()) else best.select(hit), rows[hit]
     shorten = sparsify if problem.norm == "l0" else binary_search
     return best.updated(hit, shorten(problem, rows, project_to_boundary(problem, rows, found)))
 
 
 def project_to_boundary(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
     """Try the points nearest to the clean images on the boundaries that are linearised at the examples."""
-    clean, start = problem.clean[rows], best.x
+    start, closest = best.x, _on_the_nearest_boundary(problem, rows, best.x)
+    for share in _SHARES:
+        best = keep_nearer(problem, rows, best, start + share * (closest - start))
+    return best
+
+
+def _on_the_nearest_boundary(problem: MinNormProblem, rows: Tensor, start: Tensor) -> Tensor:
+    """(A, *shape) the points nearest to the clean images on the boundaries that are linearised at ``start``."""
+    clean = problem.clean_of(rows)
     logits, planes = boundaries(problem, start, rows, _CLASSES)
     tolerance = problem.decision_tolerance(logits)
     closest: Nearest | None = None
@@ -62,14 +70,12 @@ def project_to_boundary(problem: MinNormProblem, rows: Tensor, best: Nearest) ->
         those = Nearest(projection, torch.where(useful, problem.length(moved), torch.inf))
         closest = those if closest is None else closest.or_nearer(those)
     assert closest is not None  # there are two classes at least
-    for share in _SHARES:
-        best = keep_nearer(problem, rows, best, start + share * (closest.x - start))
-    return best
+    return closest.x
 
 
 def binary_search(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
     """Search the segment between the clean image and the example for the boundary."""
-    clean, example = problem.clean[rows], best.x
+    clean, example = problem.clean_of(rows), best.x
     low, high = torch.zeros_like(best.norm), torch.ones_like(best.norm)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -100,5 +106,5 @@ def sparsify(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
 def keep_nearer(problem: MinNormProblem, rows: Tensor, best: Nearest, x: Tensor) -> Nearest:
     """``best`` with ``x`` in its place wherever that is adversarial and nearer: one forward pass."""
     adversarial = problem.adversarial(problem.oracle.logits(x, rows), rows)
-    length = problem.length(x - problem.clean[rows])
+    length = problem.length(x - problem.clean_of(rows))
     return best.or_nearer(Nearest(x, torch.where(adversarial, length, torch.inf)))
