@@ -61,6 +61,7 @@ class PAIR(PromptAttack):
 
     Params = PAIRParams
     needs_of_others = frozenset({"respond"})
+    improves_on_answers = True
     source = "Chao et al. 2023, arXiv:2310.08419"
 
     def most_attempts(self, allowed: int) -> int:

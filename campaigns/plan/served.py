@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from robustkd.campaigns.plan.cells import AttackCell
-from robustkd.campaigns.plan.plan import Plan
+from robustkd.campaigns.plan.plan import Plan, training_order
 from robustkd.contracts import PromptAttack
 
 
@@ -53,6 +53,9 @@ def served_requests(plan: Plan, finished: Collection[str] = ()) -> list[ServedRe
         unattacked = n + begun + benign
         count[defense] += unattacked
         count.update(dict.fromkeys(next(iter(campaign.judges.values())).references if campaign.judges else (), unattacked))
+    for name in reversed(training_order(campaign)):
+        for asked, times in campaign.defenses[name].plugin.asks().items():
+            count[asked] += times * count[name]
     return [ServedRequests(name, count[name], count[name] * tokens) for name, tokens in most.items() if tokens is not None]
 
 

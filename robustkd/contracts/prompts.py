@@ -332,6 +332,9 @@ class PromptAttack(BaseAttack, Generic[Answering]):
 
     Attributes:
         control: whether it searches for nothing, and is there for others to be compared with at the same number of attempts.
+        knows_guards: whether it reckons with guards in front of a model: ``search`` is given the target with its guards. Every other
+            attack is given the model behind them, and knows nothing of them but the answers to its attempts.
+        improves_on_answers: whether it writes attempts by the answers to those before, and so reckons with all that a target is.
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
@@ -339,6 +342,8 @@ class PromptAttack(BaseAttack, Generic[Answering]):
     gradients: ClassVar[bool] = False
     needs: ClassVar[Capabilities] = frozenset({"respond"})
     control: bool = False
+    knows_guards: ClassVar[bool] = False
+    improves_on_answers: ClassVar[bool] = False
 
     @abstractmethod
     def search(self, target: Answering, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:

@@ -38,6 +38,7 @@ from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
+from robustkd.targets.guarded import unguarded
 from robustkd.targets.memory import in_memory
 from robustkd.targets.thoughts import answer_of, is_cut_off
 
@@ -108,7 +109,8 @@ def evaluate_prompt_attack(
     attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__, batch_size)
     before, few = state_of(target), batch.requests.asked()[:2]
     if len(attempts.open):
-        attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
+        searched = target if attack.knows_guards else unguarded(target)
+        attack.search(searched, batch, attempts, threat, SampleRng(seed, batch.index))
     known = batch.unattacked.outputs[: len(few)]
     require_unchanged(target, attack, before, known, lambda: _respond(target, few, batch_size), _same_answers)
     return attempts.evaluation()
