@@ -235,6 +235,15 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.requests)
 
+    def select(self, rows: np.ndarray) -> PromptBatch:
+        """The given requests (indices or mask), with all harmless ones."""
+        places = np.arange(len(self))[rows]
+        outputs = [self.unattacked.outputs[place] for place in places]
+        requests = self.requests.select(places)
+        unattacked = Answered(requests, outputs, self.unattacked.complied[places])
+        index = self.index[places.tolist()]
+        return PromptBatch(requests, index, unattacked, self.eligible[places], self.benign)
+
 
 @dataclass(frozen=True, eq=False)
 class Judgements:
