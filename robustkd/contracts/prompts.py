@@ -362,6 +362,10 @@ class PromptAttack(BaseAttack, Generic[Answering]):
         """How many attempts it makes on a request at most, where so many are allowed: what a plan counts for a served model."""
         return allowed
 
+    def most_asked_of_others(self, allowed: int) -> int:
+        """How often it asks each model that its parameters refer to, for a request, at most; by default once for each attempt."""
+        return self.most_attempts(allowed)
+
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """As many attempts as the campaign allows, in the attack's own space."""
         return ThreatModel.by_prompt(threat.attempts, self.space)

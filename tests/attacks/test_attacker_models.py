@@ -118,11 +118,15 @@ class Writer:
 
 def test_tap_prunes_what_is_off_the_topic_and_goes_on_from_the_best():
     writer = Writer()
-    found, asked = attacked("tap", Script(lambda one: f"No: {one.prompt}"), Script(writer), 20, depth=3, branches=3, width=1)
+    attacker = Script(writer)
+    found, asked = attacked("tap", Script(lambda one: f"No: {one.prompt}"), attacker, 20, depth=3, branches=3, width=1)
     # Of three branches one is off the topic; of the others the one with the better answer is the leaf of the next depth.
     assert [number(one.prompt) for one in asked] == [2, 1, 22, 21, 222, 221]
     assert writer.written == 9
     assert found.outcome.attempts.tolist() == [6]
+    plugin = plugins.make("attacks", {"kind": "tap", "attacker": "other", "depth": 3, "branches": 3, "width": 1})
+    assert (plugin.most_attempts(20), plugin.most_attempts(4)) == (9, 4)
+    assert len(attacker.noted) == 9 + 9 + 6 <= plugin.most_asked_of_others(20)  # written, read, scored
 
 
 def test_tap_stops_where_it_succeeds_and_keeps_to_its_attempts():

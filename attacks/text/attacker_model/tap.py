@@ -65,8 +65,19 @@ class TAP(WritingAttack):
 
     def most_attempts(self, allowed: int) -> int:
         """See ``PromptAttack.most_attempts``."""
-        p = self.params
-        return min(allowed, p.branches * (1 + (p.depth - 1) * p.width))
+        return min(allowed, self._nodes)
+
+    def most_asked_of_others(self, allowed: int) -> int:
+        """Each prompt is written and read, also one that is pruned; each answer is scored."""
+        return 2 * self._nodes + min(allowed, self._nodes)
+
+    @property
+    def _nodes(self) -> int:
+        p, leaves, nodes = self.params, 1, 0
+        for _ in range(p.depth):
+            nodes += leaves * p.branches
+            leaves = min(p.width, leaves * p.branches)
+        return nodes
 
     def search(
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
