@@ -12,7 +12,16 @@ from pydantic import ValidationError
 
 from robustkd import plugins
 from robustkd.attacks.text.engine.target_prefix import losses
-from robustkd.contracts import Asked, Filtered, GenerativeTarget, TargetError, Unanswered
+from robustkd.contracts import (
+    Asked,
+    Filtered,
+    FitContext,
+    GenerativeTarget,
+    Prompts,
+    TargetError,
+    ThreatModel,
+    Unanswered,
+)
 from robustkd.defenses.text.guards.erase_and_check import EraseAndCheckSettings, EraseAndCheckTarget, kept_places
 from robustkd.defenses.text.guards.guard_model import GuardModelSettings, GuardModelTarget
 from robustkd.defenses.text.guards.perplexity_filter import PerplexityFilterTarget, PerplexitySettings, log_perplexity
@@ -86,6 +95,18 @@ def test_a_perplexity_filter_holds_back_what_is_above_its_threshold(model: Causa
     assert isinstance(control.respond(asked("hello " * 200))[0], Unanswered)  # not judged, no refusal
     with pytest.raises(TargetError, match="does not tell how likely a text is"):
         PerplexityFilterTarget(Oracle(), PerplexitySettings(threshold=1)).respond(asked("a"))
+
+
+def test_a_threshold_is_learned_from_the_training_requests(model: CausalLMTarget, tmp_path) -> None:
+    prompts = Prompts({"prompt": TEXTS[:2]}, np.zeros(2, dtype=np.int64))
+    context = FitContext(
+        prompts, prompts, (), 1, ThreatModel.by_prompt(1), 0, torch.device("cpu"), tmp_path, targets={"bare": model}
+    )
+    target = plugins.make("defenses", {"kind": "perplexity-filter", "model": "bare"}).fit(context)
+    known = log_perplexity(model, TEXTS)
+    assert target.settings.threshold == pytest.approx(float(known[:2].max()))
+    held = [isinstance(answer, Filtered) for answer in target.respond(asked(*TEXTS))]
+    assert held == [False, False, *(known[2:] > known[:2].max()).tolist()]
 
 
 def test_what_a_guard_cannot_read_is_answered_behind_it(model: CausalLMTarget) -> None:

@@ -59,6 +59,7 @@ class PerplexityFilterParams(ReadingGuardParams):
 
     threshold: float | None = Field(
         None,
+        ge=0,
         description="log-perplexity (nats a token) above which a prompt is held back; null: the largest of the training requests",
     )
     window: int | None = Field(None, ge=1, description="the worst of so many neighbouring tokens counts; null: all of them")
