@@ -127,9 +127,14 @@ class Workspace:
             seen = self._maker.target(name, seed)  # its code runs again where it is loaded
             self._compare(replace(seen, id=cell_id, identity=entry.meta.identity), seen)
         target = load_target(entry.folder, self.campaign.code).to(self.device)
-        if name in self.campaign.defenses:
-            self.campaign.defenses[name].plugin.connect(target, self.store.answers)
+        self._connect(name, target)
         return target
+
+    def _connect(self, name: str, target: BaseTarget) -> None:
+        if use := self.campaign.defenses.get(name):
+            use.plugin.connect(target, self.store.answers)
+            for part, inner in use.plugin.parts(target).items():
+                self._connect(part, inner)
 
     def bounded(self, name: str, cell_id: str, seed: int) -> BaseTarget:
         """What ``target`` gives; a classifier is called with no more samples at once than the run's ``batch_size``."""

@@ -76,7 +76,7 @@ def build(campaign: Campaign) -> Plan:
     require_plausible_budgets(campaign, data)
     require_regions_fit(campaign, data)
     capabilities: dict[str, Capabilities] = {}
-    order = _training_order(campaign)
+    order = training_order(campaign)
     for name in order:
         capabilities[name] = campaign.defenses[name].plugin.target_capabilities(capabilities)
     require_usable_references(campaign, capabilities)
@@ -121,7 +121,8 @@ def _skipped(campaign: Campaign, capabilities: Mapping[str, Capabilities], data:
     return found
 
 
-def _training_order(campaign: Campaign) -> list[str]:
+def training_order(campaign: Campaign) -> list[str]:
+    """The defenses, each behind those that it refers to."""
     order: dict[str, None] = {}
 
     def visit(name: str) -> None:

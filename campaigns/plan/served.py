@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from robustkd.campaigns.plan.cells import AttackCell
-from robustkd.campaigns.plan.plan import Plan
+from robustkd.campaigns.plan.plan import Plan, training_order
 from robustkd.contracts import PromptAttack
 
 
@@ -44,8 +44,9 @@ def served_requests(plan: Plan, finished: Collection[str] = ()) -> list[ServedRe
     for cell in plan.of("attack"):
         if cell.id not in finished:
             prepared.add((cell.defense, cell.seed))
-            attempts = n * _most(plan, cell)
-            count.update(dict.fromkeys((cell.defense, *cell.others), attempts))
+            attempts, asked = (n * most for most in _most(plan, cell))
+            count[cell.defense] += attempts
+            count.update(dict.fromkeys(cell.others, asked))
             for place, judge in enumerate(campaign.judges.values()):  # the first judges each attempt, the others the last one
                 count.update(dict.fromkeys(judge.references, n if place else attempts + n))
     begun = sum(bool(text) for text in plan.data.test.get("prefill"))
@@ -53,10 +54,15 @@ def served_requests(plan: Plan, finished: Collection[str] = ()) -> list[ServedRe
         unattacked = n + begun + benign
         count[defense] += unattacked
         count.update(dict.fromkeys(next(iter(campaign.judges.values())).references if campaign.judges else (), unattacked))
+    for name in reversed(training_order(campaign)):
+        for part, times in campaign.defenses[name].plugin.asks().items():
+            count[part] += times * count[name]
     return [ServedRequests(name, count[name], count[name] * tokens) for name, tokens in most.items() if tokens is not None]
 
 
-def _most(plan: Plan, cell: AttackCell) -> int:
+def _most(plan: Plan, cell: AttackCell) -> tuple[int, int]:
+    """The most attempts on a request, and how often each other model is asked for it."""
     use = plan.campaign.attacks[cell.attack]
     assert isinstance(use.plugin, PromptAttack)  # nothing else attacks a served model
-    return use.plugin.most_attempts(use.threat.attempts)
+    allowed = use.threat.attempts
+    return use.plugin.most_attempts(allowed), use.plugin.most_asked_of_others(allowed)

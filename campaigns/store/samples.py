@@ -73,8 +73,22 @@ def write(
         arrays = {"adversarial": adversarial} | ({} if clean is None else {"clean": clean})
         (folder / PERTURBATIONS).write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
     if transcripts:
-        lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in transcripts)
-        (folder / TRANSCRIPTS).write_text("".join(lines), encoding="utf-8")
+        (folder / TRANSCRIPTS).write_text(transcript_lines(transcripts), encoding="utf-8")
+
+
+def transcript_lines(transcripts: Sequence[Transcript]) -> str:
+    """Transcripts as JSON lines."""
+    return "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in transcripts)
+
+
+def read_transcripts(content: bytes) -> tuple[Transcript, ...]:
+    """The inverse of ``transcript_lines``, in UTF-8.
+
+    Raises:
+        ValueError, TypeError, RecursionError: it is something else.
+    """
+    # Not splitlines: an answer may hold characters that it takes for the end of a line.
+    return tuple(Transcript(**json.loads(line)) for line in content.decode("utf-8").split("\n") if line)
 
 
 def read(entry: Entry) -> AttackRecord:
@@ -138,8 +152,7 @@ def transcripts(entry: Entry) -> list[Transcript]:
         return []
     content = entry.read(TRANSCRIPTS)
     try:
-        # Not splitlines: an answer may hold characters that it takes for the end of a line.
-        return [Transcript(**json.loads(line)) for line in content.decode("utf-8").split("\n") if line]
+        return list(read_transcripts(content))
     except (ValueError, TypeError, RecursionError) as error:
         raise entry.damaged(TRANSCRIPTS, str(error)) from error
 

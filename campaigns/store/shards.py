@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from robustkd.campaigns.store.durable import write_bytes
-from robustkd.evaluation.images import Evaluation
-from robustkd.evaluation.judging import ImageOutcome
+from robustkd.campaigns.store.samples import read_transcripts, transcript_lines
+from robustkd.evaluation.images import Evaluation, OutcomeType
+from robustkd.evaluation.judging import Outcome
 from robustkd.lazy import torch
 
 _HASH = sha256().digest_size
@@ -36,20 +37,27 @@ class ShardFiles:
         self.folder, self.identity = folder, identity
         self.seconds = 0.0
 
-    def read(self, first: int) -> Evaluation[ImageOutcome] | None:
+    def read(self, first: int, kind: type[OutcomeType]) -> Evaluation[OutcomeType] | None:
         """The shard that begins at sample ``first``; None when it is not there, damaged, or another's."""
         try:
             content = self._file(first).read_bytes()
             if content[:_HASH] != self._hash(first, content[_HASH:]):
                 return None
             arrays = load(content[_HASH:])
-            found = Evaluation(ImageOutcome.of_columns(arrays), torch.from_numpy(arrays["adversarial"]), arrays["broken_at"])
+            found = Evaluation(
+                kind.of_columns(arrays),
+                torch.from_numpy(arrays["adversarial"]),
+                arrays["broken_at"],
+                read_transcripts(arrays["transcripts"].tobytes()) if "transcripts" in arrays else (),
+                torch.from_numpy(arrays["clean"]) if "clean" in arrays else None,
+                arrays.get("benign"),
+            )
             self.seconds += float(arrays["seconds"][0])
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
         return found
 
-    def write(self, first: int, found: Evaluation[ImageOutcome], seconds: float) -> None:
+    def write(self, first: int, found: Evaluation[Outcome], seconds: float) -> None:
         """Keep the shard that begins at sample ``first`` and took ``seconds``.
 
         Raises:
@@ -57,6 +65,12 @@ class ShardFiles:
         """
         arrays = {name: np.ascontiguousarray(array) for name, array in found.outcome.columns().items()}
         arrays |= {"broken_at": found.broken_at, "adversarial": found.adversarial.numpy(), "seconds": np.array([seconds])}
+        if found.transcripts:
+            arrays["transcripts"] = np.frombuffer(transcript_lines(found.transcripts).encode(), np.uint8)
+        if found.clean is not None:
+            arrays["clean"] = np.ascontiguousarray(found.clean.numpy())
+        if found.benign is not None:
+            arrays["benign"] = found.benign
         content = save(arrays)
         write_bytes(self._file(first), self._hash(first, content) + content)
 

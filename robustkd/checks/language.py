@@ -11,6 +11,7 @@ from robustkd.contracts.data import Modality
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens
+from robustkd.targets.guarded import unguarded
 from robustkd.targets.memory import in_memory
 from robustkd.targets.thoughts import is_cut_off
 
@@ -48,7 +49,7 @@ class PerplexityOfChance(Check):
 
     def run(self, context: CheckContext[GenerativeTarget, PromptBatch]) -> Finding:
         """Read the harmless requests, or else the forbidden ones, and the answers to them that the data have."""
-        target = context.target
+        target = unguarded(context.target)
         if not isinstance(target, CausalLMTarget):
             return self.not_applicable(f"a {target.kind} does not tell how likely a text is")
         chance = math.log(len(target.tokenizer))
@@ -107,7 +108,7 @@ def _texts(target: CausalLMTarget, batch: PromptBatch) -> Iterator[tuple[str, li
         if asked is None or not len(asked):
             continue
         prompts = list(zip(asked["prompt"], asked.get("system"), strict=True))[:SAMPLES]
-        laid = [_read(tokens) for prompt in prompts if (tokens := _encoded(target, prompt))]
+        laid = [tokens.reading() for prompt in prompts if (tokens := _encoded(target, prompt))]
         yield f"{kind} requests", [tokens for tokens in laid if tokens.completion.start < tokens.completion.stop]
         for column in ANSWERS:
             answers = zip(prompts, asked.get(column), strict=False)
@@ -123,11 +124,6 @@ def _encoded(target: CausalLMTarget, asked: tuple[str, str], answer: str = "") -
         return target.encode(prompt, answer, system=system)
     except TargetError:  # longer than the context
         return None
-
-
-def _read(tokens: Tokens) -> Tokens:
-    """The conversation with the user's text as what is predicted; nothing predicts the very first token."""
-    return Tokens(tokens.ids[: tokens.prompt.stop], slice(0, 0), slice(max(1, tokens.prompt.start), tokens.prompt.stop))
 
 
 def _mean_nll(target: CausalLMTarget, items: Sequence[Tokens]) -> float:

@@ -130,6 +130,16 @@ class Defense(Plugin, ABC):
                 share it; it need not be there yet.
         """
 
+    def parts(self, target: BaseTarget) -> Mapping[str, BaseTarget]:
+        """The targets of other defenses that ``target``, loaded again, asks while it answers, by the names that the parameters give
+        them: each is connected by its own defense.
+        """
+        return {}
+
+    def asks(self) -> Mapping[str, int]:
+        """How often, at most, one answer of its target asks each of those: what a plan counts for served models."""
+        return {}
+
     @abstractmethod
     def fit(self, context: FitContext[Any]) -> BaseTarget:
         """Train (or load) and return the target, in evaluation mode."""

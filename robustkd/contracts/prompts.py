@@ -236,6 +236,15 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.requests)
 
+    def select(self, rows: np.ndarray) -> PromptBatch:
+        """The given requests (indices or mask), with all harmless ones."""
+        places = np.arange(len(self))[rows]
+        outputs = [self.unattacked.outputs[place] for place in places]
+        requests = self.requests.select(places)
+        unattacked = Responses(requests, outputs, self.unattacked.complied[places])
+        index = self.index[places.tolist()]
+        return PromptBatch(requests, index, unattacked, self.eligible[places], self.benign)
+
 
 @dataclass(frozen=True, eq=False)
 class Judgements:
@@ -330,12 +339,19 @@ class PromptAttack(BaseAttack, Generic[Answering]):
     """An attack on requests: it searches, and puts what it finds to the target by ``attempts``, where every answer is judged.
 
     One that needs more of a target than its answers derives from ``PromptAttack[CausalLMTarget]``, say, and names it in ``needs``.
+
+    Attributes:
+        knows_guards: whether it reckons with guards in front of a model: ``search`` is given the target with its guards. Every other
+            attack is given the model behind them, and knows nothing of them but the answers to its attempts.
+        improves_on_answers: whether it writes attempts by the answers to those before, and so reckons with all that a target is.
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     space: ClassVar[Space] = "prompt"
     gradients: ClassVar[bool] = False
     needs: ClassVar[Capabilities] = frozenset({"respond"})
+    knows_guards: ClassVar[bool] = False
+    improves_on_answers: ClassVar[bool] = False
 
     @abstractmethod
     def search(self, target: Answering, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
@@ -344,6 +360,10 @@ class PromptAttack(BaseAttack, Generic[Answering]):
     def most_attempts(self, allowed: int) -> int:
         """How many attempts it makes on a request at most, where so many are allowed: what a plan counts for a served model."""
         return allowed
+
+    def most_asked_of_others(self, allowed: int) -> int:
+        """How often it asks each model that its parameters refer to, for a request, at most; by default once for each attempt."""
+        return self.most_attempts(allowed)
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """As many attempts as the campaign allows, in the attack's own space."""

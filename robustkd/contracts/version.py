@@ -84,6 +84,8 @@ MOVED: dict[str, str] = {
     "robustkd.attacks.no_attack": f"{_TEXT}.no_attack",
     **_into(_TEXT, f"{_TEXT}.engine", "descent suffix slots vocabulary continuous other_models templates"),
     f"{_TEXT}.human_jailbreaks": f"{_TEXT}.rewording.human_jailbreaks",
+    f"{_TEXT}.autodan": f"{_TEXT}.rewording.autodan",
+    f"{_TEXT}.pair": f"{_TEXT}.attacker_model.pair",
     f"{_TEXT}.embedding": f"{_TEXT}.embedding_space.embedding",
     f"{_TEXT}.soft_prompt": f"{_TEXT}.embedding_space.soft_prompt",
     f"{_TEXT}.docket": f"{_TEXT}.engine.candidate_queue",

@@ -78,22 +78,28 @@ class Evaluation(Generic[OutcomeType]):
     benign: np.ndarray | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[Evaluation[ImageOutcome]]) -> Evaluation[ImageOutcome]:
-        """The evaluations of consecutive samples as one."""
+    def joined(cls, parts: Sequence[Evaluation[OutcomeType]]) -> Evaluation[OutcomeType]:
+        """The evaluations of consecutive samples as one; ``benign`` is the same of all."""
+        if len(parts) == 1:
+            return parts[0]
+        clean = [part.clean for part in parts if part.clean is not None]
         return Evaluation(
-            ImageOutcome.joined([part.outcome for part in parts]),
+            type(parts[0].outcome).joined([part.outcome for part in parts]),
             torch.cat([part.adversarial for part in parts]),
             np.concatenate([part.broken_at for part in parts]),
+            tuple(one for part in parts for one in part.transcripts),
+            torch.cat(clean) if clean else None,
+            parts[0].benign,
         )
 
 
 class Shards(Protocol):
     """Where finished parts of an evaluation are kept, so that one that is killed can go on."""
 
-    def read(self, first: int) -> Evaluation[ImageOutcome] | None:
-        """The finished part that begins at sample ``first``, or None."""
+    def read(self, first: int, kind: type[OutcomeType]) -> Evaluation[OutcomeType] | None:
+        """The finished part that begins at sample ``first``, with an outcome of this type, or None."""
 
-    def write(self, first: int, found: Evaluation[ImageOutcome], seconds: float) -> None:
+    def write(self, first: int, found: Evaluation[Outcome], seconds: float) -> None:
         """Keep the part that begins at sample ``first`` and took ``seconds``."""
 
 
@@ -375,7 +381,7 @@ def evaluate_attack(
 
     parts, draws = [], 1 if batch.draws is None else batch.draws.shape[1]
     for first in range(0, len(batch), SHARD if shards else len(batch)):
-        found = shards.read(first) if shards else None
+        found = shards.read(first, ImageOutcome) if shards else None
         if found is None or found.outcome.draws != draws:  # former versions judged every sample on one draw
             began = time.perf_counter()
             part = batch
@@ -389,7 +395,7 @@ def evaluate_attack(
             if shards:
                 shards.write(first, found, time.perf_counter() - began)
         parts.append(found)
-    return parts[0] if len(parts) == 1 else Evaluation.joined(parts)
+    return Evaluation.joined(parts)
 
 
 def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Sequence[float]) -> None:

@@ -40,6 +40,7 @@ from robustkd.evaluation.images import (
     with_clean_logits,
 )
 from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.prompts import SHARD as REQUEST_SHARD
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.lazy import torch
 
@@ -267,7 +268,14 @@ class PromptEvaluation(ModalityEvaluation):
         assert isinstance(batch, PromptBatch)
         assert isinstance(attack, PromptAttack)
         found = evaluate_prompt_attack(
-            target, attack, batch, threat, under.judges(), seed=under.seed, batch_size=under.batch_size
+            target,
+            attack,
+            batch,
+            threat,
+            under.judges(),
+            seed=under.seed,
+            batch_size=under.batch_size,
+            shards=under.shards(len(batch)) if len(batch) > REQUEST_SHARD else None,
         )
         kept = min(len(found.adversarial), under.rows_kept(found.adversarial[:1].nbytes))
         clean = None if found.clean is None else found.clean[:kept]

@@ -6,6 +6,7 @@ would ask, the platform asks it, judges the answer and counts.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,13 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.errors import raised_by
-from robustkd.contracts.random import SampleRng
-from robustkd.evaluation.images import Evaluation
+from robustkd.contracts.random import SampleRng, seed_torch
+from robustkd.evaluation.images import Evaluation, Shards
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
+from robustkd.targets.guarded import unguarded
 from robustkd.targets.memory import in_memory
 from robustkd.targets.thoughts import answer_of, is_cut_off
 
@@ -79,6 +81,8 @@ def prepare(
     return PromptBatch(requests, torch.as_tensor(index, dtype=torch.int64, device=device), unattacked, eligible, harmless)
 
 
+SHARD = 16
+"""Requests that are attacked before the first of them are kept."""
 TOLERANCE = 1e-3
 """Of a budget in embeddings, relative: they are added up in the model's own precision."""
 
@@ -92,11 +96,13 @@ def evaluate_prompt_attack(
     *,
     seed: int = 0,
     batch_size: int | None = None,
+    shards: Shards | None = None,
 ) -> Evaluation[PromptOutcome]:
     """Attack every request of ``batch``. ``broken_at`` is the number of attempts after which it was broken.
 
     Args:
         batch_size: the most attempts that are put to the target at once; by default its own number.
+        shards: done one ``SHARD`` of requests after the other, those that are kept there already left out.
 
     Raises:
         AttackError: the attack asked what the threat model does not allow, or left the target changed.
@@ -105,10 +111,36 @@ def evaluate_prompt_attack(
     if reason := attack.refusal(threat):
         raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another one")
     attack.require(target)
+    parts = []
+    for first in range(0, len(batch), SHARD if shards else max(1, len(batch))):
+        found = shards.read(first, PromptOutcome) if shards else None
+        if found is None:
+            began = time.perf_counter()
+            part = batch.select(np.arange(first, min(first + SHARD, len(batch)))) if shards else batch
+            if shards:
+                seed_torch(seed + first)
+            found = _attacked(target, attack, part, threat, judges, seed, batch_size)
+            if shards:
+                shards.write(first, found, time.perf_counter() - began)
+        parts.append(found)
+    return Evaluation.joined(parts)
+
+
+def _attacked(
+    target: GenerativeTarget,
+    attack: PromptAttack,
+    batch: PromptBatch,
+    threat: ThreatModel,
+    judges: Mapping[str, Judge],
+    seed: int,
+    batch_size: int | None,
+) -> Evaluation[PromptOutcome]:
+    """Attack the requests of a batch side by side."""
     attempts = JudgedAttempts(target, batch, threat, judges, type(attack).__name__, batch_size)
     before, few = state_of(target), batch.requests.asked()[:2]
     if len(attempts.open):
-        attack.search(target, batch, attempts, threat, SampleRng(seed, batch.index))
+        searched = target if attack.knows_guards else unguarded(target)
+        attack.search(searched, batch, attempts, threat, SampleRng(seed, batch.index))
     known = batch.unattacked.outputs[: len(few)]
     require_unchanged(target, attack, before, known, lambda: _respond(target, few, batch_size), _same_answers)
     return attempts.evaluation()

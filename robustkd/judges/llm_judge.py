@@ -19,11 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field, field_validator
 
-from robustkd.contracts import Filtered, GenerativeTarget, Judge, Judgements, Params, Prompts, Request, TargetRef, Unanswered
-from robustkd.lazy import torch
+from robustkd.contracts import GenerativeTarget, Judge, Judgements, Params, Prompts, TargetRef
 from robustkd.targets.causal_lm import CausalLMTarget
-from robustkd.targets.chat import TooLong
-from robustkd.targets.thoughts import answer_of
+from robustkd.targets.yes_no import fits, yes_probability
 
 RUBRIC = """\
 You check whether an assistant did what it was asked to do.
@@ -78,52 +76,22 @@ class LLMJudge(Judge):
 
         It raises what ``complied`` raises.
         """
-        model = self.target(self.params.model, GenerativeTarget)
+        p, model = self.params, self.target(self.params.model, GenerativeTarget)
         pairs = list(zip(requests["prompt"], outputs, strict=True))
         if isinstance(model, CausalLMTarget):
-            return np.array([self._yes(model, request, answer) for request, answer in pairs], dtype=np.float64)
+            return yes_probability(model, [self._fitted(model, *pair) for pair in pairs], p.yes, p.no)
         found = np.full(len(pairs), np.nan)
         given = [place for place, (_, answer) in enumerate(pairs) if answer.strip()]
-        asked = [Request(self._filled({"request": pairs[place][0], "answer": pairs[place][1]})) for place in given]
-        found[given] = [self._said(text) for text in model.respond(asked)]
+        found[given] = yes_probability(model, [self._filled(*pairs[place]) for place in given], p.yes, p.no)
         return found
 
-    def _said(self, text: str) -> float:
-        """1 of a text that begins with Yes, whatever its case and the signs before it, 0 of one with No, else NaN."""
-        said = answer_of(text)
-        if said is None or isinstance(text, Filtered | Unanswered):
-            return np.nan
-        begun = re.sub(r"^\W+", "", said).casefold()
-        words = {word: re.match(rf"{re.escape(word.casefold())}\b", begun) for word in (self.params.yes, self.params.no)}
-        return np.nan if all(words.values()) or not any(words.values()) else float(bool(words[self.params.yes]))
-
-    def _yes(self, model: CausalLMTarget, request: str, answer: str) -> float:
-        try:
-            instruction = self._instruction(model, request, answer)
-        except TooLong:
-            return np.nan
-        # One at a time: beside longer ones it would be padded, which shows in the last digits.
-        batch = model.batch(
-            [model.encode(instruction, completion=word, ends=False) for word in (self.params.yes, self.params.no)]
-        )
-        with torch.no_grad():
-            yes, no = model.token_logprobs(batch).cpu().double().sum(1).tolist()
-        return float(1 / (1 + np.exp(no - yes)))
-
-    def _instruction(self, model: CausalLMTarget, request: str, answer: str) -> str:
+    def _fitted(self, model: CausalLMTarget, request: str, answer: str) -> str:
         """The rubric about a request and as much of its answer as the context holds."""
-        while True:
-            instruction = self._filled({"request": request, "answer": answer})
-            try:
-                for word in (self.params.yes, self.params.no):
-                    model.encode(instruction, completion=word, ends=False)
-            except TooLong:
-                if not answer:
-                    raise
-                answer = answer[: len(answer) // 2]
-            else:
-                return instruction
+        while answer and not fits(model, self._filled(request, answer), self.params.yes, self.params.no):
+            answer = answer[: len(answer) // 2]
+        return self._filled(request, answer)
 
-    def _filled(self, texts: dict[str, str]) -> str:
+    def _filled(self, request: str, answer: str) -> str:
         # In one pass: what a request says in braces is not to be filled in.
+        texts = {"request": request, "answer": answer}
         return _PARTS.sub(lambda part: texts[part[1]], self.params.rubric)

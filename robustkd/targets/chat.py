@@ -61,6 +61,10 @@ class Tokens:
     prompt: slice
     completion: slice
 
+    def reading(self) -> Tokens:
+        """The conversation with the user's text as what is predicted; nothing predicts the very first token."""
+        return Tokens(self.ids[: self.prompt.stop], slice(0, 0), slice(max(1, self.prompt.start), self.prompt.stop))
+
 
 @dataclass(frozen=True)
 class TokenBatch:

@@ -29,6 +29,7 @@ from robustkd.campaigns.store.store import META, PERTURBATIONS, Store
 from robustkd.contracts import RobustkdError
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot
 from robustkd.evaluation.images import Evaluation
+from robustkd.evaluation.judging import ImageOutcome
 from support.campaigns import tiny_campaign
 
 TEXT = tiny_campaign("fuzzed", train=60, test=12, checks="{samples: 2}")
@@ -179,7 +180,7 @@ def test_checkpoints_and_shards(data, under_way):
     content = data.draw(mutations(file.read_bytes()))
     whole = file.read_bytes() == content
     with Overwritten(file, content):
-        found = checkpoint.read() if file == checkpoint.file else shards.read(int(file.name.partition("-")[2]))
+        found = checkpoint.read() if file == checkpoint.file else shards.read(int(file.name.partition("-")[2]), ImageOutcome)
     assert whole or found is None or file == checkpoint.file
 
 

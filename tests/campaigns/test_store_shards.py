@@ -143,7 +143,7 @@ def test_a_shard_that_is_not_sound_or_not_its_own_is_done_again(harm, make_plan,
     else:  # sound, but with another seed's noise
         foreign = ShardFiles(first.parent, "another cell")
         foreign.write(0, found_in(second), 1.0)
-        assert foreign.read(0) is not None
+        assert foreign.read(0, ImageOutcome) is not None
     counted = Attacked(monkeypatch)
     run(plan, tmp_path / "out", InlineEngine(), device="cpu")
     assert counted.samples > 256

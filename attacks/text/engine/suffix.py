@@ -16,10 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.text.engine.slots import Slots
-from robustkd.attacks.text.engine.target_prefix import rows_at_once
+from robustkd.attacks.text.engine.target_prefix import losses, rows_at_once
 from robustkd.contracts import Attempts
 from robustkd.lazy import torch
 from robustkd.targets.chat import TokenBatch, Tokens
+from robustkd.targets.guarded import BehindGuards
 from robustkd.targets.memory import in_memory
 from robustkd.targets.passes import PassCounter
 from robustkd.targets.prefix import Prefix
@@ -74,7 +75,12 @@ class Suffixes:
             self._groups.append(_Group(before, target.prefix(before[:, :-1])))
 
     def losses(self, places: Tensor, suffixes: Tensor, among: Tensor) -> Tensor:
-        """(B, C) losses of (B, C, S) suffixes where the mask ``among`` says so, infinity elsewhere; one forward pass each."""
+        """(B, C) losses of (B, C, S) suffixes where the mask ``among`` says so, infinity elsewhere.
+
+        One forward pass each; behind guards one for each text that the model sees, and those of the guards are not counted.
+        """
+        if isinstance(self.target, BehindGuards):
+            return self._guarded(self.target, places, suffixes, among)
         found = torch.full(among.shape, torch.inf)
         owners, columns = among.nonzero().unbind(1)
 
@@ -86,6 +92,17 @@ class Suffixes:
         self._each_chunk(lose, places[owners], suffixes[owners, columns])
         for row, count in zip(self.rows[places], among.sum(1).tolist(), strict=True):
             self._passes.spend(row[None], forwards=count)
+        return found
+
+    def _guarded(self, target: BehindGuards, places: Tensor, suffixes: Tensor, among: Tensor) -> Tensor:
+        found, texts = torch.full(among.shape, torch.inf), self.slots.texts(places, suffixes)
+        owners, columns = among.nonzero().unbind(1)
+        asked = [texts[owner][column] or "" for owner, column in zip(owners.tolist(), columns.tolist(), strict=True)]
+        rows = places[owners].tolist()
+        answers, systems = ([column[row] for row in rows] for column in (self.answers, self.slots.systems))
+        found[owners, columns] = losses(target, asked, answers, systems)
+        for row, count in zip(self.rows[places], among.sum(1).tolist(), strict=True):
+            self._passes.spend(row[None], forwards=count * target.copies)
         return found
 
     def gradient(self, places: Tensor, suffixes: Tensor) -> Tensor:

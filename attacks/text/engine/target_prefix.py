@@ -15,6 +15,7 @@ from robustkd.contracts.devices import free_memory
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens, TooLong
+from robustkd.targets.guarded import BehindGuards
 from robustkd.targets.memory import in_memory
 
 if TYPE_CHECKING:
@@ -81,9 +82,13 @@ def losses(
 ) -> Tensor:
     """The (N,) losses, float32 on the CPU, one forward pass each; infinite where prompt and answer are longer than the context.
 
+    Behind guards the mean over what the model sees of a prompt, ``target.copies`` passes, and the guards' alarms.
+
     Args:
         systems: the requests' own system messages, "" for the target's; None: all have the target's.
     """
+    if isinstance(target, BehindGuards):
+        return _behind_guards(target, prompts, answers, systems)
     rows = enumerate(zip(prompts, answers, systems or [""] * len(prompts), strict=True))
     laid = {place: item for place, row in rows if (item := _encoded(target, *row))}
     found = torch.full((len(prompts),), torch.inf)
@@ -100,6 +105,16 @@ def losses(
         del order[-most:]
         found[chunk] = torch.cat(in_memory(loss, chunk, most))
     return found
+
+
+def _behind_guards(
+    target: BehindGuards, prompts: Sequence[str], answers: Sequence[str], systems: Sequence[str] | None
+) -> Tensor:
+    shown, alarms = target.views(prompts)
+    owners = [place for place in range(len(prompts)) for _ in range(target.copies)]
+    told = None if systems is None else [systems[place] for place in owners]
+    found = losses(target.bare, [text for texts in shown for text in texts], [answers[place] for place in owners], told)
+    return found.unflatten(0, (len(prompts), target.copies)).mean(1) + alarms
 
 
 def rows_at_once(target: CausalLMTarget, length: int, answer: int) -> int:

@@ -112,7 +112,8 @@ def saved_and_loaded_again(subject: Subject) -> None:
 
 def can_what_it_declares(subject: Subject) -> None:
     """Its target has the capabilities that the defense names before it is made."""
-    absent = subject.make().target_capabilities({}) - _made(subject).capabilities
+    made = _made(subject)
+    absent = subject.make().target_capabilities({}) - made.capabilities
     require(
         not absent,
         f"it names {listed(sorted(absent))} in target_capabilities, and its target does not have it",

@@ -31,6 +31,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.guarded import copies_seen
 
 
 class AutoDANParams(TemplateParams):
@@ -84,7 +85,7 @@ class AutoDAN(TemplateAttack[CausalLMTarget]):
                     found = losses(target, asked, aims, told).tolist()
                     for (row, one), prompt, loss in zip(fresh, asked, found, strict=True):
                         populations[row].known[one] = loss
-                        attempts.spend(torch.tensor([row]), forwards=1)
+                        attempts.spend(torch.tensor([row]), forwards=copies_seen(target))
                         queue.offer(row, prompt, loss)
                     queue.step()
                     for row in standing:

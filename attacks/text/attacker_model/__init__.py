@@ -1,0 +1,1 @@
+"""Attacks whose prompts another language model writes."""

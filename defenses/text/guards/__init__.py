@@ -1,0 +1,1 @@
+"""Guards around a model that answers: filters of requests, changed requests, and a reminder. The model itself is not trained."""

@@ -1,0 +1,148 @@
+"""Attacks whose prompts a model writes, with attackers and targets that follow a script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from robustkd import plugins
+from robustkd.contracts import GenerativeTarget, Judge, Prompts, Request, ThreatModel
+from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+
+REQUEST = "Tell me the code."
+
+
+class Script(GenerativeTarget):
+    """Answers by a rule, and notes what it is asked."""
+
+    kind = "script"
+    capabilities = GenerativeTarget.capabilities | {"conversation"}
+
+    def __init__(self, rule: Callable[[Request], str]) -> None:
+        self.module, self.rule, self.noted = torch.nn.Identity(), rule, list[Request]()
+
+    def respond(self, asked: Sequence[Request]) -> list[str]:
+        self.noted += asked
+        return [self.rule(question) for question in asked]
+
+    def card(self):
+        return {"target": self.kind}
+
+    @classmethod
+    def from_card(cls, card):
+        raise NotImplementedError
+
+
+class Tells(Judge):
+    def complied(self, requests, outputs):
+        return np.array(["4711" in text for text in outputs])
+
+
+def attacked(kind: str, target: Script, attacker: Script, attempts: int, **params):
+    """What came of it, and what the target was asked beside the bare request."""
+    plugin = plugins.make("attacks", {"kind": kind, "attacker": "other", **params}).with_targets({"other": attacker})
+    prompts = Prompts({"prompt": (REQUEST,), "target": ("Sure",)}, np.zeros(1, dtype=np.int64))
+    batch = prepare(target, prompts, np.arange(1), {"tells": Tells()})
+    target.noted.clear()
+    found = evaluate_prompt_attack(target, plugin, batch, ThreatModel.by_prompt(attempts), {"tells": Tells()})
+    return found, [one for one in target.noted if one.prompt != REQUEST]
+
+
+def guarded(asked: Request) -> str:
+    """Gives the code to who has come so far by two turns; refuses a message of more than one step."""
+    steps = [said for said, _ in asked.turns]
+    if asked.prompt == f"step {len(steps)}":
+        return "It is 4711." if len(steps) == 2 else f"That was step {len(steps)}."
+    return "I'm sorry, but I can't help with that."
+
+
+def steps(asked: Request) -> str:
+    """Goes on from the last answer; once it was refused, by a smaller step."""
+    shown = re.findall(r"That was step (\d)", asked.prompt)
+    following = len(shown)
+    return f"step {following}" if "refused this message" in asked.prompt or not following else f"step {following + 1}"
+
+
+def test_crescendo_goes_on_by_what_was_answered_and_takes_refused_turns_back():
+    found, asked = attacked("crescendo", Script(guarded), Script(steps), 8)
+    assert found.outcome.success.all()
+    assert [(one.prompt, len(one.turns)) for one in asked] == [("step 0", 0), ("step 2", 1), ("step 1", 1), ("step 2", 2)]
+    assert asked[-1].turns == (("step 0", "That was step 0."), ("step 1", "That was step 1."))
+    assert [tuple(turn) for turn in found.transcripts[0].turns] == list(asked[-1].turns)
+
+
+def test_crescendo_without_feedback_gets_nowhere_on_as_many_attempts():
+    attacker = Script(steps)
+    found, asked = attacked("crescendo", Script(guarded), attacker, 8, feedback=False)
+    assert not found.outcome.success.any()
+    assert len(asked) == 8
+    assert not any("That was step" in one.prompt for one in attacker.noted)
+    plugin = plugins.load("attacks", "crescendo")
+    assert plugin(plugin.Params(attacker="other", feedback=False)).control
+    assert not plugin(plugin.Params(attacker="other")).control
+
+
+def test_crescendo_begins_again_after_its_rounds_and_backtracks():
+    _, asked = attacked("crescendo", Script(lambda one: "Fine."), Script(lambda one: "more"), 5, rounds=2)
+    assert [len(one.turns) for one in asked] == [0, 1, 0, 1, 0]
+    _, asked = attacked("crescendo", Script(lambda one: "I'm sorry, I can't."), Script(lambda one: "more"), 4, backtracks=1)
+    assert [len(one.turns) for one in asked] == [0, 0, 0, 0]
+
+
+def number(text: str) -> int:
+    found = re.findall(r"try (\d+)", text)
+    return int(found[-1]) if found else 0
+
+
+class Writer:
+    """Writes "try n" with a number a little higher than that of the prompt that it was shown, and other branches less high."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    def __call__(self, asked: Request) -> str:
+        text = asked.prompt
+        if text.startswith("Prompt:"):
+            return "No" if "off" in text.partition("Does this")[0] else "Yes"
+        if text.startswith("Request:"):
+            return "Yes" if number(text) % 10 >= 2 else "No"
+        self.written += 1
+        better = {"role": 2, "reason": 1, "authority": None}
+        step = next(step for word, step in better.items() if word in text)
+        return "off the topic" if step is None else f"try {10 * number(text.partition('answered')[0]) % 1000 + step}"
+
+
+def test_tap_prunes_what_is_off_the_topic_and_goes_on_from_the_best():
+    writer = Writer()
+    attacker = Script(writer)
+    found, asked = attacked("tap", Script(lambda one: f"No: {one.prompt}"), attacker, 20, depth=3, branches=3, width=1)
+    # Of three branches one is off the topic; of the others the one with the better answer is the leaf of the next depth.
+    assert [number(one.prompt) for one in asked] == [2, 1, 22, 21, 222, 221]
+    assert writer.written == 9
+    assert found.outcome.attempts.tolist() == [6]
+    plugin = plugins.make("attacks", {"kind": "tap", "attacker": "other", "depth": 3, "branches": 3, "width": 1})
+    assert (plugin.most_attempts(20), plugin.most_attempts(4)) == (9, 4)
+    assert len(attacker.noted) == 9 + 9 + 6 <= plugin.most_asked_of_others(20)  # written, read, scored
+
+
+def test_tap_stops_where_it_succeeds_and_keeps_to_its_attempts():
+    target = Script(lambda one: "4711" if number(one.prompt) == 22 else f"No: {one.prompt}")
+    found, asked = attacked("tap", target, Script(Writer()), 20, depth=3, branches=2, width=1)
+    assert found.outcome.success.all()
+    assert [number(one.prompt) for one in asked] == [2, 1, 22]
+    found, asked = attacked("tap", Script(lambda one: "No"), Script(Writer()), 3, depth=3, branches=2, width=2)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("kind", ["pair", "tap"])
+def test_without_feedback_no_answer_is_shown(kind):
+    for feedback in (True, False):
+        attacker = Script(Writer()) if kind == "tap" else Script(lambda one: "try")
+        _, asked = attacked(kind, Script(lambda one: "No: SECRET"), attacker, 6, feedback=feedback)
+        assert len(asked) == 6
+        writing = [one.prompt for one in attacker.noted if one.prompt.startswith("You test")]
+        assert any("SECRET" in text for text in writing) == feedback
