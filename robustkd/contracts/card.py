@@ -40,7 +40,7 @@ class Card(Stored):
         except ValidationError as error:
             first = error.errors()[0]
             raise TargetError(
-                f"its card does not describe a target: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+                ": ".join(["it holds no saved target", ".".join(map(str, first["loc"])), first["msg"]]).replace(": : ", ": "),
                 fix="save the target again with robustkd.targets.save_target",
             ) from None
         if own.version > cls.newest:
