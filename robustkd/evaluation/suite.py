@@ -19,15 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustkd import plugins
 from robustkd.contracts import Arrays, Attack, AttackEvidence, BaseAttack, Batch, Target, ThreatModel
+from robustkd.contracts.errors import out_of_memory
 from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Space
 from robustkd.lazy import torch
 from robustkd.scoring.distances import random_offsets
+from robustkd.targets.memory import in_memory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Spec = Mapping[str, Any]
 """An attack as in a campaign file: its kind and parameters."""
@@ -143,15 +148,23 @@ class TargetDiagnostics:
         """Look at the first samples of ``batch``: ``1 + 4`` forward and backward passes on 32 samples."""
         from robustkd.targets.automatic_surrogates import DifferentiableTarget  # late: it imports torch
 
-        part = batch.select(torch.arange(min(_PROBED, len(batch)), device=batch.inputs.device))
-        relaxed = DifferentiableTarget(target)
-        with torch.enable_grad():
-            try:
-                relaxed(part.inputs.detach().requires_grad_())
-                replaced = tuple(relaxed.replaced)
-            except Exception:  # a network that does not bear being computed in another way is attacked as it is
-                replaced = ()
-        return cls(batch.draws is not None, replaced, _agreement(target, part, threat, seed))
+        relaxed, replaced = DifferentiableTarget(target), set[str]()
+
+        def cosines(rows: Tensor) -> Tensor | None:
+            part = batch.select(rows)
+            with torch.enable_grad():
+                try:
+                    relaxed(part.inputs.detach().requires_grad_())
+                    replaced.update(relaxed.replaced)
+                except Exception as error:  # a network that does not bear being computed in another way is attacked as it is
+                    if out_of_memory(error):
+                        raise
+            return _cosines(target, part, threat, seed)
+
+        rows = torch.arange(min(_PROBED, len(batch)), device=batch.inputs.device)
+        parts = [part for part in in_memory(cosines, rows, _PROBED) if part is not None]
+        agreement = float(torch.cat(parts, 1).mean()) if parts else None
+        return cls(batch.draws is not None, tuple(sorted(replaced)), agreement)
 
 
 def suite_attacks(diagnostics: TargetDiagnostics, threat: ThreatModel) -> list[SuiteAttack]:
@@ -357,8 +370,8 @@ def _spent(evidence: AttackEvidence) -> float:
     return float(covered[evidence.standing].mean())
 
 
-def _agreement(target: Target, batch: Batch, threat: ThreatModel, seed: int) -> float | None:
-    """The mean cosine of the gradients at random points of each sample's ball; of vanishing gradients 0, None where there are none."""
+def _cosines(target: Target, batch: Batch, threat: ThreatModel, seed: int) -> Tensor | None:
+    """(pairs, N): the cosines of the gradients at random points of each sample's ball; of vanishing gradients 0, None without any."""
     if "gradients" not in target.capabilities or isinstance(threat.budget, ImageChange):
         return None
     rng, gradients = SampleRng(seed, batch.index, "neighbours"), []
@@ -377,4 +390,4 @@ def _agreement(target: Target, batch: Batch, threat: ThreatModel, seed: int) -> 
         gradients.append(gradient.nan_to_num(0.0, 0.0, 0.0).flatten(1))
     unit = [torch.nn.functional.normalize(gradient.cpu().double(), dim=1) for gradient in gradients]
     pairs = [unit[i] * unit[j] for i in range(len(unit)) for j in range(i)]
-    return float(torch.stack([pair.sum(1) for pair in pairs]).mean())
+    return torch.stack([pair.sum(1) for pair in pairs])

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 import robustkd
 from robustkd.cli import main
+from robustkd.contracts import ThreatModel
 from robustkd.contracts.check import Finding
 from robustkd.evaluation.checks import check_names, make_check
+from robustkd.evaluation.images import make_batch
+from robustkd.evaluation.suite import TargetDiagnostics
 from robustkd.reporting.verdict_text import CheckRow
 from robustkd.scoring.results import DefenseResult
 from robustkd.scoring.verdict import verdict
@@ -110,6 +113,20 @@ def test_a_check_that_could_not_run_is_not_run(samples: tuple[Tensor, Tensor]) -
     head, line = str(report).splitlines()[1:3]
     assert head.endswith("suspect")
     assert line == f"checks not run  {', '.join(unrun)}"
+
+
+@pytest.mark.filterwarnings("ignore:memory ran out:RuntimeWarning")
+def test_what_is_looked_at_before_stronger_attacks_is_the_same_in_parts(samples: tuple[Tensor, Tensor]) -> None:
+    batch = make_batch(*samples)
+    few, all_at_once = (
+        TargetDiagnostics.of(
+            ClassifierTarget(Small(most).eval(), num_classes=4, input_shape=(1, 8, 8)), batch, ThreatModel("linf", 0.05), 0
+        )
+        for most in (MOST, 10**9)
+    )
+    assert all_at_once.agreement is not None
+    assert few.agreement == pytest.approx(all_at_once.agreement)
+    assert few.replaced == all_at_once.replaced
 
 
 def test_what_a_check_that_was_not_run_means_for_the_verdict() -> None:
