@@ -45,7 +45,10 @@ def printable(text: str, longest: int = LONGEST) -> str:
 
 def safe_to_show(text: str) -> str:
     """A text from outside as it may be printed and stored: ``redacted``, and then ``printable``, so that no cut halves a secret."""
-    return printable(redacted(text[: 2 * LONGEST]))
+    head = text[: 2 * LONGEST]
+    if len(head) < len(text):  # the last word may be the first half of one
+        head = (head.rsplit(None, 1) or [""])[0]
+    return printable(redacted(head))
 
 
 def redacted_command(arguments: Sequence[str]) -> list[str]:

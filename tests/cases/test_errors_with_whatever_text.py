@@ -78,3 +78,11 @@ def test_a_secret_at_the_cut_is_masked_whole(monkeypatch):
 def test_a_long_text_of_words_and_hyphens_takes_no_time():
     assert len(safe_to_show(1_000_000 * "a-")) == LONGEST
     assert redacted(20_000 * "a-") == 20_000 * "a-"
+
+
+def test_what_is_masked_before_a_secret_does_not_bring_half_of_it_into_sight(monkeypatch):
+    monkeypatch.setenv("SERVICE_API_KEY", KEY)
+    masked = "password=" + 120 * "a" + " "
+    for before in range(2 * LONGEST - len(KEY), 2 * LONGEST + 1):
+        filling = (masked * (before // len(masked) + 1))[: before - 1] + " "
+        assert KEY[:8] not in safe_to_show(filling + KEY)
