@@ -53,7 +53,10 @@ def _own_store(folder: Path) -> str:
 def default_store(folder: Path) -> Path | None:
     """The SQLite file of a results folder; None when ``MLFLOW_TRACKING_URI`` names another store."""
     named = os.environ.get("MLFLOW_TRACKING_URI")
-    return None if named and named != _own_store(folder) else folder.resolve() / DATABASE
+    own = not named or (
+        named.startswith("sqlite") and named == _own_store(folder)
+    )  # a server's driver loads no sqlalchemy for it
+    return folder.resolve() / DATABASE if own else None
 
 
 def served_at(uri: str | None) -> str | None:

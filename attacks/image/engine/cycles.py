@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from robustkd.attacks.image.engine.ascent import AttackState
 from robustkd.contracts import Batch
+from robustkd.contracts.params import AddedLater
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+StopAtCycle = Annotated[
+    bool,
+    AddedLater(),
+    Field(description="spare a sample whose iterates repeat the steps that are left; not of targets that draw random numbers"),
+]
+"""A parameter type: whether ``EarlyStopAtCycle`` is asked for."""
 _EVERY = 4  # steps between two looks; a cycle is seen where its length divides the steps since the point it is compared with
 
 

@@ -11,19 +11,18 @@ Source: Kurakin, Goodfellow, Bengio: Adversarial examples in the physical world 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
-from robustkd.attacks.image.engine.cycles import EarlyStopAtCycle
+from robustkd.attacks.image.engine.cycles import EarlyStopAtCycle, StopAtCycle
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
-from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 
 if TYPE_CHECKING:
@@ -36,10 +35,7 @@ class BIMParams(Params):
     steps: int = Field(10, ge=1, description="steps")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 1.25 * eps / steps, the paper's ratio")
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
-    stop_at_cycle: Annotated[bool, AddedLater()] = Field(
-        False,
-        description="spare a sample whose iterates repeat the steps that are left; not of targets that draw random numbers",
-    )
+    stop_at_cycle: StopAtCycle = False
 
 
 class BIM(Attack):

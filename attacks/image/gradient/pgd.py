@@ -14,19 +14,18 @@ loss it is the CW_inf of the distillation papers (Carlini & Wagner 2017 used the
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, Update, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
-from robustkd.attacks.image.engine.cycles import EarlyStopAtCycle
+from robustkd.attacks.image.engine.cycles import EarlyStopAtCycle, StopAtCycle
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
-from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 
 if TYPE_CHECKING:
@@ -42,10 +41,7 @@ class PGDParams(Params):
     random_start: bool = Field(True, description="start at a random point of the ball, else at the clean image")
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
     stop_when_broken: bool = Field(True, description="stop at a sample's first adversarial point")
-    stop_at_cycle: Annotated[bool, AddedLater()] = Field(
-        False,
-        description="spare a sample whose iterates repeat the steps that are left; not of targets that draw random numbers",
-    )
+    stop_at_cycle: StopAtCycle = False
 
 
 class PGD(Attack):

@@ -23,8 +23,8 @@ PROBE_SECONDS = 10
 IDLE_SECONDS = 60
 """How long a child waits for its campaign's next cell. The driver may be gone without a word, and memory is others' then."""
 
-# Idle children of this process, and since when. They stay between cells with what they have loaded.
-_idle: dict[Child, float] = {}
+# Idle children of this process, and what ends each of them. They stay between cells with what they have loaded.
+_idle: dict[Child, threading.Timer] = {}
 _lock = threading.Lock()
 
 
@@ -94,16 +94,15 @@ def dismiss_children(job: Job | None = None) -> None:
 
 def _keep(child: Child) -> None:
     """Let a child wait for the next cell, for a while."""
-    since = time.monotonic()
-    with _lock:
-        _idle[child] = since
 
     def retire() -> None:
-        for old in _taken(lambda idle: idle is child and _idle[idle] == since):
+        for old in _taken(lambda idle: idle is child):
             old.stop()
 
     timer = threading.Timer(IDLE_SECONDS, retire)
     timer.daemon = True
+    with _lock:
+        _idle[child] = timer
     timer.start()
 
 
@@ -115,7 +114,7 @@ def _take(job: Job, cell: Cell) -> Child:
         if not _idle:
             return Child(job)
         best = max(_idle, key=lambda child: cell.target in child.loaded)
-        del _idle[best]
+        _idle.pop(best).cancel()
         return best
 
 
@@ -123,5 +122,5 @@ def _taken(which: Callable[[Child], bool]) -> list[Child]:
     with _lock:
         found = [child for child in _idle if which(child)]
         for child in found:
-            del _idle[child]
+            _idle.pop(child).cancel()
     return found
