@@ -87,6 +87,7 @@ setup(
             "nbclient>=0.10",  # runs the notebooks
             "ipykernel>=6.29",
             "distributed>=2025.1",
+            "dask-jobqueue>=0.9,<0.10",  # jobs that a batch system refuses; the engine overrides a method of its jobs, as it is in 0.9
             "transformers>=5.0,<6",
             "diffusers>=0.36",
             "peft>=0.17",

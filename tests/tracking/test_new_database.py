@@ -46,6 +46,14 @@ def test_the_second_store_is_what_mlflow_makes(kept: Path, tmp_path: Path) -> No
     assert [file.name for file in kept.parent.iterdir()] == ["empty.db"]
 
 
+def test_the_default_experiment_of_a_copy_does_not_name_the_folder_of_the_first(kept, tmp_path, monkeypatch) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        ((location,),) = rows(opened(tmp_path / name), "SELECT artifact_location FROM experiments")
+        assert str(location).startswith(str(tmp_path / name))
+
+
 def test_a_damaged_copy_is_replaced(kept: Path, tmp_path: Path) -> None:
     kept.parent.mkdir()
     kept.write_text("no database")
