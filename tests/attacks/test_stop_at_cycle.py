@@ -39,7 +39,8 @@ def test_the_same_is_found_with_fewer_passes(problem, kind, more, loss):
         return robustkd.attack(kind, net, x, y, norm=norm, eps=eps, params=params | {"stop_at_cycle": stop})
 
     without, found = attacked(False), attacked(True)
-    assert torch.equal(found.adversarial, without.adversarial)
+    # A batch that has become smaller is multiplied by another kernel on some processors: the last bit may differ.
+    torch.testing.assert_close(found.adversarial, without.adversarial, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(found.outcome.success, without.outcome.success)
     np.testing.assert_allclose(found.outcome.loss, without.outcome.loss, rtol=1e-5)
     assert without.outcome.skipped is None

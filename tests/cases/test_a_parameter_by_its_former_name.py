@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from robustkd import plugins
 from robustkd.campaigns.store.identity import plugin_identity
 from robustkd.cli import cli
+from support.fashion_mnist import needs_fashion_mnist
 
 RENAMED = [
     ("defenses", {"kind": "refusal-sft", "model": "m"}, {"random_suffix_rate": "junk", "random_suffix_tokens": "junk_tokens"}),
@@ -29,6 +30,7 @@ def test_both_names_are_the_same_parameter_and_the_identity_is_under_the_former_
     assert not set(names) & set(identity.params)
 
 
+@needs_fashion_mnist
 def test_a_campaign_may_give_either_name_and_not_both(tmp_path: Path):
     preset = Path(files("robustkd.campaigns.file") / "presets" / "unlearning-small.yaml").read_text()
     present = "lr: 0.1, batch_size: 60}"

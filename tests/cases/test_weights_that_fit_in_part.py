@@ -145,7 +145,8 @@ def test_a_judges_encoder(tmp_path: Path) -> None:
     # The pooler and a head are not used for the mean of the states.
     rewritten(folder, lambda state: {name: tensor for name, tensor in state.items() if "pooler" not in name})
     rewritten(folder, lambda state: state | {"cls.predictions.bias": torch.ones(4)})
-    assert (SentenceEncoder(str(folder))(["sorry"]) == whole).all()
+    # Memory that is aligned otherwise is multiplied by another kernel on some processors: the last bit may differ.
+    np.testing.assert_allclose(SentenceEncoder(str(folder))(["sorry"]), whole, atol=1e-6)
     rewritten(folder, lambda state: {name: tensor for name, tensor in state.items() if "layer.1." not in name})
     assert "does not fit the network: it lacks encoder.layer.1." in refused(lambda: SentenceEncoder(str(folder)))
 

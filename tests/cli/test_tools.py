@@ -18,6 +18,7 @@ from robustkd.campaigns.file.yaml_source import parse
 from robustkd.cli import cli
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 from robustkd.scoring.summaries import DataSummary, ThreatSummary
+from support.fashion_mnist import needs_fashion_mnist
 
 FIRST = "import sys\nfrom robustkd.cli import main\n"
 
@@ -68,7 +69,10 @@ def test_list_says_what_each_is_without_importing_it():
 # --- init
 
 
-@pytest.mark.parametrize("purpose", starters.purposes())
+@pytest.mark.parametrize(
+    "purpose",
+    [pytest.param(one, marks=needs_fashion_mnist if one == "unlearning" else ()) for one in starters.purposes()],
+)
 def test_a_campaign_for_each_purpose_is_valid_and_planned(purpose, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = run("init", purpose, "first.yaml")

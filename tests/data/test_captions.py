@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from robustkd import plugins
 from robustkd.contracts import DataError
 from robustkd.data import SplitParams, load_splits
 from robustkd.data.concepts import CLOTHES, DIGITS, Concept
-
-FASHION = Path("/usr/share/datasets/fashion-mnist")
+from support.fashion_mnist import needs_fashion_mnist
 
 
 @pytest.mark.parametrize(
@@ -24,7 +22,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
             "fashion-captions",
             CLOTHES,
             (1, 16, 16),
-            marks=[pytest.mark.slow, pytest.mark.skipif(not FASHION.is_dir(), reason="dataset-fashion-mnist")],
+            marks=[pytest.mark.slow, needs_fashion_mnist],
         ),
     ],
 )

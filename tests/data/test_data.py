@@ -25,6 +25,7 @@ from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.data.cifar import CIFAR10, CIFAR100, CifarDataset
 from robustkd.data.idx import MNIST
 from robustkd.data.order import stratified_order
+from support.fashion_mnist import needs_fashion_mnist
 
 ALL = SplitParams(validation=0)
 ORDER = [11, 3, 1, 6, 2, 7, 4, 8, 0, 9, 10, 5]
@@ -261,9 +262,8 @@ def test_idx_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "yourself" in str(caught.value.fix)
 
 
+@needs_fashion_mnist
 def test_fashion_mnist_of_debian() -> None:
-    if not Path("/usr/share/datasets/fashion-mnist").is_dir():
-        pytest.skip("dataset-fashion-mnist is not installed")
     data = load_splits("fashion-mnist", {}, SplitParams(train=8000, test=500))
     assert data.train is not None
     assert data.validation is not None

