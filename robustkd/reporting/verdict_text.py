@@ -86,20 +86,23 @@ def explain(results: Results, summary: DefenseSummary) -> VerdictText:
         f"Of {percent(summary.unjudged)} no answer could be judged: they do not count as robust." if summary.unjudged else ""
     )
     return VerdictText(
-        _attacks(results, summary, trained), reasons, conclusion, remedy_text(summary), _unrun(trained), unjudged
+        _attacks(results, summary, trained), reasons, conclusion, remedy_text(summary, trained), _unrun(trained), unjudged
     )
 
 
-def remedy_text(summary: DefenseSummary) -> str:
-    """What the attacks that the checks named left."""
+def remedy_text(summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:
+    """What the attacks that the checks named left, and why they were stopped where they were."""
     if summary.remedied is None:
         return ""
     if not summary.remedies:
         return "None of the attacks that the checks call for could be used here."
     if summary.remedied == summary.robust_accuracy:
-        return f"The attacks that the checks call for ({listed(list(summary.remedies))}) break no further sample."
-    steps = [f"{name} leaves {percent(left)}" for name, left in summary.remedies.items()]
-    return f"The attacks that the checks call for, one after the other: {listed(steps)}."
+        told = f"The attacks that the checks call for ({listed(list(summary.remedies))}) break no further sample."
+    else:
+        steps = [f"{name} leaves {percent(left)}" for name, left in summary.remedies.items()]
+        told = f"The attacks that the checks call for, one after the other: {listed(steps)}."
+    stopped = {item.remedy.stopped: None for item in trained if item.remedy and item.remedy.stopped}
+    return " ".join([told, *(f"They were stopped, and stronger ones might still break more: {why}." for why in stopped)])
 
 
 def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:

@@ -114,7 +114,15 @@ def test_both_numbers_are_in_the_report_and_the_note(results, tmp_path):
     assert "Checks add" in page
     told = explain(results, summary_rows(results)[0])
     assert told.paragraph.endswith(f"apgd-dlr leaves {left}\N{NARROW NO-BREAK SPACE}%.")
-    assert remedy_text(summary_rows(results)[1]) == ""
+    assert remedy_text(summary_rows(results)[1], results.defenses[1:2]) == ""
+
+
+def test_a_remedy_that_was_stopped_says_so(results, tmp_path):
+    stopped = replace(results.defenses[0].remedy, stopped="20000 passes a sample are spent")
+    results = replace(results, defenses=[replace(results.defenses[0], remedy=stopped), *results.defenses[1:]])
+    files = write_report(results, tmp_path)
+    for text in (explain(results, summary_rows(results)[0]).paragraph, files.html.read_text(), files.markdown.read_text()):
+        assert "stronger ones might still break more: 20000 passes a sample are spent" in " ".join(text.split())
 
 
 def test_pairs_say_what_the_samples_can_say(results):
