@@ -29,6 +29,7 @@ from robustkd.campaigns.results import results_file
 from robustkd.campaigns.results.inventory import sample_tables
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import DataError, PluginError, Precision, StoreError, UsageError
+from robustkd.redaction import redacted
 from robustkd.reporting import ReportFiles, write_report
 from robustkd.scoring.results import Results
 from robustkd.scoring.tabular import dataframe
@@ -145,7 +146,7 @@ def report(results: str | Path | Results, out: str | Path | None = None) -> Repo
     except (DataError, PluginError, StoreError, UsageError) as error:
         warnings.warn(f"the report is without its samples: {error.message}", stacklevel=2)
         return write_report(loaded, Path(out or loaded.folder))
-    return write_report(loaded, Path(out or loaded.folder), gallery, evidence)
+    return write_report(loaded, Path(out or loaded.folder), gallery, evidence, redacted(plan.campaign.text))
 
 
 def compare(a: str | Path | Results, b: str | Path | Results, *, match: Mapping[str, str] | None = None) -> ComparedCampaigns:

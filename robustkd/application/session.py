@@ -169,7 +169,7 @@ class _Reporting(Observer):
 
 def _write_report(plan: Plan, results: Results, folder: Path, evidence: SampleEvidence) -> ReportFiles:
     try:
-        files = write_report(results, folder, gallery_items(plan, Store(folder)), evidence)
+        files = write_report(results, folder, gallery_items(plan, Store(folder)), evidence, redacted(plan.campaign.text))
         write_text(folder / REPORT_NOTE, _report_note(folder))
     except OSError as error:
         raise unwritable(folder, error) from error

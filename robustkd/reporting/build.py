@@ -40,6 +40,7 @@ def write_report(
     folder: Path,
     gallery: Sequence[Item] = (),
     evidence: SampleEvidence | None = None,
+    campaign_file: str = "",
 ) -> ReportFiles:
     """Write ``report.html`` (self-contained), ``report.md``, ``report.tex`` and the figures into ``folder``, over any older ones.
 
@@ -48,6 +49,7 @@ def write_report(
         folder: made when it does not exist.
         gallery: attacked samples to show; more than the page can hold are left out.
         evidence: what became of each test sample; without it the views by class and by sample are left out.
+        campaign_file: the text of the campaign file that was run, without secrets; "" where it is not known.
     """
     folder.mkdir(parents=True, exist_ok=True)
     summaries = summary_rows(results)
@@ -62,7 +64,7 @@ def write_report(
         gallery=_figure(folder / "gallery.png", lambda path: figures.gallery(shown, path)),
         analyses=_figure(folder / "analyses.png", lambda path: figures.analyses(results, path)),
     )
-    _write(files.html, page(results, summaries, shown, evidence))
+    _write(files.html, page(results, summaries, shown, evidence, campaign_file))
     _write(files.latex, latex(results, summaries, class_table(results, evidence)))
     _write(files.markdown, markdown(results, summaries, [path.name for path in files.all if path.suffix == ".png"]))
     return files

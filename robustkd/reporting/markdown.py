@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from robustkd.reporting import frameworks
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
+from robustkd.reporting.attack_rows import attack_rows
 from robustkd.reporting.formatting import MISSING, count, interval, number, percent, seconds, threat
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
@@ -38,6 +39,7 @@ def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Seq
             f"**{escape(row.defense)}** ({verdict_mark(row.verdict)}). {escape(explain(results, row).paragraph)}"
             for row in summaries
         ),
+        _attacks(results),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
         _by_queries(results),
         _measures(measures(results)),
@@ -84,6 +86,24 @@ def _summary(summaries: Sequence[DefenseSummary], terms: ReportTerms) -> str:
         "NRR", "strongest attack",
     ]  # fmt: skip
     return _table(head, "lrrlrrrrrl", rows)
+
+
+def _attacks(results: Results) -> str:
+    found = attack_rows(results)
+    if not found:
+        return ""
+    lines = (
+        [
+            escape(row.name),
+            escape(row.plugin or MISSING),
+            escape(row.params or MISSING),
+            number(row.forwards, 3),
+            number(row.backwards, 3),
+        ]
+        for row in found
+    )
+    head = ["attack", "plug-in, version", "parameters", "forward passes a sample", "backward passes a sample"]
+    return f"## Set-up\n\n{_table(head, 'lllrr', lines)}"
 
 
 def _frameworks(results: Results) -> str:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from robustkd.reporting import formatting, frameworks, palette
 from robustkd.reporting.analyses import measures, shown_tables
+from robustkd.reporting.attack_rows import attack_rows
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import main_pairs, points, probability, sentences
@@ -70,8 +71,14 @@ class Cost:
         return (self.check_forwards + self.check_backwards) / attacks if attacks else None
 
 
-def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequence[Item], evidence: SampleEvidence) -> str:
-    """The whole report as one HTML document that loads nothing."""
+def page(
+    results: Results,
+    summaries: Sequence[DefenseSummary],
+    gallery: Sequence[Item],
+    evidence: SampleEvidence,
+    campaign_file: str = "",
+) -> str:
+    """The whole report as one HTML document that loads nothing; ``campaign_file`` is the text that was run, where it is known."""
     sections = [_section(results, row, index) for index, row in enumerate(summaries, 1)]
     rows = grid(results)
     drawn = shown_defenses(summaries)
@@ -87,6 +94,8 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
         several_seeds=len(seeds_of(results)) > 1,
         unfinished=sum(cell.status != "done" for cell in results.cells),
         attacks=attack_names(results),
+        attack_rows=attack_rows(results),
+        campaign_file=campaign_file,
         other_threats=_other_threats(results),
         grid=rows,
         incomplete_cells=incomplete_cells(rows),

@@ -17,7 +17,7 @@ from robustkd.reporting.verdict_text import explain, remedy_text
 from robustkd.scoring.paired import compared
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult, DefenseResult, Results
-from robustkd.scoring.summaries import DataSummary, ThreatSummary
+from robustkd.scoring.summaries import AttackSummary, DataSummary, ThreatSummary
 from robustkd.tracking import descriptions
 
 N = 200
@@ -123,6 +123,23 @@ def test_a_remedy_that_was_stopped_says_so(results, tmp_path):
     files = write_report(results, tmp_path)
     for text in (explain(results, summary_rows(results)[0]).paragraph, files.html.read_text(), files.markdown.read_text()):
         assert "stronger ones might still break more: 20000 passes a sample are spent" in " ".join(text.split())
+
+
+def test_a_report_says_how_strong_the_attacks_were(results, tmp_path):
+    given = AttackSummary("pgd", "2", {"steps": 20, "restarts": 3, "step_size": None}, "abcdef0123456789")
+    results = replace(results, attacks={"pgd": given})
+    text = "defenses:\n  a: {kind: b, token: <script>}\n"
+    files = write_report(results, tmp_path, campaign_file=text)
+    assert (
+        "| pgd | pgd 2, source abcdef01 | steps 20, restarts 3 | 3 | 2 |" in files.markdown.read_text()
+    )  # 600 and 400 for 200 samples
+    page = files.html.read_text()
+    setup = page[page.index('<section id="setup">') :]
+    assert "steps 20, restarts 3</td>" in setup
+    assert "{kind: b, token: &lt;script&gt;}" in setup
+    unknown = write_report(replace(results, attacks={}), tmp_path)  # of an older release
+    assert "| pgd | — | — | 3 | 2 |" in unknown.markdown.read_text()
+    assert "The campaign file" not in unknown.html.read_text()
 
 
 def test_pairs_say_what_the_samples_can_say(results):
