@@ -19,6 +19,7 @@ from robustkd.application.samples import sample_evidence
 from robustkd.campaigns.comparison import compare as comparing
 from robustkd.campaigns.comparison import snapshot
 from robustkd.campaigns.comparison.compare import ComparedCampaigns
+from robustkd.campaigns.comparison.gate import judge_gates
 from robustkd.campaigns.execution import profile as profiles
 from robustkd.campaigns.execution import record
 from robustkd.campaigns.execution.run import Observer
@@ -143,10 +144,11 @@ def report(results: str | Path | Results, out: str | Path | None = None) -> Repo
     try:
         plan, store = planning.build(run_before(loaded.folder)), Store(loaded.folder)
         gallery, evidence = gallery_items(plan, store), sample_evidence(plan, store)
+        gates = [gate.sentence for gate in judge_gates(plan.campaign.gates, loaded)]
     except (DataError, PluginError, StoreError, UsageError) as error:
         warnings.warn(f"the report is without its samples: {error.message}", stacklevel=2)
         return write_report(loaded, Path(out or loaded.folder))
-    return write_report(loaded, Path(out or loaded.folder), gallery, evidence, redacted(plan.campaign.text))
+    return write_report(loaded, Path(out or loaded.folder), gallery, evidence, redacted(plan.campaign.text), gates)
 
 
 def compare(a: str | Path | Results, b: str | Path | Results, *, match: Mapping[str, str] | None = None) -> ComparedCampaigns:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from robustkd.application.gallery import cell_gallery, gallery_items
 from robustkd.application.samples import SampleCollector, sample_evidence
+from robustkd.campaigns.comparison.gate import judge_gates
 from robustkd.campaigns.execution import run as running
 from robustkd.campaigns.execution.profile import Profile, TrackingSpec
 from robustkd.campaigns.execution.record import Recorder
@@ -123,7 +124,11 @@ def printed(campaign: Campaign, folder: Path, form: str, *, rejudge: bool = Fals
     """The report of what is stored in ``folder`` as text: ``markdown``, or the tables as ``latex``; ``rejudge`` as for ``collect``."""
     _, results, evidence = _stored(campaign, folder, rejudge)
     rows = summary_rows(results)
-    return markdown(results, rows) if form == "markdown" else latex(results, rows, class_table(results, evidence))
+    return (
+        markdown(results, rows, gates=_gates(campaign, results))
+        if form == "markdown"
+        else latex(results, rows, class_table(results, evidence))
+    )
 
 
 def rejudged(campaign: Campaign, folder: Path) -> list[str]:
@@ -169,11 +174,22 @@ class _Reporting(Observer):
 
 def _write_report(plan: Plan, results: Results, folder: Path, evidence: SampleEvidence) -> ReportFiles:
     try:
-        files = write_report(results, folder, gallery_items(plan, Store(folder)), evidence, redacted(plan.campaign.text))
+        files = write_report(
+            results,
+            folder,
+            gallery_items(plan, Store(folder)),
+            evidence,
+            redacted(plan.campaign.text),
+            _gates(plan.campaign, results),
+        )
         write_text(folder / REPORT_NOTE, _report_note(folder))
     except OSError as error:
         raise unwritable(folder, error) from error
     return files
+
+
+def _gates(campaign: Campaign, results: Results) -> list[str]:
+    return [gate.sentence for gate in judge_gates(campaign.gates, results)]
 
 
 def _report_note(folder: Path) -> str:

@@ -41,6 +41,7 @@ def write_report(
     gallery: Sequence[Item] = (),
     evidence: SampleEvidence | None = None,
     campaign_file: str = "",
+    gates: Sequence[str] = (),
 ) -> ReportFiles:
     """Write ``report.html`` (self-contained), ``report.md``, ``report.tex`` and the figures into ``folder``, over any older ones.
 
@@ -50,6 +51,7 @@ def write_report(
         gallery: attacked samples to show; more than the page can hold are left out.
         evidence: what became of each test sample; without it the views by class and by sample are left out.
         campaign_file: the text of the campaign file that was run, without secrets; "" where it is not known.
+        gates: what each gate of the campaign asked for and how it was judged, in words.
     """
     folder.mkdir(parents=True, exist_ok=True)
     summaries = summary_rows(results)
@@ -64,9 +66,9 @@ def write_report(
         gallery=_figure(folder / "gallery.png", lambda path: figures.gallery(shown, path)),
         analyses=_figure(folder / "analyses.png", lambda path: figures.analyses(results, path)),
     )
-    _write(files.html, page(results, summaries, shown, evidence, campaign_file))
+    _write(files.html, page(results, summaries, shown, evidence, campaign_file, gates))
     _write(files.latex, latex(results, summaries, class_table(results, evidence)))
-    _write(files.markdown, markdown(results, summaries, [path.name for path in files.all if path.suffix == ".png"]))
+    _write(files.markdown, markdown(results, summaries, [path.name for path in files.all if path.suffix == ".png"], gates))
     return files
 
 

@@ -28,13 +28,16 @@ READING = (
 )
 
 
-def markdown(results: Results, summaries: Sequence[DefenseSummary], figures: Sequence[str] = ()) -> str:
-    """The whole report; ``figures`` are file names beside it."""
+def markdown(
+    results: Results, summaries: Sequence[DefenseSummary], figures: Sequence[str] = (), gates: Sequence[str] = ()
+) -> str:
+    """The whole report; ``figures`` are file names beside it, ``gates`` says of each gate how it was judged."""
     norm, terms = threat(results.threat_model), terms_of(results)
     parts = [
         f"# {escape(results.campaign)}: does this defense hold?",
         f"Threat model {norm}; data {escape(results.data.name)} ({terms.data}). {escape(answer(results, summaries))}",
         _summary(summaries, terms),
+        "\n".join(f"- {escape(gate)}" for gate in gates),
         *(
             f"**{escape(row.defense)}** ({verdict_mark(row.verdict)}). {escape(explain(results, row).paragraph)}"
             for row in summaries

@@ -77,8 +77,12 @@ def page(
     gallery: Sequence[Item],
     evidence: SampleEvidence,
     campaign_file: str = "",
+    gates: Sequence[str] = (),
 ) -> str:
-    """The whole report as one HTML document that loads nothing; ``campaign_file`` is the text that was run, where it is known."""
+    """The whole report as one HTML document that loads nothing.
+
+    ``campaign_file`` is the text that was run, where it is known; ``gates`` says of each gate how it was judged.
+    """
     sections = [_section(results, row, index) for index, row in enumerate(summaries, 1)]
     rows = grid(results)
     drawn = shown_defenses(summaries)
@@ -96,6 +100,7 @@ def page(
         attacks=attack_names(results),
         attack_rows=attack_rows(results),
         campaign_file=campaign_file,
+        gates=gates,
         other_threats=_other_threats(results),
         grid=rows,
         incomplete_cells=incomplete_cells(rows),

@@ -150,7 +150,12 @@ def test_a_failed_gate_is_exit_code_4(robustkd):
     (robustkd.folder / "gated.yaml").write_text(TINY + "gates:\n  - {defense: plain, at_least: 0.99}\n")
     code, out, _ = robustkd("run", "gated.yaml", "--no-track", "--workers", "0")
     assert code == 4
-    assert "gate failed: plain robust_accuracy at least 99.0%" in out
+    told = "gate failed: plain robust_accuracy at least 99.0%"
+    assert told in out
+    for name in ("report.html", "report.md"):
+        assert told in next((robustkd.folder / "runs").glob(f"*/{name}")).read_text(), name
+    code, out, _ = robustkd("report", "gated.yaml", "--format", "markdown")
+    assert told in out
 
 
 def test_a_failed_cell_is_exit_code_3(robustkd):
