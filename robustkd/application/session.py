@@ -167,7 +167,7 @@ class _Reporting(Observer):
 
     def finished(self, results: Results) -> None:
         note = self._folder / REPORT_NOTE
-        if note.is_file() and note.read_text() == _report_note(self._folder):
+        if note.is_file() and note.read_text() == _report_note(self._plan.campaign, self._folder):
             return  # the same results as when it was written
         _write_report(self._plan, results, self._folder, sample_evidence(self._plan, Store(self._folder)))
 
@@ -182,7 +182,7 @@ def _write_report(plan: Plan, results: Results, folder: Path, evidence: SampleEv
             redacted(plan.campaign.text),
             _gates(plan.campaign, results),
         )
-        write_text(folder / REPORT_NOTE, _report_note(folder))
+        write_text(folder / REPORT_NOTE, _report_note(plan.campaign, folder))
     except OSError as error:
         raise unwritable(folder, error) from error
     return files
@@ -192,10 +192,10 @@ def _gates(campaign: Campaign, results: Results) -> list[str]:
     return [gate.sentence for gate in judge_gates(campaign.gates, results)]
 
 
-def _report_note(folder: Path) -> str:
-    """A hash of the report and of the results that it was made from. Files' times say nothing of that: folders are copied."""
+def _report_note(campaign: Campaign, folder: Path) -> str:
+    """A hash of the report and of what it was made from. Files' times say nothing of that: folders are copied."""
     files = [folder / name for name in ("results.json", "report.html", "report.md")]
-    return digest(version("robustkd"), [sha256(file.read_bytes()).hexdigest() if file.is_file() else None for file in files])
+    return digest(version("robustkd"), campaign.text, [sha256(file.read_bytes()).hexdigest() if file.is_file() else None for file in files])
 
 
 class _Tracking(Observer):

@@ -157,6 +157,12 @@ def test_a_failed_gate_is_exit_code_4(robustkd):
     code, out, _ = robustkd("report", "gated.yaml", "--format", "markdown")
     assert told in out
 
+    (robustkd.folder / "gated.yaml").write_text(TINY + "gates:\n  - {defense: plain, at_least: 0.0}\n")
+    robustkd("run", "gated.yaml", "--no-track", "--workers", "0")
+    report = next((robustkd.folder / "runs").glob("*/report.html")).read_text()
+    assert "plain robust_accuracy at least 0.0%" in report
+    assert told not in report
+
 
 def test_a_failed_cell_is_exit_code_3(robustkd):
     (robustkd.folder / "net.py").write_text("def build(): raise RuntimeError('no weights today')")
