@@ -17,7 +17,6 @@ from robustkd.data.cifar import CIFAR10, CIFAR100
 from robustkd.data.class_names import ClassNames
 from robustkd.lazy import torch
 from robustkd.targets.frozen import frozen
-from robustkd.targets.modules import taken
 from robustkd.targets.outputs import place
 
 if TYPE_CHECKING:
@@ -78,6 +77,8 @@ def count_outputs(target: ClassifierTarget, samples: Tensor) -> int | None:
     Args:
         samples: (N, *shape) a few.
     """
+    from robustkd.targets.modules import taken  # late: it imports torch
+
     with frozen(target.module), torch.no_grad(), preserved_rng(target.device):
         try:
             returned: Any = target.answer(samples)

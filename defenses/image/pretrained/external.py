@@ -164,9 +164,13 @@ class External(Defense):
         return [*(source_files(code) if code else []), *([weights] if weights else []), *whole]
 
     def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
-        """Those of a network; of an ONNX file, no gradients."""
-        onnx = self.params.file is not None and self.params.file.suffix == ".onnx"
-        return super().target_capabilities(others) - ({"gradients"} if onnx else set())
+        """Those of a network; of an ONNX file that cannot be converted, no gradients."""
+        file, found = self.params.file, super().target_capabilities(others)
+        if file is None or file.suffix != ".onnx":
+            return found
+        from robustkd.targets.onnx_files import gives_gradients  # late: it imports torch
+
+        return found if gives_gradients(file) else found - {"gradients"}
 
     def code(self) -> list[Code]:
         """The function that builds the network, with its arguments."""
