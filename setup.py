@@ -107,6 +107,7 @@ setup(
             "import-linter>=2.6",
             "types-PyYAML",
             "build>=1.2",
+            "xmlschema>=3.4",  # validates JUnit files, where ROBUSTKD_SCHEMAS names the schema
             "jsonschema>=4.23",  # validates the schema that `robustkd schema` prints, and the campaigns against it
         ],
     },
