@@ -75,7 +75,9 @@ setup(
         # Language models. 5.x reads and writes safetensors alone; peft for LoRA, gguf for GGUF files, which accelerate is not needed for.
         "llm": ["transformers>=5.0,<6", "peft>=0.17", "gguf>=0.17"],
         "diffusion": ["diffusers>=0.36", "transformers>=5.0,<6"],
-        "onnx": ["onnxruntime>=1.20"],  # the judge onnx-classifier; 1.20 is the first with Python 3.13
+        # The judge onnx-classifier and models in ONNX files; onnxruntime 1.20 is the first with Python 3.13, onnx2pytorch 0.6 the first
+        # that is tested operator by operator.
+        "onnx": ["onnxruntime>=1.20", "onnx>=1.17", "onnx2pytorch>=0.6"],
         "lm-eval": ["lm-eval>=0.4.13,<0.5"],  # the analysis 'lm-eval'; its interface changed within 0.4.x, 0.4.13 is tried
         "torchvision": ["torchvision>=0.23"],  # resnet101, resnext50-32x4d, densenet201, vgg19
         # The engine 'dask'. dask-jobqueue, for Slurm and PBS, is the user's to add: it is of no use elsewhere.
@@ -94,6 +96,7 @@ setup(
             "gguf>=0.17",
             "onnx>=1.17",  # writes the file that the judge onnx-classifier is tested with
             "onnxruntime>=1.20",
+            "onnx2pytorch>=0.6",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "pytest-randomly>=5.1,<6",  # the suite runs in random order; another major may make another order of the same seed
@@ -104,6 +107,7 @@ setup(
             "import-linter>=2.6",
             "types-PyYAML",
             "build>=1.2",
+            "xmlschema>=3.4",  # validates JUnit files, where ROBUSTKD_SCHEMAS names the schema
             "jsonschema>=4.23",  # validates the schema that `robustkd schema` prints, and the campaigns against it
         ],
     },

@@ -39,7 +39,7 @@ from robustkd.contracts.random import seeded
 from robustkd.contracts.region import Patch, Region, region_of
 from robustkd.contracts.threat import default_eps, norm_named, number_written, require_plausible
 from robustkd.data.multi_label import Label, classes_of
-from robustkd.data.samples import array_of, arrays_of
+from robustkd.data.samples import array_of, arrays_of, class_names
 from robustkd.evaluation.attack_specs import (
     DEFAULT_ATTACKS,
     IN_A_CAMPAIGN,
@@ -73,6 +73,7 @@ from robustkd.scoring.worst_case import worst_case
 from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
 from robustkd.targets.features import with_perceptual_features_of
 from robustkd.targets.logits import as_logits
+from robustkd.targets.output_names import require_known_outputs
 from robustkd.targets.outputs import Classes
 from robustkd.targets.unit import UnitTarget
 
@@ -176,8 +177,8 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    x, y = _samples(x, y)
-    view = _View.of(normalise, classes, restrict, success, bounds, x)
+    x, y, names = _samples(x, y)
+    view = _View.of(normalise, classes, restrict, success, bounds, x, names)
     plugin = _with_models(attack_of(with_params(attack, params or {}, more)), models, x, batch_size, view)
     evaluator = _make_evaluator(
         model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view, models
@@ -229,8 +230,8 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
-    x, y = _samples(x, y)
-    view = _View.of(normalise, classes, restrict, success, bounds, x)
+    x, y, names = _samples(x, y)
+    view = _View.of(normalise, classes, restrict, success, bounds, x, names)
     evaluator = _make_evaluator(
         model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view, models
     )
@@ -282,8 +283,8 @@ def audit(
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
-    x, y = _samples(x, y)
-    view = _View.of(normalise, classes, restrict, success, bounds, x)
+    x, y, names = _samples(x, y)
+    view = _View.of(normalise, classes, restrict, success, bounds, x, names)
     evaluator = _make_evaluator(
         model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view, models
     )
@@ -314,12 +315,14 @@ class _View:
         classes: the output of each class of the data.
         label: of a model with an output for each label, which one counts (``outputs.OutputFormat``).
         unit: of the inputs; None where they are in [0, 1].
+        names: what the data set calls its classes; () where it does not say.
     """
 
     normalise: Normalisation | None
     classes: Classes | None
     label: Label | None
     unit: Unit | None
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -330,6 +333,7 @@ class _View:
         success: Success | None,
         bounds: tuple[Any, Any] | None,
         x: Any,
+        names: tuple[str, ...],
     ) -> _View:
         """The arguments of the same names, checked.
 
@@ -345,7 +349,7 @@ class _View:
         if known is not None and label is not None:
             raise UsageError("classes and success", fix="give one: labels that hold together are no classes")
         unit = None if bounds is None else Unit.of(bounds, as_tensor("inputs", x).shape[1:])
-        return cls(normalise, known, label, unit)
+        return cls(normalise, known, label, unit, names)
 
     def labels(self, y: Any) -> Any:
         """(N,) classes from what was given as labels.
@@ -411,14 +415,14 @@ class _Evaluator:
         return AttackReport(unit.restored(found.adversarial), outcome, attacked)
 
 
-def _samples(x: Any, y: Any) -> tuple[Any, Any]:
-    """Images and labels as tensors or arrays, also from a loader or a data set alone."""
+def _samples(x: Any, y: Any) -> tuple[Any, Any, tuple[str, ...]]:
+    """Images and labels as tensors or arrays, also from a loader or a data set alone, and what that calls its classes."""
     if y is not None:
-        return (array_of(x) if isinstance(x, list) and len(x) and not isinstance(x[0], str) else x), y
+        return (array_of(x) if isinstance(x, list) and len(x) and not isinstance(x[0], str) else x), y, ()
     if isinstance(x, torch.Tensor | np.ndarray):
         raise UsageError("y is missing", fix="give the labels, or a loader or data set that gives images and labels")
     data = arrays_of(x, "x")
-    return data.unit(), data.labels
+    return data.unit(), data.labels, class_names(x)
 
 
 def _make_evaluator(
@@ -606,7 +610,10 @@ def _classifier(model: nn.Module | BaseTarget, x: Any, view: _View) -> Target:
         model, num_classes=0, input_shape=shape, bounds=(0.0, 1.0) if view.unit is None else (view.unit.low, view.unit.high)
     )
     with seeded_target(target, 0):
-        return as_logits(target, "the model", samples=probe, classes=view.classes, label=view.label)
+        found = as_logits(target, "the model", samples=probe, classes=view.classes, label=view.label)
+    if view.classes is None and view.label is None:
+        require_known_outputs(found.num_classes, view.names, known=False, network=model)
+    return found
 
 
 def _batch(

@@ -66,7 +66,7 @@ def command(
     threat = ThreatModel(**within)
     if out is not None:
         require_place(out, splits.test.sample_shape, threat)
-    target = loaded_model(reference, weights, weights_key, kwargs, code, splits).to(device_named(device))
+    target = loaded_model(reference, weights, weights_key, kwargs, code, splits, classes).to(device_named(device))
     x, how = given(splits, normalise, bounds, classes, restrict)
     report = api.attack(
         name,

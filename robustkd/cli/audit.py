@@ -63,7 +63,7 @@ def command(
     from robustkd.contracts.devices import device_named
 
     splits = images(data, data_settings, n)
-    target = loaded_model(model, weights, weights_key, kwargs, code, splits).to(device_named(device))
+    target = loaded_model(model, weights, weights_key, kwargs, code, splits, classes).to(device_named(device))
     x, how = given(splits, normalise, bounds, classes, restrict)
     report = api.audit(
         target,

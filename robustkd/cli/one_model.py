@@ -37,6 +37,8 @@ class ModelArguments(TypedDict):
     success: Success | None
 
 
+_OF_ALL_DATA = ("bounds", "success", "seed")
+"""Parameters that any data set takes."""
 _OPTIONS = (
     click.option(
         "--weights",
@@ -180,13 +182,20 @@ def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
     """The data set's images; of prompts a campaign is told of."""
     from pydantic import ValidationError
 
+    from robustkd import plugins
     from robustkd.api import IN_A_CAMPAIGN
-    from robustkd.contracts import UsageError
+    from robustkd.contracts import UsageError, suggestion
     from robustkd.data import SplitParams, load_splits
 
     params = settings("--data-set", data_settings)
+    known = [*plugins.load("datasets", data).Params.model_fields, *_OF_ALL_DATA]
+    for key in params.keys() - known:
+        raise UsageError(
+            f"--data-set {key}: the data '{data}' have no such parameter",
+            fix=suggestion(key, known) or f"they have {', '.join(known)}",
+        )
     try:
-        split = SplitParams(test=n, **{key: params.pop(key) for key in ("bounds", "success", "seed") if key in params})
+        split = SplitParams(test=n, **{key: params.pop(key) for key in _OF_ALL_DATA if key in params})
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(
@@ -232,8 +241,12 @@ def loaded_model(
     kwargs: tuple[str, ...],
     code: tuple[str, ...],
     splits: Splits,
+    classes: str | None,
 ) -> Any:
-    """The model that a user names, see ``load_model``; of a registered one, for the data's images and classes."""
+    """The model that a user names, see ``load_model``; of a registered one, for the data's images and classes.
+
+    Without ``--classes`` its outputs must be known to be the data's classes (``output_names``).
+    """
     from robustkd.api import IN_A_CAMPAIGN
     from robustkd.contracts import UsageError
     from robustkd.targets.user_model import load_model
@@ -243,7 +256,7 @@ def loaded_model(
             f"{reference} holds a language or a diffusion model, and this command is about classifiers of images",
             fix=IN_A_CAMPAIGN,
         )
-    return load_model(
+    model = load_model(
         reference,
         weights=weights,
         weights_key=weights_key,
@@ -252,6 +265,22 @@ def loaded_model(
         num_classes=splits.num_classes,
         code=code,
     )
+    if classes is None and splits.label is None:
+        _require_known_outputs(model, splits)
+    return model
+
+
+def _require_known_outputs(model: Any, splits: Splits) -> None:
+    from robustkd.lazy import torch
+    from robustkd.targets import ClassifierTarget
+    from robustkd.targets.output_names import count_outputs, require_known_outputs
+
+    outputs = getattr(model, "num_classes", None)
+    if not hasattr(model, "card"):
+        network = ClassifierTarget(model, num_classes=0, input_shape=splits.input_shape)
+        outputs = count_outputs(network, torch.from_numpy(splits.test.select(np.arange(min(2, len(splits.test)))).unit()))
+    if outputs is not None:
+        require_known_outputs(outputs, splits.classes, known=splits.outputs_known, network=getattr(model, "module", model))
 
 
 def _answers_requests(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ def command(names: tuple[str, ...], group: plugins.Group | None, chosen: tuple[s
     found: list[tuple[plugins.Group, str]] = []
     for name in names:
         found += registered_by(name) or [(item, name) for item in groups_of(name, group)]
+    for where, name in found:
+        _require_parameters(where, name, given)
     told, broken = [], False
     for where, name in found:
         outcomes = examine(where, name, given)
@@ -50,6 +53,22 @@ def command(names: tuple[str, ...], group: plugins.Group | None, chosen: tuple[s
         print_reserved(json.dumps(told, indent=1))
     if broken:
         raise click.exceptions.Exit(1)
+
+
+def _require_parameters(group: plugins.Group, name: str, given: Mapping[str, object]) -> None:
+    """Refuse a parameter that the plug-in does not have; one that cannot be loaded is left to the suite, which says why."""
+    from robustkd.contracts import RobustkdError, UsageError, suggestion
+
+    try:
+        known = list(plugins.load(group, name).Params.model_fields)
+    except (RobustkdError, AttributeError):
+        return
+    for key in given:
+        if key not in known:
+            raise UsageError(
+                f"{plugins.one_of(group)} '{name}': {key}: there is no such parameter",
+                fix=suggestion(key, known) or f"parameters of {name}: {', '.join(known) or 'none'}",
+            )
 
 
 def _print(group: plugins.Group, name: str, outcomes: list[Outcome], quiet: bool) -> None:

@@ -245,6 +245,8 @@ class RawData(Generic[Data]):
         benign: of prompts, harmless test requests, which a defense must still answer.
         validation: where more than the rows must be kept apart from training; None has it carved from ``train``.
         notes: sentences that are to be read with every number, such as how many rows were left out and why.
+        outputs_known: whether the user said which output of a model each class is; else a class's number is its place in the alphabet, or
+            what the data call it, and a model with more outputs may mean another class by it.
     """
 
     train: Data | None
@@ -253,6 +255,7 @@ class RawData(Generic[Data]):
     benign: Data | None = None
     validation: Data | None = None
     notes: tuple[str, ...] = ()
+    outputs_known: bool = False
 
 
 class Dataset(Plugin, ABC):

@@ -42,6 +42,8 @@ class FitContext(Generic[Data]):
             a sample; None where that is [0, 1]. All data are in [0, 1] here: of x in the user's unit, (x - lowest) / widest range.
         label: of data with several labels that may hold together, the one that counts, or ``"any"``. The data have classes here: two,
             without the label and with it, or one for each set of labels. A network from elsewhere has an output for each label.
+        classes: the names of the K classes; () where they are not known.
+        outputs_known: whether the user said which output of a model each class is.
     """
 
     train: Data
@@ -56,6 +58,8 @@ class FitContext(Generic[Data]):
     log: MetricLog = lambda epoch, metrics: None
     bounds: Sequence[Any] | None = None
     label: int | Literal["any"] | None = None
+    classes: tuple[str, ...] = ()
+    outputs_known: bool = False
 
     @overload
     def target(self, name: str) -> BaseTarget: ...

@@ -104,14 +104,15 @@ class ImageFolder(Dataset):
             classes = ClassNames.of(self.params.classes, found)
             parts = [None if folder is None else self._arrays(*_by_class(folder, classes, left_out)) for folder in folders]
             names = classes.names
-        whole = parts[1]
+        whole, known = parts[1], self.params.classes is not None
         assert whole is not None
         if test is not None:
-            return RawData(parts[0], whole, names, validation=parts[2], notes=_notes(left_out))
+            return RawData(parts[0], whole, names, validation=parts[2], notes=_notes(left_out), outputs_known=known)
         strata = np.unique(whole.labels, axis=0, return_inverse=True)[1].reshape(-1)
         order, cut = stratified_order(strata, 0), max(1, round(self.params.test_fraction * len(whole)))
         held, rest = np.sort(order[:cut]), np.sort(order[cut:])
-        return RawData(whole.select(rest) if len(rest) else None, whole.select(held), names, notes=_notes(left_out))
+        train = whole.select(rest) if len(rest) else None
+        return RawData(train, whole.select(held), names, notes=_notes(left_out), outputs_known=known)
 
     def _listed(
         self, folders: Sequence[Path | None], tables: Sequence[Path | None]

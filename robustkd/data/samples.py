@@ -42,6 +42,17 @@ def arrays_of(data: Any, name: str = "your data") -> Arrays:
     return collected(data, name)
 
 
+def class_names(data: Any) -> tuple[str, ...]:
+    """What a data set of torch or Hugging Face, or that of a loader, calls its classes; () where it does not say."""
+    while (inner := getattr(data, "dataset", None)) is not None:  # of a loader, or of a subset
+        data = inner
+    features = getattr(data, "features", None)
+    columns = features if isinstance(features, Mapping) else {}
+    named = getattr(columns.get(next((key for key in LABEL_KEYS if key in columns), "")), "names", None)
+    listed = named or getattr(data, "classes", None)
+    return tuple(map(str, listed)) if isinstance(listed, list | tuple) else ()
+
+
 def is_data_set(data: Any) -> bool:
     """Whether it gives single samples by their number, as torch's map-style data sets and Hugging Face's do."""
     by_number = hasattr(data, "__len__") and hasattr(data, "__getitem__")

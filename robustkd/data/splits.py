@@ -90,6 +90,7 @@ class Splits(Generic[Data]):
         notes: what the dataset says is to be read with every number.
         unit: what brought the inputs to [0, 1]; None where they lie there by themselves.
         label: of data whose labels may hold together, which one counts, or ``"any"``; the classes are made of them then.
+        outputs_known: whether the user said which output of a model each class is (``classes`` of a folder).
     """
 
     train: Data | None
@@ -103,6 +104,7 @@ class Splits(Generic[Data]):
     notes: tuple[str, ...] = ()
     unit: Unit | None = None
     label: Label | None = None
+    outputs_known: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -146,7 +148,20 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     train, validation = _training(raw, split, name)
     shape = test.sample_shape or (train.sample_shape if train else ())
     notes = (*raw.notes, *_told(shape, unit))
-    return Splits(train, validation, test, test_index, raw.classes, shape, plugin.modality, raw.benign, notes, unit, label)
+    return Splits(
+        train,
+        validation,
+        test,
+        test_index,
+        raw.classes,
+        shape,
+        plugin.modality,
+        raw.benign,
+        notes,
+        unit,
+        label,
+        raw.outputs_known,
+    )
 
 
 def _loaded(plugin: Dataset, name: str) -> RawData:
@@ -242,4 +257,4 @@ def _checked(raw: RawData[Any], name: str) -> RawData[Any]:
             fix="bring all images to one size and number of channels",
         )
     assert test is not None
-    return RawData(train, test, tuple(raw.classes), benign, validation, tuple(raw.notes))
+    return RawData(train, test, tuple(raw.classes), benign, validation, tuple(raw.notes), raw.outputs_known)

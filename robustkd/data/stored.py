@@ -51,12 +51,13 @@ class Stored(Dataset):
         """
         test, names = self._part(self.params.file)
         train = None if self.params.train_file is None else self._part(self.params.train_file, names)[0]
-        return RawData(train, test, names or numbered(part.labels for part in (test, train) if part is not None))
+        names = names or numbered(part.labels for part in (test, train) if part is not None)
+        return RawData(train, test, names, outputs_known=self.params.classes is not None)
 
     def _part(self, file: Path, of_texts: tuple[str, ...] = ()) -> tuple[Arrays, tuple[str, ...]]:
         try:
             if file.suffix in (".pt", ".pth"):
-                return resized(_tensors(file), self.params.resize), ()
+                return self._tensors(file)
             read = _READERS.get(file.suffix) if file.is_file() else _saved
             if read is None or not file.exists():
                 raise ValueError(f"no such file, or of another kind than {', '.join(_READERS)}")
@@ -78,6 +79,13 @@ class Stored(Dataset):
 
         shape = decode(_content(images[0]), f"image 0 of {file}").shape
         return DeferredArrays(lambda rows: decoded(one, rows, shape), known, shape), names
+
+    def _tensors(self, file: Path) -> tuple[Arrays, tuple[str, ...]]:
+        arrays, classes = resized(_tensors(file), self.params.resize), self.params.classes
+        if classes is None or arrays.labels.ndim > 1:
+            return arrays, ()
+        labels, names = labels_of(arrays.labels.tolist(), (), classes)
+        return Arrays(arrays.images, labels), names
 
 
 def _content(image: Any) -> bytes:

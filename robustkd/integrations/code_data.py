@@ -11,7 +11,7 @@ from robustkd.contracts import Arrays, DataError, Dataset, Params, RawData
 from robustkd.contracts.errors import raised_by
 from robustkd.data.images import resized
 from robustkd.data.multi_label import numbered
-from robustkd.data.samples import arrays_of
+from robustkd.data.samples import arrays_of, class_names
 from robustkd.targets.code import function_by_reference
 from robustkd.targets.code_params import CodeReference
 
@@ -65,7 +65,7 @@ class CodeData(Dataset):
         return resized(arrays_of(part, f"what {self.params.code} returned"), self.params.resize)
 
     def _classes(self, parts: Mapping[str, Any], arrays: list[Arrays | None]) -> tuple[str, ...]:
-        named = self.params.classes or parts.get("classes") or getattr(parts.get("test"), "classes", None)
+        named = self.params.classes or parts.get("classes") or class_names(parts.get("test"))
         if named:
             return tuple(map(str, named))
         return numbered(part.labels for part in arrays if part is not None)

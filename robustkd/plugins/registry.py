@@ -29,6 +29,7 @@ from robustkd.contracts.version import CHANGES, CONTRACT_VERSION, moved
 
 Group = Literal["attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "targets", "engines"]
 GROUPS: tuple[Group, ...] = get_args(Group)
+_UNKNOWN = "extra_forbidden"  # pydantic's name for it
 
 
 @dataclass(frozen=True)
@@ -150,14 +151,16 @@ def make(group: Group, spec: Mapping[str, Any]) -> Any:
         params = plugin.Params(**{key: value for key, value in spec.items() if key != "kind"})
         return build(group, kind, params)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A parameter that is misspelt may be the one that is missing.
+        first = min(error.errors(), key=lambda each: each["type"] != _UNKNOWN)
         key = ".".join(str(part) for part in first["loc"])
         known = list(plugin.Params.model_fields)
         listed = f"parameters of {kind}: {', '.join(known) or 'none'}"
         fix = f"see `robustkd describe {kind}`" if key in known else suggestion(key, known) or listed
         if group == "attacks" and key in ("eps", "epsilon", "norm"):
             fix = "the budget is given beside the attack: eps=.. and norm=.. in Python, --eps and --norm of a command"
-        raise UsageError(f"{one_of(group)} '{kind}': {key}: {first['msg']}", fix=fix) from None
+        said = "there is no such parameter" if first["type"] == _UNKNOWN else first["msg"]
+        raise UsageError(f"{one_of(group)} '{kind}': {key}: {said}", fix=fix) from None
 
 
 def modalities(plugin: type[Any] | Family) -> tuple[str, ...]:

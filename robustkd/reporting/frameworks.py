@@ -31,8 +31,9 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """A framework or a law."""
+    """A framework or a law; ``short`` is what its items are shown with."""
 
+    short: str
     title: str
     url: str
 

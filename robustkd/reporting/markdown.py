@@ -116,7 +116,7 @@ def _frameworks(results: Results) -> str:
     lines = (
         [
             escape(f"{row.ran} ({', '.join(row.attacks)})" if row.attacks else row.ran),
-            f"**{escape(row.item)}**: {escape(row.about)}",
+            f"**{escape(row.item)}** ({escape(row.source.short)}): {escape(row.about)}",
             escape(row.beyond),
         ]
         for row in found

@@ -5,12 +5,11 @@ A TorchScript or exported file is a program, see docs/security.md: it is opened 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,9 @@ from torch.nn import functional as F
 
 from robustkd.contracts import PluginError, TargetError
 from robustkd.normalisation.layer import Normalise
-from robustkd.targets.modules import WithoutGradients
+from robustkd.targets.onnx_files import open_onnx
 from robustkd.targets.pretrained import pretrained_network
+from robustkd.targets.whole import Whole
 
 Format = Literal["torchscript", "export", "onnx", "transformers"]
 _PROCESSOR = "preprocessor_config.json"
@@ -41,7 +41,8 @@ def format_of(path: Path) -> Format | None:
 
 
 def open_model(path: Path) -> nn.Module:
-    """The network in a file or folder, in evaluation mode; of an ONNX file, one that gives no gradients.
+    """The network in a file or folder, in evaluation mode; of an ONNX file that cannot be converted, one that
+    gives no gradients.
 
     Raises:
         TargetError: there is none, or it cannot be loaded.
@@ -58,7 +59,7 @@ def open_model(path: Path) -> nn.Module:
     openers: dict[Format, Callable[[Path], nn.Module]] = {
         "torchscript": _torchscript,
         "export": _exported,
-        "onnx": Onnx,
+        "onnx": open_onnx,
         "transformers": _of_transformers,
     }
     try:
@@ -68,65 +69,6 @@ def open_model(path: Path) -> nn.Module:
     except Exception as error:
         said = (str(error).strip().splitlines() or [""])[0][:200]
         raise TargetError(f"{path} cannot be loaded: {type(error).__name__}: {said}", fix="write it again") from error
-
-
-class Whole(nn.Module):
-    """A network that was saved in one mode and has no other: of ``train`` and ``eval`` it is not told.
-
-    Args:
-        network: (B, C, H, W) -> (B, K).
-        batch: the only B that it takes; None where it takes any.
-    """
-
-    def __init__(self, network: nn.Module, batch: int | None) -> None:
-        super().__init__()
-        self.network = network
-        self._batch = batch
-
-    def train(self, mode: bool = True) -> Whole:
-        """Set this module's own flag alone."""
-        self.training = mode
-        return self
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K), for any B."""
-        return _in_batches(self.network, images, self._batch)
-
-
-class Onnx(WithoutGradients):
-    """An ONNX file in onnxruntime, on the CPU.
-
-    Raises:
-        PluginError: onnxruntime is not installed.
-        TargetError: it has not one input, of floating-point images.
-    """
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise PluginError(f"{file} needs onnxruntime", fix="pip install onnxruntime") from error
-        self._session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type not in ("tensor(float)", "tensor(float16)", "tensor(double)"):
-            raise TargetError(f"{file} does not take one batch of floating-point images", fix="export the classifier alone")
-        self._input, self._type = inputs[0].name, inputs[0].type
-        self._batch = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
-        digest = hashlib.sha256(file.read_bytes()).digest()
-        self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8), persistent=False)  # its fingerprint
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K), for any B."""
-        return _in_batches(self._answer, images, self._batch)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Onnx:
-        return self  # it holds nothing that changes, and a session cannot be copied
-
-    def _answer(self, images: Tensor) -> Tensor:
-        kinds = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
-        given = images.detach().cpu().to(kinds[self._type]).contiguous().numpy()
-        return torch.from_numpy(self._session.run(None, {self._input: given})[0]).to(images.device)
 
 
 class ProcessorConfig(TypedDict, total=False):
@@ -206,14 +148,3 @@ def _of_transformers(folder: Path) -> nn.Module:
             fix="save the processor there as well: AutoImageProcessor.from_pretrained(NAME).save_pretrained(FOLDER)",
         )
     return OfTransformers(network, json.loads(file.read_text()))
-
-
-def _in_batches(network: Callable[[Tensor], Tensor], images: Tensor, size: int | None) -> Tensor:
-    """The network's answers, where it takes batches of one size: the last one is filled up."""
-    if size is None or size == len(images):
-        return network(images)
-    parts = []
-    for part in images.split(size):
-        full = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
-        parts.append(network(full)[: len(part)])
-    return torch.cat(parts)

@@ -86,13 +86,14 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
     alone = [f"{escape(name)} {percent(cells[name].robust_accuracy)}" for name in trained.attacks if name in cells]
     data, environment = results.data, results.environment.to_dict()
     versions = [f"{name} {environment[name]}" for name in ("robustkd", "torch", "python") if name in environment]
+    seeds = len({each.seed for each in results.defenses if each.defense == trained.defense})
     rows = [
         ["threat model", threat(trained.budget)],
         ["worst case", f"{percent(trained.robust_accuracy)} (95 % interval {interval(trained.ci_low, trained.ci_high)})"],
         [terms_of(results).clean.lower(), percent(trained.clean_accuracy)],
         ["attacks, each alone", ", ".join(alone)],
         ["verdict", verdict_mark(trained.verdict)],
-        ["gates", escape("; ".join(gates) or "none")],
+        ["gates" if seeds == 1 else f"gates, which judge all {seeds} seeds", escape("; ".join(gates) or "none")],
         [
             "samples",
             f"{trained.n}, {escape(data.name)}, sha256 {data.identity[:16]}",

@@ -1,9 +1,12 @@
 """Gates as JUnit XML and SARIF: one entry a rule, with number, interval, verdict and the line of the campaign file."""
 
 import json
+import os
+from pathlib import Path
 from xml.etree import ElementTree
 
 import jsonschema
+import pytest
 
 from support.campaigns import tiny_campaign
 
@@ -118,3 +121,24 @@ def test_each_gate_has_its_number_and_its_line(robustkd, tmp_path):
     (run,) = json.loads((tmp_path / "g.sarif").read_text())["runs"]
     place = run["results"][0]["locations"][0]["physicalLocation"]
     assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == ("runs/gated/campaign.yaml", lines[0])
+
+
+def test_the_published_schemas(robustkd, tmp_path):
+    """Both files against ``sarif-schema-2.1.0.json`` of OASIS and ``junit-10.xsd`` of Jenkins' xUnit plug-in, whole.
+
+    The schemas are other people's and are not stored here: ``ROBUSTKD_SCHEMAS`` names a folder that has them. They are
+    ``sarif-2.1/schema/sarif-schema-2.1.0.json`` of github.com/oasis-tcs/sarif-spec, and
+    ``src/main/resources/org/jenkinsci/plugins/xunit/types/model/xsd/junit-10.xsd`` of github.com/jenkinsci/xunit-plugin.
+    """
+    if not (given := os.environ.get("ROBUSTKD_SCHEMAS")):
+        pytest.skip("ROBUSTKD_SCHEMAS names no folder with the schemas")
+    xmlschema = pytest.importorskip("xmlschema")
+    (tmp_path / "gates.yaml").write_text(tiny_campaign("gated", checks="{samples: 8}") + GATES)
+    assert robustkd("run", "gates.yaml", "--no-track", "--workers", "0")[0] in (0, 4, 5)
+    robustkd("gate", "gates.yaml", "--baseline", "runs/gated", "--junit", "g.xml", "--sarif", "g.sarif")
+    xmlschema.XMLSchema(Path(given) / "junit-10.xsd").validate(tmp_path / "g.xml")
+    written, schema = (json.loads(file.read_text()) for file in (tmp_path / "g.sarif", Path(given) / "sarif-schema-2.1.0.json"))
+    jsonschema.validators.validator_for(schema)(schema, format_checker=jsonschema.FormatChecker()).validate(written)
+    for broken in ({"runs": 1}, {"version": "2.0"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(written | broken, schema)

@@ -44,6 +44,19 @@ def test_each_attack_is_evidence_for_its_own_class(tmp_path):
     assert "data and model poisoning" in told
 
 
+def test_each_item_is_shown_with_what_it_is_of(tmp_path):
+    appendix(tmp_path, strong="pgd")
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    for item, source in (
+        ("MEASURE 2.7", "NIST AI RMF"),
+        ("White-box evasion", "NIST AI 100-2"),
+        ("Article 15 (5)", "EU AI Act"),
+    ):
+        assert f"<strong>{item}</strong> ({source}): " in page
+        assert f"**{item}** ({source}): " in text
+    assert "<summary>7 items of NIST AI RMF, NIST AI 100-2, OWASP ML Top Ten, EU AI Act</summary>" in page
+
+
 def test_requests_are_evidence_for_the_list_of_language_models(tmp_path):
     rows = appendix(tmp_path, "text", words="gcg", inside="embedding", control="no-attack")
     assert {item for item, ran, _ in rows if "(words)" in ran} >= {"LLM01:2025 Prompt Injection", "MEASURE 2.6"}

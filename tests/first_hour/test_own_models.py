@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,8 +243,101 @@ def test_a_file_with_the_whole_network(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("batch", [1, 6])
-def test_an_onnx_file_is_a_black_box(folder: Path, network: nn.Module, digits: Images, batch: int) -> None:
+def test_an_onnx_file_is_attacked_by_its_gradients(
+    folder: Path, network: nn.Module, digits: Images, right: tuple[float, float], batch: int
+) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx2pytorch")
+    onnx(network, digits[0][:batch], "net.onnx")
+    model = robustkd.load_model("net.onnx")
+    gradients = []
+    for each in (network, model):
+        x = digits[0].clone().requires_grad_()
+        torch.nn.functional.cross_entropy(each(x), digits[1]).backward()
+        gradients.append(x.grad)
+    assert torch.allclose(*gradients, atol=1e-6)
+    assert gradients[0].abs().max() > 1e-4
+    found = command("attack fgsm --model net.onnx --eps 0.1")
+    assert (found["clean_accuracy"], found["robust_accuracy"]) == right
+    assert robustkd.evaluate(model, *digits, attacks="fgsm", eps=0.1, level="none").robust_accuracy == right[1]
+    results = campaign(file="net.onnx")
+    assert numbers(results) == right
+    assert not results.to_dict().get("skipped")
+    again = load_target(next(Path("runs/mine/cells").glob("*/*/card.json")).parent, ["net.onnx:network"])
+    assert torch.allclose(again(digits[0]), network(digits[0]), atol=1e-5)
+
+
+class Shared(nn.Module):
+    """What exporters write in words that the converter does not know: weights that two layers share, and batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.third = nn.Conv2d(4, 4, 3, padding=1)
+        self.third.weight, self.third.bias = self.second.weight, self.second.bias
+        self.normalise, self.last = nn.BatchNorm2d(4), nn.Linear(256, 10)
+        self.normalise.running_mean.uniform_(-0.1, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.normalise(torch.relu(self.second(torch.relu(self.first(x)))))
+        return self.last(torch.relu(self.third(torch.relu(x))).flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gradients_of_what_exporters_write(folder: Path, digits: Images) -> None:
+    pytest.importorskip("onnx2pytorch")
+    torch.manual_seed(0)
+    network = Shared().eval()
+    axes = {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    torch.onnx.export(network, (digits[0][:2],), "shared.onnx", dynamo=False, **axes)
+    model, gradients = robustkd.load_model("shared.onnx"), []
+    for each in (network, model):
+        x = digits[0].clone().requires_grad_()
+        gradients.append(torch.autograd.grad(each(x)[:, 3].sum(), x)[0])
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+class Wrong(nn.Module):
+    def __init__(self, model: object) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :10] * self.scale
+
+
+def _raises(model: object) -> nn.Module:
+    raise NotImplementedError("Conversion not implemented for op_type=Whirl.")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("converter", "reason"), [(Wrong, "answers otherwise than onnxruntime"), (_raises, "op_type=Whirl")])
+def test_a_conversion_that_is_wrong_or_fails_is_not_used(
+    folder: Path,
+    network: nn.Module,
+    digits: Images,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    converter: Callable[[object], nn.Module],
+    reason: str,
+) -> None:
+    onnx(network, digits[0][:2], "net.onnx")
+    monkeypatch.setattr(pytest.importorskip("onnx2pytorch"), "ConvertModel", converter)
+    model = robustkd.load_model("net.onnx")
+    assert torch.allclose(model(digits[0]), network(digits[0]), atol=1e-5)
+    assert "net.onnx has no gradients here" in caplog.text
+    assert reason in caplog.text
+    with pytest.raises(TargetError, match="attack 'pgd' needs gradients, which this target"):
+        command("attack pgd --model net.onnx --eps 0.1")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batch", [1, 6])
+def test_an_onnx_file_is_a_black_box_without_the_converter(
+    folder: Path, network: nn.Module, digits: Images, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnx2pytorch", None)
     onnx(network, digits[0][:batch], "net.onnx")
     expected = robustkd.attack("square", network, *digits, eps=0.1, queries=20)
     found = command("attack square --model net.onnx --eps 0.1 --set queries=20")

@@ -71,6 +71,8 @@ def on_images(second_device: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("kind", ["second", "second-without-float64"])
 def test_a_plugin_for_images_does_what_it_does_on_the_cpu(on_images: dict[str, dict[str, Any]], name: str, kind: str) -> None:
+    if isinstance(on_images["cpu"][name], str) and "is not installed" in on_images["cpu"][name]:
+        pytest.skip("the package of this attack is not installed")
     assert not isinstance(on_images["cpu"][name], str), on_images["cpu"][name]
     assert not isinstance(on_images[kind][name], str), on_images[kind][name]
     assert list(differences(on_images["cpu"][name], on_images[kind][name])) == []

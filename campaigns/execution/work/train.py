@@ -78,6 +78,8 @@ def _context(cell: TrainCell, workspace: Workspace, log: Callable[[int, Mapping[
         log=log,
         bounds=None if data.unit is None else data.unit.written,
         label=data.label,
+        classes=data.classes,
+        outputs_known=data.outputs_known,
     )
 
 

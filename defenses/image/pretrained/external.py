@@ -41,6 +41,7 @@ from robustkd.targets.checkpoints import load_weights
 from robustkd.targets.code import NETWORK, call_by_reference, folders_of, source_file
 from robustkd.targets.frozen import require_weights
 from robustkd.targets.logits import as_logits
+from robustkd.targets.output_names import count_outputs, require_known_outputs
 from robustkd.targets.outputs import Classes
 
 _READ = (".json", ".safetensors")
@@ -163,9 +164,13 @@ class External(Defense):
         return [*(source_files(code) if code else []), *([weights] if weights else []), *whole]
 
     def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
-        """Those of a network; of an ONNX file, no gradients."""
-        onnx = self.params.file is not None and self.params.file.suffix == ".onnx"
-        return super().target_capabilities(others) - ({"gradients"} if onnx else set())
+        """Those of a network; of an ONNX file that cannot be converted, no gradients."""
+        file, found = self.params.file, super().target_capabilities(others)
+        if file is None or file.suffix != ".onnx":
+            return found
+        from robustkd.targets.onnx_files import gives_gradients  # late: it imports torch
+
+        return found if gives_gradients(file) else found - {"gradients"}
 
     def code(self) -> list[Code]:
         """The function that builds the network, with its arguments."""
@@ -217,6 +222,8 @@ class External(Defense):
                 bounds=unit.box(torch.zeros(0)),
             )
         known = Classes.given(p.classes, p.restrict)
+        if known is None and context.label is None:
+            _require_known_outputs(target, context)
         if known is not None and context.label is not None:
             raise UsageError(
                 "classes of a model, on data with a success", fix="leave out 'classes': labels that hold together are none"
@@ -229,6 +236,24 @@ class External(Defense):
                 fix="give a model with an output for each label, or 'success: {label: ..}' where one counts",
             )
         return found
+
+
+def _require_known_outputs(target: ClassifierTarget, context: FitContext) -> None:
+    """See ``output_names.require_known_outputs``."""
+    require_weights(target.module)
+    target.to(context.device)
+    target.module.eval()
+    outputs = count_outputs(target, _few(target, context))
+    if outputs is not None:
+        require_known_outputs(outputs, context.classes, known=context.outputs_known, network=target.module)
+
+
+def _few(target: ClassifierTarget, context: FitContext) -> torch.Tensor:
+    """(2, *shape) images to try the network on."""
+    # A defense that uses no data is given none.
+    samples = context.validation or context.train
+    images = torch.from_numpy(samples.select(np.arange(2)).unit()) if samples else torch.zeros(2, *target.input_shape)
+    return images.to(context.device)
 
 
 def validated(
@@ -244,10 +269,7 @@ def validated(
     require_weights(target.module)
     target.to(context.device)
     target.module.eval()
-    # A defense that uses no data is given none.
-    samples = context.validation or context.train
-    images = torch.from_numpy(samples.select(np.arange(2)).unit()) if samples else torch.zeros(2, *target.input_shape)
-    images = images.to(context.device)
+    images = _few(target, context)
     target = as_logits(target, "the model", samples=images, classes=classes, label=label)
     with torch.no_grad():
         logits = target(images)

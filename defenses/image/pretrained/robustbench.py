@@ -56,7 +56,8 @@ class RobustBench(Defense):
         if context.num_classes != classes:
             raise TargetError(
                 f"{p.model_id} tells the {classes} classes of {p.dataset} apart, the data have {context.num_classes}",
-                fix=f"attack it on {p.dataset}",
+                fix=f"attack it on {p.dataset}"
+                + (", or on a folder of its classes with classes: imagenet" if p.dataset == "imagenet" else ""),
             )
         entry = {"model_id": p.model_id, "dataset": p.dataset, "threat_model": p.threat_model}
         network = load(**entry, model_dir=p.model_dir or Path(torch.hub.get_dir()) / "robustbench")

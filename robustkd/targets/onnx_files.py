@@ -1,0 +1,167 @@
+"""A classifier in an ONNX file: as a network of torch where the file can be converted, else in onnxruntime, without gradients.
+
+The conversion is by the package onnx2pytorch. Nobody has to trust it: before it is used, its answers are compared with those of
+onnxruntime, and where they differ, or an operator is unknown to it, the file stays a black box and the log says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustkd.contracts import PluginError, TargetError
+from robustkd.contracts.random import preserved_rng
+from robustkd.targets.modules import WithoutGradients
+from robustkd.targets.whole import Whole, in_batches
+
+_LOG = logging.getLogger(__name__)
+_TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+_SIDE = 64  # pixels each way of the images that it is tried on, where the file leaves their size open
+_CLOSE = 1e-3  # how far the conversion's answers may be from onnxruntime's, in parts of the largest of these
+
+
+class NotConverted(Exception):
+    """Why a file stays a black box, in words."""
+
+
+def open_onnx(file: Path) -> nn.Module:
+    """The network in an ONNX file, for batches of any size.
+
+    Raises:
+        PluginError: onnxruntime is not installed.
+        TargetError: it has not one input, of floating-point images.
+    """
+    black_box = Onnx(file)
+    try:
+        return Whole(_converted(file, black_box), black_box.batch)
+    except NotConverted as error:
+        _LOG.warning("%s has no gradients here, so only attacks without them can be run on it: %s", file, error)
+        return black_box
+
+
+def gives_gradients(file: Path) -> bool:
+    """Whether ``open_onnx`` makes a network with gradients of the file; False also where it cannot be opened at all."""
+    try:
+        state = file.stat()
+    except OSError:
+        return False
+    return _gives_gradients(file, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _gives_gradients(file: Path, changed: int, size: int) -> bool:
+    try:
+        _converted(file, Onnx(file))
+    except Exception:  # what is wrong with the file is said where it is opened
+        return False
+    return True
+
+
+class Onnx(WithoutGradients):
+    """An ONNX file in onnxruntime, on the CPU.
+
+    Attributes:
+        batch: the only B that the file takes; None where it takes any.
+        shape: of one of its images, as far as the file says it.
+
+    Raises:
+        PluginError: onnxruntime is not installed.
+        TargetError: it has not one input, of floating-point images.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise PluginError(f"{file} needs onnxruntime", fix="pip install 'robustkd[onnx]'") from error
+        self._session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type not in _TYPES:
+            raise TargetError(f"{file} does not take one batch of floating-point images", fix="export the classifier alone")
+        self._input, self.type = inputs[0].name, _TYPES[inputs[0].type]
+        batch, *shape = [side if isinstance(side, int) else None for side in inputs[0].shape] or [None]
+        self.batch, self.shape = batch, tuple(shape)
+        digest = hashlib.sha256(file.read_bytes()).digest()
+        self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8), persistent=False)  # its fingerprint
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K), for any B."""
+        return in_batches(self._answer, images, self.batch)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Onnx:
+        return self  # it holds nothing that changes, and a session cannot be copied
+
+    def _answer(self, images: Tensor) -> Tensor:
+        given = images.detach().cpu().to(self.type).contiguous().numpy()
+        return torch.from_numpy(self._session.run(None, {self._input: given})[0]).to(images.device)
+
+
+def _converted(file: Path, black_box: Onnx) -> nn.Module:
+    """The file's network in torch.
+
+    Raises:
+        NotConverted: onnx2pytorch is missing, does not know an operator, or answers otherwise than onnxruntime.
+    """
+    try:
+        import onnx
+        from onnx2pytorch import ConvertModel
+    except ImportError:
+        raise NotConverted("the package onnx2pytorch is not installed (pip install 'robustkd[onnx]')") from None
+    samples = _samples(black_box)
+    with warnings.catch_warnings(), preserved_rng(torch.device("cpu")):
+        warnings.simplefilter("ignore")
+        try:
+            network = ConvertModel(_in_its_words(onnx.load(str(file)))).eval()
+            found = network(samples)
+        except Exception as error:  # of whatever type an operator's conversion raises
+            said = (str(error).strip().splitlines() or [""])[0][:200]
+            raise NotConverted(f"onnx2pytorch cannot convert it: {type(error).__name__}: {said}") from error
+    wanted = black_box(samples)
+    if not isinstance(found, Tensor) or found.shape != wanted.shape or not found.requires_grad:
+        raise NotConverted("what onnx2pytorch makes of it does not answer with one tensor that has gradients")
+    apart = float((found.detach() - wanted).abs().max() / wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny))
+    if not apart <= _CLOSE:
+        raise NotConverted(
+            f"what onnx2pytorch makes of it answers otherwise than onnxruntime, by {apart:.1e} of the largest output"
+        )
+    return network
+
+
+def _samples(black_box: Onnx) -> Tensor:
+    shape = [side or _SIDE for side in black_box.shape]
+    random = torch.Generator().manual_seed(0)
+    return torch.rand(black_box.batch or 3, *shape, generator=random, dtype=torch.float32).to(black_box.type).requires_grad_()
+
+
+def _in_its_words(model: Any) -> Any:
+    """The same graph without two things that exporters write and the converter does not know.
+
+    Weights that several layers share reach the others through Identity, and are taken directly; a batch normalisation may say that
+    it is not in training, which is the default.
+    """
+    graph = model.graph
+    weights = {weight.name for weight in graph.initializer}
+    other: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        given = [other.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and given[0] in weights and node.output[0] not in {each.name for each in graph.output}:
+            other[node.output[0]] = given[0]
+            continue
+        node.input[:] = given
+        if node.op_type == "BatchNormalization":
+            attributes = [each for each in node.attribute if each.name != "training_mode" or each.i]
+            del node.attribute[:]
+            node.attribute.extend(attributes)
+        kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+    return model
