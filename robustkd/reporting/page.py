@@ -136,11 +136,14 @@ def shown_cells(results: Results) -> list[CellResult]:
 
 @cache
 def _template() -> Any:
-    """The page's template: compiling it and those that it includes takes longer than a small page."""
+    """The page's template. Compiling it and those that it includes takes longer than a small page, so they are kept compiled."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from robustkd.reporting.template_cache import TemplateCache  # late: it imports jinja2
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
+        bytecode_cache=TemplateCache(),
         autoescape=True,  # for every file: the default goes by a name that ends in .html, and ours end in .j2
         undefined=StrictUndefined,
         trim_blocks=True,
