@@ -41,8 +41,9 @@ def large_import() -> Iterator[None]:
         with _lock:
             _imports -= running
             if running and not _imports:
-                gc.freeze()
-                gc.unfreeze()  # back from the frozen ones, but to the oldest generation
+                if not gc.get_freeze_count():
+                    gc.freeze()
+                    gc.unfreeze()  # to the oldest generation
                 gc.enable()
 
 

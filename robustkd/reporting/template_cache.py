@@ -20,9 +20,11 @@ class TemplateCache(FileSystemBytecodeCache):
         super().__init__(str(folder))
 
     def load_bytecode(self, bucket: Bucket) -> None:
+        """Take up what is kept, where it can be read and belongs to this template and this Python."""
         with suppress(OSError):
             super().load_bytecode(bucket)
 
     def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep a compiled template, where that is possible."""
         with suppress(OSError):
             super().dump_bytecode(bucket)

@@ -38,7 +38,8 @@ def test_the_collector_rests_meanwhile_and_frees_afterwards_what_came_before() -
         with large_import():
             pass
         assert not gc.isenabled()
-    assert gc.isenabled() and gc.get_freeze_count() == frozen
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
     gc.collect()
     assert gone() is None
 
