@@ -49,7 +49,7 @@ class AuxiliaryNetwork:
         self.optimiser = optimiser or adam(module.parameters(), lr)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The network's output for ``inputs``."""
+        """Give the network's output for ``inputs``."""
         output: Tensor = self.module(*inputs)
         return output
 

@@ -31,7 +31,7 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """A framework or a law."""
+    """A framework or a law that the appendix refers to."""
 
     title: str
     url: str
@@ -64,7 +64,7 @@ class Evidence(_Part):
 
 
 class Frameworks(_Part):
-    """The content of the file."""
+    """The content of ``frameworks.yaml``: sources, and which results speak to which clause."""
 
     sources: dict[str, Source]
     items: dict[str, Item]
@@ -85,7 +85,7 @@ class Row:
 
 @cache
 def frameworks() -> Frameworks:
-    """The file's content."""
+    """Read ``frameworks.yaml``."""
     text = resources.files(__package__).joinpath("frameworks.yaml").read_text(encoding="utf-8")
     return Frameworks.model_validate(yaml.safe_load(text))
 

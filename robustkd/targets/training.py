@@ -20,19 +20,19 @@ Measured = TypeVar("Measured")
 def sgd(
     parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent."""
+    """Make an optimiser: stochastic gradient descent with momentum."""
     with large_import():  # the first optimiser of a process imports torch's compiler, and takes a second for it
         return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """Adam."""
+    """Make an optimiser: Adam (Kingma and Ba 2015)."""
     with large_import():  # as above
         return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
 
 
 def adamw(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay."""
+    """Make an optimiser: Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
     with large_import():  # as above
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
 

@@ -67,7 +67,7 @@ class RunKey(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One value of a metric."""
+    """One value of a metric, at a step."""
 
     metric: str
     step: int
