@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from robustkd.reporting import formatting, frameworks, palette
 from robustkd.reporting.analyses import measures, shown_tables
-from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
+from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri, requests_of
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import main_pairs, points, probability, sentences
 from robustkd.reporting.plots import Plot, Series, curve, plot
@@ -24,7 +24,6 @@ from robustkd.reporting.queries import query_curves, query_plots
 from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
-from robustkd.reporting.transcripts import PromptItem
 from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.scoring.holds import HARDLY_ANY, NEARLY_ALL
 from robustkd.scoring.results import CellResult, DefenseResult, Results
@@ -96,7 +95,7 @@ def page(results: Results, summaries: Sequence[DefenseSummary], gallery: Sequenc
         query_plots=query_plots(results, [row.defense for row in drawn])[:MOST_PLOTS],
         lines=list({line.label: line for drawn in attack_curves for line in drawn.lines}.values()),
         gallery=by_defense([item for item in gallery if isinstance(item, GalleryItem)]),
-        transcripts=by_defense([item for item in gallery if isinstance(item, PromptItem)]),
+        transcripts=by_defense(requests_of(gallery)),
         agreement=_agreement(results),
         drawn=presentation(results.modality).draws,
         unkept=sum(cell.perturbations == 0 for cell in results.cells if cell.status == "done"),
