@@ -14,6 +14,8 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
 from robustkd.attacks.adapters.family import ORDER, PeerFamily, peer_package
 from robustkd.attacks.adapters.signature import CHOSEN_NORM, derived_params, source_of
@@ -111,8 +113,8 @@ class AdversarialLibraryFamily(PeerFamily):
         exported = vars(_attacks())
         return [name for name in _KNOWN if name in exported]
 
+    @override
     def plugin(self, name: str) -> type[PeerAttack]:
-        """See ``PeerFamily``."""
         return _plugin(name)
 
 

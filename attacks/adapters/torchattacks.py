@@ -11,6 +11,8 @@ import inspect
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from robustkd.attacks.adapters.counting import CountedModel, PeerAttack
 from robustkd.attacks.adapters.family import PeerFamily, peer_package
 from robustkd.attacks.adapters.signature import derived_params, source_of
@@ -91,8 +93,8 @@ class TorchattacksFamily(PeerFamily):
         """The names of torchattacks' classes."""
         return [name for name in _torchattacks().__all__ if name not in self.unusable]
 
+    @override
     def plugin(self, name: str) -> type[PeerAttack]:
-        """See ``PeerFamily``."""
         return _plugin(name)
 
 

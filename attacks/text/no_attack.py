@@ -6,6 +6,8 @@ literature, the direct request of the jailbreak literature.
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from robustkd.contracts import Attempts, GenerativeTarget, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
 
@@ -18,8 +20,8 @@ class NoAttack(PromptAttack):
     control = True
     source = "this package; Pre-ASR in Zhang et al. 2024, arXiv:2310.11868"
 
+    @override
     def most_attempts(self, allowed: int) -> int:
-        """See ``PromptAttack.most_attempts``."""
         return 1
 
     def search(

@@ -62,7 +62,7 @@ class GateResult:
 
     @property
     def sentence(self) -> str:
-        """The gate and its outcome."""
+        """One sentence: the gate, the number and the outcome."""
         told = f"gate {self.outcome}: {self.defense} {self.metric} {self.rule}: {self.number}"
         return f"{told} ({self.why})" if self.why else told
 
@@ -74,7 +74,7 @@ class GateResult:
 
     @property
     def number(self) -> str:
-        """What it was judged by."""
+        """The number that the gate was judged by, as text."""
         if self.value is None or self.ci_low is None or self.ci_high is None:
             return "no number"
         if self.changes:

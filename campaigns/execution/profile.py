@@ -31,7 +31,7 @@ def _device(value: str) -> str:
 
 
 class TrackingSpec(Params):
-    """The ``tracking`` block."""
+    """The ``tracking`` block of a profile."""
 
     enabled: bool = Field(True, description="whether MLflow is written to")
     uri: str | None = Field(None, description="of the MLflow store; MLFLOW_TRACKING_URI, where it is set, wins")

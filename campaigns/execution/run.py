@@ -38,7 +38,7 @@ class Observer:
         """Why cells that were finished once are among those that will be run."""
 
     def started(self, cell: Cell) -> None:
-        """A cell has begun."""
+        """Called when a cell has begun."""
 
     def progressed(self, cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
         """A training has finished an epoch."""

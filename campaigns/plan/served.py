@@ -26,7 +26,7 @@ class ServedRequests:
 
     @property
     def sentence(self) -> str:
-        """It in words."""
+        """One sentence about the requests that a served model will get."""
         return f"{self.defense} is asked at most {self.requests:,} times by attacks and judges, and writes at most {self.tokens:,} tokens"
 
 

@@ -149,7 +149,7 @@ class ChecksMeta(CellMeta):
 
     @property
     def made_from(self) -> tuple[object, ...]:
-        """The target and the attacks."""
+        """The ids of the cells that this one was made from: the target and the attacks."""
         return self.targets, self.seen
 
     @property

@@ -77,7 +77,7 @@ def write(
 
 
 def transcript_lines(transcripts: Sequence[Transcript]) -> str:
-    """Transcripts as JSON lines."""
+    """The transcripts as JSON, one line for each."""
     return "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in transcripts)
 
 
@@ -129,7 +129,7 @@ def _column(array: np.ndarray) -> pa.Array:
 
 
 def _array(column: pa.Array) -> np.ndarray:
-    """A column without missing values."""
+    """The NumPy array of a column that has no missing values."""
     if pa.types.is_fixed_size_list(column.type):
         return _array(column.flatten()).reshape(len(column), column.type.list_size)
     values = column.buffers()[1]

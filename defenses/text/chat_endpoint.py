@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator
+from typing_extensions import override
 
 from robustkd.contracts import BaseTarget, Capabilities, Defense, FitContext, Modality, Params, Prompts
 from robustkd.targets.chat_endpoint import ChatEndpointTarget, Length, Prefill, capabilities
@@ -66,16 +67,16 @@ class ChatEndpoint(Defense):
     source = "the user's own server"
 
     @property
+    @override
     def served_tokens(self) -> int:
-        """See ``Defense.served_tokens``."""
         return int(self.params.max_new_tokens)
 
     def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
         """It answers; it goes on with a beginning where ``prefill`` says how, and draws at any temperature but 0."""
         return capabilities(self.params.prefill, self.params.temperature)
 
+    @override
     def fit(self, context: FitContext[Prompts]) -> ChatEndpointTarget:
-        """Nothing is asked yet."""
         p = self.params
         return ChatEndpointTarget(
             p.base_url,
@@ -88,8 +89,8 @@ class ChatEndpoint(Defense):
             prefill=p.prefill,
         )
 
+    @override
     def connect(self, target: BaseTarget, folder: Path) -> None:
-        """See ``Defense.connect``."""
         assert isinstance(target, ChatEndpointTarget)
         p = self.params
         target.connect(Connection(p.key, p.concurrency, p.timeout, p.retries), folder)

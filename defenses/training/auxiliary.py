@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from robustkd.defenses.training.batches import AllReduce
 from robustkd.defenses.training.checkpoint import group, grouped
-from robustkd.defenses.training.optim import load_optimiser_tensors, optimiser_tensors, set_lr
+from robustkd.defenses.training.optim import load_optimiser_tensors, optimiser_tensors
 from robustkd.lazy import nn, torch
 from robustkd.targets import ClassifierTarget
+from robustkd.targets.training import adam, training_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,10 +46,10 @@ class AuxiliaryNetwork:
 
     def __init__(self, module: nn.Module, lr: float, optimiser: torch.optim.Optimizer | None = None) -> None:
         self.module, self.lr = module, lr
-        self.optimiser = optimiser or torch.optim.Adam(module.parameters(), lr)
+        self.optimiser = optimiser or adam(module.parameters(), lr)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The network's output for ``inputs``."""
+        """Give the network's output for ``inputs``."""
         output: Tensor = self.module(*inputs)
         return output
 
@@ -59,13 +60,15 @@ class AuxiliaryNetwork:
             loss: a scalar.
             all_reduce: the minibatch's.
         """
-        weights = list(self.module.parameters())
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-        all_reduce([gradient for gradient in gradients if gradient is not None])
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
-        set_lr(self.optimiser, self.lr)
-        self.optimiser.step()
+
+        def backward() -> None:
+            weights = list(self.module.parameters())
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            all_reduce([gradient for gradient in gradients if gradient is not None])
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient
+
+        training_step(self.optimiser, self.lr, backward)
         self.optimiser.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -23,11 +23,12 @@ from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.random import preserved_rng, seed_torch
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot, group, grouped
 from robustkd.defenses.training.data_parallel import World
-from robustkd.defenses.training.optim import load_optimiser_tensors, optimiser_tensors, set_lr
+from robustkd.defenses.training.optim import load_optimiser_tensors, optimiser_tensors
 from robustkd.defenses.training.seeding import derived_seed
-from robustkd.lazy import torch
+from robustkd.targets.training import training_step
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 CHECKPOINT_SECONDS = 60.0
@@ -169,9 +170,18 @@ def run(context: FitContext[Samples], training: Training, checkpoint: Checkpoint
 
 def _step(context: FitContext[Samples], training: Training, progress: Progress) -> None:
     step = progress.step
-    lr, seed = training.lr(step), derived_seed(context.seed, training.purpose(step))
-    set_lr(training.optimiser, lr)
+    seed = derived_seed(context.seed, training.purpose(step))
     seed_torch(seed)
+    metrics, weight = training_step(training.optimiser, training.lr(step), lambda: _backward(training, step, seed))
+    training.after_step(metrics)
+    for name, value in metrics.items():
+        progress.sums[name] = progress.sums.get(name, 0.0) + value * weight
+    progress.seen += weight
+    progress.step += 1
+
+
+def _backward(training: Training, step: int, seed: int) -> tuple[dict[str, float], int]:
+    """What ``Training.backward`` returns; of what goes wrong, the error says where and what to do."""
     fix = f"lower lr (it is {training.lr(0):g})"
     try:
         metrics, weight = training.backward(step, seed)
@@ -181,12 +191,7 @@ def _step(context: FitContext[Samples], training: Training, progress: Progress) 
     loss = metrics[training.loss_name]
     if not math.isfinite(loss):
         raise TargetError(f"{training.position(step)}: the loss is {loss}", fix=fix)
-    training.optimiser.step()
-    training.after_step(metrics)
-    for name, value in metrics.items():
-        progress.sums[name] = progress.sums.get(name, 0.0) + value * weight
-    progress.seen += weight
-    progress.step += 1
+    return metrics, weight
 
 
 def _report(training: Training, progress: Progress, started: float) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from robustkd.defenses.training.params import TrainParams
-from robustkd.lazy import torch
+from robustkd.targets.training import adam, adamw, sgd
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 _DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
@@ -45,15 +46,9 @@ def optimiser(settings: TrainParams, parameters: Iterable[nn.Parameter]) -> torc
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     lr, weight_decay = base_lr(settings), settings.weight_decay
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(wanted, lr=lr, momentum=settings.momentum, weight_decay=weight_decay)
-    rule = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
-    return rule(wanted, lr=lr, weight_decay=weight_decay)
-
-
-def set_lr(rule: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameters."""
-    for group in rule.param_groups:
-        group["lr"] = lr
+        return sgd(wanted, lr, settings.momentum, weight_decay)
+    rule = adam if settings.optimiser == "adam" else adamw
+    return rule(wanted, lr, weight_decay)
 
 
 def optimiser_tensors(rule: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from robustkd.contracts.json_value import JsonObject
 from robustkd.defenses.training.checkpoint import Checkpoint, grouped
 from robustkd.defenses.training.loop import CHECKPOINT_SECONDS, FORMAT, Training, run
 from robustkd.lazy import torch
+from robustkd.targets.training import adamw
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -111,7 +112,7 @@ class _StepTraining(Training):
     ) -> None:
         self.name, self.parameters, self.loss, self.settings, self.memory = name, parameters, loss, settings, memory
         self.loss_name = f"{name}_loss"
-        self.optimiser = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.optimiser = adamw(parameters.values(), settings.lr, settings.weight_decay)
         self.reports = sorted({-(-settings.steps * part // REPORTS) for part in range(1, REPORTS + 1)})
         self._measure, self._measured = measure, _apart(self.reports, MEASURE_STEPS)
 

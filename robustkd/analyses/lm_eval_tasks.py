@@ -42,7 +42,7 @@ class LMEval(Analysis[GenerativeTarget, PromptBatch]):
     source = "Gao et al., doi:10.5281/zenodo.5371628"
 
     def files(self) -> list[Path]:
-        """The user's own tasks."""
+        """The files of the user's own tasks."""
         folder = self.params.include
         return [] if folder is None else sorted(file for file in folder.rglob("*") if file.is_file())
 

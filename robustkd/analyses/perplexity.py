@@ -58,7 +58,7 @@ class Perplexity(Analysis[GenerativeTarget, PromptBatch]):
     source = "Jelinek et al. 1977"
 
     def files(self) -> list[Path]:
-        """The chats."""
+        """The file of chats that the perplexity is measured on."""
         return [self.params.chats] if self.params.chats else []
 
     def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:

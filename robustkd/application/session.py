@@ -195,7 +195,11 @@ def _gates(campaign: Campaign, results: Results) -> list[str]:
 def _report_note(campaign: Campaign, folder: Path) -> str:
     """A hash of the report and of what it was made from. Files' times say nothing of that: folders are copied."""
     files = [folder / name for name in ("results.json", "report.html", "report.md")]
-    return digest(version("robustkd"), campaign.text, [sha256(file.read_bytes()).hexdigest() if file.is_file() else None for file in files])
+    return digest(
+        version("robustkd"),
+        campaign.text,
+        [sha256(file.read_bytes()).hexdigest() if file.is_file() else None for file in files],
+    )
 
 
 class _Tracking(Observer):

@@ -1,4 +1,4 @@
-"""The threat-model audit."""
+"""A check that every perturbation keeps to the threat model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random noise against an attack."""
+"""A check that compares an attack with random noise of the same size."""
 
 from __future__ import annotations
 

@@ -16,11 +16,13 @@ from robustkd.evaluation.suite import TargetDiagnostics
 from robustkd.lazy import F, torch
 from robustkd.scoring.worst_case import worst_case
 from robustkd.targets.substitute import SubstituteTarget
+from robustkd.targets.training import adam, fit
 
 if TYPE_CHECKING:
     from torch import nn
 
 LIMIT = 0.01
+_LR = 5e-3  # of the substitute's training
 
 
 class TransferParams(Params):
@@ -93,12 +95,12 @@ class TransferBeatsWhiteBox(Check):
         with preserved_rng(x.device), torch.enable_grad():
             seed_torch(context.seed)
             network: nn.Module = plugin(plugin.Params(width=32)).build(x.shape[1:], batch.logits.shape[1]).to(x.device)
-            optimiser = torch.optim.Adam(network.parameters(), 5e-3)
-            for _ in range(self.params.epochs):
-                for rows in torch.randperm(len(inputs), device=x.device).split(128):
-                    optimiser.zero_grad()
-                    F.cross_entropy(network(inputs[rows].float()), labels[rows]).backward()
-                    optimiser.step()
+            losses = (
+                F.cross_entropy(network(inputs[rows].float()), labels[rows])
+                for _ in range(self.params.epochs)
+                for rows in torch.randperm(len(inputs), device=x.device).split(128)
+            )
+            fit(adam(network.parameters(), _LR), losses, lambda step: _LR)
         return network.eval()
 
 

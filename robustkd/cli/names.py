@@ -33,7 +33,7 @@ def groups_of(name: str, group: Group | None = None) -> list[Group]:
 
 
 def plugin_names(*groups: Group) -> Complete:
-    """Completes the names of plug-ins."""
+    """Complete the names of the plug-ins of a group."""
 
     def complete(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem

@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Options and printing that several commands share."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ def console() -> Console:
 
 
 def results_folder(campaign: Campaign, out: Path | None) -> Path:
-    """Where a campaign's results are."""
+    """The folder of a campaign's results: ``--out``, or the usual one."""
     return out or campaign.default_folder

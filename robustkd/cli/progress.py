@@ -25,7 +25,7 @@ def warn(text: str) -> None:
 
 
 def follower(stream: TextIO) -> Observer:
-    """The observer that fits ``stream``."""
+    """The observer that fits ``stream``: a live display on a terminal, else lines."""
     return _Live(stream) if stream.isatty() else _Lines(stream)
 
 

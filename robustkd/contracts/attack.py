@@ -1,4 +1,4 @@
-"""The attack contract."""
+"""The contract of attacks on classifiers."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Batch:
         return self._each(lambda values: values[rows])
 
     def to(self, device: Any) -> Batch:
-        """The same samples on ``device``."""
+        """A copy of the batch whose tensors are on ``device``."""
         return self._each(lambda values: values.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:

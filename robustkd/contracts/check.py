@@ -230,7 +230,7 @@ class Check(Plugin, ABC):
 
     @abstractmethod
     def run(self, context: CheckContext[Any, Any]) -> Finding:
-        """Look for the symptom."""
+        """Look for the symptom, and return the evidence whether it was found or not."""
 
     def finding(
         self,

@@ -39,7 +39,7 @@ class Samples(Protocol):
         """The given rows."""
 
     def digest(self) -> str:
-        """SHA-256 over everything."""
+        """The SHA-256 over all that the samples are, in hexadecimal."""
 
 
 @dataclass(frozen=True)

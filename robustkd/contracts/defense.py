@@ -1,4 +1,4 @@
-"""The defense contract."""
+"""The contract of defenses: what they are given, and what they return."""
 
 from __future__ import annotations
 

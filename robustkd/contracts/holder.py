@@ -29,7 +29,7 @@ class TargetHolder(Plugin):
         self.targets: Mapping[str, BaseTarget] = {}
 
     def with_targets(self, targets: Mapping[str, BaseTarget]) -> Self:
-        """The same plug-in, holding ``targets``."""
+        """A copy of the plug-in that holds ``targets``."""
         holding = copy.copy(self)
         holding.targets = dict(targets)
         return holding

@@ -32,7 +32,7 @@ class Region(ABC):
 
     @property
     def placing(self) -> Placing:
-        """Who decides where it lies."""
+        """Who decides where the region lies: the file, chance, or the attacker."""
         return "given"
 
     @property

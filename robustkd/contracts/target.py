@@ -54,7 +54,7 @@ class BaseTarget(ABC):
         return next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the weights; returns itself."""
+        """Move the weights to a device, and return the target itself."""
         move(self.module, device)
         return self
 
@@ -148,17 +148,17 @@ class WrappedTarget(Target):
         return getattr(self.target, name)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The inner target's answer."""
+        """Return the inner target's answer to ``inputs``."""
         return self.target(inputs)
 
     @property
     def unwrapped(self) -> Target:
-        """The innermost target."""
+        """The target inside of all wrappers."""
         return self.target.unwrapped
 
     @property
     def device(self) -> torch.device:
-        """The inner target's."""
+        """The device of the inner target."""
         return self.target.device
 
     def card(self) -> JsonObject:
@@ -167,5 +167,5 @@ class WrappedTarget(Target):
 
     @classmethod
     def from_card(cls, card: JsonObject) -> Target:
-        """Not possible, see ``card``."""
+        """A wrapper cannot be made from a card: it is never stored."""
         raise NotImplementedError("a wrapper is never stored")

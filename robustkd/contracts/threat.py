@@ -306,7 +306,7 @@ class ThreatModel:
         return cls(budget=AttemptBudget(attempts, channel))
 
     def with_eps(self, eps: float) -> ThreatModel:
-        """The same with another radius."""
+        """The same threat model with another radius."""
         return ThreatModel(eps=eps, goal=self.goal, budget=self.budget)
 
     @property
@@ -373,7 +373,7 @@ class ThreatModel:
 
     @property
     def aim(self) -> str:
-        """`, targeted` where it is."""
+        """The end of a sentence about the goal: `, targeted`, or nothing."""
         return ", targeted" if self.goal == "targeted" else ""
 
     def _without(self, what: str) -> UsageError:

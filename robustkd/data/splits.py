@@ -108,7 +108,7 @@ class Splits(Generic[Data]):
 
     @property
     def num_classes(self) -> int:
-        """The number of classes."""
+        """The number of classes, whether or not each has samples."""
         return len(self.classes)
 
     @cached_property

@@ -29,7 +29,7 @@ class DeferredImages(torch.Tensor):
 
     @staticmethod
     def __new__(cls, data: Arrays, device: torch.device, dtype: torch.dtype = torch.float32) -> DeferredImages:
-        """Nothing is decoded yet."""
+        """Keep the data set; nothing of it is decoded yet."""
         size = (len(data), *data.sample_shape)
         made: DeferredImages = torch.Tensor._make_wrapper_subclass(cls, size, dtype=dtype, device=device)
         made.data_set = data
@@ -40,7 +40,7 @@ class DeferredImages(torch.Tensor):
         return torch.from_numpy(self.data_set.unit()).to(self.device, self.dtype)
 
     def __getitem__(self, rows: Any) -> Tensor:
-        """The images of some rows."""
+        """Decode the images of some rows."""
         if isinstance(rows, torch.Tensor) and rows.ndim == 1 and rows.dtype in (torch.int64, torch.bool):
             chosen = rows.cpu().numpy()
         elif isinstance(rows, slice):

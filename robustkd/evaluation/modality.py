@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from robustkd.contracts import (
     Arrays,
@@ -158,14 +159,15 @@ class ImageEvaluation(ModalityEvaluation):
             return "attempts are for models that are asked", "of images, give 'norm' and 'eps'"
         return None if "eps" in given else ("this key is missing: eps", "give 'norm' and 'eps'")
 
+    @override
     def harmless(self, data: Splits[Any]) -> int | None:
-        """None: every image is attacked."""
         return None
 
+    @override
     def size(self, data: Splits[Any]) -> str:
-        """The number of test samples."""
         return f"{len(data.test)} test samples"
 
+    @override
     def prepare(
         self,
         target: BaseTarget,
@@ -177,7 +179,6 @@ class ImageEvaluation(ModalityEvaluation):
         device: torch.device,
         batch_size: int | None,
     ) -> Batch:
-        """The images with their logits."""
         if not isinstance(target, Target):
             raise _other_modality(f"'{name}' draws or writes, and the data are images")
         batch = deferred_batch(data.test, index=data.test_index, device=device)
@@ -263,7 +264,7 @@ class PromptEvaluation(ModalityEvaluation):
     def evaluate(
         self, target: BaseTarget, attack: BaseAttack, batch: Batch | PromptBatch, threat: ThreatModel, under: Conditions
     ) -> Evaluation[Outcome]:
-        """Put attempts to the model."""
+        """Put the attempts of an attack to the model, and judge its answers."""
         assert isinstance(target, GenerativeTarget)
         assert isinstance(batch, PromptBatch)
         assert isinstance(attack, PromptAttack)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from typing_extensions import override
 
 from robustkd.contracts import (
     AttackError,
@@ -189,8 +190,8 @@ class JudgedAttempts(Attempts):
         rows = super().open
         return rows[~torch.from_numpy(self._left)[rows]]
 
+    @override
     def __call__(self, rows: Tensor, asked: Sequence[Request]) -> Tensor:
-        """See ``Attempts``."""
         rows = rows.cpu()
         places = rows.tolist()
         took = self._audit(places, asked)
@@ -218,8 +219,8 @@ class JudgedAttempts(Attempts):
         self.broken[rows] |= success
         return success
 
+    @override
     def leave(self, rows: Tensor, why: str) -> None:
-        """See ``Attempts``."""
         asked = self._batch.requests.asked()
         for place in rows.tolist():
             self._left[place], none = True, Unanswered(f"[{why}]")
@@ -228,8 +229,8 @@ class JudgedAttempts(Attempts):
             else:  # the picture that is shown stays the request's own
                 self._why[place] = none
 
+    @override
     def spend(self, rows: Tensor, forwards: int = 0, backwards: int = 0) -> None:
-        """See ``Attempts``."""
         self._passes[:, rows.cpu()] += torch.tensor([[forwards], [backwards]])
 
     def evaluation(self) -> Evaluation[PromptOutcome]:

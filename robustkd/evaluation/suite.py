@@ -111,7 +111,7 @@ class SuiteAttack:
         return f"needs {' and '.join(missing)}" if missing else None
 
     def make(self) -> Attack:
-        """The attack."""
+        """Make the attack from its kind and parameters."""
         attack: Attack = plugins.make("attacks", self.spec)
         return attack
 

@@ -98,7 +98,7 @@ class ImageModel(Model):
 
     @abstractmethod
     def _network(self, channels: int, height: int, width: int, num_classes: int) -> ImageNetwork:
-        """The network without its normalisation."""
+        """Build the network without its normalisation."""
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1, **options: Any) -> nn.Conv2d:

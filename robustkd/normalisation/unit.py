@@ -103,7 +103,7 @@ class Unit:
         return unit.clamp(low, high)
 
     def restored(self, unit: Tensor) -> Tensor:
-        """The inverse of ``inputs``."""
+        """Map images of the unit range back to the data's own, the inverse of ``inputs``."""
         x = unit * self.scale + self.low.to(unit)
         return x.clamp(self.low.to(x).expand_as(x), self.high.to(x).expand_as(x))
 

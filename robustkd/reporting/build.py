@@ -1,4 +1,4 @@
-"""Results in, files out."""
+"""Write the files of a report from results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ReportFiles:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """Every file that exists."""
+        """Every file that was written."""
         figures = (self.curves, self.heatmap, self.gallery, self.analyses)
         return tuple(path for path in (self.html, self.markdown, self.latex, *figures) if path)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from robustkd.lazy import large_import
 from robustkd.reporting.analyses import shown_tables
 from robustkd.reporting.formatting import threat
 from robustkd.reporting.gallery import GalleryItem, Item, selected, thumbnail
@@ -225,8 +226,9 @@ def _column(axes: Axes, item: Item, pictures: Sequence[tuple[str, np.ndarray, st
 
 def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """A figure of its own: pyplot keeps every figure in a global list."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with large_import():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
@@ -234,6 +236,10 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
 
 
 def _save(figure: Figure, path: Path) -> None:
+    figure.set_dpi(DPI)
+    # What is laid out once stays so: ``savefig`` would do it twice.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     figure.savefig(path, dpi=DPI, format="png")
 
 

@@ -1,4 +1,4 @@
-"""Numbers as text."""
+"""The formats of numbers in reports and tables."""
 
 from __future__ import annotations
 

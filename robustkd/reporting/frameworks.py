@@ -31,7 +31,7 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """A framework or a law; ``short`` is what its items are shown with."""
+    """A framework or a law that the appendix refers to; ``short`` is what its items are shown with."""
 
     short: str
     title: str
@@ -65,7 +65,7 @@ class Evidence(_Part):
 
 
 class Frameworks(_Part):
-    """The content of the file."""
+    """The content of ``frameworks.yaml``: sources, and which results speak to which clause."""
 
     sources: dict[str, Source]
     items: dict[str, Item]
@@ -86,7 +86,7 @@ class Row:
 
 @cache
 def frameworks() -> Frameworks:
-    """The file's content."""
+    """Read ``frameworks.yaml``."""
     text = resources.files(__package__).joinpath("frameworks.yaml").read_text(encoding="utf-8")
     return Frameworks.model_validate(yaml.safe_load(text))
 

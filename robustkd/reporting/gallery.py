@@ -108,6 +108,11 @@ def data_uri(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def requests_of(items: Sequence[Item]) -> list[PromptItem]:
+    """The items that are attacked requests, in order."""
+    return [item for item in items if isinstance(item, PromptItem)]
+
+
 def by_defense(items: Sequence[Shown]) -> dict[str, dict[str, list[Shown]]]:
     """Items as defense -> attack -> items, in order."""
     tree: dict[str, dict[str, list[Shown]]] = {}

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from robustkd.reporting import formatting, frameworks, palette
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.attack_rows import attack_rows
-from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri
+from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri, requests_of
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import main_pairs, points, probability, sentences
 from robustkd.reporting.plots import Plot, Series, curve, plot
@@ -25,7 +25,6 @@ from robustkd.reporting.queries import query_curves, query_plots
 from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
-from robustkd.reporting.transcripts import PromptItem
 from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.scoring.holds import HARDLY_ANY, NEARLY_ALL
 from robustkd.scoring.results import CellResult, DefenseResult, Results
@@ -110,7 +109,7 @@ def page(
         query_plots=query_plots(results, [row.defense for row in drawn])[:MOST_PLOTS],
         lines=list({line.label: line for drawn in attack_curves for line in drawn.lines}.values()),
         gallery=by_defense([item for item in gallery if isinstance(item, GalleryItem)]),
-        transcripts=by_defense([item for item in gallery if isinstance(item, PromptItem)]),
+        transcripts=by_defense(requests_of(gallery)),
         agreement=_agreement(results),
         drawn=presentation(results.modality).draws,
         unkept=sum(cell.perturbations == 0 for cell in results.cells if cell.status == "done"),
@@ -150,11 +149,14 @@ def shown_cells(results: Results) -> list[CellResult]:
 
 @cache
 def _template() -> Any:
-    """The page's template: compiling it and those that it includes takes longer than a small page."""
+    """The page's template. Compiling it and those that it includes takes longer than a small page, so they are kept compiled."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from robustkd.reporting.template_cache import TemplateCache  # late: it imports jinja2
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
+        bytecode_cache=TemplateCache(),
         autoescape=True,  # for every file: the default goes by a name that ends in .html, and ours end in .j2
         undefined=StrictUndefined,
         trim_blocks=True,

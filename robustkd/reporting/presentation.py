@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from robustkd.contracts import Modality, Prompts, ThreatModel, Transcript
 from robustkd.contracts.image_changes import ImageChange
@@ -55,7 +56,7 @@ class Presentation(ABC):
 
     @abstractmethod
     def terms(self, results: Results) -> ReportTerms:
-        """The terms of a report."""
+        """The terms that a report of this modality uses."""
 
     @abstractmethod
     def examples(self, cell: AttackedCell, data: Splits[Any], count: int) -> Sequence[GalleryItem | PromptItem]:
@@ -114,12 +115,12 @@ class ImagePresentation(Presentation):
             for i, row in enumerate(rows)
         ]
 
+    @override
     def tracked(self, images: int, most: int) -> int:
-        """As many as images."""
         return images
 
+    @override
     def before(self, outcome: Outcome) -> np.ndarray | None:
-        """The class before the attack."""
         assert isinstance(outcome, ImageOutcome)
         return outcome.before
 
@@ -128,8 +129,8 @@ class ImagePresentation(Presentation):
         assert isinstance(outcome, ImageOutcome)
         return np.where(outcome.success, outcome.after, STANDS)
 
+    @override
     def texts(self, data: Splits[Any]) -> Sequence[str]:
-        """None."""
         return ()
 
 
@@ -177,16 +178,16 @@ class PromptPresentation(Presentation):
         """A whole table, unless nothing is to be shown."""
         return most if images else 0
 
+    @override
     def before(self, outcome: Outcome) -> np.ndarray | None:
-        """None."""
         return None
 
     def taken_for(self, outcome: Outcome) -> np.ndarray:
         """Whether it was broken, or could not be judged."""
         return np.where(outcome.decided | ~outcome.eligible, np.where(outcome.success, BROKEN, STANDS), UNJUDGED)
 
+    @override
     def texts(self, data: Splits[Any]) -> Sequence[str]:
-        """The requests."""
         assert isinstance(data.test, Prompts)
         return data.test["prompt"]
 
@@ -204,7 +205,7 @@ def presentation(modality: Modality) -> Presentation:
 
 
 def terms_of(results: Results) -> ReportTerms:
-    """The terms for these results."""
+    """The terms that a report of these results uses."""
     terms = presentation(results.modality).terms(results)
     said = (*results.data.notes, *results.judged_on_draws)
     notes = (f"{note[0].upper()}{note[1:]}." for note in said)

@@ -25,7 +25,7 @@ class QueryCurve:
 
     @property
     def told(self) -> list[str]:
-        """Each point in words."""
+        """One sentence for each point of a curve."""
         return [
             f"after {count(int(p.eps))}: {percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in self.points
         ]

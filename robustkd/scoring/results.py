@@ -114,7 +114,7 @@ class CellResult:
 
     @property
     def threat_model(self) -> ThreatModel:
-        """What it was attacked under."""
+        """The threat model that the attack of this cell kept to."""
         return ThreatModel.stored(self.norm, self.eps, self.goal, self.where)
 
     @property
@@ -204,7 +204,7 @@ class Results(Tabular):
 
     @property
     def threat_model(self) -> ThreatModel:
-        """The headline threat model."""
+        """The threat model that the verdicts are about."""
         return ThreatModel.stored(self.threat.norm, self.threat.eps, self.threat.goal, self.threat.where)
 
     @property

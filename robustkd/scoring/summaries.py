@@ -91,7 +91,7 @@ class ServedSummary(Summary):
 
     @property
     def sentence(self) -> str:
-        """It in words."""
+        """One sentence: the model, and how many answers and tokens were asked of it."""
         tokens = f"{self.prompt_tokens:,} tokens read and {self.completion_tokens:,} written"
         return f"{self.model} at {self.url}: {self.requests:,} answers are kept, {tokens}"
 

@@ -35,7 +35,7 @@ class Tabular(ABC):
         """The rows of the table in a notebook, by column."""
 
     def to_json(self) -> str:
-        """``to_dict`` as JSON text."""
+        """What ``to_dict`` gives, as JSON text."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     def to_dataframe(self) -> Any:

@@ -1,4 +1,4 @@
-"""Findings -> verdict."""
+"""The verdict that follows from the findings of the checks."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class Activations:
             parts.clear()
 
     def end(self, root: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        """A pass has ended."""
+        """Called when a forward pass has ended."""
         for whole, parts in zip(self._whole, self._now, strict=True):
             whole += parts
             parts.clear()

@@ -277,8 +277,8 @@ class DifferentiableTarget(WrappedTarget):
         """The operations that were given another backward pass."""
         return sorted(self._replaced)
 
+    @override
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(B, *shape) -> (B, K)."""
         if not (torch.is_grad_enabled() and inputs.requires_grad):
             with _Recording() as recording:
                 logits = self.target(inputs)

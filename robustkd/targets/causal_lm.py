@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
+from typing_extensions import override
+
 from robustkd.contracts import AddedLater, Card, CutOff, GenerativeTarget, Request, TargetError, Unanswered
 from robustkd.contracts.capability import ORDINARY
 from robustkd.contracts.json_value import JsonObject
@@ -90,12 +92,12 @@ class CausalLMTarget(GenerativeTarget):
 
     @property
     def system(self) -> str:
-        """The system's message."""
+        """The system message that stands before every conversation."""
         return self.chat.system
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that the weights are on."""
         return self.embedding.weight.device
 
     @property
@@ -281,8 +283,8 @@ class CausalLMTarget(GenerativeTarget):
         several = configured if isinstance(configured, list) else [configured]
         return frozenset({self.chat.end_of_turn, self.tokenizer.eos_token_id, *several} - {None})
 
+    @override
     def card(self) -> JsonObject:
-        """See ``CausalLMCard``."""
         tokenizer, chat = self.tokenizer, self.chat
         stated = _stated_context(self.module.config.get_text_config())
         return CausalLMCard(
@@ -301,8 +303,8 @@ class CausalLMTarget(GenerativeTarget):
         ).to_json()
 
     @classmethod
+    @override
     def from_card(cls, card: JsonObject) -> CausalLMTarget:
-        """See ``Target.from_card``."""
         from tokenizers import Tokenizer
         from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 

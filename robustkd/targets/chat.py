@@ -85,7 +85,7 @@ class TokenBatch:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        """On another device."""
+        """A copy of the batch whose tensors are on ``device``."""
         return TokenBatch(*(tensor.to(device) for tensor in self._tensors()))
 
     def select(self, rows: Tensor) -> TokenBatch:

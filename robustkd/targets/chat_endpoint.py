@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from typing_extensions import override
+
 from robustkd.contracts import (
     Capabilities,
     Capability,
@@ -144,8 +146,8 @@ class ChatEndpointTarget(GenerativeTarget):
             said |= PREFILLS[self.prefill]
         return said | self.options
 
+    @override
     def card(self) -> JsonObject:
-        """See ``ChatEndpointCard``."""
         return ChatEndpointCard(
             target=self.kind,
             base_url=self.base_url,
@@ -159,8 +161,8 @@ class ChatEndpointTarget(GenerativeTarget):
         ).to_json()
 
     @classmethod
+    @override
     def from_card(cls, card: JsonObject) -> ChatEndpointTarget:
-        """See ``BaseTarget.from_card``."""
         own = ChatEndpointCard.read(card)
         return cls(
             own.base_url,

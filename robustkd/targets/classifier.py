@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import override
 
 from robustkd import plugins
 from robustkd.contracts import AddedLater, Card, Code, TargetError
@@ -84,8 +85,8 @@ class ClassifierTarget(ImageTarget):
         origin = {"model": name, "params": model.params.model_dump(mode="json")}
         return cls(model.build(input_shape, num_classes), num_classes=num_classes, input_shape=input_shape, origin=origin)
 
+    @override
     def card(self) -> JsonObject:
-        """See ``ClassifierCard``."""
         if self.origin is None:
             raise TargetError(
                 "this model cannot be saved: robustkd does not know how to build it again",
@@ -102,8 +103,8 @@ class ClassifierTarget(ImageTarget):
         ).to_json()
 
     @classmethod
+    @override
     def from_card(cls, card: JsonObject) -> ClassifierTarget:
-        """See ``Target.from_card``."""
         own = ClassifierCard.read(card)
         origin, shape = Origin.model_validate(own.origin), own.input_shape
         outputs = own.num_classes if origin.of is None else origin.of

@@ -55,5 +55,5 @@ class CodeParams(Params):
         return function_by_reference(self.code)
 
     def files(self) -> list[Path]:
-        """The function's source."""
+        """The files that the function's source is in."""
         return code_files(self.code)

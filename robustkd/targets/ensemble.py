@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from robustkd.contracts import Capabilities, Card, UsageError
 from robustkd.contracts.json_value import JsonObject
 from robustkd.targets.cards import target_from_card
@@ -73,12 +75,12 @@ class EnsembleTarget(ImageTarget):
         self.members = tuple(members)
         self.capabilities = together(member.capabilities for member in members)
 
+    @override
     def card(self) -> JsonObject:
-        """See ``EnsembleCard``."""
         return EnsembleCard(target=self.kind, members=tuple(member.card() for member in self.members)).to_json()
 
     @classmethod
+    @override
     def from_card(cls, card: JsonObject) -> EnsembleTarget:
-        """See ``Target.from_card``."""
         members = [target_from_card(item) for item in EnsembleCard.read(card).members]
         return cls([member for member in members if isinstance(member, ImageTarget)])

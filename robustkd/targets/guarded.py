@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import numpy as np
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, override
 
 from robustkd.contracts import Card, Filtered, GenerativeTarget, Params, Request, TargetError, Unanswered
 from robustkd.contracts.json_value import JsonObject
@@ -89,12 +89,12 @@ class GuardedTarget(GenerativeTarget, Generic[Told]):
                 answers[place] = answer
         return answers
 
+    @override
     def embedding_distance(self, asked: Request) -> float:
-        """See ``GenerativeTarget.embedding_distance``."""
         return self.model.embedding_distance(asked)
 
+    @override
     def card(self) -> JsonObject:
-        """See ``GuardedCard``."""
         return GuardedCard(
             target=self.kind,
             model=self.model.card(),
@@ -103,8 +103,8 @@ class GuardedTarget(GenerativeTarget, Generic[Told]):
         ).to_json()
 
     @classmethod
+    @override
     def from_card(cls, card: JsonObject) -> GuardedTarget[Any]:
-        """See ``BaseTarget.from_card``."""
         own = GuardedCard.read(card)
         model = of_kind(target_from_card(own.model), "model", GenerativeTarget)
         reader = None if own.reader is None else of_kind(target_from_card(own.reader), "reader", GenerativeTarget)
@@ -122,7 +122,7 @@ def guards_of(target: object) -> list[GuardedTarget[Any]]:
 
 
 def unguarded(target: GenerativeTarget) -> GenerativeTarget:
-    """The model behind all guards."""
+    """The model that stands behind all guards."""
     guards = guards_of(target)
     return guards[-1].model if guards else target
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from typing_extensions import override
+
 from robustkd import plugins
 from robustkd.contracts import Card, TargetError, Transform, UsageError
 from robustkd.contracts.json_value import JsonObject
@@ -20,7 +22,7 @@ class TransformSpec(PluginSpec):
     group: ClassVar[plugins.Group] = "transforms"
 
     def make(self) -> Transform:
-        """The transform."""
+        """Make the transform from its kind and parameters."""
         transform: Transform = super().make()
         return transform
 
@@ -59,8 +61,8 @@ class PipelineTarget(ImageTarget):
         self.output = base.output
         self.capabilities = base.capabilities - {"members"}
 
+    @override
     def card(self) -> JsonObject:
-        """See ``PipelineCard``."""
         specs = tuple(item for item in self.transforms if isinstance(item, TransformSpec))
         if len(specs) < len(self.transforms):
             raise TargetError(
@@ -70,8 +72,8 @@ class PipelineTarget(ImageTarget):
         return PipelineCard(target=self.kind, transforms=specs, base=self.base.card()).to_json()
 
     @classmethod
+    @override
     def from_card(cls, card: JsonObject) -> PipelineTarget:
-        """See ``Target.from_card``."""
         own = PipelineCard.read(card)
         base = target_from_card(own.base)
         assert isinstance(base, ImageTarget)

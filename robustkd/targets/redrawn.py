@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from robustkd.contracts import Card, TargetError
 from robustkd.contracts.json_value import JsonObject
 from robustkd.lazy import nn, torch
@@ -97,8 +99,8 @@ class PurifiedTarget(ImageTarget):
         self.output = classifier.output
         self.capabilities = classifier.capabilities - {"members"} | {"denoising"}
 
+    @override
     def card(self) -> JsonObject:
-        """See ``PurifiedCard``."""
         return PurifiedCard(
             target=self.kind,
             drawing=self.drawing.card(),
@@ -109,8 +111,8 @@ class PurifiedTarget(ImageTarget):
         ).to_json()
 
     @classmethod
+    @override
     def from_card(cls, card: JsonObject) -> PurifiedTarget:
-        """See ``Target.from_card``."""
         own = PurifiedCard.read(card)
         drawing, classifier = target_from_card(own.drawing), target_from_card(own.classifier)
         assert isinstance(drawing, TextToImageTarget)

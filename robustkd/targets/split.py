@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from robustkd.contracts import Target, WrappedTarget
 from robustkd.lazy import torch
 
@@ -23,8 +25,8 @@ class SplitTarget(WrappedTarget):
         self.batch_size = batch_size
         self.members = [SplitTarget(member, batch_size) for member in target.members]
 
+    @override
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(B, *shape) -> (B, K)."""
         if len(inputs) <= self.batch_size:
             return self.target(inputs)
         from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop  # late: it imports torch

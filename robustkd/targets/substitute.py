@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from robustkd.contracts import Target
 from robustkd.contracts.target import WrappedTarget
 
@@ -25,7 +27,7 @@ class SubstituteTarget(WrappedTarget):
         self.module = network
         self.never_adversarial = never_adversarial
 
+    @override
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(B, *shape) -> (B, K)."""
         logits: Tensor = self.module(inputs.float())
         return logits

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, override
 
 from robustkd.contracts import Card, DataError, GenerativeTarget, Request, TargetError
 from robustkd.contracts.capability import ORDINARY
@@ -105,7 +105,7 @@ class TextToImageTarget(GenerativeTarget):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The floating-point type of the weights."""
         return next(self.module.parameters()).dtype
 
     @property
@@ -340,8 +340,8 @@ class TextToImageTarget(GenerativeTarget):
         alphas: Tensor = self.scheduler.alphas_cumprod.to(self.device)[t.to(self.device)]
         return alphas.reshape(-1, 1, 1, 1)
 
+    @override
     def card(self) -> JsonObject:
-        """See ``TextToImageCard``."""
         parts = {"unet": _config(self.unet.config), "text_encoder": _config(self.text_encoder.config.to_diff_dict())}
         return TextToImageCard(
             target=self.kind,
@@ -355,8 +355,8 @@ class TextToImageTarget(GenerativeTarget):
         ).to_json()
 
     @classmethod
+    @override
     def from_card(cls, card: JsonObject) -> TextToImageTarget:
-        """See ``Target.from_card``."""
         require_diffusers()
         import diffusers
         from tokenizers import Tokenizer

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from robustkd.contracts import Target
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
@@ -29,6 +31,6 @@ class UnitTarget(WrappedTarget):
         """(B, *shape) in [0, 1] -> (B, K)."""
         return self.target(inputs * self.unit.scale + self.unit.low.to(inputs))
 
+    @override
     def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """See ``ImageTarget.features``."""
         return layer_outputs(self, inputs, layers)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from robustkd.plugins.sources import unwatched
 from robustkd.redaction import redacted
+from robustkd.reporting.gallery import requests_of
 from robustkd.reporting.presentation import presentation
-from robustkd.reporting.transcripts import PromptItem
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 from robustkd.tracking.location import Mark, TrackingError, read_mark, tracking_uri, write_mark
 from robustkd.tracking.origin import origin_of
@@ -291,7 +291,7 @@ def _shown(gallery: Gallery, cell: CellResult) -> Attach | None:
         from robustkd.tracking.images import save_sheet
 
         items = _of(gallery, cell)
-        requests = [item for item in items if isinstance(item, PromptItem)]
+        requests = requests_of(items)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "examples.png")
             if save_sheet(items, path):

@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple
 from robustkd.contracts import Budget
 from robustkd.contracts.check import Verdict
 from robustkd.redaction import redacted, redacted_value
-from robustkd.reporting import Item, PromptItem
+from robustkd.reporting import Item
+from robustkd.reporting.gallery import requests_of
 from robustkd.scoring.holds import Holds, holds
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.summaries import DataSummary
@@ -67,7 +68,7 @@ class RunKey(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One value of a metric."""
+    """One value of a metric, at a step."""
 
     metric: str
     step: int
@@ -113,7 +114,7 @@ def cell_record(
         images: whether there is something to look at among its artefacts.
         examples: attacked requests, the first of which its note quotes.
     """
-    quoted = [item for item in examples if isinstance(item, PromptItem)]
+    quoted = requests_of(examples)
     params, files = _params(campaign, cell, cell.attack)
     tags = _tags(campaign, cell, "cell", cell.cell_id, verdict) | {
         "mlflow.note.content": descriptions.cell(cell, verdict, quoted)

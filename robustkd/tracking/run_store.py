@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import StoreError
+from robustkd.lazy import large_import
 from robustkd.scoring.results import Results
 from robustkd.scoring.summaries import DataSummary
 from robustkd.tracking import descriptions, new_database, trend, views
@@ -80,7 +81,8 @@ def connect(uri: str) -> MlflowClient:
     # The tracker tries again by itself, and looks first at what came through; MLflow would send the same request once more.
     for name, value in (quiet | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "GIT_PYTHON_REFRESH": "quiet"}).items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    with large_import():
+        from mlflow import MlflowClient
 
     if "://" in uri and not uri.startswith(("sqlite", "http", "file:", "databricks")):
         _ping(uri)
@@ -91,7 +93,8 @@ def connect(uri: str) -> MlflowClient:
     getattr(utils, "_artifact_repos_cache", {}).clear()
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(uri)
+    with large_import():  # of the store's own modules
+        return MlflowClient(uri)
 
 
 def _ping(uri: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.contracts import Params, Transform
 from robustkd.lazy import nn
@@ -30,7 +31,7 @@ class Quantise(nn.Module):
         return (images * self.steps).round() / self.steps
 
     def surrogate(self, images: Tensor) -> Tensor:
-        """x."""
+        """The identity: the rounded image's gradient is that of the image."""
         return images
 
 
@@ -40,6 +41,6 @@ class BitDepth(Transform):
     Params: ClassVar[type[Params]] = BitDepthParams
     source = "Xu, Evans & Qi: Feature squeezing (NDSS 2018), arXiv:1704.01155, section III.A"
 
+    @override
     def build(self, input_shape: Sequence[int]) -> nn.Module:
-        """The stage."""
         return Quantise(self.params.bits)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.contracts import Params, Transform
 from robustkd.lazy import F, nn, torch
@@ -115,7 +116,7 @@ class LQVAEFilter(Transform):
     learns = True
     source = "Kyatham et al. 2019, arXiv:1903.09940"
 
+    @override
     def build(self, input_shape: Sequence[int]) -> nn.Module:
-        """The untrained filter."""
         p = self.params
         return LQVAE(input_shape, p.bits, p.width, p.threshold)

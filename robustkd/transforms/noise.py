@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.contracts import Params, Transform
 from robustkd.lazy import nn, torch
@@ -36,6 +37,6 @@ class GaussianNoise(Transform):
     Params: ClassVar[type[Params]] = GaussianNoiseParams
     source = "Liu et al.: Towards robust neural networks via random self-ensemble (ECCV 2018), arXiv:1712.00673"
 
+    @override
     def build(self, input_shape: Sequence[int]) -> nn.Module:
-        """The stage."""
         return AddNoise(self.params.std)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.contracts import Params, Transform
 from robustkd.lazy import F, nn, torch
@@ -51,6 +52,6 @@ class ResizePad(Transform):
     Params: ClassVar[type[Params]] = ResizePadParams
     source = "Xie et al.: Mitigating adversarial effects through randomization (ICLR 2018), arXiv:1711.01991"
 
+    @override
     def build(self, input_shape: Sequence[int]) -> nn.Module:
-        """The stage."""
         return ResizeAndPad(self.params.smallest)

@@ -51,3 +51,13 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 def test_a_folder_can_be_taken_in_at_a_glance(folder: str) -> None:
     entries = {path.name for path in (ROOT / folder).iterdir() if path.name not in ("__init__.py", "__pycache__")}
     assert len(entries) <= 12, "give what belongs together a folder of its own"
+
+
+def test_weights_are_moved_in_one_place() -> None:
+    moved = {
+        str(path.relative_to(ROOT))
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("optimiser.step")
+    }
+    assert {path for path in moved if not path.startswith("benchmarks")} == {"robustkd/targets/training.py"}

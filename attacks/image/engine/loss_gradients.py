@@ -48,13 +48,13 @@ def margin(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def targeted_cross_entropy(logits: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
-    """-``cross_entropy``."""
+    """The negative ``cross_entropy`` of the wanted classes, and its gradient."""
     value, slope = cross_entropy(logits, goals)
     return -value, -slope
 
 
 def targeted_margin(logits: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
-    """-``margin``."""
+    """The negative ``margin`` of the wanted classes, and its gradient."""
     value, slope = margin(logits, goals)
     return -value, -slope
 

@@ -61,7 +61,7 @@ class PGD(Attack):
         return FAMILY_OF[self.params.loss]
 
     def update(self) -> Update:
-        """How it moves."""
+        """The rule by which a step moves the images."""
         return SteepestStep(StepSize(self.params.step_size, share=2.5 / self.params.steps))
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:

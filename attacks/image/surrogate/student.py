@@ -12,10 +12,12 @@ so the student learns where it was wrong (Papernot et al. 2017, section 4.3, wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from robustkd.lazy import F, nn, torch
+from robustkd.targets.training import adam, fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,24 +86,30 @@ class QueriedPoints:
 
 def train_student(student: nn.Module, queried: QueriedPoints, steps: int, batch_size: int = 64, lr: float = 3e-3) -> None:
     """Train the student on the target's answers. It draws from torch's generator."""
-    optimiser = torch.optim.Adam(student.parameters(), lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     differences = queried.near_answers - queried.answers
     tiny = torch.finfo(differences.dtype).tiny
     between, inside = queried.answers.square().mean().clamp_min(tiny), differences.square().mean().clamp_min(tiny)
     count, points = len(queried.images), len(queried.near)
-    student.train()
-    for _ in range(steps):
+
+    def loss() -> Tensor:
         rows = torch.randint(count, (min(batch_size, count),)).to(queried.images.device)
         which = torch.randint(points, (len(rows),)).to(queried.images.device)
         here, there = student(torch.cat([queried.images[rows], queried.near[which, rows]]).float()).chunk(2)
-        loss = F.mse_loss(here, queried.answers[rows]) / between
-        loss = loss + F.mse_loss(there - here, differences[which, rows]) / inside
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        answers = F.mse_loss(here, queried.answers[rows]) / between
+        return answers + F.mse_loss(there - here, differences[which, rows]) / inside
+
+    student.train()
+    fit(adam(student.parameters(), lr), (loss() for _ in range(steps)), _cosine(lr, steps).__getitem__)
     student.eval().requires_grad_(False)
+
+
+def _cosine(lr: float, steps: int) -> list[float]:
+    """The learning rate of each step, which falls along half a cosine: each from the one before, to the bit as torch's schedule does."""
+    rates = [lr]
+    for step in range(1, steps):
+        fall = (1 + math.cos(math.pi * step / steps)) / (1 + math.cos(math.pi * (step - 1) / steps))
+        rates.append(fall * rates[-1])
+    return rates
 
 
 def distil_student(

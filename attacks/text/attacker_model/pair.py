@@ -15,6 +15,7 @@ Source: Chao et al.: Jailbreaking black box large language models in twenty quer
 from __future__ import annotations
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.text.attacker_model.writer import LONGEST, STRATEGIES, WriterParams, WritingAttack, task
 from robustkd.contracts import Attempts, GenerativeTarget, PromptBatch, Request, ThreatModel
@@ -38,8 +39,8 @@ class PAIR(WritingAttack):
     Params = PAIRParams
     source = "Chao et al. 2023, arXiv:2310.08419"
 
+    @override
     def most_attempts(self, allowed: int) -> int:
-        """See ``PromptAttack.most_attempts``."""
         return min(allowed, self.params.rounds * len(self.params.strategies))
 
     def search(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.text.attacker_model.writer import LONGEST, STRATEGIES, WriterParams, WritingAttack, said, task
 from robustkd.contracts import Attempts, GenerativeTarget, PromptBatch, Request, ThreatModel
@@ -58,8 +59,8 @@ class TAP(WritingAttack):
     Params = TAPParams
     source = "Mehrotra et al. 2023, arXiv:2312.02119"
 
+    @override
     def most_attempts(self, allowed: int) -> int:
-        """See ``PromptAttack.most_attempts``."""
         return min(allowed, self._nodes)
 
     def most_asked_of_others(self, allowed: int) -> int:

@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.contracts import (
     Attempts,
@@ -104,8 +105,8 @@ class ManyShot(PromptAttack):
         """The file of pairs, if one was given."""
         return [self.params.file] if self.params.file else []
 
+    @override
     def most_attempts(self, allowed: int) -> int:
-        """See ``PromptAttack.most_attempts``."""
         return min(allowed, len(set(self.params.shots)))
 
     def search(

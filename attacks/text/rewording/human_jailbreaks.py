@@ -9,6 +9,8 @@ Mazeika et al.: HarmBench (ICML 2024), arXiv:2402.04249.
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from robustkd.attacks.text.engine.templates import REQUEST, TemplateAttack, TemplateParams, templates
 from robustkd.contracts import Attempts, GenerativeTarget, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -24,8 +26,8 @@ class HumanJailbreaks(TemplateAttack):
     Params = HumanJailbreaksParams
     source = "Shen et al. 2023, arXiv:2308.03825"
 
+    @override
     def most_attempts(self, allowed: int) -> int:
-        """See ``PromptAttack.most_attempts``."""
         return min(allowed, len(templates(self.params.templates)))
 
     def search(

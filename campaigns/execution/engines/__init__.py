@@ -88,7 +88,7 @@ class Engine(ABC):
 
     @property
     def out_of_time(self) -> bool:
-        """Whether ``max_hours`` are over."""
+        """Whether the run has taken ``max_hours``, so that no further cell is begun."""
         left = self.seconds_left
         return left is not None and left <= 0
 

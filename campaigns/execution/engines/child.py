@@ -58,7 +58,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """The id of the child's process, which leads a group of its own."""
         return self._process.pid
 
     @property

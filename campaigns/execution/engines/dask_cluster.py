@@ -39,12 +39,12 @@ class Cluster(BaseModel):
 
     @property
     def keys(self) -> dict[str, Any]:
-        """What goes to dask-jobqueue."""
+        """The keyword arguments of the cluster class of dask-jobqueue."""
         return self.model_extra or {}
 
     @property
     def sentence(self) -> str:
-        """What each job asks for."""
+        """One sentence: what each job asks the batch system for."""
         keys = ", ".join(f"{name} {value}" for name, value in self.keys.items()) or "what the batch system gives by default"
         return f"{self.jobs} job{'s' if self.jobs > 1 else ''} of {self.kind}, each asks for: {keys}"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from typing_extensions import override
+
 from robustkd.campaigns.execution.engines import Engine, Listener
 from robustkd.campaigns.execution.errors import error_of
 from robustkd.campaigns.execution.job import Job
@@ -16,8 +18,8 @@ from robustkd.campaigns.plan.cells import Cell
 class InlineEngine(Engine):
     """This process. A crash of a cell is a crash of the campaign (which then resumes), and no time limit can stop a cell."""
 
+    @override
     def run(self, job: Job, schedule: Schedule, listener: Listener) -> None:
-        """Run every cell of ``schedule``."""
 
         def report(cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
             listener.progressed(cell, epoch, metrics)

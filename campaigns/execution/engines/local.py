@@ -9,6 +9,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.campaigns.execution.accelerators import accelerators
 from robustkd.campaigns.execution.engines import Engine, Listener
@@ -39,8 +40,8 @@ class LocalEngine(Engine):
 
     Params = LocalParams
 
+    @override
     def run(self, job: Job, schedule: Schedule, listener: Listener) -> None:
-        """Run every cell of ``schedule``."""
         pool = _WorkerPool(job, self.params.workers, self.params.child_gb)
         try:
             while True:

@@ -1,4 +1,4 @@
-"""Analyse a trained defense."""
+"""The work of an analysis cell: analyse a trained defense."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attack a trained defense."""
+"""The work of an attack cell: attack a trained defense."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Exclusion(Settings):
 
 
 class Matrix(Settings):
-    """The ``matrix`` block."""
+    """The ``matrix`` block of a campaign file."""
 
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1)
     exclude: tuple[Exclusion, ...] = ()
@@ -58,7 +58,7 @@ def _level_alone(value: Any) -> Any:
 
 
 class Document(Settings):
-    """The whole file."""
+    """The whole campaign file."""
 
     version: Literal[1]
     name: Name

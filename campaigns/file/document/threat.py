@@ -30,7 +30,7 @@ class WhereSpec(Settings):
 
     @cached_property
     def region(self) -> Region:
-        """The region it describes."""
+        """The region that the block describes."""
         return region_of({key: value for key, value in self if value is not None})
 
     @model_validator(mode="after")
@@ -59,7 +59,7 @@ class ThreatSpec(Settings, ChangeWords):
         return self if eps is None else self.model_copy(update={"eps": eps})
 
     def model(self) -> ThreatModel:
-        """The threat model it describes."""
+        """The threat model that the block describes."""
         if self.attempts is not None:
             return ThreatModel.by_prompt(self.attempts)
         if (change := self.change()) is not None:

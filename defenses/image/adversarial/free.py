@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball
 from robustkd.attacks.image.engine.oracle import finite_or_zero
@@ -84,8 +85,8 @@ class FreeRecipe(AdversarialRecipe):
         """The perturbation delta, which lives on from step to step."""
         return {"delta": self.delta}
 
+    @override
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the perturbation delta."""
         self.delta = tensors["delta"].clone()
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.contracts import Capabilities, Defense, FitContext, Target, TargetRef
 from robustkd.contracts.random import preserved_rng, seed_torch
@@ -82,8 +83,8 @@ class LQVAE(Defense):
     Params = LQVAEParams
     source = "Kyatham et al. 2019, arXiv:1903.09940"
 
+    @override
     def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
-        """Those of the base."""
         return others[self.params.base] - {"members"}
 
     def fit(self, context: FitContext) -> Target:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from robustkd.contracts import Capabilities, Defense, FitContext, Params, Target, TargetRef
 from robustkd.targets import ImageTarget, PipelineTarget, TransformSpec
@@ -41,8 +42,8 @@ class InputTransform(Defense):
     uses_data = False
     source = "Guo et al. 2018, arXiv:1711.00117"
 
+    @override
     def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
-        """Those of the base."""
         return others[self.params.base] - {"members"}
 
     def fit(self, context: FitContext) -> Target:

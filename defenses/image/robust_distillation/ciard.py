@@ -28,8 +28,9 @@ from robustkd.contracts import FitContext, Target, ThreatModel
 from robustkd.defenses.image.robust_distillation.mtard import MTARD, MTARDParams, MTARDRecipe
 from robustkd.defenses.training import Adversary, Minibatch, Teacher, fresh_network, frozen_teacher, kl, teacher, train
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
-from robustkd.lazy import F, torch
+from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
+from robustkd.targets.training import sgd
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,9 +79,7 @@ class CIARDRecipe(MTARDRecipe):
         self, clean: Teacher, robust: ClassifierTarget, adversary: Adversary, threat: ThreatModel, params: CIARDParams
     ) -> None:
         super().__init__(clean, Teacher(robust), adversary, threat, params)
-        rule = torch.optim.SGD(
-            robust.module.parameters(), lr=params.teacher_lr, momentum=TEACHER_MOMENTUM, weight_decay=TEACHER_WEIGHT_DECAY
-        )
+        rule = sgd(robust.module.parameters(), params.teacher_lr, TEACHER_MOMENTUM, TEACHER_WEIGHT_DECAY)
         self.retrained, self.auxiliary = robust, AuxiliaryNetwork(robust.module, params.teacher_lr, rule)
 
     def start_epoch(self, epoch: int, decay: float) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.contracts import Defense, FitContext, Target
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
@@ -67,8 +68,8 @@ class PSKDRecipe(Recipe[ClassifierTarget]):
         """The network's last answer on each training image."""
         return {"answers": self.answers}
 
+    @override
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the answers."""
         self.answers = tensors["answers"]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.contracts import (
     BaseTarget,
@@ -53,8 +54,8 @@ class Guard(Defense):
         """See ``Defense.asks``: the model once, and the reader once."""
         return {self.params.model: 1} | ({self._reader: 1} if self._reader else {})
 
+    @override
     def parts(self, target: BaseTarget) -> Mapping[str, BaseTarget]:
-        """See ``Defense.parts``."""
         assert isinstance(target, GuardedTarget)
         read = {self._reader: target.reader} if self._reader and target.reader else {}
         return {self.params.model: target.model} | read

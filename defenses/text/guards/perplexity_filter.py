@@ -36,7 +36,7 @@ _ROUNDING = 1e-4
 
 
 class PerplexitySettings(Params):
-    """What the filter is told."""
+    """The threshold, and how many tokens it is about."""
 
     threshold: float = Field(description="log-perplexity (nats a token) above which a prompt is held back")
     window: int | None = Field(None, ge=1, description="the worst of so many neighbouring tokens counts; null: all of them")

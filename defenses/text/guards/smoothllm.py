@@ -69,7 +69,7 @@ class SmoothLLMTarget(GuardedTarget[SmoothLLMSettings]):
         ]
 
     def copies_of(self, text: str, count: int, whose: str) -> list[str]:
-        """Changed copies of a text."""
+        """Copies of a text, each changed at random positions."""
         draw = self._draw(whose, text)
         return [changed(text, self.settings.rate, self.settings.change, draw) for _ in range(count)]
 

@@ -55,7 +55,7 @@ class HopSkipJump(DecisionAttack):
     source = "Chen et al. 2020, arXiv:1904.02144"
 
     def search(self, decisions: Decisions, rows: Tensor, rng: SampleRng) -> None:
-        """Algorithm 2."""
+        """Run algorithm 2 of the paper."""
         p, norm = self.params, decisions.norm
         d = dimensions(decisions.clean)
         theta = max(p.gamma / (d * math.sqrt(d) if norm == "l2" else d * d), _FINEST)

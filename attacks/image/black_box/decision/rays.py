@@ -40,7 +40,7 @@ class RayS(DecisionAttack):
     source = "Chen & Gu 2020, arXiv:2006.12792"
 
     def search(self, decisions: Decisions, rows: Tensor, rng: SampleRng) -> None:
-        """Algorithm 3."""
+        """Run algorithm 3 of the paper."""
         low, high = decisions.bounds
         width, size = float(torch.as_tensor(high - low).max()), decisions.clean[0].numel()
         signs = -torch.ones_like(decisions.clean).flatten(1)  # the first flip makes them +1

@@ -53,7 +53,7 @@ class SurFree(DecisionAttack):
     source = "Maho et al. 2021, arXiv:2011.12807"
 
     def search(self, decisions: Decisions, rows: Tensor, rng: SampleRng) -> None:
-        """Algorithm 1."""
+        """Run algorithm 1 of the paper."""
         p = self.params
         rows, x = boundary_points(decisions, rows, rng.fork("start"), _TOLERANCE)
         angle = x.new_full((len(rows),), math.radians(p.angle))

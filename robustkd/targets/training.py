@@ -1,0 +1,73 @@
+"""The steps that every training is made of, and the optimisers that take them.
+
+The loop of the defenses (``defenses.training.loop``) adds reports, checkpoints and a seed for each step. A student of a target's answers,
+which a check or an attack trains within seconds, needs none of them: ``fit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+from robustkd.lazy import large_import, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Measured = TypeVar("Measured")
+
+
+def sgd(
+    parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """Make an optimiser: stochastic gradient descent with momentum."""
+    with large_import():  # the first optimiser of a process imports torch's compiler, and takes a second for it
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    """Make an optimiser: Adam (Kingma and Ba 2015)."""
+    with large_import():  # as above
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
+
+
+def adamw(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    """Make an optimiser: Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    with large_import():  # as above
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+
+
+def training_step(optimiser: torch.optim.Optimizer, lr: float, backward: Callable[[], Measured]) -> Measured:
+    """One update of the weights.
+
+    Args:
+        optimiser: over the weights.
+        lr: the learning rate of this step.
+        backward: puts the gradient of the loss into the weights. An error that it raises leaves them as they are.
+
+    Returns:
+        What ``backward`` returns.
+    """
+    set_lr(optimiser, lr)
+    measured = backward()
+    optimiser.step()
+    return measured
+
+
+def fit(optimiser: torch.optim.Optimizer, losses: Iterable[Tensor], lr: Callable[[int], float]) -> None:
+    """Take a step on each loss.
+
+    Args:
+        optimiser: over the weights.
+        losses: scalars, each computed when it is asked for, with the weights of then.
+        lr: the learning rate of a step, counted from 0.
+    """
+    for step, loss in enumerate(losses):
+        optimiser.zero_grad()
+        training_step(optimiser, lr(step), loss.backward)
