@@ -111,8 +111,8 @@ class ImageFolder(Dataset):
         strata = np.unique(whole.labels, axis=0, return_inverse=True)[1].reshape(-1)
         order, cut = stratified_order(strata, 0), max(1, round(self.params.test_fraction * len(whole)))
         held, rest = np.sort(order[:cut]), np.sort(order[cut:])
-        train = whole.select(rest) if len(rest) else None
-        return RawData(train, whole.select(held), names, notes=_notes(left_out), outputs_known=known)
+        training = whole.select(rest) if len(rest) else None
+        return RawData(training, whole.select(held), names, notes=_notes(left_out), outputs_known=known)
 
     def _listed(
         self, folders: Sequence[Path | None], tables: Sequence[Path | None]

@@ -86,7 +86,7 @@ class Onnx(WithoutGradients):
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _TYPES:
             raise TargetError(f"{file} does not take one batch of floating-point images", fix="export the classifier alone")
-        self._input, self.type = inputs[0].name, _TYPES[inputs[0].type]
+        self._input, self.dtype = inputs[0].name, _TYPES[inputs[0].type]
         batch, *shape = [side if isinstance(side, int) else None for side in inputs[0].shape] or [None]
         self.batch, self.shape = batch, tuple(shape)
         digest = hashlib.sha256(file.read_bytes()).digest()
@@ -100,7 +100,7 @@ class Onnx(WithoutGradients):
         return self  # it holds nothing that changes, and a session cannot be copied
 
     def _answer(self, images: Tensor) -> Tensor:
-        given = images.detach().cpu().to(self.type).contiguous().numpy()
+        given = images.detach().cpu().to(self.dtype).contiguous().numpy()
         return torch.from_numpy(self._session.run(None, {self._input: given})[0]).to(images.device)
 
 
@@ -138,7 +138,7 @@ def _converted(file: Path, black_box: Onnx) -> nn.Module:
 def _samples(black_box: Onnx) -> Tensor:
     shape = [side or _SIDE for side in black_box.shape]
     random = torch.Generator().manual_seed(0)
-    return torch.rand(black_box.batch or 3, *shape, generator=random, dtype=torch.float32).to(black_box.type).requires_grad_()
+    return torch.rand(black_box.batch or 3, *shape, generator=random, dtype=torch.float32).to(black_box.dtype).requires_grad_()
 
 
 def _in_its_words(model: Any) -> Any:
