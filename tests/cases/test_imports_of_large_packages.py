@@ -101,3 +101,10 @@ def test_torch_is_imported_without_a_collection(tmp_path: Path) -> None:
     assert collections("import torch") > 100
     ours = collections("from robustkd.lazy import torch\nlooked_at = 0\ntorch.Tensor")
     assert ours <= 3  # of what comes after
+
+
+def test_a_command_in_whose_process_triton_was_imported_ends_without_a_word() -> None:
+    pytest.importorskip("triton")
+    code = "import sys, triton._C.libtriton; sys.argv = ['robustkd', '--version']; from robustkd.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
