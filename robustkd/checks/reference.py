@@ -176,7 +176,8 @@ class ReferenceAttack(Check):
         covered = {one.name: by.name for one in suite if (by := next(filter(one.covered, context.headline), None))}
         found.attack([one for one in suite if one.name not in covered])
         if found.useful and diagnostics.may_mask:  # where nothing is hidden, AutoAttack has gone as far as attacks go
-            found.escalate(escalation(diagnostics, context.threat))
+            ran = [one.spec for one in suite]
+            found.escalate(spec for spec in escalation(diagnostics, context.threat) if spec not in ran)
         if not found.broken and not covered:
             return self.not_applicable(
                 f"none of the platform's attacks can be used here: {next(iter(found.skipped.values()), '')}"

@@ -284,6 +284,8 @@ def _in_a_norm(diagnostics: TargetDiagnostics, threat: ThreatModel, effort: int)
     past = [margin, {"kind": "apgd-t", "steps": 50 * effort}, smoothed] if diagnostics.replaced else []
     around = [_averaged({"kind": "bpda", "automatic": True, "attack": spec}, diagnostics) for spec in past]
     yield from around[:1]
+    if effort == 1 and not diagnostics.draws:  # early, so that no search ends without it
+        yield _ADAPTIVE
     if diagnostics.unreliable:
         yield {"kind": "nes", "sigma": threat.eps / 2, "pairs": 25 * (1 + effort), "steps": 50}
     yield from around[1:]
@@ -292,8 +294,6 @@ def _in_a_norm(diagnostics: TargetDiagnostics, threat: ThreatModel, effort: int)
     if diagnostics.unreliable:
         yield _averaged(smoothed, diagnostics)
     yield {"kind": "square", "queries": 2500 * effort, "give_up": effort == 1}
-    if effort == 1 and not diagnostics.draws:
-        yield _ADAPTIVE
 
 
 def places_patch(threat: ThreatModel) -> bool:
