@@ -91,7 +91,7 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", [file.stem for file in sorted(HERE.glob("*.yaml"))])
 def test_a_campaign_has_the_same_cells_and_numbers(second_device: Path, campaigns: Path, name: str) -> None:
     """The campaign runs in a child process, which has the device as well; run again, nothing is left to do on either device.
@@ -115,8 +115,12 @@ def test_a_campaign_has_the_same_cells_and_numbers(second_device: Path, campaign
 def test_a_training_that_is_stopped_on_one_device_goes_on_on_the_other(second_device: Path, tmp_path: Path) -> None:
     file = tmp_path / "long.yaml"
     file.write_text(tiny_campaign(defenses={"plain": "{kind: standard, model: tiny-cnn, epochs: 300, batch_size: 25}"}))
-    run(second_device, file, tmp_path / "moved", "--device", "second", "--max-hours", "0.005", codes=(3,))
-    assert list((tmp_path / "moved" / "checkpoints").iterdir())
+    checkpoints = tmp_path / "moved" / "checkpoints"
+    for hours in ("0.005", "0.02", "0.08"):  # a busy machine may not have begun to train before the first ends
+        run(second_device, file, tmp_path / "moved", "--device", "second", "--max-hours", hours, codes=(3,))
+        if checkpoints.is_dir() and any(checkpoints.iterdir()):
+            break
+    assert list(checkpoints.iterdir())
     run(second_device, file, tmp_path / "moved", "--device", "cpu")
     run(second_device, file, tmp_path / "stayed", "--device", "cpu")
     moved, stayed = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("moved", "stayed"))
