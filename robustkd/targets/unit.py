@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from typing_extensions import override
-
 from robustkd.contracts import Target
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
@@ -31,6 +29,6 @@ class UnitTarget(WrappedTarget):
         """(B, *shape) in [0, 1] -> (B, K)."""
         return self.target(inputs * self.unit.scale + self.unit.low.to(inputs))
 
-    @override
     def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The outputs of the inner network's ``layers`` for inputs in [0, 1], by name; as of ``ImageTarget.features``."""
         return layer_outputs(self, inputs, layers)
