@@ -94,10 +94,18 @@ def cli(ctx: click.Context) -> None:
             click.echo(f"warning: {stale} ({FIX})", err=True)
 
 
+def _end() -> None:
+    """Spare Python a last look at every object, which takes .5 s after MLflow.
+
+    Not where torch is there too: bindings of its compiler complain about objects that are left.
+    """
+    if "torch" not in sys.modules:
+        gc.freeze()
+
+
 def main() -> None:
     """The entry point: errors of ours become one message and an exit code."""
-    # Or Python would look at every object once more before it ends, which takes .5 s after MLflow.
-    atexit.register(gc.freeze)
+    atexit.register(_end)
     try:
         sys.exit(cli.main(standalone_mode=False))  # the code that a command gave to Exit, or None
     except click.ClickException as error:
