@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from robustkd.contracts.capability import Capabilities, Capability
 from robustkd.contracts.data import Inputs, Modality
@@ -96,7 +96,7 @@ class Batch:
         """The given rows (indices, mask or slice), with everything that is known of them."""
         return self._each(lambda values: values[rows])
 
-    def to(self, device: Any) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
         """A copy of the batch whose tensors are on ``device``."""
         return self._each(lambda values: values.to(device))
 

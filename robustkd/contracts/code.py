@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Code:
     """
 
     reference: str
-    kwargs: Mapping[str, Any] | None = None
+    kwargs: Mapping[str, object] | None = None
     folder: Path | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
@@ -40,6 +39,6 @@ def _placeless(reference: str) -> str:
     return f"{PurePath(location).name}:{function}"  # of a module it is the module
 
 
-def _plain(kwargs: Mapping[str, Any]) -> str:
+def _plain(kwargs: Mapping[str, object]) -> str:
     """As JSON, which is what becomes of them in a card."""
     return json.dumps(kwargs, sort_keys=True, default=str)

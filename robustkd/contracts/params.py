@@ -118,7 +118,7 @@ def named_plugins(params: BaseModel) -> list[tuple[str, str, str]]:
     ]
 
 
-def _marks(annotation: Any) -> list[Any]:
+def _marks(annotation: object) -> list[object]:
     return [mark for item in get_args(annotation) for mark in (item, *_marks(item))]
 
 
@@ -132,12 +132,12 @@ def target_references(params: BaseModel) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _is_reference(annotation: Any) -> bool:
+def _is_reference(annotation: object) -> bool:
     arguments = get_args(annotation)
     return any(isinstance(item, TargetReference) or _is_reference(item) for item in arguments)
 
 
-def _strings(value: Any) -> list[str]:
+def _strings(value: object) -> list[str]:
     if isinstance(value, Mapping):
         return [text for item in value.values() for text in _strings(item)]
     if isinstance(value, list | tuple):
@@ -145,7 +145,7 @@ def _strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def inner_params(value: Any) -> list[BaseModel]:
+def inner_params(value: object) -> list[BaseModel]:
     """The outermost models within a parameter's value: itself, or those in its lists and mappings."""
     if isinstance(value, BaseModel):
         return [value]

@@ -81,7 +81,7 @@ class Mask(Region):
     pixels: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, pixels: Any, file: str = "mask") -> Mask:
+    def of(cls, pixels: object, file: str = "mask") -> Mask:
         """From an array: what is not 0 may change.
 
         Raises:

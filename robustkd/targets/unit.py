@@ -30,5 +30,5 @@ class UnitTarget(WrappedTarget):
         return self.target(inputs * self.unit.scale + self.unit.low.to(inputs))
 
     def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The outputs of named layers, each with the batch first; inputs as for a call."""
+        """The outputs of the inner network's ``layers`` for inputs in [0, 1], by name; as of ``ImageTarget.features``."""
         return layer_outputs(self, inputs, layers)
