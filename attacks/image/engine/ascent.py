@@ -184,41 +184,29 @@ def maximize(
     if not len(rows):
         return SearchResult(start, lowest, none)
     finished, active = _Finished(), torch.arange(len(rows), device=rows.device)  # the rows of the result that `state` still has
-    no_slope = start.new_zeros(()).expand(start.shape[1:])  # takes no memory
-    state = AttackState(rows, ball, start, no_slope.expand_as(start), lowest, start, lowest, none, none)
+    no_slope = start.new_zeros(()).expand_as(start)  # takes no memory
+    state = AttackState(rows, ball, start, no_slope, lowest, start, lowest, none, none)
     del start  # it may be as large as all that is needed besides
-    in_time = not stop_when_broken or estimator or early_stop or recorder or oracle.precision != "full"
-    later = _later(objective, update) if not in_time else None
-    waiting: list[tuple[Tensor, Tensor]] = []  # points and logits of this active set whose values are not known
+    in_time = not stop_when_broken or oracle.precision != "full" or bool(estimator or early_stop or recorder)
+    waiting = None if in_time else _Waiting.of(objective, update)
     for t in range(steps + 1):
-        value: Tensor | None = None
-        if t == steps or estimator is not None:
-            logits = oracle.logits(state.x, state.rows)
-            value = objective(logits, state.rows)
-        else:
-            state.gradient = no_slope.expand_as(state.x)  # the former one is not kept beside what the network needs
-            if later is not None and (len(waiting) + 1) * state.x.numel() <= _WAITING:
-                logits, state.gradient = oracle.logits_and_grad(state.x, state.rows, later)
-                waiting.append((state.x, logits))
-            else:
-                logits, value, state.gradient = oracle.value_and_grad(state.x, state.rows, objective)
+        logits, value = _look(oracle, state, objective, waiting, with_gradient=t < steps and estimator is None)
         broken = oracle.adversarial_among(logits, state.rows)
         if value is not None or broken is not None:
-            if later is not None and waiting:
-                _keep_best_of(waiting, state, later, broken if value is None else None)
-                waiting.clear()
+            if waiting is not None:
+                waiting.settle(state, broken if value is None else None)
             if value is not None:
-                state.value = value.to(lowest.dtype)  # a half-precision network's logits are no reason to compare in half precision
+                # A half-precision network's logits are no reason to compare in half precision.
+                state.value = value.to(lowest.dtype)
                 if recorder is not None:
                     recorder(t, state.rows, state.x, state.value)
                 _keep_best(state, state.x, broken, stop_when_broken)
             leaving = broken if stop_when_broken else None
             if group is not None and leaving is not None:
                 leaving = torch.isin(group[active], group[active[leaving]])
-            if early_stop is not None and (stopped := early_stop(state, t)) is not None:
-                leaving = stopped if leaving is None else leaving | stopped
+            leaving = _or_stopped(leaving, state, t, early_stop)
             if t == steps or (leaving is not None and bool(leaving.all())):
-                return finished.result(state, active)
+                break
             if leaving is not None and bool(leaving.any()):
                 finished.take(state, active, leaving)
                 state, active = state.select(~leaving), active[~leaving]
@@ -227,6 +215,69 @@ def maximize(
         state.gradient = state.ball.along(state.gradient)
         state.x = state.ball.project(update.step(state, t))
     return finished.result(state, active)
+
+
+def _look(
+    oracle: Oracle, state: AttackState, objective: Objective, waiting: _Waiting | None, *, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Logits at ``state.x``, and the objective's values, or None where the point waits for them; ``state.gradient`` if it is asked for."""
+    if not with_gradient:
+        logits = oracle.logits(state.x, state.rows)
+        return logits, objective(logits, state.rows)
+    state.gradient = state.x  # which is there anyway: the former gradient is not kept beside what the network needs
+    if waiting is None or not waiting.has_room_for(state.x):
+        logits, value, state.gradient = oracle.value_and_grad(state.x, state.rows, objective)
+        return logits, value
+    logits, state.gradient = oracle.logits_and_grad(state.x, state.rows, waiting.objective)
+    waiting.points.append((state.x, logits))
+    return logits, None
+
+
+def _or_stopped(leaving: Tensor | None, state: AttackState, t: int, early_stop: EarlyStop | None) -> Tensor | None:
+    """(A,) bool, ``leaving`` (None: nobody) and those that ``early_stop`` lets leave."""
+    stopped = None if early_stop is None else early_stop(state, t)
+    if leaving is None or stopped is None:
+        return stopped if leaving is None else leaving
+    return leaving | stopped
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """The points of one active set whose values are computed later, all at once.
+
+    Attributes:
+        points: each with its logits; none of them but the last may be adversarial.
+    """
+
+    objective: ObjectiveWithGradient
+    points: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, objective: Objective, update: Update) -> _Waiting | None:
+        """None where the update looks at values, or the gradient is taken through them."""
+        return cls(objective) if isinstance(objective, ObjectiveWithGradient) and isinstance(update, GradientStep) else None
+
+    def has_room_for(self, x: Tensor) -> bool:
+        """Whether ``x`` may wait, too: no more are held than are small."""
+        return (len(self.points) + 1) * x.numel() <= _WAITING
+
+    def settle(self, state: AttackState, broken: Tensor | None) -> None:
+        """Let the points be the best ones, one after the other, where they are; ``broken`` are those of the last one that are adversarial.
+
+        Raises:
+            TargetError, AttackError: logits are NaN or infinite.
+        """
+        if not self.points:
+            return
+        for x, logits in self.points:
+            finite(logits, x)
+        logits = torch.cat([logits for _, logits in self.points])
+        values, _ = self.objective.value_and_grad(logits, state.rows.repeat(len(self.points)))
+        each = values.to(state.best_value.dtype).split(len(state.rows))
+        last = len(self.points) - 1
+        for number, ((x, _), state.value) in enumerate(zip(self.points, each, strict=True)):
+            _keep_best(state, x, broken if number == last else None, stop_when_broken=True)
+        self.points.clear()
 
 
 @dataclass
@@ -251,23 +302,6 @@ class _Finished:
             return SearchResult(x, state.best_value, state.broken)
         self.take(state, active, torch.ones_like(state.broken))
         return self.left
-
-
-def _later(objective: Objective, update: Update) -> ObjectiveWithGradient | None:
-    """The objective, if its values can be computed after the steps."""
-    return objective if isinstance(objective, ObjectiveWithGradient) and isinstance(update, GradientStep) else None
-
-
-def _keep_best_of(
-    points: list[tuple[Tensor, Tensor]], state: AttackState, objective: ObjectiveWithGradient, broken: Tensor | None
-) -> None:
-    """``_keep_best`` for points one after the other, with their logits; only those of the last one may be adversarial."""
-    for x, logits in points:
-        finite(logits, x)
-    values = objective.value_and_grad(torch.cat([logits for _, logits in points]), state.rows.repeat(len(points)))[0]
-    each = values.to(state.best_value.dtype).split(len(state.rows))
-    for number, ((x, _), state.value) in enumerate(zip(points, each, strict=True)):
-        _keep_best(state, x, broken if number + 1 == len(points) else None, stop_when_broken=True)
 
 
 def _keep_best(state: AttackState, x: Tensor, broken: Tensor | None, stop_when_broken: bool) -> None:
