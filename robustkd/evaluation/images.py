@@ -391,8 +391,12 @@ def evaluate_attack(
             if shards:
                 seed_torch(seed + first)
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
-            answers = _answers(target, batch) if random or batch.logits is None else batch.logits[:2]
             before = state_of(target)
+            answers = None if batch.logits is None or random or before.buffers else batch.logits[:2]
+            if (
+                answers is None
+            ):  # it draws, or has buffers, so that its answers may depend on when it is asked, and with what else
+                answers, before = _answers(target, batch), state_of(target)
             with channels_last(target.module):
                 found = _evaluate(run, attack, part, threat, curve, None if kept is None else max(0, kept - first))
             require_unchanged(target, attack, before, answers, lambda: _answers(target, batch), alike)
