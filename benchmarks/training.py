@@ -65,10 +65,10 @@ class Setting:
         )
         names = MTARDTeachers(clean="clean", robust="robust")
         params = MTARDParams(teachers=names, student=student, epochs=1, batch_size=batch, precision="float32", lr=1e-3)
-        networks = [fresh_network(context, name, {}, role=name) for name in (student, teacher, teacher)]
-        for network in networks:
-            network.to(device)
-        return cls(context, params, *networks, scratch)
+        learner, clean, robust = (
+            fresh_network(context, name, {}, role=name).to(device) for name in (student, teacher, teacher)
+        )
+        return cls(context, params, learner, clean, robust, scratch)
 
     def epoch(self) -> None:
         """By robustkd, from the recipe to the checkpoint; the teachers' outputs are not looked up, as when images are augmented."""

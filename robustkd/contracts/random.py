@@ -8,6 +8,7 @@ give the same bits on every device.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import random
@@ -30,9 +31,7 @@ def seeded(seed: int) -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
     devices, device_type = _generators_in_use()
     with torch.random.fork_rng(devices, device_type=device_type):
-        seed_torch(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
+        seed_global(seed)
         try:
             yield
         finally:
@@ -46,6 +45,13 @@ def preserved_rng(device: torch.device) -> Iterator[None]:
     own = [] if device.type == "cpu" else [torch.accelerator.current_device_index() if device.index is None else device.index]
     with torch.random.fork_rng(devices=own, device_type=device.type):
         yield
+
+
+def seed_global(seed: int) -> None:
+    """Seed the global generators of torch, NumPy and Python."""
+    seed_torch(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def seed_torch(seed: int) -> None:
@@ -113,8 +119,11 @@ class SampleRng:
         self.seed = seed
         self.stream = stream
         self.index = index
-        self._keys = _mix(index.to(torch.int64) * _GOLDEN + _offset(seed, stream))
         self._draws = 0
+
+    @functools.cached_property
+    def _keys(self) -> Tensor:  # not of a stream that is only forked
+        return _mix(self.index.to(torch.int64) * _GOLDEN + _offset(self.seed, self.stream))
 
     def fork(self, name: str | int) -> SampleRng:
         """A stream of the same samples for another purpose, independent of this one and of its draws so far."""
@@ -124,7 +133,9 @@ class SampleRng:
         """The streams of some rows (indices or mask), at the same draw."""
         chosen = SampleRng.__new__(SampleRng)
         chosen.seed, chosen.stream, chosen._draws = self.seed, self.stream, self._draws
-        chosen.index, chosen._keys = self.index[rows], self._keys[rows]
+        chosen.index = self.index[rows]
+        if "_keys" in vars(self):  # else they are made when they are needed
+            chosen._keys = self._keys[rows]
         return chosen
 
     def bits(self, shape: Sequence[int]) -> Tensor:

@@ -6,13 +6,14 @@ and an attacked input are seen under the same random numbers, and what differs b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import BaseTarget, Target
-from robustkd.contracts.random import seeded
+from robustkd.contracts.random import seed_global, seeded
 from robustkd.lazy import torch
+from robustkd.targets.frozen import parts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,18 +28,26 @@ ROUNDING = 1e-4
 
 
 @contextmanager
-def seeded_target(target: BaseTarget, seed: int) -> Iterator[None]:
-    """Seed what a target may draw from: the global generators and those of its own modules; all are restored."""
+def seeded_target(target: BaseTarget, seed: int) -> Iterator[Callable[[int], None]]:
+    """Seed what a target may draw from: the global generators and those of its own modules; all are restored.
+
+    Yields a function that seeds them anew: in a block for each seed, the generators would be saved and restored between two.
+    """
     # Not isinstance: that of a generator is Python code, which for all that a network has costs as much as a pass.
-    owned = [
-        part for module in target.module.modules() for part in vars(module).values() if issubclass(type(part), torch.Generator)
-    ]
+    parts = parts_of(target.module)
+    owned = [part for module in parts for part in vars(module).values() if issubclass(type(part), torch.Generator)]
     states = [generator.get_state() for generator in owned]
+
+    def seed_all(number: int) -> None:
+        seed_global(number)
+        for generator in owned:
+            generator.manual_seed(number)
+
     with seeded(seed):
         for generator in owned:
             generator.manual_seed(seed)
         try:
-            yield
+            yield seed_all
         finally:
             for generator, state in zip(owned, states, strict=True):
                 generator.set_state(state)
@@ -46,9 +55,9 @@ def seeded_target(target: BaseTarget, seed: int) -> Iterator[None]:
 
 def logits_unless_random(target: Target, inputs: Tensor) -> Tensor | None:
     """The (B, K) logits of the (B, *shape) inputs; None where two passes, made under different seeds, differ by more than rounding."""
-    with seeded_target(target, 1):
+    with seeded_target(target, 1) as seed_again:
         first = target(inputs)
-    with seeded_target(target, 2):
+        seed_again(2)
         second = target(inputs)
     return None if bool((first - second).abs().amax() > ROUNDING * first.abs().amax()) else first
 
@@ -61,7 +70,8 @@ def drawn_logits(target: Target, inputs: Tensor, index: Tensor) -> Tensor:
     """
     first = int(index[0]) * DRAWS if len(index) else 0
     draws = []
-    for draw in range(DRAWS):
-        with seeded_target(target, first + draw):
+    with seeded_target(target, first) as seed_again:
+        for draw in range(DRAWS):
+            seed_again(first + draw)
             draws.append(target(inputs))
     return torch.stack(draws, 1)

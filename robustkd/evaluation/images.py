@@ -265,6 +265,8 @@ def require_unit_pixels(target: Target) -> None:
     Raises:
         TargetError: its bounds are others.
     """
+    if all(isinstance(bound, float | int) for bound in target.bounds) and target.bounds == (0.0, 1.0):
+        return
     lows, highs = (torch.as_tensor(bound) for bound in target.bounds)
     narrow = lows.ndim > 0 or highs.ndim > 0  # some features have a smaller range than others
     low, high = float(lows.min()), float(highs.max())
@@ -379,7 +381,8 @@ def evaluate_attack(
         outcomes, found = zip(*in_memory(attacked, torch.arange(len(part), device=part.inputs.device), batch_size), strict=True)
         return ImageOutcome.joined(outcomes), torch.cat(found)
 
-    parts, draws = [], 1 if batch.draws is None else batch.draws.shape[1]
+    random = batch.draws is not None
+    parts, draws = [], batch.draws.shape[1] if batch.draws is not None else 1
     for first in range(0, len(batch), SHARD if shards else len(batch)):
         found = shards.read(first, ImageOutcome) if shards else None
         if found is None or found.outcome.draws != draws:  # former versions judged every sample on one draw
@@ -388,7 +391,12 @@ def evaluate_attack(
             if shards:
                 seed_torch(seed + first)
                 part = batch.select(torch.arange(first, min(first + SHARD, len(batch)), device=batch.inputs.device))
-            answers, before = _answers(target, batch), state_of(target)
+            before = state_of(target)
+            answers = None if batch.logits is None or random or before.buffers else batch.logits[:2]
+            if (
+                answers is None
+            ):  # it draws, or has buffers, so that its answers may depend on when it is asked, and with what else
+                answers, before = _answers(target, batch), state_of(target)
             with channels_last(target.module):
                 found = _evaluate(run, attack, part, threat, curve, None if kept is None else max(0, kept - first))
             require_unchanged(target, attack, before, answers, lambda: _answers(target, batch), alike)

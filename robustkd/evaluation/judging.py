@@ -7,6 +7,7 @@ and what counts is how often it is right.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -262,7 +263,8 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
     require_finite(clean, "the model's logits", "clean samples")
     require_finite(attacked, "the model's logits", "attacked samples")
     right = clean.argmax(2) == batch.labels.unsqueeze(1)
-    reached = torch.stack([batch.reached(predicted) for predicted in attacked.argmax(2).unbind(1)], 1)
+    found = attacked.argmax(2)
+    reached = torch.stack([batch.reached(predicted) for predicted in found.unbind(1)], 1)
     held = torch.where(within.unsqueeze(1), ~reached, right)
     correct, arrived = mostly(right), ~mostly(~reached)
     success = correct & ~mostly(held)
@@ -330,7 +332,8 @@ def _audit(
     threat: ThreatModel,
     bounds: Bounds,
 ) -> None:
-    if not bool(torch.isfinite(adversarial).all()):
+    # The sum is finite where they all are; of large ones it may be infinite, too.
+    if not math.isfinite(adversarial.sum().item()) and not bool(torch.isfinite(adversarial).all()):
         raise AttackError(f"{name} returned NaN or infinite pixels", fix="a failed sample is returned as its best valid try")
     if not bool(((adversarial >= bounds[0] - TOLERANCE) & (adversarial <= bounds[1] + TOLERANCE)).all()):
         low, high = float(adversarial.min()), float(adversarial.max())
@@ -340,8 +343,10 @@ def _audit(
             fix="clip the adversarial inputs to the target's bounds",
         )
     over = int((~within).sum())
+    if attack.traits.kind != "fixed-budget" or not over:
+        return
     grossly = ~inside(threat.budget, spent, GROSS * allowed, adversarial.shape[1:])
-    if attack.traits.kind == "fixed-budget" and (over > STRAYS * len(within) or bool(grossly.any())):
+    if over > STRAYS * len(within) or bool(grossly.any()):
         if threat.where is not None and bool(inside(threat.budget, spent, allowed, adversarial.shape[1:]).all()):
             raise AttackError(
                 f"{name} changed pixels outside what may change on {over} of {len(within)} samples: allowed are those {threat.where}",

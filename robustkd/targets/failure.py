@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import RobustkdError, TargetError
 from robustkd.contracts.errors import out_of_memory, place_of
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from torch import Tensor
 
 
@@ -18,8 +19,7 @@ _OTHER_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 _OTHER_WIDTH = re.compile(r"cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)")
 
 
-@contextmanager
-def model_errors_explained(inputs: Tensor) -> Iterator[None]:
+def model_errors_explained(inputs: Tensor) -> AbstractContextManager[None]:
     """Until the end of the block, whatever the model raises on ``inputs`` becomes a ``TargetError`` that names their shape and the line.
 
     A lack of memory stays what it is: its remedy is another one.
@@ -27,14 +27,21 @@ def model_errors_explained(inputs: Tensor) -> Iterator[None]:
     Raises:
         TargetError: the model raised.
     """
-    try:
-        yield
-    except RobustkdError:
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        said = (str(error).splitlines() or [""])[0]
+    return _Explained(inputs)
+
+
+class _Explained(AbstractContextManager[None]):
+    """A class, since a generator takes four times as long, in each pass of an attack."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.inputs = inputs
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, RobustkdError) or out_of_memory(error):
+            return
+        inputs, said = self.inputs, (str(error).splitlines() or [""])[0]
         fix = "see that it runs on such a batch; it has to take batches of any size, since broken samples leave them"
         if inputs.ndim == 4 and inputs.shape[3] in (1, 3) and inputs.shape[1] not in (1, 3):
             fix = "images are (N, channels, height, width), and here the channels seem to come last: x.permute(0, 3, 1, 2)"

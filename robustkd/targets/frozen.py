@@ -29,13 +29,38 @@ def without_gradients() -> Iterator[None]:
         yield
 
 
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """What ``module.modules()`` gives, but without the names that it makes up on its way, which take as long as a small layer."""
+    found: dict[nn.Module, None] = {}
+
+    def add(part: nn.Module) -> None:
+        if part not in found:
+            found[part] = None
+            for child in part._modules.values():
+                if child is not None:
+                    add(child)
+
+    add(module)
+    return list(found)
+
+
 def require_weights(module: nn.Module) -> None:
     """Refuse a network with layers that take their shapes from the first batch and have seen none (``nn.LazyLinear``).
 
     Raises:
         TargetError: it has such layers.
     """
-    if any(torch.nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+    _require_shapes(_tensors(parts_of(module)))
+
+
+def _tensors(parts: list[nn.Module]) -> list[Tensor]:
+    """The parameters and buffers of these alone."""
+    groups = (group for part in parts for group in (part._parameters, part._buffers))
+    return [tensor for group in groups for tensor in group.values() if tensor is not None]
+
+
+def _require_shapes(tensors: list[Tensor]) -> None:
+    if any(torch.nn.parameter.is_lazy(tensor) for tensor in tensors):
         raise TargetError(
             "the model has layers without weights yet, such as LazyLinear",
             fix="call the model once on a batch of images before",
@@ -51,18 +76,20 @@ def frozen(module: nn.Module) -> Iterator[None]:
     Raises:
         TargetError: weights or buffers are inference tensors, through which no gradient can be taken, or have no shape yet.
     """
-    require_weights(module)
-    tensors = (*module.parameters(), *module.buffers())
+    parts = parts_of(module)
+    tensors = _tensors(parts)
+    _require_shapes(tensors)
     if any(tensor.is_inference() for tensor in tensors):
         raise TargetError(
             "the model's weights or buffers were made inside torch.inference_mode, so no gradient goes through them",
             fix="build and load the model outside of inference_mode, or pass a copy.deepcopy of it that is made outside",
         )
-    modes = {child: _in_training(child) for child in module.modules()}
+    modes = {part: _in_training(part) for part in parts}
     if any(modes.values()):
         with suppress(NotImplementedError):  # what torch.export returns has no modes
             module.eval()
-    flags = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    parameters = (parameter for part in parts for parameter in part._parameters.values() if parameter is not None)
+    flags = {parameter: parameter.requires_grad for parameter in parameters}
     for parameter in flags:
         parameter.requires_grad_(False)
     try:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from robustkd.lazy import nn, torch
-from robustkd.targets.frozen import untouched
+from robustkd.targets.frozen import parts_of, untouched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,15 +89,13 @@ def _convolution(module: nn.Module) -> nn.Parameter | None:
     return module._parameters.get("weight") if isinstance(module, nn.Conv2d) else None
 
 
-def _convolutions(module: nn.Module) -> Iterator[nn.Parameter]:
-    return (weight for part in module.modules() if (weight := _convolution(part)) is not None)
-
-
 def _weights(module: nn.Module) -> list[nn.Parameter]:
     """Of the convolutions that gain, each once; of none where torch has compiled code for the order that it saw."""
-    if not torch.backends.mkldnn.is_available() or any(hasattr(part, "_orig_mod") for part in module.modules()):
+    parts = parts_of(module)
+    if not torch.backends.mkldnn.is_available() or any("_orig_mod" in part._modules for part in parts):
         return []
-    fits = (weight for weight in _convolutions(module) if (weight.device.type, weight.dtype) == ("cpu", torch.float32))
+    convolutions = (weight for part in parts if (weight := _convolution(part)) is not None)
+    fits = (weight for weight in convolutions if (weight.device.type, weight.dtype) == ("cpu", torch.float32))
     return list({id(weight): weight for weight in fits}.values())
 
 

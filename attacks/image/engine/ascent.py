@@ -13,12 +13,13 @@ will not do, a gradient estimator. The loop does the rest, and does no more work
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from robustkd.attacks.image.engine.ball import Ball, StepSize
-from robustkd.attacks.image.engine.oracle import Objective, Oracle, TransformOracle, frozen
+from robustkd.attacks.image.engine.oracle import Objective, ObjectiveWithGradient, Oracle, TransformOracle, finite, frozen
 from robustkd.attacks.image.engine.perceptual_ball import PerceptualBall
 from robustkd.contracts import AttackResult, Batch, PerceptualBudget, Target, ThreatModel, UsageError
 from robustkd.contracts.image_changes import PARAMETERS, TransformBudget
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 Recorder: TypeAlias = "Callable[[int, Tensor, Tensor, Tensor], None]"
 """``recorder(step, rows, x, values)`` is told every iterate that was evaluated."""
+
+_WAITING = 2**18
+"""How many numbers the points have together that wait for their objective, at most."""
 
 
 @dataclass
@@ -82,6 +86,18 @@ class Update(Protocol):
         """(A, *shape) the next points, before they are projected; ``t`` counts from 0."""
 
 
+class GradientStep(ABC):
+    """An update that looks at points and gradients alone, neither at values nor at the best points.
+
+    So the loop need not know these in each step: it computes the values of several points at once, in as many kernels as those of one,
+    which on a small network saves a large part of a pass.
+    """
+
+    @abstractmethod
+    def step(self, state: AttackState, t: int) -> Tensor:
+        """See ``Update``."""
+
+
 EarlyStop: TypeAlias = "Callable[[AttackState, int], Tensor | None]"
 """``early_stop(state, t)``: (A,) bool, the samples that are not worth another step; None where all are."""
 
@@ -104,7 +120,7 @@ def no_gradient(oracle: Oracle, state: AttackState, objective: Objective, t: int
 
 
 @dataclass(frozen=True)
-class SteepestStep:
+class SteepestStep(GradientStep):
     """x + size * the steepest direction of the norm: the step of FGSM, BIM and PGD."""
 
     size: StepSize
@@ -168,37 +184,100 @@ def maximize(
     if not len(rows):
         return SearchResult(start, lowest, none)
     finished, active = _Finished(), torch.arange(len(rows), device=rows.device)  # the rows of the result that `state` still has
-    no_slope = start.new_zeros(()).expand(start.shape[1:])  # takes no memory
-    state = AttackState(rows, ball, start, no_slope.expand_as(start), lowest, start, lowest, none, none)
+    no_slope = start.new_zeros(()).expand_as(start)  # takes no memory
+    state = AttackState(rows, ball, start, no_slope, lowest, start, lowest, none, none)
     del start  # it may be as large as all that is needed besides
+    in_time = not stop_when_broken or oracle.precision != "full" or bool(estimator or early_stop or recorder)
+    waiting = None if in_time else _Waiting.of(objective, update)
     for t in range(steps + 1):
-        if t < steps and estimator is None:
-            state.gradient = no_slope.expand_as(state.x)  # the former one is not kept beside what the network needs
-            logits, value, state.gradient = oracle.value_and_grad(state.x, state.rows, objective)
-        else:
-            logits = oracle.logits(state.x, state.rows)
-            value = objective(logits, state.rows)
-        state.value = value.to(lowest.dtype)  # a half-precision network's logits are no reason to compare in half precision
-        if recorder is not None:
-            recorder(t, state.rows, state.x, state.value)
-        broken = oracle.is_adversarial(logits, state.rows)
-        some_broken = bool(broken.any())
-        _keep_best(state, broken, some_broken, stop_when_broken)
-        leaving = broken if stop_when_broken and some_broken else None
-        if group is not None and leaving is not None:
-            leaving = torch.isin(group[active], group[active[leaving]])
-        if early_stop is not None and (stopped := early_stop(state, t)) is not None:
-            leaving = stopped if leaving is None else leaving | stopped
-        if t == steps or (leaving is not None and bool(leaving.all())):
-            return finished.result(state, active)
-        if leaving is not None and bool(leaving.any()):
-            finished.take(state, active, leaving)
-            state, active = state.select(~leaving), active[~leaving]
+        logits, value = _look(oracle, state, objective, waiting, with_gradient=t < steps and estimator is None)
+        broken = oracle.adversarial_among(logits, state.rows)
+        if value is not None or broken is not None:
+            if waiting is not None:
+                waiting.settle(state, broken if value is None else None)
+            if value is not None:
+                # A half-precision network's logits are no reason to compare in half precision.
+                state.value = value.to(lowest.dtype)
+                if recorder is not None:
+                    recorder(t, state.rows, state.x, state.value)
+                _keep_best(state, state.x, broken, stop_when_broken)
+            leaving = broken if stop_when_broken else None
+            if group is not None and leaving is not None:
+                leaving = torch.isin(group[active], group[active[leaving]])
+            leaving = _or_stopped(leaving, state, t, early_stop)
+            if t == steps or (leaving is not None and bool(leaving.all())):
+                break
+            if leaving is not None and bool(leaving.any()):
+                finished.take(state, active, leaving)
+                state, active = state.select(~leaving), active[~leaving]
         if estimator is not None:
             state.gradient = estimator(oracle, state, objective, t)
         state.gradient = state.ball.along(state.gradient)
         state.x = state.ball.project(update.step(state, t))
     return finished.result(state, active)
+
+
+def _look(
+    oracle: Oracle, state: AttackState, objective: Objective, waiting: _Waiting | None, *, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Logits at ``state.x``, and the objective's values, or None where the point waits for them; ``state.gradient`` if it is asked for."""
+    if not with_gradient:
+        logits = oracle.logits(state.x, state.rows)
+        return logits, objective(logits, state.rows)
+    state.gradient = state.x  # which is there anyway: the former gradient is not kept beside what the network needs
+    if waiting is None or not waiting.has_room_for(state.x):
+        logits, value, state.gradient = oracle.value_and_grad(state.x, state.rows, objective)
+        return logits, value
+    logits, state.gradient = oracle.logits_and_grad(state.x, state.rows, waiting.objective)
+    waiting.points.append((state.x, logits))
+    return logits, None
+
+
+def _or_stopped(leaving: Tensor | None, state: AttackState, t: int, early_stop: EarlyStop | None) -> Tensor | None:
+    """(A,) bool, ``leaving`` (None: nobody) and those that ``early_stop`` lets leave."""
+    stopped = None if early_stop is None else early_stop(state, t)
+    if leaving is None or stopped is None:
+        return stopped if leaving is None else leaving
+    return leaving | stopped
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """The points of one active set whose values are computed later, all at once.
+
+    Attributes:
+        points: each with its logits; none of them but the last may be adversarial.
+    """
+
+    objective: ObjectiveWithGradient
+    points: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, objective: Objective, update: Update) -> _Waiting | None:
+        """None where the update looks at values, or the gradient is taken through them."""
+        return cls(objective) if isinstance(objective, ObjectiveWithGradient) and isinstance(update, GradientStep) else None
+
+    def has_room_for(self, x: Tensor) -> bool:
+        """Whether ``x`` may wait, too: no more are held than are small."""
+        return (len(self.points) + 1) * x.numel() <= _WAITING
+
+    def settle(self, state: AttackState, broken: Tensor | None) -> None:
+        """Let the points be the best ones, one after the other, where they are; ``broken`` are those of the last one that are adversarial.
+
+        Raises:
+            TargetError, AttackError: logits are NaN or infinite.
+        """
+        if not self.points:
+            return
+        for x, logits in self.points:
+            finite(logits, x)
+        logits = torch.cat([logits for _, logits in self.points])
+        values, _ = self.objective.value_and_grad(logits, state.rows.repeat(len(self.points)))
+        each = values.to(state.best_value.dtype).split(len(state.rows))
+        last = len(self.points) - 1
+        for number, ((x, _), state.value) in enumerate(zip(self.points, each, strict=True)):
+            _keep_best(state, x, broken if number == last else None, stop_when_broken=True)
+        self.points.clear()
 
 
 @dataclass
@@ -225,20 +304,26 @@ class _Finished:
         return self.left
 
 
-def _keep_best(state: AttackState, broken: Tensor, some_broken: bool, stop_when_broken: bool) -> None:
+def _keep_best(state: AttackState, x: Tensor, broken: Tensor | None, stop_when_broken: bool) -> None:
+    """Let ``x`` be the best point of the samples in ``broken`` (None: no sample), and where ``state.value`` is higher than before."""
     higher = state.value > state.best_value
     if stop_when_broken:  # none of them was before
-        state.improved, state.broken = higher | broken if some_broken else higher, broken
+        if broken is None:
+            state.improved = higher
+        else:
+            state.improved, state.broken = higher | broken, broken
+    elif broken is None:
+        state.improved = higher & ~state.broken
     else:
         state.improved, state.broken = torch.where(broken == state.broken, higher, broken), state.broken | broken
     rows = state.improved.nonzero()
-    if len(rows) == len(broken):
-        state.best_x, state.best_value, state.best_is_shared = state.x, state.value, True
+    if len(rows) == len(higher):
+        state.best_x, state.best_value, state.best_is_shared = x, state.value, True
     elif len(rows):
         if state.best_is_shared:
             state.best_x, state.best_is_shared = state.best_x.clone(), False
         rows = rows.squeeze(1)
-        state.best_x.index_copy_(0, rows, state.x.index_select(0, rows))  # `where` would go through all of them
+        state.best_x.index_copy_(0, rows, x.index_select(0, rows))  # `where` would go through all of them
         state.best_value = torch.where(state.improved, state.value, state.best_value)
 
 

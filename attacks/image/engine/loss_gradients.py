@@ -30,11 +30,21 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """
     own = labels.unsqueeze(1)
     log_p = logits.log_softmax(1, dtype=widest(logits))
-    slope = log_p.exp().scatter_(1, own, 0.0)
-    minus_rest = slope.sum(1, keepdim=True).neg_()
-    slope = slope.scatter_(1, own, minus_rest).to(logits.dtype)
+    minus_rest, slope = _minus_rest_and_slope(log_p.exp(), own, logits.dtype)
     value = torch.where(minus_rest > -0.5, minus_rest.log1p(), log_p.gather(1, own))  # the one that has digits left
     return value.neg_().squeeze(1).to(logits.dtype), slope
+
+
+def gradient_of_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The (B, K) gradients of ``cross_entropy`` alone."""
+    return _minus_rest_and_slope(logits.softmax(1, dtype=widest(logits)), labels.unsqueeze(1), logits.dtype)[1]
+
+
+def _minus_rest_and_slope(p: Tensor, own: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """From (B, K) probabilities, which are overwritten: (B, 1) -sum_{j != y} p_j, and the gradient of the cross entropy."""
+    p.scatter_(1, own, 0.0)
+    minus_rest = p.sum(1, keepdim=True).neg_()
+    return minus_rest, p.scatter_(1, own, minus_rest).to(dtype)
 
 
 def margin(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,6 +61,11 @@ def targeted_cross_entropy(logits: Tensor, goals: Tensor) -> tuple[Tensor, Tenso
     """The negative ``cross_entropy`` of the wanted classes, and its gradient."""
     value, slope = cross_entropy(logits, goals)
     return -value, -slope
+
+
+def gradient_of_targeted_cross_entropy(logits: Tensor, goals: Tensor) -> Tensor:
+    """-``gradient_of_cross_entropy``."""
+    return -gradient_of_cross_entropy(logits, goals)
 
 
 def targeted_margin(logits: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,13 @@ _GRADIENTS: dict[Loss, loss_gradients.ValueAndGradient] = {
 }
 
 
+_GRADIENTS_ALONE: dict[Loss, Loss] = {
+    losses.cross_entropy: loss_gradients.gradient_of_cross_entropy,
+    targeted("ce"): loss_gradients.gradient_of_targeted_cross_entropy,
+}
+"""Those that take fewer kernels without the value."""
+
+
 class Bound(ObjectiveWithGradient):
     """A loss with respect to the classes of a batch, whose gradient has a closed form (``loss_gradients``).
 
@@ -39,6 +46,7 @@ class Bound(ObjectiveWithGradient):
 
     def __init__(self, loss: Loss, classes: Tensor) -> None:
         self._loss, self._value_and_grad, self._classes = loss, _GRADIENTS[loss], OfRows(classes)
+        self._gradient = _GRADIENTS_ALONE.get(loss)
 
     def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(A,) values, with a graph where the logits have one."""
@@ -47,6 +55,12 @@ class Bound(ObjectiveWithGradient):
     def value_and_grad(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(A,) values and (A, K) gradients."""
         return self._value_and_grad(logits, self._classes(rows))
+
+    def gradient(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(A, K) gradients."""
+        if self._gradient is None:
+            return self._value_and_grad(logits, self._classes(rows))[1]
+        return self._gradient(logits, self._classes(rows))
 
 
 def for_batch(loss: LossName, batch: Batch) -> Objective:

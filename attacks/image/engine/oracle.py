@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -47,6 +48,10 @@ class ObjectiveWithGradient(ABC):
     @abstractmethod
     def value_and_grad(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(A, K) logits without a graph and their (A,) rows -> (A,) values and their (A, K) gradients."""
+
+    @abstractmethod
+    def gradient(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """The gradients that ``value_and_grad`` returns, in fewer kernels."""
 
 
 class OfRows:
@@ -116,7 +121,7 @@ class Oracle:
             TargetError: the output is NaN, or does not depend differentiably on the input, or the model raised.
         """
         x = x.detach().requires_grad_()
-        reduced = self.precision == "bf16"
+        reduced = self.precision != "full"
         with torch.enable_grad():
             # Full is what the caller computes in: training has an autocast of its own.
             with torch.autocast(x.device.type, torch.bfloat16) if reduced else nullcontext():
@@ -135,6 +140,21 @@ class Oracle:
                 logits[broken] = self.logits(x[broken].detach(), rows[broken])
         return logits, values.detach(), gradient
 
+    def logits_and_grad(self, x: Tensor, rows: Tensor, objective: ObjectiveWithGradient) -> tuple[Tensor, Tensor]:
+        """The same pass for a caller that wants the values of ``objective`` later, of several passes at once. It sees to it then that the
+        logits are ``finite``. In full precision only.
+
+        Raises:
+            TargetError: the output does not depend differentiably on the input, or the model raised.
+        """
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            outputs = self.target(self.images(x, rows))
+        logits = outputs.detach()
+        gradient = gradient_of(outputs, x, objective.gradient(logits, rows))
+        self.passes.spend(rows, forwards=1, backwards=1)
+        return logits, gradient
+
     def is_adversarial(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(B,) bool: the goal class is predicted, or, without goals, another class than the label. Never so on a target that is
         ``never_adversarial``, such as a surrogate: there an attack is to go on.
@@ -143,6 +163,16 @@ class Oracle:
             return torch.zeros_like(rows, dtype=torch.bool)
         predicted, wanted = logits.argmax(1), self._wanted(rows)
         return predicted != wanted if self.goals is None else predicted == wanted
+
+    def adversarial_among(self, logits: Tensor, rows: Tensor) -> Tensor | None:
+        """What ``is_adversarial`` returns, or None if no sample is: in most steps of most attacks none is, which takes a kernel to know."""
+        if self.target.never_adversarial:
+            return None
+        predicted, wanted = logits.argmax(1), self._wanted(rows)
+        if self.goals is None:
+            return None if torch.equal(predicted, wanted) else predicted != wanted
+        reached = predicted == wanted
+        return reached if bool(reached.any()) else None
 
 
 class TransformOracle(Oracle):
@@ -167,7 +197,7 @@ def gradient_of(values: Tensor, x: Tensor, upstream: Tensor | None = None, *, ag
     Args:
         values: a scalar, or as many numbers as ``upstream`` has.
         x: what to differentiate with respect to.
-        upstream: weights of ``values``.
+        upstream: weights of ``values``, of the same shape.
         again: keep the graph for another backward pass.
 
     Raises:
@@ -175,9 +205,10 @@ def gradient_of(values: Tensor, x: Tensor, upstream: Tensor | None = None, *, ag
     """
     if values.requires_grad:
         with model_errors_explained(x):
-            # Not torch's own grad_outputs: at its first use torch imports sympy, which takes .4 s in each process.
-            total = values if upstream is None else (values * upstream).sum()
-            (gradient,) = torch.autograd.grad(total, x, retain_graph=again or None, allow_unused=True)
+            if upstream is None:
+                (gradient,) = torch.autograd.grad(values, x, retain_graph=again or None, allow_unused=True)
+            else:
+                (gradient,) = _weighted_gradient()(values, x, upstream, again)
         if gradient is not None:
             return finite_or_zero(gradient)
     # Also where an operation is in the graph that has no backward pass, as those of int8 networks.
@@ -185,6 +216,31 @@ def gradient_of(values: Tensor, x: Tensor, upstream: Tensor | None = None, *, ag
         "the model's output has no gradient with respect to its input",
         fix="use a black-box attack, or give the non-differentiable stage a backward pass (BPDA)",
     )
+
+
+@functools.cache
+def _weighted_gradient() -> Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor | None, ...]]:
+    """``torch.autograd.grad`` with ``grad_outputs``, but for its comparison of shapes, for which torch imports sympy: .4 s in each process.
+
+    So the engine is called as ``grad`` does it. A torch that has another engine gets a sum of products, which takes five kernels more.
+    """
+
+    def by_engine(values: Tensor, x: Tensor, upstream: Tensor, again: bool) -> tuple[Tensor | None, ...]:
+        found: tuple[Tensor | None, ...] = torch.autograd.graph._engine_run_backward(
+            (values,), (upstream,), again, False, (x,), True, accumulate_grad=False
+        )
+        return found
+
+    def by_sum(values: Tensor, x: Tensor, upstream: Tensor, again: bool) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad((values * upstream).sum(), x, retain_graph=again or None, allow_unused=True)
+
+    one = torch.ones(1, requires_grad=True)
+    try:
+        with torch.enable_grad():
+            works = by_engine(one * 2, one, torch.ones(1), False) == (2,)
+    except (AttributeError, TypeError, RuntimeError):
+        works = False
+    return by_engine if works else by_sum
 
 
 def finite_or_zero(gradient: Tensor) -> Tensor:

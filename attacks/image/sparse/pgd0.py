@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
+from robustkd.attacks.image.engine.ascent import AttackState, GradientStep, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
@@ -65,7 +65,7 @@ class PGD0(Attack):
 
 
 @dataclass(frozen=True)
-class PGD0Step:
+class PGD0Step(GradientStep):
     """A step along the gradient itself; the loop projects it."""
 
     size: float

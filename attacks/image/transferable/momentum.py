@@ -22,6 +22,7 @@ from typing_extensions import override
 from robustkd.attacks.image.engine.ascent import (
     AttackState,
     GradientEstimator,
+    GradientStep,
     Search,
     SearchResult,
     Update,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MomentumStep:
+class MomentumStep(GradientStep):
     """One step along the accumulated gradient (``memory["momentum"]``)."""
 
     size: StepSize
