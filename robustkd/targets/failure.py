@@ -46,8 +46,8 @@ class _Explained(AbstractContextManager[None]):
         if inputs.ndim == 4 and inputs.shape[3] in (1, 3) and inputs.shape[1] not in (1, 3):
             fix = "images are (N, channels, height, width), and here the channels seem to come last: x.permute(0, 3, 1, 2)"
         elif (wanted := _wanted_channels(said, inputs)) is not None:
-            kind = "grey" if wanted == 1 else "colour"
-            fix = f"the model takes {kind} images: channels: {wanted} in the data (image-folder and stored have it), or convert them"
+            colours = "grey" if wanted == 1 else "colour"
+            fix = f"the model takes {colours} images: channels: {wanted} in the data (image-folder and stored have it), or convert them"
         raise TargetError(
             f"the model raised {type(error).__name__} on a batch of shape {tuple(inputs.shape)}{place_of(error)}: {said}",
             fix=fix,

@@ -203,6 +203,7 @@ def gradient_of(values: Tensor, x: Tensor, upstream: Tensor | None = None, *, ag
     Raises:
         TargetError: the values do not depend differentiably on ``x``, or the backward pass raised.
     """
+    gradient: Tensor | None
     if values.requires_grad:
         with model_errors_explained(x):
             if upstream is None:
