@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale verify-strength bench chaos chaos-cluster zoo exam docs clean
+.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-campaign verify-strength bench chaos chaos-cluster zoo exam docs clean
 
 install: $(STAMP)
 
@@ -56,6 +56,9 @@ bench-diffusion: install
 
 bench-scale: install
 	$(BIN)/python benchmarks/scale.py
+
+bench-campaign: install
+	$(BIN)/python benchmarks/campaign.py
 
 verify-strength: peers
 	@status=0; for name in published strength autoattacks; do \
