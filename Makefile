@@ -10,7 +10,7 @@ CPU_TORCH   ?= https://download.pytorch.org/whl/cpu
 ACCELERATOR ?= $(shell command -v nvidia-smi rocminfo xpu-smi)
 TORCH       := $(shell grep -ohE '"torch(vision)?>=[^"]+"' setup.py | sort -u)
 
-.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale verify-strength bench chaos chaos-cluster zoo exam docs clean
+.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-campaign verify-strength bench chaos chaos-cluster zoo exam docs clean
 
 install: $(STAMP)
 
@@ -71,6 +71,9 @@ bench-diffusion: install
 
 bench-scale: install
 	$(BIN)/python benchmarks/scale.py
+
+bench-campaign: install
+	$(BIN)/python benchmarks/campaign.py
 
 verify-strength: peers
 	@status=0; for name in published strength autoattacks; do \
