@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from robustkd import plugins
 from robustkd.contracts import BaseTarget, Defense, FitContext, GenerativeTarget, TargetError, ThreatModel, UsageError
@@ -14,6 +14,9 @@ from robustkd.contracts.devices import device_named
 from robustkd.contracts.target import of_kind
 from robustkd.lazy import nn
 from robustkd.targets import CausalLMTarget, load_target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MAX_NEW_TOKENS = 128
 """The most tokens of an answer of a model of transformers, as of ``causal-lm``."""
@@ -79,7 +82,7 @@ def _from_transformers(model: Any, tokenizer: Any) -> CausalLMTarget:
             "the model is quantised, through which gradients and embeddings are not what they seem",
             fix="give it dequantised (model.dequantize()), or serve it and use chat-endpoint",
         )
-    return CausalLMTarget(model, tokenizer, max_new_tokens=MAX_NEW_TOKENS)
+    return CausalLMTarget(cast("PreTrainedModel", model), tokenizer, max_new_tokens=MAX_NEW_TOKENS)
 
 
 def _from_place(place: Path, answers: Path, threat: ThreatModel, seed: int) -> GenerativeTarget:

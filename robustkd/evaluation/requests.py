@@ -50,8 +50,8 @@ def requests_of(x: Any, beginnings: Any = None, *, what: str = "requests") -> Pr
         return x.validated(what, max(1, int(x.labels.max(initial=0)) + 1))
     if hasattr(x, "columns") and hasattr(x, "to_dict"):
         x = x.to_dict("records")
-    rows = [x] if isinstance(x, str) else list(x)
-    rows = [{"prompt": row} if isinstance(row, str) else row for row in rows]
+    given_rows: list[Any] = [x] if isinstance(x, str) else list(x)
+    rows: list[Any] = [{"prompt": row} if isinstance(row, str) else row for row in given_rows]
     if not rows or not all(isinstance(row, Mapping) and isinstance(row.get("prompt"), str) and row["prompt"] for row in rows):
         raise DataError(f"{what} are no texts", fix="give a list of texts, or of mappings such as {'prompt': .., 'target': ..}")
     if beginnings is not None:
