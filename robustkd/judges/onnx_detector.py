@@ -5,7 +5,8 @@
     complied = a found place's class is the concept, or accepted for it
 
 This is the output of YOLOv8 and of what is trained like it. An image is brought to a square by black pixels on the right and at the
-bottom, then to the input's size, as NudeNet does it. A place that a better one overlaps is left out whatever its class is.
+bottom, then to the input's size, as NudeNet does it. A place that a better one overlaps is left out whatever its class is. NudeNet's
+package shows its network blue before red, whatever its code seems to say; the numbers that people report are of that.
 
 Source: Bedapudi: NudeNet (2019, version 3.4 of 2024); Jocher et al.: Ultralytics YOLOv8 (2023); the concepts and the judge of nudity in
 Zhang et al.: To generate or not? (ECCV 2024), arXiv:2310.11868.
@@ -69,6 +70,10 @@ class OnnxDetectorParams(Params):
     overlap: float = Field(
         0.45, ge=0, le=1, description="share of common area above which the weaker of two places is left out"
     )
+    channels: Literal["rgb", "bgr"] | None = Field(
+        None,
+        description="order of the channels that it takes; null: bgr with NudeNet's classes, as its package has it, else rgb",
+    )
     size: int | None = Field(None, ge=1, description="side of its input in pixels, where the file leaves it open")
 
 
@@ -119,13 +124,18 @@ class OnnxDetector(Judge):
                     fix="take another judge",
                 )
             height, width = (side * length / max(image.shape[1:]) for length in image.shape[1:])
-            output = torch.from_numpy(self._network(squared(image, side))).float()[0]
+            output = torch.from_numpy(self._network(self._ordered(squared(image, side)))).float()[0]
             require_finite(output, "the output of the judge's detector", "pictures")
             boxes, scores = self._split(output)
             best, classes = scores.max(1)
             kept = strongest(clipped(boxes, height, width), best, p.confidence, p.overlap)
             found.append(set(classes[kept].tolist()))
         return found
+
+    def _ordered(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) with the channels in the detector's order."""
+        order = self.params.channels or ("bgr" if self.params.classes == "nudenet" else "rgb")
+        return images.flip(1) if order == "bgr" else images
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """(A, 4) boxes and (A, K) scores of a detector's output, whichever way it lies."""

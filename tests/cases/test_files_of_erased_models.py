@@ -22,7 +22,11 @@ State = dict[str, torch.Tensor]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place: Path = tmp_path_factory.mktemp("models") / "model"
-    return stable_diffusion(place)
+    stable_diffusion(place)
+    diffusers.DDIMScheduler(clip_sample=False, steps_offset=1).save_pretrained(
+        place / "scheduler"
+    )  # as Stable Diffusion has it
+    return place
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +125,12 @@ def test_what_does_not_fit_is_named(folder: Path, erased: State, tmp_path: Path)
 
 def test_lora_weights_draw_as_diffusers_does_with_them(folder: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
-    theirs = pipeline(folder)
+    trained, theirs = pipeline(folder), pipeline(folder)
     torch.manual_seed(2)
-    theirs.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    layers = peft.get_peft_model_state_dict(theirs.unet)
+    trained.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = peft.get_peft_model_state_dict(trained.unet)
     diffusers.StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers, weight_name="lora.safetensors")
+    theirs.load_lora_weights(tmp_path, weight_name="lora.safetensors")
     ours = drawn(folder, lora=tmp_path / "lora.safetensors")
     torch.testing.assert_close(ours, as_diffusers_draws(theirs), atol=1e-5, rtol=0)  # merged here, added there
     assert not torch.equal(ours, drawn(folder))

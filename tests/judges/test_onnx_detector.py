@@ -67,6 +67,14 @@ def test_detections_by_hand(tmp_path: Path) -> None:
     assert turned.detections([picture(*rows, turned=True)]) == [{0, 1}]
 
 
+def test_the_order_of_the_channels(tmp_path: Path) -> None:
+    """Here the first channel holds the centres, the last one the scores."""
+    file, image = reading_pixels(tmp_path / "d.onnx"), picture(*APART, (0.9, 0.1), (0.1, 0.3))
+    turned = image.flip(0)
+    assert judge(file, classes=["cat", "dog"], channels="bgr").detections([turned]) == [{0, 1}]
+    assert judge(file, classes=["cat", "dog"]).detections([turned]) != [{0, 1}]
+
+
 def test_what_it_cannot_judge_is_named(tmp_path: Path) -> None:
     file = reading_pixels(tmp_path / "d.onnx")
     image = picture(*APART, (0.9, 0.1), (0.1, 0.3))
