@@ -26,7 +26,7 @@ def merge_lora(parts: nn.ModuleDict, tokenizer: Any, scheduler: Any, file: Path,
     except ImportError as error:
         raise TargetError("LoRA files need peft", fix="pip install peft") from error
     named: Any = parts
-    pipeline = diffusers.StableDiffusionPipeline(
+    pipeline: Any = diffusers.StableDiffusionPipeline(
         vae=getattr(named, "vae", None),
         text_encoder=named["text_encoder"],
         tokenizer=tokenizer,
