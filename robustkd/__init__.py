@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from robustkd.application.campaign import compare, load, report, run, samples
     from robustkd.application.progress import Progress
     from robustkd.campaigns.comparison.compare import ComparedCampaigns
+    from robustkd.evaluation.prompt_reports import PromptAttackReport, PromptEvaluationReport
     from robustkd.scoring.results import Results
     from robustkd.targets.user_model import load_model
 
@@ -24,6 +25,7 @@ _HOMES = {
     "robustkd.application.campaign": ("compare", "load", "report", "run", "samples"),
     "robustkd.application.progress": ("Progress",),
     "robustkd.campaigns.comparison.compare": ("ComparedCampaigns",),
+    "robustkd.evaluation.prompt_reports": ("PromptAttackReport", "PromptEvaluationReport"),
     "robustkd.scoring.results": ("Results",),
     "robustkd.targets.user_model": ("load_model",),
 }
@@ -33,6 +35,8 @@ __all__ = [
     "ComparedCampaigns",
     "EvaluationReport",
     "Progress",
+    "PromptAttackReport",
+    "PromptEvaluationReport",
     "Results",
     "__version__",
     "attack",

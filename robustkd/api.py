@@ -1,6 +1,7 @@
-"""The Python interface for notebooks: attack or evaluate any ``nn.Module`` that takes images in [0, 1].
+"""The Python interface for notebooks: attack or evaluate any ``nn.Module`` that takes images in [0, 1], or any model that answers.
 
 found = robustkd.attack("pgd", model, x, y, norm="linf", eps=8 / 255, steps=20)
+found = robustkd.attack("gcg", (model, tokenizer), ["Tell me .."], judges="refusal-match", steps=50)
 report = robustkd.evaluate(model, x, y, attacks=["pgd", {"kind": "pgd", "loss": "margin"}], norm="linf", eps=8 / 255)
 report = robustkd.audit(model, x, y, norm="linf", eps=8 / 255, level="thorough")
 """
@@ -11,7 +12,8 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, get_args, overload
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from robustkd.contracts import (
     Norm,
     PixelBudget,
     Precision,
+    Prompts,
     Target,
     TargetError,
     ThreatModel,
@@ -62,11 +65,14 @@ from robustkd.evaluation.images import (
     with_clean_logits,
 )
 from robustkd.evaluation.judging import ImageOutcome, clean_shares
+from robustkd.evaluation.prompt_reports import PromptAttackReport, PromptEvaluationReport
 from robustkd.evaluation.reports import TURN, AttackReport, EvaluationReport
+from robustkd.evaluation.requests import Judges, are_requests
 from robustkd.evaluation.saved import Attacked
 from robustkd.lazy import nn, torch
 from robustkd.normalisation.constants import Constants
 from robustkd.normalisation.unit import Unit
+from robustkd.prompt_api import Asked, attack_requests, evaluate_requests
 from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
@@ -108,11 +114,60 @@ def _one_at_a_time(call: Callable[Arguments, Report]) -> Callable[Arguments, Rep
     return alone
 
 
-@_one_at_a_time
+@overload
+def attack(
+    attack: AttackLike,
+    /,
+    model: Any,
+    x: str | Sequence[str] | Sequence[Mapping[str, Any]] | Prompts,
+    y: Sequence[str] | None = ...,
+    *,
+    seed: int = ...,
+    batch_size: int = ...,
+    models: Mapping[str, Any] | None = ...,
+    tokenizer: Any = ...,
+    attempts: int | None = ...,
+    judges: Judges = ...,
+    benign: Any = ...,
+    answers: str | Path | None = ...,
+    params: Mapping[str, Any] | None = ...,
+    **more: Any,
+) -> PromptAttackReport: ...
+
+
+@overload
 def attack(
     attack: AttackLike,
     /,
     model: nn.Module | Target,
+    x: Any,
+    y: Any = ...,
+    *,
+    norm: Norm = ...,
+    eps: float | Tensor | None = ...,
+    where: Region | Mapping[str, Any] | None = ...,
+    budget: Budget | None = ...,
+    goals: Tensor | np.ndarray | Sequence[int] | None = ...,
+    seed: int = ...,
+    batch_size: int = ...,
+    precision: Precision = ...,
+    models: Mapping[str, nn.Module | BaseTarget] | None = ...,
+    fit_data: Any = ...,
+    normalise: Normalisation | None = ...,
+    classes: Sequence[int] | None = ...,
+    restrict: bool | None = ...,
+    success: Success | None = ...,
+    bounds: tuple[Any, Any] | None = ...,
+    params: Mapping[str, Any] | None = ...,
+    **more: Any,
+) -> AttackReport: ...
+
+
+@_one_at_a_time
+def attack(
+    attack: AttackLike,
+    /,
+    model: Any,
     x: Any,
     y: Any = None,
     *,
@@ -131,20 +186,28 @@ def attack(
     restrict: bool | None = None,
     success: Success | None = None,
     bounds: tuple[Any, Any] | None = None,
+    tokenizer: Any = None,
+    attempts: int | None = None,
+    judges: Judges = None,
+    benign: Any = None,
+    answers: str | Path | None = None,
     params: Mapping[str, Any] | None = None,
     **more: Any,
-) -> AttackReport:
-    """Attack ``model`` on the samples (x, y).
+) -> AttackReport | PromptAttackReport:
+    """Attack ``model`` on the samples (x, y), or on the requests x.
 
     Args:
         attack: an attack plug-in, such as ``pgd``, ``cw-l2`` or ``torchattacks:PGD`` (``robustkd list attacks``), a mapping of its
             ``kind`` and its parameters, or an attack of one's own, with its parameters.
         model: (N, C, H, W) in [0, 1] -> (N, K) logits, or what they are made of: probabilities, one logit of two classes, or a tuple, a
             mapping or an object that holds them (the log says what was taken). It is used where it is, in evaluation mode, and left as
-            found.
+            found. Where requests are attacked, a causal language model of transformers with ``tokenizer`` or as (model, tokenizer), a
+            folder, or a mapping, a defense's ``kind`` and parameters: ``{"kind": "chat-endpoint", "base_url": .., "model": ..}``.
         x: (N, C, H, W) images in [0, 1], or (N, *shape) inputs of any kind within ``bounds``: a tensor, an array or a list; or without
-            ``y`` a ``DataLoader`` or data set of torch or Hugging Face, which gives images (in [0, 1], or bytes) and labels.
-        y: (N,) integer labels; with ``success`` (N, L), 0 or 1, or the classes (N,) that a data set with a ``success`` has of them.
+            ``y`` a ``DataLoader`` or data set of torch or Hugging Face, which gives images (in [0, 1], or bytes) and labels. Or N requests:
+            texts, or mappings or a data frame with ``prompt`` and other columns of such data (``target``, ``system``, ``prefill`` ..).
+        y: (N,) integer labels; with ``success`` (N, L), 0 or 1, or the classes (N,) that a data set with a ``success`` has of them. Of
+            requests, N beginnings of answers that comply, which searches aim at; "Sure, here is" by default.
         norm, eps: the budget, in pixel units or those of ``bounds``; eps may be (N,), one for each sample; 8/255 by default, and in a
             patch the whole range of pixels. A minimum-norm attack is judged against it.
         where: the only pixels that may change: ``{"patch": 5, "place": "worst"}`` (or ``"random"``, or ``(top, left)``),
@@ -158,7 +221,8 @@ def attack(
             except that a model that draws random numbers draws others.
         precision: ``bf16`` takes the gradients of robustkd's own fixed-budget attacks, but not of ``autoattack``, in bfloat16, for
             devices that are faster in it. Every success is looked at again in the model's own precision.
-        models: other models, by the names that the attack's parameters (``transfer``) or the budget give them.
+        models: other models, by the names that the attack's parameters (``transfer``, ``pair``), a judge's, a guard's or the budget give
+            them; each may be anything that ``model`` may be.
         fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
         normalise: what the model wants done with the pixels first: the name of the usual constants (``imagenet``, ``cifar10`` ..) or
             a pair of mean and std, with a number for each channel. eps stays a distance between pixels.
@@ -169,6 +233,12 @@ def attack(
         bounds: the lowest and the highest valid input, where that is not [0, 1]: ``(-1, 1)``, ``(0, 255)``, or two lists or tensors that
             broadcast over a sample's shape, such as the ranges of F features. x, eps, the distances and the inputs found are then in this
             unit. An attack's own parameters and what the checks tell are in units of the widest range.
+        tokenizer: of a language model of transformers.
+        attempts: of requests, how many answers to each may be judged (20 by default).
+        judges: of requests, one or several, the first decides: names, mappings of ``kind`` and parameters, or functions ``(requests,
+            outputs) -> verdicts``; of language models ``refusal-classifier`` and ``refusal-match`` by default.
+        benign: harmless requests, as x: how useful the model is. Without them no verdict is ``credible``.
+        answers: a folder where the answers of a served model are kept, so that no call asks for them again.
         params: the attack's own parameters (``robustkd describe NAME``), also those that are called as an argument of this
             function is: ``attack("fmn", .., norm="linf", params={"norm": "l2"})``.
         more: the attack's own parameters by keyword: ``attack("pgd", .., steps=40)``.
@@ -177,6 +247,12 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
+    if are_requests(x):
+        of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
+        _refuse_settings_of_images(norm, precision, of_images)
+        asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
+        return attack_requests(with_params(attack, params or {}, more), asked)
+    _refuse_settings_of_requests(tokenizer, attempts, judges, benign, answers)
     x, y, names = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x, names)
     plugin = _with_models(attack_of(with_params(attack, params or {}, more)), models, x, batch_size, view)
@@ -190,11 +266,11 @@ def attack(
 
 @_one_at_a_time
 def evaluate(
-    model: nn.Module | Target,
+    model: Any,
     x: Any,
     y: Any = None,
     *,
-    attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
+    attacks: AttackLike | Sequence[AttackLike] | None = None,
     norm: Norm = "linf",
     eps: float | Tensor | None = None,
     where: Region | Mapping[str, Any] | None = None,
@@ -212,12 +288,17 @@ def evaluate(
     restrict: bool | None = None,
     success: Success | None = None,
     bounds: tuple[Any, Any] | None = None,
-) -> EvaluationReport:
+    tokenizer: Any = None,
+    attempts: int | None = None,
+    judges: Judges = None,
+    benign: Any = None,
+    answers: str | Path | None = None,
+) -> EvaluationReport | PromptEvaluationReport:
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
         model, x, y, norm, where, budget, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success,
-            bounds: as for ``attack``.
+            bounds, tokenizer, attempts, judges, benign, answers: as for ``attack``.
         eps: as for ``attack``; of samples that have an eps each there are no checks, so ask for ``level="none"``.
         attacks: one or several: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its
             name and the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike
@@ -230,6 +311,12 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
+    if are_requests(x):
+        of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
+        _refuse_settings_of_images(norm, precision, of_images)
+        asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
+        return evaluate_requests(asked, attacks, level=level, samples=samples)
+    _refuse_settings_of_requests(tokenizer, attempts, judges, benign, answers)
     x, y, names = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x, names)
     evaluator = _make_evaluator(
@@ -237,7 +324,7 @@ def evaluate(
     )
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
-        for name, plugin in labelled(several(attacks), evaluator.threat).items()
+        for name, plugin in labelled(several(DEFAULT_ATTACKS if attacks is None else attacks), evaluator.threat).items()
     }
     checks = _checks(level, samples, eps)
     with frozen(evaluator.target.module):
@@ -246,11 +333,11 @@ def evaluate(
 
 @_one_at_a_time
 def audit(
-    model: nn.Module | Target,
+    model: Any,
     x: Any,
     y: Any = None,
     *,
-    attacks: AttackLike | Sequence[AttackLike] = DEFAULT_ATTACKS,
+    attacks: AttackLike | Sequence[AttackLike] | None = None,
     norm: Norm = "linf",
     eps: float | None = None,
     where: Region | Mapping[str, Any] | None = None,
@@ -268,21 +355,32 @@ def audit(
     restrict: bool | None = None,
     success: Success | None = None,
     bounds: tuple[Any, Any] | None = None,
+    tokenizer: Any = None,
+    attempts: int | None = None,
+    judges: Judges = None,
+    benign: Any = None,
+    answers: str | Path | None = None,
     attack: AttackLike | Sequence[AttackLike] | None = None,
-) -> EvaluationReport:
+) -> EvaluationReport | PromptEvaluationReport:
     """Check whether the robust accuracy of ``model`` under ``attacks`` can be believed: run every check of ``level`` and its remedies.
 
     Unlike ``evaluate`` it goes on where an attack fails; the failure is reported (``EvaluationReport.failed``).
 
     Args:
         model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict,
-            success, bounds: as for ``attack``.
+            success, bounds, tokenizer, attempts, judges, benign, answers: as for ``attack``.
         attacks, level, samples: as for ``evaluate``.
         attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
     """
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
+    if are_requests(x):
+        of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
+        _refuse_settings_of_images(norm, precision, of_images)
+        asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
+        return evaluate_requests(asked, attacks, level=level, samples=samples, goes_on=True)
+    _refuse_settings_of_requests(tokenizer, attempts, judges, benign, answers)
     x, y, names = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x, names)
     evaluator = _make_evaluator(
@@ -290,7 +388,7 @@ def audit(
     )
     used = {
         name: _with_models(plugin, models, x, batch_size, view)
-        for name, plugin in labelled(several(attacks), evaluator.threat).items()
+        for name, plugin in labelled(several(DEFAULT_ATTACKS if attacks is None else attacks), evaluator.threat).items()
     }
     checks = _checks(level, samples, eps)
     evaluations: dict[str, Evaluation] = {}
@@ -304,6 +402,26 @@ def audit(
             except TargetError as error:
                 failed[name] = f"failed: {error}"
         return _report(evaluator, used, evaluations, checks, failed)
+
+
+_OF_IMAGES = ("eps", "where", "budget", "goals", "fit_data", "normalise", "classes", "restrict", "success", "bounds")
+_OF_REQUESTS = ("tokenizer", "attempts", "judges", "benign", "answers")
+
+
+def _refuse_settings_of_images(norm: str, precision: str, given: Sequence[Any]) -> None:
+    named = [name for name, value in zip(_OF_IMAGES, given, strict=True) if value is not None]
+    named += ["norm"] * (norm != "linf") + ["precision"] * (precision != "full")
+    if named:
+        raise UsageError(
+            f"{', '.join(named)}: of images, and here requests are attacked", fix="leave it out; the budget is attempts=20"
+        )
+
+
+def _refuse_settings_of_requests(*given: Any) -> None:
+    if named := [name for name, value in zip(_OF_REQUESTS, given, strict=True) if value is not None]:
+        raise UsageError(
+            f"{', '.join(named)}: of requests, and x are no texts", fix="give a list of texts as x, or leave it out"
+        )
 
 
 @dataclass(frozen=True)

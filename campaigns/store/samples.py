@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from safetensors.numpy import load, save
 from robustkd.campaigns.store.store import PERTURBATIONS, Entry
 from robustkd.contracts import Transcript
 from robustkd.evaluation.judging import ImageOutcome, Outcome, PromptOutcome
+from robustkd.evaluation.transcripts import read_transcripts, transcript_lines
 
 SAMPLES, TRANSCRIPTS = "samples.parquet", "transcripts.jsonl"
 _TYPES = {pa.int64(): np.int64, pa.float32(): np.float32, pa.float64(): np.float64}
@@ -74,21 +74,6 @@ def write(
         (folder / PERTURBATIONS).write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
     if transcripts:
         (folder / TRANSCRIPTS).write_text(transcript_lines(transcripts), encoding="utf-8")
-
-
-def transcript_lines(transcripts: Sequence[Transcript]) -> str:
-    """The transcripts as JSON, one line for each."""
-    return "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in transcripts)
-
-
-def read_transcripts(content: bytes) -> tuple[Transcript, ...]:
-    """The inverse of ``transcript_lines``, in UTF-8.
-
-    Raises:
-        ValueError, TypeError, RecursionError: it is something else.
-    """
-    # Not splitlines: an answer may hold characters that it takes for the end of a line.
-    return tuple(Transcript(**json.loads(line)) for line in content.decode("utf-8").split("\n") if line)
 
 
 def read(entry: Entry) -> AttackRecord:

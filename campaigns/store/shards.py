@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from robustkd.campaigns.store.durable import write_bytes
-from robustkd.campaigns.store.samples import read_transcripts, transcript_lines
 from robustkd.evaluation.images import Evaluation, OutcomeType
 from robustkd.evaluation.judging import Outcome
+from robustkd.evaluation.transcripts import read_transcripts, transcript_lines
 from robustkd.lazy import torch
 
 _HASH = sha256().digest_size

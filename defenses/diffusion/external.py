@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError, UsageError
+from robustkd.contracts.params import AddedLater
+from robustkd.defenses.diffusion.lora_file import merge_lora
+from robustkd.defenses.diffusion.part_file import load_part
 from robustkd.lazy import nn
 from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 from robustkd.targets.text_to_image import TextToImageTarget, dtype_named, require_diffusers, scheduler_class
 
 _WEIGHTED = ("unet", "text_encoder", "vae")
 _OTHER_PARTS = ("text_encoder_2", "text_encoder_3", "transformer", "prior")
+_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 _CONVERT = (
     "convert it once, on a machine where you trust it: StableDiffusionPipeline.from_pretrained(..)"
     ".save_pretrained(.., safe_serialization=True)"
@@ -32,9 +36,18 @@ class TextToImageParams(Params):
         None, description="of the hub's repository; name one, so that the model cannot change under you"
     )
     unet: CampaignPath | None = Field(
-        None, description="a folder with another UNet (config.json, safetensors), such as an erased one"
+        None,
+        description="another UNet, such as an erased one: a folder (config.json, safetensors), or a file of its weights with diffusers' "
+        "names, .pt or .safetensors, as ESD and UnlearnDiffAtk publish them",
     )
     text_encoder: CampaignPath | None = Field(None, description="the same for the text encoder")
+    partial: Annotated[bool, AddedLater()] = Field(
+        False, description="whether these files may hold only the tensors that were changed; the others are the model's own"
+    )
+    lora: Annotated[CampaignPath | None, AddedLater()] = Field(
+        None, description="a safetensors file of LoRA weights, which are added to the model's own"
+    )
+    lora_scale: Annotated[float, AddedLater()] = Field(1.0, description="what the LoRA weights are multiplied with")
     precision: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the weights; half of them on CUDA")
     guidance: float = Field(7.5, ge=1, description="classifier-free guidance to draw with")
     steps: int = Field(50, ge=1, description="of drawing")
@@ -64,7 +77,9 @@ class TextToImage(Defense):
         """
         p = self.params
         found = [] if p.folder is None else _pipeline_files(p.folder)
-        return [*found, *(file for other in (p.unet, p.text_encoder) if other is not None for file in _part_files(other))]
+        others = [other for other in (p.unet, p.text_encoder) if other is not None]
+        found += [] if p.lora is None else [_lora_file(p.lora)]
+        return [*found, *(file for other in others for file in ([other] if _is_weights(other) else _part_files(other)))]
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Load it.
@@ -97,9 +112,12 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
     source, options = str(p.folder or p.hub), {} if p.revision is None else {"revision": p.revision}
 
     def part(kind: Any, name: str, instead: Path | None = None) -> Any:
-        if instead is not None:
+        if instead is not None and not instead.is_file():
             return pretrained_network(kind, instead, use_safetensors=True)
-        return pretrained_network(kind, source, subfolder=name, use_safetensors=True, **options)
+        network = pretrained_network(kind, source, subfolder=name, use_safetensors=True, **options)
+        if instead is not None:
+            load_part(network, instead, partial=p.partial)
+        return network
 
     parts: dict[str, nn.Module] = {
         "unet": part(diffusers.UNet2DConditionModel, "unet", p.unet),
@@ -112,7 +130,19 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
     settings = diffusers.DDIMScheduler.load_config(source, subfolder="scheduler", **options)
     scheduler = scheduler_class(settings["_class_name"]).from_config(settings)
     module = nn.ModuleDict(parts)
+    if p.lora is not None:
+        merge_lora(module, tokenizer, scheduler, p.lora, p.lora_scale)
     return TextToImageTarget(module, tokenizer.backend_tokenizer, special, scheduler, guidance=p.guidance, steps=p.steps)
+
+
+def _lora_file(file: Path) -> Path:
+    if not file.is_file() or file.suffix != ".safetensors":
+        raise UsageError(f"{file} is no safetensors file of LoRA weights", fix="give the file that save_lora_weights wrote")
+    return file
+
+
+def _is_weights(place: Path) -> bool:
+    return place.is_file() and place.suffix in _WEIGHTS
 
 
 def _pipeline_files(folder: Path) -> list[Path]:
@@ -157,8 +187,8 @@ def _refuse_other_pipelines(folder: Path, index: str) -> None:
 def _part_files(folder: Path) -> list[Path]:
     if folder.is_file():
         raise UsageError(
-            f"{folder} is a file, where the folder of a part is meant",
-            fix="load it into the part on a machine where you trust it, and write that: unet.load_state_dict(..), unet.save_pretrained(..)",
+            f"{folder} is neither the folder of a part nor a file of its weights",
+            fix=f"give a folder as save_pretrained writes it, or a file: {', '.join(_WEIGHTS)}",
         )
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} has no config.json", fix="copy the part whole, as save_pretrained writes it")

@@ -11,7 +11,7 @@ from robustkd.cli.one_model import allowed, given, images, loaded_model, one_mod
 from robustkd.cli.options import batch_size_option, console, json_option, print_reserved
 
 if TYPE_CHECKING:
-    from robustkd.api import EvaluationReport
+    from robustkd.api import EvaluationReport, PromptEvaluationReport
 
 
 @click.command("audit")
@@ -87,7 +87,7 @@ def command(
         raise click.exceptions.Exit(3)
 
 
-def _print(report: EvaluationReport) -> None:
+def _print(report: EvaluationReport | PromptEvaluationReport) -> None:
     from rich.table import Table
     from rich.text import Text
 

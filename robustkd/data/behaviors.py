@@ -18,6 +18,8 @@ from robustkd.data.tables import read_table
 from robustkd.data.text import comparable
 
 COLUMNS = ("prompt", "role", "target", "response", "refusal", "answer", "prefill")
+BEGINNING = "Sure, here is"
+"""How an answer that complies begins, where nobody says it."""
 _PASSED_ON = COLUMNS[2:]
 _SYSTEM = "system"
 
@@ -89,7 +91,7 @@ class BehaviorsParams(Params):
         "text is seen by comparing it, not by whether it refuses; judge: the campaign's judges can do that",
     )
     targets: CampaignPath | None = Field(None, description="HarmBench's JSON file of targets, by BehaviorID")
-    target: str = Field("Sure, here is", description="how an answer that complies begins, where the file does not say")
+    target: str = Field(BEGINNING, description="how an answer that complies begins, where the file does not say")
     refusal: str = Field("I'm sorry, but I can't help with that.", description="the answer to learn, where the file has none")
 
 

@@ -7,18 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from robustkd import plugins
-from robustkd.contracts import Attack, BaseAttack, Params, ThreatModel, UsageError
+from robustkd.contracts import Attack, BaseAttack, Modality, Params, PromptAttack, ThreatModel, UsageError
 from robustkd.contracts.json_value import JsonValue
 from robustkd.plugins.nested import PluginSpec
 
-AttackLike = str | Mapping[str, Any] | Attack | Callable[..., Any]
+AttackLike = str | Mapping[str, Any] | BaseAttack | Callable[..., Any]
 """``"pgd"``, ``{"kind": "pgd", "steps": 40}``, an attack of one's own, or a function ``(model, x, y, eps) -> x_adv``."""
 DEFAULT_ATTACKS: tuple[AttackLike, ...] = ("fgsm", "pgd", {"kind": "pgd", "loss": "margin"})
+DEFAULT_PROMPT_ATTACKS: tuple[AttackLike, ...] = ("direct", "human-jailbreaks", "best-of-n")
+"""Of models that answer: what every one of them can be asked, also one that is only served. A local one is to be searched on as well."""
 IN_A_CAMPAIGN = (
-    "language models and text-to-image models are attacked in a campaign, where a judge reads their answers: "
+    "language models and text-to-image models are attacked in Python, robustkd.attack('gcg', model, requests), or in a campaign: "
     "'robustkd init language-model FILE' or 'robustkd init unlearning FILE' writes one"
 )
-"""Where somebody is sent who attacks a model that answers requests."""
+"""Where somebody is sent who attacks a model that answers requests as if it took images."""
 
 
 def with_params(attack: AttackLike, params: Mapping[str, Any], more: Mapping[str, Any]) -> AttackLike:
@@ -30,7 +32,7 @@ def with_params(attack: AttackLike, params: Mapping[str, Any], more: Mapping[str
             f"{', '.join(twice)} of params: given already", fix="name each parameter once, and the attack by its name"
         )
     given = {**params, **more}
-    if isinstance(attack, Attack):
+    if isinstance(attack, BaseAttack):
         if given:
             raise UsageError(f"{', '.join(given)}: an attack of one's own has its parameters already")
         return attack
@@ -55,29 +57,23 @@ def several(attacks: AttackLike | Sequence[AttackLike]) -> Sequence[AttackLike]:
     Raises:
         UsageError: one of them is no attack.
     """
-    given = [attacks] if isinstance(attacks, str | Mapping | Attack) or callable(attacks) else attacks
+    given = [attacks] if isinstance(attacks, str | Mapping | BaseAttack) or callable(attacks) else attacks
     if not isinstance(given, Sequence):
         raise _no_attack(attacks)
     return [with_params(each, {}, {}) for each in given]
 
 
 def _is_function(attack: object) -> TypeGuard[Callable[..., Any]]:
-    return callable(attack) and not isinstance(attack, type | Attack)
+    return callable(attack) and not isinstance(attack, type | BaseAttack)
 
 
 def labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, Attack]:
-    """The attacks by labels, all different: those that read alike are numbered.
+    """The attacks on images by labels, all different: those that read alike are numbered.
 
     Raises:
         UsageError: there is none, or the result of one is judged under another threat model than ``threat``.
     """
-    used: dict[str, Attack] = {}
-    for spec in attacks:
-        label = _label(spec)
-        numbered = (f"{label} #{number}" for number in itertools.count(2))
-        used[next(name for name in (label, *itertools.islice(numbered, len(used))) if name not in used)] = attack_of(spec)
-    if not used:
-        raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
+    used = {label: attack_of(spec) for label, spec in labels(attacks).items()}
     for label, plugin in used.items():
         if (judged := plugin.threat_for(threat)) != threat:
             fix = "run it with robustkd.attack, or in a campaign, which reports each threat model by itself"
@@ -85,19 +81,56 @@ def labelled(attacks: Sequence[AttackLike], threat: ThreatModel) -> dict[str, At
     return used
 
 
+def labels(attacks: Sequence[AttackLike]) -> dict[str, AttackLike]:
+    """What is given, by labels that are all different: those that read alike are numbered.
+
+    Raises:
+        UsageError: there is none.
+    """
+    used: dict[str, AttackLike] = {}
+    for spec in attacks:
+        label = _label(spec)
+        numbered = (f"{label} #{number}" for number in itertools.count(2))
+        used[next(name for name in (label, *itertools.islice(numbered, len(used))) if name not in used)] = spec
+    if not used:
+        raise UsageError("no attack was named", fix="pass attacks=['pgd', ...]")
+    return used
+
+
 def attack_of(spec: AttackLike) -> Attack:
-    """The attack that a name or a mapping stands for.
+    """The attack on images that a name or a mapping stands for.
 
     Raises:
         UsageError: it is for prompts.
         PluginError: there is none of this name, or its parameters are wrong.
     """
-    if isinstance(spec, Attack):
+    made = _made(spec)
+    if not isinstance(made, Attack):
+        raise UsageError(f"attack '{made.name}' is for prompts, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
+    return made
+
+
+def prompt_attack_of(spec: AttackLike, modality: Modality) -> PromptAttack:
+    """The attack on requests that a name or a mapping stands for.
+
+    Raises:
+        UsageError: it is for images, or for models of another modality.
+        PluginError: there is none of this name, or its parameters are wrong.
+    """
+    made = _made(spec)
+    if not isinstance(made, PromptAttack) or modality not in made.modalities:
+        raise UsageError(
+            f"attack '{made.name}' is for {' and '.join(made.modalities)}, and here the model is asked by {modality}",
+            fix="see `robustkd list attacks`, or give images and a classifier of images",
+        )
+    return made
+
+
+def _made(spec: AttackLike) -> BaseAttack:
+    if isinstance(spec, BaseAttack):
         return spec
     assert isinstance(spec, str | Mapping)
     made: BaseAttack = plugins.make("attacks", {"kind": spec} if isinstance(spec, str) else spec)
-    if not isinstance(made, Attack):
-        raise UsageError(f"attack '{made.name}' is for prompts, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
     return made
 
 
@@ -105,7 +138,7 @@ def _label(spec: AttackLike) -> str:
     """The attack's name, with the parameters that a mapping names or that differ from an object's defaults."""
     if isinstance(spec, str):
         return spec
-    if isinstance(spec, Attack):
+    if isinstance(spec, BaseAttack):
         return _formatted(spec.name, _non_default(spec.params))
     assert isinstance(spec, Mapping)
     return _formatted(str(spec.get("kind", "")), {key: value for key, value in spec.items() if key != "kind"})

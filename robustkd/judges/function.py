@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,6 +23,17 @@ class FunctionJudge(Judge):
     Params = CodeParams
     modalities = ("text", "text-to-image")
     source = "the user's own function"
+    _function: Callable[..., Any] | None = None
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Self:
+        """The judge that a function is which is at hand."""
+        name = getattr(function, "__name__", type(function).__name__)
+        reference = f"{getattr(function, '__module__', None) or 'own'}:{name}"
+        made = cls(CodeParams.model_construct(code=reference, kwargs={}))
+        made._function = function
+        made.name = name
+        return made
 
     def files(self) -> list[Path]:
         """The function's source, which is part of the identity."""
@@ -37,7 +48,8 @@ class FunctionJudge(Judge):
         """
         p = self.params
         with raised_by(p.code, DataError):
-            said = np.asarray(p.function()(list(requests["prompt"]), list(outputs), **p.kwargs))
+            function = self._function or p.function()
+            said = np.asarray(function(list(requests["prompt"]), list(outputs), **p.kwargs))
         if said.shape != (len(outputs),):
             raise DataError(f"{p.code} returned {said.shape} for {len(outputs)} outputs", fix="return one verdict for each")
         return Judgements.of(said)

@@ -67,7 +67,7 @@ def shows(probabilities: Tensor, requests: Prompts, classes: Sequence[str], para
             f"the judge gives {probabilities.shape[1]} numbers for an image, and {len(classes)} classes are named",
             fix="name its classes, in its order: classes: [..]",
         )
-    sets = {concept: _places(concept, classes, params.accepted) for concept in dict.fromkeys(requests["concept"])}
+    sets = {concept: places_of(concept, classes, params.accepted) for concept in dict.fromkeys(requests["concept"])}
     counts = torch.zeros_like(probabilities, dtype=torch.bool)
     for row, concept in enumerate(requests["concept"]):
         counts[row, sets[concept]] = True
@@ -76,7 +76,12 @@ def shows(probabilities: Tensor, requests: Prompts, classes: Sequence[str], para
     return reached.any(1).cpu().numpy()
 
 
-def _places(concept: str, classes: Sequence[str], accepted: Mapping[str, Sequence[str]]) -> list[int]:
+def places_of(concept: str, classes: Sequence[str], accepted: Mapping[str, Sequence[str]]) -> list[int]:
+    """The places among ``classes`` of those that count as the concept.
+
+    Raises:
+        DataError: there is none, or something that is accepted is not among them.
+    """
     place_of = {comparable(name): place for place, name in enumerate(classes)}
     also = [name for key, names in accepted.items() if comparable(key) == comparable(concept) for name in names]
     missing = [name for name in also if comparable(name) not in place_of]

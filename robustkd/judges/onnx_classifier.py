@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import CampaignPath, Judge, Prompts, TargetError
 from robustkd.judges.labels import Classes, LabelParams, named, shows, sized
+from robustkd.judges.onnx_network import Layout, OnnxNetwork
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BATCH_SIZE = 16
-
 
 class OnnxClassifierParams(LabelParams):
     file: CampaignPath = Field(description="the ONNX file", examples=["judge.onnx"])
     classes: Classes = Field(description="names of its classes, in its order, or 'imagenet'", examples=[["church", "none"]])
-    layout: Literal["nchw", "nhwc"] = Field("nchw", description="where the channels of its input are")
+    layout: Layout = Field("nchw", description="where the channels of its input are")
     size: int | None = Field(None, ge=1, description="side of its input in pixels, where the file leaves it open")
     mean: tuple[float, ...] = Field((0.0,), description="subtracted from pixels in [0, 1], for each channel or for all")
     std: tuple[float, ...] = Field((1.0,), description="what they are then divided by")
@@ -57,21 +56,10 @@ class OnnxClassifier(Judge):
 
     def _scores(self, outputs: Sequence[Tensor]) -> Tensor:
         """(N, K) float32, the first output of the network for N images."""
-        p, (network_input,) = self.params, self._session.get_inputs()[:1]
-        batch, *sides = (side if isinstance(side, int) else None for side in network_input.shape)
-        channels, height, width = sides if p.layout == "nchw" else (sides[2], sides[0], sides[1])
+        p, (channels, height, width) = self.params, self._network.shape
         images = sized(outputs, (channels, p.size or height, p.size or width))
         mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (p.mean, p.std))
-        images = (images - mean) / std
-        if p.layout == "nhwc":
-            images = images.permute(0, 2, 3, 1)
-        try:
-            parts = [
-                self._session.run(None, {network_input.name: part.numpy()})[0] for part in images.split(batch or _BATCH_SIZE)
-            ]
-            scores = torch.from_numpy(np.concatenate(parts)).float()
-        except Exception as error:  # onnxruntime has no class of its own for what a file may raise
-            raise TargetError(f"{p.file} cannot judge images of {tuple(images.shape[1:])}: {error}") from error
+        scores = torch.from_numpy(self._network((images - mean) / std)).float()
         if scores.shape[:1] != (len(outputs),) or scores.dim() != 2:
             raise TargetError(
                 f"{p.file} returns {tuple(scores.shape)} for {len(outputs)} images",
@@ -80,14 +68,5 @@ class OnnxClassifier(Judge):
         return scores
 
     @cached_property
-    def _session(self) -> Any:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise TargetError("the judge onnx-classifier needs onnxruntime", fix="pip install 'robustkd[onnx]'") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        try:
-            return onnxruntime.InferenceSession(self.params.file, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise TargetError(f"{self.params.file} cannot be loaded: {error}", fix="check that it is an ONNX file") from error
+    def _network(self) -> OnnxNetwork:
+        return OnnxNetwork(self.params.file, self.params.layout, "onnx-classifier")

@@ -107,11 +107,13 @@ def test_another_kind_of_diffusion_model_is_refused_by_name_at_plan(
     ("given", "said"),
     [
         ("folder: esd.pt", "esd.pt is a single file"),
-        ("folder: model, unet: esd.pt", "esd.pt is a file, where the folder of a part"),
+        ("folder: model, unet: esd.onnx", "esd.onnx is neither the folder of a part nor a file of its weights"),
+        ("folder: model, lora: esd.pt", "esd.pt is no safetensors file of LoRA weights"),
     ],
 )
 def test_a_file_in_the_place_of_a_folder_is_told_at_plan(robustkd: Command, tmp_path: Path, given: str, said: str) -> None:
-    (tmp_path / "esd.pt").write_bytes(b"")
+    for name in ("esd.pt", "esd.onnx"):
+        (tmp_path / name).write_bytes(b"")
     for part in ("tokenizer", "scheduler", "unet", "text_encoder", "vae"):
         (tmp_path / "model" / part).mkdir(parents=True)
         for name in ("config.json", "vocab.json", "model.safetensors"):

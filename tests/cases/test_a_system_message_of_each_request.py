@@ -27,6 +27,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "direct": {},
     "human-jailbreaks": {},
     "best-of-n": {},
+    "encodings": {},
     "prefill": {},
     "random-prompt": {"tokens": 4},
     "gcg": {"tokens": 4, "steps": 1, "width": 4, "top_k": 4},

@@ -121,6 +121,7 @@ CHEAP = {
     "robustbench": None,  # its weights are on a remote drive; tests/defenses/test_robustbench.py makes some
     "external": None,  # it is whatever its code is
     "onnx-classifier": None,  # it is whatever its file is
+    "onnx-detector": None,  # so is it; tests/judges/test_onnx_detector.py makes some
     "causal-lm": None,  # its weights are on a hub; tests/defenses/test_text_training.py makes some
     "chat-endpoint": None,  # it is whatever its server is; tests/targets/test_chat_endpoint.py has one
     "clip-score": None,  # its weights are on a hub

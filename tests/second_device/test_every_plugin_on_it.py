@@ -14,6 +14,7 @@ CAMPAIGNS = [yaml.safe_load(file.read_text()) for file in sorted(Path(__file__).
 JUDGES = {
     "code": "it is the user's own",
     "onnx-classifier": "onnxruntime has devices of its own",
+    "onnx-detector": "onnxruntime has devices of its own",
     "refusal-classifier": "its encoder is on a hub",
 }
 
