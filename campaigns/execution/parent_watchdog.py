@@ -6,10 +6,14 @@ The child's standard input is a pipe that nobody writes to. It closes when the p
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: which signal this process is sent when the thread that started it has ended."""
 
 
 def environment() -> dict[str, str]:
@@ -19,6 +23,8 @@ def environment() -> dict[str, str]:
 
 def exit_with_parent() -> None:
     """Wait until standard input closes, then end this process and, where it leads a process group, the whole group."""
+    if sys.platform == "linux":  # a process that somebody has stopped can end by itself only when it is continued
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
     # Not sys.stdin: at exit its lock would be held by this thread. Nothing is ever written, so this waits for the end.
     os.read(0, 1)
     if os.getpgid(0) == os.getpid():

@@ -6,6 +6,7 @@ store, which all workers must see under the same path.
 
 from __future__ import annotations
 
+import time
 import uuid
 from asyncio import CancelledError
 from collections.abc import Iterator, Mapping
@@ -83,13 +84,17 @@ class DaskEngine(Engine):
         with _probe(Path(job.store)) as probe, connected(self.params, job.device) as (client, jobs):
             workers = Workers(client, jobs, self.params.scheduler_minutes, listener.noted)
             client.subscribe_topic(topic, lambda event: news.put(_Progress(*event[1])))
+            answers, looked = False, 0.0
+            done: list[Cell] = []
             try:
                 while True:
-                    answers = workers.look()
-                    if answers:
-                        for future in _abandoned(running, workers):
+                    # The answer comes from the scheduler, which has other things to do: not after each cell.
+                    if not answers or time.monotonic() - looked >= POLL_SECONDS:
+                        answers, looked = workers.look(), time.monotonic()
+                        for future in _abandoned(running, workers) if answers else ():
                             client.cancel([future])
                             self._lost(running.pop(future).cell, "it is gone", schedule, listener)
+                    if answers and client.status == "running":
                         while len(running) < workers.threads and (cell := self.next_cell(schedule)):
                             if cell.id in begun and store.path(cell.id).is_dir():  # it was lost after it had ended
                                 schedule.succeed(cell)
@@ -102,19 +107,22 @@ class DaskEngine(Engine):
                             begun.add(cell.id)
                             future.add_done_callback(lambda ended: news.put(_Ended(ended)))
                             listener.started(cell)
+                    # The next cells have begun before anybody is told of these, which takes as long as a small cell does.
+                    for cell in done:
+                        listener.succeeded(cell)
+                    done.clear()
                     pause = schedule.pause()
                     waits = pause is not None or (schedule.left and not (answers and workers.threads))
                     if self.out_of_time or not (running or waits):
                         return
-                    try:
-                        readable = news.get(timeout=POLL_SECONDS if pause is None else min(POLL_SECONDS, pause))
-                    except Empty:
-                        continue
-                    if isinstance(readable, _Ended):
-                        if ended := running.pop(readable.future, None):
-                            self._ended(ended.cell, readable.future, workers, schedule, listener)
-                    elif cell := next((one.cell for one in running.values() if one.cell.id == readable.cell_id), None):
-                        listener.progressed(cell, readable.epoch, readable.metrics)
+                    for item in _news_of(news, POLL_SECONDS if pause is None else min(POLL_SECONDS, pause)):
+                        if isinstance(item, _Ended):
+                            if (ended := running.pop(item.future, None)) and self._ended(
+                                ended.cell, item.future, workers, schedule, listener
+                            ):
+                                done.append(ended.cell)
+                        elif cell := next((one.cell for one in running.values() if one.cell.id == item.cell_id), None):
+                            listener.progressed(cell, item.epoch, item.metrics)
             finally:
                 _dismiss(client, job)
 
@@ -126,34 +134,44 @@ class DaskEngine(Engine):
     def _lost(self, cell: Cell, why: object, schedule: Schedule, listener: Listener) -> None:
         self.failed(cell, CellLost(f"its Dask worker was lost: {why}"), schedule, listener)
 
-    def _ended(self, cell: Cell, future: Future[Any], workers: Workers, schedule: Schedule, listener: Listener) -> None:
-        """Book what became of a cell.
+    def _ended(self, cell: Cell, future: Future[Any], workers: Workers, schedule: Schedule, listener: Listener) -> bool:
+        """Book what became of a cell; whether it is in the store, which the listener has yet to be told.
 
         One that a worker could not do goes back to the schedule while another may, and one of which nobody can say what became of it,
         because the scheduler has gone, too.
         """
         if future.status == "cancelled":
             schedule.again(cell, 0)
-            return
+            return False
         if future.status != "finished":
             self._lost(cell, future.exception() if future.status == "error" else future.status, schedule, listener)
-            return
+            return False
         try:
             outcome, error, worker = future.result()
         except (OSError, RuntimeError, CancelledError):
             schedule.again(cell, 0)
-            return
+            return False
         if isinstance(error, WorkerUnfit | IdentityError):
             workers.refused(cell, worker, error.message)
             if workers.fit(cell):
                 schedule.again(cell, 0)
-                return
+                return False
             error = type(error)(f"worker {worker}: {error.message}", fix=error.fix)
         if outcome == "done":
             schedule.succeed(cell)
-            listener.succeeded(cell)
-        else:
-            self.failed(cell, error if outcome == "failed" else self.too_long(), schedule, listener)
+            return True
+        self.failed(cell, error if outcome == "failed" else self.too_long(), schedule, listener)
+        return False
+
+
+def _news_of(queue: SimpleQueue[_Ended | _Progress], seconds: float) -> Iterator[_Ended | _Progress]:
+    """All that there is by now; where that is nothing, what comes within so many seconds."""
+    try:
+        yield queue.get(timeout=seconds)
+        while True:
+            yield queue.get_nowait()
+    except Empty:
+        return
 
 
 def _abandoned(running: Mapping[Future[Any], _Running], workers: Workers) -> list[Future[Any]]:
