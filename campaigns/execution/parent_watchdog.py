@@ -6,14 +6,20 @@ The child's standard input is a pipe that nobody writes to. It closes when the p
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: which signal this process is sent when the thread that started it has ended."""
+# Linux's prctl(PR_SET_PDEATHSIG): a child that somebody has stopped (SIGSTOP) is continued when the thread that started it ends, for it
+# can end by itself only while it runs. Before anything else, since importing takes seconds.
+_CONTINUED = "import sys, ctypes; sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, {signal:d})"
+
+
+def command(module: str) -> list[str]:
+    """The beginning of the command line of a child that runs ``main`` of ``module``; arguments may follow."""
+    code = f"{_CONTINUED.format(signal=signal.SIGCONT)}; from {module} import main; main()"
+    return [sys.executable, "-P", "-c", code]
 
 
 def environment() -> dict[str, str]:
@@ -23,8 +29,6 @@ def environment() -> dict[str, str]:
 
 def exit_with_parent() -> None:
     """Wait until standard input closes, then end this process and, where it leads a process group, the whole group."""
-    if sys.platform == "linux":  # a process that somebody has stopped can end by itself only when it is continued
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
     # Not sys.stdin: at exit its lock would be held by this thread. Nothing is ever written, so this waits for the end.
     os.read(0, 1)
     if os.getpgid(0) == os.getpid():

@@ -25,7 +25,7 @@ from robustkd.campaigns.results.attack_result import attack_result
 from robustkd.campaigns.results.collect import collect
 from robustkd.campaigns.results.data_summary import data_summary
 from robustkd.campaigns.results.failure import Failure
-from robustkd.campaigns.store.durable import unwritable, write_text
+from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
@@ -113,10 +113,19 @@ def _tracked_at(uri: str | None) -> Iterator[None]:
         del os.environ[VARIABLE]
 
 
-def report(campaign: Campaign, folder: Path, *, rejudge: bool = False) -> ReportFiles:
-    """Write the report of what is stored in ``folder``; ``rejudge`` as for ``collect``."""
+def report(campaign: Campaign, folder: Path, *, to: Path | None = None, rejudge: bool = False) -> ReportFiles:
+    """Write the report of what is stored in ``folder`` into that folder, or into ``to``; ``rejudge`` as for ``collect``.
+
+    Raises:
+        StoreError: there are no results, or the report cannot be written there.
+    """
     plan, results, evidence = _stored(campaign, folder, rejudge)
-    return _write_report(plan, results, folder, evidence)
+    if to is None or to.resolve() == folder.resolve():
+        return _write_report(plan, results, folder, evidence)
+    try:
+        return write_report(results, to, gallery_items(plan, Store(folder)), evidence)
+    except OSError as error:
+        raise _no_report(to, error) from error
 
 
 def printed(campaign: Campaign, folder: Path, form: str, *, rejudge: bool = False) -> str:
@@ -172,8 +181,15 @@ def _write_report(plan: Plan, results: Results, folder: Path, evidence: SampleEv
         files = write_report(results, folder, gallery_items(plan, Store(folder)), evidence)
         write_text(folder / REPORT_NOTE, _report_note(folder))
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise _no_report(folder, error) from error
     return files
+
+
+def _no_report(folder: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"the report cannot be written into {folder}: {error.strerror or error}",
+        fix="robustkd report CAMPAIGN --out RESULTS --to ANOTHER_FOLDER writes it elsewhere; finished cells are kept",
+    )
 
 
 def _report_note(folder: Path) -> str:
