@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale verify-strength bench chaos chaos-cluster zoo exam docs clean
+.PHONY: install quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-cluster doctor-lock verify-strength bench chaos chaos-cluster zoo exam docs clean
 
 install: $(STAMP)
 
@@ -56,6 +56,14 @@ bench-diffusion: install
 
 bench-scale: install
 	$(BIN)/python benchmarks/scale.py
+
+# 10,000 sleeping cells on 64 Dask workers, all of them on this machine.
+bench-cluster: install
+	$(BIN)/python benchmarks/cluster.py
+
+# The versions and hashes of all that 'robustkd doctor --fix' may install.
+doctor-lock: install
+	$(BIN)/python robustkd/integrations/doctor_lock.py
 
 verify-strength: peers
 	@status=0; for name in published strength autoattacks; do \

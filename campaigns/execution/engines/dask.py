@@ -124,7 +124,8 @@ class DaskEngine(Engine):
                         elif cell := next((one.cell for one in running.values() if one.cell.id == item.cell_id), None):
                             listener.progressed(cell, item.epoch, item.metrics)
             finally:
-                _dismiss(client, job)
+                if answers:
+                    _dismiss(client, job)
 
     def _submit(self, client: Client, task: tuple[Any, ...], one: _Running) -> Future[Any]:
         key = f"{one.cell.title} {uuid.uuid4().hex}"
