@@ -1,6 +1,6 @@
 """Dask workers of one process, for ``cluster.py``: each sleeps as long as a cell should take, and then does the cell here.
 
-    python _sleeping_workers.py SCHEDULER_FILE WORKERS SECONDS
+python _sleeping_workers.py SCHEDULER_FILE WORKERS SECONDS
 """
 
 from __future__ import annotations

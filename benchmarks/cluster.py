@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -76,7 +77,9 @@ def simulated(folder: Path, cells: int, workers: int, processes: int, seconds: f
         tcp = json.loads(address.read_text())["address"]
         (folder / "profile.yaml").write_text(f"engine: {{kind: dask, address: '{tcp}'}}\n")
         before, began = cpu(scheduler.pid), time.monotonic()
-        driver = start("-m", "robustkd", "run", "many.yaml", "--profile", "profile.yaml", "--quiet", *([] if track else ["--no-track"]))
+        driver = start(
+            "-m", "robustkd", "run", "many.yaml", "--profile", "profile.yaml", "--quiet", *([] if track else ["--no-track"])
+        )
         peak, own = 0, 0.0
         while driver.poll() is None:
             peak, own = max(peak, held(driver.pid)), cpu(driver.pid) or own
@@ -112,7 +115,7 @@ def waits(spans: list[tuple[str, float, float]], workers: int) -> list[float]:
     found = []
     for pairs in of_worker.values():
         pairs.sort()
-        found += [after[0] - before[1] for before, after in zip(pairs, pairs[1:], strict=False) if after[0] <= last]
+        found += [after[0] - before[1] for before, after in pairwise(pairs) if after[0] <= last]
     return found
 
 

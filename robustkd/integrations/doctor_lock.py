@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from robustkd.integrations.doctor import LOCK, PEERS
 
-HEAD = "# What 'robustkd doctor --fix' may install, each file by its hash. Written by 'make doctor-lock'; torch's own packages are left out.\n"
+HEAD = "# What 'robustkd doctor --fix' may install, each file by its hash; 'make doctor-lock' writes it. Not torch's own packages.\n"
 OF_TORCH = re.compile(r"torchvision|nvidia-|triton|colorama|httpx2-jsfetch")
 """torchvision's build must belong to torch's; the rest is for systems on which robustkd does not run campaigns, or torch's own."""
 

@@ -1,6 +1,6 @@
 """Memory over a campaign of thousands of small cells: neither the driver nor its children hold more at its end than early on.
 
-    pytest -m slow -s tests/campaigns/test_memory_over_many_cells.py
+pytest -m slow -s tests/campaigns/test_memory_over_many_cells.py
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def test_memory_does_not_grow_with_the_cells(tmp_path, tracked):
             continue  # a child that was started or ended in between
         slope = float(np.polyfit(cells, kib, 1)[0])
         name = "driver" if pid == driver.pid else "child"
-        print(f"{name}: {kib[0] / 1024:.0f} MiB after {cells[0]} cells, {kib[-1] / 1024:.0f} after {cells[-1]}, {slope:+.1f} KiB a cell")
+        print(
+            f"{name}: {kib[0] / 1024:.0f} MiB after {cells[0]} cells, {kib[-1] / 1024:.0f} after {cells[-1]}, {slope:+.1f} KiB a cell"
+        )
         assert slope < (DRIVER_KIB if pid == driver.pid else CHILD_KIB), points
     assert len(held) >= 3
 

@@ -100,7 +100,14 @@ def test_a_campaign_with_such_a_name(name, tmp_path):
 
 def test_two_documents_and_a_file_that_is_no_text(tmp_path):
     file = tmp_path / "c.yaml"
-    for content in (f"{CAMPAIGN}---\n{CAMPAIGN}".encode(), b"\xff\xfe\x00", b"", b"\x00" * 100, CAMPAIGN.encode("utf-16"), b"- " * 100_000):
+    for content in (
+        f"{CAMPAIGN}---\n{CAMPAIGN}".encode(),
+        b"\xff\xfe\x00",
+        b"",
+        b"\x00" * 100,
+        CAMPAIGN.encode("utf-16"),
+        b"- " * 100_000,
+    ):
         file.write_bytes(content)
         refused(spec.load, str(file))
 
@@ -130,7 +137,11 @@ def test_results_and_baselines_with_such_a_value(value, tmp_path):
 
 @pytest.mark.parametrize("value", JSON.values(), ids=JSON)
 def test_a_record_with_such_a_value(value, robustkd, tmp_path):
-    for text in (value, f'{{"campaign": {value or "null"}, "files": {{}}}}', json.dumps({"campaign": 3, "files": {"../x": ""}})):
+    for text in (
+        value,
+        f'{{"campaign": {value or "null"}, "files": {{}}}}',
+        json.dumps({"campaign": 3, "files": {"../x": ""}}),
+    ):
         (tmp_path / "record.json").write_text(text)
         code, _, err = robustkd("reproduce", "record.json", "--out", "again")
         assert code, err

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -27,12 +28,13 @@ BITS = st.sampled_from(
     [
         "\udcff", "\ud800", "\x1b]0;PWNED\x07", "\x1b[2J", "\x1b]8;;http://evil.test\x1b\\here\x1b]8;;\x1b\\", "\x00", "\x9b31m", "\u202e",
         "<script>evil()</script>", "</script><script>evil()", '"><img src=x onerror=evil()>', "<!--", "]]>", "&lt;b&gt;", "{{ 7*7 }}",
-        "[here](javascript:evil())", "![x](http://evil.test/x.png)", "<http://evil.test>", "http://evil.test", "| a | b |", "\n# evil\n", "```\n", "`",
+        "[here](javascript:evil())", "![x](http://evil.test/x.png)", "<http://evil.test>", "http://evil.test", "| a | b |",
+        "\n# evil\n", "```\n", "`",
         "\\input{evil}", "$x_1$", "%", "=cmd|' /C calc'!A0", "\r\n", "\u2028", "é", " ", "a",
     ]
 )  # fmt: skip
 TEXTS = st.lists(BITS, min_size=1, max_size=6).map("".join) | st.text(st.characters(), max_size=40)
-LONG = 2_000_000
+LONG = 500_000
 
 
 class Page(HTMLParser):
@@ -61,7 +63,9 @@ def harmless_page(text: str) -> None:
 
 
 def harmless_markdown(text: str) -> None:
-    tokens = [child for token in MarkdownIt("commonmark").enable("table").parse(text) for child in [token, *(token.children or ())]]
+    tokens = [
+        child for token in MarkdownIt("commonmark").enable("table").parse(text) for child in [token, *(token.children or ())]
+    ]
     assert not [token for token in tokens if token.type in ("html_block", "html_inline") and "evil" in token.content]
     assert not [token for token in tokens if "evil" in str(token.attrs)]
     assert not [token for token in tokens if token.type == "heading_open" and "evil" in token.content]
@@ -73,7 +77,10 @@ def printable(text: str) -> None:
 
 @pytest.mark.timeout(900)
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], derandomize=True
+    max_examples=5,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    derandomize=True,
 )
 @given(texts=st.lists(TEXTS, min_size=6, max_size=6), long=st.booleans())
 def test_every_sink_takes_every_text(texts, long, tmp_path_factory, empty_store, capsys):
@@ -86,7 +93,7 @@ def test_every_sink_takes_every_text(texts, long, tmp_path_factory, empty_store,
     outcome = results(
         cell(),
         failed("mtard", "cw", 0, safe_to_show(error)),
-        defenses=(defended(checks=[finding]), defended("other", status="failed", error=safe_to_show(error))),
+        defenses=(defended(checks=[finding]), replace(defended("other"), status="failed", error=safe_to_show(error))),
     )
     items = [PromptItem("mtard", "pgd", 0, label, request, request + "?", answer, 2, True)]
     files = write_report(outcome, folder, items, SampleEvidence((label, request), (), (request,)))

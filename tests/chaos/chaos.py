@@ -1,10 +1,12 @@
 """A campaign killed over and over: it must end with the table of an undisturbed run, and have done nothing twice.
 
 Each kill has a victim: the driver, a child, a Dask worker, whoever is writing to the store, or the driver while it writes to
-MLflow; the driver beside a child that was stopped (SIGSTOP), or a driver that was stopped itself. A stopped child that is continued
-goes on. One defense's cells start a process of their own, as any pool of processes does. The moment is a random number of finished cells after the start, and a random part of a second more. When the driver
-survives its victim, it goes on until a further cell is finished, and is killed then. A campaign that ends before its kill is
-checked, and another one is begun.
+MLflow; the driver beside a child that was stopped (SIGSTOP), or a driver that was stopped itself. A child that was stopped and is
+continued goes on. One defense's cells start a process of their own, as any pool of processes does.
+
+The moment is a random number of finished cells after the start, and a random part of a second more. When the driver survives its
+victim, it goes on until a further cell is finished, and is killed then. A campaign that ends before its kill is checked, and another
+one is begun.
 
     python tests/chaos/chaos.py --kills 30 --seed 0
 """

@@ -137,7 +137,7 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     doctor._install(target, line + "\n")
     assert (tmp_path / "tqdm").is_dir()
     changed = re.sub("sha256:[0-9a-f]{4}", "sha256:0000", line)
-    with pytest.raises(RobustkdError, match="(?i)hash"):
+    with pytest.raises(RobustkdError, match=r"(?i)hash"):
         doctor._install([*target, "--no-cache"], changed + "\n")
 
 

@@ -86,6 +86,28 @@ class DaskEngine(Engine):
             client.subscribe_topic(topic, lambda event: news.put(_Progress(*event[1])))
             answers, looked = False, 0.0
             done: list[Cell] = []
+
+            def begin() -> None:
+                while len(running) < workers.threads and (cell := self.next_cell(schedule)):
+                    if cell.id in begun and store.path(cell.id).is_dir():  # it was lost after it had ended
+                        schedule.succeed(cell)
+                        done.append(cell)
+                        continue
+                    one = _Running(cell, workers.fit(cell))
+                    future = self._submit(client, (job, cell, self.limits.cell_hours, topic, str(probe)), one)
+                    running[future] = one
+                    begun.add(cell.id)
+                    future.add_done_callback(lambda ended: news.put(_Ended(ended)))
+                    listener.started(cell)
+
+            def hear(item: _Ended | _Progress) -> None:
+                if isinstance(item, _Ended):
+                    ended = running.pop(item.future, None)
+                    if ended and self._ended(ended.cell, item.future, workers, schedule, listener):
+                        done.append(ended.cell)
+                elif cell := next((one.cell for one in running.values() if one.cell.id == item.cell_id), None):
+                    listener.progressed(cell, item.epoch, item.metrics)
+
             try:
                 while True:
                     # The answer comes from the scheduler, which has other things to do: not after each cell.
@@ -95,18 +117,7 @@ class DaskEngine(Engine):
                             client.cancel([future])
                             self._lost(running.pop(future).cell, "it is gone", schedule, listener)
                     if answers and client.status == "running":
-                        while len(running) < workers.threads and (cell := self.next_cell(schedule)):
-                            if cell.id in begun and store.path(cell.id).is_dir():  # it was lost after it had ended
-                                schedule.succeed(cell)
-                                listener.succeeded(cell)
-                                continue
-                            one = _Running(cell, workers.fit(cell))
-                            task = (job, cell, self.limits.cell_hours, topic, str(probe))
-                            future = self._submit(client, task, one)
-                            running[future] = one
-                            begun.add(cell.id)
-                            future.add_done_callback(lambda ended: news.put(_Ended(ended)))
-                            listener.started(cell)
+                        begin()
                     # The next cells have begun before anybody is told of these, which takes as long as a small cell does.
                     for cell in done:
                         listener.succeeded(cell)
@@ -116,13 +127,7 @@ class DaskEngine(Engine):
                     if self.out_of_time or not (running or waits):
                         return
                     for item in _news_of(news, POLL_SECONDS if pause is None else min(POLL_SECONDS, pause)):
-                        if isinstance(item, _Ended):
-                            if (ended := running.pop(item.future, None)) and self._ended(
-                                ended.cell, item.future, workers, schedule, listener
-                            ):
-                                done.append(ended.cell)
-                        elif cell := next((one.cell for one in running.values() if one.cell.id == item.cell_id), None):
-                            listener.progressed(cell, item.epoch, item.metrics)
+                        hear(item)
             finally:
                 if answers:
                     _dismiss(client, job)

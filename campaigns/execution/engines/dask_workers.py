@@ -106,9 +106,7 @@ class Workers:
             TimeoutError: none of them answers.
         """
         try:
-            found: dict[str, Any] = self._answer(
-                lambda: self._client.run(version, package, workers=workers, on_error="return")
-            )
+            found: dict[str, Any] = self._answer(lambda: self._client.run(version, package, workers=workers, on_error="return"))
         except TimeoutError:
             if len(workers) == 1:
                 raise
