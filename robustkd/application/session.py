@@ -30,7 +30,7 @@ from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
 from robustkd.contracts.json_value import JsonValue
-from robustkd.redaction import redacted
+from robustkd.redaction import redacted, writable
 from robustkd.reporting import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
 from robustkd.reporting.latex import latex
 from robustkd.reporting.markdown import markdown
@@ -132,7 +132,7 @@ def printed(campaign: Campaign, folder: Path, form: str, *, rejudge: bool = Fals
     """The report of what is stored in ``folder`` as text: ``markdown``, or the tables as ``latex``; ``rejudge`` as for ``collect``."""
     _, results, evidence = _stored(campaign, folder, rejudge)
     rows = summary_rows(results)
-    return markdown(results, rows) if form == "markdown" else latex(results, rows, class_table(results, evidence))
+    return writable(markdown(results, rows) if form == "markdown" else latex(results, rows, class_table(results, evidence)))
 
 
 def rejudged(campaign: Campaign, folder: Path) -> list[str]:

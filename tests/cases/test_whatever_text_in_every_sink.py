@@ -12,7 +12,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -81,6 +81,7 @@ def printable(text: str) -> None:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
 )
 @given(texts=st.lists(TEXTS, min_size=6, max_size=6), long=st.booleans())
 def test_every_sink_takes_every_text(texts, long, tmp_path_factory, empty_store, capsys):
