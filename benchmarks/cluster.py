@@ -25,6 +25,7 @@ import numpy as np
 from _harness import Verdicts, table, write
 from scale import held, many_cells
 
+import robustkd
 from robustkd.contracts.json_value import JsonObject
 
 TARGETS = {"ms": 20.0, "mib": 500.0, "delay_p99": 1.0}
@@ -53,7 +54,8 @@ def main(cells: int, workers: int, processes: int, seconds: float, track: bool) 
 def simulated(folder: Path, cells: int, workers: int, processes: int, seconds: float, track: bool) -> JsonObject:
     """One campaign on a cluster of its own: what the driver and the scheduler took, and how long workers waited."""
     count = many_cells(folder, cells)
-    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(folder), str(Path(robustkd.__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     address = folder / "scheduler.json"
     with ExitStack() as ends, (folder / "log.txt").open("w") as log:
 
@@ -72,7 +74,7 @@ def simulated(folder: Path, cells: int, workers: int, processes: int, seconds: f
             share = workers // processes + (number < workers % processes)
             start(str(Path(__file__).with_name("_sleeping_workers.py")), str(address), str(share), str(seconds))
         while len(list(folder.glob("*.ready"))) < processes:
-            assert scheduler.poll() is None, (folder / "log.txt").read_text()
+            assert scheduler.poll() is None, (folder / "log.txt").read_text()[-3000:]
             time.sleep(0.1)
         tcp = json.loads(address.read_text())["address"]
         (folder / "profile.yaml").write_text(f"engine: {{kind: dask, address: '{tcp}'}}\n")
@@ -84,7 +86,7 @@ def simulated(folder: Path, cells: int, workers: int, processes: int, seconds: f
         while driver.poll() is None:
             peak, own = max(peak, held(driver.pid)), cpu(driver.pid) or own
             time.sleep(0.2)
-        assert driver.returncode == 0, (folder / "log.txt").read_text()
+        assert driver.returncode == 0, (folder / "log.txt").read_text()[-3000:]
         wall, schedulers = time.monotonic() - began, cpu(scheduler.pid) - before
     spans = [json.loads(line) for file in folder.glob("*.spans") for line in file.read_text().splitlines()]
     assert len({span[0] for span in spans}) == workers, "some workers did nothing"

@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self._file, self._depth = name, 0
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """As PyYAML does, up to ``DEEPEST`` levels."""
         if self._depth > DEEPEST:
             raise _too_deep(self._file)
