@@ -10,7 +10,7 @@ CPU_TORCH   ?= https://download.pytorch.org/whl/cpu
 ACCELERATOR ?= $(shell command -v nvidia-smi rocminfo xpu-smi)
 TORCH       := $(shell grep -ohE '"torch(vision)?>=[^"]+"' setup.py | sort -u)
 
-.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-campaign verify-strength bench chaos chaos-cluster zoo exam docs clean
+.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-campaign bench-cluster doctor-lock verify-strength bench chaos chaos-cluster zoo exam docs clean
 
 install: $(STAMP)
 
@@ -74,6 +74,14 @@ bench-scale: install
 
 bench-campaign: install
 	$(BIN)/python benchmarks/campaign.py
+
+# 10,000 sleeping cells on 64 Dask workers, all of them on this machine.
+bench-cluster: install
+	$(BIN)/python benchmarks/cluster.py
+
+# The versions and hashes of all that 'robustkd doctor --fix' may install.
+doctor-lock: install
+	$(BIN)/python robustkd/integrations/doctor_lock.py
 
 verify-strength: peers
 	@status=0; for name in published strength autoattacks; do \

@@ -32,6 +32,7 @@ setup(
         "robustkd": ["py.typed"],
         "robustkd.campaigns.file": ["presets/*.yaml", "starters/*"],
         "robustkd.data": ["imagenet.txt"],
+        "robustkd.integrations": ["doctor.lock"],
         "robustkd.judges": ["*.safetensors", "*.yaml"],
         "robustkd.plugin_kit": ["templates/*"],
         "robustkd.reporting": ["*.yaml", "templates/*"],

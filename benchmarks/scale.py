@@ -70,20 +70,7 @@ def main(cells: int, real: int, steps: int) -> None:
 
 def many(folder: Path, cells: int, verdicts: Verdicts) -> list[JsonObject]:
     """A campaign of attacks that do nothing."""
-    package = folder / "nothing-1.dist-info"
-    package.mkdir()
-    (folder / "nothing.py").write_text(NOTHING)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: nothing\nVersion: 1\n")
-    (package / "entry_points.txt").write_text("[robustkd.attacks]\nnothing = nothing:Nothing\n")
-    (folder / "linear.py").write_text(LINEAR)
-    defenses = "\n".join(f"  d{n}: {{kind: external, code: 'linear.py:build', kwargs: {{seed: {n}}}}}" for n in range(SIDE))
-    attacks = "\n".join(f"  a{n}: {{kind: nothing, number: {n}}}" for n in range(SIDE))
-    seeds = list(range(-(-cells // SIDE**2)))
-    (folder / "many.yaml").write_text(
-        "version: 1\nname: many\ndata: {name: digits, test: 10}\nthreat: {norm: linf, eps: 0.1}\n"
-        f"defenses:\n{defenses}\nattacks:\n{attacks}\nmatrix: {{seeds: {seeds}}}\nchecks: none\n"
-    )
-    count = len(seeds) * SIDE**2 + SIDE
+    count = many_cells(folder, cells)
     bare = timed(folder, "list", "attacks")
     rows = []
     for what, words, limit in (
@@ -100,6 +87,24 @@ def many(folder: Path, cells: int, verdicts: Verdicts) -> list[JsonObject]:
     verdicts.expect("run, seconds a cell (50 cells a second)", rows[1]["seconds"] / count, 1 / 50)
     verdicts.expect("run, the driver's memory in MiB", rows[1]["mib"], 300.0)
     return [{"what": "list (starting Python)", "cells": 0, **bare}, *rows]
+
+
+def many_cells(folder: Path, cells: int) -> int:
+    """Write ``many.yaml``, a campaign of so many attacks that do nothing, and their plug-in; how many cells it has."""
+    package = folder / "nothing-1.dist-info"
+    package.mkdir()
+    (folder / "nothing.py").write_text(NOTHING)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: nothing\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[robustkd.attacks]\nnothing = nothing:Nothing\n")
+    (folder / "linear.py").write_text(LINEAR)
+    defenses = "\n".join(f"  d{n}: {{kind: external, code: 'linear.py:build', kwargs: {{seed: {n}}}}}" for n in range(SIDE))
+    attacks = "\n".join(f"  a{n}: {{kind: nothing, number: {n}}}" for n in range(SIDE))
+    seeds = list(range(-(-cells // SIDE**2)))
+    (folder / "many.yaml").write_text(
+        "version: 1\nname: many\ndata: {name: digits, test: 10}\nthreat: {norm: linf, eps: 0.1}\n"
+        f"defenses:\n{defenses}\nattacks:\n{attacks}\nmatrix: {{seeds: {seeds}}}\nchecks: none\n"
+    )
+    return len(seeds) * SIDE**2 + SIDE
 
 
 def side_by_side(folder: Path, cells: int, steps: int, verdicts: Verdicts) -> list[JsonObject]:
@@ -129,7 +134,7 @@ def timed(folder: Path, *words: str) -> dict[str, float]:
         process = subprocess.Popen(argv, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
         peak = 0
         while process.poll() is None:
-            peak = max(peak, _held(process.pid))
+            peak = max(peak, held(process.pid))
             time.sleep(0.05)
         seconds = time.monotonic() - began
         said.seek(0)
@@ -137,7 +142,7 @@ def timed(folder: Path, *words: str) -> dict[str, float]:
     return {"seconds": seconds, "mib": peak / 1024}
 
 
-def _held(pid: int) -> int:
+def held(pid: int) -> int:
     """Memory of a process's own, in KiB; 0 when it is gone. Importing torch also maps some 240 MiB of files, which all processes share."""
     try:
         found = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)

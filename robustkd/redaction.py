@@ -19,6 +19,7 @@ _PAIR = re.compile(
     r"""["']?[ \t]*[=:][ \t]*["']?(?:(?:bearer|basic)[ \t]+)?)[^\s"',;&})\]]+"""
 )
 """A name that speaks of a secret with its value, as a shell, a URI, YAML, JSON, Python and HTTP write it."""
+_NOT_WRITABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _LONE_OPTION = re.compile(r"(?i)--?[\w-]*(password|passwd|token|secret|api-?key)")
 _NAME = re.compile(r"(?i)(password|passwd|token|secret|credential|access_key|api_?key)")
 _URI_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s]+)@")
@@ -43,12 +44,17 @@ def printable(text: str, longest: int = LONGEST) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in kept)
 
 
-def safe_to_show(text: str) -> str:
+def safe_to_show(text: str, longest: int = LONGEST) -> str:
     """A text from outside as it may be printed and stored: ``redacted``, and then ``printable``, so that no cut halves a secret."""
-    head = text[: 2 * LONGEST]
+    head = text[: 2 * longest]
     if len(head) < len(text):  # the last word may be the first half of one
         head = (head.rsplit(None, 1) or [""])[0]
-    return printable(redacted(head))
+    return printable(redacted(head), longest)
+
+
+def writable(text: str) -> str:
+    """``text`` as a file in UTF-8 holds it: with a sign in the place of each control character and each half of a surrogate pair."""
+    return _NOT_WRITABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def redacted_command(arguments: Sequence[str]) -> list[str]:

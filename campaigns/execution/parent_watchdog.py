@@ -11,6 +11,16 @@ import signal
 import sys
 from pathlib import Path
 
+# Linux's prctl(PR_SET_PDEATHSIG): a child that somebody has stopped (SIGSTOP) is continued when the thread that started it ends, for it
+# can end by itself only while it runs. Before anything else, since importing takes seconds.
+_CONTINUED = "import sys, ctypes; sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, {signal:d})"
+
+
+def command(module: str) -> list[str]:
+    """The beginning of the command line of a child that runs ``main`` of ``module``; arguments may follow."""
+    code = f"{_CONTINUED.format(signal=signal.SIGCONT)}; from {module} import main; main()"
+    return [sys.executable, "-P", "-c", code]
+
 
 def environment() -> dict[str, str]:
     """The environment of a child: this process's own, and where it finds its modules."""

@@ -21,8 +21,29 @@ LONGEST = 1000
 """Characters of a key at most."""
 
 
+DEEPEST = 50
+"""Levels of a file at most. PyYAML looks at every open bracket again at each next one, so thousands of them take seconds."""
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML that also reads numbers as people in this field write them: 8/255 and 1e-3."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self._file, self._depth = name, 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """As PyYAML does, up to ``DEEPEST`` levels."""
+        if self._depth > DEEPEST:
+            raise _too_deep(self._file)
+        self._depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _too_deep(name: str) -> UsageError:
+    return UsageError(f"{name}: nested more than {DEEPEST} levels deep", fix="a campaign needs about five")
 
 
 _Loader.yaml_implicit_resolvers = {key: list(rules) for key, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
@@ -105,7 +126,7 @@ def parse(text: str, name: str) -> Source:
     """
     lines: dict[KeyPath, int] = {}
     try:
-        loader = _Loader(text)
+        loader = _Loader(text, name)
         try:
             node = loader.get_single_node()
             if node is not None:
@@ -128,8 +149,8 @@ def parse(text: str, name: str) -> Source:
 
 
 def _note_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str, depth: int = 0) -> None:
-    if depth > 50:
-        raise UsageError(f"{name}: nested more than 50 levels deep", fix="a campaign needs about five")
+    if depth > DEEPEST:
+        raise _too_deep(name)
     if len(lines) > MOST:
         raise UsageError(f"{name}: its aliases stand for more than {MOST:,} keys and items", fix="write out what is meant")
     lines.setdefault(path, node.start_mark.line + 1)

@@ -26,12 +26,12 @@ from robustkd.campaigns.results.attack_result import attack_result
 from robustkd.campaigns.results.collect import collect
 from robustkd.campaigns.results.data_summary import data_summary
 from robustkd.campaigns.results.failure import Failure
-from robustkd.campaigns.store.durable import unwritable, write_text
+from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
 from robustkd.contracts.json_value import JsonValue
-from robustkd.redaction import redacted
+from robustkd.redaction import redacted, writable
 from robustkd.reporting import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
 from robustkd.reporting.latex import latex
 from robustkd.reporting.markdown import markdown
@@ -114,21 +114,25 @@ def _tracked_at(uri: str | None) -> Iterator[None]:
         del os.environ[VARIABLE]
 
 
-def report(campaign: Campaign, folder: Path, *, rejudge: bool = False) -> ReportFiles:
-    """Write the report of what is stored in ``folder``; ``rejudge`` as for ``collect``."""
+def report(campaign: Campaign, folder: Path, *, to: Path | None = None, rejudge: bool = False) -> ReportFiles:
+    """Write the report of what is stored in ``folder`` into that folder, or into ``to``; ``rejudge`` as for ``collect``.
+
+    Raises:
+        StoreError: there are no results, or the report cannot be written there.
+    """
     plan, results, evidence = _stored(campaign, folder, rejudge)
-    return _write_report(plan, results, folder, evidence)
+    if to is None or to.resolve() == folder.resolve():
+        return _write_report(plan, results, folder, evidence)
+    return _written(plan, results, folder, to, evidence)
 
 
 def printed(campaign: Campaign, folder: Path, form: str, *, rejudge: bool = False) -> str:
     """The report of what is stored in ``folder`` as text: ``markdown``, or the tables as ``latex``; ``rejudge`` as for ``collect``."""
     _, results, evidence = _stored(campaign, folder, rejudge)
     rows = summary_rows(results)
-    return (
-        markdown(results, rows, gates=_gates(campaign, results))
-        if form == "markdown"
-        else latex(results, rows, class_table(results, evidence))
-    )
+    if form == "markdown":
+        return writable(markdown(results, rows, gates=_gates(campaign, results)))
+    return writable(latex(results, rows, class_table(results, evidence)))
 
 
 def rejudged(campaign: Campaign, folder: Path) -> list[str]:
@@ -173,19 +177,28 @@ class _Reporting(Observer):
 
 
 def _write_report(plan: Plan, results: Results, folder: Path, evidence: SampleEvidence) -> ReportFiles:
+    files = _written(plan, results, folder, folder, evidence)
     try:
-        files = write_report(
-            results,
-            folder,
-            gallery_items(plan, Store(folder)),
-            evidence,
-            redacted(plan.campaign.text),
-            _gates(plan.campaign, results),
-        )
         write_text(folder / REPORT_NOTE, _report_note(plan.campaign, folder))
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise _no_report(folder, error) from error
     return files
+
+
+def _written(plan: Plan, results: Results, folder: Path, to: Path, evidence: SampleEvidence) -> ReportFiles:
+    """The report of the results in ``folder``, written into ``to``."""
+    gallery, text = gallery_items(plan, Store(folder)), redacted(plan.campaign.text)
+    try:
+        return write_report(results, to, gallery, evidence, text, _gates(plan.campaign, results))
+    except OSError as error:
+        raise _no_report(to, error) from error
+
+
+def _no_report(folder: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"the report cannot be written into {folder}: {error.strerror or error}",
+        fix="robustkd report CAMPAIGN --out RESULTS --to ANOTHER_FOLDER writes it elsewhere; finished cells are kept",
+    )
 
 
 def _gates(campaign: Campaign, results: Results) -> list[str]:

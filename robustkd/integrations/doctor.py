@@ -4,6 +4,9 @@ Two of the packages that robustkd works with cannot be left to a resolver. torch
 MLflow 3 refuses, and its wheel drops a ``robustbench/`` of its own over the real one; robustbench pins timm and gdown to
 single versions. So both are installed without their requirements, in the order in which robustbench's files end up
 being robustbench's, together with what robustbench really needs (the extra ``robustbench``); and all of it is verified.
+
+What is installed is pinned: ``doctor.lock`` names each package's version and the hashes of its files, so that another index can
+bring no other file. torchvision is left to the user, since its build must belong to torch's.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,8 +39,7 @@ from robustkd.redaction import redacted
 PEERS = {"torchattacks": "3.5.1", "robustbench": "1.1.1"}
 """The versions that robustkd's adapters are written for and tested with."""
 
-# A repair adds what is missing; it never moves these.
-_PINNED = ("torch", "torchvision", "numpy", "mlflow", "requests")
+LOCK = Path(__file__).with_name("doctor.lock")
 _FIX = "robustkd doctor --fix"
 
 
@@ -70,32 +72,52 @@ def examine() -> list[Finding]:
     ]
 
 
-def repair(install: Callable[[list[str]], None] | None = None, say: Callable[[str], None] = lambda text: None) -> list[Finding]:
+Install = Callable[[Sequence[str], str], None]
+"""``install(options, requirements)`` runs an installer; the requirements are lines of a file, each with its hashes."""
+
+
+def repair(install: Install | None = None, say: Callable[[str], None] = lambda text: None) -> list[Finding]:
     """Install what is missing or damaged, and look again, in a fresh process.
 
     Args:
-        install: runs the installer with these arguments; by default pip, or uv where the environment has no pip.
+        install: runs the installer; by default pip, or uv where the environment has no pip.
         say: hears what will be installed, and from where, before it is.
 
     Raises:
-        RobustkdError: the installer failed, or there is none.
+        RobustkdError: the installer failed, or there is none, or a file is not the one that robustkd was tried with.
     """
     run = install or _install
+    locked = _locked()
 
-    def install_said(arguments: list[str]) -> None:
-        packages = ", ".join(word for word in arguments if not word.startswith("--"))
-        alone = " without its requirements" if "--no-deps" in arguments else ""
-        say(f"installs {packages}{alone} from {_index()}")
-        run(arguments)
+    def install_said(names: Iterable[str], *options: str) -> None:
+        requirements = [locked[name] for name in names]
+        packages = ", ".join(line.split()[0] for line in requirements)
+        say(f"installs {packages} without further requirements, each file by its hash (SHA-256), from {_index()}")
+        run(["--no-deps", *options, "--require-hashes"], "\n".join(requirements) + "\n")
 
-    needs = unmet("robustbench")
-    if needs:
-        install_said([str(need) for need in needs])
+    needs = {need.name for need in unmet("robustbench")}
+    lacking = [name for name in locked if name not in PEERS and (name in needs or not _version(name))]
+    if needs & set(lacking):
+        install_said(lacking)
     sound = _version("torchattacks") == PEERS["torchattacks"] and _version("robustbench") == PEERS["robustbench"]
     if not sound or foreign_files("robustbench"):
-        install_said(["--no-deps", f"torchattacks=={PEERS['torchattacks']}"])
-        install_said(["--no-deps", "--force-reinstall", f"robustbench=={PEERS['robustbench']}"])
+        install_said(["torchattacks"])
+        install_said(["robustbench"], "--force-reinstall")
     return examine_afresh()
+
+
+def _locked() -> dict[str, str]:
+    """The lines of ``doctor.lock`` that are for this Python and machine, by the package's name."""
+    lines = LOCK.read_text().replace("\\\n", " ").splitlines()
+    found = {}
+    for line in lines:
+        wanted, _, hashes = line.partition(" --hash=")
+        if not hashes:
+            continue
+        need = Requirement(wanted)
+        if need.marker is None or need.marker.evaluate():
+            found[need.name] = f"{need.name}{need.specifier} --hash={' '.join(hashes.split())}"
+    return found
 
 
 def examine_afresh() -> list[Finding]:
@@ -227,17 +249,16 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def _install(arguments: list[str]) -> None:
-    pinned = {name: version for name in _PINNED if (version := _version(name))}
+def _install(options: Sequence[str], requirements: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder) / "constraints.txt"
-        constraints.write_text("".join(f"{name}=={version}\n" for name, version in pinned.items()))
-        command = [*_installer(), "--constraint", str(constraints), *arguments]
+        (file := Path(folder) / "requirements.txt").write_text(requirements)
+        command = [*_installer(), *options, "--requirement", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
+        names = ", ".join(line.split()[0] for line in requirements.splitlines())
         raise RobustkdError(
-            f"installing {arguments[-1]} failed:\n{(done.stderr or done.stdout).strip()[-1000:]}",
-            fix="see that the package index can be reached, then: " + _FIX,
+            f"installing {names} failed:\n{(done.stderr or done.stdout).strip()[-1000:]}",
+            fix="see that the package index can be reached and has these very files, then: " + _FIX,
         )
 
 

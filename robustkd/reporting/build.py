@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustkd.redaction import writable
 from robustkd.reporting import figures
 from robustkd.reporting.gallery import Item, selected
 from robustkd.reporting.latex import latex
@@ -84,5 +85,5 @@ def _figure(path: Path, draw: Callable[[Path], bool]) -> Path | None:
 
 def _write(path: Path, text: str) -> None:
     partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.write_text(writable(text), encoding="utf-8", newline="\n")  # names, requests and answers are other people's
     partial.replace(path)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import math
+import sys
 import tempfile
 import threading
 import time
@@ -307,9 +308,25 @@ def _is_transient(error: Exception) -> bool:
     """Whether trying again may help: the store is away or overloaded, and did not refuse what it was given."""
     from mlflow.exceptions import MlflowException
 
+    if isinstance(error, OSError) or _is_of_a_connection(error):  # every exception of requests is a kind of OSError
+        return True
     if isinstance(error, MlflowException):
-        return error.get_http_status_code() in (408, 429) or error.get_http_status_code() >= 500
-    return isinstance(error, OSError)  # ConnectionError, and every exception of requests, are kinds of it
+        cause = error.__cause__
+        status = error.get_http_status_code()
+        return status in (408, 429) or status >= 500 or (isinstance(cause, Exception) and _is_of_a_connection(cause))
+    return False
+
+
+def _is_of_a_connection(error: Exception) -> bool:
+    """Whether a database was lost, is locked or is only starting, rather than that it did not take what it was given.
+
+    MLflow tells it by an error of its own, but for a connection that is lost when it takes a transaction back.
+    """
+    errors = sys.modules.get("sqlalchemy.exc")  # it is not loaded where there is a server
+    if errors is None:
+        return False
+    lost = isinstance(error, errors.DBAPIError) and error.connection_invalidated
+    return lost or isinstance(error, (errors.OperationalError, errors.InterfaceError, errors.TimeoutError))
 
 
 def _sha256(path: Path) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from robustkd.redaction import redacted
+from robustkd.redaction import safe_to_show
 from robustkd.reporting.transcripts import PromptItem
 
 FILE = "transcripts.json"
 MOST = 200
 """Requests of a cell; the store has all."""
+
+LONGEST_TEXT = 20_000
+"""Characters that are kept of a request or an answer: more than a model writes that ends by itself."""
 
 
 def table(items: Sequence[PromptItem]) -> str:
@@ -20,8 +23,11 @@ def table(items: Sequence[PromptItem]) -> str:
     rows = [
         [
             item.outcome,
-            item.label,
-            *(redacted(text) for text in (item.request, item.conversation, item.prompt, item.prefill, item.output)),
+            safe_to_show(item.label),
+            *(
+                safe_to_show(text, LONGEST_TEXT)
+                for text in (item.request, item.conversation, item.prompt, item.prefill, item.output)
+            ),
             item.attempts,
             *(item.verdicts.get(name) for name in judges),
         ]

@@ -142,6 +142,26 @@ def test_children_end_with_their_driver(tmp_path, hanging, signals):
     assert of_folder(tmp_path) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
+@pytest.mark.timeout(120)
+def test_a_child_that_was_stopped_ends_with_its_driver(tmp_path, hanging):
+    (tmp_path / "c.yaml").write_text(hanging)
+    argv = [sys.executable, "-m", "robustkd", "run", "c.yaml", "--workers", "1", "--no-track", "--device", "cpu"]
+    with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
+        while not (tmp_path / "model.py.began").exists():
+            assert driver.poll() is None
+            time.sleep(0.05)
+        (child,) = (int(process.name) for process in of_folder(tmp_path) if int(process.name) != driver.pid)
+        os.kill(child, signal.SIGSTOP)
+        driver.kill()
+    deadline = time.monotonic() + 20
+    while (left := of_folder(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in left:
+        os.kill(int(process.name), signal.SIGKILL)
+    assert left == []
+
+
 @pytest.mark.timeout(120)
 def test_cells_on_a_cluster_end_with_the_run(tmp_path, hanging):
     distributed = pytest.importorskip("distributed")

@@ -1,9 +1,12 @@
 """A campaign killed over and over: it must end with the table of an undisturbed run, and have done nothing twice.
 
 Each kill has a victim: the driver, a child, a Dask worker, whoever is writing to the store, or the driver while it writes to
-MLflow. The moment is a random number of finished cells after the start, and a random part of a second more. When the driver
-survives its victim, it goes on until a further cell is finished, and is killed then. A campaign that ends before its kill is
-checked, and another one is begun.
+MLflow; the driver beside a child that was stopped (SIGSTOP), or a driver that was stopped itself. A child that was stopped and is
+continued goes on. One defense's cells start a process of their own, as any pool of processes does.
+
+The moment is a random number of finished cells after the start, and a random part of a second more. When the driver survives its
+victim, it goes on until a further cell is finished, and is killed then. A campaign that ends before its kill is checked, and another
+one is begun.
 
     python tests/chaos/chaos.py --kills 30 --seed 0
 """
@@ -11,6 +14,7 @@ checked, and another one is begun.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import itertools
 import json
@@ -44,6 +48,7 @@ defenses:
   plain: {kind: standard, model: tiny-cnn, epochs: 2}
   robust: {kind: pgd-at, model: tiny-cnn, epochs: 2, inner: {steps: 2}}
   student: {kind: kd, student: tiny-cnn, teacher: plain, epochs: 2}
+  forks: {kind: external, code: "forks.py:Forks"}
 attacks:
   fgsm: {kind: fgsm}
   bim: {kind: bim, steps: 3}
@@ -54,9 +59,28 @@ attacks:
 matrix: {seeds: [0, 1, 2]}
 checks: none
 """
+FORKS = """\
+import os, time
+import torch
+
+begun = []
+
+class Forks(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        if "ROBUSTKD_CHAOS" in os.environ and torch.is_grad_enabled() and not begun:
+            begun.append(True)
+            if os.fork() == 0:
+                time.sleep(3600)  # it has everything open that its parent has, the pipe to the driver as well
+        return self.linear(x.flatten(1))
+"""
 PROFILES = {"local": "engine: {kind: local, workers: 2}\n", "dask": "engine: {kind: dask, workers: 2}\n"}
 RETRIES = "limits: {retries: 5, retry_wait: 0.1}\ntracking: {images: 2}\n"
-VICTIMS = ("driver", "child", "worker", "store", "mlflow")
+VICTIMS = ("driver", "child", "worker", "stopped child", "store", "mlflow", "driver of a stopped child", "stopped driver")
 PATIENCE = 600.0
 """Seconds without which nothing is said to hang; generous, for machines that do other things as well."""
 
@@ -68,6 +92,7 @@ class Driver:
         self.folder, self.mark = folder, uuid.uuid4().hex
         self.log = folder / "log.txt"
         (folder / "campaign.yaml").write_text(CAMPAIGN)
+        (folder / "forks.py").write_text(FORKS)
         (folder / "profile.yaml").write_text(PROFILES[engine] + RETRIES)
         argv = [
             sys.executable,
@@ -118,16 +143,29 @@ class Driver:
         return found
 
     def kill(self, victim: str) -> bool:
-        """SIGKILL for one of the family; False when there is no such member."""
+        """Do to one of the family what ``victim`` says; False when there is no such member."""
         if victim == "driver":
             self.process.kill()
             self.process.wait()
             return True
-        what = "engines.child" if victim == "child" else "multiprocessing.spawn"
-        pids = [pid for pid, words in self.family().items() if what in words]
+        if victim == "stopped driver":
+            self.process.send_signal(signal.SIGSTOP)
+            time.sleep(random.uniform(0, 2))
+            return self.kill("driver")
+        what = "multiprocessing.spawn" if victim == "worker" else "engines.child"
+        pids = [pid for pid, words in self.family().items() if what in words and (victim == "worker" or _leads(pid))]
         if not pids:
             return False
-        os.kill(random.choice(pids), signal.SIGKILL)
+        chosen = random.choice(pids)
+        if victim in ("child", "worker"):
+            os.kill(chosen, signal.SIGKILL)
+            return True
+        os.kill(chosen, signal.SIGSTOP)
+        time.sleep(random.uniform(0, 2))
+        if victim == "driver of a stopped child":
+            return self.kill("driver")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(chosen, signal.SIGCONT)
         return True
 
     def gone(self) -> None:
@@ -136,6 +174,14 @@ class Driver:
         while orphans := self.family():
             assert time.monotonic() - began < 60, f"they outlived their driver: {orphans}"
             time.sleep(0.05)
+
+
+def _leads(pid: int) -> bool:
+    """Whether a process leads its group: a child does, what it forked does not."""
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def struck(driver: Driver, victim: str, seen: Callable[[], None]) -> bool:
@@ -156,7 +202,7 @@ def struck(driver: Driver, victim: str, seen: Callable[[], None]) -> bool:
         time.sleep(jitter)
     if not driver.wait_for(lambda: driver.kill(victim)):
         return False
-    if victim != "driver":  # it tries again what was lost, and goes on
+    if "driver" not in victim:  # it tries again what was lost, and goes on
         told = driver.lines()
         ended = not driver.wait_for(lambda: driver.lines() > told)
         seen()
@@ -173,7 +219,7 @@ def written(out: Path) -> float:
 
 def finished(out: Path) -> dict[str, tuple[int, int]]:
     """The finished cells, and marks that change when one is written again."""
-    plan, store = planning.build(spec.from_text(CAMPAIGN, "campaign.yaml", out)), Store(out)
+    plan, store = planning.build(spec.from_text(CAMPAIGN, "campaign.yaml", out.parent)), Store(out)
     entries = [entry for cell in plan.cells if (entry := store.get(cell.id))]
     return {entry.folder.name: ((stat := (entry.folder / "meta.json").stat()).st_ino, stat.st_mtime_ns) for entry in entries}
 
@@ -191,6 +237,7 @@ def table(out: Path) -> str:
 
 def undisturbed(folder: Path) -> str:
     """The table of a run that nobody kills."""
+    (folder / "forks.py").write_text(FORKS)
     plan = planning.build(spec.from_text(CAMPAIGN, "campaign.yaml", folder))
     assert len(plan.cells) >= 60
     run(plan, folder, InlineEngine(), device="cpu")

@@ -168,6 +168,30 @@ def scheduler_restarted(case: Case) -> None:
     case.ends_with_the_table(driver)
 
 
+def scheduler_suspended(case: Case) -> None:
+    """SIGSTOP: its connections stay open, and nothing answers."""
+    scheduler = case.scheduler()
+    case.worker("a"), case.worker("b")
+    driver = case.driver()
+    case.cells(2)
+    os.killpg(scheduler.pid, signal.SIGSTOP)
+    time.sleep(60)
+    os.killpg(scheduler.pid, signal.SIGCONT)
+    case.ends_with_the_table(driver)
+
+
+def scheduler_suspended_for_good(case: Case) -> None:
+    case.profile(f"{{kind: dask, address: 'tcp://127.0.0.1:{case.port}', scheduler_minutes: 0.5}}")
+    scheduler = case.scheduler()
+    case.worker("a")
+    driver = case.driver()
+    case.cells(2)
+    os.killpg(scheduler.pid, signal.SIGSTOP)
+    case.ends_with(driver, "the Dask scheduler is gone", 3, 150)
+    assert (case.out / "results.json").exists()
+    case.look()
+
+
 def scheduler_gone(case: Case) -> None:
     case.profile(f"{{kind: dask, address: 'tcp://127.0.0.1:{case.port}', scheduler_minutes: 0.2}}")
     scheduler = case.scheduler()
@@ -244,8 +268,8 @@ class Skipped(Exception):
 
 
 CASES = (
-    undisturbed, worker_killed, scheduler_restarted, scheduler_gone, driver_killed, plugin_of_another_version,
-    robustkd_of_another_version, worker_without_the_folder, slurm,
+    undisturbed, worker_killed, scheduler_restarted, scheduler_suspended, scheduler_suspended_for_good, scheduler_gone,
+    driver_killed, plugin_of_another_version, robustkd_of_another_version, worker_without_the_folder, slurm,
 )  # fmt: skip
 
 SLURM = """\

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from robustkd.contracts import RobustkdError, UsageError
 from robustkd.integrations import doctor
@@ -53,32 +56,38 @@ def test_files_that_another_package_wrote_or_removed_are_found(site: Path) -> No
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
     monkeypatch.setattr(doctor, "examine_afresh", lambda: [doctor.Finding("all", True, "fine")])
     monkeypatch.setattr(doctor, "unmet", lambda extra: [])
     return []
 
 
-def test_a_sound_environment_is_left_alone(asked: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sound_environment_is_left_alone(asked: list[tuple[list[str], str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", doctor.PEERS.get)
     monkeypatch.setattr(doctor, "foreign_files", lambda package: [])
-    assert doctor.repair(asked.append) == [doctor.Finding("all", True, "fine")]
+    assert doctor.repair(lambda *given: asked.append(given)) == [doctor.Finding("all", True, "fine")]
     assert asked == []
 
 
 @pytest.mark.parametrize("damage", ["missing", "overwritten"])
 def test_the_peers_are_installed_in_the_order_that_leaves_robustbench_whole(
-    damage: str, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    damage: str, asked: list[tuple[list[str], str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "_version", doctor.PEERS.get if damage == "overwritten" else lambda package: None)
     monkeypatch.setattr(doctor, "foreign_files", lambda package: ["robustbench/data.py"] if damage == "overwritten" else [])
     monkeypatch.setattr(doctor, "_installer", lambda: ["uv", "pip", "install"])
     monkeypatch.setenv("UV_INDEX_URL", "https://me:planted-password@packages.example/simple")
     said: list[str] = []
-    doctor.repair(asked.append, said.append)
-    assert said[0] == "installs torchattacks==3.5.1 without its requirements from https://***@packages.example/simple"
-    assert len(said) == 2
-    assert asked == [["--no-deps", "torchattacks==3.5.1"], ["--no-deps", "--force-reinstall", "robustbench==1.1.1"]]
+    doctor.repair(lambda *given: asked.append(given), said.append)
+    how = "without further requirements, each file by its hash (SHA-256), from https://***@packages.example/simple"
+    assert said[-2:] == [f"installs torchattacks==3.5.1 {how}", f"installs robustbench==1.1.1 {how}"]
+    assert [options for options, _ in asked[-2:]] == [
+        ["--no-deps", "--require-hashes"],
+        ["--no-deps", "--force-reinstall", "--require-hashes"],
+    ]
+    assert [requirements.split()[0] for _, requirements in asked[-2:]] == ["torchattacks==3.5.1", "robustbench==1.1.1"]
+    for _, requirements in asked:
+        assert all("--hash=sha256:" in line for line in requirements.splitlines())
 
 
 def test_requirements_of_an_extra_are_compared_with_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,23 +104,47 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     seen: list[list[str]] = []
 
     def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-        constraints = Path(command[command.index("--constraint") + 1]).read_text()
-        seen.append([*command, constraints])
+        requirements = Path(command[command.index("--requirement") + 1]).read_text()
+        seen.append([*command, requirements])
         return subprocess.CompletedProcess(command, int("fails" in command), "", "no such package")
 
     monkeypatch.setattr(subprocess, "run", run)
     return seen
 
 
-def test_an_installation_moves_neither_torch_nor_numpy_nor_mlflow(commands: list[list[str]]) -> None:
-    doctor._install(["gdown>=5"])
-    for package in ("torch", "numpy", "mlflow"):
-        assert f"{package}=={doctor._version(package)}\n" in commands[0][-1]
+def test_what_may_be_installed_is_pinned_by_hash_and_moves_neither_torch_nor_numpy_nor_mlflow() -> None:
+    locked = doctor._locked()
+    assert not {"torch", "torchvision", "numpy", "mlflow", "requests"} & set(locked)
+    assert {name: locked[name].split()[0] for name in doctor.PEERS} == {
+        name: f"{name}=={version}" for name, version in doctor.PEERS.items()
+    }
+    for line in locked.values():
+        name, *hashes = line.split()
+        assert "==" in name
+        assert hashes
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", one) for one in hashes)
+    needed = [Requirement(line) for line in metadata.requires("robustkd") or []]
+    for need in needed:
+        if need.marker and need.marker.evaluate({"extra": "robustbench"}) and not need.marker.evaluate({"extra": ""}):
+            assert need.name == "torchvision" or need.specifier.contains(locked[need.name].split()[0].partition("==")[2])
+
+
+@pytest.mark.network
+def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
+    """By the real installer, into a folder of the test's own."""
+    (line,) = (line for name, line in doctor._locked().items() if name == "tqdm")
+    target = ["--no-deps", "--require-hashes", "--target", str(tmp_path)]
+    doctor._install(target, line + "\n")
+    assert (tmp_path / "tqdm").is_dir()
+    changed = re.sub("sha256:[0-9a-f]{4}", "sha256:0000", line)
+    with pytest.raises(RobustkdError, match=r"(?i)hash"):
+        doctor._install([*target, "--no-cache"], changed + "\n")
 
 
 def test_a_failed_installation_is_an_error_with_what_the_installer_said(commands: list[list[str]]) -> None:
-    with pytest.raises(RobustkdError, match="no such package"):
-        doctor._install(["fails"])
+    with pytest.raises(RobustkdError, match=r"installing fails==1 failed:\nno such package"):
+        doctor._install(["fails"], "fails==1 --hash=sha256:0\n")
+    assert commands[0][-1] == "fails==1 --hash=sha256:0\n"
 
 
 def test_pip_is_used_where_there_is_one_and_uv_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,26 @@ def server(tmp_path_factory) -> Iterator[Callable[[str], Server]]:
         one.kill()
 
 
+@dataclass(frozen=True)
+class Postgresql:
+    """A database server of a test's own; ``call`` runs one of PostgreSQL's programs as the user that it belongs to."""
+
+    uri: str
+    call: Callable[..., None]
+    cluster: tuple[str, ...]
+    options: tuple[str, ...]
+
+    def start(self) -> None:
+        self.call("pg_ctl", *self.cluster, "-w", *self.options, "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """``immediate`` as in a crash; ``fast`` tells its clients first."""
+        self.call("pg_ctl", *self.cluster, "-w", "-m", mode, "stop")
+
+
 @pytest.fixture
-def postgresql() -> Iterator[str]:
-    """The URI of a database in a cluster of its own, run by an unprivileged user in a folder that is removed afterwards."""
+def postgresql_server() -> Iterator[Postgresql]:
+    """PostgreSQL in a cluster of its own, run by an unprivileged user in a folder that is removed afterwards."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "/none/initdb").parent]
     pytest.importorskip("psycopg", reason="pip install 'robustkd[postgresql]'")
     if not (found[-1] / "initdb").exists():
@@ -57,12 +75,19 @@ def postgresql() -> Iterator[str]:
     def call(program: str, *arguments: str) -> None:
         subprocess.run([found[-1] / program, *arguments], user=user, cwd=folder, check=True, capture_output=True, timeout=300)
 
-    cluster = ["-D", str(folder / "data")]
+    cluster = ("-D", str(folder / "data"))
+    options = ("-l", str(folder / "log"), "-o", f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off")
+    one = Postgresql(f"postgresql://keeper:planted-password@127.0.0.1:{port}/postgres", call, cluster, options)
     try:
         call("initdb", *cluster, "-U", "keeper", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--no-sync")
-        options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
-        call("pg_ctl", *cluster, "-w", "-l", str(folder / "log"), "-o", options, "start")
-        yield f"postgresql://keeper:planted-password@127.0.0.1:{port}/postgres"
-        call("pg_ctl", *cluster, "-m", "immediate", "stop")
+        one.start()
+        yield one
+        one.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgresql(postgresql_server: Postgresql) -> str:
+    """The URI of a database."""
+    return postgresql_server.uri

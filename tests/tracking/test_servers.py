@@ -98,3 +98,44 @@ def test_a_server_that_is_killed_for_some_seconds(server, tmp_path, monkeypatch)
     found = runs(tmp_path)  # which asserts that no name is there twice
     assert len(found) == 42
     assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("mode", ["immediate", "fast"])
+@pytest.mark.parametrize("commit", [2, 7, 20])
+def test_a_database_that_restarts_in_the_middle_of_a_commit(
+    postgresql_server, empty_store, tmp_path, monkeypatch, caplog, commit, mode
+):
+    """SQLAlchemy's own error came out of the rollback, was taken for one of ours, and tracking stopped with runs half written."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgresql_server.uri)
+    track(tmp_path, results(cell(attack="before")))  # the tables are there
+    said: list[str] = []
+    left = {"commits": commit}
+    back = threading.Timer(5, postgresql_server.start)
+
+    def stops(connection):
+        left["commits"] -= 1
+        if left["commits"] == 0:
+            postgresql_server.stop(mode)
+            back.start()
+
+    cells = [cell(attack=f"a{number}") for number in range(12)]
+    event.listen(Engine, "commit", stops)
+    try:
+        tracker = MlflowTracker(tmp_path, campaign(), warn=said.append, patience=300)
+        for done in cells:
+            tracker.log_cell(done)
+        tracker.finish(results(*cells, defenses=(defended(),)))
+    finally:
+        event.remove(Engine, "commit", stops)
+    back.join()
+    assert tracker.problem is None
+    assert "does not answer" in said[0]
+    assert said[-1] == "MLflow answers again"
+    assert "planted-password" not in "".join(said)
+    found = runs(tmp_path)  # which asserts that no name is there twice
+    assert len(found) == 1 + 14
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert "Traceback" not in caplog.text

@@ -22,7 +22,7 @@ from typing import Any
 
 from robustkd.campaigns.execution.errors import CellLost, WorkerUnfit, error_of
 from robustkd.campaigns.execution.job import Job, Report
-from robustkd.campaigns.execution.parent_watchdog import environment, exit_with_parent, kill_process_group
+from robustkd.campaigns.execution.parent_watchdog import command, environment, exit_with_parent, kill_process_group
 from robustkd.campaigns.execution.worker import Worker
 from robustkd.campaigns.plan.cells import Cell
 from robustkd.contracts import RobustkdError
@@ -49,7 +49,7 @@ class Child:
         self.peak = 0
         self._began: float | None = None
         self.pipe, theirs = Pipe()
-        argv = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
+        argv = [*command(__name__), str(theirs.fileno())]
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], env=environment(), start_new_session=True
         )
@@ -155,7 +155,3 @@ def _worker(job: Job, report: Report) -> Worker:
 def _peak() -> int:
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,7 @@ store, which all workers must see under the same path.
 
 from __future__ import annotations
 
+import time
 import uuid
 from asyncio import CancelledError
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from robustkd.campaigns.execution.engines import Engine, Listener
 from robustkd.campaigns.execution.engines.dask_cluster import DaskParams, connected
 from robustkd.campaigns.execution.engines.dask_task import dismiss_children, run_cell
-from robustkd.campaigns.execution.engines.dask_workers import Workers
+from robustkd.campaigns.execution.engines.dask_workers import ANSWER_SECONDS, Workers
 from robustkd.campaigns.execution.errors import CellLost, WorkerUnfit
 from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.execution.schedule import Schedule
@@ -75,85 +76,128 @@ class DaskEngine(Engine):
             EngineLost: the scheduler is gone, or no worker can do the cells.
         """
         self.only_device(job)
-        topic = f"robustkd-{uuid.uuid4().hex}"
-        news: SimpleQueue[_Ended | _Progress] = SimpleQueue()
-        running: dict[Future[Any], _Running] = {}
-        store = Store(Path(job.store))
-        begun: set[str] = set()
         with _probe(Path(job.store)) as probe, connected(self.params, job.device) as (client, jobs):
             workers = Workers(client, jobs, self.params.scheduler_minutes, listener.noted)
-            client.subscribe_topic(topic, lambda event: news.put(_Progress(*event[1])))
             try:
-                while True:
-                    answers = workers.look()
-                    if answers:
-                        for future in _abandoned(running, workers):
-                            client.cancel([future])
-                            self._lost(running.pop(future).cell, "it is gone", schedule, listener)
-                        while len(running) < workers.threads and (cell := self.next_cell(schedule)):
-                            if cell.id in begun and store.path(cell.id).is_dir():  # it was lost after it had ended
-                                schedule.succeed(cell)
-                                listener.succeeded(cell)
-                                continue
-                            one = _Running(cell, workers.fit(cell))
-                            task = (job, cell, self.limits.cell_hours, topic, str(probe))
-                            future = self._submit(client, task, one)
-                            running[future] = one
-                            begun.add(cell.id)
-                            future.add_done_callback(lambda ended: news.put(_Ended(ended)))
-                            listener.started(cell)
-                    pause = schedule.pause()
-                    waits = pause is not None or (schedule.left and not (answers and workers.threads))
-                    if self.out_of_time or not (running or waits):
-                        return
-                    try:
-                        readable = news.get(timeout=POLL_SECONDS if pause is None else min(POLL_SECONDS, pause))
-                    except Empty:
-                        continue
-                    if isinstance(readable, _Ended):
-                        if ended := running.pop(readable.future, None):
-                            self._ended(ended.cell, readable.future, workers, schedule, listener)
-                    elif cell := next((one.cell for one in running.values() if one.cell.id == readable.cell_id), None):
-                        listener.progressed(cell, readable.epoch, readable.metrics)
+                _Course(self, job, str(probe), client, workers, schedule, listener).run()
             finally:
                 _dismiss(client, job)
 
-    def _submit(self, client: Client, task: tuple[Any, ...], one: _Running) -> Future[Any]:
+
+class _Course:
+    """One run of the engine on a cluster: which cells are where, and what became of them."""
+
+    def __init__(
+        self, engine: DaskEngine, job: Job, probe: str, client: Client, workers: Workers, schedule: Schedule, listener: Listener
+    ) -> None:
+        self._answers = False
+        self._engine, self._job, self._probe, self._client = engine, job, probe, client
+        self._workers, self._schedule, self._listener = workers, schedule, listener
+        self._store = Store(Path(job.store))
+        self._topic = f"robustkd-{uuid.uuid4().hex}"
+        self._news: SimpleQueue[_Ended | _Progress] = SimpleQueue()
+        self._running: dict[Future[Any], _Running] = {}
+        self._begun: set[str] = set()
+        self._done: list[Cell] = []
+        self._looked = 0.0
+        client.subscribe_topic(self._topic, lambda event: self._news.put(_Progress(*event[1])))
+
+    def run(self) -> None:
+        """Until the schedule is over, or the time is."""
+        while True:
+            self._look()
+            if self._answers and self._client.status == "running":
+                self._begin()
+            # The next cells have begun before anybody is told of these, which takes as long as a small cell does.
+            for cell in self._done:
+                self._listener.succeeded(cell)
+            self._done.clear()
+            pause = self._schedule.pause()
+            waits = pause is not None or (self._schedule.left and not (self._answers and self._workers.threads))
+            if self._engine.out_of_time or not (self._running or waits):
+                return
+            for item in _news_of(self._news, POLL_SECONDS if pause is None else min(POLL_SECONDS, pause)):
+                self._hear(item)
+
+    def _look(self) -> None:
+        """See which workers there are. The answer comes from the scheduler, which has other things to do: not after each cell."""
+        if self._answers and time.monotonic() - self._looked < POLL_SECONDS:
+            return
+        self._answers, self._looked = self._workers.look(), time.monotonic()
+        for future in _abandoned(self._running, self._workers) if self._answers else ():
+            self._client.cancel([future])
+            self._lost(self._running.pop(future).cell, "it is gone")
+
+    def _begin(self) -> None:
+        """Give each worker that has none a cell."""
+        while len(self._running) < self._workers.threads and (cell := self._engine.next_cell(self._schedule)):
+            if cell.id in self._begun and self._store.path(cell.id).is_dir():  # it was lost after it had ended
+                self._schedule.succeed(cell)
+                self._done.append(cell)
+                continue
+            one = _Running(cell, self._workers.fit(cell))
+            future = self._submit(one)
+            self._running[future] = one
+            self._begun.add(cell.id)
+            future.add_done_callback(lambda ended: self._news.put(_Ended(ended)))
+            self._listener.started(cell)
+
+    def _hear(self, item: _Ended | _Progress) -> None:
+        if isinstance(item, _Ended):
+            ended = self._running.pop(item.future, None)
+            if ended and self._ended(ended.cell, item.future):
+                self._done.append(ended.cell)
+        elif cell := next((one.cell for one in self._running.values() if one.cell.id == item.cell_id), None):
+            self._listener.progressed(cell, item.epoch, item.metrics)
+
+    def _submit(self, one: _Running) -> Future[Any]:
+        task = (self._job, one.cell, self._engine.limits.cell_hours, self._topic, self._probe)
         key = f"{one.cell.title} {uuid.uuid4().hex}"
-        resources = self.params.resources or None
-        return client.submit(run_cell, *task, key=key, resources=resources, workers=one.workers, pure=False)
+        resources = self._engine.params.resources or None
+        return self._client.submit(run_cell, *task, key=key, resources=resources, workers=one.workers, pure=False)
 
-    def _lost(self, cell: Cell, why: object, schedule: Schedule, listener: Listener) -> None:
-        self.failed(cell, CellLost(f"its Dask worker was lost: {why}"), schedule, listener)
+    def _lost(self, cell: Cell, why: object) -> None:
+        self._engine.failed(cell, CellLost(f"its Dask worker was lost: {why}"), self._schedule, self._listener)
 
-    def _ended(self, cell: Cell, future: Future[Any], workers: Workers, schedule: Schedule, listener: Listener) -> None:
-        """Book what became of a cell.
+    def _ended(self, cell: Cell, future: Future[Any]) -> bool:
+        """Book what became of a cell; whether it is in the store, which the listener has yet to be told.
 
         One that a worker could not do goes back to the schedule while another may, and one of which nobody can say what became of it,
         because the scheduler has gone, too.
         """
         if future.status == "cancelled":
-            schedule.again(cell, 0)
-            return
+            self._schedule.again(cell, 0)
+            return False
         if future.status != "finished":
-            self._lost(cell, future.exception() if future.status == "error" else future.status, schedule, listener)
-            return
+            self._lost(cell, future.exception() if future.status == "error" else future.status)
+            return False
         try:
             outcome, error, worker = future.result()
         except (OSError, RuntimeError, CancelledError):
-            schedule.again(cell, 0)
-            return
+            self._schedule.again(cell, 0)
+            return False
         if isinstance(error, WorkerUnfit | IdentityError):
-            workers.refused(cell, worker, error.message)
-            if workers.fit(cell):
-                schedule.again(cell, 0)
-                return
+            self._workers.refused(cell, worker, error.message)
+            if self._workers.fit(cell):
+                self._schedule.again(cell, 0)
+                return False
             error = type(error)(f"worker {worker}: {error.message}", fix=error.fix)
         if outcome == "done":
-            schedule.succeed(cell)
-            listener.succeeded(cell)
-        else:
-            self.failed(cell, error if outcome == "failed" else self.too_long(), schedule, listener)
+            self._schedule.succeed(cell)
+            return True
+        failure = error if outcome == "failed" else self._engine.too_long()
+        self._engine.failed(cell, failure, self._schedule, self._listener)
+        return False
+
+
+def _news_of(queue: SimpleQueue[_Ended | _Progress], seconds: float) -> Iterator[_Ended | _Progress]:
+    """All that there is by now; where that is nothing, what comes within so many seconds."""
+    try:
+        yield queue.get(timeout=seconds)
+        while True:
+            yield queue.get_nowait()
+    except Empty:
+        return
 
 
 def _abandoned(running: Mapping[Future[Any], _Running], workers: Workers) -> list[Future[Any]]:
@@ -163,9 +207,13 @@ def _abandoned(running: Mapping[Future[Any], _Running], workers: Workers) -> lis
 
 def _dismiss(client: Client, job: Job) -> None:
     """End the workers' idle children. Those that work on a cell end when the client closes."""
+
+    async def dismissed() -> None:
+        await client.run(dismiss_children, job, on_error="ignore")
+
     if client.status == "running":
-        with suppress(OSError, TimeoutError):  # the scheduler went away just now
-            client.run(dismiss_children, job, on_error="ignore")
+        with suppress(OSError, TimeoutError):  # the scheduler went away just now, or was suspended
+            client.sync(dismissed, callback_timeout=ANSWER_SECONDS)
 
 
 @contextmanager

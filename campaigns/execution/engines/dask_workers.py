@@ -6,7 +6,7 @@ import time
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustkd.campaigns.execution.engines.dask_cluster import Jobs
 from robustkd.campaigns.execution.errors import EngineLost
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 UNFIT_AFTER = 2
 """Cells that a worker cannot do as they were planned, after which it is given none."""
+ANSWER_SECONDS = 15
+"""How long the scheduler, and the workers that are asked something, may take to answer; one that was suspended never does."""
 SILENCE_SECONDS = 30
 """How long nothing is said while there is no worker."""
 
@@ -40,6 +42,7 @@ class Workers:
         self._since = time.monotonic()
         self._told = False
         self._away = False
+        self._heard = time.monotonic()
         self._call: Future[str] | None = None
 
     def look(self) -> bool:
@@ -50,17 +53,20 @@ class Workers:
             UsageError: the batch system takes no job.
         """
         if self._client.status == "connecting":
-            if not self._away:
-                self._say(f"the Dask scheduler does not answer; waiting for it, {self._minutes:g} minutes at most")
-            self._away = True
+            self._wait_for_scheduler()
             return False
         try:
-            self._threads = dict(self._client.nthreads())
+            self._threads = dict(self._answer(self._client.nthreads))
+            self._heard = time.monotonic()
             self._examine([worker for worker in self._threads if worker not in self._known])
+        except TimeoutError as error:  # its connection is open: it was suspended, or its machine is
+            if time.monotonic() - self._heard > 60 * self._minutes:
+                raise self._gone() from error
+            self._wait_for_scheduler()
+            return False
         except (Exception, CancelledError) as error:  # which one depends on how far the client has closed
             if self._client.status in ("closing", "closed"):
-                told = f"the Dask scheduler is gone: it did not answer for {self._minutes:g} minutes"
-                raise EngineLost(told, fix="start it and run again: what is finished is kept") from error
+                raise self._gone() from error
             if not isinstance(error, OSError):
                 raise
             return False  # the connection was lost just now
@@ -72,6 +78,48 @@ class Workers:
         self._wait_for_some()
         return True
 
+    def _answer(self, ask: Callable[[], Any]) -> Any:
+        """What one of the client's own questions is answered.
+
+        Raises:
+            TimeoutError: nothing.
+        """
+
+        async def asked() -> Any:
+            return await ask()
+
+        return self._client.sync(asked, callback_timeout=ANSWER_SECONDS)
+
+    def _wait_for_scheduler(self) -> None:
+        if not self._away:
+            self._say(f"the Dask scheduler does not answer; waiting for it, {self._minutes:g} minutes at most")
+        self._away = True
+
+    def _gone(self) -> EngineLost:
+        told = f"the Dask scheduler is gone: it did not answer for {self._minutes:g} minutes"
+        return EngineLost(told, fix="start it and run again: what is finished is kept")
+
+    def _versions(self, package: str, workers: list[str]) -> dict[str, Any]:
+        """The version of a package on each worker, or the error that asking for it ended in.
+
+        Raises:
+            TimeoutError: none of them answers.
+        """
+        try:
+            found: dict[str, Any] = self._answer(lambda: self._client.run(version, package, workers=workers, on_error="return"))
+        except TimeoutError:
+            if len(workers) == 1:
+                raise
+            found = {}
+            for worker in workers:
+                try:
+                    found |= self._versions(package, [worker])
+                except TimeoutError as error:
+                    found[worker] = error
+            if all(isinstance(answer, TimeoutError) for answer in found.values()):
+                raise
+        return found
+
     def _examine(self, new: list[str]) -> None:
         """Refuse workers with another robustkd, or another torch's major version, before they get a cell.
 
@@ -81,7 +129,7 @@ class Workers:
             if not new:
                 return
             here = version(package)
-            answers = self._client.run(version, package, workers=new, on_error="return")
+            answers = self._versions(package, new)
             for worker, found in answers.items():
                 if isinstance(found, str) and same(found) == same(here):
                     continue
