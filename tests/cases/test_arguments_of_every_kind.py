@@ -122,7 +122,8 @@ def test_what_cannot_be_meant_gets_a_sentence(name: str) -> None:
         called(**given)
     attacks, model, x, y = (given.pop(key, usual) for key, usual in (("attack", "pgd"), ("model", NET), ("x", X), ("y", Y)))
     with pytest.raises(SENTENCES):
-        robustkd.evaluate(model, x, y, attacks=attacks, level="none", **{"eps": 0.1, **given})
+        # None alone means the usual attacks.
+        robustkd.evaluate(model, x, y, attacks=[None] if attacks is None else attacks, level="none", **{"eps": 0.1, **given})
 
 
 def test_a_model_that_draws_gives_the_same_number_at_each_call() -> None:

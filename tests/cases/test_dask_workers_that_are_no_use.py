@@ -91,8 +91,9 @@ def test_a_scheduler_that_goes_away_leaves_a_table_and_no_child(cluster, tmp_pat
     monkeypatch.setattr(dask_task, "IDLE_SECONDS", 0.5)
     results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu", observers=[ThenGone(cluster)])
     assert results.incomplete
-    assert {cell.status for cell in results.cells} == {"pending"}
-    assert all("the Dask scheduler is gone" in cell.error and "running again goes on" in cell.error for cell in results.cells)
+    lost = [cell for cell in results.cells if cell.status != "done"]  # what had begun may have ended before the scheduler went
+    assert {cell.status for cell in lost} == {"pending"}
+    assert all("the Dask scheduler is gone" in cell.error and "running again goes on" in cell.error for cell in lost)
     assert (tmp_path / "out/results.json").is_file()
     deadline = time.monotonic() + 60
     while children() and time.monotonic() < deadline:

@@ -510,6 +510,8 @@ def test_selection_has_nothing_but_training_and_validation_data() -> None:
             "device",
             "checkpoints",
             "log",
+            "classes",
+            "outputs_known",
             "bounds",
             "label",
         )

@@ -98,9 +98,9 @@ def test_names_and_settings_are_checked(broken, robustkd):
     code, _, err = robustkd("test-plugin", "local")
     assert code == 2
     assert "there is no conformance suite for engines" in err
-    code, out, _ = robustkd("test-plugin", "fine", "--set", "stpes=2")
-    assert code == 1
-    assert "stpes" in out
+    code, _, err = robustkd("test-plugin", "fine", "--set", "stpes=2")
+    assert code == 2
+    assert "stpes" in err
 
 
 ALL = [
