@@ -103,21 +103,32 @@ class _Course:
         client.subscribe_topic(self._topic, lambda event: self._news.put(_Progress(*event[1])))
 
     def run(self) -> None:
-        """Until the schedule is over, or the time is."""
+        """Until the schedule is over, or the time is.
+
+        Raises:
+            EngineLost: as for ``DaskEngine.run``.
+        """
+        try:
+            self._until_over()
+        finally:
+            self._tell()
+
+    def _until_over(self) -> None:
         while True:
             self._look()
             if self._answers and self._client.status == "running":
                 self._begin()
-            # The next cells have begun before anybody is told of these, which takes as long as a small cell does.
-            for cell in self._done:
-                self._listener.succeeded(cell)
-            self._done.clear()
+            self._tell()  # which takes as long as a small cell does: the next ones have begun
             pause = self._schedule.pause()
             waits = pause is not None or (self._schedule.left and not (self._answers and self._workers.threads))
             if self._engine.out_of_time or not (self._running or waits):
                 return
             for item in _news_of(self._news, POLL_SECONDS if pause is None else min(POLL_SECONDS, pause)):
                 self._hear(item)
+
+    def _tell(self) -> None:
+        while self._done:
+            self._listener.succeeded(self._done.pop(0))
 
     def _look(self) -> None:
         """See which workers there are. The answer comes from the scheduler, which has other things to do: not after each cell."""
