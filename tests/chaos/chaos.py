@@ -310,7 +310,7 @@ def campaign(folder: Path, expected: str, victims: Iterator[str], kills: int, sa
         second is None
         or (second.returncode == 1 and "another run is using" in second.stderr)
         or "0 cells to do" in second.stderr
-    )
+    ), second.stderr
     driver.gone()
     seen()
     check(out, expected)
