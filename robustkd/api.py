@@ -247,12 +247,10 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    if are_requests(x):
-        of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
-        _refuse_settings_of_images(norm, precision, of_images)
-        asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
+    asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
+    of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
+    if _are_asked(asked, norm, precision, of_images):
         return attack_requests(with_params(attack, params or {}, more), asked)
-    _refuse_settings_of_requests(tokenizer, attempts, judges, benign, answers)
     x, y, names = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x, names)
     plugin = _with_models(attack_of(with_params(attack, params or {}, more)), models, x, batch_size, view)
@@ -311,12 +309,10 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
-    if are_requests(x):
-        of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
-        _refuse_settings_of_images(norm, precision, of_images)
-        asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
+    asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
+    of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
+    if _are_asked(asked, norm, precision, of_images):
         return evaluate_requests(asked, attacks, level=level, samples=samples)
-    _refuse_settings_of_requests(tokenizer, attempts, judges, benign, answers)
     x, y, names = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x, names)
     evaluator = _make_evaluator(
@@ -375,12 +371,10 @@ def audit(
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
-    if are_requests(x):
-        of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
-        _refuse_settings_of_images(norm, precision, of_images)
-        asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
+    asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
+    of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
+    if _are_asked(asked, norm, precision, of_images):
         return evaluate_requests(asked, attacks, level=level, samples=samples, goes_on=True)
-    _refuse_settings_of_requests(tokenizer, attempts, judges, benign, answers)
     x, y, names = _samples(x, y)
     view = _View.of(normalise, classes, restrict, success, bounds, x, names)
     evaluator = _make_evaluator(
@@ -406,6 +400,15 @@ def audit(
 
 _OF_IMAGES = ("eps", "where", "budget", "goals", "fit_data", "normalise", "classes", "restrict", "success", "bounds")
 _OF_REQUESTS = ("tokenizer", "attempts", "judges", "benign", "answers")
+
+
+def _are_asked(asked: Asked, norm: str, precision: str, of_images: Sequence[Any]) -> bool:
+    """Whether requests are attacked. Settings of the other modality are refused."""
+    if are_requests(asked.requests):
+        _refuse_settings_of_images(norm, precision, of_images)
+        return True
+    _refuse_settings_of_requests(asked.tokenizer, asked.attempts, asked.judges, asked.benign, asked.answers)
+    return False
 
 
 def _refuse_settings_of_images(norm: str, precision: str, given: Sequence[Any]) -> None:
