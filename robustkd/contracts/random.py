@@ -96,6 +96,11 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def _drawn_in(dtype: torch.dtype) -> torch.dtype:
+    """Numbers of 16 bits are drawn in float32: a bfloat16 has 8 bits of the 24, so one of 512 uniform ones would be 1."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shift_right(z, 30)) * _MIX1
     z = (z ^ _shift_right(z, 27)) * _MIX2
@@ -157,13 +162,19 @@ class SampleRng:
 
     def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
         """(B, *shape) uniform in [low, high); float32 unless ``dtype`` says otherwise."""
-        unit = _shift_right(self.bits(shape), 40).to(dtype or torch.float32) / (1 << 24)
-        return low + (high - low) * unit
+        dtype = dtype or torch.float32
+        unit = _shift_right(self.bits(shape), 40).to(_drawn_in(dtype)) / (1 << 24)
+        drawn = low + (high - low) * unit
+        if drawn.dtype == dtype:
+            return drawn
+        above = torch.tensor(high, dtype=dtype)  # which the last values are rounded to
+        return drawn.to(dtype).clamp(max=torch.nextafter(above, torch.full_like(above, low)).item())
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
         """(B, *shape) standard normal (Box-Muller); float32 unless ``dtype`` says otherwise."""
-        radius = (-2 * torch.log1p(-self.uniform(shape, dtype=dtype))).sqrt()
-        return radius * torch.cos(2 * math.pi * self.uniform(shape, dtype=dtype))
+        dtype = dtype or torch.float32
+        radius = (-2 * torch.log1p(-self.uniform(shape, dtype=_drawn_in(dtype)))).sqrt()
+        return (radius * torch.cos(2 * math.pi * self.uniform(shape, dtype=_drawn_in(dtype)))).to(dtype)
 
     def integers(self, shape: Sequence[int], high: int) -> Tensor:
         """(B, *shape) int64 uniform in {0, .., high - 1}; the bias of the modulus is below high / 2^63."""

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,20 @@ def test_the_distributions_are_right():
     assert abs(normal.mean()) < 0.02
     assert abs(normal.std() - 1) < 0.01
     assert (torch.bincount(integers.flatten(), minlength=7) / 1e5 - 1 / 7).abs().max() < 0.005
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_numbers_of_16_bits_have_the_same_distributions(dtype: torch.dtype) -> None:
+    index = torch.arange(2000)
+    uniform, normal = (getattr(SampleRng(0, index), name)((50,), dtype=dtype) for name in ("uniform", "normal"))
+    shifted = SampleRng(1, index).uniform((50,), -3.0, 2.0, dtype=dtype)
+    assert uniform.dtype == normal.dtype == shifted.dtype == dtype
+    assert (uniform < 1).all()
+    assert (shifted < 2).all()
+    assert normal.isfinite().all()
+    assert torch.equal(normal, SampleRng(0, index).normal((50,)).to(dtype))
+    assert abs(uniform.float().mean() - 0.5) < 0.005
+    assert abs(shifted.float().mean() + 0.5) < 0.02
 
 
 def test_streams_draws_and_neighbours_are_independent():

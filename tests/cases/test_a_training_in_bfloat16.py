@@ -1,0 +1,33 @@
+"""Every training that may take its passes in bfloat16, which ``precision: auto`` does on CUDA, where lq-vae's loss was NaN at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from robustkd import plugins
+from robustkd.contracts import target_references
+from robustkd.plugin_kit import fixtures
+from robustkd.plugin_kit.suite import subject
+
+
+def trained_in_either_precision() -> list[str]:
+    found = []
+    for name in plugins.names("defenses"):
+        plugin = plugins.load("defenses", name)
+        if plugins.modalities(plugin)[0] == "images" and "precision" in plugin.Params.model_fields:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("name", trained_in_either_precision())
+def test_every_image_training_ends_in_bfloat16_with_weights_in_float32(name: str) -> None:
+    defense = subject("defenses", name, {"precision": "bf16"}).make(fixtures.QUICK_TRAINING)
+    others = fixtures.classifiers(target_references(defense.params))
+    with fixtures.context(targets=others) as context:
+        target = defense.fit(context)
+    target.module.eval()
+    with torch.no_grad():
+        logits = target(torch.from_numpy(fixtures.digits().test.unit()))
+    assert {weight.dtype for weight in target.module.parameters()} == {torch.float32}
+    assert logits.isfinite().all()
