@@ -76,11 +76,12 @@ from robustkd.prompt_api import Asked, attack_requests, evaluate_requests
 from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.verdict import verdict
 from robustkd.scoring.worst_case import worst_case
-from robustkd.targets import ClassifierTarget, SplitTarget, frozen, recording_gradients, untouched
+from robustkd.targets import ClassifierTarget, SplitTarget, frozen, untouched
 from robustkd.targets.features import with_perceptual_features_of
 from robustkd.targets.logits import as_logits
 from robustkd.targets.output_names import require_known_outputs
 from robustkd.targets.outputs import Classes
+from robustkd.targets.precision import evaluating
 from robustkd.targets.unit import UnitTarget
 
 Normalisation = str | Sequence[Sequence[float]] | Mapping[str, Sequence[float]]
@@ -97,10 +98,10 @@ Report = TypeVar("Report")
 
 
 def _one_at_a_time(call: Callable[Arguments, Report]) -> Callable[Arguments, Report]:
-    """``call`` with gradients on, and with global random numbers from its ``seed``; the caller's are put back, and so are the
-    filters of warnings, to which libraries add their own when they are imported.
+    """``call`` with gradients on, in full precision, and with global random numbers from its ``seed``; the caller's settings are put
+    back, and so are the filters of warnings, to which libraries add their own when they are imported.
 
-    The networks' modes and these generators are shared by all threads, so calls that overlap wait for one another.
+    The networks' modes and these settings are shared by all threads, so calls that overlap wait for one another.
     """
 
     @functools.wraps(call)
@@ -108,7 +109,7 @@ def _one_at_a_time(call: Callable[Arguments, Report]) -> Callable[Arguments, Rep
         seed = kwargs.get("seed", 0)
         if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
             raise UsageError(f"seed is {seed!r}", fix="give an integer of at most 63 bits")
-        with TURN, warnings.catch_warnings(), recording_gradients(), seeded(int(seed)):
+        with TURN, warnings.catch_warnings(), evaluating(), seeded(int(seed)):
             return call(*args, **kwargs)
 
     return alone

@@ -15,6 +15,7 @@ from robustkd.contracts.random import seed_torch
 from robustkd.data import Splits
 from robustkd.lazy import torch
 from robustkd.targets import recording_gradients
+from robustkd.targets.precision import full_precision
 
 
 class Worker:
@@ -45,6 +46,12 @@ class Worker:
         match cell:
             case TrainCell():
                 train(cell, self._workspace)
+            case _:
+                with full_precision():
+                    self._evaluate(cell)
+
+    def _evaluate(self, cell: AttackCell | ChecksCell | AnalysisCell) -> None:
+        match cell:
             case AttackCell():
                 attack(cell, self._workspace)
             case ChecksCell():

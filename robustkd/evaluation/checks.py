@@ -41,7 +41,8 @@ from robustkd.evaluation.suite import (
 from robustkd.lazy import torch
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.worst_case import worst_case
-from robustkd.targets import CountedTarget, SplitTarget, recording_gradients, untouched
+from robustkd.targets import CountedTarget, SplitTarget, untouched
+from robustkd.targets.precision import evaluating
 
 
 def check_names(level: Level, modality: Modality = "images") -> list[str]:
@@ -64,7 +65,7 @@ _FEWER = (64, 16, 4, 1)
 """How many samples a target is asked about at once in a check, one after the other, after memory ran out."""
 
 
-@recording_gradients()
+@evaluating()
 def run_checks(context: CheckContext[BaseTarget, Batch | PromptBatch], checks: Sequence[Check]) -> list[Finding]:
     """Every check's finding, with its passes counted. The target is left as it was found, and torch's generator too.
 
@@ -104,7 +105,7 @@ def _finding(context: CheckContext[BaseTarget, Batch | PromptBatch], check: Chec
     return replace(finding, forward_passes=counted.forwards, backward_passes=counted.backwards)
 
 
-@recording_gradients()
+@evaluating()
 def run_remedies(
     context: CheckContext[BaseTarget, Batch | PromptBatch], findings: Sequence[Finding], *, batch_size: int = BATCH_SIZE
 ) -> Remedy | None:

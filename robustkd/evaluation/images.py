@@ -35,9 +35,10 @@ from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
 from robustkd.targets.failure import model_errors_explained
 from robustkd.targets.features import with_perceptual_features
-from robustkd.targets.frozen import recording_gradients, untouched
+from robustkd.targets.frozen import untouched
 from robustkd.targets.layout import channels_last
 from robustkd.targets.memory import bytes_for_backward, in_memory, return_freed_memory, with_fewer
+from robustkd.targets.precision import evaluating, full_precision
 from robustkd.targets.split import SplitTarget
 
 if TYPE_CHECKING:
@@ -277,6 +278,7 @@ def require_unit_pixels(target: Target) -> None:
         )
 
 
+@full_precision()
 def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE) -> Batch:
     """The batch with the target's output on it, which every attack then shares.
 
@@ -326,7 +328,7 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
     return replace(batch, logits=logits, inputs=batch.inputs.to(precise), eps=eps, draws=draws if random else None)
 
 
-@recording_gradients()
+@evaluating()
 def evaluate_attack(
     target: Target,
     attack: Attack,

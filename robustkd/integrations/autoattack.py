@@ -22,7 +22,8 @@ from robustkd.contracts import DataError, ThreatModel, UsageError
 from robustkd.contracts.threat import Norm
 from robustkd.evaluation.images import evaluate_attack, make_batch, with_clean_logits
 from robustkd.lazy import torch
-from robustkd.targets import ClassifierTarget, frozen, recording_gradients
+from robustkd.targets import ClassifierTarget, frozen
+from robustkd.targets.precision import evaluating
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,7 +71,7 @@ class AutoAttack:
         self.verbose, self.log_path = verbose, log_path
         self.device = torch.device(device) if device is not None else next((p.device for p in model.parameters()), None)
 
-    @recording_gradients()
+    @evaluating()
     def run_standard_evaluation(
         self,
         x_orig: Tensor,
