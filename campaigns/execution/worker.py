@@ -43,18 +43,14 @@ class Worker:
         """
         self._workspace.verify(cell)
         seed_torch(cell.seed)
-        match cell:
-            case TrainCell():
-                train(cell, self._workspace)
-            case _:
-                with full_precision():
-                    self._evaluate(cell)
-
-    def _evaluate(self, cell: AttackCell | ChecksCell | AnalysisCell) -> None:
-        match cell:
-            case AttackCell():
-                attack(cell, self._workspace)
-            case ChecksCell():
-                check(cell, self._workspace)
-            case AnalysisCell():
-                analyse(cell, self._workspace)
+        if isinstance(cell, TrainCell):
+            train(cell, self._workspace)
+            return
+        with full_precision():
+            match cell:
+                case AttackCell():
+                    attack(cell, self._workspace)
+                case ChecksCell():
+                    check(cell, self._workspace)
+                case AnalysisCell():
+                    analyse(cell, self._workspace)

@@ -54,8 +54,8 @@ def _parts() -> list[Any]:
     backends = torch.backends
     if not hasattr(backends.cudnn, "conv"):
         return []
-    by_cuda, by_cpu = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul), backends.mkldnn
-    return [*by_cuda, by_cpu.matmul, by_cpu.conv, by_cpu.rnn]
+    by_cpu: Any = backends.mkldnn
+    return [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, by_cpu.matmul, by_cpu.conv, by_cpu.rnn]
 
 
 def _write(parts: list[Any], precisions: list[str]) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.cuda_graphs import replayed
 from robustkd.attacks.image.engine.oracle import Objective, ObjectiveWithGradient, Oracle, TransformOracle, finite, frozen
 from robustkd.attacks.image.engine.perceptual_ball import PerceptualBall
 from robustkd.contracts import AttackResult, Batch, PerceptualBudget, Target, ThreatModel, UsageError
@@ -389,7 +390,7 @@ class Search:
             oracle, points = Oracle(target, batch, target.precision), inputs
             ball = PerceptualBall.of(inputs, batch.budget(threat), target.bounds, perceptual, oracle.passes)
         else:
-            oracle, points = Oracle(target, batch, target.precision), inputs
+            oracle, points = Oracle(target, batch, target.precision, replayed(target, inputs)), inputs
             ball = Ball.around(inputs, batch.budget(threat), threat.norm, target.bounds, batch.movable)
         clean = oracle.logits(points, rows) if batch.logits is None else batch.logits
         value = torch.full((len(batch),), -torch.inf, dtype=inputs.dtype, device=inputs.device)

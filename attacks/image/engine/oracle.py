@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from typing_extensions import override
 
+from robustkd.attacks.image.engine.cuda_graphs import Pass
 from robustkd.contracts import AttackError, Batch, Target, TargetError
 from robustkd.contracts.image_changes import TransformBudget
 from robustkd.contracts.target import Precision
@@ -83,15 +84,17 @@ class Oracle:
         batch: the samples; with ``goals``, an adversarial sample is one that reaches its goal.
         precision: of the passes that ``value_and_grad`` makes. With less than the target's own, a point that is adversarial is looked at
             once more in that: rounding is no success.
+        outputs: what computes the target's outputs where gradients are taken; the target by default.
     """
 
-    def __init__(self, target: Target, batch: Batch, precision: Precision = "full") -> None:
+    def __init__(self, target: Target, batch: Batch, precision: Precision = "full", outputs: Pass | None = None) -> None:
         self.target = target
         self.precision = precision
         self.labels = batch.labels
         self.goals = batch.goals
         self._wanted = OfRows(batch.labels if batch.goals is None else batch.goals)
         self.passes = PassCounter(len(batch), batch.inputs.device)
+        self.outputs = target if outputs is None else outputs
 
     @property
     def forwards(self) -> Tensor:
@@ -125,7 +128,7 @@ class Oracle:
         with torch.enable_grad():
             # Full is what the caller computes in: training has an autocast of its own.
             with torch.autocast(x.device.type, torch.bfloat16) if reduced else nullcontext():
-                outputs = self.target(self.images(x, rows))
+                outputs = self.outputs(self.images(x, rows))
             logits = finite(outputs.detach(), x)
             if isinstance(objective, ObjectiveWithGradient):
                 values, slope = objective.value_and_grad(logits, rows)
@@ -149,7 +152,7 @@ class Oracle:
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            outputs = self.target(self.images(x, rows))
+            outputs = self.outputs(self.images(x, rows))
         logits = outputs.detach()
         gradient = gradient_of(outputs, x, objective.gradient(logits, rows))
         self.passes.spend(rows, forwards=1, backwards=1)

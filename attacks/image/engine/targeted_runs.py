@@ -78,7 +78,7 @@ def run_targeted(search: Search, batch: Batch, runs: TargetedRuns, update: Updat
     x, value, broken = runs.x.clone(), runs.value.clone(), runs.broken.clone()
     for part in torch.arange(len(runs.rows), device=runs.rows.device).split(max(1, len(batch) // width)):
         group = runs.rows[part].repeat_interleave(width)
-        oracle = Oracle(search.oracle.target, batch.select(group), search.oracle.precision)
+        oracle = Oracle(search.oracle.target, batch.select(group), search.oracle.precision, search.oracle.outputs)
         result = maximize(
             oracle,
             torch.arange(len(group), device=group.device),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from typing_extensions import override
 
+from robustkd.attacks.image.engine.cuda_graphs import replayed
 from robustkd.attacks.image.engine.losses import targeted, untargeted
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel, Traits
@@ -240,7 +241,7 @@ def minimum_norm(
     is found.
     """
     with frozen(target.module):
-        oracle = Oracle(target, batch)
+        oracle = Oracle(target, batch, outputs=replayed(target, batch.inputs))
         rows = torch.arange(len(batch), device=batch.inputs.device)
         logits = oracle.logits(batch.inputs, rows) if batch.logits is None else batch.logits
         already = oracle.is_adversarial(logits, rows)
