@@ -15,7 +15,7 @@ from robustkd.attacks.image.engine.cuda_graphs import Replays, replayed
 from robustkd.contracts import Batch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.plugin_kit import fixtures
-from robustkd.targets import ClassifierTarget, frozen
+from robustkd.targets import ClassifierTarget, CountedTarget, SplitTarget, frozen
 
 with_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -130,14 +130,16 @@ def hooked() -> nn.Module:
     ],
     ids=["known", "somebody's", "somebody's within", "hooked"],
 )
-def test_only_known_layers_without_hooks_are_replayed_and_only_on_cuda(module: nn.Module, fit: bool) -> None:
-    class OnCUDA:
-        is_cuda = True
-
-    target: Any = classifier(module)
-    assert isinstance(replayed(target, OnCUDA()), Replays) == fit  # type: ignore[arg-type]
+def test_only_known_layers_without_hooks_are_replayed_and_only_on_cuda(
+    monkeypatch: pytest.MonkeyPatch, module: nn.Module, fit: bool
+) -> None:
+    target = classifier(module)
     assert replayed(target, images(2)) is target
-    assert not isinstance(replayed(target.in_precision("bf16"), OnCUDA()), Replays)  # type: ignore[arg-type]
+    monkeypatch.setattr(cuda_graphs, "_on_cuda", lambda x: True)
+    assert isinstance(replayed(target, images(2)), Replays) == fit
+    assert isinstance(replayed(SplitTarget(target, 2), images(2)), Replays) == fit
+    assert not isinstance(replayed(target.in_precision("bf16"), images(2)), Replays)
+    assert not isinstance(replayed(CountedTarget(target), images(2)), Replays)
 
 
 @pytest.mark.parametrize("attack", ["pgd", "apgd-ce", "apgd-t", "ddn", "cw-l2"])
@@ -162,6 +164,14 @@ def test_an_attack_finds_the_same_with_replays(monkeypatch: pytest.MonkeyPatch, 
     assert torch.equal(once.forwards, again.forwards)
 
 
+@pytest.mark.parametrize("attack", ["pgd", "apgd-ce", "autoattack", "cw-l2"])
+def test_attacks_from_python_are_replayed(monkeypatch: pytest.MonkeyPatch, worth: None, attack: str) -> None:
+    monkeypatch.setattr(cuda_graphs, "_on_cuda", lambda x: True)
+    recorder, model, x = recording(monkeypatch), classifier().module, images(6).detach()
+    robustkd.attack(attack, model, x, model(x).argmax(1), norm="l2", eps=0.1)
+    assert recorder.replays > 0
+
+
 @with_cuda
 @pytest.mark.parametrize("model", ["tiny-cnn", "resnet20"])
 def test_on_cuda_a_recorded_pass_is_the_network_s(model: str) -> None:
@@ -177,8 +187,8 @@ def test_on_cuda_a_recorded_pass_is_the_network_s(model: str) -> None:
             outputs, expected = passes(leaf), target(same)
             weights = torch.randn_like(outputs)
             (gradient,), (right,) = torch.autograd.grad(outputs, leaf, weights), torch.autograd.grad(expected, same, weights)
-            assert torch.allclose(outputs, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-            assert torch.allclose(gradient, right, rtol=1e-3, atol=1e-4 * float(right.abs().max()))
+            assert torch.allclose(outputs, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+            assert torch.allclose(gradient, right, rtol=1e-3, atol=1e-4 * right.abs().max().item())
             x = (x + 0.01 * gradient.sign()).clamp(0, 1)
 
 

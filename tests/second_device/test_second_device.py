@@ -10,6 +10,7 @@ needs more here, because the second device's kernels are the CPU's.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from robustkd.contracts.devices import accelerator
 from second_device.build import environment
 from second_device.on_images import names
 from support import model_folders
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.slow
 NO_FLOAT64 = {"SECOND_DEVICE_NO_FLOAT64": "1"}
 KINDS = {"cpu": ("cpu", {}), "second": ("second", {}), "second-without-float64": ("second", NO_FLOAT64)}
 HERE = Path(__file__).parent
+needs_an_accelerator = pytest.mark.skipif(accelerator() is None, reason="there is no accelerator here")
 
 
 def python(built: Path, *arguments: str, codes: tuple[int, ...] = (0,), **more: str) -> str:
@@ -79,6 +82,35 @@ def test_a_plugin_for_images_does_what_it_does_on_the_cpu(on_images: dict[str, d
 
 
 @pytest.fixture(scope="session")
+def on_the_accelerator(second_device: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ``on_images`` finds on the accelerator that torch has here; its kernels are others than the CPU's."""
+    file = tmp_path_factory.mktemp("accelerator") / "found"
+    python(second_device, "-m", "second_device.on_images", str(accelerator()), str(file))
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+@needs_an_accelerator
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", names())
+def test_a_plugin_for_images_runs_on_the_accelerator_that_is_here(
+    on_images: dict[str, dict[str, Any]], on_the_accelerator: dict[str, Any], name: str
+) -> None:
+    """Of four images an attack may break one more or fewer: by the sign of a small gradient, it goes another way. Trainings are in
+    bfloat16 there, so of what comes of them only that it is finite is looked at.
+    """
+    if isinstance(on_images["cpu"][name], str) and "is not installed" in on_images["cpu"][name]:
+        pytest.skip("the package of this attack is not installed")
+    found = on_the_accelerator[name]
+    assert not isinstance(found, str), found
+    if name.startswith("attacks/"):
+        (broken, _), (expected, _) = found, on_images["cpu"][name]
+        assert sum(one != other for one, other in zip(broken, expected, strict=True)) <= 1
+    else:
+        assert all(math.isfinite(value) for row in found for value in row)
+
+
+@pytest.fixture(scope="session")
 def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The campaign files of this folder, with the models that they name beside them."""
     folder = tmp_path_factory.mktemp("campaigns")
@@ -110,6 +142,19 @@ def test_a_campaign_has_the_same_cells_and_numbers(second_device: Path, campaign
         assert list(differences(found["cpu"], found[kind])) == []
     assert "0 cells to do" in run(second_device, file, out / "cpu", "--device", "second")
     assert not [check for row in found["second"]["defenses"] for check in row["checks"] if not check["ran"]]
+
+
+@needs_an_accelerator
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", [file.stem for file in sorted(HERE.glob("*.yaml"))])
+def test_a_campaign_has_the_same_cells_on_the_accelerator_that_is_here(
+    second_device: Path, campaigns: Path, tmp_path: Path, name: str
+) -> None:
+    cells = {}
+    for device in ("cpu", str(accelerator())):
+        run(second_device, campaigns / f"{name}.yaml", tmp_path / device, "--device", device)
+        cells[device] = {meta.parent.name for meta in (tmp_path / device / "cells").rglob("meta.json")}
+    assert cells["cpu"] == cells[str(accelerator())]
 
 
 def test_a_training_that_is_stopped_on_one_device_goes_on_on_the_other(second_device: Path, tmp_path: Path) -> None:

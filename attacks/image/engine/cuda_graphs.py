@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from robustkd.contracts import Target
 from robustkd.lazy import torch
-from robustkd.targets import ClassifierTarget
+from robustkd.targets import ClassifierTarget, SplitTarget
 from robustkd.targets.frozen import parts_of
 
 if TYPE_CHECKING:
@@ -93,10 +93,15 @@ def replayed(target: Target, x: Tensor) -> Pass:
     """The target's passes at images like ``x``, for a search of many steps: with replays on CUDA, if it is made of known layers alone, and
     none has hooks; else the target itself.
     """
-    replayable = (
-        x.is_cuda and type(target) is ClassifierTarget and target.precision == "full" and not torch.is_autocast_enabled("cuda")
-    )
-    return Replays(target) if replayable and all(_is_known(part) for part in parts_of(target.module)) else target
+    plain = target.target if isinstance(target, SplitTarget) else target
+    fit = _on_cuda(x) and type(plain) is ClassifierTarget and target.precision == "full"
+    if not fit or torch.is_autocast_enabled("cuda") or not all(_is_known(part) for part in parts_of(target.module)):
+        return target
+    return Replays(target)
+
+
+def _on_cuda(x: Tensor) -> bool:
+    return x.is_cuda
 
 
 def _is_known(part: nn.Module) -> bool:
