@@ -132,5 +132,6 @@ def recorded(target: Target, x: Tensor) -> Pass:
         return target(images)
 
     sample = x.detach().clone().requires_grad_()
-    graphed: Pass = torch.cuda.make_graphed_callables(outputs, (sample,), num_warmup_iters=1)
-    return graphed
+    graphed: Any = torch.cuda.make_graphed_callables(outputs, (sample,), num_warmup_iters=1)
+    replay: Pass = graphed
+    return replay
