@@ -30,7 +30,8 @@ class ClassNames:
 
         Args:
             given: None, and the classes are those found, in alphabetical order; ``imagenet``, found by their WordNet numbers or names;
-                ``numbers``, found by their indices; or a file (see ``read``).
+                ``imagenet-1001``, the same behind a first output for the background; ``numbers``, found by their indices; or a file, see
+                ``read``.
 
         Raises:
             DataError: the file cannot be read, or a class that was found is not in it.
@@ -39,8 +40,7 @@ class ClassNames:
             return cls({name: place for place, name in enumerate(sorted(found))}, tuple(sorted(found)))
         if given == "numbers":
             return cls._numbers(found)
-        text = resources.files("robustkd.data").joinpath("imagenet.txt").read_text("utf-8") if given == "imagenet" else None
-        made = cls._of_lines(text.splitlines()) if text else cls.read(Path(given))
+        made = cls._of_lines(_imagenet(given)) if given in ("imagenet", "imagenet-1001") else cls.read(Path(given))
         if strange := [name for name in found if name not in made.index]:
             raise DataError(
                 f"'{strange[0]}' is not one of the classes of {given}"
@@ -100,6 +100,12 @@ class ClassNames:
             raise DataError(f"'{strange[0]}' is no number", fix="leave out 'classes: numbers', or rename what holds the class")
         index = {name: int(name) for name in found}
         return cls(index, tuple(str(place) for place in range(1 + max(index.values(), default=-1))))
+
+
+def _imagenet(given: str | Path) -> list[str]:
+    """ImageNet's classes, a line each; networks that were trained with TensorFlow have one more output, the first."""
+    lines = resources.files("robustkd.data").joinpath("imagenet.txt").read_text("utf-8").splitlines()
+    return ["background", *lines] if given == "imagenet-1001" else lines
 
 
 def _with_names(index: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:

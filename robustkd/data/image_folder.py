@@ -42,9 +42,10 @@ class ImageParams(Params):
     white: float | None = Field(
         None, gt=0, description="value that is white in pixels of more than 8 bits, such as 4095; 65535 of integers by default"
     )
-    classes: Literal["imagenet", "numbers"] | CampaignPath | None = Field(
+    classes: Literal["imagenet", "imagenet-1001", "numbers"] | CampaignPath | None = Field(
         None,
         description="which output of the model a class is: by the alphabet (default); imagenet, for folders called n01440764 or tench; "
+        "imagenet-1001, for networks whose first output is the background; "
         "numbers, for folders called 0, 1, ..; or a file: a class a line, in the order of the outputs, or JSON",
     )
 

@@ -40,8 +40,15 @@ def require_known_outputs(outputs: int, data: Sequence[str], *, known: bool, net
         network: where names of its outputs may be found; those of transformers have some.
 
     Raises:
-        UsageError: the data name their classes, and the network has more outputs, or the same names in another order.
+        UsageError: the data name their classes, and the network has more outputs, or the same names in another order; or it has one more
+            than the 1,000 classes of ImageNet, whose numbers the data give.
     """
+    if known and len(data) == _IMAGENET and outputs == _IMAGENET + 1:
+        raise UsageError(
+            f"the model has {outputs} outputs, and the data number the {len(data)} classes of ImageNet from 0 on",
+            fix="where output 0 is the background, as in networks that come from TensorFlow, in the data classes: imagenet-1001; else give "
+            "the model the output of each class",
+        )
     own = () if network is None else names_of_outputs(network)
     moved = len(own) == len(data) == outputs and list(map(_plain, own)) != list(map(_plain, data))
     if known or not data or (outputs <= len(data) and not moved):

@@ -279,6 +279,21 @@ def test_folders_of_wordnet_numbers_are_imagenet_s_outputs(here: Path, say: Call
         assert json.JSONDecoder().raw_decode(told)[0]["clean_accuracy"] == accuracy
 
 
+def test_a_network_of_1001_outputs_is_not_shifted_by_one(here: Path, say: Callable[..., tuple[int, str]]) -> None:
+    """Networks from TensorFlow have the background at output 0: of them class k of ImageNet is output k + 1."""
+    image_folder(here / "imagenette", ["n02102040", "n02979186"])
+    data = ("--data", "image-folder", "--data-set", "root=imagenette", "--json")
+    shifted = ("--kwarg", "outputs=1001", "--kwarg", "dark=218", "--kwarg", "light=483")
+    given = ("attack", "fgsm", "--model", "net.py:build", *data, *shifted)
+    code, told = say(*given, "--data-set", "classes=imagenet")
+    assert code == 2
+    assert "the model has 1001 outputs, and the data number the 1000 classes of ImageNet from 0 on" in told
+    assert "classes: imagenet-1001" in told
+    code, told = say(*given, "--data-set", "classes=imagenet-1001")
+    assert code == 0, told
+    assert json.JSONDecoder().raw_decode(told)[0]["clean_accuracy"] == 1
+
+
 def test_wordnet_numbers_in_a_campaign(here: Path, say: Callable[..., tuple[int, str]]) -> None:
     image_folder(here / "imagenette", ["n02102040", "n02979186"])
     model = 'kind: external, code: "net.py:build", kwargs: {outputs: 1000, dark: 217, light: 482}'

@@ -150,6 +150,7 @@ class External(Defense):
     inputs = "any"
     uses_data = False
     source = "the user's own network"
+    version = "2"  # 1 took output k for the data's class k, whatever else the network has
 
     @property
     def rebuilt(self) -> bool:
