@@ -42,7 +42,8 @@ setup(
         "numpy>=1.26",
         "safetensors>=0.5",
         "pydantic>=2.10,<3",
-        "typing_extensions>=4.12",  # defaults of type variables, before Python 3.13; pydantic needs it, too
+        # Defaults of type variables before Python 3.13, and recursive types and typed dicts that pydantic takes before 3.12.
+        "typing_extensions>=4.12",
         "pyyaml>=6.0.1",
         "click>=8.1.8",
         "rich>=13.9",
@@ -53,7 +54,6 @@ setup(
         "jinja2>=3.1.4",
         "pillow>=10.4",
         "foolbox>=3.3.4,<4",
-        "typing_extensions>=4.12",  # recursive types and typed dicts that pydantic takes, before Python 3.12
         # Asks served models (chat-endpoint): repetitions with back-off and Retry-After, pools for threads. MLflow brings it, by requests,
         # which holds it below 3; from 2.0 on a body that is cut off is an error.
         "urllib3>=2.2,<3",
