@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from asyncio import CancelledError
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 """Seconds between two looks at the clock and at how many workers there are."""
+TELL_SECONDS = 0.05
+"""How long listeners are told of ended cells before the workers that have become free meanwhile get their next ones."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class _Course:
         self._news: SimpleQueue[_Ended | _Progress] = SimpleQueue()
         self._running: dict[Future[Any], _Running] = {}
         self._begun: set[str] = set()
-        self._done: list[Cell] = []
+        self._done: deque[Cell] = deque()
         self._looked = 0.0
         client.subscribe_topic(self._topic, lambda event: self._news.put(_Progress(*event[1])))
 
@@ -111,24 +114,27 @@ class _Course:
         try:
             self._until_over()
         finally:
-            self._tell()
+            while self._done:
+                self._tell()
 
     def _until_over(self) -> None:
         while True:
             self._look()
             if self._answers and self._client.status == "running":
                 self._begin()
-            self._tell()  # which takes as long as a small cell does: the next ones have begun
+            self._tell()
             pause = self._schedule.pause()
             waits = pause is not None or (self._schedule.left and not (self._answers and self._workers.threads))
             if self._engine.out_of_time or not (self._running or waits):
                 return
-            for item in _news_of(self._news, POLL_SECONDS if pause is None else min(POLL_SECONDS, pause)):
+            for item in _news_of(self._news, 0 if self._done else min(POLL_SECONDS, POLL_SECONDS if pause is None else pause)):
                 self._hear(item)
 
     def _tell(self) -> None:
-        while self._done:
-            self._listener.succeeded(self._done.pop(0))
+        """Tell of cells that have ended, for a moment. A listener may take as long as a small cell does, or wait for a server."""
+        began = time.monotonic()
+        while self._done and time.monotonic() - began < TELL_SECONDS:
+            self._listener.succeeded(self._done.popleft())
 
     def _look(self) -> None:
         """See which workers there are. The answer comes from the scheduler, which has other things to do: not after each cell."""
