@@ -50,7 +50,9 @@ def test_what_waits_holds_no_images_and_all_of_them_arrive(tmp_path, monkeypatch
     session.run(loaded, out, profile.load(tmp_path / "p.yaml"), observers=[looks])
     assert looks.left == 0
     assert looks.images == before
-    runs = client(out).search_runs([e.experiment_id for e in client(out).search_experiments()], "tags.`robustkd.attack` LIKE 'pgd%'")
+    runs = client(out).search_runs(
+        [e.experiment_id for e in client(out).search_experiments()], "tags.`robustkd.attack` LIKE 'pgd%'"
+    )
     assert len(runs) == len(ATTACKS)
     for run in runs:
         assert [file.path for file in client(out).list_artifacts(run.info.run_id, "images")] == ["images/examples.png"]
