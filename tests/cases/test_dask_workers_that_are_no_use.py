@@ -121,3 +121,29 @@ def test_workers_with_another_torch_are_refused_by_name(cluster, tmp_path, monke
         assert f"{sentence}: it gets no cell" in said.texts
         assert all(sentence in cell.error for cell in results.cells)
     assert children() == []
+
+
+class Started(Observer):
+    def __init__(self):
+        self.examined, self.before_the_first_cell = [], None
+
+    def started(self, cell):
+        if self.before_the_first_cell is None:
+            self.before_the_first_cell = len(self.examined)
+
+
+def test_of_many_workers_the_first_work_while_others_are_asked_what_they_have(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(dask_workers, "EXAMINED_AT_ONCE", 1)
+    seen = Started()
+    versions = dask_workers.Workers._versions
+
+    def asked(workers, package, of):
+        if package == "robustkd":
+            seen.examined.extend(of)
+        return versions(workers, package, of)
+
+    monkeypatch.setattr(dask_workers.Workers, "_versions", asked)
+    results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu", observers=[seen])
+    assert not results.incomplete
+    assert seen.before_the_first_cell == 1
+    assert sorted(seen.examined) == sorted(worker.address for worker in cluster.workers.values())
