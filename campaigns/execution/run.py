@@ -108,9 +108,7 @@ def run(
         store.sweep(finished)
         again = reasons(plan, store, finished)
         remember(plan, out)
-        for observer in observers:
-            observer.planned(plan, len(finished), len(distinct) - len(finished))
-            observer.done_again(again)
+        driver.planned(len(finished), len(distinct) - len(finished), again)
         campaign = plan.campaign
         job = Job(
             campaign.text,
@@ -212,6 +210,13 @@ class _Driver:
     def finished(self) -> set[str]:
         """Ids of the cells that need not be run any more; a target that is built anew in each run needs it once."""
         return finished_cells(self.plan, self.store, self.failures, self.done) - (rebuilt_cells(self.plan) - self.done)
+
+    def planned(self, finished: int, todo: int, again: Sequence[str]) -> None:
+        for observer in self.observers:
+            observer.planned(self.plan, finished, todo)
+            observer.done_again(again)
+        for sentence in self.plan.campaign.may_change:
+            self.noted(sentence)
 
     def block(self) -> None:
         """Note that cells which are in the store cannot be believed where what they stand on failed in this run."""
