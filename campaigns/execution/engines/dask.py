@@ -47,7 +47,10 @@ class _Running:
 
 @dataclass(frozen=True)
 class _Ended:
+    """A task that is over, with what ``run_cell`` returned; None where that could not be had."""
+
     future: Future[Any]
+    returned: tuple[str, Any, str] | None
 
 
 @dataclass(frozen=True)
@@ -156,16 +159,30 @@ class _Course:
             future = self._submit(one)
             self._running[future] = one
             self._begun.add(cell.id)
-            future.add_done_callback(lambda ended: self._news.put(_Ended(ended)))
+            future.add_done_callback(self._fetch)
             self._listener.started(cell)
 
     def _hear(self, item: _Ended | _Progress) -> None:
         if isinstance(item, _Ended):
             ended = self._running.pop(item.future, None)
-            if ended and self._ended(ended.cell, item.future):
+            if ended and self._ended(ended.cell, item.future, item.returned):
                 self._done.append(ended.cell)
         elif cell := next((one.cell for one in self._running.values() if one.cell.id == item.cell_id), None):
             self._listener.progressed(cell, item.epoch, item.metrics)
+
+    def _fetch(self, future: Future[Any]) -> None:
+        """Bring what a task returned from its worker, beside those of all others: a slow or suspended worker holds up nobody."""
+
+        async def fetched() -> None:
+            returned = None
+            with suppress(OSError, RuntimeError, CancelledError):
+                returned = await future.result()
+            self._news.put(_Ended(future, returned))
+
+        if future.status == "finished" and (loop := self._client.loop):
+            loop.add_callback(fetched)
+        else:
+            self._news.put(_Ended(future, None))
 
     def _submit(self, one: _Running) -> Future[Any]:
         task = (self._job, one.cell, self._engine.limits.cell_hours, self._topic, self._probe)
@@ -176,23 +193,19 @@ class _Course:
     def _lost(self, cell: Cell, why: object) -> None:
         self._engine.failed(cell, CellLost(f"its Dask worker was lost: {why}"), self._schedule, self._listener)
 
-    def _ended(self, cell: Cell, future: Future[Any]) -> bool:
+    def _ended(self, cell: Cell, future: Future[Any], returned: tuple[str, Any, str] | None) -> bool:
         """Book what became of a cell; whether it is in the store, which the listener has yet to be told.
 
         One that a worker could not do goes back to the schedule while another may, and one of which nobody can say what became of it,
         because the scheduler has gone, too.
         """
-        if future.status == "cancelled":
-            self._schedule.again(cell, 0)
-            return False
-        if future.status != "finished":
+        if returned is None and future.status not in ("cancelled", "finished"):
             self._lost(cell, future.exception() if future.status == "error" else future.status)
             return False
-        try:
-            outcome, error, worker = future.result()
-        except (OSError, RuntimeError, CancelledError):
+        if returned is None:
             self._schedule.again(cell, 0)
             return False
+        outcome, error, worker = returned
         if isinstance(error, WorkerUnfit | IdentityError):
             self._workers.refused(cell, worker, error.message)
             if self._workers.fit(cell):
