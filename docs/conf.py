@@ -57,6 +57,7 @@ NAVIGATION = {
         "contributing/add-a-check",
         "contributing/add-a-judge",
         "contributing/add-a-modality",
+        "contributing/faults",
     ],
     "Evidence": ["reproductions", "benchmarks", "comparison"],
     "Reference": ["campaign-file", *generate.INDEXES, "architecture", "security", "changelog"],

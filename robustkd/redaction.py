@@ -21,7 +21,7 @@ _PAIR = re.compile(
 """A name that speaks of a secret with its value, as a shell, a URI, YAML, JSON, Python and HTTP write it."""
 _NOT_WRITABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _LONE_OPTION = re.compile(r"(?i)--?[\w-]*(password|passwd|token|secret|api-?key)")
-_NAME = re.compile(r"(?i)(password|passwd|token|secret|credential|access_key|api_?key)")
+_NAME = re.compile(r"(?i)(password|passwd|passphrase|token|secret|credential|access_key|api_?key|_(key|pw|pwd|pass|auth|pat)$)")
 _URI_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s]+)@")
 
 

@@ -20,9 +20,9 @@ from robustkd.campaigns.results.collect import collect
 from robustkd.campaigns.results.failure import Failure
 from robustkd.campaigns.results.results_file import current, save
 from robustkd.campaigns.store import samples
-from robustkd.campaigns.store.durable import write_text
+from robustkd.campaigns.store.durable import unwritable, write_text
 from robustkd.campaigns.store.store import KEPT_BYTES, Store
-from robustkd.contracts import AttackError, RobustkdError, UsageError, suggestion
+from robustkd.contracts import AttackError, RobustkdError, StoreError, UsageError, suggestion
 from robustkd.contracts.target import Precision
 from robustkd.redaction import safe_to_show
 from robustkd.scoring.results import CellResult, Results
@@ -91,7 +91,8 @@ def run(
             except that a model that draws random numbers draws others.
 
     Raises:
-        StoreError: the folder cannot be written, or another run is using it.
+        StoreError: the folder cannot be written, or another run is using it. Where an observer alone could not write what it makes
+            of the results, all observers were told of these before.
         KeyboardInterrupt: stopped; every finished cell is kept, and running again goes on.
     """
     store = Store(out)
@@ -107,9 +108,7 @@ def run(
         store.sweep(finished)
         again = reasons(plan, store, finished)
         remember(plan, out)
-        for observer in observers:
-            observer.planned(plan, len(finished), len(distinct) - len(finished))
-            observer.done_again(again)
+        driver.planned(len(finished), len(distinct) - len(finished), again)
         campaign = plan.campaign
         job = Job(
             campaign.text,
@@ -145,9 +144,26 @@ def run(
             left = dict.fromkeys(distinct.keys() - finished, _NO_TIME) if engine.limits.max_hours is not None else {}
             results = collect(plan, store, left | driver.failures)
             save(results, plan, store)
-        for observer in observers:
-            observer.finished(results)
+        _tell_of_the_end(observers, results, out)
     return results
+
+
+def _tell_of_the_end(observers: Sequence[Observer], results: Results, out: Path) -> None:
+    """Tell every observer, also when an earlier one cannot write what it makes of the results.
+
+    Raises:
+        StoreError: the first of them that could not.
+    """
+    problems: list[StoreError] = []
+    for observer in observers:
+        try:
+            observer.finished(results)
+        except StoreError as error:
+            problems.append(error)
+        except OSError as error:
+            problems.append(unwritable(out, error))
+    if problems:
+        raise problems[0]
 
 
 def _seconds(plan: Plan, store: Store, finished: Collection[str], engine: Engine) -> dict[str, float]:
@@ -194,6 +210,13 @@ class _Driver:
     def finished(self) -> set[str]:
         """Ids of the cells that need not be run any more; a target that is built anew in each run needs it once."""
         return finished_cells(self.plan, self.store, self.failures, self.done) - (rebuilt_cells(self.plan) - self.done)
+
+    def planned(self, finished: int, todo: int, again: Sequence[str]) -> None:
+        for observer in self.observers:
+            observer.planned(self.plan, finished, todo)
+            observer.done_again(again)
+        for sentence in self.plan.campaign.may_change:
+            self.noted(sentence)
 
     def block(self) -> None:
         """Note that cells which are in the store cannot be believed where what they stand on failed in this run."""

@@ -131,6 +131,12 @@ class Campaign:
         return Path("runs") / self.name
 
     @property
+    def may_change(self) -> list[str]:
+        """One sentence for each defense whose model may become another one behind the same identity."""
+        told = ((name, use.plugin.may_change) for name, use in self.defenses.items())
+        return [f"{name}: {sentence}" for name, sentence in told if sentence]
+
+    @property
     def code(self) -> list[Code]:
         """The code that it names, which its targets' cards may call."""
         return [code for use in self.defenses.values() for code in use.plugin.code()]

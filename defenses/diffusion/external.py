@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import override
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError, UsageError
 from robustkd.contracts.params import AddedLater
 from robustkd.defenses.diffusion.lora_file import merge_lora
 from robustkd.defenses.diffusion.part_file import load_part
 from robustkd.lazy import nn
-from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
+from robustkd.targets.pretrained import moving_revision, pretrained_network, pretrained_tokenizer
 from robustkd.targets.text_to_image import TextToImageTarget, dtype_named, require_diffusers, scheduler_class
 
 _WEIGHTED = ("unet", "text_encoder", "vae")
@@ -68,6 +69,11 @@ class TextToImage(Defense):
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image", "images")
     uses_data = False
     source = "Rombach et al., High-resolution image synthesis with latent diffusion models, CVPR 2022, arXiv:2112.10752"
+
+    @property
+    @override
+    def may_change(self) -> str | None:
+        return moving_revision(self.params.hub, self.params.revision)
 
     def files(self) -> list[Path]:
         """Every file of the folders that is read.

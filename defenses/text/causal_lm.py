@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import override
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError
 from robustkd.contracts.params import AddedLater
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import DATE
-from robustkd.targets.pretrained import ADAPTER, merged_adapter, pretrained_network, pretrained_tokenizer
+from robustkd.targets.pretrained import ADAPTER, merged_adapter, moving_revision, pretrained_network, pretrained_tokenizer
 
 if TYPE_CHECKING:
     pass
@@ -79,6 +80,11 @@ class CausalLM(Defense):
     uses_data = False
     source = "the user's own model"
     version = "2"  # 1 told templates today's date
+
+    @property
+    @override
+    def may_change(self) -> str | None:
+        return moving_revision(self.params.hub, self.params.revision)
 
     def files(self) -> list[Path]:
         """What is on this machine: the file, or the folder's files."""

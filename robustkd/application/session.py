@@ -217,7 +217,9 @@ def _report_note(campaign: Campaign, folder: Path) -> str:
 
 class _Tracking(Observer):
     def __init__(self, plan: Plan, folder: Path, spec: TrackingSpec, warn: Callable[[str], None] | None) -> None:
-        self._plan, self._folder, self._store, self._images = plan, folder, Store(folder), spec.images
+        self._plan, self._folder = plan, folder
+        # Asked by the tracker when it writes: what waits for a server that is away holds no images.
+        self._gallery = _gallery(plan, Store(folder), spec.images)
         self.tracker = MlflowTracker(folder, _tracked(plan, spec.series), warn=warn)
 
     def started(self, cell: Cell) -> None:
@@ -229,7 +231,7 @@ class _Tracking(Observer):
 
     def succeeded(self, cell: Cell, result: CellResult | None) -> None:
         if isinstance(cell, AttackCell) and result is not None:
-            self.tracker.log_cell(result, cell_gallery(self._plan, self._store, cell, _count(self._plan, self._images)))
+            self.tracker.log_cell(result, self._gallery)
 
     def failed(self, cell: Cell, failure: Failure) -> None:
         if isinstance(cell, AttackCell):
@@ -238,8 +240,8 @@ class _Tracking(Observer):
     def finished(self, results: Results) -> None:
         self.tracker.finish(
             results,
-            gallery=_gallery(self._plan, self._store, self._images),
-            targets=_targets(self._plan, self._store),
+            gallery=self._gallery,
+            targets=_targets(self._plan, Store(self._folder)),
             artifacts=_artifacts(self._folder),
         )
 

@@ -88,8 +88,9 @@ def command(campaign: str, out: Path | None, profile: Path | None, as_json: bool
         _print_cost(total)
     if asks_for:
         click.echo(f"  asks for {asks_for}")
-    for sentence in [*(one.sentence for one in asked), *(one.sentence for one in kept)]:
-        click.echo(f"  served: {sentence}")
+    told = [*(one.sentence for one in asked), *(one.sentence for one in kept)]
+    for sentence in [*(f"served: {one}" for one in told), *loaded.may_change]:
+        click.echo(f"  {sentence}")
     for reason in again:
         click.echo(f"  again: {reason}")
     for item in laid_out.skipped:

@@ -29,6 +29,21 @@ def follower(stream: TextIO) -> Observer:
     return _Live(stream) if stream.isatty() else _Lines(stream)
 
 
+class LastResults(Observer):
+    """Keeps the results of a run that has ended.
+
+    Attributes:
+        results: None until then. They are there also when the record or the report could not be written.
+    """
+
+    def __init__(self) -> None:
+        self.results: Results | None = None
+
+    def finished(self, results: Results) -> None:
+        """Keep them."""
+        self.results = results
+
+
 class _Lines(Observer):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

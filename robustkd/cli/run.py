@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,11 @@ from robustkd.cli.options import (
     profile_option,
     results_folder,
 )
+from robustkd.contracts.errors import StoreError
+
+if TYPE_CHECKING:
+    from robustkd.campaigns.comparison.gate import GateResult
+    from robustkd.scoring.results import Results
 
 
 @click.command("run")
@@ -70,7 +75,7 @@ def command(
     from robustkd.campaigns.comparison.gate import exit_code, judge_gates
     from robustkd.campaigns.execution import profile as profiles
     from robustkd.campaigns.file import spec
-    from robustkd.cli.progress import follower, warn
+    from robustkd.cli.progress import LastResults, follower, warn
     from robustkd.cli.table import print_results
     from robustkd.tracking.location import served_at
 
@@ -86,12 +91,24 @@ def command(
         track=False if no_track else None,
     )
     followers = [] if quiet or as_json else [follower(sys.stderr)]
-    results = session.run(loaded, folder, how, observers=followers, warn=warn, redo=redo)
-    gates = judge_gates(loaded.gates, results)
-    if as_json:
-        print_reserved(results.to_json())
-    else:
-        print_results(results, gates, folder, tracked=how.tracking.enabled, shown=campaign, server=served_at(how.tracking.uri))
+
+    def shown(results: Results) -> list[GateResult]:
+        gates = judge_gates(loaded.gates, results)
+        if as_json:
+            print_reserved(results.to_json())
+        else:
+            server = served_at(how.tracking.uri)
+            print_results(results, gates, folder, tracked=how.tracking.enabled, shown=campaign, server=server)
+        return gates
+
+    last = LastResults()
+    try:
+        results = session.run(loaded, folder, how, observers=[*followers, last], warn=warn, redo=redo)
+    except StoreError:
+        if last.results is not None:  # all is done; the record or the report could not be written
+            shown(last.results)
+        raise
+    gates = shown(results)
     if results.incomplete:
         raise click.exceptions.Exit(3)
     if code := exit_code(gates, allow_missing=allow_missing):

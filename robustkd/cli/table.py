@@ -55,7 +55,10 @@ def print_results(
     _print_failures(results)
     for gate in gates:
         click.echo(gate.sentence)
-    click.echo(f"\nreport     {folder / 'report.html'}\nnumbers    {folder / 'results.json'}")
+    click.echo()
+    for what, file in (("report ", folder / "report.html"), ("numbers", folder / "results.json")):
+        if file.exists():
+            click.echo(f"{what}    {file}")
     if tracked and server is not None:
         click.echo(f"dashboard  {page_url(folder, server)}")
     elif tracked:

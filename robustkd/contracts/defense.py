@@ -109,6 +109,11 @@ class Defense(Plugin, ABC):
         """
         return not self.uses_data and type(self).__module__.partition(".")[0] != "robustkd"
 
+    @property
+    def may_change(self) -> str | None:
+        """One sentence where what the target is made of may change without a trace in its identity, such as a branch on a hub."""
+        return None
+
     def files(self) -> list[Path]:
         """Files outside the campaign whose content decides the outcome (weights, code); hashed into its identity."""
         return []

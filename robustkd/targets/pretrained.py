@@ -22,6 +22,17 @@ from robustkd.targets.fit import require_fit
 ADAPTER = "adapter_config.json"
 """The file by which a folder is one of an adapter."""
 _CONFIGS = ("config.json", "tokenizer_config.json")
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+
+
+def moving_revision(hub: str | None, revision: str | None) -> str | None:
+    """One sentence where ``revision`` of a model on the hub is a branch, or left out: what it holds may change, a commit may not."""
+    if hub is None or (revision is not None and _COMMIT.fullmatch(revision)):
+        return None
+    where = f"its branch or tag {revision}" if revision else "it"
+    return (
+        f"{hub} comes from the hub, where {where} may change, and finished cells would not notice: name a commit (revision: ..)"
+    )
 
 
 def pretrained_network(kind: Any, source: str | Path, *, subfolder: str = "", unused: str = "", **options: Any) -> Any:

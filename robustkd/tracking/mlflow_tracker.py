@@ -41,6 +41,8 @@ from robustkd.tracking.records import (
 )
 
 if TYPE_CHECKING:
+    from mlflow.exceptions import MlflowException
+
     from robustkd.reporting import Item
     from robustkd.tracking.run_store import Attach, LogModel, RunStore
 
@@ -311,10 +313,22 @@ def _is_transient(error: Exception) -> bool:
     if isinstance(error, OSError) or _is_of_a_connection(error):  # every exception of requests is a kind of OSError
         return True
     if isinstance(error, MlflowException):
+        if _is_of_something_else(error):
+            return False
         cause = error.__cause__
         status = error.get_http_status_code()
         return status in (408, 429) or status >= 500 or (isinstance(cause, Exception) and _is_of_a_connection(cause))
     return False
+
+
+def _is_of_something_else(error: MlflowException) -> bool:
+    """Whether what answered is no MLflow, such as a page to log in: MLflow's client takes that for an error of the server."""
+    from mlflow.protos.databricks_pb2 import ErrorCode
+
+    code = str(getattr(error, "json", {}).get("error_code") or "")
+    return (
+        code != "" and not code.isdigit() and code not in set(ErrorCode.keys())
+    ) or "not in a valid JSON format" in error.message
 
 
 def _is_of_a_connection(error: Exception) -> bool:

@@ -93,8 +93,9 @@ def connect(uri: str) -> MlflowClient:
     getattr(utils, "_artifact_repos_cache", {}).clear()
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Here it logs a traceback of each error that it then raises, and the tracker says those in a sentence.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    # Here it logs errors that it then raises, some with a traceback, and the tracker says those in a sentence.
+    for name in ("mlflow.store.db.utils", "mlflow.exceptions"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with large_import():  # of the store's own modules
         return MlflowClient(uri)
 

@@ -86,6 +86,15 @@ def test_a_missing_command_is_an_error(robustkd, batch, tmp_path, monkeypatch):
     assert (code, "takes no job" in err, "sbatch" in err) == (2, True, True)
 
 
+@pytest.mark.parametrize("kind", SUBMITS)
+def test_its_scheduler_shows_nobody_in_the_network_what_runs(kind):
+    """Workers reach the scheduler; Dask's HTTP server, with its dashboard, was open beside it."""
+    pytest.importorskip("dask_jobqueue")
+    wanted = dask_cluster.Cluster(kind=kind, cores=1, memory="2GB", interface="lo")
+    with dask_cluster.Jobs(wanted).cluster as cluster:
+        assert cluster.scheduler.http_server.address == "127.0.0.1"
+
+
 @pytest.mark.slow
 def test_a_job_that_ended_is_asked_for_again(batch, tmp_path, monkeypatch):
     jobqueue = pytest.importorskip("dask_jobqueue")

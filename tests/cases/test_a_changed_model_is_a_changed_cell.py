@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import cli
 from robustkd.contracts import RobustkdError
+from support.campaigns import tiny_campaign
 
 MODEL = """
 import torch
@@ -187,6 +189,30 @@ def test_a_file_is_overwritten_while_the_campaign_runs(tmp_path):
 
     now = run(planning.build(spec.from_text(WITH_FILE, "file.yaml", tmp_path)), tmp_path / "out", InlineEngine())
     assert now.cells[0].robust_accuracy is not None
+
+
+@pytest.mark.parametrize("changed", ["train", "test"])
+def test_data_that_are_others_where_a_cell_runs(tmp_path, changed):
+    """The same path on a worker's machine, or the file written anew after the plan was made."""
+
+    def write(**seeds: int) -> None:
+        arrays: dict[str, np.ndarray] = {}
+        for part, seed in seeds.items():
+            draw = np.random.default_rng(seed)
+            arrays |= {
+                f"x_{part}": draw.random((40, 1, 8, 8), dtype=np.float32),
+                f"y_{part}": draw.permutation(np.arange(40) % 4),
+            }
+        np.savez(tmp_path / "data.npz", **arrays)
+
+    write(train=0, test=1)
+    text = tiny_campaign("data", train=20, test=10).replace("name: digits", "name: npz, file: data.npz")
+    planned = planning.build(spec.from_text(text, "data.yaml", tmp_path))
+    write(**{"train": 0, "test": 1} | {changed: 2})
+    results = run(planned, tmp_path / "out", InlineEngine(), device="cpu")
+    assert all(cell.robust_accuracy is None for cell in results.cells)
+    told = " ".join(str(item.error) for item in (*results.defenses, *results.cells))
+    assert f"the {'training' if changed == 'train' else 'test'} samples differ" in told
 
 
 def test_a_worker_with_another_version_of_an_attack_refuses(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 Such a worker took one cell after another and failed all of them, or trained for ever what nobody saw.
 """
 
+import asyncio
 import threading
 import time
 
@@ -121,3 +122,53 @@ def test_workers_with_another_torch_are_refused_by_name(cluster, tmp_path, monke
         assert f"{sentence}: it gets no cell" in said.texts
         assert all(sentence in cell.error for cell in results.cells)
     assert children() == []
+
+
+class Started(Observer):
+    def __init__(self):
+        self.examined, self.before_the_first_cell = [], None
+
+    def started(self, cell):
+        if self.before_the_first_cell is None:
+            self.before_the_first_cell = len(self.examined)
+
+
+def test_of_many_workers_the_first_work_while_others_are_asked_what_they_have(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(dask_workers, "EXAMINED_AT_ONCE", 1)
+    seen = Started()
+    versions = dask_workers.Workers._versions
+
+    def asked(workers, package, of):
+        if package == "robustkd":
+            seen.examined.extend(of)
+        return versions(workers, package, of)
+
+    monkeypatch.setattr(dask_workers.Workers, "_versions", asked)
+    results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu", observers=[seen])
+    assert not results.incomplete
+    assert seen.before_the_first_cell == 1
+    assert sorted(seen.examined) == sorted(worker.address for worker in cluster.workers.values())
+
+
+class InOrder(Observer):
+    def __init__(self):
+        self.ended = []
+
+    def succeeded(self, cell, result):
+        self.ended.append(cell.title)
+
+
+def test_a_worker_that_keeps_what_a_cell_returned_holds_up_no_other(cluster, tmp_path, monkeypatch):
+    """A suspended one does. The driver asked for what ended cells returned one after the other, each for as long as it took."""
+    fetched = distributed.Future._result
+
+    async def late(future, *arguments, **keywords):
+        if "pgd1" in future.key:
+            await asyncio.sleep(15)
+        return await fetched(future, *arguments, **keywords)
+
+    monkeypatch.setattr(distributed.Future, "_result", late)
+    results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu", observers=[seen := InOrder()])
+    assert not results.incomplete
+    assert len(seen.ended) == 5
+    assert "pgd1" in seen.ended[-1]

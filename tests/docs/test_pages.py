@@ -74,3 +74,12 @@ def test_the_glossary_is_in_alphabetical_order():
     terms = re.findall(r"^\*\*(.+?)\*\*", (DOCS / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(terms) > 25
     assert terms == sorted(terms, key=str.lower)
+
+
+def test_every_test_that_is_listed_beside_a_fault_is_there():
+    lines = (DOCS / "contributing" / "faults.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith("| what happens")]
+    files = {row: re.findall(r"`([\w/]+\.py)`", row) for row in rows}
+    assert len(files) > 30
+    assert [row for row, named in files.items() if not named] == [rows[-1]]  # which pytest sees to
+    assert not [file for named in files.values() for file in named if not (ROOT / "tests" / file).is_file()]

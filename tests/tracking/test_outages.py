@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 import time
 
 import pytest
@@ -93,3 +95,41 @@ def test_what_is_refused_is_not_tried_again(folder, monkeypatch):
     tracker.log_cell(cell())
     tracker.finish(results(cell()))
     assert (len(tried), "no" in tracker.problem) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(200, "<html><body>Log in</body></html>", id="a page to log in"),
+        pytest.param(401, '{"error_code": "LOGIN_REQUIRED", "message": "no ticket"}', id="a code that is not MLflow's"),
+        pytest.param(403, "<html>forbidden</html>", id="a page that refuses"),
+    ],
+)
+def test_what_answers_in_the_place_of_mlflow_is_not_asked_again(folder, status, body, monkeypatch, caplog):
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        asked = 0
+
+        def answer(self) -> None:
+            Proxy.asked += 1
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    said: list[str] = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        tracker = MlflowTracker(folder, campaign(), warn=said.append, patience=5)
+        tracker.log_cell(cell())
+        tracker.finish(results(cell()))
+        server.shutdown()
+    assert Proxy.asked == 1
+    assert len(said) == 1
+    assert body in said[0] or "LOGIN_REQUIRED: no ticket" in said[0]
+    assert not [record for record in caplog.records if record.name.startswith("mlflow")]

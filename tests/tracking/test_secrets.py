@@ -25,6 +25,9 @@ PLANTED = {
     "AWS_SECRET_ACCESS_KEY": f"{SECRET}-secret-key",
     "HF_TOKEN": f"{SECRET}-hub",
     "SOME_API_KEY": f"{SECRET}-api",
+    "MY_PW": f"{SECRET}-pw",
+    "STRIPE_KEY": f"{SECRET}-stripe",
+    "NPM_AUTH": f"{SECRET}-npm",
 }
 TINY = tiny_campaign(train=60, defenses={**PLAIN, "leaky": "{kind: external, code: 'net.py:build'}"})
 # A model that fails with whatever it finds in the environment.
@@ -120,13 +123,24 @@ def test_nothing_leaks_into_a_server(tmp_path, monkeypatch, capfd, server):
         ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
         ("the key is aaaa-bbbb", "the key is ***"),
         ("bob's pa55word% is wrong", "bob's *** is wrong"),
+        ("what pw-of-mine, key-of-mine, auth-of-mine and pass-of-mine open", "what ***, ***, *** and *** open"),
         ("false", "false"),
+        ("in /home/bob with /tmp/agent.1", "in /home/bob with /tmp/agent.1"),
     ],
 )
 def test_credentials_are_cut_out(text, clean, monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "aaaa-bbbb")
     monkeypatch.setenv("STORE", "postgresql://bob:pa55word%25@host/db")
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    for name, value in {
+        "MY_PW": "pw-of-mine",
+        "STRIPE_KEY": "key-of-mine",
+        "NPM_AUTH": "auth-of-mine",
+        "DB_PASS": "pass-of-mine",
+    }.items():
+        monkeypatch.setenv(name, value)
+    # Names of which only a part speaks of a secret.
+    for name, value in {"TOKENIZERS_PARALLELISM": "false", "PWD": "/home/bob", "SSH_AUTH_SOCK": "/tmp/agent.1"}.items():
+        monkeypatch.setenv(name, value)
     assert redacted(text) == clean
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from asyncio import CancelledError
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 """Seconds between two looks at the clock and at how many workers there are."""
+TELL_SECONDS = 0.05
+"""How long listeners are told of ended cells before the workers that have become free meanwhile get their next ones."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,10 @@ class _Running:
 
 @dataclass(frozen=True)
 class _Ended:
+    """A task that is over, with what ``run_cell`` returned; None where that could not be had."""
+
     future: Future[Any]
+    returned: tuple[str, Any, str] | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class _Course:
         self._news: SimpleQueue[_Ended | _Progress] = SimpleQueue()
         self._running: dict[Future[Any], _Running] = {}
         self._begun: set[str] = set()
-        self._done: list[Cell] = []
+        self._done: deque[Cell] = deque()
         self._looked = 0.0
         client.subscribe_topic(self._topic, lambda event: self._news.put(_Progress(*event[1])))
 
@@ -111,24 +117,27 @@ class _Course:
         try:
             self._until_over()
         finally:
-            self._tell()
+            while self._done:
+                self._tell()
 
     def _until_over(self) -> None:
         while True:
             self._look()
             if self._answers and self._client.status == "running":
                 self._begin()
-            self._tell()  # which takes as long as a small cell does: the next ones have begun
+            self._tell()
             pause = self._schedule.pause()
             waits = pause is not None or (self._schedule.left and not (self._answers and self._workers.threads))
             if self._engine.out_of_time or not (self._running or waits):
                 return
-            for item in _news_of(self._news, POLL_SECONDS if pause is None else min(POLL_SECONDS, pause)):
+            for item in _news_of(self._news, 0 if self._done else min(POLL_SECONDS, POLL_SECONDS if pause is None else pause)):
                 self._hear(item)
 
     def _tell(self) -> None:
-        while self._done:
-            self._listener.succeeded(self._done.pop(0))
+        """Tell of cells that have ended, for a moment. A listener may take as long as a small cell does, or wait for a server."""
+        began = time.monotonic()
+        while self._done and time.monotonic() - began < TELL_SECONDS:
+            self._listener.succeeded(self._done.popleft())
 
     def _look(self) -> None:
         """See which workers there are. The answer comes from the scheduler, which has other things to do: not after each cell."""
@@ -150,16 +159,30 @@ class _Course:
             future = self._submit(one)
             self._running[future] = one
             self._begun.add(cell.id)
-            future.add_done_callback(lambda ended: self._news.put(_Ended(ended)))
+            future.add_done_callback(self._fetch)
             self._listener.started(cell)
 
     def _hear(self, item: _Ended | _Progress) -> None:
         if isinstance(item, _Ended):
             ended = self._running.pop(item.future, None)
-            if ended and self._ended(ended.cell, item.future):
+            if ended and self._ended(ended.cell, item.future, item.returned):
                 self._done.append(ended.cell)
         elif cell := next((one.cell for one in self._running.values() if one.cell.id == item.cell_id), None):
             self._listener.progressed(cell, item.epoch, item.metrics)
+
+    def _fetch(self, future: Future[Any]) -> None:
+        """Bring what a task returned from its worker, beside those of all others: a slow or suspended worker holds up nobody."""
+
+        async def fetched() -> None:
+            returned = None
+            with suppress(OSError, RuntimeError, CancelledError):
+                returned = await future.result()
+            self._news.put(_Ended(future, returned))
+
+        if future.status == "finished" and (loop := self._client.loop):
+            loop.add_callback(fetched)
+        else:
+            self._news.put(_Ended(future, None))
 
     def _submit(self, one: _Running) -> Future[Any]:
         task = (self._job, one.cell, self._engine.limits.cell_hours, self._topic, self._probe)
@@ -170,23 +193,19 @@ class _Course:
     def _lost(self, cell: Cell, why: object) -> None:
         self._engine.failed(cell, CellLost(f"its Dask worker was lost: {why}"), self._schedule, self._listener)
 
-    def _ended(self, cell: Cell, future: Future[Any]) -> bool:
+    def _ended(self, cell: Cell, future: Future[Any], returned: tuple[str, Any, str] | None) -> bool:
         """Book what became of a cell; whether it is in the store, which the listener has yet to be told.
 
         One that a worker could not do goes back to the schedule while another may, and one of which nobody can say what became of it,
         because the scheduler has gone, too.
         """
-        if future.status == "cancelled":
-            self._schedule.again(cell, 0)
-            return False
-        if future.status != "finished":
+        if returned is None and future.status not in ("cancelled", "finished"):
             self._lost(cell, future.exception() if future.status == "error" else future.status)
             return False
-        try:
-            outcome, error, worker = future.result()
-        except (OSError, RuntimeError, CancelledError):
+        if returned is None:
             self._schedule.again(cell, 0)
             return False
+        outcome, error, worker = returned
         if isinstance(error, WorkerUnfit | IdentityError):
             self._workers.refused(cell, worker, error.message)
             if self._workers.fit(cell):

@@ -21,6 +21,8 @@ CONNECT_SECONDS = 20
 """How long a scheduler may take to answer for the first time."""
 KEEP_SECONDS = 30
 """Seconds between two looks at whether jobs have ended and others are to be asked for."""
+OF_THIS_MACHINE = "127.0.0.1:0"
+"""Where Dask's HTTP servers listen, which it opens without a dashboard, too: for nobody else, and at any free port."""
 JOBQUEUE = {
     "slurm": "SLURMCluster",
     "pbs": "PBSCluster",
@@ -93,7 +95,7 @@ class Jobs:
                     await ProcessInterface.start(self)
 
         # The dashboard would be open to everybody in the network.
-        options = {"dashboard": False, "dashboard_address": "127.0.0.1:0"} | wanted.keys.get("scheduler_options", {})
+        options = {"dashboard": False, "dashboard_address": OF_THIS_MACHINE} | wanted.keys.get("scheduler_options", {})
         try:
             self.cluster = make(job_cls=Job, **wanted.keys | {"scheduler_options": options})
         except (TypeError, ValueError) as error:
@@ -148,7 +150,9 @@ def _on_this_machine(params: DaskParams, device: str) -> Any:
         threads_per_worker=1,
         processes=params.processes,
         memory_limit=0,  # the memory is the children's, which Dask does not see
-        dashboard_address=None,
+        dashboard_address=OF_THIS_MACHINE,
+        worker_dashboard_address=OF_THIS_MACHINE,
+        scheduler_kwargs={"dashboard": False},
         silence_logs=logging.ERROR,
     )
 

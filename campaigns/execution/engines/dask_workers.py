@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from robustkd.campaigns.execution.engines.dask_cluster import Jobs
@@ -20,6 +22,8 @@ UNFIT_AFTER = 2
 """Cells that a worker cannot do as they were planned, after which it is given none."""
 ANSWER_SECONDS = 15
 """How long the scheduler, and the workers that are asked something, may take to answer; one that was suspended never does."""
+EXAMINED_AT_ONCE = 50
+"""Workers that are asked for their versions at a look: so many answer in time, and the first of a thousand work meanwhile."""
 SILENCE_SECONDS = 30
 """How long nothing is said while there is no worker."""
 
@@ -58,7 +62,8 @@ class Workers:
         try:
             self._threads = dict(self._answer(self._client.nthreads))
             self._heard = time.monotonic()
-            self._examine([worker for worker in self._threads if worker not in self._known])
+            new = (worker for worker in self._threads if worker not in self._known)
+            self._examine(list(islice(new, EXAMINED_AT_ONCE)))
         except TimeoutError as error:  # its connection is open: it was suspended, or its machine is
             if time.monotonic() - self._heard > 60 * self._minutes:
                 raise self._gone() from error
@@ -105,23 +110,31 @@ class Workers:
         Raises:
             TimeoutError: none of them answers.
         """
+
+        async def asked(some: list[str], seconds: float | None) -> dict[str, Any]:
+            answers = self._client.run(version, package, workers=some, on_error="return")
+            return dict(await asyncio.wait_for(answers, seconds))
+
+        async def each() -> dict[str, Any]:
+            single = (asked([worker], ANSWER_SECONDS) for worker in workers)
+            answers = await asyncio.gather(*single, return_exceptions=True)
+            return {
+                worker: answer if isinstance(answer, BaseException) else answer[worker]
+                for worker, answer in zip(workers, answers, strict=True)
+            }
+
         try:
-            found: dict[str, Any] = self._answer(lambda: self._client.run(version, package, workers=workers, on_error="return"))
+            return dict(self._answer(lambda: asked(workers, None)))
         except TimeoutError:
             if len(workers) == 1:
                 raise
-            found = {}
-            for worker in workers:
-                try:
-                    found |= self._versions(package, [worker])
-                except TimeoutError as error:
-                    found[worker] = error
-            if all(isinstance(answer, TimeoutError) for answer in found.values()):
-                raise
+        found: dict[str, Any] = self._client.sync(each, callback_timeout=2 * ANSWER_SECONDS)
+        if all(isinstance(answer, TimeoutError) for answer in found.values()):
+            raise TimeoutError(f"none of {len(workers)} workers answers")
         return found
 
     def _examine(self, new: list[str]) -> None:
-        """Refuse workers with another robustkd, or another torch's major version, before they get a cell.
+        """Refuse workers with another robustkd, or another torch's major version, before they get a cell: of many, some at a time.
 
         The question is the standard library's: a worker that has none of this can answer it.
         """
@@ -157,7 +170,7 @@ class Workers:
         if self._threads:
             self._since, self._call = time.monotonic(), None
             self._told = bool(self._told and self._jobs and self._jobs.refusals)
-            if not self._useful():
+            if not self._useful() and self._known.issuperset(self._threads):
                 known = "; ".join(self._unfit[worker] for worker in self._threads)
                 raise EngineLost(f"no worker can do these cells: {known}", fix="let the workers have what the driver has")
             return
@@ -194,4 +207,4 @@ class Workers:
         return [worker for worker in self._useful() if cell.id not in self._refused.get(worker, ())]
 
     def _useful(self) -> list[str]:
-        return [worker for worker in self._threads if worker not in self._unfit]
+        return [worker for worker in self._threads if worker in self._known and worker not in self._unfit]
