@@ -62,6 +62,7 @@ class Asked:
         models: other models by name, for attacks, judges and guards that refer to them.
         answers: a folder where the answers of served models are kept; None for the time of the call.
         batch_size: the most requests that the model is asked at once; None for its own number.
+        fit_data: requests that an attack learns from, in the same forms; None for none.
     """
 
     model: Any
@@ -75,6 +76,7 @@ class Asked:
     answers: str | Path | None
     seed: int
     batch_size: int | None
+    fit_data: Any
 
 
 class _Evaluator:
@@ -89,6 +91,7 @@ class _Evaluator:
         self.threat, self.others, self.seed = threat, others, asked.seed
         self._asked = asked
         self.requests = requests_of(asked.requests, asked.beginnings)
+        self._fit_data = None if asked.fit_data is None else requests_of(asked.fit_data, what="requests to learn from")
         self._benign = None if asked.benign is None else requests_of(asked.benign, what="harmless requests")
         self.target = answering_target(
             asked.model, asked.tokenizer, answers=answers, threat=threat, seed=asked.seed, others=others
@@ -127,7 +130,14 @@ class _Evaluator:
         batch, threat = self.batch, attack.threat_for(self.threat)
         seed_torch(self.seed)  # for a model that draws random numbers, whatever was run before
         return evaluate_prompt_attack(
-            self.target, attack, batch, threat, self.judges, seed=self.seed, batch_size=self._asked.batch_size
+            self.target,
+            attack,
+            batch,
+            threat,
+            self.judges,
+            seed=self.seed,
+            batch_size=self._asked.batch_size,
+            fit_data=self._fit_data,
         )
 
     def report(self, found: Evaluation[PromptOutcome]) -> PromptAttackReport:

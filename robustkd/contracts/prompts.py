@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
 
 import numpy as np
 from typing_extensions import TypeVar
@@ -352,6 +352,16 @@ class PromptAttack(BaseAttack, Generic[Answering]):
     needs: ClassVar[Capabilities] = frozenset({"respond"})
     knows_guards: ClassVar[bool] = False
     improves_on_answers: ClassVar[bool] = False
+
+    def fit(self, target: Answering, requests: Prompts, rng: SampleRng) -> Self:
+        """Learn from ``requests``; returns the attack that can be run. Called for each target, if it ``learns``.
+
+        Args:
+            target: will be attacked later, by other requests.
+            requests: of the training data; the attacked ones are not among them.
+            rng: a stream for each of them, on the target's device.
+        """
+        return self
 
     @abstractmethod
     def search(self, target: Answering, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:
