@@ -40,7 +40,7 @@ from robustkd.evaluation.images import Evaluation, evidence_of
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompt_reports import PromptAttackReport, PromptEvaluationReport
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
-from robustkd.evaluation.requests import Judges, judges_of, requests_of
+from robustkd.evaluation.requests import Judges, judges_of, requests_of, with_role
 from robustkd.scoring.verdict import verdict
 from robustkd.targets.frozen import frozen
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -90,9 +90,10 @@ class _Evaluator:
     def __init__(self, asked: Asked, threat: ThreatModel, others: Mapping[str, BaseTarget], answers: Path) -> None:
         self.threat, self.others, self.seed = threat, others, asked.seed
         self._asked = asked
-        self.requests = requests_of(asked.requests, asked.beginnings)
+        self.requests = with_role(requests_of(asked.requests, asked.beginnings), "forbidden")
         self._fit_data = None if asked.fit_data is None else requests_of(asked.fit_data, what="requests to learn from")
-        self._benign = None if asked.benign is None else requests_of(asked.benign, what="harmless requests")
+        harmless = None if asked.benign is None else requests_of(asked.benign, what="harmless requests")
+        self._benign = None if harmless is None else with_role(harmless, "harmless")
         self.target = answering_target(
             asked.model, asked.tokenizer, answers=answers, threat=threat, seed=asked.seed, others=others
         )

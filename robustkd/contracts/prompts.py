@@ -138,7 +138,8 @@ class Request:
     """What is put to a generative target.
 
     Attributes:
-        prompt: the text. It is shown as a text and nothing else, so tokens that do not survive decoding are no success.
+        prompt: the text. It is shown as a text and nothing else, so tokens that do not survive decoding are no success. Empty behind
+            ``turns``: nothing more is said, and the conversation so far is put to the model, which may judge it.
         prefill: the beginning of the answer, put into the model's mouth.
         embeddings: (T, D) in place of the embedded prompt, as the target's ``embed`` lays it out.
         seed: of what is drawn.

@@ -101,8 +101,9 @@ def test_templates_and_suffixes_of_other_requests_are_no_search(attack: Any) -> 
 def test_what_it_cannot_learn_from_is_refused_when_a_campaign_is_planned(
     tmp_path: Path, data: dict[str, str], said: str
 ) -> None:
-    for name in ("asked", "other"):
-        (tmp_path / f"{name}.csv").write_text(f"prompt,target\nsay {name},Sure\n", encoding="utf-8")
+    for name, words in {"asked": ("it",), "other": ("one", "two", "three", "four")}.items():
+        rows = "".join(f"say {word},Sure\n" for word in words)
+        (tmp_path / f"{name}.csv").write_text(f"prompt,target\n{rows}", encoding="utf-8")
     campaign = {
         "version": 1,
         "name": "asked",
@@ -114,5 +115,4 @@ def test_what_it_cannot_learn_from_is_refused_when_a_campaign_is_planned(
     }
     (tmp_path / "asked.yaml").write_text(yaml.safe_dump(campaign), encoding="utf-8")
     done = CliRunner().invoke(cli, ["plan", str(tmp_path / "asked.yaml")])
-    assert done.exit_code != 0
-    assert said in " ".join(done.output.split())
+    assert said in str(done.exception)
