@@ -37,6 +37,7 @@ from robustkd.evaluation.attack_specs import (
 )
 from robustkd.evaluation.checks import check_names, make_check, run_checks
 from robustkd.evaluation.images import Evaluation, evidence_of
+from robustkd.evaluation.judge_audit import JudgeAudit, audit_judge, read_labelled
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompt_reports import PromptAttackReport, PromptEvaluationReport
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
@@ -215,6 +216,41 @@ def evaluate_requests(
         )
 
 
+def audit_judges(
+    answers: str | Path, judges: Judges = None, *, models: Mapping[str, Any] | None = None, n: int | None = None
+) -> list[JudgeAudit]:
+    """How well judges agree with people about answers, and how many of their verdicts change with the form of an answer alone.
+
+    Args:
+        answers: a file of answers that people have labelled, see ``evaluation.judge_audit.read_labelled``.
+        judges: as ``robustkd.attack`` takes them; the usual ones by default.
+        models: models by name, for judges that refer to them; each may be anything that ``model`` of ``robustkd.attack`` may be.
+        n: how many of the answers, spread evenly; None for all.
+
+    Raises:
+        DataError: the file cannot be read, or has another label.
+        UsageError: unknown judge, parameter or model.
+        TargetError: a model gives no answer.
+    """
+    labelled, threat = read_labelled(Path(answers)).first(n), ThreatModel.by_prompt(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        others = _others(models, Path(scratch), threat, 0)
+        made = judges_of(judges, "text", others)
+        return [audit_judge(name, judge, labelled) for name, judge in made.items()]
+
+
+def _others(models: Mapping[str, Any] | None, answers: Path, threat: ThreatModel, seed: int) -> dict[str, BaseTarget]:
+    """The targets of models by name; one may refer to those before it."""
+    others: dict[str, BaseTarget] = {}
+    for name, other in (models or {}).items():
+        others[name] = (
+            other
+            if isinstance(other, BaseTarget)
+            else answering_target(other, answers=answers, threat=threat, seed=seed, others=others)
+        )
+    return others
+
+
 @contextmanager
 def _evaluator(asked: Asked) -> Iterator[_Evaluator]:
     """Everything that a call needs; the model is left as found."""
@@ -224,13 +260,7 @@ def _evaluator(asked: Asked) -> Iterator[_Evaluator]:
     threat = ThreatModel.by_prompt(attempts)
     with tempfile.TemporaryDirectory() as scratch:
         answers = Path(asked.answers or scratch)
-        others: dict[str, BaseTarget] = {}
-        for name, other in (asked.models or {}).items():  # one may refer to those before it
-            others[name] = (
-                other
-                if isinstance(other, BaseTarget)
-                else answering_target(other, answers=answers, threat=threat, seed=asked.seed, others=others)
-            )
+        others = _others(asked.models, answers, threat, asked.seed)
         evaluator = _Evaluator(asked, threat, others, answers)
         with frozen(evaluator.target.module):
             yield evaluator
