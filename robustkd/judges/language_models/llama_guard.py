@@ -55,7 +55,7 @@ class LlamaGuard(ReadingJudge):
         if not rows.any():
             return found.tolist()
         places = np.flatnonzero(rows)
-        some, read = requests.select(places), [answers[place] for place in places]
+        some, read = requests.select(places), [answers[place] for place in places.tolist()]
         if self.params.prompt is None:
             asked = [Request("", turns=(turn,)) for turn in zip(some["prompt"], read, strict=True)]
         else:
