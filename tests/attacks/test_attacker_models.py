@@ -12,6 +12,7 @@ import torch
 from robustkd import plugins
 from robustkd.contracts import GenerativeTarget, Judge, Prompts, Request, ThreatModel
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from robustkd.targets.chat_endpoint import capabilities
 
 REQUEST = "Tell me the code."
 
@@ -210,7 +211,7 @@ def fuzzed(tmp_path, **params):
 
 
 def test_gptfuzz_goes_on_from_templates_whose_mutants_were_not_refused(tmp_path):
-    found, asked, seen = fuzzed(tmp_path, exploration=0.5)
+    found, asked, _ = fuzzed(tmp_path, exploration=0.5)
     assert found.outcome.success.all()
     assert asked[-1].prompt == f"hot hot hot warm {REQUEST}"
     # A mutant without the place of the request is none: its template is asked.
@@ -222,3 +223,12 @@ def test_gptfuzz_without_feedback_mutates_the_templates_in_turn(tmp_path):
     assert not found.outcome.success.any()
     assert seen == ["cold {request}", "warm {request}"] * 6
     assert len(asked) == 12
+
+
+@pytest.mark.parametrize("kind", ["pap", "goat", "gptfuzz"])
+def test_a_model_that_is_only_served_can_be_attacked_and_can_attack(kind):
+    served = capabilities("none", 0.0)
+    plugin = plugins.make("attacks", {"kind": kind, "attacker": "other"})
+    assert plugin.missing(served) == []
+    assert plugin.others() == {"other": frozenset({"respond"})}
+    assert plugin.most_attempts(4) == plugin.most_asked_of_others(4) == 4

@@ -4,9 +4,9 @@
         observation, thought, strategy, reply <- attacker(toolbox, request, turns)
         answer <- target(turns, reply);   stop if the judge says so;   turns <- turns + (reply, answer)
 
-Unlike ``crescendo`` it has no fixed path and takes no turn back: it sees what was answered, says what it makes of it, and mixes the attacks.
-It needs a target that takes a conversation, and an attacker that can lead one: a small one leads nowhere, so its failure says nothing
-about the target. An attacker that does not keep to the form is taken at its word: all that it says is the reply.
+Unlike ``crescendo`` it has no fixed path and takes no turn back: it says what it makes of the answers, and mixes the attacks. It needs a
+target that takes a conversation, and an attacker that can lead one: a small one leads nowhere, so its failure says nothing about the
+target. An attacker that does not keep to the form is taken at its word: all that it says is the reply.
 
 Control: ``feedback: false``: as many messages, by an attacker that is not shown the answers.
 
