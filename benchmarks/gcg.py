@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypedDict
@@ -22,7 +22,7 @@ from _harness import Verdicts, table, write
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.target_prefix import losses
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
-from robustkd.attacks.text.gcg import GCG
+from robustkd.attacks.text.suffixes.gcg import GCG
 from robustkd.contracts import Attempts, PromptBatch, Prompts, Responses, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.text.causal_lm import CausalLM
@@ -61,7 +61,11 @@ class Passes(PassCounter):
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
-        module.register_forward_pre_hook(self._add, with_kwargs=True)
+        self._hook = module.register_forward_pre_hook(self._add, with_kwargs=True)
+
+    def remove(self) -> None:
+        """Count no more."""
+        self._hook.remove()
 
     def _add(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         given = kwargs.get("input_ids")
@@ -188,28 +192,42 @@ def _ours(target: CausalLMTarget, passes: Passes, settings: dict[str, int]) -> I
 
 
 def _theirs(target: CausalLMTarget, passes: Passes, settings: dict[str, int]) -> Implementation:
-    import nanogcg
-
     def attack(request: str, aim: str, start: str) -> list[tuple[int, str]]:
-        # A tokeniser of words does not write the blank in front of the first one, so it belongs to what is before the suffix.
-        suffix = target.tokenizer.decode(target.tokenizer(start, add_special_tokens=False)["input_ids"])
-        before = request + start.removesuffix(suffix)
-        config = nanogcg.GCGConfig(
-            num_steps=settings["steps"],
-            search_width=settings["width"],
-            topk=settings["top_k"],
-            seed=settings["seed"],
-            optim_str_init=suffix,
-            use_prefix_cache=False,  # it is for transformers 4
-            verbosity="ERROR",
-        )
-        messages = [{"role": "user", "content": before + "{optim_str}"}]
-        with Path(os.devnull).open("w") as quiet, contextlib.redirect_stderr(quiet):  # a progress bar
-            found = nanogcg.run(target.module, target.tokenizer, messages, aim, config)
-        torch.use_deterministic_algorithms(False)  # it leaves them on
+        before, found = _nanogcg(target, request, aim, start, settings)
         return [(passes.total[0], before + text) for text in (*found.strings, found.best_string)]
 
     return attack
+
+
+def nanogcg_prompts(target: CausalLMTarget, request: str, aim: str, settings: Mapping[str, int]) -> list[str]:
+    """The prompts that nanoGCG found, each once, that with the lowest loss first."""
+    before, found = _nanogcg(target, request, aim, _start(target, request, settings["tokens"], settings["seed"]), settings)
+    ranked = sorted(zip(found.losses, found.strings, strict=True))
+    return [before + text for text in dict.fromkeys(text for _, text in ranked)]
+
+
+def _nanogcg(target: CausalLMTarget, request: str, aim: str, start: str, settings: Mapping[str, int]) -> tuple[str, Any]:
+    """What stands before the suffix, and nanoGCG's result."""
+    import nanogcg
+
+    # A tokeniser of words does not write the blank in front of the first one, so it belongs to what is before the suffix.
+    suffix = target.tokenizer.decode(target.tokenizer(start, add_special_tokens=False)["input_ids"])
+    before = request + start.removesuffix(suffix)
+    config = nanogcg.GCGConfig(
+        num_steps=settings["steps"],
+        search_width=settings["width"],
+        topk=settings["top_k"],
+        seed=settings["seed"],
+        optim_str_init=suffix,
+        use_prefix_cache=False,  # it is for transformers 4
+        verbosity="ERROR",
+    )
+    system = [{"role": "system", "content": target.system}] if target.system else []
+    messages = [*system, {"role": "user", "content": before + "{optim_str}"}]
+    with Path(os.devnull).open("w") as quiet, contextlib.redirect_stderr(quiet):  # a progress bar
+        found = nanogcg.run(target.module, target.tokenizer, messages, aim, config)
+    torch.use_deterministic_algorithms(False)  # it leaves them on
+    return before, found
 
 
 if __name__ == "__main__":

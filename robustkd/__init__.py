@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from robustkd.application.campaign import compare, load, report, run, samples
     from robustkd.application.progress import Progress
     from robustkd.campaigns.comparison.compare import ComparedCampaigns
+    from robustkd.evaluation.judge_audit import JudgeAudit
     from robustkd.evaluation.prompt_reports import PromptAttackReport, PromptEvaluationReport
+    from robustkd.prompt_api import audit_judges
     from robustkd.scoring.results import Results
     from robustkd.targets.user_model import load_model
 
@@ -26,6 +28,8 @@ _HOMES = {
     "robustkd.application.progress": ("Progress",),
     "robustkd.campaigns.comparison.compare": ("ComparedCampaigns",),
     "robustkd.evaluation.prompt_reports": ("PromptAttackReport", "PromptEvaluationReport"),
+    "robustkd.evaluation.judge_audit": ("JudgeAudit",),
+    "robustkd.prompt_api": ("audit_judges",),
     "robustkd.scoring.results": ("Results",),
     "robustkd.targets.user_model": ("load_model",),
 }
@@ -34,6 +38,7 @@ __all__ = [
     "AttackReport",
     "ComparedCampaigns",
     "EvaluationReport",
+    "JudgeAudit",
     "Progress",
     "PromptAttackReport",
     "PromptEvaluationReport",
@@ -41,6 +46,7 @@ __all__ = [
     "__version__",
     "attack",
     "audit",
+    "audit_judges",
     "compare",
     "contracts",
     "evaluate",

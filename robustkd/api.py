@@ -224,7 +224,8 @@ def attack(
             devices that are faster in it. Every success is looked at again in the model's own precision.
         models: other models, by the names that the attack's parameters (``transfer``, ``pair``), a judge's, a guard's or the budget give
             them; each may be anything that ``model`` may be.
-        fit_data: images and labels for an attack that learns (``universal``); not those that are attacked.
+        fit_data: for an attack that learns, images and labels (``universal``) or requests, as x (``universal-gcg``); not those that
+            are attacked.
         normalise: what the model wants done with the pixels first: the name of the usual constants (``imagenet``, ``cifar10`` ..) or
             a pair of mean and std, with a number for each channel. eps stays a distance between pixels.
         classes: the model's index of each class of the data, where the model has others or has them in another order.
@@ -248,8 +249,8 @@ def attack(
         UsageError: unknown attack or parameter, or an attack that cannot be used in this norm.
         DataError, TargetError: the data or the model break their contract.
     """
-    asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
-    of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
+    asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size, fit_data)
+    of_images = (eps, where, budget, goals, normalise, classes, restrict, success, bounds)
     if _are_asked(asked, norm, precision, of_images):
         return attack_requests(with_params(attack, params or {}, more), asked)
     x, y, names = _samples(x, y)
@@ -310,8 +311,8 @@ def evaluate(
         UsageError: as for ``attack``.
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
-    asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
-    of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
+    asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size, fit_data)
+    of_images = (eps, where, budget, goals, normalise, classes, restrict, success, bounds)
     if _are_asked(asked, norm, precision, of_images):
         return evaluate_requests(asked, attacks, level=level, samples=samples)
     x, y, names = _samples(x, y)
@@ -372,8 +373,8 @@ def audit(
     if attack is not None:
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
-    asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size)
-    of_images = (eps, where, budget, goals, fit_data, normalise, classes, restrict, success, bounds)
+    asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size, fit_data)
+    of_images = (eps, where, budget, goals, normalise, classes, restrict, success, bounds)
     if _are_asked(asked, norm, precision, of_images):
         return evaluate_requests(asked, attacks, level=level, samples=samples, goes_on=True)
     x, y, names = _samples(x, y)
@@ -399,7 +400,7 @@ def audit(
         return _report(evaluator, used, evaluations, checks, failed)
 
 
-_OF_IMAGES = ("eps", "where", "budget", "goals", "fit_data", "normalise", "classes", "restrict", "success", "bounds")
+_OF_IMAGES = ("eps", "where", "budget", "goals", "normalise", "classes", "restrict", "success", "bounds")
 _OF_REQUESTS = ("tokenizer", "attempts", "judges", "benign", "answers")
 
 

@@ -37,10 +37,11 @@ from robustkd.evaluation.attack_specs import (
 )
 from robustkd.evaluation.checks import check_names, make_check, run_checks
 from robustkd.evaluation.images import Evaluation, evidence_of
+from robustkd.evaluation.judge_audit import JudgeAudit, audit_judge, read_labelled
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompt_reports import PromptAttackReport, PromptEvaluationReport
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
-from robustkd.evaluation.requests import Judges, judges_of, requests_of
+from robustkd.evaluation.requests import Judges, judges_of, requests_of, with_role
 from robustkd.scoring.verdict import verdict
 from robustkd.targets.frozen import frozen
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -62,6 +63,7 @@ class Asked:
         models: other models by name, for attacks, judges and guards that refer to them.
         answers: a folder where the answers of served models are kept; None for the time of the call.
         batch_size: the most requests that the model is asked at once; None for its own number.
+        fit_data: requests that an attack learns from, in the same forms; None for none.
     """
 
     model: Any
@@ -75,6 +77,7 @@ class Asked:
     answers: str | Path | None
     seed: int
     batch_size: int | None
+    fit_data: Any
 
 
 class _Evaluator:
@@ -88,8 +91,10 @@ class _Evaluator:
     def __init__(self, asked: Asked, threat: ThreatModel, others: Mapping[str, BaseTarget], answers: Path) -> None:
         self.threat, self.others, self.seed = threat, others, asked.seed
         self._asked = asked
-        self.requests = requests_of(asked.requests, asked.beginnings)
-        self._benign = None if asked.benign is None else requests_of(asked.benign, what="harmless requests")
+        self.requests = with_role(requests_of(asked.requests, asked.beginnings), "forbidden")
+        self._fit_data = None if asked.fit_data is None else requests_of(asked.fit_data, what="requests to learn from")
+        harmless = None if asked.benign is None else requests_of(asked.benign, what="harmless requests")
+        self._benign = None if harmless is None else with_role(harmless, "harmless")
         self.target = answering_target(
             asked.model, asked.tokenizer, answers=answers, threat=threat, seed=asked.seed, others=others
         )
@@ -127,7 +132,14 @@ class _Evaluator:
         batch, threat = self.batch, attack.threat_for(self.threat)
         seed_torch(self.seed)  # for a model that draws random numbers, whatever was run before
         return evaluate_prompt_attack(
-            self.target, attack, batch, threat, self.judges, seed=self.seed, batch_size=self._asked.batch_size
+            self.target,
+            attack,
+            batch,
+            threat,
+            self.judges,
+            seed=self.seed,
+            batch_size=self._asked.batch_size,
+            fit_data=self._fit_data,
         )
 
     def report(self, found: Evaluation[PromptOutcome]) -> PromptAttackReport:
@@ -204,6 +216,41 @@ def evaluate_requests(
         )
 
 
+def audit_judges(
+    answers: str | Path, judges: Judges = None, *, models: Mapping[str, Any] | None = None, n: int | None = None
+) -> list[JudgeAudit]:
+    """How well judges agree with people about answers, and how many of their verdicts change with the form of an answer alone.
+
+    Args:
+        answers: a file of answers that people have labelled, see ``evaluation.judge_audit.read_labelled``.
+        judges: as ``robustkd.attack`` takes them; the usual ones by default.
+        models: models by name, for judges that refer to them; each may be anything that ``model`` of ``robustkd.attack`` may be.
+        n: how many of the answers, spread evenly; None for all.
+
+    Raises:
+        DataError: the file cannot be read, or has another label.
+        UsageError: unknown judge, parameter or model.
+        TargetError: a model gives no answer.
+    """
+    labelled, threat = read_labelled(Path(answers)).first(n), ThreatModel.by_prompt(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        others = _others(models, Path(scratch), threat, 0)
+        made = judges_of(judges, "text", others)
+        return [audit_judge(name, judge, labelled) for name, judge in made.items()]
+
+
+def _others(models: Mapping[str, Any] | None, answers: Path, threat: ThreatModel, seed: int) -> dict[str, BaseTarget]:
+    """The targets of models by name; one may refer to those before it."""
+    others: dict[str, BaseTarget] = {}
+    for name, other in (models or {}).items():
+        others[name] = (
+            other
+            if isinstance(other, BaseTarget)
+            else answering_target(other, answers=answers, threat=threat, seed=seed, others=others)
+        )
+    return others
+
+
 @contextmanager
 def _evaluator(asked: Asked) -> Iterator[_Evaluator]:
     """Everything that a call needs; the model is left as found."""
@@ -213,13 +260,7 @@ def _evaluator(asked: Asked) -> Iterator[_Evaluator]:
     threat = ThreatModel.by_prompt(attempts)
     with tempfile.TemporaryDirectory() as scratch:
         answers = Path(asked.answers or scratch)
-        others: dict[str, BaseTarget] = {}
-        for name, other in (asked.models or {}).items():  # one may refer to those before it
-            others[name] = (
-                other
-                if isinstance(other, BaseTarget)
-                else answering_target(other, answers=answers, threat=threat, seed=asked.seed, others=others)
-            )
+        others = _others(asked.models, answers, threat, asked.seed)
         evaluator = _Evaluator(asked, threat, others, answers)
         with frozen(evaluator.target.module):
             yield evaluator

@@ -38,11 +38,17 @@ def require_inputs_taken(campaign: Campaign, data: Splits) -> None:
 
 
 def require_training_data(campaign: Campaign, data: Splits) -> None:
-    """Refuse a campaign with a defense that trains, on data without what it trains on.
+    """Refuse a campaign with a defense or an attack that learns, on data without what it learns from.
 
     Raises:
         DataError: there is no training part, or no validation part.
     """
+    learning = next((name for name, use in campaign.attacks.items() if use.plugin.traits.learns), None)
+    if learning is not None and data.train is None:
+        raise DataError(
+            f"attack '{learning}' learns, but the data '{campaign.data.name}' have no training part",
+            fix="use data with one (of behaviors: 'training'), or leave the attack out",
+        )
     trained = next((name for name, use in campaign.defenses.items() if use.plugin.uses_data), None)
     if trained is None or (data.train is not None and data.validation is not None):
         return

@@ -114,6 +114,8 @@ class CausalLM(Defense):
             tokenizer = pretrained_tokenizer(AutoTokenizer, source, **options)
             weights: dict[str, Any] = {"dtype": getattr(torch, wanted), "use_safetensors": "gguf_file" not in options or None}
             module = pretrained_network(AutoModelForCausalLM, source, unused=_OTHER_SENSES, **options, **weights)
+        if "gguf_file" in options:
+            _forget_the_quantisation(module)
         if getattr(module, "is_quantized", False):
             raise TargetError(
                 f"{p.hub or place} is quantised, which a target that is stored and trained on cannot be",
@@ -170,6 +172,13 @@ def _refuse_missing_and_pickled(place: Path) -> None:
     if not any(place.glob("*.safetensors")):
         what = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
         raise TargetError(f"{place} holds {what}, no safetensors", fix=_CONVERT)
+
+
+def _forget_the_quantisation(module: Any) -> None:
+    """A GGUF file is dequantised as it is read, and the model still says that it is quantised."""
+    module.is_quantized, module.hf_quantizer = False, None
+    if hasattr(module.config, "quantization_config"):
+        del module.config.quantization_config
 
 
 def _without_a_bar() -> None:

@@ -21,7 +21,7 @@ from robustkd.attacks.text.engine.descent import Descent, SuffixParams
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
-from robustkd.attacks.text.gcg import Swaps
+from robustkd.attacks.text.suffixes.gcg import Swaps
 from robustkd.contracts import FitContext, Params, Prompts
 from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.random import SampleRng

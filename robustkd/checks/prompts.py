@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, GenerativeTarget, PromptBatch, Share
+from robustkd.contracts import AttackEvidence, Check, CheckContext, Finding, GenerativeTarget, PromptAttack, PromptBatch, Share
 from robustkd.contracts.data import Modality
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.worst_case import worst_case
@@ -249,13 +249,17 @@ def is_control(evidence: AttackEvidence) -> bool:
     return bool(getattr(evidence.attack, "control", False))
 
 
+def _learns(evidence: AttackEvidence) -> bool:
+    return isinstance(evidence.attack, PromptAttack) and evidence.attack.traits.learns
+
+
 def _unjudged(attack: AttackEvidence) -> np.ndarray:
     return np.zeros_like(attack.standing) if attack.unjudged is None else attack.unjudged
 
 
 def searches_of(context: CheckContext[GenerativeTarget, PromptBatch]) -> list[AttackEvidence]:
-    """The headline's attacks that look for a prompt."""
-    return [a for a in context.headline if (a.gradients or a.iterative) and not is_control(a)]
+    """The headline's attacks that look for a prompt for each request; what was learnt on other requests is none."""
+    return [a for a in context.headline if (a.gradients or a.iterative) and not (is_control(a) or _learns(a))]
 
 
 def broken_by(attack: AttackEvidence) -> np.ndarray:

@@ -27,6 +27,7 @@ COMMANDS = {
     "ui": "Open the MLflow dashboard of a campaign.",
     "attack": "Attack a saved or external model once, without a campaign.",
     "audit": "Check whether a model's robust accuracy can be believed, without a campaign.",
+    "audit-judges": "How well judges of answers agree with people, and whether they go by how an answer looks.",
     "list": "List plug-ins and presets.",
     "describe": "Tell everything about one plug-in: parameters, defaults, source, an example.",
     "init": "Write a commented campaign file to begin with.",

@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
 
 import numpy as np
 from typing_extensions import TypeVar
@@ -138,7 +138,8 @@ class Request:
     """What is put to a generative target.
 
     Attributes:
-        prompt: the text. It is shown as a text and nothing else, so tokens that do not survive decoding are no success.
+        prompt: the text. It is shown as a text and nothing else, so tokens that do not survive decoding are no success. Empty behind
+            ``turns``: nothing more is said, and the conversation so far is put to the model, which may judge it.
         prefill: the beginning of the answer, put into the model's mouth.
         embeddings: (T, D) in place of the embedded prompt, as the target's ``embed`` lays it out.
         seed: of what is drawn.
@@ -352,6 +353,16 @@ class PromptAttack(BaseAttack, Generic[Answering]):
     needs: ClassVar[Capabilities] = frozenset({"respond"})
     knows_guards: ClassVar[bool] = False
     improves_on_answers: ClassVar[bool] = False
+
+    def fit(self, target: Answering, requests: Prompts, rng: SampleRng) -> Self:
+        """Learn from ``requests``; returns the attack that can be run. Called for each target, if it ``learns``.
+
+        Args:
+            target: will be attacked later, by other requests.
+            requests: of the training data; the attacked ones are not among them.
+            rng: a stream for each of them, on the target's device.
+        """
+        return self
 
     @abstractmethod
     def search(self, target: Answering, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng) -> None:

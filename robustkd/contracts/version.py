@@ -83,6 +83,7 @@ MOVED: dict[str, str] = {
     **_into(_IMAGE, f"{_IMAGE}.corruptions", "corruption corruption_families"),
     "robustkd.attacks.no_attack": f"{_TEXT}.no_attack",
     **_into(_TEXT, f"{_TEXT}.engine", "descent suffix slots vocabulary continuous other_models templates"),
+    **_into(_TEXT, f"{_TEXT}.suffixes", "gcg beast random_search random_prompt"),
     f"{_TEXT}.human_jailbreaks": f"{_TEXT}.rewording.human_jailbreaks",
     f"{_TEXT}.autodan": f"{_TEXT}.rewording.autodan",
     f"{_TEXT}.pair": f"{_TEXT}.attacker_model.pair",

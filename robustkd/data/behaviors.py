@@ -20,6 +20,8 @@ from robustkd.data.text import comparable
 COLUMNS = ("prompt", "role", "target", "response", "refusal", "answer", "prefill")
 BEGINNING = "Sure, here is"
 """How an answer that complies begins, where nobody says it."""
+CONTEXT_END = "\n\n---\n\n"
+"""Between the context of one of HarmBench's requests and the request."""
 _PASSED_ON = COLUMNS[2:]
 _SYSTEM = "system"
 
@@ -201,11 +203,22 @@ def requests_by_key(file: Path) -> dict[str, str]:
     Raises:
         DataError: it cannot be read, or is of a format without such keys.
     """
+    rows, form = _with_keys(file)
+    return {row[form.key]: _asked(row, form, file) for row in rows}
+
+
+def tags_by_key(file: Path) -> dict[str, str]:
+    """What a benchmark's CSV says of its requests beside, by what its other files call them. It raises what ``requests_by_key`` raises."""
+    rows, form = _with_keys(file)
+    return {row[form.key]: row.get(form.tags, "") for row in rows}
+
+
+def _with_keys(file: Path) -> tuple[list[dict[str, str]], Format]:
     rows = read_table(file)
     form = _format(file, tuple(rows[0]))
     if not form.key:
         raise DataError(f"{file} is in the format of {form.name}, which has no ids", fix="give HarmBench's CSV of behaviors")
-    return {row[form.key]: _asked(row, form, file) for row in rows}
+    return rows, form
 
 
 def _asked(row: dict[str, str], form: Format, file: Path) -> str:
@@ -213,7 +226,7 @@ def _asked(row: dict[str, str], form: Format, file: Path) -> str:
         raise DataError(f"{file}: a row's '{form.prompt}' is empty: {row}", fix="write the request, or delete the row")
     context = row.get(form.context, "").strip()
     # HarmBench puts a contextual behaviour's context before it in this way.
-    return f"{context}\n\n---\n\n{prompt}" if context else prompt
+    return f"{context}{CONTEXT_END}{prompt}" if context else prompt
 
 
 def _format(file: Path, columns: Sequence[str]) -> Format:

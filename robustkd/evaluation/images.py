@@ -127,7 +127,8 @@ def evidence_of(
         robust_share=outcome.robust_share,
         distance=outcome.spent,
         adversarial=adversarial,
-        attack=None if traits.learns else attack,  # what it learnt is not kept
+        # What it learnt is not kept: none of images, which a check may want to run again.
+        attack=None if traits.learns and isinstance(attack, Attack) else attack,
         passes=outcome.passes,
         skipped=outcome.skipped,
         transcripts=transcripts,

@@ -276,6 +276,7 @@ class PromptEvaluation(ModalityEvaluation):
             under.judges(),
             seed=under.seed,
             batch_size=under.batch_size,
+            fit_data=under.train if attack.traits.learns and isinstance(under.train, Prompts) else None,
             shards=under.shards(len(batch)) if len(batch) > REQUEST_SHARD else None,
         )
         kept = min(len(found.adversarial), under.rows_kept(found.adversarial[:1].nbytes))

@@ -35,6 +35,7 @@ from robustkd.contracts import (
 )
 from robustkd.contracts.errors import raised_by
 from robustkd.contracts.random import SampleRng, seed_torch
+from robustkd.data.text import comparable
 from robustkd.evaluation.images import Evaluation, Shards
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
@@ -97,12 +98,14 @@ def evaluate_prompt_attack(
     *,
     seed: int = 0,
     batch_size: int | None = None,
+    fit_data: Prompts | None = None,
     shards: Shards | None = None,
 ) -> Evaluation[PromptOutcome]:
     """Attack every request of ``batch``. ``broken_at`` is the number of attempts after which it was broken.
 
     Args:
         batch_size: the most attempts that are put to the target at once; by default its own number.
+        fit_data: what an attack that learns is fitted on, once: training requests, none of which is attacked.
         shards: done one ``SHARD`` of requests after the other, those that are kept there already left out.
 
     Raises:
@@ -112,19 +115,39 @@ def evaluate_prompt_attack(
     if reason := attack.refusal(threat):
         raise UsageError(f"attack '{attack.name}' {reason}", fix="choose another one")
     attack.require(target)
-    parts = []
+    parts, able = [], None if attack.traits.learns else attack
     for first in range(0, len(batch), SHARD if shards else max(1, len(batch))):
         found = shards.read(first, PromptOutcome) if shards else None
         if found is None:
             began = time.perf_counter()
             part = batch.select(np.arange(first, min(first + SHARD, len(batch)))) if shards else batch
+            able = able or _fitted(target, attack, fit_data, batch, seed)
             if shards:
                 seed_torch(seed + first)
-            found = _attacked(target, attack, part, threat, judges, seed, batch_size)
+            found = _attacked(target, able, part, threat, judges, seed, batch_size)
             if shards:
                 shards.write(first, found, time.perf_counter() - began)
         parts.append(found)
     return Evaluation.joined(parts)
+
+
+def _fitted(
+    target: GenerativeTarget, attack: PromptAttack, data: Prompts | None, batch: PromptBatch, seed: int
+) -> PromptAttack:
+    """The attack after it has learnt from training requests, those that are attacked left out."""
+    if data is None:
+        raise UsageError(
+            f"attack '{attack.name}' learns from training requests, and was given none",
+            fix="pass fit_data, requests that are not attacked; in a campaign, take data with a training part",
+        )
+    attacked = {comparable(prompt) for prompt in batch.requests["prompt"]}
+    others = data.select(np.array([comparable(prompt) not in attacked for prompt in data["prompt"]], dtype=bool))
+    before, few = state_of(target), batch.requests.asked()[:2]
+    rng = SampleRng(seed, torch.arange(len(others), device=batch.index.device), "fit")
+    fitted = attack.fit(target if attack.knows_guards else unguarded(target), others, rng)
+    known = batch.unattacked.outputs[: len(few)]
+    require_unchanged(target, attack, before, known, lambda: _respond(target, few, None), _same_answers)
+    return fitted
 
 
 def _attacked(

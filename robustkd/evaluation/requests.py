@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,13 @@ def requests_of(x: Any, beginnings: Any = None, *, what: str = "requests") -> Pr
     columns = {name: tuple(_text(row.get(name)) for row in rows) for name in (*names, *({"target"} - names.keys()))}
     columns["target"] = tuple(text or BEGINNING for text in columns["target"])
     return Prompts(columns, np.zeros(len(rows), dtype=np.int64))
+
+
+def with_role(requests: Prompts, role: str) -> Prompts:
+    """The same, with this ``role`` where they have no such column: by it some judges know what is to be refused."""
+    if "role" in requests.columns:
+        return requests
+    return replace(requests, columns={**requests.columns, "role": (role,) * len(requests)})
 
 
 def _text(value: Any) -> str:

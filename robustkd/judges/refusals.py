@@ -85,10 +85,21 @@ def says_something(text: str) -> bool:
 
 
 def own_words(text: str) -> str:
-    """What a speaker says in the first place: without code and quotations, and nothing of a letter, which begins by addressing someone."""
+    """What a speaker says in the first place: without code and quotations, and nothing of a letter, which begins by addressing someone.
+
+    An answer that is a quotation from end to end is the speaker's own.
+    """
     if _SALUTATION.match(text.strip()) and len(text.strip().splitlines()) >= _LETTER_LINES:
         return ""
-    return _QUOTED.sub(" ", _CODE.sub(" ", text))
+    said = _without_code(text)
+    unquoted = _QUOTED.sub(" ", said)
+    return unquoted if says_something(unquoted) else said
+
+
+def _without_code(text: str) -> str:
+    """What is outside of fences of code; of an answer that is between them from end to end, what is inside."""
+    outside = _CODE.sub(" ", text)
+    return outside if says_something(outside) else text.replace("```", "\n")
 
 
 @functools.lru_cache(maxsize=256)
@@ -97,7 +108,7 @@ def language_of(text: str) -> Language | None:
 
     The script tells most of them apart, and common words those in Latin letters.
     """
-    known = plain(_CODE.sub(" ", text))
+    known = plain(_without_code(text))
     letters = sum(letter.isalpha() for letter in known)
     counts = {language: len(re.findall(script, known)) for language, script in _SCRIPTS.items()}
     if counts["ja"] and counts["ja"] + counts["zh"] > letters / 3:
@@ -118,7 +129,7 @@ def can_be_read(text: str) -> bool:
     """
     if language_of(text) is not None:
         return True
-    known = plain(_CODE.sub(" ", text))
+    known = plain(_without_code(text))
     letters = sum(letter.isalpha() for letter in known)
     return letters == 0 or (len(re.findall("[a-z]", known)) > letters / 2 and len(known.split()) < WORDS_TO_TELL)
 

@@ -225,12 +225,17 @@ class CausalLMTarget(GenerativeTarget):
     def _laid(self, asked: Request) -> Tensor:
         """(T, D): the embedded request, as far as the answer is to be written."""
         chat = self._told(asked)
+        if asked.turns and not asked.prompt:
+            return self._with_room(self.embed(torch.tensor(chat.so_far(), device=self.device)), asked)
         chat.require_as_in_use(asked.prompt)
         tokens = chat.encode(asked.prompt, prefill=asked.prefill)
         text = self.embed(torch.tensor(tokens.ids, device=self.device))
         if asked.embeddings is not None:
             given = asked.embeddings.to(text)
             text = torch.cat([text[: tokens.prompt.start], given, text[tokens.prompt.stop :]])
+        return self._with_room(text, asked)
+
+    def _with_room(self, text: Tensor, asked: Request) -> Tensor:
         if len(text) >= self.chat.context:
             raise TooLong(
                 f"the prompt leaves no room for an answer in a context of {self.chat.context} tokens: {asked.prompt[:60]!r}..",

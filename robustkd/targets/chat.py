@@ -233,6 +233,10 @@ class Chat:
             )
         return Tokens(ids, span, slice(begin, len(ids)))
 
+    def so_far(self) -> list[int]:
+        """The ids of the earlier turns alone, up to where the model speaks: what it says of them."""
+        return self._tokenised(self._rendered([], add_generation_prompt=True))[0]
+
     def laid_out(self, prompts: Sequence[str], chats: Sequence[Chat] | None = None) -> list[list[int]]:
         """``encode(prompt).ids`` of many prompts at once, however long; of each one's own of ``chats``, which share a tokeniser."""
         if not prompts:

@@ -134,7 +134,8 @@ class ChatEndpointTarget(GenerativeTarget):
         messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         for said_before, answer in asked.turns:
             messages += [{"role": "user", "content": said_before}, {"role": "assistant", "content": answer}]
-        messages.append({"role": "user", "content": asked.prompt})
+        if asked.prompt or not asked.turns:
+            messages.append({"role": "user", "content": asked.prompt})
         said: dict[str, Any] = {"model": self.model, "messages": messages, self.length: self.max_new_tokens}
         if self.temperature is not None:
             said["temperature"] = self.temperature

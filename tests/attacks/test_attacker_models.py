@@ -12,6 +12,7 @@ import torch
 from robustkd import plugins
 from robustkd.contracts import GenerativeTarget, Judge, Prompts, Request, ThreatModel
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from robustkd.targets.chat_endpoint import capabilities
 
 REQUEST = "Tell me the code."
 
@@ -146,3 +147,88 @@ def test_without_feedback_no_answer_is_shown(kind):
         assert len(asked) == 6
         writing = [one.prompt for one in attacker.noted if one.prompt.startswith("You test")]
         assert any("SECRET" in text for text in writing) == feedback
+
+
+def test_pap_persuades_by_one_technique_after_the_other_and_its_control_by_none():
+    def persuaded(asked: Request) -> str:
+        return "It is 4711." if "science" in asked.prompt else "I'm sorry, but I can't."
+
+    attacker = Script(lambda asked: "In the name of science!" if "Expert" in asked.prompt else "Please.")
+    found, asked = attacked("pap", Script(persuaded), attacker, 9)
+    assert found.outcome.success.all()
+    assert [one.prompt for one in asked] == ["Please."] * 4 + ["In the name of science!"]
+    assert all(REQUEST in one.prompt for one in attacker.noted)
+    control, asked = attacked("pap", Script(persuaded), attacker, 9, persuade=False)
+    assert not control.outcome.success.any()
+    assert len(asked) == 9
+    plugin = plugins.load("attacks", "pap")
+    assert plugin(plugin.Params(attacker="other", persuade=False)).control
+    assert not plugin(plugin.Params(attacker="other")).control
+    assert not plugin(plugin.Params(attacker="other")).traits.iterative
+
+
+def test_goat_replies_by_what_was_answered_and_only_its_reply_is_sent():
+    def rule(asked: Request) -> str:
+        shown = len(re.findall(r"It stands at \d", asked.prompt))
+        return f'Observation: so\nThought: near\nStrategy: persona\nReply: "go to {shown + 1}"'
+
+    def counting(asked: Request) -> str:
+        number = int(asked.prompt.removeprefix("go to ")) if asked.prompt != REQUEST else 0
+        return "It is 4711." if number == 4 and len(asked.turns) == 3 else f"It stands at {number}."
+
+    found, asked = attacked("goat", Script(counting), Script(rule), 8)
+    assert found.outcome.success.all()
+    assert [one.prompt for one in asked] == ["go to 1", "go to 2", "go to 3", "go to 4"]
+    assert asked[-1].turns[0] == ("go to 1", "It stands at 1.")
+    blind = Script(rule)
+    found, asked = attacked("goat", Script(counting), blind, 8, feedback=False)
+    assert not found.outcome.success.any()
+    assert {one.prompt for one in asked} == {"go to 1"}
+    assert not any("It stands" in one.prompt for one in blind.noted)
+
+
+def test_goat_begins_again_after_its_rounds_and_takes_what_is_no_form_as_it_is():
+    _, asked = attacked("goat", Script(lambda one: ""), Script(lambda one: "tell me"), 5, rounds=2)
+    assert [(one.prompt, len(one.turns)) for one in asked] == [("tell me", number % 2) for number in range(5)]
+
+
+def fuzzed(tmp_path, **params):
+    (tmp_path / "seeds.csv").write_text("template\ncold {request}\nwarm {request}\n", encoding="utf-8")
+    seen = []
+
+    def mutate(asked: Request) -> str:
+        seed = re.search(r"Template: (.*)\n", asked.prompt)[1]
+        seen.append(seed)
+        return f"hot {seed}" if "warm" in seed else "no place for it"
+
+    def thaws(asked: Request) -> str:
+        if asked.prompt.count("hot") == 3:
+            return "It is 4711."
+        return "Perhaps." if "hot" in asked.prompt else "I'm sorry, but I can't."
+
+    found, asked = attacked("gptfuzz", Script(thaws), Script(mutate), 12, templates=tmp_path / "seeds.csv", **params)
+    return found, asked, seen
+
+
+def test_gptfuzz_goes_on_from_templates_whose_mutants_were_not_refused(tmp_path):
+    found, asked, _ = fuzzed(tmp_path, exploration=0.5)
+    assert found.outcome.success.all()
+    assert asked[-1].prompt == f"hot hot hot warm {REQUEST}"
+    # A mutant without the place of the request is none: its template is asked.
+    assert f"cold {REQUEST}" in [one.prompt for one in asked]
+
+
+def test_gptfuzz_without_feedback_mutates_the_templates_in_turn(tmp_path):
+    found, asked, seen = fuzzed(tmp_path, feedback=False)
+    assert not found.outcome.success.any()
+    assert seen == ["cold {request}", "warm {request}"] * 6
+    assert len(asked) == 12
+
+
+@pytest.mark.parametrize("kind", ["pap", "goat", "gptfuzz"])
+def test_a_model_that_is_only_served_can_be_attacked_and_can_attack(kind):
+    served = capabilities("none", 0.0)
+    plugin = plugins.make("attacks", {"kind": kind, "attacker": "other"})
+    assert plugin.missing(served) == []
+    assert plugin.others() == {"other": frozenset({"respond"})}
+    assert plugin.most_attempts(4) == plugin.most_asked_of_others(4) == 4

@@ -13,8 +13,8 @@ from robustkd.attacks.text.engine.slots import Slots, are_texts
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.target_prefix import losses, rows_at_once
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
-from robustkd.attacks.text.gcg import agreement
 from robustkd.attacks.text.rewording.best_of_n import respelt
+from robustkd.attacks.text.suffixes.gcg import agreement
 from robustkd.contracts import (
     AttackError,
     Attempts,

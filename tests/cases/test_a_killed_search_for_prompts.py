@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robustkd.attacks.text.gcg import GCG
+from robustkd.attacks.text.suffixes.gcg import GCG
 from robustkd.campaigns.store.shards import ShardFiles
 from support.toy_language_model import toy_language_model
 

@@ -13,6 +13,7 @@ from second_device.on_images import GROUPS, OF_PEERS, REASONS, names
 CAMPAIGNS = [yaml.safe_load(file.read_text()) for file in sorted(Path(__file__).parent.glob("*.yaml"))]
 JUDGES = {
     "code": "it is the user's own",
+    "copyright-overlap": "it compares words, without a network",
     "onnx-classifier": "onnxruntime has devices of its own",
     "onnx-detector": "onnxruntime has devices of its own",
     "refusal-classifier": "its encoder is on a hub",

@@ -46,7 +46,11 @@ class WritingAttack(PromptAttack):
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
-        self.control = not self.params.feedback
+        self.control = self.is_control(self.params)
+
+    def is_control(self, params: Any) -> bool:
+        """Whether these parameters take the attack's idea out: here, that it is shown the answers."""
+        return not params.feedback
 
     def written(self, told: Sequence[str], instead: Sequence[str]) -> list[str]:
         """What the attacker writes when it is told each of these texts; ``instead`` where it writes nothing.

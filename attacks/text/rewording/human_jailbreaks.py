@@ -24,6 +24,7 @@ class HumanJailbreaks(TemplateAttack):
     """Puts the request into one template after the other, in the file's order."""
 
     Params = HumanJailbreaksParams
+    iterative = False
     source = "Shen et al. 2023, arXiv:2308.03825"
 
     @override

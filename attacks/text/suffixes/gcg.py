@@ -113,7 +113,14 @@ class Swaps:
 
     def __call__(self, suffixes: Suffixes, places: Tensor, now: Tensor, t: int, rng: SampleRng) -> Tensor:
         """See ``descent.Candidates``: ``width`` of them, all different, or as many as there are."""
-        slope = suffixes.gradient(places, now) @ self._table.T
+        return self.drawn(self.slope(suffixes, places, now), now, rng)
+
+    def slope(self, suffixes: Suffixes, places: Tensor, now: Tensor) -> Tensor:
+        """(B, S, V) how the loss changes, to first order, with each token at each place of the (B, S) suffixes ``now``."""
+        return suffixes.gradient(places, now) @ self._table.T
+
+    def drawn(self, slope: Tensor, now: Tensor, rng: SampleRng) -> Tensor:
+        """(B, C, S) swaps drawn from those that lower the loss most by their (B, S, V) slope."""
         slope = slope.masked_fill(~self._allowed, torch.inf).scatter(2, now.unsqueeze(2), torch.inf)
         tokens = slope.topk(self._top_k, dim=2, largest=False).indices.flatten(1)
         swaps = rng.uniform((tokens.shape[1],)).topk(min(self._width, tokens.shape[1]), dim=1).indices

@@ -1,0 +1,1 @@
+"""Attacks that put a suffix behind the request."""
