@@ -57,6 +57,11 @@ class P4D(PromptAttack[TextToImageTarget]):
                 f"'{p.original}' predicts its {theirs}, the model under attack its {ours}",
                 fix="name the model that it was made from, or exclude this pair",
             )
+        if original.latent_shape != search.target.latent_shape:
+            raise TargetError(
+                f"'{p.original}' draws from {original.latent_shape}, the model under attack from {search.target.latent_shape}",
+                fix="name the model that it was made from, or exclude this pair",
+            )
         images = pictures(search.target, requests, original)
         with torch.no_grad():
             asked = original.encode(original.tokenize(requests["prompt"]))

@@ -19,6 +19,7 @@ from robustkd.contracts import DataError, Prompts
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets.memory import in_memory
+from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -38,14 +39,14 @@ class Denoising:
         latents: (N, C', H', W'), what the pictures are to the target.
         blocks: into how many parts the noise levels are cut; the search goes through them in order.
         at_once: levels in each step, spread evenly over all of them.
-        original: a model and (N, T, D) what it attends to: its prediction is wanted in the place of the noise itself.
+        original: a model and what it is told of the N requests: its prediction is wanted in the place of the noise itself.
     """
 
     target: TextToImageTarget
     latents: Tensor
     blocks: int
     at_once: int = 1
-    original: tuple[TextToImageTarget, Tensor] | None = None
+    original: tuple[TextToImageTarget, Conditioning] | None = None
 
     @property
     def forwards(self) -> int:
@@ -61,8 +62,8 @@ class Denoising:
         """The denoising error of each request: (B,) values to minimize."""
         return self.error(rows, self.target.encode(embeddings=embedded), block, rng)
 
-    def error(self, rows: Tensor, hidden: Tensor, block: int, rng: SampleRng) -> Tensor:
-        """(B,) the mean over pixels and noise levels, given (B, T, D) what the UNet attends to.
+    def error(self, rows: Tensor, hidden: Conditioning, block: int, rng: SampleRng) -> Tensor:
+        """(B,) the mean over pixels and noise levels, given what the UNet is told of their B prompts.
 
         Args:
             rows: (B,) the requests.
@@ -70,7 +71,7 @@ class Denoising:
         """
         m = self.at_once
         parts = [(block + round(j * self.blocks / m)) % self.blocks for j in range(m)]
-        levels = torch.tensor([level(part, self.blocks, self.target.timesteps) for part in parts], device=hidden.device)
+        levels = torch.tensor([level(part, self.blocks, self.target.timesteps) for part in parts], device=hidden.tokens.device)
         t = levels.repeat(len(rows))
         z = self.latents[rows].repeat_interleave(m, 0)
         noise = rng.normal((m, *self.latents.shape[1:])).flatten(0, 1).to(z)
@@ -79,8 +80,8 @@ class Denoising:
         if self.original is not None:
             model, asked = self.original
             with torch.no_grad():
-                wanted = model.unet_output(noisy, t, asked[rows].repeat_interleave(m, 0)).to(z.device)
-        seen = self.target.unet_output(noisy, t, hidden.repeat_interleave(m, 0))
+                wanted = model.unet_output(noisy, t, asked[rows].repeat_interleave(m)).to(z.device)
+        seen = self.target.unet_output(noisy, t, hidden.repeat_interleave(m))
         return (wanted.float() - seen.float()).square().reshape(len(rows), -1).mean(1)
 
 

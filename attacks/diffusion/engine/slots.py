@@ -96,7 +96,7 @@ def vocabulary(target: TextToImageTarget) -> Tensor:
         alone = torch.full((len(tokens), target.max_tokens), target.pad, device=target.device)
         alone[:, 0], alone[:, 1], alone[:, 2] = target.bos, tokens, target.eos
         again = target.tokenize([target.decode([token]) for token in tokens.tolist()])
-        kept.append(tokens[(again == alone).all(1)])
+        kept.append(tokens[(again == alone).all(1) & target.encoders.read_alike(tokens)])
     found = torch.cat(kept)
     if not len(found):
         raise UsageError("no token of the model's tokenizer survives decoding and tokenising", fix="check the tokenizer")

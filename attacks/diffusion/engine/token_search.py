@@ -95,7 +95,7 @@ class TokenSearch:
     @property
     def table(self) -> Tensor:
         """(A, E) float32, the embeddings of the tokens that may be taken."""
-        return self.target.embedding.weight.detach()[self.words].float()
+        return self.target.embed(self.words.unsqueeze(1)).squeeze(1).detach().float()
 
     def slots(self, params: TokenSearchParams) -> Slots:
         """The positions of the added tokens in each request of the batch."""
