@@ -62,6 +62,9 @@ class TextToImageParams(Params):
     precision: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the weights; half of them on CUDA")
     guidance: float = Field(7.5, ge=1, description="classifier-free guidance to draw with")
     steps: int = Field(50, ge=1, description="of drawing")
+    negative_prompt: Annotated[str, AddedLater()] = Field(
+        "", description="what every drawing is led away from, by guidance; a request's own stands behind it"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> TextToImageParams:
@@ -69,6 +72,8 @@ class TextToImageParams(Params):
             raise ValueError("give either folder or hub")
         if self.revision is not None and self.hub is None:
             raise ValueError("revision belongs to hub")
+        if self.negative_prompt and self.guidance == 1:
+            raise ValueError("a negative prompt has no effect at the guidance 1")
         return self
 
 
@@ -162,6 +167,7 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
         guidance=p.guidance,
         steps=p.steps,
         second=second,
+        negative_prompt=p.negative_prompt,
     )
 
 

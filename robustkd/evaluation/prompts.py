@@ -37,6 +37,7 @@ from robustkd.contracts.errors import raised_by
 from robustkd.contracts.random import SampleRng, seed_torch
 from robustkd.evaluation.images import Evaluation, Shards
 from robustkd.evaluation.judging import PromptOutcome
+from robustkd.evaluation.pictures import stacked
 from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
@@ -204,6 +205,8 @@ class JudgedAttempts(Attempts):
                 seed=own.seed if question.seed is None else question.seed,
                 guidance_scale=own.guidance_scale,
                 system=own.system,
+                negative_prompt=own.negative_prompt,
+                size=own.size,
             )
             for question, own in zip(asked, requests.asked(), strict=True)
         ]
@@ -255,10 +258,10 @@ class JudgedAttempts(Attempts):
         pictures = [found.output for found in deciding if isinstance(found.output, torch.Tensor)]
         return Evaluation(
             outcome,
-            torch.stack(pictures).cpu() if pictures else torch.zeros(0),
+            stacked(pictures) if pictures else torch.zeros(0),
             np.where(success, [found.took for found in deciding], np.inf).astype(np.float64),
             tuple(self._transcripts(deciding)),
-            torch.stack(list(batch.unattacked.outputs)).cpu() if pictures else None,
+            stacked(list(batch.unattacked.outputs)) if pictures else None,
             None if batch.benign is None else batch.benign.complied,
         )
 
@@ -300,6 +303,8 @@ class JudgedAttempts(Attempts):
                 "seed": question.seed is not None,
                 "guidance scale": question.guidance_scale is not None,
                 "system message": question.system != "",
+                "negative prompt": question.negative_prompt != "",
+                "size": question.size is not None,
             }
             for what, given in used.items():
                 if given and what != space:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from typing_extensions import TypedDict, override
 
@@ -48,6 +48,7 @@ class TextToImageCard(Card):
 
     Attributes:
         second: of a model with two text encoders.
+        negative_prompt: see ``TextToImageTarget``.
     """
 
     parts: dict[str, JsonObject]
@@ -58,6 +59,15 @@ class TextToImageCard(Card):
     steps: int
     precision: str
     second: Annotated[SecondEncoder | None, AddedLater()] = None
+    negative_prompt: Annotated[str, AddedLater()] = ""
+
+
+class _Settings(NamedTuple):
+    """What pictures that are drawn together have in common."""
+
+    guidance: float
+    negative: str
+    shape: tuple[int, int, int]
 
 
 class TextToImageTarget(GenerativeTarget):
@@ -73,6 +83,7 @@ class TextToImageTarget(GenerativeTarget):
             say it; 1 leaves the first out.
         steps: of denoising.
         second: what there is to know of the second text encoder, where there is one.
+        negative_prompt: what every drawing is led away from; a request's own stands behind it.
 
     Raises:
         TargetError: the parts are not of one model, or of one that draws otherwise.
@@ -98,10 +109,11 @@ class TextToImageTarget(GenerativeTarget):
         guidance: float = 7.5,
         steps: int = 50,
         second: SecondEncoder | None = None,
+        negative_prompt: str = "",
     ) -> None:
         self.module, self.tokenizer, self.scheduler = module, tokenizer, scheduler
         self.guidance, self.steps = guidance, steps
-        self.second = second
+        self.second, self.negative_prompt = second, negative_prompt
         parts: Any = module
         self.unet, self.text_encoder, self.vae = parts["unet"], parts["text_encoder"], getattr(parts, "vae", None)
         self.special = dict(special)
@@ -178,10 +190,14 @@ class TextToImageTarget(GenerativeTarget):
             return self.encoders.of_ids(ids.to(self.device))
         return self.encoders.of_embeddings(embeddings.to(self.device, self.dtype))
 
-    def unconditional(self) -> Conditioning:
-        """What the UNet is told where nothing is asked for, one row: the other end of classifier-free guidance."""
-        empty = self.encode(self.tokenize([""]))
-        return empty.zeros() if self.second is not None and self.second.zeros_for_empty else empty
+    def unconditional(self, negative: str = "") -> Conditioning:
+        """What the UNet is told where nothing is asked for, one row: the other end of classifier-free guidance.
+
+        Args:
+            negative: what is to be led away from, in the place of nothing.
+        """
+        other = self.encode(self.tokenize([negative]))
+        return other.zeros() if not negative and self.second is not None and self.second.zeros_for_empty else other
 
     def latents(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, C', H', W'), the mean of the autoencoder's latents, scaled; differentiable."""
@@ -269,26 +285,44 @@ class TextToImageTarget(GenerativeTarget):
 
     @without_gradients()
     def respond(self, asked: Sequence[Request]) -> list[Tensor]:
-        """One (C, H, W) image in [0, 1] each, on the CPU. What is drawn depends on a request's own seed (None is 0) and guidance."""
-        together = max(1, min(64, _TOGETHER // torch.Size(self.latent_shape).numel()))
-        # Those of one guidance together, so that what one asks for does not change what another one gets.
-        alike: dict[float, list[int]] = {}
+        """One (C, H, W) image in [0, 1] each, on the CPU. What is drawn depends on a request's own seed (None is 0), guidance, negative
+        prompt and size.
+
+        Raises:
+            DataError: the model draws no picture of a request's size.
+        """
+        # Those that are drawn alike together, so that what one asks for does not change what another one gets.
+        alike: dict[_Settings, list[int]] = {}
         for place, question in enumerate(asked):
-            scale = self.guidance if question.guidance_scale is None else question.guidance_scale
-            alike.setdefault(scale, []).append(place)
+            alike.setdefault(self._settings(question), []).append(place)
         drawn: dict[int, Tensor] = {}
-        for scale, places in alike.items():
-            empty = self.unconditional() if scale != 1 else None
-            parts = in_memory(partial(self._drawn, asked, empty, scale), torch.tensor(places), together)
+        for settings, places in alike.items():
+            empty = self.unconditional(settings.negative) if settings.guidance != 1 else None
+            together = max(1, min(64, _TOGETHER // torch.Size(settings.shape).numel()))
+            parts = in_memory(partial(self._drawn, asked, empty, settings), torch.tensor(places), together)
             drawn |= dict(zip(places, chain.from_iterable(parts), strict=True))
         return [drawn[place] for place in range(len(asked))]
 
-    def _drawn(self, asked: Sequence[Request], empty: Conditioning | None, guidance: float, rows: Tensor) -> Tensor:
-        """(B, C, H, W) on the CPU, the pictures of the requests in (B,) ``rows``, which are of one guidance."""
+    def _settings(self, question: Request) -> _Settings:
+        scale = self.guidance if question.guidance_scale is None else question.guidance_scale
+        negative = ", ".join(text for text in (self.negative_prompt, question.negative_prompt) if text)
+        if question.size is None:
+            return _Settings(scale, negative, self.latent_shape)
+        height, width = question.size
+        if height % self.pixels or width % self.pixels:
+            raise DataError(
+                f"a request is for a picture of {width}x{height}, and the model draws multiples of {self.pixels} pixels",
+                fix="ask for another width and height, or leave the request out",
+            )
+        return _Settings(scale, negative, (self.latent_shape[0], height // self.pixels, width // self.pixels))
+
+    def _drawn(self, asked: Sequence[Request], empty: Conditioning | None, settings: _Settings, rows: Tensor) -> Tensor:
+        """(B, C, H, W) on the CPU, the pictures of the requests in (B,) ``rows``, which are drawn alike."""
         some = [asked[row] for row in rows.tolist()]
         # The CPU's generators: the same seed draws the same image on every device.
         draws = [torch.Generator().manual_seed(question.seed or 0) for question in some]
-        return self.decode_latents(self.denoise(draws, self._asked_for(some), empty, guidance)).cpu()
+        hidden = self._asked_for(some)
+        return self.decode_latents(self.denoise(draws, hidden, empty, settings.guidance, shape=settings.shape)).cpu()
 
     def _asked_for(self, asked: Sequence[Request]) -> Conditioning:
         """Each request's prompt, or what stands in its place."""
@@ -308,6 +342,7 @@ class TextToImageTarget(GenerativeTarget):
         empty: Conditioning | None = None,
         guidance: float = 1.0,
         steps: int | None = None,
+        shape: tuple[int, int, int] | None = None,
     ) -> Tensor:
         """(B, C', H', W') float32 latents, from noise that each of the B generators (the CPU's) draws.
 
@@ -315,9 +350,10 @@ class TextToImageTarget(GenerativeTarget):
             hidden: the B prompts.
             empty: ``unconditional()``, which is needed for guidance.
             steps: how many are done, to see a drawing that is not finished; it is at the noise level ``sampling_times()[steps]``.
+            shape: (C', H', W'), by default ``latent_shape``.
         """
         scheduler = self._scheduler()
-        z = torch.stack([torch.randn(self.latent_shape, generator=draw) for draw in draws]).to(self.device)
+        z = torch.stack([torch.randn(shape or self.latent_shape, generator=draw) for draw in draws]).to(self.device)
         return self._down(
             scheduler, scheduler.timesteps[:steps], z * scheduler.init_noise_sigma, draws, hidden, empty, guidance
         )
@@ -399,6 +435,7 @@ class TextToImageTarget(GenerativeTarget):
             guidance=guidance,
             steps=steps,
             second=self.second,
+            negative_prompt=self.negative_prompt,
         )
 
     @override
@@ -415,6 +452,7 @@ class TextToImageTarget(GenerativeTarget):
             steps=self.steps,
             precision=str(self.dtype).removeprefix("torch."),
             second=self.second,
+            negative_prompt=self.negative_prompt,
         ).to_json()
 
     @classmethod
@@ -439,7 +477,16 @@ class TextToImageTarget(GenerativeTarget):
         module = in_precision(nn.ModuleDict(parts), own.precision)
         scheduler = scheduler_class(own.scheduler["class"]).from_config(own.scheduler["config"])
         tokenizer = Tokenizer.from_str(own.tokenizer)
-        return cls(module, tokenizer, own.special, scheduler, guidance=own.guidance, steps=own.steps, second=own.second)
+        return cls(
+            module,
+            tokenizer,
+            own.special,
+            scheduler,
+            guidance=own.guidance,
+            steps=own.steps,
+            second=own.second,
+            negative_prompt=own.negative_prompt,
+        )
 
 
 def in_precision(parts: nn.ModuleDict, precision: str) -> nn.ModuleDict:

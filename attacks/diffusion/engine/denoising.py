@@ -12,7 +12,7 @@ not? (ECCV 2024), section 4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import DataError, Prompts
@@ -95,7 +95,8 @@ def pictures(target: TextToImageTarget, requests: Prompts, original: TextToImage
         images = torch.from_numpy(requests.images)
         images = images.float() / 255 if images.dtype == torch.uint8 else images
     elif original is not None:
-        images = torch.stack(list(original.respond(requests.asked())))
+        # Noise is seen in pictures of one size, the model's own, whatever the attempts are drawn at.
+        images = torch.stack(list(original.respond([replace(question, size=None) for question in requests.asked()])))
     else:
         raise DataError(
             "the attack aims at a picture of what each request should show, and the data have no images",
