@@ -12,9 +12,9 @@ from pydantic import ConfigDict, Field, model_validator
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError, UsageError
 from robustkd.contracts.params import AddedLater
 from robustkd.defenses.diffusion.lora_file import merge_lora
-from robustkd.defenses.diffusion.part_file import load_part
+from robustkd.defenses.diffusion.part_file import load_checkpoint, load_part
 from robustkd.lazy import nn
-from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
+from robustkd.targets.pretrained import fresh_network, pretrained_network, pretrained_tokenizer
 from robustkd.targets.text_encoders import SecondEncoder
 from robustkd.targets.text_to_image import TextToImageTarget, in_precision, require_diffusers, scheduler_class, unsupported
 
@@ -43,10 +43,15 @@ class TextToImageParams(Params):
     revision: str | None = Field(
         None, description="of the hub's repository; name one, so that the model cannot change under you"
     )
+    checkpoint: Annotated[CampaignPath | None, AddedLater()] = Field(
+        None,
+        description="a file with the weights of all parts, .safetensors or .ckpt, with the names of CompVis' or Stability's code; "
+        "folder or hub then say how the networks are built, and need no weights",
+    )
     unet: CampaignPath | None = Field(
         None,
-        description="another UNet, such as an erased one: a folder (config.json, safetensors), or a file of its weights with diffusers' "
-        "names, .pt or .safetensors, as ESD and UnlearnDiffAtk publish them",
+        description="another UNet, such as an erased one: a folder (config.json, safetensors), or a file of its weights, .pt or "
+        ".safetensors, as ESD and UnlearnDiffAtk publish them",
     )
     text_encoder: CampaignPath | None = Field(None, description="the same for the text encoder")
     text_encoder_2: Annotated[CampaignPath | None, AddedLater()] = Field(
@@ -92,7 +97,8 @@ class TextToImage(Defense):
             UsageError: a part is missing, or its weights are pickled.
         """
         p = self.params
-        found = [] if p.folder is None else _pipeline_files(p.folder)
+        found = [] if p.folder is None else _pipeline_files(p.folder, weights=p.checkpoint is None)
+        found += [] if p.checkpoint is None else [_checkpoint_file(p.checkpoint)]
         others = [other for other in (p.unet, p.text_encoder, p.text_encoder_2) if other is not None]
         found += [] if p.lora is None else [_lora_file(p.lora)]
         if p.folder is not None:
@@ -132,11 +138,18 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
     def part(kind: Any, name: str, instead: Path | None = None) -> Any:
         if instead is not None and not instead.is_file():
             return pretrained_network(kind, instead, use_safetensors=True)
-        network = pretrained_network(kind, source, subfolder=name, use_safetensors=True, **options)
+        network = (
+            pretrained_network(kind, source, subfolder=name, use_safetensors=True, **options)
+            if p.checkpoint is None
+            else fresh_network(kind, source, subfolder=name, **options)
+        )
+        whole[name] = network
         if instead is not None:
-            load_part(network, instead, partial=p.partial)
+            replaced.append((network, instead))
         return network
 
+    whole: dict[str, nn.Module] = {}
+    replaced: list[tuple[nn.Module, Path]] = []
     index = _index(p.folder) if p.folder is not None else _present(diffusers.DiffusionPipeline.load_config(source, **options))
     if reason := _other_pipeline(index):
         raise TargetError(f"{source} {reason}", fix=_ONLY)
@@ -153,6 +166,10 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
         second = SecondEncoder(_bare(other).to_str(), other.pad_token_id, zeros)
     if p.folder is None or (p.folder / "vae").is_dir():
         parts["vae"] = part(diffusers.AutoencoderKL, "vae")
+    if p.checkpoint is not None:
+        load_checkpoint(whole, p.checkpoint)
+    for network, file in replaced:
+        load_part(network, file, partial=p.partial)
     special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
     settings = diffusers.DDIMScheduler.load_config(source, subfolder="scheduler", **options)
     scheduler = scheduler_class(settings["_class_name"]).from_config(settings)
@@ -191,11 +208,18 @@ def _is_weights(place: Path) -> bool:
     return place.is_file() and place.suffix in _WEIGHTS
 
 
-def _pipeline_files(folder: Path) -> list[Path]:
+def _checkpoint_file(file: Path) -> Path:
+    if not _is_weights(file):
+        raise UsageError(f"{file} is no file of weights", fix=f"give a checkpoint: {', '.join(_WEIGHTS)}")
+    return file
+
+
+def _pipeline_files(folder: Path, *, weights: bool) -> list[Path]:
+    """The files of a pipeline's folder that are read: without ``weights``, those that say how the networks are built."""
     if folder.is_file():
         raise UsageError(
             f"{folder} is a single file",
-            fix="make a folder of it: StableDiffusionPipeline.from_single_file(..).save_pretrained(..)",
+            fix="name it as 'checkpoint', and as 'folder' or 'hub' a model of its kind, such as stable-diffusion-v1-5",
         )
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", fix="give a folder as diffusers' save_pretrained writes it")
@@ -216,7 +240,7 @@ def _pipeline_files(folder: Path) -> list[Path]:
             raise UsageError(f"{folder / name} has no vocab.json", fix="copy the folder whole, as save_pretrained writes it")
     small = [file for name in (*tokenizers, "scheduler") for file in sorted((folder / name).iterdir()) if file.is_file()]
     named = [folder / _INDEX] if _SECOND in index else []  # it says what SDXL is told of an empty prompt
-    return [*(file for name in needed for file in _part_files(folder / name)), *small, *named]
+    return [*(file for name in needed for file in _part_files(folder / name, weights=weights)), *small, *named]
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -267,7 +291,7 @@ def _require_one_model(folder: Path, unet: Path | None, second: Path | None) -> 
         raise UsageError(f"the UNet in {place} {reason}", fix="take all parts from one model that draws by its text alone")
 
 
-def _part_files(folder: Path) -> list[Path]:
+def _part_files(folder: Path, *, weights: bool = True) -> list[Path]:
     if folder.is_file():
         raise UsageError(
             f"{folder} is neither the folder of a part nor a file of its weights",
@@ -275,10 +299,12 @@ def _part_files(folder: Path) -> list[Path]:
         )
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} has no config.json", fix="copy the part whole, as save_pretrained writes it")
-    weights = sorted(folder.glob("*.safetensors"))
-    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt") for file in folder.glob(pattern))
-    if not weights and pickled:
-        raise UsageError(f"{folder / pickled[0]} is pickled and could run code when it is read", fix=_CONVERT)
     if not weights:
+        return [folder / "config.json"]
+    found = sorted(folder.glob("*.safetensors"))
+    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt") for file in folder.glob(pattern))
+    if not found and pickled:
+        raise UsageError(f"{folder / pickled[0]} is pickled and could run code when it is read", fix=_CONVERT)
+    if not found:
         raise UsageError(f"{folder} has no weights (*.safetensors)", fix="copy the part whole, as save_pretrained writes it")
-    return [folder / "config.json", *weights]
+    return [folder / "config.json", *found]
