@@ -9,7 +9,7 @@ Source: Podell et al.: SDXL: Improving latent diffusion models for high-resoluti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -148,8 +148,8 @@ class TwoTextEncoders:
         about: its tokenizer, and the token by which it fills.
         tokenizer: of the first one.
         decode: the text of some tokens.
-        bos: the token at which a prompt begins.
-        eos: the token at which it ends, and the second encoder's vector is taken.
+        special: the tokens ``bos`` at which a prompt begins, ``eos`` at which it ends and the second encoder's vector is taken, and ``pad``
+            of the first encoder.
 
     Raises:
         TargetError: the two do not read equally many tokens of one vocabulary.
@@ -162,13 +162,12 @@ class TwoTextEncoders:
         about: SecondEncoder,
         tokenizer: Tokenizer,
         decode: Callable[[Sequence[int]], str],
-        bos: int,
-        eos: int,
+        special: Mapping[str, int],
     ) -> None:
         from tokenizers import Tokenizer as Reader  # late: listing plug-ins must not wait for it
 
         self._first, self._second, self._about, self._decode = first, second, about, decode
-        self._bos, self._eos = bos, eos
+        self._bos, self._eos, self._pad = (special[name] for name in ("bos", "eos", "pad"))
         self._tokenizer = Reader.from_str(about.tokenizer)
         vocabulary = tokenizer.get_vocab()
         own, theirs = (
@@ -232,9 +231,14 @@ class TwoTextEncoders:
 
     def _of_second(self, ids: Tensor) -> Tensor:
         """(B, T) the tokens that the second encoder reads of prompts of (B, T) tokens; of what does not begin as a prompt, the same."""
-        ends = ids == self._eos
-        body = (ends.cumsum(-1) == 0) & (ids[:, :1] == self._bos)
-        found = ids.masked_fill(ends.cumsum(-1) - ends.long() > 0, self._about.pad)
+        trailing = (ids != self._pad).flip(-1).cumsum(-1).flip(-1) == 0
+        if self._pad == self._eos:  # the first of them is the prompt's end
+            trailing &= trailing.cumsum(-1) > 1
+        found = ids.masked_fill(trailing, self._about.pad)
+        body = ~trailing & (ids[:, :1] == self._bos)
+        # Without the beginning and the end.
+        body &= body.cumsum(-1) > 1
+        body &= body.flip(-1).cumsum(-1).flip(-1) > 1
         for row in (~self.read_alike(ids) & body).any(-1).nonzero().flatten().tolist():
             text = self._decode(ids[row][body[row]].tolist())
             read = self._tokenizer.encode(text, add_special_tokens=False).ids

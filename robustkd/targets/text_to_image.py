@@ -121,7 +121,7 @@ class TextToImageTarget(GenerativeTarget):
         self.encoders: TextEncoders = (
             OneTextEncoder(self.text_encoder, self.pad)
             if second is None
-            else TwoTextEncoders(self.text_encoder, parts["text_encoder_2"], second, tokenizer, self.decode, self.bos, self.eos)
+            else TwoTextEncoders(self.text_encoder, parts["text_encoder_2"], second, tokenizer, self.decode, self.special)
         )
         config = self.unet.config
         if reason := unsupported(config if isinstance(config, Mapping) else vars(config), len(self.encoders.networks)):

@@ -78,6 +78,11 @@ def test_the_pictures_are_those_of_diffusers_pipeline_to_the_bit(
     assert torch.equal(drawn(loaded(place), guidance_scale=guidance), theirs)
 
 
+@pytest.mark.parametrize("prompt", ["", "a", "x y z", "b a a", "b c d e f g h i j k", "b <|endoftext|> c", "b? c"])
+def test_prompts_that_the_two_tokenizers_read_in_two_ways(folder: Path, prompt: str) -> None:
+    assert torch.equal(drawn(loaded(folder), prompt), as_diffusers_draws(folder, prompt))
+
+
 @pytest.mark.parametrize("zeros", [True, False])
 def test_an_empty_prompt_is_zeros_where_the_pipeline_says_so(tmp_path: Path, zeros: bool) -> None:
     place = sdxl(tmp_path / "model", force_zeros_for_empty_prompt=zeros)
