@@ -275,7 +275,9 @@ class JudgedAttempts(Attempts):
                 prompt=found.asked.prompt,
                 prefill=found.asked.prefill,
                 seed=found.asked.seed,
-                output=found.output if isinstance(found.output, str) else self._why.get(place, ""),
+                output=found.output
+                if isinstance(found.output, str)
+                else self._why.get(place, getattr(found.output, "reason", "")),
                 attempts=int(self.used[place]),
                 cut_off=is_cut_off(found.output),
                 system=found.asked.system,
@@ -366,11 +368,20 @@ def _judge_outputs(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> J
     """
     answers = [_answer(output) for output in outputs]
     given = np.array([_says_something(answer) for answer in answers], dtype=bool)
+    refused = np.array([_refused(output) for output in outputs], dtype=bool)
     with raised_by(f"the judge '{judge.name}'", DataError, "see that it judges such answers"):
         complied = judge.complied(requests, ["" if answer is None else answer for answer in answers])
     said = Judgements.of(complied).only(given)
-    refused = np.array([isinstance(output, Filtered) for output in outputs], dtype=bool)
     return Judgements(said.complied & ~refused, said.judged | refused)
+
+
+def _refused(output: Any) -> bool:
+    """Whether a filter held the answer back."""
+    if not isinstance(output, torch.Tensor):
+        return isinstance(output, Filtered)
+    from robustkd.targets.withheld import Withheld  # late: it imports torch
+
+    return isinstance(output, Withheld)
 
 
 def _unanswered(outputs: Sequence[Any]) -> np.ndarray:

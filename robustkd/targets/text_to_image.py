@@ -149,6 +149,12 @@ class TextToImageTarget(GenerativeTarget):
         table: nn.Embedding = self.text_encoder.get_input_embeddings()
         return table
 
+    def picture_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """(C, H, W) of what is drawn, at (height, width) or at the model's own size."""
+        channels = self.latent_shape[0] if self.vae is None else int(self.vae.config.out_channels)
+        height, width = size or (side * self.pixels for side in self.latent_shape[1:])
+        return channels, height, width
+
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """(B, T) int64: bos, the prompt, eos, padding.
 

@@ -127,6 +127,9 @@ CHEAP = {
     "clip-score": None,  # its weights are on a hub
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
     "sdedit": None,  # so does it
+    **dict.fromkeys(
+        ("safety-checker", "negative-prompt", "prompt-filter")
+    ),  # so do they; tests/defenses/test_drawing_guards.py
     "text-to-image": None,  # its weights are on a hub; tests/defenses/test_text_to_image_external.py makes some
 }
 

@@ -162,6 +162,25 @@ def clip(folder: Path) -> Path:
     return folder
 
 
+def safety_checker(folder: Path) -> Path:
+    """Stable Diffusion's safety checker of a few thousand weights, whose thresholds nothing reaches."""
+    import torch
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = sizes | {"image_size": 16, "patch_size": 8}
+    torch.manual_seed(3)
+    made = StableDiffusionSafetyChecker(
+        CLIPConfig(text_config=sizes | {"vocab_size": 54}, vision_config=vision, projection_dim=8)
+    )
+    with torch.no_grad():
+        for concepts in (made.concept_embeds, made.special_care_embeds):
+            concepts.copy_(torch.randn_like(concepts))
+    made.save_pretrained(folder)
+    return folder
+
+
 def encoder(folder: Path) -> Path:
     """An encoder of sentences, of a few thousand weights."""
     from tokenizers import Tokenizer, models

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from robustkd.contracts import DataError, Prompts
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
+from robustkd.targets.guarded_drawing import BehindDrawingGuards
 from robustkd.targets.memory import in_memory
 from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -82,7 +83,11 @@ class Denoising:
             with torch.no_grad():
                 wanted = model.unet_output(noisy, t, asked[rows].repeat_interleave(m)).to(z.device)
         seen = self.target.unet_output(noisy, t, hidden.repeat_interleave(m))
-        return (wanted.float() - seen.float()).square().reshape(len(rows), -1).mean(1)
+        error = (wanted.float() - seen.float()).square().reshape(len(rows), -1).mean(1)
+        if isinstance(self.target, BehindDrawingGuards):
+            alarm = self.target.alarm(noisy, t, hidden.repeat_interleave(m))
+            error = error + (alarm.reshape(len(rows), -1).mean(1) if isinstance(alarm, torch.Tensor) else alarm)
+        return error
 
 
 def pictures(target: TextToImageTarget, requests: Prompts, original: TextToImageTarget | None) -> Tensor:
