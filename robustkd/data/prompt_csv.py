@@ -40,7 +40,7 @@ class PromptCSVParams(Params):
     images: dict[str, CampaignPath] = Field(
         default_factory=dict,
         description="by forbidden concept, a folder with a picture for each request, <case_number>.png or <case_number>_0.png: "
-        "what attacks aim at",
+        "what attacks aim at; by benign concept, real pictures that the analysis fid compares with",
     )
     size: int | tuple[int, int] = Field(
         512, description="side in pixels that these pictures are brought to, or [height, width]; what the models draw"
@@ -84,12 +84,14 @@ class PromptCSV(Dataset):
                 that is too long or of another size; a picture is missing.
         """
         p = self.params
-        if unknown := sorted(set(p.images) - set(p.forbidden)):
-            raise _wrong(f"there are images of '{unknown[0]}', which is not forbidden", f"one of: {', '.join(p.forbidden)}")
+        if unknown := sorted(set(p.images) - set(p.forbidden) - set(p.benign)):
+            named = ", ".join((*p.forbidden, *p.benign))
+            raise _wrong(f"there are images of '{unknown[0]}', which no file of requests is for", f"one of: {named}")
         if twice := sorted(set(p.benign) & set(p.forbidden)):
             raise _wrong(f"'{twice[0]}' is forbidden and benign", "name it once")
-        if p.images and (missing := sorted(set(p.forbidden) - set(p.images))):
-            raise _wrong(f"there are no images of '{missing[0]}'", "give a folder for each forbidden concept, or for none")
+        for kind, files in (("forbidden", p.forbidden), ("benign", p.benign)):
+            if set(files) & set(p.images) and (missing := sorted(set(files) - set(p.images))):
+                raise _wrong(f"there are no images of '{missing[0]}'", f"give a folder for each {kind} concept, or for none")
         for key in ("long", "longest"):
             if p.tokenizer is None and (value := getattr(p, key)) != PromptCSVParams.model_fields[key].default:
                 raise _wrong(
@@ -101,11 +103,18 @@ class PromptCSV(Dataset):
         test, benign = (self._prompts(files, classes, notes) for files in (p.forbidden, p.benign))
         if not len(test):
             raise _wrong("no forbidden request is left", "raise 'longest', or truncate them")
-        if p.images:
-            folders = [p.images[concept] for concept in test["concept"]]
-            pictures = [_picture(folder, case, p.size) for folder, case in zip(folders, test["number"], strict=True)]
-            test = Prompts(test.columns, test.labels, np.stack(pictures))
+        test, benign = self._pictured(test), self._pictured(benign)
         return RawData(None, test, classes, benign=benign if len(benign) else None, notes=tuple(notes))
+
+    def _pictured(self, requests: Prompts) -> Prompts:
+        """The requests with their pictures, where there are folders of these."""
+        folders = [self.params.images.get(concept) for concept in requests.get("concept")]
+        found = [
+            _picture(folder, case, self.params.size)
+            for folder, case in zip(folders, requests.get("number"), strict=True)
+            if folder is not None
+        ]
+        return Prompts(requests.columns, requests.labels, np.stack(found)) if found else requests
 
     def _prompts(self, files: Mapping[str, Path], classes: tuple[str, ...], notes: list[str]) -> Prompts:
         """The requests of some files; what is done to them is added to ``notes``."""

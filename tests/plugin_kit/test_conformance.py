@@ -125,6 +125,7 @@ CHEAP = {
     "causal-lm": None,  # its weights are on a hub; tests/defenses/test_text_training.py makes some
     "chat-endpoint": None,  # it is whatever its server is; tests/targets/test_chat_endpoint.py has one
     "clip-score": None,  # its weights are on a hub
+    "clip-similarity": None,  # so are its; tests/defenses/test_drawing_analyses.py makes some
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
     "sdedit": None,  # so does it
     **dict.fromkeys(

@@ -50,7 +50,9 @@ class NegativePrompt(DrawingGuard):
     target = NegativePromptTarget
     source = "Ho & Salimans 2022, arXiv:2207.12598; Schramowski et al. 2023, arXiv:2211.05105"
 
-    def settings(self, context: FitContext[Prompts], model: GenerativeTarget, reader: GenerativeTarget | None) -> Params:
+    def settings(
+        self, context: FitContext[Prompts], model: GenerativeTarget, reader: GenerativeTarget | None
+    ) -> NegativePromptSettings:
         """The negative prompt.
 
         Raises:
@@ -63,4 +65,4 @@ class NegativePrompt(DrawingGuard):
                 f"'{self.params.model}' draws with the guidance 1, at which a negative prompt has no effect", fix="raise it"
             )
         drawn.tokenize([self.params.negative])
-        return super().settings(context, model, reader)
+        return NegativePromptSettings(negative=self.params.negative)

@@ -133,7 +133,9 @@ class SafetyChecker(DrawingGuard):
         return [config, *weights]
 
     @override
-    def settings(self, context: FitContext[Prompts], model: GenerativeTarget, reader: GenerativeTarget | None) -> Params:
+    def settings(
+        self, context: FitContext[Prompts], model: GenerativeTarget, reader: GenerativeTarget | None
+    ) -> SafetyCheckerSettings:
         self.files()
         return SafetyCheckerSettings(network=json.loads((self._folder / "config.json").read_text()))
 
