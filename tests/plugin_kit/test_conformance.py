@@ -120,6 +120,7 @@ CHEAP = {
     **{key: {"queries": 200} for key in ("hopskipjump", "rays", "surfree", "geoda", "random-directions")},
     "robustbench": None,  # its weights are on a remote drive; tests/defenses/test_robustbench.py makes some
     "external": None,  # it is whatever its code is
+    "external-classifier": None,  # so is it; tests/cases/test_a_classifier_of_ones_own_as_a_judge.py has one
     "onnx-classifier": None,  # it is whatever its file is
     "onnx-detector": None,  # so is it; tests/judges/test_onnx_detector.py makes some
     "causal-lm": None,  # its weights are on a hub; tests/defenses/test_text_training.py makes some
