@@ -7,8 +7,8 @@ the original draws.
 
 Source: Chin et al.: Prompting4Debugging (ICML 2024), section 3, as UnlearnDiffAtk's code has it: a
 few tokens before the request, noise levels in order. The authors' code draws the noise level at random, takes 3,000 steps, and calls a
-request broken when one of two searches breaks it: P4D-N (16 free tokens in the request's place) or P4D-K (one after every three words).
-Neither is here, so this attack is weaker than the published one.
+request broken when one of two searches breaks it: P4D-N (16 free tokens in the request's place: here ``place: replace, tokens: 16``) or
+P4D-K (one after every three words), which is not here.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ class P4D(PromptAttack[TextToImageTarget]):
         if theirs != ours:
             raise TargetError(
                 f"'{p.original}' predicts its {theirs}, the model under attack its {ours}",
+                fix="name the model that it was made from, or exclude this pair",
+            )
+        if original.latent_shape != search.target.latent_shape:
+            raise TargetError(
+                f"'{p.original}' draws from {original.latent_shape}, the model under attack from {search.target.latent_shape}",
                 fix="name the model that it was made from, or exclude this pair",
             )
         images = pictures(search.target, requests, original)

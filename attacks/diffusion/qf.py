@@ -51,7 +51,7 @@ class TextEncoderSimilarity:
 
     def __call__(self, rows: Tensor, embedded: Tensor, block: int, rng: SampleRng) -> Tensor:
         """(B,) cosines of the requests' states with the reference, times ``sign``."""
-        hidden = self.target.encode(embeddings=embedded)
+        hidden = self.target.encode(embeddings=embedded).tokens
         state = hidden[torch.arange(len(rows), device=hidden.device), self.end[rows]]
         return self.sign * F.cosine_similarity(state.float(), self.reference[rows], dim=1)
 
@@ -84,5 +84,5 @@ def _encoded(model: TextToImageTarget, prompts: tuple[str, ...]) -> Tensor:
     """(N, D) float32, the text encoder's state at the end of each prompt."""
     ids = model.tokenize(prompts)
     end = (ids == model.eos).int().argmax(1)
-    hidden = model.encode(ids)
+    hidden = model.encode(ids).tokens
     return hidden[torch.arange(len(ids), device=hidden.device), end].float()

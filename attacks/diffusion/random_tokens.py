@@ -25,7 +25,7 @@ class RandomTokensParams(Params):
     """Parameters of ``random-tokens``; give it those of the attack that it is to be compared with."""
 
     tokens: int = Field(5, ge=1, description="how many tokens are added to the request")
-    place: Place = Field("prefix", description="where: before it, after it, or in its middle")
+    place: Place = Field("prefix", description="where: before it, after it, in its middle, or in its place (replace)")
 
 
 class RandomTokens(PromptAttack[TextToImageTarget]):

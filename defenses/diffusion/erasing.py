@@ -15,7 +15,8 @@ from pydantic import Field
 from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef, suggestion
 from robustkd.defenses.training.steps import Schedule, StepParams
 from robustkd.lazy import torch
-from robustkd.targets.frozen import without_gradients
+from robustkd.targets.frozen import recording_gradients, without_gradients
+from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -121,22 +122,33 @@ def select_by_wording(train: Prompts, params: ErasingParams) -> Prompts:
 
 
 def tuned(target: TextToImageTarget, layers: Layers) -> dict[str, nn.Parameter]:
-    """The weights that are tuned, by name: what attends to the text, the UNet, or the text encoder."""
+    """The weights that are tuned, by name: what attends to the text, the UNet, or the text encoder; of SDXL both of them."""
     if layers == "text-encoder":
-        return dict(target.text_encoder.named_parameters())
+        first, *others = target.encoders.networks.items()
+        more = {f"{name}.{key}": weight for name, network in others for key, weight in network.named_parameters()}
+        return _with_effect(target, dict(first[1].named_parameters()) | more)
     named: dict[str, nn.Parameter] = dict(target.unet.named_parameters())
     return named if layers == "unet" else {name: weight for name, weight in named.items() if ".attn2." in name}
 
 
+def _with_effect(target: TextToImageTarget, weights: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Those on which it depends what the UNet is told. Of SDXL's first text encoder, it isn't told what the last layer says."""
+    with recording_gradients():
+        told = target.encode(target.tokenize([""]))
+        total = told.tokens.float().sum() + (0 if told.pooled is None else told.pooled.float().sum())
+        gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    return {name: weight for (name, weight), gradient in zip(weights.items(), gradients, strict=True) if gradient is not None}
+
+
 @without_gradients()
 def partially_denoised(
-    target: TextToImageTarget, hidden: Tensor, guidance: float, generator: torch.Generator
+    target: TextToImageTarget, hidden: Conditioning, guidance: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """(z_t, t): the target's drawings of (B, T, D) prompts at one noise level for all, drawn evenly from those of drawing."""
+    """(z_t, t): the target's drawings of B prompts at one noise level for all, drawn evenly from those of drawing."""
     times = target.sampling_times()
     done = int(torch.randint(len(times), (), generator=generator))
     seeds = torch.randint(2**31, (len(hidden),), generator=generator).tolist()
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-    empty = target.encode(target.tokenize([""])) if guidance != 1 else None
+    empty = target.unconditional() if guidance != 1 else None
     z = target.denoise(draws, hidden, empty, guidance, steps=done)
     return z, times[done].expand(len(hidden))

@@ -66,6 +66,8 @@ class ESD(Defense):
 def negative_guidance_target(original: TextToImageTarget, z: Tensor, t: Tensor, ids: Tensor, eta: float) -> Tensor:
     """eps_0(z_t) - eta (eps_0(z_t | c) - eps_0(z_t)), float32 of z's shape, for the (B, T) prompts ``ids``."""
     hidden = original.encode(torch.cat([original.tokenize([""]).expand_as(ids), ids]))
+    if original.second is not None:
+        hidden = original.unconditional().expand(len(ids)).then(hidden[len(ids) :])
     without, given = original.unet_output(torch.cat([z, z]), torch.cat([t, t]), hidden).float().chunk(2)
     return without - eta * (given - without)
 

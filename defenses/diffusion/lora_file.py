@@ -1,4 +1,4 @@
-"""LoRA weights in a file, added to the UNet and the text encoder of a text-to-image model."""
+"""LoRA weights in a file, added to the UNet and the text encoders of a text-to-image model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def merge_lora(parts: nn.ModuleDict, tokenizer: Any, scheduler: Any, file: Path,
     """Add the LoRA weights of a safetensors file to the networks' own, as diffusers reads and fuses them.
 
     Args:
-        parts: ``unet``, ``text_encoder`` and, of a latent model, ``vae``.
+        parts: ``unet``, ``text_encoder``, of SDXL ``text_encoder_2`` and, of a latent model, ``vae``.
         scale: what the added weights are multiplied with.
 
     Raises:
@@ -26,20 +26,19 @@ def merge_lora(parts: nn.ModuleDict, tokenizer: Any, scheduler: Any, file: Path,
     except ImportError as error:
         raise TargetError("LoRA files need peft", fix="pip install peft") from error
     named: Any = parts
-    pipeline: Any = diffusers.StableDiffusionPipeline(
-        vae=getattr(named, "vae", None),
-        text_encoder=named["text_encoder"],
-        tokenizer=tokenizer,
-        unet=named["unet"],
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    common = {"tokenizer": tokenizer, "scheduler": scheduler, "vae": getattr(named, "vae", None)}
+    tuned = {name: named[name] for name in parts if name != "vae"}
+    pipeline: Any = (
+        diffusers.StableDiffusionXLPipeline(**common, **tuned, tokenizer_2=tokenizer, add_watermarker=False)
+        if "text_encoder_2" in tuned
+        else diffusers.StableDiffusionPipeline(
+            **common, **tuned, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
     )
     before = {name: tensor.clone() for name, tensor in parts.state_dict().items()}
     try:
         pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
-        pipeline.fuse_lora(components=["unet", "text_encoder"], lora_scale=scale)
+        pipeline.fuse_lora(components=list(tuned), lora_scale=scale)
         pipeline.unload_lora_weights()
     except Exception as error:  # diffusers and peft raise whatever they meet in a file
         said = (str(error).strip() or type(error).__name__).splitlines()[0]

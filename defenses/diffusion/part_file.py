@@ -1,16 +1,22 @@
-"""A part of a text-to-image model whose weights are in a file by themselves, as the authors of erasing methods publish them."""
+"""Parts of a text-to-image model whose weights are in a file: one by itself, as the authors of erasing methods publish them, or all parts
+in one, as checkpoints are passed on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustkd.contracts import TargetError
+from robustkd.defenses.diffusion.compvis_names import has_compvis_names, of_unet, part_of_checkpoint
 from robustkd.lazy import nn, torch
 from robustkd.targets.checkpoint_file import read
 from robustkd.targets.fit import require_fit
 
-_COMPVIS = ("input_blocks.", "output_blocks.", "middle_block.")
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _OUTDATED = "embeddings.position_ids"
 """Numbers from 0 on that transformers' CLIP once stored."""
 
@@ -18,7 +24,8 @@ _OUTDATED = "embeddings.position_ids"
 def load_part(network: nn.Module, file: Path, *, partial: bool) -> None:
     """Put the tensors of a file into a network.
 
-    Whatever stands before the network's own names in the file (``state_dict.``, ``module.``, ``unet.``) is left out.
+    Whatever stands before the network's own names in the file (``state_dict.``, ``module.``, ``unet.``) is left out. A UNet may have the
+    names of CompVis' code.
 
     Args:
         network: the part as its base model has it.
@@ -28,18 +35,49 @@ def load_part(network: nn.Module, file: Path, *, partial: bool) -> None:
     Raises:
         TargetError: it cannot be read, or does not fit the network.
     """
+    tensors = read(file).flat
+    if has_compvis_names(tensors):
+        if partial:
+            raise TargetError(
+                f"{file} has the names of CompVis' code, and in part such a file cannot be read",
+                fix="give a file with the whole UNet, or one with diffusers' names",
+            )
+        tensors = of_unet(network, tensors)
+    _put(network, tensors, file, partial=partial)
+
+
+def load_checkpoint(networks: Mapping[str, nn.Module], file: Path) -> None:
+    """Put the tensors of a whole model's file, with the names of CompVis' or Stability's code, into its networks.
+
+    Args:
+        networks: ``unet``, ``vae`` and the text encoders, by their names in diffusers.
+        file: of torch.save, which is read without running its code, or safetensors.
+
+    Raises:
+        TargetError: it cannot be read, lacks a part, or does not fit a network.
+    """
+    tensors = {name.removeprefix("state_dict."): tensor for name, tensor in read(file).flat.items()}
+    for part, network in networks.items():
+        try:
+            given = part_of_checkpoint(part, network, tensors)
+        except TargetError as error:
+            raise TargetError(f"{file}: {error.message}", fix=error.fix) from error
+        except (KeyError, AttributeError, IndexError) as error:  # a tensor that the conversion looks for
+            raise TargetError(
+                f"{file} does not fit the part '{part}': it lacks {error}",
+                fix="check that folder or hub describe the same kind of model",
+            ) from error
+        _put(network, given, f"{file} ({part})", partial=False)
+
+
+def _put(network: nn.Module, found: Mapping[str, Tensor], source: object, *, partial: bool) -> None:
     own = network.state_dict()
-    tensors = {name: tensor for name, tensor in read(file).flat.items() if not name.endswith(_OUTDATED)}
+    tensors = {name: tensor for name, tensor in found.items() if not name.endswith(_OUTDATED)}
     before = _prefix(tensors, own)
     given = {name.removeprefix(before): tensor for name, tensor in tensors.items()}
     unexpected, missing = given.keys() - own.keys(), own.keys() - given.keys()
-    if any(name.startswith(_COMPVIS) or f".{_COMPVIS[0]}" in name for name in unexpected):
-        raise TargetError(
-            f"{file} has the names of CompVis' code, such as {min(unexpected)}",
-            fix="give the file with diffusers' names, or convert it: StableDiffusionPipeline.from_single_file(..).unet.save_pretrained(..)",
-        )
     require_fit(
-        file,
+        source,
         missing=() if partial else missing,
         unexpected=unexpected,
         mismatched=[name for name in given.keys() & own.keys() if given[name].shape != own[name].shape],

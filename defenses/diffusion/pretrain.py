@@ -25,6 +25,7 @@ from robustkd.defenses.diffusion.small import SmallModelParams, small_model
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import StepParams, train_steps
 from robustkd.lazy import F, nn, torch
+from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ class TextToImagePretrain(Defense):
         """Train the UNet; the text encoder stands still, so each caption is encoded once."""
         p, target = self.params, data.target
         with torch.no_grad():
-            hidden = torch.cat([target.encode(part) for part in data.ids.split(_ENCODED_TOGETHER)])
-            empty = target.encode(target.tokenize([""]))
+            hidden = torch.cat([target.encode(part).tokens for part in data.ids.split(_ENCODED_TOGETHER)])
+            empty = target.unconditional().tokens
 
         def loss(generator: torch.Generator) -> Tensor:
             rows = torch.randint(len(data.images), (p.batch_size,), generator=generator)
@@ -102,7 +103,7 @@ class TextToImagePretrain(Defense):
             given = torch.where(dropped[:, None, None], empty, hidden[rows.to(target.device)])
             latents = target.latents(data.images[rows])
             z, noise, t = noised(target, latents, generator)
-            return F.mse_loss(target.unet_output(z, t, given), target.training_target(latents, noise, t))
+            return F.mse_loss(target.unet_output(z, t, Conditioning(given)), target.training_target(latents, noise, t))
 
         train_steps(context, "unet", dict(target.unet.named_parameters()), loss, p)
 
@@ -128,7 +129,7 @@ def _captioned(train: Arrays | Prompts) -> tuple[Arrays, tuple[str, ...]]:
 def said(target: TextToImageTarget, ids: Tensor) -> Tensor:
     """(B, D), the encoder's state at the end of each prompt, all of which it has read by then."""
     end = (ids == target.eos).to(torch.int8).argmax(1)
-    return target.encode(ids)[torch.arange(len(ids), device=ids.device), end]
+    return target.encode(ids).tokens[torch.arange(len(ids), device=ids.device), end]
 
 
 def contrast(texts: Tensor, images: Tensor, temperature: float) -> Tensor:

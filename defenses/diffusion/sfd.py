@@ -27,6 +27,7 @@ from robustkd.defenses.diffusion.erasing import TuningParams, begin
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, torch
 from robustkd.targets import frozen
+from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget, scheduler_class
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class SFD(Defense):
                 asked = original.encode(ids)
                 meant = original.encode(original.tokenize([*erasure.retain.draw(p.batch_size, draws), *kept]))
             weights = torch.tensor([p.forget] * len(erased) + [1.0] * len(kept)).to(original.device)
-            noise, again = (torch.randn((len(ids), *original.latent_shape), generator=draws).to(asked) for _ in range(2))
+            noise, again = (torch.randn((len(ids), *original.latent_shape), generator=draws).to(asked.tokens) for _ in range(2))
             last = torch.full((len(ids),), original.timesteps - 1, device=original.device)
             drawn = generator.predict_x0(noise, last, asked)
             low, high = round(p.lowest * original.timesteps), max(1, round(p.highest * original.timesteps))
@@ -97,13 +98,13 @@ def identity_loss(drawn: Tensor, real: Tensor, fake: Tensor, alpha: float) -> Te
     return (difference * ((fake - drawn) + (1 - alpha) * difference)).mean((1, 2, 3)) / scale
 
 
-def guided(target: TextToImageTarget, z: Tensor, t: Tensor, hidden: Tensor, guidance: float) -> Tensor:
+def guided(target: TextToImageTarget, z: Tensor, t: Tensor, hidden: Conditioning, guidance: float) -> Tensor:
     """The clean latents that the target sees under guidance."""
     given = target.predict_x0(z, t, hidden)
     if guidance == 1:
         return given
     with torch.no_grad():
-        empty = target.encode(target.tokenize([""])).expand_as(hidden)
+        empty = target.unconditional().expand(len(hidden))
     without = target.predict_x0(z, t, empty)
     return without + guidance * (given - without)
 
@@ -113,4 +114,4 @@ def in_one_step(target: TextToImageTarget) -> TextToImageTarget:
     scheduler = scheduler_class("DDIMScheduler").from_config(
         target.scheduler.config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
     )
-    return TextToImageTarget(target.module, target.tokenizer, target.special, scheduler, guidance=1.0, steps=1)
+    return target.drawing_by(scheduler, guidance=1.0, steps=1)

@@ -80,5 +80,5 @@ def encoded_tokens(target: TextToImageTarget, texts: list[str]) -> Tensor:
     Every position but the first, which is the same for all texts.
     """
     ids = target.tokenize(texts)
-    hidden = torch.cat([target.encode(part) for part in ids.split(_ENCODED_TOGETHER)])
+    hidden = torch.cat([target.encode(part).tokens for part in ids.split(_ENCODED_TOGETHER)])
     return hidden[:, 1:].flatten(0, 1).cpu().double()

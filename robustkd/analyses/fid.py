@@ -42,7 +42,7 @@ _TOGETHER = 64
 
 class FIDParams(Params):
     network: TargetRef = Field(
-        description="the defense whose network gives the features: the judge's, or an Inception by 'external'",
+        description="the defense whose network gives the features: the judge's, or an Inception by 'external-classifier'",
         examples=["classifier"],
     )
     layer: str | None = Field(None, description="a submodule's output; default: what its last linear layer is given")

@@ -1,13 +1,13 @@
-"""Whether the guards around a language model were attacked, or only the model behind them."""
+"""Whether the guards around a model were attacked, or only the model behind them."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from robustkd.checks.prompts import searches_of
+from robustkd.checks.prompts import BOTH, searches_of
 from robustkd.contracts import Check, CheckContext, Finding, GenerativeTarget, PromptAttack, PromptBatch
 from robustkd.contracts.data import Modality
-from robustkd.targets.guarded import guards_of
+from robustkd.targets.guarded import guards_of, unguarded
 
 
 class GuardNotAttacked(Check):
@@ -17,7 +17,7 @@ class GuardNotAttacked(Check):
     attack did not know the guard. Where the model or a guard tells no score, a search that improves on the answers is all that there is.
     """
 
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    modalities: ClassVar[tuple[Modality, ...]] = BOTH
     severity = "severe"
     rule = (
         "the model has a guard, and no search of the campaign has the guard in its loss; where there is no loss, none improves on the "
@@ -28,21 +28,26 @@ class GuardNotAttacked(Check):
 
     def run(self, context: CheckContext[GenerativeTarget, PromptBatch]) -> Finding:
         """Look at what the campaign's searches know."""
-        guards = guards_of(context.target)
+        guards = [guard.kind for guard in guards_of(context.target)]
+        guards += ["its negative prompt"] if getattr(unguarded(context.target), "negative_prompt", "") else []
         if not guards:
             return self.not_applicable("the model has no guard that an attack could ignore")
-        scored = "log-probabilities" in context.target.capabilities and all(guard.scored for guard in guards)
+        draws = "denoising" in context.target.capabilities
+        goes_by = "denoising" if draws else "log-probabilities"
+        scored = goes_by in context.target.capabilities and all(guard.scored for guard in guards_of(context.target))
         adaptive = [found.name for found in searches_of(context) if _reckons(found.attack, scored)]
-        names = ", ".join(guard.kind for guard in guards)
+        names = ", ".join(guards)
         return self.finding(
             not adaptive,
-            fix="add {kind: through-guard, attack: {kind: gcg}}, or beast in the place of gcg where perplexity is filtered"
+            fix="add {kind: through-guard, attack: {kind: unlearndiffatk, place: replace}}"
+            if draws
+            else "add {kind: through-guard, attack: {kind: gcg}}, or beast in the place of gcg where perplexity is filtered"
             if scored
             else "add an attack that improves on the answers, such as {kind: pair, attacker: NAME}",
             explanation=f"{', '.join(adaptive)} reckons with {names}"
             if adaptive
             else f"no search of the campaign reckons with {names}",
-            guards=[guard.kind for guard in guards],
+            guards=guards,
             adaptive=adaptive,
         )
 

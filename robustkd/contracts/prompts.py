@@ -39,8 +39,9 @@ class Prompts:
     Attributes:
         columns: by name, N strings each. There is always ``prompt``. Known to the platform are also ``prefill`` (the beginning
             of an answer after which a model that knows what is asked goes on with it: how its knowledge is told from its
-            willingness), ``system`` (the message of the system before the request, in the place of the target's own), ``seed`` and
-            ``guidance_scale`` (of what is drawn for it). Everything else is between data, defenses, attacks and judges.
+            willingness), ``system`` (the message of the system before the request, in the place of the target's own), and of what is
+            drawn for it ``seed``, ``guidance_scale``, ``negative_prompt``, ``height`` and ``width`` (in pixels, both or neither).
+            Everything else is between data, defenses, attacks and judges.
         labels: (N,) int64, the category of each request in 0..K-1.
         images: (N, C, H, W) uint8 or float32 in [0, 1], what the prompts describe, where there are such.
     """
@@ -72,13 +73,23 @@ class Prompts:
         return () if self.images is None else self.images.shape[1:]
 
     def asked(self, prefills: Sequence[str] | None = None) -> list[Request]:
-        """Each request as it is, with its own system message, seed and guidance, and behind a beginning of the answer where these are
-        given.
+        """Each request as it is, with its own system message and what it is to be drawn with, and behind a beginning of the answer
+        where these are given.
         """
-        own = (self.get(column) for column in ("seed", "guidance_scale", "system"))
+        own = (self.get(column) for column in ("seed", "guidance_scale", "system", "negative_prompt", "height", "width"))
         return [
-            Request(prompt, prefill, None, _number(seed, int), _number(scale, float), system)
-            for prompt, prefill, seed, scale, system in zip(self["prompt"], prefills or ("",) * len(self), *own, strict=True)
+            Request(
+                prompt,
+                prefill,
+                seed=_number(seed, int),
+                guidance_scale=_number(scale, float),
+                system=system,
+                negative_prompt=negative,
+                size=(int(height), int(width)) if height and width else None,
+            )
+            for prompt, prefill, seed, scale, system, negative, height, width in zip(
+                self["prompt"], prefills or ("",) * len(self), *own, strict=True
+            )
         ]
 
     def select(self, rows: np.ndarray) -> Prompts:
@@ -145,6 +156,8 @@ class Request:
         seed: of what is drawn.
         guidance_scale: of classifier-free guidance, None for the target's own.
         system: the message of the system before everything else, "" for the target's own.
+        negative_prompt: what a drawing is led away from, beside the target's own.
+        size: (height, width) in pixels of what is drawn, None for the target's own.
         turns: of the conversation before ``prompt``. A target that takes these and ``system`` has the capability ``conversation``.
     """
 
@@ -155,6 +168,8 @@ class Request:
     guidance_scale: float | None = None
     system: str = ""
     turns: tuple[Turn, ...] = ()
+    negative_prompt: str = ""
+    size: tuple[int, int] | None = None
 
 
 class CutOff(str):

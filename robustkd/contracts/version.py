@@ -21,7 +21,8 @@ CHANGES: dict[str, str] = {
     "other inputs says inputs = 'any'; "
     "a recipe for adversarial examples has inner() and outer(), a minibatch all_reduce, and Distillation.prepare() gives "
     "loss and trained target; "
-    "the step of an attack asks ball.steepest(gradient, x), which in l1 leaves out pixels that their bounds stop",
+    "the step of an attack asks ball.steepest(gradient, x), which in l1 leaves out pixels that their bounds stop; "
+    "TextToImageTarget.encode() gives a Conditioning, whose tokens are what was the tensor",
 }
 """What each version changed for plug-ins, in one sentence."""
 

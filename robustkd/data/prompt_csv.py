@@ -23,8 +23,10 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "guidance_scale": ("evaluation_guidance", "sd_guidance_scale"),
     "width": ("sd_image_width", "width"),
     "height": ("sd_image_height", "height"),
+    "negative_prompt": ("negative_prompt",),
 }
 _PASSED_ON = ("number", "prompt", "seed", "guidance_scale")
+_SIDES = ("height", "width")
 _FORMATS = ("PNG", "JPEG")
 
 
@@ -38,15 +40,15 @@ class PromptCSVParams(Params):
     images: dict[str, CampaignPath] = Field(
         default_factory=dict,
         description="by forbidden concept, a folder with a picture for each request, <case_number>.png or <case_number>_0.png: "
-        "what attacks aim at",
+        "what attacks aim at; by benign concept, real pictures that the analysis fid compares with",
     )
     size: int | tuple[int, int] = Field(
         512, description="side in pixels that these pictures are brought to, or [height, width]; what the models draw"
     )
-    other_sizes: Literal["refuse", "draw"] = Field(
+    other_sizes: Literal["refuse", "draw", "by-row"] = Field(
         "refuse",
-        description="of requests whose file names another width or height than 'size': refuse them, or have them drawn at the models' "
-        "own size nevertheless, as UnlearnDiffAtk does",
+        description="of requests whose file names another width or height than 'size': refuse them, have them drawn at the models' own "
+        "size nevertheless (draw), as UnlearnDiffAtk does, or each at its own (by-row)",
     )
     tokenizer: CampaignPath | None = Field(
         None, description="a model's folder 'tokenizer', by which requests that are too long are found before anything is run"
@@ -66,7 +68,8 @@ class PromptCSV(Dataset):
     """Requests for concepts, with their seeds; the concepts are named here, for the judge.
 
     A file has the columns prompt and evaluation_seed, and may have case_number and evaluation_guidance, which each picture is drawn
-    with; I2P's sd_seed and sd_guidance_scale stand in for them. There is no training part: the models come from elsewhere.
+    with; I2P's sd_seed and sd_guidance_scale stand in for them. With negative_prompt a row says what its picture is led away from. There
+    is no training part: the models come from elsewhere.
     """
 
     modality = "text-to-image"
@@ -81,12 +84,14 @@ class PromptCSV(Dataset):
                 that is too long or of another size; a picture is missing.
         """
         p = self.params
-        if unknown := sorted(set(p.images) - set(p.forbidden)):
-            raise _wrong(f"there are images of '{unknown[0]}', which is not forbidden", f"one of: {', '.join(p.forbidden)}")
+        if unknown := sorted(set(p.images) - set(p.forbidden) - set(p.benign)):
+            named = ", ".join((*p.forbidden, *p.benign))
+            raise _wrong(f"there are images of '{unknown[0]}', which no file of requests is for", f"one of: {named}")
         if twice := sorted(set(p.benign) & set(p.forbidden)):
             raise _wrong(f"'{twice[0]}' is forbidden and benign", "name it once")
-        if p.images and (missing := sorted(set(p.forbidden) - set(p.images))):
-            raise _wrong(f"there are no images of '{missing[0]}'", "give a folder for each forbidden concept, or for none")
+        for kind, files in (("forbidden", p.forbidden), ("benign", p.benign)):
+            if set(files) & set(p.images) and (missing := sorted(set(files) - set(p.images))):
+                raise _wrong(f"there are no images of '{missing[0]}'", f"give a folder for each {kind} concept, or for none")
         for key in ("long", "longest"):
             if p.tokenizer is None and (value := getattr(p, key)) != PromptCSVParams.model_fields[key].default:
                 raise _wrong(
@@ -98,16 +103,25 @@ class PromptCSV(Dataset):
         test, benign = (self._prompts(files, classes, notes) for files in (p.forbidden, p.benign))
         if not len(test):
             raise _wrong("no forbidden request is left", "raise 'longest', or truncate them")
-        if p.images:
-            folders = [p.images[concept] for concept in test["concept"]]
-            pictures = [_picture(folder, case, p.size) for folder, case in zip(folders, test["number"], strict=True)]
-            test = Prompts(test.columns, test.labels, np.stack(pictures))
+        test, benign = self._pictured(test), self._pictured(benign)
         return RawData(None, test, classes, benign=benign if len(benign) else None, notes=tuple(notes))
+
+    def _pictured(self, requests: Prompts) -> Prompts:
+        """The requests with their pictures, where there are folders of these."""
+        folders = [self.params.images.get(concept) for concept in requests.get("concept")]
+        found = [
+            _picture(folder, case, self.params.size)
+            for folder, case in zip(folders, requests.get("number"), strict=True)
+            if folder is not None
+        ]
+        return Prompts(requests.columns, requests.labels, np.stack(found)) if found else requests
 
     def _prompts(self, files: Mapping[str, Path], classes: tuple[str, ...], notes: list[str]) -> Prompts:
         """The requests of some files; what is done to them is added to ``notes``."""
         rows = [row | {"concept": concept} for concept, file in files.items() for row in self._rows(file, notes)]
-        columns = {name: tuple(row[name] for row in rows) for name in (*_PASSED_ON, "concept")}
+        more = _SIDES if self.params.other_sizes == "by-row" else ()
+        more = (*more, "negative_prompt") if any(row["negative_prompt"] for row in rows) else more
+        columns = {name: tuple(row[name] for row in rows) for name in (*_PASSED_ON, "concept", *more)}
         return Prompts(columns, np.array([classes.index(row["concept"]) for row in rows], dtype=np.int64))
 
     def _rows(self, file: Path, notes: list[str]) -> list[dict[str, str]]:
@@ -133,8 +147,17 @@ class PromptCSV(Dataset):
             raise _wrong(
                 f"{file}: {len(other)} of {len(rows)} requests are for pictures of another size than {at}, such as "
                 f"{first['width']}x{first['height']} of case {first['number']}",
-                "other_sizes: draw has the models draw all at their own size, as UnlearnDiffAtk does; or leave these rows out",
+                "other_sizes: by-row has each drawn at its own size, draw all at the models' own, as UnlearnDiffAtk does; or leave these "
+                "rows out",
             )
+        if self.params.other_sizes == "by-row":
+            for row in other:
+                if not all(row[side].isdecimal() and int(row[side]) for side in _SIDES):
+                    raise _wrong(
+                        f"{file}: case {row['number']} has the size '{row['width']}' x '{row['height']}'",
+                        "whole numbers of pixels, or nothing for both",
+                    )
+            return notes.append(f"{len(other)} of {len(rows)} requests of {file.name} are drawn at another size than {at}")
         notes.append(f"{len(other)} of {len(rows)} requests of {file.name} are for another size, and drawn at the models' own")
 
     def _fitting(self, rows: list[dict[str, str]], file: Path, notes: list[str]) -> list[dict[str, str]]:
@@ -169,6 +192,10 @@ def _require_request(row: Mapping[str, str], place: str) -> None:
         scale = float(row["guidance_scale"] or 1)
     except ValueError:
         scale = math.nan
+    if row["negative_prompt"] and scale == 1 and row["guidance_scale"]:
+        raise _wrong(
+            f"{place} has a negative prompt and the guidance 1, at which it has no effect", "another guidance, or none"
+        )
     if not 1 <= scale < math.inf:
         raise _wrong(f"{place} has the guidance '{row['guidance_scale']}'", "a number from 1, or nothing for the model's own")
 

@@ -30,6 +30,7 @@ from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch, seed
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.draws import PROBED, drawn_logits, logits_unless_random
 from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
+from robustkd.evaluation.pictures import joined
 from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.distances import TOLERANCE
@@ -86,10 +87,10 @@ class Evaluation(Generic[OutcomeType]):
         clean = [part.clean for part in parts if part.clean is not None]
         return Evaluation(
             type(parts[0].outcome).joined([part.outcome for part in parts]),
-            torch.cat([part.adversarial for part in parts]),
+            joined([part.adversarial for part in parts]),
             np.concatenate([part.broken_at for part in parts]),
             tuple(one for part in parts for one in part.transcripts),
-            torch.cat(clean) if clean else None,
+            joined(clean) if clean else None,
             parts[0].benign,
         )
 

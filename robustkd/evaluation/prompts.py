@@ -38,6 +38,7 @@ from robustkd.contracts.random import SampleRng, seed_torch
 from robustkd.data.text import comparable
 from robustkd.evaluation.images import Evaluation, Shards
 from robustkd.evaluation.judging import PromptOutcome
+from robustkd.evaluation.pictures import stacked
 from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
 from robustkd.scoring.finite import require_finite
@@ -227,6 +228,8 @@ class JudgedAttempts(Attempts):
                 seed=own.seed if question.seed is None else question.seed,
                 guidance_scale=own.guidance_scale,
                 system=own.system,
+                negative_prompt=own.negative_prompt,
+                size=own.size,
             )
             for question, own in zip(asked, requests.asked(), strict=True)
         ]
@@ -278,10 +281,10 @@ class JudgedAttempts(Attempts):
         pictures = [found.output for found in deciding if isinstance(found.output, torch.Tensor)]
         return Evaluation(
             outcome,
-            torch.stack(pictures).cpu() if pictures else torch.zeros(0),
+            stacked(pictures) if pictures else torch.zeros(0),
             np.where(success, [found.took for found in deciding], np.inf).astype(np.float64),
             tuple(self._transcripts(deciding)),
-            torch.stack(list(batch.unattacked.outputs)).cpu() if pictures else None,
+            stacked(list(batch.unattacked.outputs)) if pictures else None,
             None if batch.benign is None else batch.benign.complied,
         )
 
@@ -295,7 +298,9 @@ class JudgedAttempts(Attempts):
                 prompt=found.asked.prompt,
                 prefill=found.asked.prefill,
                 seed=found.asked.seed,
-                output=found.output if isinstance(found.output, str) else self._why.get(place, ""),
+                output=found.output
+                if isinstance(found.output, str)
+                else self._why.get(place, getattr(found.output, "reason", "")),
                 attempts=int(self.used[place]),
                 cut_off=is_cut_off(found.output),
                 system=found.asked.system,
@@ -323,6 +328,8 @@ class JudgedAttempts(Attempts):
                 "seed": question.seed is not None,
                 "guidance scale": question.guidance_scale is not None,
                 "system message": question.system != "",
+                "negative prompt": question.negative_prompt != "",
+                "size": question.size is not None,
             }
             for what, given in used.items():
                 if given and what != space:
@@ -384,11 +391,20 @@ def _judge_outputs(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> J
     """
     answers = [_answer(output) for output in outputs]
     given = np.array([_says_something(answer) for answer in answers], dtype=bool)
+    refused = np.array([_refused(output) for output in outputs], dtype=bool)
     with raised_by(f"the judge '{judge.name}'", DataError, "see that it judges such answers"):
         complied = judge.complied(requests, ["" if answer is None else answer for answer in answers])
     said = Judgements.of(complied).only(given)
-    refused = np.array([isinstance(output, Filtered) for output in outputs], dtype=bool)
     return Judgements(said.complied & ~refused, said.judged | refused)
+
+
+def _refused(output: Any) -> bool:
+    """Whether a filter held the answer back."""
+    if not isinstance(output, torch.Tensor):
+        return isinstance(output, Filtered)
+    from robustkd.targets.withheld import Withheld  # late: it imports torch
+
+    return isinstance(output, Withheld)
 
 
 def _unanswered(outputs: Sequence[Any]) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import CampaignPath, DataError, Judge, Params, Prompts, TargetError
+from robustkd.contracts import CampaignPath, DataError, Judge, Params, Prompts, TargetError, UsageError
 from robustkd.judges.labels import sized
 from robustkd.lazy import F, torch
 from robustkd.scoring.finite import require_finite
@@ -49,7 +49,16 @@ class ClipScore(Judge):
     source = "Hessel et al. 2021, arXiv:2104.08718"
 
     def files(self) -> list[Path]:
-        """The files of the model that exist."""
+        """The files of the model that exist.
+
+        Raises:
+            UsageError: the folder holds no model of transformers.
+        """
+        if not (self.params.folder / "config.json").is_file():
+            raise UsageError(
+                f"{self.params.folder} holds no CLIP model: it has no config.json",
+                fix="save one there with its tokenizer, by save_pretrained (safetensors)",
+            )
         names = ("model.safetensors", "config.json", "tokenizer.json", "vocab.json", "merges.txt", "preprocessor_config.json")
         return [file for name in names if (file := self.params.folder / name).is_file()]
 

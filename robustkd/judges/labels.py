@@ -99,10 +99,14 @@ def sized(images: Sequence[Tensor], shape: Sequence[int | None]) -> Tensor:
     """(N, C, H, W), the images with C channels and H x W pixels (bilinear, with antialiasing); None leaves a side as it is.
 
     Raises:
-        DataError: they have another number of channels, and are not grey.
+        DataError: they have another number of channels, and are not grey; or they are of several sizes, and a side is None.
     """
-    stacked = torch.stack([image.float() for image in images])
     channels, height, width = shape
+    if len({image.shape for image in images}) > 1:
+        if height is None or width is None:
+            raise DataError("the pictures are of several sizes, and the judge's network leaves its own open", fix="give 'size'")
+        return torch.cat([sized([image], shape) for image in images])
+    stacked = torch.stack([image.float() for image in images])
     if channels is not None and stacked.shape[1] != channels:
         if stacked.shape[1] != 1:
             raise DataError(

@@ -62,6 +62,19 @@ def pretrained_network(kind: Any, source: str | Path, *, subfolder: str = "", un
     return network
 
 
+def fresh_network(kind: Any, source: str | Path, *, subfolder: str, **options: Any) -> Any:
+    """The network that ``kind.from_pretrained(source, ..)`` would load, in random weights: its configuration alone is read.
+
+    Args:
+        kind: a class of transformers or diffusers.
+        source: a folder, or a name on the hub.
+    """
+    with _explained(Path(source, subfolder)):
+        if kind.__module__.partition(".")[0] == "transformers":
+            return kind(kind.config_class.from_pretrained(source, subfolder=subfolder, trust_remote_code=False, **options))
+        return kind.from_config(kind.load_config(source, subfolder=subfolder, **options))
+
+
 def merged_adapter(network: Any, adapter: Path) -> Any:
     """A network of transformers with the weights of an adapter's folder added to its own.
 

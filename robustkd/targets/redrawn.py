@@ -43,9 +43,9 @@ class Redrawn(nn.Module):
         """(B, C, H, W) in [0, 1] -> x', the same; differentiable."""
         drawing = self._drawing
         draws = [torch.Generator().manual_seed(self._seed) for _ in images]
-        hidden = drawing.encode(drawing.tokenize([self._prompt])).expand(len(images), -1, -1)
+        hidden = drawing.encode(drawing.tokenize([self._prompt])).expand(len(images))
         guided = bool(self._prompt) and drawing.guidance != 1
-        empty = drawing.encode(drawing.tokenize([""])) if guided else None
+        empty = drawing.unconditional() if guided else None
         drawn = drawing.redraw(drawing.latents(images), draws, hidden, empty, drawing.guidance, steps=self._steps)
         return drawing.decode_latents(drawn).to(images.dtype)
 

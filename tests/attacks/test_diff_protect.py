@@ -163,7 +163,7 @@ def test_the_slope_is_what_the_unet_says_pulled_back_through_the_encoder_alone()
     z = vae.encode(2 * x - 1).latent_dist.mean * vae.config.scaling_factor
     kept = drawing.scheduler.alphas_cumprod[level].view(-1, 1, 1, 1)
     noisy = (kept.sqrt() * z + (1 - kept).sqrt() * noise).detach()
-    velocity = drawing.unet(noisy, level, hidden.expand(2, -1, -1)).sample.detach()
+    velocity = drawing.unet(noisy, level, hidden.expand(2).tokens).sample.detach()
     excess = kept.sqrt() * velocity + (1 - kept).sqrt() * noisy - noise
     (expected,) = torch.autograd.grad((z * excess).sum(), x)
     torch.testing.assert_close(found, -expected)

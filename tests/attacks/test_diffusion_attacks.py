@@ -25,6 +25,7 @@ from robustkd.contracts import DataError, Request, TargetError, ThreatModel, Usa
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
 from support.toy_text_to_image import ShowsThePicture, requests, toy
 
@@ -85,7 +86,7 @@ def test_the_error_is_the_mean_squared_one_of_the_noise() -> None:
         values = []
         for which, t in enumerate((15, 35)):  # the middles of the second and the last quarter of 40 levels
             noisy = target.scheduler.add_noise(aim[rows[place]][None], noise[place, which][None], torch.tensor([t]))
-            seen = target.unet(noisy, torch.tensor([t]), encoder_hidden_states=hidden[place][None]).sample
+            seen = target.unet(noisy, torch.tensor([t]), encoder_hidden_states=hidden.tokens[place][None]).sample
             values.append(F.mse_loss(seen, noise[place, which][None]))
         expected.append(sum(values) / 2)
     torch.testing.assert_close(found, torch.stack(expected))
@@ -159,8 +160,8 @@ def test_free_embeddings_stand_for_the_tokens_nearest_by_angle() -> None:
 class Summing(TextToImageTarget):
     """Its text encoder adds up the words so far, so that the end of a prompt knows all of it."""
 
-    def encode(self, ids: torch.Tensor | None = None, embeddings: torch.Tensor | None = None) -> torch.Tensor:
-        return super().encode(ids, embeddings).cumsum(1)
+    def encode(self, ids: torch.Tensor | None = None, embeddings: torch.Tensor | None = None) -> Conditioning:
+        return Conditioning(super().encode(ids, embeddings).tokens.cumsum(1))
 
 
 def summing(*asking: str) -> Summing:
@@ -193,7 +194,7 @@ def test_the_query_free_search_moves_the_meaning(original: str | None, nearer: b
 
 def _end(target: TextToImageTarget, texts: Sequence[str]) -> torch.Tensor:
     ids = target.tokenize(texts)
-    return target.encode(ids)[torch.arange(len(ids)), (ids == target.eos).int().argmax(1)].detach()
+    return target.encode(ids).tokens[torch.arange(len(ids)), (ids == target.eos).int().argmax(1)].detach()
 
 
 def prompts(found: Evaluation) -> list[str]:

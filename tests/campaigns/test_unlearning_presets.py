@@ -47,6 +47,9 @@ def test_a_plan_on_stable_diffusion_says_what_is_missing(tmp_path: Path, monkeyp
     tokenizer.mkdir(parents=True)
     (tokenizer / "vocab.json").write_text(json.dumps({"a</w>": 0, "<|endoftext|>": 1}))
     (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    for name in ("parachute", "garbage_truck"):
+        assert f"prompts/{name}.csv cannot be read" in missing()
+        (tmp_path / "prompts" / f"{name}.csv").write_text("prompt,evaluation_seed\nA thing.,1\n")
     for part in PARTS:
         assert f"models/{part}" in missing()
         folder = tmp_path / "models" / part
@@ -55,8 +58,11 @@ def test_a_plan_on_stable_diffusion_says_what_is_missing(tmp_path: Path, monkeyp
         assert "no weights" in missing()
         (folder / "model.safetensors").write_bytes(b"weights")
     assert "judges/imagenet.onnx" in missing()
-    (tmp_path / "judges").mkdir()
+    (tmp_path / "judges").mkdir(exist_ok=True)
     (tmp_path / "judges" / "imagenet.onnx").write_bytes(b"network")
+    assert "judges/clip holds no CLIP model" in missing()
+    (tmp_path / "judges" / "clip").mkdir()
+    (tmp_path / "judges" / "clip" / "config.json").write_text("{}")
     planned = plan.build(spec.load("unlearning-sd14"))
     assert planned.data.notes == ("1 of 2 requests of church.csv have more than 72 tokens and are left out",)
     cells = planned.cells

@@ -123,6 +123,21 @@ def test_what_does_not_fit_is_named(folder: Path, erased: State, tmp_path: Path)
         assert refused.value.fix
 
 
+def test_lora_weights_of_the_text_encoder(folder: Path, tmp_path: Path) -> None:
+    """By hand: the weight and B A."""
+    pytest.importorskip("peft")
+    torch.manual_seed(4)
+    down, up = torch.randn(2, 16), torch.randn(16, 2)
+    layer = "text_model.encoder.layers.0.self_attn.q_proj"
+    lora = {f"text_encoder.{layer}.lora_A.weight": down, f"text_encoder.{layer}.lora_B.weight": up}
+    save_file(lora, tmp_path / "lora.safetensors")
+    before = loaded(folder).text_encoder.state_dict()
+    after = loaded(folder, lora=tmp_path / "lora.safetensors").text_encoder.state_dict()
+    (name,) = [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
+    assert name.endswith(f"{layer.removeprefix('text_model.')}.weight")
+    torch.testing.assert_close(after[name], before[name] + up @ down, atol=1e-5, rtol=0)
+
+
 def test_lora_weights_draw_as_diffusers_does_with_them(folder: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     trained, theirs = pipeline(folder), pipeline(folder)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from robustkd import plugins
 from robustkd.cli import main
-from robustkd.contracts import DataError, FitContext, Judge, Modality, Prompts, RawData, Request, ThreatModel
+from robustkd.contracts import AttackError, DataError, FitContext, Judge, Modality, Prompts, RawData, Request, ThreatModel
 from robustkd.data.prompt_lengths import Measure
-from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from robustkd.evaluation.images import Evaluation
+from robustkd.evaluation.prompts import JudgedAttempts, evaluate_prompt_attack, prepare
+from robustkd.judges.labels import sized
 from robustkd.targets.text_to_image import TextToImageTarget
 from support.model_folders import PICTURES, clip, stable_diffusion
 
@@ -42,6 +45,7 @@ def robustkd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """Call ``robustkd ARGS`` beside a Stable Diffusion and a CLIP of a few weights."""
     monkeypatch.chdir(tmp_path)
     stable_diffusion(tmp_path / "model")
+    DDIMScheduler(steps_offset=1, clip_sample=False).save_pretrained(tmp_path / "model" / "scheduler")
     clip(tmp_path / "clip")
 
     def call(*arguments: str) -> tuple[int, str]:
@@ -59,11 +63,27 @@ def loaded(file: Path, **params: object) -> RawData:
     return found
 
 
-def model(folder: Path) -> TextToImageTarget:
+def model(folder: Path, **params: object) -> TextToImageTarget:
     context = FitContext(None, None, (), 2, ThreatModel.by_prompt(1), 0, torch.device("cpu"), folder)
-    target = plugins.make("defenses", {"kind": "text-to-image", "folder": str(folder), "steps": 2}).fit(context)
+    target = plugins.make("defenses", {"kind": "text-to-image", "folder": str(folder), "steps": 2, **params}).fit(context)
     assert isinstance(target, TextToImageTarget)
     return target
+
+
+def pipeline(folder: Path) -> Any:
+    """Diffusers' own, from the same folder."""
+    made = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(folder / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
+        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler", steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def test_a_request_is_drawn_with_its_own_guidance(robustkd: Command, tmp_path: Path) -> None:
@@ -177,3 +197,103 @@ def test_pictures_that_are_not_square(robustkd: Command, tmp_path: Path) -> None
     Path("c.yaml").write_text(PICTURES.replace("size: 16", "size: [16, 24]"))
     code, said = robustkd("run", "c.yaml", "--workers", "0", "--no-track", "--device", "cpu", "--quiet", "--out", "out")
     assert code == 0, said
+
+
+def test_each_request_is_drawn_at_its_own_size(robustkd: Command, tmp_path: Path) -> None:
+    """To the bit as diffusers does, alone and beside others; what is kept of them has room for all."""
+    Path("requests.csv").write_text(f"{I2P}a b c,3,5,24,16\na b c,3,5,16,32\na b c,3,5,,\n")
+    asked = loaded(tmp_path / "requests.csv", size=16, other_sizes="by-row").test.asked()
+    assert [question.size for question in asked] == [(16, 24), (32, 16), None]
+    pictures = model(tmp_path / "model").respond(asked)
+    theirs = pipeline(tmp_path / "model")
+    for question, picture in zip(asked, pictures, strict=True):
+        height, width = question.size or (16, 16)
+        noise = torch.randn(1, 4, height // 2, width // 2, generator=torch.Generator().manual_seed(3))
+        right = theirs(
+            "a b c",
+            height=height,
+            width=width,
+            latents=noise,
+            guidance_scale=5,
+            num_inference_steps=2,
+            output_type="pt",
+        )
+        assert torch.equal(picture, right.images[0])
+    Path("c.yaml").write_text(PICTURES.replace("size: 16", "size: 16, other_sizes: by-row"))
+    code, said = robustkd("run", "c.yaml", "--workers", "0", "--no-track", "--device", "cpu", "--quiet", "--out", "out")
+    assert code == 0, said
+    assert "data: 2 of 3 requests of requests.csv are drawn at another size than 16x16" in said
+
+
+def test_pictures_of_several_sizes_are_judged_each_as_it_was_drawn(robustkd: Command, tmp_path: Path) -> None:
+    Path("requests.csv").write_text(f"{I2P}a b c,3,5,24,16\na b,4,5,16,32\na,5,5,,\n")
+    test = loaded(tmp_path / "requests.csv", size=16, other_sizes="by-row").test
+    target, seen = model(tmp_path / "model"), []
+
+    class Looking(Never):
+        def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
+            seen.extend(tuple(picture.shape[1:]) for picture in outputs)
+            return super().complied(requests, outputs)
+
+    judges = {"looking": Looking(Looking.Params())}
+    batch = prepare(target, test, np.arange(3), judges)
+    attack = plugins.make("attacks", {"kind": "random-tokens", "tokens": 1})
+    found = evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(2), judges)
+    assert set(seen) == {(16, 24), (32, 16), (16, 16)}
+    assert found.adversarial.shape == (3, 3, 32, 24)
+    assert found.clean is not None
+    assert not found.adversarial[0, :, 16:].any()
+    assert torch.equal(found.clean[0, :, :16], target.respond(test.asked())[0])
+    both = Evaluation.joined([found, replace(found, adversarial=found.adversarial[:, :, :16, :16], clean=None)])
+    assert both.adversarial.shape == (6, 3, 32, 24)
+
+
+def test_judges_of_pictures_take_several_sizes() -> None:
+    images = [torch.rand(3, 8, 12), torch.rand(3, 16, 8)]
+    found = sized(images, (3, 8, 8))
+    assert all(torch.equal(found[row], sized([image], (3, 8, 8))[0]) for row, image in enumerate(images))
+    with pytest.raises(DataError, match="several sizes"):
+        sized(images, (3, None, None))
+
+
+@pytest.mark.parametrize("own", ["", "d"])
+def test_each_request_is_led_away_from_its_own_negative_prompt(robustkd: Command, tmp_path: Path, own: str) -> None:
+    text = "prompt,evaluation_seed,evaluation_guidance,negative_prompt\na b c,3,5,e f\na b c,3,5,\n"
+    Path("requests.csv").write_text(text)
+    asked = loaded(tmp_path / "requests.csv").test.asked()
+    pictures = model(tmp_path / "model", negative_prompt=own).respond(asked)
+    theirs = pipeline(tmp_path / "model")
+    for picture, negative in zip(pictures, (f"{own}, e f" if own else "e f", own), strict=True):
+        noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+        options = {"guidance_scale": 5, "num_inference_steps": 2, "output_type": "pt"}
+        assert torch.equal(picture, theirs("a b c", negative_prompt=negative, latents=noise, **options).images[0])
+    assert not torch.allclose(*pictures, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("prompt,evaluation_seed,evaluation_guidance,negative_prompt\na,1,1,b\n", "at which it has no effect"),
+        (f"{I2P}a,1,7,24,\n", "case 0 has the size '24' x ''"),
+        (f"{I2P}a,1,7,24,x\n", "case 0 has the size '24' x 'x'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(tmp_path: Path, rows: str, said: str) -> None:
+    (tmp_path / "r.csv").write_text(rows)
+    with pytest.raises(DataError, match=said):
+        loaded(tmp_path / "r.csv", size=16, other_sizes="by-row")
+
+
+def test_a_size_that_the_model_cannot_draw(robustkd: Command, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a picture of 17x16, and the model draws multiples of 2"):
+        model(tmp_path / "model").respond([Request("a", size=(16, 17))])
+
+
+def test_an_attack_sets_neither_size_nor_negative_prompt(robustkd: Command, tmp_path: Path) -> None:
+    Path("requests.csv").write_text("prompt,evaluation_seed\na b c,3\n")
+    judges, target = {"never": Never(Never.Params())}, model(tmp_path / "model")
+    batch = prepare(target, loaded(tmp_path / "requests.csv").test, np.arange(1), judges)
+    for what, asked in (("size", Request("a", size=(16, 16))), ("negative prompt", Request("a", negative_prompt="b"))):
+        attempts = JudgedAttempts(target, batch, ThreatModel.by_prompt(1), judges, "mine")
+        with pytest.raises(AttackError, match=f"mine sets the {what} of a request"):
+            attempts(torch.zeros(1, dtype=torch.int64), [asked])

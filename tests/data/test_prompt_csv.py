@@ -56,7 +56,7 @@ def test_pictures_are_found_by_case_number(tmp_path: Path) -> None:
     (tmp_path / "5.png").unlink()
     with pytest.raises(DataError, match=r"has no picture 5.png"):
         load({"church": church}, images={"church": str(tmp_path)})
-    with pytest.raises(DataError, match="images of 'truck', which is not forbidden"):
+    with pytest.raises(DataError, match="images of 'truck', which no file of requests is for"):
         load({"church": church}, images={"truck": str(tmp_path)})
 
 
@@ -95,3 +95,13 @@ def test_the_published_prompt_sets_are_read() -> None:
     assert np.bincount(raw.test.labels).tolist() == [50] * 5
     assert raw.test.columns["prompt"][0] == "Old stone church in countryside."
     assert set(raw.test.columns["guidance_scale"]) == {"7.5"}
+
+
+def test_harmless_requests_may_have_real_pictures(tmp_path: Path) -> None:
+    church, truck = write(tmp_path, "church.csv", CHURCH), write(tmp_path, "truck.csv", "prompt,evaluation_seed\na,1\n")
+    Image.new("RGB", (6, 6), (50, 0, 0)).save(tmp_path / "0.png")
+    raw = load({"church": church}, benign={"truck": truck}, images={"truck": str(tmp_path)}, size=6)
+    assert raw.test.images is None
+    assert raw.benign.images.shape == (1, 3, 6, 6)
+    with pytest.raises(DataError, match="there are no images of 'bag'"):
+        load({"church": church}, benign={"truck": truck, "bag": truck}, images={"truck": str(tmp_path)})

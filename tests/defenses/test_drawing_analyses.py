@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy import linalg
 from torch import nn
+from transformers import CLIPModel, CLIPTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from robustkd import plugins
 from robustkd.analyses.fid import frechet
-from robustkd.contracts import DataError, PromptBatch, Prompts, Responses, Table, TargetError, ThreatModel
+from robustkd.contracts import DataError, PromptBatch, Prompts, Responses, Table, TargetError, ThreatModel, UsageError
 from robustkd.targets import ClassifierTarget
+from support.model_folders import clip
 
 
 def prompts(concepts: list[str], images: np.ndarray | None = None) -> Prompts:
@@ -38,6 +43,26 @@ def test_retention_is_counted_by_concept() -> None:
         table("retention", Responses(prompts(concepts), [None] * 10, done), by="style")
     with pytest.raises(TargetError, match="no harmless requests"):
         table("retention", None)
+
+
+def test_clip_similarity_is_the_mean_score(tmp_path: Path) -> None:
+    """By hand: a hundred times the cosine of transformers' embeddings."""
+    folder = clip(tmp_path / "clip")
+    images, texts = [torch.rand(3, 16, 16) for _ in range(3)], ["a b", "c", "d e f"]
+    model, tokenizer = CLIPModel.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder)
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    with torch.no_grad():
+        told = tokenizer(texts, padding=True, return_tensors="pt")
+        both = model(**told, pixel_values=(torch.stack(images) - mean) / std)
+    scores = 100 * torch.cosine_similarity(both.image_embeds, both.text_embeds).clamp_min(0).numpy()
+    found = table("clip-similarity", Responses(prompts(texts), images, np.zeros(3, dtype=bool)), folder=str(folder))
+    assert found.metrics["clip_similarity"] == pytest.approx(scores.mean(), abs=1e-4)
+    half = 1.96 * scores.std(ddof=1) / np.sqrt(3)
+    assert found.values[0] == pytest.approx([scores.mean(), scores.mean() - half, scores.mean() + half, 3], abs=1e-4)
+    with pytest.raises(TargetError, match="no harmless requests"):
+        table("clip-similarity", None, folder=str(folder))
+    with pytest.raises(UsageError, match="holds no CLIP model"):
+        plugins.make("analyses", {"kind": "clip-similarity", "folder": str(tmp_path)}).files()
 
 
 @pytest.mark.parametrize(("count", "size"), [(200, 5), (6, 9), (50, 1)])

@@ -150,3 +150,13 @@ def test_a_folder_with_something_missing_says_what(folder: Path, tmp_path: Path,
 def test_a_model_is_a_folder_or_the_hubs(folder: Path) -> None:
     with pytest.raises(RobustkdError, match="give either folder or hub"):
         plugins.make("defenses", {"kind": "text-to-image"})
+
+
+def test_a_tokenizer_that_was_saved_after_its_use_reads_all_of_a_prompt(folder: Path, tmp_path: Path) -> None:
+    """Its file then says to pad and to truncate, as the last call did."""
+    place = shutil.copytree(folder, tmp_path / "copy")
+    tokenizer = CLIPTokenizer.from_pretrained(place / "tokenizer")
+    tokenizer("a", padding="max_length", max_length=4, truncation=True)
+    tokenizer.save_pretrained(place / "tokenizer")
+    right, found = (loaded(each).tokenize(["a b c d e"]) for each in (folder, place))
+    assert torch.equal(found, right)

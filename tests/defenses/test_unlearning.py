@@ -150,7 +150,7 @@ def test_esd_minimises_its_equation(fit: Callable[..., Any], base: TextToImageTa
     with torch.no_grad():
         for row, prompt in enumerate(prompts):
             given, without = (
-                base.unet(z[row : row + 1], t[row], base.encode(base.tokenize([text]))).sample for text in (prompt, "")
+                base.unet(z[row : row + 1], t[row], base.encode(base.tokenize([text])).tokens).sample for text in (prompt, "")
             )
             total += float((given - (without - 2.0 * (given - without))).square().mean())
     assert said == [pytest.approx(total / 3, rel=1e-4)]
@@ -170,7 +170,7 @@ def test_uce_solves_its_least_squares() -> None:
 def test_uce_takes_an_erased_concept_for_nothing(fit: Callable[..., Any], base: TextToImageTarget) -> None:
     edit = fit({"kind": "uce", "base": "base", "preserve": 0.0, "ridge": 1e-6, "concepts": ["7"]}, base)
     with torch.no_grad():
-        seven, nothing, eight = (base.encode(base.tokenize([text]))[0, 1:] for text in ("7", "", "8"))
+        seven, nothing, eight = (base.encode(base.tokenize([text])).tokens[0, 1:] for text in ("7", "", "8"))
         for old, new in zip(projections(base), projections(edit), strict=True):
             assert (new(seven) - old(nothing)).norm() < 0.3 * (old(seven) - old(nothing)).norm()
             assert (new(eight) - old(nothing)).norm() > 0.5 * (old(eight) - old(nothing)).norm()

@@ -120,13 +120,18 @@ CHEAP = {
     **{key: {"queries": 200} for key in ("hopskipjump", "rays", "surfree", "geoda", "random-directions")},
     "robustbench": None,  # its weights are on a remote drive; tests/defenses/test_robustbench.py makes some
     "external": None,  # it is whatever its code is
+    "external-classifier": None,  # so is it; tests/cases/test_a_classifier_of_ones_own_as_a_judge.py has one
     "onnx-classifier": None,  # it is whatever its file is
     "onnx-detector": None,  # so is it; tests/judges/test_onnx_detector.py makes some
     "causal-lm": None,  # its weights are on a hub; tests/defenses/test_text_training.py makes some
     "chat-endpoint": None,  # it is whatever its server is; tests/targets/test_chat_endpoint.py has one
     "clip-score": None,  # its weights are on a hub
+    "clip-similarity": None,  # so are its; tests/defenses/test_drawing_analyses.py makes some
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
     "sdedit": None,  # so does it
+    **dict.fromkeys(
+        ("safety-checker", "negative-prompt", "prompt-filter")
+    ),  # so do they; tests/defenses/test_drawing_guards.py
     "text-to-image": None,  # its weights are on a hub; tests/defenses/test_text_to_image_external.py makes some
 }
 

@@ -41,6 +41,7 @@ GROUPS: tuple[plugins.Group, ...] = ("attacks", "defenses", "transforms", "model
 REASONS = {
     "attacks/art": "ART's networks are on the CPU or on CUDA",
     "defenses/chat-endpoint": "its model is a server's",
+    "defenses/external-classifier": "its network is loaded as external's",
     "attacks/test-cases": "it reads prompts from files, and computes nothing",
     "attacks/diff-protect": "in redrawn.yaml, because it takes a diffusion model",
     "defenses/sdedit": "in redrawn.yaml, because it takes a diffusion model",

@@ -118,6 +118,8 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(file, folder)
     model_folders.language_model(folder / "language-model")
     model_folders.stable_diffusion(folder / "drawing")
+    model_folders.sdxl(folder / "xl")
+    model_folders.safety_checker(folder / "checker")
     model_folders.clip(folder / "clip")
     (folder / "requests.csv").write_text("prompt,evaluation_seed\na church,1\nthe church,2\n")
     return folder

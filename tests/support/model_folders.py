@@ -80,13 +80,72 @@ def stable_diffusion(folder: Path) -> Path:
     return folder
 
 
-def clip_tokenizer() -> Any:
+def sdxl(folder: Path, **index: Any) -> Path:
+    """SDXL's parts of a few thousand weights: the second text encoder is wider, and pads with another token.
+
+    Args:
+        index: what else ``model_index.json`` says.
+    """
+    import diffusers
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    tokenizer, tokenizer_2 = clip_tokenizer(), clip_tokenizer(pad_token="a")
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 12}
+    # The first one as OpenAI's, whose configuration names another token as eos, and which is read by the highest id.
+    ends = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": 1}
+    first = CLIPTextConfig(hidden_size=16, intermediate_size=32, eos_token_id=2, **sizes, **ends)
+    second = CLIPTextConfig(
+        hidden_size=24, intermediate_size=32, projection_dim=8, eos_token_id=tokenizer.eos_token_id, **sizes, **ends
+    )
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16 + 24,
+        attention_head_dim=(2, 4),
+        norm_num_groups=4,
+        use_linear_projection=True,
+        transformer_layers_per_block=(1, 2),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=8 + 6 * 4,
+    )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=0.13025,
+    )
+    scheduler = diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+    )
+    diffusers.StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(first),
+        text_encoder_2=CLIPTextModelWithProjection(second),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=scheduler,
+    ).save_pretrained(folder)
+    file = folder / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | index))
+    return folder
+
+
+def clip_tokenizer(**special: str) -> Any:
     """Letters, and nothing else."""
     from transformers import CLIPTokenizer
 
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=12)
+    return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=12, **special)
 
 
 def clip(folder: Path) -> Path:
@@ -100,6 +159,25 @@ def clip(folder: Path) -> Path:
         CLIPConfig(text_config=text, vision_config=sizes | {"image_size": 16, "patch_size": 8}, projection_dim=8)
     ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def safety_checker(folder: Path) -> Path:
+    """Stable Diffusion's safety checker of a few thousand weights, whose thresholds nothing reaches."""
+    import torch
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = sizes | {"image_size": 16, "patch_size": 8}
+    torch.manual_seed(3)
+    made = StableDiffusionSafetyChecker(
+        CLIPConfig(text_config=sizes | {"vocab_size": 54}, vision_config=vision, projection_dim=8)
+    )
+    with torch.no_grad():
+        for concepts in (made.concept_embeds, made.special_care_embeds):
+            concepts.copy_(torch.randn_like(concepts))
+    made.save_pretrained(folder)
     return folder
 
 

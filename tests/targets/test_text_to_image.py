@@ -11,6 +11,7 @@ import torch
 from robustkd.contracts import DataError, Request, TargetError
 from robustkd.defenses.diffusion.small import SmallModelParams, small_model
 from robustkd.targets import fingerprint, load_target, save_target
+from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
 
 SIZES = SmallModelParams(max_tokens=8, text_width=16, text_layers=1, channels=(8, 16), timesteps=40, sampling_steps=3)
@@ -43,11 +44,11 @@ def test_an_image_depends_on_its_prompt_and_seed_and_not_on_the_batch(target: Te
 def test_the_embeddings_of_a_prompt_stand_for_it_and_carry_gradients(target: TextToImageTarget) -> None:
     ids = target.tokenize(["blue boots", "a red shirt"])
     embeddings = target.embed(ids)
-    torch.testing.assert_close(target.encode(embeddings=embeddings), target.encode(ids))
+    torch.testing.assert_close(target.encode(embeddings=embeddings).tokens, target.encode(ids).tokens)
     soft = target.respond([Request("", embeddings=embeddings[0], seed=5), Request("a red shirt", seed=5)])
     plain = target.respond([Request("blue boots", seed=5), Request("a red shirt", seed=5)])
     torch.testing.assert_close(torch.stack(soft), torch.stack(plain), atol=1e-5, rtol=0)
-    (gradient,) = torch.autograd.grad(target.encode(embeddings=embeddings).square().sum(), embeddings)
+    (gradient,) = torch.autograd.grad(target.encode(embeddings=embeddings).tokens.square().sum(), embeddings)
     assert gradient[:, 1].norm() > 0
 
 
@@ -70,7 +71,8 @@ def test_guidance_is_the_extrapolation_of_two_predictions(target: TextToImageTar
     one = TextToImageTarget(target.module, target.tokenizer, target.special, target.scheduler, guidance=4.0, steps=1)
     with torch.no_grad():
         given, without = (
-            target.unet(z, SIZES.timesteps - 1, target.encode(target.tokenize([text]))).sample for text in ("blue boots", "")
+            target.unet(z, SIZES.timesteps - 1, target.encode(target.tokenize([text])).tokens).sample
+            for text in ("blue boots", "")
         )
     kept = target.scheduler.alphas_cumprod[-1]
     clean = kept.sqrt() * z - (1 - kept).sqrt() * (without + 4.0 * (given - without))
@@ -93,7 +95,7 @@ def test_every_kind_of_prediction_is_told_as_noise(target: TextToImageTarget, ki
             return type("Output", (), {"sample": true})
 
     told.unet = Knowing()
-    hidden = torch.zeros(2, 8, 16)
+    hidden = Conditioning(torch.zeros(2, 8, 16))
     torch.testing.assert_close(told.predict_noise(z, t, hidden), noise, atol=1e-4, rtol=0)
     torch.testing.assert_close(told.predict_x0(z, t, hidden), z0, atol=1e-4, rtol=0)
 

@@ -12,13 +12,15 @@ not? (ECCV 2024), section 4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import DataError, Prompts
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
+from robustkd.targets.guarded_drawing import BehindDrawingGuards
 from robustkd.targets.memory import in_memory
+from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -38,14 +40,14 @@ class Denoising:
         latents: (N, C', H', W'), what the pictures are to the target.
         blocks: into how many parts the noise levels are cut; the search goes through them in order.
         at_once: levels in each step, spread evenly over all of them.
-        original: a model and (N, T, D) what it attends to: its prediction is wanted in the place of the noise itself.
+        original: a model and what it is told of the N requests: its prediction is wanted in the place of the noise itself.
     """
 
     target: TextToImageTarget
     latents: Tensor
     blocks: int
     at_once: int = 1
-    original: tuple[TextToImageTarget, Tensor] | None = None
+    original: tuple[TextToImageTarget, Conditioning] | None = None
 
     @property
     def forwards(self) -> int:
@@ -61,8 +63,8 @@ class Denoising:
         """The denoising error of each request: (B,) values to minimize."""
         return self.error(rows, self.target.encode(embeddings=embedded), block, rng)
 
-    def error(self, rows: Tensor, hidden: Tensor, block: int, rng: SampleRng) -> Tensor:
-        """(B,) the mean over pixels and noise levels, given (B, T, D) what the UNet attends to.
+    def error(self, rows: Tensor, hidden: Conditioning, block: int, rng: SampleRng) -> Tensor:
+        """(B,) the mean over pixels and noise levels, given what the UNet is told of their B prompts.
 
         Args:
             rows: (B,) the requests.
@@ -70,7 +72,7 @@ class Denoising:
         """
         m = self.at_once
         parts = [(block + round(j * self.blocks / m)) % self.blocks for j in range(m)]
-        levels = torch.tensor([level(part, self.blocks, self.target.timesteps) for part in parts], device=hidden.device)
+        levels = torch.tensor([level(part, self.blocks, self.target.timesteps) for part in parts], device=hidden.tokens.device)
         t = levels.repeat(len(rows))
         z = self.latents[rows].repeat_interleave(m, 0)
         noise = rng.normal((m, *self.latents.shape[1:])).flatten(0, 1).to(z)
@@ -79,9 +81,13 @@ class Denoising:
         if self.original is not None:
             model, asked = self.original
             with torch.no_grad():
-                wanted = model.unet_output(noisy, t, asked[rows].repeat_interleave(m, 0)).to(z.device)
-        seen = self.target.unet_output(noisy, t, hidden.repeat_interleave(m, 0))
-        return (wanted.float() - seen.float()).square().reshape(len(rows), -1).mean(1)
+                wanted = model.unet_output(noisy, t, asked[rows].repeat_interleave(m)).to(z.device)
+        seen = self.target.unet_output(noisy, t, hidden.repeat_interleave(m))
+        error = (wanted.float() - seen.float()).square().reshape(len(rows), -1).mean(1)
+        if isinstance(self.target, BehindDrawingGuards):
+            alarm = self.target.alarm(noisy, t, hidden.repeat_interleave(m))
+            error = error + (alarm.reshape(len(rows), -1).mean(1) if isinstance(alarm, torch.Tensor) else alarm)
+        return error
 
 
 def pictures(target: TextToImageTarget, requests: Prompts, original: TextToImageTarget | None) -> Tensor:
@@ -94,7 +100,8 @@ def pictures(target: TextToImageTarget, requests: Prompts, original: TextToImage
         images = torch.from_numpy(requests.images)
         images = images.float() / 255 if images.dtype == torch.uint8 else images
     elif original is not None:
-        images = torch.stack(list(original.respond(requests.asked())))
+        # Noise is seen in pictures of one size, the model's own, whatever the attempts are drawn at.
+        images = torch.stack(list(original.respond([replace(question, size=None) for question in requests.asked()])))
     else:
         raise DataError(
             "the attack aims at a picture of what each request should show, and the data have no images",

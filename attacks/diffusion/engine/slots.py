@@ -16,7 +16,7 @@ from robustkd.targets.text_to_image import TextToImageTarget
 if TYPE_CHECKING:
     from torch import Tensor
 
-Place = Literal["prefix", "suffix", "insert"]
+Place = Literal["prefix", "suffix", "insert", "replace"]
 _CHUNK = 4096
 
 
@@ -24,7 +24,7 @@ class Slots:
     """``count`` positions in each of N requests.
 
     Args:
-        place: before the request, after it, or after the first half of its words.
+        place: before the request, after it, after the first half of its words, or in its place.
         count: how many tokens are added.
 
     Raises:
@@ -96,7 +96,7 @@ def vocabulary(target: TextToImageTarget) -> Tensor:
         alone = torch.full((len(tokens), target.max_tokens), target.pad, device=target.device)
         alone[:, 0], alone[:, 1], alone[:, 2] = target.bos, tokens, target.eos
         again = target.tokenize([target.decode([token]) for token in tokens.tolist()])
-        kept.append(tokens[(again == alone).all(1)])
+        kept.append(tokens[(again == alone).all(1) & target.encoders.read_alike(tokens)])
     found = torch.cat(kept)
     if not len(found):
         raise UsageError("no token of the model's tokenizer survives decoding and tokenising", fix="check the tokenizer")
@@ -108,6 +108,8 @@ def _around(request: str, place: Place) -> tuple[str, str]:
         return "", request
     if place == "suffix":
         return request, ""
+    if place == "replace":
+        return "", ""
     words = request.split()
     half = (len(words) + 1) // 2
     return " ".join(words[:half]), " ".join(words[half:])

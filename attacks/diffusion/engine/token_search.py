@@ -20,10 +20,11 @@ from pydantic import Field
 
 from robustkd.attacks.diffusion.engine.slots import Place, Slots, vocabulary
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.contracts import Attempts, Params, PromptBatch, Request, renamed
+from robustkd.contracts import Attempts, Params, PromptBatch, Request, UsageError, renamed
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets import frozen
+from robustkd.targets.guarded_drawing import BehindDrawingGuards
 from robustkd.targets.memory import in_memory
 from robustkd.targets.text_to_image import TextToImageTarget
 
@@ -35,7 +36,7 @@ class TokenSearchParams(Params):
     """What every search for tokens is told."""
 
     tokens: int = Field(5, ge=1, description="how many tokens are added to the request")
-    place: Place = Field("prefix", description="where: before it, after it, or in its middle")
+    place: Place = Field("prefix", description="where: before it, after it, in its middle, or in its place (replace)")
     steps: int = Field(40, ge=1, description="gradient steps before each attempt")
     batch_size: Annotated[int, renamed("batch_size", "together")] = Field(
         8, ge=1, description="requests that share a pass; no result depends on it"
@@ -85,7 +86,20 @@ class TokenSearch:
 
     def __init__(self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, rng: SampleRng) -> None:
         self.target, self.batch, self.attempts, self.rng = target, batch, attempts, rng
-        self.words = vocabulary(self.target)
+        self.words = self._proposed(vocabulary(self.target))
+
+    def _proposed(self, words: Tensor) -> Tensor:
+        """The tokens of ``words`` that no guard holds back by themselves, where the search knows the guards.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not isinstance(self.target, BehindDrawingGuards):
+            return words
+        passing = [self.target.lets_pass(self.target.decode([token])) for token in words.tolist()]
+        if not any(passing):
+            raise UsageError("the guards hold back every token of the vocabulary", fix="list fewer words")
+        return words[torch.tensor(passing, device=words.device)]
 
     @property
     def blocks(self) -> int:
@@ -95,7 +109,7 @@ class TokenSearch:
     @property
     def table(self) -> Tensor:
         """(A, E) float32, the embeddings of the tokens that may be taken."""
-        return self.target.embedding.weight.detach()[self.words].float()
+        return self.target.embed(self.words.unsqueeze(1)).squeeze(1).detach().float()
 
     def slots(self, params: TokenSearchParams) -> Slots:
         """The positions of the added tokens in each request of the batch."""
@@ -157,11 +171,14 @@ class TokenSearch:
                 asked.append(Request(text))
         self.attempts(torch.tensor(places, dtype=torch.int64), asked)
 
+    def _passes(self, text: str) -> bool:
+        return not isinstance(self.target, BehindDrawingGuards) or self.target.lets_pass(text)
+
     def _unjudged(self, row: int, candidates: Iterable[Tensor]) -> str | None:
         for tokens in candidates:
             if (key := tuple(tokens.tolist())) in self._judged_tokens[row]:
                 continue
             self._judged_tokens[row].add(key)
-            if self._slots.roundtrips(row, tokens, text := self._slots.text(row, tokens)):
+            if self._slots.roundtrips(row, tokens, text := self._slots.text(row, tokens)) and self._passes(text):
                 return text
         return None

@@ -32,6 +32,7 @@ from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, Thre
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import of_kind
 from robustkd.lazy import torch
+from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ class ScoreDistillation:
 
     Attributes:
         drawing: the diffusion model.
-        hidden: (1, T, D), the prompt that it draws under.
+        hidden: the prompt that it draws under, one row.
         rng: a stream for each sample of the batch.
         sign: 1 for SDS+, -1 for SDS-.
     """
 
     drawing: TextToImageTarget
-    hidden: Tensor
+    hidden: Conditioning
     rng: SampleRng
     sign: int
 
@@ -64,7 +65,7 @@ class ScoreDistillation:
         noise = draws.normal(z.shape[1:]).to(z)
         with torch.no_grad():
             noisy = drawing.add_noise(z, noise, level)
-            excess = drawing.predict_noise(noisy, level, self.hidden.expand(len(z), -1, -1)) - noise
+            excess = drawing.predict_noise(noisy, level, self.hidden.expand(len(z))) - noise
         gradient = gradient_of(z, x, excess.to(z.dtype))
         oracle.forwards[state.rows] += 1
         oracle.backwards[state.rows] += 1

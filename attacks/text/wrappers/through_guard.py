@@ -1,6 +1,9 @@
-"""Through the guards: any search that goes by the model's loss, with the guards in front of the model in that loss.
+"""Through the guards: any search that goes by the model's loss, with the guards around the model in that loss.
 
     loss(prompt) = mean over what the model sees of it ( loss of the bare model ) + weight * sum over guards max(0, alarm)
+
+Of a model that draws, the alarms are those about pictures; the prompts that a filter would hold back are not proposed, and what drawings
+are led away from is in the predictions (``robustkd.targets.guarded_drawing``).
 
 Without it a search knows the model and not its guards: it optimises what the guards change or hold back, as attacks without ``eot`` and
 ``bpda`` do on images. What a guard draws is replaced by its mean over ``draws`` texts that the attacker draws (EOT). Gradients are those
@@ -40,6 +43,7 @@ from robustkd.contracts import (
 from robustkd.contracts.random import SampleRng
 from robustkd.plugins.nested import PluginSpec
 from robustkd.targets.guarded import BehindGuards, guards_of
+from robustkd.targets.guarded_drawing import BehindDrawingGuards
 
 
 class PromptAttackSpec(PluginSpec):
@@ -70,7 +74,7 @@ class ThroughGuardParams(Params):
     @classmethod
     def _goes_by_the_loss(cls, attack: PromptAttackSpec) -> PromptAttackSpec:
         traits = attack.make().traits
-        if "log-probabilities" not in traits.needs or traits.space != "prompt":
+        if not traits.needs & {"log-probabilities", "denoising"} or traits.space != "prompt":
             raise ValueError(f"'{attack.kind}' searches no prompt by the model's loss: use it without the wrapper")
         return attack
 
@@ -79,6 +83,7 @@ class ThroughGuard(PromptAttack):
     """Another attack, with the guards of the model in its loss."""
 
     Params = ThroughGuardParams
+    modalities = ("text", "text-to-image")
     knows_guards = True
     source = "Jain et al. 2023, arXiv:2309.00614; Athalye et al. 2018, arXiv:1802.00420"
 
@@ -87,6 +92,7 @@ class ThroughGuard(PromptAttack):
         self.inner: PromptAttack[Any] = self.params.attack.make()
         self.version = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
         self.control = self.inner.control
+        vars(self)["modalities"] = self.inner.modalities
 
     @property
     @override
@@ -123,5 +129,9 @@ class ThroughGuard(PromptAttack):
         Raises:
             TargetError: the model tells no log-probabilities, or a guard no score.
         """
-        searched = BehindGuards(target, self.params.weight, self.params.draws) if guards_of(target) else target
+        searched = target
+        if "denoising" in target.capabilities:
+            searched = BehindDrawingGuards(target, self.params.weight)
+        elif guards_of(target):
+            searched = BehindGuards(target, self.params.weight, self.params.draws)
         self.inner.search(searched, batch, attempts, threat, rng)
