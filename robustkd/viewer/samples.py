@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from robustkd.redaction import printable
 from robustkd.reporting import formatting
 from robustkd.reporting.samples import BROKEN, UNJUDGED
 from robustkd.reporting.transcripts import Change, changes
+from robustkd.scoring.results import DefenseResult
 from robustkd.viewer.addresses import Address, address
 from robustkd.viewer.data import CleanData
 from robustkd.viewer.evidence import SHOWS, AttackedRows, SampleTable
@@ -47,6 +48,7 @@ class Against:
     """What one attack did to one sample.
 
     Attributes:
+        beyond: whether it changed the answer, outside of its budget.
         spent: what it spent of the budget, in words.
         clean, change, adversarial: addresses of the pictures; None where they are not at hand.
         drawn: of a model that draws, the pictures for the request and under attack.
@@ -56,6 +58,7 @@ class Against:
 
     attack: str
     outcome: str
+    beyond: bool
     counted: bool
     budget: str
     before: str
@@ -67,6 +70,7 @@ class Against:
     drawn: tuple[Address, Address] | None = None
     factor: int = 1
     talk: Talk | None = None
+    verdicts: Mapping[str, bool | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,15 @@ class Talk:
     answer: str
     attempts: int
     cut_off: bool
-    verdicts: Mapping[str, bool | None]
 
 
 def samples_page(site: Site, wanted: Address) -> str:
     """The samples of ``defense`` with ``seed`` in the campaign ``run``: those of ``show``, of the attack ``by``."""
     run, defense, seed = site.trained(wanted)
-    table = _table(site, run, defense, seed)
+    table = table_of(site, run, defense, seed)
     show, by = _filter(table, wanted)
     rows = _rows(site, table, show, by)
-    page = _whole(wanted.get("page"), 1, max(1, -(-len(rows) // PER_PAGE)))
+    page = whole(wanted.get("page"), 1, max(1, -(-len(rows) // PER_PAGE)))
     shown = rows[(page - 1) * PER_PAGE : page * PER_PAGE]
     data = site.data(run, table.attacks[0].entry)
     return site.render(
@@ -101,7 +104,7 @@ def samples_page(site: Site, wanted: Address) -> str:
         seed=seed,
         seeds=sorted({place.seed for place in run.attacks() if place.defense == defense}),
         table=table,
-        samples=[_listed(site, run, table, data, int(row)) for row in shown],
+        samples=[listed_sample(site, run, table, data, int(row)) for row in shown],
         counts={name: len(table.rows(name, by)) for name in SHOWS},
         words=_words(table),
         broken_by={attack.attack: len(table.rows("broken", attack.attack)) for attack in table.attacks},
@@ -111,16 +114,17 @@ def samples_page(site: Site, wanted: Address) -> str:
         pages=max(1, -(-len(rows) // PER_PAGE)),
         found=len(table.rows(show, by)),
         listed=len(rows),
-        query={"run": run.key, "defense": defense, "seed": seed, "show": show if show != "all" else "", "by": by},
-        result=_result(run, defense, seed),
+        query=_query(site, run, defense, seed, show, by),
+        here={"run": run.key, "defense": defense, "seed": seed, "show": show if show != "all" else "", "by": by},
+        result=result_of(run, defense, seed),
     )
 
 
 def sample_page(site: Site, wanted: Address) -> str:
     """One sample, ``n``, in the place that it has in the list of ``show`` and ``by``."""
     run, defense, seed = site.trained(wanted)
-    table = _table(site, run, defense, seed)
-    row = _whole(wanted.get("n"), -1, len(table.label) - 1)
+    table = table_of(site, run, defense, seed)
+    row = whole(wanted.get("n"), -1, len(table.label) - 1)
     if row < 0 or str(row) != wanted.get("n"):
         raise NotFound(f"'{defense}' has {len(table.label)} samples, counted from 0, and no '{wanted.get('n')}'")
     show, by = _filter(table, wanted)
@@ -128,10 +132,7 @@ def sample_page(site: Site, wanted: Address) -> str:
     place = int(np.searchsorted(rows, row))
     inside = place < len(rows) and rows[place] == row
     data = site.data(run, table.attacks[0].entry)
-    breakers = table.breakers(row)
-    order = sorted(table.attacks, key=lambda attack: attack not in breakers)
-    against = [_against(site, run, table, data, attack, row) for attack in order]
-    query = {"run": run.key, "defense": defense, "seed": seed, "show": show if show != "all" else "", "by": by}
+    query = _query(site, run, defense, seed, show, by)
     return site.render(
         "sample.html.j2",
         wanted,
@@ -139,9 +140,9 @@ def sample_page(site: Site, wanted: Address) -> str:
         title=site.runs.titles()[run.key],
         defense=defense,
         seed=seed,
-        sample=_listed(site, run, table, data, row),
+        sample=listed_sample(site, run, table, data, row),
         table=table,
-        against=against,
+        against=against_all(site, run, table, data, row),
         pictured=PICTURED,
         missing_data=data.missing if table.of_images else "",
         request=_request(site, table, row),
@@ -164,7 +165,7 @@ def picture(site: Site, wanted: Address) -> bytes:
     """
     run = site.run(wanted)
     entry = run.entry(wanted.get("cell"))
-    row, which = _whole(wanted.get("row"), -1, 2**31), wanted.get("which")
+    row, which = whole(wanted.get("row"), -1, 2**31), wanted.get("which")
     if entry is not None and row >= 0:
         adversarial = site.inputs.row(entry, row) if which in ("change", "adversarial") else None
         clean = site.data(run, entry).image(row) if which in ("clean", "change") else None
@@ -180,7 +181,25 @@ def picture(site: Site, wanted: Address) -> bytes:
     raise NotFound("this picture was not kept")
 
 
-def _table(site: Site, run: Run, defense: str, seed: int) -> SampleTable:
+def _query(site: Site, run: Run, defense: str, seed: int, show: str, by: str) -> dict[str, object]:
+    """What the address of a sample says beside its number: an export has one page of each, whichever list leads there."""
+    of = {"run": run.key, "defense": defense, "seed": seed}
+    return of if site.exported else of | {"show": show if show != "all" else "", "by": by}
+
+
+def against_all(site: Site, run: Run, table: SampleTable, data: CleanData, row: int) -> list[Against]:
+    """What each attack did to one sample, those that broke it first."""
+    breakers = table.breakers(row)
+    order = sorted(table.attacks, key=lambda attack: attack not in breakers)
+    return [_against(site, run, table, data, attack, row) for attack in order]
+
+
+def table_of(site: Site, run: Run, defense: str, seed: int) -> SampleTable:
+    """The samples of a trained defense.
+
+    Raises:
+        NotFound: no attack on it is finished.
+    """
     table = site.table(run, defense, seed)
     if table is None:
         raise NotFound(
@@ -201,7 +220,7 @@ def _rows(site: Site, table: SampleTable, show: str, by: str) -> np.ndarray:
     return rows if site.most_samples is None else rows[rows < site.most_samples]
 
 
-def _whole(text: str, low: int, high: int) -> int:
+def whole(text: str, low: int, high: int) -> int:
     """A whole number of an address within bounds; the lower one where it is none."""
     digits = text if text.isascii() and text.isdigit() and len(text) < 10 else str(low)
     return max(low, min(int(digits), high))
@@ -224,11 +243,10 @@ def _outcome(table: SampleTable, state: int, row: int) -> str:
     return "broken" if state == BROKEN else "unjudged" if state == UNJUDGED else "standing"
 
 
-def _listed(site: Site, run: Run, table: SampleTable, data: CleanData, row: int) -> Listed:
+def listed_sample(site: Site, run: Run, table: SampleTable, data: CleanData, row: int) -> Listed:
+    """A sample as lists have it."""
     breakers = table.breakers(row)
     outcome = _outcome(table, int(table.state()[row]), row)
-    within = [attack for attack in breakers if attack.counted]
-    smallest = min(within, key=lambda attack: float(attack.spent[row]), default=None)
     kept = next((attack for attack in [*breakers, *table.attacks] if _kept(attack.entry, row)), None)
     shown = site.with_harmful or table.of_images
     return Listed(
@@ -238,9 +256,28 @@ def _listed(site: Site, run: Run, table: SampleTable, data: CleanData, row: int)
         "" if table.before is None else site.class_of(data, int(table.before[row])),
         outcome,
         tuple(attack.attack for attack in breakers),
-        "" if smallest is None else f"{_spent(smallest, row)} by {smallest.attack}",
+        _smallest(table, row),
         _picture(run, kept.entry, row, "adversarial") if kept and table.of_images and shown else None,
     )
+
+
+def _smallest(table: SampleTable, row: int) -> str:
+    """The smallest change that any attack of the worst case fooled the model with, also beyond the budget; the fewest attempts."""
+    if not table.eligible[row]:
+        return ""
+    fooled = [attack for attack in table.counted if _fooled(table, attack, row)]
+    smallest = min(fooled, key=lambda attack: float(attack.spent[row]), default=None)
+    if smallest is None:
+        return ""
+    beyond = "" if smallest.state[row] == BROKEN else ", outside the budget"
+    return f"{_spent(smallest, row)} by {smallest.attack}{beyond}"
+
+
+def _fooled(table: SampleTable, attack: AttackedRows, row: int) -> bool:
+    """Whether an attack changed the answer, inside its budget or not."""
+    if attack.state[row] == BROKEN or attack.after is None:
+        return bool(attack.state[row] == BROKEN)
+    return bool(attack.after[row] != table.label[row] and np.isfinite(attack.spent[row]))
 
 
 def _against(site: Site, run: Run, table: SampleTable, data: CleanData, attack: AttackedRows, row: int) -> Against:
@@ -248,6 +285,7 @@ def _against(site: Site, run: Run, table: SampleTable, data: CleanData, attack: 
     told = Against(
         attack.attack,
         _outcome(table, int(attack.state[row]), row),
+        bool(table.eligible[row] and attack.state[row] != BROKEN and _fooled(table, attack, row)),
         attack.counted,
         budget,
         "" if table.before is None else site.class_of(data, int(table.before[row])),
@@ -262,26 +300,26 @@ def _against(site: Site, run: Run, table: SampleTable, data: CleanData, attack: 
     if adversarial is None or adversarial.ndim != 3:
         return told
     both = clean is not None and clean.shape == adversarial.shape
-    return Against(
-        **{
-            **vars(told),
-            "clean": _picture(run, table.attacks[0].entry, row, "clean") if both else None,
-            "change": _picture(run, attack.entry, row, "change") if both else None,
-            "adversarial": _picture(run, attack.entry, row, "adversarial"),
-            "factor": change_of(clean, adversarial).factor if both and clean is not None else 1,
-        }
+    return replace(
+        told,
+        clean=_picture(run, table.attacks[0].entry, row, "clean") if both else None,
+        change=_picture(run, attack.entry, row, "change") if both else None,
+        adversarial=_picture(run, attack.entry, row, "adversarial"),
+        factor=change_of(clean, adversarial).factor if both and clean is not None else 1,
     )
 
 
 def _asked(site: Site, run: Run, told: Against, attack: AttackedRows, row: int) -> Against:
-    """What one attack made of a request; nothing of what was said where harmful content is left out."""
+    """What one attack made of a request; of what was said and drawn nothing where harmful content is left out."""
+    said = site.transcripts(attack.entry)
+    one = said[row] if row < len(said) else None
+    told = replace(told, verdicts=one.verdicts if one else {})
     if not site.with_harmful:
         return told
-    said = site.transcripts(attack.entry)
     drawn = None
     if _kept(attack.entry, row):
         drawn = (_picture(run, attack.entry, row, "drawn"), _picture(run, attack.entry, row, "adversarial"))
-    return Against(**{**vars(told), "talk": _talk(said[row]) if row < len(said) else None, "drawn": drawn})
+    return replace(told, talk=_talk(one) if one else None, drawn=drawn)
 
 
 def _talk(said: Transcript) -> Talk:
@@ -294,7 +332,6 @@ def _talk(said: Transcript) -> Talk:
         printable(said.output, LONGEST),
         said.attempts,
         said.cut_off,
-        said.verdicts,
     )
 
 
@@ -333,7 +370,8 @@ def _spent(attack: AttackedRows, row: int) -> str:
     return f"{formatting.number(value, 3)}{own}"
 
 
-def _result(run: Run, defense: str, seed: int) -> object:
+def result_of(run: Run, defense: str, seed: int) -> DefenseResult | None:
+    """The numbers of a trained defense; None before there are any."""
     results = run.results
     found = results.defenses if results else []
     return next((item for item in found if (item.defense, item.seed) == (defense, seed)), None)

@@ -23,6 +23,16 @@ from robustkd.viewer.runs import Run, Runs
 OWN_TEMPLATES = Path(__file__).parent / "templates"
 
 
+def side_name(key: str, seed: int, defense: str) -> str:
+    """What the address of a comparison calls a trained defense."""
+    return f"{key}/{seed}/{defense}"
+
+
+def _moment(written: str) -> str:
+    """A time as results.json has it, without its seconds."""
+    return f"{written[:10]} {written[11:16]} UTC" if written.endswith("+00:00") else written
+
+
 class NotFound(UsageError):
     """There is no such page; the message says what is not there."""
 
@@ -107,7 +117,8 @@ class Site:
         made = environment(OWN_TEMPLATES, TEMPLATES)
         to: Callable[..., str] = lambda name, /, **query: self.links.to(address(name, **query))  # noqa: E731
         again: Callable[..., str] = lambda page, /, **changes: self.links.to(page.with_(**changes))  # noqa: E731
-        made.globals.update(to=to, again=again, link=self.links.to, palette=palette, no_verdict=NO_VERDICT, writable=writable)
+        made.globals.update(to=to, again=again, link=self.links.to, palette=palette, no_verdict=NO_VERDICT, side_name=side_name)
+        made.filters["moment"] = _moment
         return made
 
     def style(self) -> str:
