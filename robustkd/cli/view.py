@@ -10,7 +10,24 @@ import click
 @click.command("view")
 @click.argument("runs", default="runs", metavar="[RUNS]", type=click.Path(path_type=Path))
 @click.option("--port", default=8350, show_default=True, type=click.IntRange(0, 65535), help="0 takes any that is free.")
-def command(runs: Path, port: int) -> None:
+@click.option(
+    "--export",
+    "to",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write the same pages as files into a new folder, and serve nothing.",
+)
+@click.option(
+    "--with-harmful",
+    is_flag=True,
+    help="Take requests that models should refuse, their answers and pictures into the export; they are left out else.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(0),
+    help="Samples of each defense in an export, each a page with its pictures; 0 for all [default: 20].",
+)
+def command(runs: Path, port: int, to: Path | None, with_harmful: bool, samples: int | None) -> None:
     """Show campaigns, samples and conversations as pages on this machine, until Ctrl-C.
 
     RUNS: a folder of campaigns that were run or are running, or the output folder of one. Nothing in it is run, trained or changed.
@@ -18,11 +35,21 @@ def command(runs: Path, port: int) -> None:
     """
     from robustkd.contracts import UsageError
     from robustkd.viewer.runs import Runs
+
+    if to is None and (with_harmful or samples is not None):
+        raise click.UsageError("--with-harmful and --samples are for --export")
+    if not runs.is_dir():
+        raise UsageError(f"there is no folder {runs}", fix="name the folder that campaigns were run into, or run one")
+    if to is not None:
+        from robustkd.viewer.export import SAMPLES, export
+
+        most = SAMPLES if samples is None else samples or None
+        count = export(Runs(runs), to, with_harmful=with_harmful, samples=most)
+        click.echo(f"{to / 'index.html'}   ({count} files)")
+        return
     from robustkd.viewer.server import LOOPBACK, listening, serve
     from robustkd.viewer.site import Site
 
-    if not runs.is_dir():
-        raise UsageError(f"there is no folder {runs}", fix="name the folder that campaigns were run into, or run one")
     site = Site(Runs(runs))
     listener = listening(port)
     click.echo(f"http://{LOOPBACK}:{listener.getsockname()[1]}/   (Ctrl-C ends it)")

@@ -112,12 +112,15 @@ def _one_sample(site: Site, wanted: Address, a: Side, b: Side, of_a: np.ndarray,
     at = np.flatnonzero(of_a == whole(wanted.get("n"), 0, 2**31))
     if not len(at):
         raise NotFound(f"{a.defense} and {b.defense} were not both attacked on a sample {wanted.get('n')}")
-    sides: list[tuple[Side, Listed, list[Against]]] = []
-    for side, row in ((a, int(of_a[at[0]])), (b, int(of_b[at[0]]))):
-        data = site.data(side.run, side.table.attacks[0].entry)
-        shown = listed_sample(site, side.run, side.table, data, row)
-        sides.append((side, shown, against_all(site, side.run, side.table, data, row)))
-    return site.render("side_by_side.html.j2", wanted, a=a, b=b, sides=sides)
+    row_a, row_b = int(of_a[at[0]]), int(of_b[at[0]])
+    data = site.data(a.run, a.table.attacks[0].entry)  # the same samples
+    by_a, by_b = (
+        {one.attack: one for one in against_all(site, side.run, side.table, data, row)}
+        for side, row in ((a, row_a), (b, row_b))
+    )
+    shown = [(a, listed_sample(site, a.run, a.table, data, row_a)), (b, listed_sample(site, b.run, b.table, data, row_b))]
+    attacks: list[tuple[Against | None, Against | None]] = [(by_a.get(name), by_b.get(name)) for name in {**by_a, **by_b}]
+    return site.render("side_by_side.html.j2", wanted, a=a, b=b, sides=shown, attacks=attacks)
 
 
 def _side(site: Site, name: str) -> Side:
