@@ -12,6 +12,8 @@ from robustkd.redaction import writable
 
 HOME = "leaderboard"
 ASSETS = ("style.css", "view.js")
+ORDER = ("q", "sort", "order", "run", "defense", "seed", "a", "b", "show", "by", "cell", "row", "which", "n", "page")
+"""What pages can be asked for, in the order of an address: one page has one."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Address:
 
 
 def address(name: str, /, **query: object) -> Address:
-    """The address of a page with what it is asked for; None and "" are left out."""
-    told = ((key, writable(str(value))) for key, value in query.items() if value is not None)
+    """The address of a page with what it is asked for; None, "" and what no page knows are left out."""
+    told = ((key, writable(str(query[key]))) for key in ORDER if query.get(key) is not None)
     return Address(name, tuple((key, value) for key, value in told if value))
 
 

@@ -23,6 +23,8 @@ from robustkd.viewer.site import Site
 
 MOST_CELLS = 300
 MOST_PLOTS = 6
+MOST_READ = 200
+"""Cells of a running campaign that one page reads for their numbers; the page is renewed, and the next one reads on."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class LiveCell:
 
 @dataclass(frozen=True)
 class LiveValue:
-    """A field of the table while a campaign runs: the mean over the seeds that are done."""
+    """A field of the table while a campaign runs: the mean over the seeds that are done, None before their cells are read."""
 
     value: float | None
     done: int
@@ -100,16 +102,20 @@ def _live_matrix(site: Site, run: Run) -> dict[str, object]:
     """The defenses, the attacks, and of each pair what is known so far."""
     places = run.attacks()
     attacks = list(dict.fromkeys(place.attack for place in places))
-    found: dict[tuple[str, str], list[float | None]] = {}
+    found: dict[tuple[str, str], list[tuple[float | None, bool]]] = {}
+    left = [MOST_READ]
     for place in places:
-        found.setdefault((place.defense, place.attack), []).append(_number(site, run, place.cell_id))
+        found.setdefault((place.defense, place.attack), []).append(
+            (_number(site, run, place.cell_id, left), run.has(place.cell_id))
+        )
     rows = []
     for defense in dict.fromkeys(place.defense for place in places):
         values = []
         for attack in attacks:
             seeds = found.get((defense, attack), [])
-            known = [value for value in seeds if value is not None]
-            values.append(LiveValue(sum(known) / len(known) if known else None, len(known), len(seeds)))
+            known = [value for value, _ in seeds if value is not None]
+            done = sum(there for _, there in seeds)
+            values.append(LiveValue(sum(known) / len(known) if known else None, done, len(seeds)))
         rows.append((defense, values))
     return {
         "attacks": attacks,
@@ -120,19 +126,22 @@ def _live_matrix(site: Site, run: Run) -> dict[str, object]:
     }
 
 
-def _number(site: Site, run: Run, cell_id: str) -> float | None:
-    """The robust accuracy that an attack left; None while it is not finished."""
-    entry = run.entry(cell_id)
-    if entry is None:
+def _number(site: Site, run: Run, cell_id: str, left: list[int]) -> float | None:
+    """The robust accuracy that an attack left; None while it is not finished, or not read yet."""
+    if not run.has(cell_id):
+        return None
+    key = (run.folder, cell_id, run.store.path(cell_id).stat().st_mtime_ns)
+    if key not in site.numbers and not left[0]:
         return None
 
     def read() -> float | None:
+        left[0] -= 1
         try:
-            return float(samples.read(entry).outcome.robust_share.mean())
+            return float(samples.read(entry).outcome.robust_share.mean()) if (entry := run.entry(cell_id)) else None
         except StoreError:
             return None
 
-    return site.numbers.get((run.folder, cell_id, entry.seal), read)
+    return site.numbers.get(key, read)
 
 
 def _live_cell(cell: RunningCell) -> LiveCell:

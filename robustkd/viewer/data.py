@@ -15,6 +15,7 @@ from robustkd.campaigns.store.store import Entry
 from robustkd.contracts import Arrays, RobustkdError
 from robustkd.data import Splits, load_splits
 from robustkd.redaction import safe_to_show
+from robustkd.reporting.formatting import class_name
 from robustkd.viewer.runs import Run
 
 OWN = "robustkd.data."
@@ -31,6 +32,12 @@ class CleanData:
     def __init__(self, splits: Splits[Any] | None, missing: str = "") -> None:
         self._splits, self.missing = splits, missing
         self.classes: tuple[str, ...] = splits.classes if splits else ()
+
+    def name(self, number: int, of_images: bool = True) -> str:
+        """The name of a class, or of a category of requests; `category 7` where the data are not at hand."""
+        if number < len(self.classes) or of_images:
+            return class_name(self.classes, number)
+        return f"category {number}"
 
     def image(self, row: int) -> np.ndarray | None:
         """(C, H, W) float32 in [0, 1], the clean image of a test sample; None where there is none, or it is no image."""

@@ -32,6 +32,9 @@ class Recent(Generic[Value]):
         self._most = most
         self._kept: OrderedDict[Hashable, Value] = OrderedDict()
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """What is kept under ``key``, or what ``make`` makes."""
         if key not in self._kept:

@@ -252,8 +252,8 @@ def listed_sample(site: Site, run: Run, table: SampleTable, data: CleanData, row
     return Listed(
         row,
         int(table.index[row]),
-        site.class_of(data, int(table.label[row])),
-        "" if table.before is None else site.class_of(data, int(table.before[row])),
+        data.name(int(table.label[row]), table.of_images),
+        "" if table.before is None else data.name(int(table.before[row])),
         outcome,
         tuple(attack.attack for attack in breakers),
         _smallest(table, row),
@@ -288,8 +288,8 @@ def _against(site: Site, run: Run, table: SampleTable, data: CleanData, attack: 
         bool(table.eligible[row] and attack.state[row] != BROKEN and _fooled(table, attack, row)),
         attack.counted,
         budget,
-        "" if table.before is None else site.class_of(data, int(table.before[row])),
-        "" if attack.after is None else site.class_of(data, int(attack.after[row])),
+        "" if table.before is None else data.name(int(table.before[row])),
+        "" if attack.after is None else data.name(int(attack.after[row])),
         _spent(attack, row),
     )
     if not table.of_images:

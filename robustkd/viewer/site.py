@@ -12,7 +12,6 @@ from robustkd.contracts import Transcript, UsageError
 from robustkd.redaction import writable
 from robustkd.reporting import palette
 from robustkd.reporting.environment import TEMPLATES, environment
-from robustkd.reporting.formatting import class_name
 from robustkd.reporting.verdict_text import NO_VERDICT
 from robustkd.viewer.addresses import Address, FileLinks, Links, address
 from robustkd.viewer.data import CleanData, clean_data
@@ -100,10 +99,6 @@ class Site:
     def transcripts(self, entry: Entry) -> list[Transcript]:
         """The transcripts of an attack on requests."""
         return self._transcripts.get((entry.folder, entry.seal), lambda: read_transcripts(entry))
-
-    def class_of(self, data: CleanData, number: int) -> str:
-        """The name of a class or category."""
-        return class_name(data.classes, number)
 
     def render(self, template: str, wanted: Address, **context: Any) -> str:
         """A page as HTML."""
