@@ -87,6 +87,8 @@ def results_in(folders: Iterable[Path]) -> dict[Path, Results]:
                 raise StoreError(
                     f"{file} cannot be read: {type(error).__name__}: {error}", fix="robustkd report CAMPAIGN writes it again"
                 ) from error
+            except StoreError as error:
+                raise StoreError(f"{file}: {error.message}", fix=error.fix) from error
     return found
 
 

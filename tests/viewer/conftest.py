@@ -26,11 +26,12 @@ from support.toy_prompts import CUPBOARD, SQUARES, registered
 
 IMAGES = tiny_campaign(
     "pictures",
+    train=300,
     defenses={
-        "plain": "{kind: standard, model: tiny-cnn, epochs: 2}",
-        "robust": "{kind: pgd-at, model: tiny-cnn, epochs: 2, inner: {steps: 2}}",
+        "plain": "{kind: standard, model: tiny-cnn, epochs: 6}",
+        "robust": "{kind: pgd-at, model: tiny-cnn, epochs: 6, inner: {steps: 2}}",
     },
-    attacks={"fgsm": "{kind: fgsm}", "pgd": "{kind: pgd, steps: 3}", "far": "{kind: deepfool, steps: 5}"},
+    attacks={"fgsm": "{kind: fgsm}", "pgd": "{kind: pgd, steps: 3}", "far": "{kind: cw-l2, steps: 10, binary_steps: 3}"},
 )
 TEXTS = re.sub(r"  (open|careful): .*\n", "", CUPBOARD).split("gates:")[0]
 
@@ -53,11 +54,13 @@ class Page(HTMLParser):
             self.pictures.append(told["src"])
         if tag == "a":
             self._link = told["href"]
-            self.links.setdefault(told["href"], "")
+            self.links[told["href"]] = ""
             if told.get("rel"):
                 self.rel[told["rel"]] = told["href"]
 
     def handle_endtag(self, tag):
+        if tag not in ("b", "small", "ins", "del", "a", "span"):
+            self.text += " "
         if tag == "a":
             self._link = None
 
