@@ -8,9 +8,9 @@ from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
+from viewer.conftest import Page
 
 from robustkd.cli import cli
-from viewer.conftest import Page
 
 
 def run(*arguments):
@@ -47,7 +47,7 @@ def test_requests_answers_and_drawings_stay_unless_they_are_asked_for(finished, 
     assert texts
     kept = [text for text in texts if text in pages]
     assert bool(kept) == harmful
-    drawn = [file for file in (tmp_path / "out").glob("image-squares*")]
+    drawn = list((tmp_path / "out").glob("image-squares*"))
     assert bool(drawn) == harmful
     assert list((tmp_path / "out").glob("image-pictures*"))
     assert ("left out of this export" in pages) != harmful

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 
 import pytest
+from viewer.conftest import served
 
 import robustkd
 from robustkd.campaigns.execution import live
 from robustkd.campaigns.execution.live import PROGRESS, RunProgress
 from support.campaigns import tiny_campaign
-from viewer.conftest import served
 
 FAILING = tiny_campaign(
     "going",
-    defenses={"plain": "{kind: standard, model: tiny-cnn, epochs: 3}", "lost": "{kind: external, path: gone.pt, model: tiny-cnn}"},
+    defenses={
+        "plain": "{kind: standard, model: tiny-cnn, epochs: 3}",
+        "lost": "{kind: external, path: gone.pt, model: tiny-cnn}",
+    },
 )
 
 
@@ -35,7 +38,9 @@ def test_cells_losses_and_failures_are_seen_while_it_runs(tmp_path, monkeypatch)
         assert results.incomplete
         campaign, board = seen["epoch", 2]
         assert "Running" in campaign.words
-        assert "epoch 2" in campaign.words or "epoch 3" in campaign.words  # the observer before this one has not heard of it yet
+        assert (
+            "epoch 2" in campaign.words or "epoch 3" in campaign.words
+        )  # the observer before this one has not heard of it yet
         assert "loss" in campaign.words
         assert "cells done" in board.words
         after = get("campaign", run="going").page

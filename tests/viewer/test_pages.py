@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from viewer.conftest import served
 
 import robustkd
 from robustkd.campaigns.store import samples
@@ -16,13 +17,10 @@ from robustkd.data import load_splits
 from robustkd.data.splits import SplitParams
 from robustkd.reporting.formatting import percent
 from robustkd.reporting.gallery import pixels
-from viewer.conftest import served
 
 
 def outcome(folder, defense, attack):
-    cell = next(
-        cell for cell in robustkd.load(folder).cells if (cell.defense, cell.attack, cell.seed) == (defense, attack, 0)
-    )
+    cell = next(cell for cell in robustkd.load(folder).cells if (cell.defense, cell.attack, cell.seed) == (defense, attack, 0))
     return samples.read(Store(folder).get(cell.cell_id)).outcome, cell.cell_id
 
 

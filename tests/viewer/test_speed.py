@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from viewer.conftest import served
 
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.identity import digest
@@ -16,7 +17,6 @@ from robustkd.campaigns.store.store import Store
 from robustkd.evaluation.judging import ImageOutcome
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.summaries import DataSummary, ThreatSummary
-from viewer.conftest import served
 
 N, DEFENSES, ATTACKS = 10_000, 10, 50
 

@@ -7,10 +7,10 @@ import socket
 from hashlib import sha256
 
 import pytest
+from viewer.conftest import served
 
 from robustkd.campaigns.store.identity import digest
 from robustkd.viewer.server import HOSTS
-from viewer.conftest import served
 
 HOSTILE = [
     "</script><script>evil()</script>",
@@ -111,7 +111,13 @@ def test_paths_stay_inside(runs, tmp_path):
     cell = next((secret / "cells").glob("*/*"))
     with served(runs) as get:
         assert "secret" not in get("/").text
-        for path in ("/campaign?run=link", "/campaign?run=..", "/campaign?run=../secret", "/campaign?run=", "/../secret/page.html"):
+        for path in (
+            "/campaign?run=link",
+            "/campaign?run=..",
+            "/campaign?run=../secret",
+            "/campaign?run=",
+            "/../secret/page.html",
+        ):
             assert get(path).status == 404, path
         assert get("report", run="pictures").status == 404
         assert get("image", run="squares", cell=cell.name, row=0, which="adversarial").status == 404
@@ -123,7 +129,9 @@ def test_paths_stay_inside(runs, tmp_path):
 def test_code_that_a_folder_names_does_not_run(runs):
     campaign = runs / "pictures/campaign.yaml"
     (runs / "pictures/own.py").write_text("from pathlib import Path\nPath('pwned').touch()\ndef load(): ...\n")
-    campaign.write_text(campaign.read_text().replace("{name: digits, train: 300, test: 20}", "{name: code, code: 'own.py:load'}"))
+    campaign.write_text(
+        campaign.read_text().replace("{name: digits, train: 300, test: 20}", "{name: code, code: 'own.py:load'}")
+    )
     with served(runs) as get:
         page = get("sample", run="pictures", defense="plain", seed=0, n=1).page
         assert "loaded by code that is not robustkd's own" in page.words
