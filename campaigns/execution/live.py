@@ -46,6 +46,7 @@ class RunningCell:
 class FailedCell:
     """A cell that ended without a result in this run: how, and why."""
 
+    cell_id: str
     title: str
     status: str
     error: str
@@ -145,7 +146,7 @@ class LiveProgress(Observer):
     def failed(self, cell: Cell, failure: Failure) -> None:
         """Count a cell, and say why it failed."""
         if self._now and len(self._now.failed) < MOST_ENDED:
-            self._now.failed.append(FailedCell(cell.title, failure.status, safe_to_show(failure.error, LONGEST)))
+            self._now.failed.append(FailedCell(cell.id, cell.title, failure.status, safe_to_show(failure.error, LONGEST)))
         self._end(cell)
 
     def retried(self, cell: Cell, error: RobustkdError, wait: float) -> None:

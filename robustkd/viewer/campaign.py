@@ -23,6 +23,7 @@ from robustkd.viewer.site import Site
 
 MOST_CELLS = 300
 MOST_PLOTS = 6
+UNDRAWN = ("epoch", "step", "seconds", "lr")
 MOST_READ = 200
 """Cells of a running campaign that one page reads for their numbers; the page is renewed, and the next one reads on."""
 
@@ -39,11 +40,15 @@ class LiveCell:
 
 @dataclass(frozen=True)
 class LiveValue:
-    """A field of the table while a campaign runs: the mean over the seeds that are done, None before their cells are read."""
+    """A field of the table while a campaign runs: the mean over the seeds that are done, None before their cells are read.
+
+    ``status`` says why there is none: it is left, done but not read, or it failed.
+    """
 
     value: float | None
     done: int
     of: int
+    status: str
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,12 @@ def _live_matrix(site: Site, run: Run) -> dict[str, object]:
     attacks = list(dict.fromkeys(place.attack for place in places))
     found: dict[tuple[str, str], list[tuple[float | None, bool]]] = {}
     left = [MOST_READ]
+    progress = run.progress
+    failed = {cell.cell_id: cell.status for cell in progress.failed} if progress else {}
+    lost: dict[tuple[str, str], str] = {}
     for place in places:
+        if place.cell_id in failed:
+            lost[place.defense, place.attack] = failed[place.cell_id]
         found.setdefault((place.defense, place.attack), []).append(
             (_number(site, run, place.cell_id, left), run.has(place.cell_id))
         )
@@ -115,7 +125,8 @@ def _live_matrix(site: Site, run: Run) -> dict[str, object]:
             seeds = found.get((defense, attack), [])
             known = [value for value, _ in seeds if value is not None]
             done = sum(there for _, there in seeds)
-            values.append(LiveValue(sum(known) / len(known) if known else None, done, len(seeds)))
+            status = lost.get((defense, attack)) or ("done" if done else "left" if seeds else "")
+            values.append(LiveValue(sum(known) / len(known) if known else None, done, len(seeds), status))
         rows.append((defense, values))
     return {
         "attacks": attacks,
@@ -149,7 +160,7 @@ def _live_cell(cell: RunningCell) -> LiveCell:
     numbers = {name.replace("_", " "): formatting.number(value) for name, value in last.items() if name != "epoch"}
     if "epoch" in last:
         numbers = {"epoch": f"{int(last['epoch'] or 0) + 1}", **numbers}
-    names = dict.fromkeys(name for entry in cell.history for name in entry if name not in ("epoch", "step", "seconds"))
+    names = dict.fromkeys(name for entry in cell.history for name in entry if name not in UNDRAWN)
     plots = []
     for name in list(names)[:MOST_PLOTS]:
         points = [(entry.get("epoch") or 0.0, value) for entry in cell.history if (value := entry.get(name)) is not None]

@@ -43,6 +43,8 @@ def test_cells_losses_and_failures_are_seen_while_it_runs(tmp_path, monkeypatch)
         )  # the observer before this one has not heard of it yet
         assert "loss" in campaign.words
         assert "cells done" in board.words
+        during = seen["failed", None][0].words
+        assert "blocked" in during or "failed" in during
         after = get("campaign", run="going").page
         assert "no weights <b>here</b>" in after.words
         assert "b" not in [tag for tag in after.tags if tag == "script"]
