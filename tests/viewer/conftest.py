@@ -113,6 +113,7 @@ def served(folder: Path, **options: object) -> Iterator[Get]:
         connection.close()
         return answer
 
+    get.place = f"127.0.0.1:{listener.getsockname()[1]}"  # type: ignore[attr-defined]
     try:
         yield get
     finally:
