@@ -81,6 +81,11 @@ class Run:
         return self._results[1]
 
     @property
+    def version(self) -> tuple[int, int] | None:
+        """What differs whenever results.json does; None without one."""
+        return _stamp(self.file(results_file.RESULTS))
+
+    @property
     def progress(self) -> RunProgress | None:
         """How the run stands that is going on, or that was killed."""
         return live.read(self.folder) if self.file(live.PROGRESS) else None

@@ -88,8 +88,7 @@ class Site:
         """The samples of a trained defense; None where no attack on it is finished."""
         cells = tuple(place.cell_id for place in run.attacks() if (place.defense, place.seed) == (defense, seed))
         there = tuple(entry.seal for cell in cells if (entry := run.entry(cell)))
-        results = run.results
-        return self._tables.get((run.folder, defense, seed, there, id(results)), lambda: sample_table(run, defense, seed))
+        return self._tables.get((run.folder, defense, seed, there, run.version), lambda: sample_table(run, defense, seed))
 
     def data(self, run: Run, entry: Entry) -> CleanData:
         """The clean samples of a campaign."""
