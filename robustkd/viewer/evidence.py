@@ -19,8 +19,8 @@ from robustkd.reporting.presentation import presentation
 from robustkd.reporting.samples import BROKEN, STANDS, UNJUDGED
 from robustkd.viewer.runs import Run
 
-Show = Literal["all", "broken", "standing", "unfit", "unjudged"]
-SHOWS: tuple[Show, ...] = ("all", "broken", "standing", "unfit", "unjudged")
+Show = Literal["all", "broken", "standing", "unfit", "unjudged", "disputed"]
+SHOWS: tuple[Show, ...] = ("all", "broken", "standing", "unfit", "unjudged", "disputed")
 
 Value = TypeVar("Value")
 
@@ -55,6 +55,7 @@ class AttackedRows:
         after: (N,) the class after the attack; None of requests.
         spent: (N,) float32, the distance from the clean input, or the attempts.
         norm: (N,) float32, of a minimum-norm attack the distance in its own norm, else ``spent``; None of requests.
+        disputed: (N,) bool, whether the judges say different things of the answer that decided a request.
     """
 
     attack: str
@@ -64,6 +65,7 @@ class AttackedRows:
     after: np.ndarray | None
     spent: np.ndarray
     norm: np.ndarray | None
+    disputed: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,7 @@ class SampleTable:
         return np.where((states == BROKEN).any(0), BROKEN, np.where((states == UNJUDGED).any(0), UNJUDGED, STANDS))
 
     def rows(self, show: str, by: str = "") -> np.ndarray:
-        """The rows that are shown: of all, broken, standing, unfit (not eligible before any attack) or unjudged ones.
+        """The rows that are shown: of all, broken, standing, unfit (not eligible before any attack), unjudged or disputed ones.
 
         Args:
             by: an attack: the state is the one that it left.
@@ -111,6 +113,7 @@ class SampleTable:
             "standing": self.eligible & (state == STANDS),
             "unfit": ~self.eligible,
             "unjudged": self.eligible & (state == UNJUDGED),
+            "disputed": own.disputed if own else np.any([attack.disputed for attack in self.attacks], axis=0),
         }
         chosen: np.ndarray = np.flatnonzero(wanted.get(show, np.ones(len(self.label), dtype=bool)))
         return chosen
@@ -142,7 +145,6 @@ def sample_table(run: Run, defense: str, seed: int) -> SampleTable | None:
             continue
         shown = presentation("images" if isinstance(outcome, ImageOutcome) else "text")
         taken = shown.taken_for(outcome)
-        image = isinstance(outcome, ImageOutcome)
         found.append(
             AttackedRows(
                 place.attack,
@@ -151,7 +153,8 @@ def sample_table(run: Run, defense: str, seed: int) -> SampleTable | None:
                 np.where(taken >= BROKEN, BROKEN, taken).astype(np.int8),
                 outcome.after.astype(np.int32) if isinstance(outcome, ImageOutcome) else None,
                 outcome.spent.astype(np.float32),
-                outcome.norm.astype(np.float32) if image and isinstance(outcome, ImageOutcome) else None,
+                outcome.norm.astype(np.float32) if isinstance(outcome, ImageOutcome) else None,
+                _disputed(entry, len(outcome)),
             )
         )
     if first is None:
@@ -166,6 +169,12 @@ def transcripts(entry: Entry) -> list[Transcript]:
         return samples.transcripts(entry)
     except StoreError:
         return []
+
+
+def _disputed(entry: Entry, n: int) -> np.ndarray:
+    """(N,) bool, of an attack on requests whether the judges differ on the answer that decided each."""
+    differ = [len(set(one.verdicts.values())) > 1 for one in transcripts(entry)[:n]]
+    return np.array(differ + [False] * (n - len(differ)), dtype=bool)
 
 
 class KeptInputs:

@@ -234,6 +234,7 @@ def _words(table: SampleTable) -> dict[str, str]:
         "standing": "standing",
         "unfit": "wrong from the start" if images else "not counted",
         "unjudged": "not judged",
+        "disputed": "judges disagree",
     }
 
 

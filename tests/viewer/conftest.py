@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import shutil
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlencode
@@ -18,6 +20,7 @@ import pytest
 import uvicorn
 
 import robustkd
+from robustkd.campaigns.store.identity import digest
 from robustkd.viewer.runs import Runs
 from robustkd.viewer.server import application, listening
 from robustkd.viewer.site import Site
@@ -120,6 +123,15 @@ def served(folder: Path, **options: object) -> Iterator[Get]:
         server.should_exit = True
         thread.join(10)
         listener.close()
+
+
+def rewritten(cell, name, content):
+    """Another file in a cell, with checksums that are right."""
+    (cell / name).write_bytes(content)
+    note = json.loads((cell / "meta.json").read_text())
+    note["files"][name] = sha256(content).hexdigest()
+    note.pop("seal")
+    (cell / "meta.json").write_text(json.dumps(note | {"seal": digest(note)}))
 
 
 @pytest.fixture(scope="session")

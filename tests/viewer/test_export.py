@@ -61,6 +61,8 @@ def test_an_export_replaces_nothing(finished, tmp_path):
     assert "is not empty" in str(done.exception)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
     assert "there is no folder" in str(run(tmp_path / "nowhere").exception)
+    (tmp_path / "campaign.yaml").write_text((finished / "pictures/campaign.yaml").read_text())
+    assert "there is no folder runs/pictures" in str(run(tmp_path / "campaign.yaml").exception)
     assert "for --export" in run(finished, "--with-harmful").output
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from viewer.conftest import served
+from viewer.conftest import rewritten, served
 
 import robustkd
 from robustkd.campaigns.store import samples
@@ -152,6 +153,27 @@ def test_a_conversation_is_behind_a_click_with_what_the_attack_changed_and_each_
     assert "What is in the" not in before
     assert "What is in the" in inside
     assert page.tags.count("details") == 4  # the request, and each of three attacks
+
+
+def test_answers_on_which_the_judges_disagree_are_found(runs):
+    said = {}
+    for place in (runs / "cupboards").glob("cells/*/*/transcripts.jsonl"):
+        lines = [json.loads(line) for line in place.read_text().split("\n") if line]
+        note = json.loads((place.parent / "meta.json").read_text())
+        if note["defense"] == "short-sighted" and note["attack"] == "extra-words":
+            for row in (2, 5):
+                lines[row]["verdicts"]["tone"] = not lines[row]["verdicts"]["number"]
+            rewritten(place.parent, "transcripts.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+            place = place.parent / "transcripts.jsonl"
+        for row, line in enumerate(lines):
+            if note["defense"] == "short-sighted" and len(set(line["verdicts"].values())) > 1:
+                said.setdefault(note["attack"], set()).add(row)
+    assert said["extra-words"] >= {2, 5}
+    with served(runs) as get:
+        of = {"run": "cupboards", "defense": "short-sighted", "seed": 0, "show": "disputed"}
+        page = get("samples", **of).page
+        assert f"judges disagree {len(set().union(*said.values()))}" in page.words
+        assert len(rows(get("samples", by="extra-words", **of).page)) == len(said["extra-words"])
 
 
 def test_drawings_are_side_by_side(get, finished):

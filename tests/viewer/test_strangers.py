@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
-from hashlib import sha256
 
 import pytest
-from viewer.conftest import served
+from viewer.conftest import rewritten, served
 
-from robustkd.campaigns.store.identity import digest
 from robustkd.viewer.server import HOSTS
 
 HOSTILE = [
@@ -19,15 +17,6 @@ HOSTILE = [
     "\udcff half a pair \ud800",
     "\x00<!-- ]]> &lt;b&gt;",
 ]
-
-
-def rewritten(cell, name, content):
-    """Another file in a cell, with checksums that are right."""
-    (cell / name).write_bytes(content)
-    note = json.loads((cell / "meta.json").read_text())
-    note["files"][name] = sha256(content).hexdigest()
-    note.pop("seal")
-    (cell / "meta.json").write_text(json.dumps(note | {"seal": digest(note)}))
 
 
 def harmless(answer):
