@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,4 +75,4 @@ def clean_data(run: Run, entry: Entry) -> CleanData:
         return CleanData(None, safe_to_show(error.message, 300))
     except (OSError, ValueError, MemoryError) as error:
         return CleanData(None, safe_to_show(f"{type(error).__name__}: {error}", 300))
-    return CleanData(splits)
+    return CleanData(replace(splits, train=None, validation=None))  # those are most of the memory
