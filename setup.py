@@ -36,6 +36,7 @@ setup(
         "robustkd.judges": ["*.safetensors", "*.yaml"],
         "robustkd.plugin_kit": ["templates/*"],
         "robustkd.reporting": ["*.yaml", "templates/*"],
+        "robustkd.viewer": ["templates/*"],
     },
     install_requires=[
         "torch>=2.8",  # first with Python 3.13 wheels for every platform and torch.load safe by default
@@ -53,6 +54,9 @@ setup(
         "matplotlib>=3.9",
         "jinja2>=3.1.4",
         "pillow>=10.4",
+        # The server of `robustkd view`; MLflow brings both, by its own server.
+        "starlette>=0.40",
+        "uvicorn>=0.30",
         "foolbox>=3.3.4,<4",
         # Asks served models (chat-endpoint): repetitions with back-off and Retry-After, pools for threads. MLflow brings it, by requests,
         # which holds it below 3; from 2.0 on a body that is cut off is an error.

@@ -45,6 +45,7 @@ NAVIGATION = {
         "adaptive-attacks",
         "verdicts",
         "report",
+        "view",
         "write-a-plugin",
         "what-you-may-import",
         "ci",

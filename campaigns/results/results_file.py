@@ -62,6 +62,8 @@ def read(file: Path) -> Results:
         raise StoreError(f"{file.parent} holds no {file.name}", fix=fix) from None
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{file} cannot be read: {type(error).__name__}: {error}", fix=fix) from error
+    except StoreError as error:
+        raise StoreError(f"{file}: {error.message}", fix=error.fix) from error
     return replace(results, folder=file.parent)
 
 

@@ -14,6 +14,7 @@ from robustkd.application.gallery import cell_gallery, gallery_items
 from robustkd.application.samples import SampleCollector, sample_evidence
 from robustkd.campaigns.comparison.gate import judge_gates
 from robustkd.campaigns.execution import run as running
+from robustkd.campaigns.execution.live import LiveProgress
 from robustkd.campaigns.execution.profile import Profile, TrackingSpec
 from robustkd.campaigns.execution.record import Recorder
 from robustkd.campaigns.execution.run import Observer
@@ -79,7 +80,8 @@ def _run(
     engine = profile.make_engine()
     plan = planning.build(campaign)
     # In this order: the tracked run takes the record and the report along, so these are written first.
-    everyone: list[Observer] = [*observers, Recorder(folder, sys.argv), _Reporting(plan, folder)]
+    live = LiveProgress(folder)
+    everyone: list[Observer] = [*observers, Recorder(folder, sys.argv), live, _Reporting(plan, folder)]
     tracking = _Tracking(plan, folder, profile.tracking, warn) if profile.tracking.enabled else None
     if tracking:
         everyone.append(tracking)
@@ -97,6 +99,7 @@ def _run(
             observers=everyone,
         )
     finally:
+        live.close()
         if tracking:
             tracking.tracker.close()
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "reproduce": "Re-create a campaign from the record of a run, and say what differs here.",
     "track": "Write a campaign that was run to MLflow, again.",
     "ui": "Open the MLflow dashboard of a campaign.",
+    "view": "Show campaigns, samples and conversations as pages, also while they run.",
     "attack": "Attack a saved or external model once, without a campaign.",
     "audit": "Check whether a model's robust accuracy can be believed, without a campaign.",
     "audit-judges": "How well judges of answers agree with people, and whether they go by how an answer looks.",

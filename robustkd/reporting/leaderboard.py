@@ -7,8 +7,8 @@ their names are part of every row, and a defense whose number must not be believ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robustkd.contracts import StoreError
@@ -22,7 +22,8 @@ class Entry:
     """A defense of a campaign; shares in [0, 1], None where there is no number.
 
     Attributes:
-        rank: from 1, by robust accuracy; None without a number, or where the number must not be believed.
+        rank: from 1, by robust accuracy, the same for equal ones; None without a number, or where the number must not be believed.
+        campaign: its name, with its folder where several campaigns have that name.
         folder: where the campaign's results are.
         attacks: those behind the robust accuracy.
     """
@@ -86,27 +87,49 @@ def results_in(folders: Iterable[Path]) -> dict[Path, Results]:
                 raise StoreError(
                     f"{file} cannot be read: {type(error).__name__}: {error}", fix="robustkd report CAMPAIGN writes it again"
                 ) from error
+            except StoreError as error:
+                raise StoreError(f"{file}: {error.message}", fix=error.fix) from error
     return found
 
 
 def boards(found: dict[Path, Results]) -> list[Board]:
     """One ranking for each data and threat model, the largest first."""
+    names = unambiguous({folder: results.campaign for folder, results in found.items()})
     groups: dict[tuple[str, int, str, str], list[Entry]] = {}
     for folder, results in found.items():
         data = results.data
         key = (data.name, data.n, data.digest, results.threat_model.plain)
-        groups.setdefault(key, []).extend(_entries(folder, results))
+        groups.setdefault(key, []).extend(_entries(folder, names[folder], results))
     made = [Board(*key, _ranked(entries)) for key, entries in groups.items()]
     return sorted(made, key=lambda board: -len(board.entries))
 
 
-def _entries(folder: Path, results: Results) -> list[Entry]:
+def unambiguous(names: Mapping[Path, str]) -> dict[Path, str]:
+    """The names of campaigns by their folders; those that several have followed by as much of the folder as tells them apart."""
+    folders: dict[str, list[Path]] = {}
+    for folder, name in names.items():
+        folders.setdefault(name, []).append(folder)
+    return {
+        folder: name if len(folders[name]) == 1 else f"{name} ({_apart(folder, folders[name])})"
+        for folder, name in names.items()
+    }
+
+
+def _apart(folder: Path, others: Sequence[Path]) -> str:
+    parts = folder.absolute().parts
+    for length in range(1, len(parts)):
+        if sum(other.absolute().parts[-length:] == parts[-length:] for other in others) == 1:
+            return "/".join(parts[-length:])
+    return str(folder)
+
+
+def _entries(folder: Path, campaign: str, results: Results) -> list[Entry]:
     behind = {item.defense: tuple(sorted(item.attacks)) for item in results.defenses}
     return [
         Entry(
             rank=None,
             defense=row.defense,
-            campaign=results.campaign,
+            campaign=campaign,
             folder=str(folder),
             clean_accuracy=row.clean_accuracy,
             robust_accuracy=row.robust_accuracy,
@@ -127,6 +150,7 @@ def _believable(entry: Entry) -> bool:
 
 def _ranked(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     ordered = sorted(entries, key=lambda entry: (not _believable(entry), -(entry.robust_accuracy or 0.0)))
-    return tuple(
-        Entry(**{**vars(entry), "rank": place if _believable(entry) else None}) for place, entry in enumerate(ordered, start=1)
-    )
+    ranks: dict[float | None, int] = {}
+    for place, entry in enumerate(ordered, start=1):
+        ranks.setdefault(entry.robust_accuracy, place)  # those that are believed come first, so a tie is among them
+    return tuple(replace(entry, rank=ranks[entry.robust_accuracy] if _believable(entry) else None) for entry in ordered)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -15,9 +14,10 @@ from markupsafe import Markup
 from robustkd.reporting import formatting, frameworks, palette
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.attack_rows import attack_rows
-from robustkd.reporting.gallery import GalleryItem, Item, by_defense, data_uri, requests_of
+from robustkd.reporting.environment import TEMPLATES, environment
+from robustkd.reporting.gallery import GalleryItem, Item, by_defense, requests_of
 from robustkd.reporting.grid import grid, incomplete_cells
-from robustkd.reporting.pairwise import main_pairs, points, probability, sentences
+from robustkd.reporting.pairwise import main_pairs
 from robustkd.reporting.plots import Plot, Series, curve, plot
 from robustkd.reporting.presentation import presentation, terms_of
 from robustkd.reporting.published import SETTING, references
@@ -26,10 +26,8 @@ from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, l
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
-from robustkd.scoring.holds import HARDLY_ANY, NEARLY_ALL
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
-TEMPLATES = Path(__file__).parent / "templates"
 OPEN_ROWS = 24
 """Longer tables start folded."""
 MOST_ROWS = 1000
@@ -150,30 +148,7 @@ def shown_cells(results: Results) -> list[CellResult]:
 @cache
 def _template() -> Any:
     """The page's template. Compiling it and those that it includes takes longer than a small page, so they are kept compiled."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    from robustkd.reporting.template_cache import TemplateCache  # late: it imports jinja2
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        bytecode_cache=TemplateCache(),
-        autoescape=True,  # for every file: the default goes by a name that ends in .html, and ours end in .j2
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("percent", "interval", "number", "count", "seconds", "words", "evidence", "listed"):
-        environment.filters[name] = getattr(formatting, name)
-    environment.filters["zip"] = zip
-    environment.filters["points"] = points
-    environment.filters["probability"] = probability
-    environment.filters["sentences"] = sentences
-    environment.filters["heat"] = palette.heat
-    environment.filters["readable_on"] = palette.readable_on
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.globals.update(hardly_any=f"{HARDLY_ANY * 100:.0f} %", nearly_all=f"{NEARLY_ALL * 100:.0f} %")
-    environment.globals.update(threat=formatting.threat, norms=formatting.NORMS, data_uri=data_uri, missing=formatting.MISSING)
-    return environment.get_template("report.html.j2")
+    return environment(TEMPLATES).get_template("report.html.j2")
 
 
 def _facts(results: Results) -> dict[str, str]:

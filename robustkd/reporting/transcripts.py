@@ -95,9 +95,13 @@ class PromptItem:
         return printable(self.output, LONGEST)
 
 
-def changes(request: str, prompt: str) -> list[tuple[Change, str]]:
-    """Pieces of ``prompt`` that are in ``request`` too, that are not, and pieces of ``request`` that are missing, in order."""
-    old, new = printable(request, LONGEST).split(" "), printable(prompt, LONGEST).split(" ")
+def changes(request: str, prompt: str, longest: int = LONGEST) -> list[tuple[Change, str]]:
+    """Pieces of ``prompt`` that are in ``request`` too, that are not, and pieces of ``request`` that are missing, in order.
+
+    Args:
+        longest: characters of both that are looked at.
+    """
+    old, new = printable(request, longest).split(" "), printable(prompt, longest).split(" ")
     blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
     edges = [(0, 0, 0), *((block.a, block.b, block.size) for block in blocks)]
     found: list[tuple[Change, str]] = []

