@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from robustkd.contracts import Capabilities, FitContext, Modality, Target
 from robustkd.contracts.capability import ORDINARY
@@ -15,6 +15,10 @@ from robustkd.defenses.image.pretrained.external import External, ExternalParams
 
 class ExternalClassifierParams(ExternalParams):
     """Those of ``external``. What the data are does not say how the classifier's images are, nor how many classes it has."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"code": "my_model.py:build", "input_shape": [3, 224, 224], "num_classes": 27}]}
+    )
 
     @model_validator(mode="after")
     def _says_its_sizes(self) -> ExternalClassifierParams:
