@@ -297,8 +297,8 @@ def evaluate(
     """Attack ``model`` with every attack, take the worst case per sample, and check whether it can be believed.
 
     Args:
-        model, x, y, norm, where, budget, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict, success,
-            bounds, tokenizer, attempts, judges, benign, answers: as for ``attack``.
+        model, x, y, norm, where, budget, goals, seed, batch_size, precision, models, fit_data: as for ``attack``.
+        normalise, classes, restrict, success, bounds, tokenizer, attempts, judges, benign, answers: as for ``attack``.
         eps: as for ``attack``; of samples that have an eps each there are no checks, so ask for ``level="none"``.
         attacks: one or several: names, mappings of ``kind`` and parameters, or attacks of one's own. The report calls each by its
             name and the parameters that differ from the defaults, such as ``pgd(steps=1)``, and numbers those that read alike
@@ -365,8 +365,8 @@ def audit(
     Unlike ``evaluate`` it goes on where an attack fails; the failure is reported (``EvaluationReport.failed``).
 
     Args:
-        model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, models, fit_data, normalise, classes, restrict,
-            success, bounds, tokenizer, attempts, judges, benign, answers: as for ``attack``.
+        model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, models, fit_data: as for ``attack``.
+        normalise, classes, restrict, success, bounds, tokenizer, attempts, judges, benign, answers: as for ``attack``.
         attacks, level, samples: as for ``evaluate``.
         attack: the former name of ``attacks``; deprecated since 0.2, it goes with 0.3.
     """
