@@ -30,6 +30,7 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+suppress_warnings = ["ref.python"]  # the name of a listed attribute is tried as a link, and several classes have a `space`
 
 NAVIGATION = {
     "Begin": ["start", "concepts", "glossary"],
