@@ -21,6 +21,7 @@ from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import ClassifierTarget, fingerprint, load_target, save_target
 from robustkd.targets.redrawn import PurifiedTarget
 from robustkd.targets.text_to_image import TextToImageTarget
+from support.drawing_model import loaded
 from support.model_folders import sdxl, stable_diffusion
 
 SCHEDULERS: dict[str, Any] = {
@@ -34,13 +35,6 @@ SCHEDULERS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sdxl(tmp_path_factory.mktemp("models") / "model")
-
-
-def loaded(folder: Path, **params: Any) -> TextToImageTarget:
-    context = FitContext(None, None, (), 2, ThreatModel.by_prompt(1), 0, torch.device("cpu"), folder)
-    target = plugins.make("defenses", {"kind": "text-to-image", "folder": folder, "steps": 3, **params}).fit(context)
-    assert isinstance(target, TextToImageTarget)
-    return target
 
 
 def as_diffusers_draws(folder: Path, prompt: str = "a b c", **options: Any) -> torch.Tensor:

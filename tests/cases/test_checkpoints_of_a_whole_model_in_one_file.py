@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from robustkd import plugins
-from robustkd.contracts import FitContext, Request, TargetError, ThreatModel, UsageError
-from robustkd.targets.text_to_image import TextToImageTarget
+from robustkd.contracts import Request, TargetError, UsageError
 from support import compvis_names
+from support.drawing_model import loaded
 from support.model_folders import sdxl, stable_diffusion
 
 KINDS = ("1.x", "2.x", "xl")
@@ -25,13 +25,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("models")
     one = stable_diffusion(place / "one")
     return {"1.x": one, "2.x": one, "xl": sdxl(place / "xl")}
-
-
-def loaded(folder: Path, **params: Any) -> TextToImageTarget:
-    context = FitContext(None, None, (), 2, ThreatModel.by_prompt(1), 0, torch.device("cpu"), folder)
-    target = plugins.make("defenses", {"kind": "text-to-image", "folder": folder, "steps": 3, **params}).fit(context)
-    assert isinstance(target, TextToImageTarget)
-    return target
 
 
 def drawn(folder: Path, **params: Any) -> torch.Tensor:

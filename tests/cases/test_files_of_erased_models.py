@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from robustkd import plugins
-from robustkd.contracts import FitContext, Request, TargetError, ThreatModel
-from robustkd.targets.text_to_image import TextToImageTarget
+from robustkd.contracts import Request, TargetError
+from support.drawing_model import loaded
 from support.model_folders import stable_diffusion
 
 State = dict[str, torch.Tensor]
@@ -35,13 +34,6 @@ def erased(folder: Path) -> State:
     state = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").state_dict()
     torch.manual_seed(1)
     return {name: tensor + 0.3 * torch.randn_like(tensor) if "attn2" in name else tensor for name, tensor in state.items()}
-
-
-def loaded(folder: Path, **params: Any) -> TextToImageTarget:
-    context = FitContext(None, None, (), 2, ThreatModel.by_prompt(1), 0, torch.device("cpu"), folder)
-    target = plugins.make("defenses", {"kind": "text-to-image", "folder": folder, "steps": 3, **params}).fit(context)
-    assert isinstance(target, TextToImageTarget)
-    return target
 
 
 def drawn(folder: Path, **params: Any) -> torch.Tensor:
