@@ -102,6 +102,7 @@ setup(
             "onnx>=1.17",  # writes the file that the judge onnx-classifier is tested with
             "onnxruntime>=1.20",
             "onnx2pytorch>=0.6",
+            "onnxscript>=0.6",  # torch's default exporter to ONNX needs it
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "pytest-randomly>=5.1,<6",  # the suite runs in random order; another major may make another order of the same seed

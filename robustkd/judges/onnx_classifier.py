@@ -14,6 +14,7 @@ from robustkd.contracts import CampaignPath, Judge, Prompts, TargetError
 from robustkd.judges.labels import Classes, LabelParams, named, shows, sized
 from robustkd.judges.onnx_network import Layout, OnnxNetwork
 from robustkd.lazy import torch
+from robustkd.plugins.onnx_files import onnx_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +40,8 @@ class OnnxClassifier(Judge):
     source = "this package"
 
     def files(self) -> list[Path]:
-        """The ONNX file, whose content is part of the identity."""
-        return [self.params.file]
+        """The ONNX file and what holds its weights, whose content is part of the identity."""
+        return onnx_files(self.params.file)
 
     def complied(self, requests: Prompts, outputs: Sequence[Tensor]) -> np.ndarray:
         """(N,) bool: the network sees the request's concept in the image.

@@ -26,6 +26,7 @@ from robustkd.contracts import CampaignPath, DataError, Judge, Params, Prompts, 
 from robustkd.judges.labels import places_of
 from robustkd.judges.onnx_network import OnnxNetwork
 from robustkd.lazy import F, torch
+from robustkd.plugins.onnx_files import onnx_files
 from robustkd.scoring.finite import require_finite
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class OnnxDetector(Judge):
     source = "NudeNet 3.4 (2024); Jocher et al. 2023, YOLOv8"
 
     def files(self) -> list[Path]:
-        """The ONNX file, whose content is part of the identity."""
-        return [self.params.file]
+        """The ONNX file and what holds its weights, whose content is part of the identity."""
+        return onnx_files(self.params.file)
 
     def complied(self, requests: Prompts, outputs: Sequence[Tensor]) -> np.ndarray:
         """(N,) bool: the detector finds the request's concept in the image.

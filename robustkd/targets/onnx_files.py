@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from robustkd.contracts import PluginError, TargetError
 from robustkd.contracts.random import preserved_rng
+from robustkd.plugins.onnx_files import onnx_files
 from robustkd.targets.modules import WithoutGradients
 from robustkd.targets.whole import Whole, in_batches
 
@@ -73,7 +74,7 @@ class Onnx(WithoutGradients):
 
     Raises:
         PluginError: onnxruntime is not installed.
-        TargetError: it has not one input, of floating-point images.
+        TargetError: it has not one input, of floating-point images, or a file with its weights is missing.
     """
 
     def __init__(self, file: Path) -> None:
@@ -82,6 +83,10 @@ class Onnx(WithoutGradients):
             import onnxruntime
         except ImportError as error:
             raise PluginError(f"{file} needs onnxruntime", fix="pip install 'robustkd[onnx]'") from error
+        parts = onnx_files(file)
+        for part in parts[1:]:
+            if not part.is_file():
+                raise TargetError(f"{file} keeps weights in {part}, which is missing", fix="copy that file beside it")
         self._session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _TYPES:
@@ -89,7 +94,7 @@ class Onnx(WithoutGradients):
         self._input, self.dtype = inputs[0].name, _TYPES[inputs[0].type]
         batch, *shape = [side if isinstance(side, int) else None for side in inputs[0].shape] or [None]
         self.batch, self.shape = batch, tuple(shape)
-        digest = hashlib.sha256(file.read_bytes()).digest()
+        digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).digest()
         self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8), persistent=False)  # its fingerprint
 
     def forward(self, images: Tensor) -> Tensor:

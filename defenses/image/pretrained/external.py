@@ -35,6 +35,7 @@ from robustkd.data.multi_label import Label
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
 from robustkd.normalisation.unit import Unit
+from robustkd.plugins.onnx_files import onnx_files
 from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.checkpoints import load_weights
@@ -161,7 +162,7 @@ class External(Defense):
         """The code's file, the modules beside the installed packages that it imports, and the weights."""
         code, weights, file = self.params.code_file, self.params.weights, self.params.file
         inside = sorted(path for path in file.iterdir() if path.suffix in _READ) if file and file.is_dir() else []
-        whole = inside or ([file] if file else [])
+        whole = inside or (onnx_files(file) if file else [])
         return [*(source_files(code) if code else []), *([weights] if weights else []), *whole]
 
     def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
