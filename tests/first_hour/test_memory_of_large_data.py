@@ -77,6 +77,7 @@ def peaks(folder: Path, count: int) -> tuple[float, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5400)
 def test_fifty_thousand_images_take_the_memory_of_two_thousand(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     (tmp_path / "fifty").mkdir()
@@ -87,6 +88,7 @@ def test_fifty_thousand_images_take_the_memory_of_two_thousand(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5400)
 def test_a_large_network_takes_fewer_images_at_once(tmp_path: Path) -> None:
     write_images(tmp_path / "images", 512)
     mebibytes, n = peak(tmp_path, "", "out", RESNET50)
