@@ -1,7 +1,7 @@
 """What every adversarial training and robust distillation shares: find x~, then take one loss at it.
 
     x~ = argmax_{x' in ball(x)} inner loss          defenses/training/inner.py
-    min_w  outer loss(x, x~, y)                     at w, or with ``awp`` at the worst weights nearby
+    min_w  outer loss(x, x~, y)                     at w, or with ``awp`` at the worst weights nearby; ``igdm`` adds a term to it
 
 A method is an outer loss: a subclass of ``AdversarialRecipe``. Its defense names it and the loop is run by ``AdversarialTraining``
 (one network) or ``RobustDistillation`` (a student of a frozen teacher).
@@ -10,16 +10,19 @@ A method is an outer loss: a subclass of ``AdversarialRecipe``. Its defense name
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.contracts import Defense, FitContext, Target, ThreatModel
+from robustkd.contracts.params import AddedLater
 from robustkd.defenses.training.awp import AWPParams, perturbed
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.distillation import Distillation, Prepared, StudentParams
+from robustkd.defenses.training.divergence import scaled
 from robustkd.defenses.training.epochs import train
+from robustkd.defenses.training.gradient_matching import GradientMatching, GradientMatchingParams
 from robustkd.defenses.training.inner import Adversary, InnerMaximisation, TeacherInner
 from robustkd.defenses.training.networks import fresh_network
 from robustkd.defenses.training.params import NetworkParams
@@ -30,14 +33,17 @@ from robustkd.targets import ClassifierTarget
 if TYPE_CHECKING:
     from torch import Tensor
 
-_AWP = "adversarial weight perturbation: {} turns it on, {gamma: .., warmup: ..} sets it"
+IGDM = (
+    "indirect gradient matching with the (robust) teacher, beside the method's own loss: {} turns it on, {alpha: ..} weighs it"
+)
+AWP = "adversarial weight perturbation: {} turns it on, {gamma: .., warmup: ..} sets it"
 
 
 class AdversarialParams(NetworkParams):
     """Parameters of every adversarial training."""
 
     inner: InnerMaximisation = Field(default_factory=InnerMaximisation, description="the examples to train on")
-    awp: AWPParams | None = Field(None, description=_AWP)
+    awp: AWPParams | None = Field(None, description=AWP)
 
 
 KLReduction: TypeAlias = Literal["batch", "batch-and-class", "tenth"]
@@ -58,7 +64,8 @@ class RobustDistillationParams(DistillationParams):
     """Parameters of every robust distillation from one teacher."""
 
     inner: TeacherInner = Field(default_factory=TeacherInner, description="the examples of the adversarial branch")
-    awp: AWPParams | None = Field(None, description=_AWP)
+    awp: AWPParams | None = Field(None, description=AWP)
+    igdm: Annotated[GradientMatchingParams | None, AddedLater()] = Field(None, description=IGDM)
 
 
 class AdversarialRecipe(Recipe[ClassifierTarget]):
@@ -68,7 +75,12 @@ class AdversarialRecipe(Recipe[ClassifierTarget]):
         adversary: the inner maximisation.
         threat: what the deployed epoch is selected against.
         params: the defense's.
+
+    Attributes:
+        gradient_matching: the term of ``igdm``, where a method has a teacher and the campaign asks for it.
     """
+
+    gradient_matching: GradientMatching | None = None
 
     def __init__(self, adversary: Adversary, threat: ThreatModel, params: Any) -> None:
         self.adversary, self.threat, self.params = adversary, threat, params
@@ -85,8 +97,23 @@ class AdversarialRecipe(Recipe[ClassifierTarget]):
         """Both levels of the min-max problem."""
         inner, awp = self.inner(target, batch), self.params.awp
         if awp is not None and batch.epoch >= awp.warmup:
-            target = perturbed(target, lambda at: self.outer(at, batch, inner)[0], awp.gamma, batch.all_reduce)
-        return self.outer(target, batch, inner)
+            target = perturbed(target, lambda at: self._outer_and_term(at, batch, inner)[0], awp.gamma, batch.all_reduce)
+        return self._outer_and_term(target, batch, inner)
+
+    def _outer_and_term(
+        self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, measured = self.outer(target, batch, inner)
+        if self.gradient_matching is None:
+            return loss, measured
+        term = self.gradient_matching(target, batch, inner[0])
+        term = scaled(term.mean(), target.num_classes, self.params.kl_reduction)
+        return loss + term, measured | {"loss_igdm": term}
+
+    def match_gradients(self, teacher: Teacher) -> None:
+        """Add the term of ``igdm`` with ``teacher``, if the parameters ask for it."""
+        if self.params.igdm is not None:
+            self.gradient_matching = GradientMatching(teacher, self.params.igdm.alpha, self.params.epochs)
 
 
 class TeacherRecipe(AdversarialRecipe):
@@ -95,6 +122,7 @@ class TeacherRecipe(AdversarialRecipe):
     def __init__(self, teacher: Teacher, adversary: Adversary, threat: ThreatModel, params: Any) -> None:
         super().__init__(adversary, threat, params)
         self.teacher = teacher
+        self.match_gradients(teacher)
 
 
 class AdversarialTraining(Defense):

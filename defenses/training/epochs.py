@@ -94,7 +94,8 @@ class _EpochTraining(Training):
         self.data = Samples(context.train, self.device)
         self.validation = Validation(context, settings.validation_cap, recipe.threat)
         self.optimiser = optimiser(settings, target.module.parameters())
-        self.average = None if settings.ema is None else WeightAverage(target.module, settings.ema)
+        averages = settings.ema is not None or settings.swa is not None
+        self.average = WeightAverage(target.module, settings.ema) if averages else None
         self.best: dict[str, Tensor] = {}
         self.best_rank: list[float] = []
         self.steps_per_epoch = recipe.replays * len(self._batches(0))
@@ -134,12 +135,15 @@ class _EpochTraining(Training):
         return dict(zip((self.loss_name, *measured), values.tolist(), strict=True)), len(rows)
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        if self.average is not None:
+        if self.average is not None and self.settings.ema is not None:
             self.average.update(self.target.module)
         self.recipe.after_step(metrics)
 
     def measure(self, means: Mapping[str, float], history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        with self._averaged():
+        first = self.settings.swa
+        if self.average is not None and first is not None and len(history) >= round(first * self.settings.epochs):
+            self.average.update(self.target.module)
+        with self._averaged(len(history)):
             metrics = {**means, **self.validation.measure(self.target)}
             self.stopped = self.recipe.collapsed([*history, metrics])
             # Of equal epochs the later: it has seen more of a falling learning rate.
@@ -189,13 +193,16 @@ class _EpochTraining(Training):
         return replace(batch, x=x.contiguous(memory_format=self._layout))
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
+    def _averaged(self, epoch: int) -> Iterator[None]:
         """Puts the weights that would be deployed now into the target: the average's, where there is one."""
-        if self.average is None:
+        if self.average is None or not self.average.steps:
             yield
             return
         trained = _copied(self.target.module)
         self.target.module.load_state_dict(self.average.weights)
+        if self.settings.swa is not None:
+            images = (self._minibatch(rows, epoch).x for rows in self._batches(epoch))
+            torch.optim.swa_utils.update_bn(images, self.target.module)
         try:
             yield
         finally:

@@ -9,6 +9,7 @@ where ``loss`` is one of
     kl-student-clean    KL(S(x) || S(x'))       TRADES
     kl-teacher-clean    KL(T(x) || S(x'))       RSLAD; T(x) is a constant
     kl-teacher-adv      KL(T(x') || S(x'))      AdaAD; the gradient goes through the teacher as well
+    kl-teacher-linear   KL(T~(x') || S(x'))     SAAD; T~ is T(x) with the label's logit moved along its gradient at x
 
 It is the attack engine's loop (exactly ``steps`` passes each way, gradients of the input alone), with the network in evaluation
 mode, as TRADES and MTARD have it: BatchNorm uses the statistics it will be deployed with and does not learn from unfinished
@@ -33,7 +34,7 @@ from robustkd.contracts import Batch, Params, ThreatModel, UsageError
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.divergence import kl
 from robustkd.defenses.training.teachers import Teacher
-from robustkd.lazy import F, torch
+from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget, ImageTarget
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ NOISE = 0.001
 """Deviation of the ``noise`` start, in pixel units: the value of TRADES and MTARD."""
 
 OwnLoss = Literal["ce", "kl-student-clean"]
-InnerLoss = Literal["ce", "kl-student-clean", "kl-teacher-clean", "kl-teacher-adv"]
+InnerLoss = Literal["ce", "kl-student-clean", "kl-teacher-clean", "kl-teacher-adv", "kl-teacher-linear"]
 
 
 class TeacherInner(Params):
@@ -141,7 +142,8 @@ class Adversary:
         assert teacher is not None  # Params without a teacher have no other loss
         if self.loss == "kl-teacher-clean":
             return target, _divergence_from(teacher.clean(batch))
-        return _side_by_side(teacher.target, target), _divergence_of_halves
+        beside = teacher.target.module if self.loss == "kl-teacher-adv" else _linearised(teacher, batch)
+        return _side_by_side(beside, target), _divergence_of_halves
 
     def _start(self, ball: Ball, batch: Minibatch) -> Tensor:
         if self.start == "clean":
@@ -170,8 +172,19 @@ def _divergence_of_halves(logits: Tensor, rows: Tensor) -> Tensor:
     return kl(moving_teacher, student, reduction="none")
 
 
-def _side_by_side(first: ImageTarget, second: ImageTarget) -> ClassifierTarget:
+def _linearised(teacher: Teacher, batch: Minibatch) -> nn.Module:
+    """The teacher with the logit of each sample's label as it is to first order around x, the others as they are at x."""
+    from robustkd.defenses.training.modules import LinearInOneLogit  # late: it imports torch
+
+    x = batch.x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = teacher.target(x)
+        (gradient,) = torch.autograd.grad(logits.gather(1, batch.y[:, None]).sum(), x)
+    return LinearInOneLogit(batch.x, logits.detach(), gradient, batch.y)
+
+
+def _side_by_side(first: nn.Module, second: ImageTarget) -> ClassifierTarget:
     from robustkd.defenses.training.modules import SideBySide  # late: it imports torch
 
-    module = SideBySide(first.module, second.module)
+    module = SideBySide(first, second.module)
     return ClassifierTarget(module, num_classes=2 * second.num_classes, input_shape=second.input_shape, bounds=second.bounds)

@@ -47,3 +47,23 @@ class SideBySide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The first one's, then the second one's."""
         return torch.cat([self.first(x), self.second(x)], 1)
+
+
+class LinearInOneLogit(nn.Module):
+    """Stands for a network on images near given ones: one logit of each sample is linear around its image, the others are constant.
+
+    Args:
+        images: (B, C, H, W), which the later inputs are near, in their order.
+        logits: (B, K) of the network there.
+        gradient: (B, C, H, W) of each sample's chosen logit.
+        chosen: (B,) int64, its place.
+    """
+
+    def __init__(self, images: Tensor, logits: Tensor, gradient: Tensor, chosen: Tensor) -> None:
+        super().__init__()
+        self.images, self.logits, self.gradient, self.chosen = images, logits, gradient, chosen
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K)."""
+        moved = ((x - self.images) * self.gradient).flatten(1).sum(1)
+        return self.logits.scatter_add(1, self.chosen[:, None], moved[:, None].to(self.logits.dtype))

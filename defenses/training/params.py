@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from robustkd.contracts import ModelName, Params
-from robustkd.contracts.params import ModelParams
+from robustkd.contracts.params import AddedLater, ModelParams
 
 Augmentation = Literal["none", "crop-flip"]
 
@@ -41,6 +41,12 @@ class TrainParams(Params):
     ema: float | None = Field(
         None, gt=0, lt=1, description="deploy an exponential moving average of the weights with this decay"
     )
+    swa: Annotated[float | None, AddedLater()] = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="deploy the mean of the weights after each epoch (stochastic weight averaging), from this share of the epochs on",
+    )
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 autocast on CUDA, else float32")
     selection: Literal["best", "weighted", "last"] = Field(
         "best",
@@ -62,6 +68,12 @@ class TrainParams(Params):
             raise ValueError(
                 f"milestone {given[-1]} is never reached in {self.epochs} epochs; left out, they keep the paper's shape"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _averages_in_one_way(self) -> TrainParams:
+        if self.ema is not None and self.swa is not None:
+            raise ValueError("ema and swa are two ways of averaging the weights: leave one out")
         return self
 
 

@@ -32,13 +32,25 @@ def test_the_family_is_compared_with_the_same_teachers() -> None:
         assert {"fgsm", "cw", "auto"} < set(campaign.attacks)
 
 
-def test_the_small_comparison_trains_every_student_alike() -> None:
-    students = [
-        use.plugin.params for use in spec.load("robust-distillation-small").defenses.values() if "teacher" not in use.name
-    ]
+@pytest.mark.parametrize("name", ["robust-distillation-small", "newest-distillation-small"])
+def test_the_small_comparison_trains_every_student_alike(name: str) -> None:
+    students = [use.plugin.params for use in spec.load(name).defenses.values() if "teacher" not in use.name]
     for key in ("epochs", "batch_size", "optimiser", "lr", "schedule"):
         assert len({getattr(params, key) for params in students}) == 1, key
     assert len({params.inner.steps for params in students if hasattr(params, "inner")}) == 1
+
+
+def test_each_of_the_newest_stands_beside_itself_without_its_idea() -> None:
+    uses = spec.load("newest-distillation-small").defenses
+    for name, control, idea in [
+        ("rslad-igdm", "rslad", {"igdm"}),
+        ("saad", "saad-even", {"adaptive"}),
+        ("peeraid", "peeraid-own", {"peer_examples"}),
+    ]:
+        with_it, without = (uses[each].plugin.params.model_dump() for each in (name, control))
+        assert {key for key in with_it if with_it[key] != without.get(key)} == idea
+        assert uses[name].kind == uses[control].kind
+    assert {use.kind for use in uses.values()} >= {"akd2", "iad-ii", "adaad", "adaiad"}
 
 
 @pytest.mark.parametrize("name", ["defensive-distillation-report", "defensive-distillation-report-small"])

@@ -56,8 +56,12 @@ def standing(target: Target, digits: Splits, attack: Attack | None = None, eps: 
         ("trades", {"model": "tiny-cnn"}),
         ("defensive-distillation", {"model": "tiny-cnn"}),
         *((name, {"model": "tiny-cnn"}) for name in ("mart", "fast", "free")),
-        *((name, {"teacher": "a", "student": "tiny-cnn"}) for name in ("kd", "ard", "rslad", "iad", "adaad")),
-        *((name, {"teachers": {"clean": "a", "robust": "b"}, "student": "tiny-cnn"}) for name in ("mtard", "ciard")),
+        *((name, {"teacher": "a", "student": "tiny-cnn"}) for name in ("kd", "ard", "rslad", "iad", "adaad", "adaiad", "saad")),
+        ("peeraid", {"student": "tiny-cnn"}),
+        *(
+            (name, {"teachers": {"clean": "a", "robust": "b"}, "student": "tiny-cnn"})
+            for name in ("mtard", "ciard", "akd2", "iad-ii")
+        ),
     ],
 )
 def test_defenses_are_registered_and_described(name: str, needs: dict[str, Any]) -> None:
@@ -208,8 +212,10 @@ TAUGHT_TWICE = {"teachers": {"clean": "a", "robust": "b"}, "student": "tiny-cnn"
     [
         *((name, {**MODEL, "inner": {"steps": 1}, **ONE}) for name in ("pgd-at", "trades", "mart", "fast")),
         ("free", {**MODEL, "replays": 2, **ONE}),
-        *((name, TAUGHT) for name in ("ard", "rslad", "iad", "adaad")),
-        *((name, TAUGHT_TWICE) for name in ("mtard", "ciard")),
+        *((name, TAUGHT) for name in ("ard", "rslad", "iad", "adaad", "adaiad", "saad")),
+        *((name, {**TAUGHT, "igdm": {}}) for name in ("rslad", "adaad")),
+        *((name, TAUGHT_TWICE) for name in ("mtard", "ciard", "akd2", "iad-ii")),
+        ("peeraid", {"student": "tiny-cnn", "inner": {"steps": 1}, **ONE}),
     ],
 )
 def test_every_robust_training_runs_in_bf16_in_l2_at_perturbed_weights(

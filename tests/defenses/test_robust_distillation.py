@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,13 @@ from robustkd import plugins
 from robustkd.contracts import FitContext, ThreatModel, UsageError, target_references
 from robustkd.defenses.image.distillation.kd import KD, KDParams, KDRecipe
 from robustkd.defenses.image.robust_distillation.adaad import AdaAD, AdaADParams, AdaADRecipe
+from robustkd.defenses.image.robust_distillation.akd2 import AKD2Params, AKD2Recipe, IADIIParams, IADIIRecipe
 from robustkd.defenses.image.robust_distillation.ard import ARD, ARDParams, ARDRecipe
-from robustkd.defenses.image.robust_distillation.iad import IAD, IADParams, IADRecipe
+from robustkd.defenses.image.robust_distillation.iad import IAD, AdaIADParams, AdaIADRecipe, IADParams, IADRecipe
+from robustkd.defenses.image.robust_distillation.mtard import MTARDParams, MTARDRecipe
+from robustkd.defenses.image.robust_distillation.peeraid import PeerAiDParams, PeerAiDRecipe
 from robustkd.defenses.image.robust_distillation.rslad import RSLAD, RSLADParams, RSLADRecipe
+from robustkd.defenses.image.robust_distillation.saad import SAADParams, SAADRecipe
 from robustkd.defenses.training import (
     AdversarialRecipe,
     Adversary,
@@ -157,6 +163,123 @@ def test_two_teachers_begin_with_the_settings_of_the_authors_code(kind: str) -> 
     assert (p.form, p.balance_loss) == (("conference", True) if kind == "mtard" else ("journal", False))
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_igdm_is_the_papers_term_beside_any_loss(linear: Make, softmax: Make, minibatch: Minibatch, epoch: int) -> None:
+    student, teacher, batch = linear(0, 3), linear(1, 3), replace(minibatch, epoch=epoch)
+    for kind, params in ((RSLADRecipe, RSLADParams), (IADRecipe, IADParams), (AdaADRecipe, AdaADParams)):
+        with_term = recipe(kind, params, teacher, epochs=4, igdm={"alpha": 3.0}, kl_reduction="batch")
+        without = recipe(kind, params, teacher, epochs=4, kl_reduction="batch")
+        x_adv = without.inner(student, batch)[0]
+        opposite = batch.x - (x_adv - batch.x)
+        taught, learnt = (softmax(network(x_adv) - network(opposite)) for network in (teacher, student))
+        term = 3.0 * (epoch + 1) / 4 * divergence(taught, learnt).mean()
+        loss, measured = with_term.loss(student, batch)
+        assert loss.item() == pytest.approx(without.loss(student, batch)[0].item() + term, rel=1e-4)
+        assert measured["loss_igdm"].item() == pytest.approx(term, rel=1e-4)
+
+
+def test_a_student_of_the_teachers_gradients_has_no_igdm(linear: Make, minibatch: Minibatch) -> None:
+    """Another constant in the logits changes no gradient."""
+    student, teacher = linear(1, 3), linear(1, 3)
+    with torch.no_grad():
+        next(m for m in student.module.modules() if isinstance(m, nn.Linear)).bias.add_(torch.arange(10.0))
+    _, measured = recipe(RSLADRecipe, RSLADParams, teacher, igdm={}).loss(student, minibatch)
+    assert measured["loss_adv"].item() > 0.01
+    assert measured["loss_igdm"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_igdm_is_a_term_of_two_teachers_as_well(linear: Make, minibatch: Minibatch) -> None:
+    given = {"teachers": {"clean": "a", "robust": "b"}, "student": "tiny-cnn", "kl_reduction": "batch"}
+    for kind, params in ((MTARDRecipe, MTARDParams), (AKD2Recipe, AKD2Params)):
+        p = params(**given, igdm={})
+        r = kind(Teacher(linear(1, 3)), Teacher(linear(2, 3)), Adversary.under(p.inner, THREAT), THREAT, p)
+        loss, measured = r.loss(linear(0, 3), minibatch)
+        plain = r.outer(linear(0, 3), minibatch, r.inner(linear(0, 3), minibatch))[0]
+        assert loss.item() - plain.item() == pytest.approx(measured["loss_igdm"].item(), rel=1e-3)
+        assert measured["loss_igdm"] > 0
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_saad_is_the_authors_formula(linear: Make, softmax: Make, minibatch: Minibatch, adaptive: bool) -> None:
+    student, teacher = linear(0, 3), linear(1, 3)
+    r = recipe(SAADRecipe, SAADParams, teacher, epochs=4, beta=0.3, scale=2.0, adaptive=adaptive)
+    loss, _ = r.loss(student, minibatch)
+    x_adv = r.inner(student, minibatch)[0]
+    opposite = 2 * minibatch.x - x_adv
+    soft = softmax(teacher(x_adv))
+    unsure = -(soft * np.log(soft)).sum(1)
+    w = 2.0 * (unsure - unsure.min()) if adaptive else np.ones(32)
+    share = (w - w.min()) / (w.max() - w.min()) if adaptive else np.zeros(32)
+    matched = divergence(softmax(teacher(x_adv) - teacher(opposite)), softmax(student(x_adv) - student(opposite)))
+    adversarial = divergence(soft, softmax(student(x_adv))) + 2 / 4 * matched
+    natural = divergence(softmax(teacher(minibatch.x)), softmax(student(minibatch.x)))
+    assert loss.item() == pytest.approx((w * adversarial + 0.3 * (1 - share) * natural).mean(), rel=1e-4)
+    assert (r.adversary.loss, r.adversary.start) == ("kl-teacher-linear", "noise")
+
+
+@pytest.mark.parametrize("introspective", [False, True])
+def test_akd2_and_iad_ii_are_the_authors_formula(
+    linear: Make, softmax: Make, minibatch: Minibatch, introspective: bool
+) -> None:
+    kind, params = (IADIIRecipe, IADIIParams) if introspective else (AKD2Recipe, AKD2Params)
+    further: dict[str, Any] = {"beta": 0.5, "introspect_from": 0.0} if introspective else {}
+    p = params(teachers={"clean": "a", "robust": "b"}, student="tiny-cnn", temperature=2.0, epochs=2, **further)
+    student, clean, robust, y = linear(0, 3), linear(1, 3), linear(2, 3), minibatch.y.numpy()
+    r = kind(Teacher(clean), Teacher(robust), Adversary.under(p.inner, THREAT), THREAT, p)
+    loss, _ = r.loss(student, minibatch)
+    x_adv = r.inner(student, minibatch)[0]
+    logits = student(x_adv)
+    by_robust, by_clean = (4 * divergence(softmax(t(x_adv), 2.0), softmax(logits, 2.0)) for t in (robust, clean))
+    if introspective:
+        trust = softmax(robust(x_adv))[ROWS, y] ** 0.5
+        by_robust = trust * by_robust + (1 - trust) * divergence(softmax(student(minibatch.x)), softmax(logits))
+    hard = -np.log(softmax(logits)[ROWS, y])
+    assert loss.item() == pytest.approx((0.25 * hard + 0.5 * by_robust + 0.25 * by_clean).mean(), rel=1e-4)
+    defaults = params(teachers={"clean": "a", "robust": "b"}, student="tiny-cnn")
+    assert (defaults.robust_weight, defaults.clean_weight, defaults.temperature) == (0.5, 0.25, 1.0)
+
+
+def test_adaiad_trusts_the_teacher_on_its_own_examples(linear: Make, softmax: Make, minibatch: Minibatch) -> None:
+    student, teacher, y = linear(0, 3), linear(1, 3), minibatch.y.numpy()
+    early, late = (recipe(AdaIADRecipe, AdaIADParams, teacher, epochs=epochs, beta=0.5) for epochs in (10, 3))
+    x_adv = early.inner(student, minibatch)[0]
+    soft, adversarial = softmax(teacher(x_adv)), softmax(student(x_adv))
+    taught, own = divergence(soft, adversarial), divergence(softmax(student(minibatch.x)), adversarial)
+    trust = soft[ROWS, y] ** 0.5
+    assert early.loss(student, minibatch)[0].item() == pytest.approx(taught.mean(), rel=1e-5)
+    assert late.loss(student, minibatch)[0].item() == pytest.approx((trust * taught + (1 - trust) * own).mean(), rel=1e-5)
+    assert (late.adversary.loss, late.adversary.start) == ("kl-teacher-adv", "noise")
+
+
+@pytest.mark.parametrize("examples", ["student", "own"])
+def test_peeraid_is_the_authors_formula_and_its_peer_learns(
+    linear: Make, softmax: Make, minibatch: Minibatch, examples: str
+) -> None:
+    p = PeerAiDParams(student="tiny-cnn", optimiser="sgd", lr=0.1, label_weight=0.5, peer_examples=examples)
+    student, peer, y = linear(0, 3), linear(1, 3), minibatch.y.numpy()
+    before = copy.deepcopy(peer)
+    r = PeerAiDRecipe(peer, Adversary.under(p.inner, THREAT), THREAT, p)
+    loss, _ = r.loss(student, minibatch)
+    x_adv = r.adversary(student, minibatch, Teacher(before))
+    tau, logits = p.temperature, student(x_adv)
+    by_peer = divergence(softmax(before(x_adv), tau), softmax(logits, tau)).mean() / 10
+    own = divergence(softmax(student(minibatch.x), tau), softmax(logits, tau)).mean() / 10
+    hard = -np.log(softmax(logits)[ROWS, y]).mean()
+    assert loss.item() == pytest.approx(0.5 * hard + tau**2 * (by_peer + own), rel=1e-4)
+    assert all(weight.grad is None for weight in student.module.parameters())  # the peer's step does not reach them
+    seen = x_adv if examples == "student" else r.adversary(before, minibatch, Teacher(before))
+    answer = before(seen)
+    its_loss = F.cross_entropy(answer, minibatch.y) + 0.1 * kl_sum(student(seen).detach(), answer) / 320
+    weights = list(before.module.parameters())
+    for old, new, gradient in zip(weights, peer.module.parameters(), torch.autograd.grad(its_loss, weights), strict=True):
+        torch.testing.assert_close(new, old - 0.1 * (gradient + 2e-4 * old), atol=1e-6, rtol=1e-4)
+    assert (p.epochs, [round(share * 300) for share in p.milestone_fractions], r.adversary.loss) == (
+        300,
+        [214, 259, 284],
+        "kl-teacher-clean",
+    )
+
+
 # --- what is differentiated --------------------------------------------------------------------------------------------
 
 
@@ -198,6 +321,13 @@ def test_adaads_teacher_is_differentiated_and_ards_is_not(linear: Make, minibatc
     through_student = stepped(minibatch, lambda at: kl_sum(teacher(at).detach(), student(at)))
     assert alike(moving, through_both)
     assert not alike(through_both, through_student)
+    linear_teacher, student, teacher = one_step(linear, minibatch, "kl-teacher-linear")
+    # The teacher is linear, so T~ moves one of its logits exactly, and the others stay.
+    x, y = minibatch.x, minibatch.y
+    label = F.one_hot(y, 10).bool()
+    assert alike(
+        linear_teacher, stepped(minibatch, lambda at: kl_sum(torch.where(label, teacher(at), teacher(x).detach()), student(at)))
+    )
     r = recipe(ARDRecipe, ARDParams, teacher, inner={"steps": 1, "start": "noise"})
     assert alike(r.inner(student, minibatch)[0], stepped(minibatch, lambda at: F.cross_entropy(student(at), minibatch.y)))
 

@@ -291,7 +291,13 @@ SETTINGS = {"epochs": 4, "batch_size": 64, "lr": 0.05, "schedule": "cosine"}
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"optimiser": "adam", "lr": 0.01, "ema": 0.9}, {"selection": "last", "augment": "crop-flip"}]
+    "changes",
+    [
+        {},
+        {"optimiser": "adam", "lr": 0.01, "ema": 0.9},
+        {"selection": "last", "augment": "crop-flip"},
+        {"selection": "last", "swa": 0.4},
+    ],
 )
 @pytest.mark.parametrize("died", ["in the middle of an epoch", "between epochs", "while logging"])
 def test_a_killed_training_ends_with_the_same_bits(
@@ -311,6 +317,35 @@ def test_a_killed_training_ends_with_the_same_bits(
     assert again.epochs == straight.epochs == [0, 1, 2, 3]
     assert again.numbers() == straight.numbers()
     assert recipe.steps == 20
+
+
+def test_averaged_weights_are_the_mean_of_the_epochs_and_normalise_by_their_own_statistics(context: Make) -> None:
+    settings = SETTINGS | {"schedule": "constant", "selection": "last", "weight_decay": 0.0}
+
+    def trained(epochs: int, **changes: Any) -> ClassifierTarget:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+        target = ClassifierTarget(module, num_classes=10, input_shape=(1, 8, 8))
+        return train(
+            context(folder=f"{epochs}{changes}"), target, Plain(), TrainParams(**settings | changes | {"epochs": epochs})
+        )
+
+    averaged = trained(4, swa=0.5)  # epochs 2 and 3 of 0 to 3
+    ends = [dict(trained(epochs).module.named_parameters()) for epochs in (3, 4)]
+    for name, weight in averaged.module.named_parameters():
+        torch.testing.assert_close(weight, (ends[0][name] + ends[1][name]) / 2)
+    norm = averaged.module[2]
+    given: FitContext = context()
+    batches = [Samples(given.train, given.device).take(rows)[0] for rows in epoch_order(len(given.train), 64, given.seed, 3, 2)]
+    with torch.no_grad():
+        hidden = [averaged.module[:2](x) for x in batches]
+    torch.testing.assert_close(norm.running_mean, torch.stack([h.mean(0) for h in hidden]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([h.var(0) for h in hidden]).mean(0))
+
+
+def test_one_average_of_the_weights_at_most() -> None:
+    with pytest.raises(ValidationError, match="ema and swa are two ways"):
+        TrainParams(ema=0.9, swa=0.5)
 
 
 def test_a_mid_epoch_checkpoint_is_taken_up_and_not_the_epochs_start(context: Make, tiny: Make) -> None:

@@ -21,13 +21,13 @@ Zhao, Wang, Wei: Mitigating accuracy-robustness trade-off via balanced multi-tea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.contracts import Defense, FitContext, ModelName, Params, Target, TargetRef, ThreatModel
-from robustkd.contracts.params import ModelParams
+from robustkd.contracts.params import AddedLater, ModelParams
 from robustkd.defenses.training import (
     AdversarialRecipe,
     Adversary,
@@ -42,6 +42,8 @@ from robustkd.defenses.training import (
     kl,
     train,
 )
+from robustkd.defenses.training.adversarial import IGDM
+from robustkd.defenses.training.gradient_matching import GradientMatchingParams
 from robustkd.defenses.training.inner import Start
 from robustkd.targets import ClassifierTarget
 
@@ -76,6 +78,7 @@ class MTARDParams(TrainParams):
     student_params: ModelParams = Field(default_factory=dict)
     inner: MTARDInner = Field(default_factory=MTARDInner, description="the examples of the adversarial branch")
     awp: AWPParams | None = Field(None, description="adversarial weight perturbation: {} turns it on")
+    igdm: Annotated[GradientMatchingParams | None, AddedLater()] = Field(None, description=IGDM)
     form: Literal["conference", "journal"] = Field("conference", description="journal also balances the teachers' temperatures")
     balance_loss: bool = Field(True, description="let the weights follow the relative losses, else 1/2 each")
     weight_rate: float = Field(0.025, gt=0, lt=1, description="r_w; it falls with the learning rate")
@@ -131,6 +134,7 @@ class MTARDRecipe(AdversarialRecipe):
     def __init__(self, clean: Teacher, robust: Teacher, adversary: Adversary, threat: ThreatModel, params: MTARDParams) -> None:
         super().__init__(adversary, threat, params)
         self.clean, self.robust = clean, robust
+        self.match_gradients(robust)
         self.w_nat = 0.5
         self.tau_nat = self.tau_adv = LOWEST_TEMPERATURE
         self.first_nat = self.first_adv = 0.0
