@@ -61,7 +61,7 @@ NAVIGATION = {
         "contributing/add-a-modality",
         "contributing/faults",
     ],
-    "Evidence": ["reproductions", "benchmarks", "comparison"],
+    "Evidence": ["reproductions", "papers", "benchmarks", "comparison"],
     "Reference": ["campaign-file", *generate.INDEXES, "architecture", "security", "changelog"],
 }
 
