@@ -71,6 +71,8 @@ class Certifier:
     def exactly(self, batch: Batch, eps: Tensor, seconds: float) -> tuple[bool, bool]:
         """Whether the one sample of a batch is proved to be robust, and whether a perturbation was found that breaks it.
 
+        The first wrong class that the solver leaves open ends the search: the sample stays open, too.
+
         Raises:
             AttackError: the ball is none in linf, or the network not made of affine layers and ReLUs, or too large.
         """
@@ -79,13 +81,14 @@ class Certifier:
         ball, label, slack = self._ball(batch.inputs, eps), int(batch.labels), float(self._slack(batch))
         found = margins(self._network, ball, batch.labels.to(self._device), "crown-ibp")[0]
         piece = self._relus.near(batch.inputs[0], ball.box.low[0], ball.box.high[0], free=_ALL)
-        proved = True
-        for wrong in (self._wanted(batch)[0] & (found <= slack)).nonzero().squeeze(1).tolist():
+        left = (self._wanted(batch)[0] & (found <= slack)).nonzero().squeeze(1)
+        for wrong in left[found[left].argsort()].tolist():  # the nearest first
             solution = maximum(piece, piece.outputs[wrong] - piece.outputs[label], seconds)
             if solution.pixels is not None and self._breaks(batch, ball, solution.pixels):
                 return False, True
-            proved &= solution.bound < -slack
-        return proved, False
+            if solution.bound >= -slack:
+                return False, False
+        return True, False
 
     def _breaks(self, batch: Batch, ball: Ball, pixels: Tensor) -> bool:
         """Whether the target itself is wrong at a point of the ball, which is rounded into it."""
