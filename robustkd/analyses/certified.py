@@ -10,6 +10,10 @@ one of them decides it:
     crown        linear bounds, whose lines stand on linear bounds
     exact        a mixed-integer program for each wrong class that is still open, within ``seconds``; small ReLU networks in linf
 
+A smoothed classifier (``randomised-smoothing``) has a certificate of another kind, in l2: a lower confidence bound of how often its network
+gives noisy copies the class (``certification.smoothing``). It abstains where that is not above one half, and may be wrong of a sample with
+a probability of ``alpha``.
+
 Bounds are computed in double precision. A margin counts as positive where it is above what rounding may make of the logits of a
 network in single precision.
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robustkd.certification.margins import Method
+    from robustkd.targets.modules import Smoothed
 
 _BATCH = 32
 """Samples whose coefficients are in memory at once."""
@@ -46,6 +51,13 @@ class CertifiedParams(Params):
     )
     seconds: float = Field(10.0, gt=0, description="of exact: what the solver may take for one wrong class of one sample")
     samples: int | None = Field(None, ge=1, description="samples at most; default all")
+    smoothing_select: int = Field(100, ge=1, description="of a smoothed classifier: noisy copies that choose the class")
+    smoothing_draws: int = Field(
+        100_000, ge=1, description="of a smoothed classifier: noisy copies that the certificate rests on"
+    )
+    alpha: float = Field(
+        0.001, gt=0, lt=1, description="of a smoothed classifier: the probability at which a certificate may be wrong"
+    )
 
 
 class Certified(Analysis):
@@ -62,10 +74,13 @@ class Certified(Analysis):
             AttackError: ``exact``, and the network is not made of affine layers and ReLUs.
         """
         from robustkd.certification.samples import Certifier  # late: it imports torch
+        from robustkd.targets.modules import Smoothed
 
         p = self.params
         norm = _norm(threat)
         samples = batch if p.samples is None else batch.select(slice(0, p.samples))
+        if isinstance(target.module, Smoothed):
+            return self._smoothed(target.module, samples, threat, seed)
         certifier = Certifier(target, norm)
         rows: list[str] = []
         values: list[list[float]] = []
@@ -92,6 +107,51 @@ class Certified(Analysis):
             values=values,
             metrics={"certified_accuracy": count / n, "certified_or_broken": (n - left) / n},
             certificate=Certificate(robust.tolist(), (broken | ~right).tolist()),
+        )
+
+    def _smoothed(self, module: Smoothed, samples: Batch, threat: ThreatModel, seed: int) -> Table:
+        """The table of a smoothed classifier, whose certificates rest on draws.
+
+        Raises:
+            TargetError: the threat model is no ball in l2.
+        """
+        from robustkd.certification.smoothing import ABSTAINS, certify  # late: it imports torch
+
+        p, budgets = self.params, samples.budget(threat).tolist()
+        if threat.norm != "l2":
+            raise TargetError(
+                f"a smoothed classifier is certified in l2, and the threat model is {threat.plain}", fix="use norm: l2"
+            )
+        found = [
+            certify(
+                module.base,
+                samples.inputs[row],
+                int(samples.index[row]),
+                sigma=module.sigma,
+                select=p.smoothing_select,
+                draws=p.smoothing_draws,
+                alpha=p.alpha,
+                seed=seed,
+            )
+            for row in range(len(samples))
+        ]
+        labels = samples.labels.tolist()
+        right = [one.predicted == label for one, label in zip(found, labels, strict=True)]
+        robust = [hit and one.radius > eps for hit, one, eps in zip(right, found, budgets, strict=True)]
+        n, abstained = len(samples), sum(one.predicted == ABSTAINS for one in found)
+        radii = [one.radius for one, hit in zip(found, right, strict=True) if hit]
+        return Table(
+            caption=f"of {n} samples, the share that is certified under {threat.plain} by {p.smoothing_draws} draws of noise "
+            f"{module.sigma:g}, each with an error of at most {p.alpha:g}, and its 95 % interval; on {abstained} it abstains",
+            rows=["smoothing"],
+            columns=["certified", "at least", "at most", "abstains"],
+            values=[[sum(robust) / n, *wilson(sum(robust), n), abstained / n]],
+            metrics={
+                "certified_accuracy": sum(robust) / n,
+                "abstained": abstained / n,
+                "mean_certified_radius": sum(radii) / n,
+            },
+            certificate=Certificate(robust, [False] * n, p.alpha),
         )
 
     @staticmethod

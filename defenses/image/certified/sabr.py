@@ -11,8 +11,8 @@ Ours: the radius grows linearly (the authors' code: smoothly, exponentially at f
 are initialised as everywhere here, and the regulariser of Shi et al. (2021), which goes with the authors' initialisation, is left out.
 
 Source: Mueller et al.: Certified training: small boxes are all you need (ICLR 2023), algorithm 1 and appendix C, and the authors' public
-code; MNIST: Adam at 0.0005, batches of 256, 70 epochs, of which 2 warm up and 20 grow the radius, rate times 0.2 after 50 and 60; lambda 0.4 for a
-radius of 0.1 and 0.6 for 0.3; L1 1e-5 and 1e-6.
+code; MNIST: Adam at 0.0005, batches of 256, 70 epochs, of which 2 warm up and 20 grow the radius, rate times 0.2 after 50 and 60;
+lambda 0.4 for a radius of 0.1 and 0.6 for 0.3; L1 1e-5 and 1e-6.
 """
 
 from __future__ import annotations
