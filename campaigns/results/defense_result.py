@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from robustkd.campaigns.results.attack_result import clean_shares
+from robustkd.campaigns.results.certificates import bracket_of, contradiction
 from robustkd.campaigns.results.curve import accuracy_curve, measures_every_eps, unjudged_share, worst_case_of
 from robustkd.campaigns.results.failure import NO_HEADLINE, Failure
 from robustkd.campaigns.results.trained import Trained
@@ -53,6 +54,8 @@ def _with_worst_case(result: DefenseResult, trained: Trained, attacks: Mapping[s
     held = worst_case_of(records)
     low, high = share_interval(held)
     status, error = _completeness(trained)
+    between = bracket_of(result.analyses, attacks)
+    contradicted = contradiction(between, result.analyses, attacks)
     points = {campaign.threat.budget.stored[1]}.union(*(campaign.attacks[attack].curve for attack in attacks))
     return replace(
         result,
@@ -64,7 +67,9 @@ def _with_worst_case(result: DefenseResult, trained: Trained, attacks: Mapping[s
         ci_low=low,
         ci_high=high,
         attacks=list(attacks),
-        verdict=trained.verdict,
+        verdict="not credible" if contradicted and contradicted.fired else trained.verdict,
+        checks=[*result.checks, contradicted] if contradicted else result.checks,
+        bracket=between,
         verdict_rules=None if trained.findings is None else trained.rules,
         draws=max(record.outcome.draws for record in records),
         curve=accuracy_curve(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 
 from robustkd.campaigns.plan.cells import ChecksCell
 from robustkd.campaigns.store.meta import ChecksMeta, TrainMeta
 from robustkd.campaigns.store.store import Entry, Store
-from robustkd.contracts.analysis import Table
+from robustkd.contracts.analysis import Certificate, Table
 from robustkd.contracts.check import Finding
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import with_units
@@ -66,6 +67,7 @@ def read_table(entry: Entry) -> Table:
     """The table of an analysis cell."""
     content = entry.read(TABLE)
     try:
-        return Table(**json.loads(content))
+        table = Table(**json.loads(content))
+        return replace(table, certificate=Certificate(**table.certificate)) if isinstance(table.certificate, dict) else table
     except (ValueError, TypeError, RecursionError) as error:
         raise entry.damaged(TABLE, str(error)) from error

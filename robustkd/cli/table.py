@@ -88,6 +88,8 @@ def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[s
     columns.append(_Column("worst case", [_worst(row) for row in rows]))
     if any(row.unjudged for row in rows):
         columns.append(_Column("not judged", [_share(row.unjudged) for row in rows]))
+    if any(row.brackets for row in rows):
+        columns.append(_Column("certified to attacked", [_bracket(row) for row in rows]))
     # The mean and the harmonic mean of clean accuracy and worst case.
     columns.append(_Column("W-Robust", [_share(row.w_robust) for row in rows]))
     columns.append(_Column("NRR", [_share(row.nrr) for row in rows]))
@@ -208,3 +210,9 @@ def _worst(row: DefenseSummary) -> str | Text:
     if row.robust_accuracy is None or row.ci_low is None or row.ci_high is None:
         return "-"
     return Text(f"{row.robust_accuracy:.1%} [{row.ci_low:.1%}, {row.ci_high:.1%}]", style=_HOLDS[row.holds])
+
+
+def _bracket(row: DefenseSummary) -> str:
+    if row.exact:
+        return f"{_share(row.certified)} exact"
+    return f"{_share(row.certified)} to {_share(row.attacked)}" if row.brackets else "-"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts.analysis import Analysis, Table
+from robustkd.contracts.analysis import Analysis, Certificate, Table
 from robustkd.contracts.attack import Attack, AttackKind, AttackResult, BaseAttack, Batch, LossFamily, Traits
 from robustkd.contracts.capability import Capabilities, Capability
 from robustkd.contracts.card import Card
@@ -91,6 +91,7 @@ __all__ = [
     "Capabilities",
     "Capability",
     "Card",
+    "Certificate",
     "Channels",
     "Check",
     "CheckContext",

@@ -22,6 +22,21 @@ AnalysedBatch = TypeVar("AnalysedBatch", default=Batch, contravariant=True)
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """What was proved of the first M samples, one after the other, under the campaign's threat model.
+
+    Attributes:
+        robust: (M,) classified rightly, and no perturbation within the budget changes that.
+        broken: (M,) a perturbation within the budget is known that is classified wrongly.
+        error: the probability at which ``robust`` may be wrong of a sample, of a certificate that rests on draws; 0 of a proof.
+    """
+
+    robust: list[bool]
+    broken: list[bool]
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
 class Table:
     """What an analysis found.
 
@@ -31,6 +46,7 @@ class Table:
         values: one list for each row.
         shares: whether a value is the share of samples that are broken, in [0, 1]; else any number.
         metrics: the table in a few numbers, by names that may be metrics in MLflow.
+        certificate: what the analysis proved of each sample, if it proves anything; the campaign shows it as a bracket.
     """
 
     caption: str
@@ -39,6 +55,7 @@ class Table:
     values: list[list[float]]
     shares: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
+    certificate: Certificate | None = None
 
 
 class Analysis(TargetHolder, ABC, Generic[AnalysedTarget, AnalysedBatch]):

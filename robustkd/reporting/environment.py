@@ -27,7 +27,7 @@ def environment(*folders: Path) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("percent", "interval", "number", "count", "seconds", "words", "evidence", "listed"):
+    for name in ("percent", "interval", "bracket", "number", "count", "seconds", "words", "evidence", "listed"):
         made.filters[name] = getattr(formatting, name)
     made.filters["zip"] = zip
     made.filters["points"] = points

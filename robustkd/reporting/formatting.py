@@ -35,6 +35,11 @@ def interval(low: float | None, high: float | None) -> str:
     return last if last.startswith(f"{first}{THIN}") else f"{first} to {last}"
 
 
+def bracket(certified: float | None, attacked: float | None, exact: bool) -> str:
+    """Two ends of a robust accuracy as `17.0 to 24.1 %`; as `20.3 % exact` where they meet by proof."""
+    return f"{percent(certified)} exact" if exact else interval(certified, attacked)
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A number with ``digits`` significant digits."""
     if value is None:

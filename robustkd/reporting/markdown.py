@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from robustkd.reporting import frameworks
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
 from robustkd.reporting.attack_rows import attack_rows
-from robustkd.reporting.formatting import MISSING, count, interval, number, percent, seconds, threat
+from robustkd.reporting.formatting import MISSING, bracket, count, interval, number, percent, seconds, threat
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
 from robustkd.reporting.presentation import terms_of
@@ -69,11 +69,13 @@ def verdict_mark(value: str | None) -> str:
 
 
 def _summary(summaries: Sequence[DefenseSummary], terms: ReportTerms) -> str:
+    certified = any(row.brackets for row in summaries)
     rows = (
         [
             escape(row.defense),
             percent(row.clean_accuracy),
             percent(row.robust_accuracy),
+            *([bracket(row.certified, row.attacked, row.exact)] if certified else []),
             verdict_mark(row.verdict),
             percent(row.remedied) if row.remedied is not None else MISSING,
             interval(row.ci_low, row.ci_high),
@@ -85,10 +87,10 @@ def _summary(summaries: Sequence[DefenseSummary], terms: ReportTerms) -> str:
         for row in summaries
     )
     head = [
-        "defense", terms.clean.lower(), "robust accuracy", "verdict", "with remedy", "95 % interval", "between seeds", "W-Robust",
-        "NRR", "strongest attack",
+        "defense", terms.clean.lower(), "robust accuracy", *["certified to attacked"] * certified, "verdict", "with remedy",
+        "95 % interval", "between seeds", "W-Robust", "NRR", "strongest attack",
     ]  # fmt: skip
-    return _table(head, "lrrlrrrrrl", rows)
+    return _table(head, f"lrr{'r' * certified}lrrrrrl", rows)
 
 
 def _attacks(results: Results) -> str:

@@ -12,6 +12,7 @@ from itertools import starmap
 from typing import Literal
 
 from robustkd.contracts.check import Finding, Verdict
+from robustkd.scoring.bracket import Bracket
 from robustkd.scoring.holds import Holds, holds
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results
@@ -39,6 +40,7 @@ class DefenseSummary:
             when no seed has such a number.
         remedies: their kinds, in order, each with the mean of what is left after it, over the seeds that it was run on.
         unjudged: mean share of the requests that could not be judged; None of images.
+        brackets: of each seed that has one.
     """
 
     defense: str
@@ -59,6 +61,22 @@ class DefenseSummary:
     remedied: float | None = None
     remedies: dict[str, float] = field(default_factory=dict)
     unjudged: float | None = None
+    brackets: tuple[Bracket, ...] = ()
+
+    @property
+    def certified(self) -> float | None:
+        """The mean certified accuracy; None where nothing is certified."""
+        return mean(one.certified for one in self.brackets)
+
+    @property
+    def attacked(self) -> float | None:
+        """The mean of what neither attacks nor analyses are known to break; None where nothing is certified."""
+        return mean(one.attacked for one in self.brackets)
+
+    @property
+    def exact(self) -> bool:
+        """Whether certified and attacked accuracy meet, on every seed that has a certificate."""
+        return bool(self.brackets) and all(one.exact for one in self.brackets)
 
     @property
     def holds(self) -> Holds | None:
@@ -190,6 +208,7 @@ def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellR
         remedied=_remedied(trained),
         remedies=_remedies(trained),
         unjudged=mean(item.unjudged for item in trained),
+        brackets=tuple(item.bracket for item in trained if item.bracket is not None),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustkd.contracts.check import Finding
-from robustkd.reporting.formatting import counted, evidence, listed, percent, words
+from robustkd.reporting.formatting import count, counted, evidence, listed, percent, words
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
 from robustkd.scoring.holds import Holds
@@ -69,12 +69,17 @@ class VerdictText:
     remedy: str = ""
     unrun: str = ""
     unjudged: str = ""
+    certified: str = ""
 
     @property
     def paragraph(self) -> str:
         """All of it as one paragraph."""
         told = (reason.sentence for reason in self.reasons if reason.finding.severity != "info")
-        return " ".join(part for part in (self.attacks, self.unjudged, *told, self.conclusion, self.unrun, self.remedy) if part)
+        return " ".join(
+            part
+            for part in (self.attacks, self.certified, self.unjudged, *told, self.conclusion, self.unrun, self.remedy)
+            if part
+        )
 
 
 def explain(results: Results, summary: DefenseSummary) -> VerdictText:
@@ -86,7 +91,13 @@ def explain(results: Results, summary: DefenseSummary) -> VerdictText:
         f"Of {percent(summary.unjudged)} no answer could be judged: they do not count as robust." if summary.unjudged else ""
     )
     return VerdictText(
-        _attacks(results, summary, trained), reasons, conclusion, remedy_text(summary, trained), _unrun(trained), unjudged
+        _attacks(results, summary, trained),
+        reasons,
+        conclusion,
+        remedy_text(summary, trained),
+        _unrun(trained),
+        unjudged,
+        certified_text(summary),
     )
 
 
@@ -103,6 +114,21 @@ def remedy_text(summary: DefenseSummary, trained: Sequence[DefenseResult]) -> st
         told = f"The attacks that the checks call for, one after the other: {listed(steps)}."
     stopped = {item.remedy.stopped: None for item in trained if item.remedy and item.remedy.stopped}
     return " ".join([told, *(f"They were stopped, and stronger ones might still break more: {why}." for why in stopped)])
+
+
+def certified_text(summary: DefenseSummary) -> str:
+    """What is proved of a defense; empty where no analysis proves anything."""
+    if not summary.brackets:
+        return ""
+    names = listed(list(dict.fromkeys(name for one in summary.brackets for name in one.analyses)))
+    error = max(one.error for one in summary.brackets)
+    sure = f", each with an error of at most {error:g}," if error else ""
+    if summary.exact:
+        told = f"{percent(summary.certified)} is the exact robust accuracy on these samples: {names} decides every one."
+    else:
+        told = f"{names} certifies {percent(summary.certified)}{sure} and {percent(summary.attacked)} are not known to be breakable."
+    spent = sum(one.passes_on_certified for one in summary.brackets)
+    return f"{told} The attacks spent {count(spent)} passes on samples that are certified." if spent else told
 
 
 def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:

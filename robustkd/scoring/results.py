@@ -16,6 +16,7 @@ from robustkd.contracts.data import Modality
 from robustkd.contracts.evidence import shares_by_name
 from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.threat import Budget, Goal, ThreatModel, stored_budget
+from robustkd.scoring.bracket import Bracket
 from robustkd.scoring.claims import Claim, claims
 from robustkd.scoring.paired import Comparison, corrected
 from robustkd.scoring.remedy import Remedy
@@ -132,6 +133,7 @@ class DefenseResult:
     ``verdict`` is None while an attack is missing, ``status`` then says why. ``remedy`` is what stronger attacks leave, where a
     check named some. ``analyses`` holds the tables of the campaign's analyses of it, by their names.
     ``unjudged`` is the share of requests that no attack is known to have broken, and of which one at least left it unknown.
+    ``bracket`` has what is certified of it, where an analysis of the campaign proves something.
     ``draws`` is as for ``CellResult``. ``verdict_rules`` is the version of the rules that made the verdict (``scoring.verdict``).
     """
 
@@ -161,6 +163,7 @@ class DefenseResult:
     draws: int = 1
     verdict_rules: int | None = None
     where: dict[str, JsonValue] | None = None
+    bracket: Bracket | None = None
 
     @property
     def budget(self) -> Budget:
@@ -247,7 +250,7 @@ class Results(Tabular):
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where``,
-        ``by_queries`` and ``served`` where there are any.
+        ``by_queries``, ``bracket`` and ``served`` where there are any.
         """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -257,8 +260,12 @@ class Results(Tabular):
                 del row["draws"]
             if row["where"] is None:
                 del row["where"]
-            if not row.get("by_queries", True):
-                del row["by_queries"]
+            for name in ("by_queries", "bracket"):
+                if not row.get(name, True):
+                    del row[name]
+        for one in told["defenses"]:
+            for table in one["analyses"].values():
+                del table["certificate"]  # of each sample; the store has it
         if not told["served"]:
             del told["served"]
         told["claims"] = [asdict(claim) for claim in self.claims]

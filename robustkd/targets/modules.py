@@ -161,3 +161,27 @@ class Pipeline(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> what the model returns."""
         return self.model(self.transforms(images))
+
+
+class Smoothed(nn.Module):
+    """The share of noisy copies of an image that a network takes for each class, as its logarithm.
+
+    Its gradient is that of the mean probability over the copies; a share itself has none.
+
+    Args:
+        base: (B, *shape) -> (B, K) logits.
+        sigma: standard deviation of the noise, in pixel units.
+        draws: noisy copies of each image, drawn anew at each pass.
+    """
+
+    def __init__(self, base: nn.Module, sigma: float, draws: int) -> None:
+        super().__init__()
+        self.base, self.sigma, self.draws = base, sigma, draws
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, *shape) -> (B, K) logarithms of shares."""
+        copies = images.repeat_interleave(self.draws, 0)
+        logits = self.base(copies + self.sigma * torch.randn_like(copies)).unflatten(0, (len(images), self.draws))
+        mean = logits.softmax(2).mean(1)
+        votes = nn.functional.one_hot(logits.argmax(2), logits.shape[2]).to(mean.dtype).mean(1)
+        return (mean + (votes - mean).detach()).clamp_min(1e-6).log()

@@ -114,13 +114,13 @@ class Reshaping(nn.Module):
 
 
 def test_the_rows_say_what_the_network_says():
-    from robustkd.attacks.image.autoattack.mixed_integer.relu_network import ReluNetwork
+    from robustkd.certification.mixed_integer.relu_network import ReluNetwork
 
     torch.manual_seed(0)
     net = Reshaping().double().eval()
     net.norm.running_mean.fill_(0.3)
     x = torch.rand(1, 4, 4, dtype=torch.float64)
-    piece = ReluNetwork(net).near(x, x - 0.2, x + 0.2, 24)
+    piece = ReluNetwork(net, "polish").near(x, x - 0.2, x + 0.2, 24)
     assert 0 < len(piece.free) <= 24
     values = torch.cat([torch.ones(1), x.flatten()])
     for function, lower, upper in piece.free:

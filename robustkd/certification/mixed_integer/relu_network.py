@@ -26,13 +26,14 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from robustkd.certification.graph import traced
+from robustkd.certification.layers import is_relu
 from robustkd.contracts import AttackError
 from robustkd.normalisation.layer import Normalise, Restored
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_RELU = {F.relu, torch.relu, "relu", "relu_"}
 _AFFINE_LAYERS = (
     nn.Linear,
     nn.Conv1d,
@@ -54,20 +55,9 @@ _SHAPES = {getattr, operator.getitem}  # of x.shape[0], say
 _LARGEST = 2**27  # coefficients of all ReLUs together, 1 GiB
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (Normalise, Restored)) or super().is_leaf_module(m, module_qualified_name)
-
-
 def _varies(argument: object) -> bool:
     """Whether it depends on the network's input."""
     return isinstance(argument, fx.Node) and argument.op != "get_attr"
-
-
-def _is_relu(node: fx.Node, module: nn.Module) -> bool:
-    if node.op == "call_module":
-        return isinstance(module.get_submodule(str(node.target)), nn.ReLU)
-    return node.target in _RELU
 
 
 class ReluNetwork:
@@ -75,24 +65,21 @@ class ReluNetwork:
 
     Args:
         module: layers of ``torch.nn`` in any arrangement that ``torch.fx`` can follow.
+        user: what asks for it, as an error names it.
 
     Raises:
         AttackError: something in it is neither an affine layer nor a ReLU.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, user: str) -> None:
+        self._user = user
         copied = copy.deepcopy(module).cpu().double().eval()
-        try:
-            self.graph = fx.GraphModule(copied, _Tracer().trace(copied))
-        except Exception as error:  # whatever a foreign forward raises when it is given symbols
-            raise self._refusal(
-                f"torch.fx cannot follow it ({str(error).splitlines()[0] if str(error) else error!r})"
-            ) from error
+        self.graph = traced(copied, self._refusal)
         for node in self.graph.graph.nodes:
             self._check(node)
 
     def _check(self, node: fx.Node) -> None:
-        if node.op in ("placeholder", "output", "get_attr") or _is_relu(node, self.graph):
+        if node.op in ("placeholder", "output", "get_attr") or is_relu(node, self.graph):
             return
         if node.op == "call_module":
             layer = self.graph.get_submodule(str(node.target))
@@ -105,11 +92,10 @@ class ReluNetwork:
         elif node.op == "call_function" and node.target not in (_AFFINE | _SHAPES):
             raise self._refusal(f"it calls {getattr(node.target, '__name__', node.target)}")
 
-    @staticmethod
-    def _refusal(reason: str) -> AttackError:
+    def _refusal(self, reason: str) -> AttackError:
         return AttackError(
-            f"polish solves networks of affine layers and ReLUs, and this is none: {reason}",
-            fix="use polish on linear and convolutional layers, average pooling and ReLU alone",
+            f"{self._user} solves networks of affine layers and ReLUs, and this is none: {reason}",
+            fix=f"use {self._user} on linear and convolutional layers, average pooling and ReLU alone",
         )
 
     def inputs_of_relus(self, x: Tensor) -> list[Tensor]:
@@ -128,9 +114,10 @@ class ReluNetwork:
         """
         seen = self.inputs_of_relus(x)
         count = sum(len(layer) for layer in seen)
-        if count * (1 + x.numel() + free) > _LARGEST:
+        if count * (1 + x.numel() + min(free, count)) > _LARGEST:
             raise AttackError(
-                f"polish is for small networks: this one has {count} ReLUs on {x.numel()} pixels", fix="use autoattack"
+                f"{self._user} is for small networks: this one has {count} ReLUs on {x.numel()} pixels",
+                fix="use autoattack, or bounds that are not exact",
             )
         nearest = torch.zeros(count, dtype=torch.bool)
         if seen:
@@ -187,7 +174,7 @@ class _AtPoint(fx.Interpreter):
         self.seen: list[Tensor] = []
 
     def run_node(self, n: fx.Node) -> Any:
-        if _is_relu(n, self.module):
+        if is_relu(n, self.module):
             self.seen.append(self.fetch_args_kwargs_from_env(n)[0][0].flatten())
         return super().run_node(n)
 
@@ -211,7 +198,7 @@ class _Rows(fx.Interpreter):
             return super().run_node(n)
         given, kwargs = self.fetch_args_kwargs_from_env(n)
         args = tuple(self.padded(a) if _varies(node) else a for a, node in zip(given, n.args, strict=True))
-        if _is_relu(n, self.module):
+        if is_relu(n, self.module):
             return self._relu(args[0])
         run = getattr(self, n.op)
         rows = run(n.target, args, kwargs)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult
@@ -36,7 +35,7 @@ from robustkd.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustkd.attacks.image.autoattack.mixed_integer.relu_network import LinearPiece, ReluNetwork
+    from robustkd.certification.mixed_integer.relu_network import ReluNetwork
 
 
 class PolishParams(Params):
@@ -65,9 +64,9 @@ class Polish(Attack):
         Raises:
             AttackError: the network is not made of affine layers and ReLUs, or too large.
         """
-        from robustkd.attacks.image.autoattack.mixed_integer.relu_network import ReluNetwork  # late: it imports torch
+        from robustkd.certification.mixed_integer.relu_network import ReluNetwork  # late: it imports torch
 
-        network, p = ReluNetwork(target.module), self.params
+        network, p = ReluNetwork(target.module, "polish"), self.params
         with frozen(target.module):
             search = Search.begin(target, batch, threat)
             if threat.eps > 0:
@@ -96,62 +95,21 @@ class Polish(Attack):
 
     def _polish(self, search: Search, network: ReluNetwork, row: int, goal: int, x: Tensor, value: float) -> None:
         """Programs around ``x`` (*shape) towards one class, while they raise its margin."""
+        from robustkd.certification.mixed_integer.program import maximum  # late: it imports torch
+
         rows = torch.tensor([row], device=x.device)
         ball, own = search.ball.select(rows), int(search.oracle.labels[row])
         radius = float(ball.eps)
         low, high = ball.project(ball.centre - radius)[0], ball.project(ball.centre + radius)[0]
         for _ in range(self.params.rounds):
             piece = network.near(x, low, high, self.params.free)
-            solution = solve(piece, piece.outputs[goal] - piece.outputs[own], self.params.seconds)
-            if solution is None:
+            solution = maximum(piece, piece.outputs[goal] - piece.outputs[own], self.params.seconds)
+            if solution.pixels is None:
                 return
-            found = ball.project(solution.to(x).view_as(x).unsqueeze(0))
+            found = ball.project(solution.pixels.to(x).view_as(x).unsqueeze(0))
             logits = search.oracle.logits(found, rows)
             reached = margin(logits, search.oracle.labels[rows]).to(x.dtype)
             search.record(rows, SearchResult(found, reached, search.oracle.is_adversarial(logits, rows)))
             if search.success[row] or piece.is_whole or float(reached) <= value:
                 return
             x, value = found[0], float(reached)
-
-
-def solve(piece: LinearPiece, objective: Tensor, seconds: float) -> Tensor | None:
-    """(D,) the pixels that maximize a function (1 + D + F,) over a piece of a network, as far as the solver came in that time; None where
-    it found no point.
-    """
-    from scipy import sparse  # late: a tenth of a second
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    pixels, free = len(piece.low), len(piece.free)
-    width = pixels + 2 * free  # the pixels, the free outputs, their sides
-    tops = np.array([upper for _, _, upper in piece.free])
-    rows: list[np.ndarray] = []
-    least: list[float] = []
-
-    def at_least(function: Tensor, sign: float, bound: float, others: dict[int, float]) -> None:
-        """``sign * function + others >= bound``, with the function's constant on the right."""
-        row = np.zeros(width)
-        row[: len(function) - 1] = sign * function[1:].numpy()
-        for position, coefficient in others.items():
-            row[position] += coefficient
-        rows.append(row)
-        least.append(bound - sign * float(function[0]))
-
-    for function in piece.positive:
-        at_least(function, 1.0, 0.0, {})
-    for number, (function, lower, upper) in enumerate(piece.free):
-        output, side = pixels + number, pixels + free + number
-        at_least(function, -1.0, 0.0, {output: 1.0})  # p >= z
-        at_least(function, 1.0, lower, {output: -1.0, side: lower})  # p <= z - l (1 - s)
-        at_least(function[:1] * 0, 1.0, 0.0, {output: -1.0, side: upper})  # p <= u s
-    cost = np.zeros(width)
-    cost[: len(objective) - 1] = -objective[1:].numpy()
-    found = milp(
-        cost,
-        constraints=LinearConstraint(sparse.csr_array(np.array(rows)), np.array(least), np.inf) if rows else (),
-        bounds=Bounds(
-            np.concatenate([piece.low.numpy(), np.zeros(2 * free)]), np.concatenate([piece.high.numpy(), tops, np.ones(free)])
-        ),
-        integrality=np.concatenate([np.zeros(pixels + free), np.ones(free)]),
-        options={"time_limit": seconds},
-    )
-    return None if found.x is None else torch.from_numpy(found.x[:pixels])

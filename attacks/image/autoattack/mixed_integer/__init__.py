@@ -1,1 +1,0 @@
-"""Attacks on small ReLU networks that solve mixed-integer programs."""

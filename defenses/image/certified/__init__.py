@@ -1,0 +1,1 @@
+"""Defenses that are trained for what can be proved of them."""

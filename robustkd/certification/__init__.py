@@ -1,0 +1,1 @@
+"""Bounds on what a network can answer within a ball around an image: what no attack can cross."""

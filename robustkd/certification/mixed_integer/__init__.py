@@ -1,0 +1,1 @@
+"""A small ReLU network as a mixed-integer program."""

@@ -1,0 +1,154 @@
+"""Certificates in a campaign: the bracket, where it is exact, and a certificate that an attack contradicts."""
+
+import itertools
+
+import pytest
+import torch
+from scipy.optimize import linprog
+from torch import nn
+
+import robustkd
+from robustkd.analyses.certified import Certified, CertifiedParams
+from robustkd.contracts import Batch, TargetError, ThreatModel
+from robustkd.reporting.summary import summary_rows
+from robustkd.scoring.results import Results
+from robustkd.targets import ClassifierTarget
+
+TEXT = """\
+version: 1
+name: proved
+data: {name: digits, train: 300, test: 30}
+threat: {norm: linf, eps: 0.02}
+defenses:
+  one: {kind: standard, model: tiny-cnn, epochs: 6, optimiser: adam, lr: 0.01}
+attacks:
+  pgd: {kind: pgd, steps: 10}
+checks: none
+analyses:
+  proof: {kind: certified, defenses: [one]}
+"""
+
+
+def results_of(text, folder):
+    (folder / "proved.yaml").write_text(text)
+    return robustkd.run(folder / "proved.yaml", out=folder / "out", workers=0, track=False)
+
+
+def tiny(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3)).double()
+
+
+def smallest_margin(net, x, label, eps):
+    """min over the box of z_y - max_t z_t: a linear program for each pattern of the ReLUs."""
+    one, two, three = (net[number] for number in (1, 3, 5))
+    low, high = (x - eps).clamp(0, 1).flatten(), (x + eps).clamp(0, 1).flatten()
+    least = torch.inf
+    for pattern in itertools.product([0.0, 1.0], repeat=7):
+        first, second = torch.tensor(pattern[:4]).double(), torch.tensor(pattern[4:]).double()
+        w1, b1 = one.weight.detach(), one.bias.detach()
+        w2, b2 = two.weight.detach() * first @ w1, two.weight.detach() * first @ b1 + two.bias.detach()
+        w3, b3 = three.weight.detach() * second @ w2, three.weight.detach() * second @ b2 + three.bias.detach()
+        signs = 1 - 2 * torch.tensor(pattern).double()
+        rows, most = signs.unsqueeze(1) * torch.cat([w1, w2]), -signs * torch.cat([b1, b2])
+        for wrong in {0, 1, 2} - {label}:
+            found = linprog(
+                (w3[label] - w3[wrong]).numpy(),
+                A_ub=rows.numpy(),
+                b_ub=most.numpy(),
+                bounds=list(zip(low.tolist(), high.tolist(), strict=True)),
+            )
+            if found.status == 0:
+                least = min(least, found.fun + float(b3[label] - b3[wrong]))
+    return least
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_certified_exact_and_attacked_are_in_order_on_a_tiny_network(seed):
+    net = tiny(seed)
+    x = torch.rand(12, 1, 1, 3, dtype=torch.float64)
+    y = net(x).argmax(1)
+    target = ClassifierTarget(net, num_classes=3, input_shape=(1, 1, 3))
+    batch, threat = Batch(x, y, torch.arange(12)), ThreatModel("linf", 0.08)
+    truth = [smallest_margin(net, x[i : i + 1], int(y[i]), 0.08) > 0 for i in range(12)]
+
+    def certificate(**params):
+        return Certified(CertifiedParams(**params)).run(target, batch, threat, 0).certificate
+
+    attacked = ~robustkd.attack("apgd-t", net, x, y, eps=0.08, params={"targets": 2}).success
+    by_bounds, exact = certificate(), certificate(exact=True)
+    assert exact.robust == truth
+    assert exact.broken == [not one for one in truth]
+    for bounded, true, standing in zip(by_bounds.robust, truth, attacked.tolist(), strict=True):
+        assert bounded <= true <= standing
+    assert certificate(method="interval").robust <= by_bounds.robust
+    assert certificate(samples=5).robust == by_bounds.robust[:5]
+
+
+def test_the_bracket_is_in_the_results_the_table_and_the_report(tmp_path):
+    found = results_of(TEXT, tmp_path)
+    (one,) = found.defenses
+    bracket = one.bracket
+    assert bracket.n == 30
+    assert 0 < bracket.certified <= bracket.attacked == one.robust_accuracy
+    assert bracket.open == round(30 * (bracket.attacked - bracket.certified))
+    assert bracket.passes_on_certified > 0
+    assert one.analyses["proof"].metrics["certified_accuracy"] == bracket.certified
+    assert not [finding for finding in one.checks if finding.fired]
+    assert Results.from_dict(found.to_dict()).defenses[0].bracket == bracket
+    assert "certified to attacked" in (tmp_path / "out" / "report.md").read_text()
+    assert "certified to attacked" in (tmp_path / "out" / "report.html").read_text()
+    exact = results_of(TEXT.replace("defenses: [one]}", "defenses: [one], exact: true}"), tmp_path)
+    assert exact.defenses[0].bracket.exact
+    (row,) = summary_rows(exact)
+    assert row.exact
+    assert row.certified == row.attacked
+    assert "% exact" in (tmp_path / "out" / "report.md").read_text()
+    plain = results_of(TEXT[: TEXT.index("analyses:")], tmp_path)
+    assert "bracket" not in plain.to_dict()["defenses"][0]
+
+
+def test_a_success_on_a_certified_sample_is_a_severe_finding(tmp_path, installed):
+    installed("credulous", {"analyses": {"credulous": "support.credulous_analysis:Credulous"}})
+    found = results_of(TEXT.replace("kind: certified", "kind: credulous").replace("eps: 0.02", "eps: 0.1"), tmp_path)
+    (one,) = found.defenses
+    assert one.robust_accuracy < 1
+    (finding,) = [finding for finding in one.checks if finding.fired]
+    assert (finding.name, finding.severity) == ("broken-certificate", "severe")
+    assert "pgd" in finding.explanation
+    assert finding.evidence["contradicted"] == one.bracket.contradicted == round(30 * (1 - one.robust_accuracy))
+    assert one.verdict == "not credible"
+    assert not one.bracket.exact
+    assert "one of the two is wrong" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_layer_without_bounds_is_named_and_the_rest_of_the_campaign_stands(tmp_path):
+    found = results_of(TEXT.replace("tiny-cnn, epochs: 6", "tiny-vit, epochs: 1"), tmp_path)
+    assert found.defenses[0].robust_accuracy is not None
+    assert "no bounds are known of this network" in found.defenses[0].error
+
+
+def test_another_threat_model_is_refused():
+    target = ClassifierTarget(tiny(0), num_classes=3, input_shape=(1, 1, 3))
+    x = torch.rand(2, 1, 1, 3, dtype=torch.float64)
+    batch = Batch(x, target(x).argmax(1), torch.arange(2))
+    with pytest.raises(TargetError, match="linf and l2"):
+        Certified(CertifiedParams()).run(target, batch, ThreatModel("l1", 1.0), 0)
+
+
+def test_a_targeted_attacker_only_has_to_be_kept_from_the_goal():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 3)).double()
+    net[1].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+    net[1].bias.data.copy_(torch.tensor([0.0, 0.0, -5.0]))
+    target = ClassifierTarget(net, num_classes=3, input_shape=(1, 1, 2))
+    x, y = torch.tensor([[[[0.6, 0.4]]]]).double(), torch.tensor([0])
+
+    def robust(goal, eps):
+        batch = Batch(x, y, torch.arange(1), goals=None if goal is None else torch.tensor([goal]))
+        threat = ThreatModel("linf", eps, "untargeted" if goal is None else "targeted")
+        return Certified(CertifiedParams()).run(target, batch, threat, 0).certificate.robust[0]
+
+    assert robust(None, 0.09)  # z_0 - z_1 is 0.2, and falls by 2 eps
+    assert not robust(None, 0.11)
+    assert not robust(1, 0.11)
+    assert robust(2, 0.11)
