@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from robustkd.reporting import frameworks
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
 from robustkd.reporting.attack_rows import attack_rows
+from robustkd.reporting.detection import HEAD, NOTE, detection_rows
 from robustkd.reporting.formatting import MISSING, count, interval, number, percent, seconds, threat
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
@@ -44,6 +45,7 @@ def markdown(
         ),
         _attacks(results),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
+        _detection(results),
         _by_queries(results),
         _measures(measures(results)),
         *(_analysis(shown) for shown in shown_tables(results)),
@@ -187,6 +189,17 @@ def _by_queries(results: Results) -> str:
     return (
         f"## Robust accuracy by queries\n\nWhat stands after so many queries on each sample, with its 95 % interval.\n\n{table}"
     )
+
+
+def _detection(results: Results) -> str:
+    if not (rows := detection_rows(results)):
+        return ""
+    table = _table(
+        ["defense", "attack", *HEAD],
+        "ll" + "r" * len(HEAD),
+        ([escape(row.defense), escape(row.attack), *row.values] for row in rows),
+    )
+    return f"## Detectors\n\n{table}\n\n{NOTE}"
 
 
 def _cells(results: Results) -> str:

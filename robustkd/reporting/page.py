@@ -14,6 +14,7 @@ from markupsafe import Markup
 from robustkd.reporting import formatting, frameworks, palette
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.attack_rows import attack_rows
+from robustkd.reporting.detection import HEAD, NOTE, detection_rows
 from robustkd.reporting.environment import TEMPLATES, environment
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, requests_of
 from robustkd.reporting.grid import grid, incomplete_cells
@@ -124,6 +125,9 @@ def page(
         pairs=main_pairs(results),
         all_pairs=len(summaries) * (len(summaries) - 1) // 2,
         analyses=shown_tables(results),
+        detections=detection_rows(results),
+        detection_head=HEAD,
+        detection_note=NOTE,
         measures=measures(results),
         any_remedy=any(row.remedied is not None for row in summaries),
         no_verdict=NO_VERDICT,

@@ -17,6 +17,7 @@ from robustkd.contracts.evidence import shares_by_name
 from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.threat import Budget, Goal, ThreatModel, stored_budget
 from robustkd.scoring.claims import Claim, claims
+from robustkd.scoring.detection import Detection
 from robustkd.scoring.paired import Comparison, corrected
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ServedSummary, ThreatSummary
@@ -83,6 +84,9 @@ class CellResult:
 
     ``draws`` is on how many draws each sample was judged, if the defense draws random numbers: the accuracies are then the mean share
     of the draws on which a sample is right, and the success rate counts the samples that are wrong on most of them.
+
+    ``detection`` is of a target that rejects inputs: the other numbers are then of classifier and detector together, and a clean sample
+    that is rejected counts as misclassified.
     """
 
     cell_id: str
@@ -111,6 +115,7 @@ class CellResult:
     draws: int = 1
     where: dict[str, JsonValue] | None = None
     by_queries: list[QueryPoint] = field(default_factory=list)
+    detection: Detection | None = None
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -247,7 +252,7 @@ class Results(Tabular):
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where``,
-        ``by_queries`` and ``served`` where there are any.
+        ``by_queries``, ``detection`` and ``served`` where there are any.
         """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -259,6 +264,8 @@ class Results(Tabular):
                 del row["where"]
             if not row.get("by_queries", True):
                 del row["by_queries"]
+            if row.get("detection", True) is None:
+                del row["detection"]
         if not told["served"]:
             del told["served"]
         told["claims"] = [asdict(claim) for claim in self.claims]
