@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from robustkd.reporting import formatting, frameworks, palette
+from robustkd.reporting import formatting, frameworks, palette, weakest
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.attack_rows import attack_rows
 from robustkd.reporting.detection import HEAD, NOTE, detection_rows
@@ -27,6 +27,7 @@ from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, l
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
+from robustkd.reporting.weakest import weakest_rows
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 OPEN_ROWS = 24
@@ -128,6 +129,9 @@ def page(
         detections=detection_rows(results),
         detection_head=HEAD,
         detection_note=NOTE,
+        weakest=weakest_rows(results),
+        weakest_note=weakest.NOTE,
+        worst_groups=any(one.worst_group for one in results.defenses),
         measures=measures(results),
         any_remedy=any(row.remedied is not None for row in summaries),
         no_verdict=NO_VERDICT,

@@ -22,6 +22,7 @@ from robustkd.scoring.paired import Comparison, corrected
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ServedSummary, ThreatSummary
 from robustkd.scoring.tabular import Tabular, interval, percent
+from robustkd.scoring.weakest import Weakest
 
 CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
 
@@ -137,6 +138,8 @@ class DefenseResult:
     ``verdict`` is None while an attack is missing, ``status`` then says why. ``remedy`` is what stronger attacks leave, where a
     check named some. ``analyses`` holds the tables of the campaign's analyses of it, by their names.
     ``unjudged`` is the share of requests that no attack is known to have broken, and of which one at least left it unknown.
+    ``worst_class`` and ``worst_group`` are of the class, and of the group of classes that the campaign file names, of whose samples the
+    fewest stand; None where there are none, and in files of former versions.
     ``draws`` is as for ``CellResult``. ``verdict_rules`` is the version of the rules that made the verdict (``scoring.verdict``).
     """
 
@@ -166,6 +169,8 @@ class DefenseResult:
     draws: int = 1
     verdict_rules: int | None = None
     where: dict[str, JsonValue] | None = None
+    worst_class: Weakest | None = None
+    worst_group: Weakest | None = None
 
     @property
     def budget(self) -> Budget:
@@ -252,7 +257,7 @@ class Results(Tabular):
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where``,
-        ``by_queries``, ``detection`` and ``served`` where there are any.
+        ``by_queries``, ``detection``, ``served``, worst classes and groups where there are any.
         """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -264,8 +269,9 @@ class Results(Tabular):
                 del row["where"]
             if not row.get("by_queries", True):
                 del row["by_queries"]
-            if row.get("detection", True) is None:
-                del row["detection"]
+            for name in ("detection", "worst_class", "worst_group"):
+                if row.get(name, True) is None:
+                    del row[name]
         if not told["served"]:
             del told["served"]
         told["claims"] = [asdict(claim) for claim in self.claims]
