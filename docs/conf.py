@@ -40,6 +40,7 @@ NAVIGATION = {
         "own-data",
         "robustbench",
         "ensembles",
+        "detectors",
         "language-models",
         "endpoints",
         "diffusion",

@@ -27,6 +27,7 @@ TITLES = {
     "datasets": "Data sets",
     "models": "Models",
     "transforms": "Input transforms",
+    "detectors": "Detectors",
     "judges": "Judges",
     "targets": "Targets",
     "engines": "Engines",

@@ -22,6 +22,7 @@ from robustkd.lazy import nn, torch
 from robustkd.scoring.distances import distance, per_sample, within
 from robustkd.targets import untouched
 from robustkd.targets.passes import PassCounter
+from robustkd.targets.rejection import classifier_alone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,9 +91,12 @@ class PeerAttack(Attack):
     Its randomness comes from the global generators, seeded for each batch: the same batch gives the same result, but a
     sample's result may depend on the batch it came in, which attacks of our own rule out. Those that go through a batch
     sample by sample anyway (``one_by_one``) are given each sample alone, which makes them independent of it.
+
+    Of a target that rejects inputs a peer sees the classifier alone: it would take the rejection for one more class.
     """
 
     ranges = "one"
+    knows_rejection = False
     one_by_one: bool = False
 
     @abstractmethod
@@ -111,7 +115,7 @@ class PeerAttack(Attack):
                 f"{self.name} takes one budget for all samples", fix="give a single eps, or use an attack of robustkd's own"
             )
         batch = replace(batch, inputs=batch.inputs.contiguous())  # some peers take views of what they are given
-        model = CountedModel(target, batch)
+        model = CountedModel(target if self.knows_rejection else classifier_alone(target), batch)
         oracle = Oracle(target, batch)
         found = torch.empty_like(batch.inputs)
         with untouched(target.module):

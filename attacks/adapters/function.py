@@ -43,12 +43,14 @@ class FunctionAttack(PeerAttack):
     """A function ``(model, x, y, eps[, norm, goals, seed, ..]) -> x_adv`` of the user's own.
 
     ``model`` is (B, C, H, W) -> (B, K) logits, in evaluation mode; ``x`` lies in [0, 1]; ``goals`` are the classes to reach, None
-    where the attack is untargeted. Torch's generator is seeded before each call.
+    where the attack is untargeted. Torch's generator is seeded before each call. Of a target that rejects inputs the model has one
+    output more, the last, which is the largest where the input is rejected.
     """
 
     Params = FunctionParams
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
+    knows_rejection = True
     source = "the user's own function"
     _function: Callable[..., Any] | None = None
 

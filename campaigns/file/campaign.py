@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,8 @@ from robustkd.contracts import (
     Judge,
     Modality,
     ThreatModel,
+    UsageError,
+    suggestion,
     target_references,
 )
 from robustkd.contracts.json_value import JsonObject
@@ -106,6 +109,7 @@ class Campaign:
         origin: where it was read from, for messages.
         folder: what relative paths in it are relative to.
         batch_size: the most samples that a model is attacked on at once; None for the default.
+        groups: groups of classes by their names, each class by its name or number.
     """
 
     name: str
@@ -124,6 +128,23 @@ class Campaign:
     description: str = field(default="", compare=False)
     judges: dict[str, JudgeUse] = field(default_factory=dict)
     batch_size: int | None = None
+    groups: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+
+    def class_groups(self, classes: Sequence[str]) -> dict[str, frozenset[int]]:
+        """The numbers of the classes of each group.
+
+        Raises:
+            UsageError: the data have no such class.
+        """
+        known = {name: number for number, name in enumerate(classes)}
+        known |= {str(number): number for number in range(len(classes)) if str(number) not in known}
+        for group, members in self.groups.items():
+            if unknown := [str(member) for member in members if str(member) not in known]:
+                raise UsageError(
+                    f"{self.origin}: groups.{group}: the data have no class '{unknown[0]}'",
+                    fix=suggestion(unknown[0], list(classes)) or f"classes are {', '.join(classes[:20])}",
+                )
+        return {group: frozenset(known[str(member)] for member in members) for group, members in self.groups.items()}
 
     @property
     def default_folder(self) -> Path:

@@ -70,6 +70,7 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         exclude=document.matrix.exclude,
         checks=resolve.checks(document.checks, modality),
         gates=document.gates,
+        groups=document.groups,
         description=document.description,
         judges=judges,
         batch_size=document.batch_size,

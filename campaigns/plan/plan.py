@@ -75,6 +75,7 @@ def build(campaign: Campaign) -> Plan:
     require_training_data(campaign, data)
     require_plausible_budgets(campaign, data)
     require_regions_fit(campaign, data)
+    campaign.class_groups(data.classes)  # says so where a group names a class that there is not
     capabilities: dict[str, Capabilities] = {}
     order = training_order(campaign)
     for name in order:

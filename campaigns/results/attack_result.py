@@ -65,6 +65,7 @@ def attack_result(
         draws=outcome.draws,
         curve=accuracy_curve([record], {eps, *use.curve}, everywhere=measures_every_eps(use.plugin)),
         by_queries=by_queries(use.plugin, outcome),
+        detection=outcome.detection,
     )
 
 

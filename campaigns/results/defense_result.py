@@ -9,12 +9,14 @@ from robustkd.campaigns.results.attack_result import clean_shares
 from robustkd.campaigns.results.certificates import bracket_of, contradiction
 from robustkd.campaigns.results.curve import accuracy_curve, measures_every_eps, unjudged_share, worst_case_of
 from robustkd.campaigns.results.failure import NO_HEADLINE, Failure
+from robustkd.campaigns.results.parts import by_class, by_group, groups_of
 from robustkd.campaigns.results.trained import Trained
 from robustkd.campaigns.store.meta import TrainMeta
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.contracts.threat import ThreatModel, distinct_names
 from robustkd.scoring.intervals import share, share_interval
 from robustkd.scoring.results import CellStatus, DefenseResult
+from robustkd.scoring.weakest import weakest
 
 
 def defense_result(trained: Trained) -> DefenseResult:
@@ -78,6 +80,8 @@ def _with_worst_case(result: DefenseResult, trained: Trained, attacks: Mapping[s
             everywhere=any(measures_every_eps(campaign.attacks[name].plugin) for name in attacks),
         ),
         unjudged=unjudged_share(records),
+        worst_class=weakest(held, by_class(records[0].outcome.label, trained.plan.data.classes)),
+        worst_group=weakest(held, by_group(records[0].outcome.label, groups_of(trained.plan))),
         other_threats=_other_threats(trained),
     )
 

@@ -163,6 +163,7 @@ class _Binary(WrappedTarget):
 
     def __init__(self, target: Target, head: nn.Linear, batch: Batch, threat: ThreatModel, problems: list[_Problem]) -> None:
         super().__init__(target)
+        self.rejects = False  # the features' problem has two classes, whatever the target's has
         self._head, self._centres, self._threat = head, batch.inputs, threat
         self._weight = torch.stack([problem.weight / problem.scale for problem in problems])
         self._threshold = torch.stack([problem.threshold / problem.scale for problem in problems])

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustkd.cli.options import console
+from robustkd.reporting.detection import HEAD, detection_rows
 from robustkd.reporting.page import cost
 from robustkd.reporting.pairwise import undecided
 from robustkd.reporting.presentation import terms_of
@@ -47,6 +48,7 @@ def print_results(
     for number, part in enumerate(_parts(_columns(results, rows, others), screen)):
         screen.print(*([""] if number else []), _table(part), sep="\n")
     screen.print(_caption(results, others), style="dim italic")
+    _print_detection(results, screen)
     _print_evidence(results)
     _print_undecided(results)
     _print_cost_of_checks(results, rows)
@@ -170,6 +172,17 @@ def _print_evidence(results: Results) -> None:
             click.echo(f"{row.defense}: not examined (seed {row.seed}): {missing}")
     if any(row.verdict and row.verdict_rules != RULES for row in results.defenses):
         click.echo(f"some verdicts are by former rules; 'robustkd report --rejudge' judges by the present ones ({RULES})")
+
+
+def _print_detection(results: Results, screen: Console) -> None:
+    """What the detectors made of each attack, where a defense has one."""
+    if rows := detection_rows(results):
+        columns = [
+            _Column("defense", [row.defense for row in rows], "left"),
+            _Column("attack", [row.attack for row in rows], "left"),
+            *(_Column(name, [row.values[place] for row in rows]) for place, name in enumerate(HEAD)),
+        ]
+        screen.print("", _table(columns), sep="\n")
 
 
 def _print_undecided(results: Results) -> None:

@@ -12,6 +12,7 @@ from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Findin
 from robustkd.contracts.code import Code
 from robustkd.contracts.data import Arrays, Dataset, DeferredArrays, Modality, RawData, Samples
 from robustkd.contracts.defense import Defense, FitContext
+from robustkd.contracts.detector import Detector
 from robustkd.contracts.errors import (
     AttackError,
     DataError,
@@ -103,6 +104,7 @@ __all__ = [
     "Dataset",
     "Defense",
     "DeferredArrays",
+    "Detector",
     "EmbeddingRadius",
     "Evidence",
     "Filtered",

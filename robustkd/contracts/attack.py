@@ -48,6 +48,7 @@ class Batch:
             ``logits`` are then the mean over the draws. None of a target that draws none.
         movable: (B, ..) bool, broadcasts over ``inputs``: the only values that may change, where the threat model says ``where``
             and does not leave it to the attacker (``placed``).
+        rejection: of a target that ``rejects``, the number of the output that says so; None of others.
     """
 
     inputs: Tensor
@@ -58,6 +59,7 @@ class Batch:
     eps: Tensor | None = field(default=None, kw_only=True)
     draws: Tensor | None = field(default=None, kw_only=True)
     movable: Tensor | None = field(default=None, kw_only=True)
+    rejection: int | None = field(default=None, kw_only=True)
 
     def budget(self, threat: ThreatModel) -> Tensor:
         """(B,) each sample's eps, in the type of the inputs."""
@@ -86,8 +88,13 @@ class Batch:
         return threat.where.kept(adversarial - self.inputs, self.movable)
 
     def reached(self, predicted: Tensor) -> Tensor:
-        """(B,) bool: whether these (B,) classes are what the attacker wants: the goals, or without goals any class but the label."""
-        return predicted != self.labels if self.goals is None else predicted == self.goals
+        """(B,) bool: whether these (B,) classes are what the attacker wants: the goals, or without goals any class but the label. To be
+        rejected is neither.
+        """
+        if self.goals is not None:
+            return predicted == self.goals
+        wrong = predicted != self.labels
+        return wrong if self.rejection is None else wrong & (predicted != self.rejection)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -101,7 +108,8 @@ class Batch:
         return self._each(lambda values: values.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        known = {part.name: value for part in fields(self) if (value := getattr(self, part.name)) is not None}
+        values = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "rejection"}
+        known = {name: value for name, value in values.items() if value is not None}
         return replace(self, **{name: change(value) for name, value in known.items()})
 
 
@@ -253,6 +261,11 @@ class Attack(BaseAttack):
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     space: ClassVar[Space] = "pixels"
     needs: ClassVar[Capabilities] = frozenset({"logits"})
+    knows_rejection: bool = True
+    """Whether it looks for an input that the target gets wrong and accepts, where the target ``rejects`` inputs: so does whatever asks the
+    engine of robustkd's attacks, or ``Batch.reached``. One that knows the classifier alone, or goes by other models, does not."""
+    uses_surrogates: bool = False
+    """Whether it takes the declared surrogates of stages without a useful gradient."""
 
     def require(self, target: BaseTarget) -> None:
         """Raise TargetError unless ``target`` has what the attack needs, and takes inputs of a shape that it can attack."""

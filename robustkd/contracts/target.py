@@ -94,6 +94,8 @@ class Target(BaseTarget):
         members: of an ensemble, the classifiers that answer together; else empty.
         never_adversarial: True of a model that stands in for another one: no input that fools it counts, so that an attack goes
             on to its last step.
+        rejects: whether the last of the outputs says that the input is rejected and not answered. No attacker wants that: a success
+            is another class than the label, and accepted. ``num_classes`` counts this output.
     """
 
     capabilities: Capabilities = ORDINARY["images"]
@@ -104,6 +106,7 @@ class Target(BaseTarget):
     output: Literal["logits", "log-probabilities"] = "logits"
     members: Sequence[Target] = ()
     never_adversarial: bool = False
+    rejects: bool = False
 
     @classmethod
     @abstractmethod
@@ -140,6 +143,7 @@ class WrappedTarget(Target):
         self.bounds = target.bounds
         self.output = target.output
         self.members = target.members
+        self.rejects = target.rejects
         self.never_adversarial = self.never_adversarial or target.never_adversarial
 
     def __getattr__(self, name: str) -> Any:

@@ -327,7 +327,14 @@ def with_clean_logits(target: Target, batch: Batch, batch_size: int = BATCH_SIZE
     # A network in double precision is attacked in it: a step in a lower one can be lost.
     precise = torch.promote_types(batch.inputs.dtype, logits.dtype)
     eps = None if batch.eps is None else batch.eps.to(precise)
-    return replace(batch, logits=logits, inputs=batch.inputs.to(precise), eps=eps, draws=draws if random else None)
+    return replace(
+        batch,
+        logits=logits,
+        inputs=batch.inputs.to(precise),
+        eps=eps,
+        draws=draws if random else None,
+        rejection=logits.shape[1] - 1 if target.rejects else None,
+    )
 
 
 @evaluating()

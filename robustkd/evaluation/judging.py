@@ -20,6 +20,7 @@ from robustkd.contracts.image_changes import ImageChange
 from robustkd.contracts.target import Bounds
 from robustkd.evaluation.draws import drawn_logits
 from robustkd.lazy import torch
+from robustkd.scoring.detection import Detection
 from robustkd.scoring.distances import TOLERANCE, distance, inside, spent_of
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.features import with_perceptual_features
@@ -92,6 +93,11 @@ class Outcome(ABC):
         return 1
 
     @property
+    def detection(self) -> Detection | None:
+        """What a detector made of the attack; None of a target that has none."""
+        return None
+
+    @property
     def skipped(self) -> np.ndarray | None:
         """(N,) passes not made, because each would have repeated an earlier one; None where all were made."""
         return None
@@ -138,6 +144,10 @@ class ImageOutcome(Outcome):
         skipped: forward and backward passes not made, because each would have repeated an earlier one; None of an attack that makes all.
         clean_draws, held_draws: (N, R) bool, on which draws the clean input is classified rightly, and on which the returned one
             does not reach the attack's goal inside the budget; None where the target draws no random numbers.
+        classified: of a target that rejects inputs, the class that the classifier alone takes the returned input for; ``before`` and
+            ``after`` are the number of classes where the input is rejected. None of other targets.
+        clean_alarm, alarm: likewise, how far the clean and the returned input are above what the detector lets pass, on a scale of the
+            target's own; above 0 they are rejected. On several draws these are means.
     """
 
     before: np.ndarray
@@ -149,6 +159,9 @@ class ImageOutcome(Outcome):
     skipped: np.ndarray | None = None
     clean_draws: np.ndarray | None = None
     held_draws: np.ndarray | None = None
+    classified: np.ndarray | None = None
+    clean_alarm: np.ndarray | None = None
+    alarm: np.ndarray | None = None
 
     _NAMES: ClassVar[Mapping[str, str]] = {"eligible": "correct"}
 
@@ -185,6 +198,13 @@ class ImageOutcome(Outcome):
         spent = self.forwards if reported is None else np.where(reported > 0, reported, self.forwards)
         held: np.ndarray = self.eligible & ~(self.success & (spent <= queries))
         return held
+
+    @property
+    def detection(self) -> Detection | None:
+        """What the target's detector made of the attack; None of a target that rejects nothing."""
+        if self.classified is None or self.clean_alarm is None or self.alarm is None:
+            return None
+        return Detection.of(self.eligible, self.classified != self.label, self.alarm, self.clean_alarm)
 
     @property
     def correct(self) -> np.ndarray:
@@ -289,8 +309,17 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
         **({} if result.queries_to_success is None else {"queries_to_success": result.queries_to_success}),
         **({} if result.skipped is None else {"skipped": result.skipped}),
         **({"clean_draws": right, "held_draws": held} if random else {}),
+        **(_detected(clean, attacked, within) if target.rejects else {}),
     }
     return ImageOutcome(**{key: value.detach().cpu().numpy() for key, value in columns.items()})
+
+
+def _detected(clean: torch.Tensor, attacked: torch.Tensor, within: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The columns about rejections, of the (N, R, K + 1) outputs; what lies outside of its budget counts as the clean input."""
+    attacked = torch.where(within.view(-1, 1, 1), attacked, clean)
+    classified = most_frequent(attacked[..., :-1], torch.ones_like(attacked[..., 0], dtype=torch.bool))
+    before, after = ((part[..., -1] - part[..., :-1].amax(2)).mean(1) for part in (clean, attacked))
+    return {"classified": classified, "clean_alarm": before, "alarm": after}
 
 
 def clean_shares(batch: Batch) -> np.ndarray:

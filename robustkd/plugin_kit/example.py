@@ -58,6 +58,8 @@ def example_block(group: plugins.Group, name: str) -> dict[str, JsonValue] | Non
             return {"defenses": {"plain": {"kind": "standard", "model": name, **params}}}
         case "transforms":
             return _of_transform(name, values)
+        case "detectors":
+            return _of_detector(name, values)
         case "analyses":
             return _of_analysis(name, values)
     needed = _needed(group, name, values)
@@ -73,6 +75,13 @@ def _of_transform(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue] 
         return example_block("defenses", name) if name in plugins.names("defenses") else None
     behind: JsonObject = {"kind": "input-transform", "base": "plain", "transforms": [{"kind": name, **values}]}
     return {"defenses": {"plain": _plain("images", 0), "filtered": behind}}
+
+
+def _of_detector(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """Around an undefended model."""
+    modality, needed = _modality("detectors", name), _needed("detectors", name, values)
+    mine: JsonObject = _DETECTING[modality] | {"detector": {"kind": name, **values}}
+    return {"defenses": {"plain": _plain(modality, 0), **needed, "watched": mine}}
 
 
 def _of_analysis(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
@@ -124,6 +133,12 @@ _LOOKS = {("text-to-image", group): {"kind": "concept-classifier", "model": "sma
 def _plain(modality: str, place: int) -> dict[str, JsonValue]:
     return _PLAIN[modality] | ({"replica": place} if place else {})
 
+
+_DETECTING: dict[str, JsonObject] = {
+    "images": {"kind": "with-detector", "base": "plain"},
+    "text": {"kind": "detector-filter", "model": "plain"},
+}
+"""The defense that puts a detector around a model."""
 
 _ANALYSED: dict[str, tuple[dict[str, JsonValue], str]] = {
     "images": (

@@ -13,7 +13,7 @@ from robustkd.contracts import CONTRACT_VERSION, UsageError
 
 KINDS: dict[str, plugins.Group] = {
     plugins.one_of(group): group
-    for group in ("attacks", "defenses", "judges", "checks", "datasets", "models", "transforms", "analyses")
+    for group in ("attacks", "defenses", "judges", "checks", "datasets", "models", "transforms", "detectors", "analyses")
 }
 """What can be begun: the kind of plug-in, and the group of its entry point."""
 
@@ -28,6 +28,8 @@ _EXAMPLES = {
     "model": "defenses:\n  plain: {{kind: standard, model: {0}}}",
     "transform": "defenses:\n  plain: {{kind: standard, model: small-cnn}}\n"
     "  filtered: {{kind: input-transform, base: plain, transforms: [{0}]}}",
+    "detector": "defenses:\n  plain: {{kind: standard, model: small-cnn}}\n"
+    "  watched: {{kind: with-detector, base: plain, detector: {0}}}",
     "analysis": "analyses:\n  mine: {{kind: {0}, defenses: [plain]}}",
 }
 

@@ -27,7 +27,9 @@ from robustkd.contracts.errors import PluginError, RobustkdError, UsageError, su
 from robustkd.contracts.plugin import registered_name
 from robustkd.contracts.version import CHANGES, CONTRACT_VERSION, moved
 
-Group = Literal["attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "targets", "engines"]
+Group = Literal[
+    "attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "detectors", "targets", "engines"
+]
 GROUPS: tuple[Group, ...] = get_args(Group)
 _UNKNOWN = "extra_forbidden"  # pydantic's name for it
 

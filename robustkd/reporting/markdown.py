@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from robustkd.reporting import frameworks
+from robustkd.reporting import frameworks, weakest
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
 from robustkd.reporting.attack_rows import attack_rows
+from robustkd.reporting.detection import HEAD, NOTE, detection_rows
 from robustkd.reporting.formatting import MISSING, bracket, count, interval, number, percent, seconds, threat
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
@@ -16,6 +17,7 @@ from robustkd.reporting.queries import query_curves
 from robustkd.reporting.summary import DefenseSummary, attack_names
 from robustkd.reporting.terms import ReportTerms
 from robustkd.reporting.verdict_text import NO_VERDICT, answer, explain
+from robustkd.reporting.weakest import weakest_rows
 from robustkd.scoring.results import Results
 
 SIGNS = {"credible": "", "suspect": "⚠️ ", "not credible": "⚠️ "}
@@ -44,6 +46,8 @@ def markdown(
         ),
         _attacks(results),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
+        _weakest(results),
+        _detection(results),
         _by_queries(results),
         _measures(measures(results)),
         *(_analysis(shown) for shown in shown_tables(results)),
@@ -189,6 +193,28 @@ def _by_queries(results: Results) -> str:
     return (
         f"## Robust accuracy by queries\n\nWhat stands after so many queries on each sample, with its 95 % interval.\n\n{table}"
     )
+
+
+def _weakest(results: Results) -> str:
+    if not (rows := weakest_rows(results)):
+        return ""
+    table = _table(
+        ["defense", "seed", "worst class", "worst group"],
+        "lrll",
+        ([escape(row.defense), str(row.seed), escape(row.worst_class), escape(row.worst_group)] for row in rows),
+    )
+    return f"## Worst class\n\n{table}\n\n{weakest.NOTE}"
+
+
+def _detection(results: Results) -> str:
+    if not (rows := detection_rows(results)):
+        return ""
+    table = _table(
+        ["defense", "attack", *HEAD],
+        "ll" + "r" * len(HEAD),
+        ([escape(row.defense), escape(row.attack), *row.values] for row in rows),
+    )
+    return f"## Detectors\n\n{table}\n\n{NOTE}"
 
 
 def _cells(results: Results) -> str:

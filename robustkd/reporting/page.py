@@ -11,9 +11,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from robustkd.reporting import formatting, frameworks, palette
+from robustkd.reporting import formatting, frameworks, palette, weakest
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.attack_rows import attack_rows
+from robustkd.reporting.detection import HEAD, NOTE, detection_rows
 from robustkd.reporting.environment import TEMPLATES, environment
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, requests_of
 from robustkd.reporting.grid import grid, incomplete_cells
@@ -26,6 +27,7 @@ from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, l
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
+from robustkd.reporting.weakest import weakest_rows
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 
 OPEN_ROWS = 24
@@ -124,6 +126,12 @@ def page(
         pairs=main_pairs(results),
         all_pairs=len(summaries) * (len(summaries) - 1) // 2,
         analyses=shown_tables(results),
+        detections=detection_rows(results),
+        detection_head=HEAD,
+        detection_note=NOTE,
+        weakest=weakest_rows(results),
+        weakest_note=weakest.NOTE,
+        worst_groups=any(one.worst_group for one in results.defenses),
         measures=measures(results),
         any_remedy=any(row.remedied is not None for row in summaries),
         no_verdict=NO_VERDICT,

@@ -18,10 +18,12 @@ from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.threat import Budget, Goal, ThreatModel, stored_budget
 from robustkd.scoring.bracket import Bracket
 from robustkd.scoring.claims import Claim, claims
+from robustkd.scoring.detection import Detection
 from robustkd.scoring.paired import Comparison, corrected
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ServedSummary, ThreatSummary
 from robustkd.scoring.tabular import Tabular, interval, percent
+from robustkd.scoring.weakest import Weakest
 
 CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
 
@@ -84,6 +86,9 @@ class CellResult:
 
     ``draws`` is on how many draws each sample was judged, if the defense draws random numbers: the accuracies are then the mean share
     of the draws on which a sample is right, and the success rate counts the samples that are wrong on most of them.
+
+    ``detection`` is of a target that rejects inputs: the other numbers are then of classifier and detector together, and a clean sample
+    that is rejected counts as misclassified.
     """
 
     cell_id: str
@@ -112,6 +117,7 @@ class CellResult:
     draws: int = 1
     where: dict[str, JsonValue] | None = None
     by_queries: list[QueryPoint] = field(default_factory=list)
+    detection: Detection | None = None
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -134,6 +140,8 @@ class DefenseResult:
     check named some. ``analyses`` holds the tables of the campaign's analyses of it, by their names.
     ``unjudged`` is the share of requests that no attack is known to have broken, and of which one at least left it unknown.
     ``bracket`` has what is certified of it, where an analysis of the campaign proves something.
+    ``worst_class`` and ``worst_group`` are of the class, and of the group of classes that the campaign file names, of whose samples the
+    fewest stand; None where there are none, and in files of former versions.
     ``draws`` is as for ``CellResult``. ``verdict_rules`` is the version of the rules that made the verdict (``scoring.verdict``).
     """
 
@@ -164,6 +172,8 @@ class DefenseResult:
     verdict_rules: int | None = None
     where: dict[str, JsonValue] | None = None
     bracket: Bracket | None = None
+    worst_class: Weakest | None = None
+    worst_group: Weakest | None = None
 
     @property
     def budget(self) -> Budget:
@@ -250,7 +260,7 @@ class Results(Tabular):
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where``,
-        ``by_queries``, ``bracket`` and ``served`` where there are any.
+        ``by_queries``, ``bracket``, ``detection``, ``served``, worst classes and groups where there are any.
         """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -260,8 +270,10 @@ class Results(Tabular):
                 del row["draws"]
             if row["where"] is None:
                 del row["where"]
-            for name in ("by_queries", "bracket"):
-                if not row.get(name, True):
+            if not row.get("by_queries", True):
+                del row["by_queries"]
+            for name in ("bracket", "detection", "worst_class", "worst_group"):
+                if row.get(name, True) is None:
                     del row[name]
         for one in told["defenses"]:
             for table in one["analyses"].values():

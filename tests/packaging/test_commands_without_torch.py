@@ -104,4 +104,4 @@ def test_plugins_are_found_and_their_parameters_read_without_torch():
     assert done.returncode == 0, done.stderr
     found = set(done.stdout.split())
     assert found >= {"models/resnet20", "transforms/jpeg"}
-    assert {name for name in found if name.partition("/")[0] not in ("models", "transforms")} == MADE_OF_MODULES
+    assert {name for name in found if name.partition("/")[0] not in ("models", "transforms", "detectors")} == MADE_OF_MODULES

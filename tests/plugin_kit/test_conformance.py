@@ -45,6 +45,12 @@ CAUGHT = {
     "Shrinks": ("transforms", "keeps-shape", "comes out as"),
     "Clocked": ("transforms", "seeded-stage", "two results"),
     "Opaque": ("transforms", "attackable", "no gradient goes through it"),
+    "Columns": ("detectors", "scores", "scores of shape (40, 1)"),
+    "Relative": ("detectors", "images-scored-alone", "one by one"),
+    "Guesses": ("detectors", "same-scores", "different scores"),
+    "Amnesiac": ("detectors", "saved-with-its-model", "scores differently"),
+    "Trespasses": ("detectors", "leaves-the-model", "changed"),
+    "Blunt": ("detectors", "attackable-scores", "no gradient goes through"),
 }
 
 
@@ -69,7 +75,7 @@ def test_a_broken_promise_is_caught(broken, name):
 def test_every_property_but_the_registry_s_own_is_seen_to_fail():
     asked = {
         (group, title(item))
-        for group in ("attacks", "defenses", "checks", "analyses", "datasets", "models", "transforms")
+        for group in ("attacks", "defenses", "checks", "analyses", "datasets", "models", "transforms", "detectors")
         for item in properties(group)
     }
     common = {"contract", "parameters", "mistakes", "written-down", "documentation"}
@@ -105,7 +111,7 @@ def test_names_and_settings_are_checked(broken, robustkd):
 
 ALL = [
     (group, name)
-    for group in ("attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms")
+    for group in ("attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "detectors")
     for name in plugins.names(group)
     if plugins.family(group, name) is None
 ]

@@ -25,6 +25,9 @@ CAUGHT = {
     "Convinced": ("judges", "tells-apart", "says True of everything"),
     "Harmless": ("datasets", "loads-prompts", "no harmless requests"),
     "Restless": ("datasets", "same-prompts", "the test requests differ"),
+    "Uniform": ("detectors", "scores-prompts", "the same score"),
+    "Ranking": ("detectors", "prompts-scored-alone", "one by one"),
+    "Absent": ("detectors", "filter-saved-and-loaded", "scores differently"),
 }
 
 
@@ -57,6 +60,7 @@ def broken(installed, monkeypatch):
         ("judges", "says-the-number"),
         ("datasets", "cupboard"),
         ("checks", "over-refusal"),
+        ("detectors", "perplexity"),
     ],
 )
 def test_the_example_package_conforms(world, group, name):

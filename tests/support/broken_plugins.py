@@ -10,7 +10,19 @@ from torch import nn
 
 from robustkd.attacks.image.engine.ascent import fixed_budget
 from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
-from robustkd.contracts import Analysis, Arrays, Attack, AttackResult, Check, Dataset, Model, RawData, Table, Transform
+from robustkd.contracts import (
+    Analysis,
+    Arrays,
+    Attack,
+    AttackResult,
+    Check,
+    Dataset,
+    Detector,
+    Model,
+    RawData,
+    Table,
+    Transform,
+)
 from robustkd.defenses.image.distillation.kd import KD
 from robustkd.defenses.image.standard import Standard, StandardRecipe
 from robustkd.defenses.training import fresh_network, train
@@ -378,3 +390,74 @@ class Clocked(Transform):
 
     def build(self, input_shape):
         return Clock()
+
+
+# --- detectors
+
+
+class Scorer(nn.Module):
+    """The entropy of the answer, scored as ``how`` says."""
+
+    def __init__(self, how, model=None):
+        super().__init__()
+        self.how, self.model, self.offset = how, model, 0.0
+
+    def forward(self, inputs, logits):
+        log_p = logits.log_softmax(1)
+        return self.how(self, -(log_p.exp() * log_p).sum(1))
+
+
+class Entropic(Detector):
+    """The entropy of the answer: a subclass spoils it."""
+
+    source = "nowhere"
+
+    def build(self, model, others):
+        return Scorer(lambda scorer, entropy: type(self).spoilt(scorer, entropy), model)
+
+
+class Columns(Entropic):
+    """Returns a column in the place of a row."""
+
+    def spoilt(self, entropy):
+        return entropy.unsqueeze(1)
+
+
+class Relative(Entropic):
+    """Scores an image by what else is in its batch."""
+
+    def spoilt(self, entropy):
+        return entropy - entropy.mean()
+
+
+class Guesses(Entropic):
+    """Draws a part of its scores."""
+
+    def spoilt(self, entropy):
+        return entropy + torch.rand(())
+
+
+class Amnesiac(Entropic):
+    """Keeps what it learns where no file has it."""
+
+    def spoilt(self, entropy):
+        return entropy * (1 + self.offset)
+
+    def fit(self, scorer, model, context):
+        scorer.offset = 1.0
+
+
+class Trespasses(Entropic):
+    """Changes the classifier that it watches."""
+
+    def spoilt(self, entropy):
+        with torch.no_grad():
+            next(self.model.module.parameters()).add_(0.1)
+        return entropy
+
+
+class Blunt(Entropic):
+    """Scores behind a stage without a gradient, and says nothing of it."""
+
+    def spoilt(self, entropy):
+        return entropy.detach()

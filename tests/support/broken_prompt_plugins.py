@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 from robustkd_example.cupboard import Assistant, Cupboard, DoesNotRefuse, ExtraWords, Guarded
+from torch import nn
 
-from robustkd.contracts import RawData, Request
+from robustkd.contracts import Detector, RawData, Request
 
 
 class Greedy(ExtraWords):
@@ -114,3 +115,51 @@ class Restless(Cupboard):
     def load(self):
         raw = super().load()
         return RawData(raw.train, raw.test.select(np.random.default_rng().permutation(12)), raw.classes, raw.benign)
+
+
+# --- detectors
+
+
+class Lengths(nn.Module):
+    """The number of letters, scored as ``how`` says."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.offset = how, 0.0
+
+    def forward(self, texts):
+        return self.how(self, torch.tensor([float(len(text)) for text in texts]))
+
+
+class Long(Detector):
+    """How long a prompt is: a subclass spoils it."""
+
+    modalities = ("text",)
+    source = "nowhere"
+
+    def build(self, model, others):
+        return Lengths(lambda scorer, lengths: type(self).spoilt(scorer, lengths))
+
+
+class Uniform(Long):
+    """Says the same of every prompt."""
+
+    def spoilt(self, lengths):
+        return torch.zeros_like(lengths)
+
+
+class Ranking(Long):
+    """Scores a prompt by the others beside it."""
+
+    def spoilt(self, lengths):
+        return lengths - lengths.mean()
+
+
+class Absent(Long):
+    """Keeps what it learns where no file has it."""
+
+    def spoilt(self, lengths):
+        return lengths * (1 + self.offset)
+
+    def fit(self, scorer, model, context):
+        scorer.offset = 1.0

@@ -392,7 +392,7 @@ class Search:
         else:
             oracle, points = Oracle(target, batch, target.precision, replayed(target, inputs)), inputs
             ball = Ball.around(inputs, batch.budget(threat), threat.norm, target.bounds, batch.movable)
-        clean = oracle.logits(points, rows) if batch.logits is None else batch.logits
+        clean = oracle.logits(points, rows) if batch.logits is None else oracle.classes(batch.logits, rows)
         value = torch.full((len(batch),), -torch.inf, dtype=inputs.dtype, device=inputs.device)
         return cls(oracle, ball, clean, points, value, oracle.is_adversarial(clean, rows))
 

@@ -106,6 +106,26 @@ class Oracle:
         """(B,) backward passes of each sample; to be added to in place."""
         return self.passes.backwards
 
+    def classes(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        """(B, K) logits of (B, K) outputs: the outputs themselves. Of a target that ``rejects``, whose last output of K + 1 says so, to be
+        rejected counts as to be taken for the label:
+
+            z_y <- max(z_y, z_rejected)
+
+        So another class is the largest where the target is wrong and accepts, and every loss climbs towards that. The margin follows the
+        classifier until it is fooled, and then whichever of classifier and detector is nearer to its boundary: of a rejected input that is
+        the detector alone, as in the selective gradients of Bryniarski et al. 2022, arXiv:2106.15023.
+        """
+        if not self.target.rejects:
+            return outputs
+        own = self.labels[rows].unsqueeze(1)
+        logits, rejected = outputs[:, :-1], outputs[:, -1:]
+        return logits.scatter(1, own, torch.maximum(logits.gather(1, own), rejected))
+
+    def outputs_at(self, x: Tensor, rows: Tensor) -> Tensor:
+        """(B, K) the target's ``classes`` at images, with a graph where they have one; the caller counts the pass."""
+        return self.classes(self.target(x), rows)
+
     def images(self, x: Tensor, rows: Tensor) -> Tensor:
         """(B, *shape) what the target is shown at the points ``x`` of the search: the points themselves."""
         return x
@@ -113,7 +133,7 @@ class Oracle:
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """(B, K) outputs without a graph."""
         with torch.no_grad():
-            logits = self.target(self.images(x, rows))
+            logits = self.outputs_at(self.images(x, rows), rows)
         self.passes.spend(rows, forwards=1)
         return finite(logits, x)
 
@@ -128,7 +148,7 @@ class Oracle:
         with torch.enable_grad():
             # Full is what the caller computes in: training has an autocast of its own.
             with torch.autocast(x.device.type, torch.bfloat16) if reduced else nullcontext():
-                outputs = self.outputs(self.images(x, rows))
+                outputs = self.classes(self.outputs(self.images(x, rows)), rows)
             logits = finite(outputs.detach(), x)
             if isinstance(objective, ObjectiveWithGradient):
                 values, slope = objective.value_and_grad(logits, rows)
@@ -152,7 +172,7 @@ class Oracle:
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            outputs = self.outputs(self.images(x, rows))
+            outputs = self.classes(self.outputs(self.images(x, rows)), rows)
         logits = outputs.detach()
         gradient = gradient_of(outputs, x, objective.gradient(logits, rows))
         self.passes.spend(rows, forwards=1, backwards=1)

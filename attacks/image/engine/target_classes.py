@@ -67,7 +67,7 @@ def _distances(oracle: Oracle, x: Tensor, rows: Tensor, classes: Tensor, norm: N
     x = x.detach().requires_grad_()
     own = oracle.labels[rows].unsqueeze(1)
     with torch.enable_grad():
-        logits = finite(oracle.target(x), x)
+        logits = finite(oracle.outputs_at(x, rows), x)
         margins = (logits.gather(1, own) - logits.gather(1, classes)).unbind(1)
         totals = [margin.sum() for margin in margins]
     last = len(totals) - 1

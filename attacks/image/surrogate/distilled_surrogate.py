@@ -36,6 +36,7 @@ from robustkd.attacks.image.surrogate.student import Points, distil_student
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch
 from robustkd.lazy import torch
+from robustkd.targets.rejection import classifier_alone
 from robustkd.targets.substitute import SubstituteTarget
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _attacked(target: Target, images: Tensor, threat: ThreatModel, rng: SampleRn
         student.requires_grad_(False)
         answer = SubstituteTarget(target, student, never_adversarial=True)
         with torch.no_grad():
-            labels = torch.cat([answer(part).argmax(1) for part in images.split(256)])
+            labels = torch.cat([classifier_alone(answer)(part).argmax(1) for part in images.split(256)])
         batch = Batch(images, labels, rng.index)
         rows = torch.arange(len(images), device=images.device)
         objective = for_batch("margin", batch)

@@ -88,6 +88,7 @@ class BPDA(Wrapper):
     """Backward pass differentiable approximation, around another attack."""
 
     Params = BPDAParams
+    uses_surrogates = True
     source = "Athalye, Carlini & Wagner 2018, arXiv:1802.00420"
 
     @cached_property

@@ -105,6 +105,7 @@ class Transfer(Attack):
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
     gradients = False
+    knows_rejection = False
     source = "Papernot et al. 2016, arXiv:1605.07277; Yang et al. 2020, arXiv:2009.14720"
 
     def __init__(self, params: Any = None) -> None:
@@ -201,8 +202,8 @@ class Transfer(Attack):
 
 
 def _same_classes(name: str, surrogate: Target, logits: Tensor) -> None:
-    if surrogate.num_classes != logits.shape[1]:
+    if (classes := surrogate.num_classes - surrogate.rejects) != logits.shape[1]:
         raise TargetError(
-            f"surrogate '{name}' has {surrogate.num_classes} classes, the target {logits.shape[1]}",
+            f"surrogate '{name}' has {classes} classes, the target {logits.shape[1]}",
             fix="name another surrogate",
         )

@@ -55,6 +55,8 @@ class Wrapper(Attack):
         super().__init__(params)
         self.inner: Attack = self.params.attack.make()
         self.version = f"{type(self).version}/{self.inner.version}"  # its numbers change when those of either do
+        self.knows_rejection = self.knows_rejection and self.inner.knows_rejection
+        self.uses_surrogates = self.uses_surrogates or self.inner.uses_surrogates
 
     @override
     def version_for(self, threat: ThreatModel) -> str:

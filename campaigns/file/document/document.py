@@ -72,6 +72,9 @@ class Document(Settings):
     matrix: Matrix = Matrix()
     checks: Annotated[ChecksSpec, BeforeValidator(_level_alone)] = ChecksSpec()
     gates: tuple[GateSpec, ...] = ()
+    groups: dict[Name, Annotated[tuple[int | str, ...], Field(min_length=1)]] = Field(
+        {}, description="groups of classes, by name or number, the worst of which is told beside the worst class"
+    )
     batch_size: int | None = Field(
         None,
         ge=1,

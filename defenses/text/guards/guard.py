@@ -65,14 +65,18 @@ class Guard(Defense):
         kept = self.target.Settings
         return kept(**self.params.model_dump(include=set(kept.model_fields)))
 
+    def models(self, context: FitContext[Prompts]) -> tuple[GenerativeTarget, GenerativeTarget | None]:
+        """The model that is guarded, and the one that reads where it is another."""
+        reader = context.target(self._reader, GenerativeTarget) if self._reader else None
+        return context.target(self.params.model, GenerativeTarget), reader
+
     def fit(self, context: FitContext[Prompts]) -> GuardedTarget[Any]:
         """Put the guard in front of the model.
 
         Raises:
             UsageError: the model, or the reader, is none that answers.
         """
-        model = context.target(self.params.model, GenerativeTarget)
-        reader = context.target(self._reader, GenerativeTarget) if self._reader else None
+        model, reader = self.models(context)
         target = self.target(model, self.settings(context, model, reader), reader)
         target.to(context.device).module.eval()
         return target

@@ -27,6 +27,7 @@ CONTRACTS: dict[plugins.Group, type[Any]] = {
     "datasets": contracts.Dataset,
     "models": contracts.Model,
     "transforms": contracts.Transform,
+    "detectors": contracts.Detector,
 }
 
 _WORDS = {"kind": AttackKind, "norms": Norm, "goals": Goal, "space": Space, "severity": Severity}

@@ -27,7 +27,7 @@ def trains(subject: Subject) -> None:
     data = fixtures.digits()
     with torch.no_grad():
         logits = target(torch.from_numpy(data.test.unit()))
-    wanted = (len(data.test), data.num_classes)
+    wanted = (len(data.test), data.num_classes + target.rejects)
     require(tuple(logits.shape) == wanted, f"its logits have shape {tuple(logits.shape)}, not {wanted}", "one row an image")
     require(bool(torch.isfinite(logits).all()), "its logits are not finite", "lower the learning rate")
 

@@ -7,6 +7,7 @@ from robustkd.plugin_kit.properties.checks import ANALYSIS, CHECK
 from robustkd.plugin_kit.properties.common import EVERY
 from robustkd.plugin_kit.properties.datasets import DATASET
 from robustkd.plugin_kit.properties.defenses import DEFENSE
+from robustkd.plugin_kit.properties.detectors import DETECTOR, PROMPT_DETECTOR
 from robustkd.plugin_kit.properties.networks import MODEL, TRANSFORM
 from robustkd.plugin_kit.properties.prompts import JUDGE, PROMPT_ATTACK, PROMPT_DATASET, PROMPT_DEFENSE
 from robustkd.plugin_kit.subject import Property
@@ -20,6 +21,7 @@ PROPERTIES: dict[Group, tuple[Property, ...]] = {
     "datasets": EVERY + DATASET,
     "models": EVERY + MODEL,
     "transforms": EVERY + TRANSFORM,
+    "detectors": EVERY + DETECTOR,
 }
 
 OF_PROMPTS: dict[Group, tuple[Property, ...]] = {
@@ -29,4 +31,5 @@ OF_PROMPTS: dict[Group, tuple[Property, ...]] = {
     "checks": EVERY + CHECK,
     "analyses": EVERY + ANALYSIS,
     "datasets": EVERY + PROMPT_DATASET,
+    "detectors": EVERY + PROMPT_DETECTOR,
 }

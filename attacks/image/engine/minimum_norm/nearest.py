@@ -243,7 +243,7 @@ def minimum_norm(
     with frozen(target.module):
         oracle = Oracle(target, batch, outputs=replayed(target, batch.inputs))
         rows = torch.arange(len(batch), device=batch.inputs.device)
-        logits = oracle.logits(batch.inputs, rows) if batch.logits is None else batch.logits
+        logits = oracle.logits(batch.inputs, rows) if batch.logits is None else oracle.classes(batch.logits, rows)
         already = oracle.is_adversarial(logits, rows)
         norms = torch.where(already, 0.0, torch.inf).to(batch.inputs.dtype)
         todo = rows[~already]

@@ -1,0 +1,1 @@
+"""Detectors: what tells inputs and prompts that are not like clean ones."""

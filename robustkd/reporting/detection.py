@@ -1,0 +1,63 @@
+"""What detectors made of the attacks: errors of the classifier, what the detector caught of them, and its false alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustkd.reporting.formatting import interval, number, percent
+from robustkd.reporting.summary import cells_by_pair
+from robustkd.scoring.detection import Detection, Rate
+from robustkd.scoring.results import CellResult, Results
+
+HEAD = ("classifier wrong", "of these detected", "wrong and undetected", "false alarms", "right and accepted", "AUROC")
+NOTE = (
+    "Shares of all test samples, but for those detected; each with its 95 % interval, over several seeds the envelope of theirs. An "
+    "attack succeeds where the classifier is wrong and the detector accepts. Right and accepted, which is the robust accuracy, counts "
+    "false alarms as errors. AUROC is the chance that a sample that fools the classifier scores higher than a clean one."
+)
+
+
+@dataclass(frozen=True)
+class DetectionRow:
+    """One attack on one defense with a detector, over its seeds; ``values`` are in the order of ``HEAD``."""
+
+    defense: str
+    attack: str
+    values: tuple[str, ...]
+
+
+def detection_rows(results: Results) -> list[DetectionRow]:
+    """A row for each pair that has a detector, in the campaign's order."""
+    found = []
+    for (defense, attack), cells in cells_by_pair(results).items():
+        told = [(cell, cell.detection) for cell in cells if cell.detection is not None]
+        if told:
+            found.append(DetectionRow(defense, attack, _values(told)))
+    return found
+
+
+def _values(told: Sequence[tuple[CellResult, Detection]]) -> tuple[str, ...]:
+    seeds = [detection for _, detection in told]
+    robust = [(cell.robust_accuracy, cell.ci_low or 0.0, cell.ci_high or 1.0) for cell, _ in told]
+    areas = [detection.auroc for detection in seeds if detection.auroc is not None]
+    return (
+        _rate([detection.fooled for detection in seeds]),
+        _rate([detection.detected for detection in seeds]),
+        _rate([detection.evaded for detection in seeds]),
+        _rate([detection.false_alarms for detection in seeds]),
+        _shown(robust),
+        number(sum(areas) / len(areas) if areas else None, 2),
+    )
+
+
+def _rate(rates: Sequence[Rate]) -> str:
+    return _shown([(rate.share, rate.ci_low, rate.ci_high) for rate in rates])
+
+
+def _shown(shares: Sequence[tuple[float | None, float, float]]) -> str:
+    known = [(share, low, high) for share, low, high in shares if share is not None]
+    if not known:
+        return percent(None)
+    mean = sum(share for share, _, _ in known) / len(known)
+    return f"{percent(mean)} ({interval(min(low for _, low, _ in known), max(high for _, _, high in known))})"
