@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import functools
 import json
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typing_extensions import override
 
-from robustkd.contracts import AddedLater, Card, CutOff, GenerativeTarget, Request, TargetError, Unanswered
+from robustkd.contracts import AddedLater, AttackError, Card, CutOff, GenerativeTarget, Request, TargetError, Unanswered
 from robustkd.contracts.capability import ORDINARY
 from robustkd.contracts.json_value import JsonObject
 from robustkd.lazy import nn, torch
@@ -330,6 +331,19 @@ class CausalLMTarget(GenerativeTarget):
             date=own.date or DATE,
             template_options=own.template_options,
         )
+
+    @override
+    def with_weights(self, weights: Mapping[str, Tensor]) -> CausalLMTarget:
+        module = copy.deepcopy(self.module)
+        known = dict(module.named_parameters(remove_duplicate=False))
+        for name, value in weights.items():
+            if name not in known or known[name].shape != value.shape:
+                shape = f"has the shape {tuple(known[name].shape)}, not {tuple(value.shape)}" if name in known else "is unknown"
+                raise AttackError(f"the weight '{name}' {shape}", fix="change weights of the model itself, by their names")
+            place, _, leaf = name.rpartition(".")
+            # A parameter of its own: where two layers share a table, one of them may be changed alone.
+            setattr(module.get_submodule(place), leaf, nn.Parameter(value.to(known[name]), requires_grad=False))
+        return self.with_module(module.eval())
 
     def with_module(self, module: PreTrainedModel) -> CausalLMTarget:
         """Another model that is talked to in the same way."""

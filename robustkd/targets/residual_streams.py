@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from robustkd.contracts import TargetError
 from robustkd.lazy import nn, torch
-from robustkd.targets.activations import InputHook, input_hooks
+from robustkd.targets.activations import InputHook, input_hooks, output_hooks
 from robustkd.targets.frozen import frozen
 
 if TYPE_CHECKING:
@@ -57,6 +57,18 @@ def entering(target: CausalLMTarget, batch: TokenBatch, blocks: Sequence[nn.Modu
     with replacing(blocks, look):
         target.module(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False, logits_to_keep=1)
     return torch.stack([seen[number] for number in range(len(blocks))], 1)
+
+
+def streams(target: CausalLMTarget, batch: TokenBatch) -> Tensor:
+    """(B, L + 1, T, D) float32: what enters the first of L blocks, and what leaves each of them."""
+    blocks, seen = blocks_of(target.module), list[torch.Tensor]()
+
+    def look(block: nn.Module, given: Any, output: Any) -> None:
+        seen.append((output[0] if isinstance(output, tuple) else output).float())
+
+    with output_hooks(blocks, [look] * len(blocks)):
+        first = entering(target, batch, blocks[:1])
+    return torch.cat([first, torch.stack(seen, 1)], 1)
 
 
 def entering_unmoved(target: CausalLMTarget, batch: TokenBatch, blocks: Sequence[nn.Module]) -> Tensor:
