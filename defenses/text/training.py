@@ -101,6 +101,8 @@ class Conversations:
 
     def draw(self, count: int, generator: torch.Generator) -> list[int]:
         """``count`` rows, any of them as often as it comes."""
+        if not count:  # there may be none to draw from
+            return []
         if self.odds is None:
             kinds = torch.randint(len(self.groups), (count,), generator=generator)
         else:
