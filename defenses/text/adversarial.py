@@ -161,6 +161,10 @@ class AdversarialTuning(Defense):
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
         """What is minimised, where ``target`` is the model before the training."""
 
+    def regulariser(self, target: CausalLMTarget) -> Tensor | None:
+        """A term of the weights alone beside the losses, None for none."""
+        return None
+
     def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:
         """Tune a copy of the model.
 
@@ -177,6 +181,8 @@ class AdversarialTuning(Defense):
         def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
             pair = adversary.pair(target, attacked, generator)
             value = outer(pair, *adversary.logprobs(target, pair)).mean()
+            if (beside := self.regulariser(target)) is not None:
+                value = value + beside
             if useful is None:
                 return value
             asked, behind = useful.take(useful.draw(answered, generator)), suffix.draw(answered, generator)

@@ -14,21 +14,18 @@ that it means the same for every model and block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import PGDConfig, VectorBall, maximize
-from robustkd.contracts import FitContext, Prompts, TargetError
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests, toward_and_unlikely
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary, InnerParams
 from robustkd.lazy import F, nn, torch
-from robustkd.targets import frozen
-from robustkd.targets.activations import InputHook, input_hooks
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TokenBatch
+from robustkd.targets.residual_streams import Change, blocks_of, entering_unmoved, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,12 +74,12 @@ class ResidualAdversary(EmbeddingAdversary):
     def worst(self, target: CausalLMTarget, pair: Pair) -> Tensor:
         """(B, L, T, D) perturbations of what enters L blocks."""
         batch, blocks = pair.harmful, self._blocks(target)
-        streams = _entering(target, batch, blocks)
+        streams = entering_unmoved(target, batch, blocks)
         among = batch.prompt[:, None, :, None]
         unit = (streams.norm(dim=-1, keepdim=True) * among).sum(2, keepdim=True) / among.sum(2, keepdim=True)
 
         def likelihood(d: Tensor) -> Tensor:
-            with _replacing(blocks, _adding(d)):
+            with replacing(blocks, _adding(d)):
                 return target.completion_logprob(batch)
 
         p = self.inner
@@ -92,7 +89,7 @@ class ResidualAdversary(EmbeddingAdversary):
 
     def logprobs_at(self, target: CausalLMTarget, batch: TokenBatch, worst: Tensor) -> Tensor:
         """(B, T) log-probabilities of the answers in ``batch`` with the residual streams moved by ``worst``."""
-        with _replacing(self._blocks(target), _adding(worst)):
+        with replacing(self._blocks(target), _adding(worst)):
             return target.token_logprobs(batch)
 
     def _blocks(self, target: CausalLMTarget) -> list[nn.Module]:
@@ -100,45 +97,7 @@ class ResidualAdversary(EmbeddingAdversary):
         return [every[place] for place in sorted({min(int(depth * len(every)), len(every) - 1) for depth in self.inner.depths})]
 
 
-def blocks_of(module: nn.Module) -> Sequence[nn.Module]:
-    """The transformer blocks of a language model, in order.
-
-    Raises:
-        TargetError: they cannot be told.
-    """
-    count = module.config.get_text_config().num_hidden_layers  # type: ignore[operator, union-attr]
-    for part in module.modules():
-        if isinstance(part, nn.ModuleList) and len(part) == count:
-            return list(part)
-    raise TargetError(
-        f"{type(module).__name__} shows no list of {count} blocks",
-        fix="lat is for models that keep their blocks in one; use c-advul",
-    )
-
-
-def _replacing(blocks: Sequence[nn.Module], change: Callable[[int, Tensor], Tensor]) -> AbstractContextManager[None]:
-    """While it lasts, ``change(number, stream)`` takes the place of the (B, T, D) stream that enters each of ``blocks``."""
-
-    def hook(number: int) -> InputHook:
-        return lambda block, entering: (change(number, entering[0]), *entering[1:])
-
-    return input_hooks(blocks, [hook(number) for number in range(len(blocks))])
-
-
-def _entering(target: CausalLMTarget, batch: TokenBatch, blocks: Sequence[nn.Module]) -> Tensor:
-    """(B, L, T, D) what enters each of L blocks when nothing is moved."""
-    seen: dict[int, Tensor] = {}
-
-    def look(number: int, stream: Tensor) -> Tensor:
-        seen[number] = stream.float()
-        return stream
-
-    with frozen(target.module), torch.no_grad(), _replacing(blocks, look):
-        target.token_logprobs(batch)
-    return torch.stack([seen[number] for number in range(len(blocks))], 1)
-
-
-def _adding(d: Tensor) -> Callable[[int, Tensor], Tensor]:
+def _adding(d: Tensor) -> Change:
     def add(number: int, stream: Tensor) -> Tensor:
         fitted = F.pad(d[:, number], (0, 0, 0, stream.shape[1] - d.shape[2]))
         return (stream + fitted).to(stream.dtype)

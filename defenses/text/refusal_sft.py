@@ -25,7 +25,9 @@ from robustkd.defenses.text.training import (
     held_out,
     tune,
 )
+from robustkd.defenses.training.steps import Memory
 from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.chat import TokenBatch
 
 if TYPE_CHECKING:
     import torch
@@ -55,14 +57,43 @@ class RefusalSFT(Defense):
         Raises:
             DataError: the training data have nothing to refuse, or nothing to answer.
         """
-        p, start = self.params, finished(context, self.params.model)
-        refused, answers = forbidden(context.train), harmless_conversations(context, start, p)
-        refusals = Conversations.of(start, refused["prompt"], refused["refusal"])
-        suffix = RandomSuffix.of(start, p.random_suffix_rate, p.random_suffix_tokens)
-        count = min(max(round(p.share * p.batch_size), 1), p.batch_size - 1)
+        start = finished(context, self.params.model)
+        loss = self.loss(context, start)
+        return tune(context, loss, self.params, name="tune", measure=held_out(context, start), memory=loss.memory)
 
-        def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
-            items = refusals.take(refusals.draw(count, generator)) + answers.take(answers.draw(p.batch_size - count, generator))
-            return cross_entropy(target, target.batch(list(map(with_suffix, items, suffix.draw(len(items), generator)))))
+    def loss(self, context: FitContext[Prompts], start: CausalLMTarget) -> RefusalLoss:
+        """What is minimised, where ``start`` is the model before."""
+        return RefusalLoss(context, start, self.params)
 
-        return tune(context, loss, p, name="tune", measure=held_out(context, start))
+
+class RefusalLoss:
+    """Cross entropy of refusals and of harmless answers, a ``TextLoss``.
+
+    Args:
+        context: the data.
+        start: whose tokens are used.
+        params: how many of each.
+
+    Attributes:
+        memory: what it learns on the way, where it does.
+    """
+
+    memory: Memory | None = None
+
+    def __init__(self, context: FitContext[Prompts], start: CausalLMTarget, params: RefusalSFTParams) -> None:
+        refused, self._answers = forbidden(context.train), harmless_conversations(context, start, params)
+        self._refusals = Conversations.of(start, refused["prompt"], refused["refusal"])
+        self._suffix = RandomSuffix.of(start, params.random_suffix_rate, params.random_suffix_tokens)
+        self._size = params.batch_size
+        self._count = min(max(round(params.share * params.batch_size), 1), params.batch_size - 1)
+
+    def __call__(self, target: CausalLMTarget, generator: torch.Generator) -> Tensor:
+        """The loss of a step."""
+        items = self._refusals.take(self._refusals.draw(self._count, generator))
+        items += self._answers.take(self._answers.draw(self._size - self._count, generator))
+        batch = target.batch(list(map(with_suffix, items, self._suffix.draw(len(items), generator))))
+        return self.of(target, batch, self._count, generator)
+
+    def of(self, target: CausalLMTarget, batch: TokenBatch, refused: int, generator: torch.Generator) -> Tensor:
+        """The mean over all answers' tokens; the first ``refused`` rows are forbidden requests."""
+        return cross_entropy(target, batch)

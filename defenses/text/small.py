@@ -40,9 +40,13 @@ class SmallModelParams(Params):
 
 def small_model(texts: Iterable[str], params: SmallModelParams) -> CausalLMTarget:
     """A model of the words of ``texts`` with fresh weights (the caller has seeded torch)."""
+    return small_network(word_tokenizer(texts), params)
+
+
+def small_network(tokenizer: PreTrainedTokenizerFast, params: SmallModelParams) -> CausalLMTarget:
+    """A model of a tokenizer's tokens with fresh weights (the caller has seeded torch)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = word_tokenizer(texts)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=params.width,

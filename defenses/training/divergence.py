@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from robustkd.lazy import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -42,10 +44,16 @@ def kl(
     """
     log_p = tempered_log_softmax(teacher_logits, teacher_temperature)
     log_q = tempered_log_softmax(student_logits, student_temperature)
-    per_sample = (log_p.exp() * (log_p - log_q)).sum(1)
+    per_sample = relative_entropy(log_p, log_q)
     if reduction == "none":
         return per_sample
     return scaled(per_sample.mean(), teacher_logits.shape[1], reduction)
+
+
+def relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """(B,) sum_c P_c log(P_c / Q_c) of (B, K) log-probabilities; what P rules out adds nothing, so that -inf costs no NaN."""
+    p = log_p.exp()
+    return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(1)
 
 
 def scaled(mean: Tensor, classes: int, reduction: Reduction) -> Tensor:

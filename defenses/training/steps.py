@@ -127,8 +127,10 @@ class _StepTraining(Training):
 
     def backward(self, step: int, seed: int) -> tuple[dict[str, float], int]:
         loss, weights = self.loss(torch.Generator().manual_seed(seed)), list(self.parameters.values())
-        # Not backward(): that would also fill the gradients of what is not tuned.
-        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+        # Not backward(): that would also fill the gradients of what is not tuned. Some weights may have no part in a loss, such as those
+        # behind the layer that it looks at.
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient
         if self.settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(weights, self.settings.clip)

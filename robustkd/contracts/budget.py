@@ -10,7 +10,9 @@ from robustkd.contracts.region import Region
 
 Norm = Literal["linf", "l2", "l1", "l0"]
 """In which a perturbation of an image is measured."""
-Space = Literal["pixels", "corruption", "spatial", "flow", "colour", "perceptual", "prompt", "embeddings", "prefill", "seed"]
+Space = Literal[
+    "pixels", "corruption", "spatial", "flow", "colour", "perceptual", "prompt", "embeddings", "prefill", "seed", "weights"
+]
 """What the attacker chooses."""
 
 

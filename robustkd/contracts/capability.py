@@ -16,6 +16,7 @@ Capability = Literal[
     "tokens",
     "embeddings",
     "log-probabilities",
+    "weights",
     "denoising",
     "members",
 ]
@@ -27,6 +28,7 @@ Capability = Literal[
 - ``gradients``: what it computes can be differentiated with respect to its inputs.
 - ``tokens``: it has a tokenizer, ``encode`` and ``decode``. ``embeddings``: it has ``embed``, and answers ``Request.embeddings``.
 - ``log-probabilities``: ``token_logprobs`` of a language model.
+- ``weights``: ``with_weights`` gives the model with others, as somebody who holds them may run it.
 - ``denoising``: the noise predictions of a diffusion model; of a classifier, those of the model in front of it.
 - ``members``: the classifiers of an ensemble.
 
@@ -37,7 +39,9 @@ Capabilities = frozenset[Capability]
 
 ORDINARY: dict[Modality, Capabilities] = {
     "images": frozenset({"logits", "gradients"}),
-    "text": frozenset({"respond", "prefill", "conversation", "gradients", "tokens", "embeddings", "log-probabilities"}),
+    "text": frozenset(
+        {"respond", "prefill", "conversation", "gradients", "tokens", "embeddings", "log-probabilities", "weights"}
+    ),
     "text-to-image": frozenset({"respond", "sampling", "gradients", "tokens", "embeddings", "denoising"}),
 }
 """What robustkd's own target of a modality has: a network, a language model, a diffusion model."""

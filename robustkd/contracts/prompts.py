@@ -158,6 +158,7 @@ class Request:
         system: the message of the system before everything else, "" for the target's own.
         negative_prompt: what a drawing is led away from, beside the target's own.
         size: (height, width) in pixels of what is drawn, None for the target's own.
+        weights: by name, in the place of some of the model's own: the model is the attacker's, who asks it without any guard.
         turns: of the conversation before ``prompt``. A target that takes these and ``system`` has the capability ``conversation``.
     """
 
@@ -170,6 +171,7 @@ class Request:
     turns: tuple[Turn, ...] = ()
     negative_prompt: str = ""
     size: tuple[int, int] | None = None
+    weights: Mapping[str, Tensor] | None = None
 
 
 class CutOff(str):
@@ -216,6 +218,15 @@ class GenerativeTarget(BaseTarget):
             UsageError: this target has no embeddings that a request may set.
         """
         raise UsageError(f"the embeddings of a request to a {self.kind} cannot be set", fix="attack it by its prompt")
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> GenerativeTarget:
+        """A copy of the model, without a guard, in which tensors of these names take the place of its own; it is left as it is.
+
+        Raises:
+            UsageError: nobody holds the weights of this target.
+            AttackError: it has no weight of such a name or shape.
+        """
+        raise UsageError(f"the weights of a {self.kind} cannot be changed", fix="attack it by its prompt")
 
 
 Answering = TypeVar("Answering", bound=GenerativeTarget, default=GenerativeTarget)

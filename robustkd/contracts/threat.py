@@ -75,7 +75,12 @@ def require_plausible(norm: Norm, eps: float, shape: Sequence[int], what: str = 
 
 
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-_CHANNELS: dict[Space, str] = {"prompt": "any wording", "prefill": "any beginning of the answer", "seed": "any seed"}
+_CHANNELS: dict[Space, str] = {
+    "prompt": "any wording",
+    "prefill": "any beginning of the answer",
+    "seed": "any seed",
+    "weights": "any weights",
+}
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ class AttemptBudget(BaseBudget):
 
     Attributes:
         channel: what the attacker chooses in each attempt: ``prompt`` (the wording of the request), ``prefill`` (also the
-            beginning of the answer) or ``seed`` (the random numbers).
+            beginning of the answer), ``seed`` (the random numbers) or ``weights`` (the model's own: the attacker holds them).
     """
 
     count: int

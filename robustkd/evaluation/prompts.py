@@ -233,7 +233,7 @@ class JudgedAttempts(Attempts):
             )
             for question, own in zip(asked, requests.asked(), strict=True)
         ]
-        outputs = _respond(self._target, asked, self._batch_size)
+        outputs = self._answers(asked)
         said = _judge_outputs(_first(self._judges), requests, outputs)
         success = torch.from_numpy(said.complied)
         self.used[rows] += 1
@@ -244,6 +244,19 @@ class JudgedAttempts(Attempts):
             self._seen[place] |= judged
         self.broken[rows] |= success
         return success
+
+    def _answers(self, asked: Sequence[Request]) -> list[Any]:
+        """Of the target; to requests that bring weights, of the target with these."""
+        groups: dict[int, list[int]] = {}
+        for place, question in enumerate(asked):
+            groups.setdefault(id(question.weights), []).append(place)
+        outputs: list[Any] = [None] * len(asked)
+        for places in groups.values():
+            weights = asked[places[0]].weights
+            target = self._target if weights is None else self._target.with_weights(weights)
+            for place, output in zip(places, _respond(target, [asked[p] for p in places], self._batch_size), strict=True):
+                outputs[place] = output
+        return outputs
 
     @override
     def leave(self, rows: Tensor, why: str) -> None:
@@ -330,6 +343,7 @@ class JudgedAttempts(Attempts):
                 "system message": question.system != "",
                 "negative prompt": question.negative_prompt != "",
                 "size": question.size is not None,
+                "weights": question.weights is not None,
             }
             for what, given in used.items():
                 if given and what != space:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import functools
 import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typing_extensions import override
 
-from robustkd.contracts import AddedLater, Card, CutOff, GenerativeTarget, Request, TargetError, Unanswered
+from robustkd.contracts import AddedLater, AttackError, Card, CutOff, GenerativeTarget, Request, TargetError, Unanswered
 from robustkd.contracts.capability import ORDINARY
 from robustkd.contracts.json_value import JsonObject
 from robustkd.lazy import nn, torch
 from robustkd.scoring.finite import require_finite
 from robustkd.targets.chat import DATE, Chat, TemplateOption, TokenBatch, Tokens, TooLong
+from robustkd.targets.continuation import Continuation
 from robustkd.targets.frozen import without_gradients
 from robustkd.targets.memory import in_memory
 from robustkd.targets.prefix import PassCache, Prefix
@@ -189,6 +191,20 @@ class CausalLMTarget(GenerativeTarget):
         require_finite(chosen.detach().clamp_min(torch.finfo(chosen.dtype).min), "the log-probabilities of the language model")
         return torch.zeros(batch.ids.shape, device=chosen.device).index_copy(1, columns, chosen)
 
+    def completion_logits(self, batch: TokenBatch) -> Tensor:
+        """The logits that predict each token of the completions.
+
+        Returns:
+            (M, V) float32, conversation by conversation, for the M tokens of ``batch.ids[batch.completion]``; differentiable in the
+            weights. What is no completion has no part in them.
+        """
+        columns = batch.completion.any(0).nonzero().squeeze(1)
+        logits = self.module(
+            input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False, logits_to_keep=columns - 1
+        ).logits
+        chosen: Tensor = logits[batch.completion[:, columns]].float()
+        return chosen
+
     def completion_logprob(self, batch: TokenBatch, embeddings: Tensor | None = None, prefix: Prefix | None = None) -> Tensor:
         """(B,) mean log-probability of the completions' tokens."""
         return self.token_logprobs(batch, embeddings, prefix).sum(1) / batch.completion.sum(1)
@@ -246,44 +262,28 @@ class CausalLMTarget(GenerativeTarget):
     @without_gradients()
     def _written(self, laid: Sequence[Tensor]) -> list[tuple[list[int], bool]]:
         """The ids that the model adds to each of some (T, D) embedded texts, without what ends them, and whether it ended them."""
-        width = max(len(text) for text in laid)
-        embedded = torch.stack([nn.functional.pad(text, (0, 0, width - len(text), 0)) for text in laid])
-        lengths = torch.tensor([len(text) for text in laid], device=self.device)
-        mask = torch.arange(width, device=self.device) >= width - lengths[:, None]
-        ends = torch.tensor(sorted(self._ends), device=self.device)
-        # By each one's own length: how far an answer may go is no matter of the batch.
-        room = (self.chat.context - lengths).clamp_max(self.max_new_tokens)
+        texts, ends = self.continuation(laid), torch.tensor(sorted(self.ends), device=self.device)
         written: list[Tensor] = []
-        running = torch.ones_like(room, dtype=torch.bool)
+        running = torch.ones_like(texts.room, dtype=torch.bool)
         highest: list[Tensor] = []
-        step: dict[str, Any] = {"inputs_embeds": embedded}
-        positions, cached = (mask.cumsum(1) - 1).clamp_min(0), self._cache.steps(laid[0])
         while running.any():
-            output = self.module(
-                **step,
-                attention_mask=mask.long(),
-                position_ids=positions,
-                use_cache=cached,
-                logits_to_keep=1,
-            )
-            top, chosen = output.logits[:, -1].max(-1)
+            top, chosen = texts.logits().max(-1)
             # NaN where any logit is; a single word may be ruled out by -inf.
             highest.append(top.where(running, 0.0))
             written.append(chosen)
-            running &= ~torch.isin(chosen, ends) & (room > len(written))
-            last = (positions[:, -1:] + 1).clamp_max(self.chat.context - 1)
-            if cached:
-                step, positions = {"input_ids": chosen[:, None], self._cache.name: getattr(output, self._cache.name)}, last
-            else:
-                embedded, positions = torch.cat([embedded, self.embed(chosen[:, None])], 1), torch.cat([positions, last], 1)
-                step = {"inputs_embeds": embedded}
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            running &= ~torch.isin(chosen, ends) & (texts.room > len(written))
+            texts.append(chosen)
         require_finite(torch.stack(highest, 1), "the logits of the language model")
-        rows = zip(torch.stack(written, 1).tolist(), room.tolist(), strict=True)
-        return [(ids := _until(row[:most], self._ends), len(ids) < most) for row, most in rows]
+        rows = zip(torch.stack(written, 1).tolist(), texts.room.tolist(), strict=True)
+        return [(ids := _until(row[:most], self.ends), len(ids) < most) for row, most in rows]
+
+    def continuation(self, texts: Sequence[Tensor]) -> Continuation:
+        """What the model says comes next behind (T, D) embedded texts, as far as an answer may go."""
+        return Continuation(self.module, self._cache, self.embed, texts, self.chat.context, self.max_new_tokens)
 
     @functools.cached_property
-    def _ends(self) -> frozenset[int]:
+    def ends(self) -> frozenset[int]:
+        """The ids of the tokens that end an answer."""
         configured = self.module.generation_config.eos_token_id if self.module.generation_config else None
         several = configured if isinstance(configured, list) else [configured]
         return frozenset({self.chat.end_of_turn, self.tokenizer.eos_token_id, *several} - {None})
@@ -299,7 +299,7 @@ class CausalLMTarget(GenerativeTarget):
             tokenizer=tokenizer.backend_tokenizer.to_str(),
             special_tokens={name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
             chat_template=tokenizer.chat_template,
-            ends=tuple(sorted(self._ends)),
+            ends=tuple(sorted(self.ends)),
             max_new_tokens=self.max_new_tokens,
             system=self.system,
             context=None if stated == chat.context else chat.context,
@@ -331,6 +331,19 @@ class CausalLMTarget(GenerativeTarget):
             date=own.date or DATE,
             template_options=own.template_options,
         )
+
+    @override
+    def with_weights(self, weights: Mapping[str, Tensor]) -> CausalLMTarget:
+        module = copy.deepcopy(self.module)
+        known = dict(module.named_parameters(remove_duplicate=False))
+        for name, value in weights.items():
+            if name not in known or known[name].shape != value.shape:
+                shape = f"has the shape {tuple(known[name].shape)}, not {tuple(value.shape)}" if name in known else "is unknown"
+                raise AttackError(f"the weight '{name}' {shape}", fix="change weights of the model itself, by their names")
+            place, _, leaf = name.rpartition(".")
+            # A parameter of its own: where two layers share a table, one of them may be changed alone.
+            setattr(module.get_submodule(place), leaf, nn.Parameter(value.to(known[name]), requires_grad=False))
+        return self.with_module(module.eval())
 
     def with_module(self, module: PreTrainedModel) -> CausalLMTarget:
         """Another model that is talked to in the same way."""

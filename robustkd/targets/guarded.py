@@ -7,7 +7,7 @@ knows the guards would search on it: every guard says what the model sees of a p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import numpy as np
@@ -78,6 +78,10 @@ class GuardedTarget(GenerativeTarget, Generic[Told]):
             if np.isnan(value):
                 answers[place] = Unanswered(f"[the guard {self.kind} cannot read this request]")
         return answers
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> GenerativeTarget:
+        """Of the model alone: who holds its weights runs it without a guard."""
+        return self.model.with_weights(weights)
 
     def respond(self, asked: Sequence[Request]) -> list[Any]:
         """The model's answers, as far as the guard lets the requests pass."""

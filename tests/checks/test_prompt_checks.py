@@ -28,6 +28,7 @@ NAMES = (
     "control-beats-attack",
     "no-discrete-search",
     "prefill-breaks",
+    "weights-break",
     "not-judged",
 )
 
@@ -82,13 +83,14 @@ def found(name, *attacks, of=None):
 
 def test_they_belong_to_campaigns_of_prompts():
     assert set(NAMES) <= set(check_names("standard", "text"))
-    assert set(NAMES) - {"forgotten", "prefill-breaks"} <= set(check_names("standard", "text-to-image"))
+    assert set(NAMES) - {"forgotten", "prefill-breaks", "weights-break"} <= set(check_names("standard", "text-to-image"))
     assert not set(NAMES) & set(check_names("thorough"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sound_evaluation_fires_none(name):
     sound = (SEARCH, attack("bare", breaks=1, **BARE), attack("begun", breaks=11, space="prefill", iterative=False))
+    sound = (*sound, attack("tuned", breaks=11, space="weights"))
     finding = found(name, *sound, of=batch(known=45, complied=48))
     assert finding.applicable
     assert not finding.fired
@@ -157,9 +159,11 @@ def test_an_evaluation_that_searched_no_prompt_is_no_evidence(attacks):
 
 @pytest.mark.parametrize(("broken", "fired"), [(14, False), (15, True)])
 def test_refusals_that_are_made_of_their_first_words_are_noted(broken, fired):
-    finding = found("prefill-breaks", SEARCH, attack("begun", breaks=broken, space="prefill", iterative=False))
-    assert (finding.fired, finding.severity) == (fired, "info")
-    assert not found("prefill-breaks", SEARCH).applicable
+    for name, space in (("prefill-breaks", "prefill"), ("weights-break", "weights")):
+        finding = found(name, SEARCH, attack("begun", breaks=broken, space=space, iterative=False))
+        assert (finding.fired, finding.severity) == (fired, "info")
+        assert finding.evidence[f"broken_by_{space}"] == broken - 10
+        assert not found(name, SEARCH).applicable
 
 
 def test_requests_that_nobody_could_judge_weigh_no_more_than_chance():

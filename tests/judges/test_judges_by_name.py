@@ -131,7 +131,7 @@ def test_a_local_model_reads_the_conversation_by_its_own_template():
     assert guard.tokenizer.decode(ids).split() == ["check", "user", "say", "it", "agent", "it", "say", "<assistant>"]
     (answer,) = guard.respond([Request("", turns=(("say it", "it say"),))])
     whole = guard.module.generate(torch.tensor([ids]), max_new_tokens=3, do_sample=False, pad_token_id=0)
-    assert answer == guard.chat.written([number for number in whole[0, len(ids) :].tolist() if number not in guard._ends])
+    assert answer == guard.chat.written([number for number in whole[0, len(ids) :].tolist() if number not in guard.ends])
 
 
 def test_a_served_model_is_sent_the_conversation_as_it_stands():

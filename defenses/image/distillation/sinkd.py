@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, StudentParams, kl
-from robustkd.lazy import F, torch
+from robustkd.defenses.training.sinkhorn import sinkhorn_distance
+from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -37,16 +38,6 @@ class SinKDParams(StudentParams):
     weight: float = Field(0.8, ge=0, description="b, weight of the Sinkhorn distance")
     regularisation: float = Field(0.1, gt=0, description="eps: the smaller, the nearer to an exact transport plan")
     rounds: int = Field(20, ge=1, description="normalisations of rows and columns")
-
-
-def sinkhorn_distance(student: Tensor, teacher: Tensor, eps: float, rounds: int) -> Tensor:
-    """SD of two (B, K) tables of probabilities."""
-    cost = torch.cdist(student, teacher, p=1)
-    plan = torch.exp(-cost / eps)
-    for _ in range(rounds):
-        plan = plan / plan.sum(1, keepdim=True)
-        plan = plan / plan.sum(0, keepdim=True)
-    return (plan * cost).sum() / len(student)
 
 
 class SinKDRecipe(DistillationRecipe):

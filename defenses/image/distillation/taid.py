@@ -19,49 +19,36 @@ one answer an image. So their figures do not carry over. t, alpha and beta are t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-from pydantic import Field
 
 from robustkd.contracts import FitContext
 from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, Prepared, StudentParams, Teacher, kl
 from robustkd.defenses.training.batches import epoch_order
+from robustkd.defenses.training.interpolation import InterpolationParams, MovingShare
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TAIDParams(StudentParams):
-    t_start: float = Field(0.4, ge=0, lt=1, description="the teacher's share at the start")
-    t_end: float = Field(1.0, gt=0, le=1, description="its share at the end")
-    step: float = Field(5e-4, ge=0, le=1, description="alpha, how far it may hurry ahead in a step")
-    momentum: float = Field(0.99, ge=0, lt=1, description="beta, of the mean relative change of the loss")
+class TAIDParams(InterpolationParams, StudentParams):
+    """Parameters of ``taid``."""
 
 
-class TAIDRecipe(DistillationRecipe):
+class TAIDRecipe(MovingShare, DistillationRecipe):
     """The moving target.
 
     Args:
         teacher, params: see ``DistillationRecipe``.
         steps: N.
-
-    Attributes:
-        t: the teacher's share.
-        trend: m.
-        previous: J', None before the first step.
-        done: n.
     """
 
     state = ("t", "trend", "previous", "done")
 
     def __init__(self, teacher: Teacher, params: TAIDParams, steps: int) -> None:
         super().__init__(teacher, params)
-        self.steps = steps
-        self.t, self.trend, self.done = params.t_start, 0.0, 0
-        self.previous: float | None = None
+        self.begin(params, steps)
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The divergence of the student from the interpolated logits."""
@@ -71,14 +58,7 @@ class TAIDRecipe(DistillationRecipe):
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
         """Update the trend m and the teacher's share t."""
-        p, loss = self.params, metrics["train_loss"]
-        self.done += 1
-        if self.previous is not None:
-            change = (self.previous - loss) / max(self.previous, 1e-15)
-            self.trend = p.momentum * self.trend + (1 - p.momentum) * change
-            line = p.t_start + (p.t_end - p.t_start) * self.done / self.steps
-            self.t = min(p.t_end, max(line, self.t + p.step * (1 - self.t) / (1 + math.exp(-self.trend))))
-        self.previous = loss
+        self.advance(metrics["train_loss"])
 
 
 class TAID(Distillation):

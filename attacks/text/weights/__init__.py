@@ -1,0 +1,1 @@
+"""Attacks that change a model's weights, which whoever holds them can do."""

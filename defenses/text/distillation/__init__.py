@@ -1,0 +1,1 @@
+"""Distilled language models: one training, and the methods as its settings."""

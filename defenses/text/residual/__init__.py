@@ -1,0 +1,1 @@
+"""Trainings that look at a language model's residual streams, or change them."""
