@@ -56,7 +56,9 @@ peers: install
 	$(UV) --no-deps 'adv-lib==0.2.8' 'pyautoattack==0.2.0' tqdm
 
 bench-attacks: peers
-	@set -e; for name in overhead pgd autoattacks precision layout gradients; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	@set -e; for name in overhead pgd precision layout gradients; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	@echo "== autoattacks"; $(BIN)/python benchmarks/autoattacks.py --again --name autoattacks-cost --images 200 --seeds 1 \
+	  --networks cifar10_resnet20,pgd_at,mnist_lenet5_adv
 
 bench-training: install
 	$(BIN)/python benchmarks/training.py
@@ -84,9 +86,11 @@ bench-cluster: install
 doctor-lock: install
 	$(BIN)/python robustkd/integrations/doctor_lock.py
 
+# Hours. Each run is written down at once, so that the same command goes on where it was stopped. MINUTES=40 stops each of the three
+# scripts after so many minutes of CPU time.
 verify-strength: peers
 	@status=0; for name in published strength autoattacks; do \
-	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --strict || status=1; done; exit $$status
+	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --strict --minutes $(or $(MINUTES),0) || status=1; done; exit $$status
 
 bench: bench-attacks bench-training verify-strength
 

@@ -25,6 +25,7 @@ import torch
 from _job import Job
 from torch import Tensor, nn
 
+from robustkd import plugins
 from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.targets import PassCounter
 
@@ -60,7 +61,10 @@ class Measurement(TypedDict, total=False):
     robust_accuracies: list[float]
     median_norms: list[float]
     error: str
-    earlier: bool
+    limit: float
+    machine: str
+    version: str
+    first: int
     precision: str
     share_of_time: float
 
@@ -93,7 +97,7 @@ def measure(job: Job, *, limit: float | None = None) -> Measurement:
     child.start()
     sender.close()
     try:
-        row = receiver.recv() if receiver.poll(limit) else {"error": f"not done after {limit:.0f} s"}
+        row = receiver.recv() if receiver.poll(limit) else {"error": f"not done after {limit:.0f} s", "limit": limit}
     except EOFError:
         row = {"error": f"the process died (exit code {child.exitcode})"}
     child.terminate()
@@ -131,7 +135,8 @@ def _run(job: Job) -> Measurement:
     import _networks
 
     torch.set_num_threads(job.threads)
-    network, x, y = _networks.load(job.network, job.images, job.device)
+    network, x, y = _networks.load(job.network, job.first + job.images, job.device)
+    x, y = x[job.first :], y[job.first :]
     if job.seed:
         x = (x + JITTER * torch.randn(x.shape, generator=torch.Generator().manual_seed(job.seed)).to(x)).clamp(0, 1)
     model = Counted(network).eval()
@@ -194,13 +199,101 @@ def judge(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, norm: s
     }
 
 
-def over_seeds(job: Job, seeds: int, *, limit: float | None = None) -> Measurement:
-    """One row of an implementation: the means over seeds, and ``robust_accuracies`` and ``median_norms`` of each; or its first error."""
+class Jobs:
+    """What was measured of single jobs. Each row is written at once to the file in results/, so that a run that was stopped goes on
+    where it was.
+
+    A row counts for the same job of the same version: of the plug-in, or of the peer's package. Strength does not depend on the machine.
+    Times do: ``same_machine`` says whether rows can be compared.
+
+    Args:
+        name: of the file in results/.
+        device: of all jobs.
+        again: forget what is there.
+        minutes: of CPU time, after which no further job is begun; 0: no end.
+    """
+
+    def __init__(self, name: str, device: str = "cpu", *, again: bool = False, minutes: float = 0) -> None:
+        self.file, self.device, self.left = RESULTS / f"{name}.json", device, 0
+        self.ends = 60 * minutes if minutes else float("inf")
+        content = json.loads(self.file.read_text()) if self.file.is_file() and not again else {}
+        self.rows: list[Measurement] = content.get("jobs", [])
+
+    def measure(self, job: Job, *, limit: float | None = None) -> Measurement | None:
+        """The row of a job, from the file or measured now; None where there is no time for it."""
+        wanted = {**json.loads(json.dumps(asdict(job))), "version": version(job)}
+        for row in self.rows:
+            if all(row.get(key) == value for key, value in wanted.items()) and (
+                "error" not in row or row.get("limit") == limit
+            ):
+                return row
+        if _used() >= self.ends:
+            self.left += 1
+            return None
+        row = measure(job, limit=limit) | {"version": wanted["version"], "machine": _named(self.device)}
+        if "error" not in row or "limit" in row:  # of a peer that is not installed, the next run asks again
+            self.rows.append(row)
+            _keep(self.file, self.device, [], [], self.rows)
+        return row
+
+    def write(self, rows: Sequence[Mapping[str, Any]], verdicts: Verdicts) -> None:
+        """Keep the table and its targets, too, and say what is left to do."""
+        _keep(self.file, self.device, rows, verdicts.lines, self.rows)
+        print(f"written to {self.file}")
+        if self.left:
+            print(f"{self.left} runs are left: the same command goes on with them")
+
+
+def version(job: Job) -> str:
+    """Of what does the job: a plug-in of ours, or a peer's package."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as of_package
+
+    import _comparisons
+
+    if job.implementation == "robustkd":
+        comparison = _comparisons.COMPARISONS[job.comparison]
+        attack = plugins.make("attacks", {"kind": comparison.ours, **job.budget, **comparison.params})
+        return f"{comparison.ours} {attack.version}"
+    try:
+        return f"{job.implementation} {of_package(job.implementation)}"
+    except PackageNotFoundError:
+        return job.implementation
+
+
+def same_machine(rows: Iterable[Measurement]) -> bool:
+    """Whether times of ``rows`` can be compared."""
+    return len({row.get("machine") for row in rows}) == 1
+
+
+def _used() -> float:
+    """CPU seconds of this process and of those that it has waited for."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+def _named(device: str) -> str:
+    it = machine(device)
+    return f"{it['device']}, torch {it['torch']}"
+
+
+def over_seeds(
+    job: Job,
+    seeds: int,
+    *,
+    limit: float | None = None,
+    measured: Callable[..., Measurement | None] = measure,
+) -> Measurement | None:
+    """One row of an implementation: the means over seeds, and ``robust_accuracies`` and ``median_norms`` of each; or its first error.
+
+    None where ``measured`` has no time for a seed.
+    """
     rows: list[Measurement] = []
     for seed in range(seeds):
-        rows.append(measure(replace(job, seed=seed), limit=limit))
-        if "error" in rows[-1]:
-            return rows[-1]  # another seed would run into the same limit
+        row = measured(replace(job, seed=seed), limit=limit)
+        if row is None or "error" in row:
+            return row  # another seed would run into the same limit
+        rows.append(row)
     varying = ("wall", "cpu", "forwards", "backwards", "peak_mib", "robust_accuracy", "success", "median_norm", "mean_norm")
     means = {key: statistics.fmean(row[key] for row in rows) for key in varying}
     each = {"robust_accuracies": [row["robust_accuracy"] for row in rows], "median_norms": [row["median_norm"] for row in rows]}
@@ -226,15 +319,6 @@ def fastest(rows: Iterable[Measurement]) -> Measurement | None:
     """The peer that took the fewest ``seconds``."""
     done = [row for row in rows if "error" not in row and row["implementation"] != "robustkd"]
     return min(done, key=seconds, default=None)
-
-
-def earlier(name: str, job: Job) -> Measurement | None:
-    """What an earlier run on this machine measured for the same job: peers do not change while we do."""
-    file = RESULTS / f"{name}.json"
-    content = json.loads(file.read_text()) if file.is_file() else {"machine": None, "rows": []}
-    wanted = json.loads(json.dumps(asdict(job)))
-    same = [row for row in content["rows"] if {key: row.get(key) for key in wanted} == wanted and "error" not in row]
-    return same[0] | {"earlier": True} if same and content["machine"] == machine(job.device) else None
 
 
 def repeated(count: int, once: Callable[[], float]) -> float:
@@ -285,11 +369,25 @@ class Verdicts:
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], verdicts: Verdicts, device: str = "cpu") -> None:
     """Keep what was measured, with the machine's name."""
-    RESULTS.mkdir(exist_ok=True)
-    content = {"machine": machine(device), "rows": list(rows), "targets": verdicts.lines}
     file = RESULTS / f"{name}.json"
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    _keep(file, device, rows, verdicts.lines)
     print(f"written to {file}")
+
+
+def _keep(
+    file: Path,
+    device: str,
+    rows: Sequence[Mapping[str, Any]],
+    targets: Sequence[Target],
+    jobs: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    content = {"machine": machine(device), "rows": list(rows), "targets": list(targets)} | (
+        {"jobs": list(jobs)} if jobs else {}
+    )
+    file.parent.mkdir(exist_ok=True)
+    unfinished = file.with_suffix(".part")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    unfinished.replace(file)  # at once: a run that is stopped leaves the former file or the new one
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> None:

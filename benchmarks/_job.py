@@ -16,6 +16,7 @@ class Job:
         implementation: ``robustkd`` or a peer.
         network: a name that ``_networks.load`` knows.
         images: how many of its test images.
+        first: the number of the first of them, counted from 0.
         eps: the budget of a fixed-budget attack; what is asked of a minimum-norm one does not depend on it.
         budget: steps, restarts, .. : the same numbers for every implementation.
         threads: CPU threads.
@@ -32,3 +33,4 @@ class Job:
     threads: int = 1
     device: str = "cpu"
     seed: int = 0
+    first: int = 0

@@ -1,7 +1,8 @@
 """The networks that implementations meet on, with their test images.
 
-``mnist_lenet5_adv``, ``mnist_lenet5_clean`` and ``cifar10_resnet20`` are trained networks of the measuring data; ``pgd_at`` is trained
-here, by robustkd, once; ``resnet18`` and ``wrn-28-10`` have random weights and are there for their cost.
+``mnist_lenet5_adv``, ``mnist_lenet5_clean`` and ``cifar10_resnet20`` are trained networks of the measuring data. ``pgd_at``,
+``fgsm_at`` and ``mnist_large_eps`` are trained here, by robustkd, once; the gradients of the last two mislead. ``resnet18`` and
+``wrn-28-10`` have random weights and are there for their cost.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,21 +26,39 @@ HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("ROBUSTKD_SHARED_DATA") or HERE.parents[1] / "shared" / "data")
 TRAINED = HERE / "runs" / "networks"
 
-EPS = {"mnist_lenet5_adv": 0.3, "mnist_lenet5_clean": 0.3, "cifar10_resnet20": 1 / 255, "pgd_at": 0.1, "resnet18": 8 / 255}
+EPS = {
+    "mnist_lenet5_adv": 0.3,
+    "mnist_lenet5_clean": 0.3,
+    "cifar10_resnet20": 1 / 255,
+    "pgd_at": 0.1,
+    "fgsm_at": 0.03,
+    "mnist_large_eps": 0.3,
+    "resnet18": 8 / 255,
+}
+_TRAINED_HERE = {
+    "pgd_at": ("networks", "pgd-at"),
+    "fgsm_at": ("networks", "fgsm-at"),
+    "mnist_large_eps": ("networks-mnist", "large-eps-at"),
+}
+"""The campaign file and the defense of it that a network is."""
+_MNIST_TRAINING = 8000
+"""How many of MNIST's 10,000 test images the campaign on them trains with. The measuring data have no others."""
 _RANDOM = {"resnet18": ("resnet18", {}), "wrn-28-10": ("wrn", {"depth": 28, "width": 10})}
 
 
 def there(name: str) -> bool:
     """Whether ``load`` can give it on this machine."""
-    return name in _RANDOM or name in ("pgd_at", "digits") or (SHARED / "networks" / f"{name}.safetensors").is_file()
+    if name == "mnist_large_eps":
+        return (SHARED / "mnist").is_dir()
+    return name in _RANDOM or name in (*_TRAINED_HERE, "digits") or (SHARED / "networks" / f"{name}.safetensors").is_file()
 
 
 def load(name: str, images: int, device: str = "cpu") -> tuple[nn.Module, Tensor, Tensor]:
     """The network in evaluation mode, (N, C, H, W) test images in [0, 1], and their labels."""
     if name in _RANDOM:
         network, x, y = _random(name, images)
-    elif name == "pgd_at":
-        network, x, y = _trained(images)
+    elif name in _TRAINED_HERE:
+        network, x, y = _trained(name, images)
     elif name == "digits":
         network, x, y = _digits(images)
     else:
@@ -74,25 +94,45 @@ def _shared(name: str, images: int) -> tuple[nn.Module, Tensor, Tensor]:
     return network, torch.as_tensor(data.test.unit()), torch.as_tensor(data.test.labels).long()
 
 
-def _trained(images: int) -> tuple[nn.Module, Tensor, Tensor]:
-    data = load_splits("fashion-mnist", {}, SplitParams(train=8000, test=images))
-    return load_target(train_pgd_at()).module, torch.as_tensor(data.test.unit()), torch.as_tensor(data.test.labels).long()
+def _trained(name: str, images: int) -> tuple[nn.Module, Tensor, Tensor]:
+    network = load_target(train(name)).module
+    if name == "mnist_large_eps":
+        test = load_splits("npz", {"file": str(_mnist())}, SplitParams(test=images)).test
+    else:
+        test = load_splits("fashion-mnist", {}, SplitParams(train=8000, test=images)).test
+    return network, torch.as_tensor(test.unit()), torch.as_tensor(test.labels).long()
 
 
-def train_pgd_at() -> Path:
-    """Where the adversarially trained network is, after training it if need be."""
-    if found := _finished_training():
+def train(name: str) -> Path:
+    """Where a network is that robustkd trains, after training it if need be."""
+    campaign, defense = _TRAINED_HERE[name]
+    folder = TRAINED / campaign
+    if found := _finished_training(folder, defense):
         return found
-    command = [sys.executable, "-m", "robustkd", "run", str(HERE / "networks.yaml"), "--out", str(TRAINED), "--no-track"]
+    if name == "mnist_large_eps":
+        _mnist()
+    command = [sys.executable, "-m", "robustkd", "run", str(HERE / f"{campaign}.yaml"), "--out", str(folder), "--no-track"]
     subprocess.run([*command, "--quiet"], check=True, stdout=subprocess.DEVNULL)
-    if found := _finished_training():
+    if found := _finished_training(folder, defense):
         return found
-    raise RuntimeError(f"{TRAINED} holds no trained network")
+    raise RuntimeError(f"{folder} holds no network of {defense}")
 
 
-def _finished_training() -> Path | None:
-    metas = TRAINED.glob("cells/*/*/meta.json")
-    return next((meta.parent for meta in metas if json.loads(meta.read_text())["kind"] == "train"), None)
+def _finished_training(folder: Path, defense: str) -> Path | None:
+    metas = ((meta.parent, json.loads(meta.read_text())) for meta in folder.glob("cells/*/*/meta.json"))
+    return next((found for found, meta in metas if meta["kind"] == "train" and meta["defense"] == defense), None)
+
+
+def _mnist() -> Path:
+    """MNIST's test images as an archive with a part to train with."""
+    archive = TRAINED / "mnist.npz"
+    if not archive.is_file():
+        images = load_splits("mnist", {"root": str(SHARED / "mnist")}, SplitParams()).test
+        x, y = np.asarray(images.images), np.asarray(images.labels)
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        trained, tested = slice(_MNIST_TRAINING), slice(_MNIST_TRAINING, None)
+        np.savez(archive, x_train=x[trained], y_train=y[trained], x_test=x[tested], y_test=y[tested])
+    return archive
 
 
 def _digits(images: int) -> tuple[nn.Module, Tensor, Tensor]:

@@ -34,7 +34,7 @@ def main(networks: str, images: int, seeds: int, device: str, name: str) -> None
                 Job(comparison, "robustkd", network, images or count, eps, budget | {"precision": precision}, device=device)
                 for precision in ("full", "bf16")
             ]
-            full, reduced = bout = [over_seeds(job, seeds) for job in jobs]
+            full, reduced = bout = [row for job in jobs if (row := over_seeds(job, seeds))]
             rows += [row | {"precision": job.budget["precision"]} for row, job in zip(bout, jobs, strict=True)]
             print(f"{network}: {comparison} done", flush=True)
             if "error" not in full and "error" not in reduced:

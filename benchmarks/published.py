@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _networks
 import click
-from _harness import COST, Job, Measurement, Verdicts, measure, table, write
+from _harness import COST, Job, Jobs, Measurement, Verdicts, table
 
 from robustkd.contracts.json_value import JsonObject
 
@@ -25,15 +25,21 @@ FIGURES: tuple[tuple[str, str, JsonObject, str, float], ...] = (
 @click.option("--comparisons", default="pgd,fab-linf,fab-l2,ddn", show_default=True)
 @click.option("--name", default="published", help="Of the file in results/.")
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--strict", is_flag=True, help="Fail when a target is missed.")
-def main(images: int, comparisons: str, name: str, device: str, strict: bool) -> None:
-    """Print the table and write results/published.json."""
+@click.option("--minutes", default=0.0, help="Of CPU time, after which no run is begun; 0: no end.")
+@click.option("--again", is_flag=True, help="Measure anew what the file in results/ has.")
+@click.option("--strict", is_flag=True, help="Fail when a target is missed, or a run is left to do.")
+def main(images: int, comparisons: str, name: str, device: str, minutes: float, again: bool, strict: bool) -> None:
+    """Print the table and write results/published.json. Each run is written down at once: the same command goes on where it was stopped."""
+    jobs = Jobs(name, device, again=again, minutes=minutes)
     rows: list[Measurement] = []
     verdicts = Verdicts()
     for comparison, network, budget, key, published in FIGURES:
         if comparison not in comparisons.split(",") or not _networks.there(network):
             continue
-        row = measure(Job(comparison, "robustkd", network, images, 0.3, budget, device=device)) | {"published": published}
+        found = jobs.measure(Job(comparison, "robustkd", network, images, 0.3, budget, device=device))
+        if found is None:
+            continue
+        row = found | {"published": published}
         rows.append(row)
         print(f"{network}: {comparison} done", flush=True)
         if "error" in row:
@@ -47,8 +53,8 @@ def main(images: int, comparisons: str, name: str, device: str, strict: bool) ->
     figures = ("median_norm", "median", ".4f"), ("mean_norm", "mean", ".4f"), ("published", "published", ".4f")
     table(rows, [*COST[:1], ("comparison", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".4f"), *figures])
     verdicts.print()
-    write(name, rows, verdicts, device)
-    if strict and not verdicts.all_met:
+    jobs.write(rows, verdicts)
+    if strict and (jobs.left or not verdicts.all_met):
         raise SystemExit(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _networks
 import click
 from _comparisons import COMPARISONS, MINIMUM_NORM
-from _harness import COST, Job, Measurement, Verdicts, over_seeds, seconds, table, write
+from _harness import COST, Job, Jobs, Measurement, Verdicts, over_seeds, same_machine, seconds, table
 
 from robustkd.contracts.json_value import JsonObject
 
@@ -36,9 +36,23 @@ BUDGETS: dict[str, JsonObject] = {
 @click.option("--limit", default=600.0, show_default=True, help="Seconds that an implementation may take.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--name", default="strength", help="Of the file in results/.")
-@click.option("--strict", is_flag=True, help="Fail when a target of strength is missed.")
-def main(networks: str, comparisons: str, images: int, seeds: int, limit: float, device: str, name: str, strict: bool) -> None:
-    """Print the table and write results/strength.json."""
+@click.option("--minutes", default=0.0, help="Of CPU time, after which no run is begun; 0: no end.")
+@click.option("--again", is_flag=True, help="Measure anew what the file in results/ has.")
+@click.option("--strict", is_flag=True, help="Fail when a target of strength is missed, or a run is left to do.")
+def main(
+    networks: str,
+    comparisons: str,
+    images: int,
+    seeds: int,
+    limit: float,
+    device: str,
+    name: str,
+    minutes: float,
+    again: bool,
+    strict: bool,
+) -> None:
+    """Print the table and write results/strength.json. Each run is written down at once: the same command goes on where it was stopped."""
+    all_jobs = Jobs(name, device, again=again, minutes=minutes)
     rows: list[Measurement] = []
     strength, speed = Verdicts(), Verdicts()
     for network, comparison, eps, count in _bouts():
@@ -51,16 +65,18 @@ def main(networks: str, comparisons: str, images: int, seeds: int, limit: float,
             Job(comparison, who, network, images or count, eps, budget, device=device)
             for who in ("robustkd", *COMPARISONS[comparison].peers)
         ]
-        bout = [over_seeds(job, seeds, limit=limit) for job in jobs]
+        bout = [row for job in jobs if (row := over_seeds(job, seeds, limit=limit, measured=all_jobs.measure))]
         rows += bout
+        if len(bout) < len(jobs):
+            continue
         print(f"{network}: {comparison} done", flush=True)
         _compare(network, comparison, bout, strength, speed)
     measured = ("median_norm", "median", ".4f"), ("mean_norm", "mean", ".4f"), ("success", "found", ".3f")
     table(rows, [*COST[:1], ("comparison", "attack", ""), *COST[1:], ("robust_accuracy", "robust", ".3f"), *measured])
     verdicts = Verdicts(strength.lines + speed.lines)
     verdicts.print()
-    write(name, rows, verdicts, device)
-    if strict and not strength.all_met:
+    all_jobs.write(rows, verdicts)
+    if strict and (all_jobs.left or not strength.all_met):
         raise SystemExit(1)
 
 
@@ -92,7 +108,7 @@ def _compare(network: str, comparison: str, bout: list[Measurement], strength: V
         best = min(peers, key=lambda row: row["robust_accuracy"])
         said = f"{network}: {comparison}: robust accuracy above {best['implementation']}'s, points"
         strength.expect(said, 100 * (ours["robust_accuracy"] - best["robust_accuracy"]), 0.5)
-    if comparison == "cw-l2":
+    if comparison == "cw-l2" and same_machine([ours, *peers]):
         quickest = min(peers, key=seconds)
         speed.expect(f"{network}: {comparison}: time to {quickest['implementation']}'s", seconds(ours) / seconds(quickest), 0.5)
         # A search that fails on the far samples has a small mean: only those that find as many can be compared.

@@ -86,6 +86,9 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
+_VALUES = 2**22
+"""How many uniform numbers are drawn at once: their bits take several times their memory."""
+
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX1 = _signed(0xBF58476D1CE4E5B9)
 _MIX2 = _signed(0x94D049BB133111EB)
@@ -105,6 +108,15 @@ def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shift_right(z, 30)) * _MIX1
     z = (z ^ _shift_right(z, 27)) * _MIX2
     return z ^ _shift_right(z, 31)
+
+
+def _uniform(bits: Tensor, low: float, high: float, dtype: torch.dtype) -> Tensor:
+    unit = _shift_right(bits, 40).to(_drawn_in(dtype)) / (1 << 24)
+    drawn = low + (high - low) * unit
+    if drawn.dtype == dtype:
+        return drawn
+    above = torch.tensor(high, dtype=dtype)  # which the last values are rounded to
+    return drawn.to(dtype).clamp(max=torch.nextafter(above, torch.full_like(above, low)).item())
 
 
 def _offset(seed: int, stream: str) -> int:
@@ -145,11 +157,16 @@ class SampleRng:
 
     def bits(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) int64: 64 random bits each; advances every stream by one draw."""
-        count = math.prod(shape)
+        return next(self._bits_in_parts(shape, len(self._keys)))
+
+    def _bits_in_parts(self, shape: Sequence[int], rows: int) -> Iterator[Tensor]:
+        """The same, of so many rows at a time."""
         self._draws += 1
-        draw = _mix(self._keys + _signed(self._draws * (_GOLDEN % (1 << 64)) % (1 << 64)))
-        counter = torch.arange(1, count + 1, device=self._keys.device) * _GOLDEN
-        return _mix(draw.unsqueeze(1) + counter).reshape(len(draw), *shape)
+        counter = torch.arange(1, math.prod(shape) + 1, device=self._keys.device) * _GOLDEN
+        for begin in range(0, max(1, len(self._keys)), max(1, rows)):
+            keys = self._keys[begin : begin + max(1, rows)]
+            draw = _mix(keys + _signed(self._draws * (_GOLDEN % (1 << 64)) % (1 << 64)))
+            yield _mix(draw.unsqueeze(1) + counter).reshape(len(draw), *shape)
 
     def bits_of_forks(self, names: Sequence[str | int], shape: Sequence[int]) -> Tensor:
         """(B, N, *shape) the first ``bits`` of the forks called ``names``, in one go: of a few numbers each, that takes as long as one."""
@@ -163,12 +180,9 @@ class SampleRng:
     def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
         """(B, *shape) uniform in [low, high); float32 unless ``dtype`` says otherwise."""
         dtype = dtype or torch.float32
-        unit = _shift_right(self.bits(shape), 40).to(_drawn_in(dtype)) / (1 << 24)
-        drawn = low + (high - low) * unit
-        if drawn.dtype == dtype:
-            return drawn
-        above = torch.tensor(high, dtype=dtype)  # which the last values are rounded to
-        return drawn.to(dtype).clamp(max=torch.nextafter(above, torch.full_like(above, low)).item())
+        parts = self._bits_in_parts(shape, _VALUES // max(1, math.prod(shape)))
+        drawn = [_uniform(bits, low, high, dtype) for bits in parts]
+        return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
         """(B, *shape) standard normal (Box-Muller); float32 unless ``dtype`` says otherwise."""

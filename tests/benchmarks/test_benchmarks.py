@@ -7,7 +7,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ sys.path.insert(0, str(FOLDER))
 import _comparisons  # noqa: E402
 import _harness  # noqa: E402
 import _networks  # noqa: E402
+import autoattacks  # noqa: E402
 import overhead  # noqa: E402
 
 from robustkd import plugins  # noqa: E402
@@ -115,3 +116,75 @@ def test_the_tables_are_printed_and_kept(
     content = json.loads((tmp_path / "overhead.json").read_text())
     assert content["machine"]["torch"] == torch.__version__
     assert {row["implementation"] for row in content["rows"]} >= {"bare passes", "robustkd", "foolbox"}
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[_harness.Job]:
+    """The jobs that were measured, each in no time."""
+    jobs: list[_harness.Job] = []
+
+    def measure(job: _harness.Job, *, limit: float | None = None) -> dict[str, Any]:
+        jobs.append(job)
+        if job.network == "slow":
+            return asdict(job) | {"error": "not done", "limit": limit}
+        if job.network == "broken":
+            return asdict(job) | {"error": "no such package"}
+        figures = dict.fromkeys(
+            ("wall", "cpu", "forwards", "backwards", "peak_mib", "success", "median_norm", "mean_norm"), 1.0
+        )
+        return asdict(job) | figures | {"robust_accuracy": 0.5 + 0.1 * job.seed}
+
+    monkeypatch.setattr(_harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(_harness, "measure", measure)
+    return jobs
+
+
+def test_a_run_that_was_stopped_goes_on(measured: list[_harness.Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    job = _harness.Job("pgd", "robustkd", "digits", 8, 0.2, {"steps": 2})
+    stopped = _harness.Jobs("some")
+    assert stopped.measure(job)
+    assert _harness.Jobs("some").measure(job) == stopped.rows[0]
+    assert measured == [job]
+    assert _harness.Jobs("some").measure(replace(job, first=8))
+    assert _harness.Jobs("some", again=True).measure(job)
+    assert len(measured) == 3
+    monkeypatch.setattr(_harness, "version", lambda job: "pgd of tomorrow")
+    assert _harness.Jobs("some").measure(job)
+    assert len(measured) == 4
+
+
+def test_what_ran_out_of_time_does_so_once_and_what_was_missing_is_tried_again(measured: list[_harness.Job]) -> None:
+    slow, broken = (_harness.Job("pgd", "robustkd", network, 8, 0.2, {"steps": 2}) for network in ("slow", "broken"))
+    for _ in range(2):
+        for job in (slow, broken):
+            assert "error" in (_harness.Jobs("some").measure(job, limit=3.0) or {})
+    assert measured == [slow, broken, broken]
+    _harness.Jobs("some").measure(slow, limit=9.0)
+    assert measured[-1] == slow
+
+
+def test_no_job_is_begun_when_the_minutes_are_over(measured: list[_harness.Job]) -> None:
+    jobs = _harness.Jobs("some", minutes=1e-9)
+    assert jobs.measure(_harness.Job("pgd", "robustkd", "digits", 8, 0.2, {"steps": 2})) is None
+    assert jobs.left == 1
+    assert not measured
+
+
+def test_autoattacks_are_compared_on_the_parts_that_all_have(
+    measured: list[_harness.Job], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = ["--networks", "digits", "--part", "20", "--seeds", "2", "--implementations", "robustkd,pyautoattack"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autoattacks, "BOUTS", (autoattacks.Bout("digits", 50, None),))
+        patch.setitem(_networks.EPS, "digits", 0.1)
+        autoattacks.main(given, standalone_mode=False)
+    rows = json.loads((tmp_path / "autoattacks.json").read_text())["rows"]
+    assert [(row["comparison"], row["implementation"], row["images"]) for row in rows] == [
+        ("autoattack", "robustkd", 50),
+        ("autoattack-adaptive", "robustkd", 50),
+        ("autoattack", "pyautoattack", 50),
+    ]
+    assert rows[0]["robust_accuracies"] == pytest.approx([0.5, 0.6])
+    assert rows[0]["cpu"] == pytest.approx(3.0)  # of three parts
+    assert len(measured) == 3 * 3 * 2
+    assert "robust accuracy of adaptive above standard's" in capsys.readouterr().out

@@ -42,7 +42,7 @@ class AdamStep:
     def step(self, state: AttackState, t: int) -> Tensor:
         """(A, *shape) the points x_{t+1}, before they are projected."""
         if t == 0:
-            state.memory["first"] = state.memory["second"] = torch.zeros_like(state.x)
+            state.memory.update(first=torch.zeros_like(state.x), second=torch.zeros_like(state.x))
         age = torch.full_like(state.rows, t)
         return state.x + self.lr * adam(state.memory, state.gradient, age)
 

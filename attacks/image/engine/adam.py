@@ -16,19 +16,19 @@ _BETA2 = 0.99
 
 
 def adam(memory: dict[str, Tensor], gradient: Tensor, age: Tensor, beta2: float = _BETA2) -> Tensor:
-    """(A, *shape) the direction to go down, before the learning rate; keeps its moments in ``memory``.
+    """(A, *shape) the direction to go down, before the learning rate, in the memory of ``gradient``.
 
     Args:
-        memory: ``first`` and ``second``, (A, *shape) each, zeros at the start.
-        gradient: (A, *shape).
+        memory: ``first`` and ``second``, (A, *shape) each, zeros at the start: the moments, which are written over.
+        gradient: (A, *shape), written over.
         age: (A,) steps since the start, from 0.
         beta2: how much of the second moment stays at each step.
 
     Source: Kingma & Ba: Adam (ICLR 2015), algorithm 1.
     """
-    memory["first"] = _BETA1 * memory["first"] + (1 - _BETA1) * gradient
-    memory["second"] = beta2 * memory["second"] + (1 - beta2) * gradient**2
+    first, second = memory["first"], memory["second"]
+    first.mul_(_BETA1).add_((1 - _BETA1) * gradient)
+    second.mul_(beta2).add_(gradient.square().mul_(1 - beta2))
     count = age.to(gradient.dtype) + 1
-    first = memory["first"] / per_sample(1 - _BETA1**count, gradient)
-    second = memory["second"] / per_sample(1 - beta2**count, gradient)
-    return first / (second.sqrt() + _TINY)
+    scale = (second / per_sample(1 - beta2**count, gradient)).sqrt_().add_(_TINY)
+    return gradient.copy_(first).div_(per_sample(1 - _BETA1**count, gradient)).div_(scale)

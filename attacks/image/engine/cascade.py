@@ -32,7 +32,7 @@ def cascade(
             rows = search.standing
             if not len(rows):
                 break
-            part = batch.select(rows)
+            part = batch if len(rows) == len(batch) else batch.select(rows)
             result = attack.run(target, part, threat, rng.select(rows).fork(name))
             search.oracle.forwards[rows] += result.forwards
             search.oracle.backwards[rows] += result.backwards

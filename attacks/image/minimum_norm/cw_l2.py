@@ -93,12 +93,17 @@ class CWStep:
         hinge = (state.decision_tolerance - state.value).clamp_min(0)
         c, age = m["c"], m["age"]
         ended = self.constants.ended(state, state.distance**2 + c * hinge)
-        gradient = 2 * delta - per_sample(c * (hinge > 0), delta) * state.gradient
-        x = (state.x - per_sample(m["lr"], delta) * adam(m, gradient, age)).clamp(*self.bounds)
+        # 2 delta - c * slope, in the memory of the gradient: with Adam's moments, there are many tensors of the images' size.
+        gradient = state.gradient.mul_(-per_sample(c * (hinge > 0), delta)).add_(delta.mul_(2))
+        del delta
+        step = adam(m, gradient, age).mul_(per_sample(m["lr"], gradient))
+        x = torch.sub(state.x, step, out=step).clamp_(*self.bounds)
         if bool(ended.any()):
-            restart = per_sample(ended, x)
-            x = torch.where(restart, torch.where(per_sample(state.best.isfinite(), x), state.best_x, state.clean), x)
-            m["first"], m["second"] = m["first"].where(~restart, 0), m["second"].where(~restart, 0)
+            found = state.best.isfinite()
+            torch.where(per_sample(ended & found, x), state.best_x, x, out=x)
+            torch.where(per_sample(ended & ~found, x), state.clean, x, out=x)
+            m["first"].masked_fill_(per_sample(ended, x), 0)
+            m["second"].masked_fill_(per_sample(ended, x), 0)
         return x
 
     def _initialise(self, state: MinNormState) -> None:

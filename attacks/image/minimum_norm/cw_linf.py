@@ -92,11 +92,14 @@ class CeilingStep:
         delta = state.x - state.clean
         above = delta.abs() > per_sample(ceiling, delta)
         c = m["c"] * (state.value < state.decision_tolerance) / distance(state.gradient, "linf").clamp_min(1e-30)
-        gradient = delta.sign() * above - per_sample(c, delta) * state.gradient
+        # In the memory of the gradient: with Adam's moments, there are many tensors of the images' size.
+        gradient = state.gradient.mul_(-per_sample(c, delta)).add_(delta.sign_().mul_(above))
+        del delta, above
         rate = (_STRIDE * scale).clamp_max(p.lr)
-        x = state.x - per_sample(rate, delta) * adam(m, gradient, m["age"])
+        step = adam(m, gradient, m["age"]).mul_(per_sample(rate, gradient))
+        x = torch.sub(state.x, step, out=step)
         m["age"] = m["age"] + 1
-        return torch.where(per_sample(restart, x), state.best_x, x).clamp(*self.bounds)
+        return torch.where(per_sample(restart, x), state.best_x, x, out=x).clamp_(*self.bounds)
 
     def _initialise(self, state: MinNormState) -> None:
         boundary_distance = (state.decision_tolerance - state.value) / distance(state.gradient, "l1").clamp_min(1e-30)
@@ -126,5 +129,6 @@ class CeilingStep:
         state.done = state.done | (m["drop"] < 0.75 * (1 - p.decrease) / 2 ** (p.refinements - 1))
         m["age"] = torch.where(restart, 0, m["age"])
         reset = per_sample(restart, state.x)
-        m["first"], m["second"] = m["first"].where(~reset, 0), m["second"].where(~reset, 0)
+        m["first"].masked_fill_(reset, 0)
+        m["second"].masked_fill_(reset, 0)
         return restart

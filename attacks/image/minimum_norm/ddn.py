@@ -94,7 +94,7 @@ class DDNStep:
         eps = torch.where(state.adversarial, eps * (1 - self.gamma), eps * (1 + self.gamma))
         state.memory["eps"] = eps
         alpha = cosine(t, self.steps, _FIRST_RATE, _LAST_RATE)
-        g = state.gradient / per_sample(distance(state.gradient, "l2").clamp_min(_TINY), state.x)
-        delta = state.x - state.clean + alpha * g
-        delta = delta * per_sample(eps / distance(delta, "l2").clamp_min(_TINY), state.x)
-        return (state.clean + delta).clamp(*self.bounds)
+        g = state.gradient.div_(per_sample(distance(state.gradient, "l2").clamp_min(_TINY), state.x))
+        delta = (state.x - state.clean).add_(g.mul_(alpha))
+        delta.mul_(per_sample(eps / distance(delta, "l2").clamp_min(_TINY), delta))
+        return delta.add_(state.clean).clamp_(*self.bounds)

@@ -97,16 +97,19 @@ class EADStep:
         c, age, z, delta = m["c"], m["age"].to(state.x.dtype), m["z"], state.x - state.clean
         hinge = (state.decision_tolerance - state.value).clamp_min(0)
         ended = self.constants.ended(state, c * hinge + distance(delta, "l2") ** 2 + weight * state.distance)
-        gradient = 2 * delta - per_sample(c * (hinge > 0), delta) * state.gradient
+        gradient = state.gradient.mul_(-per_sample(c * (hinge > 0), delta)).add_(delta.mul_(2))
+        del delta
         rate = self.lr * (1 - age / self.constants.steps).clamp_min(0).sqrt()
-        m["z"] = shrink(state.x - per_sample(rate, delta) * gradient, state.clean, self.beta).clamp(*self.bounds)
-        x = (m["z"] + per_sample(age / (age + 3), delta) * (m["z"] - z)).clamp(*self.bounds)
+        step = gradient.mul_(per_sample(rate, gradient))
+        m["z"] = shrink(torch.sub(state.x, step, out=step), state.clean, self.beta).clamp_(*self.bounds)
+        x = (m["z"] - z).mul_(per_sample(age / (age + 3), z)).add_(m["z"]).clamp_(*self.bounds)
         restart = per_sample(ended, x)
-        m["z"] = torch.where(restart, state.clean, m["z"])
-        return torch.where(restart, state.clean, x)
+        torch.where(restart, state.clean, m["z"], out=m["z"])
+        return torch.where(restart, state.clean, x, out=x)
 
 
 def shrink(x: Tensor, clean: Tensor, beta: float) -> Tensor:
-    """Move each pixel by ``beta`` towards the clean one, at most onto it (equation 7)."""
-    delta = x - clean
-    return clean + delta.sign() * (delta.abs() - beta).clamp_min(0)
+    """Move each pixel by ``beta`` towards the clean one, at most onto it (equation 7). ``x`` is written over."""
+    delta = x.sub_(clean)
+    size = delta.abs().sub_(beta).clamp_min_(0)
+    return delta.sign_().mul_(size).add_(clean)

@@ -32,9 +32,10 @@ from robustkd.attacks.image.engine.minimum_norm.nearest import (
     Nearest,
     NormOfThreat,
     Query,
+    in_parts,
     minimum_norm,
 )
-from robustkd.attacks.image.engine.minimum_norm.refine import refine
+from robustkd.attacks.image.engine.minimum_norm.refine import between, refine
 from robustkd.attacks.image.engine.target_classes import CANDIDATES, ClassOrder, target_classes
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.params import AddedLater
@@ -113,6 +114,8 @@ class FAB(NormOfThreat):
                     best = best_active if everybody else best.updated(going, best_active)
                     del start, best_active  # images, which would stay in memory
             far = best.norm > (0 if p.enough is None else p.enough)
+            if bool(far.all()):
+                return refine(problem, rows, best)
             return best.updated(far, refine(problem, rows[far], best.select(far)))
 
         return minimum_norm(target, batch, norm, search)
@@ -148,17 +151,23 @@ class FABStep:
 
     def step(self, state: MinNormState, t: int) -> Tensor:
         """(A, *shape) the next points x_k+1."""
-        problem, bounds, clean = self.problem, self.problem.bounds, state.clean
-        value, gradient = state.value, state.gradient
-        value_at_clean = value + (gradient * (clean - state.x)).flatten(1).sum(1)
-        d1 = onto_hyperplane(state.x, value, gradient, self.norm, bounds) - state.x
-        d2 = onto_hyperplane(clean, value_at_clean, gradient, self.norm, bounds) - clean
-        length1, length2 = problem.length(d1), problem.length(d2)
-        alpha = (length1 / (length1 + length2).clamp_min(1e-30)).clamp_max(self.alpha_max)
-        alpha = per_sample(alpha, clean)
-        x = ((1 - alpha) * (state.x + self.eta * d1) + alpha * (clean + self.eta * d2)).clamp(*bounds)
+        problem, clean = self.problem, state.clean
+        x = torch.cat(
+            [self._towards_both(*part) for part in zip(*in_parts(state.x, clean, state.value, state.gradient), strict=True)]
+        )
         logits = problem.oracle.logits(x, state.rows)
-        state.keep_if_nearer(x, problem.adversarial(logits, state.rows), problem.length(x - clean))
+        state.keep_if_nearer(x, problem.adversarial(logits, state.rows), problem.distance_of(x, clean))
         # On the boundary, as far as rounding can tell, no hyperplane would move it any more: back from there too.
         beyond = problem.margin(logits, state.rows) > -problem.decision_tolerance(logits)
-        return torch.where(per_sample(beyond, x), clean + self.beta * (x - clean), x)
+        return torch.where(per_sample(beyond, x), between(clean, x, self.beta), x, out=x)
+
+    def _towards_both(self, point: Tensor, clean: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        """The step from points, drawn towards the clean images, before it is known what the target says there."""
+        bounds, length = self.problem.bounds, self.problem.length
+        value_at_clean = value + (gradient * (clean - point)).flatten(1).sum(1)
+        d1 = onto_hyperplane(point, value, gradient, self.norm, bounds) - point
+        d2 = onto_hyperplane(clean, value_at_clean, gradient, self.norm, bounds) - clean
+        length1, length2 = length(d1), length(d2)
+        alpha = (length1 / (length1 + length2).clamp_min(1e-30)).clamp_max(self.alpha_max)
+        alpha = per_sample(alpha, clean)
+        return ((1 - alpha) * (point + self.eta * d1) + alpha * (clean + self.eta * d2)).clamp(*bounds)

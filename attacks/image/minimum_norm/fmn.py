@@ -33,6 +33,7 @@ from robustkd.attacks.image.engine.minimum_norm.nearest import (
     Nearest,
     NormOfThreat,
     cosine,
+    in_parts,
     minimum_norm,
 )
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
@@ -103,13 +104,15 @@ class FMNStep:
         state.memory["eps"] = eps
         alpha = cosine(t, self.steps, self.step_size, self.step_size / _FALL)
         delta = state.x - state.clean
-        delta += alpha * (state.gradient / per_sample(distance(state.gradient, "l2").clamp_min(_TINY), state.x))
+        g = state.gradient.div_(per_sample(distance(state.gradient, "l2").clamp_min(_TINY), state.x))
+        delta += g.mul_(alpha)
         if self.norm == "l0":
             return (state.clean + largest(delta, eps)).clamp(*self.bounds)
         stretch = (eps / distance(delta, self.norm).clamp_min(_TINY)).clamp_min(1)
         delta *= per_sample(torch.where(state.best.isfinite(), 1.0, stretch), delta)
         delta += state.clean
-        return Ball(state.clean, eps, self.norm, self.bounds).project(delta)
+        parts = zip(*in_parts(state.clean, eps, delta), strict=True)
+        return torch.cat([Ball(clean, eps, self.norm, self.bounds).project(x) for clean, eps, x in parts])
 
     def _eps(self, state: MinNormState, t: int) -> Tensor:
         gamma = cosine(t, self.steps, self.gamma, _LAST_GAMMA)

@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, cosine, minimum_norm
+from robustkd.attacks.image.engine.minimum_norm.nearest import (
+    MinNormProblem,
+    MinNormState,
+    Nearest,
+    cosine,
+    in_parts,
+    minimum_norm,
+)
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -89,19 +96,22 @@ class SigmaZeroStep:
         low, high = self.bounds
         width = high - low
         if t == 0:
-            m["first"] = m["second"] = torch.zeros_like(state.x)
+            m["first"], m["second"] = torch.zeros_like(state.x), torch.zeros_like(state.x)
             m["age"], m["tau"] = torch.zeros_like(state.rows), torch.full_like(state.best, self.threshold)
-        delta = (state.x - state.clean) / width
-        size = over_channels(delta**2)
-        count = 2 * self.sigma * delta / (size + self.sigma) ** 2 / size[0].numel()
-        missing = per_sample((~state.adversarial).to(delta.dtype), delta)
-        gradient = count - missing * width * state.gradient
-        gradient = gradient / per_sample(distance(gradient, "linf").clamp_min(_TINY), delta)
+        delta = (state.x - state.clean).div_(width)
+        size = torch.cat([over_channels(part**2) for part in in_parts(delta)[0]])
+        count = delta.mul_(2 * self.sigma).div_((size + self.sigma) ** 2).div_(size[0].numel())
+        missing = per_sample((~state.adversarial).to(count.dtype), count)
+        # In the memory of the model's gradient: with Adam's moments, there are many tensors of the images' size.
+        gradient = state.gradient.mul_(-(missing * width)).add_(count)
+        del delta, count
+        gradient.div_(per_sample(distance(gradient, "linf").clamp_min(_TINY), gradient))
         rate = cosine(t, self.steps, self.step_size, self.step_size / _FALL)
-        x = (state.x - width * rate * adam(m, gradient, m["age"], _BETA2)).clamp(*self.bounds)
+        step = adam(m, gradient, m["age"], _BETA2).mul_(width * rate)
+        x = torch.sub(state.x, step, out=step).clamp_(*self.bounds)
         m["age"] = m["age"] + 1
         shift = self.threshold_rate * rate
         m["tau"] = (m["tau"] + torch.where(state.adversarial, shift, -shift)).clamp(0, 1)
-        change = ((x - state.clean) / width).abs()
+        change = (x - state.clean).div_(width).abs_()
         change = change.amax(1, keepdim=True) if change.ndim > 3 else change
-        return torch.where(change < per_sample(m["tau"], change), state.clean, x)
+        return torch.where(change < per_sample(m["tau"], change), state.clean, x, out=x)

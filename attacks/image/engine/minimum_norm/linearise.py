@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, Query
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, Query, in_parts
 from robustkd.attacks.image.engine.oracle import Oracle, finite, gradient_of
 from robustkd.contracts.target import Bounds
 from robustkd.contracts.threat import Norm
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 """|<g, d>| <= ||g||_dual ||d||_norm, so a hyperplane of value v and gradient g is at distance |v| / ||g||_dual."""
-
-_VALUES = 2**20
-"""How many pixel values are projected at once: a dozen tensors of that size are in memory then."""
 
 
 def linearised(
@@ -39,9 +36,9 @@ def linearised(
 
     def planes() -> Iterator[tuple[Tensor, Tensor]]:
         for number, total in enumerate(totals):
-            gradient = gradient_of(total, x, again=number + 1 < len(totals))
             oracle.passes.spend(rows, backwards=1)
-            yield values[:, number].detach(), gradient
+            # In no variable of this function: it would be held beside the next one.
+            yield values[:, number].detach(), gradient_of(total, x, again=number + 1 < len(totals))
 
     return logits.detach(), planes()
 
@@ -95,6 +92,7 @@ def nearest_boundary(problem: MinNormProblem, norm: Norm, classes: int, toleranc
             closer = away < nearest
             value, nearest = torch.where(closer, other - beyond, value), torch.where(closer, away, nearest)
             gradient = torch.where(per_sample(closer, slope), slope, gradient)
+            del slope  # which would be held beside the next one
         return logits, value, gradient
 
     return query
@@ -158,9 +156,8 @@ def onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, boun
     Source: Croce & Hein 2020 (arXiv:1907.02044), section 2.2 and supplement A; for l2 and linf these are the quadratic and
     linear programs that Hein & Andriushchenko 2017 (arXiv:1705.08475) solve by sorting.
     """
-    size = max(1, _VALUES // max(1, x[0].numel())) if len(x) else 1
-    parts = zip(x.split(size), value.split(size), gradient.split(size), strict=True)
-    return torch.cat([_onto_hyperplane(*part, norm, bounds) for part in parts])
+    parts = zip(*in_parts(x, value, gradient), strict=True)
+    return torch.cat([_onto_hyperplane(x_, value_, gradient_, norm, bounds) for x_, value_, gradient_ in parts])
 
 
 def _onto_hyperplane(x: Tensor, value: Tensor, gradient: Tensor, norm: Norm, bounds: Bounds) -> Tensor:

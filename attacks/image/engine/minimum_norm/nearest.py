@@ -26,9 +26,17 @@ from robustkd.scoring.distances import distance, per_sample
 if TYPE_CHECKING:
     from torch import Tensor
 
+_VALUES = 2**20
+"""How many pixel values are worked on at once where that takes a dozen tensors of their size."""
 _ROUNDING = 8
 """The margin that a decision needs, in units of the logits' own rounding error: a point nearer to the boundary than that
 is decided differently in another batch, and by the platform's judge."""
+
+
+def in_parts(images: Tensor, *others: Tensor) -> list[tuple[Tensor, ...]]:
+    """Images and other tensors of the same samples, each split into parts of few pixels."""
+    size = max(1, _VALUES // max(1, images[0].numel())) if len(images) else 1
+    return [tensor.split(size) for tensor in (images, *others)]
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,14 @@ class Nearest:
         x[rows], norm[rows] = those.x, those.norm
         return Nearest(x, norm)
 
-    def or_nearer(self, those: Nearest) -> Nearest:
-        """For each sample the nearer of two points, its own where they are equally near."""
-        nearer = those.norm < self.norm
-        return Nearest(torch.where(per_sample(nearer, self.x), those.x, self.x), torch.where(nearer, those.norm, self.norm))
+    def copy(self) -> Nearest:
+        """The same in tensors of its own."""
+        return Nearest(self.x.clone(), self.norm.clone())
+
+    def take(self, where: Tensor, x: Tensor, norm: Tensor) -> None:
+        """Write ``x``, at distances ``norm``, over the samples in the mask ``where``."""
+        torch.where(per_sample(where, x), x, self.x, out=self.x)
+        torch.where(where, norm, self.norm, out=self.norm)
 
 
 @dataclass
@@ -98,7 +110,7 @@ class MinNormState:
     def keep_if_nearer(self, x: Tensor, adversarial: Tensor, length: Tensor) -> None:
         """Keep ``x``, at distance ``length``, where it is adversarial and nearer than all before."""
         nearer = adversarial & (length < self.best)
-        self.best_x = torch.where(per_sample(nearer, x), x, self.best_x)
+        torch.where(per_sample(nearer, x), x, self.best_x, out=self.best_x)
         self.best = torch.where(nearer, length, self.best)
 
 
@@ -151,6 +163,11 @@ class MinNormProblem:
         """(A, *shape) -> (A,) in the norm that is minimised."""
         return distance(delta, self.norm)
 
+    def distance_of(self, x: Tensor, clean: Tensor) -> Tensor:
+        """(A,) the lengths of ``x - clean``, a part of the samples at a time."""
+        lengths = [self.length(x_ - clean_) for x_, clean_ in zip(*in_parts(x, clean), strict=True)]
+        return lengths[0] if len(lengths) == 1 else torch.cat(lengths)
+
     def decision_tolerance(self, logits: Tensor) -> Tensor:
         """(A,) the margin above which a sample counts as adversarial: the confidence plus the rounding error of the logits."""
         rounding = _ROUNDING * torch.finfo(logits.dtype).eps
@@ -187,7 +204,7 @@ class MinNormProblem:
             update: how to move.
             steps: how often.
             start: (A, *shape) where from; default the clean images.
-            best: (A,) the nearest points of an earlier search, to be improved on.
+            best: (A,) the nearest points of an earlier search, to be improved on: they are written over.
             query: what is evaluated at each point; default ``margin_and_grad``.
             enough: a sample leaves once it is adversarial within this distance.
         """
@@ -213,14 +230,17 @@ class MinNormProblem:
                 state.done = torch.ones_like(state.done)
             state.decision_tolerance = self.decision_tolerance(logits)
             state.adversarial = self.adversarial(logits, state.rows)
-            state.distance = self.length(state.x - state.clean)
+            state.distance = self.distance_of(state.x, state.clean)
             state.keep_if_nearer(state.x, state.adversarial, state.distance)
             if t < steps:
                 state.x = update.step(state, t)
             if enough is not None:
                 state.done = state.done | (state.best <= enough)
             if bool(state.done.any()):
-                best = best.updated(active[state.done], Nearest(state.best_x[state.done], state.best[state.done]))
+                out = active[state.done]
+                best.norm[out] = state.best[state.done]
+                if state.best_x is not best.x:
+                    best.x[out] = state.best_x[state.done]
                 state, active = state.select(~state.done), active[~state.done]
                 if not len(active):
                     break

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robustkd.attacks.image.engine.minimum_norm.linearise import boundaries, onto_hyperplane
-from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, Nearest
+from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, Nearest, in_parts
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
 from robustkd.scoring.pixels import largest
@@ -42,17 +42,20 @@ def refine(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
     hit = best.norm.isfinite()
     if not bool(hit.any()):
         return best
-    found, rows = best if bool(hit.all()) else best.select(hit), rows[hit]
+    everybody = bool(hit.all())
+    found, rows = (best, rows) if everybody else (best.select(hit), rows[hit])
     shorten = sparsify if problem.norm == "l0" else binary_search
-    return best.updated(hit, shorten(problem, rows, project_to_boundary(problem, rows, found)))
+    found = shorten(problem, rows, project_to_boundary(problem, rows, found))
+    return found if everybody else best.updated(hit, found)
 
 
 def project_to_boundary(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
     """Try the points nearest to the clean images on the boundaries that are linearised at the examples."""
-    start, closest = best.x, _on_the_nearest_boundary(problem, rows, best.x)
+    closest = _on_the_nearest_boundary(problem, rows, best.x)
+    nearest = best.copy()
     for share in _SHARES:
-        best = keep_nearer(problem, rows, best, start + share * (closest - start))
-    return best
+        keep_nearer(problem, rows, nearest, between(best.x, closest, share))
+    return nearest
 
 
 def _on_the_nearest_boundary(problem: MinNormProblem, rows: Tensor, start: Tensor) -> Tensor:
@@ -60,51 +63,66 @@ def _on_the_nearest_boundary(problem: MinNormProblem, rows: Tensor, start: Tenso
     clean = problem.clean_of(rows)
     logits, planes = boundaries(problem, start, rows, _CLASSES)
     tolerance = problem.decision_tolerance(logits)
-    closest: Nearest | None = None
-    for value, gradient in planes:
-        at_clean = _BEYOND * (value + (gradient * (clean - start)).flatten(1).sum(1) - tolerance)
-        projection = onto_hyperplane(clean, at_clean, gradient, problem.norm, problem.bounds)
-        moved = projection - clean
-        # A boundary on whose far side the clean image lies already, or that the pixel range keeps out of reach, tells nothing.
-        useful = (at_clean < 0) & ((gradient * moved).flatten(1).sum(1) > -at_clean / _BEYOND)
-        those = Nearest(projection, torch.where(useful, problem.length(moved), torch.inf))
-        closest = those if closest is None else closest.or_nearer(those)
-    assert closest is not None  # there are two classes at least
-    return closest.x
+    closest, far = torch.empty_like(start), torch.full_like(tolerance, torch.inf)
+    first = True
+    for value, gradient in planes:  # `enumerate` would hold a gradient beside the next one
+        for clean_, start_, value_, gradient_, tolerance_, closest_, far_ in zip(
+            *in_parts(clean, start, value, gradient, tolerance, closest, far), strict=True
+        ):
+            at_clean = _BEYOND * (value_ + (gradient_ * (clean_ - start_)).flatten(1).sum(1) - tolerance_)
+            projection = onto_hyperplane(clean_, at_clean, gradient_, problem.norm, problem.bounds)
+            moved = projection - clean_
+            # A boundary on whose far side the clean image lies already, or that the pixel range keeps out of reach, tells nothing.
+            useful = (at_clean < 0) & ((gradient_ * moved).flatten(1).sum(1) > -at_clean / _BEYOND)
+            length = torch.where(useful, problem.length(moved), torch.inf)
+            Nearest(closest_, far_).take((length < far_) | first, projection, length)
+        first = False
+        del gradient, gradient_
+    return closest
 
 
 def binary_search(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
     """Search the segment between the clean image and the example for the boundary."""
-    clean, example = problem.clean_of(rows), best.x
-    low, high = torch.zeros_like(best.norm), torch.ones_like(best.norm)
+    clean, norm = problem.clean_of(rows), best.norm
+    low, high = torch.zeros_like(norm), torch.ones_like(norm)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        x = (clean + per_sample(middle, example) * (example - clean)).clamp(*problem.bounds)
+        x = between(clean, best.x, middle).clamp_(*problem.bounds)
         adversarial = problem.adversarial(problem.oracle.logits(x, rows), rows)
         low, high = torch.where(adversarial, low, middle), torch.where(adversarial, middle, high)
-        best = Nearest(
-            torch.where(per_sample(adversarial, x), x, best.x), torch.where(adversarial, problem.length(x - clean), best.norm)
-        )
-    return best
+        norm = torch.where(adversarial, problem.distance_of(x, clean), norm)
+        del x
+    # The nearest point is that of the last share that was adversarial: it is made again, so that it need not be held meanwhile.
+    x = between(clean, best.x, high).clamp_(*problem.bounds)
+    return Nearest(torch.where(per_sample(high < 1, x), x, best.x, out=x), norm)
+
+
+def between(start: Tensor, end: Tensor, share: float | Tensor) -> Tensor:
+    """(A, *shape) start + share * (end - start), in the memory of one tensor."""
+    x = end - start
+    x *= share if isinstance(share, float) else per_sample(share, x)
+    x += start
+    return x
 
 
 def sparsify(problem: MinNormProblem, rows: Tensor, best: Nearest) -> Nearest:
     """Search for the smallest number of changed pixels that is still adversarial; the largest changes are kept."""
-    clean, delta = problem.clean[rows], best.x - problem.clean[rows]
+    clean, best = problem.clean_of(rows), best.copy()
+    delta = best.x - clean
     low, high = torch.zeros_like(best.norm), best.norm
     for _ in range(_HALVINGS):
         middle = ((low + high) / 2).ceil()
-        x = clean + largest(delta, middle)
+        parts = zip(*in_parts(clean, delta, middle), strict=True)
+        x = torch.cat([clean_ + largest(delta_, middle_) for clean_, delta_, middle_ in parts])
         adversarial = problem.adversarial(problem.oracle.logits(x, rows), rows)
         low, high = torch.where(adversarial, low, middle), torch.where(adversarial, middle, high)
-        best = Nearest(
-            torch.where(per_sample(adversarial, x), x, best.x), torch.where(adversarial, problem.length(x - clean), best.norm)
-        )
+        best.take(adversarial, x, problem.distance_of(x, clean))
+        del x
     return best
 
 
-def keep_nearer(problem: MinNormProblem, rows: Tensor, best: Nearest, x: Tensor) -> Nearest:
-    """``best`` with ``x`` in its place wherever that is adversarial and nearer: one forward pass."""
+def keep_nearer(problem: MinNormProblem, rows: Tensor, best: Nearest, x: Tensor) -> None:
+    """Write ``x`` into ``best`` wherever it is adversarial and nearer: one forward pass."""
     adversarial = problem.adversarial(problem.oracle.logits(x, rows), rows)
-    length = problem.length(x - problem.clean_of(rows))
-    return best.or_nearer(Nearest(x, torch.where(adversarial, length, torch.inf)))
+    length = problem.distance_of(x, problem.clean_of(rows))
+    best.take(adversarial & (length < best.norm), x, length)
