@@ -13,6 +13,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
@@ -60,6 +61,17 @@ class Machine(TypedDict, total=False):
     python: str
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """What a run found of one trained defense: shares in [0, 1], the interval of the robust accuracy, and the verdict."""
+
+    clean_accuracy: float | None
+    robust_accuracy: float | None
+    ci_low: float | None
+    ci_high: float | None
+    verdict: str | None
+
+
 class DataState(TypedDict, total=False):
     """The data: name, test samples, SHA-256 of all samples and of the test samples alone."""
 
@@ -85,6 +97,7 @@ class Execution:
             path relative to ``folder`` (or absolute).
         targets: the hash of each trained target, by ``defense/seed``.
         started, finished: in UTC; no end while it runs, or when it was killed.
+        numbers: what was found of each trained defense, by ``defense/seed``; of runs of former versions nothing is noted.
     """
 
     campaign: Name
@@ -103,6 +116,7 @@ class Execution:
     targets: dict[str, str] = field(default_factory=dict)
     finished: str | None = None
     complete: bool = False
+    numbers: dict[str, Numbers] = field(default_factory=dict)
 
 
 _EXECUTION = TypeAdapter(Execution)
@@ -129,7 +143,9 @@ class Recorder(Observer):
         assert self._now is not None
         files = self._now.files | files_built_from(self._plan, Store(self._folder))
         complete = not results.incomplete
-        self._now = replace(self._now, targets=targets, files=files, finished=_now(), complete=complete)
+        self._now = replace(
+            self._now, targets=targets, files=files, finished=_now(), complete=complete, numbers=_numbers(results)
+        )
         self._write(self._now)
 
     def _write(self, now: Execution) -> None:
@@ -181,6 +197,15 @@ def read(path: Path) -> Execution:
         raise UsageError(
             f"the record {path} is damaged: {where}: {first['msg']}", fix="take the record that was written"
         ) from error
+    return found
+
+
+def history(path: Path) -> list[Execution]:
+    """Every run of a record, the oldest first; those that are damaged, or of another version, are left out."""
+    found = []
+    for entry in _entries(path):
+        with suppress(ValidationError):
+            found.append(_EXECUTION.validate_python(entry))
     return found
 
 
@@ -278,6 +303,15 @@ def changed_since(folder: Path) -> list[str]:
 def file_hash(path: Path) -> str:
     """SHA-256 of a file; empty for a folder, whose content the hash of the data speaks for."""
     return content_hash(path) if path.is_file() else ""
+
+
+def _numbers(results: Results) -> dict[str, Numbers]:
+    return {
+        f"{item.defense}/{item.seed}": Numbers(
+            item.clean_accuracy, item.robust_accuracy, item.ci_low, item.ci_high, item.verdict
+        )
+        for item in results.defenses
+    }
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

@@ -60,17 +60,19 @@ def write(
     folder: Path,
     *,
     clean: np.ndarray | None = None,
+    logits: np.ndarray | None = None,
     transcripts: Sequence[Transcript] = (),
 ) -> None:
     """Write a record, and the (M, *shape) perturbed inputs of its first M <= N samples, into a cell's folder.
 
-    Of an attack on prompts also what became of each request, and what a model drew for it (``adversarial``, and ``clean``
-    when it was not attacked).
+    Of an attack on a classifier also its (M, 2, K) ``logits`` of their clean and perturbed inputs. Of an attack on prompts also what
+    became of each request, and what a model drew for it (``adversarial``, and ``clean`` when it was not attacked).
     """
     columns = record.outcome.columns() | {"broken_at": record.broken_at}
     pq.write_table(pa.table({name: _column(array) for name, array in columns.items()}), folder / SAMPLES)
     if len(adversarial):
         arrays = {"adversarial": adversarial} | ({} if clean is None else {"clean": clean})
+        arrays |= {} if logits is None else {"logits": logits}
         (folder / PERTURBATIONS).write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
     if transcripts:
         (folder / TRANSCRIPTS).write_text(transcript_lines(transcripts), encoding="utf-8")
@@ -146,7 +148,8 @@ def perturbed(entry: Entry, which: str = "adversarial") -> np.ndarray | None:
     """(M, *shape) float32, the perturbed inputs of the first M samples; None when none were kept.
 
     Args:
-        which: ``clean`` for what a model drew for the same requests when it was not attacked.
+        which: ``clean`` for what a model drew for the same requests when it was not attacked; ``logits`` for a classifier's, (M, 2, K),
+            which cells of earlier versions lack.
 
     Raises:
         StoreError: their file is missing or damaged.

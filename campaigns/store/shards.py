@@ -51,6 +51,7 @@ class ShardFiles:
                 read_transcripts(arrays["transcripts"].tobytes()) if "transcripts" in arrays else (),
                 torch.from_numpy(arrays["clean"]) if "clean" in arrays else None,
                 arrays.get("benign"),
+                torch.from_numpy(arrays["logits"]) if "logits" in arrays else None,
             )
             self.seconds += float(arrays["seconds"][0])
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
@@ -71,6 +72,8 @@ class ShardFiles:
             arrays["clean"] = np.ascontiguousarray(found.clean.numpy())
         if found.benign is not None:
             arrays["benign"] = found.benign
+        if found.logits is not None:
+            arrays["logits"] = found.logits.numpy()
         content = save(arrays)
         write_bytes(self._file(first), self._hash(first, content) + content)
 

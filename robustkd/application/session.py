@@ -134,7 +134,7 @@ def printed(campaign: Campaign, folder: Path, form: str, *, rejudge: bool = Fals
     _, results, evidence = _stored(campaign, folder, rejudge)
     rows = summary_rows(results)
     if form == "markdown":
-        return writable(markdown(results, rows, gates=_gates(campaign, results)))
+        return writable(markdown(results, rows, gates=_gates(campaign, results), defenses=_parameters(campaign.defenses)))
     return writable(latex(results, rows, class_table(results, evidence)))
 
 
@@ -192,7 +192,9 @@ def _written(plan: Plan, results: Results, folder: Path, to: Path, evidence: Sam
     """The report of the results in ``folder``, written into ``to``."""
     gallery, text = gallery_items(plan, Store(folder)), redacted(plan.campaign.text)
     try:
-        return write_report(results, to, gallery, evidence, text, _gates(plan.campaign, results))
+        return write_report(
+            results, to, gallery, evidence, text, _gates(plan.campaign, results), _parameters(plan.campaign.defenses)
+        )
     except OSError as error:
         raise _no_report(to, error) from error
 

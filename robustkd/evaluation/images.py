@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from robustkd.contracts.image_changes.perceptual import SELF
 from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch, seeded
 from robustkd.contracts.target import Precision
 from robustkd.evaluation.draws import PROBED, drawn_logits, logits_unless_random
-from robustkd.evaluation.judging import ImageOutcome, Outcome, judge
+from robustkd.evaluation.judging import ImageOutcome, Outcome, judge_with_logits
 from robustkd.evaluation.pictures import joined
 from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
@@ -55,6 +55,8 @@ SHARD = 256
 
 
 OutcomeType = TypeVar("OutcomeType", bound=Outcome, covariant=True)
+_Found: TypeAlias = "tuple[ImageOutcome, Tensor, Tensor]"
+"""What happened to each sample, the inputs that are kept, and their logits."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Evaluation(Generic[OutcomeType]):
         transcripts: of an attack on prompts, the attempt that decided each request; else empty.
         clean: (N, *shape) the images that a text-to-image target generates unattacked; else None.
         benign: of a generative model, (M,) bool, which harmless requests it complied with; None where the data have none.
+        logits: of a classifier (M, 2, K) float32 on the CPU, its logits of the clean inputs and of ``adversarial``; None of another.
     """
 
     outcome: OutcomeType
@@ -78,6 +81,7 @@ class Evaluation(Generic[OutcomeType]):
     transcripts: tuple[Transcript, ...] = ()
     clean: Tensor | None = None
     benign: np.ndarray | None = None
+    logits: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Evaluation[OutcomeType]]) -> Evaluation[OutcomeType]:
@@ -85,6 +89,7 @@ class Evaluation(Generic[OutcomeType]):
         if len(parts) == 1:
             return parts[0]
         clean = [part.clean for part in parts if part.clean is not None]
+        logits = [part.logits for part in parts if part.logits is not None]
         return Evaluation(
             type(parts[0].outcome).joined([part.outcome for part in parts]),
             joined([part.adversarial for part in parts]),
@@ -92,6 +97,7 @@ class Evaluation(Generic[OutcomeType]):
             tuple(one for part in parts for one in part.transcripts),
             joined(clean) if clean else None,
             parts[0].benign,
+            torch.cat(logits) if len(logits) == len(parts) else None,  # a part that an earlier version kept has none
         )
 
 
@@ -376,21 +382,26 @@ def evaluate_attack(
     fitted: dict[float, Attack] = {}
     asked = target.in_precision(precision)
 
-    def run(part: Batch, eps: float, wanted: int | None) -> tuple[ImageOutcome, Tensor]:
+    def run(part: Batch, eps: float, wanted: int | None) -> _Found:
         budget = threat if eps == threat.eps else threat.with_eps(eps)
         if attack.traits.learns and eps not in fitted:
             fitted[eps] = _fitted(attack, asked, fit_data, budget, seed, part, batch_size)
         able = fitted.get(eps, attack)
 
-        def attacked(rows: Tensor) -> tuple[ImageOutcome, Tensor]:
+        def attacked(rows: Tensor) -> _Found:
             some = part.select(rows).placed(budget, seed)
             result = able.run(asked, some, budget, SampleRng(seed, some.index))
-            outcome, adversarial = judge(target, attack, some, budget, result), result.adversarial.detach().cpu()
+            outcome, logits = judge_with_logits(target, attack, some, budget, result)
+            adversarial = result.adversarial.detach().cpu()
+            if wanted is None:
+                return outcome, adversarial, logits
             # A copy of those that are wanted: a part of a tensor holds all of it in memory.
-            return outcome, adversarial if wanted is None else adversarial[: max(0, wanted - int(rows[0]))].clone()
+            left = max(0, wanted - int(rows[0]))
+            return outcome, adversarial[:left].clone(), logits[:left].clone()
 
-        outcomes, found = zip(*in_memory(attacked, torch.arange(len(part), device=part.inputs.device), batch_size), strict=True)
-        return ImageOutcome.joined(outcomes), torch.cat(found)
+        parts = in_memory(attacked, torch.arange(len(part), device=part.inputs.device), batch_size)
+        outcomes, found, logits = zip(*parts, strict=True)
+        return ImageOutcome.joined(outcomes), torch.cat(found), torch.cat(logits)
 
     random = batch.draws is not None
     parts, draws = [], batch.draws.shape[1] if batch.draws is not None else 1
@@ -457,14 +468,14 @@ def _answers(target: Target, batch: Batch) -> Tensor:
 
 
 def _evaluate(
-    run: Callable[[Batch, float, int | None], tuple[ImageOutcome, Tensor]],
+    run: Callable[[Batch, float, int | None], _Found],
     attack: Attack,
     batch: Batch,
     threat: ThreatModel,
     curve: Sequence[float],
     kept: int | None,
 ) -> Evaluation[ImageOutcome]:
-    outcome, adversarial = run(batch, threat.eps, kept)
+    outcome, adversarial, logits = run(batch, threat.eps, kept)
     broken_at = np.where(outcome.broken, threat.eps, np.inf)
     random = outcome.draws > 1
     if attack.traits.kind == "minimum-norm":
@@ -474,12 +485,12 @@ def _evaluate(
             broken_at = np.where(within, np.minimum(broken_at.T, outcome.distance).T, broken_at)
         else:
             broken_at = np.where(within, np.minimum(broken_at, outcome.distance), broken_at)
-        return Evaluation(outcome, adversarial, broken_at)
+        return Evaluation(outcome, adversarial, broken_at, logits=logits)
 
     def extend(open_: np.ndarray, eps: float) -> None:
         if open_.any():
             rows = np.arange(len(outcome)) if random else np.flatnonzero(open_)
-            further, _ = run(batch.select(torch.as_tensor(rows, device=batch.inputs.device)), eps, 0)
+            further, _, _ = run(batch.select(torch.as_tensor(rows, device=batch.inputs.device)), eps, 0)
             broken_at[rows] = np.where(open_[rows] & further.broken, eps, broken_at[rows])
 
     points = set(curve)
@@ -489,4 +500,4 @@ def _evaluate(
     for eps in sorted((point for point in points if point < threat.eps), reverse=True):
         extend(broken_at == lower, eps)
         lower = eps
-    return Evaluation(outcome, adversarial, broken_at)
+    return Evaluation(outcome, adversarial, broken_at, logits=logits)

@@ -252,9 +252,20 @@ class PromptOutcome(Outcome):
 
 
 def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, result: AttackResult) -> ImageOutcome:
+    """The outcome of ``judge_with_logits`` alone."""
+    return judge_with_logits(target, attack, batch, threat, result)[0]
+
+
+def judge_with_logits(
+    target: Target, attack: Attack, batch: Batch, threat: ThreatModel, result: AttackResult
+) -> tuple[ImageOutcome, torch.Tensor]:
     """Measure ``result`` and run the target on it; one that draws random numbers (``batch.draws``) several times.
 
     A sample whose result lies outside its budget is not broken by it; the check ``threat-model-audit`` names such samples.
+
+    Returns:
+        The outcome, and (N, 2, K) float32 on the CPU, the logits of the clean and of the returned inputs: the mean over the draws of
+        a target that draws random numbers.
 
     Raises:
         AttackError: the result is no answer to the question that was asked: wrong shape, not finite, outside the pixel
@@ -311,7 +322,8 @@ def judge(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, res
         **({"clean_draws": right, "held_draws": held} if random else {}),
         **(_detected(clean, attacked, within) if target.rejects else {}),
     }
-    return ImageOutcome(**{key: value.detach().cpu().numpy() for key, value in columns.items()})
+    outcome = ImageOutcome(**{key: value.detach().cpu().numpy() for key, value in columns.items()})
+    return outcome, torch.stack([clean.mean(1), attacked.mean(1)], 1).detach().float().cpu()
 
 
 def _detected(clean: torch.Tensor, attacked: torch.Tensor, within: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustkd.contracts.json_value import JsonValue
 from robustkd.redaction import writable
 from robustkd.reporting import figures
 from robustkd.reporting.gallery import Item, selected
@@ -43,6 +44,7 @@ def write_report(
     evidence: SampleEvidence | None = None,
     campaign_file: str = "",
     gates: Sequence[str] = (),
+    defenses: Mapping[str, Mapping[str, JsonValue]] | None = None,
 ) -> ReportFiles:
     """Write ``report.html`` (self-contained), ``report.md``, ``report.tex`` and the figures into ``folder``, over any older ones.
 
@@ -53,6 +55,7 @@ def write_report(
         evidence: what became of each test sample; without it the views by class and by sample are left out.
         campaign_file: the text of the campaign file that was run, without secrets; "" where it is not known.
         gates: what each gate of the campaign asked for and how it was judged, in words.
+        defenses: of each defense its ``kind`` and its parameters; those that are not known are left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     summaries = summary_rows(results)
@@ -67,9 +70,12 @@ def write_report(
         gallery=_figure(folder / "gallery.png", lambda path: figures.gallery(shown, path)),
         analyses=_figure(folder / "analyses.png", lambda path: figures.analyses(results, path)),
     )
-    _write(files.html, page(results, summaries, shown, evidence, campaign_file, gates))
+    _write(files.html, page(results, summaries, shown, evidence, campaign_file, gates, defenses))
     _write(files.latex, latex(results, summaries, class_table(results, evidence)))
-    _write(files.markdown, markdown(results, summaries, [path.name for path in files.all if path.suffix == ".png"], gates))
+    _write(
+        files.markdown,
+        markdown(results, summaries, [path.name for path in files.all if path.suffix == ".png"], gates, defenses),
+    )
     return files
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from robustkd.contracts.json_value import JsonValue
 from robustkd.reporting import frameworks, weakest
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
-from robustkd.reporting.attack_rows import attack_rows
 from robustkd.reporting.detection import HEAD, NOTE, detection_rows
 from robustkd.reporting.formatting import MISSING, bracket, count, interval, number, percent, seconds, threat
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.queries import query_curves
+from robustkd.reporting.set_up import attack_rows, defense_rows
 from robustkd.reporting.summary import DefenseSummary, attack_names
 from robustkd.reporting.terms import ReportTerms
 from robustkd.reporting.verdict_text import NO_VERDICT, answer, explain
@@ -31,9 +32,13 @@ READING = (
 
 
 def markdown(
-    results: Results, summaries: Sequence[DefenseSummary], figures: Sequence[str] = (), gates: Sequence[str] = ()
+    results: Results,
+    summaries: Sequence[DefenseSummary],
+    figures: Sequence[str] = (),
+    gates: Sequence[str] = (),
+    defenses: Mapping[str, Mapping[str, JsonValue]] | None = None,
 ) -> str:
-    """The whole report; ``figures`` are file names beside it, ``gates`` says of each gate how it was judged."""
+    """The whole report; ``figures`` are file names beside it, the other arguments are those of ``write_report``."""
     norm, terms = threat(results.threat_model), terms_of(results)
     parts = [
         f"# {escape(results.campaign)}: does this defense hold?",
@@ -44,7 +49,7 @@ def markdown(
             f"**{escape(row.defense)}** ({verdict_mark(row.verdict)}). {escape(explain(results, row).paragraph)}"
             for row in summaries
         ),
-        _attacks(results),
+        _set_up(results, defenses or {}),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
         _weakest(results),
         _detection(results),
@@ -97,7 +102,7 @@ def _summary(summaries: Sequence[DefenseSummary], terms: ReportTerms) -> str:
     return _table(head, f"lrr{'r' * certified}lrrrrrl", rows)
 
 
-def _attacks(results: Results) -> str:
+def _set_up(results: Results, defenses: Mapping[str, Mapping[str, JsonValue]]) -> str:
     found = attack_rows(results)
     if not found:
         return ""
@@ -112,7 +117,9 @@ def _attacks(results: Results) -> str:
         for row in found
     )
     head = ["attack", "plug-in, version", "parameters", "forward passes a sample", "backward passes a sample"]
-    return f"## Set-up\n\n{_table(head, 'lllrr', lines)}"
+    trained = [[escape(row.name), escape(row.kind), escape(row.params or MISSING)] for row in defense_rows(defenses)]
+    of_defenses = "\n\n" + _table(["defense", "kind", "parameters"], "lll", trained) if trained else ""
+    return f"## Set-up\n\n{_table(head, 'lllrr', lines)}{of_defenses}"
 
 
 def _frameworks(results: Results) -> str:

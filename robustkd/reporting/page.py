@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -11,9 +11,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from robustkd.contracts.json_value import JsonValue
 from robustkd.reporting import formatting, frameworks, palette, weakest
 from robustkd.reporting.analyses import measures, shown_tables
-from robustkd.reporting.attack_rows import attack_rows
 from robustkd.reporting.detection import HEAD, NOTE, detection_rows
 from robustkd.reporting.environment import TEMPLATES, environment
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, requests_of
@@ -24,6 +24,7 @@ from robustkd.reporting.presentation import presentation, terms_of
 from robustkd.reporting.published import SETTING, references
 from robustkd.reporting.queries import query_curves, query_plots
 from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
+from robustkd.reporting.set_up import attack_rows, defense_rows
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
@@ -77,11 +78,9 @@ def page(
     evidence: SampleEvidence,
     campaign_file: str = "",
     gates: Sequence[str] = (),
+    defenses: Mapping[str, Mapping[str, JsonValue]] | None = None,
 ) -> str:
-    """The whole report as one HTML document that loads nothing.
-
-    ``campaign_file`` is the text that was run, where it is known; ``gates`` says of each gate how it was judged.
-    """
+    """The whole report as one HTML document that loads nothing; the arguments are those of ``write_report``."""
     sections = [_section(results, row, index) for index, row in enumerate(summaries, 1)]
     rows = grid(results)
     drawn = shown_defenses(summaries)
@@ -98,6 +97,7 @@ def page(
         unfinished=sum(cell.status != "done" for cell in results.cells),
         attacks=attack_names(results),
         attack_rows=attack_rows(results),
+        defense_rows=defense_rows(defenses or {}),
         campaign_file=campaign_file,
         gates=gates,
         other_threats=_other_threats(results),

@@ -12,7 +12,25 @@ from robustkd.redaction import writable
 
 HOME = "leaderboard"
 ASSETS = ("style.css", "view.js")
-ORDER = ("q", "sort", "order", "run", "defense", "seed", "a", "b", "show", "by", "cell", "row", "which", "n", "page")
+ORDER = (
+    "q",
+    "sort",
+    "order",
+    "run",
+    "defense",
+    "seed",
+    "a",
+    "b",
+    "show",
+    "by",
+    "index",
+    "cell",
+    "row",
+    "which",
+    "n",
+    "since",
+    "page",
+)
 """What pages can be asked for, in the order of an address: one page has one."""
 
 

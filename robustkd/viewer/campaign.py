@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from robustkd.campaigns.execution.live import RunningCell
 from robustkd.campaigns.store import samples
 from robustkd.contracts import StoreError
+from robustkd.redaction import redacted
 from robustkd.reporting import formatting
 from robustkd.reporting.grid import grid
 from robustkd.reporting.page import OPEN_ROWS, shown_cells
 from robustkd.reporting.plots import Plot, Series, plot
 from robustkd.reporting.presentation import terms_of
+from robustkd.reporting.set_up import attack_rows, defense_rows
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, seeds_of, summary_rows
 from robustkd.reporting.verdict_text import CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.scoring.results import Results
@@ -78,7 +80,7 @@ def campaign_page(site: Site, wanted: Address) -> str:
     }
     if progress or results is None:
         return site.render("running.html.j2", wanted, **shared, **_live_matrix(site, run))
-    return site.render("campaign.html.j2", wanted, **shared, **_finished(results))
+    return site.render("campaign.html.j2", wanted, **shared, **_finished(results), **_set_up(run, results))
 
 
 def _finished(results: Results) -> dict[str, object]:
@@ -100,6 +102,19 @@ def _finished(results: Results) -> dict[str, object]:
         "lost": [item for item in results.defenses if item.error],
         "cells": shown_cells(results)[:MOST_CELLS],
         "open_rows": OPEN_ROWS,
+    }
+
+
+def _set_up(run: Run, results: Results) -> dict[str, object]:
+    """What was run: attacks and defenses with their parameters, the campaign file, and where it was run."""
+    document, ended = run.document, [execution for execution in run.executions if execution.finished]
+    blocks = document.defenses if document else {}
+    return {
+        "attack_rows": attack_rows(results),
+        "defense_rows": defense_rows({name: {"kind": block.kind, **block.params} for name, block in blocks.items()}),
+        "campaign_file": redacted(run.text),
+        "execution": ended[-1] if ended else None,
+        "runs": len(ended),
     }
 
 

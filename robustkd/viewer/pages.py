@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from robustkd.viewer.addresses import HOME, Address
 from robustkd.viewer.board import leaderboard_page
 from robustkd.viewer.campaign import campaign_page
+from robustkd.viewer.changes import changes_page
 from robustkd.viewer.compare import compare_page
 from robustkd.viewer.samples import sample_page, samples_page
 from robustkd.viewer.site import NotFound, Site
@@ -14,6 +15,7 @@ from robustkd.viewer.site import NotFound, Site
 PAGES: Mapping[str, Callable[[Site, Address], str]] = {
     HOME: leaderboard_page,
     "campaign": campaign_page,
+    "changes": changes_page,
     "compare": compare_page,
     "samples": samples_page,
     "sample": sample_page,

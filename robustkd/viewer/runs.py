@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from robustkd.campaigns.comparison.gate import judge_gates
-from robustkd.campaigns.execution import live
+from robustkd.campaigns.execution import live, record
 from robustkd.campaigns.execution.live import RunProgress
+from robustkd.campaigns.execution.record import Execution
 from robustkd.campaigns.file import yaml_source
 from robustkd.campaigns.file.document.document import Document
 from robustkd.campaigns.plan.changes import PLAN, CellKey, remembered
@@ -24,6 +25,8 @@ from robustkd.reporting.leaderboard import unambiguous
 from robustkd.scoring.results import Results
 
 CAMPAIGN, REPORT = "campaign.yaml", "report.html"
+LONGEST_FILE = 1 << 20
+"""Bytes of a campaign file that is shown."""
 _CELL_ID = re.compile(r"[0-9a-f]{32}")
 _Stamp = tuple[int, int] | None
 
@@ -53,6 +56,7 @@ class Run:
         self.store = Store(folder)
         self._results: tuple[_Stamp, Results | None] = (None, None)
         self._document: tuple[_Stamp, Document | None] = (None, None)
+        self._executions: tuple[_Stamp, list[Execution]] = (None, [])
 
     def file(self, name: str) -> Path | None:
         """A file of the folder; None where it is not there, or where a link leads out of the folder."""
@@ -104,6 +108,26 @@ class Run:
                 read = Document.model_validate(yaml_source.parse(source, str(file)).data, context={"folder": self.folder})
             self._document = stamp, read
         return self._document[1]
+
+    @property
+    def text(self) -> str:
+        """The campaign file; "" where it cannot be read."""
+        file = self.file(CAMPAIGN)
+        try:
+            return file.read_text(encoding="utf-8") if file and file.stat().st_size <= LONGEST_FILE else ""
+        except (OSError, ValueError):
+            return ""
+
+    @property
+    def executions(self) -> list[Execution]:
+        """Every run of the campaign that its record has, the oldest first."""
+        file = self.file(record.RECORD)
+        stamp = _stamp(file)
+        if file is None or stamp is None:
+            return []
+        if self._executions[0] != stamp:
+            self._executions = stamp, record.history(file)
+        return self._executions[1]
 
     @property
     def name(self) -> str:

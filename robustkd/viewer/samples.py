@@ -25,6 +25,8 @@ from robustkd.viewer.site import NotFound, Site
 PER_PAGE = 50
 LONGEST = 6000
 """Characters of a prompt or an answer; transcripts.jsonl has them whole."""
+FIRST_CLASSES = 3
+"""Classes of the clean and of the perturbed input whose logits are shown."""
 PICTURED = 12
 """Attacks of a sample whose pictures are shown at once; the others are behind a click."""
 
@@ -44,6 +46,17 @@ class Listed:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """A class with its logit and its probability for the clean and for the perturbed input."""
+
+    name: str
+    before: float
+    after: float
+    share_before: float
+    share_after: float
+
+
+@dataclass(frozen=True)
 class Against:
     """What one attack did to one sample.
 
@@ -54,6 +67,7 @@ class Against:
         drawn: of a model that draws, the pictures for the request and under attack.
         factor: by how much the change is amplified.
         talk: of a request, what was said.
+        scores: the classes that the model put first, before or after, and the true one; empty where logits were not kept.
     """
 
     attack: str
@@ -70,6 +84,7 @@ class Against:
     drawn: tuple[Address, Address] | None = None
     factor: int = 1
     talk: Talk | None = None
+    scores: tuple[Scored, ...] = ()
     verdicts: Mapping[str, bool | None] = field(default_factory=dict)
 
 
@@ -92,6 +107,8 @@ def samples_page(site: Site, wanted: Address) -> str:
     table = table_of(site, run, defense, seed)
     show, by = _filter(table, wanted)
     rows = _rows(site, table, show, by)
+    if asked := wanted.get("index").strip().removeprefix("#"):
+        rows = rows[table.index[rows] == whole(asked, -1, 2**31)]
     page = whole(wanted.get("page"), 1, max(1, -(-len(rows) // PER_PAGE)))
     shown = rows[(page - 1) * PER_PAGE : page * PER_PAGE]
     data = site.data(run, table.attacks[0].entry)
@@ -115,6 +132,7 @@ def samples_page(site: Site, wanted: Address) -> str:
         found=len(table.rows(show, by)),
         listed=len(rows),
         query=_query(site, run, defense, seed, show, by),
+        asked=asked,
         here={"run": run.key, "defense": defense, "seed": seed, "show": show if show != "all" else "", "by": by},
         result=result_of(run, defense, seed),
     )
@@ -154,6 +172,7 @@ def sample_page(site: Site, wanted: Address) -> str:
         page=place // PER_PAGE + 1,
         clean=_picture(run, table.attacks[0].entry, row, "clean") if table.of_images and data.image(row) is not None else None,
         others=_others(run, defense, seed),
+        result=result_of(run, defense, seed),
     )
 
 
@@ -298,6 +317,7 @@ def _against(site: Site, run: Run, table: SampleTable, data: CleanData, attack: 
     if not _kept(attack.entry, row):
         return told
     clean, adversarial = data.image(row), site.inputs.row(attack.entry, row, verified=False)
+    told = replace(told, scores=_scores(site, data, attack.entry, row, int(table.label[row])))
     if adversarial is None or adversarial.ndim != 3:
         return told
     both = clean is not None and clean.shape == adversarial.shape
@@ -307,6 +327,23 @@ def _against(site: Site, run: Run, table: SampleTable, data: CleanData, attack: 
         change=_picture(run, attack.entry, row, "change") if both else None,
         adversarial=_picture(run, attack.entry, row, "adversarial"),
         factor=change_of(clean, adversarial).factor if both and clean is not None else 1,
+    )
+
+
+def _scores(site: Site, data: CleanData, entry: Entry, row: int, label: int) -> tuple[Scored, ...]:
+    """The logits of the classes that matter to one sample, the highest after the attack first."""
+    logits = site.inputs.row(entry, row, "logits")
+    if logits is None or logits.ndim != 2 or len(logits) != 2 or not np.isfinite(logits).all():
+        return ()
+    logits = logits.astype(np.float64)
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    first = {int(place) for side in logits for place in np.argsort(-side)[:FIRST_CLASSES]} | (
+        {label} if label < logits.shape[1] else set()
+    )
+    return tuple(
+        Scored(data.name(place, True), *(float(values[side, place]) for values in (logits, shares) for side in (0, 1)))
+        for place in sorted(first, key=lambda place: -logits[1, place])
     )
 
 

@@ -117,7 +117,7 @@ def test_a_sample_shows_the_pictures_that_the_store_kept(get, finished):
     found, cell = outcome(finished / "pictures", "plain", "fgsm")
     row = int(np.flatnonzero(found.success)[0])
     page = get("sample", run="pictures", defense="plain", seed=0, n=row).page
-    assert "Logits and probabilities are not stored" in page.words
+    assert "Logits are those that the attack was judged by" in page.words
     assert f"{found.before[row]} → {found.after[row]}" in page.words
     ours = [address for address in page.pictures if cell in address]
     clean, change, adversarial = (
@@ -201,7 +201,7 @@ def test_two_defenses_side_by_side(get, finished):
     if only:
         assert f"only robust holds {only}" in page.words
     one = next(link for link in page.links if link.startswith("/compare?") and "n=" in link)
-    assert get(one).page.words.count("fgsm") == 2
+    assert get(one).page.words.count("under fgsm") == 2
     other = get("compare", a="pictures/0/plain", b="cupboards/0/short-sighted")
     assert other.status == 404
     assert "other samples" in other.text

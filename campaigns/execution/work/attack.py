@@ -57,6 +57,7 @@ def attack(cell: AttackCell, workspace: Workspace) -> None:
     )
     record = samples.AttackRecord(found.outcome, found.broken_at)
     clean = None if found.clean is None else found.clean.numpy()
+    logits = None if found.logits is None else found.logits.numpy()
     with workspace.store.write(cell.id, meta) as folder:
-        samples.write(record, found.adversarial.numpy(), folder, clean=clean, transcripts=found.transcripts)
+        samples.write(record, found.adversarial.numpy(), folder, clean=clean, logits=logits, transcripts=found.transcripts)
     workspace.store.discard_checkpoints([cell.id])

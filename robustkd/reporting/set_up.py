@@ -1,9 +1,12 @@
-"""What was run, for the report's set-up: each attack with its parameters and its cost."""
+"""What was run, for the report's set-up: each attack with its parameters and its cost, each defense with its parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from robustkd.contracts.json_value import JsonValue
+from robustkd.redaction import redacted_value
 from robustkd.reporting.formatting import evidence, words
 from robustkd.reporting.summary import attack_names
 from robustkd.scoring.results import CellResult, Results
@@ -29,6 +32,28 @@ class AttackRow:
     backwards: float | None
 
 
+@dataclass(frozen=True)
+class DefenseRow:
+    """One defense of the campaign: its name there, its plug-in, and what the campaign file says of it, in words."""
+
+    name: str
+    kind: str
+    params: str
+
+
+def defense_rows(defenses: Mapping[str, Mapping[str, JsonValue]]) -> list[DefenseRow]:
+    """Every defense of a campaign, in its order.
+
+    Args:
+        defenses: by name the ``kind``, and the parameters; those that are None are left out.
+    """
+    rows = []
+    for name, block in defenses.items():
+        params = {key: value for key, value in block.items() if key != "kind" and value is not None}
+        rows.append(DefenseRow(name, str(block.get("kind", "")), _in_words(params)))
+    return rows
+
+
 def attack_rows(results: Results) -> list[AttackRow]:
     """Every attack of the campaign, in its order."""
     return [_row(name, results.attacks.get(name), results.cells) for name in attack_names(results)]
@@ -40,10 +65,22 @@ def _row(name: str, known: AttackSummary | None, cells: list[CellResult]) -> Att
     plugin = params = ""
     if known is not None:
         plugin = f"{known.kind} {known.version}" + (f", source {known.source[:8]}" if known.source else "")
-        given = {key: value for key, value in known.params.items() if value is not None}
-        params = ", ".join(f"{words(key)} {evidence(value)}" for key, value in given.items())
+        params = _in_words({key: value for key, value in known.params.items() if value is not None})
     forwards, backwards = (
         total / samples if samples else None
         for total in (sum(cell.forward_passes for cell in done), sum(cell.backward_passes for cell in done))
     )
     return AttackRow(name, plugin, params, forwards, backwards)
+
+
+def _in_words(params: Mapping[str, JsonValue]) -> str:
+    return ", ".join(f"{words(key)} {evidence(_masked(key, value))}" for key, value in params.items())
+
+
+def _masked(name: str, value: JsonValue) -> JsonValue:
+    """The value without secrets, also where they lie deep."""
+    if isinstance(value, dict):
+        return {key: _masked(key, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(name, item) for item in value]
+    return redacted_value(name, value) if isinstance(value, str) else value
