@@ -92,7 +92,7 @@ class Store:
         self._cells = folder / "cells"
         self._incoming = folder / ".incoming"
         self._checkpoints = folder / "checkpoints"
-        self._verified: dict[str, tuple[int, int]] = {}  # by cell, the inode and the time of its folder then
+        self._verified: dict[str, tuple[tuple[int, int], str | None]] = {}  # when each cell was written, and its seal
         self._recent: OrderedDict[str, Entry] = OrderedDict()
 
     @contextmanager
@@ -185,30 +185,42 @@ class Store:
         Every file but the perturbations is verified, once for each time that the cell is written. The note is read, and verified,
         again where it is not among the last ``NOTES_IN_MEMORY``.
         """
-        folder = self.path(cell_id)
-        try:
-            stat = folder.stat()
-            written = (stat.st_ino, stat.st_mtime_ns)
-        except (OSError, ValueError):  # the latter of an id that is no file name at all
+        written = self._written(cell_id)
+        if written is None:
             self.damaged.pop(cell_id, None)
             return None
-        verified = self._verified.get(cell_id) == written
-        if not verified:
-            self._recent.pop(cell_id, None)
-        entry = self._recent.get(cell_id)
+        verified = cell_id in self._verified and self._verified[cell_id][0] == written
+        entry = self._recent.get(cell_id) if verified else None
         if entry is None:
+            folder = self.path(cell_id)
             try:
                 entry = _noted(folder, cell_id) if verified else _verified(folder, cell_id)
             except StoreError as error:
                 self.damaged[cell_id] = error.message
                 return None
         self.damaged.pop(cell_id, None)
-        self._verified[cell_id] = written
+        self._verified[cell_id] = written, entry.seal
         self._recent[cell_id] = entry
         self._recent.move_to_end(cell_id)
         if len(self._recent) > NOTES_IN_MEMORY:
             self._recent.popitem(last=False)
         return entry
+
+    def seal(self, cell_id: str) -> str | None:
+        """The hash of the note of the cell that ``get`` gives; None where there is none, or no hash."""
+        known = self._verified.get(cell_id)
+        if known and known[0] == self._written(cell_id):
+            return known[1]
+        entry = self.get(cell_id)
+        return entry.seal if entry else None
+
+    def _written(self, cell_id: str) -> tuple[int, int] | None:
+        """What is another when a cell has been written anew: inode and time of its folder; None where there is none."""
+        try:
+            stat = self.path(cell_id).stat()
+        except (OSError, ValueError):  # the latter of an id that is no file name at all
+            return None
+        return stat.st_ino, stat.st_mtime_ns
 
     def verify(self, cell_id: str) -> str | None:
         """What is wrong with a cell, all of its files read again; None when nothing is."""
