@@ -68,7 +68,7 @@ def read(file: Path) -> Results:
 
 
 def _note(plan: Plan, store: Store, content: bytes) -> str:
-    cells = [entry.seal if (entry := store.get(cell.id)) else None for cell in plan.cells]
+    cells = [store.seal(cell.id) for cell in plan.cells]
     return digest(_code(), version("robustkd"), plan.campaign.text, plan.id, cells, sha256(content).hexdigest())
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ PERTURBATIONS = "adversarial.safetensors"
 """The one file of a cell that may be large. No number is made from it: it is verified when it is read, and may be dropped."""
 KEPT_BYTES = 64 * 2**20
 """How much of it a cell keeps where nothing else is said; the first samples that fit."""
+NOTES_IN_MEMORY = 256
+"""Cells whose notes are kept in memory, the last that were asked for. A campaign may have a hundred thousand."""
 
 _Meta = TypeVar("_Meta", bound=CellMeta)
 
@@ -89,7 +92,8 @@ class Store:
         self._cells = folder / "cells"
         self._incoming = folder / ".incoming"
         self._checkpoints = folder / "checkpoints"
-        self._known: dict[str, tuple[tuple[int, int], Entry]] = {}
+        self._verified: dict[str, tuple[tuple[int, int], str | None]] = {}  # when each cell was written, and its seal
+        self._recent: OrderedDict[str, Entry] = OrderedDict()
 
     @contextmanager
     def exclusive_lock(self) -> Iterator[None]:
@@ -178,25 +182,45 @@ class Store:
     def get(self, cell_id: str) -> Entry | None:
         """A finished cell whose files are all there and unharmed; None when it has to be done (again).
 
-        Every file but the perturbations is verified, once for each time that the cell is written.
+        Every file but the perturbations is verified, once for each time that the cell is written. The note is read, and verified,
+        again where it is not among the last ``NOTES_IN_MEMORY``.
         """
-        folder = self.path(cell_id)
-        try:
-            stat = folder.stat()
-            written = (stat.st_ino, stat.st_mtime_ns)
-        except (OSError, ValueError):  # the latter of an id that is no file name at all
+        written = self._written(cell_id)
+        if written is None:
             self.damaged.pop(cell_id, None)
             return None
-        if (known := self._known.get(cell_id)) and known[0] == written:
-            return known[1]
-        try:
-            entry = _verified(folder, cell_id)
-        except StoreError as error:
-            self.damaged[cell_id] = error.message
-            return None
+        verified = cell_id in self._verified and self._verified[cell_id][0] == written
+        entry = self._recent.get(cell_id) if verified else None
+        if entry is None:
+            folder = self.path(cell_id)
+            try:
+                entry = _noted(folder, cell_id) if verified else _verified(folder, cell_id)
+            except StoreError as error:
+                self.damaged[cell_id] = error.message
+                return None
         self.damaged.pop(cell_id, None)
-        self._known[cell_id] = written, entry
+        self._verified[cell_id] = written, entry.seal
+        self._recent[cell_id] = entry
+        self._recent.move_to_end(cell_id)
+        if len(self._recent) > NOTES_IN_MEMORY:
+            self._recent.popitem(last=False)
         return entry
+
+    def seal(self, cell_id: str) -> str | None:
+        """The hash of the note of the cell that ``get`` gives; None where there is none, or no hash."""
+        known = self._verified.get(cell_id)
+        if known and known[0] == self._written(cell_id):
+            return known[1]
+        entry = self.get(cell_id)
+        return entry.seal if entry else None
+
+    def _written(self, cell_id: str) -> tuple[int, int] | None:
+        """What is another when a cell has been written anew: inode and time of its folder; None where there is none."""
+        try:
+            stat = self.path(cell_id).stat()
+        except (OSError, ValueError):  # the latter of an id that is no file name at all
+            return None
+        return stat.st_ino, stat.st_mtime_ns
 
     def verify(self, cell_id: str) -> str | None:
         """What is wrong with a cell, all of its files read again; None when nothing is."""
@@ -222,7 +246,7 @@ class Store:
             shutil.rmtree(aside)
         except OSError as error:
             raise unwritable(self.folder, error) from error
-        self._known.pop(cell_id, None)
+        self._verified.pop(cell_id, None)
 
     def drop_perturbations(self, cell_id: str) -> int:
         """Forget a finished cell's perturbed inputs and keep its numbers; returns the bytes that were freed.
@@ -240,7 +264,7 @@ class Store:
         kept = {name: hash_ for name, hash_ in entry.meta.files.items() if name != PERTURBATIONS}
         write_text(entry.folder / META, _sealed(meta | {"files": kept}))
         file.unlink(missing_ok=True)  # after the note: a cell must not list a file that it lacks
-        self._known.pop(cell_id, None)
+        self._verified.pop(cell_id, None)
         return freed
 
     @contextmanager
@@ -304,6 +328,21 @@ def _verified(folder: Path, cell_id: str) -> Entry:
     Raises:
         StoreError: what is wrong with it.
     """
+    entry = _noted(folder, cell_id)
+    for name in entry.meta.files:
+        if name != PERTURBATIONS:
+            entry.read(name)
+        elif not (folder / name).is_file():
+            raise entry.damaged(name, "it is missing")
+    return entry
+
+
+def _noted(folder: Path, cell_id: str) -> Entry:
+    """The cell in ``folder``, its note alone read and compared.
+
+    Raises:
+        StoreError: what is wrong with it.
+    """
     file = folder / META
     try:
         content = json.loads(file.read_bytes())
@@ -318,13 +357,7 @@ def _verified(folder: Path, cell_id: str) -> Entry:
         raise _damaged(file, "it is no note of a cell") from error
     if not sound:
         raise _damaged(file, "its checksum differs")
-    entry = Entry(folder, meta, sealed)
-    for name in files:
-        if name != PERTURBATIONS:
-            entry.read(name)
-        elif not (folder / name).is_file():
-            raise entry.damaged(name, "it is missing")
-    return entry
+    return Entry(folder, meta, sealed)
 
 
 def _damaged(file: Path, why: str) -> StoreError:

@@ -96,8 +96,15 @@ class RunRecord:
 
     @property
     def digest(self) -> str:
-        """Hash of the artefacts, a dash, hash of it all: a finished run that carries it need not be written again."""
-        return f"{_sha256((self.files, self.attached))[:16]}-{_sha256(asdict(self))[:16]}"
+        """Hashes of the artefacts, of parameters and metrics, and of it all: a finished run that has it need not be written again."""
+        parts = (self.files, self.attached), (self.params, self.metrics), asdict(self)
+        return "-".join(_sha256(part)[:16] for part in parts)
+
+
+def measured(digest: str) -> str:
+    """The part of a record's digest that is of its parameters and metrics; empty of the digests of former versions."""
+    parts = digest.split("-")
+    return parts[1] if len(parts) == 3 else ""
 
 
 def cell_record(

@@ -32,6 +32,7 @@ from robustkd.tracking.records import (
     RunRecord,
     TrackedCampaign,
     campaign_name,
+    measured,
     package_version,
 )
 from robustkd.tracking.relocation import relocate
@@ -53,7 +54,7 @@ LogModel = Callable[["RunStore", str], str]
 
 @dataclass
 class OpenRun:
-    """A run as the store has it."""
+    """A run as the store has it, while something is written to it."""
 
     id: str
     started: int
@@ -68,6 +69,22 @@ class OpenRun:
     def ended(self) -> bool:
         """Whether nothing is being written to it."""
         return self.status in ("FINISHED", "FAILED", "KILLED")
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """What is kept of a run between two times that it is written to: there are as many of them as cells.
+
+    Attributes:
+        tags: the names of its tags; equal sets are one object.
+    """
+
+    id: str
+    started: int
+    status: str
+    end: int | None
+    digest: str
+    tags: frozenset[str]
 
 
 def connect(uri: str) -> MlflowClient:
@@ -143,17 +160,22 @@ class RunStore:
         ]
         self._parent = _known(parents[0]) if parents else self._new_parent()
         children = (run for run in runs if run.data.tags.get("mlflow.parentRunId") == self._parent.id)
-        self._children = {_key(run.data.tags): _known(run) for run in children}
+        self._tag_names: dict[frozenset[str], frozenset[str]] = {}
+        self._children = {_key(run.data.tags): self._kept(_known(run)) for run in children}
         if self._parent.ended and self._parent.tags.get("robustkd.status") != "done":
             self.client.update_run(self._parent.id, status="RUNNING")
             self._parent.status = "RUNNING"
 
     def put(self, key: RunKey, record: RunRecord, attach: Attach | None = None, model: LogModel | None = None) -> None:
         """Make the child run what the record says."""
-        run = self._children.get(key)
-        if run is None:
-            run = self._children[key] = self._new_child(record)
+        known = self._children.get(key)
+        if isinstance(known, EndedRun):
+            if known.digest == record.digest:
+                return
+            known = self._reopened(known, record, alone=model is None)
+        run = self._children[key] = known or self._new_child(record)
         self._complete(run, record, attach, model)
+        self._children[key] = self._kept(run)
 
     def put_parent(self, record: RunRecord, attach: Attach | None = None) -> None:
         """Make the parent run what the record says."""
@@ -179,7 +201,31 @@ class RunStore:
         run = self._children.get(key)
         if run is None:
             run = self._children[key] = self._new_child(started)
+        elif isinstance(run, EndedRun):
+            run = self._children[key] = _known(self.client.get_run(run.id))
         self._batch(run, {}, points, {}, None)
+
+    def _kept(self, run: OpenRun) -> OpenRun | EndedRun:
+        """A run with no more of it than is needed until it is written to again."""
+        if not run.ended:
+            return run
+        names = frozenset(run.tags)
+        names = self._tag_names.setdefault(names, names)
+        return EndedRun(run.id, run.started, run.status, run.end, run.tags.get(DIGEST, ""), names)
+
+    def _reopened(self, run: EndedRun, record: RunRecord, *, alone: bool) -> OpenRun:
+        """An ended run as the store has it, read again where it does not have the record's parameters and metrics.
+
+        Args:
+            alone: whether no model goes with the record.
+        """
+        if not alone or measured(run.digest) != measured(record.digest):
+            return _known(self.client.get_run(run.id))
+        points: dict[str, dict[int, float]] = {}
+        for point in record.metrics:
+            points.setdefault(point.metric, {})[point.step] = point.value
+        tags = dict.fromkeys(run.tags, "\0") | {DIGEST: run.digest}  # no tag has that value, so all are written
+        return OpenRun(run.id, run.started, run.status, run.end, tags=tags, params=set(record.params), points=points)
 
     def _complete(
         self,
