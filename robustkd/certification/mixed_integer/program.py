@@ -77,6 +77,6 @@ def maximum(piece: LinearPiece, objective: Tensor, seconds: float) -> Solution:
     )
     if found.status == _INFEASIBLE:
         return Solution(None, -np.inf)
-    least = found.mip_dual_bound if free else (found.fun if found.status == 0 else None)
+    reached: float | None = found.mip_dual_bound if free else (found.fun if found.status == 0 else None)
     pixels_found = None if found.x is None else torch.from_numpy(found.x[:pixels])
-    return Solution(pixels_found, np.inf if least is None else float(objective[0]) - float(least))
+    return Solution(pixels_found, np.inf if reached is None else float(objective[0]) - reached)
