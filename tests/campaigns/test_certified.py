@@ -85,7 +85,7 @@ def test_certified_exact_and_attacked_are_in_order_on_a_tiny_network(seed):
     assert certificate(samples=5).robust == by_bounds.robust[:5]
 
 
-def test_the_bracket_is_in_the_results_the_table_and_the_report(tmp_path):
+def test_the_bracket_is_in_the_results_the_table_and_the_report(tmp_path, capfd):
     found = results_of(TEXT, tmp_path)
     (one,) = found.defenses
     bracket = one.bracket
@@ -100,6 +100,7 @@ def test_the_bracket_is_in_the_results_the_table_and_the_report(tmp_path):
     assert "certified to attacked" in (tmp_path / "out" / "report.html").read_text()
     exact = results_of(TEXT.replace("defenses: [one]}", "defenses: [one], exact: true}"), tmp_path)
     assert exact.defenses[0].bracket.exact
+    assert "Highs" not in capfd.readouterr().out  # its own lines
     (row,) = summary_rows(exact)
     assert row.exact
     assert row.certified == row.attacked
