@@ -81,7 +81,7 @@ class Certified(Analysis):
         samples = batch if p.samples is None else batch.select(slice(0, p.samples))
         if isinstance(target.module, Smoothed):
             return self._smoothed(target.module, samples, threat, seed)
-        certifier = Certifier(target, norm)
+        certifier = Certifier(target, norm, exact=p.exact)
         rows: list[str] = []
         values: list[list[float]] = []
         right = self._clean(target, samples)

@@ -21,7 +21,7 @@ class Affine(Operation):
 
     @override
     def lower(self, call: Call, given: Sequence[Interval], rows: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-        at_zero, pull_back = torch.func.vjp(call, *(torch.zeros_like(one.low) for one in given))
+        at_zero, pull_back, *_ = torch.func.vjp(call, *(torch.zeros_like(one.low) for one in given))
         return torch.vmap(pull_back)(rows), (rows * at_zero).flatten(2).sum(2)
 
 

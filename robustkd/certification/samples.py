@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -26,13 +25,18 @@ class Certifier:
     Args:
         target: a classifier.
         norm: of the ball.
+        exact: whether samples are to be solved exactly, too.
 
     Raises:
         TargetError: a layer has no known bounds.
+        AttackError: ``exact``, and the ball is none in linf, or the network not made of affine layers and ReLUs.
     """
 
-    def __init__(self, target: Target, norm: Literal["linf", "l2"]) -> None:
+    def __init__(self, target: Target, norm: Literal["linf", "l2"], *, exact: bool = False) -> None:
         self._target, self._norm = target, norm
+        if exact and norm != "linf":
+            raise AttackError(f"exact certificates are for linf, and the ball is one in {norm}", fix="leave 'exact' out")
+        self._relus = ReluNetwork(target.module, "an exact certificate") if exact else None
         module = copy.deepcopy(target.module).eval().requires_grad_(False)
         first = next(module.parameters(), None)
         self._device = torch.device("cpu") if first is None or first.device.type == "mps" else first.device
@@ -64,20 +68,15 @@ class Certifier:
             logits = self._target(batch.inputs) if batch.logits is None else batch.logits
         return _ROUNDING * (1 + logits.abs().amax(1, keepdim=True)).to(self._device).double()
 
-    @cached_property
-    def _relus(self) -> ReluNetwork:
-        return ReluNetwork(self._target.module, "an exact certificate")
-
     def exactly(self, batch: Batch, eps: Tensor, seconds: float) -> tuple[bool, bool]:
         """Whether the one sample of a batch is proved to be robust, and whether a perturbation was found that breaks it.
 
         The first wrong class that the solver leaves open ends the search: the sample stays open, too.
 
         Raises:
-            AttackError: the ball is none in linf, or the network not made of affine layers and ReLUs, or too large.
+            AttackError: the network is too large.
         """
-        if self._norm != "linf":
-            raise AttackError(f"exact certificates are for linf, and the ball is one in {self._norm}", fix="leave 'exact' out")
+        assert self._relus is not None  # a certifier that is made for it
         ball, label, slack = self._ball(batch.inputs, eps), int(batch.labels), float(self._slack(batch))
         found = margins(self._network, ball, batch.labels.to(self._device), "crown-ibp")[0]
         piece = self._relus.near(batch.inputs[0], ball.box.low[0], ball.box.high[0], free=_ALL)

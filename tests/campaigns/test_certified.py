@@ -9,7 +9,7 @@ from torch import nn
 
 import robustkd
 from robustkd.analyses.certified import Certified, CertifiedParams
-from robustkd.contracts import Batch, TargetError, ThreatModel
+from robustkd.contracts import AttackError, Batch, TargetError, ThreatModel
 from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.results import Results
 from robustkd.targets import ClassifierTarget
@@ -85,7 +85,7 @@ def test_certified_exact_and_attacked_are_in_order_on_a_tiny_network(seed):
     assert certificate(samples=5).robust == by_bounds.robust[:5]
 
 
-def test_the_bracket_is_in_the_results_the_table_and_the_report(tmp_path):
+def test_the_bracket_is_in_the_results_the_table_and_the_report(tmp_path, capfd):
     found = results_of(TEXT, tmp_path)
     (one,) = found.defenses
     bracket = one.bracket
@@ -100,6 +100,7 @@ def test_the_bracket_is_in_the_results_the_table_and_the_report(tmp_path):
     assert "certified to attacked" in (tmp_path / "out" / "report.html").read_text()
     exact = results_of(TEXT.replace("defenses: [one]}", "defenses: [one], exact: true}"), tmp_path)
     assert exact.defenses[0].bracket.exact
+    assert "Highs" not in capfd.readouterr().out  # its own lines
     (row,) = summary_rows(exact)
     assert row.exact
     assert row.certified == row.attacked
@@ -134,6 +135,11 @@ def test_another_threat_model_is_refused():
     batch = Batch(x, target(x).argmax(1), torch.arange(2))
     with pytest.raises(TargetError, match="linf and l2"):
         Certified(CertifiedParams()).run(target, batch, ThreatModel("l1", 1.0), 0)
+    with pytest.raises(AttackError, match="exact certificates are for linf"):
+        Certified(CertifiedParams(exact=True)).run(target, batch, ThreatModel("l2", 1.0), 0)
+    smooth = ClassifierTarget(nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(3, 3)), num_classes=3, input_shape=(1, 1, 3))
+    with pytest.raises(AttackError, match="Tanh"):
+        Certified(CertifiedParams(exact=True)).run(smooth, batch, ThreatModel("linf", 0.1), 0)
 
 
 def test_a_targeted_attacker_only_has_to_be_kept_from_the_goal():

@@ -133,3 +133,15 @@ def test_every_distillation_loss_is_ranked_beside_plain_training_and_robust_dist
     assert all(set(use.defenses) == set(attacked) for use in campaign.analyses.values())
     assert {name for name, use in campaign.attacks.items() if use.threat != campaign.threat} == {"corruptions"}
     assert 0 < min(campaign.attacks["auto"].curve) < campaign.threat.eps < 8 / 255
+
+
+def test_what_is_certified_stands_beside_its_control() -> None:
+    campaign = spec.load("certified-small")
+    uses = {name: use.plugin.params for name, use in campaign.defenses.items()}
+    assert {"standard", "ibp", "crown-ibp", "sabr"} <= {use.kind for use in campaign.defenses.values()}
+    assert uses["no-bounds"].model_dump() == {**uses["ibp"].model_dump(), "kappa_end": 1.0}
+    assert uses["whole-box"].model_dump() == {**uses["sabr"].model_dump(), "lam": 1.0}
+    assert len({(params.epochs, params.batch_size, params.lr, params.schedule) for params in uses.values()}) == 1
+    (proof,) = campaign.analyses.values()
+    assert set(proof.defenses) == set(uses)
+    assert proof.plugin.params.exact

@@ -79,13 +79,14 @@ class BoundsRecipe(Recipe[ClassifierTarget]):
 
     def __init__(self, threat: ThreatModel, params: Any, steps_per_epoch: int) -> None:
         self.threat, self.params, self.steps_per_epoch, self.step = threat, params, steps_per_epoch, 0
+        self._eps = params.eps or threat.eps
         self._network: tuple[ClassifierTarget, BoundedNetwork] | None = None
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """kappa CE(f(x), y) + (1 - kappa) CE(-m, y)."""
         p = self.params
         grown = p.progress(self.step / self.steps_per_epoch)
-        eps, kappa = grown * (p.eps or self.threat.eps), p.kappa_start + grown * (p.kappa_end - p.kappa_start)
+        eps, kappa = grown * self._eps, p.kappa_start + grown * (p.kappa_end - p.kappa_start)
         natural = F.cross_entropy(target(batch.x), batch.y)
         if eps == 0 or kappa == 1:
             return natural, {"loss_natural": natural, "loss_bound": natural}

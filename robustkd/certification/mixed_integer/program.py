@@ -9,7 +9,12 @@ Source: Tjeng, Xiao, Tedrake: Evaluating robustness of neural networks with mixe
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +40,25 @@ class Solution:
 
     pixels: Tensor | None
     bound: float
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Send to nowhere what the solver prints from its own code, which none of its options turns off."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # the process has no standard output
+        yield
+        return
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        with suppress(OSError):
+            os.close(kept)
 
 
 def maximum(piece: LinearPiece, objective: Tensor, seconds: float) -> Solution:
@@ -66,17 +90,18 @@ def maximum(piece: LinearPiece, objective: Tensor, seconds: float) -> Solution:
         at_least(function[:1] * 0, 1.0, 0.0, {output: -1.0, side: upper})  # p <= u s
     cost = np.zeros(width)
     cost[: len(objective) - 1] = -objective[1:].numpy()
-    found = milp(
-        cost,
-        constraints=LinearConstraint(sparse.csr_array(np.array(rows)), np.array(least), np.inf) if rows else (),
-        bounds=Bounds(
-            np.concatenate([piece.low.numpy(), np.zeros(2 * free)]), np.concatenate([piece.high.numpy(), tops, np.ones(free)])
-        ),
-        integrality=np.concatenate([np.zeros(pixels + free), np.ones(free)]),
-        options={"time_limit": seconds},
-    )
+    low = np.concatenate([piece.low.numpy(), np.zeros(2 * free)])
+    high = np.concatenate([piece.high.numpy(), tops, np.ones(free)])
+    with _silent():
+        found = milp(
+            cost,
+            constraints=LinearConstraint(sparse.csr_array(np.array(rows)), np.array(least), np.inf) if rows else (),
+            bounds=Bounds(low, high),
+            integrality=np.concatenate([np.zeros(pixels + free), np.ones(free)]),
+            options={"time_limit": seconds},
+        )
     if found.status == _INFEASIBLE:
         return Solution(None, -np.inf)
-    least = found.mip_dual_bound if free else (found.fun if found.status == 0 else None)
+    reached: float | None = found.mip_dual_bound if free else (found.fun if found.status == 0 else None)
     pixels_found = None if found.x is None else torch.from_numpy(found.x[:pixels])
-    return Solution(pixels_found, np.inf if least is None else float(objective[0]) - float(least))
+    return Solution(pixels_found, np.inf if reached is None else float(objective[0]) - reached)
