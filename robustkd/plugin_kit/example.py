@@ -85,7 +85,7 @@ def _of_detector(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
 
 
 def _of_analysis(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """Of an ensemble of two classifiers, which gives any analysis something to compare; else, and where it refers to defenses of its own, of
+    """Of an ensemble of two classifiers, which gives any analysis something to compare; else, and where it refers to other defenses, of
     one undefended model.
     """
     needed = _needed("analyses", name, values)
