@@ -71,7 +71,7 @@ class Perplexity(Analysis[GenerativeTarget, PromptBatch]):
         if not isinstance(target, CausalLMTarget):
             raise TargetError(f"perplexity is of a language model, this is a {target.kind}", fix="leave it out of 'defenses'")
         chats = self._chats(batch)[: self.params.samples]
-        laid = [(role, tokens) for role, *chat in chats if (tokens := _encoded(target, *chat))]
+        laid = [(role, tokens) for role, *chat in chats if (tokens := encoded(target, *chat))]
         if not laid:
             raise TargetError(
                 "perplexity: there is no chat that the model's context holds",
@@ -94,14 +94,20 @@ class Perplexity(Analysis[GenerativeTarget, PromptBatch]):
         """Role, request, answer and the request's own system message."""
         if self.params.chats is not None:
             return [("chat", *chat, "") for chat in read_chats(self.params.chats)]
-        if batch.benign is None:
-            return []
-        benign = batch.benign.requests
-        rows = zip(benign.get("role"), benign["prompt"], benign.get("response"), benign.get("system"), strict=True)
-        return [(role or "harmless", asked, answer, system) for role, asked, answer, system in rows if answer]
+        return harmless_chats(batch)
 
 
-def _encoded(target: CausalLMTarget, asked: str, answer: str, system: str) -> Tokens | None:
+def harmless_chats(batch: PromptBatch) -> list[tuple[str, str, str, str]]:
+    """Role, request, good answer and system message of the harmless requests that come with an answer."""
+    if batch.benign is None:
+        return []
+    benign = batch.benign.requests
+    rows = zip(benign.get("role"), benign["prompt"], benign.get("response"), benign.get("system"), strict=True)
+    return [(role or "harmless", asked, answer, system) for role, asked, answer, system in rows if answer]
+
+
+def encoded(target: CausalLMTarget, asked: str, answer: str, system: str) -> Tokens | None:
+    """The chat as tokens; None of one that is longer than the context."""
     try:
         return target.encode(asked, completion=answer, system=system)
     except TargetError:

@@ -19,10 +19,12 @@ class SampleCollector:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._parts: dict[tuple[str, int], AttackedSamples] = {}
+        self._rejects = False
 
     def add(self, cell: AttackCell, record: AttackRecord) -> None:
         """Add the samples of one finished attack cell."""
         outcome, key = record.outcome, (cell.defense, cell.seed)
+        self._rejects |= outcome.detection is not None
         shown = presentation(self._plan.data.modality)
         if key not in self._parts:
             before = shown.before(outcome)
@@ -40,7 +42,9 @@ class SampleCollector:
         places = {name: place for place, name in enumerate(self._plan.campaign.defenses)}
         parts = sorted(self._parts.values(), key=lambda part: (places[part.defense], part.seed))
         data = self._plan.data
-        return SampleEvidence(data.classes, parts, presentation(data.modality).texts(data))
+        # The class after the last one is that of an input that a detector rejects.
+        classes = (*data.classes, "rejected") if self._rejects else data.classes
+        return SampleEvidence(classes, parts, presentation(data.modality).texts(data))
 
 
 def sample_evidence(plan: Plan, store: Store) -> SampleEvidence:

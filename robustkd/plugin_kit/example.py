@@ -85,10 +85,13 @@ def _of_detector(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
 
 
 def _of_analysis(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """Of an ensemble of two classifiers, which gives any analysis something to compare; else of one undefended model."""
-    defenses, analysed = _ANALYSED.get(_modality("analyses", name), ({}, "plain"))
+    """Of an ensemble of two classifiers, which gives any analysis something to compare; else, and where it refers to other defenses, of
+    one undefended model.
+    """
+    needed = _needed("analyses", name, values)
+    defenses, analysed = ({}, "plain") if needed else _ANALYSED.get(_modality("analyses", name), ({}, "plain"))
     if not defenses:
-        defenses = {"plain": _plain(_modality("analyses", name), 0), **_needed("analyses", name, values)}
+        defenses = {"plain": _plain(_modality("analyses", name), 0), **needed}
     return {"defenses": defenses, "analyses": {_owner(name): {"kind": name, **values, "defenses": [analysed]}}}
 
 

@@ -227,3 +227,5 @@ def test_the_report_and_the_command_tell_of_the_detector(tmp_path):
         page = (tmp_path / "out" / file).read_text()
         assert "wrong and undetected" in page
         assert "false alarms" in page
+    # Of the clean samples that are rejected, the sample by sample list says so.
+    assert '"rejected"' in (tmp_path / "out" / "report.html").read_text()

@@ -158,7 +158,9 @@ def _table(subject: Subject, target: BaseTarget | None = None) -> Table:
             raise NotApplicable(f"it cannot be made of the suite's requests: {error.message}") from None
         return found
     assert isinstance(target, Target)
-    table: Table = subject.make(QUICK_CHECK).run(target, fixtures.batch(target), ThreatModel("linf", _EPS), 0)
+    analysis = subject.make(QUICK_CHECK)
+    analysis = analysis.with_targets(fixtures.classifiers(target_references(analysis.params)))
+    table: Table = analysis.run(target, fixtures.batch(target), ThreatModel("linf", _EPS), 0)
     return table
 
 
