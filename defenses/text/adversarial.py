@@ -161,6 +161,10 @@ class AdversarialTuning(Defense):
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
         """What is minimised, where ``target`` is the model before the training."""
 
+    def requests(self, context: FitContext[Prompts], target: CausalLMTarget) -> Requests:
+        """The forbidden requests, which adversary and loss share."""
+        return Requests.of(context, target, self.params.withheld)
+
     def regulariser(self, target: CausalLMTarget) -> Tensor | None:
         """A term of the weights alone beside the losses, None for none."""
         return None
@@ -173,7 +177,7 @@ class AdversarialTuning(Defense):
         """
         p = self.params
         base = finished(context, p.model)
-        requests = Requests.of(context, base, p.withheld)
+        requests = self.requests(context, base)
         adversary, outer = self.adversary(context, base, requests), self.outer(base, requests)
         useful = harmless_conversations(context, base, p) if p.utility_weight else None
         suffix, (attacked, answered) = RandomSuffix.of(base, p.random_suffix_rate, p.random_suffix_tokens), p.counts

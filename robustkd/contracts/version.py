@@ -54,6 +54,7 @@ MOVED: dict[str, str] = {
     "robustkd.cli.session": "robustkd.application.session",
     "robustkd.campaigns.evidence": "robustkd.application.samples",
     "robustkd.campaigns.gallery": "robustkd.application.gallery",
+    "robustkd.defenses.text.lat.blocks_of": "robustkd.targets.residual_streams.blocks_of",
     "robustkd.attacks.oracle": f"{_IMAGE}.engine.oracle",
     **_into(_IMAGE, f"{_IMAGE}.engine", "adam ascent ball cascade estimates losses objective"),
     f"{_IMAGE}.side_by_side": f"{_IMAGE}.engine.targeted_runs",

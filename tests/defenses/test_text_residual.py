@@ -1,4 +1,4 @@
-"""Circuit breakers, ReFAT and ER-CAT, on a language model of a few thousand parameters."""
+"""Circuit breakers, ReFAT, MixAT and ER-CAT, on a language model of a few thousand parameters."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from robustkd import plugins
 from robustkd.contracts import FitContext, Prompts, Request, ThreatModel
 from robustkd.defenses.text.c_advul import CAdvUL, CAdvULParams
 from robustkd.defenses.text.er_cat import ERCAT, ERCATParams, spread
+from robustkd.defenses.text.mixat import MixAT, MixATParams
 from robustkd.defenses.text.refusal_sft import RefusalSFT, RefusalSFTParams
 from robustkd.defenses.text.residual.circuit_breakers import CircuitBreakers, CircuitBreakersParams, Rerouting
 from robustkd.defenses.text.residual.refat import ReFAT, ReFATParams, WithoutRefusalDirection, refusal_directions
@@ -147,3 +148,28 @@ def test_er_cat_evens_the_table_and_without_it_is_c_advul(tmp_path: Path) -> Non
     even = ERCAT(ERCATParams(**common, spread_weight=50)).fit(_context(tmp_path / "even", base))
     assert _same(plain, control)
     assert spread(even.embedding.weight) < 0.9 * spread(plain.embedding.weight)
+
+
+def test_mixat_rephrases_as_often_as_said_and_without_it_is_c_advul(tmp_path: Path) -> None:
+    base = _model()
+    templates = ("m {request} n", "o {request}")
+    mixed = MixAT(MixATParams(model="base", rephrased=0.25, templates=templates)).requests(_context(tmp_path, base), base)
+    assert set(mixed.prompts) == {prompt for _, prompt, _ in ROWS[:3]} | {
+        template.replace("{request}", prompt) for template in templates for _, prompt, _ in ROWS[:3]
+    }
+    assert all(
+        mixed.answers[row] == {"a b c": "d", "a b f g": "h", "a g": "k"}[mixed.prompts[row].strip("mno ")] for row in range(9)
+    )
+    drawn = mixed.safe.draw(4000, torch.Generator().manual_seed(0))
+    assert sum(row >= 3 for row in drawn) / 4000 == pytest.approx(0.25, abs=0.03)
+    common = {"model": "base", "steps": 4, "batch_size": 8, "lr": 0.01, "inner": {"eps": 0.2, "steps": 2}}
+    plain = CAdvUL(CAdvULParams(**common)).fit(_context(tmp_path / "plain", base))
+    control = MixAT(MixATParams(**common, rephrased=0)).fit(_context(tmp_path / "control", base))
+    moved = MixAT(MixATParams(**common, rephrased=1, templates=templates)).fit(_context(tmp_path / "moved", base))
+    assert _same(plain, control)
+    assert not _same(plain, moved)
+
+
+def test_a_template_has_one_place_for_the_request() -> None:
+    with pytest.raises(ValueError, match="does not hold"):
+        MixATParams(model="base", templates=("nothing",))

@@ -126,6 +126,24 @@ def test_the_rate_rises_and_falls():
     assert {StepParams(schedule="constant").rate(step) for step in (0, 500, 999)} == {1.0}
 
 
+def test_an_infinite_schedule_at_its_joints():
+    infinite = {"constant": 0.4, "lowest": 0.05, "cooldown": 0.25, "anneal": 0.25}
+    params = StepParams(steps=44, warmup=4 / 44, infinite=infinite)
+    rates = [params.rate(step) for step in range(44)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == pytest.approx(1.0)
+    assert rates[9] == pytest.approx(0.7)  # half of the cooldown
+    assert rates[14:35] == pytest.approx([0.4] * 21)
+    assert rates[39] == pytest.approx((0.4 * 0.05) ** 0.5)  # half of the anneal, exponentially
+    assert params.rate(44) == pytest.approx(0.05)
+    assert StepParams(steps=40, infinite={**infinite, "anneal": 0}).rate(39) == pytest.approx(0.4)
+    # A schedule that is not asked for changes no identity.
+    assert "infinite" not in StepParams().model_dump(mode="json")
+    for wrong in ({"cooldown": 0.8}, {"lowest": 0.5}):
+        with pytest.raises(ValueError, match=r"are more than|is above"):
+            StepParams(infinite={**infinite, **{"anneal": 0.3}, **wrong})
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights(context):
     weight = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(TargetError, match="tune broke down in step 0") as found:

@@ -7,7 +7,6 @@ one over ``steps``.
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -27,8 +26,6 @@ from robustkd.targets.training import adamw, fit
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_LOG = logging.getLogger(__name__)
 
 
 class FineTuningParams(Params):

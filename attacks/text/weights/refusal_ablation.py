@@ -18,7 +18,6 @@ unembedding stays where it is tied to the embedding, are ours.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Self
@@ -48,7 +47,6 @@ from robustkd.targets.residual_streams import blocks_of, streams
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LOG = logging.getLogger(__name__)
 _WRITERS = ("o_proj", "out_proj", "down_proj", "c_proj", "dense", "dense_4h_to_h", "fc2", "wo", "w2")
 """What the layers are called, in a block, that write to the residual stream."""
 _ROUNDING = 1e-4
