@@ -14,8 +14,6 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from robustkd.campaigns.file.campaign import Campaign
-
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Results folder [default: runs/<name of the campaign>]."
 )
@@ -96,8 +94,3 @@ def console() -> Console:
     if not made.is_terminal:
         made.width = 160  # a pipe has no width to keep to
     return made
-
-
-def results_folder(campaign: Campaign, out: Path | None) -> Path:
-    """The folder of a campaign's results: ``--out``, or the usual one."""
-    return out or campaign.default_folder
