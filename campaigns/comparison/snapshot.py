@@ -12,7 +12,7 @@ import numpy as np
 
 from robustkd.campaigns.comparison import baseline
 from robustkd.campaigns.execution.record import changed_since
-from robustkd.campaigns.file import spec, yaml_source
+from robustkd.campaigns.file import presets, spec, yaml_source
 from robustkd.campaigns.file.document.document import GateSpec
 from robustkd.campaigns.results.attack_result import clean_shares
 from robustkd.campaigns.store import samples
@@ -146,17 +146,27 @@ class Snapshot:
         return _held(replace(parts[0], attack=WORST), worst_case(bits))
 
 
+def folder_named(reference: str) -> Path | None:
+    """The output folder that a person names: itself, or ``runs/<name>`` where no file and no preset has that name; else None."""
+    path = Path(reference)
+    if path.is_dir():
+        return path
+    beside = Path("runs", reference)
+    plain = len(path.parts) == 1 and not path.exists() and reference not in presets.names()
+    return beside if plain and beside.is_dir() else None
+
+
 def read(reference: str, out: Path | None = None) -> Snapshot:
-    """The snapshot that a person names: a campaign (file or preset; its output is ``out`` or ``runs/<name>``), an output folder,
-    its ``results.json``, or a baseline file.
+    """The snapshot that a person names: a campaign (file or preset; its output is ``out`` or ``runs/<name>``), an output folder
+    or its name below ``runs``, its ``results.json``, or a baseline file.
 
     Raises:
         UsageError: there is no such thing.
         StoreError: it cannot be read.
     """
+    if (named := folder_named(reference)) is not None:
+        return _of_folder(named, reference)
     path = Path(reference)
-    if path.is_dir():
-        return _of_folder(path, reference)
     if path.suffix == ".json":
         content = _json(path)
         return _of_baseline(content, reference) if baseline.VERSION_KEY in content else _of_folder(path.parent, reference, path)

@@ -204,12 +204,34 @@ def _snapshot(given: str | Path | Results) -> snapshot.Snapshot:
     return snapshot.read(str(given.folder))
 
 
+def campaign_named(reference: str, out: Path | None = None) -> tuple[Campaign, Path]:
+    """The campaign that a person names, and its results folder: ``out``, else the one that is named, else ``runs/<name>``.
+
+    Args:
+        reference: a campaign file, a preset, a results folder, or the name of one below ``runs``.
+
+    Raises:
+        UsageError: there is no such campaign.
+    """
+    folder = snapshot.folder_named(reference)
+    if folder is None:
+        campaign = spec.load(reference)
+        return campaign, out or campaign.default_folder
+    if not (folder / snapshot.CAMPAIGN).is_file():
+        raise UsageError(
+            f"{folder} holds no {snapshot.CAMPAIGN}",
+            fix="name the output folder of one campaign, or a campaign file",
+        )
+    return run_before(folder), out or folder
+
+
 def run_before(folder: Path) -> Campaign:
     """The campaign that a results folder is of; the files that it names are where they were when it was run."""
     text = folder / snapshot.CAMPAIGN
     if not text.is_file():
         raise StoreError(f"{folder} holds no {snapshot.CAMPAIGN}")
-    home = Path(record.read(folder / record.RECORD).folder)
+    noted = folder / record.RECORD
+    home = Path(record.read(noted).folder) if noted.is_file() else folder
     return spec.from_text(text.read_text(encoding="utf-8"), str(text), home)
 
 

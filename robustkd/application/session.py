@@ -159,7 +159,7 @@ def track(campaign: Campaign, folder: Path) -> str:
     store = Store(folder)
     rebuild(
         folder,
-        _tracked(plan),
+        _tracked(plan, folder),
         results,
         gallery=_gallery(plan, store),
         targets=_targets(plan, store),
@@ -225,7 +225,7 @@ class _Tracking(Observer):
         self._plan, self._folder = plan, folder
         # Asked by the tracker when it writes: what waits for a server that is away holds no images.
         self._gallery = _gallery(plan, Store(folder), spec.images)
-        self.tracker = MlflowTracker(folder, _tracked(plan, spec.series), warn=warn)
+        self.tracker = MlflowTracker(folder, _tracked(plan, folder, spec.series), warn=warn)
 
     def started(self, cell: Cell) -> None:
         if cell.kind == "attack":  # there will be a result; a network that is built anew in each run need not bring any
@@ -251,7 +251,7 @@ class _Tracking(Observer):
         )
 
 
-def _tracked(plan: Plan, series: str | None = None) -> TrackedCampaign:
+def _tracked(plan: Plan, folder: Path, series: str | None = None) -> TrackedCampaign:
     campaign = plan.campaign
     return TrackedCampaign(
         name=campaign.name,
@@ -261,6 +261,7 @@ def _tracked(plan: Plan, series: str | None = None) -> TrackedCampaign:
         defenses=_parameters(campaign.defenses),
         attacks=_parameters(campaign.attacks),
         series=series,
+        key=folder.resolve().name,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustkd.cli.one_model import allowed, given, images, loaded_model, one_model_options, value
-from robustkd.cli.options import batch_size_option, console, json_option, print_reserved
+from robustkd.cli.options import batch_size_option, console, json_option, print_reserved, whole_words
 
 if TYPE_CHECKING:
     from robustkd.api import EvaluationReport, PromptEvaluationReport
@@ -87,6 +88,10 @@ def command(
         raise click.exceptions.Exit(3)
 
 
+WIDE = 120
+"""Columns from which on the evidence has room beside the rest."""
+
+
 def _print(report: EvaluationReport | PromptEvaluationReport) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -94,6 +99,9 @@ def _print(report: EvaluationReport | PromptEvaluationReport) -> None:
     from robustkd.reporting.verdict_text import evidence_rows
 
     colours = {"severe": "red", "warning": "yellow"}
+    if console().width < WIDE:
+        _print_narrow(report, colours)
+        return
     table = Table(box=None, pad_edge=False)
     for name in ("check", "severity", "outcome"):
         table.add_column(name, no_wrap=True)
@@ -112,3 +120,28 @@ def _print(report: EvaluationReport | PromptEvaluationReport) -> None:
     console().print(table)
     click.echo("")
     click.echo(str(report))
+
+
+def _print_narrow(report: EvaluationReport | PromptEvaluationReport, colours: Mapping[str, str]) -> None:
+    """What speaks against the number in full, the other checks by name, the verdict last."""
+    from robustkd.reporting.verdict_text import evidence_rows
+
+    names: dict[str, list[str]] = {}
+    for finding in report.findings:
+        if finding.outcome not in ("fired", "not run"):
+            names.setdefault(finding.outcome, []).append(finding.name)
+            continue
+        click.secho(
+            f"{finding.name} ({finding.severity}): {finding.outcome}",
+            fg=colours.get(finding.severity) if finding.fired else None,
+        )
+        told = finding.explanation if finding.fired else finding.reason
+        told = told or ", ".join(f"{name} {number}" for name, number in list(evidence_rows(finding).items())[:4])
+        if told:
+            click.echo(whole_words(told, "  "))
+        if finding.fired and finding.fix:
+            click.echo(whole_words(f"fix: {finding.fix}", "  ", "    "))
+    for outcome, checks in names.items():
+        click.echo(whole_words(f"{outcome}: {', '.join(checks)}", hanging="  "))
+    click.echo("")
+    click.echo(whole_words(str(report)))

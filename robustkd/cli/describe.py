@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustkd import plugins
+from robustkd.cli.families import family, siblings
 from robustkd.cli.names import groups_of, plugin_names
-from robustkd.cli.options import json_option, print_reserved
+from robustkd.cli.options import json_option, print_reserved, whole_words
 
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
@@ -164,20 +165,35 @@ def parameters(schema: JsonSchemaValue) -> list[Parameter]:
 
 def _print(item: Description) -> None:
     click.secho(f"{item.name}  ({plugins.one_of(item.group)})", bold=True)
-    click.echo(f"\n{item.summary}\n\n{_indented(item.method)}\n")
+    click.echo(f"\n{whole_words(item.summary)}\n\n{whole_words(item.method, '  ')}\n")
     for word, text in traits(item):
-        click.echo(f"  {word:<10} {text}")
+        click.echo(whole_words(f"{word:<10} {text}", "  ", " " * 13))
+    _print_family(item)
     found = parameters(item.params)
     if found:
         click.secho("\n  parameters", bold=True)
     for parameter in found:
         indent = "    " * len(parameter.path)
-        click.echo(f"{indent}{parameter.path[-1]}: {parameter.type}, {parameter.default}")
+        click.echo(whole_words(f"{parameter.path[-1]}: {parameter.type}, {parameter.default}", indent, f"{indent}  "))
         if parameter.text:
-            click.echo(f"{indent}    {parameter.text}")
+            click.echo(whole_words(parameter.text, f"{indent}    "))
     if item.example:
         click.secho("\n  in a campaign", bold=True)
         click.echo(_indented(item.example, "    ") + "\n")
+
+
+def _print_family(item: Description) -> None:
+    """The plug-ins of the same kind, as a tree, this one marked."""
+    listing = plugins.listing(item.group)
+    own = next((info for info in listing if info.name == item.name.partition(":")[0]), None)
+    of = family(own) if own else ()
+    if own is None or not of:
+        return
+    click.secho("\n  family", bold=True)
+    for depth, part in enumerate((item.group, *of)):
+        click.echo("    " + ("   " * (depth - 1) + "└─ " if depth else "") + part.replace("_", " "))
+    names = " ".join(f"[{name}]" if name == own.name else name for name in siblings(own, listing))
+    click.echo(whole_words(names, "    " + "   " * len(of)))
 
 
 def _indented(text: str, indent: str = "  ") -> str:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustkd.cli.options import console, json_option, print_reserved
+from robustkd.cli.options import console, json_option, print_reserved, whole_words
 
 if TYPE_CHECKING:
     from robustkd.reporting.leaderboard import Board, Entry
 
 _COLUMNS = ("rank", "defense", "campaign", "clean", "worst case", "verdict", "seeds", "attacks")
+_WIDE = 110
+"""Columns from which on the attacks have room beside the rest."""
 _COLOURS = {"credible": "", "suspect": "yellow", "not credible": "red"}
 
 
@@ -55,18 +57,37 @@ def _print(board: Board) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=board.title, caption=_remark(board), title_justify="left", caption_justify="left", box=None, pad_edge=False
-    )
-    for name in _COLUMNS:
+    from robustkd.reporting.formatting import counted
+
+    screen = console()
+    narrow = screen.width < _WIDE
+    table = Table(title=board.title, title_justify="left", box=None, pad_edge=False)
+    for name in _COLUMNS[:-2] if narrow else _COLUMNS:
+        right = name in ("rank", "clean", "worst case", "seeds")
+        folds = name == "attacks" or (narrow and name in ("defense", "campaign"))
         table.add_column(
-            name, justify="right" if name in ("rank", "clean", "worst case", "seeds") else "left", no_wrap=name != "attacks"
+            name, justify="right" if right else "left", no_wrap=not folds, overflow="fold" if folds else "ellipsis"
         )
     for entry in board.entries:
         *cells, verdict, seeds, attacks = _cells(entry)
-        table.add_row(*cells, Text(verdict, style=_COLOURS.get(verdict, "red")), seeds, attacks)
-    console().print(table)
+        told = Text(verdict, style=_COLOURS.get(verdict, "red"))
+        table.add_row(*cells, told, *([] if narrow else [seeds, attacks]))
+    screen.print(table)
+    if narrow:  # the attacks would take all the width, and are the same for a whole campaign
+        for (campaign, attacks), entries in _alike(board).items():
+            seeds = counted(max(len(entry.seeds) for entry in entries), "seed")
+            click.echo(whole_words(f"{campaign}, {seeds}: {', '.join(attacks)}", hanging="  "))
+    if remark := _remark(board):
+        click.echo(whole_words(remark))
     click.echo("")
+
+
+def _alike(board: Board) -> dict[tuple[str, tuple[str, ...]], list[Entry]]:
+    """The entries of a board by campaign and attacks."""
+    found: dict[tuple[str, tuple[str, ...]], list[Entry]] = {}
+    for entry in board.entries:
+        found.setdefault((entry.campaign, entry.attacks), []).append(entry)
+    return found
 
 
 def _print_markdown(board: Board) -> None:

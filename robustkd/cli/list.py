@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import NotRequired, Required
 
 import click
 from typing_extensions import TypedDict
 
 from robustkd import plugins
-from robustkd.cli.options import json_option, print_reserved
+from robustkd.cli.families import family, heading
+from robustkd.cli.options import json_option, print_reserved, whole_words
 
 
 class Members(TypedDict, total=False):
@@ -63,13 +65,26 @@ def command(group: str | None, modality: str | None, members: bool, as_json: boo
             continue
         click.secho(name, bold=True)
         width = max(len(item["name"]) for item in items)
-        for item in items:
+        above = ""
+        for title, item in _by_family(name, items, found.get(name, [])):
+            if title != above:
+                click.echo(f" {title}")
+                above = title
             origin = "" if item["package"] == "robustkd" else f"  ({item['package']} {item.get('package_version', '')})"
-            click.echo(f"  {item['name']:<{width}}  {item['summary']}{origin}".rstrip())
+            line = f"{item['name']:<{width}}  {item['summary']}{origin}".rstrip()
+            click.echo(whole_words(line, "  ", " " * (width + 4)))
             for member in item.get("members", []):
                 click.echo(f"    {item['name']}:{member}{_threats(item['group'], item['name'], member)}")
             for member, reason in item.get("unusable", {}).items():
                 click.echo(f"    {item['name']}:{member}  cannot be used: {reason}")
+
+
+def _by_family(group: str, rows: list[Row], found: Sequence[plugins.PluginInfo]) -> list[tuple[str, Row]]:
+    """The rows with the title of their family, those of a family together; groups of one family have no titles."""
+    titles = [heading(group, family(item)) for item in found] or [""] * len(rows)
+    if len(set(titles)) == 1:
+        titles = [""] * len(rows)
+    return sorted(zip(titles, rows, strict=True), key=lambda pair: (pair[0], pair[1]["name"]))
 
 
 def _is_for(item: plugins.PluginInfo, modality: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -13,8 +15,6 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from robustkd.campaigns.file.campaign import Campaign
 
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Results folder [default: runs/<name of the campaign>]."
@@ -93,11 +93,33 @@ def console() -> Console:
     from rich.console import Console
 
     made = Console(highlight=False)
-    if not made.is_terminal:
-        made.width = 160  # a pipe has no width to keep to
+    made.width = columns(sys.stdout) or 160  # a pipe has no width to keep to
     return made
 
 
-def results_folder(campaign: Campaign, out: Path | None) -> Path:
-    """The folder of a campaign's results: ``--out``, or the usual one."""
-    return out or campaign.default_folder
+def columns(stream: TextIO) -> int | None:
+    """The width of a terminal, or what ``COLUMNS`` says; None where there is none to keep to."""
+    if os.environ.get("COLUMNS", "").isdigit():
+        return max(20, int(os.environ["COLUMNS"]))
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def whole_words(text: str, indent: str = "", hanging: str | None = None) -> str:
+    """``text`` on lines that standard output can show without cutting a word; elsewhere on its own lines.
+
+    Args:
+        indent: before the first line of each of the text's own lines.
+        hanging: before the lines that follow it; ``indent`` by default.
+    """
+    width = columns(sys.stdout)
+    later = indent if hanging is None else hanging
+    if width is None:
+        return "\n".join(f"{indent}{line}".rstrip() for line in text.split("\n"))
+    lines = []
+    for line in text.split("\n"):
+        own = line[: len(line) - len(line.lstrip())]
+        wrapped = textwrap.wrap(
+            line, width, initial_indent=indent, subsequent_indent=later + own, break_long_words=False, break_on_hyphens=False
+        )
+        lines += wrapped or [""]
+    return "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, print_reserved, profile_option, results_folder
+from robustkd.cli.options import json_option, out_option, print_reserved, profile_option
 
 if TYPE_CHECKING:
     from robustkd.campaigns.plan.estimate import Cost
@@ -26,8 +26,8 @@ def command(campaign: str, out: Path | None, profile: Path | None, as_json: bool
 
     The estimate is made of the times that like cells in the results folder took; it says which those are, and what it does not know.
     """
+    from robustkd.application.campaign import campaign_named
     from robustkd.campaigns.execution import profile as profiles
-    from robustkd.campaigns.file import spec
     from robustkd.campaigns.plan import plan
     from robustkd.campaigns.plan.changes import reasons
     from robustkd.campaigns.plan.estimate import cost, estimates
@@ -37,10 +37,10 @@ def command(campaign: str, out: Path | None, profile: Path | None, as_json: bool
     from robustkd.campaigns.store.store import Store
     from robustkd.evaluation.modality import evaluation_of
 
-    loaded = spec.load(campaign)
+    loaded, folder = campaign_named(campaign, out)
     asks_for = profiles.load(profile).make_engine().asks_for
     laid_out = plan.build(loaded)
-    store = Store(results_folder(loaded, out))
+    store = Store(folder)
     done = finished_cells(laid_out, store)
     done -= rebuilt_cells(laid_out)
     again = reasons(laid_out, store, done)

@@ -49,6 +49,7 @@ class _Lines(Observer):
         self._stream = stream
         self._done = self._todo = 0
         self._began = time.monotonic()
+        self._reasons: set[str] = set()
 
     def planned(self, plan: Plan, finished: int, todo: int) -> None:
         self._todo = todo
@@ -72,7 +73,9 @@ class _Lines(Observer):
 
     def failed(self, cell: Cell, failure: Failure) -> None:
         self._done += 1
-        self.say(f"[{self._done}/{self._todo}] {cell.title}   {failure.status}: {failure.error.splitlines()[0]}")
+        reason = failure.error.splitlines()[0]
+        known, self._reasons = reason in self._reasons, {*self._reasons, reason}
+        self.say(f"[{self._done}/{self._todo}] {cell.title}   {failure.status}: {'as before' if known else reason}")
 
     def retried(self, cell: Cell, error: RobustkdError, wait: float) -> None:
         self.say(f"{cell.title}   {error.message.splitlines()[0]}; again in {wait:g} s")
@@ -90,15 +93,18 @@ class _Live(_Lines):
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         super().__init__(stream)
         self._bar = Progress(
-            BarColumn(30),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
+            # What is running is cut where there is no room for it, the total and the time that is left never.
+            BarColumn(14),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=Console(file=stream, highlight=False),
             transient=True,
+            expand=True,
         )
         self._task = self._bar.add_task("", total=None)
         self._now: dict[str, str] = {}
@@ -117,7 +123,8 @@ class _Live(_Lines):
         self._show(cell, cell.title)
 
     def progressed(self, cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
-        self._show(cell, f"{cell.title}, epoch {epoch + 1}")
+        loss = next((value for name, value in metrics.items() if "loss" in name), None)
+        self._show(cell, f"epoch {epoch + 1}{f', loss {loss:.3g}' if loss is not None else ''}: {cell.title}")
 
     def succeeded(self, cell: Cell, result: CellResult | None) -> None:
         super().succeeded(cell, result)
@@ -135,7 +142,7 @@ class _Live(_Lines):
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, soft_wrap=True)
+        self._bar.console.print(text, markup=False)  # at whole words
 
     def _show(self, cell: Cell, text: str) -> None:
         self._now[cell.id] = text

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, print_reserved, reserve_stdout, results_folder
+from robustkd.cli.names import outputs
+from robustkd.cli.options import json_option, out_option, print_reserved, reserve_stdout
 
 
 @click.command("report")
-@click.argument("campaign", shell_complete=campaigns)
+@click.argument("campaign", shell_complete=outputs)
 @out_option
 @click.option(
     "--to",
@@ -36,7 +36,7 @@ from robustkd.cli.options import json_option, out_option, print_reserved, reserv
 def command(campaign: str, out: Path | None, to: Path | None, form: str, rejudge: bool, as_json: bool) -> None:
     """Write report.html, report.md, report.tex and the figures of a campaign from its stored results."""
     from robustkd.application import session
-    from robustkd.campaigns.file import spec
+    from robustkd.application.campaign import campaign_named
 
     if as_json and form != "html":
         raise click.UsageError(f"--json tells the files that are written; {form} is printed")
@@ -44,8 +44,7 @@ def command(campaign: str, out: Path | None, to: Path | None, form: str, rejudge
         raise click.UsageError(f"--to says where files are written; {form} is printed")
     if form != "html":
         reserve_stdout(click.get_current_context())
-    loaded = spec.load(campaign)
-    folder = results_folder(loaded, out)
+    loaded, folder = campaign_named(campaign, out)
     if rejudge:
         for line in session.rejudged(loaded, folder) or ["every verdict is by the present rules already"]:
             click.echo(line, err=True)

@@ -17,7 +17,6 @@ from robustkd.cli.options import (
     precision_option,
     print_reserved,
     profile_option,
-    results_folder,
 )
 from robustkd.contracts.errors import StoreError
 
@@ -72,15 +71,14 @@ def command(
     Exit codes: 0 done, 3 incomplete (cells failed), 4 complete but a gate failed, 5 no gate failed but one has nothing to judge.
     """
     from robustkd.application import session
+    from robustkd.application.campaign import campaign_named
     from robustkd.campaigns.comparison.gate import exit_code, judge_gates
     from robustkd.campaigns.execution import profile as profiles
-    from robustkd.campaigns.file import spec
     from robustkd.cli.progress import LastResults, follower, warn
     from robustkd.cli.table import print_results
     from robustkd.tracking.location import served_at
 
-    loaded = spec.load(campaign)
-    folder = results_folder(loaded, out)
+    loaded, folder = campaign_named(campaign, out)
     how = profiles.load(profile).overridden(
         workers=workers,
         device=device,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli import names
-from robustkd.cli.options import json_option, out_option, print_reserved, results_folder
+from robustkd.cli.options import json_option, out_option, print_reserved
 
 if TYPE_CHECKING:
     from robustkd.campaigns.plan.plan import Plan
@@ -51,10 +51,10 @@ def list_cells(campaigns: tuple[str, ...], out: Path | None, as_json: bool) -> N
 @json_option
 def verify(campaign: str, out: Path | None, remove: bool, as_json: bool) -> None:
     """Read every file of the folder's cells again, and name what is damaged. Exit code 1 when something is."""
-    from robustkd.campaigns.file import spec
+    from robustkd.application.campaign import campaign_named
     from robustkd.campaigns.store.store import Store
 
-    store = Store(results_folder(spec.load(campaign), out))
+    store = Store(campaign_named(campaign, out)[1])
     ids = store.ids()
     damaged = {cell_id: why for cell_id in ids if (why := store.verify(cell_id))}
     if remove and damaged:
@@ -122,16 +122,16 @@ def export_samples(campaign: str, file: Path, out: Path | None) -> None:
 
 def _opened(campaigns: tuple[str, ...], out: Path | None) -> tuple[dict[str, Plan], Store]:
     """The plans of some campaigns by name, and the one store that they share."""
-    from robustkd.campaigns.file import spec
+    from robustkd.application.campaign import campaign_named
     from robustkd.campaigns.plan import plan
     from robustkd.campaigns.store.store import Store
     from robustkd.contracts import UsageError
 
-    loaded = [spec.load(campaign) for campaign in campaigns]
-    folders = {results_folder(campaign, out) for campaign in loaded}
+    named = [campaign_named(campaign, out) for campaign in campaigns]
+    folders = {folder.resolve() for _, folder in named}
     if len(folders) > 1:
         raise UsageError("these campaigns have different output folders", fix="name the one that is meant with --out")
-    return {campaign.name: plan.build(campaign) for campaign in loaded}, Store(folders.pop())
+    return {campaign.name: plan.build(campaign) for campaign, _ in named}, Store(named[0][1])
 
 
 def _print(cell: Stored) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from robustkd.campaigns.comparison.gate import GateResult
 
 MOST_PAIRS = 4
+MOST_NAMES = 6
+"""Defenses or attacks that one reason is told of by name."""
 _COLOURS = {"credible": "", "suspect": "yellow", "not credible": "red"}
 _HOLDS: dict[Holds | None, str] = {"yes": "green", "in part": "yellow", "no": "red", None: "dim"}
 
@@ -202,12 +204,16 @@ def _print_cost_of_checks(results: Results, rows: Sequence[DefenseSummary]) -> N
 
 
 def _print_failures(results: Results) -> None:
-    """One line on standard error for each defense, then for each attack, that has no number, with the reason."""
-    lost = [(row.status, row.defense, row.seed, row.error) for row in results.defenses]
-    lost += [(cell.status, f"{cell.defense} × {cell.attack}", cell.seed, cell.error) for cell in results.cells]
-    for status, what, seed, error in lost:
+    """Each reason why something has no number, once, with what it stopped: defenses, then attacks."""
+    lost = [(row.status, f"{row.defense}, seed {row.seed}", row.error) for row in results.defenses]
+    lost += [(cell.status, f"{cell.defense} × {cell.attack}, seed {cell.seed}", cell.error) for cell in results.cells]
+    stopped: dict[tuple[str, str], list[str]] = {}
+    for status, what, error in lost:
         if error:
-            click.echo(f"{status}: {what}, seed {seed}: {error}", err=True)
+            stopped.setdefault((status, error), []).append(what)
+    for (status, error), names in stopped.items():
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        click.echo(f"{status}: {'; '.join(names[:MOST_NAMES])}{more}: {error}", err=True)
 
 
 def _share(value: float | None) -> str:

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import click
 
-from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, print_reserved, results_folder
+from robustkd.cli.names import outputs
+from robustkd.cli.options import json_option, out_option, print_reserved
 
 
 @click.command("track")
-@click.argument("campaign", shell_complete=campaigns)
+@click.argument("campaign", shell_complete=outputs)
 @out_option
 @json_option
 def command(campaign: str, out: Path | None, as_json: bool) -> None:
     """Write a campaign's stored results to MLflow; what is there already is not written twice."""
     from robustkd.application import session
-    from robustkd.campaigns.file import spec
+    from robustkd.application.campaign import campaign_named
 
-    loaded = spec.load(campaign)
-    store = session.track(loaded, results_folder(loaded, out))
+    loaded, folder = campaign_named(campaign, out)
+    store = session.track(loaded, folder)
     if as_json:
         print_reserved(json.dumps({"campaign": loaded.name, "tracking_uri": store}))
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,7 @@ def begin(database: Path) -> bool:
         return False
     database.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _copy(empty_database(), database)
+        _copy(empty_database(), database, place=_place)
     except sqlite3.Error:  # none is kept, or it is damaged
         tables = False
     else:
@@ -49,7 +50,7 @@ def keep(database: Path) -> None:
         _copy(database, empty_database(), "DELETE FROM experiments")
 
 
-def _copy(source: Path, target: Path, *changes: str) -> None:
+def _copy(source: Path, target: Path, *changes: str, place: Callable[[Path, Path], object] = Path.replace) -> None:
     """Copy a database, whole or not at all."""
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -62,6 +63,16 @@ def _copy(source: Path, target: Path, *changes: str) -> None:
                 here.execute(change)
             here.commit()
             here.execute("PRAGMA journal_mode=DELETE")  # nothing of it is in a second file
-        partial.replace(target)
+        place(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _place(partial: Path, target: Path) -> None:
+    """Give the copy its name, unless another process has made the file meanwhile and writes to it."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        partial.replace(target)

@@ -1,8 +1,8 @@
 """Whose runs are whose in an MLflow store that several people and machines write to.
 
 Runs belong to a results folder, which has a random id, and to a series: a person on a machine, or a project of continuous
-integration. Each series has its own experiment, so its charts over time and its tables are of its own runs alone. A store
-inside the results folder needs none of this.
+integration. Each series has its own experiment, so its charts over time and its tables are of its own runs alone. In the store
+that the campaigns of one folder share, each results folder is a series; a store inside the results folder needs none of this.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from robustkd.tracking.location import default_store
+from robustkd.tracking.location import default_store, is_shared
 
 FILE = ".tracking-origin"
 _PROJECTS = ("GITHUB_REPOSITORY", "CI_PROJECT_PATH", "BITBUCKET_REPO_FULL_NAME", "BUILD_REPOSITORY_NAME", "JOB_NAME")
@@ -36,7 +36,7 @@ class Origin(NamedTuple):
 
     def experiment(self, campaign: str) -> str:
         """The name of a campaign's experiment."""
-        return f"{campaign} · {self.series}" if self.series else campaign
+        return campaign if self.series in ("", campaign) else f"{campaign} · {self.series}"
 
 
 class _Noted(NamedTuple):
@@ -57,7 +57,8 @@ def origin_of(folder: Path, series: str | None = None) -> Origin:
         series: its series from now on; by default the one that it has, else the project of continuous integration, else
             ``user@host``.
     """
-    if default_store(folder) is not None:
+    local = default_store(folder) is not None
+    if local and not is_shared(folder):
         return Origin()
     me, here = user(), str(folder.resolve())
     noted = _read(folder)
@@ -71,7 +72,13 @@ def origin_of(folder: Path, series: str | None = None) -> Origin:
         except OSError:  # not this user's to write to: the same id again each time
             unique = f"{me}@{socket.gethostname()}:{here}"
             now = now._replace(results=hashlib.sha256(unique.encode()).hexdigest()[:12])
-    return Origin(now.results, now.series)
+    return Origin(now.results, Path(here).name if local else now.series)
+
+
+def noted_results(folder: Path) -> str:
+    """The id of a results folder that was tracked to a store that several share; "" where there is none."""
+    noted = _read(folder)
+    return noted.results if noted else ""
 
 
 def user() -> str:

@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlencode
 
 from robustkd.contracts import Budget
 from robustkd.contracts.check import Verdict
 from robustkd.redaction import redacted, redacted_value
 from robustkd.reporting import Item
 from robustkd.reporting.gallery import requests_of
+from robustkd.reporting.summary import DefenseSummary, summary_rows
 from robustkd.scoring.holds import Holds, holds
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.summaries import DataSummary
@@ -27,6 +29,8 @@ from robustkd.tracking import descriptions
 MAX_PARAM = 6000
 """MLflow cuts longer ones silently."""
 
+VIEWER = "http://127.0.0.1:8350"
+"""Where ``robustkd view`` serves its pages, unless it is told another port."""
 WORST_CASE = "worst case"
 """What stands in the place of an attack's name on a defense's run."""
 
@@ -48,6 +52,7 @@ class TrackedCampaign:
         text: the resolved campaign file.
         defenses, attacks: kind and parameters by name, nested as they are.
         series: whose runs these are, on a store that several write to; None: as the results folder has it.
+        key: the name of the results folder, by which ``robustkd view`` calls the campaign; "" where it is not known.
     """
 
     name: str
@@ -57,6 +62,7 @@ class TrackedCampaign:
     defenses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     series: str | None = None
+    key: str = ""
 
 
 class RunKey(NamedTuple):
@@ -124,7 +130,7 @@ def cell_record(
     quoted = requests_of(examples)
     params, files = _params(campaign, cell, cell.attack)
     tags = _tags(campaign, cell, "cell", cell.cell_id, verdict) | {
-        "mlflow.note.content": descriptions.cell(cell, verdict, quoted)
+        "mlflow.note.content": descriptions.cell(cell, verdict, quoted) + _viewed(campaign, cell)
     }
     return RunRecord(
         name=f"{cell.defense} × {cell.attack} · seed {cell.seed}",
@@ -147,7 +153,7 @@ def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: b
     return RunRecord(
         name=defense_name(result.defense, result.seed),
         status="FINISHED" if result.status == "done" else "FAILED",
-        tags=tags | {"mlflow.note.content": descriptions.defense(result)},
+        tags=tags | {"mlflow.note.content": descriptions.defense(result) + _viewed(campaign, result)},
         params=params,
         metrics=(
             *_points(result, DEFENSE_METRICS),
@@ -183,6 +189,10 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
         "wall_seconds": sum(cell.wall_seconds for cell in done) + sum(item.train_seconds for item in results.defenses),
         "n": results.data.n,
     }
+    best = _best(results)
+    tags = (
+        {} if best is None else {"robustkd.best": best.defense} | ({"robustkd.verdict": best.verdict} if best.verdict else {})
+    )
     params = {"data": results.data.name, "norm": results.threat.norm, "eps": results.threat.eps}
     params |= _region(results.threat_model.budget)
     params |= _in_data_unit(results.data, results.threat.norm, results.threat.eps)
@@ -194,10 +204,11 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
             "robustkd.plan_id": campaign.plan_id,
             "robustkd.status": "incomplete" if results.incomplete else "done",
             "robustkd.version": package_version(),
-            "mlflow.note.content": descriptions.campaign(results),
+            "mlflow.note.content": descriptions.campaign(results) + _viewed(campaign),
+            **tags,
         },
         params={key: _text(value) for key, value in params.items()},
-        metrics=tuple(Point(key, 0, _rounded(value)) for key, value in totals.items()),
+        metrics=(*(Point(key, 0, _rounded(value)) for key, value in totals.items()), *_accuracies(best)),
         files={"campaign.yaml": redacted(campaign.text), "cells.json": table(results)},
         attached=tuple(attached),
     )
@@ -330,6 +341,29 @@ def _points(item: CellResult | DefenseResult, names: Iterable[str]) -> list[Poin
     values = ((name, getattr(item, name)) for name in names)
     points = [Point(name, 0, _rounded(value)) for name, value in values if value is not None and math.isfinite(value)]
     return points + _curve(item.curve)
+
+
+def _best(results: Results) -> DefenseSummary | None:
+    """The defense that a campaign's own run speaks of: the highest whose number may be believed, else the highest."""
+    rows = [row for row in summary_rows(results) if row.robust_accuracy is not None]
+    order = {"credible": 2, "suspect": 1}
+    return max(rows, key=lambda row: (order.get(row.verdict or "", 0), row.robust_accuracy or 0.0), default=None)
+
+
+def _accuracies(best: DefenseSummary | None) -> list[Point]:
+    names = ("clean_accuracy", "robust_accuracy", "ci_low", "ci_high")
+    return [Point(name, 0, _rounded(value)) for name in names if best and (value := getattr(best, name)) is not None]
+
+
+def _viewed(campaign: TrackedCampaign, item: CellResult | DefenseResult | None = None) -> str:
+    """The line of a note that leads to the samples in ``robustkd view``; "" where the results folder is not known."""
+    if not campaign.key:
+        return ""
+    of = {"run": campaign.key} if item is None else {"run": campaign.key, "defense": item.defense, "seed": item.seed}
+    if isinstance(item, CellResult):
+        of |= {"show": "broken", "by": item.attack}
+    page, what = ("campaign", "The campaign") if item is None else ("samples", "Its samples")
+    return f"\n\n[{what} in the viewer]({VIEWER}/{page}?{urlencode(of)}), while `robustkd view runs` runs on this machine."
 
 
 def _remedied(result: DefenseResult) -> list[Point]:

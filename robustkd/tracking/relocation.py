@@ -9,7 +9,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from robustkd.tracking.location import ARTIFACTS, TrackingError, default_store
+from robustkd.tracking.location import ARTIFACTS, TrackingError, default_store, home
 
 _PLACES = (
     ("experiments", "artifact_location"),
@@ -27,7 +27,7 @@ def relocate(folder: Path) -> None:
     Raises:
         TrackingError: the database cannot be written.
     """
-    database, here = default_store(folder), folder.resolve() / ARTIFACTS
+    database, here = default_store(folder), home(folder) / ARTIFACTS
     if database is None or not database.is_file() or not here.is_dir():
         return
     try:

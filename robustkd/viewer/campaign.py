@@ -19,10 +19,13 @@ from robustkd.reporting.set_up import attack_rows, defense_rows
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, seeds_of, summary_rows
 from robustkd.reporting.verdict_text import CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.scoring.results import Results
+from robustkd.tracking.location import default_store, page_url
 from robustkd.viewer.addresses import Address
 from robustkd.viewer.runs import REPORT, Run
 from robustkd.viewer.site import Site
 
+DASHBOARD = "http://127.0.0.1:5000"
+"""Where ``robustkd ui`` serves MLflow's pages, unless it is told another port."""
 MOST_CELLS = 300
 MOST_PLOTS = 6
 UNDRAWN = ("epoch", "step", "seconds", "lr")
@@ -75,12 +78,18 @@ def campaign_page(site: Site, wanted: Address) -> str:
         "live_cells": [_live_cell(cell) for cell in progress.running.values()] if progress else [],
         "now": time.time(),
         "report": run.file(REPORT) is not None and not site.exported,
-        "tracked": run.file("mlflow.db") is not None and not site.exported,
+        "tracked": "" if site.exported else _mlflow(run),
         "gates": run.gates,
     }
     if progress or results is None:
         return site.render("running.html.j2", wanted, **shared, **_live_matrix(site, run))
     return site.render("campaign.html.j2", wanted, **shared, **_finished(results), **_set_up(run, results))
+
+
+def _mlflow(run: Run) -> str:
+    """The page of the campaign in MLflow's dashboard, as ``robustkd ui`` serves it; "" where it was not tracked to a store here."""
+    database = default_store(run.folder)
+    return page_url(run.folder, DASHBOARD) if database is not None and database.is_file() else ""
 
 
 def _finished(results: Results) -> dict[str, object]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from urllib.error import URLError
-from urllib.request import urlopen
+from pathlib import Path
 
 import pytest
 
@@ -47,23 +47,20 @@ def url(tmp_path_factory) -> Iterator[str]:
         words = [*command, "ui", "campaign.yaml", "--port", str(port)]
         server = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        _wait(f"http://127.0.0.1:{port}/health", server)
-        yield (folder / "ui.log").read_text().split()[0]
+        yield _announced(folder / "ui.log", server)
     finally:
         os.killpg(server.pid, signal.SIGKILL)  # a session of its own: MLflow's processes go with it, and take no time to
         server.wait()
 
 
-def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
+def _announced(log: Path, server: subprocess.Popen[bytes]) -> str:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         assert server.poll() is None, "the server ended"
-        try:
-            urlopen(url, timeout=5).close()
-            return
-        except (URLError, OSError):
-            time.sleep(1)
-    pytest.fail(f"no answer from {url} in {PATIENCE} s")
+        if found := re.search(r"^(http\S+)   \(Ctrl-C", log.read_text(), re.MULTILINE):
+            return found[1]
+        time.sleep(0.2)
+    pytest.fail(f"no address in {PATIENCE} s")
 
 
 @pytest.fixture(scope="module")

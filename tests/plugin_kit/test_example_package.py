@@ -131,7 +131,7 @@ def test_the_tutorial_from_an_empty_folder_takes_less_than_twenty_minutes(tmp_pa
         assert f"robustkd-{name}" in [item["package"] for item in listed[group] if item["name"] == name]
     results = json.loads((empty / "runs" / "mine" / "results.json").read_text())
     assert ("alike", "both", "done") in {(cell["defense"], cell["attack"], cell["status"]) for cell in results["cells"]}
-    look = "import mlflow; mlflow.set_tracking_uri('sqlite:///runs/mine/mlflow.db'); "
+    look = "import mlflow; mlflow.set_tracking_uri('sqlite:///runs/mlflow.db'); "
     look += "runs = mlflow.search_runs(experiment_names=['mine'], output_format='list'); "
     look += "print(sorted({(r.data.params.get('defense'), r.data.params.get('attack')) for r in runs}, key=str))"
     shown = call(f'python -c "{look}"', empty, env)
