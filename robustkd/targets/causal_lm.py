@@ -209,6 +209,20 @@ class CausalLMTarget(GenerativeTarget):
         """(B,) mean log-probability of the completions' tokens."""
         return self.token_logprobs(batch, embeddings, prefix).sum(1) / batch.completion.sum(1)
 
+    @without_gradients()
+    def first_token_logprobs(self, prompt: str, system: str = "") -> Tensor:
+        """(V,) float32: the log-probability of each token as the first of the answer; behind an empty thought where the template opens one.
+
+        Raises:
+            TooLong: the request does not fit into the context.
+            TargetError: a log-probability is NaN.
+        """
+        tokens = self.encode(prompt, "-", ends=False, system=system)
+        ids = torch.tensor([tokens.ids[: tokens.completion.start]], device=self.device)
+        logits = self.module(inputs_embeds=self.embed(ids), use_cache=False, logits_to_keep=1).logits[0, -1].float()
+        require_finite(logits.max()[None], "the logits of the language model")
+        return logits.log_softmax(-1)
+
     def respond(self, asked: Sequence[Request]) -> list[str]:
         """What the model answers, greedily, with its thoughts between their marks; of a prefilled answer, what it adds.
 
