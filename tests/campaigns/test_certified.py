@@ -158,3 +158,31 @@ def test_a_targeted_attacker_only_has_to_be_kept_from_the_goal():
     assert not robust(None, 0.11)
     assert not robust(1, 0.11)
     assert robust(2, 0.11)
+
+
+SMOOTHED = """\
+version: 1
+name: smoothed
+data: {name: digits, train: 300, test: 12}
+threat: {norm: l2, eps: 0.2}
+defenses:
+  voting: {kind: randomised-smoothing, model: tiny-cnn, epochs: 8, optimiser: adam, lr: 0.01, sigma: 0.25, draws: 5}
+attacks:
+  eot: {kind: eot, samples: 2, attack: {kind: pgd, steps: 3}}
+checks: none
+analyses:
+  proof: {kind: certified, defenses: [voting], smoothing_draws: 1000}
+"""
+
+
+def test_a_smoothed_classifier_has_a_bracket_that_is_never_exact_and_contradicts_nothing(tmp_path):
+    (voting,) = results_of(SMOOTHED, tmp_path).defenses
+    assert voting.error is None
+    assert voting.draws > 1
+    bracket = voting.bracket
+    assert 0 < bracket.certified < 1
+    assert bracket.error == 0.001
+    assert not bracket.exact
+    assert not [finding for finding in voting.checks if finding.fired]
+    assert voting.analyses["proof"].metrics["abstained"] >= 0
+    assert "an error of at most 0.001" in (tmp_path / "out" / "report.md").read_text()

@@ -61,4 +61,6 @@ class RandomisedSmoothing(Defense):
         """Train on noisy images; the epoch is chosen by accuracy on clean ones, without the vote."""
         p = self.params
         base = train(context, fresh_network(context, p.model, p.model_params), RandomisedSmoothingRecipe(p.sigma), p)
-        return SmoothedTarget(base, sigma=p.sigma, draws=p.draws)
+        target = SmoothedTarget(base, sigma=p.sigma, draws=p.draws)
+        target.module.eval()
+        return target
