@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustkd.contracts.capability import Capabilities, Capability
 from robustkd.contracts.data import Inputs, Modality
@@ -109,8 +109,8 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "rejection"}
-        known = {name: value for name, value in values.items() if value is not None}
-        return replace(self, **{name: change(value) for name, value in known.items()})
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if value is not None}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)

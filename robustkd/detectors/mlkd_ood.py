@@ -160,7 +160,7 @@ class MLKDOOD(Detector[GenerativeTarget]):
                 def backward(items: list[Tokens] = items) -> None:
                     optimiser.zero_grad()
                     token, hidden = losses(student, teacher, layers, items)
-                    (token + p.beta * hidden).backward()  # type: ignore[no-untyped-call]
+                    (token + p.beta * hidden).backward()
 
                 training_step(optimiser, p.lr, backward)
             student.module.eval()

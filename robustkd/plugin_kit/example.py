@@ -80,7 +80,7 @@ def _of_transform(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue] 
 def _of_detector(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
     """Around an undefended model."""
     modality, needed = _modality("detectors", name), _needed("detectors", name, values)
-    mine: JsonObject = _DETECTING[modality] | {"detector": {"kind": name, **values}}
+    mine: JsonObject = {**_DETECTING[modality], "detector": {"kind": name, **values}}
     return {"defenses": {"plain": _plain(modality, 0), **needed, "watched": mine}}
 
 

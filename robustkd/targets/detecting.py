@@ -92,9 +92,9 @@ class DetectingTarget(ImageTarget):
         the distance between their quartiles.
         """
         known = scores.detach().double().cpu()
-        self.module.threshold.fill_(calibrated_threshold(known.numpy(), false_alarms))
+        self.module.get_buffer("threshold").fill_(calibrated_threshold(known.numpy(), false_alarms))
         low, high = torch.quantile(known, torch.tensor([0.25, 0.75], dtype=known.dtype))
-        self.module.spread.fill_(float(high - low) or 1.0)
+        self.module.get_buffer("spread").fill_(float(high - low) or 1.0)
 
     @override
     def card(self) -> JsonObject:

@@ -21,6 +21,7 @@ from typing_extensions import override
 from robustkd.contracts import DataError, FitContext, GenerativeTarget, Params, Prompts
 from robustkd.defenses.text.guards.guard import Guard, ReadingGuardParams
 from robustkd.defenses.training.networks import seeded_init
+from robustkd.lazy import nn
 from robustkd.scoring.detection import calibrated_threshold
 from robustkd.targets.detecting import DetectorSpec
 from robustkd.targets.frozen import frozen
@@ -51,6 +52,7 @@ class DetectorFilterTarget(GuardedTarget[DetectorFilterSettings]):
     ) -> None:
         super().__init__(model, settings, reader)
         self.scorer = settings.detector.make().build(self.reads, {})
+        assert isinstance(self.module, nn.ModuleDict)
         self.module["scorer"] = self.scorer
 
     @property
