@@ -52,6 +52,13 @@ NAVIGATION = {
         "what-you-may-import",
         "ci",
         "profiles",
+        "questions/index",
+        "questions/no-normalisation",
+        "questions/is-it-masked",
+        "questions/how-many-samples",
+        "questions/one-sample",
+        "questions/what-changed",
+        "questions/take-it-out",
     ],
     "Contribute": [
         "contributing/index",

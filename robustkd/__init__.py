@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from robustkd.api import AttackReport, EvaluationReport, attack, audit, evaluate
     from robustkd.application.campaign import compare, load, report, run, samples
     from robustkd.application.progress import Progress
+    from robustkd.application.trained import load_model
     from robustkd.campaigns.comparison.compare import ComparedCampaigns
     from robustkd.evaluation.judge_audit import JudgeAudit
     from robustkd.evaluation.prompt_reports import PromptAttackReport, PromptEvaluationReport
     from robustkd.prompt_api import audit_judges
     from robustkd.scoring.results import Results
-    from robustkd.targets.user_model import load_model
 
     __version__: str
 
@@ -26,12 +26,12 @@ _HOMES = {
     "robustkd.api": ("AttackReport", "EvaluationReport", "attack", "audit", "evaluate"),
     "robustkd.application.campaign": ("compare", "load", "report", "run", "samples"),
     "robustkd.application.progress": ("Progress",),
+    "robustkd.application.trained": ("load_model",),
     "robustkd.campaigns.comparison.compare": ("ComparedCampaigns",),
     "robustkd.evaluation.prompt_reports": ("PromptAttackReport", "PromptEvaluationReport"),
     "robustkd.evaluation.judge_audit": ("JudgeAudit",),
     "robustkd.prompt_api": ("audit_judges",),
     "robustkd.scoring.results": ("Results",),
-    "robustkd.targets.user_model": ("load_model",),
 }
 
 __all__ = [

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from robustkd.campaigns.comparison.snapshot import Snapshot
     from robustkd.scoring.results import Results
 
-FORMATS = ("adversarial", "model-card", "robustbench")
+MODELS = ("safetensors", "torchscript", "torch-export", "onnx")
+FORMATS = ("adversarial", "model-card", "robustbench", *MODELS)
 
 
 @click.command("export")
@@ -22,18 +23,33 @@ FORMATS = ("adversarial", "model-card", "robustbench")
 @click.option(
     "--out", required=True, metavar="PATH", help="What is written; of adversarial inputs adv.npz, or folder/ of PNG images."
 )
+@click.option(
+    "--code", "code", multiple=True, metavar="REFERENCE", help="Code that the model's card may call, such as net.py:build."
+)
 @click.option("--defense", help="Which defense [default: the only one].")
 @click.option("--attack", help="Of adversarial inputs, which attack [default: the only one].")
 @click.option("--seed", type=click.IntRange(0), help="Which training [default: the first].")
 @click.option("--device", default="auto", show_default=True, help="Where the model is asked again.")
-def command(results: str, form: str, out: str, defense: str | None, attack: str | None, seed: int | None, device: str) -> None:
-    """Write a result of a campaign that was run, in a form that others read.
+def command(
+    results: str,
+    form: str,
+    out: str,
+    defense: str | None,
+    attack: str | None,
+    seed: int | None,
+    device: str,
+    code: tuple[str, ...],
+) -> None:
+    """Write a result of a campaign that was run, or a trained defense, in a form that others read.
 
-    RESULTS: a campaign (file or preset), an output folder or its results.json. A table of every sample: robustkd store export.
+    RESULTS: a campaign (file or preset), an output folder or its results.json; with #DEFENSE or #DEFENSE/SEED behind it the defense that
+    is meant. safetensors writes a folder with weights and model card, torchscript, torch-export and onnx a program from pixels to logits.
+    A table of every sample: robustkd store export.
     """
     from robustkd.campaigns.comparison import snapshot
     from robustkd.contracts import UsageError
 
+    results, defense, seed = _named(results, defense, seed)
     found = snapshot.read(results)
     if found.results is None or found.folder is None:
         raise UsageError(f"{results} is a baseline file, not results", fix="name a campaign or its output folder")
@@ -44,8 +60,24 @@ def command(results: str, form: str, out: str, defense: str | None, attack: str 
     if attack is not None:
         raise click.UsageError(f"--attack is for adversarial inputs; a {form} is of the whole defense")
     seed = found.seeds(defense)[0] if seed is None else seed
+    if form in MODELS:
+        from robustkd.application.trained import export_model, trained_folder
+
+        target = trained_folder(f"{found.folder}#{defense}/{seed}")
+        assert target is not None
+        click.echo(export_model(target, Path(out), form, _model_card(found, found.results, defense, seed), code))
+        return
     text = (_model_card if form == "model-card" else _robustbench)(found, found.results, defense, seed)
     _write_new(Path(out), text)
+
+
+def _named(results: str, defense: str | None, seed: int | None) -> tuple[str, str | None, int | None]:
+    """The campaign, defense and seed of ``campaign#defense/seed``; those of the options where they are not said there."""
+    campaign, mark, rest = results.rpartition("#")
+    if not mark or Path(results).exists():
+        return results, defense, seed
+    name, _, number = rest.partition("/")
+    return campaign, defense or name, seed if seed is not None or not number.isdecimal() else int(number)
 
 
 def _model_card(found: Snapshot, results: Results, defense: str, seed: int) -> str:

@@ -74,9 +74,9 @@ def _print(board: Board) -> None:
         table.add_row(*cells, told, *([] if narrow else [seeds, attacks]))
     screen.print(table)
     if narrow:  # the attacks would take all the width, and are the same for a whole campaign
-        for (campaign, attacks), entries in _alike(board).items():
+        for (campaign, names), entries in _alike(board).items():
             seeds = counted(max(len(entry.seeds) for entry in entries), "seed")
-            click.echo(whole_words(f"{campaign}, {seeds}: {', '.join(attacks)}", hanging="  "))
+            click.echo(whole_words(f"{campaign}, {seeds}: {', '.join(names)}", hanging="  "))
     if remark := _remark(board):
         click.echo(whole_words(remark))
     click.echo("")

@@ -45,7 +45,7 @@ def command(group: str | None, modality: str | None, members: bool, as_json: boo
     """List what is installed, each with a line on what it is: attacks, defenses, judges, checks, datasets, presets, and so on."""
     from robustkd.campaigns.file import presets
 
-    found = {
+    found: dict[str, list[plugins.PluginInfo]] = {
         name: [item for item in plugins.listing(name) if modality is None or _is_for(item, modality)]
         for name in plugins.GROUPS
         if group in (None, name)

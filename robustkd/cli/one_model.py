@@ -248,8 +248,8 @@ def loaded_model(
     Without ``--classes`` its outputs must be known to be the data's classes (``output_names``).
     """
     from robustkd.api import IN_A_CAMPAIGN
+    from robustkd.application.trained import load_model
     from robustkd.contracts import UsageError
-    from robustkd.targets.user_model import load_model
 
     if _answers_requests(Path(reference)):
         raise UsageError(

@@ -211,9 +211,9 @@ def _print_failures(results: Results) -> None:
     for status, what, error in lost:
         if error:
             stopped.setdefault((status, error), []).append(what)
-    for (status, error), names in stopped.items():
+    for (outcome, reason), names in stopped.items():
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        click.echo(f"{status}: {'; '.join(names[:MOST_NAMES])}{more}: {error}", err=True)
+        click.echo(f"{outcome}: {'; '.join(names[:MOST_NAMES])}{more}: {reason}", err=True)
 
 
 def _share(value: float | None) -> str:

@@ -14,6 +14,7 @@ from robustkd.contracts.json_value import JsonValue
 from robustkd.evaluation.judging import ImageOutcome
 from robustkd.evaluation.saved import Attacked, save
 from robustkd.scoring.intervals import share_interval
+from robustkd.scoring.picture import Measured
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.tabular import Tabular, interval, percent
 
@@ -130,6 +131,10 @@ class AttackReport(Tabular):
             }
         ]
 
+    def measured(self) -> list[Measured]:
+        """The robust accuracy under this attack."""
+        return [Measured("robust accuracy", self.robust_accuracy, *self.interval, self.clean_accuracy)]
+
 
 @dataclass(frozen=True, repr=False)
 class EvaluationReport(Tabular):
@@ -175,6 +180,12 @@ class EvaluationReport(Tabular):
             "checks": [asdict(finding) for finding in self.findings],
             "draws": self.draws,
         }
+
+    def measured(self) -> list[Measured]:
+        """The worst case, then each attack."""
+        worst = Measured("worst case", self.robust_accuracy, *self.interval, self.clean_accuracy)
+        alone = [Measured(name, one.robust_accuracy, *one.interval, one.clean_accuracy) for name, one in self.attacks.items()]
+        return [worst, *alone]
 
     def rows(self) -> list[dict[str, JsonValue]]:
         """The worst case with its verdict, then each attack; one that failed has no numbers."""

@@ -19,6 +19,7 @@ from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.summary import DefenseSummary, attack_names, curve_of, joined, mean_curve
 from robustkd.reporting.tradeoff import shown_defenses
 from robustkd.reporting.verdict_text import NO_VERDICT
+from robustkd.scoring.picture import Measured
 from robustkd.scoring.results import Results
 
 if TYPE_CHECKING:
@@ -71,6 +72,25 @@ def curves(results: Results, summaries: Sequence[DefenseSummary], path: Path) ->
     _quiet(axes)
     _save(figure, path)
     return True
+
+
+def shares(rows: Sequence[Measured], title: str) -> Figure:
+    """Shares with their intervals below each other, with the clean accuracy as a tick; every row has a share."""
+    figure = _figure(7, 0.9 + 0.34 * len(rows))
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        if row.low is not None and row.high is not None:
+            axes.plot([100 * row.low, 100 * row.high], [place, place], color=SERIES[0], alpha=0.45, linewidth=3)
+        if row.clean is not None:
+            axes.plot([100 * row.clean], [place], marker="|", color=GREY, markersize=11, markeredgewidth=2)
+        axes.plot([100 * (row.share or 0.0)], [place], marker="o", color=SERIES[0])
+    axes.set_yticks(range(len(rows)), [_short(row.label, 32) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(-1, 101)
+    axes.set_xlabel("robust accuracy (%), 95 % interval; tick: clean", fontsize=8.5, color=INK)
+    axes.set_title(_short(title, 110), fontsize=8.5, color=INK, loc="left", wrap=True)
+    _quiet(axes)
+    return figure
 
 
 def heatmap(results: Results, summaries: Sequence[DefenseSummary], path: Path) -> bool:

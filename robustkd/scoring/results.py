@@ -20,6 +20,7 @@ from robustkd.scoring.bracket import Bracket
 from robustkd.scoring.claims import Claim, claims
 from robustkd.scoring.detection import Detection
 from robustkd.scoring.paired import Comparison, corrected
+from robustkd.scoring.picture import Measured
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ServedSummary, ThreatSummary
 from robustkd.scoring.tabular import Tabular, interval, percent
@@ -313,6 +314,20 @@ class Results(Tabular):
                 "95 % interval": interval(one.ci_low, one.ci_high),
                 "verdict": one.verdict or (one.status if one.status != "done" else "not checked"),
             }
+            for one in self.defenses
+        ]
+
+    def measured(self) -> list[Measured]:
+        """The worst case of each trained defense."""
+        several = len({one.seed for one in self.defenses}) > 1
+        return [
+            Measured(
+                f"{one.defense}, seed {one.seed}" if several else one.defense,
+                one.robust_accuracy,
+                one.ci_low,
+                one.ci_high,
+                one.clean_accuracy,
+            )
             for one in self.defenses
         ]
 

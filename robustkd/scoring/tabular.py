@@ -6,10 +6,12 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import import_module
 from typing import Any
 
 from robustkd.contracts import UsageError
 from robustkd.contracts.json_value import JsonValue
+from robustkd.scoring.picture import Measured, svg
 
 MOST_ROWS = 50
 """Rows that a notebook shows; the rest is in the DataFrame."""
@@ -34,6 +36,22 @@ class Tabular(ABC):
     def shown(self) -> list[dict[str, str]]:
         """The rows of the table in a notebook, by column."""
 
+    def measured(self) -> list[Measured]:
+        """The shares that a picture shows, with their intervals; none where there is nothing to draw."""
+        return []
+
+    def plot(self) -> Any:
+        """A ``matplotlib.figure.Figure`` of the shares with their intervals.
+
+        Raises:
+            UsageError: there is no number to draw.
+        """
+        shown = [row for row in self.measured() if row.share is not None]
+        if not shown:
+            raise UsageError("there is no number to draw")
+        # By its name: numbers do not know how they are shown.
+        return import_module("robustkd.reporting.figures").shares(shown, self.caption())
+
     def to_json(self) -> str:
         """What ``to_dict`` gives, as JSON text."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
@@ -50,7 +68,7 @@ class Tabular(ABC):
         return f"<{type(self).__name__}: {self.caption()}>"
 
     def _repr_html_(self) -> str:
-        return html_table(self.caption(), self.shown())
+        return html_table(self.caption(), self.shown()) + svg(self.measured())
 
 
 def dataframe(rows: Any) -> Any:

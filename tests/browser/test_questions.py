@@ -133,3 +133,13 @@ def test_each_is_answered_in_three_clicks(node, runs, tmp_path):
     wrong = {question: one for question, one in told.items() if one["problem"] or one["missing"] or one["complaints"]}
     assert wrong == {}, json.dumps(wrong, indent=1, ensure_ascii=False)
     assert {question for question, one in told.items() if one["clicks"] > MOST_CLICKS} == set()
+
+
+def test_what_changed_is_accessible(node, screenshots, runs):
+    with served(runs) as get:
+        for item in node("accessibility.mjs", f"http://{get.place}/changes", screenshots, "viewer-changes"):
+            where = f"{item['width']} px, {item['scheme']}"
+            assert item["passes"] > 15, where
+            assert item["violations"] == [], where
+            assert item["wide"] <= 0, f"{where}: the page scrolls sideways"
+            assert item["complaints"] == [], where
