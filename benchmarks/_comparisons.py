@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import _peers
 from _job import Job
 from torch import Tensor, nn
 
 import robustkd
+from robustkd.contracts import SpatialBudget
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Maker = Callable[[Job], Attack]
@@ -26,16 +28,19 @@ class Comparison:
     """An attack of ours and its counterparts.
 
     Attributes:
-        norm: in which the results are judged.
+        norm: in which the results are judged; ``patch`` is the side of the smallest square around what changed, and how far images were
+            transformed is not measured: ``transform``.
         ours: the plug-in, and our names of the budget's entries.
         peers: by library.
         params: parameters of ours beside the budget.
+        threat: of ours, where it is no norm: keywords of ``robustkd.attack``.
     """
 
     norm: str
     ours: str
     peers: Mapping[str, Maker]
     params: Mapping[str, Any] = field(default_factory=dict)
+    threat: Callable[[Job], Mapping[str, Any]] | None = None
 
 
 def implementation(job: Job) -> Attack:
@@ -45,14 +50,15 @@ def implementation(job: Job) -> Attack:
 
 
 def _robustkd(comparison: Comparison, job: Job) -> Attack:
+    threat = {"norm": comparison.norm, "eps": job.eps} if comparison.threat is None else comparison.threat(job)
+
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         report = robustkd.attack(
             comparison.ours,
             model,
             x,
             y,
-            norm=comparison.norm,
-            eps=job.eps,
+            **threat,
             seed=job.seed,
             batch_size=len(x),
             **job.budget,
@@ -124,6 +130,22 @@ def _pyautoattack(job: Job) -> Attack:
     return run
 
 
+def _pyautoattack_square(norm: str) -> Maker:
+    def make(job: Job) -> Attack:
+        from pyautoattack.square import SquareAttack
+
+        def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            attack = SquareAttack(
+                model, norm=norm, eps=job.eps, n_queries=job.budget["queries"], seed=job.seed, device=job.device
+            )
+            found: Tensor = attack.perturb(x, y)
+            return found
+
+        return run
+
+    return make
+
+
 def _eps(job: Job) -> float:
     return job.eps
 
@@ -139,6 +161,18 @@ def _always(value: Any) -> Callable[[Job], Any]:
 def _total(job: Job) -> int:
     """torchattacks' CW has no binary search: it gets all of the steps at once."""
     return int(job.budget["steps"] * job.budget["binary_steps"])
+
+
+def _patch_anywhere(job: Job) -> Mapping[str, Any]:
+    return {"where": {"patch": int(job.eps), "place": "worst"}, "eps": 1.0}
+
+
+def _patch_in_the_corner(job: Job) -> Mapping[str, Any]:
+    return {"where": {"patch": int(job.eps), "place": (0, 0)}, "eps": 1.0}
+
+
+def _transforms(job: Job) -> Mapping[str, Any]:
+    return {"budget": SpatialBudget(_peers.ROTATION, _peers.TRANSLATION)}
 
 
 _STEPS = {"eps": _eps, "alpha": "step_size", "steps": "steps"}
@@ -214,8 +248,11 @@ COMPARISONS: dict[str, Comparison] = {
         "square",
         {
             "torchattacks": _torchattacks("Square", eps=_eps, n_queries="queries", seed=_seed),
+            "pyautoattack": _pyautoattack_square("Linf"),
         },
     ),
+    "square-l2": Comparison("l2", "square", {"pyautoattack": _pyautoattack_square("L2")}),
+    "square-l1": Comparison("l1", "square", {"pyautoattack": _pyautoattack_square("L1")}),
     "autoattack": Comparison(
         "linf",
         "autoattack",
@@ -283,6 +320,30 @@ COMPARISONS: dict[str, Comparison] = {
     ),
 }
 
+COMPARISONS |= {
+    "sigma-zero": Comparison("l0", "sigma-zero", {"adv-lib": _adv_lib("sigma_zero", fixed=False, num_steps="steps")}),
+    "spgd": Comparison("l0", "spgd", {"authors": _peers.authors_spgd(projected=False)}),
+    "spgd-projected": Comparison("l0", "spgd", {"authors": _peers.authors_spgd(projected=True)}, {"projected": True}),
+    "sparse-rs": Comparison("l0", "sparse-rs", {"authors": _peers.authors_sparse_rs("L0")}),
+    "pgd0": Comparison("l0", "pgd0", {"authors": _peers.authors_pgd0}),
+    **{
+        f"hopskipjump-{norm}": Comparison(
+            norm,
+            "hopskipjump",
+            {
+                "foolbox": _peers.by_decisions(norm, _peers.foolbox_hopskipjump),
+                "art": _peers.by_decisions(norm, _peers.art_hopskipjump),
+            },
+        )
+        for norm in ("linf", "l2")
+    },
+    "patch-rs": Comparison("patch", "patch-rs", {"authors": _peers.authors_sparse_rs("patches")}, threat=_patch_anywhere),
+    "patch-at-a-place": Comparison("patch", "pgd", {"art": _peers.art_masked_pgd}, threat=_patch_in_the_corner),
+    "rotate-grid": Comparison(
+        "transform", "rotate-grid", {"foolbox": _peers.foolbox_spatial, "art": _peers.art_spatial}, threat=_transforms
+    ),
+}
+
 MINIMUM_NORM = (
     "cw-l2",
     "cw-linf",
@@ -296,4 +357,4 @@ MINIMUM_NORM = (
     "fab-l1",
     "deepfool-l2",
 )
-MINIMUM_NORM += ("deepfool-linf", "ead")
+MINIMUM_NORM += ("deepfool-linf", "ead", "sigma-zero", "hopskipjump-linf", "hopskipjump-l2")

@@ -67,6 +67,10 @@ class Measurement(TypedDict, total=False):
     first: int
     precision: str
     share_of_time: float
+    share_of_passes: float
+    seconds: float
+    ms_per_step: float
+    ratio: float
 
 
 class Target(TypedDict):
@@ -177,11 +181,25 @@ def distances(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, nor
     flat = adversarial.flatten(1)
     valid = flat.isfinite().all(1) & (flat.amin(1) >= -1e-6) & (flat.amax(1) <= 1 + 1e-6) & (flat != 0).any(1)
     delta = (flat - x.flatten(1)).double()
+    if norm in ("patch", "transform"):
+        far = _side(delta.view(x.shape)) if norm == "patch" else torch.zeros(len(x), dtype=torch.double, device=x.device)
+        return torch.where(wrong & valid, far, torch.inf)
     order = {"linf": torch.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}[norm]
     far = torch.linalg.vector_norm(delta, ord=order, dim=1)
     if norm == "l0":  # pixels, not channel values
         far = (delta.view(x.shape).abs().amax(1) > 0).flatten(1).sum(1).double()
     return torch.where(wrong & valid, far, torch.inf)
+
+
+def _side(delta: Tensor) -> Tensor:
+    """(N,) the side of the smallest square around the pixels that changed."""
+    changed = (delta != 0).any(1)
+    sides = []
+    for axis in (2, 1):
+        line = changed.any(axis).long()
+        first, last = line.argmax(1), line.shape[1] - 1 - line.flip(1).argmax(1)
+        sides.append(torch.where(line.any(1), last - first + 1, 0))
+    return torch.maximum(*sides).double()
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
-"""What robustkd's engine costs beside the network: PGD against the bare passes it is made of, and against the peers' PGD.
+"""What robustkd's engine costs beside the network: PGD against the bare passes it is made of, and against the peers' PGD; Square against
+pyautoattack's.
 
 The samples get a budget in which nothing breaks, so that none leaves the batch: every implementation makes the same passes.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import _networks
 import click
 import torch
-from _harness import Job, Verdicts, measure, now, repeated, seconds, table, write
+from _harness import Job, Measurement, Verdicts, measure, now, repeated, seconds, table, write
 from torch import Tensor, nn
 
 import robustkd
@@ -16,6 +17,8 @@ from robustkd.contracts.json_value import JsonObject
 from robustkd.targets import frozen
 
 UNBREAKABLE = 1e-7
+QUERIES = 300
+SQUARES = ("square", "square-l2", "square-l1")
 
 
 @click.command()
@@ -24,10 +27,13 @@ UNBREAKABLE = 1e-7
 @click.option("--steps", default=20, show_default=True)
 @click.option("--repeats", default=7, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-def main(networks: str, images: int, steps: int, repeats: int, device: str) -> None:
+@click.option(
+    "--squares", default="pgd_at,mnist_lenet5_adv", show_default=True, help="The networks that Square is compared on."
+)
+def main(networks: str, images: int, steps: int, repeats: int, device: str, squares: str) -> None:
     """Print the table and write results/overhead.json."""
     torch.set_num_threads(1)
-    rows: list[JsonObject] = []
+    rows: list[JsonObject | Measurement] = []
     verdicts = Verdicts()
     for name in filter(_networks.there, networks.split(",")):
         network, x, y = _networks.load(name, images, device)
@@ -44,15 +50,28 @@ def main(networks: str, images: int, steps: int, repeats: int, device: str) -> N
             row = measure(Job("pgd", peer, name, images, UNBREAKABLE, budget, device=device))
             took = float("nan") if "error" in row else seconds(row)
             rows.append(row | {"ms_per_step": 1e3 * took / steps, "ratio": took / bare})
+        if name in squares.split(","):
+            for comparison in SQUARES:
+                bout = [_square(comparison, who, name, device) for who in ("robustkd", "pyautoattack")]
+                rows += bout
+                if all("error" not in row for row in bout):
+                    ours, theirs = (seconds(row) / row["forwards"] for row in bout)
+                    verdicts.expect(f"{name}: {comparison}, time of a query to pyautoattack's", ours / theirs, 1.05)
     columns = [
         ("network", "network", ""),
         ("implementation", "implementation", ""),
+        ("comparison", "attack", ""),
         ("ms_per_step", "ms/step", ".2f"),
         ("ratio", "to bare", ".2f"),
     ]
     table(rows, columns)
     verdicts.print()
     write("overhead", rows, verdicts, device)
+
+
+def _square(comparison: str, implementation: str, network: str, device: str) -> Measurement:
+    row = measure(Job(comparison, implementation, network, 200, UNBREAKABLE, {"queries": QUERIES}, device=device))
+    return row if "error" in row else row | {"ms_per_step": 1e3 * seconds(row) / row["forwards"]}
 
 
 def _bare(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> float:

@@ -9,15 +9,44 @@ from _harness import COST, Job, Jobs, Measurement, Verdicts, over_seeds, same_ma
 
 from robustkd.contracts.json_value import JsonObject
 
-# Fixed budgets are chosen so that part of the samples survives: only there does strength show. (network, eps linf, eps l2, images)
-FIXED = (("cifar10_resnet20", 1 / 255, 0.15, 200), ("mnist_lenet5_adv", 0.3, 2.0, 200), ("pgd_at", 0.1, 0.8, 200))
+# Fixed budgets are chosen so that part of the samples survives: only there does strength show. (network, eps by norm, images)
+FIXED = (
+    ("cifar10_resnet20", {"linf": 1 / 255, "l2": 0.15, "l1": 2.0}, 200),
+    ("mnist_lenet5_adv", {"linf": 0.3, "l2": 2.0, "l1": 10.0}, 200),
+    ("pgd_at", {"linf": 0.1, "l2": 0.8, "l1": 6.0}, 200),
+)
 NEAREST = (("cifar10_resnet20", 20), ("mnist_lenet5_adv", 100), ("pgd_at", 100))
+# Threats that are no norm of the pixels' changes, and attacks by decisions alone. (comparison, network, eps, images)
+OTHERS = (
+    ("sigma-zero", "mnist_lenet5_adv", 20.0, 60),
+    ("spgd", "mnist_lenet5_adv", 20.0, 60),
+    ("spgd-projected", "mnist_lenet5_adv", 20.0, 60),
+    ("sparse-rs", "mnist_lenet5_adv", 12.0, 60),
+    ("pgd0", "mnist_lenet5_clean", 10.0, 60),
+    ("hopskipjump-linf", "mnist_lenet5_clean", 0.2, 30),
+    ("hopskipjump-l2", "mnist_lenet5_clean", 2.0, 30),
+    ("patch-rs", "cifar10_resnet20", 3.0, 40),
+    ("patch-at-a-place", "pgd_at", 9.0, 100),
+    ("rotate-grid", "mnist_lenet5_adv", 1.0, 100),
+)
 BUDGETS: dict[str, JsonObject] = {
+    "sigma-zero": {"steps": 100},
+    "spgd": {"steps": 100},
+    "spgd-projected": {"steps": 100},
+    "sparse-rs": {"queries": 300},
+    "pgd0": {"steps": 20, "step_size": 0.15},
+    "hopskipjump-linf": {"queries": 1000},
+    "hopskipjump-l2": {"queries": 1000},
+    "patch-rs": {"queries": 200},
+    "patch-at-a-place": {"steps": 20, "step_size": 0.1},
+    "rotate-grid": {"rotations": 5, "translations": 3},
     "fgsm": {},
     "apgd-ce": {"steps": 100},
     "apgd-dlr": {"steps": 100},
     "apgd-t": {"steps": 100},
     "square": {"queries": 1000},
+    "square-l2": {"queries": 1000},
+    "square-l1": {"queries": 1000},
     "cw-l2": {"steps": 200, "binary_steps": 9},
     "cw-linf": {"steps": 1000},
     "ead": {"steps": 200, "binary_steps": 9},
@@ -27,7 +56,7 @@ BUDGETS: dict[str, JsonObject] = {
 
 
 @click.command()
-@click.option("--networks", default="cifar10_resnet20,mnist_lenet5_adv,pgd_at", show_default=True)
+@click.option("--networks", default="cifar10_resnet20,mnist_lenet5_adv,mnist_lenet5_clean,pgd_at", show_default=True)
 @click.option(
     "--comparisons", default=",".join(d for d in COMPARISONS if not d.startswith("autoattack")), help="Which; all by default."
 )
@@ -81,15 +110,20 @@ def main(
 
 
 def _bouts() -> list[tuple[str, str, float, int]]:
+    apart = [comparison for comparison, _, _, _ in OTHERS]
     fixed = [
-        (network, comparison, l2 if COMPARISONS[comparison].norm == "l2" else linf, images)
-        for network, linf, l2, images in FIXED
+        (network, comparison, eps[COMPARISONS[comparison].norm], images)
+        for network, eps, images in FIXED
         for comparison in COMPARISONS
-        if comparison not in MINIMUM_NORM and not comparison.startswith("autoattack")
+        if comparison not in (*MINIMUM_NORM, *apart) and not comparison.startswith("autoattack")
     ]
-    return fixed + [
-        (network, comparison, _networks.EPS[network], images) for network, images in NEAREST for comparison in MINIMUM_NORM
+    nearest = [
+        (network, comparison, _networks.EPS[network], images)
+        for network, images in NEAREST
+        for comparison in MINIMUM_NORM
+        if comparison not in apart
     ]
+    return fixed + nearest + [(network, comparison, eps, images) for comparison, network, eps, images in OTHERS]
 
 
 def _compare(network: str, comparison: str, bout: list[Measurement], strength: Verdicts, speed: Verdicts) -> None:

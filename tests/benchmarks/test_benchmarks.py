@@ -21,12 +21,16 @@ sys.path.insert(0, str(FOLDER))
 import _comparisons  # noqa: E402
 import _harness  # noqa: E402
 import _networks  # noqa: E402
+import _peers  # noqa: E402
 import autoattacks  # noqa: E402
 import overhead  # noqa: E402
+import pgd  # noqa: E402
 
 from robustkd import plugins  # noqa: E402
 
-MODULES = {"robustkd": "robustkd", "adv-lib": "adv_lib"} | {name: name for name in ("torchattacks", "foolbox", "pyautoattack")}
+MODULES = {"robustkd": "robustkd", "adv-lib": "adv_lib", "art": "art", "authors": "rs_attacks"} | {
+    name: name for name in ("torchattacks", "foolbox", "pyautoattack")
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +67,40 @@ def test_the_judge_believes_nobody(net: nn.Module) -> None:
     assert row["median_norm"] == float("inf")
 
 
+def test_a_patch_is_as_large_as_the_square_around_what_changed(net: nn.Module) -> None:
+    x = torch.zeros(3, 2, 5, 5)
+    found = x.clone()
+    found[1, 0, 1, 3] = found[1, 1, 4, 2] = 0.5  # rows 1 to 4, columns 2 and 3
+    found[2, 0, 4, 4] = 0.5
+    assert _harness._side(found - x).tolist() == [0, 4, 1]
+    one = torch.full((2, 1, 2, 2), 0.4)
+    moved = one.clone()
+    moved[0, 0, 0, 0] = 0.9
+    assert _harness.distances(net, one, torch.zeros(2, dtype=torch.long), moved, "patch").tolist() == [1, float("inf")]
+    assert _harness.distances(net, one, torch.zeros(2, dtype=torch.long), moved, "transform").tolist() == [0, float("inf")]
+
+
+def test_of_a_search_by_decisions_its_first_queries_count(net: nn.Module) -> None:
+    """The fourth query would be nearer."""
+
+    def asks(model: nn.Module, x: torch.Tensor, y: torch.Tensor, norm: str) -> None:
+        for value in (0.9, 0.7, 0.45, 0.55, 0.55):
+            moved = x.clone()
+            moved[0, 0, 0, 0] = value
+            assert model(moved).shape == (1, 2)
+
+    x, y = torch.full((2, 1, 2, 2), 0.4), torch.zeros(2, dtype=torch.long)
+    for queries, expected in ((3, 0.7), (4, 0.55), (99, 0.55)):
+        job = _harness.Job("hopskipjump-linf", "foolbox", "digits", 2, 0.2, {"queries": queries})
+        found = _peers.by_decisions("linf", asks)(job)(net.eval(), x, y)
+        assert found[:, 0, 0, 0].tolist() == pytest.approx([expected, expected])
+
+
+def test_what_cycles_save_is_counted_and_changes_nothing() -> None:
+    row = pgd._cycles("digits", 0.05, 16, "cpu")
+    assert 0 < row["share_of_passes"] < 0.9
+
+
 def test_passes_are_counted_each_way(net: nn.Module) -> None:
     model = _harness.Counted(net)
     x = torch.rand(5, 1, 2, 2, requires_grad=True)
@@ -76,21 +114,27 @@ def test_every_attack_of_ours_in_a_comparison_exists() -> None:
     assert {comparison.ours for comparison in _comparisons.COMPARISONS.values()} <= set(plugins.names("attacks"))
 
 
-@pytest.mark.parametrize(
-    "comparison", ["pgd", "pgd-l2", "apgd-ce", "square", "cw-l2", "ddn", "fmn-l1", "fab-linf", "deepfool-l2"]
-)
+NORMS_AND_KINDS = ["pgd", "pgd-l2", "apgd-ce", "square", "square-l1", "cw-l2", "ddn", "fmn-l1", "fab-linf", "deepfool-l2"]
+NORMS_AND_KINDS += ["sigma-zero", "sparse-rs", "hopskipjump-l2", "patch-rs", "patch-at-a-place", "rotate-grid"]
+
+
+@pytest.mark.parametrize("comparison", NORMS_AND_KINDS)
 def test_every_implementation_runs(comparison: str) -> None:
-    budget: dict[str, Any] = {"pgd": {"steps": 2, "step_size": 0.05}, "pgd-l2": {"steps": 2, "step_size": 0.2}}.get(
-        comparison
-    ) or (
-        {"queries": 5}
-        if comparison == "square"
-        else {"steps": 3} | ({"binary_steps": 2, "steps": 10} if comparison == "cw-l2" else {})
-    )
+    budgets: dict[str, dict[str, Any]] = {
+        "pgd": {"steps": 2, "step_size": 0.05},
+        "pgd-l2": {"steps": 2, "step_size": 0.2},
+        "cw-l2": {"steps": 10, "binary_steps": 2},
+        "patch-at-a-place": {"steps": 2, "step_size": 0.1},
+        "rotate-grid": {"rotations": 3, "translations": 1},
+        "hopskipjump-l2": {"queries": 60},
+    }
+    few = {"queries": 5} if comparison in ("square", "square-l1", "sparse-rs", "patch-rs") else {"steps": 3}
+    budget = budgets.get(comparison, few)
+    eps = 2.0 if _comparisons.COMPARISONS[comparison].norm in ("l0", "patch") else 0.2
     for who in ("robustkd", *_comparisons.COMPARISONS[comparison].peers):
-        if importlib.util.find_spec(MODULES[who]) is None:
-            continue
-        row = _harness._run(_harness.Job(comparison, who, "digits", 8, 0.2, budget))
+        if importlib.util.find_spec(MODULES[who]) is None or (comparison, who) == ("patch-rs", "authors"):
+            continue  # the authors' patches have three channels
+        row = _harness._run(_harness.Job(comparison, who, "digits", 8, eps, budget))
         assert row["forwards"] >= 1
         assert 0 <= row["robust_accuracy"] <= row["clean_accuracy"] <= 1
         assert row["clean_accuracy"] > 0.5
