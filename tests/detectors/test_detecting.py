@@ -14,7 +14,8 @@ from robustkd.campaigns.execution.run import run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan
 from robustkd.cli import cli
-from robustkd.contracts import Batch, TargetError
+from robustkd.contracts import Batch, CheckContext, TargetError, ThreatModel
+from robustkd.evaluation.images import evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.plugin_kit import fixtures
 from robustkd.scoring.results import Results
 from robustkd.targets import ClassifierTarget
@@ -229,3 +230,47 @@ def test_the_report_and_the_command_tell_of_the_detector(tmp_path):
         assert "false alarms" in page
     # Of the clean samples that are rejected, the sample by sample list says so.
     assert '"rejected"' in (tmp_path / "out" / "report.html").read_text()
+
+
+class OffTheGrid(nn.Module):
+    """Sees that a pixel is none of 8 bits."""
+
+    def forward(self, inputs, logits):
+        levels = 255 * inputs.flatten(1)[:, 0]
+        return (levels - levels.round()).abs()
+
+
+@pytest.mark.parametrize(("scorer", "threshold", "fires"), [(OffTheGrid(), 1e-3, True), (Bright(), 2.0, False)])
+def test_a_detector_that_sees_no_more_than_eight_bits_is_told(scorer, threshold, fires):
+    """An attack with steps of its own is rejected; on the grid beside it is the same error, accepted."""
+    target = line(threshold)
+    target.scorer = target.module.scorer = scorer
+    target.module.spread.fill_(1e-3)
+    x, y = pixels(*(level / 255 for level in (77, 90, 100, 102))), torch.zeros(4, dtype=torch.int64)
+    batch = with_clean_logits(target, make_batch(x, y))
+    threat, evidence, broken = ThreatModel("linf", 0.3001), {}, False
+    for name, made in {"pgd": {"kind": "pgd"}, "unaware": {"kind": "unaware", "attack": {"kind": "pgd"}}}.items():
+        attack = plugins.make("attacks", made)
+        found = evaluate_attack(target, attack, batch, threat)
+        broken |= bool(found.outcome.success.any())
+        evidence[name] = evidence_of(name, attack, threat, found.outcome, found.adversarial.numpy())
+    assert broken is not fires
+    told = plugins.make("checks", {"kind": "detector-not-attacked"}).run(CheckContext(target, batch, threat, evidence, 0))
+    assert told.fired is fires
+    if fires:
+        assert told.evidence["broken_in_8_bits"] >= 3
+        assert "rounded to 8 bits" in told.explanation
+
+
+@pytest.mark.parametrize("version", ["standard", "adaptive"])
+def test_attacks_in_a_row_hand_on_what_the_target_said(version):
+    """Each of them takes the rejection for the label anew."""
+    defense = plugins.make("defenses", {"kind": "with-detector", "base": "plain", "detector": "mahalanobis"})
+    with fixtures.context(targets={"plain": fixtures.classifier()}) as context:
+        target = defense.fit(context)
+    test = fixtures.digits().test
+    x, y = torch.from_numpy(test.unit()), torch.from_numpy(test.labels)
+    alone = robustkd.attack("apgd-ce", target, x, y, eps=0.1, steps=5)
+    row = robustkd.attack("autoattack", target, x, y, eps=0.1, version=version, steps=5, queries=20)
+    assert (row.success >= alone.success).all()
+    assert row.success.any()

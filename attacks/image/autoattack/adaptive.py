@@ -136,7 +136,7 @@ def adaptive(
             def run(rows: Tensor, attacks: Cascade) -> None:
                 rows = rows[~search.success[rows]]
                 if len(rows):
-                    part = replace(batch.select(rows), logits=search.clean[rows])
+                    part = replace(batch.select(rows), logits=search.answers[rows])
                     result = cascade(attacks, target, part, threat, rng.select(rows))
                     search.oracle.forwards[rows] += result.forwards
                     search.oracle.backwards[rows] += result.backwards

@@ -356,6 +356,7 @@ class Search:
         oracle: queries and counts.
         ball: the constraint of every sample.
         clean: (B, K) logits of the clean inputs.
+        answers: (B, K) the target's outputs on them, which are the logits unless it rejects inputs (``Oracle.classes``).
         adversarial: (B, *shape) the best points: images, or under a budget of transforms their parameters.
         value: (B,) their objective (larger is more adversarial), -inf for a sample that no attempt has seen.
         success: (B,) bool.
@@ -365,6 +366,7 @@ class Search:
     oracle: Oracle
     ball: Ball
     clean: Tensor
+    answers: Tensor
     adversarial: Tensor
     value: Tensor
     success: Tensor
@@ -392,9 +394,10 @@ class Search:
         else:
             oracle, points = Oracle(target, batch, target.precision, replayed(target, inputs)), inputs
             ball = Ball.around(inputs, batch.budget(threat), threat.norm, target.bounds, batch.movable)
-        clean = oracle.logits(points, rows) if batch.logits is None else oracle.classes(batch.logits, rows)
+        answers = oracle.answers(points, rows) if batch.logits is None else batch.logits
+        clean = oracle.classes(answers, rows)
         value = torch.full((len(batch),), -torch.inf, dtype=inputs.dtype, device=inputs.device)
-        return cls(oracle, ball, clean, points, value, oracle.is_adversarial(clean, rows))
+        return cls(oracle, ball, clean, answers, points, value, oracle.is_adversarial(clean, rows))
 
     @property
     def everybody(self) -> Tensor:

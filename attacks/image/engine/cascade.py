@@ -27,7 +27,7 @@ def cascade(
     """
     with frozen(target.module):
         search = Search.begin(target, batch, threat)
-        batch = replace(batch, logits=search.clean)
+        batch = replace(batch, logits=search.answers)
         for name, attack in stages:
             rows = search.standing
             if not len(rows):

@@ -130,12 +130,16 @@ class Oracle:
         """(B, *shape) what the target is shown at the points ``x`` of the search: the points themselves."""
         return x
 
-    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
-        """(B, K) outputs without a graph."""
+    def answers(self, x: Tensor, rows: Tensor) -> Tensor:
+        """(B, K) the target's outputs as they are, without a graph."""
         with torch.no_grad():
-            logits = self.outputs_at(self.images(x, rows), rows)
+            outputs = self.target(self.images(x, rows))
         self.passes.spend(rows, forwards=1)
-        return finite(logits, x)
+        return finite(outputs, x)
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """(B, K) ``classes`` without a graph."""
+        return self.classes(self.answers(x, rows), rows)
 
     def value_and_grad(self, x: Tensor, rows: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, values of ``objective`` and its gradient at ``x``: one forward and one backward pass, inputs only.
