@@ -17,7 +17,11 @@ from robustkd.cli.options import out_option, results_folder
 @out_option
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def command(campaign: str, out: Path | None, port: int) -> None:
-    """Serve the MLflow dashboard of a campaign on this machine, until Ctrl-C."""
+    """Serve the MLflow dashboard of a campaign on this machine, until Ctrl-C.
+
+    It answers on 127.0.0.1 alone, and asks for no password. To show it to others, let them use a tunnel (ssh -L 5000:127.0.0.1:5000
+    MACHINE), or track to an MLflow server with logins, which MLFLOW_TRACKING_URI names.
+    """
     from robustkd.campaigns.file import spec
     from robustkd.tracking import ui_command
     from robustkd.tracking.relocation import relocate
