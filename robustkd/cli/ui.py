@@ -22,6 +22,9 @@ def command(runs: str, out: Path | None, port: int) -> None:
 
     RUNS: a folder of campaigns, which share one dashboard, or one of them: a campaign (file or preset), its output folder or its name
     [default: the folder runs, else the preset quickstart]. The address is printed when the server answers.
+
+    It answers on 127.0.0.1 alone, and asks for no password. To show it to others, let them use a tunnel (ssh -L 5000:127.0.0.1:5000
+    MACHINE), or track to an MLflow server with logins, which MLFLOW_TRACKING_URI names.
     """
     from robustkd.contracts import UsageError
     from robustkd.tracking import announced, ui_command

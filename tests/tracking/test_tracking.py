@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from robustkd.cli.ui import command as ui
 from robustkd.contracts import UsageError
 from robustkd.reporting import GalleryItem
 from robustkd.scoring.results import CellResult
@@ -414,6 +416,12 @@ def test_the_experiment_opens_on_tables_with_the_verdict(folder):
     assert view["columnOrder"][1:3] == ["metrics.`robust_accuracy`", "tags.`robustkd.verdict`"]
     assert "viewStateShareKey=robustkd-defenses" in ui_command(folder).url
     assert runs(folder, view["searchFilter"]) == {}  # the query is one that MLflow understands
+
+
+def test_the_pages_are_of_this_machine_and_how_others_may_see_them_is_said():
+    said = " ".join(CliRunner().invoke(ui, ["--help"]).output.split())
+    assert "answers on 127.0.0.1 alone" in said
+    assert "ssh -L 5000:127.0.0.1:5000 MACHINE" in said
 
 
 def test_the_command_of_the_pages(folder, tmp_path, monkeypatch):
