@@ -47,6 +47,7 @@ NAVIGATION = {
         "verdicts",
         "report",
         "view",
+        "tour",
         "write-a-plugin",
         "what-you-may-import",
         "ci",
