@@ -48,6 +48,7 @@ NAVIGATION = {
         "verdicts",
         "report",
         "view",
+        "tour",
         "write-a-plugin",
         "what-you-may-import",
         "ci",

@@ -135,7 +135,7 @@ def printed(campaign: Campaign, folder: Path, form: str, *, rejudge: bool = Fals
     rows = summary_rows(results)
     if form == "markdown":
         return writable(markdown(results, rows, gates=_gates(campaign, results), defenses=_parameters(campaign.defenses)))
-    return writable(latex(results, rows, class_table(results, evidence)))
+    return writable(latex(results, rows, class_table(results, evidence), _parameters(campaign.defenses)))
 
 
 def rejudged(campaign: Campaign, folder: Path) -> list[str]:

@@ -71,7 +71,7 @@ def write_report(
         analyses=_figure(folder / "analyses.png", lambda path: figures.analyses(results, path)),
     )
     _write(files.html, page(results, summaries, shown, evidence, campaign_file, gates, defenses))
-    _write(files.latex, latex(results, summaries, class_table(results, evidence)))
+    _write(files.latex, latex(results, summaries, class_table(results, evidence), defenses))
     _write(
         files.markdown,
         markdown(results, summaries, [path.name for path in files.all if path.suffix == ".png"], gates, defenses),

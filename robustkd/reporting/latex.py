@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from robustkd.contracts import PixelBudget
+from robustkd.contracts.json_value import JsonValue
 from robustkd.reporting import formatting
 from robustkd.reporting.grid import grid
 from robustkd.reporting.pairwise import main_pairs
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.samples import ClassTable
+from robustkd.reporting.set_up import attack_rows, defense_rows
 from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of
 from robustkd.reporting.verdict_text import NO_VERDICT
 from robustkd.scoring.results import Results
@@ -43,8 +45,17 @@ SPECIAL = {
 NORMS = {"linf": r"L_\infty", "l2": "L_2", "l1": "L_1", "l0": "L_0"}
 
 
-def latex(results: Results, summaries: Sequence[DefenseSummary], classes: ClassTable | None = None) -> str:
-    """Summary, defense by attack, pairs and classes; a table that the campaign has nothing for is left out."""
+def latex(
+    results: Results,
+    summaries: Sequence[DefenseSummary],
+    classes: ClassTable | None = None,
+    defenses: Mapping[str, Mapping[str, JsonValue]] | None = None,
+) -> str:
+    """Summary, defense by attack, pairs, classes and set-up; a table that the campaign has nothing for is left out.
+
+    Args:
+        defenses: of each defense its ``kind`` and its parameters.
+    """
     threat, n = _threat(results), max((item.n for item in results.defenses), default=0)
     terms = terms_of(results)
     seeds = len(seeds_of(results))
@@ -95,8 +106,33 @@ def latex(results: Results, summaries: Sequence[DefenseSummary], classes: ClassT
                 ([escape(name), *(_points(cell.robust) for cell in cells)] for name, cells in classes.cells.items()),
             )
         )
+    tables += _set_up(results, defenses or {})
     head = f"% {' '.join(results.campaign.split())}: \\usepackage{{booktabs}} in the preamble."
     return "\n\n".join([head, *filter(None, tables)]) + "\n"
+
+
+def _set_up(results: Results, defenses: Mapping[str, Mapping[str, JsonValue]]) -> list[str]:
+    """What was run: the attacks with what they cost, and the defenses."""
+    return [
+        _table(
+            "set-up-attacks",
+            "The attacks; passes are means over all samples, defenses and seeds.",
+            r"llp{.4\linewidth}rr",
+            ["Attack", "Plug-in, version", "Parameters", "Forward", "Backward"],
+            (
+                [escape(row.name), escape(row.plugin or NONE), escape(row.params or NONE)]
+                + [NONE if passes is None else formatting.number(passes, 3) for passes in (row.forwards, row.backwards)]
+                for row in attack_rows(results)
+            ),
+        ),
+        _table(
+            "set-up-defenses",
+            "The defenses.",
+            r"llp{.6\linewidth}",
+            ["Defense", "Kind", "Parameters"],
+            ([escape(row.name), escape(row.kind), escape(row.params or NONE)] for row in defense_rows(defenses)),
+        ),
+    ]
 
 
 def escape(text: object) -> str:

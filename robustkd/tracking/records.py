@@ -130,7 +130,7 @@ def cell_record(
     quoted = requests_of(examples)
     params, files = _params(campaign, cell, cell.attack)
     tags = _tags(campaign, cell, "cell", cell.cell_id, verdict) | {
-        "mlflow.note.content": descriptions.cell(cell, verdict, quoted) + _viewed(campaign, cell)
+        "mlflow.note.content": _with_link(descriptions.cell(cell, verdict, quoted), campaign, cell)
     }
     return RunRecord(
         name=f"{cell.defense} × {cell.attack} · seed {cell.seed}",
@@ -153,7 +153,7 @@ def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: b
     return RunRecord(
         name=defense_name(result.defense, result.seed),
         status="FINISHED" if result.status == "done" else "FAILED",
-        tags=tags | {"mlflow.note.content": descriptions.defense(result) + _viewed(campaign, result)},
+        tags=tags | {"mlflow.note.content": _with_link(descriptions.defense(result), campaign, result)},
         params=params,
         metrics=(
             *_points(result, DEFENSE_METRICS),
@@ -204,7 +204,7 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
             "robustkd.plan_id": campaign.plan_id,
             "robustkd.status": "incomplete" if results.incomplete else "done",
             "robustkd.version": package_version(),
-            "mlflow.note.content": descriptions.campaign(results) + _viewed(campaign),
+            "mlflow.note.content": _with_link(descriptions.campaign(results), campaign),
             **tags,
         },
         params={key: _text(value) for key, value in params.items()},
@@ -355,15 +355,22 @@ def _accuracies(best: DefenseSummary | None) -> list[Point]:
     return [Point(name, 0, _rounded(value)) for name in names if best and (value := getattr(best, name)) is not None]
 
 
-def _viewed(campaign: TrackedCampaign, item: CellResult | DefenseResult | None = None) -> str:
-    """The line of a note that leads to the samples in ``robustkd view``; "" where the results folder is not known."""
+def _with_link(note: str, campaign: TrackedCampaign, item: CellResult | DefenseResult | None = None) -> str:
+    """A note with a link to the samples in ``robustkd view`` below its first paragraph, for MLflow folds what is further down.
+
+    Nothing is added where the results folder is not known.
+    """
     if not campaign.key:
-        return ""
-    of = {"run": campaign.key} if item is None else {"run": campaign.key, "defense": item.defense, "seed": item.seed}
+        return note
+    of: dict[str, object] = {"run": campaign.key}
+    if item is not None:
+        of |= {"defense": item.defense, "seed": item.seed}
     if isinstance(item, CellResult):
         of |= {"show": "broken", "by": item.attack}
     page, what = ("campaign", "The campaign") if item is None else ("samples", "Its samples")
-    return f"\n\n[{what} in the viewer]({VIEWER}/{page}?{urlencode(of)}), while `robustkd view runs` runs on this machine."
+    link = f"[{what} in the viewer]({VIEWER}/{page}?{urlencode(of)}), while `robustkd view runs` runs on this machine."
+    first, gap, rest = note.partition("\n\n")
+    return descriptions.truncate(f"{first}\n\n{link}{gap}{rest}")
 
 
 def _remedied(result: DefenseResult) -> list[Point]:

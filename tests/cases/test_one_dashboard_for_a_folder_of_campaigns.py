@@ -13,8 +13,10 @@ from urllib.parse import quote
 import pytest
 
 from robustkd.tracking import ui_command
+from robustkd.tracking.descriptions import MAX_NOTE
 from robustkd.tracking.location import page_url
 from robustkd.tracking.origin import origin_of
+from robustkd.tracking.records import cell_record
 from support.mlflow_server import free_port
 from support.tracked_campaign import campaign, cell, client, defended, results, runs, track
 
@@ -129,3 +131,10 @@ def test_the_address_is_printed_when_the_server_answers(home):
                 assert answer.status == 200
         finally:
             server.terminate()
+
+
+def test_a_long_note_keeps_its_link_and_fits():
+    long = cell(status="failed", error="no memory\n" * 2000, robust_accuracy=None)
+    note = cell_record(campaign(key="quick"), long).tags["mlflow.note.content"]
+    assert len(note) <= MAX_NOTE
+    assert "http://127.0.0.1:8350/samples?run=quick" in note.split("\n\n")[1]

@@ -181,6 +181,11 @@ def test_the_command_prints_markdown_and_latex(monkeypatch, tmp_path):
     words = ["report", "quickstart", "--out", str(tmp_path), "--format"]
     printed = {form: CliRunner().invoke(cli, [*words, form]) for form in ("markdown", "latex")}
     assert printed["markdown"].output.startswith("# digits quickstart: does this defense hold?\n")
-    assert printed["latex"].output == latex(results, summary_rows(results), class_table(results, evidence(results)))
+    defenses = {"mtard": {"kind": "mtard", "epochs": 4}}
+    told = latex(results, summary_rows(results), class_table(results, evidence(results)), defenses)
+    assert set(told.splitlines()) - {r"mtard & mtard & epochs 4 \\"} <= set(printed["latex"].output.splitlines())
+    for form in printed:  # both say how the defenses were trained
+        line = next(line for line in printed[form].output.splitlines() if "mtard" in line and "epochs" in line)
+        assert "teachers" in line
     assert not list(tmp_path.iterdir())
     assert spec.load("quickstart").name == "quickstart"
