@@ -1,8 +1,8 @@
 """The networks that implementations meet on, with their test images.
 
 ``mnist_lenet5_adv``, ``mnist_lenet5_clean`` and ``cifar10_resnet20`` are trained networks of the measuring data. ``pgd_at``,
-``fgsm_at`` and ``mnist_large_eps`` are trained here, by robustkd, once; the gradients of the last two mislead. ``resnet18`` and
-``wrn-28-10`` have random weights and are there for their cost.
+``fgsm_at`` and ``mnist_large_eps`` are trained here, by robustkd, once: the last two with a single step and at a large eps, so that their
+gradients mislead, the first one's a single step alone. ``resnet18`` and ``wrn-28-10`` have random weights and are there for their cost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EPS = {
     "mnist_lenet5_clean": 0.3,
     "cifar10_resnet20": 1 / 255,
     "pgd_at": 0.1,
-    "fgsm_at": 0.03,
+    "fgsm_at": 0.1,
     "mnist_large_eps": 0.3,
     "resnet18": 8 / 255,
 }

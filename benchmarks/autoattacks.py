@@ -30,7 +30,7 @@ class Bout:
     share: float | None
 
 
-# The gradients of the last two mislead.
+# The last two are trained so that gradients mislead: at a large eps, and with a single step.
 BOUTS = (
     Bout("cifar10_resnet20", 500, 0.6),
     Bout("pgd_at", 500, 0.6),

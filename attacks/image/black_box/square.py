@@ -17,6 +17,7 @@ algorithm 3.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,12 +51,27 @@ def window(top: Tensor, left: Tensor, side: int, height: int, width: int) -> Ten
     """(A, 1, H, W) bool: the window of each sample. ``top``, ``left``: (A,)."""
     down = torch.arange(height, device=top.device).view(1, 1, -1, 1) - top.view(-1, 1, 1, 1)
     right = torch.arange(width, device=top.device).view(1, 1, 1, -1) - left.view(-1, 1, 1, 1)
-    return (down >= 0) & (down < side) & (right >= 0) & (right < side)
+    return ((down >= 0) & (down < side)) & ((right >= 0) & (right < side))
+
+
+def places_of_windows(top: Tensor, left: Tensor, side: int, width: int) -> Tensor:
+    """(A, side * side) where the values of each sample's window are in an image of that width, row after row."""
+    along = torch.arange(side, device=top.device)
+    return (top * width + left).unsqueeze(1) + (along.unsqueeze(1) * width + along).flatten()
 
 
 def signs(bits: Tensor) -> Tensor:
     """+1 or -1 by the lowest bit."""
     return 1 - 2 * (bits & 1)
+
+
+def bits_of_query(rng: SampleRng, state: AttackState, t: int, count: int) -> Tensor:
+    """(A, count) the numbers of query ``t``, which is the first ``bits`` of the fork ``t``: drawn for some queries at once."""
+    place = t % _AT_ONCE
+    if place == 0 or "bits" not in state.memory:
+        coming = range(t - place, t - place + _AT_ONCE)
+        state.memory["bits"] = rng.select(state.rows).bits_of_forks(coming, (count,))
+    return state.memory["bits"][:, place]
 
 
 @dataclass(frozen=True)
@@ -79,16 +95,10 @@ class LinfSquare:
         first_row, first_column, room_down, room_right = ball.box
         side = max(1, round(math.sqrt(share_of_window(t, self.queries, self.first) * room_down * room_right)))
         side = min(side, room_down, room_right)
-        place = t % _AT_ONCE
-        if place == 0 or "bits" not in state.memory:
-            coming = range(t - place, t - place + _AT_ONCE)
-            state.memory["bits"] = self.rng.select(state.rows).bits_of_forks(coming, (2 + channels,))
-        bits = state.memory["bits"][:, place]
+        bits = bits_of_query(self.rng, state, t, 2 + channels)
         top = first_row + (bits[:, 0] >> 1).abs() % (room_down - side + 1)
         left = first_column + (bits[:, 1] >> 1).abs() % (room_right - side + 1)
-        along = torch.arange(side, device=best.device)
-        places = (top * width + left).view(-1, 1, 1) + (along.unsqueeze(1) * width + along).flatten()
-        places = places.expand(-1, channels, -1)
+        places = places_of_windows(top, left, side, width).unsqueeze(1).expand(-1, channels, -1)
         low, high, before = (images.flatten(2).gather(2, places) for images in (*ball.corners, best))
         up = signs(bits[:, 2:]).unsqueeze(2) > 0
         colour = torch.where(up, high, low)
@@ -107,6 +117,7 @@ def bump(height: int, width: int) -> Tensor:
     return terms[(half - rows.unsqueeze(1).maximum(columns)).clamp_min(0)]
 
 
+@functools.cache
 def two_bumps(side: int, power: int) -> Tensor:
     """(2, side, side): one bump up and one down, side by side and one above the other, of norm 1."""
     half = side // 2
@@ -145,30 +156,26 @@ class BumpSquare:
         first_row, first_column, room_down, room_right = ball.box
         side = max(3, round(math.sqrt(share_of_window(t, self.queries, self.first) * room_down * room_right)) | 1)
         side = min(side, room_down, room_right)
-        bits = self.rng.fork(t).select(state.rows).bits((5 + channels,))
+        bits = bits_of_query(self.rng, state, t, 5 + channels)
         down = first_row.unsqueeze(1) + (bits[:, :2] >> 1).abs() % (room_down - side + 1)
         right = first_column.unsqueeze(1) + (bits[:, 2:4] >> 1).abs() % (room_right - side + 1)
         taker, giver = (window(down[:, i], right[:, i], side, height, width) for i in (0, 1))
 
         def powers(values: Tensor) -> Tensor:
-            return values.abs().pow(p).sum((2, 3), keepdim=True)
+            return (values.square() if p == 2 else values.abs()).sum((2, 3), keepdim=True)
 
         unused = (per_sample(ball.eps, delta) ** p - powers(delta).sum(1, keepdim=True)).clamp_min(0)
         available = powers(delta * (taker | giver)) + unused / channels
-        bumps = self._placed(two_bumps(side, p).to(delta), bits[:, 4] & 1, down[:, 0], right[:, 0], taker)
+        bumps = two_bumps(side, p).to(delta).flatten(1)[bits[:, 4] & 1]
+        bumps = delta.new_zeros(len(delta), height * width).scatter_(
+            1, places_of_windows(down[:, 0], right[:, 0], side, width), bumps
+        )
         kept = delta * taker
-        moved = signs(bits[:, 5:]).view(-1, channels, 1, 1) * bumps + kept / powers(kept).pow(1 / p).clamp_min(1e-12)
-        moved = moved / powers(moved).pow(1 / p).clamp_min(1e-12) * available.pow(1 / p)
-        return ball.centre + torch.where(taker, moved, delta * ~giver)
-
-    @staticmethod
-    def _placed(bumps: Tensor, turned: Tensor, top: Tensor, left: Tensor, inside: Tensor) -> Tensor:
-        """(A, 1, H, W): each sample's bumps in its window, 0 outside."""
-        side, (height, width) = bumps.shape[1], inside.shape[2:]
-        down = (torch.arange(height, device=top.device) - top.unsqueeze(1)).clamp(0, side - 1)
-        right = (torch.arange(width, device=top.device) - left.unsqueeze(1)).clamp(0, side - 1)
-        values = bumps[turned.view(-1, 1, 1), down.unsqueeze(2), right.unsqueeze(1)]
-        return values.unsqueeze(1) * inside
+        moved = kept.div_(powers(kept).pow(1 / p).clamp_min(1e-12)).add_(
+            signs(bits[:, 5:]).view(-1, channels, 1, 1) * bumps.view(-1, 1, height, width)
+        )
+        moved = moved.div_(powers(moved).pow(1 / p).clamp_min(1e-12)).mul_(available.pow(1 / p))
+        return torch.where(taker, moved, delta.mul_(~giver)).add_(ball.centre)
 
 
 def square_update(ball: Ball, rng: SampleRng, queries: int, first: float) -> LinfSquare | BumpSquare:
