@@ -23,7 +23,7 @@ from robustkd.reporting.verdict_text import NO_VERDICT
 from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import Results
 from robustkd.scoring.verdict import RULES, unexamined
-from robustkd.tracking.location import page_url
+from robustkd.tracking.dashboard import page_url
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.gate import GateResult

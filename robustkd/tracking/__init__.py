@@ -1,6 +1,7 @@
 """Campaigns in MLflow. The driver is the only writer; importing this imports neither MLflow nor torch."""
 
-from robustkd.tracking.location import TrackingError, UiCommand, tracking_uri, ui_command
+from robustkd.tracking.dashboard import UiCommand, ui_command
+from robustkd.tracking.location import TrackingError, tracking_uri
 from robustkd.tracking.mlflow_tracker import MlflowTracker, rebuild
 from robustkd.tracking.records import TrackedCampaign
 from robustkd.tracking.registry import promote

@@ -19,7 +19,8 @@ from robustkd.reporting.set_up import attack_rows, defense_rows
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, seeds_of, summary_rows
 from robustkd.reporting.verdict_text import CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.scoring.results import Results
-from robustkd.tracking.location import default_store, page_url
+from robustkd.tracking.dashboard import page_url
+from robustkd.tracking.location import default_store
 from robustkd.viewer.addresses import Address
 from robustkd.viewer.runs import REPORT, Run
 from robustkd.viewer.site import Site

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import pytest
 
 from robustkd.tracking import ui_command
+from robustkd.tracking.dashboard import page_url
 from robustkd.tracking.descriptions import MAX_NOTE
-from robustkd.tracking.location import page_url
 from robustkd.tracking.origin import origin_of
 from robustkd.tracking.records import cell_record
 from support.mlflow_server import free_port

@@ -45,4 +45,6 @@ def test_a_row_is_true(row: Row) -> None:
     assert row.names[0] in known
     for preset in row.presets:
         assert preset in presets.names()
-        assert re.search(rf"kind: {row.names[0]}\b", spec.load(preset).text)  # at the top, or within another plug-in's parameters
+        assert re.search(
+            rf"kind: {row.names[0]}\b", spec.load(preset).text
+        )  # at the top, or within another plug-in's parameters
