@@ -11,6 +11,7 @@ from robustkd.checks.probe import right
 from robustkd.contracts import Check, CheckContext, Finding, Params, Share
 from robustkd.contracts.json_value import JsonValue
 from robustkd.lazy import F, torch
+from robustkd.targets.rejection import class_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,7 @@ def _gradients(context: CheckContext, inputs: Tensor, labels: Tensor, loss: Call
     found = []
     for x, y in zip(inputs.split(64), labels.split(64), strict=True):
         x = x.detach().requires_grad_()
-        value = loss(context.target(x), y)
+        value = loss(class_logits(context.target, context.target(x), y), y)
         gradient = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
         found.append((torch.zeros_like(x) if gradient is None else gradient).flatten(1))
     return torch.cat(found)

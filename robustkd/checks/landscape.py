@@ -8,6 +8,7 @@ from robustkd.checks.probe import random_points, rescaled_margin, right
 from robustkd.contracts import Check, CheckContext, Finding, Params
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
+from robustkd.targets.rejection import class_logits
 
 RADIUS = 0.1
 """Of eps: about the step of an attack, so that what is measured is what a step sees."""
@@ -41,14 +42,15 @@ class UnstableLoss(Check):
         if not len(batch) or context.threat.norm == "l0" or context.threat.eps == 0:
             return self.not_applicable("no sample is classified rightly, or there is no small move in this norm")
         assert batch.logits is not None
-        here = rescaled_margin(batch.logits, batch.labels, batch.goals)
+        here = rescaled_margin(class_logits(context.target, batch.logits, batch.labels), batch.labels, batch.goals)
         bounds = context.target.bounds
         rng = SampleRng(context.seed, batch.index, "unstable-loss")
         total = torch.zeros_like(here)
         with torch.no_grad():
             for move in range(self.params.moves):
                 points = random_points(batch.inputs, RADIUS * context.threat.eps, context.threat.norm, rng.fork(move), bounds)
-                total += (rescaled_margin(context.target(points), batch.labels, batch.goals) - here).abs()
+                logits = class_logits(context.target, context.target(points), batch.labels)
+                total += (rescaled_margin(logits, batch.labels, batch.goals) - here).abs()
         change = float((total / self.params.moves).mean() / here.abs().mean().clamp_min(1e-12))
         return self.finding(
             change > LIMIT,

@@ -26,6 +26,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import ImageOutcome, judge
 from robustkd.lazy import torch
 from robustkd.scoring.worst_case import worst_case
+from robustkd.targets.rejection import class_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +49,7 @@ class RecordingTarget(WrappedTarget):
         owner = ball_of(inputs.detach(), self._batch.inputs, self._threat)
         inside = owner >= 0
         whose = self._batch.select(owner[inside])
-        values = rescaled_margin(logits.detach()[inside], whose.labels, whose.goals)
+        values = rescaled_margin(class_logits(self.target, logits.detach()[inside], whose.labels), whose.labels, whose.goals)
         for row, value in zip(owner[inside].tolist(), values.tolist(), strict=True):
             self.margins[row].append(value)
         return logits

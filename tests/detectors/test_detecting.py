@@ -274,3 +274,17 @@ def test_attacks_in_a_row_hand_on_what_the_target_said(version):
     row = robustkd.attack("autoattack", target, x, y, eps=0.1, version=version, steps=5, queries=20)
     assert (row.success >= alone.success).all()
     assert row.success.any()
+
+
+@pytest.mark.parametrize("check", ["silent-success", "zero-gradient", "unstable-loss"])
+def test_a_rejected_input_is_no_success_to_the_checks(check):
+    """They count as the attacks do: what is rejected is as good as answered rightly, and the gradient leads past the detector."""
+    target = line(0.52)
+    x, y = pixels(*(level / 255 for level in (77, 85, 90))), torch.zeros(3, dtype=torch.int64)
+    batch, threat = with_clean_logits(target, make_batch(x, y)), ThreatModel("linf", 0.6)
+    attack = plugins.make("attacks", {"kind": "unaware", "attack": {"kind": "fgsm"}})
+    found = evaluate_attack(target, attack, batch, threat)
+    assert not found.outcome.success.any()
+    evidence = {"unaware": evidence_of("unaware", attack, threat, found.outcome, found.adversarial.numpy())}
+    told = plugins.make("checks", {"kind": check}).run(CheckContext(target, batch, threat, evidence, 0))
+    assert not told.fired, told

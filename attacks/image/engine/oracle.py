@@ -19,6 +19,7 @@ from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.failure import model_errors_explained
 from robustkd.targets.passes import PassCounter
+from robustkd.targets.rejection import class_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,20 +108,8 @@ class Oracle:
         return self.passes.backwards
 
     def classes(self, outputs: Tensor, rows: Tensor) -> Tensor:
-        """(B, K) logits of (B, K) outputs: the outputs themselves. Of a target that ``rejects``, whose last output of K + 1 says so, to be
-        rejected counts as to be taken for the label:
-
-            z_y <- max(z_y, z_rejected)
-
-        So another class is the largest where the target is wrong and accepts, and every loss climbs towards that. The margin follows the
-        classifier until it is fooled, and then whichever of classifier and detector is nearer to its boundary: of a rejected input that is
-        the detector alone, as in the selective gradients of Bryniarski et al. 2022, arXiv:2106.15023.
-        """
-        if not self.target.rejects:
-            return outputs
-        own = self.labels[rows].unsqueeze(1)
-        logits, rejected = outputs[:, :-1], outputs[:, -1:]
-        return logits.scatter(1, own, torch.maximum(logits.gather(1, own), rejected))
+        """(A, K) ``class_logits`` of the (A, K) outputs of these rows, or of K + 1 where the target rejects inputs."""
+        return class_logits(self.target, outputs, self.labels[rows]) if self.target.rejects else outputs
 
     def outputs_at(self, x: Tensor, rows: Tensor) -> Tensor:
         """(B, K) the target's ``classes`` at images, with a graph where they have one; the caller counts the pass."""
