@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 from robustkd.contracts import RobustkdError, UsageError
 from robustkd.redaction import redacted
 from robustkd.tracking import views
+from robustkd.tracking.noted import noted
 
 DATABASE, ARTIFACTS, MARK = "mlflow.db", "mlartifacts", ".mlflow-tracked"
 
@@ -131,10 +132,8 @@ def _experiment_of(database: Path, folder: Path) -> str | None:
 
     A mark does not say it: the folder may have been moved here from beside another store.
     """
-    from robustkd.tracking.origin import noted_results  # late: it asks this module where the store is
-
-    results = noted_results(folder)
-    if not results or not database.is_file():
+    known = noted(folder)
+    if known is None or not database.is_file():
         return None
     query = (
         "SELECT runs.experiment_id FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
@@ -142,7 +141,7 @@ def _experiment_of(database: Path, folder: Path) -> str | None:
     )
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as store:
-            row = store.execute(query, (results,)).fetchone()
+            row = store.execute(query, (known.results,)).fetchone()
     except sqlite3.Error:
         return None
     return str(row[0]) if row else None
