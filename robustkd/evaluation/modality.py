@@ -192,10 +192,7 @@ class ImageEvaluation(ModalityEvaluation):
         assert isinstance(attack, Attack)
         assert isinstance(batch, Batch)
         batch = with_goals(batch, threat, under.seed, under.num_classes)
-        logits = (
-            0 if batch.logits is None else 2 * 4 * batch.logits.shape[1]
-        )  # of the clean and the perturbed input, in float32
-        kept = min(len(batch), under.rows_kept(batch.inputs[0].nbytes + logits))
+        kept = min(len(batch), under.rows_kept(batch.inputs[0].nbytes))
         return evaluate_attack(
             target,
             attack,

@@ -270,7 +270,7 @@ def _row(
 
     fell = [fallen(name, int(taken[sample])) for name, taken in part.taken_for.items() if taken[sample] >= BROKEN]
     more = [f"and {len(fell) - NAMED} more"] if len(fell) > NAMED else []
-    counted = [name for name in part.taken_for if name not in others] if len(part.taken_for) > 1 else list(part.taken_for)
+    counted = [name for name in part.taken_for if name not in others] or list(part.taken_for)
     found = [int(part.taken_for[name][sample]) for name in counted]
     outcome = "broken" if max(found) >= BROKEN else "not judged" if UNJUDGED in found else "held"
     return SampleRow(*names, outcome, ", ".join([*fell[:NAMED], *more]) or "nothing", text)

@@ -12,7 +12,7 @@ from robustkd.contracts import UsageError
 from robustkd.redaction import redacted
 from robustkd.tracking import views
 from robustkd.tracking.location import DATABASE, artifact_location, default_store, is_shared, read_mark, tracking_uri
-from robustkd.tracking.origin import noted_results
+from robustkd.tracking.noted import noted
 
 
 class UiCommand(NamedTuple):
@@ -40,8 +40,8 @@ def _experiment_of(database: Path, folder: Path) -> str | None:
 
     A mark does not say it: the folder may have been moved here from beside another store.
     """
-    results = noted_results(folder)
-    if not results or not database.is_file():
+    known = noted(folder)
+    if known is None or not database.is_file():
         return None
     query = (
         "SELECT runs.experiment_id FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
@@ -49,7 +49,7 @@ def _experiment_of(database: Path, folder: Path) -> str | None:
     )
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as store:
-            row = store.execute(query, (results,)).fetchone()
+            row = store.execute(query, (known.results,)).fetchone()
     except sqlite3.Error:
         return None
     return str(row[0]) if row else None

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustkd.tracking.location import default_store, is_shared
+from robustkd.tracking.noted import FILE, Noted, noted
 
-FILE = ".tracking-origin"
 _PROJECTS = ("GITHUB_REPOSITORY", "CI_PROJECT_PATH", "BITBUCKET_REPO_FULL_NAME", "BUILD_REPOSITORY_NAME", "JOB_NAME")
 """Variables in which GitHub, GitLab, Bitbucket, Azure Pipelines and Jenkins name the project, in this order."""
 
@@ -39,15 +39,6 @@ class Origin(NamedTuple):
         return campaign if self.series in ("", campaign) else f"{campaign} · {self.series}"
 
 
-class _Noted(NamedTuple):
-    """What a results folder remembers of its origin."""
-
-    results: str
-    series: str
-    user: str
-    folder: str
-
-
 def origin_of(folder: Path, series: str | None = None) -> Origin:
     """The origin of a results folder's runs, made where it has none.
 
@@ -61,24 +52,18 @@ def origin_of(folder: Path, series: str | None = None) -> Origin:
     if local and not is_shared(folder):
         return Origin()
     me, here = user(), str(folder.resolve())
-    noted = _read(folder)
-    if noted and noted.user == me and not (noted.folder != here and _read(Path(noted.folder)) == noted):
-        now = _Noted(noted.results, series or noted.series, me, here)
+    known = noted(folder)
+    if known and known.user == me and not (known.folder != here and noted(Path(known.folder)) == known):
+        now = Noted(known.results, series or known.series, me, here)
     else:
-        now = _Noted(uuid.uuid4().hex[:12], series or _default_series(me), me, here)
-    if now != noted:
+        now = Noted(uuid.uuid4().hex[:12], series or _default_series(me), me, here)
+    if now != known:
         try:
             (folder / FILE).write_text(json.dumps(now))
         except OSError:  # not this user's to write to: the same id again each time
             unique = f"{me}@{socket.gethostname()}:{here}"
             now = now._replace(results=hashlib.sha256(unique.encode()).hexdigest()[:12])
     return Origin(now.results, Path(here).name if local else now.series)
-
-
-def noted_results(folder: Path) -> str:
-    """The id of a results folder that was tracked to a store that several share; "" where there is none."""
-    noted = _read(folder)
-    return noted.results if noted else ""
 
 
 def user() -> str:
@@ -92,10 +77,3 @@ def user() -> str:
 def _default_series(me: str) -> str:
     named = (os.environ.get(name) for name in _PROJECTS)
     return next(filter(None, named), f"{me}@{socket.gethostname()}")
-
-
-def _read(folder: Path) -> _Noted | None:
-    try:
-        return _Noted(*map(str, json.loads((folder / FILE).read_text())))
-    except (OSError, ValueError, TypeError):
-        return None
