@@ -153,14 +153,15 @@ ROTATION, TRANSLATION = 15.0, 1 / 14
 
 
 def authors_sparse_rs(norm: str) -> Callable[[Job], Attack]:
-    """Sparse-RS; of a patch, ``eps`` is its side."""
+    """Sparse-RS with the first share of the paper; of a patch, ``eps`` is its side."""
 
     def make(job: Job) -> Attack:
         peer = _authors("rs_attacks")
-        eps = int(job.eps) ** (2 if norm == "patches" else 1)
+        eps, first = (int(job.eps) ** 2, 0.4) if norm == "patches" else (int(job.eps), 0.3)
 
         def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            attack = peer.RSAttack(model, norm=norm, eps=eps, n_queries=job.budget["queries"], seed=job.seed, verbose=False)
+            budget = {"eps": eps, "n_queries": job.budget["queries"], "p_init": first}
+            attack = peer.RSAttack(model, norm=norm, seed=job.seed, verbose=False, **budget)
             found: Tensor = attack.perturb(x.clone(), y.clone())[1]
             return found
 
