@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +53,8 @@ Job = Callable[["RunStore"], None]
 PATIENCE = 60.0
 """For how many seconds ``finish`` goes on trying to reach a store that is away."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+MOST_WAITING = 200
+"""Results and epochs that wait to be written; what more there is ``finish`` writes, since it brings everything in line."""
 JOURNAL = "record.json"
 """Grows by an entry in every run, also in one that changes nothing."""
 
@@ -81,6 +83,7 @@ class MlflowTracker:
         self._patience = patience
         self._deadline = math.inf  # until finish is called, a store may be away for as long as it likes
         self._hurry = threading.Event()
+        self._room = threading.Semaphore(MOST_WAITING)
         self._book: RunStore | None = None
         self._thread: ThreadPoolExecutor | None = None
 
@@ -91,7 +94,7 @@ class MlflowTracker:
 
     def log_progress(self, defense: str, seed: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """An epoch of a training: its curves can be watched while it lasts."""
-        self._later(
+        self._if_few_wait(
             lambda book: book.progress(
                 RunKey(defense, "", seed),
                 training_record(self._campaign, defense, seed),
@@ -101,11 +104,11 @@ class MlflowTracker:
 
     def log_cell(self, cell: CellResult, gallery: Gallery = ()) -> None:
         """An attack's result, finished or failed; one that is pending is left out."""
-        self._later(lambda book: self._put_cell(book, cell, gallery))
+        self._if_few_wait(lambda book: self._put_cell(book, cell, gallery))
 
     def log_defense(self, result: DefenseResult, target_folder: Path | None = None) -> None:
         """A defense's worst case and verdict, and its trained target as a model."""
-        self._later(lambda book: self._put_defense(book, result, target_folder))
+        self._if_few_wait(lambda book: self._put_defense(book, result, target_folder))
 
     def finish(
         self,
@@ -198,10 +201,15 @@ class MlflowTracker:
 
         book.put_parent(record, attach)
 
-    def _later(self, job: Job) -> None:
+    def _if_few_wait(self, job: Job) -> None:
+        """Do it later, unless so much waits for a slow store that the driver's memory would grow: ``finish`` makes up for that."""
+        if self._room.acquire(blocking=False):
+            self._later(job).add_done_callback(lambda done: self._room.release())
+
+    def _later(self, job: Job) -> Future[None]:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow", initializer=unwatched)
-        self._thread.submit(self._do, job)
+        return self._thread.submit(self._do, job)
 
     def _do(self, job: Job) -> None:
         pause = 0.0

@@ -1,11 +1,13 @@
 """Thousands of cells: what the tracker keeps of a run that has ended is its digest, and no run is wrong for that."""
 
 import gc
+import threading
+import weakref
 
 from mlflow import MlflowClient
 
-from robustkd.tracking import MlflowTracker
-from robustkd.tracking.run_store import OpenRun
+from robustkd.tracking import MlflowTracker, mlflow_tracker
+from robustkd.tracking.run_store import OpenRun, RunStore
 from support.tracked_campaign import CELL, campaign, cell, client, defended, results, runs
 
 
@@ -73,3 +75,27 @@ def test_an_epoch_of_a_training_whose_run_has_ended(folder):
     worst = runs(folder)["mtard · worst case · seed 0"]
     points = client(folder).get_metric_history(worst.info.run_id, "train_loss")
     assert [(point.step, point.value) for point in points] == [(0, 2.0), (1, 1.0), (2, 0.666667), (3, 0.5)]
+
+
+def test_few_results_wait_for_a_slow_store_and_all_of_them_arrive(folder, monkeypatch):
+    monkeypatch.setattr(mlflow_tracker, "MOST_WAITING", 5, raising=False)
+    answers, opened = threading.Event(), RunStore.__init__
+
+    def late(store, *arguments):
+        assert answers.wait(60)
+        opened(store, *arguments)
+
+    monkeypatch.setattr(RunStore, "__init__", late)
+    tracker, waiting = MlflowTracker(folder, campaign()), []
+    for seed in range(30):
+        result = cell(seed=seed)
+        waiting.append(weakref.ref(result))
+        tracker.log_cell(result)
+    del result
+    gc.collect()
+    held = sum(one() is not None for one in waiting)
+    answers.set()
+    tracker.finish(results(*(cell(seed=seed) for seed in range(30))))
+    assert tracker.problem is None
+    assert held <= 5
+    assert len(runs(folder)) == 31
