@@ -13,6 +13,9 @@ from support.packages import write_metadata
 
 collect_ignore = ["plugin_example"]  # a package of its own, whose tests need it installed: tests/plugin_kit does both
 
+# Workers of xdist have it, and commands keep to it; a pipe has no width, and what is printed into one is what tests read.
+os.environ.pop("COLUMNS", None)
+
 torch.set_num_threads(1)  # the tests' networks are too small to gain from more, and xdist fills the cores
 
 

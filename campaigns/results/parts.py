@@ -10,8 +10,9 @@ from robustkd.campaigns.plan.plan import Plan
 
 
 def by_class(labels: np.ndarray, classes: Sequence[str]) -> dict[str, np.ndarray]:
-    """(N,) bool of each class that has samples, by its name."""
-    return {classes[number]: labels == number for number in np.unique(labels).tolist()}
+    """(N,) bool of each class that has samples, by its name; of one without a name, by its number."""
+    names = dict(enumerate(classes))
+    return {names.get(number, str(number)): labels == number for number in np.unique(labels).tolist()}
 
 
 def by_group(labels: np.ndarray, groups: Mapping[str, frozenset[int]]) -> dict[str, np.ndarray]:

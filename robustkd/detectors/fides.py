@@ -67,8 +67,11 @@ def tampered(p: Tensor) -> Tensor:
 
 
 def reclassified(p: Tensor, q: Tensor) -> Tensor:
-    """(B,) the class that both answers together name: the largest sum of log-probabilities."""
-    return (p.clamp_min(1e-6).log() + q.clamp_min(1e-6).log()).argmax(1)
+    """(B,) the class of answers that were tampered with, which is not the one that ``p`` names: of the others, that which both
+    answers together name, by the largest sum of log-probabilities.
+    """
+    both = p.clamp_min(1e-6).log() + q.clamp_min(1e-6).log()
+    return both.scatter(1, p.argmax(1, keepdim=True), -torch.inf).argmax(1)
 
 
 class Verified(nn.Module):

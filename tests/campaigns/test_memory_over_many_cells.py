@@ -28,7 +28,7 @@ CELLS = int(os.environ.get("ROBUSTKD_MANY_CELLS", 3000))
 SIDE = 10
 EARLY = 300
 """Cells after which nothing should be added but what is known of each cell."""
-DRIVER_KIB, CHILD_KIB = 15, 2
+DRIVER_KIB, CHILD_KIB = 6, 2
 """What may be added for each further cell: the driver has its row of the results, a child nothing."""
 
 

@@ -163,6 +163,7 @@ def test_norms_that_no_attack_was_left_out_of():
         "vmi-fgsm",
         "fab-t",
         "no-attack",
+        "unaware",
         "distilled-surrogate",
         "patch-pgd",
         *(

@@ -130,7 +130,7 @@ def test_commands_and_code_run(folder, tmp_path, monkeypatch, capsys):
 def robustkd(words, monkeypatch):
     if LONG & set(words) and words[0] != "init":
         assert words[0] in COMMANDS
-        if words[0] in {"run", "plan", "report", "track", "ui"}:
+        if words[0] in {"run", "plan", "report", "track"}:
             spec.load(words[1])
         cli.get_command(None, words[0]).make_context(words[0], list(words[1:]))
         return
