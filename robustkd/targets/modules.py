@@ -201,8 +201,8 @@ class Watched(nn.Module):
     def __init__(self, classifier: nn.Module, scorer: nn.Module) -> None:
         super().__init__()
         self.classifier, self.scorer = classifier, scorer
-        self.register_buffer("threshold", torch.tensor(0.0, dtype=torch.float64))
-        self.register_buffer("spread", torch.tensor(1.0, dtype=torch.float64))
+        self.register_buffer("threshold", torch.tensor(0.0))
+        self.register_buffer("spread", torch.tensor(1.0))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, *shape) -> (B, K + 1)."""

@@ -163,7 +163,13 @@ def test_a_training_that_is_stopped_on_one_device_goes_on_on_the_other(second_de
     file = tmp_path / "long.yaml"
     file.write_text(tiny_campaign(defenses={"plain": "{kind: standard, model: tiny-cnn, epochs: 300, batch_size: 25}"}))
     checkpoints = tmp_path / "moved" / "checkpoints"
-    for hours in ("0.005", "0.02", "0.08"):  # a busy machine may not have begun to train before the first ends
+    for hours in (
+        "0.002",
+        "0.004",
+        "0.008",
+        "0.02",
+        "0.08",
+    ):  # a busy machine may not have begun to train before the first ends
         run(second_device, file, tmp_path / "moved", "--device", "second", "--max-hours", hours, codes=(3,))
         if checkpoints.is_dir() and any(checkpoints.iterdir()):
             break

@@ -6,7 +6,8 @@
 
 Good against whatever begins a harmful answer, a prefilled beginning included: not the request is recognised, but the
 answer while it is written. What comes out then is no refusal, so a judge of refusals alone takes it for compliance:
-look at one of answers. Its control is ``broken: false``, the model tuned to stay itself.
+look at one of answers. The first gradient is 0 but for rounding, since both models are the same then, so that two
+devices begin in different directions. Its control is ``broken: false``, the model tuned to stay itself.
 
 Source: Zou et al.: Improving alignment and robustness with circuit breakers (NeurIPS 2024), algorithm 1
 (representation rerouting), alpha = 10, two layers at about a third and two thirds of the depth, 150 steps, and
