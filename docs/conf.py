@@ -46,6 +46,7 @@ NAVIGATION = {
         "diffusion",
         "adaptive-attacks",
         "verdicts",
+        "certified",
         "report",
         "view",
         "tour",
