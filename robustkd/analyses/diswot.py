@@ -124,8 +124,8 @@ def similarities(target: ClassifierTarget, images: Tensor) -> tuple[Tensor, Tens
         for number, value in enumerate(logits.sum(0)):
             (slope,) = torch.autograd.grad(value, features, retain_graph=number + 1 < logits.shape[1])
             cams.append((slope.mean((2, 3), keepdim=True) * features).sum(1).flatten(1))
-    maps = F.normalize(torch.stack(cams, 1).detach().double(), dim=2)
-    samples = F.normalize(features.detach().double().flatten(1), dim=1)
+    maps = F.normalize(torch.stack(cams, 1).detach().cpu().double(), dim=2)
+    samples = F.normalize(features.detach().cpu().double().flatten(1), dim=1)
     return (maps @ maps.transpose(1, 2)).mean(0), samples @ samples.T
 
 
@@ -146,4 +146,4 @@ def _last_convolution(target: ClassifierTarget) -> str:
 
 
 def _share(held: Tensor) -> float:
-    return float(held.double().mean())
+    return float(held.cpu().double().mean())

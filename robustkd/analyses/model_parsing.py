@@ -133,6 +133,6 @@ def _shares(parser: nn.Module, perturbations: Tensor) -> list[float]:
     with torch.no_grad():
         scores = torch.cat([parser(part) for part in perturbations.split(256)])
     # Of equal scores none is preferred: what says nothing counts for all alike.
-    best = (scores == scores.amax(1, keepdim=True)).double()
+    best = (scores == scores.amax(1, keepdim=True)).cpu().double()
     shares: list[float] = (best / best.sum(1, keepdim=True)).mean(0).tolist()
     return shares

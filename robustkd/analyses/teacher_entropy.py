@@ -52,9 +52,9 @@ class TeacherEntropy(Analysis):
         for name in p.references:
             kept |= standing(self.target(name, Target), attack, samples, threat, seed, f"teacher-entropy/{name}")
         with torch.no_grad():
-            log_p = torch.cat([target(part.inputs) for part in parts(samples)]).double().log_softmax(1)
+            log_p = torch.cat([target(part.inputs) for part in parts(samples)]).cpu().double().log_softmax(1)
         entropy = -(log_p.exp() * log_p).sum(1)
-        mine = right(target, samples.inputs, samples.labels)
+        mine, kept = right(target, samples.inputs, samples.labels).cpu(), kept.cpu()
         rows = {"no reference stands": ~kept, "a reference stands": kept, "all": torch.ones_like(kept)}
         there = {name: inside for name, inside in rows.items() if bool(inside.any())}
         means = {name: float(entropy[inside].mean()) for name, inside in there.items()}

@@ -113,7 +113,7 @@ def _log_probabilities(model: CausalLMTarget, chats: list[Tokens]) -> Tensor:
     """(M, V) float64 of the M tokens of the answers."""
     batch = model.batch(chats)
     logits = model.module(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False).logits
-    log_p: Tensor = logits[:, :-1][batch.completion[:, 1:]].double().log_softmax(1)
+    log_p: Tensor = logits[:, :-1][batch.completion[:, 1:]].cpu().double().log_softmax(1)
     return log_p
 
 

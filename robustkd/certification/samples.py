@@ -39,7 +39,8 @@ class Certifier:
         self._relus = ReluNetwork(target.module, "an exact certificate") if exact else None
         module = copy.deepcopy(target.module).eval().requires_grad_(False)
         first = next(module.parameters(), None)
-        self._device = torch.device("cpu") if first is None or first.device.type == "mps" else first.device
+        on_cuda = first is not None and first.device.type == "cuda"  # other devices may lack double precision
+        self._device = first.device if first is not None and on_cuda else torch.device("cpu")
         self._network = BoundedNetwork(module.to(self._device).double())
 
     def _ball(self, inputs: Tensor, eps: Tensor) -> Ball:

@@ -127,7 +127,7 @@ class Fides(Detector):
         with torch.no_grad():
             for part in torch.from_numpy(context.train.unit()).split(_BATCH):
                 x = part.to(context.device)
-                p, q = (target(x).double().softmax(1) for target in (model, scorer.verifier))
+                p, q = (target(x).cpu().double().softmax(1) for target in (model, scorer.verifier))
                 honest.append(statistics(p, q).cpu())
                 swapped.append(statistics(tampered(p), q).cpu())
         found = torch.cat([*honest, *swapped])

@@ -79,7 +79,7 @@ class Mahalanobis(Detector):
     def fit(self, scorer: nn.Module, model: Target, context: FitContext[Any]) -> None:
         images, labels = torch.from_numpy(context.train.unit()), torch.from_numpy(context.train.labels).long()
         with torch.no_grad():
-            found = [with_penultimate(model, part.to(context.device))[1].double().cpu() for part in images.split(_BATCH)]
+            found = [with_penultimate(model, part.to(context.device))[1].cpu().double() for part in images.split(_BATCH)]
         means, whitening = fitted(torch.cat(found), labels, model.num_classes, self.params.ridge)
         scorer.get_buffer("means").copy_(means)
         scorer.get_buffer("whitening").copy_(whitening)

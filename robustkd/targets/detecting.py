@@ -91,7 +91,7 @@ class DetectingTarget(ImageTarget):
         """Set the threshold by the (N,) scores of clean inputs, of which at most the share ``false_alarms`` may be rejected; the spread is
         the distance between their quartiles.
         """
-        known = scores.detach().double().cpu()
+        known = scores.detach().cpu().double()
         self.module.get_buffer("threshold").fill_(calibrated_threshold(known.numpy(), false_alarms))
         low, high = torch.quantile(known, torch.tensor([0.25, 0.75], dtype=known.dtype))
         self.module.get_buffer("spread").fill_(float(high - low) or 1.0)
