@@ -21,9 +21,8 @@ from pydantic import Field
 from typing_extensions import override
 
 from robustkd.contracts import Capabilities, Defense, FitContext, Target, TargetRef
-from robustkd.contracts.random import preserved_rng, seed_torch
 from robustkd.defenses.training import Minibatch, Recipe, TrainParams, train
-from robustkd.defenses.training.seeding import derived_seed
+from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F, torch
 from robustkd.targets import ImageTarget, PipelineTarget, TransformSpec, frozen
 
@@ -96,8 +95,7 @@ class LQVAE(Defense):
         p = self.params
         base = context.target(p.base, ImageTarget)
         stage = {"kind": "lq-vae", "bits": p.bits, "width": p.width, "threshold": p.threshold}
-        with preserved_rng(context.device):
-            seed_torch(derived_seed(context.seed, "initialise/filter"))
+        with seeded_init(context, "filter"):
             target = PipelineTarget(base, [TransformSpec.model_validate(stage)])
         with frozen(base.module):
             train(context, target, LQVAERecipe(), p)

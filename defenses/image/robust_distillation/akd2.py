@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
-from robustkd.contracts import Defense, FitContext, ModelName, Target, ThreatModel
+from robustkd.contracts import ModelName, ThreatModel
 from robustkd.contracts.params import ModelParams
 from robustkd.defenses.image.robust_distillation.iad import confidence
-from robustkd.defenses.image.robust_distillation.mtard import MTARDTeachers
+from robustkd.defenses.image.robust_distillation.mtard import MTARDTeachers, TwoTeacherDistillation
 from robustkd.defenses.training import (
     AdversarialRecipe,
     Adversary,
@@ -33,10 +32,7 @@ from robustkd.defenses.training import (
     Minibatch,
     Teacher,
     TrainParams,
-    fresh_network,
-    frozen_teacher,
     kl,
-    train,
 )
 from robustkd.defenses.training.adversarial import AWP, IGDM, KLReduction
 from robustkd.defenses.training.divergence import scaled
@@ -125,22 +121,12 @@ class IADIIRecipe(AKD2Recipe):
         return trust * taught + (1 - trust) * kl(target(batch.x), logits, reduction="none")
 
 
-class AKD2(Defense):
+class AKD2(TwoTeacherDistillation):
     """A student of a robust and a clean teacher on adversarial images, and of the labels."""
 
     Params = AKD2Params
-    recipe: type[AKD2Recipe] = AKD2Recipe
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
+    recipe = AKD2Recipe
     source = "Chen et al. 2021 (ICLR)"
-
-    def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen as ``selection`` says."""
-        p = self.params
-        adversary = Adversary.under(p.inner, context.threat)
-        with frozen_teacher(context, p.teachers.clean, p) as clean, frozen_teacher(context, p.teachers.robust, p) as robust:
-            student = fresh_network(context, p.student, p.student_params)
-            return train(context, student, self.recipe(clean, robust, adversary, context.threat, p), p)
 
 
 class IADII(AKD2):

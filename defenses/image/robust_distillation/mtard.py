@@ -20,7 +20,7 @@ Zhao, Wang, Wei: Mitigating accuracy-robustness trade-off via balanced multi-tea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -192,13 +192,16 @@ class MTARDRecipe(AdversarialRecipe):
             )
 
 
-class MTARD(Defense):
-    """A student of a clean and a robust teacher."""
+class TwoTeacherDistillation(Defense):
+    """A student of a clean and a robust teacher, both frozen.
 
-    Params = MTARDParams
+    Attributes:
+        recipe: the outer loss, made of both teachers, the inner maximisation, the threat model and the parameters.
+    """
+
     uses_threat = True
     revisions = STEEPEST_REVISIONS
-    source = "Zhao et al. 2022 (ECCV) and 2024 (TPAMI, arXiv:2306.16170)"
+    recipe: ClassVar[Callable[..., AdversarialRecipe]]
 
     def fit(self, context: FitContext) -> Target:
         """Distil; the epoch is chosen as ``selection`` says."""
@@ -206,4 +209,12 @@ class MTARD(Defense):
         adversary = Adversary.under(p.inner, context.threat)
         with frozen_teacher(context, p.teachers.clean, p) as clean, frozen_teacher(context, p.teachers.robust, p) as robust:
             student = fresh_network(context, p.student, p.student_params)
-            return train(context, student, MTARDRecipe(clean, robust, adversary, context.threat, p), p)
+            return train(context, student, self.recipe(clean, robust, adversary, context.threat, p), p)
+
+
+class MTARD(TwoTeacherDistillation):
+    """A student of a clean and a robust teacher."""
+
+    Params = MTARDParams
+    recipe = MTARDRecipe
+    source = "Zhao et al. 2022 (ECCV) and 2024 (TPAMI, arXiv:2306.16170)"
