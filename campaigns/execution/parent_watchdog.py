@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 # Linux's prctl(PR_SET_PDEATHSIG): a child that somebody has stopped (SIGSTOP) is continued when the thread that started it ends, for it
 # can end by itself only while it runs. Before anything else, since importing takes seconds.
@@ -31,6 +32,11 @@ def exit_with_parent() -> None:
     """Wait until standard input closes, then end this process and, where it leads a process group, the whole group."""
     # Not sys.stdin: at exit its lock would be held by this thread. Nothing is ever written, so this waits for the end.
     os.read(0, 1)
+    exit_with_group()
+
+
+def exit_with_group() -> NoReturn:
+    """End this process and, where it leads a process group, whatever it has started: nobody else would when the parent is dead."""
     if os.getpgid(0) == os.getpid():
         kill_process_group(os.getpid())
     os._exit(1)

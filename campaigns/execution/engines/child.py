@@ -22,7 +22,13 @@ from typing import Any
 
 from robustkd.campaigns.execution.errors import CellLost, WorkerUnfit, error_of
 from robustkd.campaigns.execution.job import Job, Report
-from robustkd.campaigns.execution.parent_watchdog import command, environment, exit_with_parent, kill_process_group
+from robustkd.campaigns.execution.parent_watchdog import (
+    command,
+    environment,
+    exit_with_group,
+    exit_with_parent,
+    kill_process_group,
+)
 from robustkd.campaigns.execution.worker import Worker
 from robustkd.campaigns.plan.cells import Cell
 from robustkd.contracts import RobustkdError
@@ -120,8 +126,13 @@ def main() -> None:
     os.dup2(2, 1)  # what a plug-in prints must not come between the lines of the driver's --json
     pipe = Connection(int(sys.argv[1]))
 
+    # The pipe closes when the driver is dead. This thread may see it before the one that watches standard input does, and must
+    # not end the process alone: what a cell has forked would live on.
     def say(kind: str, content: Any = None) -> None:
-        pipe.send((kind, content, _peak()))
+        try:
+            pipe.send((kind, content, _peak()))
+        except BrokenPipeError:
+            exit_with_group()
 
     def report(cell: Cell, epoch: int, metrics: Mapping[str, float]) -> None:
         say("progress", (epoch, dict(metrics)))
@@ -133,7 +144,7 @@ def main() -> None:
         try:
             cell = pipe.recv()
         except (EOFError, OSError):
-            return
+            exit_with_group()
         try:
             worker = worker or _worker(job, report)
             say("began")
