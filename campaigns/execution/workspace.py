@@ -10,14 +10,16 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from robustkd.campaigns.execution.job import Job, Report
 from robustkd.campaigns.file import spec
-from robustkd.campaigns.plan.cells import Cell, TrainCell
+from robustkd.campaigns.plan.cells import AttackCell, Cell, TrainCell
 from robustkd.campaigns.plan.changes import differences
 from robustkd.campaigns.plan.plan import CellMaker
+from robustkd.campaigns.results.findings import read_table
 from robustkd.campaigns.store.identity import content_hash, hashes_of_files
 from robustkd.campaigns.store.meta import Circumstances, TrainMeta
 from robustkd.campaigns.store.store import Store
@@ -170,6 +172,13 @@ class Workspace:
             targets = {name: self.target(name, cell_id, cell.seed) for name, cell_id in cell.judges.items()}
             self._judging = key, {name: use.plugin.with_targets(targets) for name, use in self.campaign.judges.items()}
         return self._judging[1]
+
+    def certified(self, cell: AttackCell) -> list[bool]:
+        """Whether the first samples, one after the other, are proved to be robust by one of the cell's certificates."""
+        entries = [self.store.get(cell_id) for cell_id in cell.certificates.values()]
+        found = [table.certificate for entry in entries if entry is not None and (table := read_table(entry))]
+        proofs = [one.robust for one in found if one is not None and one.error == 0]
+        return [any(of_sample) for of_sample in zip_longest(*proofs, fillvalue=False)]
 
     def attacked(self, cell: Cell) -> tuple[BaseTarget, Batch | PromptBatch]:
         """A target on the device, and the test samples with what it answers unattacked; the last few are kept.

@@ -84,15 +84,24 @@ class TrainCell(Cell):
 
 @dataclass(frozen=True, kw_only=True)
 class AttackCell(Cell):
-    """Attack a trained defense with ``attack``."""
+    """Attack a trained defense with ``attack``.
+
+    ``certificates`` are the ids of the analyses' cells, by name, that certify samples which it then leaves alone.
+    """
 
     kind = "attack"
     attack: str
+    certificates: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def plugin(self) -> str:
         """The name of the attack."""
         return self.attack
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Beside what is required the certificates: without them it attacks every sample."""
+        return (*self.required, *self.certificates.values())
 
     @property
     def title(self) -> str:

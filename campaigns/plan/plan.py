@@ -92,17 +92,20 @@ def build(campaign: Campaign) -> Plan:
             trained[name] = train.id
             cells.append(train)
         for name in campaign.defenses:
+            analyses = [
+                maker.analysis(name, analysis, seed, trained)
+                for analysis, use in campaign.analyses.items()
+                if name in use.defenses
+            ]
+            # Those that certify come first: the attacks need them.
+            cells += (certifying := [cell for cell in analyses if campaign.analyses[cell.analysis].plugin.spares_attacks])
             attacks = [
                 maker.attack(name, attack, seed, trained) for attack in campaign.attacks if (name, attack) not in left_out
             ]
             cells += attacks
             if campaign.checks and attacks:
                 cells.append(maker.checks(name, seed, trained, {cell.attack: cell.id for cell in attacks}))
-            cells += [
-                maker.analysis(name, analysis, seed, trained)
-                for analysis, use in campaign.analyses.items()
-                if name in use.defenses
-            ]
+            cells += [cell for cell in analyses if cell not in certifying]
     return Plan(campaign, tuple(cells), tuple(skipped), data)
 
 
@@ -222,6 +225,9 @@ class CellMaker:
         }
         if measuring := _measuring(use.threat, trained):
             parts["measured by"] = measuring
+        certificates = self._certificates(defense, attack, seed, trained)
+        if certificates:
+            parts["certificates"] = certificates
         if use.plugin.traits.learns:
             parts["training data"] = self._training
         if self._campaign.judges:  # of images there are none, and their cells keep their identities
@@ -237,7 +243,19 @@ class CellMaker:
             judges=judged,
             identity=parts,
             attack=attack,
+            certificates=certificates,
         )
+
+    def _certificates(self, defense: str, attack: str, seed: int, trained: Mapping[str, str]) -> dict[str, str]:
+        """The ids of the analyses whose certificates spare a fixed-budget attack samples: they speak of its threat model."""
+        use, campaign = self._campaign.attacks[attack], self._campaign
+        if use.threat.budget != campaign.threat.budget or use.plugin.traits.kind != "fixed-budget":
+            return {}
+        return {
+            name: self.analysis(defense, name, seed, trained).id
+            for name, analysis in campaign.analyses.items()
+            if defense in analysis.defenses and analysis.plugin.spares_attacks
+        }
 
     def checks(self, defense: str, seed: int, trained: Mapping[str, str], attacks: Mapping[str, str]) -> ChecksCell:
         """The cell of the checks on a defense; ``attacks`` has the ids of its attack cells, by attack."""

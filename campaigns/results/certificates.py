@@ -17,7 +17,7 @@ def bracket_of(tables: Mapping[str, Table], attacks: Mapping[str, AttackRecord])
     """The bracket from the tables that hold a certificate and the attacks under the campaign's threat model."""
     certificates = _certificates(tables)
     records = list(attacks.values())
-    passes = sum(record.outcome.forwards + record.outcome.backwards for record in records)
+    passes = [record.outcome.forwards + record.outcome.backwards for record in records]
     return bracket(certificates, worst_case_of(records), passes) if certificates else None
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.analyses.members import parts
 from robustkd.contracts import Analysis, Batch, Certificate, Params, Table, Target, TargetError, ThreatModel
@@ -49,6 +50,10 @@ class CertifiedParams(Params):
     exact: bool = Field(
         False, description="decide what the bounds leave open by mixed-integer programs; small ReLU networks in linf"
     )
+    spare: bool = Field(
+        True,
+        description="whether attacks under the campaign's threat model leave certified samples alone, but for the first 16",
+    )
     seconds: float = Field(10.0, gt=0, description="of exact: what the solver may take for one wrong class of one sample")
     samples: int | None = Field(None, ge=1, description="samples at most; default all")
     smoothing_select: int = Field(100, ge=1, description="of a smoothed classifier: noisy copies that choose the class")
@@ -65,6 +70,11 @@ class Certified(Analysis):
 
     Params = CertifiedParams
     source = "Gowal et al. 2018, arXiv:1810.12715; Zhang et al. 2018, arXiv:1811.00866; Zhang et al. 2020, arXiv:1906.06316"
+
+    @property
+    @override
+    def spares_attacks(self) -> bool:
+        return self.params.spare
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> Table:
         """The share that is certified after each method; ``metrics``: the certified accuracy.

@@ -69,6 +69,11 @@ class Analysis(TargetHolder, ABC, Generic[AnalysedTarget, AnalysedBatch]):
     modalities: ClassVar[tuple[Modality, ...]] = ("images",)
     inputs: ClassVar[Inputs] = "any"
 
+    @property
+    def spares_attacks(self) -> bool:
+        """Whether attacks under the campaign's threat model are to leave alone what it certifies (``Table.certificate``)."""
+        return False
+
     @abstractmethod
     def run(self, target: AnalysedTarget, batch: AnalysedBatch, threat: ThreatModel, seed: int) -> Table:
         """The table.

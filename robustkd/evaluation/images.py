@@ -14,6 +14,7 @@ from robustkd.contracts import (
     Arrays,
     Attack,
     AttackEvidence,
+    AttackResult,
     BaseAttack,
     Batch,
     DataError,
@@ -52,6 +53,8 @@ _HOST_BATCH_BYTES, _HOST_GRAPH_BYTES = 1 << 26, 3 << 28
 the memory with everything else."""
 SHARD = 256
 """Samples of a shard: what a caller that keeps shards loses at most, when it is killed. No result depends on it."""
+TESTED = 16
+"""How many certified samples are attacked all the same: a certificate that is wrong is likely to show on them."""
 
 
 OutcomeType = TypeVar("OutcomeType", bound=Outcome, covariant=True)
@@ -357,6 +360,7 @@ def evaluate_attack(
     kept: int | None = None,
     shards: Shards | None = None,
     precision: Precision = "full",
+    certified: Sequence[bool] = (),
 ) -> Evaluation[ImageOutcome]:
     """Attack every sample of ``batch`` (with clean logits) at ``threat.eps``, then at each eps of ``curve``.
 
@@ -371,6 +375,8 @@ def evaluate_attack(
         shards: done one ``SHARD`` of samples after the other, those that are kept there already left out. Torch's own generator
             is seeded at the beginning of each, so that a target which draws from it gives the same numbers, interrupted or not.
         precision: of the passes in which the attack takes gradients, if it is one of robustkd's.
+        certified: whether the first samples, one after the other, are proved to be robust at ``threat.eps``. All but the first
+            ``TESTED`` of those are left alone up to there: no attack can break them.
 
     Raises:
         AttackError: the attack cannot be used under this threat model, or its result breaks it.
@@ -390,7 +396,10 @@ def evaluate_attack(
 
         def attacked(rows: Tensor) -> _Found:
             some = part.select(rows).placed(budget, seed)
-            result = able.run(asked, some, budget, SampleRng(seed, some.index))
+            if len(spared) and eps <= threat.eps:
+                result = _sparing(spared, able, asked, some, budget, seed)
+            else:
+                result = able.run(asked, some, budget, SampleRng(seed, some.index))
             outcome, logits = judge_with_logits(target, attack, some, budget, result)
             adversarial = result.adversarial.detach().cpu()
             if wanted is None:
@@ -404,6 +413,8 @@ def evaluate_attack(
         return ImageOutcome.joined(outcomes), torch.cat(found), torch.cat(logits)
 
     random = batch.draws is not None
+    proved = torch.as_tensor(certified, dtype=torch.bool, device=batch.index.device).nonzero().squeeze(1)
+    spared = batch.index[proved[:0] if random else proved[TESTED:]]
     parts, draws = [], batch.draws.shape[1] if batch.draws is not None else 1
     for first in range(0, len(batch), SHARD if shards else len(batch)):
         found = shards.read(first, ImageOutcome) if shards else None
@@ -426,6 +437,29 @@ def evaluate_attack(
                 shards.write(first, found, time.perf_counter() - began)
         parts.append(found)
     return Evaluation.joined(parts)
+
+
+def _sparing(spared: Tensor, attack: Attack, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> AttackResult:
+    """What an attack finds on the samples whose positions are not ``spared``; the others stay as they are, at no pass."""
+    open_, nothing = ~torch.isin(batch.index, spared), torch.zeros_like(batch.index)
+    left = AttackResult(batch.inputs, torch.zeros_like(open_), nothing, nothing)
+    if not bool(open_.any()):
+        return left
+    some = batch.select(open_.nonzero().squeeze(1))
+    found = attack.run(target, some, threat, SampleRng(seed, some.index))
+
+    def spread(values: Tensor | None, others: Tensor) -> Tensor | None:
+        return None if values is None else others.to(values.dtype).index_put((open_,), values)
+
+    return AttackResult(
+        left.adversarial.index_put((open_,), found.adversarial),
+        left.success.index_put((open_,), found.success),
+        nothing.index_put((open_,), found.forwards),
+        nothing.index_put((open_,), found.backwards),
+        spread(found.loss, torch.full_like(open_, torch.nan, dtype=torch.float32)),
+        queries_to_success=spread(found.queries_to_success, nothing),
+        skipped=spread(found.skipped, nothing),
+    )
 
 
 def _require_usable(attack: Attack, batch: Batch, threat: ThreatModel, curve: Sequence[float]) -> None:

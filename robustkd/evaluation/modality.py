@@ -59,6 +59,7 @@ class Conditions:
         batch_size: the most samples that the target is called with at once; None for the default of the modality.
         rows_kept: how many perturbed inputs of so many bytes each are kept.
         shards: where finished parts are kept, by the number of perturbed inputs that are.
+        certified: whether the first samples, one after the other, are proved to be robust; of images.
     """
 
     seed: int
@@ -70,6 +71,7 @@ class Conditions:
     batch_size: int | None
     rows_kept: Callable[[int], int]
     shards: Callable[[int], Shards]
+    certified: Sequence[bool] = ()
 
 
 class ModalityEvaluation(ABC):
@@ -205,6 +207,7 @@ class ImageEvaluation(ModalityEvaluation):
             kept=kept,
             shards=under.shards(kept) if len(batch) > SHARD else None,
             precision=under.precision,
+            certified=under.certified,
         )
 
     def checked(self, batch: Batch | PromptBatch, threat: ThreatModel, *, seed: int, num_classes: int) -> Batch:

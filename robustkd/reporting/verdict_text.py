@@ -128,6 +128,11 @@ def certified_text(summary: DefenseSummary) -> str:
     else:
         told = f"{names} certifies {percent(summary.certified)}{sure} and {percent(summary.attacked)} are not known to be breakable."
     spent = sum(one.passes_on_certified for one in summary.brackets)
+    if saved := sum(one.passes_saved for one in summary.brackets):
+        return (
+            f"{told} The attacks left certified samples alone, which saved about {count(saved)} passes; they spent {count(spent)} on "
+            "some of them, to put the certificates to the test."
+        )
     return f"{told} The attacks spent {count(spent)} passes on samples that are certified." if spent else told
 
 

@@ -10,6 +10,7 @@ from torch import nn
 import robustkd
 from robustkd.analyses.certified import Certified, CertifiedParams
 from robustkd.contracts import AttackError, Batch, TargetError, ThreatModel
+from robustkd.evaluation.images import TESTED
 from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.results import Results
 from robustkd.targets import ClassifierTarget
@@ -107,6 +108,49 @@ def test_the_bracket_is_in_the_results_the_table_and_the_report(tmp_path, capfd)
     assert "% exact" in (tmp_path / "out" / "report.md").read_text()
     plain = results_of(TEXT[: TEXT.index("analyses:")], tmp_path)
     assert "bracket" not in plain.to_dict()["defenses"][0]
+
+
+SPARING = (
+    TEXT.replace("test: 30}", "test: 60}")
+    .replace("eps: 0.02}", "eps: 0.02, curve: [0.01, 0.1]}")
+    .replace(
+        "pgd: {kind: pgd, steps: 10}",
+        """\
+pgd: {kind: pgd, steps: 10}
+  smaller: {kind: pgd, steps: 10, threat: {norm: linf, eps: 0.01}}
+  nearest: {kind: ddn, steps: 10, threat: {norm: l2, eps: 0.2}}
+  further: {kind: pgd, steps: 5}""",
+    )
+)
+
+
+def test_attacks_leave_certified_samples_alone_and_no_number_changes(tmp_path):
+    """All but some, on which the certificate is put to the test."""
+    spared = results_of(SPARING, tmp_path)
+    bracket = spared.defenses[0].bracket
+    certified = round(60 * bracket.certified)
+    assert certified > TESTED
+    all_of_them = results_of(SPARING.replace("defenses: [one]}", "defenses: [one], spare: false}"), tmp_path)
+    whole = all_of_them.defenses[0].bracket
+    assert (whole.certified, whole.attacked, whole.passes_saved) == (bracket.certified, bracket.attacked, 0)
+    for one, other in zip(spared.cells, all_of_them.cells, strict=True):
+        assert (one.robust_accuracy, one.curve) == (other.robust_accuracy, other.curve), one.attack
+        saves = one.attack in ("pgd", "further")
+        assert (one.forward_passes < other.forward_passes) == saves, one.attack  # the others speak of another threat model
+    # PGD makes all its steps on a sample that it cannot break, and the backward passes of the steps.
+    of_two = 2 * 10 + 1 + 2 * 5 + 1
+    assert bracket.passes_saved == (certified - TESTED) * of_two
+    assert whole.passes_on_certified == bracket.passes_on_certified + bracket.passes_saved
+    assert "saved about" not in (tmp_path / "out" / "report.md").read_text()
+    results_of(SPARING, tmp_path)
+    assert "left certified samples alone, which saved about" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_an_analysis_that_fails_spares_nothing(tmp_path):
+    text = SPARING.replace("tiny-cnn, epochs: 6", "tiny-vit, epochs: 1")
+    found = results_of(text, tmp_path)
+    assert "no bounds are known of this network" in found.defenses[0].error
+    assert all(cell.forward_passes for cell in found.cells), found.cells
 
 
 def test_a_success_on_a_certified_sample_is_a_severe_finding(tmp_path, installed):

@@ -37,15 +37,15 @@ CAMPAIGN = """\
 version: 1
 name: cluster
 data: {name: digits, train: 120, test: 20}
-threat: {norm: linf, eps: 0.1}
+threat: {norm: linf, eps: 0.02}
 defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 2}
-  robust: {kind: pgd-at, model: tiny-cnn, epochs: 2, inner: {steps: 2}}
-attacks:
+  plain: {kind: standard, model: tiny-cnn, epochs: 10, optimiser: adam, lr: 0.01}
+  robust: {kind: pgd-at, model: tiny-cnn, epochs: 10, optimiser: adam, lr: 0.01, inner: {steps: 2}}
+attacks:  # a second each on what stands, so that what goes wrong does so before all cells are done
   fgsm: {kind: fgsm}
-  bim: {kind: bim, steps: 3}
-  pgd: {kind: pgd, steps: 3}
-  mi: {kind: mi-fgsm, steps: 3}
+  bim: {kind: bim, steps: 1000}
+  pgd: {kind: pgd, steps: 1000}
+  mi: {kind: mi-fgsm, steps: 1000}
 matrix: {seeds: [0, 1]}
 checks: none
 """

@@ -26,7 +26,7 @@ def attack(cell: AttackCell, workspace: Workspace) -> None:
             fix="use a data set with one",
         )
     plugin = workspace.with_others(use.plugin, cell.others, cell.seed)
-    targets = workspace.fingerprints(*cell.needs)
+    targets = workspace.fingerprints(*cell.required)
     opened: list[ShardFiles] = []
 
     def shards(kept: int) -> ShardFiles:
@@ -43,6 +43,7 @@ def attack(cell: AttackCell, workspace: Workspace) -> None:
         batch_size=job.batch_size,
         rows_kept=lambda size: samples.rows_kept(size, job.keep_bytes),
         shards=shards,
+        certified=workspace.certified(cell),
     )
     found = workspace.modality.evaluate(target, plugin, batch, workspace.with_perceptual_features(use.threat, cell), under)
     meta = AttackMeta(
