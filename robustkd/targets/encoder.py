@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class EncoderTarget(WrappedTarget):
-    """A classifier that answers with features: of two towers those of the image, of any other what its last linear layer is given.
+    """A classifier that answers with features: of one with an image tower those of the image, of any other what its last linear layer
+    is given.
 
     Nobody who has it alone knows a class, so no input counts as adversarial, and a search goes on to its last step. A pass is one of the
     classifier that it is in.
@@ -45,6 +46,6 @@ class EncoderTarget(WrappedTarget):
 
 
 def _image_tower(module: nn.Module) -> nn.Module | None:
-    from robustkd.targets.tower_modules import TwoTowers  # late: it imports torch
+    from robustkd.targets.tower_modules import WithImageTower  # late: it imports torch
 
-    return next((part.image for part in module.modules() if isinstance(part, TwoTowers)), None)
+    return next((part.image for part in module.modules() if isinstance(part, WithImageTower)), None)

@@ -59,7 +59,17 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+(?:[-']\w+)*", text.lower())
 
 
-class TwoTowers(nn.Module):
+class WithImageTower(nn.Module):
+    """A network whose first half is an encoder of images.
+
+    Attributes:
+        image: (B, C, H, W) -> (B, D) features.
+    """
+
+    image: nn.Module
+
+
+class TwoTowers(WithImageTower):
     """Logits from images and one vector for each class: scale * cos(image(x), v_k).
 
     Args:

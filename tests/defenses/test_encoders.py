@@ -15,6 +15,7 @@ from torch import Tensor
 from robustkd.contracts import Arrays, FitContext, TargetError, ThreatModel, UsageError
 from robustkd.data import SplitParams, load_splits
 from robustkd.defenses.image.encoders.clip_pretrain import ClipPretrain, ClipPretrainParams, ContrastiveRecipe
+from robustkd.defenses.image.encoders.dcd import DCDParams, DCDRecipe, contrast, hard_negatives, sample_weights
 from robustkd.defenses.image.encoders.encoder_head import EncoderHead, EncoderHeadParams
 from robustkd.defenses.image.encoders.fare import FARE, FAREParams, FARERecipe
 from robustkd.defenses.image.encoders.held_out import without_classes
@@ -279,6 +280,42 @@ def test_large_vlm_distillation_s_terms() -> None:
     assert nearest_texts(s[1:], t[1:], texts, 2, tau).item() == pytest.approx(ours[1], rel=1e-5)
     everything = -(t @ texts.T / tau).softmax(1).mul((s @ texts.T / tau).log_softmax(1)).sum(1).mean()
     assert nearest_texts(s, t, texts, 99, tau).item() == pytest.approx(everything.item(), rel=1e-5)
+
+
+def test_dcd_weighs_hard_samples_more_as_the_training_goes_on_and_its_negatives_are_the_teacher_s() -> None:
+    difficulty = torch.tensor([0.1, 0.9, 0.4])
+    assert torch.allclose(sample_weights(difficulty, 0.0), torch.full((3,), 1 / 3))
+    for slope in (1.0, 4.0):
+        weights = sample_weights(difficulty, slope)
+        assert weights.sum().item() == pytest.approx(1)
+        assert weights.argsort().tolist() == difficulty.argsort().tolist()
+    assert sample_weights(difficulty, 4.0)[1] > sample_weights(difficulty, 1.0)[1]
+    texts = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])
+    classes = torch.tensor([0, 1, 1, 2])
+    t = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    negatives = hard_negatives(t, texts, classes, torch.tensor([0, 1]), 1)
+    assert negatives.tolist() == [[False, True, False, False], [True, False, False, False]]
+    assert hard_negatives(t, texts, classes, torch.tensor([0, 1]), 9).tolist() == [
+        [False, True, True, True],
+        [True, False, False, True],
+    ]
+    s = torch.tensor([[0.6, 0.8]])
+    told = contrast(s, texts[:1], texts, negatives[:1], 0.5).item()
+    assert told == pytest.approx(-math.log(math.exp(1.2) / (math.exp(1.2) + math.exp(0.96 / 0.5))), rel=1e-5)
+
+
+def test_dcd_s_loss_is_the_weighted_sum_and_the_divergence() -> None:
+    teacher, student, given = towers(0), towers(1), replace(batch(), epoch=2)
+    p = DCDParams(teacher="teacher", student="tiny-cnn", epochs=5, hard=3, growth=2.0, distil=0.5)
+    classes = torch.arange(10)
+    recipe = DCDRecipe(Teacher(EncoderTarget(teacher, unit=False)), p, teacher.vectors, teacher.vectors, classes)
+    loss, _ = recipe.loss(student, given)
+    s, t = (F.normalize(features(one, given.x), dim=1) for one in (student, teacher))
+    theirs, ours = (z @ teacher.vectors.T / 0.07 for z in (t, s))
+    weights = sample_weights(1 - theirs.softmax(1)[torch.arange(6), given.y], 2.0 * 2 / 4)
+    each = contrast(s, teacher.vectors[given.y], teacher.vectors, hard_negatives(t, teacher.vectors, classes, given.y, 3), 0.07)
+    divergence = (theirs.softmax(1) * (theirs.log_softmax(1) - ours.log_softmax(1))).sum(1).mean()
+    assert loss.item() == pytest.approx(((weights * each).sum() + 0.5 * divergence).item(), rel=1e-4)
 
 
 # Heads.

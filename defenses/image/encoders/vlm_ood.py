@@ -26,15 +26,14 @@ from pydantic import Field
 
 from robustkd.attacks.image.engine.feature_losses import info_nce, squared_distance
 from robustkd.contracts import Defense, FitContext, Target
-from robustkd.data.captions import adjectives
-from robustkd.defenses.image.encoders.class_texts import class_texts
+from robustkd.defenses.image.encoders.class_texts import text_pool
 from robustkd.defenses.image.encoders.held_out import without_classes
 from robustkd.defenses.image.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
 from robustkd.defenses.training import DistillationRecipe, Minibatch, Teacher, train
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.encoder import EncoderTarget
-from robustkd.targets.two_tower import TEMPERATURE, TwoTowerTarget
+from robustkd.targets.two_tower import TEMPERATURE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,12 +104,5 @@ class VLMOOD(Defense):
         """Distil; the epoch is chosen by validation accuracy."""
         p, seen = self.params, without_classes(context, self.params.held_out)
         with frozen_towers(seen, p.teacher, p, features=True) as (towers, teacher):
-            recipe = VLMOODRecipe(teacher, p, towers.vectors, _texts(context, towers))
+            recipe = VLMOODRecipe(teacher, p, towers.vectors, text_pool(context, towers)[0])
             return train(seen, fresh_student(context, towers, p.student, p.student_params), recipe, p)
-
-
-def _texts(context: FitContext, towers: TwoTowerTarget) -> Tensor:
-    """(N, D) of a caption of each class with each adjective, or, without a text tower, the class vectors."""
-    if towers.texts is None:
-        return towers.vectors
-    return towers.of_texts([f"a photo of a {word} {name}" for name in class_texts(context) for word in adjectives()])
