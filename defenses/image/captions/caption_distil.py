@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, ModelName, Target, TargetRef
+from robustkd.contracts import FitContext, ModelName, Target, TargetRef
 from robustkd.contracts.params import ModelParams
 from robustkd.data.captions import tones_of
 from robustkd.defenses.image.captions.caption_pretrain import ADJECTIVES, fresh_captioner, own_captions
-from robustkd.defenses.image.encoders.held_out import HeldOutParams, without_classes
+from robustkd.defenses.image.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
 from robustkd.defenses.training import Minibatch, Recipe, train
 from robustkd.defenses.training.divergence import relative_entropy
 from robustkd.lazy import F, torch
@@ -103,10 +103,11 @@ def wrong_captions(model: Captioner, batch: Minibatch, tones: Tensor) -> Tensor:
     return model.tokens[labels, (own + adjective * (1 + drawn[:, 2] % (len(ADJECTIVES) - 1))) % len(ADJECTIVES)]
 
 
-class CaptionDistil(Defense):
+class CaptionDistil(HeldOutDefense):
     """A student of a caption model's words, then of right captions over wrong ones."""
 
     Params = CaptionDistilParams
+    reads_texts = True
     source = "Shu et al. 2025, arXiv:2408.15881"
 
     def fit(self, context: FitContext) -> Target:

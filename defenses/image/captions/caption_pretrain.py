@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Target
+from robustkd.contracts import FitContext, Target
 from robustkd.data.captions import tones_of
 from robustkd.defenses.image.encoders.class_texts import class_texts
-from robustkd.defenses.image.encoders.held_out import HeldOutParams, without_classes
+from robustkd.defenses.image.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
 from robustkd.defenses.training import Adversary, Minibatch, NetworkParams, Recipe, fresh_network, train
 from robustkd.defenses.training.inner import InnerSteps
 from robustkd.defenses.training.networks import seeded_init
@@ -106,10 +106,11 @@ def captions_of(names: Sequence[str]) -> list[list[str]]:
     return [[f"a {adjective} {name}" for adjective in ADJECTIVES] for name in names]
 
 
-class CaptionPretrain(Defense):
+class CaptionPretrain(HeldOutDefense):
     """A model that was trained on images and their captions."""
 
     Params = CaptionPretrainParams
+    reads_texts = True
     uses_threat = True
     source = "Vinyals et al. 2015, arXiv:1411.4555"
 

@@ -52,6 +52,11 @@ class ClipFolder(Defense):
         """All that is read is in ``files()``."""
         return False
 
+    @property
+    def reads_class_names(self) -> bool:
+        """Where it is given no others."""
+        return self.params.names is None
+
     def files(self) -> list[Path]:
         """The configurations, the weights and the tokenizer."""
         folder = self.params.folder

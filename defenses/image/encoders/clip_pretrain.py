@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.image.engine.feature_losses import info_nce
-from robustkd.contracts import Defense, FitContext, Target
+from robustkd.contracts import FitContext, Target
 from robustkd.data.captions import caption, concept_of, phrases, tones_of
 from robustkd.defenses.image.encoders.class_texts import Templates, class_texts, class_vectors
-from robustkd.defenses.image.encoders.held_out import HeldOutParams, without_classes
+from robustkd.defenses.image.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F
@@ -84,10 +84,11 @@ class ContrastiveRecipe(Recipe[ClassifierTarget]):
         return loss, {"temperature": temperature}
 
 
-class ClipPretrain(Defense):
+class ClipPretrain(HeldOutDefense):
     """Two towers that were trained on images and captions."""
 
     Params = ClipPretrainParams
+    reads_texts = True
     source = "Radford et al. 2021, arXiv:2103.00020"
 
     def fit(self, context: FitContext) -> Target:

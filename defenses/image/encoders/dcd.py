@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Target
+from robustkd.contracts import FitContext, Target
 from robustkd.defenses.image.encoders.class_texts import text_pool
-from robustkd.defenses.image.encoders.held_out import without_classes
+from robustkd.defenses.image.encoders.held_out import HeldOutDefense, without_classes
 from robustkd.defenses.image.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
 from robustkd.defenses.training import DistillationRecipe, Minibatch, Teacher, kl, train
 from robustkd.lazy import F, torch
@@ -95,10 +95,11 @@ def contrast(s: Tensor, own: Tensor, texts: Tensor, negatives: Tensor, tau: floa
     return torch.cat([positive, others], 1).logsumexp(1) - positive.squeeze(1)
 
 
-class DCD(Defense):
+class DCD(HeldOutDefense):
     """A student of hard negatives and hard samples, as its teacher sees them."""
 
     Params = DCDParams
+    reads_texts = True
     source = "Rao et al. 2022, arXiv:2207.01426"
 
     def fit(self, context: FitContext) -> Target:

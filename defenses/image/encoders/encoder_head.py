@@ -48,6 +48,11 @@ class EncoderHead(Defense):
     Params = EncoderHeadParams
     source = "Radford et al. 2021, arXiv:2103.00020; Snell et al. 2017, arXiv:1703.05175"
 
+    @property
+    def reads_class_names(self) -> bool:
+        """Where they are put into texts."""
+        return self.params.head == "text"
+
     def fit(self, context: FitContext) -> Target:
         """Make the vectors; the encoder's weights are copied.
 

@@ -25,9 +25,9 @@ from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.attacks.image.engine.feature_losses import squared_distance
-from robustkd.contracts import Defense, FitContext, ModelName, Target
+from robustkd.contracts import FitContext, ModelName, Target
 from robustkd.contracts.params import ModelParams
-from robustkd.defenses.image.encoders.held_out import without_classes
+from robustkd.defenses.image.encoders.held_out import HeldOutDefense, without_classes
 from robustkd.defenses.image.encoders.towers import FromEncoderParams, fresh_student, frozen_towers, tuned_copy
 from robustkd.defenses.training import Adversary, Minibatch, Recipe, Teacher, train
 from robustkd.defenses.training.inner import InnerSteps
@@ -72,7 +72,7 @@ class FARERecipe(Recipe[ClassifierTarget]):
         return squared_distance(encoder(x), wanted).mean(), {}
 
 
-class FARE(Defense):
+class FARE(HeldOutDefense):
     """An encoder whose features an attack moves little."""
 
     Params = FAREParams

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import FitContext, UsageError, suggestion
+from robustkd.contracts import Defense, FitContext, UsageError, suggestion
 from robustkd.defenses.training import TrainParams
 
 HeldOut = Annotated[
@@ -21,6 +21,21 @@ class HeldOutParams(TrainParams):
     """Training parameters, and the classes that are kept from it."""
 
     held_out: HeldOut = ()
+
+
+class HeldOutDefense(Defense):
+    """A defense from whose training classes can be kept.
+
+    Attributes:
+        reads_texts: whether it makes texts of the classes' names.
+    """
+
+    reads_texts: ClassVar[bool] = False
+
+    @property
+    def reads_class_names(self) -> bool:
+        """Where texts are made of them, or a class that is held out is given by its name."""
+        return self.reads_texts or any(isinstance(name, str) for name in self.params.held_out)
 
 
 def without_classes(context: FitContext, held_out: tuple[int | str, ...]) -> FitContext:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Target
-from robustkd.defenses.image.encoders.held_out import without_classes
+from robustkd.contracts import FitContext, Target
+from robustkd.defenses.image.encoders.held_out import HeldOutDefense, without_classes
 from robustkd.defenses.image.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
 from robustkd.defenses.training import DistillationRecipe, Minibatch, kl, train
 from robustkd.targets import ClassifierTarget
@@ -62,7 +62,7 @@ class PromptKDRecipe(DistillationRecipe):
         return p.weight * divergence, {}
 
 
-class PromptKD(Defense):
+class PromptKD(HeldOutDefense):
     """A student of an encoder's answers to unlabelled images."""
 
     Params = PromptKDParams

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
-from robustkd.contracts import Defense, FitContext, Target
-from robustkd.defenses.image.encoders.held_out import without_classes
+from robustkd.contracts import FitContext, Target
+from robustkd.defenses.image.encoders.held_out import HeldOutDefense, without_classes
 from robustkd.defenses.image.encoders.towers import FromEncoderParams, tuned_copy, two_towers
 from robustkd.defenses.training import Adversary, Minibatch, Recipe, train
 from robustkd.defenses.training.inner import InnerSteps
@@ -53,7 +53,7 @@ class TeCoARecipe(Recipe[ClassifierTarget]):
         return F.cross_entropy(target(x), batch.y), {}
 
 
-class TeCoA(Defense):
+class TeCoA(HeldOutDefense):
     """An encoder tuned on adversarial examples against its texts."""
 
     Params = TeCoAParams

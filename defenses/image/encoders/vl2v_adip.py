@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Target, TargetRef
-from robustkd.defenses.image.encoders.held_out import HeldOutParams, without_classes
+from robustkd.contracts import FitContext, Target, TargetRef
+from robustkd.defenses.image.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
 from robustkd.defenses.image.encoders.towers import ENCODER, frozen_towers
 from robustkd.defenses.training import Minibatch, Recipe, Teacher, train
 from robustkd.defenses.training.networks import seeded_init
@@ -77,7 +77,7 @@ class VL2VADiPRecipe(Recipe[ClassifierTarget]):
         return -self.lam * images - (1 - self.lam) * texts, {"cos_image": images.detach(), "cos_text": texts.detach()}
 
 
-class VL2VADiP(Defense):
+class VL2VADiP(HeldOutDefense):
     """A trained network in the space of a vision-language teacher."""
 
     Params = VL2VADiPParams

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from robustkd.attacks.image.engine.feature_losses import info_nce, squared_distance
-from robustkd.contracts import Defense, FitContext, Target
+from robustkd.contracts import FitContext, Target
 from robustkd.defenses.image.encoders.class_texts import text_pool
-from robustkd.defenses.image.encoders.held_out import without_classes
+from robustkd.defenses.image.encoders.held_out import HeldOutDefense, without_classes
 from robustkd.defenses.image.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
 from robustkd.defenses.training import DistillationRecipe, Minibatch, Teacher, train
 from robustkd.lazy import F, torch
@@ -94,10 +94,11 @@ def nearest_texts(s: Tensor, t: Tensor, texts: Tensor, k: int, tau: float) -> Te
     return -(theirs.softmax(1) * ours.log_softmax(1)).sum(1).mean()
 
 
-class VLMOOD(Defense):
+class VLMOOD(HeldOutDefense):
     """A student of a vision-language model's features, texts and neighbourhoods."""
 
     Params = VLMOODParams
+    reads_texts = True
     source = "Li et al. 2023, arXiv:2307.03135"
 
     def fit(self, context: FitContext) -> Target:
