@@ -14,6 +14,25 @@ if TYPE_CHECKING:
 _PADDING, _BEGIN, _END, _FIRST = 0, 1, 2, 3
 
 
+class GatedCell(nn.Module):
+    """One step of a gated recurrent unit. Torch's own has kernels that not every device has.
+
+    Source: Cho et al.: Learning phrase representations using RNN encoder-decoder (EMNLP 2014), with the reset gate behind the matrix.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.of_input, self.of_state = nn.Linear(width, 3 * width), nn.Linear(width, 3 * width)
+
+    def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """(B, W) and (B, W) -> (B, W), the next state."""
+        reset, update, new = self.of_input(inputs).chunk(3, 1)
+        own_reset, own_update, own_new = self.of_state(state).chunk(3, 1)
+        kept = torch.sigmoid(update + own_update)
+        following: Tensor = (1 - kept) * torch.tanh(new + torch.sigmoid(reset + own_reset) * own_new) + kept * state
+        return following
+
+
 class Captioner(WithImageTower):
     """A recurrent decoder of an image's features, and the likelihood of given captions as logits.
 
@@ -35,7 +54,7 @@ class Captioner(WithImageTower):
         self._place = {word: number for number, word in enumerate(words, _FIRST)}
         self.length = 1 + max(len(words_of(text)) for texts in captions for text in texts)
         self.start, self.embedding = nn.Linear(dimensions, width), nn.Embedding(len(words) + _FIRST, width)
-        self.cell, self.head = nn.GRUCell(width, width), nn.Linear(width, len(words) + _FIRST)
+        self.cell, self.head = GatedCell(width), nn.Linear(width, len(words) + _FIRST)
         nn.init.normal_(self.embedding.weight, std=0.1)  # the words must not drown the image
         self.image = image
         self.register_buffer("tokens", torch.stack([self.encode(texts) for texts in captions]), persistent=False)

@@ -89,6 +89,17 @@ def test_the_greedy_caption_takes_the_likeliest_word_at_each_place(context: Any)
     assert model.decode(model.encode(["a dark two", "a bright 5"])) == ["a dark two", "a bright 5"]
 
 
+def test_the_cell_is_a_gated_recurrent_unit() -> None:
+    from robustkd.targets.caption_modules import GatedCell
+
+    cell, theirs = GatedCell(5), torch.nn.GRUCell(5, 5)
+    for ours, kind in ((cell.of_input, "ih"), (cell.of_state, "hh")):
+        getattr(theirs, f"weight_{kind}").data = ours.weight.data
+        getattr(theirs, f"bias_{kind}").data = ours.bias.data
+    x, state = torch.randn(2, 3, 5)
+    assert torch.allclose(cell(x, state), theirs(x, state), atol=1e-6)
+
+
 def test_it_learns_to_say_what_it_sees_and_comes_back_from_its_files(context: Any, tmp_path: Path) -> None:
     data = load_splits("digits", {}, SplitParams(train=700, test=100, validation=60))
     settings = {"epochs": 25, "batch_size": 50, "optimiser": "adam", "lr": 0.005, "schedule": "cosine", "dimensions": 32}
