@@ -45,7 +45,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class AdvEncoderParams(Params):
+class EncoderLossParams(Params):
+    """The weights of the loss."""
+
+    alpha: float = Field(5.0, ge=0, description="weight of InfoNCE")
+    temperature: float = Field(0.1, gt=0, description="of InfoNCE")
+    radius: float = Field(8.0, ge=0, description="below which frequencies do not count as high, in waves over the image")
+
+
+class AdvEncoderParams(EncoderLossParams):
     """How many images the perturbation is made on, how, and the weights of its loss."""
 
     samples: int = Field(1000, ge=2, description="training images that it is made on, at most; their labels are not looked at")
@@ -59,9 +67,6 @@ class AdvEncoderParams(Params):
     step_size: float | None = Field(
         None, gt=0, description="without a generator, of the first step, in pixel units; default eps / 4"
     )
-    alpha: float = Field(5.0, ge=0, description="weight of InfoNCE")
-    temperature: float = Field(0.1, gt=0, description="of InfoNCE")
-    radius: float = Field(8.0, ge=0, description="below which frequencies do not count as high, in waves over the image")
 
 
 class AdvEncoder(Universal):
@@ -139,14 +144,11 @@ class AdvEncoder(Universal):
                 yield loss(rows, made())
 
         with torch.enable_grad():
-            rule = adam(network.parameters(), p.lr)
-            for group in rule.param_groups:
-                group["betas"] = (0.5, 0.999)
-            fit(rule, losses(), lambda step: p.lr)
+            fit(adam(network.parameters(), p.lr, betas=(0.5, 0.999)), losses(), lambda step: p.lr)
         return made().detach()
 
 
-def encoder_loss(encoder: EncoderTarget, x: Tensor, changed: Tensor, features: Tensor, params: AdvEncoderParams) -> Tensor:
+def encoder_loss(encoder: EncoderTarget, x: Tensor, changed: Tensor, features: Tensor, params: EncoderLossParams) -> Tensor:
     """What is minimised: a scalar, of (B, C, H, W) images, the same changed, and the (B, D) unit features of the former."""
     apart = info_nce(encoder(changed), features, params.temperature).mean()
     smooth = F.mse_loss(changed, x)

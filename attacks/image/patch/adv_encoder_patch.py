@@ -24,10 +24,10 @@ from typing_extensions import override
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.fitting import epochs, training_batch
 from robustkd.attacks.image.engine.oracle import frozen, gradient_of
-from robustkd.attacks.image.gradient.adv_encoder import AdvEncoderParams, encoder_loss
+from robustkd.attacks.image.gradient.adv_encoder import EncoderLossParams, encoder_loss
 from robustkd.attacks.image.patch.placement import pasted, random_content, random_places, sides_of
 from robustkd.attacks.image.patch.universal_patch import UniversalPatch
-from robustkd.contracts import Arrays, Params, Target, ThreatModel
+from robustkd.contracts import Arrays, Target, ThreatModel
 from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.region import Patch
@@ -35,16 +35,13 @@ from robustkd.lazy import torch
 from robustkd.targets.encoder import EncoderTarget
 
 
-class AdvEncoderPatchParams(Params):
+class AdvEncoderPatchParams(EncoderLossParams):
     """How many images the patch is made on, the steps, the weights of the loss, and how many places are tried."""
 
     samples: int = Field(1000, ge=2, description="training images that it is made on, at most; their labels are not looked at")
     epochs: int = Field(20, ge=0, description="passes over them; with 0 the patch is random, the control")
     batch_size: int = Field(256, ge=2, description="images in each step")
     step_size: float = Field(0.1, gt=0, description="of the first step, in pixel units")
-    alpha: float = Field(5.0, ge=0, description="weight of InfoNCE")
-    temperature: float = Field(0.1, gt=0, description="of InfoNCE")
-    radius: float = Field(8.0, ge=0, description="below which frequencies do not count as high, in waves over the image")
     places: int = Field(5, ge=1, description="random places that are tried on each sample, where the place is the attacker's")
 
 
@@ -76,7 +73,6 @@ class AdvEncoderPatch(UniversalPatch):
         one = SampleRng(rng.seed, rng.index.new_zeros(1), f"{rng.stream}/content")
         content = random_content(images[:1], sides, target.bounds, one)
         low, high = (torch.as_tensor(bound).flatten()[0].to(content) for bound in target.bounds)
-        weights = AdvEncoderParams(alpha=p.alpha, temperature=p.temperature, radius=p.radius)
         steps, encoder = epochs(p.epochs, p.batch_size, rng), EncoderTarget(target)
         with frozen(target.module):
             for t, rows in enumerate(steps):
@@ -87,7 +83,7 @@ class AdvEncoderPatch(UniversalPatch):
                     clean = encoder(near.centre)
                 with torch.enable_grad():
                     changed = near.project(pasted(near.centre, content.expand(len(rows), -1, -1, -1), places))
-                    gradient = gradient_of(encoder_loss(encoder, near.centre, changed, clean, weights), content)
+                    gradient = gradient_of(encoder_loss(encoder, near.centre, changed, clean, p), content)
                 content = (content.detach() - p.step_size * (1 - t / len(steps)) * gradient.sign()).clamp(low, high)
         fitted = copy(self)
         fitted.content = content.detach()[0]
