@@ -29,7 +29,7 @@ def open_clip_folder(
         classes: their names.
 
     Raises:
-        TargetError: there is no such folder, it holds another model, or its processor is missing.
+        TargetError: there is no such folder, it holds another model, its processor is missing, or it takes other images.
         PluginError: transformers is not installed.
     """
     try:
@@ -43,6 +43,12 @@ def open_clip_folder(
         )
     processor = processor_of(folder)
     network = pretrained_network(CLIPModel, folder, use_safetensors=True).eval()
+    channels = network.config.vision_config.num_channels
+    if len(input_shape) != 3 or input_shape[0] != channels:
+        raise TargetError(
+            f"{folder} takes images of {channels} channels, the data's have {input_shape[0]}",
+            fix="give it data of as many channels",
+        )
     tokenizer = pretrained_tokenizer(AutoTokenizer, folder)
     with torch.no_grad():
         vectors = torch.stack([_mean_direction(network, tokenizer, list(some)) for some in texts])

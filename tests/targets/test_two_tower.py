@@ -134,12 +134,12 @@ def clip_folder(folder: Path, *, size: int = 16) -> Path:
     return folder
 
 
-def of_folder(folder: Path, **given: object) -> TwoTowerTarget:
+def of_folder(folder: Path, input_shape: tuple[int, ...] = (3, 16, 16), **given: object) -> TwoTowerTarget:
     from robustkd import plugins
     from robustkd.contracts import FitContext
 
     with fixtures.context() as made:
-        context = FitContext(**{**vars(made), "train": None, "input_shape": (3, 16, 16), "num_classes": 3})
+        context = FitContext(**{**vars(made), "train": None, "input_shape": input_shape, "num_classes": 3})
         found: TwoTowerTarget = plugins.make("defenses", {"kind": "clip-folder", "folder": str(folder), **given}).fit(context)
     return found
 
@@ -183,6 +183,15 @@ def test_what_is_wrong_with_a_clip_folder_is_said(tmp_path: Path) -> None:
         of_folder(tmp_path, names=["zero", "one"])
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(TargetError, match=r"no preprocessor_config\.json"):
+        of_folder(tmp_path, names=NAMES)
+
+
+def test_images_of_other_channels_and_damaged_weights_are_refused_at_once(tmp_path: Path) -> None:
+    clip_folder(tmp_path)
+    with pytest.raises(TargetError, match="images of 3 channels, the data's have 1"):
+        of_folder(tmp_path, names=NAMES, input_shape=(1, 16, 16))
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(TargetError, match=r"model\.safetensors is damaged"):
         of_folder(tmp_path, names=NAMES)
 
 
