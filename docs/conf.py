@@ -41,6 +41,7 @@ NAVIGATION = {
         "robustbench",
         "ensembles",
         "detectors",
+        "encoders",
         "language-models",
         "endpoints",
         "diffusion",

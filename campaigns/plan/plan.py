@@ -207,6 +207,8 @@ class CellMaker:
             parts["bounds"] = data.unit.written
         if data.label is not None:
             parts["label"] = data.label
+        if use.plugin.reads_class_names:
+            parts["class names"] = list(data.classes)
         identifier = identified("train", parts)
         return TrainCell(id=identifier, defense=name, seed=seed, target=identifier, others=teachers, identity=parts)
 

@@ -16,7 +16,7 @@ from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.contracts.threat import ThreatModel, distinct_names
 from robustkd.scoring.intervals import share, share_interval
 from robustkd.scoring.results import CellStatus, DefenseResult
-from robustkd.scoring.weakest import weakest
+from robustkd.scoring.weakest import group_accuracies, weakest
 
 
 def defense_result(trained: Trained) -> DefenseResult:
@@ -57,6 +57,8 @@ def _with_worst_case(result: DefenseResult, trained: Trained, attacks: Mapping[s
     low, high = share_interval(held)
     status, error = _completeness(trained)
     between = bracket_of(result.analyses, attacks)
+    clean = clean_shares(trained.clean_entry, records[0].outcome.clean_share, trained.plan.data.modality)
+    groups = by_group(records[0].outcome.label, groups_of(trained.plan))
     contradicted = contradiction(between, result.analyses, attacks)
     points = {campaign.threat.budget.stored[1]}.union(*(campaign.attacks[attack].curve for attack in attacks))
     return replace(
@@ -64,7 +66,7 @@ def _with_worst_case(result: DefenseResult, trained: Trained, attacks: Mapping[s
         status=status,
         error=error,
         n=len(held),
-        clean_accuracy=share(clean_shares(trained.clean_entry, records[0].outcome.clean_share, trained.plan.data.modality)),
+        clean_accuracy=share(clean),
         robust_accuracy=share(held),
         ci_low=low,
         ci_high=high,
@@ -81,7 +83,8 @@ def _with_worst_case(result: DefenseResult, trained: Trained, attacks: Mapping[s
         ),
         unjudged=unjudged_share(records),
         worst_class=weakest(held, by_class(records[0].outcome.label, trained.plan.data.classes)),
-        worst_group=weakest(held, by_group(records[0].outcome.label, groups_of(trained.plan))),
+        worst_group=weakest(held, groups),
+        groups=group_accuracies(clean, held, groups) if len(clean) == len(held) else {},
         other_threats=_other_threats(trained),
     )
 

@@ -30,7 +30,7 @@ from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.objective import bound
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
 from robustkd.attacks.image.gradient.pgd import PGD
-from robustkd.contracts import Batch, Params, ThreatModel, UsageError
+from robustkd.contracts import Batch, Params, Target, ThreatModel, UsageError
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.divergence import kl
 from robustkd.defenses.training.teachers import Teacher
@@ -48,8 +48,8 @@ OwnLoss = Literal["ce", "kl-student-clean"]
 InnerLoss = Literal["ce", "kl-student-clean", "kl-teacher-clean", "kl-teacher-adv", "kl-teacher-linear"]
 
 
-class TeacherInner(Params):
-    """How the examples to train on are made; the norm is the campaign's.
+class InnerSteps(Params):
+    """The steps by which the examples to train on are made; the norm is the campaign's.
 
     Attributes:
         step_share: the default step as a share of eps.
@@ -62,6 +62,11 @@ class TeacherInner(Params):
     eps: float | None = Field(None, gt=0, description="radius in pixel units; default the campaign's")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / 4")
     start: Start = Field("uniform", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+
+
+class TeacherInner(InnerSteps):
+    """How the examples to train on are made, and what is climbed."""
+
     loss: InnerLoss = Field("ce", description="what is climbed: cross entropy, or a divergence of student and teacher outputs")
 
     @model_validator(mode="after")
@@ -93,7 +98,7 @@ class Adversary:
     loss: InnerLoss = "ce"
 
     @classmethod
-    def under(cls, inner: TeacherInner, threat: ThreatModel) -> Adversary:
+    def under(cls, inner: InnerSteps, threat: ThreatModel) -> Adversary:
         """What ``inner`` means under the campaign's threat model.
 
         Raises:
@@ -106,7 +111,8 @@ class Adversary:
             fix = f"use a threat model in pixels with one of the norms {', '.join(PGD.norms)}"
             raise UsageError(f"adversarial training is done with PGD, which {reason}", fix=fix)
         step_size = inner.step_size if inner.step_size is not None else inner.step_share * eps
-        return cls(trained_against, inner.steps, step_size, inner.start, inner.loss)
+        loss = inner.loss if isinstance(inner, TeacherInner) else "ce"
+        return cls(trained_against, inner.steps, step_size, inner.start, loss)
 
     def __call__(self, target: ImageTarget, batch: Minibatch, teacher: Teacher | None = None) -> Tensor:
         """x~ (B, C, H, W) inside the ball and the pixel range; the target is left as found and no weight gets a gradient.
@@ -116,23 +122,30 @@ class Adversary:
             batch: x and y.
             teacher: T, where the loss asks for one.
         """
-        samples = Batch(batch.x, batch.y, batch.index)
-        ball = Ball.around(batch.x, self.threat.eps, self.threat.norm, target.bounds)
         with frozen(target.module):
-            climbed, objective = self._objective(target, batch, samples, teacher)
-            return last_iterate(
-                Oracle(climbed, samples),
-                torch.arange(len(samples), device=batch.x.device),
-                ball,
-                self._start(ball, batch),
-                objective=objective,
-                update=SteepestStep(StepSize(self.step_size)),
-                steps=self.steps,
-            )
+            return self.climb(batch, *self._objective(target, batch, teacher))
 
-    def _objective(
-        self, target: ImageTarget, batch: Minibatch, samples: Batch, teacher: Teacher | None
-    ) -> tuple[ImageTarget, Objective]:
+    def climb(self, batch: Minibatch, climbed: Target, objective: Objective) -> Tensor:
+        """The same for an objective of the caller's own, inside ``frozen(target.module)``; ``loss`` is not looked at.
+
+        Args:
+            batch: x.
+            climbed: what is climbed, as a function of images.
+            objective: its outputs and their rows in the batch -> values.
+        """
+        samples = Batch(batch.x, batch.y, batch.index)
+        ball = Ball.around(batch.x, self.threat.eps, self.threat.norm, climbed.bounds)
+        return last_iterate(
+            Oracle(climbed, samples),
+            torch.arange(len(samples), device=batch.x.device),
+            ball,
+            self._start(ball, batch),
+            objective=objective,
+            update=SteepestStep(StepSize(self.step_size)),
+            steps=self.steps,
+        )
+
+    def _objective(self, target: ImageTarget, batch: Minibatch, teacher: Teacher | None) -> tuple[ImageTarget, Objective]:
         """What is climbed, and the network that it is a function of."""
         if self.loss == "ce":
             return target, bound(_cross_entropy, batch.y)

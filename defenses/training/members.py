@@ -78,13 +78,9 @@ def first_members(context: FitContext, params: MembersParams) -> list[Classifier
 
 def trained_copy(target: ClassifierTarget) -> ClassifierTarget:
     """The same network with weights of its own, to be trained on."""
-    return ClassifierTarget(
-        copy.deepcopy(target.module).requires_grad_(),
-        num_classes=target.num_classes,
-        input_shape=target.input_shape,
-        origin=target.origin,
-        bounds=target.bounds,
-    )
+    found = copy.copy(target)
+    found.module = copy.deepcopy(target.module).requires_grad_()
+    return found
 
 
 def outputs(members: Sequence[ImageTarget], x: Tensor) -> Tensor:

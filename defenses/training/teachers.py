@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from robustkd.contracts import FitContext
+from robustkd.contracts import FitContext, Target
 from robustkd.defenses.training.batches import Minibatch, Samples
 from robustkd.defenses.training.networks import teacher
 from robustkd.defenses.training.params import TrainParams
 from robustkd.lazy import torch
-from robustkd.targets import ClassifierTarget
 from robustkd.targets.frozen import frozen
 
 if TYPE_CHECKING:
@@ -30,17 +29,17 @@ class Teacher:
     """A teacher of one training.
 
     Args:
-        target: T, in evaluation mode and frozen by the caller.
+        target: T, in evaluation mode and frozen by the caller; it answers with logits, or with features (``EncoderTarget``).
         images: the training images when each minibatch shows them unchanged; None when they are augmented.
     """
 
-    def __init__(self, target: ClassifierTarget, images: Samples | None = None) -> None:
+    def __init__(self, target: Target, images: Samples | None = None) -> None:
         self.target = target
         self._images = images
         self._table: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """T(x) without a graph: (B, C, H, W) -> (B, K)."""
+        """T(x) without a graph: (B, C, H, W) -> (B, K), or (B, D) features."""
         with torch.no_grad():
             return self.target(x)
 
@@ -64,7 +63,11 @@ def frozen_teacher(context: FitContext, name: str, settings: TrainParams) -> Ite
         UsageError: it is no classifier of the campaign's images and classes.
     """
     target = teacher(context, name)
-    fits = 4 * len(context.train) * target.num_classes <= _LARGEST_TABLE
     with frozen(target.module):
-        unchanged = settings.augment == "none" and fits
-        yield Teacher(target, Samples(context.train, context.device) if unchanged else None)
+        yield Teacher(target, unchanged_images(context, settings, target.num_classes))
+
+
+def unchanged_images(context: FitContext, settings: TrainParams, outputs: int) -> Samples | None:
+    """The training images, where every minibatch shows them as they are and a table of so many ``outputs`` for each is not too large."""
+    fits = 4 * len(context.train) * outputs <= _LARGEST_TABLE
+    return Samples(context.train, context.device) if settings.augment == "none" and fits else None

@@ -96,6 +96,11 @@ class Defense(Plugin, ABC):
     uses_data: bool = True
 
     @property
+    def reads_class_names(self) -> bool:
+        """Whether ``fit`` looks at ``context.classes``: then other names of the same classes mean another training."""
+        return False
+
+    @property
     def served_tokens(self) -> int | None:
         """The most tokens of an answer of the server that its target asks; None where it asks none."""
         return None

@@ -7,6 +7,7 @@ concept can be evoked by many token sequences. Its adjective says how bright the
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -100,7 +101,7 @@ class CaptionedImages(Dataset):
         first = each * part[-1]
         rows = [self._of_concept(arrays.labels, label, first, each) for label in range(len(self.concepts))]
         images = arrays.select(np.concatenate(rows))
-        tones = _tones(images.unit())
+        tones = tones_of(images.unit())
         # Raw bits, as in `stratified_order`: NumPy keeps them stable over its releases.
         generator = np.random.PCG64(np.random.SeedSequence((*part, 7)))
         names = tuple(self.concepts)
@@ -111,19 +112,19 @@ class CaptionedImages(Dataset):
             kind, concept = _KINDS[number % 2], self.concepts[names[label]]
             if distinct and role == "forbidden" and self.params.asked == "name":
                 kind, concept = "direct", replace(concept, names=concept.names[:1])
-            caption = _caption(concept, kind, tone, generator)
-            while distinct and caption in seen:
-                caption = _caption(concept, kind, tone, generator)
-            seen.add(caption)
+            text = caption(concept, kind, tone, generator.random_raw(3))
+            while distinct and text in seen:
+                text = caption(concept, kind, tone, generator.random_raw(3))
+            seen.add(text)
             row = {
-                "prompt": caption,
+                "prompt": text,
                 "concept": names[label],
                 "kind": kind,
                 "seed": str(1000 + len(self.concepts) * first + number),
                 "role": role,
             }
-            for name, text in row.items():
-                columns[name].append(text)
+            for name, value in row.items():
+                columns[name].append(value)
         return Prompts({name: tuple(texts) for name, texts in columns.items()}, images.labels, images.images)
 
     def _of_concept(self, labels: np.ndarray, label: int, first: int, each: int) -> np.ndarray:
@@ -175,19 +176,44 @@ def _small(arrays: Arrays, places: list[int]) -> Arrays:
     return Arrays(means.round().astype(np.uint8), renumbered)
 
 
-def _tones(images: np.ndarray) -> np.ndarray:
-    """(N,) 0, 1 or 2: how bright the drawn part is among all of them, in thirds."""
+def tones_of(images: np.ndarray) -> np.ndarray:
+    """(N,) 0, 1 or 2: how bright the drawn part of (N, C, H, W) images is among all of them, in thirds."""
     drawn = images > 0.1
     brightness = (images * drawn).sum((1, 2, 3)) / np.maximum(drawn.sum((1, 2, 3)), 1)
     return np.searchsorted(np.quantile(brightness, (1 / 3, 2 / 3)), brightness)
 
 
-def _caption(concept: Concept, kind: str, tone: int, generator: np.random.PCG64) -> str:
-    choices = iter(generator.random_raw(3))
+def concept_of(name: str) -> Concept:
+    """What a class of this name is called in captions; of a class that is not known here, by its name alone."""
+    short = name.lower().partition("/")[0].strip()
+    return (CLOTHES | DIGITS).get(short, Concept((short,), ()))
+
+
+def phrases() -> tuple[str, ...]:
+    """The frames and adjectives of captions."""
+    return (*(frame.format("") for frame in _FRAMES), *adjectives())
+
+
+def adjectives() -> tuple[str, ...]:
+    """The adjectives of captions, which say how bright an image is."""
+    return tuple(word for words in _TONES for word in words)
+
+
+def caption(concept: Concept, kind: str, tone: int, choices: Iterable[int]) -> str:
+    """One caption of an image.
+
+    Args:
+        concept: what is in it.
+        kind: ``direct`` for a name of the concept, ``indirect`` for a description, where there is one.
+        tone: see ``tones_of``.
+        choices: three numbers from 0 on, which pick the phrases.
+    """
+    left = iter(choices)
 
     def one_of(texts: tuple[str, ...]) -> str:
-        return texts[int(next(choices)) % len(texts)]
+        return texts[int(next(left)) % len(texts)]
 
     frame, adjective = one_of(_FRAMES), one_of(_TONES[tone])
-    thing = f"{adjective} {one_of(concept.names)}" if kind == "direct" else f"{one_of(concept.descriptions)}, {adjective}"
+    described = kind == "indirect" and concept.descriptions
+    thing = f"{one_of(concept.descriptions)}, {adjective}" if described else f"{adjective} {one_of(concept.names)}"
     return frame.format(thing)

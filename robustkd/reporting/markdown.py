@@ -206,9 +206,12 @@ def _weakest(results: Results) -> str:
     if not (rows := weakest_rows(results)):
         return ""
     table = _table(
-        ["defense", "seed", "worst class", "worst group"],
-        "lrll",
-        ([escape(row.defense), str(row.seed), escape(row.worst_class), escape(row.worst_group)] for row in rows),
+        ["defense", "seed", "worst class", "worst group", "groups, clean and attacked"],
+        "lrlll",
+        (
+            [escape(row.defense), str(row.seed), escape(row.worst_class), escape(row.worst_group), escape(row.groups)]
+            for row in rows
+        ),
     )
     return f"## Worst class\n\n{table}\n\n{weakest.NOTE}"
 

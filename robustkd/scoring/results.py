@@ -24,7 +24,7 @@ from robustkd.scoring.picture import Measured
 from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ServedSummary, ThreatSummary
 from robustkd.scoring.tabular import Tabular, interval, percent
-from robustkd.scoring.weakest import Weakest
+from robustkd.scoring.weakest import GroupAccuracy, Weakest
 
 CellStatus = Literal["done", "failed", "invalid", "blocked", "pending"]
 
@@ -142,7 +142,7 @@ class DefenseResult:
     ``unjudged`` is the share of requests that no attack is known to have broken, and of which one at least left it unknown.
     ``bracket`` has what is certified of it, where an analysis of the campaign proves something.
     ``worst_class`` and ``worst_group`` are of the class, and of the group of classes that the campaign file names, of whose samples the
-    fewest stand; None where there are none, and in files of former versions.
+    fewest stand; None where there are none, and in files of former versions. ``groups`` has each of these groups.
     ``draws`` is as for ``CellResult``. ``verdict_rules`` is the version of the rules that made the verdict (``scoring.verdict``).
     """
 
@@ -175,6 +175,7 @@ class DefenseResult:
     bracket: Bracket | None = None
     worst_class: Weakest | None = None
     worst_group: Weakest | None = None
+    groups: dict[str, GroupAccuracy] = field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
@@ -276,6 +277,8 @@ class Results(Tabular):
             for name in ("bracket", "detection", "worst_class", "worst_group"):
                 if row.get(name, True) is None:
                     del row[name]
+            if not row.get("groups", True):
+                del row["groups"]
         for one in told["defenses"]:
             for table in one["analyses"].values():
                 del table["certificate"]  # of each sample; the store has it

@@ -1,4 +1,4 @@
-"""Robust accuracy where it is lowest: of the worst class, or the worst group of classes."""
+"""Accuracy of parts of the test samples: where it is lowest, of the worst class or group of classes, and of each group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustkd.scoring.intervals import wilson
+from robustkd.scoring.intervals import share_interval, wilson
 from robustkd.scoring.multiplicity import simultaneous_z
 
 
@@ -50,3 +50,36 @@ def weakest(held: np.ndarray, parts: Mapping[str, np.ndarray]) -> Weakest | None
     name = min(known, key=lambda each: float(known[each].mean()))
     low, high = (min(ends) for ends in zip(*intervals, strict=True))
     return Weakest(name, len(known[name]), float(known[name].mean()), low, high, len(known))
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """The test samples of a group of classes that was named before.
+
+    Attributes:
+        n: how many.
+        clean_accuracy: the share of them that are right before any attack.
+        robust_accuracy: the share of them that stand.
+        ci_low, ci_high: its 95 % interval, of this group alone.
+    """
+
+    n: int
+    clean_accuracy: float
+    robust_accuracy: float
+    ci_low: float
+    ci_high: float
+
+
+def group_accuracies(clean: np.ndarray, held: np.ndarray, parts: Mapping[str, np.ndarray]) -> dict[str, GroupAccuracy]:
+    """The accuracies of each part that has a sample.
+
+    Args:
+        clean: (N,) bool or shares, what is right before any attack.
+        held: (N,) bool or shares, what stands.
+        parts: (N,) bool of each part, which samples are in it.
+    """
+    return {
+        name: GroupAccuracy(int(of.sum()), float(clean[of].mean()), float(held[of].mean()), *share_interval(held[of]))
+        for name, of in parts.items()
+        if of.any()
+    }

@@ -84,8 +84,8 @@ class ProcessorConfig(TypedDict, total=False):
     image_std: list[float]
 
 
-class OfTransformers(nn.Module):
-    """An image classifier of transformers behind what its processor does with the pixels, in operations with gradients.
+class Processed(nn.Module):
+    """A network of transformers behind what its processor does with the pixels, in operations with gradients.
 
     Images that have the size already are not resized.
     """
@@ -101,10 +101,10 @@ class OfTransformers(nn.Module):
         mean, std = processor.get("image_mean"), processor.get("image_std")
         self.normalise = Normalise(mean, std) if mean and std and processor.get("do_normalize", True) else nn.Identity()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B, K) logits."""
-        logits: Tensor = self.network(self.normalise(self._resized(images))).logits
-        return logits
+    def pixels(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> what the network is given."""
+        given: Tensor = self.normalise(self._resized(images))
+        return given
 
     def _resized(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
@@ -119,6 +119,15 @@ class OfTransformers(nn.Module):
             top, left = ((have - keep) // 2 for have, keep in zip(images.shape[-2:], self._crop, strict=True))
             images = images[..., max(top, 0) :, max(left, 0) :][..., : self._crop[0], : self._crop[1]]
         return images
+
+
+class OfTransformers(Processed):
+    """An image classifier of transformers."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K) logits."""
+        logits: Tensor = self.network(self.pixels(images)).logits
+        return logits
 
 
 def _torchscript(file: Path) -> nn.Module:
@@ -141,10 +150,20 @@ def _of_transformers(folder: Path) -> nn.Module:
     except ImportError as error:
         raise PluginError(f"{folder} is a model of transformers", fix="pip install transformers") from error
     network = pretrained_network(AutoModelForImageClassification, folder, use_safetensors=True)
+    return OfTransformers(network, processor_of(folder))
+
+
+def processor_of(folder: Path) -> ProcessorConfig:
+    """What the image processor saved in a folder does.
+
+    Raises:
+        TargetError: there is none.
+    """
     file = folder / _PROCESSOR
     if not file.is_file():
         raise TargetError(
             f"{folder} has no {_PROCESSOR}, which says how its images are normalised",
             fix="save the processor there as well: AutoImageProcessor.from_pretrained(NAME).save_pretrained(FOLDER)",
         )
-    return OfTransformers(network, json.loads(file.read_text()))
+    found: ProcessorConfig = json.loads(file.read_text())
+    return found

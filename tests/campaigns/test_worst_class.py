@@ -36,6 +36,11 @@ def test_it_is_told_of_each_defense(tmp_path):
     of = {name: outcome.standing[np.isin(outcome.label, members)].mean() for name, members in groups.items()}
     assert of[one.worst_group.name] == one.worst_group.robust_accuracy == min(of.values())
     assert one.worst_group.of == 2
+    assert {name: one.groups[name].robust_accuracy for name in groups} == of
+    right = {name: outcome.clean_share[np.isin(outcome.label, members)].mean() for name, members in groups.items()}
+    assert {name: one.groups[name].clean_accuracy for name in groups} == pytest.approx(right)
+    assert one.groups["low"].n == np.isin(outcome.label, groups["low"]).sum()
+    assert one.groups["low"].ci_low < of["low"] < one.groups["low"].ci_high
     assert Results.from_dict(results.to_dict()) == results
     page = markdown(results, summary_rows(results))
     assert "## Worst class" in page

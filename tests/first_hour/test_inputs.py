@@ -241,7 +241,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "spsa": {"steps": 3, "pairs": 8},
     "polish": {"starts": 2, "steps": 5, "free": 8},
 }
-IMAGES = {"square", "di2-fgsm", "ti-fgsm", "bsr", "ssa", "corruption"}
+IMAGES = {"square", "adv-encoder", "di2-fgsm", "ti-fgsm", "bsr", "ssa", "corruption"}
 
 
 def of_images() -> list[str]:

@@ -122,6 +122,9 @@ CHEAP = {
     "patch-rs": {"queries": 200},
     "lavan": {"steps": 20},
     "universal-patch": {"epochs": 2, "samples": 100},
+    **{key: {"epochs": 2, "samples": 100} for key in ("adv-encoder", "adv-encoder-patch")},
+    "caption-distil": None,  # it takes a caption model; tests/defenses/test_captions.py has one
+    "clip-folder": None,  # it is whatever its folder holds; tests/targets/test_two_tower.py makes some
     **{key: {"queries": 200} for key in ("simba", "bandits")},
     **{key: {"queries": 200} for key in ("hopskipjump", "rays", "surfree", "geoda", "random-directions")},
     "robustbench": None,  # its weights are on a remote drive; tests/defenses/test_robustbench.py makes some

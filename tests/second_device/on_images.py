@@ -45,6 +45,8 @@ REASONS = {
     "attacks/test-cases": "it reads prompts from files, and computes nothing",
     "attacks/diff-protect": "in redrawn.yaml, because it takes a diffusion model",
     "defenses/sdedit": "in redrawn.yaml, because it takes a diffusion model",
+    "defenses/caption-distil": "it takes a caption model; what it trains is one as caption-pretrain's",
+    "defenses/clip-folder": "its weights are in a folder; what it loads is a two-tower target as clip-pretrain's",
     "defenses/robustbench": "its weights are on a remote drive; what it loads is a network as external's",
 }
 """Why a plug-in has no row here."""

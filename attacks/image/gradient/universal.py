@@ -17,7 +17,7 @@ one to keep.
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 from typing_extensions import override
@@ -54,7 +54,7 @@ class Universal(Attack):
     backward passes on each of the training images, which belong to none of the attacked samples.
     """
 
-    Params = UniversalParams
+    Params: ClassVar[type[Params]] = UniversalParams
     norms = ("linf", "l2")
     learns = True
     version = "2"

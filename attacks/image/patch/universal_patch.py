@@ -13,7 +13,7 @@ ceiling c is that of ``universal`` (Shafahi et al. 2020), and the sign and the f
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 from typing_extensions import override
@@ -53,7 +53,7 @@ class UniversalPatch(PatchAttack):
     backward passes on each of the training images, which belong to none of the attacked samples.
     """
 
-    Params = UniversalPatchParams
+    Params: ClassVar[type[Params]] = UniversalPatchParams
     learns = True
     source = "Brown et al. 2017, arXiv:1712.09665"
 

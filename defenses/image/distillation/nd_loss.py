@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext
+from robustkd.contracts import FitContext, Target
 from robustkd.defenses.training import Distillation, DistillationRecipe, Minibatch, Prepared, StudentParams, Teacher, kl
 from robustkd.defenses.training.auxiliary import with_auxiliary
 from robustkd.defenses.training.batches import Samples
@@ -49,7 +49,7 @@ def norm_and_direction(student: Tensor, teacher: Tensor, directions: Tensor) -> 
     return 1 - (student * directions).sum(1) / longest.clamp_min(1e-12)
 
 
-def class_directions(teacher: ClassifierTarget, context: FitContext) -> Tensor:
+def class_directions(teacher: Target, context: FitContext) -> Tensor:
     """(K, D) unit vectors along the classes' mean features; zeros for a class without images."""
     samples = Samples(context.train, context.device)
     totals = torch.zeros(context.num_classes, last_linear(teacher.module).in_features, device=context.device)

@@ -109,6 +109,7 @@ class DefensiveDistillation(Defense):
         own = replace(context, checkpoints=context.checkpoints / "student")
         named = context if p.teacher is not None else replace(context, targets={_OWN: self._own_teacher(context)})
         with frozen_teacher(named, p.teacher or _OWN, p) as taught:
+            assert isinstance(taught.target, ClassifierTarget)  # frozen_teacher gives no other
             student = fresh_copy(context, taught.target) if p.model is None else fresh_network(context, p.model, p.model_params)
             return train(own, student, DistillationRecipe(taught, p.temperature), p)
 

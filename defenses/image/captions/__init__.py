@@ -1,0 +1,1 @@
+"""Caption models: trained on the images' own captions, and distilled with preferences."""
