@@ -41,6 +41,7 @@ NAVIGATION = {
         "robustbench",
         "ensembles",
         "detectors",
+        "distilled-data",
         "language-models",
         "endpoints",
         "diffusion",

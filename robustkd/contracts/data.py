@@ -119,6 +119,30 @@ class Arrays:
         return self if images is self.images else replace(self, images=images)
 
 
+@dataclass(frozen=True)
+class SoftArrays(Arrays):
+    """Labelled images with a distribution over the classes beside each label.
+
+    Attributes:
+        soft: (N, K) float32, rows of sum 1. A defense that ``learns_soft_labels`` takes them in the place of the labels.
+    """
+
+    soft: np.ndarray
+
+    def select(self, rows: np.ndarray) -> SoftArrays:
+        """The given rows."""
+        return SoftArrays(self.images[rows], self.labels[rows], self.soft[rows])
+
+    def hard(self) -> Arrays:
+        """The same images with their labels alone."""
+        return Arrays(self.images, self.labels)
+
+    def digest(self) -> str:
+        """SHA-256 over images, labels and distributions."""
+        soft = np.ascontiguousarray(self.soft.astype("<f4", copy=False))
+        return hashlib.sha256(f"{super().digest()}{soft.shape}".encode() + soft.tobytes()).hexdigest()
+
+
 KEPT_BYTES = 1 << 28
 """Images that are larger than this, all together, are never held in memory at once by the platform: 256 MiB."""
 _CHUNK = 256

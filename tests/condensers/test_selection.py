@@ -1,0 +1,50 @@
+"""What is chosen: of each class so many, farthest first, and what a set chosen in parts is made of."""
+
+import itertools
+
+import numpy as np
+import torch
+
+from robustkd import plugins
+from robustkd.condensers.selection.k_centre import farthest_first
+from robustkd.plugin_kit import fixtures
+
+
+def condensed(condenser, seed=0):
+    with fixtures.context(seed=seed) as context:
+        return plugins.make("defenses", {"kind": "condensed-data", "condenser": condenser}).fit(context).arrays
+
+
+def test_a_random_subset_is_of_the_training_images_balanced_and_of_its_seed():
+    arrays = condensed({"kind": "random-subset", "images_per_class": 3})
+    known = {image.tobytes() for image in fixtures.digits().train.images}
+    assert {image.tobytes() for image in arrays.images} <= known
+    assert np.bincount(arrays.labels).tolist() == [3] * 10
+    assert condensed({"kind": "random-subset", "images_per_class": 3}).digest() == arrays.digest()
+    assert condensed({"kind": "random-subset", "images_per_class": 3}, seed=1).digest() != arrays.digest()
+
+
+def test_a_share_is_of_each_class():
+    counts = np.bincount(fixtures.digits().train.labels)
+    assert np.bincount(condensed({"kind": "random-subset", "share": 0.25}).labels).tolist() == [round(n / 4) for n in counts]
+
+
+def test_farthest_first_is_within_twice_the_best_radius_and_never_repeats_itself():
+    points = torch.from_numpy(np.random.default_rng(0).random((9, 2)))
+    points[8] = points[0]  # one that is there twice
+    radius = lambda chosen: torch.cdist(points, points[list(chosen)]).amin(1).max().item()  # noqa: E731
+    for count in (1, 2, 3, 4):
+        chosen = farthest_first(points, count)
+        assert len(set(chosen.tolist())) == count
+        best = min(radius(each) for each in itertools.combinations(range(9), count))
+        assert radius(chosen) <= (2 * best if count > 1 else 2.1 * best) + 1e-9
+    assert sorted(farthest_first(points, 9).tolist()) == list(range(9))
+    line = torch.tensor([[0.0], [1.0], [2.0], [10.0]]).double()
+    assert farthest_first(line, 3).tolist() == [2, 3, 0]  # next to the mean 3.25, then the farthest twice
+
+
+def test_k_centre_compares_by_the_features_of_a_network_where_one_is_named():
+    alone = condensed({"kind": "k-centre", "images_per_class": 2})
+    with fixtures.context(targets={"net": fixtures.classifier()}) as context:
+        made = {"kind": "condensed-data", "condenser": {"kind": "k-centre", "images_per_class": 2, "network": "net"}}
+        assert plugins.make("defenses", made).fit(context).arrays.digest() != alone.digest()
