@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustkd import plugins
-from robustkd.condensers.engine.inversion import Statistics, _one_of_each, away, cropped, shifted
+from robustkd.condensers.engine.inversion import Statistics, away, cropped, one_of_each, shifted
 from robustkd.condensers.inversion.cda import CDAParams, curriculum
 from robustkd.condensers.inversion.guard import CurvatureRecipe, curvature
 from robustkd.contracts import UsageError
@@ -67,7 +67,7 @@ def test_a_crop_of_the_whole_image_is_the_image_and_a_shift_loses_nothing():
 
 def test_a_picture_has_one_image_of_each_class():
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    pictures = _one_of_each(labels)
+    pictures = one_of_each(labels)
     assert [labels[rows].tolist() for rows in pictures] == [[0, 1, 2], [0, 1], [0]]
 
 
@@ -155,3 +155,28 @@ def test_guard_makes_the_network_that_it_inverts_flatter():
         ends.append([metrics["curvature"] for metrics in log if "curvature" in metrics])
     assert ends[0] == []
     assert ends[1][-1] < ends[1][0]
+
+
+def test_infer_adds_one_perturbation_to_all_classes_of_a_picture_and_says_how_large_it_is():
+    log = []
+    made = {"kind": "infer", "networks": ["net"], "images_per_class": 2, "steps": 20, "lr": 0.02, "jitter": 0}
+    arrays = condensed(made, log=lambda epoch, metrics: log.append(metrics))
+    start = condensed({"kind": "random-subset", "images_per_class": 2})
+    assert np.array_equal(arrays.labels, start.labels)
+    moves = torch.from_numpy(arrays.images - start.unit())
+    sizes = [metrics["perturbation_linf"] for metrics in log if "perturbation_linf" in metrics]
+    assert len(sizes) == 2
+    for rows, size in zip(one_of_each(torch.from_numpy(arrays.labels)), sizes, strict=True):
+        low, high = torch.from_numpy(arrays.images)[rows] > 0, torch.from_numpy(arrays.images)[rows] < 1
+        inside = low & high  # where nothing was cut off
+        shared = torch.where(inside, moves[rows], torch.nan).nanmean(0)
+        assert torch.allclose(torch.where(inside, moves[rows] - shared, 0.0), torch.zeros(()), atol=1e-5)
+        assert 0 < moves[rows].abs().max() <= size + 1e-6
+    assert (
+        moves[one_of_each(torch.from_numpy(arrays.labels))[0]][0] != moves[one_of_each(torch.from_numpy(arrays.labels))[1]][0]
+    ).any()
+
+
+def test_infer_without_steps_worth_the_name_is_the_random_subset():
+    still = condensed({"kind": "infer", "networks": ["net"], "images_per_class": 1, "steps": 1, "lr": 1e-9})
+    assert np.allclose(still.images, condensed({"kind": "random-subset", "images_per_class": 1}).unit(), atol=1e-6)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from robustkd import plugins
+from robustkd.condensers.selection.dataset_quantization import cut, drawn
 from robustkd.condensers.selection.k_centre import farthest_first
 from robustkd.plugin_kit import fixtures
 
@@ -48,3 +49,33 @@ def test_k_centre_compares_by_the_features_of_a_network_where_one_is_named():
     with fixtures.context(targets={"net": fixtures.classifier()}) as context:
         made = {"kind": "condensed-data", "condenser": {"kind": "k-centre", "images_per_class": 2, "network": "net"}}
         assert plugins.make("defenses", made).fit(context).arrays.digest() != alone.digest()
+
+
+def test_bins_are_a_partition_and_the_first_choice_has_the_greatest_gain():
+    points = torch.from_numpy(np.random.default_rng(0).random((8, 3)))
+    bins = cut(points, 3)
+    assert sorted(np.concatenate(bins).tolist()) == list(range(8))
+    assert [len(part) for part in bins] == [3, 3, 2]
+    unit = points / points.norm(dim=1, keepdim=True)
+    similarity = (unit @ unit.T).numpy()
+    left = set(range(8))
+    for part in bins:
+        own = []
+        for row in part.tolist():
+            gain = {x: sum(similarity[x, p] for p in left) - sum(similarity[x, p] for p in own) for x in left}
+            assert gain[row] == max(gain.values())
+            own.append(row)
+            left.remove(row)
+
+
+def test_of_every_bin_comes_the_same_share():
+    bins = [np.arange(4), np.arange(4, 8), np.arange(8, 10)]
+    found = drawn(bins, 7, np.random.default_rng(0))
+    assert len(set(found.tolist())) == 7
+    assert [np.isin(found, part).sum() for part in bins] == [3, 2, 2]
+
+
+def test_one_bin_is_a_random_subset_and_ten_are_not():
+    one = condensed({"kind": "dataset-quantization", "bins": 1, "images_per_class": 3})
+    assert one.digest() == condensed({"kind": "random-subset", "images_per_class": 3}).digest()
+    assert condensed({"kind": "dataset-quantization", "images_per_class": 3}).digest() != one.digest()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from robustkd.condensers.engine.augmentation import mirrored
-from robustkd.condensers.engine.synthetic import Learnt, SyntheticParams, optimised, start_images
+from robustkd.condensers.engine.synthetic import Learnt, StepLoss, SyntheticParams, optimised, shown, start_images
 from robustkd.contracts import Arrays, FitContext, SoftArrays, UsageError
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
@@ -115,7 +115,7 @@ def inverted(
     start, labels = start_images(context, params)
     images = start.clone()
     with frozen(target.module):
-        for number, rows in enumerate(_one_of_each(labels)):
+        for number, rows in enumerate(one_of_each(labels)):
             images[rows] = _recovered(context, target, params, smallest, f"picture-{number}", start[rows], labels[rows])
         with torch.no_grad():
             soft = target(images).float().softmax(1)
@@ -135,23 +135,41 @@ def _recovered(
     images, p = nn.Parameter(start.clone()), params
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        x = torch.cat([images, mirrored(images)]) if p.fyi else images
-        y = torch.cat([labels, labels]) if p.fyi else labels
-        x = shifted(cropped(x, smallest(step), generator), p.jitter, generator)
-        if not p.r_bn:
-            return F.cross_entropy(target(x), y)
-        with Statistics(target.module, p.first_bn) as statistics:
-            value = F.cross_entropy(target(x), y)
-        return value + p.r_bn * statistics.taken()
+        return inversion_loss(target, p, images, labels, smallest(step), generator)
+
+    return with_adam(context, name, {"images": images}, loss, p)["images"]
+
+
+def inversion_loss(
+    target: ClassifierTarget, params: InversionParams, x: Tensor, y: Tensor, smallest: float, generator: torch.Generator
+) -> Tensor:
+    """The cross entropy at augmented images, and how far their statistics are from those of the network.
+
+    Args:
+        smallest: the smallest share of the image that the crop shows.
+    """
+    x, y = shown(x, y, params)
+    x = shifted(cropped(x, smallest, generator), params.jitter, generator)
+    if not params.r_bn:
+        return F.cross_entropy(target(x), y)
+    with Statistics(target.module, params.first_bn) as statistics:
+        value = F.cross_entropy(target(x), y)
+    return value + params.r_bn * statistics.taken()
+
+
+def with_adam(
+    context: FitContext[Arrays], name: str, learnt: dict[str, nn.Parameter], loss: StepLoss, params: InversionParams
+) -> dict[str, Tensor]:
+    """What was learnt by Adam at a rate that falls along a cosine."""
 
     def rate(step: int) -> float:
-        return p.lr * 0.5 * (1 + math.cos(math.pi * step / p.steps))
+        return params.lr * 0.5 * (1 + math.cos(math.pi * step / params.steps))
 
-    learnt = Learnt({"images": images}, adam([images], p.lr, betas=BETAS), rate, {})
-    return optimised(context, name, learnt, loss, p.steps, p.model_dump(mode="json"))["images"]
+    pace = Learnt(learnt, adam(list(learnt.values()), params.lr, betas=BETAS), rate, {})
+    return optimised(context, name, pace, loss, params.steps, params.model_dump(mode="json"))
 
 
-def _one_of_each(labels: Tensor) -> list[Tensor]:
+def one_of_each(labels: Tensor) -> list[Tensor]:
     """The rows of each picture: the first image of every class, the second of every class, and so on."""
     place = torch.zeros_like(labels)
     for label in labels.unique():
