@@ -86,7 +86,7 @@ class TrainOnCondensed(Defense):
         self._recipe: Defense = self.params.recipe.make()
         self.uses_threat = self._recipe.uses_threat
         self.revisions = self._recipe.revisions
-        self.version = f"{type(self).version}/{self._recipe.version}"
+        self.version = f"{self.version}/{self._recipe.version}"
 
     @override
     def files(self) -> list[Path]:

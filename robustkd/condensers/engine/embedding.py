@@ -1,4 +1,4 @@
-"""Where images are compared: as pixels, or as the features of a trained network."""
+"""What a trained network says of the training images: its answers, or the features that images are compared by."""
 
 from __future__ import annotations
 
@@ -23,10 +23,18 @@ def embedded(context: FitContext[Arrays], network: str | None) -> Tensor:
     Args:
         network: the defense whose model looks at them.
     """
-    samples = Samples(context.train, context.device)
-    parts = torch.arange(len(samples)).split(_BATCH)
     if network is None:
-        return torch.cat([samples.take(rows)[0].flatten(1).cpu().double() for rows in parts])
-    target = teacher(context, network)
+        return torch.from_numpy(context.train.unit()).flatten(1).double()
+    return torch.cat([features.cpu().double() for _, features in _looked_at(context, network)])
+
+
+def answers(context: FitContext[Arrays], network: str) -> Tensor:
+    """(N, K) logits of ``network`` for each training image, on the CPU."""
+    return torch.cat([logits.cpu() for logits, _ in _looked_at(context, network)])
+
+
+def _looked_at(context: FitContext[Arrays], network: str) -> list[tuple[Tensor, Tensor]]:
+    """Logits and features, a batch at a time."""
+    target, samples = teacher(context, network), Samples(context.train, context.device)
     with frozen(target.module), torch.no_grad():
-        return torch.cat([with_penultimate(target, samples.take(rows)[0])[1].cpu().double() for rows in parts])
+        return [with_penultimate(target, samples.take(rows)[0]) for rows in torch.arange(len(samples)).split(_BATCH)]

@@ -104,7 +104,8 @@ def next_to_centres(points: np.ndarray, count: int, rng: np.random.Generator) ->
         nearest = _distances(points, centres).argmin(1)
         for cluster in np.unique(nearest):
             centres[cluster] = points[nearest == cluster].mean(0)
-    away, found = _distances(points, centres), []
+    away = _distances(points, centres)
+    found: list[int] = []
     for cluster in range(count):
         away[found, cluster] = np.inf
         found.append(int(away[:, cluster].argmin()))
