@@ -133,6 +133,17 @@ class SoftArrays(Arrays):
         """The given rows."""
         return SoftArrays(self.images[rows], self.labels[rows], self.soft[rows])
 
+    def validated(self, name: str, num_classes: int) -> Arrays:
+        """Itself, or ``DataError`` when pixels, labels or distributions are outside their ranges."""
+        if self.soft.shape != (len(self.images), num_classes):
+            raise DataError(
+                f"data '{name}': distributions of shape {self.soft.shape} for {len(self.images)} images of {num_classes} classes",
+                fix=f"give one row of {num_classes} probabilities for each image",
+            )
+        if not (np.isfinite(self.soft).all() and (self.soft >= 0).all() and np.allclose(self.soft.sum(1), 1, atol=1e-3)):
+            raise DataError(f"data '{name}': distributions that are none", fix="give rows of probabilities, each of sum 1")
+        return super().validated(name, num_classes)
+
     def hard(self) -> Arrays:
         """The same images with their labels alone."""
         return Arrays(self.images, self.labels)

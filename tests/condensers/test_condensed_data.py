@@ -177,14 +177,31 @@ def test_stored_and_loaded_it_is_the_same_set(arrays, tmp_path):
     assert again.bytes == arrays.images.nbytes + (arrays.soft.nbytes if isinstance(arrays, SoftArrays) else len(arrays))
 
 
-def test_images_out_of_range_are_refused():
-    class Bright:
-        name = "bright"
+def made_by(arrays):
+    """What ``condensed-data`` makes of a condenser that returns ``arrays``."""
+
+    class Given:
+        name = "given"
 
         def condense(self, context):
-            return Arrays(np.full((10, 1, 8, 8), 2.0, np.float32), np.arange(10))
+            return arrays
 
     defense = plugins.make("defenses", {"kind": "condensed-data", "condenser": "random-subset"})
-    defense.params = type("P", (), {"condenser": type("C", (), {"make": staticmethod(Bright)})})
-    with fixtures.context() as context, pytest.raises(DataError, match="outside"):
-        defense.fit(context)
+    defense.params = type("P", (), {"condenser": type("C", (), {"make": staticmethod(Given)})})
+    with fixtures.context() as context:
+        return defense.fit(context)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        (Arrays(np.full((10, 1, 8, 8), 2.0, np.float32), np.arange(10)), "outside"),
+        (Arrays(np.zeros((2, 1, 8, 8), np.float32), np.array([0, 10])), "there are 10 classes"),
+        (Arrays(np.zeros((2, 1, 4, 4), np.float32), np.array([0, 1])), "made images of shape"),
+        (replace(soft_set(), soft=np.ones((20, 10), np.float32)), "distributions that are none"),
+        (replace(soft_set(), soft=np.ones((20, 1), np.float32)), "distributions of shape"),
+    ],
+)
+def test_a_set_that_is_none_is_refused_with_a_sentence(arrays, said):
+    with pytest.raises(DataError, match=said):
+        made_by(arrays)
