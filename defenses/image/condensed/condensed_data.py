@@ -56,4 +56,6 @@ class CondensedData(Defense):
                 f"condenser '{condenser.name}' made images of shape {checked.sample_shape}, the data have {context.input_shape}",
                 fix="make images of the data's shape",
             )
-        return CondensedTarget(checked, num_classes=context.num_classes).to(context.device)
+        target = CondensedTarget(checked, num_classes=context.num_classes).to(context.device)
+        target.module.eval()
+        return target
