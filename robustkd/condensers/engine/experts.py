@@ -24,6 +24,7 @@ from pydantic import Field
 from robustkd.contracts import Arrays, FitContext, Params, UsageError
 from robustkd.defenses.training.batches import Minibatch, Samples, epoch_order
 from robustkd.defenses.training.checkpoint import Checkpoint, Snapshot
+from robustkd.defenses.training.data_parallel import World
 from robustkd.defenses.training.networks import fresh_network
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import F, torch
@@ -99,6 +100,8 @@ def trajectories(
 ) -> list[Tensor]:
     """(epochs + 1, P) of each expert: the weights before the first epoch and after each. Finished experts are kept in the checkpoints.
 
+    All of them together lie in the host's memory: 6.5 GB for 100 experts of 50 epochs of a ``convnet`` of 0.3 million weights.
+
     Args:
         build: a freshly initialised network of a role, on the device.
         loss: what is minimised.
@@ -112,9 +115,10 @@ def trajectories(
         saved = checkpoint.read()
         if saved is None:
             path, last = _trained(context, build(f"expert/{number}"), settings, loss, number)
-            checkpoint.write(Snapshot({"path": path}, {"loss": last}))
+            if World.here().is_main_process:
+                checkpoint.write(Snapshot({"path": path}, {"loss": last}))
         else:
-            path, last = saved.tensors["path"].to(context.device), float(saved.facts["loss"])
+            path, last = saved.tensors["path"], float(saved.facts["loss"])
         context.log(number, {"expert_loss": last})
         found.append(path)
     return found
@@ -154,7 +158,7 @@ def _trained(
                 for kept, weight in zip(average, weights, strict=True):
                     kept.lerp_(weight.detach(), 1 - settings.ema)
         path.append(flat_weights(target) if settings.ema is None else torch.cat([kept.flatten() for kept in average]))
-    return torch.stack(path), mean
+    return torch.stack(path).cpu(), mean
 
 
 def direction(

@@ -91,7 +91,8 @@ class TrajectoryMatching(Condenser):
             path = paths[int(torch.randint(len(paths), (), generator=generator))]
             first, last = self.window(step)
             start = first + int(torch.randint(last - first + 1, (), generator=generator))
-            return self.matched(flat, path[start : start + p.expert_epochs + 1], learnt, labels, generator)
+            goal = path[start : start + p.expert_epochs + 1].to(images.device)
+            return self.matched(flat, goal, learnt, labels, generator)
 
         pace = Learnt(learnt, sgd(list(learnt.values()), p.lr, p.momentum), lambda step: p.lr, scales, p.ema)
         found = optimised(context, "matching", pace, loss, p.steps, p.model_dump(mode="json"))

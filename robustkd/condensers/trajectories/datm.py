@@ -71,7 +71,7 @@ class DATM(TrajectoryMatching):
     def start(self, context: FitContext[Arrays], flat: Flat, paths: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images that an expert classifies correctly, their labels, and its answers."""
         p, rng = self.params, generator(context, "rows")
-        expert = paths[int(rng.integers(len(paths)))][p.max_start + p.expert_epochs]
+        expert = paths[int(rng.integers(len(paths)))][p.max_start + p.expert_epochs].to(context.device)
         samples = Samples(context.train, context.device)
         with torch.no_grad():
             answers = torch.cat([flat(expert, samples.take(rows)[0]) for rows in torch.arange(len(samples)).split(_BATCH)])
