@@ -11,7 +11,8 @@ the decay, and the inner maximisation under the campaign's threat model.
 
 Control: ``mtt``, whose experts never saw an adversarial example, and ``random-subset``.
 
-Source: MAT (2025), arXiv:2503.12069; read in the abstract only.
+Source: Lai et al.: Robust dataset distillation by matching adversarial trajectories (MAT, 2025), arXiv:2503.12069; read in the abstract
+only.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class MAT(TrajectoryMatching):
     """Images on which a network is trained to where adversarial training comes on the real ones."""
 
     Params: ClassVar[type[Params]] = MATParams
-    source = "MAT 2025, arXiv:2503.12069"
+    source = "Lai et al. 2025, arXiv:2503.12069"
     uses_threat = True
 
     def expert_loss(self, context: FitContext[Arrays]) -> tuple[ExpertLoss, str]:
