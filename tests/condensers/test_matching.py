@@ -48,15 +48,15 @@ def test_dm_of_a_linear_network_has_its_closed_form_and_gradient():
 
 
 class TwoMaps(nn.Module):
-    """Two ReLUs on maps: the first is compared, the last enters by the answer alone."""
+    """Two ReLUs on maps: the first is compared, the last enters by the features alone."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.ReLU(), nn.ReLU()
+        self.first, self.second, self.last = nn.ReLU(), nn.ReLU(), nn.Linear(12, 2)
 
     def forward(self, x):
         maps = self.first(torch.cat([x, 2 * x, -x], 1))
-        return self.second(maps).sum((1, 2, 3)).unsqueeze(1) * torch.tensor([1.0, -1.0])
+        return self.last(self.second(maps).flatten(1))
 
 
 def test_attention_is_what_the_definition_says_whatever_the_order_of_the_channels():
@@ -67,7 +67,7 @@ def test_attention_is_what_the_definition_says_whatever_the_order_of_the_channel
     assert torch.isfinite(attention(torch.zeros(1, 2, 2, 2), 1)).all()
 
 
-def test_datadam_is_attention_and_answers_with_their_weights():
+def test_datadam_is_attention_and_last_features_with_their_weights():
     network = ClassifierTarget(TwoMaps(), num_classes=2, input_shape=(1, 2, 2))
     method = DataDAM(DataDAMParams(power=2, weight=3, balance=0.5))
     real, synthetic = torch.rand(2, 1, 2, 2), torch.rand(2, 1, 2, 2)
@@ -76,8 +76,8 @@ def test_datadam_is_attention_and_answers_with_their_weights():
     # Of a map (x, 2x, 0): the sum of squares is 5 x^2, whose direction is that of x^2.
     looks = [(5 * x.square()).flatten(1) for x in (real, synthetic)]
     looks = [look / look.norm(dim=1, keepdim=True) for look in looks]
-    answers = [3 * x.sum((1, 2, 3)) for x in (real, synthetic)]
-    wanted = 3 * ((looks[0] - looks[1]).square().sum() + 0.5 * 2 * (answers[0] - answers[1]).square().sum())
+    # The features are (x, 2x, 0): their squared difference is 5 times that of the pixels.
+    wanted = 3 * ((looks[0] - looks[1]).square().sum() + 0.5 * 5 * (real - synthetic).square().sum())
     assert torch.allclose(loss, wanted)
     assert float(matched(method, network, real, y, real, y)) == 0
 
