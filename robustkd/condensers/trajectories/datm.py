@@ -6,8 +6,9 @@
 
 Early epochs teach what is easy and suit small sets, late ones what is hard and suit large sets.
 
-From the authors: the four points, learning rates and windows. From us: as in ``mtt``; that a refused loss counts as one without a gradient,
-so that the momentum goes on; and that the label beside a learnt distribution stays the one of the image.
+From the authors: the four points, learning rates and windows. From us: as in ``mtt``; the labels begin at the answers of one expert (in the
+authors' code at the mean of all experts that are right) and share the pixels' momentum; the window's last epoch is inside; a refused loss
+counts as one without a gradient, so that the momentum goes on; and the label beside a learnt distribution stays the one of the image.
 
 Control: ``mtt`` (no learnt labels, a constant window), and ``random-subset``.
 
