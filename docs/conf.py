@@ -42,6 +42,7 @@ NAVIGATION = {
         "ensembles",
         "detectors",
         "encoders",
+        "distilled-data",
         "language-models",
         "endpoints",
         "diffusion",

@@ -28,6 +28,7 @@ TITLES = {
     "models": "Models",
     "transforms": "Input transforms",
     "detectors": "Detectors",
+    "condensers": "Condensers",
     "judges": "Judges",
     "targets": "Targets",
     "engines": "Engines",

@@ -46,6 +46,7 @@ def campaign_schema() -> JsonSchemaValue:
         schema["properties"][group] = uses | ({"minProperties": 1} if group in ("attacks", "defenses") else {})
     definitions["transform"] = _uses("transforms", "kind", definitions, None)
     definitions["detector"] = _uses("detectors", "kind", definitions, None)
+    definitions["condenser"] = _uses("condensers", "kind", definitions, None)
     definitions["data"] = _uses("datasets", "name", definitions, SplitParams)
     schema["properties"]["data"] = {"$ref": "#/$defs/data"}
     checks = schema["properties"]["checks"]

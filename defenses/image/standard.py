@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from robustkd.contracts import Defense, FitContext, Target
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
-from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ class StandardRecipe(Recipe):
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The cross entropy on the clean images, CE(f(x), y)."""
-        return F.cross_entropy(target(batch.x), batch.y), {}
+        return batch.cross_entropy(target(batch.x)), {}
 
 
 class Standard(Defense):
@@ -31,6 +30,7 @@ class Standard(Defense):
 
     Params = NetworkParams
     source = "no paper: the usual training, the baseline"
+    learns_soft_labels = True
 
     def fit(self, context: FitContext) -> Target:
         """Train on clean images; the epoch is chosen by validation accuracy."""

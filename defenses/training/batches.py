@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from robustkd.contracts import Arrays
+from robustkd.contracts import Arrays, SoftArrays
 from robustkd.contracts.devices import free_memory
 from robustkd.contracts.random import SampleRng
 from robustkd.defenses.training.data_parallel import SMALLEST_SHARE
 from robustkd.defenses.training.seeding import derived_seed
-from robustkd.lazy import torch
+from robustkd.lazy import F, torch
 from robustkd.targets.memory import return_freed_memory
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Minibatch:
         seed: the training's.
         epoch: counted from 0.
         all_reduce: for gradients that a recipe takes by itself, which must be those of the whole minibatch.
+        soft: (B, K) distributions in the place of the labels, where the training data have some (``SoftArrays``).
     """
 
     x: Tensor
@@ -52,6 +53,16 @@ class Minibatch:
     seed: int
     epoch: int
     all_reduce: AllReduce = no_reduce
+    soft: Tensor | None = None
+
+    @property
+    def goal(self) -> Tensor:
+        """What the cross entropy is taken with: (B,) labels, or (B, K) distributions where there are some."""
+        return self.y if self.soft is None else self.soft
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """The mean cross entropy of (B, K) logits and the labels, or the distributions where there are some."""
+        return F.cross_entropy(logits, self.goal)
 
     def rng(self, purpose: str) -> SampleRng:
         """Each sample's random stream for ``purpose`` in this epoch, whatever minibatch it is in."""
@@ -68,6 +79,7 @@ class Samples:
     def __init__(self, arrays: Arrays, device: torch.device) -> None:
         self.device = device
         self.labels = torch.tensor(arrays.labels, dtype=torch.int64, device=device)
+        self._soft = torch.tensor(arrays.soft, device=device) if isinstance(arrays, SoftArrays) else None
         self._host = arrays.kept()
         if self._host.large:
             return_freed_memory()
@@ -83,6 +95,10 @@ class Samples:
         images = torch.from_numpy(self._images(rows)).to(self.device) if self._resident is None else self._resident[there]
         x = images.to(torch.float32)
         return (x / 255 if images.dtype == torch.uint8 else x), self.labels[there]
+
+    def soft(self, rows: Tensor) -> Tensor | None:
+        """(B, K) distributions at the positions ``rows``; None where there are only labels."""
+        return None if self._soft is None else self._soft[rows.to(self.device)]
 
     def expect(self, rows: Tensor) -> None:
         """Decode the images of ``rows`` in the background, where they must be: they are taken next."""

@@ -187,7 +187,7 @@ class _EpochTraining(Training):
         mine = self.world.share(rows)
         x, y = self.data.take(mine)
         all_reduce = partial(self.world.average, weight=len(mine) / len(rows))
-        batch = Minibatch(x, y, mine.to(self.device), self.seed, epoch, all_reduce)
+        batch = Minibatch(x, y, mine.to(self.device), self.seed, epoch, all_reduce, self.data.soft(mine))
         if self.settings.augment == "crop-flip":
             x = crop_flip(x, batch.rng("augment"))
         return replace(batch, x=x.contiguous(memory_format=self._layout))

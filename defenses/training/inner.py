@@ -148,7 +148,7 @@ class Adversary:
     def _objective(self, target: ImageTarget, batch: Minibatch, teacher: Teacher | None) -> tuple[ImageTarget, Objective]:
         """What is climbed, and the network that it is a function of."""
         if self.loss == "ce":
-            return target, bound(_cross_entropy, batch.y)
+            return target, bound(_cross_entropy, batch.goal)
         if self.loss == "kl-student-clean":
             with torch.no_grad():
                 return target, _divergence_from(target(batch.x))

@@ -49,6 +49,56 @@ class SideBySide(nn.Module):
         return torch.cat([self.first(x), self.second(x)], 1)
 
 
+class LowRank(nn.Module):
+    """A frozen network, in evaluation mode, whose weights W become W + A B, and one layer of which learns as it is.
+
+    Args:
+        network: its parameters are frozen.
+        head: the layer of it that learns.
+        rank: of A B; 0 leaves W as it is.
+    """
+
+    def __init__(self, network: nn.Module, head: nn.Module, rank: int) -> None:
+        super().__init__()
+        self.network = network.eval()
+        for weight in network.parameters():
+            weight.requires_grad_(False)
+        own = {id(weight) for weight in head.parameters()}
+        for weight in head.parameters():
+            weight.requires_grad_(True)
+        self.names = [name for name, w in network.named_parameters() if w.dim() > 1 and id(w) not in own] if rank else []
+        shapes = [dict(network.named_parameters())[name].flatten(1).shape for name in self.names]
+        self.rows = nn.ParameterList(torch.zeros(out, rank) for out, _ in shapes)
+        self.columns = nn.ParameterList(torch.randn(rank, into) / into**0.5 for _, into in shapes)
+
+    def train(self, mode: bool = True) -> LowRank:
+        """The network stays in evaluation mode: its statistics are frozen, too."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K)."""
+        logits: Tensor = torch.func.functional_call(self.network, self._updated(), (x,))
+        return logits
+
+    def bake(self) -> None:
+        """Write the updates into the network's weights for good."""
+        known = dict(self.network.named_parameters())
+        with torch.no_grad():
+            for name, weight in self._updated().items():
+                known[name].copy_(weight)
+        for weight in known.values():
+            weight.requires_grad_(True)
+
+    def _updated(self) -> dict[str, Tensor]:
+        known = dict(self.network.named_parameters())
+        return {
+            name: known[name] + (rows @ columns).view_as(known[name])
+            for name, rows, columns in zip(self.names, self.rows, self.columns, strict=True)
+        }
+
+
 class LinearInOneLogit(nn.Module):
     """Stands for a network on images near given ones: one logit of each sample is linear around its image, the others are constant.
 

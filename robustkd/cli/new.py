@@ -9,7 +9,7 @@ import click
 
 from robustkd.cli.options import json_option, print_reserved
 
-KINDS = ("defense", "attack", "check", "judge", "dataset", "model", "transform", "detector", "analysis")
+KINDS = ("defense", "attack", "check", "judge", "dataset", "model", "transform", "detector", "condenser", "analysis")
 
 
 @click.command("new")

@@ -10,7 +10,8 @@ from robustkd.contracts.capability import Capabilities, Capability
 from robustkd.contracts.card import Card
 from robustkd.contracts.check import AttackEvidence, Check, CheckContext, Finding, Level, Severity, Transcript, Verdict
 from robustkd.contracts.code import Code
-from robustkd.contracts.data import Arrays, Dataset, DeferredArrays, Modality, RawData, Samples
+from robustkd.contracts.condenser import Condenser
+from robustkd.contracts.data import Arrays, Dataset, DeferredArrays, Modality, RawData, Samples, SoftArrays
 from robustkd.contracts.defense import Defense, FitContext
 from robustkd.contracts.detector import Detector
 from robustkd.contracts.errors import (
@@ -98,6 +99,7 @@ __all__ = [
     "CheckContext",
     "Code",
     "ColourBudget",
+    "Condenser",
     "Corruptions",
     "CutOff",
     "DataError",
@@ -141,6 +143,7 @@ __all__ = [
     "Samples",
     "Severity",
     "Share",
+    "SoftArrays",
     "Space",
     "SpatialBudget",
     "StoreError",

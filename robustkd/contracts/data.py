@@ -119,6 +119,41 @@ class Arrays:
         return self if images is self.images else replace(self, images=images)
 
 
+@dataclass(frozen=True)
+class SoftArrays(Arrays):
+    """Labelled images with a distribution over the classes beside each label.
+
+    Attributes:
+        soft: (N, K) float32, rows of sum 1. A defense that ``learns_soft_labels`` takes them in the place of the labels.
+    """
+
+    soft: np.ndarray
+
+    def select(self, rows: np.ndarray) -> SoftArrays:
+        """The given rows."""
+        return SoftArrays(self.images[rows], self.labels[rows], self.soft[rows])
+
+    def validated(self, name: str, num_classes: int) -> Arrays:
+        """Itself, or ``DataError`` when pixels, labels or distributions are outside their ranges."""
+        if self.soft.shape != (len(self.images), num_classes):
+            raise DataError(
+                f"data '{name}': distributions of shape {self.soft.shape} for {len(self.images)} images of {num_classes} classes",
+                fix=f"give one row of {num_classes} probabilities for each image",
+            )
+        if not (np.isfinite(self.soft).all() and (self.soft >= 0).all() and np.allclose(self.soft.sum(1), 1, atol=1e-3)):
+            raise DataError(f"data '{name}': distributions that are none", fix="give rows of probabilities, each of sum 1")
+        return super().validated(name, num_classes)
+
+    def hard(self) -> Arrays:
+        """The same images with their labels alone."""
+        return Arrays(self.images, self.labels)
+
+    def digest(self) -> str:
+        """SHA-256 over images, labels and distributions."""
+        soft = np.ascontiguousarray(self.soft.astype("<f4", copy=False))
+        return hashlib.sha256(f"{super().digest()}{soft.shape}".encode() + soft.tobytes()).hexdigest()
+
+
 KEPT_BYTES = 1 << 28
 """Images that are larger than this, all together, are never held in memory at once by the platform: 256 MiB."""
 _CHUNK = 256

@@ -87,6 +87,7 @@ class Defense(Plugin, ABC):
             target has ``context.bounds`` in view.
         uses_threat: whether ``fit`` looks at ``context.threat``: then another threat model means another training.
         uses_data: whether ``fit`` looks at the training data.
+        learns_soft_labels: whether it learns from the distributions of ``SoftArrays``; one that does not sees the labels alone.
         version: raise it when the trained target changes; results of another version are computed again.
     """
 
@@ -94,6 +95,7 @@ class Defense(Plugin, ABC):
     inputs: ClassVar[Inputs] = "images"
     uses_threat: bool = False
     uses_data: bool = True
+    learns_soft_labels: ClassVar[bool] = False
 
     @property
     def reads_class_names(self) -> bool:

@@ -60,6 +60,8 @@ def example_block(group: plugins.Group, name: str) -> dict[str, JsonValue] | Non
             return _of_transform(name, values)
         case "detectors":
             return _of_detector(name, values)
+        case "condensers":
+            return _of_condenser(name, values)
         case "analyses":
             return _of_analysis(name, values)
     needed = _needed(group, name, values)
@@ -82,6 +84,13 @@ def _of_detector(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
     modality, needed = _modality("detectors", name), _needed("detectors", name, values)
     mine: JsonObject = {**_DETECTING[modality], "detector": {"kind": name, **values}}
     return {"defenses": {"plain": _plain(modality, 0), **needed, "watched": mine}}
+
+
+def _of_condenser(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """Its set, and an undefended network that is trained on it."""
+    mine: JsonObject = {"kind": "condensed-data", "condenser": {"kind": name, **values}}
+    trained: JsonObject = {"kind": "train-on-condensed", "data": "small-set", "recipe": _plain("images", 0)}
+    return {"defenses": {**_needed("condensers", name, values), "small-set": mine, "trained": trained}}
 
 
 def _of_analysis(name: str, values: Mapping[str, Any]) -> dict[str, JsonValue]:

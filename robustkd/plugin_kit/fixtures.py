@@ -90,8 +90,9 @@ def context(
 
 
 @functools.cache
-def _trained(seed: int, model: str = "tiny-cnn") -> ClassifierTarget:
+def _trained(seed: int, model: str = "tiny-cnn", params: tuple[tuple[str, Any], ...] = ()) -> ClassifierTarget:
     settings = {"kind": "standard", "model": model, "epochs": 10, "batch_size": 20, "optimiser": "adam", "lr": 0.02}
+    settings |= {"model_params": dict(params)} if params else {}
     with context(seed=seed) as given:
         target: ClassifierTarget = plugins.make("defenses", settings).fit(given)
     return target
@@ -110,6 +111,11 @@ def classifiers(names: Sequence[str]) -> dict[str, ClassifierTarget]:
 def ensemble() -> EnsembleTarget:
     """A target that averages the probabilities of two networks."""
     return EnsembleTarget([classifier(0), classifier(1)])
+
+
+def normalised() -> ClassifierTarget:
+    """An undefended network with BatchNorm, for what looks at its statistics."""
+    return copy.deepcopy(_trained(0, "convnet", (("norm", "batch"), ("width", 8))))
 
 
 def residual() -> ClassifierTarget:

@@ -13,7 +13,18 @@ from robustkd.contracts import CONTRACT_VERSION, UsageError
 
 KINDS: dict[str, plugins.Group] = {
     plugins.one_of(group): group
-    for group in ("attacks", "defenses", "judges", "checks", "datasets", "models", "transforms", "detectors", "analyses")
+    for group in (
+        "attacks",
+        "defenses",
+        "judges",
+        "checks",
+        "datasets",
+        "models",
+        "transforms",
+        "detectors",
+        "condensers",
+        "analyses",
+    )
 }
 """What can be begun: the kind of plug-in, and the group of its entry point."""
 
@@ -30,6 +41,8 @@ _EXAMPLES = {
     "  filtered: {{kind: input-transform, base: plain, transforms: [{0}]}}",
     "detector": "defenses:\n  plain: {{kind: standard, model: small-cnn}}\n"
     "  watched: {{kind: with-detector, base: plain, detector: {0}}}",
+    "condenser": "defenses:\n  small-set: {{kind: condensed-data, condenser: {0}}}\n"
+    "  trained: {{kind: train-on-condensed, data: small-set, recipe: {{kind: standard, model: small-cnn}}}}",
     "analysis": "analyses:\n  mine: {{kind: {0}, defenses: [plain]}}",
 }
 

@@ -28,7 +28,18 @@ from robustkd.contracts.plugin import registered_name
 from robustkd.contracts.version import CHANGES, CONTRACT_VERSION, moved
 
 Group = Literal[
-    "attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "detectors", "targets", "engines"
+    "attacks",
+    "defenses",
+    "judges",
+    "checks",
+    "analyses",
+    "datasets",
+    "models",
+    "transforms",
+    "detectors",
+    "condensers",
+    "targets",
+    "engines",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 _UNKNOWN = "extra_forbidden"  # pydantic's name for it

@@ -145,3 +145,20 @@ def test_what_is_certified_stands_beside_its_control() -> None:
     (proof,) = campaign.analyses.values()
     assert set(proof.defenses) == set(uses)
     assert proof.plugin.params.exact
+
+
+def test_every_set_of_the_small_comparison_of_distilled_data_is_trained_on_alike() -> None:
+    campaign = spec.load("distilled-data-small")
+    uses = {name: use.plugin.params for name, use in campaign.defenses.items()}
+    trained = {name: params for name, params in uses.items() if campaign.defenses[name].kind == "train-on-condensed"}
+    assert {params.repeats for params in trained.values()} == {None}  # as many steps as on all data
+    for name, reference in (("standard", "full"), ("pgd-at", "full-at")):
+        recipes = [params.recipe.params for params in trained.values() if params.recipe.kind == name]
+        assert len(recipes) > 8
+        assert all(recipe == uses[reference] for recipe in recipes)
+    sets = {name for name, use in campaign.defenses.items() if use.kind == "condensed-data"}
+    # Each is trained on plainly at least, is of the same size, and is not attacked itself.
+    assert sets == {params.data for params in trained.values()}
+    assert {uses[name].condenser.params.images_per_class for name in sets} == {10}
+    assert {item.defense for item in campaign.exclude if item.attack is None} == {*sets, "squeezed", "squeezed-at"}
+    assert {"random", "random-at", "random-kd", "full", "full-at"} <= set(campaign.defenses)

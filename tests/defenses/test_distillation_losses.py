@@ -408,6 +408,40 @@ def test_dataset_reinforcement_replays_what_the_teacher_said_of_the_same_copy(
             total += ce(softmax(student(minibatch.x[row : row + 1])), minibatch.y[row : row + 1])[0]
     assert loss.item() == pytest.approx(total / 32, rel=1e-4)
     assert measured["replayed"].item() == pytest.approx(replayed.float().mean().item())
+
+
+def test_ferkd_leaves_out_what_the_teacher_is_unsure_about_and_softens_labels_in_the_middle(
+    two: Any, softmax: Make, minibatch: Minibatch
+) -> None:
+    student, teacher = two
+    rows = torch.arange(32)
+    copies = torch.stack(
+        [copied(minibatch.x, minibatch.index, torch.full((32,), copy), 2, minibatch.seed) for copy in (0, 1)], 1
+    )
+    answers = torch.stack([teacher(copies[:, copy]).softmax(1) for copy in (0, 1)], 1).detach().topk(10, dim=2)
+    drawn = minibatch.rng("reinforcement").integers((), 2)
+    sure = answers.values[rows, drawn, 0]
+    low, high = sure.quantile(0.3).item(), sure.quantile(0.7).item()
+
+    def made(**thresholds: float) -> float:
+        p = DatasetReinforcementParams(**STUDENT, copies=2, top=10, probability=1.0, **thresholds)
+        recipe = DatasetReinforcementRecipe(Teacher(teacher), p, answers.values, answers.indices)
+        return float(recipe.loss(student, minibatch)[0].item())
+
+    seen = copies[rows, drawn]
+    p, q = softmax(teacher(seen)), softmax(student(seen))
+    label = 0.8 * np.eye(10)[minibatch.y] + 0.02
+    middle, top = (sure >= low).numpy() & (sure < high).numpy(), (sure >= high).numpy()
+    wanted = (kl(label, q)[middle].sum() + kl(p, q)[top].sum()) / (middle | top).sum()
+    assert made(drop_below=low, soften_below=high, smoothing=0.2) == pytest.approx(wanted, rel=1e-4)
+    # No copy below the thresholds: FKD, which is dataset reinforcement of the same copies.
+    assert made(drop_below=1e-9, soften_below=1e-9) == pytest.approx(made(), rel=1e-6)
+    assert made(drop_below=low) != pytest.approx(made(), rel=1e-3)
+
+
+def test_ferkd_refuses_a_band_that_is_upside_down() -> None:
+    with pytest.raises(ValueError, match="soften_below is under drop_below"):
+        DatasetReinforcementParams(**STUDENT, drop_below=0.5, soften_below=0.2)
     everything = torch.full((2, 10), 0.1)
     torch.testing.assert_close(dense(everything, torch.arange(10).expand(2, -1), 10), everything)
     with pytest.raises(ValueError, match="none"):

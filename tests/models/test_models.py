@@ -28,7 +28,7 @@ def target(name: str, shape: tuple[int, ...] = (3, 32, 32), classes: int = 10, *
 
 
 def test_every_architecture_of_the_catalogue_is_there() -> None:
-    assert len(ALL) == 12
+    assert len(ALL) == 13
     assert set(plugins.names("models")) >= FROM_TORCHVISION
 
 
@@ -185,3 +185,19 @@ def test_lenet5_reaches_its_published_accuracy(training: str, published: float, 
     made = target("lenet5", (1, 28, 28))
     load_weights(made.module, shared_data / "networks" / f"mnist_lenet5_{training}.safetensors")
     assert accuracy(made, "mnist", shared_data / "mnist") == pytest.approx(published, abs=0.05)
+
+
+def test_convnet_has_the_published_size_and_instance_normalisation_looks_at_one_image() -> None:
+    # ConvNet-3 of width 128 for 32x32x3 and 10 classes: 320,010 parameters, as the code of dataset condensation counts them.
+    assert sum(p.numel() for p in target("convnet", (3, 32, 32)).module.parameters()) == 320_010
+    network = target("convnet", (1, 8, 8), width=4).module.train()
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(network(x)[:1], network(x[:1]), atol=1e-5)
+    batched = target("convnet", (1, 8, 8), width=4, norm="batch").module.train()
+    assert not torch.allclose(batched(x)[:1], batched(x[:1]), atol=1e-3)
+
+
+def test_convnet_says_how_many_blocks_an_image_has_room_for() -> None:
+    with pytest.raises(UsageError, match="4 blocks cannot take images of 8x8") as told:
+        target("convnet", (1, 8, 8), depth=4)
+    assert "depth: 3" in str(told.value.fix)

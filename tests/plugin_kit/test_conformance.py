@@ -51,6 +51,12 @@ CAUGHT = {
     "Amnesiac": ("detectors", "saved-with-its-model", "scores differently"),
     "Trespasses": ("detectors", "leaves-the-model", "changed"),
     "Blunt": ("detectors", "attackable-scores", "no gradient goes through"),
+    "Hoarder": ("condensers", "makes-images", "160 images of 160"),
+    "Dice": ("condensers", "same-set", "different sets"),
+    "Rounded": ("condensers", "stored-whole", "the set differs"),
+    "Forgets": ("condensers", "condensing-survives-a-kill", "another set"),
+    "Scribbles": ("condensers", "leaves-targets-alone", "changed the training images"),
+    "Peeks": ("condensers", "says-whether-it-looks-at-the-threat", "another threat model"),
 }
 
 
@@ -75,7 +81,17 @@ def test_a_broken_promise_is_caught(broken, name):
 def test_every_property_but_the_registry_s_own_is_seen_to_fail():
     asked = {
         (group, title(item))
-        for group in ("attacks", "defenses", "checks", "analyses", "datasets", "models", "transforms", "detectors")
+        for group in (
+            "attacks",
+            "defenses",
+            "checks",
+            "analyses",
+            "datasets",
+            "models",
+            "transforms",
+            "detectors",
+            "condensers",
+        )
         for item in properties(group)
     }
     common = {"contract", "parameters", "mistakes", "written-down", "documentation"}
@@ -111,7 +127,18 @@ def test_names_and_settings_are_checked(broken, robustkd):
 
 ALL = [
     (group, name)
-    for group in ("attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "detectors")
+    for group in (
+        "attacks",
+        "defenses",
+        "judges",
+        "checks",
+        "analyses",
+        "datasets",
+        "models",
+        "transforms",
+        "detectors",
+        "condensers",
+    )
     for name in plugins.names(group)
     if plugins.family(group, name) is None
 ]
@@ -134,6 +161,7 @@ CHEAP = {
     "onnx-detector": None,  # so is it; tests/judges/test_onnx_detector.py makes some
     "causal-lm": None,  # its weights are on a hub; tests/defenses/test_text_training.py makes some
     "chat-endpoint": None,  # it is whatever its server is; tests/targets/test_chat_endpoint.py has one
+    "train-on-condensed": None,  # it takes a condensed set; tests/condensers/test_condensed_data.py makes some
     "clip-score": None,  # its weights are on a hub
     "clip-similarity": None,  # so are its; tests/defenses/test_drawing_analyses.py makes some
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one

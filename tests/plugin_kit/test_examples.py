@@ -10,7 +10,7 @@ from robustkd import plugins
 from robustkd.campaigns.file import spec
 from robustkd.cli import main
 
-BLOCKS = ("attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "detectors")
+BLOCKS = ("attacks", "defenses", "judges", "checks", "analyses", "datasets", "models", "transforms", "detectors", "condensers")
 NAMES = [(group, name) for group in BLOCKS for name in plugins.names(group) if plugins.family(group, name) is None]
 NAMES += [("attacks", "torchattacks:PGD"), ("attacks", "foolbox:LinfPGD"), ("attacks", "foolbox:VirtualAdversarialAttack")]
 

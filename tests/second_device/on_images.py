@@ -47,6 +47,7 @@ REASONS = {
     "defenses/sdedit": "in redrawn.yaml, because it takes a diffusion model",
     "defenses/caption-distil": "it takes a caption model; what it trains is one as caption-pretrain's",
     "defenses/clip-folder": "its weights are in a folder; what it loads is a two-tower target as clip-pretrain's",
+    "defenses/train-on-condensed": "in condensed.yaml, because it takes a condensed data set",
     "defenses/robustbench": "its weights are on a remote drive; what it loads is a network as external's",
 }
 """Why a plug-in has no row here."""

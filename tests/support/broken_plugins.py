@@ -16,6 +16,7 @@ from robustkd.contracts import (
     Attack,
     AttackResult,
     Check,
+    Condenser,
     Dataset,
     Detector,
     Model,
@@ -461,3 +462,66 @@ class Blunt(Entropic):
 
     def spoilt(self, entropy):
         return entropy.detach()
+
+
+# --- condensers
+
+
+class Firsts(Condenser):
+    """The first images of each class: a subclass spoils it."""
+
+    source = "nowhere"
+
+    def condense(self, context):
+        rows = np.concatenate([np.flatnonzero(context.train.labels == label)[:2] for label in range(context.num_classes)])
+        return self.spoilt(context.train.select(rows), context)
+
+
+class Hoarder(Condenser):
+    """Keeps all that there is."""
+
+    source = "nowhere"
+
+    def condense(self, context):
+        return context.train
+
+
+class Dice(Firsts):
+    """Draws from a generator that is everybody's."""
+
+    def spoilt(self, arrays, context):
+        return arrays.select(np.random.permutation(len(arrays)))
+
+
+class Rounded(Firsts):
+    """Makes images in a type that no file of such data has."""
+
+    def spoilt(self, arrays, context):
+        return Arrays(arrays.unit().astype(np.float64), arrays.labels)
+
+
+class Forgets(Firsts):
+    """Goes on from a note that another one left off."""
+
+    def spoilt(self, arrays, context):
+        note = context.checkpoints / "note"
+        begun = note.exists()
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+        context.log(0, {"loss": 0.0})
+        return arrays.select(np.arange(len(arrays))[::-1]) if begun else arrays
+
+
+class Scribbles(Firsts):
+    """Writes into the training images."""
+
+    def spoilt(self, arrays, context):
+        context.train.images[0] = 1 - context.train.images[0]
+        return arrays
+
+
+class Peeks(Firsts):
+    """Goes by the threat model, and does not say so."""
+
+    def spoilt(self, arrays, context):
+        return arrays.select(np.arange(len(arrays))[::-1]) if context.threat.norm == "l2" else arrays

@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robustkd.defenses.training import AdversarialParams, AdversarialRecipe, AdversarialTraining, Minibatch
-from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class PGDATRecipe(AdversarialRecipe):
     def outer(self, target: ClassifierTarget, batch: Minibatch, inner: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """The cross entropy at the adversarial examples, CE(f(x~), y)."""
         (x_adv,) = inner
-        return F.cross_entropy(target(x_adv), batch.y), {}
+        return batch.cross_entropy(target(x_adv)), {}
 
 
 class PGDAT(AdversarialTraining):
@@ -42,3 +41,4 @@ class PGDAT(AdversarialTraining):
     Params = PGDATParams
     recipe = PGDATRecipe
     source = "Madry et al. 2018, arXiv:1706.06083"
+    learns_soft_labels = True

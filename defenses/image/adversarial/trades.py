@@ -25,7 +25,6 @@ from robustkd.defenses.training import (
     kl,
 )
 from robustkd.defenses.training.inner import OwnLoss, Start
-from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class TRADESRecipe(AdversarialRecipe):
         """CE(f(x), y) + beta * KL(f(x) || f(x~))."""
         (x_adv,) = inner
         clean = target(batch.x)
-        natural, robust = F.cross_entropy(clean, batch.y), kl(clean, target(x_adv), reduction="batch")
+        natural, robust = batch.cross_entropy(clean), kl(clean, target(x_adv), reduction="batch")
         return natural + self.params.beta * robust, {"loss_natural": natural, "loss_robust": robust}
 
 
@@ -67,3 +66,4 @@ class TRADES(AdversarialTraining):
     Params = TRADESParams
     recipe = TRADESRecipe
     source = "Zhang et al. 2019, arXiv:1901.08573"
+    learns_soft_labels = True

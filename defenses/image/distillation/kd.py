@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.defenses.training import Distillation, DistillationParams, DistillationRecipe, Minibatch, kl
-from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class KDRecipe(DistillationRecipe):
         """alpha * tau^2 * KL(T(x; tau) || S(x; tau)) + (1 - alpha) * CE(S(x), y)."""
         p, tau, logits = self.params, self.params.temperature, target(batch.x)
         soft = kl(self.teacher.clean(batch), logits, teacher_temperature=tau, student_temperature=tau, reduction=p.kl_reduction)
-        return p.alpha * tau**2 * soft + (1 - p.alpha) * F.cross_entropy(logits, batch.y), {"loss_soft": soft}
+        return p.alpha * tau**2 * soft + (1 - p.alpha) * batch.cross_entropy(logits), {"loss_soft": soft}
 
 
 class KD(Distillation):
@@ -44,3 +43,4 @@ class KD(Distillation):
     Params = KDParams
     recipe = KDRecipe
     source = "Hinton et al. 2014, arXiv:1503.02531"
+    learns_soft_labels = True

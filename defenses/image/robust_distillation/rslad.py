@@ -67,3 +67,4 @@ class RSLAD(RobustDistillation):
     version = "2"  # 1 took the mean divergence over the batch by default
     recipe = RSLADRecipe
     source = "Zi et al. 2021, arXiv:2108.07969"
+    learns_soft_labels = True  # of the labels it takes none at all

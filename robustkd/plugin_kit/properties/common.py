@@ -28,6 +28,7 @@ CONTRACTS: dict[plugins.Group, type[Any]] = {
     "models": contracts.Model,
     "transforms": contracts.Transform,
     "detectors": contracts.Detector,
+    "condensers": contracts.Condenser,
 }
 
 _WORDS = {"kind": AttackKind, "norms": Norm, "goals": Goal, "space": Space, "severity": Severity}

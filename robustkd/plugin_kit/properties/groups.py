@@ -5,6 +5,7 @@ from __future__ import annotations
 from robustkd.plugin_kit.properties.attacks import ATTACK
 from robustkd.plugin_kit.properties.checks import ANALYSIS, CHECK
 from robustkd.plugin_kit.properties.common import EVERY
+from robustkd.plugin_kit.properties.condensers import CONDENSER
 from robustkd.plugin_kit.properties.datasets import DATASET
 from robustkd.plugin_kit.properties.defenses import DEFENSE
 from robustkd.plugin_kit.properties.detectors import DETECTOR, PROMPT_DETECTOR
@@ -22,6 +23,7 @@ PROPERTIES: dict[Group, tuple[Property, ...]] = {
     "models": EVERY + MODEL,
     "transforms": EVERY + TRANSFORM,
     "detectors": EVERY + DETECTOR,
+    "condensers": EVERY + CONDENSER,
 }
 
 OF_PROMPTS: dict[Group, tuple[Property, ...]] = {

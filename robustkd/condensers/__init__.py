@@ -1,0 +1,1 @@
+"""Condensers: small training sets that stand for a large one, chosen from it or made."""

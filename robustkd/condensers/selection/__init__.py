@@ -1,0 +1,1 @@
+"""Condensers that choose images of the training data."""

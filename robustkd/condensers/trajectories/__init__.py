@@ -1,0 +1,1 @@
+"""Condensers that match what training on real images does to a network's weights."""
