@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
+from robustkd.attacks.diffusion.engine.denoising import Denoising, levels_of, pictures
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import DenoisingParams, Nearest
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetError, TargetRef, ThreatModel
@@ -65,5 +65,6 @@ class P4D(PromptAttack[TextToImageTarget]):
         images = pictures(search.target, requests, original)
         with torch.no_grad():
             asked = original.encode(original.tokenize(requests["prompt"]))
-        objective = Denoising(search.target, images, search.blocks, p.timesteps, original=(original, asked))
+        visited = levels_of(search.target, p.levels)
+        objective = Denoising(search.target, images, search.blocks, p.timesteps, original=(original, asked), visited=visited)
         search.run(p, search.slots(p), Nearest(search.table, p.lr, p.weight_decay), objective)
