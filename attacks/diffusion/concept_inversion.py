@@ -37,7 +37,10 @@ class ConceptInversionParams(Params):
     """How many vectors there are, where, and how they are trained."""
 
     tokens: int = Field(1, ge=1, description="how many vectors are added to the request")
-    place: Place = Field("prefix", description="where: before it, after it, in its middle, or in its place (replace)")
+    place: Place = Field(
+        "prefix",
+        description="where: before it, after it, in its middle, in its place (replace), or one token after every three words",
+    )
     steps: int = Field(1000, ge=0, description="steps of each training; 0: none, the control")
     lr: float = Field(0.1, gt=0, description="Adam's, relative to the spread of the embeddings' numbers")
     radius: float = Field(10.0, gt=0, description="how far a vector may go from its token, in mean lengths of embeddings")

@@ -469,3 +469,29 @@ def test_ring_a_bell_asks_the_encoder_that_still_knows_the_concept() -> None:
 
         control = attacked("ring-a-bell", noting("xyzzy"), attempts=3, **quick | {"generations": 0})
         assert costs(prompts(found)).mean() < costs(prompts(control)).mean()
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "expected"),
+    [
+        ("photo of the church", 2, "photo of the xyzzy church word7"),
+        ("photo of the church , a photo", 2, "photo of the xyzzy church , a word7 photo"),
+        ("photo", 2, "photo xyzzy word7"),
+        ("photo of the", 1, "photo of the xyzzy"),
+        ("photo of the church", 1, "photo of the xyzzy church"),
+    ],
+)
+def test_a_token_after_every_three_words(text: str, count: int, expected: str) -> None:
+    target = toy()
+    slots = Slots(target, [text], "every-three-words", count)
+    tokens = torch.tensor([target.tokenizer.token_to_id(word) for word in ("xyzzy", "word7")])[:count]
+    assert slots.text(0, tokens) == expected
+    assert torch.equal(slots.filled(torch.tensor([0]), tokens.unsqueeze(0))[0], target.tokenize([expected])[0])
+    assert slots.roundtrips(0, tokens, expected)
+    assert int(slots.ids[0, slots.end[0]]) == target.eos
+
+
+def test_p4d_k_finds_the_word_between_the_words() -> None:
+    found = attacked("p4d", toy("xyzzy"), tokens=2, place="every-three-words")
+    assert found.outcome.success.all()
+    assert all("xyzzy" in said.prompt.split()[3::2] for said in found.transcripts)
