@@ -21,6 +21,7 @@ from robustkd.defenses.diffusion.one_step.sfd import identity_loss
 from robustkd.defenses.diffusion.pretrain import contrast
 from robustkd.defenses.diffusion.rece import returning
 from robustkd.defenses.diffusion.salun import salient
+from robustkd.defenses.diffusion.stereo import composed_target, laid
 from robustkd.defenses.diffusion.uce import edited, encoded_tokens, projections
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.steps import train_steps
@@ -118,6 +119,7 @@ def test_a_training_that_is_interrupted_ends_with_the_same_bits(
         ({"kind": "esd", "layers": "cross-attention"}, "attn2"),
         ({"kind": "esd", "layers": "text-encoder", "retain": 1.0}, "text_encoder"),
         ({"kind": "advunlearn", "attack_steps": 2}, "text_encoder"),
+        ({"kind": "stereo", "rounds": 1, "search_steps": 2, "inversion_steps": 2}, "attn2"),
         ({"kind": "salun", "share": 0.3}, "unet"),
         ({"kind": "uce"}, "attn2.to_"),
         ({"kind": "rece", "rounds": 1}, "attn2.to_"),
@@ -197,6 +199,47 @@ def test_rece_goes_on_where_uce_ends(fit: Callable[..., Any], base: TextToImageT
 
     assert left(edits[0]) < left(edits[1]) < left(edits[2])
     assert left(edits[0]) < sum(float((old @ (seven - nothing).T).square().sum()) for old in originals)
+
+
+def test_stereo_leads_away_from_the_mean_of_all_prompts_and_towards_the_anchor(base: TextToImageTarget) -> None:
+    """With diffusers' UNet, one prompt at a time."""
+    z, t = torch.randn((2, *base.latent_shape)), torch.tensor([30, 7])
+    told = {text: base.encode(base.tokenize([text])).expand(2) for text in ("7", "8", "a pair", "")}
+    found = composed_target(base, z, t, [told["7"], told["8"]], 1.5, told["a pair"], 0.5)
+    with torch.no_grad():
+        said = {text: base.unet(z, t, hidden.tokens).sample for text, hidden in told.items()}
+    away = (said["7"] + said["8"]) / 2 - said[""]
+    torch.testing.assert_close(found, said[""] - 1.5 * away + 0.5 * (said["a pair"] - said[""]))
+
+
+def test_stereo_without_a_search_and_an_anchor_is_esd(fit: Callable[..., Any], base: TextToImageTarget) -> None:
+    common = {"base": "base", "steps": 4, "batch_size": 2, "lr": 1e-3, "retain": 1.0}
+    plain = fit({"kind": "esd", **common}, base).module.state_dict()
+    control = fit({"kind": "stereo", **common, "rounds": 0, "anchor": 0.0}, base).module.state_dict()
+    for name, weight in plain.items():
+        torch.testing.assert_close(control[name], weight, atol=1e-5, rtol=1e-3)
+    searching = fit(
+        {"kind": "stereo", **common, "rounds": 1, "search_steps": 2, "inversion_steps": 2}, base
+    ).module.state_dict()
+    assert any(not torch.allclose(searching[name], weight, atol=1e-4) for name, weight in plain.items())
+
+
+def test_stereos_vectors_bring_back_what_the_original_draws(fit: Callable[..., Any], base: TextToImageTarget) -> None:
+    """Their loss falls while the erased copy stands still; a prompt of vectors has them in the place of its words."""
+    seen: list[float] = []
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        seen.extend(value for name, value in metrics.items() if name == "invert-0_loss")
+
+    spec = {"kind": "stereo", "base": "base", "steps": 1, "batch_size": 16, "rounds": 1, "search_steps": 1}
+    fit({**spec, "inversion_steps": 60, "inversion_lr": 0.1}, base, log=log)
+    assert np.mean(seen[-5:]) < np.mean(seen[:5])
+    vectors = torch.randn(2, 3, 16)
+    found = laid(base, vectors)
+    ids = base.tokenize(["7 7 7", "8 8 8"])
+    assert torch.equal(found[:, 1:4], vectors)
+    assert torch.equal(found[:, 0], base.embed(ids)[:, 0])
+    assert torch.equal(found[:, 4:], base.embed(ids)[:, 4:])
 
 
 def test_uce_takes_an_erased_concept_for_nothing(fit: Callable[..., Any], base: TextToImageTarget) -> None:
