@@ -5,17 +5,17 @@
 The tokens are relaxed as in ``pez``. It needs the original model beside the unlearned one; its pictures are the data's, else what
 the original draws.
 
-Source: Chin et al.: Prompting4Debugging (ICML 2024), section 3, as UnlearnDiffAtk's code has it: a
-few tokens before the request, noise levels in order. The authors' code draws the noise level at random, takes 3,000 steps, and calls a
-request broken when one of two searches breaks it: P4D-N (16 free tokens in the request's place: here ``place: replace, tokens: 16``) or
-P4D-K (one after every three words), which is not here.
+Source: Chin et al.: Prompting4Debugging (ICML 2024), section 3, as UnlearnDiffAtk's code has it: a few tokens before the request, noise
+levels in order. The authors' code draws the noise level at random, takes 3,000 steps, and calls a request broken when one of two
+searches breaks it: P4D-N (16 free tokens in the request's place: here ``place: replace, tokens: 16``) or P4D-K (one after every three
+words: ``place: every-three-words``). Their union is the worst case over the two, as rows of one campaign.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
+from robustkd.attacks.diffusion.engine.denoising import Denoising, levels_of, pictures
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import DenoisingParams, Nearest
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetError, TargetRef, ThreatModel
@@ -65,5 +65,6 @@ class P4D(PromptAttack[TextToImageTarget]):
         images = pictures(search.target, requests, original)
         with torch.no_grad():
             asked = original.encode(original.tokenize(requests["prompt"]))
-        objective = Denoising(search.target, images, search.blocks, p.timesteps, original=(original, asked))
+        visited = levels_of(search.target, p.levels)
+        objective = Denoising(search.target, images, search.blocks, p.timesteps, original=(original, asked), visited=visited)
         search.run(p, search.slots(p), Nearest(search.table, p.lr, p.weight_decay), objective)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
+from robustkd.attacks.diffusion.engine.denoising import Denoising, LevelsParam, levels_of, pictures
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch, TokenSearchParams
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -37,6 +37,7 @@ class DenoisingParams(NearestParams):
     """Those that look at noisy pictures."""
 
     timesteps: int = Field(1, ge=1, description="noise levels in each step")
+    levels: LevelsParam = "all"
 
 
 class PEZParams(DenoisingParams):
@@ -95,5 +96,5 @@ class PEZ(PromptAttack[TextToImageTarget]):
             p,
             search.slots(p),
             Nearest(search.table, p.lr, p.weight_decay),
-            Denoising(search.target, images, search.blocks, p.timesteps),
+            Denoising(search.target, images, search.blocks, p.timesteps, visited=levels_of(search.target, p.levels)),
         )

@@ -25,7 +25,10 @@ class RandomTokensParams(Params):
     """Parameters of ``random-tokens``; give it those of the attack that it is to be compared with."""
 
     tokens: int = Field(5, ge=1, description="how many tokens are added to the request")
-    place: Place = Field("prefix", description="where: before it, after it, in its middle, or in its place (replace)")
+    place: Place = Field(
+        "prefix",
+        description="where: before it, after it, in its middle, in its place (replace), or one token after every three words",
+    )
 
 
 class RandomTokens(PromptAttack[TextToImageTarget]):

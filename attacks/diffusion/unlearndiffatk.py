@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
+from robustkd.attacks.diffusion.engine.denoising import Denoising, LevelsParam, levels_of, pictures
 from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch, TokenSearchParams
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
@@ -41,6 +41,7 @@ class UnlearnDiffAtkParams(TokenSearchParams):
     lr: float = Field(0.01, gt=0, description="Adam's, of the weights of tokens")
     weight_decay: float = Field(0.1, ge=0, description="added to the gradient: this share of the weights")
     timesteps: int = Field(1, ge=1, description="noise levels in each step")
+    levels: LevelsParam = "all"
     original: TargetRef | None = Field(None, description="a defense whose model draws the pictures, where the data have none")
 
 
@@ -92,4 +93,6 @@ class UnlearnDiffAtk(PromptAttack[TextToImageTarget]):
         search = TokenSearch(target, batch, attempts, rng)
         images = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
         relaxation = Distributions(search.table, p.lr, p.weight_decay)
-        search.run(p, search.slots(p), relaxation, Denoising(search.target, images, search.blocks, p.timesteps))
+        visited = levels_of(search.target, p.levels)
+        objective = Denoising(search.target, images, search.blocks, p.timesteps, visited=visited)
+        search.run(p, search.slots(p), relaxation, objective)

@@ -11,15 +11,13 @@ where c' is another concept's text and the second prediction is held constant.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import DataError, Defense, FitContext, Modality, Prompts
-from robustkd.data.arrays import as_arrays
+from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.defenses.diffusion.captioned_pictures import CaptionedPictures
 from robustkd.defenses.diffusion.erasing import Layers, TuningParams, begin, select_by_wording, tuned
-from robustkd.defenses.diffusion.noise import noised
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, torch
@@ -54,9 +52,9 @@ class SalUn(Defense):
         p, erasure = self.params, begin(context, self.params)
         target, retain = erasure.target, erasure.retain
         erased = select_by_wording(context.train, p).where("concept", *erasure.forget.concepts)
-        forgotten = _Pictures.of(erased, erased["concept"] if p.wording == "name" else erased["prompt"])
+        forgotten = CaptionedPictures.of(erased, erased["concept"] if p.wording == "name" else erased["prompt"])
         others = context.train.where("concept", *retain.concepts)
-        kept = _Pictures.of(others, others["prompt"])
+        kept = CaptionedPictures.of(others, others["prompt"])
 
         def loss(generator: torch.Generator) -> Tensor:
             z, _, t, texts = forgotten.draw(target, p.batch_size, generator)
@@ -77,33 +75,7 @@ class SalUn(Defense):
         return target
 
 
-@dataclass(frozen=True, eq=False)
-class _Pictures:
-    """Images (N, C, H, W) in [0, 1] and their texts."""
-
-    images: Tensor
-    texts: tuple[str, ...]
-
-    @classmethod
-    def of(cls, prompts: Prompts, texts: tuple[str, ...]) -> _Pictures:
-        if prompts.images is None:
-            raise DataError(
-                "the training captions have no images", fix="use a data set of captioned images, or another defense"
-            )
-        return cls(torch.from_numpy(as_arrays(prompts.images, prompts.labels, "captions").unit()), texts)
-
-    def draw(
-        self, target: TextToImageTarget, count: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
-        """(z_t, what the UNet should say of it, t, texts) of ``count`` of them."""
-        rows = torch.randint(len(self.texts), (count,), generator=generator)
-        with torch.no_grad():
-            latents = target.latents(self.images[rows])
-            z, noise, t = noised(target, latents, generator)
-        return z, target.training_target(latents, noise, t), t, [self.texts[row] for row in rows.tolist()]
-
-
-def denoising_loss(target: TextToImageTarget, pictures: _Pictures, count: int, generator: torch.Generator) -> Tensor:
+def denoising_loss(target: TextToImageTarget, pictures: CaptionedPictures, count: int, generator: torch.Generator) -> Tensor:
     """The loss of diffusion models, E ||noise - eps(z_t | c)||^2."""
     z, aim, t, texts = pictures.draw(target, count, generator)
     return F.mse_loss(target.unet_output(z, t, target.encode(target.tokenize(texts))), aim)

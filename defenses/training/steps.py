@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from robustkd.contracts import FitContext, Params, Samples
 from robustkd.contracts.json_value import JsonObject
@@ -103,6 +104,26 @@ class Memory(Protocol):
         """Restore the state that ``state_dict`` gave."""
 
 
+class StepCounter:
+    """How many steps were taken: the ``Memory`` of a loss that changes as its training goes on."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def next(self) -> int:
+        """The number of this step, from 0."""
+        self.taken += 1
+        return self.taken - 1
+
+    def state_dict(self) -> JsonObject:
+        """See ``Memory``."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See ``Memory``."""
+        self.taken = int(state["taken"])
+
+
 def train_steps(
     context: FitContext[Samples],
     name: str,
@@ -132,14 +153,18 @@ def train_steps(
     Raises:
         TargetError: the loss is not finite any more.
     """
-    training = _StepTraining(name, parameters, loss, settings, measure, memory)
-    checkpoint = Checkpoint(context.checkpoints / name, _identity(context, name, parameters, settings))
-    run(context, training, checkpoint, checkpoint_seconds)
-    for parameter in parameters.values():
+    run_steps(context, StepTraining(name, parameters, loss, settings, measure, memory), checkpoint_seconds)
+
+
+def run_steps(context: FitContext[Samples], training: StepTraining, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
+    """Run a training of steps to its end, from its checkpoint where there is one."""
+    identity = _identity(context, training.name, training.parameters, training.settings)
+    run(context, training, Checkpoint(context.checkpoints / training.name, identity), checkpoint_seconds)
+    for parameter in training.parameters.values():
         parameter.grad = None
 
 
-class _StepTraining(Training):
+class StepTraining(Training):
     """A number of steps, with ``REPORTS`` reports."""
 
     def __init__(
@@ -157,43 +182,57 @@ class _StepTraining(Training):
         self.reports = sorted({-(-settings.steps * part // REPORTS) for part in range(1, REPORTS + 1)})
         self._measure, self._measured = measure, _apart(self.reports, MEASURE_STEPS)
 
+    @override
     def lr(self, step: int) -> float:
         return self.settings.lr * self.settings.rate(step)
 
+    @override
     def purpose(self, step: int) -> str:
         return f"{self.name}/{step}"
 
+    @override
     def position(self, step: int) -> str:
         return f"{self.name} broke down in step {step}"
 
+    @override
     def backward(self, step: int, seed: int) -> tuple[dict[str, float], int]:
-        loss, weights = self.loss(torch.Generator().manual_seed(seed)), list(self.parameters.values())
-        # Not backward(): that would also fill the gradients of what is not tuned. Some weights may have no part in a loss, such as those
-        # behind the layer that it looks at.
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
-        if self.settings.clip is not None:
-            torch.nn.utils.clip_grad_norm_(weights, self.settings.clip)
+        loss = self.loss(torch.Generator().manual_seed(seed))
+        put_gradients(loss, list(self.parameters.values()), self.settings.clip)
         return {self.loss_name: loss.item()}, 1
 
+    @override
     def measure(self, means: Mapping[str, float], history: Sequence[Mapping[str, float]]) -> dict[str, float]:
         more = self._measure() if self.reports[len(history)] in self._measured else {}
         return {**means, **more}
 
+    @override
     def tensors(self) -> dict[str, Tensor]:
         return grouped("weights", self.parameters)
 
+    @override
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         for name, weight in self.parameters.items():
             weight.data.copy_(tensors[f"weights/{name}"])
 
+    @override
     def state_dict(self) -> JsonObject:
         return {"memory": self.memory.state_dict() if self.memory else {}}
 
+    @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.memory is not None:
             self.memory.load_state_dict(dict(state["memory"]))
+
+
+def put_gradients(loss: Tensor, weights: Sequence[nn.Parameter], clip: float | None) -> None:
+    """The gradient of ``loss`` goes into ``weights`` and into nothing else, shortened to the length ``clip``."""
+    # Not backward(): that would also fill the gradients of what is not tuned. Some weights may have no part in a loss, such as those
+    # behind the layer that it looks at.
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(weights, clip)
 
 
 def _apart(steps: Sequence[int], distance: int) -> set[int]:

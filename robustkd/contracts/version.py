@@ -106,6 +106,7 @@ MOVED: dict[str, str] = {
     f"{_TEXT}.engine.suffix.Purse": "robustkd.targets.passes.PassCounter",
     "robustkd.defenses.text.junk": "robustkd.defenses.text.random_suffix",
     **_into(_DIFFUSION, f"{_DIFFUSION}.engine", "token_search slots denoising simplex"),
+    "robustkd.defenses.diffusion.sfd": "robustkd.defenses.diffusion.one_step.sfd",
     **_into(_DEFENSES, f"{_DEFENSES}.adversarial", "pgd_at trades mart fast free"),
     **_into(_DEFENSES, f"{_DEFENSES}.robust_distillation", "ard rslad iad adaad mtard ciard"),
     **_into(

@@ -114,6 +114,7 @@ class BehindDrawingGuards(TextToImageTarget):
             second=model.second,
             negative_prompt=model.negative_prompt,
         )
+        self.model = model
         self.guards = [guard for guard in guards_of(target) if isinstance(guard, GuardedDrawing)]
         self.weight = weight
         self.away = ", ".join(text for text in (self.negative_prompt, *(guard.away for guard in reversed(self.guards))) if text)
@@ -125,12 +126,16 @@ class BehindDrawingGuards(TextToImageTarget):
         return not any(guard.holds_back(prompt) for guard in self.guards)
 
     @override
+    def encode(self, ids: Tensor | None = None, embeddings: Tensor | None = None) -> Conditioning:
+        return self.model.encode(ids, embeddings)  # which may be an altered one (``AlteredDrawing``)
+
+    @override
     def unet_output(self, latents: Tensor, t: Tensor, hidden: Conditioning) -> Tensor:
-        given = super().unet_output(latents, t, hidden)
+        given = self.model.unet_output(latents, t, hidden)
         if self._away is None:
             return given
         with torch.no_grad():
-            without = super().unet_output(latents, t, self._away.expand(len(hidden)))
+            without = self.model.unet_output(latents, t, self._away.expand(len(hidden)))
         return without + self.guidance * (given - without)
 
     def alarm(self, latents: Tensor, t: Tensor, hidden: Conditioning) -> Tensor | float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -182,6 +182,19 @@ class TextToImageTarget(GenerativeTarget):
         """(B, T) -> (B, T, E), the tokens' embeddings without positions."""
         return self.encoders.embed(ids.to(self.device))
 
+    @override
+    def embedding_distance(self, asked: Request) -> float:
+        """See ``GenerativeTarget.embedding_distance``: of each position from the nearest token's embedding."""
+        assert asked.embeddings is not None
+        table = (
+            self.embed(torch.arange(self.embedding.num_embeddings, device=self.device).unsqueeze(1)).squeeze(1).detach().float()
+        )
+        given = asked.embeddings.to(table)
+        return float(
+            torch.cdist(given, table, compute_mode="donot_use_mm_for_euclid_dist").min(1).values.max()
+            / table.norm(dim=1).mean()
+        )
+
     def encode(self, ids: Tensor | None = None, embeddings: Tensor | None = None) -> Conditioning:
         """What the UNet is told of B prompts.
 
@@ -281,7 +294,11 @@ class TextToImageTarget(GenerativeTarget):
 
     def predict_x0(self, latents: Tensor, t: Tensor, hidden: Conditioning) -> Tensor:
         """(B, C', H', W') the latents without noise that the UNet sees in noised ones, whatever its own terms."""
-        output, kind = self.unet_output(latents, t, hidden), self.scheduler.config.prediction_type
+        return self.output_as_x0(self.unet_output(latents, t, hidden), latents, t)
+
+    def output_as_x0(self, output: Tensor, latents: Tensor, t: Tensor) -> Tensor:
+        """(B, C', H', W') the latents without noise that an output of the UNet about noised ones stands for."""
+        kind = self.scheduler.config.prediction_type
         if kind == "sample":
             return output
         kept = self._kept(t)
@@ -402,18 +419,26 @@ class TextToImageTarget(GenerativeTarget):
     ) -> Tensor:
         """From noised latents through the noise levels ``times``."""
         random = {"generator": list(draws)} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        if empty is not None:
-            hidden = empty.expand(len(hidden)).then(hidden)
+        predict = self._predictor(hidden, empty, guidance)
         for t in times:
-            seen = scheduler.scale_model_input(z, t).to(self.dtype)
-            if empty is None:
-                output = self._asked(seen, t, hidden).float()
-            else:
-                without, given = self._asked(torch.cat([seen, seen]), t, hidden).float().chunk(2)
-                output = without + guidance * (given - without)
+            output = predict(scheduler.scale_model_input(z, t).to(self.dtype), t)
             z = scheduler.step(output, t, z, **random).prev_sample
         require_finite(z.detach(), "the latents that the UNet draws")
         return z
+
+    def _predictor(
+        self, hidden: Conditioning, empty: Conditioning | None, guidance: float
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """What one drawing asks the UNet at each of its levels, one after the other: from (B, C', H', W') and t to float32."""
+        both = None if empty is None else empty.expand(len(hidden)).then(hidden)
+
+        def predict(seen: Tensor, t: Tensor) -> Tensor:
+            if both is None:
+                return self._asked(seen, t, hidden).float()
+            without, given = self._asked(torch.cat([seen, seen]), t, both).float().chunk(2)
+            return without + guidance * (given - without)
+
+        return predict
 
     def sampling_times(self) -> Tensor:
         """The noise levels of drawing, (steps,), falling."""

@@ -34,10 +34,12 @@ def adam(
         return torch.optim.Adam(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
-def adamw(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+def adamw(
+    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Optimizer:
     """Make an optimiser: Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
     with large_import():  # as above
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

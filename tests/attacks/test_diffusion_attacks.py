@@ -14,12 +14,13 @@ import torch.nn.functional as F
 pytest.importorskip("diffusers")
 
 from robustkd import plugins
-from robustkd.attacks.diffusion.engine.denoising import Denoising, level, pictures
+from robustkd.attacks.diffusion.engine.denoising import Denoising, level, levels_of, pictures
 from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
 from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
 from robustkd.attacks.diffusion.p4d import P4D
 from robustkd.attacks.diffusion.pez import Nearest
 from robustkd.attacks.diffusion.qf import TextEncoderSimilarity
+from robustkd.attacks.diffusion.ring_a_bell import RingABellParams, directions, encoded, following, genetic_search
 from robustkd.attacks.diffusion.unlearndiffatk import Distributions
 from robustkd.contracts import DataError, Request, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
@@ -349,3 +350,148 @@ def test_targets_without_tokens_or_room_are_refused() -> None:
     batch = prepare(target := toy(), requests(1), np.arange(1), JUDGES)
     with pytest.raises(UsageError, match="'original' is a classifier, where a text-to-image is needed"):
         evaluate_prompt_attack(target, attack, batch, ThreatModel.by_prompt(2), JUDGES)
+
+
+def test_vectors_bring_back_what_no_token_says() -> None:
+    """A model none of whose words asks for the picture: a search for tokens finds nothing, and trained vectors do."""
+    assert not attacked("unlearndiffatk", toy(), tokens=2).outcome.success.any()
+    quick = {"steps": 40, "lr": 0.3, "tokens": 2, "batch_size": 2}
+    found = attacked("concept-inversion", toy(), attempts=2, **quick)
+    assert found.outcome.success.all()
+    assert [said.attempts for said in found.transcripts] == [2] * 5
+    np.testing.assert_array_equal(found.outcome.forwards, 2 + 40 * 2)
+    np.testing.assert_array_equal(found.outcome.backwards, 40 * 2)
+    control = attacked("concept-inversion", toy(), attempts=2, **quick | {"steps": 0})
+    assert not control.outcome.success.any()
+    near = attacked("concept-inversion", toy(), attempts=2, **quick | {"radius": 0.05})
+    assert not near.outcome.success.any()
+
+
+def test_embeddings_are_as_far_as_from_the_nearest_token() -> None:
+    target = toy()
+    laid = target.embed(target.tokenize(["photo"]))[0]
+    assert target.embedding_distance(Request("photo", embeddings=laid)) == pytest.approx(0, abs=1e-5)
+    table = target.embedding.weight
+    away = laid.clone()
+    away[1] += (step := torch.tensor([0.0, 30.0, 0.0, 0.0]))
+    nearest = min(float((away[1] - row).norm()) for row in table)
+    assert target.embedding_distance(Request("photo", embeddings=away)) == pytest.approx(
+        nearest / float(table.norm(dim=1).mean()), rel=1e-4
+    )
+    assert nearest < float(step.norm())
+
+
+def test_an_attack_at_the_levels_of_drawing_looks_at_those_alone() -> None:
+    target = toy("xyzzy")
+    times = sorted(target.sampling_times().tolist())
+    assert levels_of(target, "all") is None
+    assert levels_of(target, "drawing") == times
+    aim = pictures(target, requests(1), None)
+    asked: list[int] = []
+
+    def noting(z: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor) -> Any:
+        asked.extend(t.tolist())
+        return SimpleNamespace(sample=z)
+
+    target.unet = noting
+    hidden, rows = target.encode(target.tokenize(["photo"])), torch.arange(1)
+    error = Denoising(target, aim, blocks=8, visited=times)
+    for block in range(8):
+        error.error(rows, hidden, block, SampleRng(0, rows))
+    assert asked == [time for time in times for _ in range(2)]
+    assert attacked("unlearndiffatk", toy("xyzzy"), tokens=2, levels="drawing").outcome.success.all()
+    assert "levels" not in plugins.make("attacks", {"kind": "unlearndiffatk"}).params.model_dump()  # stored cells stay valid
+
+
+def ring(**params: Any) -> RingABellParams:
+    return RingABellParams(**{"tokens": 1, "population": 40, "generations": 25, "strength": 2.0} | params)
+
+
+def test_the_genetic_search_finds_the_nearest_token_of_all() -> None:
+    """Against all of them, one by one."""
+    target, words = toy(), vocabulary(toy())
+    slots = Slots(target, ["photo of the church"], "replace", 1)
+    with torch.no_grad():
+        wanted = encoded(target, ["word7"]) + 0.01
+        rows, rng = torch.tensor([0]), SampleRng(3, torch.tensor([5]))
+        found = genetic_search(target, slots, words, wanted, ring(), rng, rows)
+        told = [encoded(target, [target.decode([int(token)])])[0] for token in words]
+    distances = torch.stack([(one - wanted[0]).square().sum() for one in told])
+    assert int(found[0, 0, 0]) == int(words[distances.argmin()])
+    assert target.decode(found[0, 0]) == "word7"
+    first = genetic_search(target, slots, words, wanted, ring(generations=0), rng, rows)
+    assert found.shape == first.shape == (1, 40, 1)
+
+
+def test_the_next_population_has_the_better_half_and_its_children() -> None:
+    population = torch.tensor([[[1, 1, 1], [2, 2, 2], [3, 3, 3], [4, 4, 4]]])
+    cost, words = torch.tensor([[4.0, 1.0, 3.0, 2.0]]), torch.tensor([7, 8, 9])
+    draws = {
+        "first": torch.tensor([[0, 1]]),
+        "second": torch.tensor([[1, 0]]),
+        "cut": torch.tensor([[1, 2]]),
+        "place": torch.tensor([[0, 1, 2, 0]]),
+        "token": torch.tensor([[0, 1, 2, 2]]),
+    }
+    none, always = torch.ones(1, 2, 4) * 0.99, torch.zeros(1, 2, 4)
+    p = ring(mutation=0.5)
+    assert following(population, cost, draws, none, words, p).tolist() == [[[2, 2, 2], [4, 4, 4], [2, 2, 2], [4, 4, 4]]]
+    crossed = torch.cat([always[:, :1], none[:, 1:]], 1)
+    assert following(population, cost, draws, crossed, words, p).tolist() == [[[2, 2, 2], [4, 4, 4], [2, 4, 4], [4, 4, 2]]]
+    mutated = torch.cat([none[:, :1], always[:, 1:]], 1)
+    assert following(population, cost, draws, mutated, words, p).tolist() == [[[7, 2, 2], [4, 8, 4], [2, 2, 9], [9, 4, 4]]]
+
+
+def test_a_concepts_direction_is_what_its_name_adds_to_the_frames() -> None:
+    target = toy("church")
+    with torch.no_grad():
+        found = directions(target, ("church", "word7", "church"), ("{}", "photo of {}"), "")
+        one, two = (encoded(target, [text])[0] for text in ("church", "photo of church"))
+        bare = [encoded(target, [text])[0] for text in ("", "photo of")]
+    torch.testing.assert_close(found[0], ((one - bare[0]) + (two - bare[1])) / 2)
+    assert torch.equal(found[0], found[2])
+    with pytest.raises(ValueError, match="where the concept stands"):
+        RingABellParams(frames=("a photo",))
+
+
+def test_ring_a_bell_asks_the_encoder_that_still_knows_the_concept() -> None:
+    quick = {"tokens": 3, "population": 20, "generations": 30, "strength": 0.0, "batch_size": 2, "original": "original"}
+    found = attacked("ring-a-bell", noting("xyzzy"), attempts=3, **quick)
+    assert [len(said.prompt.split()) for said in found.transcripts] == [3] * 5
+    np.testing.assert_array_equal(found.outcome.forwards, [said.attempts + 31 * 20 for said in found.transcripts])
+    assert not found.outcome.backwards.any()
+    original = toy("church")
+    with torch.no_grad():
+        wanted = encoded(original, ["photo of the church"] * 5)
+
+        def costs(texts: list[str]) -> torch.Tensor:
+            return (encoded(original, texts) - wanted).square().sum((1, 2))
+
+        control = attacked("ring-a-bell", noting("xyzzy"), attempts=3, **quick | {"generations": 0})
+        assert costs(prompts(found)).mean() < costs(prompts(control)).mean()
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "expected"),
+    [
+        ("photo of the church", 2, "photo of the xyzzy church word7"),
+        ("photo of the church , a photo", 2, "photo of the xyzzy church , a word7 photo"),
+        ("photo", 2, "photo xyzzy word7"),
+        ("photo of the", 1, "photo of the xyzzy"),
+        ("photo of the church", 1, "photo of the xyzzy church"),
+    ],
+)
+def test_a_token_after_every_three_words(text: str, count: int, expected: str) -> None:
+    target = toy()
+    slots = Slots(target, [text], "every-three-words", count)
+    tokens = torch.tensor([target.tokenizer.token_to_id(word) for word in ("xyzzy", "word7")])[:count]
+    assert slots.text(0, tokens) == expected
+    assert torch.equal(slots.filled(torch.tensor([0]), tokens.unsqueeze(0))[0], target.tokenize([expected])[0])
+    assert slots.roundtrips(0, tokens, expected)
+    assert int(slots.ids[0, slots.end[0]]) == target.eos
+
+
+def test_p4d_k_finds_the_word_between_the_words() -> None:
+    found = attacked("p4d", toy("xyzzy"), tokens=2, place="every-three-words")
+    assert found.outcome.success.all()
+    assert all("xyzzy" in said.prompt.split()[3::2] for said in found.transcripts)

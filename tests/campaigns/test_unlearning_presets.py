@@ -31,6 +31,28 @@ def test_every_method_is_attacked_beside_its_controls() -> None:
     assert searched.model_dump(exclude=attack) == control.model_dump(exclude=attack)
 
 
+def test_each_distillation_stands_beside_itself_without_its_idea() -> None:
+    uses = spec.load("distilled-generators-small").defenses
+    for name, control, idea in [
+        ("erased-swiftbrush", "erased-sds", {"score"}),
+        ("erased-dmd2", "erased-dmd", {"critic_steps"}),
+        ("erased-cd", "erased-cd-data", {"states"}),
+        ("erased-dmd2", "dmd2", {"base"}),
+    ]:
+        with_it, without = (uses[each].plugin.params.model_dump() for each in (name, control))
+        assert {key for key in with_it if with_it[key] != without[key]} == idea
+        assert uses[name].kind == uses[control].kind
+    for name, plain in [
+        ("erased-pg-sb", "erased-swiftbrush"),
+        ("erased-disback", "erased-dmd2"),
+        ("erased-scott", "erased-cd"),
+    ]:
+        assert uses[name].plugin.params.steps == uses[plain].plugin.params.steps
+    erasers = [uses[name].plugin.params.model_dump(exclude={"base"}) for name in ("erased", "dmd2-erased")]
+    assert erasers[0] == erasers[1]
+    assert uses["erased"].plugin.params.base == uses["dmd2"].plugin.params.base == "original"
+
+
 def test_a_plan_on_stable_diffusion_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 

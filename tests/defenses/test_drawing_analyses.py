@@ -14,8 +14,10 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from robustkd import plugins
 from robustkd.analyses.fid import frechet
+from robustkd.analyses.unprompted import redrawn
 from robustkd.contracts import DataError, PromptBatch, Prompts, Responses, Table, TargetError, ThreatModel, UsageError
 from robustkd.targets import ClassifierTarget
+from support.drawing_world import base
 from support.model_folders import clip
 
 
@@ -94,3 +96,63 @@ def test_fid_is_nought_for_the_same_images_and_grows_with_what_is_wrong() -> Non
     assert "fewer images than the 3 features" in table("fid", few, target, network="net").caption
     with pytest.raises(TargetError, match="the data have none"):
         table("fid", Responses(prompts(["coat"] * 80), right, done), target, network="net")
+
+
+def test_what_is_redrawn_without_a_prompt_begins_at_the_picture_and_ends_without_it() -> None:
+    """No step leaves the picture; noise alone has nothing of it; a half that is put back stays."""
+    images = np.random.default_rng(0).random((3, 1, 8, 8)).astype(np.float32)
+    requests, others = prompts(["7", "8", "9"], images), prompts(["7", "8", "9"], 1 - images)
+    same = redrawn(base(), requests, strength=0.0, steps=4)
+    torch.testing.assert_close(same, torch.from_numpy(images), atol=1e-6, rtol=0)
+    assert torch.equal(redrawn(base(), requests, strength=1.0, steps=4), redrawn(base(), others, strength=1.0, steps=4))
+    assert not torch.equal(redrawn(base(), requests, strength=0.5, steps=4), redrawn(base(), others, strength=0.5, steps=4))
+    half = redrawn(base(), requests, strength=1.0, steps=4, halved=True)
+    torch.testing.assert_close(half[..., :4], torch.from_numpy(images)[..., :4], atol=1e-6, rtol=0)
+    assert not torch.allclose(half[..., 4:], torch.from_numpy(images)[..., 4:], atol=0.05)
+    with pytest.raises(DataError, match="no pictures to redraw"):
+        redrawn(base(), prompts(["7"]), strength=0.5, steps=4)
+
+
+def test_a_noised_picture_is_drawn_on_as_diffusers_does() -> None:
+    from diffusers import DDIMScheduler
+
+    images = np.random.default_rng(0).random((2, 1, 8, 8)).astype(np.float32)
+    scheduler = DDIMScheduler.from_config(
+        base().scheduler.config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
+    )
+    scheduler.set_timesteps(4)
+    noise = torch.randn((2, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    z = scheduler.add_noise(2 * torch.from_numpy(images) - 1, noise, scheduler.timesteps[2:3].expand(2))
+    with torch.no_grad():
+        told = base().unconditional().expand(2).tokens
+        for t in scheduler.timesteps[2:]:
+            z = scheduler.step(base().unet(z, t, told).sample, t, z).prev_sample
+    expected = (z / 2 + 0.5).clamp(0, 1)
+    found = redrawn(base(), prompts(["7", "8"], images), strength=0.5, steps=4)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_table_of_probes_counts_what_the_classifier_sees() -> None:
+    images = np.random.default_rng(0).random((4, 1, 8, 8)).astype(np.float32)
+    asked, harmless = prompts(["bright", "dark"] * 2, images), prompts(["bright"] * 3, images[:3])
+
+    class Brightness(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mean = 40 * (x.mean((1, 2, 3)) - 0.5)
+            return torch.stack([mean, -mean], 1)
+
+    net = ClassifierTarget(Brightness(), num_classes=2, input_shape=(1, 8, 8))
+    net.classes = ("bright", "dark")
+    outputs = [torch.zeros(1, 8, 8)] * 4
+    first = Responses(asked, outputs, np.zeros(4, dtype=bool))
+    batch = PromptBatch(
+        asked, torch.arange(4), first, np.ones(4, dtype=bool), Responses(harmless, outputs[:3], np.zeros(3, dtype=bool))
+    )
+    analysis = plugins.make("analyses", {"kind": "unprompted", "classifier": "net", "strengths": [0.0, 1.0], "steps": 2})
+    found = analysis.with_targets({"net": net}).run(base(), batch, ThreatModel.by_prompt(2), 0)
+    assert found.rows == ["noised, 0 of the steps", "noised, 1 of the steps", "half a picture"]
+    bright = images.mean((1, 2, 3)) > 0.5
+    assert found.values[0][0] == np.mean(bright == np.array([True, False, True, False]))
+    assert found.values[0][3] == bright[:3].mean()
+    assert len(found.columns) == len(found.values[0]) == 6
+    assert found.metrics["noised_0"] == found.values[0][0]

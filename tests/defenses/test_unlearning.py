@@ -17,10 +17,12 @@ from robustkd.contracts import DataError, FitContext, Request, Target, ThreatMod
 from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.defenses.diffusion.advunlearn import attacked_prefix, prefixed, random_prefix
 from robustkd.defenses.diffusion.erasing import ErasingParams, begin, partially_denoised, split
+from robustkd.defenses.diffusion.one_step.sfd import identity_loss
 from robustkd.defenses.diffusion.pretrain import contrast
+from robustkd.defenses.diffusion.rece import returning
 from robustkd.defenses.diffusion.salun import salient
-from robustkd.defenses.diffusion.sfd import identity_loss
-from robustkd.defenses.diffusion.uce import edited, projections
+from robustkd.defenses.diffusion.stereo import composed_target, laid
+from robustkd.defenses.diffusion.uce import edited, encoded_tokens, projections
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.steps import train_steps
 from robustkd.targets import ClassifierTarget
@@ -117,12 +119,14 @@ def test_a_training_that_is_interrupted_ends_with_the_same_bits(
         ({"kind": "esd", "layers": "cross-attention"}, "attn2"),
         ({"kind": "esd", "layers": "text-encoder", "retain": 1.0}, "text_encoder"),
         ({"kind": "advunlearn", "attack_steps": 2}, "text_encoder"),
+        ({"kind": "stereo", "rounds": 1, "search_steps": 2, "inversion_steps": 2}, "attn2"),
         ({"kind": "salun", "share": 0.3}, "unet"),
         ({"kind": "uce"}, "attn2.to_"),
+        ({"kind": "rece", "rounds": 1}, "attn2.to_"),
     ],
 )
 def test_only_what_is_tuned_moves(fit: Callable[..., Any], base: TextToImageTarget, spec: dict[str, Any], moved: str) -> None:
-    steps = {} if spec["kind"] == "uce" else {"steps": 2, "batch_size": 2, "lr": 1e-2}
+    steps = {} if spec["kind"] in ("uce", "rece") else {"steps": 2, "batch_size": 2, "lr": 1e-2}
     before = {name: weight.clone() for name, weight in base.module.state_dict().items()}
     tuned = fit({**spec, **steps, "base": "base"}, base).module.state_dict()
     changed = [name for name, weight in tuned.items() if not torch.equal(weight, before[name])]
@@ -165,6 +169,77 @@ def test_uce_solves_its_least_squares() -> None:
     expected = np.linalg.lstsq(inputs, outputs, rcond=None)[0].T
     found = edited(*(torch.from_numpy(array) for array in (weight, erased, instead, kept)), preserve, ridge)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+
+
+def test_rece_derives_the_embeddings_that_bring_a_concept_back_by_least_squares() -> None:
+    random = np.random.default_rng(0)
+    old, new, tokens = random.normal(size=(3, 5, 8)), random.normal(size=(3, 5, 8)), random.normal(size=(6, 8))
+    inputs = np.concatenate([*new, np.sqrt(0.1) * np.eye(8)])
+    outputs = np.concatenate([*(weight @ tokens.T for weight in old), np.zeros((8, 6))])
+    expected = np.linalg.lstsq(inputs, outputs, rcond=None)[0].T
+    found = returning(list(torch.from_numpy(old)), list(torch.from_numpy(new)), torch.from_numpy(tokens), 0.1)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+
+
+def test_rece_goes_on_where_uce_ends(fit: Callable[..., Any], base: TextToImageTarget) -> None:
+    """Without a round it is UCE; each round leaves less for the embedding that the edit before has left."""
+    spec = {"base": "base", "concepts": ["7"], "preserve": 0.1, "ridge": 0.01}
+    plain, edits = fit({"kind": "uce", **spec}, base), [fit({"kind": "rece", **spec, "rounds": n}, base) for n in (0, 1, 3)]
+    assert all(
+        torch.equal(one.weight, other.weight) for one, other in zip(projections(plain), projections(edits[0]), strict=True)
+    )
+    originals = [layer.weight.detach().double() for layer in projections(base)]
+    seven, nothing = (encoded_tokens(base, [text]) for text in ("7", ""))
+
+    def left(target: TextToImageTarget) -> float:
+        weights = [layer.weight.detach().double() for layer in projections(target)]
+        back = returning(originals, weights, seven, 0.1)
+        pairs = zip(weights, originals, strict=True)
+        return sum(float((new @ back.T - old @ seven.T).square().sum()) for new, old in pairs)
+
+    assert left(edits[0]) < left(edits[1]) < left(edits[2])
+    assert left(edits[0]) < sum(float((old @ (seven - nothing).T).square().sum()) for old in originals)
+
+
+def test_stereo_leads_away_from_the_mean_of_all_prompts_and_towards_the_anchor(base: TextToImageTarget) -> None:
+    """With diffusers' UNet, one prompt at a time."""
+    z, t = torch.randn((2, *base.latent_shape)), torch.tensor([30, 7])
+    told = {text: base.encode(base.tokenize([text])).expand(2) for text in ("7", "8", "a pair", "")}
+    found = composed_target(base, z, t, [told["7"], told["8"]], 1.5, told["a pair"], 0.5)
+    with torch.no_grad():
+        said = {text: base.unet(z, t, hidden.tokens).sample for text, hidden in told.items()}
+    away = (said["7"] + said["8"]) / 2 - said[""]
+    torch.testing.assert_close(found, said[""] - 1.5 * away + 0.5 * (said["a pair"] - said[""]))
+
+
+def test_stereo_without_a_search_and_an_anchor_is_esd(fit: Callable[..., Any], base: TextToImageTarget) -> None:
+    common = {"base": "base", "steps": 4, "batch_size": 2, "lr": 1e-3, "retain": 1.0}
+    plain = fit({"kind": "esd", **common}, base).module.state_dict()
+    control = fit({"kind": "stereo", **common, "rounds": 0, "anchor": 0.0}, base).module.state_dict()
+    for name, weight in plain.items():
+        torch.testing.assert_close(control[name], weight, atol=1e-5, rtol=1e-3)
+    searching = fit(
+        {"kind": "stereo", **common, "rounds": 1, "search_steps": 2, "inversion_steps": 2}, base
+    ).module.state_dict()
+    assert any(not torch.allclose(searching[name], weight, atol=1e-4) for name, weight in plain.items())
+
+
+def test_stereos_vectors_bring_back_what_the_original_draws(fit: Callable[..., Any], base: TextToImageTarget) -> None:
+    """Their loss falls while the erased copy stands still; a prompt of vectors has them in the place of its words."""
+    seen: list[float] = []
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        seen.extend(value for name, value in metrics.items() if name == "invert-0_loss")
+
+    spec = {"kind": "stereo", "base": "base", "steps": 1, "batch_size": 16, "rounds": 1, "search_steps": 1}
+    fit({**spec, "inversion_steps": 60, "inversion_lr": 0.1}, base, log=log)
+    assert np.mean(seen[-5:]) < np.mean(seen[:5])
+    vectors = torch.randn(2, 3, 16)
+    found = laid(base, vectors)
+    ids = base.tokenize(["7 7 7", "8 8 8"])
+    assert torch.equal(found[:, 1:4], vectors)
+    assert torch.equal(found[:, 0], base.embed(ids)[:, 0])
+    assert torch.equal(found[:, 4:], base.embed(ids)[:, 4:])
 
 
 def test_uce_takes_an_erased_concept_for_nothing(fit: Callable[..., Any], base: TextToImageTarget) -> None:

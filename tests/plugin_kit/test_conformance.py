@@ -167,8 +167,8 @@ CHEAP = {
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
     "sdedit": None,  # so does it
     **dict.fromkeys(
-        ("safety-checker", "negative-prompt", "prompt-filter")
-    ),  # so do they; tests/defenses/test_drawing_guards.py
+        ("safety-checker", "negative-prompt", "prompt-filter", "nasa", "sld", "safree")
+    ),  # so do they; tests/defenses/test_drawing_guards.py, test_training_free.py
     "text-to-image": None,  # its weights are on a hub; tests/defenses/test_text_to_image_external.py makes some
 }
 

@@ -12,10 +12,14 @@ not? (ECCV 2024), section 4.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import Field
 
 from robustkd.contracts import DataError, Prompts
+from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets.guarded_drawing import BehindDrawingGuards
@@ -25,6 +29,17 @@ from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Levels: TypeAlias = Literal["all", "drawing"]
+LevelsParam: TypeAlias = Annotated[
+    Levels,
+    AddedLater(),
+    Field(
+        description="at which noise levels a picture is looked at: all, or those that drawing passes through. A model that was distilled "
+        "to draw in one step knows only the last one"
+    ),
+]
 
 
 def level(block: int, blocks: int, timesteps: int) -> int:
@@ -41,6 +56,7 @@ class Denoising:
         blocks: into how many parts the noise levels are cut; the search goes through them in order.
         at_once: levels in each step, spread evenly over all of them.
         original: a model and what it is told of the N requests: its prediction is wanted in the place of the noise itself.
+        visited: the noise levels that are asked about, in order; None for all of them, from the least on.
     """
 
     target: TextToImageTarget
@@ -48,6 +64,7 @@ class Denoising:
     blocks: int
     at_once: int = 1
     original: tuple[TextToImageTarget, Conditioning] | None = None
+    visited: Sequence[int] | None = None
 
     @property
     def forwards(self) -> int:
@@ -72,7 +89,7 @@ class Denoising:
         """
         m = self.at_once
         parts = [(block + round(j * self.blocks / m)) % self.blocks for j in range(m)]
-        levels = torch.tensor([level(part, self.blocks, self.target.timesteps) for part in parts], device=hidden.tokens.device)
+        levels = torch.tensor([self._level(part) for part in parts], device=hidden.tokens.device)
         t = levels.repeat(len(rows))
         z = self.latents[rows].repeat_interleave(m, 0)
         noise = rng.normal((m, *self.latents.shape[1:])).flatten(0, 1).to(z)
@@ -88,6 +105,16 @@ class Denoising:
             alarm = self.target.alarm(noisy, t, hidden.repeat_interleave(m))
             error = error + (alarm.reshape(len(rows), -1).mean(1) if isinstance(alarm, torch.Tensor) else alarm)
         return error
+
+    def _level(self, part: int) -> int:
+        if self.visited is None:
+            return level(part, self.blocks, self.target.timesteps)
+        return self.visited[part * len(self.visited) // self.blocks]
+
+
+def levels_of(target: TextToImageTarget, which: Levels) -> Sequence[int] | None:
+    """The noise levels that an attack asks about, see ``Denoising.visited``."""
+    return None if which == "all" else sorted(int(t) for t in target.sampling_times())
 
 
 def pictures(target: TextToImageTarget, requests: Prompts, original: TextToImageTarget | None) -> Tensor:

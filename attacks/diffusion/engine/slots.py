@@ -7,6 +7,7 @@ on their own are left out of the search; what does not in the company of others 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from robustkd.contracts import Attempts, DataError, UsageError
@@ -16,15 +17,17 @@ from robustkd.targets.text_to_image import TextToImageTarget
 if TYPE_CHECKING:
     from torch import Tensor
 
-Place = Literal["prefix", "suffix", "insert", "replace"]
+Place = Literal["prefix", "suffix", "insert", "replace", "every-three-words"]
 _CHUNK = 4096
+_WORDS = 3
 
 
 class Slots:
     """``count`` positions in each of N requests.
 
     Args:
-        place: before the request, after it, after the first half of its words, or in its place.
+        place: before the request, after it, after the first half of its words, in its place, or one token after every three words (where
+            the words end before the tokens do, the others are behind them).
         count: how many tokens are added.
 
     Raises:
@@ -39,23 +42,28 @@ class Slots:
 
     def __init__(self, target: TextToImageTarget, requests: Sequence[str], place: Place, count: int) -> None:
         self._target, self.count = target, count
-        self._around = [_around(request, place) for request in requests]
-        heads = [_body(target, head) for head, _ in self._around]
-        tails = [_body(target, tail) for _, tail in self._around]
+        self._pieces = [_pieces(request, place, count) for request in requests]
+        bodies = [[_body(target, text) for text in pieces.texts] for pieces in self._pieces]
         room = target.max_tokens - 2 - count
         if room < 0:
             raise UsageError(f"the model reads {target.max_tokens - 2} tokens", fix="lower the attack's 'tokens'")
-        self.full = [row for row, parts in enumerate(zip(heads, tails, strict=True)) if sum(map(len, parts)) > room]
+        self.full = [row for row, parts in enumerate(bodies) if sum(map(len, parts)) > room]
         for row in self.full:
-            heads[row], tails[row] = [], []
-        rows = []
-        for head, tail in zip(heads, tails, strict=True):
-            laid = [target.bos, *head, *[target.pad] * count, *tail, target.eos]
-            rows.append(laid + [target.pad] * (target.max_tokens - len(laid)))
+            bodies[row] = [[] for _ in bodies[row]]
+        rows, positions, ends = [], [], []
+        for pieces, parts in zip(self._pieces, bodies, strict=True):
+            laid: list[int] = [target.bos]
+            slots: list[int] = []
+            for part, size in zip(parts, (*pieces.sizes, 0), strict=True):
+                laid += part
+                slots += range(len(laid), len(laid) + size)
+                laid += [target.pad] * size
+            ends.append(len(laid))
+            rows.append([*laid, target.eos] + [target.pad] * (target.max_tokens - len(laid) - 1))
+            positions.append(slots)
         self.ids = torch.tensor(rows, dtype=torch.int64, device=target.device)
-        first = torch.tensor([1 + len(head) for head in heads], device=target.device)
-        self.positions = first.unsqueeze(1) + torch.arange(count, device=target.device)
-        self.end = first + count + torch.tensor([len(tail) for tail in tails], device=target.device)
+        self.positions = torch.tensor(positions, dtype=torch.int64, device=target.device)
+        self.end = torch.tensor(ends, dtype=torch.int64, device=target.device)
 
     def leave_full(self, attempts: Attempts) -> Slots:
         """Have the attack leave the requests without room; returns itself."""
@@ -71,8 +79,10 @@ class Slots:
 
     def text(self, row: int, tokens: Tensor) -> str:
         """A request with (count,) tokens in its slots, as a text."""
-        head, tail = self._around[row]
-        return " ".join(part for part in (head, self._target.decode(tokens), tail) if part)
+        pieces = self._pieces[row]
+        groups = [self._target.decode(group) for group in tokens.split(list(pieces.sizes))]
+        parts = [part for pair in zip(pieces.texts, [*groups, ""], strict=True) for part in pair]
+        return " ".join(part for part in parts if part)
 
     def roundtrips(self, row: int, tokens: Tensor, text: str) -> bool:
         """Whether ``text``, which is ``text(row, tokens)``, has these tokens in these slots again."""
@@ -101,6 +111,23 @@ def vocabulary(target: TextToImageTarget) -> Tensor:
     if not len(found):
         raise UsageError("no token of the model's tokenizer survives decoding and tokenising", fix="check the tokenizer")
     return found
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The texts of a request between which tokens are added, and how many tokens are behind each of them but the last."""
+
+    texts: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+
+def _pieces(request: str, place: Place, count: int) -> _Pieces:
+    if place != "every-three-words":
+        return _Pieces(_around(request, place), (count,))
+    words = request.split()
+    groups = [" ".join(words[first : first + _WORDS]) for first in range(0, len(words), _WORDS)] or [""]
+    last = min(count, len(groups))
+    return _Pieces((*groups[:last], " ".join(groups[last:])), (*[1] * (last - 1), count - last + 1))
 
 
 def _around(request: str, place: Place) -> tuple[str, str]:

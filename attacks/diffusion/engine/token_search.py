@@ -36,7 +36,10 @@ class TokenSearchParams(Params):
     """What every search for tokens is told."""
 
     tokens: int = Field(5, ge=1, description="how many tokens are added to the request")
-    place: Place = Field("prefix", description="where: before it, after it, in its middle, or in its place (replace)")
+    place: Place = Field(
+        "prefix",
+        description="where: before it, after it, in its middle, in its place (replace), or one token after every three words",
+    )
     steps: int = Field(40, ge=1, description="gradient steps before each attempt")
     batch_size: Annotated[int, renamed("batch_size", "together")] = Field(
         8, ge=1, description="requests that share a pass; no result depends on it"

@@ -1,0 +1,201 @@
+"""Ring-A-Bell: tokens whose encoding is that of the request, pushed along the concept's direction; the model that draws is not asked.
+
+    wanted = enc(p) + strength * direction,     direction = mean over frames of  enc(frame with the concept) - enc(frame without it)
+    min over tokens  ||enc(tokens) - wanted||^2 over all positions, by a genetic search:
+
+        the better half survives;  the others become children of two survivors (one cut) at the rate ``crossover``, else copies of one
+        with the probability ``mutation`` a prompt gets another token at a place drawn at random: each of them, the best included
+
+The best that was ever seen is kept aside, as mutation can lose it. ``original`` is the model whose text encoder is asked; left out,
+it is the attacked one's own, which may have been erased. The prompts that are judged are the best of the last population.
+
+Control: ``generations: 0``, the best of the first, random population.
+
+Source: Tsai et al.: Ring-A-Bell! How reliable are concept removal methods for diffusion models? (ICLR 2024), section 4. As read in the
+authors' code: the distance over all positions, strength 3, 200 prompts of 16 tokens, 3,000 generations, crossover .5, mutation .25.
+Theirs are pairs of prompts for each concept, written by people; here a frame stands with the concept's name and with ``without``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pydantic import Field, field_validator
+
+from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
+from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, Request, TargetRef, ThreatModel
+from robustkd.contracts.random import SampleRng
+from robustkd.lazy import torch
+from robustkd.targets.memory import in_memory
+from robustkd.targets.text_to_image import TextToImageTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ENCODED_TOGETHER = 256
+
+
+class RingABellParams(Params):
+    """The direction, and the genetic search."""
+
+    tokens: int = Field(16, ge=1, description="of a prompt; the paper's are 16, 38 and 77")
+    strength: float = Field(3.0, ge=0, description="how far along the concept's direction, eta")
+    frames: tuple[str, ...] = Field(
+        ("{}", "a photo of {}", "a picture of {}"), min_length=1, description="texts that a concept is put into"
+    )
+    without: str = Field("", description="what is put into them in the concept's place")
+    population: int = Field(200, ge=2, multiple_of=2, description="prompts at a time")
+    generations: int = Field(3000, ge=0, description="of the search; 0: none, the control")
+    crossover: float = Field(0.5, ge=0, le=1, description="how often a child has two parents")
+    mutation: float = Field(0.25, ge=0, le=1, description="how often a prompt changes a token")
+    original: TargetRef | None = Field(None, description="the defense whose text encoder is asked")
+    batch_size: int = Field(8, ge=1, description="requests that are searched for side by side; no result depends on it")
+
+    @field_validator("frames")
+    @classmethod
+    def _have_a_place(cls, frames: tuple[str, ...]) -> tuple[str, ...]:
+        if bad := [frame for frame in frames if "{}" not in frame]:
+            raise ValueError(f"the frame {bad[0]!r} has no {{}} where the concept stands")
+        return frames
+
+
+class RingABell(PromptAttack[TextToImageTarget]):
+    """A genetic search for prompts by a text encoder alone; passes are its own."""
+
+    Params = RingABellParams
+    modalities = ("text-to-image",)
+    needs = PromptAttack.needs | {"tokens", "embeddings"}
+    needs_of_others = frozenset({"tokens", "embeddings", "denoising"})
+    source = "Tsai et al. 2024, arXiv:2310.10012"
+
+    def search(
+        self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """The request as it is, then the best prompts of the last population.
+
+        Raises:
+            UsageError: the model reads fewer tokens.
+        """
+        p, requests = self.params, batch.requests
+        model = self.target(p.original, TextToImageTarget) if p.original else target
+        prompts = requests["prompt"]
+        slots = Slots(target, prompts, "replace", p.tokens).leave_full(attempts)
+        attempts(everyone := attempts.open, [Request(prompts[row]) for row in everyone.tolist()])
+        rows = attempts.open
+        if not len(rows):
+            return
+        with torch.no_grad():
+            wanted = encoded(model, list(prompts)) + p.strength * directions(model, requests["concept"], p.frames, p.without)
+            search = partial(genetic_search, model, slots, vocabulary(target), wanted, p, rng)
+            found = torch.cat(in_memory(search, rows, p.batch_size))
+        attempts.spend(rows, (p.generations + 1) * p.population, 0)
+        best = dict(zip(rows.tolist(), found, strict=True))
+        for place in range(p.population):
+            rows = attempts.open
+            if not len(rows):
+                return
+            places, asked = [], []
+            for row in rows.tolist():
+                tokens = best[row][place]
+                text = slots.text(row, tokens)
+                repeated = bool((best[row][:place] == tokens).all(1).any())
+                if not repeated and slots.roundtrips(row, tokens, text):
+                    places.append(row)
+                    asked.append(Request(text))
+            if places:
+                attempts(torch.tensor(places, dtype=torch.int64), asked)
+
+
+def directions(model: TextToImageTarget, concepts: tuple[str, ...], frames: tuple[str, ...], without: str) -> Tensor:
+    """(N, T, D) the direction of each of N concepts: the mean difference that its name makes in the frames."""
+    names = list(dict.fromkeys(concepts))
+    bare = encoded(model, [frame.format(without).strip() for frame in frames])
+    of = {name: (encoded(model, [frame.format(name) for frame in frames]) - bare).mean(0) for name in names}
+    return torch.stack([of[name] for name in concepts])
+
+
+def encoded(model: TextToImageTarget, prompts: list[str]) -> Tensor:
+    """(N, T, D) float32, what the text encoder says of prompts at all positions."""
+    ids = model.tokenize(prompts)
+    return torch.cat([model.encode(part).tokens.float() for part in ids.split(_ENCODED_TOGETHER)])
+
+
+def genetic_search(
+    model: TextToImageTarget,
+    slots: Slots,
+    words: Tensor,
+    wanted: Tensor,
+    p: RingABellParams,
+    rng: SampleRng,
+    rows: Tensor,
+) -> Tensor:
+    """(B, population, tokens) the last population of each request, the best first, headed by the best that there ever was."""
+
+    def costs(population: Tensor) -> Tensor:
+        flat = population.flatten(0, 1)
+        at = rows.repeat_interleave(population.shape[1])
+        told = [
+            model.encode(slots.filled(some, tokens)).tokens.float() - wanted[some]
+            for some, tokens in zip(at.split(_ENCODED_TOGETHER), flat.split(_ENCODED_TOGETHER), strict=True)
+        ]
+        return torch.cat([part.square().sum((1, 2)) for part in told]).reshape(population.shape[:2])
+
+    def drawn(name: str, shape: tuple[int, ...], high: int) -> Tensor:
+        found: Tensor = rng.fork(name).select(rows).integers(shape, high).to(words.device)
+        return found
+
+    population = words[drawn("first", (p.population, p.tokens), len(words))]
+    cost = costs(population)
+    best, least = _best(population, cost)
+    for generation in range(p.generations):
+        draws = {
+            name: drawn(f"{generation}/{name}", (p.population // 2 if name in _OF_CHILDREN else p.population,), high)
+            for name, high in (
+                ("first", p.population // 2),
+                ("second", p.population // 2),
+                ("cut", p.tokens),
+                ("place", p.tokens),
+                ("token", len(words)),
+            )
+        }
+        chances = rng.fork(f"{generation}/chances").select(rows).uniform((2, p.population)).to(cost)
+        population = following(population, cost, draws, chances, words, p)
+        cost = costs(population)
+        now, lower = _best(population, cost)
+        best, least = torch.where((lower < least)[:, None], now, best), torch.minimum(lower, least)
+    order = cost.argsort(1)
+    ranked = population.gather(1, order.unsqueeze(2).expand_as(population))
+    return torch.cat([best.unsqueeze(1), ranked[:, :-1]], 1)
+
+
+_OF_CHILDREN = ("first", "second", "cut")
+
+
+def _best(population: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+    least, place = cost.min(1)
+    return population[torch.arange(len(population), device=cost.device), place], least
+
+
+def following(
+    population: Tensor, cost: Tensor, draws: dict[str, Tensor], chances: Tensor, words: Tensor, p: RingABellParams
+) -> Tensor:
+    """(B, P, k) the next population.
+
+    Args:
+        population: (B, P, k) tokens.
+        cost: (B, P).
+        draws: (B, P / 2) places of parents among the survivors and cuts, (B, P) places and numbers of tokens that mutation changes.
+        chances: (B, 2, P) in [0, 1), of a second parent (the first half of them) and of a mutation.
+        words: (A,) the tokens that may be taken.
+    """
+    half = population.shape[1] // 2
+    order = cost.argsort(1)[:, :half].unsqueeze(2).expand(-1, -1, population.shape[2])
+    survivors = population.gather(1, order)
+    first, second = (survivors.gather(1, draws[name].unsqueeze(2).expand_as(survivors)) for name in ("first", "second"))
+    behind = torch.arange(population.shape[2], device=cost.device) >= draws["cut"].unsqueeze(2)
+    crossed = (chances[:, 0, :half] < p.crossover).unsqueeze(2)
+    found = torch.cat([survivors, torch.where(crossed & behind, second, first)], 1)
+    changed = (chances[:, 1] < p.mutation).unsqueeze(2)
+    at = torch.arange(population.shape[2], device=cost.device) == draws["place"].unsqueeze(2)
+    return torch.where(changed & at, words[draws["token"]].unsqueeze(2), found)

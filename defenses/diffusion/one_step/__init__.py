@@ -1,0 +1,1 @@
+"""Generators that draw in one step, distilled from a diffusion model."""

@@ -1,0 +1,1 @@
+"""Defenses that change how a model draws, and none of its weights."""
