@@ -261,7 +261,7 @@ class Results(Tabular):
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where``,
-        ``by_queries``, ``bracket``, ``detection``, ``served``, worst classes and groups where there are any.
+        ``by_queries``, ``bracket``, a check's ``trace``, ``detection``, ``served``, worst classes and groups where there are any.
         """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -269,14 +269,10 @@ class Results(Tabular):
         for row in (*told["cells"], *told["defenses"]):
             if row["draws"] == 1:
                 del row["draws"]
-            if row["where"] is None:
-                del row["where"]
-            if not row.get("by_queries", True):
-                del row["by_queries"]
-            for name in ("bracket", "detection", "worst_class", "worst_group"):
-                if row.get(name, True) is None:
-                    del row[name]
+            _leave_out_empty(row, "where", "by_queries", "bracket", "detection", "worst_class", "worst_group")
         for one in told["defenses"]:
+            for check in one["checks"]:
+                _leave_out_empty(check, "trace")
             for table in one["analyses"].values():
                 del table["certificate"]  # of each sample; the store has it
         if not told["served"]:
@@ -346,6 +342,13 @@ class Results(Tabular):
             raise StoreError(
                 f"these are no results of robustkd: {where}: {first['msg']}", fix="run the campaign again"
             ) from error
+
+
+def _leave_out_empty(row: dict[str, Any], *names: str) -> None:
+    """Delete the fields that are None or without an entry."""
+    for name in names:
+        if row.get(name, True) in (None, []):
+            del row[name]
 
 
 @functools.cache
