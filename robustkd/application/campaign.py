@@ -89,15 +89,16 @@ def load(folder: str | Path) -> Results:
     """The results of a campaign that was run.
 
     Args:
-        folder: its results folder, the results.json in it, or the campaign (a file, a preset), whose folder is ``runs/<name>``.
+        folder: its results folder or the name of one below ``runs``, the results.json in it, or the campaign (a file, a preset), whose
+            folder is ``runs/<name>``.
 
     Raises:
         UsageError: there is no such thing.
         StoreError: it holds no results, or they cannot be read.
     """
     path = Path(folder)
-    if path.is_dir():
-        return results_file.read(path / results_file.RESULTS)
+    if (named := snapshot.folder_named(str(folder))) is not None:
+        return results_file.read(named / results_file.RESULTS)
     if path.suffix == ".json":
         return results_file.read(path)
     return results_file.read(_campaign(folder).default_folder / results_file.RESULTS)

@@ -72,9 +72,17 @@ def last_run(command: Sequence[str], git: Mapping[str, object], finished: str, p
         packages: the version of every installed distribution.
     """
     versions = {name: packages[name] for name in PACKAGES if name in packages}
-    first = Path(command[0]).name if command else ""
-    words_of = ["robustkd" if first == "__main__.py" else first, *command[1:]]  # where it is installed says nothing elsewhere
-    return LastRun(" ".join(words_of), str(git.get("commit") or ""), bool(git.get("dirty")), finished, versions)
+    return LastRun(" ".join(_typed(command)), str(git.get("commit") or ""), bool(git.get("dirty")), finished, versions)
+
+
+def _typed(command: Sequence[str]) -> list[str]:
+    """A command line as a person types it: where a program is installed says nothing elsewhere."""
+    if not command:
+        return []
+    program = Path(command[0])
+    if program.name != "__main__.py":
+        return [program.name, *command[1:]]
+    return ["robustkd" if program.parent.name == "robustkd" else f"python -m {program.parent.name}", *command[1:]]
 
 
 @dataclass(frozen=True)

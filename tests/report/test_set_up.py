@@ -69,6 +69,7 @@ def test_page_markdown_and_latex_tell_the_same_set_up(attacked: Results, tmp_pat
 def test_the_command_is_one_that_can_be_typed_elsewhere() -> None:
     for first in ("/usr/bin/robustkd", "/somewhere/robustkd/__main__.py"):
         assert last_run([first, "run", "mine.yaml"], {}, "", {}).command == "robustkd run mine.yaml"
+    assert last_run(["/usr/lib/pytest/__main__.py", "-q"], {}, "", {}).command == "python -m pytest -q"
     assert last_run([], {}, "", {}).command == ""
 
 
