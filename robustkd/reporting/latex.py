@@ -15,7 +15,7 @@ from robustkd.reporting.grid import grid
 from robustkd.reporting.pairwise import main_pairs
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.samples import ClassTable
-from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows
+from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
 from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of
 from robustkd.reporting.verdict_text import NO_VERDICT
 from robustkd.scoring.results import Results
@@ -117,8 +117,11 @@ def latex(
 
 def _set_up(results: Results, set_up: SetUp) -> list[str]:
     """What was run: the attacks with what they cost, the defenses, the gates, and the commit and the command."""
-    run = [] if set_up.run is None else [[escape(set_up.run.sentence), rf"\texttt{{{escape(set_up.run.command)}}}"]]
+    known = [[escape(name), escape(text)] for name, text in facts(results).items()]
+    if set_up.run is not None:
+        known += [["Run", escape(set_up.run.sentence)], ["Command", rf"\texttt{{{escape(set_up.run.command)}}}"]]
     return [
+        _table("set-up", "What the numbers are of, and how the campaign was run.", r"lp{.7\linewidth}", ["", ""], known),
         _table(
             "set-up-attacks",
             "The attacks; passes are means over all samples, defenses and seeds.",
@@ -146,7 +149,6 @@ def _set_up(results: Results, set_up: SetUp) -> list[str]:
             ),
         ),
         _table("gates", "The gates.", r"p{.9\linewidth}", ["Gate"], ([escape(gate)] for gate in set_up.gates)),
-        _table("set-up-run", "How it was run.", r"p{.4\linewidth}p{.5\linewidth}", ["Run", "Command"], run),
     ]
 
 

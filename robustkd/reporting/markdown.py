@@ -13,7 +13,7 @@ from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.queries import query_curves
-from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows
+from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
 from robustkd.reporting.summary import DefenseSummary, attack_names
 from robustkd.reporting.terms import ReportTerms
 from robustkd.reporting.verdict_text import NO_VERDICT, answer, explain
@@ -126,7 +126,8 @@ def _set_up(results: Results, set_up: SetUp) -> str:
         ),
     )
     run = f"{escape(set_up.run.sentence)}: `{' '.join(set_up.run.command.replace('`', '').split())}`" if set_up.run else ""
-    parts = [attacks if attack_names(results) else "", defenses if set_up.defenses else "", run]
+    of = "\n".join(f"- {name}: {escape(text)}" for name, text in facts(results).items())
+    parts = [of, attacks if attack_names(results) else "", defenses if set_up.defenses else "", run]
     return "\n\n".join(["## Set-up", *filter(None, parts)]) if any(parts) else ""
 
 

@@ -25,7 +25,7 @@ from robustkd.reporting.published import SETTING, references
 from robustkd.reporting.queries import query_curves, query_plots
 from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
 from robustkd.reporting.searches import convergence, norms, strength
-from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows
+from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
@@ -93,7 +93,7 @@ def page(
         terms=terms_of(results),
         sections=sections,
         anchors={section.row.defense: section.anchor for section in sections},
-        facts=_facts(results),
+        facts=facts(results),
         several_seeds=len(seeds_of(results)) > 1,
         unfinished=sum(cell.status != "done" for cell in results.cells),
         attacks=attack_names(results),
@@ -163,19 +163,6 @@ def shown_cells(results: Results) -> list[CellResult]:
 def _template() -> Any:
     """The page's template. Compiling it and those that it includes takes longer than a small page, so they are kept compiled."""
     return environment(TEMPLATES).get_template("report.html.j2")
-
-
-def _facts(results: Results) -> dict[str, str]:
-    """The header's small print, in reading order."""
-    data = results.data
-    facts = {
-        "Threat model": formatting.threat(results.threat_model),
-        "Data": f"{data.name}, {terms_of(results).data}",
-        "Data hash": data.digest[:16],
-        "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
-        "Date": formatting.moment(results.environment.finished or ""),
-    }
-    return {name: text for name, text in facts.items() if text}
 
 
 def _section(results: Results, row: DefenseSummary, index: int) -> Section:

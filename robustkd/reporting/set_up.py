@@ -9,8 +9,9 @@ from pathlib import Path
 from robustkd import plugins
 from robustkd.contracts.json_value import JsonValue
 from robustkd.redaction import redacted_value
-from robustkd.reporting.formatting import evidence, moment, words
-from robustkd.reporting.summary import attack_names
+from robustkd.reporting.formatting import evidence, moment, threat, words
+from robustkd.reporting.presentation import terms_of
+from robustkd.reporting.summary import attack_names, seeds_of
 from robustkd.scoring.results import CellResult, Results
 from robustkd.scoring.summaries import AttackSummary
 
@@ -114,6 +115,19 @@ class DefenseRow:
     kind: str
     params: str
     paper: str
+
+
+def facts(results: Results) -> dict[str, str]:
+    """What the numbers are of, in reading order; what is not known is left out."""
+    data = results.data
+    found = {
+        "Threat model": threat(results.threat_model),
+        "Data": f"{data.name}, {terms_of(results).data}",
+        "Data hash": data.digest[:16],
+        "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
+        "Date": moment(results.environment.finished or ""),
+    }
+    return {name: text for name, text in found.items() if text}
 
 
 def defense_rows(defenses: Mapping[str, Mapping[str, JsonValue]]) -> list[DefenseRow]:

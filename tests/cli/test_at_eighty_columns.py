@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import robustkd
-from robustkd.cli import cli
+from robustkd.cli import cli, main
 from support.campaigns import tiny_campaign
 from support.tracked_campaign import cell, defended, failed, results
 
@@ -143,3 +143,14 @@ def test_a_plan_and_a_run_are_told_in_whole_words(tmp_path, monkeypatch, capsys)
     wide = run("plan", "wordy.yaml", columns=None).output
     assert max(map(len, wide.splitlines())) > 80
     assert set(wide.split()) == set(run("plan", "wordy.yaml").output.split())
+
+
+def test_an_error_is_told_in_whole_words(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.argv", ["robustkd", "view", "a-folder-that-is-not-there-and-whose-name-is-long"])
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr().err
+    assert max(map(len, told.splitlines())) <= 80
+    assert told.startswith("error: there is no folder a-folder-that-is-not-there-and-whose-name-is-long")
+    assert "\n  fix: name the folder that campaigns were run into" in told

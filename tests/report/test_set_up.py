@@ -55,6 +55,9 @@ TOLD = (
     "robustkd 0.2.0, torch 2.9.0",
     "robustkd run mine.yaml",
     "mtard at least 70.0",
+    "Data hash",
+    "9f2c51d0a7e84b33",
+    "2025-11-22",
 )
 
 
@@ -76,6 +79,6 @@ def test_the_command_is_one_that_can_be_typed_elsewhere() -> None:
 def test_what_is_not_known_is_left_out(attacked: Results) -> None:
     rows = summary_rows(attacked)
     assert "Last run" not in markdown(attacked, rows)
-    assert "How it was run" not in latex(attacked, rows)
+    assert "Command" not in latex(attacked, rows)
     outside = last_run(["robustkd"], {}, "2026-11-30T05:00:00+00:00", {})
     assert outside.sentence == "Last run 2026-11-30 05:00 UTC"
