@@ -219,5 +219,7 @@ def _trace(attack: str, paths: Sequence[Sequence[float]]) -> Trace | None:
     if longest < 2:
         return None
     best = np.stack([np.pad(np.maximum.accumulate(path), (0, longest - len(path)), mode="edge") for path in met]).mean(0)
+    if not np.isfinite(best).all():  # JSON has no such number
+        return None
     at = np.unique(np.linspace(0, longest - 1, POINTS).round().astype(int))
     return Trace(attack, len(met), (at + 1).tolist(), best[at].tolist(), "the rescaled margin; above 0 a sample is broken")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,11 +33,9 @@ def convergence(results: Results, defenses: Sequence[str]) -> Plot | None:
         if trace is None:
             lines.append(Series(defense, [], []))
             continue
-        told = [
-            f"{trace.attack}, after {count(at)} points: {number(best)}"
-            for at, best in zip(trace.points, trace.best, strict=True)
-        ]
-        lines.append(Series(defense, trace.points, trace.best, told=told))
+        met = [(at, best) for at, best in zip(trace.points, trace.best, strict=False) if math.isfinite(best)]
+        told = [f"{trace.attack}, after {count(at)} points: {number(best)}" for at, best in met]
+        lines.append(Series(defense, [at for at, _ in met], [best for _, best in met], told=told))
     return plot("Best margin so far", lines, "points that the attack has tried", shares=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -119,6 +120,14 @@ def test_the_course_of_a_search_is_drawn_and_survives_json(followed: Results) ->
     assert again.defenses[0].checks[0].trace == followed.defenses[0].checks[0].trace
     without = campaign((0,)).to_dict()["defenses"][0]["checks"][0]
     assert "trace" not in without  # as former versions wrote it
+
+
+def test_a_trace_from_a_stranger_is_drawn_as_far_as_it_is_one(followed: Results) -> None:
+    broken = Trace("pgd", 16, [1, 20, 40, 60], [-0.9, math.inf, -0.1], "the rescaled margin")
+    finding = Finding("incomplete-optimisation", "warning", False, trace=broken)
+    drawn = convergence(replace(followed, defenses=[replace(one, checks=[finding]) for one in followed.defenses]), ["pgd-at"])
+    assert drawn is not None
+    assert [dot.told for dot in drawn.lines[0].dots] == ["pgd, after 1 points: -0.9", "pgd, after 40 points: -0.1"]
 
 
 def test_the_page_has_the_charts_and_a_link_to_each(followed: Results, tmp_path) -> None:
