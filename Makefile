@@ -10,7 +10,7 @@ CPU_TORCH   ?= https://download.pytorch.org/whl/cpu
 ACCELERATOR ?= $(shell command -v nvidia-smi rocminfo xpu-smi)
 TORCH       := $(shell grep -ohE '"torch(vision)?>=[^"]+"' setup.py | sort -u)
 
-.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-campaign bench-cluster doctor-lock verify-strength bench chaos chaos-cluster zoo exam tour docs clean
+.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-campaign bench-cluster doctor-lock verify-strength bench chaos chaos-cluster zoo exam tour gallery docs clean
 
 install: $(STAMP)
 
@@ -108,13 +108,17 @@ zoo: install
 exam: install
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m exam --results build/exam.json
 
-# The site into site/, with warnings as errors; then every command and code block of it is run.
 # The pictures of docs/tour.md, as Debian's Chromium shows the pages.
 tour: install
 	$(BIN)/pytest -m slow tests/browser/test_tour.py
 	cp tests/browser/screenshots/tour-*.png docs/images/
 
-docs: install
+# The campaigns of docs/gallery.md, run for the site: less than a minute.
+gallery: install
+	OMP_NUM_THREADS=1 $(BIN)/python docs/gallery.py
+
+# The site into site/, with warnings as errors; then every command and code block of it is run.
+docs: gallery
 	$(UV) --editable '.[docs]'
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet --builder html --doctree-dir site/.doctrees docs site
 	$(BIN)/pytest tests/docs

@@ -8,6 +8,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
+import gallery
 import generate
 
 project = "robustkd"
@@ -18,6 +19,8 @@ html_title = f"robustkd {release}"
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_extra_path = [gallery.FOLDER.name] if gallery.FOLDER.is_dir() else []  # `make gallery` makes it
+exclude_patterns = [gallery.FOLDER.name]
 html_show_sphinx = False
 html_copy_source = False
 
@@ -52,6 +55,7 @@ NAVIGATION = {
         "report",
         "view",
         "tour",
+        "gallery",
         "write-a-plugin",
         "what-you-may-import",
         "ci",
@@ -79,7 +83,9 @@ NAVIGATION = {
 
 
 def navigate(app: Sphinx, page: str, source: list[str]) -> None:
-    """The front page stays plain Markdown; what the side bar shows is put below it here."""
+    """The front page stays plain Markdown; what the side bar shows is put below it here, and below the gallery what was run for it."""
+    if page == "gallery":
+        source[0] += f"\n{gallery.listing()}\n"
     if page == "index":
         for caption, pages in NAVIGATION.items():
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```\n"

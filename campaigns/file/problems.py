@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from robustkd.campaigns.file.trained import trained_folder
 from robustkd.campaigns.file.yaml_source import KeyPath, Source
 from robustkd.contracts import UsageError, suggestion
 
@@ -36,7 +38,7 @@ def validated(
         also: keys that are known there beside the model's own, for suggestions.
     """
     try:
-        return model.model_validate(raw, context={"folder": folder})
+        return model.model_validate(raw, context={"folder": folder, "trained": partial(trained_folder, home=folder)})
     except ValidationError as error:
         problems += problems_of(error, model, path, also)
         return None

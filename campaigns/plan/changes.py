@@ -12,13 +12,9 @@ from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import Identity, content_hash
 from robustkd.campaigns.store.meta import TrainMeta
+from robustkd.campaigns.store.planned import PLAN, CellKey, remembered
 from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts.json_value import JsonValue
-
-PLAN = "plan.json"
-
-CellKey = tuple[str, str, str, int]
-"""What a cell is in the words of its campaign file: kind, defense, attack or analysis, seed."""
 
 
 def cell_key(cell: Cell) -> CellKey:
@@ -33,15 +29,6 @@ def remember(plan: Plan, folder: Path) -> None:
         StoreError: the folder cannot be written.
     """
     write_text(folder / PLAN, json.dumps({"plan": plan.id, "cells": [[*cell_key(cell), cell.id] for cell in plan.cells]}))
-
-
-def remembered(folder: Path) -> dict[CellKey, str]:
-    """The ids of the plan that was run last, by place; empty when there is none, or its file is damaged."""
-    try:
-        rows = json.loads((folder / PLAN).read_bytes())["cells"]
-        return {(str(kind), str(defense), str(what), int(seed)): str(id_) for kind, defense, what, seed, id_ in rows}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
 
 
 def reasons(plan: Plan, store: Store, finished: Collection[str]) -> list[str]:

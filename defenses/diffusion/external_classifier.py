@@ -35,6 +35,7 @@ class ExternalClassifier(External):
     """A classifier from elsewhere. It draws nothing: it is there for a judge to use."""
 
     Params = ExternalClassifierParams
+    source = "the user's own network"
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
 
     def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:

@@ -16,21 +16,20 @@ from robustkd.application import session
 from robustkd.application.gallery import gallery_items
 from robustkd.application.progress import Progress, progress_observer
 from robustkd.application.samples import sample_evidence
+from robustkd.application.set_up import set_up
 from robustkd.campaigns.comparison import compare as comparing
 from robustkd.campaigns.comparison import snapshot
 from robustkd.campaigns.comparison.compare import ComparedCampaigns
-from robustkd.campaigns.comparison.gate import judge_gates
 from robustkd.campaigns.execution import profile as profiles
 from robustkd.campaigns.execution import record
 from robustkd.campaigns.execution.run import Observer
-from robustkd.campaigns.file import spec
+from robustkd.campaigns.file import presets, spec
 from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.results import results_file
 from robustkd.campaigns.results.inventory import sample_tables
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import DataError, PluginError, Precision, StoreError, UsageError
-from robustkd.redaction import redacted
 from robustkd.reporting import ReportFiles, write_report
 from robustkd.scoring.results import Results
 from robustkd.scoring.tabular import dataframe
@@ -90,15 +89,16 @@ def load(folder: str | Path) -> Results:
     """The results of a campaign that was run.
 
     Args:
-        folder: its results folder, the results.json in it, or the campaign (a file, a preset), whose folder is ``runs/<name>``.
+        folder: its results folder or the name of one below ``runs``, the results.json in it, or the campaign (a file, a preset), whose
+            folder is ``runs/<name>``.
 
     Raises:
         UsageError: there is no such thing.
         StoreError: it holds no results, or they cannot be read.
     """
     path = Path(folder)
-    if path.is_dir():
-        return results_file.read(path / results_file.RESULTS)
+    if (named := snapshot.folder_named(str(folder))) is not None:
+        return results_file.read(named / results_file.RESULTS)
     if path.suffix == ".json":
         return results_file.read(path)
     return results_file.read(_campaign(folder).default_folder / results_file.RESULTS)
@@ -144,11 +144,11 @@ def report(results: str | Path | Results, out: str | Path | None = None) -> Repo
     try:
         plan, store = planning.build(run_before(loaded.folder)), Store(loaded.folder)
         gallery, evidence = gallery_items(plan, store), sample_evidence(plan, store)
-        gates = [gate.sentence for gate in judge_gates(plan.campaign.gates, loaded)]
+        said = set_up(plan.campaign, loaded.folder, loaded)
     except (DataError, PluginError, StoreError, UsageError) as error:
         warnings.warn(f"the report is without its samples: {error.message}", stacklevel=2)
         return write_report(loaded, Path(out or loaded.folder))
-    return write_report(loaded, Path(out or loaded.folder), gallery, evidence, redacted(plan.campaign.text), gates)
+    return write_report(loaded, Path(out or loaded.folder), gallery, evidence, said)
 
 
 def compare(a: str | Path | Results, b: str | Path | Results, *, match: Mapping[str, str] | None = None) -> ComparedCampaigns:
@@ -202,6 +202,22 @@ def _snapshot(given: str | Path | Results) -> snapshot.Snapshot:
             "these results are stored nowhere, so their samples cannot be compared", fix="load() them from a folder"
         )
     return snapshot.read(str(given.folder))
+
+
+def folder_of(reference: str) -> Path:
+    """The folder that a person names: itself, one below ``runs`` by its name, or the results folder of a campaign (file or preset).
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    folder = snapshot.folder_named(reference)
+    if folder is None and (Path(reference).is_file() or reference in presets.names()):
+        folder = spec.load(reference).default_folder
+    if folder is None or not folder.is_dir():
+        raise UsageError(
+            f"there is no folder {folder or reference}", fix="name the folder that campaigns were run into, or run one"
+        )
+    return folder
 
 
 def campaign_named(reference: str, out: Path | None = None) -> tuple[Campaign, Path]:

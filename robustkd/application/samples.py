@@ -9,6 +9,8 @@ from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import Store
+from robustkd.contracts import Attack
+from robustkd.evaluation.judging import ImageOutcome
 from robustkd.reporting.presentation import presentation
 from robustkd.reporting.samples import AttackedSamples, SampleEvidence
 
@@ -20,6 +22,7 @@ class SampleCollector:
         self._plan = plan
         self._parts: dict[tuple[str, int], AttackedSamples] = {}
         self._rejects = False
+        self._norm_names: dict[str, str] = {}
 
     def add(self, cell: AttackCell, record: AttackRecord) -> None:
         """Add the samples of one finished attack cell."""
@@ -33,6 +36,10 @@ class SampleCollector:
             )
         taken = shown.taken_for(outcome).astype(np.int32)  # half of int64: a large campaign has millions
         self._parts[key].taken_for[cell.attack] = taken
+        use = self._plan.campaign.attacks[cell.attack]
+        if isinstance(outcome, ImageOutcome) and isinstance(use.plugin, Attack) and use.plugin.traits.kind == "minimum-norm":
+            self._norm_names[cell.attack] = use.plugin.minimises(use.threat)
+            self._parts[key].norms[cell.attack] = np.where(outcome.eligible, outcome.norm, np.nan).astype(np.float32)
         if outcome.draws > 1:
             self._parts[key].robust_share[cell.attack] = outcome.robust_share
 
@@ -44,7 +51,7 @@ class SampleCollector:
         data = self._plan.data
         # The class after the last one is that of an input that a detector rejects.
         classes = (*data.classes, "rejected") if self._rejects else data.classes
-        return SampleEvidence(classes, parts, presentation(data.modality).texts(data))
+        return SampleEvidence(classes, parts, presentation(data.modality).texts(data), self._norm_names)
 
 
 def sample_evidence(plan: Plan, store: Store) -> SampleEvidence:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from robustkd.application.gallery import cell_gallery, gallery_items
 from robustkd.application.samples import SampleCollector, sample_evidence
-from robustkd.campaigns.comparison.gate import judge_gates
+from robustkd.application.set_up import parameters, set_up
 from robustkd.campaigns.execution import run as running
 from robustkd.campaigns.execution.live import LiveProgress
 from robustkd.campaigns.execution.profile import Profile, TrackingSpec
 from robustkd.campaigns.execution.record import Recorder
 from robustkd.campaigns.execution.run import Observer
-from robustkd.campaigns.file.campaign import AttackUse, Campaign, DefenseUse
+from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.plan.cells import AttackCell, Cell
 from robustkd.campaigns.plan.finished import finished_cells
@@ -31,7 +31,6 @@ from robustkd.campaigns.store.durable import write_text
 from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
-from robustkd.contracts.json_value import JsonValue
 from robustkd.redaction import redacted, writable
 from robustkd.reporting import Item, ReportFiles, SampleEvidence, class_table, summary_rows, write_report
 from robustkd.reporting.latex import latex
@@ -134,8 +133,8 @@ def printed(campaign: Campaign, folder: Path, form: str, *, rejudge: bool = Fals
     _, results, evidence = _stored(campaign, folder, rejudge)
     rows = summary_rows(results)
     if form == "markdown":
-        return writable(markdown(results, rows, gates=_gates(campaign, results), defenses=_parameters(campaign.defenses)))
-    return writable(latex(results, rows, class_table(results, evidence), _parameters(campaign.defenses)))
+        return writable(markdown(results, rows, set_up=set_up(campaign, folder, results)))
+    return writable(latex(results, rows, class_table(results, evidence), set_up(campaign, folder, results)))
 
 
 def rejudged(campaign: Campaign, folder: Path) -> list[str]:
@@ -190,11 +189,8 @@ def _write_report(plan: Plan, results: Results, folder: Path, evidence: SampleEv
 
 def _written(plan: Plan, results: Results, folder: Path, to: Path, evidence: SampleEvidence) -> ReportFiles:
     """The report of the results in ``folder``, written into ``to``."""
-    gallery, text = gallery_items(plan, Store(folder)), redacted(plan.campaign.text)
     try:
-        return write_report(
-            results, to, gallery, evidence, text, _gates(plan.campaign, results), _parameters(plan.campaign.defenses)
-        )
+        return write_report(results, to, gallery_items(plan, Store(folder)), evidence, set_up(plan.campaign, folder, results))
     except OSError as error:
         raise _no_report(to, error) from error
 
@@ -204,10 +200,6 @@ def _no_report(folder: Path, error: OSError) -> StoreError:
         f"the report cannot be written into {folder}: {error.strerror or error}",
         fix="robustkd report CAMPAIGN --out RESULTS --to ANOTHER_FOLDER writes it elsewhere; finished cells are kept",
     )
-
-
-def _gates(campaign: Campaign, results: Results) -> list[str]:
-    return [gate.sentence for gate in judge_gates(campaign.gates, results)]
 
 
 def _report_note(campaign: Campaign, folder: Path) -> str:
@@ -258,15 +250,11 @@ def _tracked(plan: Plan, folder: Path, series: str | None = None) -> TrackedCamp
         plan_id=plan.id,
         text=campaign.text,
         data=data_summary(plan),
-        defenses=_parameters(campaign.defenses),
-        attacks=_parameters(campaign.attacks),
+        defenses=parameters(campaign.defenses),
+        attacks=parameters(campaign.attacks),
         series=series,
         key=folder.resolve().name,
     )
-
-
-def _parameters(uses: Mapping[str, DefenseUse] | Mapping[str, AttackUse]) -> dict[str, dict[str, JsonValue]]:
-    return {name: {"kind": use.kind, **use.plugin.params.model_dump(mode="json")} for name, use in uses.items()}
 
 
 def _gallery(plan: Plan, store: Store, images: int = SHOWN) -> Callable[[CellResult], Sequence[Item]]:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkd.application.campaign import campaign_named
-from robustkd.campaigns.plan.changes import remembered
-from robustkd.campaigns.store.store import Store
-from robustkd.contracts import BaseTarget, Code, RobustkdError, StoreError, Target, TargetError, UsageError, suggestion
+from robustkd.campaigns.store.planned import trained_cell
+from robustkd.contracts import BaseTarget, Code, RobustkdError, Target, TargetError, UsageError
 from robustkd.lazy import nn, torch
 from robustkd.targets.files import load_target, save_target
 from robustkd.targets.image import ImageTarget
@@ -79,20 +78,7 @@ def trained_folder(reference: str) -> Path | None:
     if not mark or not campaign or Path(reference).exists():
         return None
     _, folder = campaign_named(campaign)
-    name, _, seed = defense.partition("/")
-    trained = {(what, number): cell_id for (kind, what, _, number), cell_id in remembered(folder).items() if kind == "train"}
-    if not trained:
-        raise StoreError(f"{folder} holds no trained defense", fix=f"robustkd run {campaign}")
-    names, seeds = sorted({what for what, _ in trained}), sorted(number for what, number in trained if what == name)
-    if not seeds:
-        raise UsageError(f"'{campaign}' has no defense '{name}'", fix=suggestion(name, names) or f"one of: {', '.join(names)}")
-    chosen = seed or str(seeds[0])
-    if chosen not in map(str, seeds):
-        raise UsageError(f"'{name}' was not trained with seed '{chosen}'", fix=f"one of: {', '.join(map(str, seeds))}")
-    entry = Store(folder).get(trained[name, int(chosen)])
-    if entry is None:
-        raise StoreError(f"'{name}' with seed {chosen} is not trained in {folder}", fix=f"robustkd run {campaign}")
-    return entry.folder
+    return trained_cell(folder, defense, campaign)
 
 
 def export_model(folder: Path, path: Path, form: str, card: str, code: Iterable[Code | str] = ()) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from robustkd.contracts import (
     ThreatModel,
     WrappedTarget,
 )
+from robustkd.contracts.check import Trace
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.judging import ImageOutcome, judge
 from robustkd.lazy import torch
@@ -142,6 +144,8 @@ class SilentSuccess(Check):
 
 
 LAST, LIMIT = 10, 0.1
+POINTS = 33
+"""At most, of a trace."""
 
 
 class IncompleteOptimisation(Check):
@@ -170,7 +174,8 @@ class IncompleteOptimisation(Check):
             return self.not_applicable("the campaign has no iterative gradient attack of fixed budget")
         everything = [a for a in context.headline if len(a.standing) == len(strongest.standing)]
         batch = _few(context, everything, strongest, self.params.samples)
-        shares = _gains(context, strongest, batch)
+        paths = _paths(context, strongest, batch)
+        shares = _gains(paths)
         if not shares:
             return self.not_applicable("no sample is left standing")
         gain = sum(shares) / len(shares)
@@ -179,23 +184,42 @@ class IncompleteOptimisation(Check):
             fix="give the attack more steps or a better step size (APGD adapts it)",
             explanation=f"the last points that {strongest.name} tries still bring {100 * gain:.1f} % of its climb",
             remedies=[{"kind": "apgd-dlr"}],
+            trace=_trace(strongest.name, paths),
             share_of_climb=Share(gain),
             attack=strongest.name,
             n=len(shares),
         )
 
 
-def _gains(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> list[float]:
-    """For each sample, the share of the climb that the last points brought."""
+def _paths(context: CheckContext, evidence: AttackEvidence, batch: Batch) -> list[list[float]]:
+    """For each sample, the margins of the points that the attack tried, in its order."""
     if not len(batch):
         return []
-    gains = []
     outcome, paths = _followed(context, evidence, batch)
     skipped = np.zeros(len(batch), dtype=int) if outcome.skipped is None else outcome.skipped
-    for path, left_out in zip(paths, skipped.tolist(), strict=True):
-        path += (left_out + 1) // 2 * path[-1:]  # each would have repeated one of the path; two passes make a point
+    # Each that was left out would have repeated one of the path; two passes make a point.
+    return [path + (left_out + 1) // 2 * path[-1:] for path, left_out in zip(paths, skipped.tolist(), strict=True)]
+
+
+def _gains(paths: Sequence[Sequence[float]]) -> list[float]:
+    """For each sample, the share of the climb that the last points brought."""
+    gains = []
+    for path in paths:
         last = min(LAST, len(path) // 4)
         if last:
             climb = max(path) - path[0]
             gains.append((max(path) - max(path[:-last])) / climb if climb > 0 else 0.0)
     return gains
+
+
+def _trace(attack: str, paths: Sequence[Sequence[float]]) -> Trace | None:
+    """The best margin so far, on average over the samples, at evenly spaced points; a search that ended earlier stays where it was."""
+    met = [path for path in paths if path]
+    longest = max(map(len, met), default=0)
+    if longest < 2:
+        return None
+    best = np.stack([np.pad(np.maximum.accumulate(path), (0, longest - len(path)), mode="edge") for path in met]).mean(0)
+    if not np.isfinite(best).all():  # JSON has no such number
+        return None
+    at = np.unique(np.linspace(0, longest - 1, POINTS).round().astype(int))
+    return Trace(attack, len(met), (at + 1).tolist(), best[at].tolist(), "the rescaled margin; above 0 a sample is broken")

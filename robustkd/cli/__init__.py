@@ -123,6 +123,7 @@ def main() -> None:
         click.echo(f"stopped{kept}", err=True)
         sys.exit(130)
     except Exception as error:
+        from robustkd.cli.options import tell
         from robustkd.contracts.errors import (  # late: it loads pydantic and NumPy, which --help does not need
             RobustkdError,
             lacks_memory,
@@ -137,5 +138,5 @@ def main() -> None:
                 f"memory ran out: {error}", fix="use a smaller --batch-size, a smaller model or fewer samples"
             )
         show_traceback(error)
-        click.echo(f"error: {safe_to_show(str(error))}", err=True)
+        tell(f"error: {safe_to_show(str(error))}", stream=sys.stderr)
         sys.exit(error.exit_code)

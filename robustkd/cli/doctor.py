@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from robustkd.cli.options import json_option, print_reserved
+from robustkd.cli.options import json_option, print_reserved, tell
 
 
 @click.command("doctor")
@@ -26,6 +26,6 @@ def command(fix: bool, as_json: bool) -> None:
                 f"{click.style('ok   ', fg='green') if finding.ok else click.style('wrong', fg='red')} {finding.name}: {finding.detail}"
             )
             if not finding.ok and finding.fix:
-                click.echo(f"      fix: {finding.fix}")
+                tell(f"fix: {finding.fix}", "      ")
     if not all(finding.ok for finding in findings):
         raise click.exceptions.Exit(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import outputs
-from robustkd.cli.options import allow_missing_option, json_option, out_option, print_reserved
+from robustkd.cli.options import allow_missing_option, json_option, out_option, print_reserved, tell
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.gate import GateResult
@@ -107,4 +107,4 @@ def _print(gates: Sequence[GateResult], *, as_json: bool) -> None:
         print_reserved(json.dumps([asdict(item) for item in gates], indent=1))
         return
     for item in gates:
-        click.echo(item.sentence)
+        tell(item.sentence)

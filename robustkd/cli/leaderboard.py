@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from robustkd.cli.names import outputs
 from robustkd.cli.options import console, json_option, print_reserved, whole_words
 
 if TYPE_CHECKING:
@@ -21,17 +21,19 @@ _COLOURS = {"credible": "", "suspect": "yellow", "not credible": "red"}
 
 
 @click.command("leaderboard")
-@click.argument("folders", nargs=-1, required=True, metavar="FOLDER...", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folders", nargs=-1, required=True, metavar="RUNS...", shell_complete=outputs)
 @click.option("--markdown", is_flag=True, help="Print Markdown tables.")
 @json_option
-def command(folders: tuple[Path, ...], markdown: bool, as_json: bool) -> None:
+def command(folders: tuple[str, ...], markdown: bool, as_json: bool) -> None:
     """Rank the defenses of campaigns that were run: one table for each data and threat model, which alone can be compared.
 
-    FOLDER is a campaign's output folder, or one that holds several, such as `runs`. A number that must not be believed has no rank.
+    RUNS: a campaign's output folder, its name below `runs`, a campaign (file or preset), or a folder that holds several, such as
+    `runs`. A number that must not be believed has no rank.
     """
+    from robustkd.application.campaign import folder_of
     from robustkd.reporting.leaderboard import boards, results_in
 
-    made = boards(results_in(folders))
+    made = boards(results_in(map(folder_of, folders)))
     if as_json:
         print_reserved(json.dumps([asdict(board) | {"same_attacks": board.same_attacks} for board in made], indent=1))
         return

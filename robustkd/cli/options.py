@@ -104,14 +104,20 @@ def columns(stream: TextIO) -> int | None:
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
-def whole_words(text: str, indent: str = "", hanging: str | None = None) -> str:
-    """``text`` on lines that standard output can show without cutting a word; elsewhere on its own lines.
+def tell(text: str, indent: str = "", *, stream: TextIO | None = None) -> None:
+    """Print prose without cutting a word; what follows its first line is indented a little more."""
+    click.echo(whole_words(text, indent, f"{indent}  ", stream), file=stream)
+
+
+def whole_words(text: str, indent: str = "", hanging: str | None = None, stream: TextIO | None = None) -> str:
+    """``text`` on lines that a stream can show without cutting a word; where it has no width, on its own lines.
 
     Args:
         indent: before the first line of each of the text's own lines.
         hanging: before the lines that follow it; ``indent`` by default.
+        stream: standard output by default.
     """
-    width = columns(sys.stdout)
+    width = columns(stream or sys.stdout)
     later = indent if hanging is None else hanging
     if width is None:
         return "\n".join(f"{indent}{line}".rstrip() for line in text.split("\n"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import campaigns
-from robustkd.cli.options import json_option, out_option, print_reserved, profile_option
+from robustkd.cli.options import json_option, out_option, print_reserved, profile_option, tell
 
 if TYPE_CHECKING:
     from robustkd.campaigns.plan.estimate import Cost
@@ -73,9 +73,9 @@ def command(campaign: str, out: Path | None, profile: Path | None, as_json: bool
         return
     data = laid_out.data
     tested = evaluation_of(data.modality).size(data)
-    click.echo(f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({tested}), seeds {_list(loaded.seeds)}")
+    tell(f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({tested}), seeds {_list(loaded.seeds)}")
     for note in data.notes:
-        click.echo(f"  data: {note}")
+        tell(f"data: {note}", "  ")
     for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks"), ("analysis", "analyses")):
         ids = {cell.id for cell in laid_out.cells if cell.kind == kind}
         if ids or kind != "analysis":
@@ -83,18 +83,18 @@ def command(campaign: str, out: Path | None, profile: Path | None, as_json: bool
     for name, use in loaded.defenses.items():
         after = f" after {_list(use.references)}" if use.references else ""
         attacked = dict.fromkeys(cell.attack for cell in laid_out.of("attack") if cell.defense == name)
-        click.echo(f"  {name} ({use.kind}){after}: {_list(attacked)}")
+        tell(f"{name} ({use.kind}){after}: {_list(attacked)}", "  ")
     if expected:
         _print_cost(total)
     if asks_for:
-        click.echo(f"  asks for {asks_for}")
+        tell(f"asks for {asks_for}", "  ")
     told = [*(one.sentence for one in asked), *(one.sentence for one in kept)]
     for sentence in [*(f"served: {one}" for one in told), *loaded.may_change]:
-        click.echo(f"  {sentence}")
+        tell(sentence, "  ")
     for reason in again:
-        click.echo(f"  again: {reason}")
+        tell(f"again: {reason}", "  ")
     for item in laid_out.skipped:
-        click.echo(f"  skipped {item.defense} × {item.attack}: {item.reason}")
+        tell(f"skipped {item.defense} × {item.attack}: {item.reason}", "  ")
 
 
 def _print_cost(total: Cost) -> None:
@@ -103,11 +103,11 @@ def _print_cost(total: Cost) -> None:
     if unknown < count:
         bases = ", ".join(f"{cells} by {basis}" for basis, cells in total.cells.items() if basis != "unknown")
         passes = f", {total.passes[0]:.3g} forward and {total.passes[1]:.3g} backward passes" if any(total.passes) else ""
-        click.echo(f"  to do: {_duration(total.seconds)} of work for one worker{passes} ({bases})")
+        tell(f"to do: {_duration(total.seconds)} of work for one worker{passes} ({bases})", "  ")
     if unknown:
-        click.echo(f"  to do: {unknown} of {count} cells take unknown time: nothing like them is in the results folder")
+        tell(f"to do: {unknown} of {count} cells take unknown time: nothing like them is in the results folder", "  ")
     if total.peak_bytes:
-        click.echo(f"  memory: a worker has held up to {total.peak_bytes / 2**30:.1f} GiB on the cells in the results folder")
+        tell(f"memory: a worker has held up to {total.peak_bytes / 2**30:.1f} GiB on the cells in the results folder", "  ")
 
 
 def _duration(seconds: float) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
-
-import click
 
 from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.plan.cells import Cell
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.results.failure import Failure
+from robustkd.cli.options import tell
 from robustkd.contracts import RobustkdError
 from robustkd.scoring.results import CellResult, Results
 
@@ -21,7 +21,7 @@ REASONS = 10
 
 def warn(text: str) -> None:
     """Say what a run goes on without."""
-    click.echo(f"warning: {text}", err=True)
+    tell(f"warning: {text}", stream=sys.stderr)
 
 
 def follower(stream: TextIO) -> Observer:
@@ -84,7 +84,7 @@ class _Lines(Observer):
         self.say(text)
 
     def say(self, text: str) -> None:
-        click.echo(text, file=self._stream)
+        tell(text, stream=self._stream)
 
 
 class _Live(_Lines):

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 def command(run: str, out: Path | None, again: bool, profile: Path | None, as_json: bool) -> None:
     """Re-create a campaign from the record of a run, and say what differs here.
 
-    RUN: an output folder, or the id of a run in MLflow (of MLFLOW_TRACKING_URI).
+    RUN: an output folder, its name below `runs`, or the id of a run in MLflow (of MLFLOW_TRACKING_URI).
     """
+    from robustkd.campaigns.comparison.snapshot import folder_named
     from robustkd.campaigns.execution import record, reproduce
 
     with tempfile.TemporaryDirectory() as scratch:
-        source = Path(run)
-        if not source.is_dir():
+        source = folder_named(run)
+        if source is None:
             from robustkd.tracking.fetch import fetch_record
 
             source = Path(scratch)

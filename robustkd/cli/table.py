@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from robustkd.cli.options import console
+from robustkd.cli.options import console, tell
 from robustkd.reporting.detection import HEAD, detection_rows
 from robustkd.reporting.page import cost
 from robustkd.reporting.pairwise import undecided
@@ -55,10 +56,10 @@ def print_results(
     _print_undecided(results)
     _print_cost_of_checks(results, rows)
     for one in results.served:
-        click.echo(f"served: {one.sentence}")
+        tell(f"served: {one.sentence}")
     _print_failures(results)
     for gate in gates:
-        click.echo(gate.sentence)
+        tell(gate.sentence)
     click.echo()
     for what, file in (("report ", folder / "report.html"), ("numbers", folder / "results.json")):
         if file.exists():
@@ -164,16 +165,16 @@ def _print_evidence(results: Results) -> None:
         for finding in row.checks:
             if finding.fired and finding.severity == "severe" and (row.defense, finding.name) not in said:
                 said.add((row.defense, finding.name))
-                click.echo(f"{row.defense}: {finding.name} (seed {row.seed}): {finding.explanation}")
+                tell(f"{row.defense}: {finding.name} (seed {row.seed}): {finding.explanation}")
         if unrun := [finding for finding in row.checks if finding.outcome == "not run"]:
             names = ", ".join(finding.name for finding in unrun)
             again = "; running the campaign again tries again" if any(finding.again for finding in unrun) else ""
             why = unrun[0].reason.splitlines()[:1]
-            click.echo(f"{row.defense}: not run (seed {row.seed}): {names}: {''.join(why)}{again}")
+            tell(f"{row.defense}: not run (seed {row.seed}): {names}: {''.join(why)}{again}")
         elif row.verdict == "suspect" and row.verdict_rules == RULES and (missing := unexamined(row.checks)):
-            click.echo(f"{row.defense}: not examined (seed {row.seed}): {missing}")
+            tell(f"{row.defense}: not examined (seed {row.seed}): {missing}")
     if any(row.verdict and row.verdict_rules != RULES for row in results.defenses):
-        click.echo(f"some verdicts are by former rules; 'robustkd report --rejudge' judges by the present ones ({RULES})")
+        tell(f"some verdicts are by former rules; 'robustkd report --rejudge' judges by the present ones ({RULES})")
 
 
 def _print_detection(results: Results, screen: Console) -> None:
@@ -191,16 +192,16 @@ def _print_undecided(results: Results) -> None:
     """The first pairs of defenses that the samples or the seeds do not tell apart, and how many more there are."""
     sentences = undecided(results)
     for sentence in sentences[:MOST_PAIRS]:
-        click.echo(sentence)
+        tell(sentence)
     if len(sentences) > MOST_PAIRS:
-        click.echo(f"{len(sentences) - MOST_PAIRS} more pairs are not told apart: the report names them.")
+        tell(f"{len(sentences) - MOST_PAIRS} more pairs are not told apart: the report names them.")
 
 
 def _print_cost_of_checks(results: Results, rows: Sequence[DefenseSummary]) -> None:
     """The passes of the checks as a share of those of the attacks."""
     total = cost(results, [row.defense for row in rows])
     if total.added and total.check_forwards:
-        click.echo(f"the checks added {total.added:.1%} to the attacks' passes")
+        tell(f"the checks added {total.added:.1%} to the attacks' passes")
 
 
 def _print_failures(results: Results) -> None:
@@ -213,7 +214,7 @@ def _print_failures(results: Results) -> None:
             stopped.setdefault((status, error), []).append(what)
     for (outcome, reason), names in stopped.items():
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        click.echo(f"{outcome}: {'; '.join(names[:MOST_NAMES])}{more}: {reason}", err=True)
+        tell(f"{outcome}: {'; '.join(names[:MOST_NAMES])}{more}: {reason}", stream=sys.stderr)
 
 
 def _share(value: float | None) -> str:

@@ -32,15 +32,16 @@ from robustkd.cli.names import outputs
 def command(runs: str, port: int, to: Path | None, with_harmful: bool, samples: int | None) -> None:
     """Show campaigns, samples and conversations as pages on this machine, until Ctrl-C.
 
-    RUNS: a folder of campaigns that were run or are running, the output folder of one, or a campaign (file or preset). Nothing in it
-    is run, trained or changed. The pages are for this machine alone: elsewhere, open them through
+    RUNS: a folder of campaigns that were run or are running, the output folder of one, its name below `runs`, or a campaign (file
+    or preset). Nothing in it is run, trained or changed. The pages are for this machine alone: elsewhere, open them through
     `ssh -L 8350:127.0.0.1:8350 MACHINE`.
     """
+    from robustkd.application.campaign import folder_of
     from robustkd.viewer.runs import Runs
 
     if to is None and (with_harmful or samples is not None):
         raise click.UsageError("--with-harmful and --samples are for --export")
-    folder = _folder(runs)
+    folder = folder_of(runs)
     if to is not None:
         from robustkd.viewer.export import SAMPLES, export
 
@@ -55,16 +56,3 @@ def command(runs: str, port: int, to: Path | None, with_harmful: bool, samples: 
     listener = listening(port)
     click.echo(f"http://{LOOPBACK}:{listener.getsockname()[1]}/   (Ctrl-C ends it)")
     serve(site, listener)
-
-
-def _folder(runs: str) -> Path:
-    """The folder that is meant: itself, or that of a campaign."""
-    from robustkd.campaigns.file import presets, spec
-    from robustkd.contracts import UsageError
-
-    path = Path(runs)
-    if not path.is_dir() and (path.is_file() or runs in presets.names()):
-        path = spec.load(runs).default_folder
-    if not path.is_dir():
-        raise UsageError(f"there is no folder {path}", fix="name the folder that campaigns were run into, or run one")
-    return path

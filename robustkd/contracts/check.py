@@ -34,6 +34,25 @@ State = Literal["fired", "quiet", "does not apply", "not run"]
 
 
 @dataclass(frozen=True)
+class Trace:
+    """How far a search had come, on average over the samples that a check followed it on.
+
+    Attributes:
+        attack: its name in the campaign.
+        n: how many samples.
+        points: how many points it had tried, rising.
+        best: after so many, the highest value so far of ``of``.
+        of: what is followed, in words.
+    """
+
+    attack: str
+    n: int
+    points: list[int]
+    best: list[float]
+    of: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """The outcome of one check.
 
@@ -50,6 +69,7 @@ class Finding:
             ``evidence["reason"]`` says why, and ``evidence["again"]`` whether the next run of a campaign is to try again.
         shares: JSON pointers to the shares in ``evidence``, so that they are still shares when read from JSON.
         decisive: see ``Check``.
+        trace: of a check that follows a search, how that went.
     """
 
     name: str
@@ -65,8 +85,11 @@ class Finding:
     ran: bool = True
     shares: list[str] = field(default_factory=list)
     decisive: bool = False
+    trace: Trace | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.trace, Mapping):  # as JSON has it
+            object.__setattr__(self, "trace", Trace(**self.trace))
         object.__setattr__(self, "evidence", with_shares(self.evidence, self.shares))
         object.__setattr__(self, "shares", [pointer for pointer, _ in shares(self.evidence)])
 
@@ -239,6 +262,7 @@ class Check(Plugin, ABC):
         *,
         severity: Severity | None = None,
         remedies: Sequence[Mapping[str, Any]] = (),
+        trace: Trace | None = None,
         **evidence: Evidence,
     ) -> Finding:
         """A ``Finding`` of this check; ``severity`` where it is milder than the check's own.
@@ -246,7 +270,7 @@ class Check(Plugin, ABC):
         ``evidence`` are the values behind it: ``Share(0.5)`` is shown as 50 %, 0.5 as 0.5, an int as a count.
         """
         wanted = [dict(item) for item in remedies if fired]
-        return self._found(severity or self.severity, fired, evidence, fix=fix, remedies=wanted)
+        return self._found(severity or self.severity, fired, evidence, fix=fix, remedies=wanted, trace=trace)
 
     def not_applicable(self, reason: str) -> Finding:
         """A ``Finding`` that says the campaign lacks what this check needs."""

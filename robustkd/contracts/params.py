@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -23,6 +24,8 @@ from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
+
+from robustkd.contracts.errors import RobustkdError
 
 
 class Settings(BaseModel):
@@ -167,8 +170,21 @@ def _inside_campaign(path: Path, info: ValidationInfo) -> Path:
     return resolved
 
 
+def _trained(written: object, info: ValidationInfo) -> object:
+    """The folder of the trained defense that is named, where one is."""
+    find = (info.context or {}).get("trained")
+    if find is None or not isinstance(written, str):
+        return written
+    try:
+        return find(written) or written
+    except RobustkdError as error:
+        raise ValueError(f"{error.message} ({error.fix})" if error.fix else error.message) from None
+
+
 CampaignPath = Annotated[Path, AfterValidator(_inside_campaign)]
 """A parameter type: a path relative to the campaign file, which may not lead out of its folder; or an absolute path, also from ``~``.
 
 Every parameter that is a path has this type. Without a campaign, paths are relative to the working folder.
 """
+ModelPath = Annotated[Path, AfterValidator(_inside_campaign), BeforeValidator(_trained)]
+"""A parameter type: a ``CampaignPath``, or a trained defense of a campaign that was run: ``first.yaml#student``."""

@@ -101,6 +101,39 @@ def summary(info: PluginInfo) -> str:
     return (ast.get_docstring(classes[0] if classes else tree) or "").partition("\n")[0]
 
 
+def paper(group: Group, name: str) -> str:
+    """The paper of a plug-in's method as its class says it (``source``), read without importing it; "" where that is not said there."""
+    point = _entry_points(group).get(name.partition(":")[0])
+    return _paper(point.value) if point is not None else ""
+
+
+@functools.cache
+def _paper(location: str) -> str:
+    module, _, name = location.partition(":")
+    file = module_file(module)
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8")) if file else ast.Module([], [])
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    return _attribute(classes, name, "source")
+
+
+def _attribute(classes: dict[str, ast.ClassDef], name: str, attribute: str) -> str:
+    """A text among the attributes of a class, its own or that of a base class in the same file; "" where there is none."""
+    found = classes.pop(name, None)  # each is looked at once: a class may name itself among its bases
+    for node in found.body if found else ():
+        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == attribute for to in node.targets):
+            match node.value:
+                case ast.Constant(value=str(text)):
+                    return text
+                case ast.Attribute(value=ast.Name(id=other), attr=other_attribute):  # another class's
+                    return _attribute(classes, other, other_attribute)
+            return ""
+    bases = [base.id for base in found.bases if isinstance(base, ast.Name)] if found else []
+    return next((text for base in bases if (text := _attribute(classes, base, attribute))), "")
+
+
 def module_file(name: str, folders: Sequence[Path] = ()) -> Path | None:
     """The file of a module, found without importing it, in ``folders`` first; None where that is not possible."""
     # importlib.util.find_spec imports the parents of a dotted name.
@@ -218,6 +251,7 @@ def refresh() -> None:
     _installed.cache_clear()
     _entry_points.cache_clear()
     _import.cache_clear()
+    _paper.cache_clear()
     registered_name.cache_clear()
 
 

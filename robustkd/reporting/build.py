@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustkd.contracts.json_value import JsonValue
 from robustkd.redaction import writable
 from robustkd.reporting import figures
 from robustkd.reporting.gallery import Item, selected
@@ -14,6 +13,7 @@ from robustkd.reporting.latex import latex
 from robustkd.reporting.markdown import markdown
 from robustkd.reporting.page import page
 from robustkd.reporting.samples import SampleEvidence, class_table
+from robustkd.reporting.set_up import SetUp
 from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.results import Results
 
@@ -42,9 +42,7 @@ def write_report(
     folder: Path,
     gallery: Sequence[Item] = (),
     evidence: SampleEvidence | None = None,
-    campaign_file: str = "",
-    gates: Sequence[str] = (),
-    defenses: Mapping[str, Mapping[str, JsonValue]] | None = None,
+    set_up: SetUp | None = None,
 ) -> ReportFiles:
     """Write ``report.html`` (self-contained), ``report.md``, ``report.tex`` and the figures into ``folder``, over any older ones.
 
@@ -53,14 +51,12 @@ def write_report(
         folder: made when it does not exist.
         gallery: attacked samples to show; more than the page can hold are left out.
         evidence: what became of each test sample; without it the views by class and by sample are left out.
-        campaign_file: the text of the campaign file that was run, without secrets; "" where it is not known.
-        gates: what each gate of the campaign asked for and how it was judged, in words.
-        defenses: of each defense its ``kind`` and its parameters; those that are not known are left out.
+        set_up: what was run; without it the report says what the results alone do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     summaries = summary_rows(results)
     shown = selected(gallery)
-    evidence = evidence or SampleEvidence((), ())
+    evidence, set_up = evidence or SampleEvidence((), ()), set_up or SetUp()
     files = ReportFiles(
         html=folder / "report.html",
         markdown=folder / "report.md",
@@ -70,12 +66,9 @@ def write_report(
         gallery=_figure(folder / "gallery.png", lambda path: figures.gallery(shown, path)),
         analyses=_figure(folder / "analyses.png", lambda path: figures.analyses(results, path)),
     )
-    _write(files.html, page(results, summaries, shown, evidence, campaign_file, gates, defenses))
-    _write(files.latex, latex(results, summaries, class_table(results, evidence), defenses))
-    _write(
-        files.markdown,
-        markdown(results, summaries, [path.name for path in files.all if path.suffix == ".png"], gates, defenses),
-    )
+    _write(files.html, page(results, summaries, shown, evidence, set_up))
+    _write(files.latex, latex(results, summaries, class_table(results, evidence), set_up))
+    _write(files.markdown, markdown(results, summaries, [path.name for path in files.all if path.suffix == ".png"], set_up))
     return files
 
 

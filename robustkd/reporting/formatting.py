@@ -68,6 +68,11 @@ def seconds(value: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def moment(written: str) -> str:
+    """A time in ISO 8601, as `2026-11-30 04:59 UTC`; any other as it is written."""
+    return f"{written[:10]} {written[11:16]} UTC" if written.endswith("+00:00") else written
+
+
 def epsilon(eps: float) -> str:
     """`8/255` where eps is a whole number of grey levels and no short number (0.2 is both), else the plain number."""
     levels = eps * 255

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from robustkd.contracts import PixelBudget
-from robustkd.contracts.json_value import JsonValue
 from robustkd.reporting import formatting
 from robustkd.reporting.grid import grid
 from robustkd.reporting.pairwise import main_pairs
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.samples import ClassTable
-from robustkd.reporting.set_up import attack_rows, defense_rows
+from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
 from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of
 from robustkd.reporting.verdict_text import NO_VERDICT
 from robustkd.scoring.results import Results
@@ -49,24 +48,29 @@ def latex(
     results: Results,
     summaries: Sequence[DefenseSummary],
     classes: ClassTable | None = None,
-    defenses: Mapping[str, Mapping[str, JsonValue]] | None = None,
+    set_up: SetUp | None = None,
 ) -> str:
     """Summary, defense by attack, pairs, classes and set-up; a table that the campaign has nothing for is left out.
 
     Args:
-        defenses: of each defense its ``kind`` and its parameters.
+        set_up: as for ``write_report``.
     """
+    set_up = set_up or SetUp()
     threat, n = _threat(results), max((item.n for item in results.defenses), default=0)
     terms = terms_of(results)
-    seeds = len(seeds_of(results))
+    seeds, certified = len(seeds_of(results)), any(row.brackets for row in summaries)
     over = f", means of {seeds} seeds, the interval their envelope" if seeds > 1 else ""
     tables = [
         _table(
             "summary",
             f"Worst-case robust accuracy in percent under {threat} (n = {n}{over}); 95\\,\\% Wilson intervals.",
-            "lrrlrrll",
-            ["Defense", terms.clean_short, "Robust", r"95\,\% interval", "W-Robust", "NRR", "Strongest attack", "Verdict"],
-            (_summary(row) for row in summaries),
+            f"lrr{'r' * certified}lrrll",
+            [
+                *("Defense", terms.clean_short, "Robust"),
+                *["Certified to attacked"] * certified,
+                *(r"95\,\% interval", "W-Robust", "NRR", "Strongest attack", "Verdict"),
+            ],
+            (_summary(row, certified=certified) for row in summaries),
         ),
         _table(
             "attacks",
@@ -106,32 +110,45 @@ def latex(
                 ([escape(name), *(_points(cell.robust) for cell in cells)] for name, cells in classes.cells.items()),
             )
         )
-    tables += _set_up(results, defenses or {})
+    tables += _set_up(results, set_up)
     head = f"% {' '.join(results.campaign.split())}: \\usepackage{{booktabs}} in the preamble."
     return "\n\n".join([head, *filter(None, tables)]) + "\n"
 
 
-def _set_up(results: Results, defenses: Mapping[str, Mapping[str, JsonValue]]) -> list[str]:
-    """What was run: the attacks with what they cost, and the defenses."""
+def _set_up(results: Results, set_up: SetUp) -> list[str]:
+    """What was run: the attacks with what they cost, the defenses, the gates, and the commit and the command."""
+    known = [[escape(name), escape(text)] for name, text in facts(results).items()]
+    if set_up.run is not None:
+        known += [["Run", escape(set_up.run.sentence)], ["Command", rf"\texttt{{{escape(set_up.run.command)}}}"]]
     return [
+        _table("set-up", "What the numbers are of, and how the campaign was run.", r"lp{.7\linewidth}", ["", ""], known),
         _table(
             "set-up-attacks",
             "The attacks; passes are means over all samples, defenses and seeds.",
-            r"llp{.4\linewidth}rr",
-            ["Attack", "Plug-in, version", "Parameters", "Forward", "Backward"],
+            r"llp{.3\linewidth}rrp{.25\linewidth}",
+            ["Attack", "Plug-in, version", "Parameters", "Forward", "Backward", "Source"],
             (
-                [escape(row.name), escape(row.plugin or NONE), escape(row.params or NONE)]
-                + [NONE if passes is None else formatting.number(passes, 3) for passes in (row.forwards, row.backwards)]
+                [
+                    escape(row.name),
+                    escape(row.plugin or NONE),
+                    escape(row.params or NONE),
+                    *(NONE if passes is None else formatting.number(passes, 3) for passes in (row.forwards, row.backwards)),
+                    escape(row.paper or NONE),
+                ]
                 for row in attack_rows(results)
             ),
         ),
         _table(
             "set-up-defenses",
             "The defenses.",
-            r"llp{.6\linewidth}",
-            ["Defense", "Kind", "Parameters"],
-            ([escape(row.name), escape(row.kind), escape(row.params or NONE)] for row in defense_rows(defenses)),
+            r"llp{.4\linewidth}p{.25\linewidth}",
+            ["Defense", "Kind", "Parameters", "Source"],
+            (
+                [escape(row.name), escape(row.kind), escape(row.params or NONE), escape(row.paper or NONE)]
+                for row in defense_rows(set_up.defenses)
+            ),
         ),
+        _table("gates", "The gates.", r"p{.9\linewidth}", ["Gate"], ([escape(gate)] for gate in set_up.gates)),
     ]
 
 
@@ -141,18 +158,26 @@ def escape(text: object) -> str:
     return "".join(SPECIAL.get(letter, letter) for letter in plain)
 
 
-def _summary(row: DefenseSummary) -> list[str]:
+def _summary(row: DefenseSummary, *, certified: bool) -> list[str]:
     interval = NONE if row.ci_low is None else f"[{_points(row.ci_low)}, {_points(row.ci_high)}]"
     return [
         escape(row.defense),
         _points(row.clean_accuracy),
         _points(row.robust_accuracy),
+        *([_bracket(row)] if certified else []),
         interval,
         _points(row.w_robust),
         _points(row.nrr),
         escape(row.strongest_attack or NONE),
         escape(row.verdict or NO_VERDICT),
     ]
+
+
+def _bracket(row: DefenseSummary) -> str:
+    """What is certified and what the attacks leave, in percent."""
+    if not row.brackets:
+        return NONE
+    return f"{_points(row.certified)} exact" if row.exact else f"{_points(row.certified)} to {_points(row.attacked)}"
 
 
 def _table(label: str, caption: str, columns: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from robustkd.contracts import StoreError
 from robustkd.contracts.check import Verdict
+from robustkd.reporting.formatting import bracket
 from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.results import CellStatus, Results
 
@@ -26,6 +27,7 @@ class Entry:
         campaign: its name, with its folder where several campaigns have that name.
         folder: where the campaign's results are.
         attacks: those behind the robust accuracy.
+        certified: of a defense of which something is proved, what is certified and what the attacks leave, in words; else "".
     """
 
     rank: int | None
@@ -40,6 +42,7 @@ class Entry:
     verdict: Verdict | None
     status: CellStatus
     seeds: tuple[int, ...]
+    certified: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def _entries(folder: Path, campaign: str, results: Results) -> list[Entry]:
             verdict=row.verdict,
             status=row.status,
             seeds=row.seeds,
+            certified=bracket(row.certified, row.attacked, row.exact) if row.brackets else "",
         )
         for row in summary_rows(results)
     ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from robustkd.contracts.json_value import JsonValue
 from robustkd.reporting import frameworks, weakest
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
 from robustkd.reporting.detection import HEAD, NOTE, detection_rows
@@ -14,7 +13,7 @@ from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.queries import query_curves
-from robustkd.reporting.set_up import attack_rows, defense_rows
+from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
 from robustkd.reporting.summary import DefenseSummary, attack_names
 from robustkd.reporting.terms import ReportTerms
 from robustkd.reporting.verdict_text import NO_VERDICT, answer, explain
@@ -35,21 +34,21 @@ def markdown(
     results: Results,
     summaries: Sequence[DefenseSummary],
     figures: Sequence[str] = (),
-    gates: Sequence[str] = (),
-    defenses: Mapping[str, Mapping[str, JsonValue]] | None = None,
+    set_up: SetUp | None = None,
 ) -> str:
-    """The whole report; ``figures`` are file names beside it, the other arguments are those of ``write_report``."""
+    """The whole report; ``figures`` are file names beside it, ``set_up`` is as for ``write_report``."""
+    set_up = set_up or SetUp()
     norm, terms = threat(results.threat_model), terms_of(results)
     parts = [
         f"# {escape(results.campaign)}: does this defense hold?",
         f"Threat model {norm}; data {escape(results.data.name)} ({terms.data}). {escape(answer(results, summaries))}",
         _summary(summaries, terms),
-        "\n".join(f"- {escape(gate)}" for gate in gates),
+        "\n".join(f"- {escape(gate)}" for gate in set_up.gates),
         *(
             f"**{escape(row.defense)}** ({verdict_mark(row.verdict)}). {escape(explain(results, row).paragraph)}"
             for row in summaries
         ),
-        _set_up(results, defenses or {}),
+        _set_up(results, set_up),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
         _weakest(results),
         _detection(results),
@@ -102,24 +101,34 @@ def _summary(summaries: Sequence[DefenseSummary], terms: ReportTerms) -> str:
     return _table(head, f"lrr{'r' * certified}lrrrrrl", rows)
 
 
-def _set_up(results: Results, defenses: Mapping[str, Mapping[str, JsonValue]]) -> str:
-    found = attack_rows(results)
-    if not found:
-        return ""
-    lines = (
-        [
-            escape(row.name),
-            escape(row.plugin or MISSING),
-            escape(row.params or MISSING),
-            number(row.forwards, 3),
-            number(row.backwards, 3),
-        ]
-        for row in found
+def _set_up(results: Results, set_up: SetUp) -> str:
+    attacks = _table(
+        ["attack", "plug-in, version", "parameters", "forward passes a sample", "backward passes a sample", "source"],
+        "lllrrl",
+        (
+            [
+                escape(row.name),
+                escape(row.plugin or MISSING),
+                escape(row.params or MISSING),
+                number(row.forwards, 3),
+                number(row.backwards, 3),
+                escape(row.paper or MISSING),
+            ]
+            for row in attack_rows(results)
+        ),
     )
-    head = ["attack", "plug-in, version", "parameters", "forward passes a sample", "backward passes a sample"]
-    trained = [[escape(row.name), escape(row.kind), escape(row.params or MISSING)] for row in defense_rows(defenses)]
-    of_defenses = "\n\n" + _table(["defense", "kind", "parameters"], "lll", trained) if trained else ""
-    return f"## Set-up\n\n{_table(head, 'lllrr', lines)}{of_defenses}"
+    defenses = _table(
+        ["defense", "kind", "parameters", "source"],
+        "llll",
+        (
+            [escape(row.name), escape(row.kind), escape(row.params or MISSING), escape(row.paper or MISSING)]
+            for row in defense_rows(set_up.defenses)
+        ),
+    )
+    run = f"{escape(set_up.run.sentence)}: `{' '.join(set_up.run.command.replace('`', '').split())}`" if set_up.run else ""
+    of = "\n".join(f"- {name}: {escape(text)}" for name, text in facts(results).items())
+    parts = [of, attacks if attack_names(results) else "", defenses if set_up.defenses else "", run]
+    return "\n\n".join(["## Set-up", *filter(None, parts)]) if any(parts) else ""
 
 
 def _frameworks(results: Results) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -11,9 +11,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from robustkd.contracts.json_value import JsonValue
 from robustkd.reporting import formatting, frameworks, palette, weakest
 from robustkd.reporting.analyses import measures, shown_tables
+from robustkd.reporting.confusion import confusions
 from robustkd.reporting.detection import HEAD, NOTE, detection_rows
 from robustkd.reporting.environment import TEMPLATES, environment
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, requests_of
@@ -24,7 +24,8 @@ from robustkd.reporting.presentation import presentation, terms_of
 from robustkd.reporting.published import SETTING, references
 from robustkd.reporting.queries import query_curves, query_plots
 from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
-from robustkd.reporting.set_up import attack_rows, defense_rows
+from robustkd.reporting.searches import convergence, norms, strength
+from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
@@ -76,14 +77,14 @@ def page(
     summaries: Sequence[DefenseSummary],
     gallery: Sequence[Item],
     evidence: SampleEvidence,
-    campaign_file: str = "",
-    gates: Sequence[str] = (),
-    defenses: Mapping[str, Mapping[str, JsonValue]] | None = None,
+    set_up: SetUp | None = None,
 ) -> str:
     """The whole report as one HTML document that loads nothing; the arguments are those of ``write_report``."""
+    set_up = set_up or SetUp()
     sections = [_section(results, row, index) for index, row in enumerate(summaries, 1)]
     rows = grid(results)
     drawn = shown_defenses(summaries)
+    drawn_names = [row.defense for row in drawn]
     curves, attack_curves = _defense_curves(results, drawn), _attack_curves(results, drawn)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     html: str = _template().render(
@@ -92,21 +93,26 @@ def page(
         terms=terms_of(results),
         sections=sections,
         anchors={section.row.defense: section.anchor for section in sections},
-        facts=_facts(results),
+        facts=facts(results),
         several_seeds=len(seeds_of(results)) > 1,
         unfinished=sum(cell.status != "done" for cell in results.cells),
         attacks=attack_names(results),
         attack_rows=attack_rows(results),
-        defense_rows=defense_rows(defenses or {}),
-        campaign_file=campaign_file,
-        gates=gates,
+        defense_rows=defense_rows(set_up.defenses),
+        campaign_file=set_up.campaign_file,
+        gates=set_up.gates,
+        last_run=set_up.run,
         other_threats=_other_threats(results),
         grid=rows,
         incomplete_cells=incomplete_cells(rows),
         curves=curves,
         attack_curves=attack_curves,
         query_curves=query_curves(results),
-        query_plots=query_plots(results, [row.defense for row in drawn])[:MOST_PLOTS],
+        query_plots=query_plots(results, drawn_names)[:MOST_PLOTS],
+        convergence=convergence(results, drawn_names),
+        strength=strength(results, drawn_names),
+        norm_plots=norms(evidence, drawn_names)[:MOST_PLOTS],
+        confusions=confusions(results, evidence, drawn_names),
         lines=list({line.label: line for drawn in attack_curves for line in drawn.lines}.values()),
         gallery=by_defense([item for item in gallery if isinstance(item, GalleryItem)]),
         transcripts=by_defense(requests_of(gallery)),
@@ -157,19 +163,6 @@ def shown_cells(results: Results) -> list[CellResult]:
 def _template() -> Any:
     """The page's template. Compiling it and those that it includes takes longer than a small page, so they are kept compiled."""
     return environment(TEMPLATES).get_template("report.html.j2")
-
-
-def _facts(results: Results) -> dict[str, str]:
-    """The header's small print, in reading order."""
-    data = results.data
-    facts = {
-        "Threat model": formatting.threat(results.threat_model),
-        "Data": f"{data.name}, {terms_of(results).data}",
-        "Data hash": data.digest[:16],
-        "Seeds": ", ".join(str(seed) for seed in seeds_of(results)),
-        "Date": results.environment.finished or "",
-    }
-    return {name: text for name, text in facts.items() if text}
 
 
 def _section(results: Results, row: DefenseSummary, index: int) -> Section:

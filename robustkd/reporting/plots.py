@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robustkd.reporting.formatting import interval, number, percent
 from robustkd.reporting.palette import DASHES, SERIES
@@ -96,17 +96,32 @@ def plot(
     shares: bool = True,
     mark: float | None = None,
     n_ticks: int = 6,
+    log_x: bool = False,
+    share_text: bool = False,
 ) -> Plot | None:
-    """Lay out a plot, or None when there is nothing to draw. ``shares`` fixes the y axis to 0..100 %."""
-    drawn = [(s, style) for style, s in enumerate(series) if s.x]  # a series keeps its style when another has no data
+    """Lay out a plot, or None when there is nothing to draw.
+
+    Args:
+        shares: whether the y axis is fixed to 0..100 %.
+        mark: the x of a vertical line.
+        log_x: whether x, which is above 0, is drawn by its logarithm.
+        share_text: whether the values of y are told in percent though the axis is not fixed.
+    """
+    drawn = [(s, style) for style, s in enumerate(series) if len(s.x)]  # a series keeps its style when another has no data
     if not drawn:
         return None
+    if log_x:
+        drawn = [(replace(s, x=[math.log10(x) for x in s.x]), style) for s, style in drawn]
     axes = _Axes.around([s for s, _ in drawn], shares, mark)
-    y_text = (lambda y: f"{100 * y:.0f}") if shares else number
+    if log_x:
+        axes = replace(axes, x_low=math.floor(axes.x_low), x_high=max(math.ceil(axes.x_high), math.floor(axes.x_low) + 1))
+    places = range(int(axes.x_low), int(axes.x_high) + 1) if log_x else ticks(axes.x_low, axes.x_high, n_ticks)
+    x_text = (lambda x: number(10.0**x, 12)) if log_x else number
+    y_text = (lambda y: f"{100 * y:.3g}") if shares or share_text else number
     return Plot(
         title,
         tuple(_line(axes, s, style) for s, style in drawn),
-        tuple(Tick(axes.across(x), number(x)) for x in ticks(axes.x_low, axes.x_high, n_ticks)),
+        tuple(Tick(axes.across(x), x_text(x)) for x in places),
         tuple(Tick(100 - axes.down(y), y_text(y)) for y in ticks(axes.y_low, axes.y_high, 5)),
         x_label,
         None if mark is None else axes.across(mark),

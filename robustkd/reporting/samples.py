@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypedDict
@@ -38,6 +38,7 @@ class AttackedSamples:
         before: (N,) the class that the defense takes the clean image for; None for requests.
         clean_share: (N,) bool or in [0, 1], as ``ImageOutcome`` has it; by default ``eligible``.
         robust_share: of each attack, likewise; by default what ``taken_for`` says.
+        norms: of each minimum-norm attack, (N,) the norm that it found for each sample, in its own norm; inf or NaN where there is none.
     """
 
     defense: str
@@ -49,6 +50,7 @@ class AttackedSamples:
     before: np.ndarray | None = None
     clean_share: np.ndarray | None = None
     robust_share: dict[str, np.ndarray] = field(default_factory=dict)
+    norms: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def right(self) -> np.ndarray:
@@ -70,11 +72,13 @@ class SampleEvidence:
             further classes, which have no name here.
         attacked: every defense and seed that has an attack.
         texts: of prompts, each request, in the order of the samples.
+        norm_names: in which norm each minimum-norm attack looked for the smallest change.
     """
 
     classes: Sequence[str]
     attacked: Sequence[AttackedSamples]
     texts: Sequence[str] = ()
+    norm_names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ class Results(Tabular):
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where``,
-        ``by_queries``, ``bracket``, ``detection``, ``served``, worst classes and groups where there are any.
+        ``by_queries``, ``bracket``, a check's ``trace``, ``detection``, ``served``, worst classes and groups where there are any.
         """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -279,7 +279,10 @@ class Results(Tabular):
                     del row[name]
             if not row.get("groups", True):
                 del row["groups"]
+            _leave_out_empty(row, "where", "by_queries", "bracket", "detection", "worst_class", "worst_group")
         for one in told["defenses"]:
+            for check in one["checks"]:
+                _leave_out_empty(check, "trace")
             for table in one["analyses"].values():
                 del table["certificate"]  # of each sample; the store has it
         if not told["served"]:
@@ -349,6 +352,13 @@ class Results(Tabular):
             raise StoreError(
                 f"these are no results of robustkd: {where}: {first['msg']}", fix="run the campaign again"
             ) from error
+
+
+def _leave_out_empty(row: dict[str, Any], *names: str) -> None:
+    """Delete the fields that are None or without an entry."""
+    for name in names:
+        if row.get(name, True) in (None, []):
+            del row[name]
 
 
 @functools.cache

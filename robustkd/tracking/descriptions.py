@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.redaction import redacted
 from robustkd.reporting import summary_rows
-from robustkd.reporting.formatting import count, counted, epsilon, interval, percent, seconds, shortened, threat
+from robustkd.reporting.formatting import bracket, count, counted, epsilon, interval, percent, seconds, shortened, threat
 from robustkd.reporting.markdown import escape, verdict_mark
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.transcripts import PromptItem
@@ -66,6 +66,7 @@ def defense(result: DefenseResult) -> str:
         f"{_samples(result)}; {_unattacked(result)}.",
         f"{percent(result.unjudged)} of the requests could not be judged." if result.unjudged else "",
         _remedy(result),
+        _certified(result),
         *_findings(result.checks),
         _quoted(result.error) if result.error else "",
         table([result.budget.unit, "robust", "95 % interval"], curve) if len(curve) > 1 else "",
@@ -102,12 +103,14 @@ def card(results: Results, trained: DefenseResult, gates: Sequence[str], overrid
         ["versions", ", ".join(versions)],
     ]
     rows += [["overridden", escape("; ".join(overridden))]] if overridden else []
-    return "\n\n".join(part for part in (of, table(["", ""], rows), _remedy(trained), *_findings(trained.checks)) if part)
+    parts = (of, table(["", ""], rows), _remedy(trained), _certified(trained), *_findings(trained.checks))
+    return "\n\n".join(part for part in parts if part)
 
 
 def campaign(results: Results) -> str:
     """The note of the parent run: every defense with its number and its verdict."""
     rows = summary_rows(results)
+    certified = any(row.brackets for row in rows)
     norm, terms = threat(results.threat_model), terms_of(results)
     lines = [
         [
@@ -116,6 +119,7 @@ def campaign(results: Results) -> str:
             f"**{percent(row.robust_accuracy)}**",
             verdict_mark(row.verdict),
             percent(row.remedied) if row.remedied is not None else "",
+            *([bracket(row.certified, row.attacked, row.exact) if row.brackets else ""] if certified else []),
             interval(row.ci_low, row.ci_high),
             escape(row.strongest_attack or ""),
             escape(", ".join(row.fired_checks)),
@@ -128,6 +132,7 @@ def campaign(results: Results) -> str:
         "robust",
         "verdict",
         "with remedy",
+        *["certified to attacked"] * certified,
         "95 % interval",
         "strongest attack",
         "checks that fired",
@@ -206,6 +211,22 @@ def _remedy(result: DefenseResult) -> str:
     return (
         f"With the attacks that the checks call for ({named}): **{percent(result.remedy.robust_accuracy)}** "
         f"(95 % interval {interval(result.remedy.ci_low, result.remedy.ci_high)})."
+    )
+
+
+def _certified(result: DefenseResult) -> str:
+    """What is proved of a trained defense; empty where nothing is."""
+    found = result.bracket
+    if found is None:
+        return ""
+    between = bracket(found.certified, found.attacked, found.exact)
+    wrong = (
+        f" **{counted(found.contradicted, 'sample')} certified and broken: one of the two is wrong.**"
+        if found.contradicted
+        else ""
+    )
+    return (
+        f"Certified to attacked, by {escape(', '.join(found.analyses))}: **{between}**; {found.open} of {found.n} open.{wrong}"
     )
 
 

@@ -20,7 +20,9 @@ from robustkd.redaction import redacted, redacted_value
 from robustkd.reporting import Item
 from robustkd.reporting.gallery import requests_of
 from robustkd.reporting.summary import DefenseSummary, summary_rows
+from robustkd.scoring.bracket import Bracket
 from robustkd.scoring.holds import Holds, holds
+from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.summaries import DataSummary
 from robustkd.scoring.tradeoff import nrr, w_robust
@@ -160,6 +162,7 @@ def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: b
             *_remedied(result),
             *_check_passes(result),
             *_tradeoff(result),
+            *_bracket(result.bracket),
             *_analysed(result),
             *history_points(result.history),
         ),
@@ -208,7 +211,10 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
             **tags,
         },
         params={key: _text(value) for key, value in params.items()},
-        metrics=(*(Point(key, 0, _rounded(value)) for key, value in totals.items()), *_accuracies(best)),
+        metrics=(
+            *(point for key, value in totals.items() for point in course(key, 0.0, value)),
+            *_accuracies(best, of_images=results.budget.of_images),
+        ),
         files={"campaign.yaml": redacted(campaign.text), "cells.json": table(results)},
         attached=tuple(attached),
     )
@@ -338,9 +344,30 @@ def _tags(
 
 
 def _points(item: CellResult | DefenseResult, names: Iterable[str]) -> list[Point]:
-    values = ((name, getattr(item, name)) for name in names)
-    points = [Point(name, 0, _rounded(value)) for name, value in values if value is not None and math.isfinite(value)]
+    """The numbers of ``names`` before and under the attack (or attacks), and the curve."""
+    before = _unattacked(item)
+    points = [point for name in names for point in course(name, before.get(name), getattr(item, name))]
     return points + _curve(item.curve)
+
+
+def _unattacked(item: CellResult | DefenseResult) -> dict[str, float | None]:
+    """What is known of the metrics before any attack."""
+    clean = item.clean_accuracy if item.budget.of_images else None  # of prompts it is about other requests
+    low, high = (None, None) if clean is None else wilson(round(clean * item.n), item.n)
+    shares = {"clean_accuracy": item.clean_accuracy, "robust_accuracy": clean, "ci_low": low, "ci_high": high}
+    spent = ("attack_success_rate", "median_norm", "forward_passes", "backward_passes", "wall_seconds", "train_seconds")
+    return {**shares, **dict.fromkeys(spent, 0.0), "n": item.n}
+
+
+def course(name: str, before: float | None, after: float | None) -> list[Point]:
+    """A metric before (step 0) and after what a run is of (step 1); nothing where there is no number.
+
+    MLflow draws a bar chart of its own for each metric that has no step after 0, and a page of such bars says nothing.
+    """
+    if after is None or not math.isfinite(after):
+        return []
+    first = [Point(name, 0, _rounded(before))] if before is not None and math.isfinite(before) else []
+    return [*first, Point(name, 1, _rounded(after))]
 
 
 def _best(results: Results) -> DefenseSummary | None:
@@ -350,9 +377,16 @@ def _best(results: Results) -> DefenseSummary | None:
     return max(rows, key=lambda row: (order.get(row.verdict or "", 0), row.robust_accuracy or 0.0), default=None)
 
 
-def _accuracies(best: DefenseSummary | None) -> list[Point]:
-    names = ("clean_accuracy", "robust_accuracy", "ci_low", "ci_high")
-    return [Point(name, 0, _rounded(value)) for name in names if best and (value := getattr(best, name)) is not None]
+def _accuracies(best: DefenseSummary | None, *, of_images: bool) -> list[Point]:
+    if best is None:
+        return []
+    clean = best.clean_accuracy
+    return [
+        *course("clean_accuracy", clean, clean),
+        *course("robust_accuracy", clean if of_images else None, best.robust_accuracy),
+        *course("ci_low", None, best.ci_low),
+        *course("ci_high", None, best.ci_high),
+    ]
 
 
 def _with_link(note: str, campaign: TrackedCampaign, item: CellResult | DefenseResult | None = None) -> str:
@@ -374,36 +408,58 @@ def _with_link(note: str, campaign: TrackedCampaign, item: CellResult | DefenseR
 
 
 def _remedied(result: DefenseResult) -> list[Point]:
-    return [Point("robust_accuracy_with_remedy", 0, _rounded(result.remedy.robust_accuracy))] if result.remedy else []
+    after = result.remedy.robust_accuracy if result.remedy else None
+    return course("robust_accuracy_with_remedy", result.robust_accuracy, after)
 
 
 def _check_passes(result: DefenseResult) -> list[Point]:
     names = ("forward_passes", "backward_passes")
-    return [Point(f"check_{name}", 0, float(sum(getattr(f, name) for f in result.checks))) for name in names if result.checks]
+    return [
+        point
+        for name in names
+        if result.checks
+        for point in course(f"check_{name}", 0.0, float(sum(getattr(finding, name) for finding in result.checks)))
+    ]
 
 
 def _tradeoff(result: DefenseResult) -> list[Point]:
     clean, robust = result.clean_accuracy, result.robust_accuracy
     if clean is None or robust is None:
         return []
-    return [Point("w_robust", 0, _rounded(w_robust(clean, robust))), Point("nrr", 0, _rounded(nrr(clean, robust)))]
+    return [*course("w_robust", clean, w_robust(clean, robust)), *course("nrr", clean, nrr(clean, robust))]
+
+
+def _bracket(found: Bracket | None) -> list[Point]:
+    """What is certified, its interval, and what is left of the robust accuracy where analyses break samples too."""
+    if found is None:
+        return []
+    values = {
+        "certified_accuracy": found.certified,
+        "certified_ci_low": found.ci_low,
+        "certified_ci_high": found.ci_high,
+        "attacked_accuracy": found.attacked,
+    }
+    return [point for name, value in values.items() for point in course(name, None, value)]
 
 
 def _analysed(result: DefenseResult) -> list[Point]:
-    """The same analysis with other parameters gives the next step of the same metrics."""
+    """The same analysis with other parameters gives the next step of the same metrics; the first is 1 (see ``course``)."""
     steps: Counter[str] = Counter()
     points = []
     for table in result.analyses.values():
-        points += [Point(_legal(name), steps[name], _rounded(value)) for name, value in table.metrics.items()]
+        points += [Point(_legal(name), 1 + steps[name], _rounded(value)) for name, value in table.metrics.items()]
         steps.update(table.metrics.keys())
     return points
 
 
 def _curve(curve: Iterable[CurvePoint]) -> list[Point]:
-    """Step i of both metrics is the i-th eps, so that the two line up."""
+    """Step i of both metrics is the i-th eps, so that the two line up; nothing of a single eps, which is the robust accuracy itself."""
+    points = list(curve)
+    if len(points) < 2:
+        return []
     return [
         Point(name, step, _rounded(value))
-        for step, point in enumerate(curve)
+        for step, point in enumerate(points)
         for name, value in (("eps", point.eps), ("robust_accuracy_at_eps", point.robust_accuracy))
         if math.isfinite(value)
     ]

@@ -86,7 +86,7 @@ def trend_record(defense: str, history: list[Step]) -> RunRecord:
 
 def _with(before: list[Step], row: DefenseSummary, plan: str, folder: str, at: str) -> list[Step]:
     places = {(step.plan, step.results): step.step for step in before}
-    place = places.get((plan, folder), max(places.values(), default=-1) + 1)
+    place = places.get((plan, folder), max(places.values(), default=0) + 1)
     assert row.robust_accuracy is not None
     now = Step(place, plan, at, row.robust_accuracy, row.ci_low, row.ci_high, row.clean_accuracy, row.verdict, folder)
     return sorted([*(step for step in before if step.step != place), now], key=lambda step: step.step)[-LONGEST:]

@@ -15,7 +15,7 @@ from robustkd.reporting.grid import grid
 from robustkd.reporting.page import OPEN_ROWS, shown_cells
 from robustkd.reporting.plots import Plot, Series, plot
 from robustkd.reporting.presentation import terms_of
-from robustkd.reporting.set_up import attack_rows, defense_rows
+from robustkd.reporting.set_up import attack_rows, defense_rows, last_run
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, seeds_of, summary_rows
 from robustkd.reporting.verdict_text import CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.scoring.results import Results
@@ -117,14 +117,14 @@ def _finished(results: Results) -> dict[str, object]:
 
 def _set_up(run: Run, results: Results) -> dict[str, object]:
     """What was run: attacks and defenses with their parameters, the campaign file, and where it was run."""
-    document, ended = run.document, [execution for execution in run.executions if execution.finished]
+    document = run.document
+    last = next((execution for execution in reversed(run.executions) if execution.finished), None)
     blocks = document.defenses if document else {}
     return {
         "attack_rows": attack_rows(results),
         "defense_rows": defense_rows({name: {"kind": block.kind, **block.params} for name, block in blocks.items()}),
         "campaign_file": redacted(run.text),
-        "execution": ended[-1] if ended else None,
-        "runs": len(ended),
+        "last_run": last_run(last.command, last.git, last.finished or "", last.packages) if last else None,
     }
 
 

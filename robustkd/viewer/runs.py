@@ -16,8 +16,8 @@ from robustkd.campaigns.execution.live import RunProgress
 from robustkd.campaigns.execution.record import Execution
 from robustkd.campaigns.file import yaml_source
 from robustkd.campaigns.file.document.document import Document
-from robustkd.campaigns.plan.changes import PLAN, CellKey, remembered
 from robustkd.campaigns.results import results_file
+from robustkd.campaigns.store.planned import PLAN, CellKey, remembered
 from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts import RobustkdError, StoreError, UsageError
 from robustkd.redaction import safe_to_show

@@ -12,6 +12,7 @@ from robustkd.contracts import Transcript, UsageError
 from robustkd.redaction import writable
 from robustkd.reporting import palette
 from robustkd.reporting.environment import TEMPLATES, environment
+from robustkd.reporting.formatting import moment
 from robustkd.reporting.verdict_text import NO_VERDICT
 from robustkd.viewer.addresses import Address, FileLinks, Links, address
 from robustkd.viewer.data import CleanData, clean_data
@@ -25,11 +26,6 @@ OWN_TEMPLATES = Path(__file__).parent / "templates"
 def side_name(key: str, seed: int, defense: str) -> str:
     """What the address of a comparison calls a trained defense."""
     return f"{key}/{seed}/{defense}"
-
-
-def _moment(written: str) -> str:
-    """A time as results.json has it, without its seconds."""
-    return f"{written[:10]} {written[11:16]} UTC" if written.endswith("+00:00") else written
 
 
 class NotFound(UsageError):
@@ -112,7 +108,7 @@ class Site:
         to: Callable[..., str] = lambda name, /, **query: self.links.to(address(name, **query))  # noqa: E731
         again: Callable[..., str] = lambda page, /, **changes: self.links.to(page.with_(**changes))  # noqa: E731
         made.globals.update(to=to, again=again, link=self.links.to, palette=palette, no_verdict=NO_VERDICT, side_name=side_name)
-        made.filters["moment"] = _moment
+        made.filters["moment"] = moment
         return made
 
     def style(self) -> str:

@@ -34,6 +34,14 @@ def ran(tmp_path_factory):
     return results, events, folder
 
 
+def test_results_are_loaded_by_the_name_of_a_folder_below_runs(ran, tmp_path, monkeypatch):
+    results, _, folder = ran
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "results.json").write_bytes((folder / "results.json").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert robustkd.load("mine") == robustkd.load("runs/mine") == results
+
+
 def without_times(results: dict) -> dict:
     """Results without what depends on the clock."""
     text = json.dumps(results)

@@ -70,6 +70,7 @@ const seen = await withBrowser(async (browser) => {
   await page.waitForSelector(".js-plotly-plot", PATIENCE);
   await settled();
   await picture(page, folder, "mlflow-5-training", false);
+  told.kinds = await page.$$eval(".js-plotly-plot", (plots) => plots.flatMap((plot) => (plot.data ?? []).map((trace) => trace.type)));
 
   await press(page, "[role=tab]", "Overview");
   await press(page, "a", told.campaign = (await words(page)).match(/Parent run\s+(.+)/)[1]);

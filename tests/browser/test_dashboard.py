@@ -93,5 +93,14 @@ def test_a_run_tells_its_verdict_and_belongs_to_a_campaign(seen):
     assert "robust accuracies" in seen["note"]
 
 
+def test_no_page_of_a_run_is_made_of_single_bars(seen):
+    assert seen["kinds"]
+    assert "bar" not in seen["kinds"]
+
+
+def test_the_first_page_has_the_side_bar_of_models_and_not_that_of_llm_traces(seen):
+    assert "Evaluation runs" not in seen["table"]
+
+
 def test_the_report_works_inside_mlflow(seen):
     assert seen["report"] == "80 of 80 rows; shown are 1 to 25."  # its script runs in MLflow's sandbox

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from viewer.conftest import finished, served
+from viewer.conftest import IMAGES, finished, served
+
+import robustkd
+from robustkd.campaigns.execution import live
 
 pytestmark = pytest.mark.slow
 __all__ = ["finished"]  # a fixture
@@ -31,6 +34,25 @@ def test_no_finding_of_axe(node, screenshots, address, name):
     for item in node("accessibility.mjs", address + PAGES[name], screenshots, f"viewer-{name}"):
         where = f"{item['width']} px, {item['scheme']}"
         assert item["passes"] > 15, where
+        assert item["violations"] == [], where
+        assert item["wide"] <= 0, f"{where}: the page scrolls sideways"
+        assert item["complaints"] == [], where
+
+
+def test_a_running_campaign_has_no_finding_of_axe(node, screenshots, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "PAUSE", 0.0)
+    found = []
+    with served(tmp_path / "runs") as get:
+
+        def look(event):
+            if (event.event, event.defense, event.epoch) == ("epoch", "robust", 3):
+                found.extend(node("accessibility.mjs", f"http://{get.place}/campaign?run=going", screenshots, "viewer-live"))
+
+        (tmp_path / "runs").mkdir()
+        robustkd.run(IMAGES, tmp_path / "runs/going", workers=0, device="cpu", track=False, progress=look)
+    assert found
+    for item in found:
+        where = f"{item['width']} px, {item['scheme']}"
         assert item["violations"] == [], where
         assert item["wide"] <= 0, f"{where}: the page scrolls sideways"
         assert item["complaints"] == [], where

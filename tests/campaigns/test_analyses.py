@@ -148,9 +148,9 @@ def test_a_campaign_makes_its_analyses_once_and_shows_them(tmp_path: Path) -> No
     assert f"| {told} |" in text.partition("both: transfer")[2].partition("both: wider")[0]
     record = defense_record(TrackedCampaign("analysed", plan.id, TEXT, results.data), row)
     points = {(point.metric, point.step): point.value for point in record.metrics}
-    assert points["transferability", 0] == pytest.approx((narrow[0, 1] + narrow[1, 0]) / 2, rel=1e-5)
-    assert points["transferability", 1] == pytest.approx((wide[0, 1] + wide[1, 0]) / 2, rel=1e-5)
-    assert ("diversity", 0) in points
+    assert points["transferability", 1] == pytest.approx((narrow[0, 1] + narrow[1, 0]) / 2, rel=1e-5)
+    assert points["transferability", 2] == pytest.approx((wide[0, 1] + wide[1, 0]) / 2, rel=1e-5)
+    assert ("diversity", 1) in points
 
 
 def test_what_is_missing_makes_the_campaign_incomplete(tmp_path: Path) -> None:

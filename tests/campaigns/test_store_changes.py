@@ -9,8 +9,9 @@ from robustkd.campaigns.execution.engines.inline import InlineEngine
 from robustkd.campaigns.execution.run import Observer, run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
-from robustkd.campaigns.plan.changes import PLAN, reasons
+from robustkd.campaigns.plan.changes import reasons
 from robustkd.campaigns.plan.finished import finished_cells
+from robustkd.campaigns.store.planned import PLAN
 from robustkd.campaigns.store.samples import SAMPLES
 from robustkd.campaigns.store.store import PERTURBATIONS, Store
 

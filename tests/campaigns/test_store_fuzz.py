@@ -24,6 +24,7 @@ from robustkd.campaigns.results.collect import collect
 from robustkd.campaigns.results.inventory import inventory
 from robustkd.campaigns.results.results_file import NOTE, RESULTS, current
 from robustkd.campaigns.store import samples
+from robustkd.campaigns.store.planned import PLAN
 from robustkd.campaigns.store.shards import ShardFiles
 from robustkd.campaigns.store.store import META, PERTURBATIONS, Store
 from robustkd.contracts import RobustkdError
@@ -159,7 +160,7 @@ def test_what_claims_to_be_sound_and_is_not_is_an_error_of_ours(data, finished, 
 @given(data=st.data())
 def test_the_files_beside_the_cells(data, finished):
     plan, out, results = finished
-    name = data.draw(st.sampled_from([RESULTS, NOTE, changes.PLAN, ".lock"]))
+    name = data.draw(st.sampled_from([RESULTS, NOTE, PLAN, ".lock"]))
     file = out / name
     content = data.draw(mutations(file.read_bytes()))
     with Overwritten(file, content):

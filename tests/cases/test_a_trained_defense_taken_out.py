@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 import robustkd
+from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import cli
 from robustkd.contracts import StoreError, UsageError
 from robustkd.data import load_splits
@@ -112,3 +116,46 @@ def test_adversarial_images_of_a_named_defense_as_a_folder(here, tmp_path):
     done = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert len(list((tmp_path / "adv").rglob("*.png"))) >= 20
+
+
+def naming(reference: str, **more: str) -> str:
+    """A campaign that attacks a trained defense of another one."""
+    params = "".join(f", {name}: {value}" for name, value in more.items())
+    return tiny_campaign("second", train=300, defenses={"again": f"{{kind: external, file: '{reference}'{params}}}"})
+
+
+@pytest.mark.parametrize("reference", ["taken.yaml#student", "runs/taken#student/0", "taken#student/0"])
+def test_another_campaign_attacks_it(home, tmp_path, reference):
+    (home / "second.yaml").write_text(naming(reference))
+    results = robustkd.run(home / "second.yaml", tmp_path / "out", workers=0, device="cpu", track=False)
+    assert not results.incomplete
+    first = next(item for item in robustkd.load(home / "runs/taken").defenses if item.seed == 0)
+    (again,) = results.defenses
+    assert (again.clean_accuracy, again.robust_accuracy) == (first.clean_accuracy, first.robust_accuracy)
+    assert again.target_hash == first.target_hash
+
+
+def test_another_seed_of_it_is_another_cell(home, tmp_path):
+    plans = [planning.build(spec.from_text(naming(f"taken#student/{seed}"), "text", home)) for seed in (0, 0, 1)]
+    ids = [plan.of("train")[0].id for plan in plans]
+    assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.parametrize(
+    ("reference", "more", "said"),
+    [
+        ("taken.yaml#studnet", {}, "'taken.yaml' has no defense 'studnet'"),
+        ("taken.yaml#student/7", {}, "'student' was not trained with seed '7'"),
+        ("nowhere.yaml#student", {}, "there are no results of 'nowhere.yaml'"),
+    ],
+)
+def test_one_that_is_not_there_is_named_in_the_campaign_file(home, reference, more, said):
+    with pytest.raises(UsageError, match=re.escape(said)) as caught:
+        spec.from_text(naming(reference, **more), "text", home)
+    assert "defenses.again.file" in str(caught.value)
+
+
+def test_it_has_its_own_normalisation(home, tmp_path):
+    text = naming(str(home / "taken.yaml#student"), normalise="mnist")
+    results = robustkd.run(text, tmp_path / "out", workers=0, device="cpu", track=False)
+    assert "a trained defense has its own normalise" in results.defenses[0].error

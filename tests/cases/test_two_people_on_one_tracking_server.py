@@ -46,14 +46,15 @@ def measured(robust_accuracy: float, day: int = 9):
 
 
 def accuracies(folder: Path, kind: str) -> dict[str, list[float]]:
-    """The robust accuracies of all runs of a kind, step by step, by the name of their experiment."""
+    """The robust accuracies of all runs of a kind by the name of their experiment: of a trend every step, else the last."""
     mlflow = client(folder)
     found: dict[str, list[float]] = {}
     for experiment in mlflow.search_experiments():
         for run in mlflow.search_runs([experiment.experiment_id], f"tags.`robustkd.kind` = '{kind}'"):
             points = mlflow.get_metric_history(run.info.run_id, "robust_accuracy")
             by_step = {point.step: point.value for point in sorted(points, key=lambda point: (point.step, point.timestamp))}
-            found.setdefault(experiment.name, []).extend(by_step.values())
+            values = list(by_step.values())
+            found.setdefault(experiment.name, []).extend(values if kind == "trend" else values[-1:])
     return found
 
 

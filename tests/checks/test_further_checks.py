@@ -235,6 +235,12 @@ def test_incomplete_optimisation(honest, digits):
     assert finding.fired
     # Steps of 0.002 on a nearly linear margin: the last 5 of 20 bring a quarter of the climb.
     assert finding.evidence["share_of_climb"] == pytest.approx(0.25, abs=0.05)
+    # The course of the same search: from the start and after each of 20 steps, never falling, still rising as steeply at its end.
+    trace = finding.trace
+    assert (trace.points, trace.n) == (list(range(1, 22)), finding.evidence["n"])
+    rises = np.diff(trace.best)
+    assert rises.min() >= 0
+    assert rises[-5:].sum() == pytest.approx((trace.best[-1] - trace.best[0]) / 4, rel=0.2)
 
 
 def test_budget_sensitivity(honest, digits):

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import robustkd
-from robustkd.cli import cli
+from robustkd.cli import cli, main
 from support.campaigns import tiny_campaign
 from support.tracked_campaign import cell, defended, failed, results
 
@@ -122,3 +122,35 @@ def test_an_audit_ends_with_its_verdict(capsys, monkeypatch):
     assert max(map(len, lines)) <= 80
     assert lines[-1].endswith("not credible")
     assert "zero-gradient (severe): fired" in lines[0]
+
+
+def test_a_plan_and_a_run_are_told_in_whole_words(tmp_path, monkeypatch, capsys):
+    from robustkd.cli.table import print_results
+
+    monkeypatch.chdir(tmp_path)
+    attacks = {f"projected-gradient-descent-{number}": f"{{kind: pgd, steps: {number}}}" for number in range(1, 7)}
+    text = tiny_campaign("wordy", attacks=attacks | {"far": "{kind: apgd-t, steps: 2, targets: 20}"}, train=100, test=10)
+    (tmp_path / "wordy.yaml").write_text(text)
+    why = "a reason that goes on and on for longer than any line of a terminal has room for"
+    monkeypatch.setenv("COLUMNS", "80")
+    print_results(
+        results(cell(), failed("mtard", "cw", 0, why), defenses=(defended(),)), [], tmp_path, tracked=False, shown="x"
+    )
+    printed = capsys.readouterr()
+    assert why in " ".join(printed.err.split())
+    for told in (run("plan", "wordy.yaml").output, printed.out, printed.err):
+        assert max(map(len, told.splitlines())) <= 80, told
+    wide = run("plan", "wordy.yaml", columns=None).output
+    assert max(map(len, wide.splitlines())) > 80
+    assert set(wide.split()) == set(run("plan", "wordy.yaml").output.split())
+
+
+def test_an_error_is_told_in_whole_words(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.argv", ["robustkd", "view", "a-folder-that-is-not-there-and-whose-name-is-long"])
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr().err
+    assert max(map(len, told.splitlines())) <= 80
+    assert told.startswith("error: there is no folder a-folder-that-is-not-there-and-whose-name-is-long")
+    assert "\n  fix: name the folder that campaigns were run into" in told

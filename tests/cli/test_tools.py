@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -210,6 +211,14 @@ def test_the_leaderboard_is_printed_as_a_table_and_as_markdown(runs):
     lines = run("leaderboard", str(runs / "monday"), "--markdown").output.splitlines()
     assert lines[0] == "### digits, n = 100, linf eps 0.1"
     assert {line.count("|") for line in lines[2:6]} == {9}
+
+
+def test_the_leaderboard_takes_names_as_every_command_does(runs, monkeypatch):
+    shutil.copytree(runs, runs / "home" / "runs")
+    monkeypatch.chdir(runs / "home")
+    by_name, by_folder = (run("leaderboard", *named, "--json").output for named in (["monday"], ["runs/monday"]))
+    assert by_name == by_folder
+    assert [entry["defense"] for entry in json.loads(by_name)[0]["entries"]] == ["weak", "masked"]
 
 
 def test_a_folder_without_results_is_named(tmp_path):

@@ -94,4 +94,5 @@ def test_every_link_inside_the_site_leads_to_a_page_and_a_place_on_it(site):
 @pytest.mark.slow
 def test_the_site_needs_no_network(site):
     pages, _ = site
-    assert not [load for page in pages.values() for load in page.loads if urlsplit(load).scheme]
+    schemes = {urlsplit(load).scheme for page in pages.values() for load in page.loads}
+    assert schemes <= {"", "data"}  # the latter are pictures in the reports of the gallery

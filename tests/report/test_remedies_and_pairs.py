@@ -12,6 +12,7 @@ from robustkd.cli.table import print_results
 from robustkd.contracts.check import Finding
 from robustkd.reporting import write_report
 from robustkd.reporting.pairwise import networks_sentence, sentences, undecided
+from robustkd.reporting.set_up import SetUp
 from robustkd.reporting.summary import summary_rows
 from robustkd.reporting.verdict_text import explain, remedy_text
 from robustkd.scoring.paired import compared
@@ -129,16 +130,16 @@ def test_a_report_says_how_strong_the_attacks_were(results, tmp_path):
     given = AttackSummary("pgd", "2", {"steps": 20, "restarts": 3, "step_size": None}, "abcdef0123456789")
     results = replace(results, attacks={"pgd": given})
     text = "defenses:\n  a: {kind: b, token: <script>}\n"
-    files = write_report(results, tmp_path, campaign_file=text)
-    assert (
-        "| pgd | pgd 2, source abcdef01 | steps 20, restarts 3 | 3 | 2 |" in files.markdown.read_text()
-    )  # 600 and 400 for 200 samples
+    files = write_report(results, tmp_path, set_up=SetUp(text))
+    # 600 and 400 passes for 200 samples
+    row = "| pgd | pgd 2, source abcdef01 | steps 20, restarts 3 | 3 | 2 | Madry et al. 2018, arXiv:1706.06083 |"
+    assert row in files.markdown.read_text()
     page = files.html.read_text()
     setup = page[page.index('<section id="setup">') :]
     assert "steps 20, restarts 3</td>" in setup
     assert "{kind: b, token: &lt;script&gt;}" in setup
     unknown = write_report(replace(results, attacks={}), tmp_path)  # of an older release
-    assert "| pgd | — | — | 3 | 2 |" in unknown.markdown.read_text()
+    assert "| pgd | — | — | 3 | 2 | — |" in unknown.markdown.read_text()
     assert "The campaign file" not in unknown.html.read_text()
 
 

@@ -16,7 +16,10 @@ from click.testing import CliRunner
 
 from robustkd.cli.ui import command as ui
 from robustkd.contracts import UsageError
+from robustkd.contracts.analysis import Table
 from robustkd.reporting import GalleryItem
+from robustkd.scoring.bracket import Bracket
+from robustkd.scoring.remedy import Remedy
 from robustkd.scoring.results import CellResult
 from robustkd.scoring.summaries import Environment
 from robustkd.tracking import MlflowTracker, TrackingError, promote, rebuild, tracking_uri, ui_command
@@ -79,6 +82,39 @@ def test_what_a_campaign_looks_like(folder):
     assert [(row["attack"], row["verdict"]) for row in rows] == [
         (attack, "not credible") for attack in ("worst case", "pgd", "cw")
     ]
+
+
+def test_no_metric_is_drawn_as_a_single_bar(folder):
+    between = Bracket(100, 0.6, 0.5, 0.69, 0.75, 0, 15, ["intervals"])
+    remedy = Remedy([{"kind": "square"}], 0.7, 0.6, 0.78, 5, 100, left=[0.7])
+    table = Table("calibration", ["all"], ["ece"], [[0.1]], metrics={"ece": 0.1})
+    defense = defended(bracket=between, remedy=remedy, analyses={"calibration": table})
+    track(folder, results(cell(), cell(attack="cw", curve=[], median_norm=0.03), defenses=(defense,)))
+    store = client(folder)
+    for run in runs(folder, "").values():
+        for metric in run.data.metrics:
+            last = max(point.step for point in store.get_metric_history(run.info.run_id, metric))
+            assert last >= 1, (run.info.run_name, metric)  # MLflow 3.17: one without a step after 0 is a bar chart
+    before = [point for point in store.get_metric_history(runs(folder)[CELL].info.run_id, "robust_accuracy") if point.step == 0]
+    assert [point.value for point in before] == [0.9]  # what is right without an attack
+
+
+def test_usefulness_is_not_what_requests_withstand_before_an_attack(folder):
+    track(folder, results(cell(norm="prompt", eps=20.0, curve=[]), defenses=()))
+    points = client(folder).get_metric_history(runs(folder)[CELL].info.run_id, "robust_accuracy")
+    assert [(point.step, point.value) for point in points] == [(1, 0.8)]
+
+
+def test_what_is_certified_is_a_metric_and_in_the_notes(folder):
+    between = Bracket(100, 0.6, 0.5, 0.69, 0.75, 0, 15, ["intervals", "exact"])
+    track(folder, results(cell(), defenses=(defended(bracket=between),)))
+    found = runs(folder)
+    names = ("certified_accuracy", "certified_ci_low", "certified_ci_high", "attacked_accuracy")
+    assert [found[WORST].data.metrics[name] for name in names] == [0.6, 0.5, 0.69, 0.75]
+    note, campaign_note = (" ".join(found[name].data.tags["mlflow.note.content"].split()) for name in (WORST, PARENT))
+    assert "Certified to attacked, by intervals, exact: **60.0 to 75.0 %**; 15 of 100 open." in note
+    assert "certified to attacked" in campaign_note
+    assert "60.0 to 75.0 %" in campaign_note
 
 
 def test_the_verdict_stands_beside_the_number_everywhere(folder):
@@ -465,8 +501,8 @@ def test_how_a_defense_moved(folder):
     (moved,) = runs(folder, "tags.`robustkd.kind` = 'trend'").values()
     assert moved.info.run_name == "mtard · over time"
     points = store.get_metric_history(moved.info.run_id, "robust_accuracy")
-    assert sorted((point.step, point.value) for point in points) == [(0, 0.75), (1, 0.70), (2, 0.78)]
-    assert {point.timestamp for point in points if point.step == 2} == {1795420800000}  # when it was run, not when tracked
+    assert sorted((point.step, point.value) for point in points) == [(1, 0.75), (2, 0.70), (3, 0.78)]
+    assert {point.timestamp for point in points if point.step == 3} == {1795420800000}  # when it was run, not when tracked
     note = moved.data.tags["mlflow.note.content"].splitlines()
     rows = [line for line in note if line.startswith("| 2026")]
     assert [row.split("|")[1].strip() for row in rows] == ["2026-11-23 08:00", "2026-11-16 08:00", "2026-11-09 08:00"]
@@ -485,7 +521,7 @@ def test_a_long_history_fits_a_tag_and_keeps_its_steps():
         outcome = replace(outcome, environment=Environment(finished="2026-11-09T08:00:00+00:00"))
         (history,) = trend.steps(outcome, f"{number:032d}", f"{number:012d}", {"mtard": known}).values()
         known = trend.trend_record("mtard", history).tags[trend.TAG]
-    assert (history[-1].step, len(history)) == (59, trend.LONGEST)
+    assert (history[-1].step, len(history)) == (60, trend.LONGEST)
     assert len(known) < MAX_NOTE
     assert math.isclose(history[0].robust_accuracy, third, abs_tol=1e-6)
 

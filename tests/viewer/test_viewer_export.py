@@ -71,3 +71,12 @@ def test_addresses_of_files_are_plain(finished, tmp_path):
     names = [file.name for file in Path(tmp_path / "out").iterdir()]
     assert all(unquote(name) == name and " " not in name for name in names)
     assert len({name.lower() for name in names}) == len(names)
+
+
+def test_a_campaign_is_named_as_every_command_takes_it(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    for number, named in enumerate(("pictures", "runs/pictures")):
+        done = run(named, "--export", tmp_path / str(number), "--samples", 1)
+        assert done.exit_code == 0, done.output
+    first, second = (sorted(file.name for file in (tmp_path / number).iterdir()) for number in "01")
+    assert first == second

@@ -30,7 +30,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.json_value import JsonObject
-from robustkd.contracts.params import AddedLater, ModelParams
+from robustkd.contracts.params import AddedLater, ModelParams, ModelPath
 from robustkd.data.multi_label import Label
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
@@ -40,6 +40,7 @@ from robustkd.plugins.sources import source_files
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.checkpoints import load_weights
 from robustkd.targets.code import NETWORK, call_by_reference, folders_of, source_file
+from robustkd.targets.files import CARD, WEIGHTS, load_target
 from robustkd.targets.frozen import require_weights
 from robustkd.targets.logits import as_logits
 from robustkd.targets.output_names import count_outputs, require_known_outputs
@@ -57,10 +58,11 @@ class ExternalParams(Params):
     )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="the function's arguments")
     # Left out of the identity: where it lies changes nothing. What is in it does, and files() tells.
-    file: CampaignPath | None = Field(
+    file: ModelPath | None = Field(
         None,
         exclude=True,
-        description="instead of code: a TorchScript, torch.export or ONNX file, or the folder of an image classifier of transformers",
+        description="instead of code: a TorchScript, torch.export or ONNX file, the folder of an image classifier of transformers, or a "
+        "trained defense of a campaign that was run: first.yaml#student, runs/first#student/1 or the folder of its target",
     )
     model: ModelName | None = Field(None, description="instead of code: a registered architecture")
     model_params: ModelParams = Field(default_factory=dict)
@@ -125,6 +127,11 @@ class ExternalParams(Params):
         return self
 
     @property
+    def saved(self) -> Path | None:
+        """The folder of a trained target of robustkd's own; None where the file is another one."""
+        return self.file if self.file is not None and (self.file / CARD).is_file() else None
+
+    @property
     def reference(self) -> str:
         """``code`` with the file's place resolved, or the model file."""
         if self.file is not None:
@@ -156,11 +163,13 @@ class External(Defense):
     @property
     def rebuilt(self) -> bool:
         """Code may read weights by itself, which no file of ``files()`` stands for."""
-        return self.params.model is None
+        return self.params.model is None and self.params.saved is None
 
     def files(self) -> list[Path]:
         """The code's file, the modules beside the installed packages that it imports, and the weights."""
         code, weights, file = self.params.code_file, self.params.weights, self.params.file
+        if self.params.saved is not None:
+            return [self.params.saved / name for name in (CARD, WEIGHTS)]  # what else lies there says when it was trained
         inside = sorted(path for path in file.iterdir() if path.suffix in _READ) if file and file.is_dir() else []
         whole = inside or (onnx_files(file) if file else [])
         return [*(source_files(code) if code else []), *([weights] if weights else []), *whole]
@@ -176,7 +185,8 @@ class External(Defense):
 
     def code(self) -> list[Code]:
         """The function that builds the network, with its arguments."""
-        return [] if self.params.model is not None else [Code(self.params.reference, self.params.kwargs, self.params.folder)]
+        plain = self.params.model is not None or self.params.saved is not None
+        return [] if plain else [Code(self.params.reference, self.params.kwargs, self.params.folder)]
 
     def fit(self, context: FitContext) -> Target:
         """Build the network, load its weights and try it.
@@ -184,6 +194,9 @@ class External(Defense):
         Raises:
             TargetError: it cannot be built, the weights do not fit, or it gives no logits.
         """
+        return _trained(self.params, context) if self.params.saved is not None else self._built(context)
+
+    def _built(self, context: FitContext) -> Target:
         p = self.params
         shape = p.input_shape or context.input_shape
         classes = p.num_classes or context.num_classes
@@ -238,6 +251,31 @@ class External(Defense):
                 fix="give a model with an output for each label, or 'success: {label: ..}' where one counts",
             )
         return found
+
+
+def _trained(params: ExternalParams, context: FitContext) -> Target:
+    """A target of robustkd's own, which has all that it needs.
+
+    Raises:
+        UsageError: parameters are given that are of other models, or it is no classifier of these data.
+    """
+    assert params.saved is not None
+    given = [
+        name for name in ("normalise", "bounds", "classes", "num_classes", "input_shape") if getattr(params, name) is not None
+    ]
+    if given:
+        raise UsageError(f"a trained defense has its own {' and '.join(given)}", fix=f"leave out {', '.join(given)}")
+    target = load_target(params.saved)
+    if not isinstance(target, Target):
+        raise UsageError(f"{params.saved} is no classifier", fix="name a defense of a campaign on images")
+    wanted, found = (context.input_shape, context.num_classes), (tuple(target.input_shape), target.num_classes)
+    if (tuple(wanted[0]), wanted[1]) != found:
+        raise UsageError(
+            f"the trained defense takes {found[0]} and knows {found[1]} classes, the data have {tuple(wanted[0])} and {wanted[1]}",
+            fix="use the data that it was trained on",
+        )
+    target.to(context.device)
+    return target
 
 
 def _require_known_outputs(target: ClassifierTarget, context: FitContext) -> None:

@@ -102,9 +102,10 @@ if (document.getElementById("sample-data")) {
   };
 
   const turn = (step) => {
+    const [pressed, other] = step > 0 ? [more, back] : [back, more];
     start += step;
     show();
-    if (document.activeElement.disabled) (step > 0 ? back : more).focus();  // a disabled button would drop the focus
+    if (pressed.disabled) other.focus();  // a button that is disabled loses the focus, at once or when the page is drawn next
   };
   form.addEventListener("change", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
