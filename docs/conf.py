@@ -41,6 +41,7 @@ NAVIGATION = {
         "robustbench",
         "ensembles",
         "detectors",
+        "adaptive-networks",
         "language-models",
         "endpoints",
         "diffusion",

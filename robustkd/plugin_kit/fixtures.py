@@ -117,6 +117,11 @@ def residual() -> ClassifierTarget:
     return copy.deepcopy(_trained(0, "resnet20"))
 
 
+def adaptive() -> ClassifierTarget:
+    """An undefended network with exits, for what looks at sub-networks and at what is computed."""
+    return copy.deepcopy(_trained(0, "multi-exit-cnn"))
+
+
 def pipeline() -> PipelineTarget:
     """A network behind a stage without a gradient, which declares a surrogate."""
     return PipelineTarget(classifier(), (TransformSpec.model_validate({"kind": "bit-depth", "bits": 5}),))

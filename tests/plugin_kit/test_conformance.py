@@ -133,6 +133,8 @@ CHEAP = {
     "chat-endpoint": None,  # it is whatever its server is; tests/targets/test_chat_endpoint.py has one
     "clip-score": None,  # its weights are on a hub
     "clip-similarity": None,  # so are its; tests/defenses/test_drawing_analyses.py makes some
+    "sub-network": None,  # it takes a network with exits; tests/defenses/test_adaptive_networks.py has one
+    "slowdown": {"attack": {"kind": "pgd", "steps": 5, "loss": "margin"}},
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
     "sdedit": None,  # so does it
     **dict.fromkeys(

@@ -45,6 +45,7 @@ REASONS = {
     "attacks/test-cases": "it reads prompts from files, and computes nothing",
     "attacks/diff-protect": "in redrawn.yaml, because it takes a diffusion model",
     "defenses/sdedit": "in redrawn.yaml, because it takes a diffusion model",
+    "defenses/sub-network": "it takes a network with exits or widths, whose architectures have rows",
     "defenses/robustbench": "its weights are on a remote drive; what it loads is a network as external's",
 }
 """Why a plug-in has no row here."""
