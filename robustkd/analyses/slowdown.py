@@ -49,7 +49,7 @@ _MOST_LEVELS = 8
 _LEFT = 0.002
 """Random search may slow this share of the images that the gradient left, or one image, before that is held against the gradient."""
 _CAN = 0.9
-"""Far beyond the bound an attack is to slow this share of the images. (It need not be all: a long step may end where another class is sure.)"""
+"""Far beyond the bound an attack is to slow this share of the images. Not all: long steps may end where another class is sure."""
 
 
 class SlowdownParams(Params):

@@ -97,14 +97,14 @@ def _trained(seed: int, model: str = "tiny-cnn") -> ClassifierTarget:
     return target
 
 
-def classifier(seed: int = 0) -> ClassifierTarget:
-    """An undefended network, trained once for each seed; every call returns a copy."""
-    return copy.deepcopy(_trained(seed))
+def classifier(seed: int = 0, model: str = "tiny-cnn") -> ClassifierTarget:
+    """An undefended network, trained once for each seed and architecture; every call returns a copy."""
+    return copy.deepcopy(_trained(seed, model))
 
 
-def classifiers(names: Sequence[str]) -> dict[str, ClassifierTarget]:
+def classifiers(names: Sequence[str], model: str = "tiny-cnn") -> dict[str, ClassifierTarget]:
     """A network for each name, each from another seed."""
-    return {name: classifier(seed) for seed, name in enumerate(names)}
+    return {name: classifier(seed, model) for seed, name in enumerate(names)}
 
 
 def ensemble() -> EnsembleTarget:
@@ -119,7 +119,7 @@ def residual() -> ClassifierTarget:
 
 def adaptive() -> ClassifierTarget:
     """An undefended network with exits, for what looks at sub-networks and at what is computed."""
-    return copy.deepcopy(_trained(0, "multi-exit-cnn"))
+    return classifier(0, "multi-exit-cnn")
 
 
 def pipeline() -> PipelineTarget:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
+from second_device.on_images import TEACHERS
 
 from robustkd import plugins
+from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.suite import look, properties, subject, title
 
 # class in support/broken_plugins.py -> its group, the property that must catch it, and what is said.
@@ -133,7 +136,6 @@ CHEAP = {
     "chat-endpoint": None,  # it is whatever its server is; tests/targets/test_chat_endpoint.py has one
     "clip-score": None,  # its weights are on a hub
     "clip-similarity": None,  # so are its; tests/defenses/test_drawing_analyses.py makes some
-    "sub-network": None,  # it takes a network with exits; tests/defenses/test_adaptive_networks.py has one
     "slowdown": {"attack": {"kind": "pgd", "steps": 5, "loss": "margin"}},
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
     "sdedit": None,  # so does it
@@ -146,7 +148,9 @@ CHEAP = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), [pair for pair in ALL if CHEAP.get(pair[1], {}) is not None], ids=str)
-def test_every_built_in_plugin_conforms(group, name):
+def test_every_built_in_plugin_conforms(group, name, monkeypatch):
+    if name in TEACHERS:
+        monkeypatch.setattr(fixtures, "classifiers", functools.partial(fixtures.classifiers, model=TEACHERS[name]))
     tested = subject(group, name, CHEAP.get(name))
     outcomes = [look(item, tested) for item in properties(group, tested.plugin)]
     assert [(outcome.property, outcome.why) for outcome in outcomes if outcome.status == "failed"] == []
