@@ -122,6 +122,13 @@ def adaptive() -> ClassifierTarget:
     return classifier(0, "multi-exit-cnn")
 
 
+def stream() -> Target:
+    """A network that has learnt its classes in two tasks."""
+    with context() as given:
+        target: Target = plugins.make("defenses", {"kind": "wa", "model": "tiny-cnn", "tasks": 2, "epochs": 2}).fit(given)
+    return target
+
+
 def pipeline() -> PipelineTarget:
     """A network behind a stage without a gradient, which declares a surrogate."""
     return PipelineTarget(classifier(), (TransformSpec.model_validate({"kind": "bit-depth", "bits": 5}),))

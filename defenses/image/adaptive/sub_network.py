@@ -24,8 +24,11 @@ from robustkd.targets.sub_network import SubNetworkTarget
 
 
 class SubNetworkParams(Params):
-    base: TargetRef = Field(description="the defense whose network holds it: one of multi-exit, elastic-student or acm")
-    part: str = Field(description="which one: exit-1, exit-2, .. or width-0.25, ..", examples=["exit-1"])
+    base: TargetRef = Field(description="the defense whose network holds it: one of multi-exit, elastic-student or wa")
+    part: str = Field(
+        description="which one: exit-1, ..; width-0.25, ..; or after-1, .. (tasks)",
+        examples=["exit-1"],
+    )
 
 
 class SubNetworkOf(Defense):

@@ -135,10 +135,10 @@ def _evaluated(subject: Subject, attacked: bool = True) -> CheckContext[Any, Any
 
 
 def _about(subject: Subject) -> BaseTarget:
-    """A target that the analysis can be made of: a single network, an ensemble, or a network with exits."""
+    """A target that the analysis can be made of: a single network, an ensemble, one with exits, or one that learnt in tasks."""
     if _of_prompts(subject):
         return prompt_fixtures.Oracle(_draws(subject))
-    kinds: tuple[Callable[[], Target], ...] = (fixtures.classifier, fixtures.ensemble)
+    kinds: tuple[Callable[[], Target], ...] = (fixtures.classifier, fixtures.ensemble, fixtures.adaptive)
     for make in kinds:
         target = make()
         try:
@@ -146,7 +146,7 @@ def _about(subject: Subject) -> BaseTarget:
         except TargetError:
             continue
         return target
-    return fixtures.adaptive()
+    return fixtures.stream()
 
 
 def _table(subject: Subject, target: BaseTarget | None = None) -> Table:
