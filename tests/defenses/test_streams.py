@@ -9,7 +9,9 @@ import torch
 from robustkd.analyses.forgetting import Forgetting, ForgettingParams
 from robustkd.contracts import Batch, TargetError, ThreatModel, UsageError
 from robustkd.defenses.image.streams.memory import herded
-from robustkd.defenses.image.streams.wa import WA, WAParams, WARecipe, aligned, divided
+from robustkd.defenses.image.streams.pcr import PCR, PCRParams, proxy_loss
+from robustkd.defenses.image.streams.stream import Task, divided
+from robustkd.defenses.image.streams.wa import WA, WAParams, WARecipe, aligned
 from robustkd.models.snapshots import UNSEEN
 from robustkd.scoring.intervals import ratio_interval
 from robustkd.targets import ClassifierTarget, load_target, save_target
@@ -64,13 +66,47 @@ def test_what_is_herded_keeps_the_mean_near_that_of_all():
 def test_the_loss_is_labels_and_the_old_answers_by_the_share_of_old_classes(minibatch, linear, softmax):
     before, now = linear(0), linear(1)
     old = [0, 1, 2, 3]
-    loss, _ = WARecipe(WAParams(model="tiny-cnn"), before, old, 4 / 6).loss(now, minibatch)
+    params = WAParams(model="tiny-cnn")
+    loss, _ = WARecipe(params, Task(now, before, old, [4, 5], None, None)).loss(now, minibatch)
     wanted, z = softmax(before(minibatch.x)[:, old], 2.0), now(minibatch.x)
     soft = -(wanted * np.log(softmax(z[:, old], 2.0))).sum(1).mean()
     hard = -np.log(softmax(z, 1.0)[np.arange(32), minibatch.y.numpy()]).mean()
     assert loss.item() == pytest.approx(hard / 3 + 2 * soft / 3, rel=1e-5)
-    first, _ = WARecipe(WAParams(model="tiny-cnn"), None, [], 0.0).loss(now, minibatch)
-    assert first.item() == pytest.approx(hard, rel=1e-5)
+    for recipe in (
+        WARecipe(params, Task(now, None, [], [0, 1], None, None)),
+        WARecipe(params.model_copy(update={"distil": False}), Task(now, before, old, [4, 5], None, None)),
+    ):
+        assert recipe.loss(now, minibatch)[0].item() == pytest.approx(hard, rel=1e-5)
+
+
+def test_a_class_that_is_there_twice_counts_once_and_one_class_alone_costs_nothing():
+    generator = torch.Generator().manual_seed(0)
+    features, proxies = torch.randn(7, 5, generator=generator), torch.randn(6, 5, generator=generator)
+    labels = torch.tensor([3, 3, 1, 5, 1, 1, 3])
+
+    def cosine(row: int, name: int) -> float:
+        f, w = features[row].numpy().astype(float), proxies[name].numpy().astype(float)
+        return float(f @ w / np.linalg.norm(f) / np.linalg.norm(w))
+
+    expected = np.mean(
+        [
+            -np.log(np.exp(cosine(row, int(label)) / 0.2) / sum(np.exp(cosine(row, name) / 0.2) for name in (1, 3, 5)))
+            for row, label in enumerate(labels)
+        ]
+    )
+    assert proxy_loss(features, proxies, labels, 0.2).item() == pytest.approx(expected, rel=1e-5)
+    assert proxy_loss(features, proxies, torch.full((7,), 4), 0.2).item() == 0
+
+
+def test_after_a_task_the_largest_logit_is_the_largest_cosine(context):
+    target = PCR(PCRParams(tasks=2, memory=40, **BRIEF)).fit(context())
+    x = torch.rand(30, 1, 8, 8)
+    for number in range(2):
+        network = target.after[number]
+        assert torch.allclose(torch.linalg.vector_norm(network.module.linear.weight, dim=1), torch.ones(10), atol=1e-5)
+        assert not network.module.linear.bias.any()
+    with torch.no_grad():
+        assert len(set(target(x).argmax(1).tolist())) > 1
 
 
 def test_no_class_is_answered_before_it_came(context):
