@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustkd.analyses.slowdown import Slowdown, SlowdownParams
+from robustkd.analyses.slowdown import Slowdown, SlowdownParams, _Slowing
 from robustkd.analyses.sub_networks import SubNetworksParams, SubNetworksUnderAttack
-from robustkd.contracts import Batch, TargetError, ThreatModel
+from robustkd.contracts import Attack, AttackResult, Batch, Params, TargetError, ThreatModel
 from robustkd.models.sub_networks import AdaptiveNetwork, log_odds
 from robustkd.scoring.intervals import ratio_interval
 from robustkd.targets import ClassifierTarget
@@ -97,6 +97,36 @@ def test_a_gradient_that_is_hidden_is_found_out_by_random_search():
     table = run(target(hidden=True))
     assert table.metrics["slowdown_not_credible"] == 1
     assert table.metrics["slowed_by_search_alone"] > 0.002 or table.metrics["slowed_far_beyond"] < 0.9
+
+
+class Given(Attack):
+    """Hands over what it is given."""
+
+    Params = Params
+
+    def __init__(self, adversarial: Tensor) -> None:
+        super().__init__()
+        self.adversarial = adversarial
+
+    def run(self, target, batch, threat, rng):
+        none = torch.zeros(len(batch), dtype=torch.int64)
+        return AttackResult(self.adversarial[batch.index], none.bool(), none, none)
+
+
+def test_an_attacker_who_makes_it_cheaper_or_leaves_the_budget_has_changed_nothing():
+    of = target()
+    samples, w = batch(of), of.module.first.detach()
+    slowing = _Slowing(of.module, samples, 0)
+    odds = samples.inputs.flatten(1) @ w
+    toward = -(odds.sign().unsqueeze(1) * w.sign()).view_as(samples.inputs)  # less sure, so slower
+    near, cheap, far = (samples.inputs + step * toward for step in (0.1, -0.1, 0.3))
+    for moved in (near, cheap, far):
+        row, _ = slowing.attacked("given", of, Given(moved), THREAT)
+        cost = of.module.spent(moved).numpy()
+        assert (cost != slowing.clean.cost).any()
+        expected = slowing.clean.cost if moved is far else np.maximum(cost, slowing.clean.cost)
+        assert (row.cost == expected).all()
+        assert (of.module.spent(row.inputs).numpy() == expected).all()
 
 
 def test_nothing_is_slowed_by_no_change():
