@@ -46,6 +46,7 @@ NAVIGATION = {
         "detectors",
         "encoders",
         "distilled-data",
+        "adaptive-networks",
         "language-models",
         "endpoints",
         "diffusion",

@@ -47,6 +47,7 @@ class Table:
         shares: whether a value is the share of samples that are broken, in [0, 1]; else any number.
         metrics: the table in a few numbers, by names that may be metrics in MLflow.
         certificate: what the analysis proved of each sample, if it proves anything; the campaign shows it as a bracket.
+        parts: how many of the first columns are the parts of a whole, in an order; a picture shows them as one bar.
     """
 
     caption: str
@@ -56,6 +57,7 @@ class Table:
     shares: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
     certificate: Certificate | None = None
+    parts: int = 0
 
 
 class Analysis(TargetHolder, ABC, Generic[AnalysedTarget, AnalysedBatch]):

@@ -77,9 +77,23 @@ class TinyViTNetwork(ImageNetwork):
         self.blocks = nn.Sequential(*(Block(params.width, params.heads) for _ in range(params.depth)))
         self.norm, self.linear = nn.LayerNorm(params.width), nn.Linear(params.width, num_classes)
 
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, in order."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, N, width) what the blocks are given: embedded patches and positions of normalised images."""
+        embedded: Tensor = self.embed(F.pad(x, self.padding)).flatten(2).transpose(1, 2)
+        return embedded + self.positions
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(B, N, C * patch * patch) the pixels of each patch of normalised images, in the order of the tokens."""
+        side = self.embed.kernel_size
+        return F.unfold(F.pad(x, self.padding), side, stride=side).transpose(1, 2)
+
     def _logits(self, x: Tensor) -> Tensor:
-        tokens = self.embed(F.pad(x, self.padding)).flatten(2).transpose(1, 2) + self.positions
-        logits: Tensor = self.linear(self.norm(self.blocks(tokens)).mean(1))
+        logits: Tensor = self.linear(self.norm(self.blocks(self.tokens(x))).mean(1))
         return logits
 
 

@@ -98,14 +98,14 @@ def _trained(seed: int, model: str = "tiny-cnn", params: tuple[tuple[str, Any], 
     return target
 
 
-def classifier(seed: int = 0) -> ClassifierTarget:
-    """An undefended network, trained once for each seed; every call returns a copy."""
-    return copy.deepcopy(_trained(seed))
+def classifier(seed: int = 0, model: str = "tiny-cnn") -> ClassifierTarget:
+    """An undefended network, trained once for each seed and architecture; every call returns a copy."""
+    return copy.deepcopy(_trained(seed, model))
 
 
-def classifiers(names: Sequence[str]) -> dict[str, ClassifierTarget]:
+def classifiers(names: Sequence[str], model: str = "tiny-cnn") -> dict[str, ClassifierTarget]:
     """A network for each name, each from another seed."""
-    return {name: classifier(seed) for seed, name in enumerate(names)}
+    return {name: classifier(seed, model) for seed, name in enumerate(names)}
 
 
 def ensemble() -> EnsembleTarget:
@@ -121,6 +121,18 @@ def normalised() -> ClassifierTarget:
 def residual() -> ClassifierTarget:
     """An undefended network with residual blocks, for attacks that need them."""
     return copy.deepcopy(_trained(0, "resnet20"))
+
+
+def adaptive() -> ClassifierTarget:
+    """An undefended network with exits, for what looks at sub-networks and at what is computed."""
+    return classifier(0, "multi-exit-cnn")
+
+
+def stream() -> Target:
+    """A network that has learnt its classes in two tasks."""
+    with context() as given:
+        target: Target = plugins.make("defenses", {"kind": "wa", "model": "tiny-cnn", "tasks": 2, "epochs": 2}).fit(given)
+    return target
 
 
 def pipeline() -> PipelineTarget:

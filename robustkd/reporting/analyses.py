@@ -79,4 +79,4 @@ def _mean(tables: Sequence[Table]) -> Table:
     grids = [table.values for table in tables]
     values = [[sum(cells) / count for cells in zip(*rows, strict=True)] for rows in zip(*grids, strict=True)]
     metrics = {name: sum(table.metrics[name] for table in tables) / count for name in first.metrics}
-    return Table(first.caption, first.rows, first.columns, values, first.shares, metrics)
+    return Table(first.caption, first.rows, first.columns, values, first.shares, metrics, parts=first.parts)

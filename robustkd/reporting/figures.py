@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from robustkd.lazy import large_import
-from robustkd.reporting.analyses import shown_tables
+from robustkd.reporting.analyses import ShownTable, shown_tables
 from robustkd.reporting.formatting import threat
 from robustkd.reporting.gallery import GalleryItem, Item, selected, thumbnail
 from robustkd.reporting.grid import GridCell, grid
@@ -160,8 +160,6 @@ def _cells(axes: Axes, rows: Sequence[Sequence[GridCell]], summaries: Sequence[D
 
 def analyses(results: Results, path: Path) -> bool:
     """Write the tables of the campaign's analyses, the first of many, one beside the other; False when there are none."""
-    from matplotlib.patches import Rectangle
-
     tables = shown_tables(results)[:MOST_TABLES]
     if not tables:
         return False
@@ -170,16 +168,8 @@ def analyses(results: Results, path: Path) -> bool:
     deepest, widest = max(len(s.table.rows) for s in tables), max(len(s.table.columns) for s in tables)
     figure = _figure(columns * (1.7 + 0.8 * widest), rows * (1.1 + 0.46 * deepest))
     for place, shown in enumerate(tables, 1):
-        axes, table = figure.add_subplot(rows, columns, place), shown.table
-        for y, line in enumerate(table.values):
-            for x, value in enumerate(line):
-                fill = shown.fill(value) or "#f1f2f4"
-                axes.add_patch(Rectangle((x, y), 0.96, 0.94, facecolor=fill, linewidth=0))
-                axes.text(x + 0.48, y + 0.48, shown.text(value), ha="center", va="center", fontsize=8, color=readable_on(fill))
-        axes.set(xlim=(0, len(table.columns)), ylim=(len(table.rows), 0))
-        axes.set_xticks([x + 0.48 for x in range(len(table.columns))], [_short(name) for name in table.columns])
-        axes.set_yticks([y + 0.48 for y in range(len(table.rows))], [_short(name, 24) for name in table.rows])
-        axes.xaxis.tick_top()
+        axes = figure.add_subplot(rows, columns, place)
+        (_bars if shown.table.parts else _heat_map)(axes, shown)
         axes.set_title(_short(f"{shown.defense}: {shown.analysis}", 40), fontsize=10, color=INK, loc="left")
         _quiet(axes)
         axes.tick_params(length=0, labelsize=7.5)
@@ -187,6 +177,52 @@ def analyses(results: Results, path: Path) -> bool:
             spine.set_visible(False)
     _save(figure, path)
     return True
+
+
+def _heat_map(axes: Axes, shown: ShownTable) -> None:
+    """Each value in its cell."""
+    from matplotlib.patches import Rectangle
+
+    table = shown.table
+    for y, line in enumerate(table.values):
+        for x, value in enumerate(line):
+            fill = shown.fill(value) or "#f1f2f4"
+            axes.add_patch(Rectangle((x, y), 0.96, 0.94, facecolor=fill, linewidth=0))
+            axes.text(x + 0.48, y + 0.48, shown.text(value), ha="center", va="center", fontsize=8, color=readable_on(fill))
+    axes.set(xlim=(0, len(table.columns)), ylim=(len(table.rows), 0))
+    axes.set_xticks([x + 0.48 for x in range(len(table.columns))], [_short(name) for name in table.columns])
+    axes.set_yticks([y + 0.48 for y in range(len(table.rows))], [_short(name, 24) for name in table.rows])
+    axes.xaxis.tick_top()
+
+
+def _bars(axes: Axes, shown: ShownTable) -> None:
+    """The first columns of each row as the parts of one bar, dark to light, and behind it the first of the others."""
+    table = shown.table
+    for y, line in enumerate(table.values):
+        left = 0.0
+        for number, part in enumerate(line[: table.parts]):
+            fill = heat(number / max(1, table.parts - 1))
+            axes.barh(y + 0.47, part, 0.8, left=left, color=fill, linewidth=0, label=table.columns[number] if y == 0 else None)
+            if part > 0.08:
+                axes.text(
+                    left + part / 2,
+                    y + 0.47,
+                    f"{100 * part:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=readable_on(fill),
+                )
+            left += part
+        said = ", ".join(
+            f"{name} {shown.text(value)}"
+            for name, value in list(zip(table.columns, line, strict=True))[table.parts : table.parts + 2]
+        )
+        axes.text(1.02, y + 0.47, said, ha="left", va="center", fontsize=7.5, color=INK)
+    axes.set(xlim=(0, 1.9), ylim=(len(table.rows), 0))
+    axes.set_xticks([0, 0.5, 1], ["0", "50", "100 %"])
+    axes.set_yticks([y + 0.47 for y in range(len(table.rows))], [_short(name, 24) for name in table.rows])
+    axes.legend(loc="upper center", bbox_to_anchor=(0.3, -0.12), ncols=min(table.parts, 4), fontsize=7, frameon=False)
 
 
 def gallery(items: Sequence[Item], path: Path) -> bool:

@@ -35,3 +35,20 @@ def share_interval(held: np.ndarray) -> tuple[float, float]:
     so the interval is rather too wide than too narrow.
     """
     return wilson(float(held.sum()), len(held))
+
+
+def ratio_interval(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the ratio of the means of (N,) ``above`` and (N,) positive ``below``, of the same samples.
+
+        r = mean(a) / mean(b),   se(r) = sd(a - r b) / (sqrt(N) mean(b))
+
+    (-inf, inf) for a single sample.
+
+    Source: Cochran: Sampling techniques (Wiley 1977), section 6.4, for a sample from a large population.
+    """
+    n, mean = len(above), float(below.mean())
+    if n < 2:
+        return -math.inf, math.inf
+    ratio = float(above.mean()) / mean
+    half = Z95 * float((above - ratio * below).std(ddof=1)) / (math.sqrt(n) * mean)
+    return ratio - half, ratio + half

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
+from second_device.on_images import TEACHERS
 
 from robustkd import plugins
+from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.suite import look, properties, subject, title
 
 # class in support/broken_plugins.py -> its group, the property that must catch it, and what is said.
@@ -164,6 +167,7 @@ CHEAP = {
     "train-on-condensed": None,  # it takes a condensed set; tests/condensers/test_condensed_data.py makes some
     "clip-score": None,  # its weights are on a hub
     "clip-similarity": None,  # so are its; tests/defenses/test_drawing_analyses.py makes some
+    "slowdown": {"attack": {"kind": "pgd", "steps": 5, "loss": "margin"}},
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
     "sdedit": None,  # so does it
     **dict.fromkeys(
@@ -175,7 +179,9 @@ CHEAP = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), [pair for pair in ALL if CHEAP.get(pair[1], {}) is not None], ids=str)
-def test_every_built_in_plugin_conforms(group, name):
+def test_every_built_in_plugin_conforms(group, name, monkeypatch):
+    if name in TEACHERS:
+        monkeypatch.setattr(fixtures, "classifiers", functools.partial(fixtures.classifiers, model=TEACHERS[name]))
     tested = subject(group, name, CHEAP.get(name))
     outcomes = [look(item, tested) for item in properties(group, tested.plugin)]
     assert [(outcome.property, outcome.why) for outcome in outcomes if outcome.status == "failed"] == []

@@ -36,6 +36,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "attacks/code": {"code": f"{HERE}:one_step"},
     "defenses/external": {"code": f"{HERE}:network"},
 }
+TEACHERS = {
+    **dict.fromkeys(("dmae", "hybrid-distill", "further-pretraining"), "tiny-vit"),
+    "sub-network": "multi-exit-cnn",
+}
+"""The architecture of the networks that a defense is given, where it is not any."""
 OF_PEERS = ("torchattacks:PGD", "foolbox:LinfPGD", "foolbox:L2CarliniWagnerAttack", "adv-lib:ddn")
 GROUPS: tuple[plugins.Group, ...] = ("attacks", "defenses", "transforms", "models")
 REASONS = {
@@ -117,7 +122,8 @@ def attacked(name: str, device: str) -> tuple[list[bool], list[float]]:
 def defended(name: str, device: str) -> list[list[float]]:
     """The logits of the trained target, after it was saved and loaded."""
     defense = subject("defenses", name, SETTINGS.get(f"defenses/{name}")).make(fixtures.QUICK_TRAINING)
-    others = {other: target.to(device) for other, target in fixtures.classifiers(target_references(defense.params)).items()}
+    given = fixtures.classifiers(target_references(defense.params), TEACHERS.get(name, "tiny-cnn"))
+    others = {other: target.to(device) for other, target in given.items()}
     with fixtures.context(targets=others) as context, tempfile.TemporaryDirectory() as folder:
         save_target(defense.fit(replace(context, device=torch.device(device))), Path(folder))
         target = load_target(Path(folder), defense.code()).to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -134,15 +135,18 @@ def _evaluated(subject: Subject, attacked: bool = True) -> CheckContext[Any, Any
 
 
 def _about(subject: Subject) -> BaseTarget:
-    """A target that the analysis can be made of: a single network, or an ensemble."""
+    """A target that the analysis can be made of: a single network, an ensemble, one with exits, or one that learnt in tasks."""
     if _of_prompts(subject):
         return prompt_fixtures.Oracle(_draws(subject))
-    target: Target = fixtures.classifier()
-    try:
-        _table(subject, target)
-    except TargetError:
-        return fixtures.ensemble()
-    return target
+    kinds: tuple[Callable[[], Target], ...] = (fixtures.classifier, fixtures.ensemble, fixtures.adaptive)
+    for make in kinds:
+        target = make()
+        try:
+            _table(subject, target)
+        except TargetError:
+            continue
+        return target
+    return fixtures.stream()
 
 
 def _table(subject: Subject, target: BaseTarget | None = None) -> Table:

@@ -1,0 +1,1 @@
+"""Networks that hold several: exits, widths, and what each of them is worth."""

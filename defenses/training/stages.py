@@ -1,0 +1,134 @@
+"""Stages: trainings of one network, one after the other, each with its own loss, length and part of the network.
+
+A method yields its stages; what comes later may look at what the stages before have made of the network. Each has a checkpoint of its own,
+so a training that is killed in its third stage goes on in its third stage. ``finishing`` is the last one of every student that learns
+features: a linear probe on what it has learnt, or fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from robustkd.contracts import FitContext
+from robustkd.defenses.training.batches import Minibatch
+from robustkd.defenses.training.epochs import train
+from robustkd.defenses.training.params import TrainParams
+from robustkd.defenses.training.recipe import Recipe
+from robustkd.lazy import F
+from robustkd.targets import ClassifierTarget
+from robustkd.targets.activations import last_linear
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class StagedParams(TrainParams):
+    """Parameters of a student that learns features first, in ``epochs``, and labels afterwards."""
+
+    finish: Literal["probe", "finetune"] = Field(
+        "finetune", description="how labels are learnt at the end: by the last linear layer alone, or by all weights"
+    )
+    finish_epochs: int = Field(10, ge=1, description="passes over the training data in which they are")
+    finish_lr: float | None = Field(None, gt=0, description="learning rate there; default lr")
+
+    def with_last_epoch(self) -> StagedParams:
+        """The same, deploying the last epoch: a network that has seen no label has no accuracy to be chosen by."""
+        return self.model_copy(update={"selection": "last"})
+
+    def finishing(self) -> StagedParams:
+        """The same for the last stage."""
+        return self.model_copy(
+            update={
+                "epochs": self.finish_epochs,
+                "lr": self.lr if self.finish_lr is None else self.finish_lr,
+                "milestones": None,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a network.
+
+    Attributes:
+        name: of its checkpoint, unlike those of the other stages.
+        trained: the network, or a target that holds it.
+        recipe: the loss.
+        settings: how long and how fast.
+        parts: what is trained; None trains everything.
+        data: what is changed of the context, such as its training images.
+    """
+
+    name: str
+    trained: ClassifierTarget
+    recipe: Recipe[ClassifierTarget]
+    settings: TrainParams
+    parts: Sequence[nn.Module] | None = None
+    data: Mapping[str, Any] | None = None
+
+
+def run_stages(context: FitContext, stages: Iterable[Stage]) -> None:
+    """Train the stages in order; the next one is asked for when the one before is done. Epochs are counted through in the log."""
+    done = 0
+    for stage in stages:
+        before = done
+
+        def log(epoch: int, metrics: Mapping[str, float], before: int = before) -> None:
+            context.log(before + epoch, metrics)
+
+        own = replace(context, checkpoints=context.checkpoints / stage.name, log=log, **(stage.data or {}))
+        with only(stage.trained.module, stage.parts):
+            train(own, stage.trained, stage.recipe, stage.settings)
+        done += stage.settings.epochs
+
+
+@contextmanager
+def only(module: nn.Module, parts: Sequence[nn.Module] | None) -> Iterator[None]:
+    """Until the end of the block the weights of ``parts`` alone want a gradient; None leaves everything as it is."""
+    if parts is None:
+        yield
+        return
+    wanted = {weight for part in parts for weight in part.parameters()}
+    before = [(weight, weight.requires_grad) for weight in module.parameters()]
+    for weight, _ in before:
+        weight.requires_grad_(weight in wanted)
+    try:
+        yield
+    finally:
+        for weight, flag in before:
+            weight.requires_grad_(flag)
+
+
+class LabelRecipe(Recipe[ClassifierTarget]):
+    """The cross entropy on clean images.
+
+    Args:
+        still: whether the network is in evaluation mode meanwhile, since only its last layer learns: BatchNorm keeps its statistics.
+    """
+
+    def __init__(self, still: bool = False) -> None:
+        self.still = still
+
+    def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """CE(f(x), y)."""
+        if self.still:
+            target.module.eval()
+        return F.cross_entropy(target(batch.x), batch.y), {}
+
+
+def finishing(student: ClassifierTarget, settings: StagedParams, data: Mapping[str, Any] | None = None) -> Stage:
+    """The stage in which the student learns the labels; its epoch is chosen by validation accuracy."""
+    probe = settings.finish == "probe"
+    return Stage(
+        name=settings.finish,
+        trained=student,
+        recipe=LabelRecipe(still=probe),
+        settings=settings.finishing(),
+        parts=[last_linear(student.module)] if probe else None,
+        data=data,
+    )
