@@ -270,16 +270,7 @@ class Results(Tabular):
         for row in (*told["cells"], *told["defenses"]):
             if row["draws"] == 1:
                 del row["draws"]
-            if row["where"] is None:
-                del row["where"]
-            if not row.get("by_queries", True):
-                del row["by_queries"]
-            for name in ("bracket", "detection", "worst_class", "worst_group"):
-                if row.get(name, True) is None:
-                    del row[name]
-            if not row.get("groups", True):
-                del row["groups"]
-            _leave_out_empty(row, "where", "by_queries", "bracket", "detection", "worst_class", "worst_group")
+            _leave_out_empty(row, "where", "by_queries", "bracket", "detection", "worst_class", "worst_group", "groups")
         for one in told["defenses"]:
             for check in one["checks"]:
                 _leave_out_empty(check, "trace")
@@ -355,9 +346,9 @@ class Results(Tabular):
 
 
 def _leave_out_empty(row: dict[str, Any], *names: str) -> None:
-    """Delete the fields that are None or without an entry."""
+    """Delete the fields that are None or have no entry."""
     for name in names:
-        if row.get(name, True) in (None, []):
+        if row.get(name, True) in (None, [], {}):
             del row[name]
 
 
