@@ -31,7 +31,6 @@ def adam(
     """Make an optimiser: Adam (Kingma and Ba 2015)."""
     with large_import():  # as above
         return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
-        return torch.optim.Adam(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 def adamw(

@@ -66,10 +66,21 @@ MADE_OF_MODULES = {
     "targets/redrawn",
     *(
         f"defenses/{name}"
-        for name in ("gal", "hard-augmentation", "quantised-distillation", "random-teacher", "sdedit", "sla-sd")
+        for name in (
+            "dmae",
+            "further-pretraining",
+            "gal",
+            "hard-augmentation",
+            "hybrid-distill",
+            "mae",
+            "quantised-distillation",
+            "random-teacher",
+            "sdedit",
+            "sla-sd",
+        )
     ),
 }
-"""Plug-ins whose own file defines a network, beside architectures and transforms, which all do."""
+"""Plug-ins whose own file, or that of their family, defines a network, beside architectures and transforms, which all do."""
 
 
 @pytest.fixture(scope="module")

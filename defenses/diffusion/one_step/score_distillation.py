@@ -18,7 +18,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, TYPE_CHECKING, TypeAlias
 
 from pydantic import Field
 
@@ -153,7 +153,7 @@ class DirectedDistillation(ScoreDistillation):
         """(B, C', H', W') the gradient of each picture. No gradient is recorded."""
 
 
-Draw = Callable[[torch.Generator], Captions]
+Draw: TypeAlias = "Callable[[torch.Generator], Captions]"
 
 
 def captions_of(context: FitContext[Prompts], teacher: TextToImageTarget, count: int) -> Draw:
