@@ -116,7 +116,7 @@ MOVED: dict[str, str] = {
     ),
     **_into(
         _DEFENSES,
-        f"{_DEFENSES}.self_distillation",
+        f"{_DEFENSES}.distillation.self_distillation",
         "defensive_distillation iterated_self_distillation ps_kd random_teacher sla_sd",
     ),
     **_into(_DEFENSES, f"{_DEFENSES}.ensembles", "ensemble ensemble_at dverge adp gal trs"),

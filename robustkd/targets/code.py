@@ -27,7 +27,7 @@ from robustkd.targets.imports import importing_from
 _OWN = {
     "robustkd.robustbench_bridge:build": "robustkd.integrations.robustbench:build",
     "robustkd.defenses.image.gal:build": "robustkd.defenses.image.ensembles.gal:build",
-    "robustkd.defenses.image.sla_sd:build": "robustkd.defenses.image.self_distillation.sla_sd:build",
+    "robustkd.defenses.image.sla_sd:build": "robustkd.defenses.image.distillation.self_distillation.sla_sd:build",
 }
 """What any card may name, by the name that cards have had from the first, and where it is. Each builds a registered architecture and
 does nothing else."""

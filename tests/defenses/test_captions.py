@@ -14,7 +14,7 @@ import torch
 import robustkd
 from robustkd.contracts import Arrays, FitContext, UsageError
 from robustkd.data import SplitParams, load_splits
-from robustkd.defenses.image.captions.caption_distil import (
+from robustkd.defenses.image.representations.captions.caption_distil import (
     CaptionDistil,
     CaptionDistilParams,
     MimicRecipe,
@@ -22,7 +22,7 @@ from robustkd.defenses.image.captions.caption_distil import (
     preference_loss,
     wrong_captions,
 )
-from robustkd.defenses.image.captions.caption_pretrain import (
+from robustkd.defenses.image.representations.captions.caption_pretrain import (
     CaptionPretrain,
     CaptionPretrainParams,
     CaptionRecipe,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from robustkd.defenses.image.self_distillation.checkpoint_voting import (
+from robustkd.defenses.image.distillation.self_distillation.checkpoint_voting import (
     CheckpointVoting,
     CheckpointVotingParams,
     CheckpointVotingRecipe,
 )
-from robustkd.defenses.image.self_distillation.ps_kd import PSKDParams, PSKDRecipe
+from robustkd.defenses.image.distillation.self_distillation.ps_kd import PSKDParams, PSKDRecipe
 from robustkd.targets import ClassifierTarget
 
 

@@ -16,7 +16,10 @@ from robustkd.contracts.random import SampleRng
 from robustkd.data import Splits, load_splits
 from robustkd.data.splits import SplitParams
 from robustkd.defenses.image.adversarial.pgd_at import PGDAT, PGDATParams
-from robustkd.defenses.image.self_distillation.defensive_distillation import DefensiveDistillation, DefensiveDistillationParams
+from robustkd.defenses.image.distillation.self_distillation.defensive_distillation import (
+    DefensiveDistillation,
+    DefensiveDistillationParams,
+)
 from robustkd.defenses.image.standard import Standard
 from robustkd.evaluation.judging import judge
 from robustkd.targets import load_target, save_target
@@ -174,7 +177,7 @@ def test_a_named_teacher_is_distilled_as_it_is_into_its_own_architecture(context
 def test_a_teacher_of_another_architecture_is_trained_first(
     context: Make, curve: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from robustkd.defenses.image.self_distillation import defensive_distillation as module
+    from robustkd.defenses.image.distillation.self_distillation import defensive_distillation as module
 
     seen: list[Target] = []
     original = module.DistillationRecipe.__init__

@@ -36,19 +36,19 @@ from robustkd.defenses.image.distillation.quantised_distillation import (
     QuantisedDistillationRecipe,
     quantised,
 )
-from robustkd.defenses.image.distillation.sinkd import SinKDParams, SinKDRecipe, sinkhorn_distance
-from robustkd.defenses.image.distillation.taid import TAIDParams, TAIDRecipe
-from robustkd.defenses.image.distillation.tgeo_kd import TGeoKDParams, TGeoKDRecipe, class_means, geometry
-from robustkd.defenses.image.self_distillation import sla_sd
-from robustkd.defenses.image.self_distillation.iterated_self_distillation import IteratedSelfDistillationRecipe
-from robustkd.defenses.image.self_distillation.ps_kd import PSKDParams, PSKDRecipe
-from robustkd.defenses.image.self_distillation.random_teacher import (
+from robustkd.defenses.image.distillation.self_distillation import sla_sd
+from robustkd.defenses.image.distillation.self_distillation.iterated_self_distillation import IteratedSelfDistillationRecipe
+from robustkd.defenses.image.distillation.self_distillation.ps_kd import PSKDParams, PSKDRecipe
+from robustkd.defenses.image.distillation.self_distillation.random_teacher import (
     Projection,
     RandomTeacher,
     RandomTeacherParams,
     RandomTeacherRecipe,
 )
-from robustkd.defenses.image.self_distillation.sla_sd import SLASDParams, SLASDRecipe
+from robustkd.defenses.image.distillation.self_distillation.sla_sd import SLASDParams, SLASDRecipe
+from robustkd.defenses.image.distillation.sinkd import SinKDParams, SinKDRecipe, sinkhorn_distance
+from robustkd.defenses.image.distillation.taid import TAIDParams, TAIDRecipe
+from robustkd.defenses.image.distillation.tgeo_kd import TGeoKDParams, TGeoKDRecipe, class_means, geometry
 from robustkd.defenses.training import Minibatch, Recipe, Teacher
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork, with_auxiliary
 from robustkd.defenses.training.batches import Samples

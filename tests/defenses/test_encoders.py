@@ -14,16 +14,16 @@ from torch import Tensor
 
 from robustkd.contracts import Arrays, FitContext, TargetError, ThreatModel, UsageError
 from robustkd.data import SplitParams, load_splits
-from robustkd.defenses.image.encoders.clip_pretrain import ClipPretrain, ClipPretrainParams, ContrastiveRecipe
-from robustkd.defenses.image.encoders.dcd import DCDParams, DCDRecipe, contrast, hard_negatives, sample_weights
-from robustkd.defenses.image.encoders.encoder_head import EncoderHead, EncoderHeadParams
-from robustkd.defenses.image.encoders.fare import FARE, FAREParams, FARERecipe
-from robustkd.defenses.image.encoders.held_out import without_classes
-from robustkd.defenses.image.encoders.promptkd import PromptKD, PromptKDParams, PromptKDRecipe
-from robustkd.defenses.image.encoders.tecoa import TeCoA, TeCoAParams, TeCoARecipe
-from robustkd.defenses.image.encoders.towers import tuned_copy
-from robustkd.defenses.image.encoders.vl2v_adip import VL2VADiP, VL2VADiPParams, VL2VADiPRecipe
-from robustkd.defenses.image.encoders.vlm_ood import features_where_right, nearest_texts
+from robustkd.defenses.image.representations.encoders.clip_pretrain import ClipPretrain, ClipPretrainParams, ContrastiveRecipe
+from robustkd.defenses.image.representations.encoders.dcd import DCDParams, DCDRecipe, contrast, hard_negatives, sample_weights
+from robustkd.defenses.image.representations.encoders.encoder_head import EncoderHead, EncoderHeadParams
+from robustkd.defenses.image.representations.encoders.fare import FARE, FAREParams, FARERecipe
+from robustkd.defenses.image.representations.encoders.held_out import without_classes
+from robustkd.defenses.image.representations.encoders.promptkd import PromptKD, PromptKDParams, PromptKDRecipe
+from robustkd.defenses.image.representations.encoders.tecoa import TeCoA, TeCoAParams, TeCoARecipe
+from robustkd.defenses.image.representations.encoders.towers import tuned_copy
+from robustkd.defenses.image.representations.encoders.vl2v_adip import VL2VADiP, VL2VADiPParams, VL2VADiPRecipe
+from robustkd.defenses.image.representations.encoders.vlm_ood import features_where_right, nearest_texts
 from robustkd.defenses.training import Adversary, Minibatch, Teacher
 from robustkd.plugin_kit import fixtures
 from robustkd.targets.encoder import EncoderTarget
@@ -94,7 +94,7 @@ def test_a_training_does_not_depend_on_what_is_held_out(context: Any) -> None:
 
 def test_the_contrastive_loss_is_the_formula(context: Any) -> None:
     from robustkd.data.captions import concept_of
-    from robustkd.defenses.image.encoders.pretraining import Pretraining
+    from robustkd.defenses.image.representations.encoders.pretraining import Pretraining
     from robustkd.targets import ClassifierTarget
     from robustkd.targets.two_tower import Texts
 

@@ -27,8 +27,8 @@ from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.attacks.image.engine.feature_losses import squared_distance
 from robustkd.contracts import FitContext, ModelName, Target
 from robustkd.contracts.params import ModelParams
-from robustkd.defenses.image.encoders.held_out import HeldOutDefense, without_classes
-from robustkd.defenses.image.encoders.towers import FromEncoderParams, fresh_student, frozen_towers, tuned_copy
+from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
+from robustkd.defenses.image.representations.encoders.towers import FromEncoderParams, fresh_student, frozen_towers, tuned_copy
 from robustkd.defenses.training import Adversary, Minibatch, Recipe, Teacher, train
 from robustkd.defenses.training.inner import InnerSteps
 from robustkd.targets import ClassifierTarget, frozen

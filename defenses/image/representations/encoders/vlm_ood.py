@@ -26,9 +26,9 @@ from pydantic import Field
 
 from robustkd.attacks.image.engine.feature_losses import info_nce, squared_distance
 from robustkd.contracts import FitContext, Target
-from robustkd.defenses.image.encoders.class_texts import text_pool
-from robustkd.defenses.image.encoders.held_out import HeldOutDefense, without_classes
-from robustkd.defenses.image.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
+from robustkd.defenses.image.representations.encoders.class_texts import text_pool
+from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
+from robustkd.defenses.image.representations.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
 from robustkd.defenses.training import DistillationRecipe, Minibatch, Teacher, train
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget

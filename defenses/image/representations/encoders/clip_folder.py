@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import Field
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Params, Target, UsageError
-from robustkd.defenses.image.encoders.class_texts import Templates
+from robustkd.defenses.image.representations.encoders.class_texts import Templates
 
 _READ = (".json", ".safetensors", ".txt", ".model")
 

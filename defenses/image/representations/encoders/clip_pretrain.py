@@ -25,8 +25,8 @@ from pydantic import Field
 from robustkd.attacks.image.engine.feature_losses import info_nce
 from robustkd.contracts import FitContext, Target
 from robustkd.data.captions import caption, concept_of, phrases, tones_of
-from robustkd.defenses.image.encoders.class_texts import Templates, class_texts, class_vectors
-from robustkd.defenses.image.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
+from robustkd.defenses.image.representations.encoders.class_texts import Templates, class_texts, class_vectors
+from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robustkd.data.concepts import Concept
-    from robustkd.defenses.image.encoders.pretraining import Pretraining
+    from robustkd.defenses.image.representations.encoders.pretraining import Pretraining
 
 _LARGEST_SCALE = 100.0
 
@@ -93,7 +93,7 @@ class ClipPretrain(HeldOutDefense):
 
     def fit(self, context: FitContext) -> Target:
         """Train; the epoch is chosen by zero-shot accuracy on the validation images."""
-        from robustkd.defenses.image.encoders.pretraining import Pretraining  # late: it imports torch
+        from robustkd.defenses.image.representations.encoders.pretraining import Pretraining  # late: it imports torch
 
         p, seen = self.params, without_classes(context, self.params.held_out)
         names = class_texts(context)

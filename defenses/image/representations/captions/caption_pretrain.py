@@ -24,8 +24,8 @@ from pydantic import Field
 
 from robustkd.contracts import FitContext, Target
 from robustkd.data.captions import tones_of
-from robustkd.defenses.image.encoders.class_texts import class_texts
-from robustkd.defenses.image.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
+from robustkd.defenses.image.representations.encoders.class_texts import class_texts
+from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
 from robustkd.defenses.training import Adversary, Minibatch, NetworkParams, Recipe, fresh_network, train
 from robustkd.defenses.training.inner import InnerSteps
 from robustkd.defenses.training.networks import seeded_init

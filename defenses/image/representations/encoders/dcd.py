@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.contracts import FitContext, Target
-from robustkd.defenses.image.encoders.class_texts import text_pool
-from robustkd.defenses.image.encoders.held_out import HeldOutDefense, without_classes
-from robustkd.defenses.image.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
+from robustkd.defenses.image.representations.encoders.class_texts import text_pool
+from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
+from robustkd.defenses.image.representations.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
 from robustkd.defenses.training import DistillationRecipe, Minibatch, Teacher, kl, train
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget

@@ -28,8 +28,8 @@ from pydantic import Field
 from robustkd.contracts import FitContext, ModelName, Target, TargetRef
 from robustkd.contracts.params import ModelParams
 from robustkd.data.captions import tones_of
-from robustkd.defenses.image.captions.caption_pretrain import ADJECTIVES, fresh_captioner, own_captions
-from robustkd.defenses.image.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
+from robustkd.defenses.image.representations.captions.caption_pretrain import ADJECTIVES, fresh_captioner, own_captions
+from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
 from robustkd.defenses.training import Minibatch, Recipe, train
 from robustkd.defenses.training.divergence import relative_entropy
 from robustkd.lazy import F, torch

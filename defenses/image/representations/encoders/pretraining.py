@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from robustkd.defenses.image.encoders.class_texts import class_vectors
+from robustkd.defenses.image.representations.encoders.class_texts import class_vectors
 from robustkd.lazy import F, nn, torch
 from robustkd.targets.two_tower import TEMPERATURE
 

@@ -24,8 +24,8 @@ from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.contracts import FitContext, Target
-from robustkd.defenses.image.encoders.held_out import HeldOutDefense, without_classes
-from robustkd.defenses.image.encoders.towers import FromEncoderParams, tuned_copy, two_towers
+from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
+from robustkd.defenses.image.representations.encoders.towers import FromEncoderParams, tuned_copy, two_towers
 from robustkd.defenses.training import Adversary, Minibatch, Recipe, train
 from robustkd.defenses.training.inner import InnerSteps
 from robustkd.lazy import F

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from robustkd.contracts import FitContext, Target
-from robustkd.defenses.image.encoders.held_out import HeldOutDefense, without_classes
-from robustkd.defenses.image.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
+from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
+from robustkd.defenses.image.representations.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
 from robustkd.defenses.training import DistillationRecipe, Minibatch, kl, train
 from robustkd.targets import ClassifierTarget
 

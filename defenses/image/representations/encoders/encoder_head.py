@@ -22,8 +22,8 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, Params, Target, TargetRef, UsageError
-from robustkd.defenses.image.encoders.class_texts import Templates, class_texts, class_vectors
-from robustkd.defenses.image.encoders.towers import ENCODER, two_towers
+from robustkd.defenses.image.representations.encoders.class_texts import Templates, class_texts, class_vectors
+from robustkd.defenses.image.representations.encoders.towers import ENCODER, two_towers
 from robustkd.lazy import F, torch
 from robustkd.targets import frozen
 from robustkd.targets.encoder import EncoderTarget

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from robustkd.contracts import FitContext, ModelName, TargetRef
 from robustkd.contracts.params import ModelParams
-from robustkd.defenses.image.encoders.held_out import HeldOutParams
+from robustkd.defenses.image.representations.encoders.held_out import HeldOutParams
 from robustkd.defenses.training import Teacher, TrainParams, fresh_network
 from robustkd.defenses.training.networks import teacher as finished
 from robustkd.defenses.training.teachers import unchanged_images

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from robustkd.contracts import FitContext, Target, TargetRef
-from robustkd.defenses.image.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
-from robustkd.defenses.image.encoders.towers import ENCODER, frozen_towers
+from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
+from robustkd.defenses.image.representations.encoders.towers import ENCODER, frozen_towers
 from robustkd.defenses.training import Minibatch, Recipe, Teacher, train
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.networks import teacher as finished
