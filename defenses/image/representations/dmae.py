@@ -48,7 +48,7 @@ def block_at(count: int, depth: float) -> int:
 class DMAERecipe(MaskedRecipe):
     """The reconstruction, and the distance from the teacher's features."""
 
-    def __init__(self, student: ClassifierTarget, teacher: ClassifierTarget, params: DMAEParams) -> None:
+    def __init__(self, student: ClassifierTarget, teacher: Target, params: DMAEParams) -> None:
         super().__init__(student, params.mask)
         self.teacher, self.params = teacher, params
 

@@ -74,9 +74,7 @@ def relation_divergence(teacher: Tensor, student: Tensor) -> Tensor:
 class HybridDistillRecipe(Recipe[ClassifierTarget]):
     """Relations of the one teacher, features of the other."""
 
-    def __init__(
-        self, student: ClassifierTarget, relations: ClassifierTarget, features: ClassifierTarget, params: HybridDistillParams
-    ) -> None:
+    def __init__(self, student: ClassifierTarget, relations: Target, features: Target, params: HybridDistillParams) -> None:
         self.student, self.relations, self.features, self.params = student, relations, features, params
 
     def loss(self, target: Any, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -117,9 +115,7 @@ class HybridDistill(Defense):
             run_stages(context, self._stages(context, student, *teachers))
         return student
 
-    def _stages(
-        self, context: FitContext, student: ClassifierTarget, relations: ClassifierTarget, features: ClassifierTarget
-    ) -> Iterator[Stage]:
+    def _stages(self, context: FitContext, student: ClassifierTarget, relations: Target, features: Target) -> Iterator[Stage]:
         p = self.params
         own, *others = (transformer(one, "hybrid-distill") for one in (student, relations, features))
         for other in others:

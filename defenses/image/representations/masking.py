@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from robustkd.contracts import FitContext, UsageError
+from robustkd.contracts import FitContext, Target, UsageError
 from robustkd.defenses.training import Minibatch, Recipe
 from robustkd.defenses.training.auxiliary import with_auxiliary
 from robustkd.defenses.training.networks import seeded_init
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def transformer(target: ClassifierTarget, who: str) -> TinyViTNetwork:
+def transformer(target: Target, who: str) -> TinyViTNetwork:
     """The network of a target that is made of patches.
 
     Raises:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ from robustkd.condensers.engine.synthetic import Learnt, StepLoss, SyntheticPara
 from robustkd.contracts import Arrays, FitContext, SoftArrays, UsageError
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
-from robustkd.targets.activations import input_hooks
+from robustkd.targets.activations import InputHook, input_hooks
 from robustkd.targets.frozen import frozen
 from robustkd.targets.training import adam
 
@@ -71,10 +71,7 @@ class Statistics:
         self._terms: list[Tensor] = []
         self._hooks = input_hooks(
             self._layers,
-            [
-                lambda layer, arguments, weight=weight: self._terms.append(weight * away(layer, arguments[0]))
-                for weight in self._weights
-            ],
+            [self._noting(weight) for weight in self._weights],
         )
 
     def __enter__(self) -> Statistics:
@@ -83,6 +80,14 @@ class Statistics:
 
     def __exit__(self, *details: object) -> None:
         self._hooks.__exit__(*details)  # type: ignore[arg-type]
+
+    def _noting(self, weight: float) -> InputHook:
+        """A hook that notes how far what a layer is given is away, times ``weight``."""
+
+        def note(layer: Any, arguments: tuple[Any, ...]) -> None:
+            self._terms.append(weight * away(layer, arguments[0]))
+
+        return note
 
     def taken(self) -> Tensor:
         """The sum over the layers of the last pass."""

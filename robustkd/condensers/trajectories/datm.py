@@ -78,8 +78,8 @@ class DATM(TrajectoryMatching):
             answers = torch.cat([flat(expert, samples.take(rows)[0]) for rows in torch.arange(len(samples)).split(_BATCH)])
         right = (answers.argmax(1) == samples.labels).cpu().numpy()
         chosen = []
-        for rows in rows_by_class(context.train.labels).values():
-            order = rng.permutation(rows)
+        for of_class in rows_by_class(context.train.labels).values():
+            order = rng.permutation(of_class)
             # Right ones first; of a class that the expert has not learnt, whatever there is.
             order = np.concatenate([order[right[order]], order[~right[order]]])
             chosen.append(order[: p.images_per_class])
