@@ -39,7 +39,7 @@ def command(names: tuple[str, ...], group: plugins.Group | None, chosen: tuple[s
     given = settings("--set", chosen)
     found: list[tuple[plugins.Group, str]] = []
     for name in names:
-        found += registered_by(name) or [(item, name) for item in groups_of(name, group)]
+        found += registered_by(name) or [(item, name) for item in _tested(groups_of(name, group))]
     for where, name in found:
         _require_parameters(where, name, given)
     told, broken = [], False
@@ -53,6 +53,13 @@ def command(names: tuple[str, ...], group: plugins.Group | None, chosen: tuple[s
         print_reserved(json.dumps(told, indent=1))
     if broken:
         raise click.exceptions.Exit(1)
+
+
+def _tested(groups: list[plugins.Group]) -> list[plugins.Group]:
+    """Those that the suite covers: a guard is a defense and, by the same name, a target; all of them where it covers none."""
+    from robustkd.plugin_kit.suite import is_covered
+
+    return [group for group in groups if is_covered(group)] or groups
 
 
 def _require_parameters(group: plugins.Group, name: str, given: Mapping[str, object]) -> None:

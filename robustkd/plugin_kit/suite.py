@@ -47,6 +47,11 @@ def subject(group: plugins.Group, name: str, settings: Mapping[str, Any] | None 
     return Subject(group, name, plugins.load(group, name), dict(settings or {}))
 
 
+def is_covered(group: plugins.Group) -> bool:
+    """Whether the suite has something to ask of the plug-ins of a group."""
+    return group in PROPERTIES or group in OF_PROMPTS
+
+
 def properties(group: plugins.Group, plugin: type[Any] | None = None) -> Sequence[Property]:
     """What is asked of the plug-ins of a group; of one that is given, what is asked of those for its first kind of data.
 

@@ -116,6 +116,12 @@ def test_the_command_says_what_holds_and_what_does_not(broken, robustkd):
     assert [item["property"] for item in told["properties"] if item["status"] == "failed"] == ["counts-passes"]
 
 
+def test_a_name_of_a_defense_and_of_its_target_is_the_defenses(robustkd):
+    """It ended with an error, as there is no suite for targets."""
+    code, out, _ = robustkd("test-plugin", "negative-prompt", "nasa", "--quiet")
+    assert (code, len(out.splitlines())) == (0, 2)
+
+
 def test_names_and_settings_are_checked(broken, robustkd):
     code, _, err = robustkd("test-plugin", "fien")
     assert code == 2
