@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -81,8 +81,8 @@ class Statistics:
         self._hooks.__enter__()
         return self
 
-    def __exit__(self, *details: object) -> None:
-        self._hooks.__exit__(*details)  # type: ignore[arg-type]
+    def __exit__(self, *details: Any) -> None:
+        self._hooks.__exit__(*details)
 
     def taken(self) -> Tensor:
         """The sum over the layers of the last pass."""

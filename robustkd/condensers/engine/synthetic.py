@@ -105,7 +105,7 @@ def optimised(
     course = [FORMAT, name, settings, context.seed, context.train.digest(), steps]
     identity = hashlib.sha256(json.dumps(course, sort_keys=True).encode()).hexdigest()
     training = _PixelTraining(name, learnt, loss, steps)
-    run(context, training, Checkpoint(context.checkpoints / name, identity), CHECKPOINT_SECONDS)  # type: ignore[arg-type]
+    run(context, training, Checkpoint(context.checkpoints / name, identity), CHECKPOINT_SECONDS)
     return {key: tensor.detach() for key, tensor in training.result.items()}
 
 
