@@ -78,8 +78,8 @@ class Statistics:
         self._hooks.__enter__()
         return self
 
-    def __exit__(self, *details: object) -> None:
-        self._hooks.__exit__(*details)  # type: ignore[arg-type]
+    def __exit__(self, *details: Any) -> None:
+        self._hooks.__exit__(*details)
 
     def _noting(self, weight: float) -> InputHook:
         """A hook that notes how far what a layer is given is away, times ``weight``."""

@@ -90,7 +90,8 @@ def inclusion(p: np.ndarray, gains: np.ndarray, count: int) -> np.ndarray:
         rest = np.argsort(np.where(p > 0, -np.inf, gains))[::-1][: count - support]
         wanted[rest] = 1
         return wanted
-    wanted, certain = np.zeros_like(p), np.zeros(len(p), dtype=bool)
+    wanted: np.ndarray = np.zeros_like(p)
+    certain: np.ndarray = np.zeros(len(p), dtype=bool)
     while True:
         free = ~certain
         wanted[free] = p[free] * (count - certain.sum()) / p[free].sum()
