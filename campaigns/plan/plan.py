@@ -283,7 +283,7 @@ class CellMaker:
         """The cell of an analysis of a defense."""
         use, target = self._campaign.analyses[analysis], trained[defense]
         others, judged = {name: trained[name] for name in use.references}, self._judge_targets(trained)
-        plugin = _with_references(self._plugin_identity(use.kind, use.plugin), others)
+        plugin = _with_references(self._plugin_identity(use.kind, use.plugin, self._campaign.threat), others)
         parts: dict[str, JsonValue] = {"plugin": plugin, "threat": self._threat}
         if measuring := _measuring(self._campaign.threat, trained):
             parts["measured by"] = measuring

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from robustkd import plugins
 from robustkd.contracts import Analysis, BaseAttack, Defense, Judge, StoreError, ThreatModel, inner_params, named_plugins
 from robustkd.contracts.json_value import JsonObject, JsonValue
+from robustkd.contracts.plugin import Plugin
 from robustkd.plugins.nested import PluginSpec
 from robustkd.plugins.sources import source_files
 
@@ -61,6 +62,8 @@ def plugin_identity(kind: str, plugin: Any, threat: ThreatModel | None = None) -
     sources = plugin_sources(plugin)
     source = digest([content_hash(file) for file in sources]) if sources else None
     version = plugin.version if threat is None else plugin.version_for(threat)
+    if not isinstance(plugin, BaseAttack):  # an attack around others carries their versions in its own
+        version = "/".join([version, *_inner_versions(plugin.params, threat)])
     return PluginIdentity(kind, version, params, source)
 
 
@@ -90,6 +93,21 @@ def _named_classes(params: BaseModel) -> Iterator[type[Any]]:
                 yield from _named_classes(inner.params)
             else:
                 yield from _named_classes(inner)
+
+
+def _inner_versions(params: BaseModel, threat: ThreatModel | None) -> Iterator[str]:
+    """The versions of the plug-ins inside of parameters, but for those that never had another: what they change, changes the outcome."""
+    for field in type(params).model_fields:
+        for inner in inner_params(getattr(params, field)):
+            if not isinstance(inner, PluginSpec):
+                yield from _inner_versions(inner, threat)
+                continue
+            made = inner.make()
+            version = made.version if threat is None else made.version_for(threat)
+            if version != Plugin.version:
+                yield version
+            if not isinstance(made, BaseAttack):
+                yield from _inner_versions(inner.params, threat)
 
 
 def _is_built_in(cls: type[Any]) -> bool:

@@ -39,7 +39,6 @@ class CondensedData(Defense):
         super().__init__(params)
         condenser = self.params.condenser.make()
         self.uses_threat = condenser.uses_threat
-        self.version = f"{self.version}/{condenser.version}"
 
     def fit(self, context: FitContext[Arrays]) -> Target:
         """Condense the training data.

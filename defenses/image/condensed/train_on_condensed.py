@@ -85,8 +85,6 @@ class TrainOnCondensed(Defense):
         super().__init__(params)
         self._recipe: Defense = self.params.recipe.make()
         self.uses_threat = self._recipe.uses_threat
-        self.revisions = self._recipe.revisions
-        self.version = f"{self.version}/{self._recipe.version}"
 
     @override
     def files(self) -> list[Path]:
