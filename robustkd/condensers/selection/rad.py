@@ -85,12 +85,13 @@ def equilibrium(gains: np.ndarray, errors: int) -> np.ndarray:
 def inclusion(p: np.ndarray, gains: np.ndarray, count: int) -> np.ndarray:
     """(N,) probabilities of being drawn, none above 1, that sum to ``count``: min(1, c p), and where p leaves too few, the next by g."""
     support = int((p > 0).sum())
+    wanted: np.ndarray
     if support <= count:
         wanted = (p > 0).astype(float)
         rest = np.argsort(np.where(p > 0, -np.inf, gains))[::-1][: count - support]
         wanted[rest] = 1
         return wanted
-    wanted: np.ndarray = np.zeros_like(p)
+    wanted = np.zeros_like(p)
     certain: np.ndarray = np.zeros(len(p), dtype=bool)
     while True:
         free = ~certain
