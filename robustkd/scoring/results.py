@@ -276,6 +276,7 @@ class Results(Tabular):
                 _leave_out_empty(check, "trace")
             for table in one["analyses"].values():
                 del table["certificate"]  # of each sample; the store has it
+                _leave_out_empty(table, "parts")
         if not told["served"]:
             del told["served"]
         told["claims"] = [asdict(claim) for claim in self.claims]
@@ -346,9 +347,9 @@ class Results(Tabular):
 
 
 def _leave_out_empty(row: dict[str, Any], *names: str) -> None:
-    """Delete the fields that are None or have no entry."""
+    """Delete the fields that are None or 0, or have no entry."""
     for name in names:
-        if row.get(name, True) in (None, [], {}):
+        if row.get(name, True) in (None, [], {}, 0):
             del row[name]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import robustkd
-from robustkd.checks.trajectory import _gains
+from robustkd.checks.trajectory import _gains, _paths
 from robustkd.contracts import CheckContext, ThreatModel
 from robustkd.evaluation.images import evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.evaluation.suite import _spent
@@ -76,6 +76,6 @@ def test_passes_that_would_repeat_count_as_spent(problem):
 
     def gains(one):
         standing = batch.select(torch.as_tensor(np.flatnonzero(one.standing)))
-        return _gains(CheckContext(target, batch, threat, {"pgd": one}, 0), one, standing)
+        return _gains(_paths(CheckContext(target, batch, threat, {"pgd": one}, 0), one, standing))
 
     np.testing.assert_allclose(gains(found), gains(without), atol=1e-5)

@@ -226,6 +226,8 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "pez": {"tokens": 2, "steps": 2},
     "p4d": {"tokens": 2, "steps": 2, "original": "original"},
     "qf": {"tokens": 2, "steps": 2},
+    "ring-a-bell": {"tokens": 2, "population": 4, "generations": 2, "frames": ["{}"]},
+    "concept-inversion": {"steps": 2},
     "test-cases": {"files": ["found.csv"]},
 }
 
@@ -241,6 +243,8 @@ def test_every_attack_on_drawing_models_attacks_it(
     attack = plugins.make("attacks", {"kind": kind, **ATTACKS[kind]}).with_targets({"original": loaded(folder)})
     found = evaluate_prompt_attack(target, attack, batch, attack.threat_for(ThreatModel.by_prompt(3)), judges)
     assert (found.outcome.attempts >= (1 if kind == "no-attack" else 2)).all()  # a search may find no other text
+    if attack.traits.space == "embeddings":
+        return  # what it found is no text that could be given anew
     for row, transcript in enumerate(found.transcripts):
         picture = drawn_for(target, transcript.prompt, transcript.seed)
         torch.testing.assert_close(picture, found.adversarial[row], atol=1e-5, rtol=0)

@@ -241,7 +241,7 @@ def test_completion_is_a_script_of_the_shell(shell):
     [
         ("robustkd lea", {"leaderboard"}),
         ("robustkd run quick", {"quickstart"}),
-        ("robustkd describe pg", {"pgd", "pgd-at", "pgd0", "pgn"}),
+        ("robustkd describe pg", {"pg-sb", "pgd", "pgd-at", "pgd0", "pgn"}),
         ("robustkd attack pg", {"pgd", "pgd0", "pgn"}),
         ("robustkd init ens", {"ensemble"}),
         ("robustkd new def", {"defense"}),

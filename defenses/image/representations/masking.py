@@ -70,8 +70,9 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
         """(B, V, width) tokens of the patches at (B, V) places -> (B, N, pixels of a patch)."""
         batch, count = len(tokens), self.positions.shape[1]
-        whole = self.absent.to(tokens).expand(batch, count, -1)
-        whole = whole.scatter(1, places.unsqueeze(2).expand(-1, -1, tokens.shape[2]), self.embed(tokens))
+        visible = self.embed(tokens)  # in bfloat16 under autocast
+        whole = self.absent.to(visible).expand(batch, count, -1)
+        whole = whole.scatter(1, places.unsqueeze(2).expand(-1, -1, tokens.shape[2]), visible)
         pixels: Tensor = self.pixels(self.norm(self.block(whole + self.positions)))
         return pixels
 
