@@ -12,16 +12,13 @@ import numpy as np
 from robustkd import plugins
 from robustkd.contracts import Arrays, Defense, SoftArrays, Target, ThreatModel, target_references
 from robustkd.plugin_kit import fixtures
+from robustkd.plugin_kit.properties.killed import resumed
 from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, require
 from robustkd.targets import load_target, save_target
 from robustkd.targets.condensed import CondensedTarget
 
 QUICK = {"model": "tiny-cnn", "steps": 4, "images_per_class": 2, "student_steps": 2, "max_start": 1, "batch_size": 16}
 """Parameters that many condensers have, small."""
-
-
-class _Killed(BaseException):
-    """Stands for a kill; nobody catches it."""
 
 
 def makes_images(subject: Subject) -> None:
@@ -67,26 +64,10 @@ def stored_whole(subject: Subject) -> None:
 
 def condensing_survives_a_kill(subject: Subject) -> None:
     """Killed after its first report and run again, it ends with the set of a run that was never killed."""
-    told: list[int] = []
-
-    def dying(epoch: int, metrics: Mapping[str, float]) -> None:
-        told.append(epoch)
-        raise _Killed
-
-    defense = _defense(subject)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with fixtures.context(targets=_others(defense), checkpoints=Path(folder) / "killed", log=dying) as context:
-                defense.fit(context)
-        except _Killed:
-            pass
-        if not told:
-            raise NotApplicable("it reports nothing: it is done at once, or starts over")
-        with fixtures.context(targets=_others(defense), checkpoints=Path(folder) / "killed") as context:
-            resumed = _defense(subject).fit(context)
-    assert isinstance(resumed, CondensedTarget)
+    again = resumed(lambda: _defense(subject), _others, "nothing")
+    assert isinstance(again, CondensedTarget)
     require(
-        resumed.arrays.digest() == _condensed(subject).arrays.digest(),
+        again.arrays.digest() == _condensed(subject).arrays.digest(),
         "taken up again it ends with another set",
         "keep what changes from step to step in context.checkpoints; draw from the seed and the step",
     )

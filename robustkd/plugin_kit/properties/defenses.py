@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 from robustkd.contracts import BaseTarget, Defense, FitContext, Target, ThreatModel, target_references
 from robustkd.lazy import torch
 from robustkd.plugin_kit import fixtures
+from robustkd.plugin_kit.properties.killed import resumed
 from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
 from robustkd.targets import fingerprint, load_target, save_target
-
-
-class _Killed(BaseException):
-    """Stands for a kill; nobody catches it."""
 
 
 def trains(subject: Subject) -> None:
@@ -47,25 +43,9 @@ def deterministic(subject: Subject) -> None:
 
 def survives_a_kill(subject: Subject) -> None:
     """Killed after its first epoch and run again, it ends with the weights of a training that was never killed."""
-    told: list[int] = []
-
-    def dying(epoch: int, metrics: Mapping[str, float]) -> None:
-        told.append(epoch)
-        raise _Killed
-
-    defense = _defense(subject)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with fixtures.context(targets=_others(defense), checkpoints=Path(folder) / "killed", log=dying) as context:
-                defense.fit(context)
-        except _Killed:
-            pass
-        if not told:
-            raise NotApplicable("it reports no epochs: it is done at once, or starts over")
-        with fixtures.context(targets=_others(defense), checkpoints=Path(folder) / "killed") as context:
-            resumed = _defense(subject).fit(context)
+    again = resumed(lambda: _defense(subject), _others, "no epochs")
     require(
-        fingerprint(resumed) == fingerprint(_fitted(subject)),
+        fingerprint(again) == fingerprint(_fitted(subject)),
         "taken up again it ends in other weights",
         "name what changes from step to step in the recipe's state; draw from batch.rng, not from a generator of your own",
     )
