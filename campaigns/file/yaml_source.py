@@ -41,6 +41,12 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        """As PyYAML does, up to ``DEEPEST`` levels: it reads a thousand brackets ahead before a node is composed of the first."""
+        if self.flow_level > DEEPEST:
+            raise _too_deep(self._file)
+        super().fetch_flow_collection_start(token)
+
 
 def _too_deep(name: str) -> UsageError:
     return UsageError(f"{name}: nested more than {DEEPEST} levels deep", fix="a campaign needs about five")

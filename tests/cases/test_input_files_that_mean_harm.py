@@ -53,10 +53,10 @@ NAMES = {
 
 
 def refused(read, *arguments) -> None:
-    began = time.process_time()
+    began = time.thread_time()  # not the process's: threads that earlier tests left behind are not what is asked
     with pytest.raises(RobustkdError) as told:
         read(*arguments)
-    assert time.process_time() - began < 1.0
+    assert time.thread_time() - began < 1.0
     said = str(told.value)
     assert len(said) < 3000
     assert "\x1b" not in said
