@@ -36,7 +36,7 @@ quickstart: install
 	$(BIN)/robustkd run quickstart
 
 test: install
-	$(BIN)/pytest -n 2 -m "not slow and not network and not notebook"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not network and not notebook"
 
 # Run every notebook of the documentation; they fail where a cell does.
 notebooks: install

@@ -2,7 +2,8 @@
 
 ``mnist_lenet5_adv``, ``mnist_lenet5_clean`` and ``cifar10_resnet20`` are trained networks of the measuring data. ``pgd_at``,
 ``fgsm_at`` and ``mnist_large_eps`` are trained here, by robustkd, once: the last two with a single step and at a large eps, so that their
-gradients mislead, the first one's a single step alone. ``resnet18`` and ``wrn-28-10`` have random weights and are there for their cost.
+gradients mislead, the first one's a single step alone. ``digits_100`` (by PGD) and ``digits_1000`` (plainly) are trained on two and three
+digits of MNIST in a row, and have as many classes. ``resnet18`` and ``wrn-28-10`` have random weights and are there for their cost.
 """
 
 from __future__ import annotations
@@ -33,22 +34,28 @@ EPS = {
     "pgd_at": 0.1,
     "fgsm_at": 0.1,
     "mnist_large_eps": 0.3,
+    "digits_100": 0.15,
+    "digits_1000": 0.05,
     "resnet18": 8 / 255,
 }
 _TRAINED_HERE = {
     "pgd_at": ("networks", "pgd-at"),
     "fgsm_at": ("networks", "fgsm-at"),
     "mnist_large_eps": ("networks-mnist", "large-eps-at"),
+    "digits_100": ("networks-digits-100", "pgd-at"),
+    "digits_1000": ("networks-digits-1000", "plain"),
 }
 """The campaign file and the defense of it that a network is."""
 _MNIST_TRAINING = 8000
 """How many of MNIST's 10,000 test images the campaign on them trains with. The measuring data have no others."""
+_MNIST = {"mnist_large_eps": "mnist.npz", "digits_100": "digits_100.npz", "digits_1000": "digits_1000.npz"}
+"""Archives that are made of MNIST's test images, of those networks that are trained on them."""
 _RANDOM = {"resnet18": ("resnet18", {}), "wrn-28-10": ("wrn", {"depth": 28, "width": 10})}
 
 
 def there(name: str) -> bool:
     """Whether ``load`` can give it on this machine."""
-    if name == "mnist_large_eps":
+    if name in _MNIST:
         return (SHARED / "mnist").is_dir()
     return name in _RANDOM or name in (*_TRAINED_HERE, "digits") or (SHARED / "networks" / f"{name}.safetensors").is_file()
 
@@ -96,8 +103,8 @@ def _shared(name: str, images: int) -> tuple[nn.Module, Tensor, Tensor]:
 
 def _trained(name: str, images: int) -> tuple[nn.Module, Tensor, Tensor]:
     network = load_target(train(name)).module
-    if name == "mnist_large_eps":
-        test = load_splits("npz", {"file": str(_mnist())}, SplitParams(test=images)).test
+    if name in _MNIST:
+        test = load_splits("npz", {"file": str(_mnist(name))}, SplitParams(test=images)).test
     else:
         test = load_splits("fashion-mnist", {}, SplitParams(train=8000, test=images)).test
     return network, torch.as_tensor(test.unit()), torch.as_tensor(test.labels).long()
@@ -109,8 +116,8 @@ def train(name: str) -> Path:
     folder = TRAINED / campaign
     if found := _finished_training(folder, defense):
         return found
-    if name == "mnist_large_eps":
-        _mnist()
+    if name in _MNIST:
+        _mnist(name)
     command = [sys.executable, "-m", "robustkd", "run", str(HERE / f"{campaign}.yaml"), "--out", str(folder), "--no-track"]
     subprocess.run([*command, "--quiet"], check=True, stdout=subprocess.DEVNULL)
     if found := _finished_training(folder, defense):
@@ -123,16 +130,28 @@ def _finished_training(folder: Path, defense: str) -> Path | None:
     return next((found for found, meta in metas if meta["kind"] == "train" and meta["defense"] == defense), None)
 
 
-def _mnist() -> Path:
-    """MNIST's test images as an archive with a part to train with."""
-    archive = TRAINED / "mnist.npz"
+def _mnist(name: str) -> Path:
+    """MNIST's test images, or rows of them, as an archive with a part to train with."""
+    archive = TRAINED / _MNIST[name]
     if not archive.is_file():
         images = load_splits("mnist", {"root": str(SHARED / "mnist")}, SplitParams()).test
         x, y = np.asarray(images.images), np.asarray(images.labels)
+        parts = (x[:_MNIST_TRAINING], y[:_MNIST_TRAINING]), (x[_MNIST_TRAINING:], y[_MNIST_TRAINING:])
+        if name != "mnist_large_eps":
+            digits = len(name.removeprefix("digits_")) - 1
+            parts = _rows_of_digits(*parts[0], digits, 20_000, seed=0), _rows_of_digits(*parts[1], digits, 1_000, seed=1)
         archive.parent.mkdir(parents=True, exist_ok=True)
-        trained, tested = slice(_MNIST_TRAINING), slice(_MNIST_TRAINING, None)
-        np.savez(archive, x_train=x[trained], y_train=y[trained], x_test=x[tested], y_test=y[tested])
+        (x_train, y_train), (x_test, y_test) = parts
+        np.savez(archive, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return archive
+
+
+def _rows_of_digits(x: np.ndarray, y: np.ndarray, digits: int, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` images of so many digits beside each other, at half their size, and the numbers that they show."""
+    chosen = np.random.default_rng(seed).integers(len(x), size=(count, digits))
+    half = x.reshape(len(x), 14, 2, 14, 2).astype(np.float64).mean((2, 4)).round().astype(np.uint8)
+    rows = half[chosen].transpose(0, 2, 1, 3).reshape(count, 14, 14 * digits)
+    return rows, y[chosen].astype(np.int64) @ 10 ** np.arange(digits - 1, -1, -1)
 
 
 def _digits(images: int) -> tuple[nn.Module, Tensor, Tensor]:

@@ -16,6 +16,10 @@ collect_ignore = ["plugin_example"]  # a package of its own, whose tests need it
 # Workers of xdist have it, and commands keep to it; a pipe has no width, and what is printed into one is what tests read.
 os.environ.pop("COLUMNS", None)
 
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # child processes as well: two of them on two cores with two threads each only wait
+
 torch.set_num_threads(1)  # the tests' networks are too small to gain from more, and xdist fills the cores
 
 

@@ -164,7 +164,7 @@ def test_an_attack_finds_the_same_with_replays(monkeypatch: pytest.MonkeyPatch, 
     assert torch.equal(once.forwards, again.forwards)
 
 
-@pytest.mark.parametrize("attack", ["pgd", "apgd-ce", "autoattack", "cw-l2"])
+@pytest.mark.parametrize("attack", ["pgd", "apgd-ce", pytest.param("autoattack", marks=pytest.mark.slow), "cw-l2"])
 def test_attacks_from_python_are_replayed(monkeypatch: pytest.MonkeyPatch, worth: None, attack: str) -> None:
     monkeypatch.setattr(cuda_graphs, "_on_cuda", lambda x: True)
     recorder, model, x = recording(monkeypatch), classifier().module, images(6).detach()

@@ -65,7 +65,13 @@ def found_by(attack, net, x, y, index=None):
 @pytest.mark.parametrize(("kind", "params", "norm"), CASES, ids=lambda value: getattr(value, "__name__", str(value)))
 @pytest.mark.parametrize(
     ("dimension", "count", "classes", "spread"),
-    [(10, 20, 3, 0.1), (20, 10, 10, 0.01), (100, 1, 5, 0.1), (30, 5, 2, 0.01), (784, 4, 5, 0.1)],
+    [
+        (10, 20, 3, 0.1),
+        (20, 10, 10, 0.01),
+        (100, 1, 5, 0.1),
+        (30, 5, 2, 0.01),
+        pytest.param(784, 4, 5, 0.1, marks=pytest.mark.slow),
+    ],
 )
 def test_near_the_optimum(kind, params, norm, dimension, count, classes, spread):
     net, x, y = problem(dimension, count, classes, spread)

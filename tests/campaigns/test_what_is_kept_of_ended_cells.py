@@ -36,6 +36,7 @@ def notes() -> int:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_few_notes_are_in_memory_and_the_results_are_of_all(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "NOTES_IN_MEMORY", KEPT, raising=False)
     attacks = {f"a{n}": f"{{kind: pgd, steps: 1, step_size: {n / 1000}}}" for n in range(1, CELLS + 1)}

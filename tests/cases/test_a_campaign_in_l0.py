@@ -48,6 +48,7 @@ def test_an_attack_that_is_too_weak_is_told_with_attacks_in_l0(trained):
     assert report.remedy.robust_accuracy < 0.5, report.remedy
 
 
+@pytest.mark.slow
 def test_autoattack_in_l0_is_enough_for_the_reference(trained):
     net, x, y = trained
     aa = {"kind": "autoattack", "steps": 5, "queries": 1000}

@@ -89,6 +89,7 @@ def robustkd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     return call
 
 
+@pytest.mark.slow
 def test_every_defense_has_a_number_under_every_attack(robustkd: Callable[..., str]) -> None:
     assert "1 of 3 requests of i2p.csv have more than 8 tokens and are left out" in " ".join(robustkd("plan", "c.yaml").split())
     robustkd("run", "c.yaml", "--workers", "0", "--no-track", "--device", "cpu", "--quiet", "--out", "out")

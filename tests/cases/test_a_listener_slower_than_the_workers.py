@@ -17,7 +17,7 @@ from support.campaigns import tiny_campaign
 
 distributed = pytest.importorskip("distributed")
 
-ATTACKS = {f"pgd{steps}": f"{{kind: pgd, steps: {steps}}}" for steps in range(1, 9)}
+ATTACKS = {f"pgd{steps}": f"{{kind: pgd, steps: {steps}}}" for steps in range(1, 6)}
 
 
 class Slow(Observer):

@@ -14,7 +14,7 @@ SLOW = """\
 import sys, time
 if any("engines.child" in word for word in sys.orig_argv):
     open(__file__ + ".started", "a").write("child ")
-    time.sleep(12)
+    time.sleep(8)
 """
 
 
@@ -24,9 +24,9 @@ def test_what_a_cell_may_take_begins_when_the_cell_does(tmp_path, monkeypatch):
     (tmp_path / "slow/sitecustomize.py").write_text(SLOW)
     monkeypatch.syspath_prepend(tmp_path / "slow")
     plan = planning.build(spec.from_text(tiny_campaign("slow", train=40, test=8), "s.yaml", None))
-    engine = LocalEngine(LocalEngine.Params(workers=1), limits=Limits(cell_hours=10 / 3600, retries=0))
+    engine = LocalEngine(LocalEngine.Params(workers=1), limits=Limits(cell_hours=7 / 3600, retries=0))
     results = run(plan, tmp_path / "out", engine, device="cpu")
     assert (tmp_path / "slow/sitecustomize.py.started").read_text() == "child "
     assert not results.incomplete, results
     store = Store(tmp_path / "out")
-    assert all(store.get(cell.id).meta.wall_seconds < 10 for cell in plan.cells)
+    assert all(store.get(cell.id).meta.wall_seconds < 7 for cell in plan.cells)

@@ -45,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [pytest.param("attack", marks=pytest.mark.slow), "run"])
 def test_only_json_is_on_standard_output(folder: Path, command: str) -> None:
     argv = [sys.executable, "-m", "robustkd", *COMMANDS[command]]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=True)

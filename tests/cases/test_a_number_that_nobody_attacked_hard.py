@@ -65,9 +65,9 @@ def test_a_strong_attack_on_an_honest_network_is_believed_and_costs_little(linea
 @pytest.mark.parametrize(
     ("attacks", "disguise"),
     [
-        ("fgsm", DISGUISES["noise"]),
         ("fgsm", opaque),
-        ("fgsm", DISGUISES["detached"]),
+        pytest.param("fgsm", DISGUISES["noise"], marks=pytest.mark.slow),
+        pytest.param("fgsm", DISGUISES["detached"], marks=pytest.mark.slow),
         pytest.param(WEAK, opaque, marks=pytest.mark.slow),
     ],
 )

@@ -164,7 +164,7 @@ def test_a_worker_that_keeps_what_a_cell_returned_holds_up_no_other(cluster, tmp
 
     async def late(future, *arguments, **keywords):
         if "pgd1" in future.key:
-            await asyncio.sleep(15)
+            await asyncio.sleep(8)
         return await fetched(future, *arguments, **keywords)
 
     monkeypatch.setattr(distributed.Future, "_result", late)

@@ -110,6 +110,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 def test_a_campaign_attacks_and_checks_a_model_in_float32_whose_own_file_asks_for_less(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "coarse.yaml").write_text(

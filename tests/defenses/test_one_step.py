@@ -73,7 +73,9 @@ def test_what_is_distilled_draws_in_one_step_and_only_its_unet_has_moved(kind: s
     assert all(torch.equal(weight, before[name]) for name, weight in base().module.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["swiftbrush", "disback", "hyper-sd"])
+@pytest.mark.parametrize(
+    "kind", ["hyper-sd", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("swiftbrush", "disback"))]
+)
 def test_a_distillation_that_is_interrupted_ends_with_the_same_bits(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +278,7 @@ def test_sfd_has_not_changed_as_a_member() -> None:
     assert "updates" not in plugins.make("defenses", spec).params.model_dump()  # so that stored cells keep their identity
 
 
+@pytest.mark.slow
 def test_disback_walks_back_from_what_knows_the_generators_pictures_to_the_teacher() -> None:
     spec = {**QUICK, "steps": 6, "degradation_steps": 9, "degradation_lr": 3e-3}
     plain = fitted({"kind": "dmd2", **QUICK, "steps": 6}, base=base())

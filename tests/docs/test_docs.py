@@ -25,6 +25,11 @@ SLOW = {
     "start.md",
     "ensembles.md",
     "adaptive-attacks.md",
+    "adaptive-networks.md",
+    "campaign-file.md",
+    "ci.md",
+    "distilled-data.md",
+    "encoders.md",
 }  # packages installed, networks trained, many checks
 # These take minutes or never end; that they exist, and read their file, is checked here, and they are run elsewhere.
 LONG = {

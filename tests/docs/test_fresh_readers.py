@@ -76,15 +76,8 @@ class Reader:
         assert done.returncode == 0, f"{self.page.name}: {shlex.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "add-an-attack.md",
-        pytest.param("add-a-defense.md", marks=pytest.mark.slow),
-        pytest.param("add-a-check.md", marks=pytest.mark.slow),
-        pytest.param("add-a-judge.md", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["add-an-attack.md", "add-a-defense.md", "add-a-check.md", "add-a-judge.md"])
 def test_a_page_is_all_that_it_takes(page, tmp_path):
     reader = Reader(tmp_path / "checkout", PAGES / page)
     reader.copies_the_repository()
