@@ -10,7 +10,7 @@ CPU_TORCH   ?= https://download.pytorch.org/whl/cpu
 ACCELERATOR ?= $(shell command -v nvidia-smi rocminfo xpu-smi)
 TORCH       := $(shell grep -ohE '"torch(vision)?>=[^"]+"' setup.py | sort -u)
 
-.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-campaign bench-cluster doctor-lock verify-strength bench chaos chaos-cluster zoo exam tour gallery docs clean
+.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-campaign bench-cluster doctor-lock verify-strength bench chaos chaos-cluster zoo exam tour gallery docs numbers clean
 
 install: $(STAMP)
 
@@ -100,6 +100,10 @@ chaos: install
 # A real Dask cluster, and Slurm where its daemons and dask-jobqueue are installed.
 chaos-cluster: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/cluster.py
+
+# Where each number of the docs came from, and which are older than what they speak of; fails where one is.
+numbers: install
+	$(BIN)/python benchmarks/documented.py --strict
 
 zoo: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo/zoo.py
