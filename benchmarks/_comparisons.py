@@ -219,6 +219,7 @@ COMPARISONS: dict[str, Comparison] = {
     ),
     "si-fgsm": Comparison("linf", "si-fgsm", {"torchattacks": _torchattacks("SINIFGSM", **_STEPS)}, {"look_ahead": True}),
     "vmi-fgsm": Comparison("linf", "vmi-fgsm", {"torchattacks": _torchattacks("VMIFGSM", **_STEPS)}, {"neighbours": 5}),
+    "vni-fgsm": Comparison("linf", "vni-fgsm", {"torchattacks": _torchattacks("VNIFGSM", **_STEPS)}, {"neighbours": 5}),
     "apgd-ce": Comparison(
         "linf",
         "apgd-ce",
@@ -337,6 +338,12 @@ COMPARISONS |= {
         )
         for norm in ("linf", "l2")
     },
+    **{
+        f"geoda-{norm}": Comparison(norm, "geoda", {"art": _peers.by_decisions(norm, _peers.art_geoda)})
+        for norm in ("linf", "l2")
+    },
+    "rays-linf": Comparison("linf", "rays", {"authors": _peers.by_decisions("linf", _peers.authors_rays)}),
+    "simba-l2": Comparison("l2", "simba", {"art": _peers.by_decisions("l2", _peers.art_simba)}, {"basis": "pixel"}),
     "patch-rs": Comparison("patch", "patch-rs", {"authors": _peers.authors_sparse_rs("patches")}, threat=_patch_anywhere),
     "patch-at-a-place": Comparison("patch", "pgd", {"art": _peers.art_masked_pgd}, threat=_patch_in_the_corner),
     "rotate-grid": Comparison(
@@ -357,4 +364,13 @@ MINIMUM_NORM = (
     "fab-l1",
     "deepfool-l2",
 )
-MINIMUM_NORM += ("deepfool-linf", "ead", "sigma-zero", "hopskipjump-linf", "hopskipjump-l2")
+MINIMUM_NORM += (
+    "deepfool-linf",
+    "ead",
+    "sigma-zero",
+    "hopskipjump-linf",
+    "hopskipjump-l2",
+    "geoda-linf",
+    "geoda-l2",
+    "rays-linf",
+)

@@ -2,7 +2,7 @@
 
 Authors' files are not packages. ``ROBUSTKD_AUTHORS`` names a folder that holds them: ``rs_attacks.py`` and ``utils.py`` of
 github.com/fra31/sparse-rs, ``autoattack/spgd.py`` of github.com/CityU-MLO/sPGD, ``pgd_attacks_pt.py`` and ``utils_pt.py`` of
-github.com/fra31/sparse-imperceivable-attacks.
+github.com/fra31/sparse-imperceivable-attacks, ``RayS.py`` of github.com/uclaml/RayS.
 """
 
 from __future__ import annotations
@@ -90,6 +90,35 @@ def art_hopskipjump(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:
     order: float | int = float("inf") if norm == "linf" else 2
     attack = art.attacks.evasion.HopSkipJump(_classifier(model, x), norm=order, verbose=False)
     attack.generate(x.cpu().numpy(), y.cpu().numpy())
+
+
+def art_geoda(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:
+    """ART's, with its own settings; its tolerance of 0.1 is that of images up to 255."""
+    import art.attacks.evasion
+    import numpy as np
+
+    vars(np).setdefault("mat", np.asmatrix)  # ART 1.20 asks for it, NumPy 2 has it no more
+    order: float | int = float("inf") if norm == "linf" else 2
+    attack = art.attacks.evasion.GeoDA(_classifier(model, x), norm=order, bin_search_tol=0.01, verbose=False)
+    attack.generate(x.cpu().numpy(), y.cpu().numpy())
+
+
+def art_simba(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:
+    """ART's, one pixel of one channel a step."""
+    import art.attacks.evasion
+
+    probabilities = nn.Sequential(model, nn.Softmax(1)).eval()
+    attack = art.attacks.evasion.SimBA(_classifier(probabilities, x), attack="px", epsilon=0.2, verbose=False)
+    attack.generate(x.cpu().numpy(), y.cpu().numpy())
+
+
+def authors_rays(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:
+    """RayS, which draws nothing."""
+    sys.modules.setdefault("pgbar", types.ModuleType("pgbar"))
+    vars(sys.modules["pgbar"])["progress_bar"] = lambda *_: None
+    asked = types.SimpleNamespace(predict_label=lambda images: model(images).argmax(1))
+    with _without_cuda():
+        _authors("RayS").RayS(asked, epsilon=0.0).attack_hard_label(x, y)
 
 
 def art_masked_pgd(job: Job) -> Attack:

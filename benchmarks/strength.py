@@ -25,7 +25,11 @@ OTHERS = (
     ("pgd0", "mnist_lenet5_clean", 10.0, 60),
     ("hopskipjump-linf", "mnist_lenet5_clean", 0.2, 30),
     ("hopskipjump-l2", "mnist_lenet5_clean", 2.0, 30),
-    ("patch-rs", "cifar10_resnet20", 3.0, 40),
+    ("geoda-linf", "mnist_lenet5_clean", 0.2, 30),
+    ("geoda-l2", "mnist_lenet5_clean", 2.0, 30),
+    ("rays-linf", "mnist_lenet5_clean", 0.2, 30),
+    ("simba-l2", "cifar10_resnet20", 2.0, 40),
+    ("patch-rs", "cifar10_resnet20", 3.0, 200),
     ("patch-at-a-place", "pgd_at", 9.0, 100),
     ("rotate-grid", "mnist_lenet5_adv", 1.0, 100),
 )
@@ -37,6 +41,10 @@ BUDGETS: dict[str, JsonObject] = {
     "pgd0": {"steps": 20, "step_size": 0.15},
     "hopskipjump-linf": {"queries": 1000},
     "hopskipjump-l2": {"queries": 1000},
+    "geoda-linf": {"queries": 1000},
+    "geoda-l2": {"queries": 1000},
+    "rays-linf": {"queries": 1000},
+    "simba-l2": {"queries": 500},
     "patch-rs": {"queries": 200},
     "patch-at-a-place": {"steps": 20, "step_size": 0.1},
     "rotate-grid": {"rotations": 5, "translations": 3},
@@ -88,7 +96,7 @@ def main(
         if network not in networks.split(",") or comparison not in comparisons.split(",") or not _networks.there(network):
             continue
         budget = BUDGETS.get(comparison, {"steps": 100} if comparison in MINIMUM_NORM else {"steps": 10, "step_size": eps / 4})
-        if comparison in ("mi-fgsm", "ni-fgsm", "di2-fgsm", "ti-fgsm", "si-fgsm", "vmi-fgsm"):
+        if comparison in ("mi-fgsm", "ni-fgsm", "di2-fgsm", "ti-fgsm", "si-fgsm", "vmi-fgsm", "vni-fgsm"):
             budget = {"steps": 10, "step_size": eps / 10}
         jobs = [
             Job(comparison, who, network, images or count, eps, budget, device=device)
