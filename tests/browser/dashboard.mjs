@@ -87,6 +87,19 @@ const seen = await withBrowser(async (browser) => {
   await picture(page, folder, "mlflow-7-report", false);
   told.report = await frame.evaluate(() => document.querySelector("#found")?.textContent);
 
+  // An address without a workflow, as MLflow's own links are, in a browser that was never here; then with the other choice made.
+  const stranger = await (await browser.createBrowserContext()).newPage();
+  const plain = page.url().replace(/[?&]workflowType=[^&]*/, "").replace(/[?].*$/, "");
+  await stranger.goto(plain);
+  await shows(stranger, "Model registry");
+  await settled();
+  told.linked = { address: stranger.url(), words: await words(stranger) };
+  await stranger.evaluate(() => localStorage.setItem("mlflow.workflowType_v1", '"genai"'));
+  await stranger.goto("about:blank");
+  await stranger.goto(plain);
+  await shows(stranger, "Evaluation runs");
+  told.chosen = await words(stranger);
+
   told.errors = page.complaints;
   return told;
 });
