@@ -7,6 +7,7 @@ one way out is a choice that a person makes on the page, which the browser keeps
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ def _first_page() -> Any:
 pages.view_functions["serve"] = _first_page
 
 app: Any = pages
-if (
-    os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn"
-):  # the process that serves; the one that starts it only looks at what ``app`` is
-    pass
+# The process that serves it; the one that starts that process only looks at what ``app`` is.
+if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn":
+    app = import_module("mlflow.server.fastapi_app").app
